@@ -1,0 +1,104 @@
+"""The columns of every table that one stage hands to the next: the ground floor, which imports pyarrow only.
+
+Ids are 32 hexadecimal digits (128 bits of sha256), hashes are the first 64 bits of sha256 as a signed integer: equal texts
+have equal hashes on every machine.
+"""
+
+import hashlib
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+KINDS = ("code", "text")
+SPLITS = ("train", "validation", "test")
+
+
+def _columns(*columns: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
+    return pa.schema([pa.field(name, type_, nullable=name in nullable) for name, type_ in columns])
+
+
+DOCUMENTS = _columns(
+    ("id", pa.string()),
+    ("source", pa.string()),  # the dump it comes from, e.g. "python-stdlib", "numpy 2.4.6"
+    ("group", pa.string()),  # what a split may not cut through: the package, repository or document
+    ("path", pa.string()),  # inside the source, with forward slashes
+    ("language", pa.string()),  # "python", or "en" and the like for prose
+    ("licence", pa.string()),
+    ("kind", pa.string()),  # "code": a source file; "text": prose
+    ("text", pa.large_string()),
+    nullable=("licence",),
+)
+
+PAIRS = _columns(
+    ("id", pa.string()),
+    ("kind", pa.string()),  # "code": (docstring, function); "text": (piece, next piece)
+    ("view", pa.string()),  # which rule made the pair, e.g. "docstring", "name", "neighbour"
+    ("x", pa.large_string()),
+    ("y", pa.large_string()),
+    ("x_hash", pa.int64()),
+    ("y_hash", pa.int64()),
+    ("document_id", pa.string()),
+    ("source", pa.string()),
+    ("group", pa.string()),
+    ("path", pa.string()),
+    ("line", pa.int32()),  # of the first line of y in its file, from 1
+    ("position", pa.int32()),  # of the pair in its document, from 0
+    ("name", pa.string()),  # the qualified name of a function; the heading or file name of a passage
+    ("language", pa.string()),
+    ("licence", pa.string()),
+    ("generation", pa.int32()),  # the growth of the data set that brought it: a later one never removes an earlier row
+    nullable=("licence",),
+)
+
+QUARANTINE = _columns(
+    ("stage", pa.string()),
+    ("source", pa.string()),
+    ("path", pa.string()),
+    ("offset", pa.int64()),  # byte or row where the trouble lies, -1 where it is the whole file
+    ("record_id", pa.string()),
+    ("reason", pa.string()),  # one short snake_case word a kind, to count by
+    ("detail", pa.string()),  # got, expected, what to do
+)
+
+TOKENS = _columns(
+    ("pair_id", pa.string()),
+    ("x_ids", pa.list_(pa.int32())),  # with both delimiters
+    ("y_ids", pa.list_(pa.int32())),
+    ("x_hash", pa.int64()),
+    ("y_hash", pa.int64()),
+    ("document_hash", pa.int64()),
+)
+
+EVALUATIONS = _columns(
+    ("model", pa.string()),  # "step-000400", "bm25", "tfidf"
+    ("step", pa.int32()),  # -1 for a baseline
+    ("split", pa.string()),
+    ("kind", pa.string()),  # "code_search", "text_search", "classification", "similarity"
+    ("task", pa.string()),
+    ("metric", pa.string()),
+    ("value", pa.float64()),
+    ("low", pa.float64()),  # 95 % bootstrap interval
+    ("high", pa.float64()),
+    ("n", pa.int32()),  # queries, texts or pairs behind the figure
+)
+
+INDEX_ROWS = _columns(
+    ("id", pa.string()),
+    ("kind", pa.string()),
+    ("name", pa.string()),
+    ("path", pa.string()),
+    ("line", pa.int32()),
+    ("doc", pa.string()),  # first docstring line of a function, first words of a passage
+    ("source", pa.string()),
+)
+
+
+def text_hash(text: str) -> int:
+    """First 64 bits of sha256 of the text's UTF-8, as a signed integer: the identity that masks and deduplication use."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def row_id(*parts: str) -> str:
+    """A 32-digit hexadecimal id that is a pure function of its parts."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,256 @@
+"""Every choice that a run is made of, one frozen model a stage.
+
+A field marked `operational` cannot change a stage's output (workers, places, memory limits, logging) and is left out of every
+key: changing it redoes nothing. Everything else is part of the artifact's name. Presets are functions in presets.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Language = Literal["python"]
+
+
+def operational(default: Any, **options: Any) -> Any:
+    """A field that cannot change the output: it is no part of any key."""
+    return Field(default, json_schema_extra={"operational": True}, **options)
+
+
+class StageConfig(BaseModel):
+    """The choices of one stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def key_fields(self) -> dict[str, Any]:
+        """The fields that name an artifact: all but the operational ones, as JSON values."""
+        fields: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("operational"):
+                continue
+            value = getattr(self, name)
+            fields[name] = (
+                value.key_fields()
+                if isinstance(value, StageConfig)
+                else self.model_dump(mode="json", include={name})[name]
+            )
+        return fields
+
+
+class SourceConfig(StageConfig):
+    """Where the raw dump lies and how it is cut into bundles, the units of parallel extraction."""
+
+    folder: str = operational(
+        "",
+        description="A folder of code and prose; empty: this machine's own Python (standard library and runtime dependencies). Its content, not its place, names the work.",
+    )
+    max_file_bytes: int = Field(
+        2_000_000, description="Larger files are dropped with reason `too_large` (bytes).", gt=0
+    )
+    max_bundle_bytes: int = Field(
+        4_000_000, description="A package with more source than this is cut into several bundles (bytes).", gt=0
+    )
+
+
+class CodePairsConfig(StageConfig):
+    """Rules for (docstring, function) pairs: CodeSearchNet's, each drop with its reason."""
+
+    languages: tuple[Language, ...] = Field(("python",), description="Languages whose functions are extracted.")
+    min_body_lines: int = Field(
+        3, description="Functions with fewer lines of body are dropped as trivial (lines).", ge=1
+    )
+    min_doc_words: int = Field(
+        3, description="Docstrings whose first paragraph has fewer words are dropped (words).", ge=1
+    )
+    max_function_bytes: int = Field(20_000, description="Longer functions are dropped as generated (bytes).", gt=0)
+
+
+class TextPairsConfig(StageConfig):
+    """Rules for pairs of neighbouring pieces of one document."""
+
+    min_words: int = Field(20, description="Shortest piece (words).", ge=1)
+    max_words: int = Field(200, description="Longest piece (words).", ge=2)
+    max_pairs_per_document: int = Field(
+        64, description="At most this many pairs of one document, spread over it evenly.", ge=1
+    )
+
+
+class ExtractConfig(StageConfig):
+    """Raw dump to documents and pairs."""
+
+    code: CodePairsConfig = CodePairsConfig()
+    text: TextPairsConfig = TextPairsConfig()
+    generation: int = Field(0, description="The growth of the data set that these pairs belong to.", ge=0)
+    workers: int = operational(0, description="Dask worker processes; 0: one a core.", ge=0)
+    worker_memory_bytes: int = operational(2 * 1024**3, description="Memory limit of one Dask worker (bytes).", gt=0)
+
+
+class ContractConfig(StageConfig):
+    """When a stage's rows are too bad to go on."""
+
+    max_quarantined_share: float = Field(
+        0.01, description="A part with a larger share of rows against its contract fails the flow.", ge=0, le=1
+    )
+    min_rows_for_share: int = Field(
+        200, description="Parts with fewer rows are judged together: one bad row of ten is no verdict.", ge=1
+    )
+
+
+class CurateConfig(StageConfig):
+    """Exact deduplication over the whole set, and the split by group."""
+
+    validation_percent: int = Field(
+        8, description="Share of groups held out for validation and selection (%).", ge=0, le=50
+    )
+    test_percent: int = Field(12, description="Share of groups held out for the final test (%).", ge=0, le=50)
+    split_salt: str = Field("cpt", description="Mixed into the hash of a group's name: another salt is another split.")
+
+
+class TokenizerConfig(StageConfig):
+    """A byte-level BPE, trained once on the training split."""
+
+    vocab_size: int = Field(16_384, description="Ids in all, the reserved ones included.", ge=300)
+    lower_case: bool = Field(True, description="Fold case before splitting.")
+    split_identifiers: bool = Field(True, description="Split camelCase and snake_case into words.")
+    max_training_texts: int = Field(200_000, description="Texts that the merges are learned from, in hash order.", ge=1)
+
+
+class ShardConfig(StageConfig):
+    """Token ids in memory-mapped Arrow files."""
+
+    max_x_tokens: int = Field(48, description="x is cut to this length, delimiters included (tokens).", ge=4)
+    max_y_tokens: int = Field(128, description="y is cut to this length, delimiters included (tokens).", ge=4)
+    rows_per_shard: int = Field(65_536, description="Rows of one Arrow file.", ge=1)
+
+
+class ModelConfig(StageConfig):
+    """The causal transformer; `transformers` builds it."""
+
+    init: str = Field(
+        "", description="Folder of a causal language model to start from; empty: a new GPT-2 of the sizes below."
+    )
+    layers: int = Field(2, description="Transformer blocks.", ge=1)
+    width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
+    heads: int = Field(4, description="Attention heads.", ge=1)
+    inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
+    positions: int = Field(160, description="Longest input (tokens).", ge=8)
+    dropout: float = Field(
+        0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1
+    )
+
+
+class TrainConfig(StageConfig):
+    """Contrastive training: symmetric cross entropy over in-batch negatives (paper, section 3)."""
+
+    steps: int = Field(300, description="Optimizer steps.", ge=1)
+    batch_size: int = Field(
+        512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
+    )
+    mixture: dict[str, float] = Field(
+        {"code": 0.7, "text": 0.3}, description="Share of each kind of pair in every batch."
+    )
+    learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
+    warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
+    final_learning_rate_share: float = Field(
+        0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1
+    )
+    weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
+    clip_norm: float = Field(1.0, description="Gradients are scaled to at most this norm.", gt=0)
+    temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
+    min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
+    token_dropout: float = Field(
+        0.0, description="Share of the text's tokens left out of each sample at random, never a delimiter.", ge=0, lt=1
+    )
+    weight_average: float = Field(
+        0.0,
+        description="Decay a step of the averaged weights that checkpoints hold; 0: the weights themselves.",
+        ge=0,
+        lt=1,
+    )
+    mask_same_document: bool = Field(False, description="Leave other pairs of the same document out of the negatives.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of matrix products; weights and the loss stay float32."
+    )
+    checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
+    seed: int = Field(1, description="Of initial weights, sample order and dropout.", ge=0)
+    micro_batch_tokens: int = operational(
+        16_384, description="Padded tokens of one forward pass; the loss is over the whole batch anyway.", ge=64
+    )
+    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+    threads: int = operational(0, description="Threads of a CPU trainer process; 0: cores / processes.", ge=0)
+    resume_every_seconds: float = operational(
+        60.0, description="How often the full state is saved for a restart (seconds).", gt=0
+    )
+    max_restarts: int = operational(2, description="Restarts of a dead trainer from its last complete state.", ge=0)
+
+
+class PretrainConfig(StageConfig):
+    """Causal language modelling on the training split, before the contrastive stage."""
+
+    steps: int = Field(
+        0, description="Optimizer steps; 0: no pre-training, the contrastive stage starts from random weights.", ge=0
+    )
+    batch_tokens: int = Field(16_384, description="Tokens of one step.", ge=64)
+    sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)
+    learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
+    warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
+    weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
+    seed: int = Field(1, description="Of initial weights and order.", ge=0)
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of matrix products.")
+
+
+class EvaluateConfig(StageConfig):
+    """What every checkpoint is measured on."""
+
+    candidates: int = Field(1000, description="Candidates of one ranking, the right one among them.", ge=2)
+    max_per_group: int = Field(
+        50, description="Functions or passages of one group at most, so that large packages do not rule.", ge=1
+    )
+    max_queries: int = Field(3000, description="Queries of one task on validation; the test takes all.", ge=2)
+    bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
+    seed: int = Field(1, description="Of bootstrap and sampling.", ge=0)
+
+
+class SelectConfig(StageConfig):
+    """The declared weights: search and classification above similarity (paper, section 4.2)."""
+
+    weights: dict[str, float] = Field(
+        {"code_search": 0.4, "text_search": 0.3, "classification": 0.2, "similarity": 0.1},
+        description="Weight of each kind's mean score; normalised to sum to 1.",
+    )
+
+
+class ExportConfig(StageConfig):
+    """The folder that the ecosystem loads."""
+
+    onnx: bool = Field(True, description="Write model.onnx, which `cpt search` uses.")
+
+
+class IndexConfig(StageConfig):
+    """The searchable index over all functions and passages."""
+
+    factory: str = Field(
+        "Flat", description="FAISS index factory string; vectors are normalised, the metric is the inner product."
+    )
+    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)
+
+
+class RunConfig(StageConfig):
+    """A whole life: from raw dump to searchable index."""
+
+    name: str = operational("run", description="Names the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    source: SourceConfig = SourceConfig()
+    extract: ExtractConfig = ExtractConfig()
+    contract: ContractConfig = ContractConfig()
+    curate: CurateConfig = CurateConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    shards: ShardConfig = ShardConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    select: SelectConfig = SelectConfig()
+    export: ExportConfig = ExportConfig()
+    index: IndexConfig = IndexConfig()
