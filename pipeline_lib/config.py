@@ -141,39 +141,26 @@ class ModelConfig(StageConfig):
     )
 
 
-class TrainConfig(StageConfig):
-    """Contrastive training: symmetric cross entropy over in-batch negatives (paper, section 3)."""
+class OptimizerConfig(StageConfig):
+    """What contrastive training and causal language modelling share: AdamW, its schedule, and the trainer processes."""
 
-    steps: int = Field(300, description="Optimizer steps.", ge=1)
-    batch_size: int = Field(
-        512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
-    )
-    mixture: dict[str, float] = Field(
-        {"code": 0.7, "text": 0.3}, description="Share of each kind of pair in every batch."
-    )
     learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
     warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
     final_learning_rate_share: float = Field(
         0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1
     )
     weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
+    second_moment_decay: float = Field(0.98, description="AdamW's beta 2.", gt=0, lt=1)
     clip_norm: float = Field(1.0, description="Gradients are scaled to at most this norm.", gt=0)
-    temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
-    min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
-    token_dropout: float = Field(
-        0.0, description="Share of the text's tokens left out of each sample at random, never a delimiter.", ge=0, lt=1
-    )
     weight_average: float = Field(
         0.0,
         description="Decay a step of the averaged weights that checkpoints hold; 0: the weights themselves.",
         ge=0,
         lt=1,
     )
-    mask_same_document: bool = Field(False, description="Leave other pairs of the same document out of the negatives.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of matrix products; weights and the loss stay float32."
     )
-    checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     seed: int = Field(1, description="Of initial weights, sample order and dropout.", ge=0)
     micro_batch_tokens: int = operational(
         16_384, description="Padded tokens of one forward pass; the loss is over the whole batch anyway.", ge=64
@@ -183,34 +170,65 @@ class TrainConfig(StageConfig):
     resume_every_seconds: float = operational(
         60.0, description="How often the full state is saved for a restart (seconds).", gt=0
     )
-    max_restarts: int = operational(2, description="Restarts of a dead trainer from its last complete state.", ge=0)
+    max_restarts: int = operational(
+        2, description="Restarts of a dead trainer from its last complete state, without a step gained between.", ge=0
+    )
 
 
-class PretrainConfig(StageConfig):
+class TrainConfig(OptimizerConfig):
+    """Contrastive training: symmetric cross entropy over in-batch negatives (paper, section 3)."""
+
+    steps: int = Field(300, description="Optimizer steps.", ge=1)
+    batch_size: int = Field(
+        512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
+    )
+    mixture: dict[str, float] = Field(
+        {"code": 0.7, "text": 0.3}, description="Share of each kind of pair in every batch."
+    )
+    temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
+    min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
+    token_dropout: float = Field(
+        0.0, description="Share of the text's tokens left out of each sample at random, never a delimiter.", ge=0, lt=1
+    )
+    mask_same_document: bool = Field(False, description="Leave other pairs of the same document out of the negatives.")
+    checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
+
+
+class PretrainConfig(OptimizerConfig):
     """Causal language modelling on the training split, before the contrastive stage."""
 
     steps: int = Field(
         0, description="Optimizer steps; 0: no pre-training, the contrastive stage starts from random weights.", ge=0
     )
-    batch_tokens: int = Field(16_384, description="Tokens of one step.", ge=64)
+    batch_tokens: int = Field(16_384, description="Tokens of one step, on average.", ge=64)
     sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)
-    learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
-    warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
-    weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
-    seed: int = Field(1, description="Of initial weights and order.", ge=0)
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of matrix products.")
+    mixture: dict[str, float] = Field(
+        {"code": 0.7, "text": 0.3}, description="Share of each kind of pair among those that are packed."
+    )
+    micro_batch_tokens: int = operational(
+        2_048, description="Tokens of one forward pass: its logits take 4 x this x vocabulary bytes.", ge=64
+    )
 
 
 class EvaluateConfig(StageConfig):
-    """What every checkpoint is measured on."""
+    """What every checkpoint is measured on; the tasks are drawn from the curated pairs of one split."""
 
-    candidates: int = Field(1000, description="Candidates of one ranking, the right one among them.", ge=2)
+    candidates: int = Field(
+        1000, description="Candidates of one ranking, the right one among them; fewer where the split has fewer.", ge=2
+    )
     max_per_group: int = Field(
         50, description="Functions or passages of one group at most, so that large packages do not rule.", ge=1
     )
-    max_queries: int = Field(3000, description="Queries of one task on validation; the test takes all.", ge=2)
+    max_queries: int = Field(2000, description="Queries of one search task on validation; the test takes all.", ge=2)
+    min_class_texts: int = Field(
+        20, description="Pieces of prose that a group needs to be a class of the linear probe.", ge=4
+    )
+    max_class_texts: int = Field(60, description="Pieces of prose of one class at most.", ge=4)
+    max_classes: int = Field(30, description="Classes of the linear probe at most, in the order of their hash.", ge=2)
+    similarity_pairs: int = Field(300, description="Pairs of each of the four grades of similarity at most.", ge=10)
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Of bootstrap and sampling.", ge=0)
+    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)
 
 
 class SelectConfig(StageConfig):
@@ -218,8 +236,10 @@ class SelectConfig(StageConfig):
 
     weights: dict[str, float] = Field(
         {"code_search": 0.4, "text_search": 0.3, "classification": 0.2, "similarity": 0.1},
-        description="Weight of each kind's mean score; normalised to sum to 1.",
+        description="Weight of each kind's mean score; normalised to sum to 1 over the kinds that could be measured.",
     )
+    bootstrap: int = Field(1000, description="Resamples behind each paired 95 % interval.", ge=10)
+    seed: int = Field(1, description="Of the bootstrap.", ge=0)
 
 
 class ExportConfig(StageConfig):
