@@ -94,18 +94,32 @@ class ContractConfig(StageConfig):
         0.01, description="A part with a larger share of rows against its contract fails the flow.", ge=0, le=1
     )
     min_rows_for_share: int = Field(
-        200, description="Parts with fewer rows are judged together: one bad row of ten is no verdict.", ge=1
+        200,
+        description="Smaller parts are judged together, as if they had this many: one bad row of ten is no verdict.",
+        ge=1,
     )
+    max_unreadable_share: float = Field(
+        0.2, description="A data set of which more files could not be read (share of files) fails the flow.", ge=0, le=1
+    )
+    max_x_words: int = Field(2_000, description="Longest x (words); beyond it the extractor failed to cut.", ge=1)
+    max_y_words: int = Field(10_000, description="Longest y (words): what 20,000 bytes of function hold at most.", ge=1)
 
 
 class CurateConfig(StageConfig):
     """Exact deduplication over the whole set, and the split by group."""
 
     validation_percent: int = Field(
-        8, description="Share of groups held out for validation and selection (%).", ge=0, le=50
+        8, description="Share of groups held out for validation and selection (%).", ge=1, le=49
     )
-    test_percent: int = Field(12, description="Share of groups held out for the final test (%).", ge=0, le=50)
+    test_percent: int = Field(12, description="Share of groups held out for the final test (%).", ge=1, le=49)
     split_salt: str = Field("cpt", description="Mixed into the hash of a group's name: another salt is another split.")
+    min_groups: int = Field(
+        10, description="A set of fewer groups is split by document instead: by group a split would be empty.", ge=3
+    )
+    threads: int = operational(2, description="Threads of the SQL engine.", ge=1)
+    memory_bytes: int = operational(
+        1024**3, description="Memory limit of the SQL engine, which spills to disk beyond it (bytes).", gt=0
+    )
 
 
 class TokenizerConfig(StageConfig):
