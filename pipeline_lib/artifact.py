@@ -152,12 +152,7 @@ class Artifact:
 
     def paths(self, name: str) -> list[Path]:
         """The file of that name in every part that has one, in the manifest's order."""
-        return [
-            self.root / part.folder / file.name
-            for part in self.manifest.parts
-            for file in part.files
-            if file.name == name
-        ]
+        return [self.root / part.folder / file.name for part in self.manifest.parts for file in part.files if file.name == name]
 
     def is_whole(self) -> bool:
         """Whether every file is there with its size: cheap enough for each start."""
@@ -205,6 +200,18 @@ class Store:
             self.find_part(part.stage, part.key)
         return None
 
+    def open(self, stage: str, key: str) -> Artifact:
+        """The finished artifact of that key.
+
+        Raises:
+            UserError: there is none; the message lists those that there are.
+        """
+        found = self.find(stage, key)
+        if found is None:
+            known = sorted(p.parent.name for p in (self.root / stage).glob("*/manifest.json"))
+            raise UserError(f"no finished {stage} artifact {key!r} under {self.root}; there are: {', '.join(known) or 'none'}")
+        return found
+
     def find_part(self, stage: str, key: str) -> Part | None:
         """The finished part, or None; a record whose files are gone or short is removed."""
         path = self._part_record(stage, key)
@@ -250,12 +257,11 @@ class Store:
             shutil.rmtree(scratch)  # the same bytes are there already
         _sync_folder(place.parent)
         fault_point("part:before_record")
-        put_if_absent(self._part_record(part.stage, part.key), _to_json(part))
-        found = self.find_part(part.stage, part.key)
-        return found if found is not None else self._recommit(part)
-
-    def _recommit(self, part: Part) -> Part:
-        put_if_absent(self._part_record(part.stage, part.key), _to_json(part))
+        record = self._part_record(part.stage, part.key)
+        while not put_if_absent(record, _to_json(part)):
+            earlier = self.find_part(part.stage, part.key)  # removes a record whose files are gone
+            if earlier is not None:
+                return earlier
         return part
 
     def commit(self, manifest: Manifest, run: RunRecord | None = None) -> Artifact:

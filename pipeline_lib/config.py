@@ -6,11 +6,12 @@ key: changing it redoes nothing. Everything else is part of the artifact's name.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Language = Literal["python"]
+View = Literal["docstring", "name"]
 
 
 def operational(default: Any, **options: Any) -> Any:
@@ -32,9 +33,7 @@ class StageConfig(BaseModel):
                 continue
             value = getattr(self, name)
             fields[name] = (
-                value.key_fields()
-                if isinstance(value, StageConfig)
-                else self.model_dump(mode="json", include={name})[name]
+                value.key_fields() if isinstance(value, StageConfig) else self.model_dump(mode="json", include={name})[name]
             )
         return fields
 
@@ -46,11 +45,11 @@ class SourceConfig(StageConfig):
         "",
         description="A folder of code and prose; empty: this machine's own Python (standard library and runtime dependencies). Its content, not its place, names the work.",
     )
-    max_file_bytes: int = Field(
-        2_000_000, description="Larger files are dropped with reason `too_large` (bytes).", gt=0
-    )
+    max_file_bytes: int = Field(2_000_000, description="Larger files are dropped with reason `too_large` (bytes).", gt=0)
     max_bundle_bytes: int = Field(
-        4_000_000, description="A package with more source than this is cut into several bundles (bytes).", gt=0
+        12_000_000,
+        description="Files in order of source and path are cut into bundles of at most this, mostly half to two thirds of it (bytes).",
+        gt=0,
     )
 
 
@@ -58,12 +57,14 @@ class CodePairsConfig(StageConfig):
     """Rules for (docstring, function) pairs: CodeSearchNet's, each drop with its reason."""
 
     languages: tuple[Language, ...] = Field(("python",), description="Languages whose functions are extracted.")
-    min_body_lines: int = Field(
-        3, description="Functions with fewer lines of body are dropped as trivial (lines).", ge=1
+    views: tuple[View, ...] = Field(
+        ("docstring",),
+        description="What becomes x: `docstring`: its first paragraph; `name`: the words of the name, which is blanked in y, for functions without a docstring.",
+        min_length=1,
     )
-    min_doc_words: int = Field(
-        3, description="Docstrings whose first paragraph has fewer words are dropped (words).", ge=1
-    )
+    min_body_lines: int = Field(3, description="Functions with fewer lines of body are dropped as trivial (lines).", ge=1)
+    min_doc_words: int = Field(3, description="Docstrings whose first paragraph has fewer words are dropped (words).", ge=1)
+    min_name_words: int = Field(2, description="Names of fewer words give no pair in the view `name` (words).", ge=1)
     max_function_bytes: int = Field(20_000, description="Longer functions are dropped as generated (bytes).", gt=0)
 
 
@@ -72,9 +73,17 @@ class TextPairsConfig(StageConfig):
 
     min_words: int = Field(20, description="Shortest piece (words).", ge=1)
     max_words: int = Field(200, description="Longest piece (words).", ge=2)
-    max_pairs_per_document: int = Field(
-        64, description="At most this many pairs of one document, spread over it evenly.", ge=1
+    target_words: int = Field(60, description="A piece ends at the first paragraph bound after this many words (words).", ge=1)
+    min_letter_share: float = Field(
+        0.6, description="Pieces with a smaller share of letters among their characters but spaces are no prose.", ge=0, le=1
     )
+    max_pairs_per_document: int = Field(64, description="At most this many pairs of one document, spread over it evenly.", ge=1)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is above max_words {self.max_words}")
+        return self
 
 
 class ExtractConfig(StageConfig):
@@ -108,9 +117,7 @@ class ContractConfig(StageConfig):
 class CurateConfig(StageConfig):
     """Exact deduplication over the whole set, and the split by group."""
 
-    validation_percent: int = Field(
-        8, description="Share of groups held out for validation and selection (%).", ge=1, le=49
-    )
+    validation_percent: int = Field(8, description="Share of groups held out for validation and selection (%).", ge=1, le=49)
     test_percent: int = Field(12, description="Share of groups held out for the final test (%).", ge=1, le=49)
     split_salt: str = Field("cpt", description="Mixed into the hash of a group's name: another salt is another split.")
     min_groups: int = Field(
@@ -125,10 +132,24 @@ class CurateConfig(StageConfig):
 class TokenizerConfig(StageConfig):
     """A byte-level BPE, trained once on the training split."""
 
-    vocab_size: int = Field(16_384, description="Ids in all, the reserved ones included.", ge=300)
-    lower_case: bool = Field(True, description="Fold case before splitting.")
-    split_identifiers: bool = Field(True, description="Split camelCase and snake_case into words.")
+    vocab_size: int = Field(16_384, description="Ids in all, the five reserved ones included.", ge=300)
+    lower_case: bool = Field(True, description="Fold case, after identifiers are split.")
+    split_identifiers: bool = Field(
+        True, description="Split camelCase, HTTPServer and snake_case into words, which then share ids with prose."
+    )
+    punctuation: Literal["keep", "drop"] = Field(
+        "drop",
+        description="drop: every run of characters that are no letter, mark or digit becomes one space, which halves the tokens of code; keep: runs of punctuation are words of their own.",
+    )
+    min_frequency: int = Field(2, description="Pairs of symbols seen less often are never merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Texts that the merges are learned from, in hash order.", ge=1)
+
+
+class AdoptedTokenizerConfig(StageConfig):
+    """The tokenizer of a given causal language model, instead of one of our own."""
+
+    folder: str = operational("", description="The model's folder; its content, not its place, names the work.")
+    content_sha256: str = Field("", description="sha256 over the tokenizer's files (hexadecimal).")
 
 
 class ShardConfig(StageConfig):
@@ -136,23 +157,22 @@ class ShardConfig(StageConfig):
 
     max_x_tokens: int = Field(48, description="x is cut to this length, delimiters included (tokens).", ge=4)
     max_y_tokens: int = Field(128, description="y is cut to this length, delimiters included (tokens).", ge=4)
-    rows_per_shard: int = Field(65_536, description="Rows of one Arrow file.", ge=1)
+    rows_per_shard: int = Field(65_536, description="Rows of one Arrow file, which is one record batch.", ge=1)
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
+        ("train", "validation"), description="Splits that are tokenized; the test split stays closed by default."
+    )
 
 
 class ModelConfig(StageConfig):
     """The causal transformer; `transformers` builds it."""
 
-    init: str = Field(
-        "", description="Folder of a causal language model to start from; empty: a new GPT-2 of the sizes below."
-    )
+    init: str = Field("", description="Folder of a causal language model to start from; empty: a new GPT-2 of the sizes below.")
     layers: int = Field(2, description="Transformer blocks.", ge=1)
     width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
     heads: int = Field(4, description="Attention heads.", ge=1)
     inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
     positions: int = Field(160, description="Longest input (tokens).", ge=8)
-    dropout: float = Field(
-        0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1
-    )
+    dropout: float = Field(0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1)
 
 
 class OptimizerConfig(StageConfig):
@@ -160,9 +180,7 @@ class OptimizerConfig(StageConfig):
 
     learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
     warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
-    final_learning_rate_share: float = Field(
-        0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1
-    )
+    final_learning_rate_share: float = Field(0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1)
     weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
     second_moment_decay: float = Field(0.98, description="AdamW's beta 2.", gt=0, lt=1)
     clip_norm: float = Field(1.0, description="Gradients are scaled to at most this norm.", gt=0)
@@ -196,9 +214,7 @@ class TrainConfig(OptimizerConfig):
     batch_size: int = Field(
         512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
     )
-    mixture: dict[str, float] = Field(
-        {"code": 0.7, "text": 0.3}, description="Share of each kind of pair in every batch."
-    )
+    mixture: dict[str, float] = Field({"code": 0.7, "text": 0.3}, description="Share of each kind of pair in every batch.")
     temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
     min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
     token_dropout: float = Field(
@@ -234,9 +250,7 @@ class EvaluateConfig(StageConfig):
         50, description="Functions or passages of one group at most, so that large packages do not rule.", ge=1
     )
     max_queries: int = Field(2000, description="Queries of one search task on validation; the test takes all.", ge=2)
-    min_class_texts: int = Field(
-        20, description="Pieces of prose that a group needs to be a class of the linear probe.", ge=4
-    )
+    min_class_texts: int = Field(20, description="Pieces of prose that a group needs to be a class of the linear probe.", ge=4)
     max_class_texts: int = Field(60, description="Pieces of prose of one class at most.", ge=4)
     max_classes: int = Field(30, description="Classes of the linear probe at most, in the order of their hash.", ge=2)
     similarity_pairs: int = Field(300, description="Pairs of each of the four grades of similarity at most.", ge=10)
@@ -248,7 +262,7 @@ class EvaluateConfig(StageConfig):
 class SelectConfig(StageConfig):
     """The declared weights: search and classification above similarity (paper, section 4.2)."""
 
-    weights: dict[str, float] = Field(
+    weights: dict[Literal["code_search", "text_search", "classification", "similarity"], float] = Field(
         {"code_search": 0.4, "text_search": 0.3, "classification": 0.2, "similarity": 0.1},
         description="Weight of each kind's mean score; normalised to sum to 1 over the kinds that could be measured.",
     )

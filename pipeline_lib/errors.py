@@ -1,6 +1,7 @@
 """The kinds of failure, and what each asks of whoever meets it.
 
-A message says what, where, what was got against what was expected, and what to do next; in one line where a person reads it.
+A message says what, where, what was got against what was expected, and what to do next; in one line where a person
+reads it.
 """
 
 
@@ -9,7 +10,7 @@ class UserError(ValueError):
 
 
 class ContractViolation(ValueError):
-    """A stage's rows break their contract beyond the threshold; the quarantine file and the report hold the reasons."""
+    """A stage's rows break their contract beyond the threshold; the quarantine file and report say why."""
 
 
 class CorruptArtifact(ValueError):

@@ -44,3 +44,15 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]()
+
+
+def describe(config: RunConfig, name: str) -> str:
+    """What a run is about to do, in a few lines for the terminal."""
+    train, model = config.train, config.model
+    source = config.source.folder or "this machine's own Python: its standard library and the runtime dependencies"
+    lines = [
+        f"preset {name}: {source}",
+        f"  model     {model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}, {train.precision}",
+        f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,61 @@
+# Each target sets up all that it needs: `make demo` and `make test` work in a fresh clone with Python 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 4200
+
+.PHONY: demo smoke up test test-all lint format types bench setup setup-dev clean help
+
+help:
+	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
+	@echo "make test     the tests, under 20 minutes on 2 cores        make test-all   the slow ones too"
+	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
+	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
+
+demo: setup
+	@$(BIN)/cpt run --preset demo
+
+smoke: setup
+	@$(BIN)/cpt run --preset smoke
+
+up: setup
+	@$(BIN)/cpt up --port $(PORT)
+
+test: setup-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup-dev
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev
+	$(BIN)/python -m benchmarks.train --quick
+	$(BIN)/python -m benchmarks.extract --quick
+
+setup: $(VENV)/.runtime
+setup-dev: $(VENV)/.dev
+
+# The marker is written last: an interrupted install is done again.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing what tests and checks need"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,dev,bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

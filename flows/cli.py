@@ -1,0 +1,284 @@
+"""`cpt`: every flow from a terminal, and search over what they published.
+
+Prefect, torch and the stages are imported inside the commands that need them: `cpt search` answers in about a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flows.parameters import RunParams
+
+DEFAULT_PORT = 4200
+WRONG_USE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
+)
+
+Preset = Annotated[str, typer.Option(help="The named configuration: demo or smoke.", show_default=False)]
+Source = Annotated[str, typer.Option(metavar="DIR", help="A folder of code and prose. Empty: this machine's own Python.")]
+Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the preset's name, or the folder's.")]
+Steps = Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")]
+BatchSize = Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")]
+PretrainSteps = Annotated[int, typer.Option(help="Steps of causal language modelling first; -1: the preset's.")]
+Init = Annotated[str, typer.Option(metavar="DIR", help="Folder of a causal language model to start from.")]
+Seed = Annotated[int, typer.Option(help="Of weights and sample order; -1: the preset's.")]
+Workers = Annotated[int, typer.Option(help="Dask processes for extraction; 0: one a core.")]
+Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one a GPU.")]
+Checkpoint = Annotated[str, typer.Option(help="step-000400 or TRAINKEY/step-000400. Empty: all, or the selected one.")]
+Split = Annotated[str, typer.Option(help="validation, or test.")]
+
+
+@app.command()
+def run(
+    preset: Preset,
+    source: Source = "",
+    name: Name = "",
+    steps: Steps = 0,
+    batch_size: BatchSize = 0,
+    pretrain_steps: PretrainSteps = -1,
+    init: Init = "",
+    seed: Seed = -1,
+    workers: Workers = 0,
+    processes: Processes = 1,
+) -> None:
+    """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
+    params = _run_params(locals())
+    _announce(params)
+
+    def flow() -> dict[str, Any]:
+        from flows.retrain import retrain
+
+        return retrain(params)
+
+    from flows.summary import print_summary
+
+    print_summary(_with_server(flow))
+
+
+@app.command("build-dataset")
+def build_dataset(preset: Preset, source: Source = "", name: Name = "", workers: Workers = 0) -> None:
+    """Raw dump to token shards."""
+    params = _run_params(locals())
+
+    def flow() -> Any:
+        from flows.build_dataset import build_dataset as build
+
+        return build(params)
+
+    _print_record(_with_server(flow))
+
+
+@app.command()
+def pretrain(
+    preset: Preset, source: Source = "", name: Name = "", pretrain_steps: PretrainSteps = -1, seed: Seed = -1
+) -> None:
+    """A causal language model on the training split, to start from."""
+    params = _run_params(locals())
+
+    def flow() -> str:
+        from flows.parameters import TrainParams
+        from flows.pretrain import pretrain as train_language_model
+
+        return train_language_model(TrainParams(**params.model_dump()))
+
+    typer.echo(_with_server(flow))
+
+
+@app.command()
+def train(
+    preset: Preset,
+    source: Source = "",
+    name: Name = "",
+    steps: Steps = 0,
+    batch_size: BatchSize = 0,
+    pretrain_steps: PretrainSteps = -1,
+    init: Init = "",
+    seed: Seed = -1,
+    processes: Processes = 1,
+) -> None:
+    """Token shards to checkpoints."""
+    params = _run_params(locals())
+
+    def flow() -> Any:
+        from flows.parameters import TrainParams
+        from flows.train import train as train_encoder
+
+        return train_encoder(TrainParams(**params.model_dump()))
+
+    _print_record(_with_server(flow))
+
+
+@app.command()
+def evaluate(
+    preset: Preset,
+    checkpoint: Checkpoint = "",
+    split: Split = "validation",
+    source: Source = "",
+    name: Name = "",
+) -> None:
+    """Checkpoints and baselines on held-out packages."""
+    options = {key: value for key, value in locals().items() if key not in ("checkpoint", "split")}
+    params = _run_params(options)
+    _one_of("split", split, ("validation", "test"))
+
+    def flow() -> Any:
+        from flows.evaluate import evaluate as evaluate_flow
+        from flows.parameters import EvaluateParams
+        from flows.summary import print_evaluations
+
+        found = evaluate_flow(EvaluateParams(**params.model_dump(), checkpoint=checkpoint, split=split))
+        print_evaluations(found)
+        return found
+
+    _with_server(flow)
+
+
+@app.command()
+def publish(preset: Preset, checkpoint: Checkpoint = "", source: Source = "", name: Name = "") -> None:
+    """Select, test, export, index and promote."""
+    params = _run_params({key: value for key, value in locals().items() if key != "checkpoint"})
+
+    def flow() -> Any:
+        from flows.parameters import PublishParams
+        from flows.publish import publish as publish_flow
+
+        return publish_flow(PublishParams(**params.model_dump(), checkpoint=checkpoint))
+
+    _print_record(_with_server(flow))
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What you look for, in words.")],
+    kind: Annotated[str, typer.Option(help="code, text, or empty for both.")] = "",
+    k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
+) -> None:
+    """Ranked functions and passages of the published index."""
+    from pipeline_lib.search.query import search as search_index
+
+    _one_of("kind", kind, ("", "code", "text"))
+    hits = search_index(_home(), query, kind or None, k)
+    if as_json:
+        typer.echo(json.dumps({"query": query, "hits": [hit._asdict() for hit in hits]}, ensure_ascii=False))
+        return
+    for hit in hits:
+        typer.secho(f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", bold=True)
+        typer.echo(f"            {hit.path}:{hit.line}")
+        typer.echo(f"            {hit.doc}")
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.")] = DEFAULT_PORT,
+    schedules: Annotated[bool, typer.Option("--schedules", help="Switch the cron schedules on; they are paused else.")] = False,
+) -> None:
+    """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
+    from flows.platform import serve_platform
+
+    serve_platform(_home(), port, schedules)
+
+
+def main() -> None:
+    """The console script: known failures are one line and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except (UserError, ContractViolation, CorruptArtifact, TrainingFailed) as error:
+        _fail(str(error))
+    except typer.Abort:
+        _interrupted()
+    except KeyboardInterrupt:
+        _interrupted()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _fail(f"{error.filename or 'writing'}: {os.strerror(error.errno)}; free some space or mend the rights, and run again")
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a wrong option, in typer's words
+            _fail(error.format_message())
+        raise
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"cpt: {message}", err=True)
+    sys.exit(WRONG_USE)
+
+
+def _interrupted() -> None:
+    typer.echo("cpt: interrupted; the same command goes on from here", err=True)
+    sys.exit(INTERRUPTED)
+
+
+def _home() -> Any:
+    from flows.home import artifact_home
+
+    return artifact_home()
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"--{option} {value!r}: choose one of {', '.join(word for word in allowed if word)}")
+
+
+def _run_params(options: dict[str, Any]) -> RunParams:
+    from pydantic import ValidationError
+
+    from flows.parameters import RunParams
+    from pipeline_lib.presets import preset
+
+    preset(options["preset"])  # an unknown one is answered with those that there are
+    if options.get("source"):
+        options["source"] = os.path.abspath(options["source"])  # noqa: PTH100 - a string for JSON, links kept
+    try:
+        return RunParams(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error
+
+
+def _with_server(flow: Callable[[], Any]) -> Any:
+    """Run a flow against a server of this artifact root, its log kept out of the terminal."""
+    from flows.server import prefect_environment, prefect_server
+
+    home = _home()
+    os.environ.update(prefect_environment(home))
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with prefect_server(home) as url:
+        typer.echo(f"  Prefect's UI of this run: {url.removesuffix('/api')}", err=True)
+        try:
+            return flow()
+        finally:
+            from prefect.logging.handlers import APILogWorker
+
+            APILogWorker.drain_all()
+
+
+def _announce(params: RunParams) -> None:
+    from pipeline_lib.presets import describe
+
+    typer.echo(describe(params.resolve(), params.preset), err=True)
+
+
+def _print_record(record: Any) -> None:
+    typer.echo(record.model_dump_json(indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The parameters of every flow: one model each, whose descriptions are the form in Prefect's UI and the help of the terminal."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_lib.config import RunConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.presets import preset as preset_config
+
+PresetName = Literal["demo", "smoke"]
+
+
+class RunParams(BaseModel):
+    """What to run, and on what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: PresetName = Field(
+        title="Preset",
+        description="The named configuration. It has no default: parameters that lose it are refused, and not another run.",
+    )
+    source: str = Field(
+        "",
+        title="Source folder",
+        description="A folder of code and prose on the machine that runs the flow. Empty: that machine's own Python.",
+    )
+    name: str = Field(
+        "",
+        title="Name",
+        description="Names the report's folder. Empty: the preset's name, or the source folder's.",
+        pattern=r"^([a-z0-9][a-z0-9_.-]*)?$",
+    )
+    steps: int = Field(0, title="Training steps", description="Optimizer steps; 0: as many as the preset says.", ge=0)
+    batch_size: int = Field(
+        0, title="Batch size", description="Pairs of one global batch; 0: as many as the preset says.", ge=0
+    )
+    pretrain_steps: int = Field(
+        -1,
+        title="Pre-training steps",
+        description="Steps of causal language modelling before the contrastive stage; -1: as many as the preset says.",
+        ge=-1,
+    )
+    init: str = Field(
+        "",
+        title="Start from",
+        description="Folder of a causal language model to start from. Empty: the preset's own start.",
+    )
+    seed: int = Field(-1, title="Seed", description="Of weights and sample order; -1: the preset's.", ge=-1)
+    workers: int = Field(0, title="Dask workers", description="Processes for extraction; 0: one a core.", ge=0)
+    processes: int = Field(1, title="Trainer processes", description="torchrun processes: one a GPU, or one a socket.", ge=1)
+
+    def resolve(self) -> RunConfig:
+        """The whole configuration: the preset's, with what was asked for in place."""
+        config = preset_config(self.preset)
+        train: dict[str, Any] = {"processes": self.processes}
+        train |= {"steps": self.steps} if self.steps else {}
+        train |= {"batch_size": self.batch_size} if self.batch_size else {}
+        train |= {"seed": self.seed} if self.seed >= 0 else {}
+        pretrain = {"steps": self.pretrain_steps} if self.pretrain_steps >= 0 else {}
+        update = {
+            "name": self.name or self._default_name(config),
+            "source": config.source.model_copy(update={"folder": self.source}),
+            "extract": config.extract.model_copy(update={"workers": self.workers}),
+            "train": config.train.model_copy(update=train),
+            "pretrain": config.pretrain.model_copy(update=pretrain),
+            "model": config.model.model_copy(update={"init": self.init} if self.init else {}),
+        }
+        return RunConfig.model_validate(config.model_copy(update=update).model_dump())
+
+    def _default_name(self, config: RunConfig) -> str:
+        if not self.source:
+            return config.name
+        last = self.source.rstrip("/").rsplit("/", 1)[-1].lower()
+        return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-") or config.name
+
+
+class DatasetRef(BaseModel):
+    """A finished dataset by the keys of its artifacts. Left empty, it is built, or found built, first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extracted: str = Field("", title="Extracted", description="Key of an `extract` artifact.")
+    validated: str = Field("", title="Validated", description="Key of a `validate` artifact.")
+    curated: str = Field("", title="Curated pairs", description="Key of a `curate` artifact.")
+    tokenizer: str = Field("", title="Tokenizer", description="Key of a `tokenizer` artifact.")
+    shards: str = Field("", title="Shards", description="Key of a `shards` artifact.")
+
+
+class TrainParams(RunParams):
+    """What to train, and on which dataset."""
+
+    dataset: DatasetRef = DatasetRef()
+
+
+class CheckpointParams(TrainParams):
+    """Which checkpoints of which training run."""
+
+    trained: str = Field(
+        "",
+        title="Training run",
+        description="Key of a `train` artifact. Empty: the run of these parameters, found or trained.",
+    )
+    checkpoint: str = Field(
+        "",
+        title="Checkpoint",
+        description="One checkpoint, as `step-000400` of the run that these parameters name or as `TRAINKEY/step-000400`. "
+        "Empty: every checkpoint where they are evaluated, the one that selection chooses where one is published.",
+    )
+
+
+class EvaluateParams(CheckpointParams):
+    """Which checkpoints to evaluate, and on which split."""
+
+    split: Literal["validation", "test"] = Field(
+        "validation",
+        title="Split",
+        description="Held-out packages to measure on. Choose checkpoints on `validation` only.",
+    )
+
+
+class PublishParams(CheckpointParams):
+    """Which checkpoint becomes the model that `cpt search` uses."""
+
+
+def split_checkpoint(name: str) -> tuple[str, str]:
+    """'KEY/step-000400' to (KEY, label), 'step-000400' to ('', label).
+
+    Raises:
+        UserError: it is neither.
+    """
+    key, _, label = name.rpartition("/")
+    if not label.startswith("step-"):
+        raise UserError(f"checkpoint {name!r} is not of the form step-000400 or TRAINKEY/step-000400")
+    return key, label
+
+
+class TrainedRef(BaseModel):
+    """A finished training run, and the dataset behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetRef
+    pretrained: str = Field("", description="Key of the `pretrain` artifact; empty where there is none.")
+    trained: str = Field(description="Key of the `train` artifact.")
+
+
+class EvaluatedRef(BaseModel):
+    """Finished evaluations of one training run on one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    checkpoints: dict[str, str] = Field(description="Checkpoint label to the key of its `evaluate` artifact.")
+    baselines: str = Field(description="Key of the baselines' `evaluate` artifact.")
+
+
+class PublishedRef(BaseModel):
+    """The model and index that `cpt search` uses, and what they come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetRef
+    trained: str
+    checkpoint: str
+    selection: str = Field("", description="Key of the `select` artifact; empty where the checkpoint was named by hand.")
+    test: EvaluatedRef
+    export: str
+    index: str

@@ -1,0 +1,45 @@
+"""Where a run's artifacts lie, and what it was asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.home import artifact_home
+from flows.parameters import RunParams
+from pipeline_lib.artifact import Store
+from pipeline_lib.config import RunConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.hardware import free_disk_bytes
+
+NEEDED_DISK_BYTES = 2 * 1024**3  # the demo leaves 0.6 GB; Dask and the shards want room to work
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The artifact root, its store, and the whole configuration of a run."""
+
+    home: Path
+    store: Store
+    config: RunConfig
+
+    @property
+    def report_folder(self) -> Path:
+        """Where report.json and report.html of this run go."""
+        return self.home / "reports" / self.config.name
+
+
+def open_workspace(params: RunParams) -> Workspace:
+    """The workspace of these parameters.
+
+    Raises:
+        UserError: the disk is nearly full.
+    """
+    home = artifact_home()
+    free = free_disk_bytes(home)
+    if free < NEEDED_DISK_BYTES:
+        raise UserError(
+            f"{home}: {free / 1e9:.1f} GB free, a run needs {NEEDED_DISK_BYTES / 1e9:.1f} GB; "
+            "free some, or point CPT_HOME at another disk"
+        )
+    return Workspace(home=home, store=Store(home / "store"), config=params.resolve())

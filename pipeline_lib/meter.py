@@ -1,0 +1,114 @@
+"""What a run costs: seconds, CPU seconds and memory over the whole process tree, kept across interruptions.
+
+Memory is the sum of PSS (each shared page counted once, in shares) over the tree, sampled once a second; the largest
+sample counts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from pipeline_lib.artifact import replace_file
+
+SAMPLE_SECONDS = 1.0
+FLUSH_SAMPLES = 5
+
+
+class Meter:
+    """Samples the process tree in a thread and adds this attempt to the file of all attempts.
+
+    Args:
+        path: JSON file {"attempts": [{"seconds", "cpu_seconds", "peak_memory_bytes"}, ...], "finished": bool}; an attempt
+            that was killed keeps what was last written, at most five seconds old. A finished file starts afresh.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._earlier = _read_attempts(path)
+        self._started = time.time()
+        self._root = psutil.Process()
+        self._cpu_at_start = self._tree_cpu_seconds()
+        self._peak_bytes = 0
+        self._finished = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="meter", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.flush()
+
+    def total(self) -> dict[str, float]:
+        """Seconds and CPU seconds summed over all attempts, memory of the largest."""
+        attempts = [*self._earlier, self._attempt()]
+        return {
+            "attempts": len(attempts),
+            "seconds": sum(a["seconds"] for a in attempts),
+            "cpu_seconds": sum(a["cpu_seconds"] for a in attempts),
+            "peak_memory_bytes": max(a["peak_memory_bytes"] for a in attempts),
+        }
+
+    def close(self) -> dict[str, float]:
+        """The total of a run that is done; the next run under this path counts from zero."""
+        self._finished = True
+        return self.total()
+
+    def flush(self) -> None:
+        """Write the attempts, this one included."""
+        record = {"attempts": [*self._earlier, self._attempt()], "finished": self._finished}
+        replace_file(self.path, json.dumps(record, indent=1).encode())
+
+    def _attempt(self) -> dict[str, float]:
+        return {
+            "seconds": round(time.time() - self._started, 2),
+            "cpu_seconds": round(self._tree_cpu_seconds() - self._cpu_at_start, 2),
+            "peak_memory_bytes": self._peak_bytes,
+        }
+
+    def _watch(self) -> None:
+        samples = 0
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self._peak_bytes = max(self._peak_bytes, tree_pss_bytes(self._root))
+            samples += 1
+            if samples % FLUSH_SAMPLES == 0:
+                self.flush()
+
+    def _tree_cpu_seconds(self) -> float:
+        return sum(_cpu_seconds(process) for process in [self._root, *self._root.children(recursive=True)])
+
+
+def tree_pss_bytes(root: psutil.Process) -> int:
+    """Sum of PSS over a process and all its descendants; one that ends meanwhile counts as nothing."""
+    total = 0
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return total
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """User and system seconds of a process and of its children that it has waited for."""
+    try:
+        times = process.cpu_times()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _read_attempts(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    record = json.loads(path.read_text())
+    return [] if record.get("finished") else list(record["attempts"])

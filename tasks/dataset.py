@@ -1,0 +1,90 @@
+"""Raw dump to token shards: each task is one library call, with its progress and its table."""
+
+from __future__ import annotations
+
+from data_contracts.validate import check_shards, validate, verdict_rows
+from pipeline_lib.artifact import Artifact, Store, sum_counts
+from pipeline_lib.config import RunConfig
+from pipeline_lib.curation.curate import curate
+from pipeline_lib.pairs.extract import extract
+from pipeline_lib.tokens.shards import write_shards
+from pipeline_lib.tokens.tokenizer import train_tokenizer
+from tasks.ui import StageProgress, show_table, stage_task
+
+
+@stage_task("extract")
+def extract_task(store: Store, config: RunConfig) -> Artifact:
+    """Documents and pairs of the dump, by Dask processes that live as long as this task."""
+    progress = StageProgress("extract")
+    artifact = extract(store, config.source, config.extract, progress)
+    facts = artifact.manifest.facts
+    progress.finish(
+        f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs"
+    )
+    show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
+    return artifact
+
+
+@stage_task("validate")
+def validate_task(store: Store, extracted: Artifact, config: RunConfig) -> Artifact:
+    """Great Expectations over every part; bad rows go to quarantine with their reasons."""
+    progress = StageProgress("validate")
+    artifact = validate(store, extracted, config.contract, progress)
+    counts = sum_counts(artifact.manifest.parts)
+    progress.finish(f"{counts.n_out:,} good rows, {counts.quarantined:,} in quarantine")
+    show_table("validate", verdict_rows(artifact), "The contract's verdict on each part")
+    return artifact
+
+
+@stage_task("curate")
+def curate_task(store: Store, validated: Artifact, config: RunConfig) -> Artifact:
+    """Exact deduplication over the whole set, and the split by group."""
+    progress = StageProgress("curate")
+    artifact = curate(store, validated, config.curate, progress)
+    rows = ", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts)
+    progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} duplicates dropped")
+    show_table("curate", drop_rows(artifact), "Rows by split, and duplicates dropped")
+    return artifact
+
+
+@stage_task("tokenizer")
+def tokenizer_task(store: Store, curated: Artifact, config: RunConfig) -> Artifact:
+    """A byte-level BPE of the training split."""
+    progress = StageProgress("tokenizer")
+    artifact = train_tokenizer(store, curated, config.tokenizer, progress)
+    progress.finish(f"{config.tokenizer.vocab_size:,} ids")
+    return artifact
+
+
+@stage_task("shards")
+def shards_task(store: Store, curated: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
+    """Token ids in memory-mapped Arrow files."""
+    progress = StageProgress("shards")
+    artifact = write_shards(store, curated, tokenizer, config.shards, progress)
+    progress.finish(", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts))
+    show_table("shards", [{"part": p.label, "rows": p.counts.n_out, **p.facts} for p in artifact.manifest.parts], "Token shards")
+    return artifact
+
+
+@stage_task("check-shards")
+def check_shards_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
+    """Great Expectations over the token shards."""
+    progress = StageProgress("check shards")
+    artifact = check_shards(store, shards, tokenizer, config.contract, progress)
+    progress.finish(f"{sum_counts(artifact.manifest.parts).n_in:,} rows keep their contract")
+    return artifact
+
+
+def drop_rows(artifact: Artifact) -> list[dict[str, object]]:
+    """The accounting of a stage as a table: one row a part, one column a reason."""
+    reasons = sorted({reason for part in artifact.manifest.parts for reason in part.counts.dropped})
+    return [
+        {
+            "part": part.label,
+            "in": part.counts.n_in,
+            "out": part.counts.n_out,
+            "quarantined": part.counts.quarantined,
+            **{reason: part.counts.dropped.get(reason, 0) for reason in reasons},
+        }
+        for part in artifact.manifest.parts
+    ]

@@ -1,0 +1,31 @@
+"""Token shards to checkpoints. Called directly, never submitted: only the main thread can stop the trainer in time."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger
+
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import RunConfig
+from pipeline_lib.train.language_model import pretrain
+from pipeline_lib.train.launch import train
+from tasks.ui import StageProgress, stage_task
+
+
+@stage_task("pretrain", retries=0)
+def pretrain_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
+    """Causal language modelling on the training split."""
+    progress = StageProgress("pretrain")
+    artifact = pretrain(store, shards, tokenizer, config.pretrain, config.model, progress)
+    progress.finish(f"{config.pretrain.steps:,} steps")
+    return artifact
+
+
+@stage_task("train", retries=0)
+def train_task(
+    store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig, start: Artifact | None
+) -> Artifact:
+    """Contrastive training in a child process; it restarts from its last complete state by itself."""
+    progress = StageProgress("train")
+    artifact = train(store, shards, tokenizer, config.train, config.model, start, progress, get_run_logger().info)
+    progress.finish(f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")
+    return artifact

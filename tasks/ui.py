@@ -1,0 +1,151 @@
+"""What people look at while a run works: a progress line in the terminal, progress bars and tables in Prefect's UI."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from pipeline_lib.errors import TransientError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+UI_SECONDS = 5.0  # each update is a call to the server
+LINE_SECONDS = 10.0  # between plain lines where there is no terminal to redraw
+REDRAW_SECONDS = 0.2
+SHOW_AFTER_SECONDS = 1.0
+BAR_WIDTH = 24
+
+
+def is_transient(_task: Any, _run: Any, state: Any) -> bool:
+    """Retry nothing but a TransientError: a bad input stays bad."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A Prefect task without caching or stored results: the artifact store is the only cache.
+
+    Transient errors are retried with growing, jittered delays; nothing else is.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def body(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(*args, **kwargs)
+
+        return task(  # type: ignore[return-value]
+            name=name,
+            retries=retries,
+            retry_delay_seconds=exponential_backoff(1),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=is_transient,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(body)
+
+    return decorate
+
+
+class StageProgress:
+    """Draws one stage's progress: what, how much, how long still.
+
+    Args:
+        name: of the stage, as the line begins.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.started = time.monotonic()
+        self._artifact: UUID | None = None
+        self._ui_at = self._line_at = self.started
+        self._redraws = sys.stderr.isatty()
+        self._drawn = False
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.started < SHOW_AFTER_SECONDS:
+            return
+        share = min(1.0, done / total) if total else 0.0
+        if now - self._ui_at > UI_SECONDS:
+            self._ui_at = now
+            self._update_ui(100 * share, note)
+        if now - self._line_at > (REDRAW_SECONDS if self._redraws else LINE_SECONDS):
+            self._line_at = now
+            self._draw(progress_line(self.name, share, note, self._seconds_left(share, now)))
+
+    def finish(self, note: str) -> None:
+        """The last line of the stage: what came of it."""
+        if self._artifact is not None:
+            self._update_ui(100.0, note)
+        self._clear()
+        seconds = time.monotonic() - self.started
+        get_run_logger().debug("%s: %s", self.name, note)
+        say(f"  {self.name:<18} {note}  [{clock(seconds)}]")
+
+    def _seconds_left(self, share: float, now: float) -> float:
+        return (now - self.started) * (1 - share) / share if share > 0 else math.inf
+
+    def _update_ui(self, percent: float, note: str) -> None:
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(percent, key=f"{slug(self.name)}-progress", description=note)
+        else:
+            update_progress_artifact(self._artifact, percent, description=note)
+
+    def _draw(self, line: str) -> None:
+        sys.stderr.write(f"\r\x1b[2K{line}" if self._redraws else f"{line}\n")
+        sys.stderr.flush()
+        self._drawn = True
+
+    def _clear(self) -> None:
+        if self._redraws and self._drawn:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
+def say(line: str) -> None:
+    """One line to whoever watches the terminal."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def progress_line(name: str, share: float, note: str, seconds_left: float) -> str:
+    """'  extract  [#####-----]  42 %  note  0:31 left'."""
+    full = round(BAR_WIDTH * share)
+    left = "" if math.isinf(seconds_left) else f"  {clock(seconds_left)} left"
+    return f"  {name:<18} [{'#' * full}{'-' * (BAR_WIDTH - full)}] {100 * share:3.0f} %  {note}{left}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and dashes: what Prefect takes as an artifact's key."""
+    return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")
+
+
+def show_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
+    """A table in Prefect's UI; numbers rounded for reading."""
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    create_table_artifact(table=shown, key=slug(key), description=description)
+
+
+def show_markdown(key: str, markdown: str, description: str) -> None:
+    """A page of markdown in Prefect's UI."""
+    create_markdown_artifact(markdown=markdown, key=slug(key), description=description)
