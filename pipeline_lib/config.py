@@ -43,12 +43,14 @@ class SourceConfig(StageConfig):
 
     folder: str = operational(
         "",
-        description="A folder of code and prose; empty: this machine's own Python (standard library and runtime dependencies). Its content, not its place, names the work.",
+        description="A folder of code and prose; empty: this machine's own Python (standard library and runtime"
+        " dependencies). Its content, not its place, names the work.",
     )
     max_file_bytes: int = Field(2_000_000, description="Larger files are dropped with reason `too_large` (bytes).", gt=0)
     max_bundle_bytes: int = Field(
         12_000_000,
-        description="Files in order of source and path are cut into bundles of at most this, mostly half to two thirds of it (bytes).",
+        description="Files in order of source and path are cut into bundles of at most this, mostly of little more"
+        " than half of it (bytes).",
         gt=0,
     )
 
@@ -59,7 +61,8 @@ class CodePairsConfig(StageConfig):
     languages: tuple[Language, ...] = Field(("python",), description="Languages whose functions are extracted.")
     views: tuple[View, ...] = Field(
         ("docstring",),
-        description="What becomes x: `docstring`: its first paragraph; `name`: the words of the name, which is blanked in y, for functions without a docstring.",
+        description="What becomes x: `docstring`: its first paragraph; `name`: the words of the name, which is blanked in"
+        " y, for functions without a docstring.",
         min_length=1,
     )
     min_body_lines: int = Field(3, description="Functions with fewer lines of body are dropped as trivial (lines).", ge=1)
