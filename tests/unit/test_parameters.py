@@ -1,0 +1,68 @@
+"""The form in the UI: what it asks for, refuses and fills in."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from flows.parameters import EvaluateParams, PublishParams, RunParams, TrainParams, split_checkpoint
+from pipeline_lib.config import RunConfig, StageConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.presets import PRESETS, describe, preset
+
+
+def test_parameters_that_lose_their_preset_are_refused() -> None:
+    with pytest.raises(ValidationError, match="preset"):
+        RunParams()  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="extra"):
+        RunParams(preset="demo", corpus="x")  # type: ignore[call-arg]
+
+
+def test_every_parameter_has_a_title_and_a_description() -> None:
+    def check(model: type[BaseModel]) -> None:
+        for name, field in model.model_fields.items():
+            nested = field.annotation
+            if isinstance(nested, type) and issubclass(nested, BaseModel):
+                check(nested)
+            else:
+                assert field.title and field.description, f"{model.__name__}.{name}"
+
+    for model in (RunParams, TrainParams, EvaluateParams, PublishParams):
+        check(model)
+
+
+def test_every_config_field_has_a_description() -> None:
+    def check(model: type[StageConfig]) -> None:
+        for name, field in model.model_fields.items():
+            nested = field.annotation
+            if isinstance(nested, type) and issubclass(nested, StageConfig):
+                check(nested)
+            else:
+                assert field.description, f"{model.__name__}.{name}"
+
+    check(RunConfig)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_resolve_and_describe_themselves(name: str) -> None:
+    config = RunParams(preset=name).resolve()  # type: ignore[arg-type]
+    assert config == preset(name)
+    assert f"{config.train.batch_size - 1:,} negatives" in describe(config, name)
+
+
+def test_what_is_asked_for_takes_the_presets_place() -> None:
+    config = RunParams(preset="smoke", source="/data/My Corpus", steps=7, seed=5, processes=2).resolve()
+    assert (config.name, config.train.steps, config.train.seed, config.train.processes) == ("my-corpus", 7, 5, 2)
+    assert config.train.batch_size == preset("smoke").train.batch_size
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="demo, smoke"):
+        preset("huge")
+
+
+def test_checkpoint_names() -> None:
+    assert split_checkpoint("step-000400") == ("", "step-000400")
+    assert split_checkpoint("abc/step-000400") == ("abc", "step-000400")
+    with pytest.raises(UserError, match="step-000400"):
+        split_checkpoint("best")
