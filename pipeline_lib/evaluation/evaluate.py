@@ -1,0 +1,230 @@
+"""Measure checkpoints and baselines on the tasks of one split.
+
+One artifact for each (checkpoint, split), one for the baselines of a split; a part holds evaluations.parquet and
+per_query.parquet. N texts, Q queries, C candidates, D width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part
+from pipeline_lib.config import EvaluateConfig, ShardConfig, StageConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
+from pipeline_lib.evaluation.tasks import ProbeTask, SearchTask, SimilarityTask, TaskSet, build_tasks, only_part
+from pipeline_lib.progress import Progress, silent
+
+STAGE = Stage(name="evaluate", version=1)
+
+Side = Literal["x", "y"]
+Embed = Callable[[Sequence[str], Side, Progress], np.ndarray]  # (N, D) float32, unit length
+
+_COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint of a training, with all that is needed to embed with it."""
+
+    trained: Artifact
+    label: str
+    tokenizer: Artifact
+    shards: ShardConfig  # its lengths: texts are cut as they were in training
+
+    @property
+    def step(self) -> int:
+        """The optimizer step in the label; 0 for a model without one."""
+        found = re.fullmatch(r"step-(\d+)", self.label)
+        return int(found[1]) if found else 0
+
+
+class EvaluationRun(StageConfig):
+    """What an evaluation's key holds beside the digests of its inputs."""
+
+    model: str
+    split: str
+    max_x_tokens: int = 0
+    max_y_tokens: int = 0
+    evaluate: EvaluateConfig
+
+
+class EmbeddingScorer:
+    """A model that embeds; every distinct text is embedded once a side, before the first task."""
+
+    kinds = tuple(PRIMARY_METRIC)
+
+    def __init__(self, name: str, step: int, embed: Embed, tasks: TaskSet, progress: Progress = silent) -> None:
+        self.name = name
+        self.step = step
+        texts = {"x": _texts_of(tasks, "x"), "y": _texts_of(tasks, "y")}
+        self.texts_embedded = sum(map(len, texts.values()))
+        self._row = {side: {text: row for row, text in enumerate(distinct)} for side, distinct in texts.items()}
+        self._x_ND = self._embed_side(embed, texts["x"], "x", _shifted(progress, 0, self.texts_embedded))
+        shift = len(texts["x"])
+        self._y_ND = self._embed_side(embed, texts["y"], "y", _shifted(progress, shift, self.texts_embedded))
+
+    def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
+        x_QD = self._x(task.queries[queries])
+        y_CD = self._y_ND[[self._row["y"][text] for text in task.candidates[candidates]]]
+        return np.round(x_QD @ y_CD.T, _COSINE_DECIMALS)
+
+    def features(self, task: ProbeTask) -> tuple[Any, Any]:
+        from sklearn.preprocessing import StandardScaler
+
+        x_ND = self._x(task.texts)
+        train_ND, test_ND = x_ND[task.for_training], x_ND[~task.for_training]
+        scaler = StandardScaler().fit(train_ND)
+        return scaler.transform(train_ND), scaler.transform(test_ND)
+
+    def similarity(self, task: SimilarityTask) -> np.ndarray:
+        return np.round((self._x(task.left) * self._x(task.right)).sum(1), _COSINE_DECIMALS)
+
+    def _x(self, texts: Sequence[str]) -> np.ndarray:
+        return self._x_ND[[self._row["x"][text] for text in texts]]
+
+    def _embed_side(self, embed: Embed, texts: Sequence[str], side: Side, progress: Progress) -> np.ndarray:
+        if not texts:
+            return np.zeros((0, 1), np.float32)
+        vectors_ND = embed(texts, side, progress)
+        bad = int((~np.isfinite(vectors_ND).all(1)).sum())
+        if bad:
+            raise UserError(
+                f"{self.name}: {bad} of {len(texts)} embeddings are not finite: the training diverged; "
+                "lower its learning rate or take an earlier checkpoint"
+            )
+        return vectors_ND
+
+
+def evaluate_checkpoint(
+    store: Store,
+    curated: Artifact,
+    checkpoint: Checkpoint,
+    split: str,
+    config: EvaluateConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """Measure one checkpoint on the tasks of one split.
+
+    Args:
+        curated: pairs by split; only the part `split` is opened.
+        split: "validation" or "test".
+
+    Returns:
+        An artifact with one part, labelled "LABEL-SPLIT"; `facts` holds the tasks and why others were left out.
+
+    Raises:
+        UserError: no such checkpoint or split, or the checkpoint's embeddings are not finite.
+    """
+    run = EvaluationRun(
+        model=checkpoint.label,
+        split=split,
+        max_x_tokens=checkpoint.shards.max_x_tokens,
+        max_y_tokens=checkpoint.shards.max_y_tokens,
+        evaluate=config,
+    )
+    inputs = {
+        "curated": only_part(curated, split),
+        "model": only_part(checkpoint.trained, checkpoint.label),
+        "tokenizer": checkpoint.tokenizer,
+    }
+
+    def make(key: str) -> Outcome:
+        tasks = build_tasks(inputs["curated"], split, config)
+        embed_texts = load_embedder(checkpoint, config.batch_tokens)
+        voice = _named(progress, checkpoint.label)
+        scorer = EmbeddingScorer(checkpoint.label, checkpoint.step, embed_texts, tasks, voice)
+        part = _measured_part(store, key, scorer, tasks, config)
+        return Outcome(parts=(part,), facts={**tasks.facts(), "texts_embedded": scorer.texts_embedded})
+
+    return store.build(STAGE, run, inputs, make)
+
+
+def evaluate_baselines(
+    store: Store, curated: Artifact, split: str, config: EvaluateConfig, progress: Progress = silent
+) -> Artifact:
+    """Measure BM25 and TF-IDF on the tasks of one split, in full length.
+
+    Returns:
+        An artifact with the parts "bm25-SPLIT" and "tfidf-SPLIT".
+    """
+    inputs = {"curated": only_part(curated, split)}
+
+    def make(key: str) -> Outcome:
+        from pipeline_lib.evaluation.baselines import Bm25, Tfidf
+
+        tasks = build_tasks(inputs["curated"], split, config)
+        scorers: tuple[Scorer, ...] = (Bm25(), Tfidf())
+        total = sum(task.kind in scorer.kinds for scorer in scorers for task in tasks.tasks)
+        finished: list[str] = []
+
+        def done(name: str) -> None:
+            finished.append(name)
+            progress(len(finished), total, f"{len(finished)} of {total} baseline tasks")
+
+        parts = []
+        for scorer in scorers:
+            part_key = digest_of([key, scorer.name])[: len(key)]
+            parts.append(store.find_part(STAGE.name, part_key) or _measured_part(store, part_key, scorer, tasks, config, done))
+        return Outcome(parts=tuple(parts), facts=tasks.facts())
+
+    return store.build(STAGE, EvaluationRun(model="baselines", split=split, evaluate=config), inputs, make)
+
+
+def _measured_part(
+    store: Store,
+    key: str,
+    scorer: Scorer,
+    tasks: TaskSet,
+    config: EvaluateConfig,
+    done: Callable[[str], None] = lambda name: None,
+) -> Part:
+    measurements = measure(scorer, tasks, config, done)
+    scratch = store.scratch(STAGE.name)
+    rows = write_measurements(scratch, scorer, tasks.split, measurements)
+    return store.commit_part(draft_part(STAGE, key, f"{scorer.name}-{tasks.split}", rows=rows), scratch)
+
+
+def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
+    """The checkpoint as a function from texts and side to unit vectors, cut to the lengths of training."""
+    from pipeline_lib.model.embed import embed
+    from pipeline_lib.model.encoder import Encoder
+    from pipeline_lib.tokens.tokenizer import PairTokenizer
+
+    encoder = Encoder.load(checkpoint.trained.part_folder(checkpoint.label))
+    tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
+    most = {"x": checkpoint.shards.max_x_tokens, "y": checkpoint.shards.max_y_tokens}
+
+    def embed_texts(texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        return embed(encoder, tokenizer, texts, side, most[side], batch_tokens, progress)
+
+    return embed_texts
+
+
+def _texts_of(tasks: TaskSet, side: Side) -> list[str]:
+    texts: dict[str, None] = {}  # an ordered set
+    for task in tasks.tasks:
+        if isinstance(task, SearchTask):
+            texts.update(dict.fromkeys(task.queries[: task.asked] if side == "x" else task.candidates))
+        elif side == "x":
+            texts.update(dict.fromkeys(task.texts if isinstance(task, ProbeTask) else (*task.left, *task.right)))
+    return list(texts)
+
+
+def _shifted(progress: Progress, done_before: int, total: int) -> Progress:
+    def report(done: float, of: float, note: str = "") -> None:
+        progress(done_before + done, total, f"{int(done_before + done):,} of {total:,} texts embedded")
+
+    return report
+
+
+def _named(progress: Progress, label: str) -> Progress:
+    def report(done: float, total: float, note: str = "") -> None:
+        progress(done, total, f"{label}: {note}")
+
+    return report

@@ -1,0 +1,159 @@
+"""One model on one task: figures with intervals, and the value of every query behind them.
+
+Q queries, C candidates, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.linear_model import LogisticRegression
+
+from data_contracts.schemas import EVALUATIONS
+from pipeline_lib.config import EvaluateConfig
+from pipeline_lib.evaluation import metrics
+from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.evaluation.tasks import ProbeTask, SearchTask, SimilarityTask, TaskSet
+
+PRIMARY_METRIC = {
+    "code_search": "mrr",
+    "text_search": "mrr",
+    "classification": "accuracy",
+    "similarity": "spearman",
+}
+
+PER_QUERY = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),  # reciprocal rank; 1 or 0 for a class; cosine for a pair
+        pa.field("target", pa.float64(), nullable=False),  # the grade of a pair; 1 elsewhere
+    ]
+)
+
+_MAX_ITERATIONS = 1000
+_INVERSE_REGULARISATION = 0.1  # some 1,000 samples for 256 standardised dimensions: weaker ones overfit
+
+
+class Scorer(Protocol):
+    """A model that can be measured; it may leave kinds of task out."""
+
+    name: str
+    step: int
+    kinds: tuple[str, ...]
+
+    def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
+        """Scores of one batch, shape (Q, C); higher is better."""
+        ...
+
+    def features(self, task: ProbeTask) -> tuple[Any, Any]:
+        """Rows of the training and of the test side for the linear probe, dense or sparse."""
+        ...
+
+    def similarity(self, task: SimilarityTask) -> np.ndarray:
+        """Cosine of each pair, shape (N,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A task's figures by metric, and per query (id, group, value, target)."""
+
+    task: str
+    kind: str
+    figures: dict[str, Interval]
+    ids: Sequence[str]
+    groups: Sequence[str]
+    values: np.ndarray
+    targets: np.ndarray
+
+
+def measure(scorer: Scorer, tasks: TaskSet, config: EvaluateConfig, done: Callable[[str], None]) -> list[Measurement]:
+    """The scorer on every task of its kinds; `done` hears each task's name when it is measured."""
+    results = []
+    for task in tasks.tasks:
+        if task.kind not in scorer.kinds:
+            continue
+        if isinstance(task, SearchTask):
+            results.append(_measure_search(scorer, task, config))
+        elif isinstance(task, ProbeTask):
+            results.append(_measure_probe(scorer, task, config))
+        else:
+            results.append(_measure_similarity(scorer, task, config))
+        done(task.name)
+    return results
+
+
+def _measure_search(scorer: Scorer, task: SearchTask, config: EvaluateConfig) -> Measurement:
+    ranks_Q = np.concatenate(
+        [
+            metrics.ranks(
+                scorer.search(task, queries, candidates),
+                np.arange(queries.stop - queries.start),
+                task.masked(queries, candidates),
+            )
+            for queries, candidates in task.batches()
+        ]
+    )
+    values_Q = metrics.reciprocal_ranks(ranks_Q)
+    figures = {
+        "mrr": metrics.mean_interval(values_Q, config.bootstrap, config.seed),
+        "recall@1": metrics.mean_interval(metrics.hits_at(ranks_Q, 1), config.bootstrap, config.seed),
+        "recall@10": metrics.mean_interval(metrics.hits_at(ranks_Q, 10), config.bootstrap, config.seed),
+    }
+    asked = slice(task.asked)
+    return Measurement(task.name, task.kind, figures, task.ids[asked], task.groups[asked], values_Q, np.ones(task.asked))
+
+
+def _measure_probe(scorer: Scorer, task: ProbeTask, config: EvaluateConfig) -> Measurement:
+    train_features, test_features = scorer.features(task)
+    labels = np.array(task.labels)
+    true_Q = labels[~task.for_training]
+    probe = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=_MAX_ITERATIONS)
+    predicted_Q = probe.fit(train_features, labels[task.for_training]).predict(test_features)
+    right_Q = (predicted_Q == true_Q).astype(np.float64)
+    figures = {
+        "accuracy": metrics.mean_interval(right_Q, config.bootstrap, config.seed),
+        "macro_f1": metrics.macro_f1_interval(predicted_Q, true_Q, config.bootstrap, config.seed),
+    }
+    ids = [id_ for id_, train in zip(task.ids, task.for_training, strict=True) if not train]
+    return Measurement(task.name, task.kind, figures, ids, true_Q.tolist(), right_Q, np.ones(len(ids)))
+
+
+def _measure_similarity(scorer: Scorer, task: SimilarityTask, config: EvaluateConfig) -> Measurement:
+    cosines_N = scorer.similarity(task).astype(np.float64)
+    figure = metrics.spearman_interval(cosines_N, task.grades, config.bootstrap, config.seed)
+    return Measurement(task.name, task.kind, {"spearman": figure}, task.ids, task.groups, cosines_N, task.grades)
+
+
+def write_measurements(folder: Path, scorer: Scorer, split: str, measurements: Iterable[Measurement]) -> dict[str, int]:
+    """Write evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (PER_QUERY); returns the rows of each."""
+    figures, queries = [], []
+    for m in measurements:
+        for metric, interval in m.figures.items():
+            row = (scorer.name, scorer.step, split, m.kind, m.task, metric)
+            figures.append((*row, interval.value, interval.low, interval.high, interval.n))
+        for id_, group, value, target in zip(m.ids, m.groups, m.values, m.targets, strict=True):
+            queries.append((m.task, m.kind, id_, group, float(value), float(target)))
+    return {
+        name: _write_rows(folder / name, schema, rows)
+        for name, schema, rows in (
+            ("evaluations.parquet", EVALUATIONS, figures),
+            ("per_query.parquet", PER_QUERY, queries),
+        )
+    }
+
+
+def _write_rows(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> int:
+    columns = [[row[i] for row in rows] for i in range(len(schema))]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+    return len(rows)

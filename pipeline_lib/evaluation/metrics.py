@@ -1,0 +1,144 @@
+"""Figures of merit and how sure they are.
+
+Q queries, C candidates, N samples, R resamples. Ranks start from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+_CHUNK_NUMBERS = 4_000_000  # resampled values held at once: 32 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval, and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def ranks(scores_QC: np.ndarray, right_Q: np.ndarray, masked_QC: np.ndarray | None = None) -> np.ndarray:
+    """Rank of each query's right candidate: 1 + those strictly better + half of those that tie with it.
+
+    A constant score thus ranks the right one in the middle: ties earn nothing.
+
+    Args:
+        scores_QC: higher is better.
+        right_Q: column of the right candidate.
+        masked_QC: True where a candidate is not in the ranking; the right one is never left out.
+
+    Returns:
+        float64, shape (Q,).
+
+    Raises:
+        ValueError: a score is NaN or infinite; comparisons with NaN would rank the right one first.
+    """
+    if not np.isfinite(scores_QC).all():
+        raise ValueError(f"{int((~np.isfinite(scores_QC)).sum())} of {scores_QC.size} scores are not finite")
+    rows = np.arange(len(scores_QC))
+    right_scores_Q1 = scores_QC[rows, right_Q][:, None]
+    counted_QC = np.ones(scores_QC.shape, bool) if masked_QC is None else ~masked_QC
+    counted_QC[rows, right_Q] = False
+    better_Q = ((scores_QC > right_scores_Q1) & counted_QC).sum(1)
+    tied_Q = ((scores_QC == right_scores_Q1) & counted_QC).sum(1)
+    return 1.0 + better_Q + tied_Q / 2
+
+
+def reciprocal_ranks(ranks_Q: np.ndarray) -> np.ndarray:
+    """1 / rank of each query; their mean is the MRR."""
+    return 1.0 / ranks_Q
+
+
+def hits_at(ranks_Q: np.ndarray, k: int) -> np.ndarray:
+    """1.0 where the right candidate is among the first k, else 0.0; their mean is Recall@k."""
+    return (ranks_Q <= k).astype(np.float64)
+
+
+def mean_interval(values_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """The mean, and its percentile bootstrap interval (2.5 %, 97.5 %) over the samples."""
+    return _interval(float(values_N.mean()), _resampled_means(values_N, resamples, seed), len(values_N))
+
+
+def paired_difference(a_N: np.ndarray, b_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean of a - b on the same samples, with its paired bootstrap interval.
+
+    Raises:
+        ValueError: the two have not the same number of samples.
+    """
+    if a_N.shape != b_N.shape:
+        raise ValueError(f"paired samples must be as many: {a_N.shape} against {b_N.shape}")
+    return mean_interval(a_N - b_N, resamples, seed)
+
+
+def spearman(values_N: np.ndarray, grades_N: np.ndarray) -> float:
+    """Spearman's rank correlation; 0 where either side is constant, and so orders nothing."""
+    if np.ptp(values_N) == 0 or np.ptp(grades_N) == 0:
+        return 0.0
+    return float(spearmanr(values_N, grades_N).statistic)
+
+
+def spearman_interval(values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Spearman's rank correlation with its bootstrap interval over the pairs; ranks are taken anew in each resample."""
+    drawn_R = _resampled_spearman(values_N, grades_N, resamples, seed)
+    return _interval(spearman(values_N, grades_N), drawn_R, len(values_N))
+
+
+def spearman_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Difference of two correlations with the same grades, with its paired bootstrap interval."""
+    drawn_R = _resampled_spearman(a_N, grades_N, resamples, seed) - _resampled_spearman(b_N, grades_N, resamples, seed)
+    return _interval(spearman(a_N, grades_N) - spearman(b_N, grades_N), drawn_R, len(grades_N))
+
+
+def macro_f1_interval(predicted_N: np.ndarray, true_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Unweighted mean over the true classes of F1 = 2 TP / (predicted + true), with its bootstrap interval."""
+    classes = np.unique(true_N)
+    predicted_NC = (predicted_N[:, None] == classes).astype(np.float64)
+    true_NC = (true_N[:, None] == classes).astype(np.float64)
+
+    def f1(weights_RN: np.ndarray) -> np.ndarray:
+        hits_RC = weights_RN @ (predicted_NC * true_NC)
+        total_RC = weights_RN @ (predicted_NC + true_NC)
+        return (2 * hits_RC / np.maximum(total_RC, 1)).sum(1) / np.maximum((weights_RN @ true_NC > 0).sum(1), 1)
+
+    drawn_R = np.concatenate([f1(_times_drawn(rows_RN, len(true_N))) for rows_RN in _resamples(len(true_N), resamples, seed)])
+    return _interval(float(f1(np.ones((1, len(true_N))))[0]), drawn_R, len(true_N))
+
+
+def _interval(value: float, drawn_R: np.ndarray, n: int) -> Interval:
+    low, high = (float(bound) for bound in np.percentile(drawn_R, [2.5, 97.5]))
+    # resampled macro F1 and correlations lean low, so that with few samples the interval can miss the value itself
+    return Interval(value, min(low, value), max(high, value), n)
+
+
+def _resamples(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    random = np.random.default_rng(seed)
+    step = max(1, _CHUNK_NUMBERS // n)
+    for at in range(0, resamples, step):
+        yield random.integers(0, n, (min(step, resamples - at), n))
+
+
+def _times_drawn(rows_RN: np.ndarray, n: int) -> np.ndarray:
+    return np.stack([np.bincount(rows_N, minlength=n) for rows_N in rows_RN]).astype(np.float64)
+
+
+def _resampled_means(values_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    return np.concatenate([values_N[rows_RN].mean(1) for rows_RN in _resamples(len(values_N), resamples, seed)])
+
+
+def _resampled_spearman(values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    chunks = _resamples(len(values_N), resamples, seed)
+    return np.concatenate([_row_correlations(values_N[rows_RN], grades_N[rows_RN]) for rows_RN in chunks])
+
+
+def _row_correlations(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
+    a_RN, b_RN = (rankdata(side_RN, axis=1) for side_RN in (a_RN, b_RN))
+    a_RN, b_RN = (side_RN - side_RN.mean(1, keepdims=True) for side_RN in (a_RN, b_RN))
+    norm_R = np.sqrt((a_RN**2).sum(1) * (b_RN**2).sum(1))
+    return np.divide((a_RN * b_RN).sum(1), norm_R, out=np.zeros(len(norm_R)), where=norm_R > 0)

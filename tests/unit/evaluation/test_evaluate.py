@@ -1,0 +1,143 @@
+"""The stage: what it writes, that it is found again, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_contracts.schemas import EVALUATIONS
+from pipeline_lib.artifact import Outcome, Stage, draft_part
+from pipeline_lib.config import EvaluateConfig, ShardConfig, TrainConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation import evaluate as evaluate_module
+from pipeline_lib.evaluation.compare import differences, read_evaluations
+from pipeline_lib.evaluation.evaluate import Checkpoint, EmbeddingScorer, evaluate_baselines, evaluate_checkpoint
+from pipeline_lib.evaluation.measure import PER_QUERY, measure
+from pipeline_lib.evaluation.tasks import build_tasks
+
+CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)
+
+
+@pytest.fixture
+def trained(store):
+    stage = Stage(name="train", version=1)
+
+    def make(key):
+        parts = []
+        for label in ("step-000010", "step-000020"):
+            scratch = store.scratch("train")
+            (scratch / "config.json").write_text(label)
+            parts.append(store.commit_part(draft_part(stage, f"{key}{label}", label), scratch))
+        return Outcome(parts=tuple(parts))
+
+    return store.build(stage, TrainConfig(), {}, make)
+
+
+@pytest.fixture
+def checkpoint(trained, monkeypatch, embed_words):
+    monkeypatch.setattr(evaluate_module, "load_embedder", lambda checkpoint, batch_tokens: embed_words)
+    return Checkpoint(trained=trained, label="step-000010", tokenizer=trained, shards=ShardConfig())
+
+
+def test_parts_follow_their_schemas(store, curated, checkpoint):
+    found = evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG)
+    assert [part.label for part in found.manifest.parts] == ["step-000010-validation"]
+    assert pq.read_schema(found.paths("evaluations.parquet")[0]).equals(EVALUATIONS)
+    assert pq.read_schema(found.paths("per_query.parquet")[0]).equals(PER_QUERY)
+    rows = read_evaluations([found])
+    assert {row["kind"] for row in rows} == {"code_search", "text_search", "classification", "similarity"}
+    assert {(row["model"], row["step"], row["split"]) for row in rows} == {("step-000010", 10, "validation")}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+
+
+def test_a_second_run_embeds_nothing(store, curated, checkpoint, monkeypatch):
+    first = evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG)
+    monkeypatch.setattr(evaluate_module, "load_embedder", lambda *_: pytest.fail("embedded again"))
+    assert evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG).digest == first.digest
+
+
+def test_two_stores_write_the_same_bytes(store, curated, checkpoint):
+    digests = []
+    for _ in range(2):
+        found = evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG)
+        digests.append(hashlib.sha256(b"".join(p.read_bytes() for p in found.paths("per_query.parquet"))).hexdigest())
+        (found.folder / "manifest.json").unlink()
+        for record in (store.root / "evaluate" / "parts").glob("*.json"):
+            record.unlink()
+    assert digests[0] == digests[1]
+
+
+def test_each_text_is_embedded_once_a_side(curated, embed_words):
+    tasks = build_tasks(curated, "validation", CONFIG)
+    seen = {"x": [], "y": []}
+
+    def embed(texts, side, progress):
+        seen[side].extend(texts)
+        return embed_words(texts)
+
+    scorer = EmbeddingScorer("m", 1, embed, tasks)
+    measure(scorer, tasks, CONFIG, lambda name: None)
+    for texts in seen.values():
+        assert len(texts) == len(set(texts))
+    assert scorer.texts_embedded == len(seen["x"]) + len(seen["y"])
+
+
+def test_a_constant_model_scores_chance(curated):
+    tasks = build_tasks(curated, "validation", CONFIG)
+    constant = EmbeddingScorer("m", 1, lambda texts, side, progress: np.full((len(texts), 4), 0.5, np.float32), tasks)
+    found = {m.kind: m.figures for m in measure(constant, tasks, CONFIG, lambda name: None)}
+    assert found["code_search"]["mrr"].value == pytest.approx(1 / 25.5)
+    assert found["similarity"]["spearman"].value == 0.0
+    assert found["classification"]["accuracy"].value < 0.5
+
+
+def test_a_diverged_model_is_refused(curated):
+    tasks = build_tasks(curated, "validation", CONFIG)
+    with pytest.raises(UserError, match="not finite: the training diverged"):
+        EmbeddingScorer("step-000010", 1, lambda texts, *_: np.full((len(texts), 4), np.nan, np.float32), tasks)
+
+
+def test_an_unknown_checkpoint_and_an_unknown_split_are_named(store, curated, checkpoint):
+    unknown = Checkpoint(checkpoint.trained, "step-000099", checkpoint.tokenizer, checkpoint.shards)
+    with pytest.raises(UserError, match="no part 'step-000099'; there are: step-000010, step-000020"):
+        evaluate_checkpoint(store, curated, unknown, "validation", CONFIG)
+    with pytest.raises(UserError, match="no part 'tset'"):
+        evaluate_baselines(store, curated, "tset", CONFIG)
+
+
+def test_baselines_and_their_paired_differences(store, curated, checkpoint):
+    baselines = evaluate_baselines(store, curated, "test", CONFIG)
+    assert [part.label for part in baselines.manifest.parts] == ["bm25-test", "tfidf-test"]
+    assert {row["step"] for row in read_evaluations([baselines])} == {-1}
+    mine = evaluate_checkpoint(store, curated, checkpoint, "test", CONFIG)
+    rows = differences(mine, baselines, resamples=50)
+    assert {(row["kind"], row["baseline"]) for row in rows} == {
+        ("code_search", "bm25"),
+        ("text_search", "bm25"),
+        ("code_search", "tfidf"),
+        ("text_search", "tfidf"),
+        ("classification", "tfidf"),
+        ("similarity", "tfidf"),
+    }
+    values = {(r["model"], r["task"], r["metric"]): r["value"] for r in read_evaluations([mine, baselines])}
+    for row in rows:
+        name = (row["task"], row["metric"])
+        expected = values["step-000010", *name] - values[row["baseline"], *name]
+        assert row["mean"] == pytest.approx(expected, abs=1e-12)
+        assert row["low"] <= row["mean"] <= row["high"]
+
+
+def test_different_queries_cannot_be_paired(store, curated, checkpoint):
+    mine = evaluate_checkpoint(store, curated, checkpoint, "test", CONFIG)
+    other = evaluate_baselines(store, curated, "validation", CONFIG)
+    with pytest.raises(UserError, match="different queries of code_search_50"):
+        differences(mine, other, resamples=10)
+
+
+def test_no_task_leaves_an_empty_table_and_reasons(store, curated_of, checkpoint):
+    found = evaluate_checkpoint(store, curated_of({"validation": []}), checkpoint, "validation", CONFIG)
+    assert read_evaluations([found]) == []
+    assert set(found.manifest.facts["skipped"]) == {"code_search", "text_search", "classification", "similarity"}
