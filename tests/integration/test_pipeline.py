@@ -1,0 +1,120 @@
+"""The whole pipeline by the command that users type, on a generated folder, against a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from corpus import PLANTED_DOC, PLANTED_NAME
+
+CPT = [sys.executable, "-m", "flows.cli"]
+PROJECT = Path(__file__).parents[2]
+
+
+class Run(NamedTuple):
+    home: Path
+    corpus: Path
+    output: str
+
+
+def cpt(home: Path, *words: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(home)}
+    return subprocess.run([*CPT, *words], env=env, cwd=PROJECT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def run_words(corpus: Path) -> list[str]:
+    return ["run", "--preset", "smoke", "--source", str(corpus), "--steps", "20", "--name", "tree"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Run:
+    home = tmp_path_factory.mktemp("home")
+    answer = cpt(home, *run_words(corpus))
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    return Run(home, corpus, answer.stdout + answer.stderr)
+
+
+def test_the_run_ends_with_results_searches_report_and_next_commands(finished: Run) -> None:
+    for expected in ("code_search", "BM25", "TF-IDF", "report.html", "cpt search"):
+        assert expected in finished.output
+
+
+def test_the_report_accounts_for_the_run(finished: Run) -> None:
+    report = json.loads((finished.home / "reports" / "tree" / "report.json").read_text())
+    assert report["counts"]["documents"] >= 60  # a module and a README for each of 30 packages
+    assert report["counts"]["code_pairs"] > 200
+    assert report["counts"]["text_pairs"] > 50
+    assert report["seconds"]["total"] > 0
+    assert report["cpu_seconds"] > 0
+    assert report["peak_memory_bytes"] > 100e6
+    for model in ("model", "bm25", "tfidf"):
+        mrr = report["test"]["code_search_1k"][model]["mrr"]
+        assert 0 <= mrr["low"] <= mrr["value"] <= mrr["high"] <= 1
+    assert Path(report["export"]).is_dir()
+    assert Path(report["index"]).is_dir()
+    page = (finished.home / "reports" / "tree" / "report.html").read_text()
+    assert "<svg" in page
+    assert 'src="http' not in page and 'href="http' not in page.replace("http://www.w3.org", "")
+
+
+def test_search_finds_the_planted_function(finished: Run) -> None:
+    answer = cpt(finished.home, "search", PLANTED_DOC, "--json", "-k", "5", "--kind", "code")
+    found = json.loads(answer.stdout)
+    assert found["query"] == PLANTED_DOC
+    hits = [hit for hit in found["hits"] if hit["name"].endswith(PLANTED_NAME)]
+    assert hits, found
+    assert hits[0].keys() == {"rank", "score", "kind", "name", "path", "line", "doc"}
+    source = (finished.corpus / hits[0]["path"]).read_text().splitlines()
+    assert PLANTED_NAME in source[hits[0]["line"] - 1]
+
+
+def test_a_second_run_finds_every_stage_done(finished: Run) -> None:
+    store = finished.home / "store"
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    report = finished.home / "reports" / "tree" / "report.json"
+    written = report.read_bytes()
+    started = time.monotonic()
+    answer = cpt(finished.home, *run_words(finished.corpus))
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    assert time.monotonic() - started < 60
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+    assert report.read_bytes() == written
+
+
+def test_prefect_holds_the_history_the_tables_and_the_progress(finished: Run) -> None:
+    database = sqlite3.connect(f"file:{finished.home}/prefect/prefect.db?mode=ro", uri=True)
+    flows = {row[0] for row in database.execute("select name from flow")}
+    assert {"retrain", "build-dataset", "train", "evaluate", "publish"} <= flows
+    states = dict(database.execute("select state_type, count(*) from flow_run group by 1"))
+    assert set(states) == {"COMPLETED"}
+    tasks = {row[0].rsplit("-", 1)[0] for row in database.execute("select name from task_run where state_type = 'COMPLETED'")}
+    assert {"extract", "validate", "curate", "tokenizer", "shards", "train", "select", "export", "index", "promote"} <= tasks
+    tables = {row[0] for row in database.execute("select key from artifact where type = 'table'")}
+    assert {"extract", "validate", "curate", "shards"} <= tables
+
+
+def test_a_named_checkpoint_is_evaluated_and_an_unknown_one_answered(finished: Run) -> None:
+    words = ["evaluate", "--preset", "smoke", "--source", str(finished.corpus), "--name", "tree"]
+    answer = cpt(finished.home, *words, "--checkpoint", "nonsense")
+    assert answer.returncode == 2
+    assert len(answer.stderr.strip().splitlines()) <= 2
+    assert "step-000400" in answer.stderr
+
+
+def test_no_process_is_left_behind(finished: Run) -> None:
+    import psutil
+
+    left = [
+        p
+        for p in psutil.process_iter(["cmdline", "environ"])
+        if (p.info["environ"] or {}).get("CPT_HOME") == str(finished.home)
+    ]
+    assert not left
+    assert not list((finished.home / "prefect" / "servers").glob("*.json"))

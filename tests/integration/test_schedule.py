@@ -1,0 +1,89 @@
+"""A cron deployment yields scheduled runs: the check that catches a broken scheduler, which starts and serves all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from flows.server import free_port
+
+PROJECT = Path(__file__).parents[2]
+SCHEDULED_WITHIN_SECONDS = 75.0
+
+
+def post(url: str, body: dict[str, object]) -> list[dict[str, object]]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory):
+    home, port = tmp_path_factory.mktemp("home"), free_port()
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(home)}
+    words = [sys.executable, "-m", "flows.cli", "up", "--port", str(port), "--schedules"]
+    process = subprocess.Popen(words, env=env, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said = ""
+    while "Ctrl-C stops all" not in said:
+        line = process.stdout.readline()
+        assert line, f"cpt up ended: {said}"
+        said += line
+    yield f"http://127.0.0.1:{port}/api", said, process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    process.stdout.close()
+
+
+def test_up_deploys_everything_and_says_what_to_do_next(platform) -> None:
+    url, said, _ = platform
+    deployments = post(f"{url}/deployments/filter", {})
+    names = {(d["name"], str(d["entrypoint"]).rsplit(":", 1)[1]) for d in deployments}
+    assert {("demo", "retrain"), ("nightly", "retrain"), ("manual", "evaluate"), ("manual", "build_dataset")} <= names
+    assert "prefect deployment run 'retrain/demo'" in said
+    for deployment in deployments:
+        schema = deployment["parameter_openapi_schema"]
+        assert "params" in schema["required"]  # type: ignore[index]
+
+
+def test_the_nightly_deployment_is_scheduled_and_cancels_a_second_run(platform) -> None:
+    url, _, _ = platform
+    nightly = next(d for d in post(f"{url}/deployments/filter", {}) if d["name"] == "nightly")
+    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"  # type: ignore[index]
+    deadline = time.monotonic() + SCHEDULED_WITHIN_SECONDS
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
+    while not (runs := post(f"{url}/flow_runs/filter", wanted)):
+        assert time.monotonic() < deadline, f"no scheduled run within {SCHEDULED_WITHIN_SECONDS} s"
+        time.sleep(1)
+    assert runs[0]["parameters"]["params"]["preset"] == "demo"  # type: ignore[index]
+
+
+def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform) -> None:
+    url, _, _ = platform
+    answer = subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "retrain/demo", "-p", 'params={"steps": 3}'],
+        env={**os.environ, "PREFECT_API_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "preset" in answer.stdout + answer.stderr
+
+
+def test_stopping_up_stops_all(platform) -> None:
+    url, _, process = platform
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"{url}/health", timeout=2)
