@@ -1,0 +1,48 @@
+"""Checkpoints and baselines on one split, with the table in the UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import RunConfig
+from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.evaluate import Checkpoint, evaluate_baselines, evaluate_checkpoint
+from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from tasks.ui import StageProgress, show_table, stage_task
+
+
+@stage_task("evaluate-baselines")
+def baselines_task(store: Store, curated: Artifact, split: str, config: RunConfig) -> Artifact:
+    """BM25 and TF-IDF on the queries and candidates of a split."""
+    progress = StageProgress(f"baselines, {split}")
+    artifact = evaluate_baselines(store, curated, split, config.evaluate, progress)
+    progress.finish(headline(artifact))
+    return artifact
+
+
+@stage_task("evaluate-checkpoint")
+def checkpoint_task(
+    store: Store, curated: Artifact, tokenizer: Artifact, trained: Artifact, label: str, split: str, config: RunConfig
+) -> Artifact:
+    """One checkpoint on the same queries and candidates."""
+    progress = StageProgress(f"{label}, {split}")
+    checkpoint = Checkpoint(trained=trained, label=label, tokenizer=tokenizer, shards=config.shards)
+    artifact = evaluate_checkpoint(store, curated, checkpoint, split, config.evaluate, progress)
+    progress.finish(headline(artifact))
+    return artifact
+
+
+@stage_task("show-evaluations")
+def show_evaluations_task(found: Mapping[str, Artifact], baselines: Artifact, split: str) -> None:
+    """The table of all figures, with their intervals."""
+    show_table(f"evaluate-{split}", read_evaluations([*found.values(), baselines]), f"Figures on {split}, 95 % intervals")
+
+
+def headline(artifact: Artifact) -> str:
+    """The primary metric of each kind in one line; both models' for the baselines."""
+    figures: dict[str, list[str]] = {}
+    for row in read_evaluations([artifact]):
+        if row["metric"] == PRIMARY_METRIC[row["kind"]]:
+            figures.setdefault(row["kind"].replace("_", " "), []).append(f"{row['value']:.3f}")
+    return ", ".join(f"{kind} {' / '.join(values)}" for kind, values in figures.items()) or "too little data for any task"
