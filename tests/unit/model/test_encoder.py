@@ -210,9 +210,9 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_generator_alone() -> N
 
 
 def test_wrong_use_is_answered_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match="no config file"):
         Encoder.load(tmp_path)
-    with pytest.raises(UserError, match="no multiple of model.heads"):
+    with pytest.raises(UserError, match="no multiple of"):
         Encoder.build(ModelConfig(width=30, heads=4), VOCABULARY, seed=1)
     with pytest.raises(UserError, match="25 tokens for a model of 24 positions"):
         small_encoder()(*random_rows([25]))
@@ -226,9 +226,9 @@ def test_wrong_use_is_answered_in_one_line(tmp_path: Path) -> None:
 def test_temperature_is_set_and_clamped() -> None:
     encoder = small_encoder(layers=1)
     set_temperature(encoder, 0.05)
-    assert float((-encoder.log_scale).exp()) == pytest.approx(0.05)
+    assert float((-encoder.log_scale.detach()).exp()) == pytest.approx(0.05)
     clamp_temperature(encoder, 0.01)
-    assert float((-encoder.log_scale).exp()) == pytest.approx(0.05)
+    assert float((-encoder.log_scale.detach()).exp()) == pytest.approx(0.05)
     set_temperature(encoder, 0.001)
     clamp_temperature(encoder, 0.01)
-    assert float((-encoder.log_scale).exp()) == pytest.approx(0.01)
+    assert float((-encoder.log_scale.detach()).exp()) == pytest.approx(0.01)

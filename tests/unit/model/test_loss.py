@@ -103,18 +103,21 @@ def test_a_chain_of_neighbours_is_not_held_against_itself() -> None:
     assert masked == {(i, j) for i in range(3) for j in range(3) if i != j}
 
 
-def test_masked_entries_touch_neither_loss_nor_gradients() -> None:
-    # the only link between pair 0 and pair 1 is masked both ways: moving one leaves the other's gradient alone
-    hashes = PairHashes(torch.tensor([1, 1, 3]), torch.tensor([4, 5, 6]))
-    x_BD, y_BD, log_scale, _ = batch(3)
+@pytest.mark.parametrize("tile", [1 << 24, 12])
+def test_masked_entries_touch_neither_loss_nor_gradients(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "TILE_LOGITS", tile)
+    # x the identity: y_j[i] is the logit (i, j) itself, and its gradient that entry's
+    x_BD, y_BD, log_scale = torch.eye(5), torch.rand(5, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(())
+    hashes = PairHashes(torch.tensor([1, 2, 3, 4, 1]), torch.tensor([2, 6, 7, 7, 8]))
+    mask_BB = false_negatives(hashes, 0, 5)
+    assert mask_BB.nonzero().tolist() == [[0, 4], [1, 0], [2, 3], [3, 2], [4, 0]]
     loss_of = lambda *leaves: contrastive_loss(*leaves, hashes)  # noqa: E731
-    _, grad_x, grad_y, _ = gradients(loss_of, x_BD, y_BD, log_scale)
-    moved_x, moved_y = x_BD.clone(), y_BD.clone()
-    moved_x[1], moved_y[1] = -x_BD[1], normalize(x_BD[0] + y_BD[0], dim=0)
-    _, moved_grad_x, moved_grad_y, _ = gradients(loss_of, moved_x, moved_y, log_scale)
-    torch.testing.assert_close(grad_x[0], moved_grad_x[0], atol=1e-15, rtol=0)
-    torch.testing.assert_close(grad_y[0], moved_grad_y[0], atol=1e-15, rtol=0)
-    assert not torch.allclose(grad_x[2], moved_grad_x[2])
+    loss, *grads = gradients(loss_of, x_BD, y_BD, log_scale)
+    assert torch.equal(grads[1].T == 0, mask_BB)
+    moved_loss, *moved_grads = gradients(loss_of, x_BD, torch.where(mask_BB.T, y_BD + 3, y_BD), log_scale)
+    torch.testing.assert_close(moved_loss, loss)
+    torch.testing.assert_close(moved_grads[1:], grads[1:])
+    assert gradients(loss_of, x_BD, torch.where(mask_BB.T, y_BD, y_BD + 3 * torch.eye(5)), log_scale)[0] != loss
 
 
 def test_a_batch_of_equal_texts_has_no_negatives_and_no_loss() -> None:

@@ -38,7 +38,7 @@ def test_sorting_keeps_padding_rare() -> None:
     sequences = [np.ones(n, dtype=np.int32) for n in lengths]
     sorted_share = padding_share(cut_micro_batches(sequences, 4096))
     one_batch_share = padding_share(cut_micro_batches(sequences, 10**9))
-    assert sorted_share < 0.05 < 0.4 < one_batch_share
+    assert sorted_share < 0.12 < 0.4 < one_batch_share
 
 
 def test_an_empty_sequence_is_refused() -> None:

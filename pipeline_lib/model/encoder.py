@@ -1,0 +1,178 @@
+"""E: a causal transformer, pooled at the closing delimiter, L2-normalised (paper, section 2).
+
+B rows, L tokens, D embedding width, T = B * L.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
+
+from pipeline_lib.config import ModelConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model import pooled_gpt2
+
+if TYPE_CHECKING:
+    from pipeline_lib.tokens.tokenizer import PairTokenizer
+
+Precision = Literal["float32", "bfloat16"]
+
+DEFAULT_TEMPERATURE = 0.07  # CLIP's
+
+
+class Encoder(nn.Module):
+    """Maps right-padded token ids to unit vectors; x and y go through the same weights.
+
+    Attributes:
+        backbone: what `AutoModel` built or loaded, all of it saved by `save`.
+        log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
+        precision: of matrix products; weights, norms and embeddings stay float32.
+        lean: pooled_gpt2.py's forward, where the backbone is a GPT-2; else the backbone's own.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(DEFAULT_TEMPERATURE)))
+        self.precision: Precision = "float32"
+        self.lean = pooled_gpt2.is_supported(backbone)
+
+    @classmethod
+    def build(cls, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> Self:
+        """A new GPT-2 of the config's sizes, or the causal language model in the folder `config.init`.
+
+        Raises:
+            UserError: the folder cannot be read, or its vocabulary is smaller than the tokenizer's.
+        """
+        if config.init:
+            return cls(_with_dropout(_load_backbone(Path(config.init), tokenizer.vocab_size), config.dropout))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            backbone = AutoModel.from_config(gpt2_config(config, tokenizer), attn_implementation="sdpa")
+        return cls(backbone)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The encoder of a folder that `save` or `transformers` wrote, in evaluation mode.
+
+        Raises:
+            UserError: there is no readable model in the folder.
+        """
+        return cls(_load_backbone(Path(folder))).eval()
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them."""
+        self.backbone.save_pretrained(folder)
+
+    @property
+    def width(self) -> int:
+        """Dimensions of an embedding."""
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_scale.device
+
+    def forward(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None = None) -> Tensor:
+        """Unit vectors (B, D), in the weights' precision.
+
+        Args:
+            ids_BL: int64, right-padded; what padding holds does not matter.
+            lengths_B: int64, tokens of each row: the closing delimiter stands at `lengths_B - 1`.
+            tokens_TD: token embeddings of `ids_BL` from `look_up`, where the caller has them (`lean` only).
+        """
+        self._check_length(ids_BL.shape[1])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            pooled_BD = self._pooled(ids_BL, lengths_B, tokens_TD)
+        return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
+
+    def look_up(self, ids_T: Tensor) -> Tensor:
+        """Token embeddings (T, D): one look-up for many micro-batches makes one gradient of the table, not one each."""
+        return F.embedding(ids_T, cast(nn.Embedding, self.backbone.get_input_embeddings()).weight)
+
+    def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
+        if self.lean:
+            return pooled_gpt2.pooled_states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD)
+        mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths_B[:, None]
+        # padding may hold an id that this vocabulary lacks
+        ids_BL = ids_BL.masked_fill(~mask_BL, 0)
+        states_BLD = self.backbone(ids_BL, attention_mask=mask_BL.long(), use_cache=False).last_hidden_state
+        return states_BLD[torch.arange(len(ids_BL), device=ids_BL.device), lengths_B - 1]
+
+    def _check_length(self, n_tokens: int) -> None:
+        longest = getattr(self.backbone.config, "max_position_embeddings", None)
+        if longest is not None and n_tokens > longest:
+            raise UserError(
+                f"a row of {n_tokens} tokens for a model of {longest} positions: raise model.positions or cut shorter"
+            )
+
+
+def gpt2_config(config: ModelConfig, tokenizer: PairTokenizer) -> GPT2Config:
+    """The `transformers` configuration of a new backbone; pre-training builds its language model from the same.
+
+    Raises:
+        UserError: the width is no multiple of the heads.
+    """
+    if config.width % config.heads:
+        raise UserError(f"model.width {config.width} is no multiple of model.heads {config.heads}: change one")
+    return GPT2Config(
+        vocab_size=tokenizer.vocab_size,
+        n_positions=config.positions,
+        n_embd=config.width,
+        n_layer=config.layers,
+        n_head=config.heads,
+        n_inner=config.inner,
+        activation_function="gelu_pytorch_tanh",
+        embd_pdrop=config.dropout,
+        attn_pdrop=0.0,
+        resid_pdrop=config.dropout,
+        bos_token_id=tokenizer.x_open,
+        eos_token_id=tokenizer.y_close,
+        pad_token_id=tokenizer.pad,
+        use_cache=False,
+    )
+
+
+def set_temperature(encoder: Encoder, temperature: float) -> None:
+    """Set exp(-tau)."""
+    with torch.no_grad():
+        encoder.log_scale.fill_(-math.log(temperature))
+
+
+def clamp_temperature(encoder: Encoder, min_temperature: float) -> None:
+    """Keep exp(-tau) at or above the floor; called after each optimizer step, as in CLIP (floor 1/100)."""
+    with torch.no_grad():
+        encoder.log_scale.clamp_(max=-math.log(min_temperature))
+
+
+def _load_backbone(folder: Path, min_vocab_size: int = 0) -> PreTrainedModel:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config file; expected the folder of a causal language model of transformers")
+    try:
+        backbone = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a model of transformers: {error}") from error
+    if backbone.config.vocab_size < min_vocab_size:
+        raise UserError(
+            f"{folder}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {min_vocab_size}; "
+            "take the tokenizer that belongs to the model"
+        )
+    backbone.config.name_or_path = ""  # where it was loaded from is no part of what is saved
+    return backbone
+
+
+def _with_dropout(backbone: PreTrainedModel, dropout: float) -> PreTrainedModel:
+    """The config's dropout in place of the checkpoint's; none on attention weights, as in a new model."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0 if name.endswith("attn_dropout") else dropout
+    return backbone

@@ -1,0 +1,100 @@
+"""Exact gradients of a loss over a whole batch, from forward passes over micro-batches (GradCache, arXiv 2101.06983).
+
+N sequences of the batch (x and y together), D embedding width, T tokens of all micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
+
+BatchLoss = Callable[[Tensor], Tensor]
+
+
+def batch_gradients(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss, cached: bool) -> Tensor:
+    """Add the gradients of the batch's loss to the encoder's `.grad`s and return the loss, detached.
+
+    Args:
+        encoder: in training mode where dropout is wanted.
+        batches: all of the batch's sequences, on the encoder's device.
+        loss_of: from the embeddings (N, D), in the order of the sequences, to the scalar loss. Its own parameters
+            (the log scale) get their gradients too. In a run of many processes it gathers and calls
+            `contrastive_loss(..., rows=...)`.
+        cached: False: one forward pass, all activations kept. True: a forward pass without a graph, the loss, then
+            forward again micro-batch by micro-batch with the same random numbers: the activations of one micro-batch,
+            for about a third more work. The gradients are the same.
+    """
+    return _cached(encoder, batches, loss_of) if cached else _direct(encoder, batches, loss_of)
+
+
+def _direct(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss) -> Tensor:
+    pieces = [
+        encoder(batch.ids_BL, batch.lengths_B, tokens_TD)
+        for batch, tokens_TD in zip(batches, _look_up_once(encoder, batches), strict=True)
+    ]
+    loss = loss_of(in_input_order(pieces, batches))
+    loss.backward()
+    return loss.detach()
+
+
+def _look_up_once(encoder: Encoder, batches: Sequence[MicroBatch]) -> Sequence[Tensor | None]:
+    if not encoder.lean:
+        return [None] * len(batches)
+    ids_T = torch.cat([batch.ids_BL.flatten() for batch in batches])
+    return encoder.look_up(ids_T).split([batch.padded_tokens for batch in batches])
+
+
+def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss) -> Tensor:
+    states, pieces = [], []
+    with torch.no_grad():
+        for batch in batches:
+            states.append(_random_state(encoder.device))
+            pieces.append(encoder(batch.ids_BL, batch.lengths_B))
+    leaves = [piece.requires_grad_() for piece in pieces]
+    loss = loss_of(in_input_order(leaves, batches))
+    loss.backward()
+    for batch, state, leaf in zip(batches, states, leaves, strict=True):
+        assert leaf.grad is not None, "the loss read no embedding of a micro-batch"
+        with _replayed(state, encoder.device):
+            encoder(batch.ids_BL, batch.lengths_B).backward(leaf.grad)
+    return loss.detach()
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
+    """Draw the random numbers of an earlier forward pass again; afterwards the generators stand where they stood."""
+    cpu_state, cuda_state = state
+    with torch.random.fork_rng(devices=[device] if cuda_state is not None else []):
+        torch.set_rng_state(cpu_state)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device)
+        yield
+
+
+def activation_bytes(config: PretrainedConfig, n_tokens: int, lean: bool = True) -> int:
+    """What the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
+
+    A layer keeps eight hidden vectors a token (both norms' inputs and outputs, queries, keys and values, attention's
+    output) and two of the feed-forward width. The lean path's last layer keeps two.
+    """
+    width = config.hidden_size
+    inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
+    layers = config.num_hidden_layers
+    full_layers = layers - 1 if lean else layers
+    return 4 * n_tokens * (full_layers * (8 * width + 2 * inner) + 4 * width)
+
+
+def should_cache(config: PretrainedConfig, n_tokens: int, budget_bytes: int, lean: bool = True) -> bool:
+    """Whether keeping every graph of a batch of that many padded tokens would pass the budget for activations."""
+    return activation_bytes(config, n_tokens, lean) > budget_bytes

@@ -1,0 +1,166 @@
+"""Symmetric cross entropy over in-batch negatives, with known false negatives left out (paper, section 2).
+
+    logit(x_i, y_j) = cos(x_i, y_j) * exp(tau)
+    loss = mean over i of (lse_j logit(x_i, y_j) + lse_j logit(x_j, y_i)) / 2 - logit(x_i, y_i)
+
+B pairs of the global batch, R rows that this process answers for, C rows of one tile, D embedding width. One side's
+embeddings are the queries q, the other's the candidates c; both directions run through the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits held at once: 64 MiB in float32. All of a batch of 4,096; a batch of 12,288 takes ten tiles a direction.
+TILE_LOGITS = 1 << 24
+
+
+@dataclass(frozen=True)
+class PairHashes:
+    """Identities of the batch's texts; equal texts have equal hashes, whichever side they stand on."""
+
+    x_B: Tensor  # int64
+    y_B: Tensor  # int64
+    document_B: Tensor | None = None  # int64; given: other pairs of the same document are no negatives
+
+    def swapped(self) -> PairHashes:
+        """The same pairs with y asking for x."""
+        return PairHashes(self.y_B, self.x_B, self.document_B)
+
+    def to(self, device: torch.device) -> PairHashes:
+        """The same hashes on another device."""
+        document_B = None if self.document_B is None else self.document_B.to(device)
+        return PairHashes(self.x_B.to(device), self.y_B.to(device), document_B)
+
+
+def contrastive_loss(x_BD: Tensor, y_BD: Tensor, log_scale: Tensor, hashes: PairHashes, rows: slice | None = None) -> Tensor:
+    """Mean over the global batch of the row and the column cross entropies; a scalar in the embeddings' precision.
+
+    Entry (i, j), i != j, is no negative where x_i = x_j, y_i = y_j or x_i = y_j (in the pairs (p1, p2) and (p2, p3) of one
+    document p2 would else be held against itself), or where the documents are the same if `hashes` has them.
+
+    Args:
+        x_BD: unit vectors of every pair of the global batch.
+        y_BD: likewise; y_i belongs to x_i.
+        log_scale: tau, a scalar; it gets its gradient.
+        hashes: of all B pairs.
+        rows: the pairs that this process answers for, in both directions. The sum over processes whose slices cover
+            0..B is the loss of the whole batch, and so are the sums of the gradients of x_BD, y_BD and log_scale: no
+            factor of the number of processes enters. None: all.
+    """
+    n_pairs = len(x_BD)
+    begin, end, _ = (rows or slice(None)).indices(n_pairs)
+    scale = log_scale.exp()
+    if end - begin == n_pairs and n_pairs * n_pairs <= TILE_LOGITS:
+        return _SquareLoss.apply(x_BD, y_BD, scale, hashes)
+    forth = _DirectedLoss.apply(x_BD, y_BD, scale, hashes, (begin, end))
+    back = _DirectedLoss.apply(y_BD, x_BD, scale, hashes.swapped(), (begin, end))
+    return (forth + back) / 2
+
+
+def false_negatives(hashes: PairHashes, begin: int, end: int) -> Tensor:
+    """Entries of rows begin..end that are left out of the denominators: bool (R, B), never the positives."""
+    x_R1, y_R1 = hashes.x_B[begin:end, None], hashes.y_B[begin:end, None]
+    mask_RB = (x_R1 == hashes.x_B) | (y_R1 == hashes.y_B) | (x_R1 == hashes.y_B)
+    if hashes.document_B is not None:
+        mask_RB |= hashes.document_B[begin:end, None] == hashes.document_B
+    own_R = torch.arange(end - begin, device=mask_RB.device)
+    mask_RB[own_R, own_R + begin] = False
+    return mask_RB
+
+
+class _SquareLoss(torch.autograd.Function):
+    """Both directions from one matrix of logits: three matrix products, gradients included."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BD: Tensor, y_BD: Tensor, scale: Tensor, hashes: PairHashes) -> Tensor:
+        n_pairs = len(x_BD)
+        cosines_BB = x_BD @ y_BD.T
+        logits_BB = (cosines_BB * scale).masked_fill_(false_negatives(hashes, 0, n_pairs), -torch.inf)
+        row_lse_B, column_lse_B = logits_BB.logsumexp(dim=1), logits_BB.logsumexp(dim=0)
+        loss = ((row_lse_B + column_lse_B) / 2 - logits_BB.diagonal()).mean()
+        if any(ctx.needs_input_grad):
+            # d loss / d logit = ((row softmax + column softmax) / 2 - identity) / B
+            slope_BB = (logits_BB - row_lse_B[:, None]).exp_()
+            slope_BB += logits_BB.sub_(column_lse_B).exp_()
+            slope_BB.div_(2 * n_pairs).diagonal().sub_(1 / n_pairs)
+            grad_scale = torch.dot(slope_BB.flatten(), cosines_BB.flatten()).reshape(scale.shape)
+            slope_BB *= scale
+            ctx.save_for_backward(slope_BB @ y_BD, slope_BB.T @ x_BD, grad_scale)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad_loss * grad for grad in ctx.saved_tensors), None
+
+
+class _DirectedLoss(torch.autograd.Function):
+    """Rows begin..end as queries against all candidates, tile by tile; gradients are summed up on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BD: Tensor, c_BD: Tensor, scale: Tensor, hashes: PairHashes, rows: tuple[int, int]) -> Tensor:
+        loss, grad_scale = q_BD.new_zeros(()), torch.zeros_like(scale)
+        grad_q_BD, grad_c_BD = torch.zeros_like(q_BD), torch.zeros_like(c_BD)
+        for begin, end in _tiles(*rows, len(q_BD)):
+            cosines_CB = q_BD[begin:end] @ c_BD.T
+            logits_CB = (cosines_CB * scale).masked_fill_(false_negatives(hashes, begin, end), -torch.inf)
+            lse_C, positive_C = logits_CB.logsumexp(dim=1), logits_CB.diagonal(begin)
+            loss += (lse_C - positive_C).sum() / len(q_BD)
+            if any(ctx.needs_input_grad):
+                slope_CB = logits_CB.sub_(lse_C[:, None]).exp_().div_(len(q_BD))
+                slope_CB.diagonal(begin).sub_(1 / len(q_BD))
+                grad_scale += torch.dot(slope_CB.flatten(), cosines_CB.flatten()).reshape(scale.shape)
+                slope_CB *= scale
+                grad_q_BD[begin:end] = slope_CB @ c_BD
+                grad_c_BD.addmm_(slope_CB.T, q_BD[begin:end])
+        ctx.save_for_backward(grad_q_BD, grad_c_BD, grad_scale)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad_loss * grad for grad in ctx.saved_tensors), None, None
+
+
+def _tiles(begin: int, end: int, n_columns: int) -> list[tuple[int, int]]:
+    height = max(1, TILE_LOGITS // n_columns)
+    return [(start, min(start + height, end)) for start in range(begin, end, height)]
+
+
+@dataclass(frozen=True)
+class HardNegative:
+    """A query and a candidate of another pair that the model scores high: a hard negative, or a false one."""
+
+    x_row: int
+    y_row: int
+    score: float  # cosine
+
+
+def hardest_negatives(x_BD: Tensor, y_BD: Tensor, hashes: PairHashes, k: int) -> list[HardNegative]:
+    """The k highest-scoring entries that the loss takes as negatives, best first, ties by row.
+
+    Args:
+        x_BD: unit vectors.
+        y_BD: unit vectors.
+        hashes: of all B pairs, as given to the loss.
+        k: at most this many; fewer where the batch has fewer negatives.
+    """
+    found: list[HardNegative] = []
+    n_pairs = len(x_BD)
+    with torch.no_grad():
+        for begin, end in _tiles(0, n_pairs, n_pairs):
+            scores_CB = x_BD[begin:end] @ y_BD.T
+            scores_CB.masked_fill_(false_negatives(hashes, begin, end), -torch.inf)
+            scores_CB.diagonal(begin).fill_(-torch.inf)
+            best = scores_CB.flatten().topk(min(k, scores_CB.numel()))
+            for score, entry in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                if score > -math.inf:
+                    found.append(HardNegative(begin + entry // n_pairs, entry % n_pairs, score))
+    return sorted(found, key=lambda negative: (-negative.score, negative.x_row, negative.y_row))[:k]
