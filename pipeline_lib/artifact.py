@@ -273,6 +273,7 @@ class Store:
             replace_file(folder / "run.json", run.to_json())
         fault_point("artifact:before_manifest")
         put_if_absent(folder / "manifest.json", _to_json(manifest))
+        fault_point("artifact:after_manifest")
         found = self.find(manifest.stage, manifest.key)
         assert found is not None, f"{folder}: committed, but its files are not there"
         return found
