@@ -46,7 +46,7 @@ class SourceConfig(StageConfig):
         description="A folder of code and prose; empty: this machine's own Python (standard library and runtime"
         " dependencies). Its content, not its place, names the work.",
     )
-    max_file_bytes: int = Field(2_000_000, description="Larger files are dropped with reason `too_large` (bytes).", gt=0)
+    max_file_bytes: int = Field(2_000_000, description="Larger files are dropped with reason `file_too_large` (bytes).", gt=0)
     max_bundle_bytes: int = Field(
         12_000_000,
         description="Files in order of source and path are cut into bundles of at most this, mostly of little more"
@@ -225,6 +225,11 @@ class TrainConfig(OptimizerConfig):
     )
     mask_same_document: bool = Field(False, description="Leave other pairs of the same document out of the negatives.")
     checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
+    activation_bytes: int = operational(
+        2 * 1024**3,
+        description="A batch whose activations take more a process is computed by gradient caching: a third more work (bytes).",
+        gt=0,
+    )
 
 
 class PretrainConfig(OptimizerConfig):
@@ -254,7 +259,7 @@ class EvaluateConfig(StageConfig):
     )
     max_queries: int = Field(2000, description="Queries of one search task on validation; the test takes all.", ge=2)
     min_class_texts: int = Field(20, description="Pieces of prose that a group needs to be a class of the linear probe.", ge=4)
-    max_class_texts: int = Field(60, description="Pieces of prose of one class at most.", ge=4)
+    max_class_texts: int = Field(90, description="Pieces of prose of one class at most.", ge=4)
     max_classes: int = Field(30, description="Classes of the linear probe at most, in the order of their hash.", ge=2)
     similarity_pairs: int = Field(300, description="Pairs of each of the four grades of similarity at most.", ge=10)
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
@@ -285,7 +290,13 @@ class IndexConfig(StageConfig):
     factory: str = Field(
         "Flat", description="FAISS index factory string; vectors are normalised, the metric is the inner product."
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the matrix products that embed documents; vectors are stored as float32."
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)
+    rows_per_slice: int = operational(
+        8_192, description="Texts embedded at a time: what a killed build loses at most (rows).", ge=1
+    )
 
 
 class RunConfig(StageConfig):

@@ -1,0 +1,166 @@
+"""One bundle of files to one part: what a Dask task does. It gets paths and configs and returns the part's record."""
+
+from __future__ import annotations
+
+import shutil
+from email.parser import HeaderParser
+from pathlib import Path
+
+from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
+from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig
+from pipeline_lib.pairs.code_pairs import code_pairs
+from pipeline_lib.pairs.definitions import Definition, find_definitions
+from pipeline_lib.pairs.filters import is_test_path
+from pipeline_lib.pairs.languages import rules_of
+from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
+from pipeline_lib.pairs.rows import Kind, Rows
+from pipeline_lib.pairs.text_pairs import Section, text_pairs
+from pipeline_lib.sources.bundles import Bundle
+from pipeline_lib.sources.safe_open import Refusal, SourceText, read_source
+from pipeline_lib.sources.source_file import SourceFile
+
+STAGE = Stage(name="extract", version=1)
+
+# Refusals that are a rule of ours, not a fault of the file: counted as drops.
+_DROPS = frozenset({"file_too_large"})
+_STOPWORDS = frozenset(
+    "the of to and a in is that for it with as be this on are by or an from".split()  # noqa: SIM905
+)
+
+
+class ExtractWork(StageConfig):
+    """All choices that the rows of a part depend on, the files' content aside."""
+
+    source: SourceConfig
+    extract: ExtractConfig
+
+
+def part_key(bundle: Bundle, work: ExtractWork) -> str:
+    """The name of a bundle's part."""
+    return digest_of([bundle.digest, work.key_fields(), STAGE.version])
+
+
+def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
+    """Extract a bundle and commit its part.
+
+    Args:
+        root: of the store.
+        killers: places of files that killed every worker that met them; they are quarantined unread.
+
+    Returns:
+        The part's record, as JSON.
+    """
+    rows = Rows(work.extract.generation)
+    for file in bundle.files:
+        if file.place in killers:
+            rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
+        else:
+            extract_file(file, work, rows)
+    store = Store(root)
+    scratch = store.scratch(STAGE.name)
+    try:
+        return _commit(store, bundle, work, rows, scratch).model_dump_json()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless the commit failed
+
+
+def probe_file(file: SourceFile, work: ExtractWork) -> None:
+    """Do for one file all that `extract_bundle` does, but write nothing: whether a worker survives it."""
+    extract_file(file, work, Rows(work.extract.generation))
+
+
+def kind_of(file: SourceFile) -> Kind:
+    """Whether a file is code or prose."""
+    return "code" if file.form == "python" else "text"
+
+
+def _commit(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows, scratch: Path) -> Part:
+    written = rows.write(scratch)
+    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+    draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
+    return store.commit_part(draft, scratch)
+
+
+def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
+    """Add a file's documents and pairs to the rows, or the reason why there are none."""
+    rows.facts["files"] += 1
+    rows.facts["bytes"] += file.bytes
+    if file.form == "python" and is_test_path(file.path):
+        rows.dropped["file_of_tests"] += 1
+        return
+    source = read_source(file.place, work.source.max_file_bytes, file.sha256, python=file.form == "python")
+    if isinstance(source, Refusal):
+        if source.reason in _DROPS:
+            rows.dropped[source.reason] += 1
+        else:
+            rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
+    elif not source.text.strip():
+        rows.dropped["file_empty"] += 1
+    elif file.form == "python":
+        _extract_code(file, source, work.extract, rows)
+    else:
+        _extract_prose(file, source, work.extract, rows)
+
+
+def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
+    language = file.form
+    document = rows.add_document(file, "code", language, source.text)
+    if language not in config.code.languages:
+        return
+    rules = rules_of(language)
+    definitions = find_definitions(source.data, rules, rules.module_name(file.path))
+    pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
+    for position, pair in enumerate(pairs):
+        rows.add_code_pair(file, document, language, position, pair)
+    documented = [d for d in definitions if not d.in_test and _is_long(d, 2 * config.text.min_words)]
+    sections = [
+        Section(definition.qualified_name, docstring_paragraphs(definition.doc.value, definition.doc.line))
+        for definition in documented
+        if definition.doc is not None
+    ]
+    _add_text_pairs(file, sections, config, rows)
+
+
+def _is_long(definition: Definition, least_words: int) -> bool:
+    """Whether its docstring is long enough for two pieces; words are counted only where the characters may suffice."""
+    doc = definition.doc
+    return doc is not None and len(doc.value) >= 2 * least_words and len(doc.value.split()) >= least_words
+
+
+def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
+    text, line, markdown = source.text, 1, file.form == "markdown"
+    name = file.path.rsplit("/", 1)[-1]
+    if file.form == "metadata":
+        text, line, markdown = description(text)
+        name = file.source
+    _add_text_pairs(file, [Section(name, paragraphs(text, line, indented_code=markdown))], config, rows)
+
+
+def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractConfig, rows: Rows) -> None:
+    """Add one prose document for all sections, and the pairs of neighbours inside each."""
+    sections = [section for section in sections if section.paragraphs]
+    if not sections:
+        return
+    text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
+    language = prose_language(text)
+    document = rows.add_document(file, "text", language, text)
+    for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped)):
+        rows.add_text_pair(file, document, language, position, pair)
+
+
+def description(metadata: str) -> tuple[str, int, bool]:
+    """The long description in a METADATA file: its text, the line that it starts at, whether it is Markdown."""
+    head, _, body = metadata.partition("\n\n")
+    headers = HeaderParser().parsestr(head)
+    markdown = (headers["Description-Content-Type"] or "").strip().lower().startswith("text/markdown")
+    if body.strip():
+        return body, head.count("\n") + 3, markdown
+    folded = headers["Description"] or ""  # metadata before version 2.1 holds it in a folded header
+    return "\n".join(line.removeprefix("        ").removeprefix("       |") for line in folded.split("\n")), 1, markdown
+
+
+def prose_language(text: str) -> str:
+    """`en` where at least one in 20 of the first 500 words is a common English one, else `und` (undetermined)."""
+    words = text[:4000].lower().split()[:500]
+    common = sum(1 for word in words if word in _STOPWORDS)
+    return "en" if words and common * 20 >= len(words) else "und"

@@ -1,0 +1,95 @@
+"""A function on its way to a pair: what x and y would be.
+
+y is the function from `def` to its end, without its docstring and without its decorators. A decorator's arguments
+(validation tables, command-line options, documentation templates) run to dozens of lines, and would push the body out of
+the tokens that y is cut to; CodeSearchNet leaves them out too. A nested function is a candidate of its own and also stays,
+docstring and all, in the function around it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+
+from pipeline_lib.config import View
+from pipeline_lib.pairs.definitions import Definition
+from pipeline_lib.pairs.languages import LanguageRules
+
+
+class Candidate:
+    """One function under one view, and what the drop rules ask of it; what costs is computed when it is asked for."""
+
+    def __init__(self, definition: Definition, view: View, data: bytes, rules: LanguageRules) -> None:
+        self.definition = definition
+        self.view = view
+        self.data = data
+        self.rules = rules
+
+    @cached_property
+    def x(self) -> str:
+        if self.view == "name":
+            return name_words(self.definition.name)
+        return first_paragraph(self.definition.doc.value) if self.definition.doc else ""
+
+    @property
+    def body_lines(self) -> int:
+        """Lines of body that hold code: no docstring, no comment, not empty."""
+        definition, doc = self.definition, self.definition.doc
+        body = self.data[(doc.end if doc else definition.body_start) : definition.end]
+        lines = (line.strip() for line in body.split(b"\n"))
+        return sum(1 for line in lines if line and line != b";" and not line.startswith(self.rules.comment))
+
+    @property
+    def y(self) -> str:
+        definition, data = self.definition, self.data
+        source = without_doc(data, definition)
+        if self.view == "name":
+            head = data[definition.start : definition.name_end].decode()
+            source = head[: -len(definition.name)] + self.rules.blank_name + source[len(head) :]
+        line_start = data.rfind(b"\n", 0, definition.start) + 1
+        indent = data[line_start : definition.start].decode()
+        if indent and indent.isspace():
+            source = source.replace("\n" + indent, "\n")
+        return source.rstrip()
+
+
+_AFTER_DOC = re.compile(r"[ \t]*(?:;[ \t]*)?(?:#[^\n]*)?(?:\n[ \t]*(?=\n))*")
+
+
+def without_doc(data: bytes, definition: Definition) -> str:
+    """The source from the definition's first byte to its last, without its docstring and what trails on its line."""
+    doc = definition.doc
+    if doc is None:
+        return data[definition.start : definition.end].decode()
+    head = data[definition.start : doc.start].decode().rstrip()
+    tail = data[doc.end : definition.end].decode()
+    match = _AFTER_DOC.match(tail)
+    assert match is not None
+    tail = tail[match.end() :]
+    return head + tail if tail.startswith("\n") or not tail else f"{head} {tail}"
+
+
+# Where a first paragraph ends: an empty line, or a line that opens a field list, a section, an underline or an example.
+_PARAGRAPH_END = re.compile(
+    r"\n[ \t]*(?:\n|:[a-z][\w ,*|.\[\]]*:(?:\s|$)|@(?:param|return|type|rtype|raise)|\.\. |>>>|[-=~^*]{3,}[ \t]*(?:\n|$)"
+    r"|(?:Args|Arguments|Parameters|Params|Returns?|Yields?|Raises|Examples?|Notes?|Usage)[ \t]*:?[ \t]*(?:\n|$))"
+)
+_ROLE = re.compile(r":[a-z][\w:+.-]*:`[~!]?([^`]*)`")
+
+
+def first_paragraph(doc: str) -> str:
+    """The first paragraph of a docstring as one line: spaces folded, roles and backticks of reST taken off."""
+    text = "\n" + doc.strip()
+    match = _PARAGRAPH_END.search(text)
+    text = text[: match.start()] if match else text
+    if "`" in text:
+        text = _ROLE.sub(r"\1", text).replace("`", "")
+    return " ".join(text.split())
+
+
+_WORD = re.compile(r"[^\W\d_]+?(?=[A-Z][^\W\d_A-Z]|\b|_|\d|(?<=[^\W\d_A-Z])[A-Z])|\d+")
+
+
+def name_words(name: str) -> str:
+    """The words of an identifier: parseHTTPDate_v2 -> parse http date v 2."""
+    return " ".join(word.lower() for word in _WORD.findall(name))

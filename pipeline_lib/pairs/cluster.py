@@ -1,0 +1,111 @@
+"""The Dask cluster of one dataset build: worker processes on this machine, on loopback, gone when the work is done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, Future, LocalCluster, Security, as_completed
+from distributed.scheduler import KilledWorker
+
+POLL_SECONDS = 0.2
+TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
+# The first death of a worker may be chance (memory pressure, an impatient operator), the third in a row on one task is not.
+ALLOWED_DEATHS = 2
+
+
+def worker_count(configured: int, tasks: int) -> int:
+    """Worker processes for that many tasks; one a core where none is configured."""
+    return max(1, min(configured or len(os.sched_getaffinity(0)), tasks))
+
+
+@contextmanager
+def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
+    """A cluster of single-threaded worker processes.
+
+    Its connections are encrypted with a certificate made for the occasion: without one, any local user could hand the
+    scheduler a function to run. A worker leaves when its parent dies, be it by SIGKILL.
+    """
+    settings = {
+        "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
+        # one task a worker and the rest queued at the scheduler: a death is blamed on the task that ran, not on others
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.admin.system-monitor.gil.enabled": False,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            protocol="tls",
+            security=Security.temporary(),
+            dashboard_address=None,
+            worker_dashboard_address=None,
+            memory_limit=memory_bytes,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+class Killed:
+    """Stands for the result of a task that killed every worker that it was given to."""
+
+
+def run_tasks(
+    client: Client,
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    on_result: Callable[[int, Any], None],
+    tick: Callable[[], None],
+) -> None:
+    """Run `function(*task)` for each task, a few a worker at a time.
+
+    Args:
+        on_result: called with a task's index and its result, or `Killed`, in the order of completion.
+        tick: called several times a second while waiting.
+
+    Raises:
+        Exception: what a task raised; the others are cancelled. Dask repeats a task whose worker died, nothing else.
+    """
+    waiting = iter(range(len(tasks)))
+    index_of: dict[str, int] = {}
+    running = as_completed([], with_results=False)
+
+    def submit_next() -> None:
+        index = next(waiting, None)
+        if index is not None:
+            future = client.submit(function, *tasks[index], pure=False)
+            index_of[str(future.key)] = index
+            running.add(future)
+
+    for _ in range(TASKS_A_WORKER * len(client.scheduler_info(n_workers=-1)["workers"])):
+        submit_next()
+    while not running.is_empty():
+        for future in _finished(running):
+            on_result(index_of.pop(str(future.key)), _result(future))
+            submit_next()
+        tick()
+
+
+def _finished(running: as_completed) -> list[Future]:
+    if not running.has_ready():
+        time.sleep(POLL_SECONDS)
+    return list(running.next_batch(block=False)) if running.has_ready() else []
+
+
+def _result(future: Future) -> Any:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Killed()
+    if error is not None:
+        raise error
+    return future.result()

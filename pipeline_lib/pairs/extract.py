@@ -1,0 +1,107 @@
+"""Stage `extract`: a raw dump to documents and pairs, bundle by bundle, in Dask worker processes.
+
+Parts are committed by the workers as they finish: whatever is killed, a rerun does the unfinished bundles only. Where all
+are done no cluster is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distributed import Client
+
+from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
+from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle, part_key, probe_file
+from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks, worker_count
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.sources.bundles import Bundle, list_bundles
+from pipeline_lib.sources.listing import write_listing
+
+__all__ = ["STAGE", "extract"]
+
+
+def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
+    """Read a dump and write documents.parquet, pairs.parquet and quarantine.parquet, one part a bundle.
+
+    Its cluster lives for this call. Facts of the artifact: bytes, files, documents, code_pairs, text_pairs.
+
+    Raises:
+        UserError: the dump cannot be read or is empty.
+        RuntimeError: a bundle keeps killing workers although each of its files is harmless alone: too little memory.
+    """
+    bundles = list_bundles(source)
+    listing = write_listing(store, source, bundles)
+    work = ExtractWork(source=source, extract=config)
+    return store.build(STAGE, work, {"source": listing}, lambda key: _Extraction(store, bundles, work, progress).run())
+
+
+class _Extraction:
+    """The bundles of one dump on their way to parts."""
+
+    def __init__(self, store: Store, bundles: Sequence[Bundle], work: ExtractWork, progress: Progress) -> None:
+        self.store = store
+        self.bundles = bundles
+        self.work = work
+        self.progress = progress
+        self.parts: dict[int, Part] = {}
+        self.total_bytes = sum(bundle.bytes for bundle in bundles)
+
+    def run(self) -> Outcome:
+        for index, bundle in enumerate(self.bundles):
+            part = self.store.find_part(STAGE.name, part_key(bundle, self.work))
+            if part is not None:
+                self.parts[index] = part
+        self.tell()
+        missing = [index for index in range(len(self.bundles)) if index not in self.parts]
+        if missing:
+            config = self.work.extract
+            with local_cluster(worker_count(config.workers, len(missing)), config.worker_memory_bytes) as client:
+                killed = self.extract_bundles(client, missing)
+                for index in killed:
+                    self.extract_without_killers(client, index)
+        parts = tuple(self.parts[index] for index in range(len(self.bundles)))
+        names = sorted({name for part in parts for name in part.facts})
+        facts = {name: sum(part.facts[name] for part in parts) for name in names}
+        return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
+
+    def extract_bundles(self, client: Client, indices: Sequence[int]) -> list[int]:
+        """Extract bundles; returns those that killed their workers."""
+        killed: list[int] = []
+
+        def take(task: int, result: object) -> None:
+            if isinstance(result, Killed):
+                killed.append(indices[task])
+            else:
+                assert isinstance(result, str)
+                self.parts[indices[task]] = Part.model_validate_json(result)
+
+        tasks = [(str(self.store.root), self.bundles[index], self.work) for index in indices]
+        run_tasks(client, extract_bundle, tasks, take, self.tell)
+        return sorted(killed)
+
+    def extract_without_killers(self, client: Client, index: int) -> None:
+        """Try each file of a bundle in a task of its own, then extract the bundle without those that killed workers."""
+        bundle = self.bundles[index]
+        killers: list[str] = []
+
+        def take(task: int, result: object) -> None:
+            if isinstance(result, Killed):
+                killers.append(bundle.files[task].place)
+
+        run_tasks(client, probe_file, [(file, self.work) for file in bundle.files], take, self.tell)
+        task = (str(self.store.root), bundle, self.work, tuple(sorted(killers)))
+        results: list[object] = []
+        run_tasks(client, extract_bundle, [task], lambda _, result: results.append(result), self.tell)
+        if not isinstance(results[0], str):
+            limit = self.work.extract.worker_memory_bytes
+            raise RuntimeError(
+                f"extract: bundle {bundle.label!r} ({bundle.bytes} bytes, {len(bundle.files)} files) killed its workers, which"
+                f" may use {limit} bytes each; raise extract.worker_memory_bytes or lower source.max_bundle_bytes"
+            )
+        self.parts[index] = Part.model_validate_json(results[0])
+
+    def tell(self) -> None:
+        done = sum(self.bundles[index].bytes for index in self.parts)
+        pairs = sum(part.counts.n_out for part in self.parts.values())
+        self.progress(done, self.total_bytes, f"{pairs:,} pairs")

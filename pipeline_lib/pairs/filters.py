@@ -1,0 +1,73 @@
+"""The drop rules as data: a name to count by, and when it applies. The first rule that applies names the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pipeline_lib.config import CodePairsConfig, TextPairsConfig
+from pipeline_lib.pairs.candidates import Candidate
+
+CodeRule = tuple[str, Callable[[Candidate, CodePairsConfig], bool]]
+TextRule = tuple[str, Callable[[str, str, TextPairsConfig], bool]]
+
+_TEST_PATH = re.compile(r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*\.py|[^/]*_test\.py)(?:/|$)")
+_NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+def is_test_path(path: str) -> bool:
+    """Whether a file holds tests, by its path inside its source: such a file is not even parsed."""
+    return _TEST_PATH.search(path) is not None
+
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__") and len(name) > 4
+
+
+# In order of cost: the last ones read the function's text.
+CODE_RULES: tuple[CodeRule, ...] = (
+    ("test", lambda c, _: c.definition.in_test),
+    ("dunder", lambda c, _: _is_dunder(c.definition.name)),
+    ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
+    ("no_doc", lambda c, _: c.view == "docstring" and c.definition.doc is None),
+    ("short_name", lambda c, config: c.view == "name" and c.x.count(" ") + 1 < config.min_name_words),
+    ("short_doc", lambda c, config: c.view == "docstring" and len(c.x.split()) < config.min_doc_words),
+    ("not_text", lambda c, _: _NO_TEXT.search(c.x) is not None),  # escapes such as \0 and \ud800 in a docstring
+    ("too_large", lambda c, config: c.definition.end - c.definition.start > config.max_function_bytes),
+    ("trivial", lambda c, config: c.body_lines < config.min_body_lines),
+)
+
+TEXT_RULES: tuple[TextRule, ...] = (
+    ("not_text", lambda x, y, _: _NO_TEXT.search(x) is not None or _NO_TEXT.search(y) is not None),
+    (
+        "not_prose",
+        lambda x, y, config: min(letter_share(x), letter_share(y)) < config.min_letter_share,
+    ),
+    ("same_text", lambda x, y, _: x == y),
+)
+
+
+def code_drop(candidate: Candidate, config: CodePairsConfig) -> str | None:
+    """The reason to drop a function, or None to keep it."""
+    for reason, applies in CODE_RULES:
+        if applies(candidate, config):
+            return reason
+    return None
+
+
+def text_drop(x: str, y: str, config: TextPairsConfig) -> str | None:
+    """The reason to drop a pair of pieces, or None to keep it."""
+    for reason, applies in TEXT_RULES:
+        if applies(x, y, config):
+            return reason
+    return None
+
+
+_NO_LETTER = re.compile(r"[\W\d_]+")
+_SPACE = re.compile(r"\s+")
+
+
+def letter_share(text: str) -> float:
+    """Letters among all characters but spaces: about 0.95 in prose, below 0.6 in tables and listings of numbers."""
+    solid = len(_SPACE.sub("", text))
+    return len(_NO_LETTER.sub("", text)) / solid if solid else 0.0

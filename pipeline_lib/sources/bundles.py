@@ -1,0 +1,71 @@
+"""Cutting a dump into bundles: what one process reads in one go."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from pipeline_lib.artifact import Record, digest_of
+from pipeline_lib.config import SourceConfig
+from pipeline_lib.sources.python_installation import list_python
+from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.source_tree import list_tree
+
+# One path in 32 may start a bundle once it is half full. So where a bundle ends depends on the paths near it alone, and a
+# new file moves one bound or two, not all that follow.
+CUT_ONE_IN = 32
+
+
+class Bundle(Record):
+    """Files that are extracted together, as one part. Equal digests: equal rows come out."""
+
+    label: str  # its first file's source, and its path where that is not the source's first
+    digest: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+def list_bundles(config: SourceConfig) -> list[Bundle]:
+    """The bundles of a folder or, where none is named, of this machine's Python.
+
+    Raises:
+        UserError: the folder cannot be read or is empty; the project is not installed.
+    """
+    return bundles_of(list_files(config), config.max_bundle_bytes)
+
+
+def list_files(config: SourceConfig) -> list[SourceFile]:
+    """The files of a folder or, where none is named, of this machine's Python."""
+    return list_tree(config.folder) if config.folder else list_python()
+
+
+def bundles_of(files: Iterable[SourceFile], max_bytes: int) -> list[Bundle]:
+    """Cut files, in the order of (source, path), into bundles of at most `max_bytes`; a larger file is alone in its own."""
+    bundles: list[Bundle] = []
+    pending: list[SourceFile] = []
+    size = 0
+    last_source = ""
+    for file in sorted(files, key=lambda file: (file.source, file.path)):
+        full = size + file.bytes > max_bytes or (size > max_bytes // 2 and _may_start(file))
+        if pending and full:
+            bundles.append(_bundle(pending, last_source))
+            last_source, pending, size = pending[-1].source, [], 0
+        pending.append(file)
+        size += file.bytes
+    if pending:
+        bundles.append(_bundle(pending, last_source))
+    return bundles
+
+
+def _may_start(file: SourceFile) -> bool:
+    return int.from_bytes(hashlib.sha256(file.path.encode()).digest()[:4], "big") % CUT_ONE_IN == 0
+
+
+def _bundle(files: list[SourceFile], source_before: str) -> Bundle:
+    first = files[0]
+    label = first.source if first.source != source_before else f"{first.source} from {first.path}"
+    digest = digest_of([label, [file.identity for file in files]])
+    return Bundle(label=label, digest=digest, files=tuple(files))

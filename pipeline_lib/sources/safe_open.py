@@ -1,0 +1,95 @@
+"""Bytes of an unknown hand to text, or a refusal with its reason: nothing is guessed and nothing is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import tokenize
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A file's text, its newlines folded to \\n and without a byte order mark, and the same as UTF-8."""
+
+    text: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a file was not read: a reason to count by, where in it the trouble lies, and what was got."""
+
+    reason: str
+    detail: str
+    offset: int = -1  # byte; -1: the file as a whole
+
+
+def read_source(place: str, max_bytes: int, sha256: str = "", python: bool = False) -> SourceText | Refusal:
+    """Read one file as text.
+
+    Args:
+        place: absolute path; a symbolic link, a pipe or a device is refused.
+        max_bytes: larger files are refused as `file_too_large`.
+        sha256: what the content must be, where it is known: a file that changed since it was listed is refused.
+        python: the file may declare its encoding in its first two lines (PEP 263).
+    """
+    data = _read_regular(place, max_bytes)
+    if isinstance(data, Refusal):
+        return data
+    if sha256 and (got := hashlib.sha256(data).hexdigest()) != sha256:
+        return Refusal("content_changed", f"sha256 is {got}, listed as {sha256}: reinstall the package or list again")
+    return decode(data, python)
+
+
+def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
+    """UTF-8 strictly; failing that, for Python, one attempt at the declared encoding."""
+    nul = data.find(b"\0")
+    if nul >= 0:
+        return Refusal("nul_byte", "a NUL byte: binary, or text in an encoding other than UTF-8", nul)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        declared = _decode_as_declared(data) if python else None
+        if declared is None:
+            return Refusal("not_utf8", f"{error.reason} (0x{data[error.start]:02x})", error.start)
+        text, data = declared
+    if text.startswith("\ufeff"):
+        text, data = text[1:], data[3:]
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        data = text.encode("utf-8")
+    return SourceText(text, data)
+
+
+def _read_regular(place: str, max_bytes: int) -> bytes | Refusal:
+    try:
+        # O_NONBLOCK: a pipe that takes the file's place between listing and reading must not hang the worker
+        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return Refusal("unreadable", error.strerror or str(error))
+    with os.fdopen(handle, "rb") as stream:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            return Refusal("not_a_file", "neither a folder nor a regular file")
+        if status.st_size > max_bytes:
+            return Refusal("file_too_large", f"{status.st_size} bytes, at most {max_bytes} are read")
+        try:
+            data = stream.read(max_bytes + 1)
+        except OSError as error:
+            return Refusal("unreadable", error.strerror or str(error))
+    if len(data) > max_bytes:
+        return Refusal("file_too_large", f"grew while it was read, at most {max_bytes} bytes are")
+    return data
+
+
+def _decode_as_declared(data: bytes) -> tuple[str, bytes] | None:
+    """The text in its declared encoding and that text as UTF-8; None where there is no usable declaration."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        text = data.decode(encoding)
+        return text, text.encode("utf-8")  # utf-7 and the like can yield unpaired surrogates: refused here
+    except (SyntaxError, LookupError, UnicodeError):
+        return None

@@ -1,0 +1,52 @@
+"""What is known of one file before it is read: enough to read it in another process, and to name the work on it."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pipeline_lib.artifact import Record
+
+Form = Literal["python", "markdown", "restructuredtext", "plain", "metadata"]
+
+_FORMS: dict[str, Form] = {
+    ".py": "python",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".rst": "restructuredtext",
+    ".txt": "plain",
+}
+# No prose, or the same prose in every package: a licence that everybody ships would give thousands of equal pairs.
+_NOT_PROSE = re.compile(
+    r"(?i)^(licen[cs]e|copying|notice|authors|contributors|thirdparty|third_party|patents|requirements|constraints"
+    r"|cmakelists|top_level|entry_points|sources|dependency_links|requires|robots|vendor)"
+)
+
+
+class SourceFile(Record):
+    """One file to read. All but `place` is part of its identity, for all of it shows in the rows that are made."""
+
+    place: str  # absolute path on this machine
+    path: str  # inside the source, with forward slashes
+    source: str
+    group: str
+    licence: str | None
+    form: Form
+    bytes: int
+    sha256: str  # of the content; empty where the file could not be read when it was listed
+
+    @property
+    def identity(self) -> list[str | None]:
+        return [self.source, self.path, self.group, self.licence, self.form, self.sha256]
+
+
+def form_of(path: str) -> Form | None:
+    """What kind of text a file of that name holds; None: it is not read."""
+    name = path.rsplit("/", 1)[-1]
+    stem, dot, suffix = name.rpartition(".")
+    form = _FORMS.get(f".{suffix.lower()}") if dot and stem else None
+    if form is None and name.upper() == "README":
+        return "plain"
+    if form is not None and form != "python" and _NOT_PROSE.match(name):
+        return None
+    return form
