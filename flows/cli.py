@@ -86,9 +86,7 @@ def build_dataset(preset: Preset, source: Source = "", name: Name = "", workers:
 
 
 @app.command()
-def pretrain(
-    preset: Preset, source: Source = "", name: Name = "", pretrain_steps: PretrainSteps = -1, seed: Seed = -1
-) -> None:
+def pretrain(preset: Preset, source: Source = "", name: Name = "", pretrain_steps: PretrainSteps = -1, seed: Seed = -1) -> None:
     """A causal language model on the training split, to start from."""
     params = _run_params(locals())
 
@@ -177,7 +175,7 @@ def search(
     _one_of("kind", kind, ("", "code", "text"))
     hits = search_index(_home(), query, kind or None, k)
     if as_json:
-        typer.echo(json.dumps({"query": query, "hits": [hit._asdict() for hit in hits]}, ensure_ascii=False))
+        typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
         return
     for hit in hits:
         typer.secho(f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", bold=True)

@@ -166,6 +166,7 @@ class PublishedRef(BaseModel):
     trained: str
     checkpoint: str
     selection: str = Field("", description="Key of the `select` artifact; empty where the checkpoint was named by hand.")
+    validation: EvaluatedRef | None = Field(None, description="None where the checkpoint was named by hand.")
     test: EvaluatedRef
     export: str
     index: str

@@ -6,9 +6,10 @@ from prefect import flow
 from tasks.publishing import export_task, index_task, promote_task, select_task
 
 from flows.evaluate import evaluate, evaluate_labels, require_trained
-from flows.parameters import DatasetRef, EvaluateParams, PublishedRef, PublishParams, TrainParams
+from flows.parameters import DatasetRef, EvaluatedRef, EvaluateParams, PublishedRef, PublishParams, TrainParams
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
+from pipeline_lib.model.checkpoint import Checkpoint
 
 
 @flow(name="publish", flow_run_name="publish-{params.preset}")
@@ -20,29 +21,34 @@ def publish(params: PublishParams) -> PublishedRef:
     """
     work = open_workspace(params)
     dataset, trained, label = require_trained(work, params)
-    selection = None if label else select_checkpoint(work, params, dataset, trained)
-    label = label or str(selection.manifest.facts["chosen"])  # type: ignore[union-attr]
+    validation, selection = (None, None) if label else select_checkpoint(work, params, dataset, trained)
+    if selection is not None:
+        label = str(selection.manifest.facts["chosen"])
     test = evaluate_labels(work, dataset, trained, [label], "test")
     curated = work.store.open("curate", dataset.curated)
     tokenizer = work.store.open("tokenizer", dataset.tokenizer)
-    tested = work.store.open("evaluate", test.checkpoints[label])
-    exported = export_task(work.store, trained, label, tokenizer, tested, work.config)
-    index = index_task(work.store, exported, curated, work.config)
+    checkpoint = Checkpoint(trained, label, tokenizer, work.config.shards)
+    tested, baselines = (work.store.open("evaluate", key) for key in (test.checkpoints[label], test.baselines))
+    exported = export_task(work.store, checkpoint, tested, baselines, work.config)
+    index = index_task(work.store, exported, curated, checkpoint, work.config)
     promote_task(work.home, exported, index, work.config.name)
     return PublishedRef(
         dataset=dataset,
         trained=trained.manifest.key,
         checkpoint=label,
         selection=selection.manifest.key if selection else "",
+        validation=validation,
         test=test,
         export=exported.manifest.key,
         index=index.manifest.key,
     )
 
 
-def select_checkpoint(work: Workspace, params: PublishParams, dataset: DatasetRef, trained: Artifact) -> Artifact:
+def select_checkpoint(
+    work: Workspace, params: PublishParams, dataset: DatasetRef, trained: Artifact
+) -> tuple[EvaluatedRef, Artifact]:
     """Evaluate every checkpoint on validation and choose one by the declared weights."""
     fields = params.model_dump(include=set(TrainParams.model_fields) - {"dataset"})
     validation = evaluate(EvaluateParams(**fields, dataset=dataset, trained=trained.manifest.key, split="validation"))
     evaluations = [work.store.open("evaluate", validation.checkpoints[label]) for label in sorted(validation.checkpoints)]
-    return select_task(work.store, evaluations, work.config)
+    return validation, select_task(work.store, evaluations, work.config)

@@ -18,9 +18,7 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
     progress = StageProgress("extract")
     artifact = extract(store, config.source, config.extract, progress)
     facts = artifact.manifest.facts
-    progress.finish(
-        f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs"
-    )
+    progress.finish(f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs")
     show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
     return artifact
 
@@ -62,7 +60,9 @@ def shards_task(store: Store, curated: Artifact, tokenizer: Artifact, config: Ru
     progress = StageProgress("shards")
     artifact = write_shards(store, curated, tokenizer, config.shards, progress)
     progress.finish(", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts))
-    show_table("shards", [{"part": p.label, "rows": p.counts.n_out, **p.facts} for p in artifact.manifest.parts], "Token shards")
+    show_table(
+        "shards", [{"part": p.label, "rows": p.counts.n_out, **p.facts} for p in artifact.manifest.parts], "Token shards"
+    )
     return artifact
 
 

@@ -7,7 +7,7 @@ from prefect import get_run_logger
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.train.language_model import pretrain
-from pipeline_lib.train.launch import train
+from pipeline_lib.train.launch import TrainInputs, train
 from tasks.ui import StageProgress, stage_task
 
 
@@ -21,11 +21,9 @@ def pretrain_task(store: Store, shards: Artifact, tokenizer: Artifact, config: R
 
 
 @stage_task("train", retries=0)
-def train_task(
-    store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig, start: Artifact | None
-) -> Artifact:
+def train_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig, start: Artifact | None) -> Artifact:
     """Contrastive training in a child process; it restarts from its last complete state by itself."""
     progress = StageProgress("train")
-    artifact = train(store, shards, tokenizer, config.train, config.model, start, progress, get_run_logger().info)
+    artifact = train(store, TrainInputs(shards, tokenizer, start), config.train, config.model, progress, get_run_logger().info)
     progress.finish(f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")
     return artifact

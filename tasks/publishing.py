@@ -1,0 +1,113 @@
+"""Selected checkpoint to exported model, index, promotion and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import RunConfig
+from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.evaluate import load_embedder
+from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.negatives import hardest_negatives
+from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.model.card import CardFacts, Metric
+from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.export import export
+from pipeline_lib.progress import Progress
+from pipeline_lib.search.current import promote
+from pipeline_lib.search.index import build_index
+from tasks.ui import StageProgress, show_markdown, show_table, stage_task
+
+
+@stage_task("select")
+def select_task(store: Store, evaluations: Sequence[Artifact], config: RunConfig) -> Artifact:
+    """The checkpoint with the highest declared score on validation, and why."""
+    progress = StageProgress("select")
+    artifact = select(store, evaluations, config.select)
+    selection = read_selection(artifact)
+    progress.finish(selection["chosen"])
+    rows = [{"checkpoint": c["label"], "score": c["score"], **c["kinds"]} for c in selection["checkpoints"]]
+    show_table("selection", rows, selection["sentence"])
+    return artifact
+
+
+@stage_task("export")
+def export_task(store: Store, checkpoint: Checkpoint, tested: Artifact, baselines: Artifact, config: RunConfig) -> Artifact:
+    """The folder that sentence-transformers, transformers and onnxruntime load."""
+    progress = StageProgress("export")
+    card = CardFacts(
+        title=f"{config.name}: text and code embeddings",
+        base=config.model.init or "a new causal transformer, trained on this corpus alone",
+        data=config.source.folder and f"The folder {Path(config.source.folder).name}."
+        or "A Python installation: its standard library and the packages that this project depends on.",
+        metrics=tuple(_card_metrics(tested, baselines)),
+        licence="Each text of the training data keeps the licence of the package or file it comes from; see the pairs' "
+        "`licence` column.",
+    )  # fmt: skip
+    artifact = export(store, checkpoint, config.export, card, progress)
+    progress.finish(str(artifact.part_folder()))
+    return artifact
+
+
+@stage_task("index")
+def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
+    """All functions and passages in one FAISS index, tied to the model by its hash."""
+    progress = StageProgress("index")
+    embedder = None
+
+    def embed_documents(texts: Sequence[str], report: Progress) -> np.ndarray:
+        nonlocal embedder
+        embedder = embedder or load_embedder(checkpoint, config.index.batch_tokens)
+        return embedder(texts, "y", report)
+
+    artifact = build_index(store, exported, curated, config.index, embed_documents, progress)
+    facts = artifact.manifest.parts[0].facts
+    progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
+    return artifact
+
+
+@stage_task("promote")
+def promote_task(home: Path, exported: Artifact, index: Artifact, name: str) -> None:
+    """From now on `cpt search` uses this model and this index."""
+    promote(home, exported, index, name)
+
+
+@stage_task("hardest-negatives")
+def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> Artifact:
+    """The in-batch negatives that the chosen checkpoint finds most alike: false ones show themselves."""
+    progress = StageProgress("hardest negatives")
+    artifact = hardest_negatives(store, curated, checkpoint, progress=progress)
+    progress.finish("the 50 highest-scoring")
+    return artifact
+
+
+@stage_task("show-run")
+def show_run_task(sentence: str, results: Sequence[dict[str, object]], searches: Sequence[dict[str, object]]) -> None:
+    """The run's results and sample searches in the UI."""
+    show_table("results", list(results), sentence)
+    lines = [f"# Sample searches\n\n{sentence}\n"]
+    for found in searches:
+        lines.append(f"\n## {found['query']}\n\n| score | name | where | doc |\n|---|---|---|---|")
+        lines += [
+            f"| {hit['score']:.3f} | `{hit['name']}` | `{hit['path']}:{hit['line']}` | {str(hit['doc']).replace('|', ' ')} |"
+            for hit in found["hits"]  # type: ignore[attr-defined]
+        ]
+    show_markdown("sample-searches", "\n".join(lines), "What search finds now")
+
+
+def _card_metrics(tested: Artifact, baselines: Artifact) -> list[Metric]:
+    others: dict[tuple[str, str], dict[str, float]] = {}
+    for row in read_evaluations([baselines]):
+        others.setdefault((row["task"], row["metric"]), {})[row["model"]] = round(row["value"], 4)
+    return [
+        Metric(
+            task=row["task"], metric=row["metric"], value=round(row["value"], 4), low=round(row["low"], 4),
+            high=round(row["high"], 4), n=row["n"], baselines=others.get((row["task"], row["metric"]), {}),
+        )
+        for row in read_evaluations([tested])
+        if row["metric"] == PRIMARY_METRIC[row["kind"]]
+    ]  # fmt: skip
