@@ -32,6 +32,7 @@ class Bm25:
     name = "bm25"
     step = -1
     kinds = ("code_search", "text_search")
+    probe_c = 1.0
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         corpus = [words(text) for text in task.candidates[candidates]]
@@ -46,7 +47,7 @@ class Bm25:
                 row_C[:] = index.get_scores(query)
         return scores_QC
 
-    def features(self, task: ProbeTask) -> tuple[Any, Any]:
+    def features(self, task: ProbeTask, fold: int) -> tuple[Any, Any]:
         raise NotImplementedError(f"{self.name} has no features for {task.name}")
 
     def similarity(self, task: SimilarityTask) -> np.ndarray:
@@ -59,14 +60,15 @@ class Tfidf:
     name = "tfidf"
     step = -1
     kinds = ("code_search", "text_search", "classification", "similarity")
+    probe_c = 100.0  # unit-length sparse rows: measured best or equal from 0.1 to 1,000
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         corpus_CV, queries_QV = _vectors(task.candidates[candidates], task.queries[queries])
         return (queries_QV @ corpus_CV.T).toarray()
 
-    def features(self, task: ProbeTask) -> tuple[Any, Any]:
-        train = [text for text, train in zip(task.texts, task.for_training, strict=True) if train]
-        test = [text for text, train in zip(task.texts, task.for_training, strict=True) if not train]
+    def features(self, task: ProbeTask, fold: int) -> tuple[Any, Any]:
+        train = [text for text, its_fold in zip(task.texts, task.folds, strict=True) if its_fold != fold]
+        test = [text for text, its_fold in zip(task.texts, task.folds, strict=True) if its_fold == fold]
         return _vectors(train, test)
 
     def similarity(self, task: SimilarityTask) -> np.ndarray:

@@ -58,6 +58,7 @@ class EmbeddingScorer:
     """A model that embeds; every distinct text is embedded once a side, before the first task."""
 
     kinds = tuple(PRIMARY_METRIC)
+    probe_c = 0.1  # some 1,000 samples for 256 standardised dimensions: weaker regularisation overfits
 
     def __init__(self, name: str, step: int, embed: Embed, tasks: TaskSet, progress: Progress = silent) -> None:
         self.name = name
@@ -74,11 +75,11 @@ class EmbeddingScorer:
         y_CD = self._y_ND[[self._row["y"][text] for text in task.candidates[candidates]]]
         return np.round(x_QD @ y_CD.T, _COSINE_DECIMALS)
 
-    def features(self, task: ProbeTask) -> tuple[Any, Any]:
+    def features(self, task: ProbeTask, fold: int) -> tuple[Any, Any]:
         from sklearn.preprocessing import StandardScaler
 
         x_ND = self._x(task.texts)
-        train_ND, test_ND = x_ND[task.for_training], x_ND[~task.for_training]
+        train_ND, test_ND = x_ND[task.folds != fold], x_ND[task.folds == fold]
         scaler = StandardScaler().fit(train_ND)
         return scaler.transform(train_ND), scaler.transform(test_ND)
 

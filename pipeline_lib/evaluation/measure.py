@@ -40,7 +40,6 @@ PER_QUERY = pa.schema(
 )
 
 _MAX_ITERATIONS = 1000
-_INVERSE_REGULARISATION = 0.1  # some 1,000 samples for 256 standardised dimensions: weaker ones overfit
 
 
 class Scorer(Protocol):
@@ -49,13 +48,14 @@ class Scorer(Protocol):
     name: str
     step: int
     kinds: tuple[str, ...]
+    probe_c: float  # inverse regularisation of the linear probe, which depends on the scale of the features
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         """Scores of one batch, shape (Q, C); higher is better."""
         ...
 
-    def features(self, task: ProbeTask) -> tuple[Any, Any]:
-        """Rows of the training and of the test side for the linear probe, dense or sparse."""
+    def features(self, task: ProbeTask, fold: int) -> tuple[Any, Any]:
+        """Rows of all other folds and of this one for the linear probe, dense or sparse, in the task's order."""
         ...
 
     def similarity(self, task: SimilarityTask) -> np.ndarray:
@@ -114,18 +114,19 @@ def _measure_search(scorer: Scorer, task: SearchTask, config: EvaluateConfig) ->
 
 
 def _measure_probe(scorer: Scorer, task: ProbeTask, config: EvaluateConfig) -> Measurement:
-    train_features, test_features = scorer.features(task)
-    labels = np.array(task.labels)
-    true_Q = labels[~task.for_training]
-    probe = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=_MAX_ITERATIONS)
-    predicted_Q = probe.fit(train_features, labels[task.for_training]).predict(test_features)
-    right_Q = (predicted_Q == true_Q).astype(np.float64)
+    true_N = np.array(task.labels)
+    predicted_N = np.empty_like(true_N)
+    for fold in np.unique(task.folds):
+        held_out_N = task.folds == fold
+        train_features, test_features = scorer.features(task, int(fold))
+        probe = LogisticRegression(C=scorer.probe_c, max_iter=_MAX_ITERATIONS)
+        predicted_N[held_out_N] = probe.fit(train_features, true_N[~held_out_N]).predict(test_features)
+    right_N = (predicted_N == true_N).astype(np.float64)
     figures = {
-        "accuracy": metrics.mean_interval(right_Q, config.bootstrap, config.seed),
-        "macro_f1": metrics.macro_f1_interval(predicted_Q, true_Q, config.bootstrap, config.seed),
+        "accuracy": metrics.mean_interval(right_N, config.bootstrap, config.seed),
+        "macro_f1": metrics.macro_f1_interval(predicted_N, true_N, config.bootstrap, config.seed),
     }
-    ids = [id_ for id_, train in zip(task.ids, task.for_training, strict=True) if not train]
-    return Measurement(task.name, task.kind, figures, ids, true_Q.tolist(), right_Q, np.ones(len(ids)))
+    return Measurement(task.name, task.kind, figures, task.ids, task.labels, right_N, np.ones(len(true_N)))
 
 
 def _measure_similarity(scorer: Scorer, task: SimilarityTask, config: EvaluateConfig) -> Measurement:

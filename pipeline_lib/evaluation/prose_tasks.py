@@ -15,13 +15,13 @@ from pipeline_lib.evaluation.tasks import MIN_QUERIES, Pair, ProbeTask, Similari
 
 T = TypeVar("T")
 
-_MIN_DOCUMENTS = 3  # every third document is for the test
-_TEXTS_PER_DOCUMENT = 10  # one long manual would else be its whole class
+_FOLDS = 3  # a class needs a document in each
+_TEXTS_PER_DOCUMENT = 20  # one long manual would else be its whole class
 _GRADES = (3, 2, 1, 0)
 
 
 def probe_task(pairs: Sequence[Pair], config: EvaluateConfig) -> ProbeTask:
-    """Pieces of prose labelled with their group, cut into training and test by document.
+    """Pieces of prose labelled with their group, cut into three folds by document.
 
     Raises:
         TooFewError: fewer than two groups have enough pieces and documents.
@@ -36,30 +36,25 @@ def probe_task(pairs: Sequence[Pair], config: EvaluateConfig) -> ProbeTask:
             classes.append(pieces)
     rows = [row for pieces in islice(classes, config.max_classes) for row in pieces]
     if len(classes) < 2:
-        raise TooFewError(
-            f"{len(classes)} groups with {config.min_class_texts} pieces of {_MIN_DOCUMENTS} documents, 2 are needed"
-        )
+        raise TooFewError(f"{len(classes)} groups with {config.min_class_texts} pieces of {_FOLDS} documents, 2 are needed")
     return ProbeTask(
         name="package_of_prose",
         ids=tuple(pair.id for pair, _ in rows),
         texts=tuple(pair.x for pair, _ in rows),
         labels=tuple(pair.group for pair, _ in rows),
-        for_training=np.array([train for _, train in rows]),
+        folds=np.array([fold for _, fold in rows]),
     )
 
 
-def _cut_by_document(pairs: Sequence[Pair], config: EvaluateConfig) -> list[tuple[Pair, bool]]:
+def _cut_by_document(pairs: Sequence[Pair], config: EvaluateConfig) -> list[tuple[Pair, int]]:
     by_document: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         if len(by_document[pair.document_id]) < _TEXTS_PER_DOCUMENT:
             by_document[pair.document_id].append(pair)
-    if len(by_document) < _MIN_DOCUMENTS:
-        return []
-    rows = [(pair, number % 3 != 2) for number, document in enumerate(sorted(by_document)) for pair in by_document[document]][
-        : config.max_class_texts
-    ]
-    tested = sum(not train for _, train in rows)
-    enough = len(rows) >= config.min_class_texts and min(tested, len(rows) - tested) >= _MIN_DOCUMENTS
+    fold_of = {document: number % _FOLDS for number, document in enumerate(sorted(by_document))}
+    kept = [pair for pair in pairs if pair in by_document[pair.document_id]][: config.max_class_texts]
+    rows = [(pair, fold_of[pair.document_id]) for pair in kept]
+    enough = len(rows) >= config.min_class_texts and len({fold for _, fold in rows}) == _FOLDS
     return rows if enough else []
 
 

@@ -78,19 +78,19 @@ class SearchTask:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Which group does this piece of prose come from; no document has pieces on both sides."""
+    """Which group does this piece of prose come from: cross-validation whose folds no document is cut by."""
 
     name: str
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     labels: tuple[str, ...]
-    for_training: np.ndarray
+    folds: np.ndarray
     kind: str = "classification"
 
     def facts(self) -> dict[str, Any]:
-        tested = Counter(label for label, train in zip(self.labels, self.for_training, strict=True) if not train)
-        n = sum(tested.values())
-        return {"kind": self.kind, "n": n, "classes": len(tested), "largest_class_share": max(tested.values()) / n}
+        sizes = Counter(self.labels)
+        n = len(self.labels)
+        return {"kind": self.kind, "n": n, "classes": len(sizes), "largest_class_share": max(sizes.values()) / n}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from data_contracts.schemas import EVALUATIONS
 from pipeline_lib.artifact import Outcome, Stage, draft_part
-from pipeline_lib.config import EvaluateConfig, ShardConfig, TrainConfig
+from pipeline_lib.config import EvaluateConfig, ModelConfig, ShardConfig, TokenizerConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.compare import differences, read_evaluations
@@ -141,3 +141,33 @@ def test_no_task_leaves_an_empty_table_and_reasons(store, curated_of, checkpoint
     found = evaluate_checkpoint(store, curated_of({"validation": []}), checkpoint, "validation", CONFIG)
     assert read_evaluations([found]) == []
     assert set(found.manifest.facts["skipped"]) == {"code_search", "text_search", "classification", "similarity"}
+
+
+def test_a_real_encoder_of_the_house_can_be_measured(store, curated):
+    tokenizer_module = pytest.importorskip("pipeline_lib.tokens.tokenizer")
+    encoder_module = pytest.importorskip("pipeline_lib.model.encoder")
+    tokenizer = tokenizer_module.train_tokenizer(store, curated, TokenizerConfig(vocab_size=400))
+    pair_tokenizer = tokenizer_module.PairTokenizer.load(tokenizer.part_folder())
+    sizes = ModelConfig(layers=1, width=16, heads=2, inner=32, positions=32)
+    stage = Stage(name="train", version=1)
+
+    def make(key):
+        scratch = store.scratch("train")
+        encoder_module.Encoder.build(sizes, pair_tokenizer, seed=1).save(scratch)
+        return Outcome(parts=(store.commit_part(draft_part(stage, key, "step-000001"), scratch),))
+
+    trained = store.build(stage, TrainConfig(), {}, make)
+    shards = ShardConfig(max_x_tokens=24, max_y_tokens=32)
+    notes = []
+    found = evaluate_checkpoint(
+        store,
+        curated,
+        Checkpoint(trained, "step-000001", tokenizer, shards),
+        "validation",
+        CONFIG,
+        lambda done, total, note="": notes.append((done, total, note)),
+    )
+    values = {row["kind"]: row["value"] for row in read_evaluations([found]) if row["metric"] in ("mrr", "accuracy")}
+    assert 1 / 50 < values["code_search"] <= 1
+    assert notes[-1][0] == notes[-1][1] == found.manifest.facts["texts_embedded"]
+    assert notes[-1][2].startswith("step-000001: ")

@@ -72,14 +72,16 @@ def test_a_chain_of_passages_masks_the_query_among_its_candidates(pair_row):
     assert masked.sum() == 13 + 12  # each its own answer, and for all but the first the query itself
 
 
-def test_no_document_is_on_both_sides_of_the_probe(curated):
+def test_no_document_is_cut_by_the_folds_of_the_probe(curated):
     task = by_kind(build_tasks(curated, "validation", CONFIG))["classification"]
     documents = {pair.id: pair.document_id for pair in read_split(curated, "validation")}
-    train = {documents[i] for i, is_train in zip(task.ids, task.for_training, strict=True) if is_train}
-    test = {documents[i] for i, is_train in zip(task.ids, task.for_training, strict=True) if not is_train}
-    assert train
-    assert test
-    assert not train & test
+    folds = {}
+    for id_, fold in zip(task.ids, task.folds.tolist(), strict=True):
+        folds.setdefault(documents[id_], set()).add(fold)
+    assert all(len(its_folds) == 1 for its_folds in folds.values())
+    for label in set(task.labels):
+        its_folds = {fold for name, fold in zip(task.labels, task.folds.tolist(), strict=True) if name == label}
+        assert its_folds == {0, 1, 2}
 
 
 def test_grades_are_balanced_and_true(curated):
