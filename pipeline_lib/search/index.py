@@ -1,0 +1,177 @@
+"""All functions and passages of the curated pairs in one FAISS index: stage "index".
+
+Legend: N rows, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from data_contracts.schemas import INDEX_ROWS
+from pipeline_lib.artifact import KEY_DIGITS, Artifact, Counts, Outcome, Part, Stage, Store, digest_of, draft_part
+from pipeline_lib.config import IndexConfig
+from pipeline_lib.errors import ContractViolation, UserError
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.search.rows import Piece, choose_pieces, read_pieces
+
+STAGE = Stage(name="index", version=1)
+# embeddings by slice, kept so that a killed build goes on where it was and another factory needs no model
+VECTORS = Stage(name="index-vectors", version=1)
+UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
+TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
+
+EmbedDocuments = Callable[[Sequence[str], Progress], np.ndarray]
+
+
+def build_index(
+    store: Store,
+    exported: Artifact,
+    curated: Artifact,
+    config: IndexConfig,
+    embed_documents: EmbedDocuments,
+    progress: Progress = silent,
+) -> Artifact:
+    """Index every distinct function and passage, code first; the part "index" ties it to the model's digest.
+
+    Args:
+        exported: the model; only its digest is read here.
+        curated: every split's pairs are read: a search finds all there is.
+        config: the FAISS factory.
+        embed_documents: texts to (N, D) vectors of length 1, by that model, as documents, in config.precision.
+        progress: counts texts.
+
+    Raises:
+        UserError: there is nothing to index, or FAISS does not know the factory.
+        ContractViolation: a vector is not finite or not of length 1.
+    """
+
+    def make(key: str) -> Outcome:
+        part = store.find_part(STAGE.name, key)
+        if part is None:
+            part = _Build(store, exported.digest, config, embed_documents, progress).run(key, curated)
+        return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
+
+    return store.build(STAGE, config, {"curated": curated, "exported": exported}, make)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Consecutive rows, and the file of their vectors."""
+
+    pieces: list[Piece]
+    vectors: Path
+
+
+@dataclass(frozen=True)
+class _Build:
+    store: Store
+    model_digest: str
+    config: IndexConfig
+    embed_documents: EmbedDocuments
+    progress: Progress
+
+    def run(self, key: str, curated: Artifact) -> Part:
+        """Embed slice by slice, then write rows, vectors and manifest."""
+        paths = curated.paths("pairs.parquet")
+        chosen = choose_pieces(paths)
+        total = chosen.n_code + chosen.n_text
+        if total == 0:
+            raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
+        scratch = self.store.scratch(STAGE.name)
+        files, done = [], 0
+        with (
+            pa.OSFile(str(scratch / "rows.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, INDEX_ROWS) as writer,
+        ):
+            for pieces in _slices(read_pieces(paths, chosen), self.config.rows_per_slice):
+                part = self._embedded(pieces, done, total)
+                files.append(self.store.root / part.folder / "vectors.npy")
+                writer.write_batch(_row_batch(pieces))
+                done += len(pieces)
+                self.progress(done, total, f"{done:,} texts")
+        assert done == total, f"{curated.folder}: {total} pieces were chosen, {done} were read"
+        index = self._filled(files)
+        faiss.write_index(index, str(scratch / "index.faiss"))
+        facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": index.d}
+        record = {**facts, "version": 1, "model_digest": self.model_digest, "factory": self.config.factory}
+        (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        counts = Counts(n_in=chosen.n_seen, n_out=total, dropped={"duplicate": chosen.n_seen - total})
+        draft = draft_part(STAGE, key, "index", counts, rows={"rows.arrow": total, "index.faiss": total}, facts=facts)
+        return self.store.commit_part(draft, scratch)
+
+    def _embedded(self, pieces: list[Piece], done: int, total: int) -> Part:
+        """The part that holds the slice's vectors, found by model and texts, or made."""
+        texts = hashlib.sha256()
+        for piece in pieces:
+            texts.update(hashlib.sha256(piece.text.encode()).digest())
+        about = [VECTORS.name, VECTORS.version, self.model_digest, self.config.precision, texts.hexdigest()]
+        key = digest_of(about)[:KEY_DIGITS]
+        found = self.store.find_part(VECTORS.name, key)
+        if found is not None:
+            return found
+
+        def within(of_slice: float, _: float, note: str = "") -> None:
+            self.progress(done + of_slice, total, f"{int(done + of_slice):,} texts")
+
+        vectors_ND = np.ascontiguousarray(self.embed_documents([piece.text for piece in pieces], within), np.float32)
+        _check_vectors(vectors_ND, len(pieces))
+        scratch = self.store.scratch(VECTORS.name)
+        np.save(scratch / "vectors.npy", vectors_ND, allow_pickle=False)
+        counts = Counts(n_in=len(pieces), n_out=len(pieces))
+        label = f"{done:09d}"
+        return self.store.commit_part(draft_part(VECTORS, key, label, counts, rows={"vectors.npy": len(pieces)}), scratch)
+
+    def _filled(self, files: list[Path]) -> faiss.Index:
+        slices = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+        # one thread: of several, HNSW would link in the order in which they happen to come
+        faiss.omp_set_num_threads(1)
+        try:
+            index = faiss.index_factory(slices[0].shape[1], self.config.factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise UserError(f"index.factory {self.config.factory!r}: FAISS does not take it; try Flat") from error
+        if not index.is_trained:
+            index.train(_sample(slices))
+        for slice_ in slices:
+            index.add(np.ascontiguousarray(slice_))
+        return index
+
+
+def _slices(pieces: Iterator[Piece], rows: int) -> Iterator[list[Piece]]:
+    while slice_ := list(islice(pieces, rows)):
+        yield slice_
+
+
+def _row_batch(pieces: list[Piece]) -> pa.RecordBatch:
+    columns: list[list[Any]] = [[getattr(piece, name) for piece in pieces] for name in INDEX_ROWS.names]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, INDEX_ROWS, strict=True)], schema=INDEX_ROWS
+    )
+
+
+def _check_vectors(vectors_ND: np.ndarray, n_texts: int) -> None:
+    assert vectors_ND.ndim == 2 and len(vectors_ND) == n_texts, f"{vectors_ND.shape} vectors for {n_texts} texts"
+    lengths_N = np.linalg.norm(vectors_ND, axis=1)
+    wrong = ~(np.abs(lengths_N - 1) <= UNIT_TOLERANCE)  # true for nan too
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ContractViolation(
+            f"{int(wrong.sum()):,} of {n_texts:,} vectors are not of length 1, the first at row {row}: {lengths_N[row]}; "
+            "the model is broken: look at its training loss"
+        )
+
+
+def _sample(slices: list[np.ndarray]) -> np.ndarray:
+    total = sum(map(len, slices))
+    step = -(-total // TRAINING_VECTORS)
+    starts = np.cumsum([0, *map(len, slices)])
+    return np.concatenate([slice_[(-start) % step :: step] for slice_, start in zip(slices, starts[:-1].tolist(), strict=True)])

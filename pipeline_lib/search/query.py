@@ -1,0 +1,166 @@
+"""One query to ranked functions and passages: what `cpt search` runs, in a fresh process, in under 1.5 s.
+
+Legend: D width, N rows of the index, K results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.search.current import Current, check_files, read_current, read_json
+
+if TYPE_CHECKING:
+    import faiss
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+KINDS = ("code", "text")
+INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
+OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result; `rank` counts from 1, `score` is the cosine."""
+
+    rank: int
+    score: float
+    kind: str
+    name: str
+    path: str
+    line: int
+    doc: str
+
+
+def search(home: Path, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    """The k functions and passages that are nearest to the query, best first.
+
+    Args:
+        home: the artifact root with current.json.
+        kind: "code" or "text" alone; None: both.
+        k: results at most; fewer where the index has fewer.
+
+    Raises:
+        UserError: there is no index yet, the query is empty, or kind or k make no sense.
+        CorruptArtifact: model and index do not belong together, or a byte of either has changed.
+    """
+    _check_request(query, kind, k)
+    return Searcher(read_current(home)).search(query, kind, k)
+
+
+class Searcher:
+    """An opened (model, index) pair: every byte that it reads was verified, while the libraries were being loaded.
+
+    Args:
+        current: see `read_current`.
+
+    Raises:
+        CorruptArtifact: see `search`.
+    """
+
+    def __init__(self, current: Current) -> None:
+        self.current = current
+        # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
+        with ThreadPoolExecutor(1) as pool:
+            verified = pool.submit(_verify, current)
+            import faiss
+            import pyarrow as pa
+
+            from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+            facts = verified.result()
+        self.encoder: OnnxEncoder = OnnxEncoder(current.model)
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
+        self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        self.n_code: int = facts["code"]  # functions come first, see index.py
+        got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
+        expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
+        if got != expected:
+            raise CorruptArtifact(f"{current.index}: rows, vectors, width, model's width are {got}, not {expected}")
+
+    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+        """See the function `search`."""
+        _check_request(query, kind, k)
+        return self.nearest(self.encoder.embed([query], "query"), kind, k)
+
+    def nearest(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[Hit]:
+        """The hits around a vector (1, D).
+
+        Raises:
+            UserError: it holds a value that is not finite, or has another width.
+        """
+        import numpy as np
+
+        if vector_1D.shape != (1, self.index.d) or not np.isfinite(vector_1D).all():
+            raise UserError(
+                f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
+            )
+        found = self._found(np.ascontiguousarray(vector_1D, np.float32), kind, k)
+        # row by row: `take` would import pandas, another 0.3 s
+        rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
+        columns = ("kind", "name", "path", "line", "doc")
+        return [
+            Hit(rank, round(score, 6), *(row[column] for column in columns))
+            for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
+        ]
+
+    def _found(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
+        """(row, score) of the best k of the kind; asks for more and more rows until there are k or no more."""
+        total = self.index.ntotal
+        wanted = min(total, k if kind is None else k * 2)
+        while True:
+            scores, rows = self.index.search(vector_1D, wanted)
+            pairs = sorted(
+                ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
+                key=lambda pair: (-pair[1], pair[0]),
+            )
+            if kind is not None:
+                pairs = [pair for pair in pairs if (pair[0] < self.n_code) == (kind == "code")]
+            if len(pairs) >= k or wanted == total:
+                return pairs[:k]
+            wanted = min(total, wanted * OVERFETCH)
+
+
+def render_json(query: str, hits: Sequence[Hit]) -> str:
+    """{query, hits: [{rank, score, kind, name, path, line, doc}]} as one JSON object."""
+    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False, indent=1)
+
+
+def render_text(hits: Sequence[Hit]) -> str:
+    """Two lines a hit: rank, score, name and place; below it what it is about."""
+    if not hits:
+        return "nothing found"
+    return "\n".join(
+        f"{hit.rank:>3}  {hit.score:.3f}  {hit.name}  {hit.path}:{hit.line}\n            {hit.doc}" for hit in hits
+    )
+
+
+def _check_request(query: str, kind: str | None, k: int) -> None:
+    if not query.strip():
+        raise UserError('the query is empty; say what you look for, as in: cpt search "parse an ISO 8601 date"')
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"kind {kind!r} is unknown; choose one of: {', '.join(KINDS)}")
+    if k < 1:
+        raise UserError(f"k is {k}, expected 1 or more")
+
+
+def _verify(current: Current) -> dict[str, Any]:
+    """Hash every file that will be read, and check that the index is this model's; returns index.json."""
+    model_files = ("search.json", "model.onnx", "query/tokenizer.json")
+    check_files(current.model, current.model_digest, model_files)
+    check_files(current.index, current.index_digest, INDEX_FILES)
+    facts = read_json(current.index / "index.json")
+    if facts.get("model_digest") != current.model_digest:
+        raise CorruptArtifact(
+            f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "
+            f"{current.model_digest[:12]}; run `cpt run` again"
+        )
+    return facts

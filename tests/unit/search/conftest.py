@@ -1,0 +1,140 @@
+"""An exported model of random weights and curated pairs, both made without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_contracts.schemas import PAIRS, SPLITS, row_id, text_hash
+from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.config import StageConfig, TokenizerConfig
+from pipeline_lib.model.onnx_graph import gpt2_graph
+from pipeline_lib.tokens.tokenizer import PairTokenizer, side_tokenizer_json, train_bpe
+
+WIDTH, LAYERS, HEADS, POSITIONS = 16, 2, 2, 32
+
+PAIRS_OF_WORDS = [
+    ("code", "docstring", "parse an iso date from a string", "def parse_date(text):\n    return text.split('-')"),
+    ("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None"),
+    ("code", "name", "read lines", "def read_lines(path):\n    return open(path).readlines()"),
+    ("code", "docstring", "Read all lines of a file.\nMore.", "def read_lines(path):\n    return open(path).readlines()"),
+    ("text", "neighbour", "The first passage speaks of apples.", "The second passage speaks of pears."),
+    ("text", "neighbour", "The second passage speaks of pears.", "The third passage speaks of plums."),
+]
+
+
+def pair_rows(pairs: list[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": row_id("pair", str(i), x, y),
+            "kind": kind,
+            "view": view,
+            "x": x,
+            "y": y,
+            "x_hash": text_hash(x),
+            "y_hash": text_hash(y),
+            "document_id": row_id("document", kind),
+            "source": "planted 1.0",
+            "group": "planted",
+            "path": f"planted/{kind}_{i}.py",
+            "line": 10 + i,
+            "position": i,
+            "name": f"planted.{kind}_{i}",
+            "language": "python" if kind == "code" else "en",
+            "licence": None,
+            "generation": 0,
+        }
+        for i, (kind, view, x, y) in enumerate(pairs)
+    ]
+
+
+def commit(store: Store, stage: str, labels: list[str], write: Callable[[Path, str], None]) -> Artifact:
+    """An artifact of one part a label, each filled by `write(folder, label)`."""
+    made = Stage(name=stage, version=1)
+
+    def make(key: str) -> Outcome:
+        parts = []
+        for label in labels:
+            scratch = store.scratch(stage)
+            write(scratch, label)
+            parts.append(store.commit_part(draft_part(made, f"{key[:20]}{len(parts)}", label), scratch))
+        return Outcome(parts=tuple(parts))
+
+    return store.build(made, StageConfig(), {}, make)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home")
+
+
+@pytest.fixture
+def curate(store: Store) -> Callable[..., Artifact]:
+    """Curated pairs in three splits, dealt in turn."""
+
+    def curate(pairs: list[tuple[str, str, str, str]] = PAIRS_OF_WORDS) -> Artifact:
+        rows = pair_rows(pairs)
+
+        def write(folder: Path, label: str) -> None:
+            table = pa.Table.from_pylist(rows[SPLITS.index(label) :: len(SPLITS)], schema=PAIRS)
+            pq.write_table(table, folder / "pairs.parquet")
+
+        return commit(store, "curate", list(SPLITS), write)
+
+    return curate
+
+
+@pytest.fixture(scope="session")
+def pair_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairTokenizer, Path]:
+    texts = [text for _, _, *both in PAIRS_OF_WORDS for text in both]
+    tokenizer = train_bpe(iter(texts * 3), TokenizerConfig(vocab_size=400))
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(folder)
+    return tokenizer, folder
+
+
+def random_weights(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    shapes = {"wte.weight": (vocab_size, WIDTH), "wpe.weight": (POSITIONS, WIDTH), "ln_f.weight": (WIDTH,)}
+    shapes["ln_f.bias"] = (WIDTH,)
+    for layer in range(LAYERS):
+        for name, inputs, outputs in (
+            ("attn.c_attn", WIDTH, 3 * WIDTH),
+            ("attn.c_proj", WIDTH, WIDTH),
+            ("mlp.c_fc", WIDTH, 2 * WIDTH),
+            ("mlp.c_proj", 2 * WIDTH, WIDTH),
+        ):
+            shapes[f"h.{layer}.{name}.weight"] = (inputs, outputs)
+            shapes[f"h.{layer}.{name}.bias"] = (outputs,)
+        for name in ("ln_1", "ln_2"):
+            shapes[f"h.{layer}.{name}.weight"] = shapes[f"h.{layer}.{name}.bias"] = (WIDTH,)
+    return {name: random.standard_normal(shape).astype(np.float32) * 0.5 for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def export_model(store: Store, pair_tokenizer: tuple[PairTokenizer, Path]) -> Callable[..., Artifact]:
+    """The files of an export that a search reads; another seed is another model."""
+    tokenizer, tokenizer_folder = pair_tokenizer
+
+    def export_model(seed: int = 0) -> Artifact:
+        def write(folder: Path, _: str) -> None:
+            model = gpt2_graph(random_weights(tokenizer.vocab_size, seed), LAYERS, HEADS, 1e-5)
+            (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+            settings: dict[str, Any] = {"version": 1, "dim": WIDTH}
+            for name, side in (("query", "x"), ("document", "y")):
+                (folder / name).mkdir()
+                (folder / name / "tokenizer.json").write_text(side_tokenizer_json(tokenizer_folder, side, 24))
+                open_id, close_id = tokenizer.delimiters.of(side)
+                settings[name] = {"max_tokens": 24, "open_id": open_id, "close_id": close_id}
+            (folder / "search.json").write_text(json.dumps(settings))
+
+        return commit(store, f"export-{seed}", ["model"], write)
+
+    return export_model

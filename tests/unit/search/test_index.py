@@ -1,0 +1,133 @@
+"""The index holds every row at the vector of its text, and says which model made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data_contracts.schemas import INDEX_ROWS, text_hash
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import IndexConfig
+from pipeline_lib.errors import ContractViolation, UserError
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.search.index import build_index
+
+DIM = 16
+
+
+def by_hash(texts: Sequence[str], progress: Progress = silent) -> np.ndarray:
+    """A unit vector that is a pure function of the text."""
+    vectors_ND = np.stack([np.random.default_rng(text_hash(text) % 2**32).standard_normal(DIM) for text in texts])
+    return (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
+
+
+def many(n: int) -> list[tuple[str, str, str, str]]:
+    return [("code" if i % 2 else "text", "docstring", f"says {i}", f"does {i}") for i in range(n)]
+
+
+def test_a_row_stands_at_the_vector_of_its_text(
+    store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    indexed = build_index(store, export_model(), curate(), IndexConfig(rows_per_slice=2), by_hash)
+    folder = indexed.part_folder()
+    index = faiss.read_index(str(folder / "index.faiss"))
+    rows = pa.ipc.open_file(folder / "rows.arrow").read_all()
+    assert rows.schema.equals(INDEX_ROWS)
+    body = "def close(sock):\n    sock.close()\n    return None"
+    score, row = index.search(by_hash([body]), 1)
+    assert score[0, 0] == pytest.approx(1, abs=1e-6)
+    assert rows.slice(row[0, 0], 1).to_pylist()[0]["doc"] == "close the socket quietly"
+
+
+def test_manifest_ties_it_to_the_model(
+    store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    exported = export_model()
+    indexed = build_index(store, exported, curate(), IndexConfig(), by_hash)
+    record = json.loads((indexed.part_folder() / "index.json").read_text())
+    assert record["model_digest"] == exported.digest
+    assert (record["count"], record["code"], record["text"], record["dim"]) == (6, 3, 3, DIM)
+    assert indexed.manifest.counts.dropped == {"duplicate": 2}
+
+
+def test_flat_is_exact(store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]) -> None:
+    indexed = build_index(store, export_model(), curate(many(300)), IndexConfig(rows_per_slice=70), by_hash)
+    index = faiss.read_index(str(indexed.part_folder() / "index.faiss"))
+    corpus_ND = index.reconstruct_n(0, index.ntotal)
+    queries_QD = by_hash([f"query {i}" for i in range(20)])
+    _, found_QK = index.search(queries_QD, 10)
+    assert (found_QK == np.argsort(-(queries_QD @ corpus_ND.T), axis=1, kind="stable")[:, :10]).all()
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "HNSW16", "PCA8,L2norm,Flat"])
+def test_other_factories_are_trained_and_repeatable(
+    factory: str, store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact], tmp_path
+) -> None:
+    curated, exported = curate(many(400)), export_model()
+    digests = {
+        build_index(Store(tmp_path / name), exported, curated, IndexConfig(factory=factory), by_hash).digest for name in "ab"
+    }
+    assert len(digests) == 1
+
+
+def test_a_killed_build_goes_on_with_the_slices_it_has(
+    store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    curated, exported, config = curate(many(60)), export_model(), IndexConfig(rows_per_slice=20)
+    calls = []
+
+    def killed_at_third(texts: Sequence[str], progress: Progress) -> np.ndarray:
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return by_hash(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(store, exported, curated, config, killed_at_third)
+    build_index(store, exported, curated, config, killed_at_third)
+    assert calls == [20, 20, 20, 20, 20, 10][: len(calls)]
+    assert sum(calls) == 20 + 90  # the third slice twice, no other
+
+
+def test_progress_counts_texts(store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]) -> None:
+    said: list[tuple[float, float]] = []
+    build_index(store, export_model(), curate(), IndexConfig(rows_per_slice=4), by_hash, lambda d, t, n="": said.append((d, t)))
+    assert said == [(4, 6), (6, 6)]
+
+
+def test_a_broken_model_is_refused(
+    store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    with pytest.raises(ContractViolation, match="not of length 1"):
+        build_index(store, export_model(), curate(), IndexConfig(), lambda texts, _: np.full((len(texts), DIM), np.nan))
+
+
+def test_nothing_to_index_and_unknown_factory_are_said(
+    store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact], tmp_path
+) -> None:
+    with pytest.raises(UserError, match="FAISS does not take it"):
+        build_index(store, export_model(), curate(), IndexConfig(factory="Flatt"), by_hash)
+    with pytest.raises(UserError, match="nothing to index"):
+        build_index(Store(tmp_path / "other"), export_model(1), empty(tmp_path), IndexConfig(), by_hash)
+
+
+def empty(tmp_path) -> Artifact:
+    import pyarrow.parquet as pq
+
+    from data_contracts.schemas import PAIRS
+    from pipeline_lib.artifact import Outcome, Stage, draft_part
+    from pipeline_lib.config import StageConfig
+
+    store, stage = Store(tmp_path / "empty"), Stage(name="curate", version=1)
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch("curate")
+        pq.write_table(PAIRS.empty_table(), scratch / "pairs.parquet")
+        return Outcome(parts=(store.commit_part(draft_part(stage, key, "train"), scratch),))
+
+    return store.build(stage, StageConfig(), {}, make)

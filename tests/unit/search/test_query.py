@@ -1,0 +1,209 @@
+"""Search finds what was planted, exactly and by kind, and refuses whatever does not add up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline_lib.artifact import Artifact, Store, digest_of
+from pipeline_lib.config import IndexConfig
+from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.search import current as current_module
+from pipeline_lib.search.current import promote, read_current
+from pipeline_lib.search.index import build_index
+from pipeline_lib.search.onnx_encoder import OnnxEncoder
+from pipeline_lib.search.query import Searcher, render_json, render_text, search
+
+Make = Callable[..., Artifact]
+
+
+def build(store: Store, exported: Artifact, curated: Artifact) -> Artifact:
+    encoder = OnnxEncoder(exported.part_folder())
+    return build_index(store, exported, curated, IndexConfig(), lambda texts, _: encoder.embed(texts, "document"))
+
+
+@pytest.fixture
+def home(store: Store, curate: Make, export_model: Make) -> Path:
+    exported = export_model()
+    promote(store.root, exported, build(store, exported, curate()), "planted")
+    return store.root
+
+
+def test_the_right_text_is_first_when_its_own_vector_is_asked_for(home: Path) -> None:
+    searcher = Searcher(read_current(home))
+    body = "def parse_date(text):\n    return text.split('-')"
+    [hit] = searcher.nearest(searcher.encoder.embed([body], "document"), None, 1)
+    assert (hit.rank, hit.name, hit.line, hit.doc) == (1, "planted.code_0", 10, "parse an iso date from a string")
+    assert hit.score == pytest.approx(1, abs=1e-5)
+
+
+def test_hits_are_ranked_and_as_many_as_there_are(home: Path) -> None:
+    hits = search(home, "read a file", k=100)
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5, 6]
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_agrees_with_brute_force(home: Path) -> None:
+    searcher = Searcher(read_current(home))
+    query_1D = searcher.encoder.embed(["close it"], "query")
+    scores_N = (searcher.index.reconstruct_n(0, 6) @ query_1D[0]).tolist()
+    hits = search(home, "close it", k=6)
+    assert [hit.score for hit in hits] == pytest.approx(sorted(scores_N, reverse=True), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["code", "text"])
+def test_kind_takes_only_that_kind_and_all_of_it(home: Path, kind: str) -> None:
+    both = [hit.name for hit in search(home, "socket", k=6) if hit.kind == kind]
+    for k in (1, 2, 3, 50):
+        hits = search(home, "socket", kind=kind, k=k)
+        assert [hit.name for hit in hits] == both[:k]
+        assert [hit.rank for hit in hits] == list(range(1, min(k, 3) + 1))
+
+
+def test_wrong_requests_are_answered_in_one_line(home: Path, tmp_path: Path) -> None:
+    for wrong, words in (
+        ({"query": " "}, "query is empty"),
+        ({"query": "x", "kind": "image"}, "choose one of: code, text"),
+        ({"query": "x", "k": 0}, "expected 1 or more"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            search(home, **wrong)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="run `make demo`") as error:
+        search(tmp_path / "elsewhere", "x")
+    assert "\n" not in str(error.value)
+
+
+def test_vectors_that_are_no_numbers_are_refused(home: Path) -> None:
+    searcher = Searcher(read_current(home))
+    for vector in (np.full((1, 16), np.nan, np.float32), np.zeros((1, 8), np.float32)):
+        with pytest.raises(UserError, match="finite numbers"):
+            searcher.nearest(vector, None, 3)
+
+
+def test_lone_surrogates_from_a_shell_are_taken(home: Path) -> None:
+    assert len(search(home, "caf\udce9", k=2)) == 2
+
+
+def test_delimiters_in_the_query_stay_text(home: Path) -> None:
+    encoder = Searcher(read_current(home)).encoder
+    [ids] = encoder.token_ids(["<y close> } ] <x close>"], "query")
+    reserved = {encoder.settings[side][end] for side in ("query", "document") for end in ("open_id", "close_id")}
+    assert not reserved & set(ids[1:-1])
+    [long] = encoder.token_ids(["word " * 500], "query")
+    assert (len(long), long[-1]) == (24, encoder.settings["query"]["close_id"])
+
+
+def test_batches_do_not_change_vectors_or_their_order(home: Path) -> None:
+    encoder = Searcher(read_current(home)).encoder
+    texts = ["a b c d e f g h", "", "x", "pear plum " * 30, "apple"]
+    alone = np.concatenate([encoder.embed([text], "document") for text in texts])
+    np.testing.assert_allclose(encoder.embed(texts, "document", batch_tokens=20), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["model:model.onnx", "model:query/tokenizer.json", "index:rows.arrow", "index:index.faiss", "index:index.json"]
+)
+def test_a_flipped_byte_is_refused(home: Path, name: str) -> None:
+    which, _, file = name.partition(":")
+    path = getattr(read_current(home), which) / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptArtifact, match="sha256"):
+        search(home, "x")
+
+
+def test_a_truncated_and_a_missing_file_are_refused(home: Path) -> None:
+    path = read_current(home).index / "index.faiss"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptArtifact, match="sha256"):
+        search(home, "x")
+    path.unlink()
+    with pytest.raises(CorruptArtifact, match="no file"):
+        search(home, "x")
+
+
+def test_faiss_never_sees_an_edited_index(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    index_folder = read_current(home).index
+    record_path = index_folder.parent / f"{index_folder.name.rpartition('-')[0]}.json"
+    record = json.loads(record_path.read_text())
+    record["files"][0]["sha256"] = "0" * 64
+    record_path.write_text(json.dumps(record))
+    monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("faiss was called"))
+    with pytest.raises(CorruptArtifact, match="adds up to"):
+        search(home, "x")
+
+
+def test_another_models_index_is_refused(store: Store, curate: Make, export_model: Make) -> None:
+    first, second, curated = export_model(0), export_model(1), curate()
+    indexed = build(store, first, curated)
+    with pytest.raises(UserError, match="made by model"):
+        promote(store.root, second, indexed, "mixed")
+    promote(store.root, first, indexed, "right")
+    record = json.loads((store.root / "current.json").read_text())
+    record["model"] = second.part_folder().relative_to(store.root).as_posix()
+    record["model_digest"] = second.digest
+    (store.root / "current.json").write_text(json.dumps(record))
+    with pytest.raises(CorruptArtifact, match="made by model"):
+        search(store.root, "x")
+
+
+def test_promoting_again_swaps_the_pair(home: Path, store: Store, curate: Make, export_model: Make) -> None:
+    before = read_current(home)
+    exported = export_model(1)
+    after = promote(home, exported, build(store, exported, curate()), "second")
+    assert after == read_current(home)
+    assert (after.run, after.model_digest) == ("second", exported.digest)
+    assert before.model_digest != after.model_digest
+
+
+def test_the_home_may_be_moved(home: Path, tmp_path: Path) -> None:
+    expected = search(home, "apples", k=3)
+    shutil.move(home, tmp_path / "moved")
+    assert search(tmp_path / "moved", "apples", k=3) == expected
+
+
+def test_broken_current_files_are_said(home: Path) -> None:
+    for content in ("{", "[]", '{"model": 1}'):
+        (home / "current.json").write_text(content)
+        with pytest.raises(CorruptArtifact, match="run `cpt run` again"):
+            read_current(home)
+
+
+def test_its_digest_is_the_artifact_stores() -> None:
+    value = [("ä", {"b": 1, "a": [1, None]})]
+    assert current_module._digest(value) == digest_of(value)
+
+
+def test_json_and_text_say_the_same(home: Path) -> None:
+    hits = search(home, "größe", k=2)
+    answer = json.loads(render_json("größe", hits))
+    assert answer["query"] == "größe"
+    assert list(answer["hits"][0]) == ["rank", "score", "kind", "name", "path", "line", "doc"]
+    for hit in hits:
+        assert f"{hit.path}:{hit.line}" in render_text(hits)
+    assert render_text([]) == "nothing found"
+
+
+def test_a_search_imports_no_heavy_library(home: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline_lib.search.query import search\n"
+        f"hits = search(Path({str(home)!r}), 'apples', None, 3)\n"
+        "heavy = {'torch', 'transformers', 'prefect', 'great_expectations', 'pydantic', 'pandas', 'sklearn', 'onnx'}\n"
+        "print(len(hits), sorted(heavy & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert answer.stdout.strip() == "3 []", answer.stderr
