@@ -1,0 +1,270 @@
+"""Which rows form a global batch, and how it is cut: arithmetic on (seed, step, dataset digest), no state but the step.
+
+Each kind of pair is an endless stream of epochs. An epoch is a permutation of blocks of consecutive rows, then of the rows
+within each window of W blocks, so that reads stay near each other; a window that covers all blocks is a full permutation.
+The permutations are keyed Feistel networks: one row's place costs the same whatever the size of the data, and the bits are
+ours, not those of a library's generator, which may change between versions.
+
+N rows of a kind, R ranks, n rows of one kind in a batch (its share), P pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_lib.errors import UserError
+
+Indices = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+FEISTEL_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The order of all samples of a run: `rows(step)` is a pure function of these fields.
+
+    A batch that straddles two epochs repeats no row: those of the new epoch's head that the old one's tail has just brought
+    change places with the next rows that it has not, within the first n rows of the epoch. Where a kind has fewer than
+    2 n rows, every epoch is the same permutation instead: any N neighbours of such a stream differ, so that a row comes
+    twice in a batch only where N < n, and then as evenly as can be.
+
+    Args:
+        sizes: rows of each kind.
+        mixture: weight of each kind; those without rows are left out.
+        batch_size: pairs of a global batch, over all ranks.
+        seed: another seed is another order.
+        digest: content digest of the dataset: another dataset is another run.
+        block_rows: consecutive rows that stay in one window.
+        window_blocks: blocks that are shuffled row by row; all of them: a full shuffle.
+
+    Raises:
+        UserError: no kind has both rows and weight, or a number is out of range.
+    """
+
+    sizes: dict[str, int]
+    mixture: dict[str, float]
+    batch_size: int
+    seed: int
+    digest: str
+    block_rows: int = 256
+    window_blocks: int = 4096
+
+    def __post_init__(self) -> None:
+        if not any(self.sizes.get(kind, 0) > 0 and weight > 0 for kind, weight in self.mixture.items()):
+            raise UserError(
+                f"no kind of pair has both rows and weight: rows {self.sizes}, mixture {self.mixture}; "
+                "give a source with such pairs or another mixture"
+            )
+        if min(self.mixture.values()) < 0 or min(self.batch_size, self.block_rows, self.window_blocks) < 1:
+            raise UserError(f"a negative weight, or a size below 1: {self}")
+
+    @classmethod
+    def from_json(cls, text: str) -> BatchPlan:
+        """The plan that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        """All that determines the order, as one line."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @cached_property
+    def shares(self) -> dict[str, int]:
+        """Rows of each kind in every batch: the mixture's, by largest remainder; they add up to the batch size."""
+        weights = {kind: w for kind, w in sorted(self.mixture.items()) if w > 0 and self.sizes.get(kind, 0) > 0}
+        total = sum(weights.values())
+        quotas = {kind: self.batch_size * weight / total for kind, weight in weights.items()}
+        shares = {kind: int(quota) for kind, quota in quotas.items()}
+        by_remainder = sorted(quotas, key=lambda kind: (shares[kind] - quotas[kind], kind))
+        for kind in by_remainder[: self.batch_size - sum(shares.values())]:
+            shares[kind] += 1
+        return shares
+
+    def rows(self, step: int) -> dict[str, Indices]:
+        """Row numbers (n,) of each kind in global batch `step`, from 0."""
+        assert step >= 0, f"step {step} is negative"
+        return {kind: self._stream(kind).batch(step) for kind in self.shares}
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often each kind's rows have been seen when `step` batches are done."""
+        return {kind: step * share / self.sizes[kind] for kind, share in self.shares.items()}
+
+    def _stream(self, kind: str) -> _Stream:
+        key = _key(self.seed, self.digest, kind)
+        return _Stream(key, self.sizes[kind], self.shares[kind], self.block_rows, self.window_blocks)
+
+
+class _Stream:
+    """The endless order of one kind's rows."""
+
+    def __init__(self, key: int, size: int, share: int, block_rows: int, window_blocks: int) -> None:
+        self.key = key
+        self.size = size
+        self.share = share
+        self.block_rows = block_rows
+        self.blocks = -(-size // block_rows)
+        self.window_blocks = min(window_blocks, self.blocks)
+        self.deficit = self.blocks * block_rows - size  # rows that the last block has less than the others
+
+    def batch(self, step: int) -> Indices:
+        """Row numbers of the positions step * n to (step + 1) * n of the stream."""
+        positions = np.arange(step * self.share, (step + 1) * self.share, dtype=np.int64)
+        if self.size < 2 * self.share:
+            return self._epoch(0, positions % self.size)
+        epoch, start = divmod(step * self.share, self.size)
+        inside = positions - epoch * self.size
+        rows = self._ordered(epoch, start, inside[inside < self.size])
+        if len(rows) == self.share:
+            return rows
+        return np.concatenate([rows, self._ordered(epoch + 1, 0, inside[inside >= self.size] - self.size)])
+
+    def _ordered(self, epoch: int, first: int, positions: Indices) -> Indices:
+        """The rows at these places of an epoch, whose first n places are mended against the epoch before."""
+        tail_length = epoch * self.size % self.share  # rows of the straddling batch that the epoch before brings
+        if tail_length == 0 or first >= self.share:
+            return self._epoch(epoch, positions)
+        head = self._epoch(epoch, np.arange(self.share))
+        tail = self._epoch(epoch - 1, np.arange(self.size - tail_length, self.size))
+        n_head = self.share - tail_length
+        seen = np.isin(head, tail)
+        clashes = np.flatnonzero(seen[:n_head])
+        # of the tail_length places after the head at most tail_length - len(clashes) hold rows of the tail
+        spare = n_head + np.flatnonzero(~seen[n_head:])[: len(clashes)]
+        head[clashes], head[spare] = head[spare], head[clashes]
+        rows = self._epoch(epoch, positions)
+        mended = positions < self.share
+        rows[mended] = head[positions[mended]]
+        return rows
+
+    def _epoch(self, epoch: int, places: Indices) -> Indices:
+        """Blocks permuted, the short last one put at a place of its own, then rows permuted inside each window."""
+        key = _key(self.key, epoch)
+        short_at = key % self.blocks
+        short_window = short_at // self.window_blocks
+        window_rows = self.window_blocks * self.block_rows
+
+        after_short = places >= (short_window + 1) * window_rows - self.deficit
+        window = (places + np.where(after_short, self.deficit, 0)) // window_rows
+        start = window * window_rows - np.where(window > short_window, self.deficit, 0)
+        end = np.minimum((window + 1) * window_rows - np.where(window >= short_window, self.deficit, 0), self.size)
+        keys = mix(np.uint64(key) ^ mix(window.astype(np.uint64)))
+        inside = permute(places - start, end - start, keys)
+
+        # count the missing rows of the short block as if they were there, and every block is alike
+        short_ends = (short_at - short_window * self.window_blocks + 1) * self.block_rows - self.deficit
+        inside += np.where((window == short_window) & (inside >= short_ends), self.deficit, 0)
+        block_at = window * self.window_blocks + inside // self.block_rows
+        among_full = block_at - (block_at > short_at)
+        full_blocks = max(self.blocks - 1, 1)
+        block_keys = np.full(len(places), _key(key, "blocks"), dtype=np.uint64)
+        permuted = permute(np.minimum(among_full, full_blocks - 1), np.full(len(places), full_blocks), block_keys)
+        block = np.where(block_at == short_at, self.blocks - 1, permuted)
+        return block * self.block_rows + inside % self.block_rows
+
+
+def permute(index: Indices, size: Indices, key: Words) -> Indices:
+    """Where keyed permutations of 0 ... size - 1 send each index: a Feistel network, walked until it lands inside.
+
+    Args:
+        index: (P,) with 0 <= index < size.
+        size: (P,) lengths of the permutations.
+        key: (P,) which permutation; equal keys and sizes are one permutation.
+    """
+    highest = np.maximum(size.astype(np.uint64), np.uint64(2)) - np.uint64(1)
+    half = (_bit_length(highest) + np.uint64(1)) // np.uint64(2)
+    out = index.astype(np.uint64)
+    walking = np.arange(len(out))
+    while len(walking):  # the network's domain is at most 4 times the size: 4 turns on average, at most
+        out[walking] = _feistel(out[walking], half[walking], key[walking])
+        walking = walking[out[walking] >= size[walking].astype(np.uint64)]
+    return out.astype(np.int64)
+
+
+def _feistel(value: Words, half: Words, key: Words) -> Words:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & mask
+    for turn in range(FEISTEL_ROUNDS):
+        left, right = right, left ^ (mix(right ^ mix(key + np.uint64(turn))) & mask)
+    return (left << half) | right
+
+
+def mix(value: Words) -> Words:
+    """splitmix64's finaliser: 64 bits to 64 bits, each depending on all."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _bit_length(value: Words) -> Words:
+    bits = np.zeros(len(value), dtype=np.uint64)
+    rest = value.copy()
+    while rest.any():
+        bits += rest > 0
+        rest >>= np.uint64(1)
+    return bits
+
+
+def _key(*parts: int | str) -> int:
+    """63 bits that are a pure function of the parts."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+def split_for_ranks(lengths: NDArray[np.integer], ranks: int) -> list[Indices]:
+    """Deal a batch to R ranks: equally many pairs each, and tokens that differ by no more than one pair's.
+
+    The longest go first, in snake order (0 ... R-1, R-1 ... 0): the sums of two ranks differ by at most
+    max(lengths) - min(lengths).
+
+    Args:
+        lengths: (P,) tokens of each pair, both sides.
+        ranks: R; it divides P.
+
+    Returns:
+        R arrays of P / R places in the batch.
+
+    Raises:
+        UserError: the batch does not divide.
+    """
+    if len(lengths) % ranks:
+        raise UserError(f"a batch of {len(lengths)} pairs does not divide among {ranks} processes; change one of them")
+    by_length = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").reshape(-1, ranks)
+    by_length[1::2] = by_length[1::2, ::-1]
+    return [np.ascontiguousarray(column) for column in by_length.T]
+
+
+def micro_batches(lengths: NDArray[np.integer], max_padded_tokens: int) -> list[Indices]:
+    """Cut a batch, the longest rows first, so that rows times the longest stays within a bound.
+
+    Longest first, so that a batch that does not fit fails at once. A row longer than the bound is alone.
+
+    Args:
+        lengths: (P,) tokens of each row.
+        max_padded_tokens: rows times longest row of one micro-batch (tokens).
+
+    Returns:
+        Places in the batch; each of 0 ... P - 1 once.
+    """
+    by_length = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    cuts, start = [], 0
+    while start < len(by_length):
+        longest = max(int(lengths[by_length[start]]), 1)
+        end = start + max(max_padded_tokens // longest, 1)
+        cuts.append(by_length[start:end])
+        start = end
+    return cuts
+
+
+def padding_share(lengths: NDArray[np.integer], batches: Sequence[Indices]) -> float:
+    """Share of the padded tokens of these micro-batches that are padding, from 0."""
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    tokens = sum(int(lengths[batch].sum()) for batch in batches)
+    return 1 - tokens / padded if padded else 0.0
