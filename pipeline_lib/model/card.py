@@ -1,0 +1,164 @@
+"""The model card: what the model is, how to use it in three ways, what it was trained on and how well it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from pipeline_lib.config import StageConfig
+
+
+class Metric(StageConfig):
+    """One figure of an evaluation."""
+
+    task: str = Field(description="What was measured, e.g. code_search_1k.")
+    metric: str = Field(description="The field's name of the figure, e.g. MRR.")
+    value: float
+    low: float | None = Field(None, description="Lower end of the 95 % interval.")
+    high: float | None = Field(None, description="Upper end of the 95 % interval.")
+    n: int | None = Field(None, description="Queries, texts or pairs behind the figure.")
+    baselines: dict[str, float] = Field({}, description="The same figure of others on the same input.")
+
+
+class CardFacts(StageConfig):
+    """What the card says and the manifests cannot know."""
+
+    title: str = Field("cpt embedding model", description="The card's heading.")
+    base: str = Field("none: trained from random weights", description="What training started from.")
+    data: str = Field("", description="A sentence on the training data.")
+    counts: dict[str, int] = Field({}, description="Documents, pairs and the like that it was trained on.")
+    metrics: tuple[Metric, ...] = Field((), description="Figures of the evaluation.")
+    licence: str = Field(
+        "", description="What is known of the licences of the training data and of the weights; one paragraph."
+    )
+
+
+_USAGE = """\
+## Use
+
+A query (x) is wrapped in `[` `]`, a document or function body (y) in `{` `}`; the last layer's state at the closing
+delimiter, normalised to length 1, is the embedding. The tokenizers add the delimiters, as reserved ids: pass plain text.
+
+With [sentence-transformers](https://sbert.net); no `trust_remote_code`:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["parse an ISO 8601 date"])
+documents = model.encode_document(["def parse(text):\\n    return datetime.fromisoformat(text)"])
+print(model.similarity(queries, documents))  # plain encode() takes the query side
+```
+
+With transformers alone:
+
+```python
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+folder, side = "path/to/this/folder", "query"  # or "document"
+tokenizer = AutoTokenizer.from_pretrained(f"{folder}/{side}")
+model = AutoModel.from_pretrained(f"{folder}/encoder").eval()
+batch = tokenizer(["parse an ISO 8601 date", ""], padding=True, truncation=True, return_tensors="pt")
+last = batch["attention_mask"].sum(1) - 1
+with torch.no_grad():
+    states = model(**batch).last_hidden_state
+print(torch.nn.functional.normalize(states[torch.arange(len(last)), last], dim=-1))
+```
+"""
+
+_ONNX = """
+From a terminal, over the index that belongs to it: `cpt search "parse an ISO 8601 date"`. It runs `model.onnx`
+(inputs `input_ids` (B, L) and `lengths` (B,), int64; output `sentence_embedding` (B, D)) and needs no torch.
+"""
+
+
+def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
+    """The card as Markdown, the same bytes for the same facts.
+
+    Args:
+        facts: what the caller says.
+        figures: dim, parameters, layers, vocab_size, max_x_tokens, max_y_tokens, label, onnx, training (the config of the
+            training's manifest), lineage (name to digest).
+    """
+    sections = [
+        _FRONT_MATTER,
+        f"# {facts.title}\n\n{_INTRODUCTION}\n",
+        _table(("", ""), _properties(facts, figures)),
+        _USAGE + (_ONNX if figures["onnx"] else ""),
+        "## Training\n\n" + _training(facts, figures),
+        *([_evaluation(facts)] if facts.metrics else []),
+        f"## Licence\n\n{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n",
+        "## Lineage\n\nContent digests (sha256) of what it was made from.\n\n"
+        + _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in figures["lineage"].items()]),
+    ]
+    return "\n".join(sections)
+
+
+_FRONT_MATTER = """\
+---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+- code-search
+---
+"""
+
+_INTRODUCTION = (
+    "A text and code embedding model, made after *Text and Code Embeddings by Contrastive Pre-Training* "
+    "([arXiv 2201.10005](https://arxiv.org/abs/2201.10005)): a causal transformer, trained to tell the right partner of a text "
+    "among all others of its batch."
+)
+
+
+def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("checkpoint", figures["label"]),
+        ("start of training", facts.base),
+        ("dimensions", str(figures["dim"])),
+        ("parameters", f"{figures['parameters']:,}"),
+        ("layers", str(figures["layers"])),
+        ("vocabulary", f"{figures['vocab_size']:,}"),
+        ("longest query", f"{figures['max_x_tokens']} tokens, delimiters included; longer ones are cut"),
+        ("longest document", f"{figures['max_y_tokens']} tokens, delimiters included; longer ones are cut"),
+        ("similarity", "cosine"),
+    ]
+
+
+def _training(facts: CardFacts, figures: Mapping[str, Any]) -> str:
+    lines = [facts.data + "\n"] if facts.data else []
+    if facts.counts:
+        lines.append(_table(("data", "count"), [(name, f"{count:,}") for name, count in facts.counts.items()]))
+    settings = [(name, f"`{json.dumps(value, sort_keys=True)}`") for name, value in figures["training"].items()]
+    lines.append("Symmetric cross entropy over in-batch negatives, trainable temperature. Settings:\n")
+    lines.append(_table(("setting", "value"), settings))
+    return "\n".join(lines)
+
+
+def _evaluation(facts: CardFacts) -> str:
+    others = sorted({name for row in facts.metrics for name in row.baselines})
+    rows = [
+        (
+            row.task,
+            row.metric,
+            f"{row.value:.3f}",
+            "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}",
+            "" if row.n is None else f"{row.n:,}",
+            *(f"{row.baselines[name]:.3f}" if name in row.baselines else "" for name in others),
+        )
+        for row in facts.metrics
+    ]
+    return "## Evaluation\n\n" + _table(("task", "metric", "value", "95 % interval", "n", *others), rows)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), line(("---",) * len(head)), *map(line, rows)]) + "\n"

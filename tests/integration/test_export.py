@@ -1,0 +1,263 @@
+"""The exported folder gives the encoder's own vectors in every library that loads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.config import ExportConfig, ModelConfig, ShardConfig, StageConfig, TokenizerConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.card import CardFacts, Metric
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.export import SIDES, Checkpoint, export
+from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
+from pipeline_lib.search.onnx_encoder import OnnxEncoder
+from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
+
+SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32)
+LABEL = "step-000002"
+TEXTS = [
+    "a[0] = {k: [v]} ] } [ {",
+    "<x open> <x close> <y open> <y close> <batch pad> hello <x close>",
+    "[text] {text} <|endoftext|> <s> </s> [PAD]",
+    "word " * 400,
+    "x" * 3000,
+    "",
+    " ",
+    "\n\t\n",
+    "größer als 2 µm — naïve façade, 日本語テキスト, 🤷🏽‍♀️, e\u0301",
+    "def parseHTTPDate(text_value):\n    return datetime.fromisoformat(text_value)  # ISO-8601",
+    "null \x00 byte",
+]
+
+
+def commit(store: Store, stage: str, label: str, write: Callable[[Path], None]) -> Artifact:
+    made = Stage(name=stage, version=1)
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(stage)
+        write(scratch)
+        return Outcome(parts=(store.commit_part(draft_part(made, key, label), scratch),))
+
+    return store.build(made, StageConfig(), {}, make)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(store: Store) -> Checkpoint:
+    tokenizer = train_bpe(iter(TEXTS * 3), TokenizerConfig(vocab_size=500))
+    encoder = Encoder.build(ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32), tokenizer, seed=3).eval()
+    with torch.no_grad():
+        for weight in encoder.backbone.parameters():  # away from 0, 1 and small, as training leaves them
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())), alpha=0.2)
+    tokenized = commit(store, "tokenizer", "tokenizer", tokenizer.save)
+    trained = commit(store, "train", LABEL, encoder.save)
+    return Checkpoint(trained, LABEL, tokenized, SHARDS)
+
+
+@pytest.fixture(scope="module")
+def exported(store: Store, checkpoint: Checkpoint) -> Artifact:
+    card = CardFacts(
+        counts={"code pairs": 48_123},
+        metrics=(
+            Metric(task="code_search_1k", metric="MRR", value=0.61, low=0.6, high=0.62, n=3000, baselines={"bm25": 0.57}),
+        ),
+    )
+    return export(store, checkpoint, ExportConfig(), card)
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Artifact) -> Path:
+    return exported.part_folder("model")
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Our own encoder's vectors by side, each text alone."""
+    encoder = Encoder.load(checkpoint.trained.part_folder(LABEL))
+    tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
+    vectors = {}
+    for name, side in SIDES.items():
+        ids = tokenizer.encode(TEXTS, side, checkpoint.max_tokens(name))
+        with torch.no_grad():
+            vectors[name] = torch.cat([encoder(*map(torch.from_numpy, pad([row]))) for row in ids]).numpy()
+    return vectors
+
+
+IN_A_FRESH_PROCESS = """
+import json, sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+folder, out = sys.argv[1:]
+texts = json.load(sys.stdin)
+model = SentenceTransformer(folder, device="cpu")
+np.savez(
+    out,
+    query=model.encode_query(texts),
+    document=model.encode_document(texts, batch_size=3),
+    plain=model.encode(texts),
+    parameters=sum(p.numel() for p in model.parameters()),
+    width=model.get_embedding_dimension(),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def by_sentence_transformers(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What sentence-transformers makes of the texts, in a fresh process without network, away from our code."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", IN_A_FRESH_PROCESS, str(folder), str(place / "vectors.npz")],
+        input=json.dumps(TEXTS),
+        cwd=place,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "created with Sentence Transformers version" not in answer.stderr
+    with np.load(place / "vectors.npz") as arrays:
+        return dict(arrays)
+
+
+def test_sentence_transformers_gives_the_encoders_vectors(
+    by_sentence_transformers: dict[str, Any], expected: dict[str, np.ndarray]
+) -> None:
+    for name in SIDES:
+        np.testing.assert_allclose(by_sentence_transformers[name], expected[name], atol=1e-5)
+    np.testing.assert_allclose(by_sentence_transformers["plain"], expected["query"], atol=1e-5)
+    gap = np.abs(expected["query"] - expected["document"]).max()
+    assert gap > 0.01, "the two sides' delimiters make no difference, so that this test would not see them swapped"
+
+
+def test_weights_are_loaded_once(by_sentence_transformers: dict[str, Any], exported: Artifact) -> None:
+    ours = exported.manifest.facts["parameters"]
+    tiny = by_sentence_transformers["parameters"] - ours
+    vocab_size = json.loads((exported.part_folder() / "encoder" / "config.json").read_text())["vocab_size"]
+    assert tiny == 2 * vocab_size + SHARDS.max_x_tokens + SHARDS.max_y_tokens + 2 * 2
+    assert by_sentence_transformers["width"] == 32
+
+
+def test_auto_model_and_auto_tokenizer_load_the_subfolders(folder: Path, expected: dict[str, np.ndarray]) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder / "encoder", local_files_only=True).eval()
+    for name in SIDES:
+        tokenizer = AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+        batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+        last = batch["attention_mask"].sum(1) - 1
+        with torch.no_grad():
+            states = model(**batch).last_hidden_state
+        vectors = torch.nn.functional.normalize(states[torch.arange(len(last)), last], dim=-1)
+        np.testing.assert_allclose(vectors.numpy(), expected[name], atol=1e-5)
+
+
+def test_the_cards_recipe_runs(folder: Path, expected: dict[str, np.ndarray], capsys: pytest.CaptureFixture) -> None:
+    card = (folder / "README.md").read_text()
+    recipe = next(block for block in card.split("```python\n")[1:] if "AutoModel" in block).split("```")[0]
+    exec(recipe.replace("path/to/this/folder", str(folder)), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_both_tokenizers_give_our_ids_and_only_they_give_delimiters(folder: Path, checkpoint: Checkpoint) -> None:
+    from transformers import AutoTokenizer
+
+    ours = PairTokenizer.load(checkpoint.tokenizer.part_folder())
+    reserved = {ours.x_open, ours.x_close, ours.y_open, ours.y_close, ours.pad}
+    onnx_encoder = OnnxEncoder(folder)
+    for name, side in SIDES.items():
+        expected_ids = ours.encode(TEXTS, side, checkpoint.max_tokens(name))
+        theirs = AutoTokenizer.from_pretrained(folder / name)(TEXTS, truncation=True)["input_ids"]
+        assert theirs == expected_ids
+        assert onnx_encoder.token_ids(TEXTS, name) == expected_ids
+        assert all(not reserved & set(ids[1:-1]) for ids in theirs)
+        assert {ids[-1] for ids in theirs} == {ours.delimiters.of(side)[1]}
+        assert max(map(len, theirs)) == checkpoint.max_tokens(name)
+
+
+def test_onnx_agrees_with_the_encoder_at_every_length(folder: Path, checkpoint: Checkpoint) -> None:
+    encoder = Encoder.load(checkpoint.trained.part_folder(LABEL))
+    random = np.random.default_rng(0)
+    vocab_size = encoder.backbone.config.vocab_size
+    for lengths in ([1], [2], [32], list(range(1, 33)), [32, 1, 17], [5] * 9):
+        ids = [random.integers(0, vocab_size, n).tolist() for n in lengths]
+        ids_BL, lengths_B = map(torch.from_numpy, pad(ids))
+        with torch.no_grad():
+            expected_BD = encoder(ids_BL, lengths_B).numpy()
+        np.testing.assert_allclose(run_onnx(folder / "model.onnx", ids), expected_BD, atol=1e-5)
+
+
+def test_the_torch_free_encoder_agrees(folder: Path, expected: dict[str, np.ndarray]) -> None:
+    encoder = OnnxEncoder(folder)
+    for name in SIDES:
+        np.testing.assert_allclose(encoder.embed(TEXTS, name, batch_tokens=64), expected[name], atol=1e-5)
+
+
+def test_another_architecture_goes_through_the_exporter(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(vocab_size=90, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(0)
+    encoder = Encoder(LlamaModel(config)).eval()
+    write_onnx(encoder.backbone, tmp_path / "model.onnx")
+    for lengths in ([1], [4, 9, 2], [20] * 3):
+        ids = [np.random.default_rng(n).integers(0, 90, n).tolist() for n in lengths]
+        with torch.no_grad():
+            expected_BD = encoder(*map(torch.from_numpy, pad(ids))).numpy()
+        np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", ids), expected_BD, atol=1e-4)
+
+
+def test_the_same_bytes_each_time_and_nothing_of_the_place(exported: Artifact, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    card = CardFacts.model_validate(exported.manifest.config["card"])
+    again = export(Store(tmp_path), checkpoint, ExportConfig(), card)
+    assert again.digest == exported.digest
+    for path in again.part_folder().rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_other_lengths_are_another_export(store: Store, checkpoint: Checkpoint, exported: Artifact) -> None:
+    other = Checkpoint(checkpoint.trained, LABEL, checkpoint.tokenizer, ShardConfig(max_x_tokens=10, max_y_tokens=32))
+    plain = export(store, other, ExportConfig(onnx=False))
+    assert plain.manifest.key != exported.manifest.key
+    assert not (plain.part_folder() / "model.onnx").exists()
+    assert json.loads((plain.part_folder() / "query" / "tokenizer_config.json").read_text())["model_max_length"] == 10
+
+
+def test_wrong_use_is_answered_in_one_line(store: Store, checkpoint: Checkpoint) -> None:
+    with pytest.raises(UserError, match="no part 'step-9'; there are: step-000002"):
+        export(store, Checkpoint(checkpoint.trained, "step-9", checkpoint.tokenizer, SHARDS), ExportConfig())
+    longer = Checkpoint(checkpoint.trained, LABEL, checkpoint.tokenizer, ShardConfig(max_y_tokens=500))
+    with pytest.raises(UserError, match="32 positions, but texts of 500 tokens"):
+        export(store, longer, ExportConfig())
+
+
+def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkpoint) -> None:
+    card = (folder / "README.md").read_text()
+    for words in ("| code_search_1k | MRR | 0.610 | 0.600 to 0.620 | 3,000 | 0.570 |", "48,123", checkpoint.trained.digest):
+        assert words in card
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+
+
+def test_the_self_test_holds(folder: Path) -> None:
+    record = json.loads((folder / "self_test.json").read_text())
+    encoder = OnnxEncoder(folder)
+    for line in record["vectors"]:
+        assert encoder.token_ids([line["text"]], line["side"]) == [line["token_ids"]]
+        vector = encoder.embed([line["text"]], line["side"])[0]
+        np.testing.assert_allclose(vector[: len(line["first_dims"])], line["first_dims"], atol=record["tolerance"])
