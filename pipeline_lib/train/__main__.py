@@ -1,0 +1,55 @@
+"""One trainer process: `python -m torch.distributed.run ... -m pipeline_lib.train JOB.json` starts as many as it is told."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.5
+SAVE_GRACE_SECONDS = 20.0
+
+
+def end_with_torchrun() -> None:
+    """SIGTERM when torchrun dies, and the end where that does not help.
+
+    torchrun starts its workers in sessions of their own, where no signal to its group arrives. And Python's handler of
+    SIGTERM waits for a collective that may never return; a thread does not.
+    """
+    torchrun = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_end_after, args=(torchrun,), daemon=True).start()
+
+
+def _end_after(torchrun: int) -> None:
+    while os.getppid() == torchrun:
+        time.sleep(POLL_SECONDS)
+    time.sleep(SAVE_GRACE_SECONDS)
+    os._exit(1)
+
+
+def main(path: Path) -> int:
+    """Train as the job says; 0 when done or stopped with the state saved, 1 when the run cannot go on."""
+    from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+    from pipeline_lib.train.job import Events, Job
+    from pipeline_lib.train.worker import work
+
+    job = Job.model_validate_json(path.read_bytes())
+    events = Events(enabled=os.environ.get("RANK", "0") == "0")
+    try:
+        work(job, events)
+    except (UserError, CorruptArtifact, TrainingFailed) as error:
+        events.send("failed", kind=type(error).__name__, message=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    end_with_torchrun()
+    sys.exit(main(Path(sys.argv[1])))

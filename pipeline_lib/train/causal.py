@@ -1,0 +1,136 @@
+"""Next-token prediction on packed sequences: what one rank does with its share of a step.
+
+Pairs come in the order of a BatchPlan, as in contrastive training; x and y ids of a step's pairs are one stream, cut into
+sequences of equal length, the rest of less than one left out. So a step stays a pure function of its number.
+
+M sequences of a step, m of a micro-batch, L tokens of a sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pipeline_lib.artifact import Artifact
+from pipeline_lib.config import PretrainConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.encoder import gpt2_config
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.train.contrastive import TrainingRows
+from pipeline_lib.train.distributed import Ranks
+from pipeline_lib.train.job import Job
+from pipeline_lib.train.trainer import StepFigures
+
+
+class CausalObjective:
+    """A causal language model, its data and the loss; see `trainer.Objective`."""
+
+    def __init__(self, job: Job, model: PreTrainedModel, rows: TrainingRows, ranks: Ranks) -> None:
+        assert isinstance(job.config, PretrainConfig), f"a language-model job with a {type(job.config).__name__}"
+        self.config: PretrainConfig = job.config
+        self.module = model
+        self.rows = rows
+        self.ranks = ranks
+
+    @classmethod
+    def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> CausalObjective:
+        """A new model of the encoder's sizes with tied embeddings, or the given one.
+
+        Raises:
+            UserError: sequences are longer than the model's positions, or a step holds less than one sequence a process.
+        """
+        config = job.config
+        assert isinstance(config, PretrainConfig), f"a language-model job with a {type(config).__name__}"
+        if config.sequence_tokens > job.model.positions:
+            raise UserError(
+                f"pretrain.sequence_tokens is {config.sequence_tokens}, model.positions {job.model.positions}: "
+                "sequences must fit; lower the first"
+            )
+        pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
+        model = _build_model(job, pair_tokenizer)
+        nn.Module.to(model, ranks.device).train()
+        return cls(job, model, _rows_of_steps(shards, config), ranks)
+
+    def describe(self) -> list[str]:
+        """Sizes that matter, before the first step."""
+        config, n_weights = self.config, sum(weight.numel() for weight in self.module.parameters())
+        return [
+            f"language model: {config.steps} steps of about {config.batch_tokens:,} tokens over {self.ranks.size} "
+            f"process(es) on {self.ranks.device}",
+            f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}",
+        ]
+
+    def read_sequences(self, step: int) -> Tensor:
+        """The packed sequences of global step `step`: int64 (M, L), the same on every rank."""
+        stream: list[np.ndarray] = []
+        for kind, rows_n in self.rows.plan.rows(step).items():
+            rows = self.rows.datasets[kind].rows(rows_n)
+            stream += [ids for pair in zip(rows.x_ids, rows.y_ids, strict=True) for ids in pair]
+        flat = np.concatenate(stream).astype(np.int64)
+        length = self.config.sequence_tokens
+        return torch.from_numpy(flat[: len(flat) // length * length].reshape(-1, length))
+
+    def gradients(self, step: int) -> StepFigures:
+        """Add this rank's part of the gradient of the mean cross entropy over all predicted tokens of the step."""
+        ids_ML = self.read_sequences(step)
+        predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
+        own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
+        loss = 0.0
+        for ids_mL in own_ML.split(max(1, self.config.micro_batch_tokens // ids_ML.shape[1])):
+            piece = self._summed_loss(ids_mL) / predicted
+            piece.backward()
+            loss += float(piece.detach())
+        n_pairs = self.rows.plan.batch_size if self.ranks.is_first else 0
+        return StepFigures(loss, n_pairs, own_ML.numel(), own_ML.numel())
+
+    def _summed_loss(self, ids_mL: Tensor) -> Tensor:
+        with torch.autocast(ids_mL.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            logits_mLV = self.module(ids_mL, use_cache=False).logits[:, :-1]
+        return nn.functional.cross_entropy(logits_mLV.float().flatten(0, 1), ids_mL[:, 1:].flatten(), reduction="sum")
+
+    def after_step(self) -> None:
+        """Nothing to bound."""
+
+    def temperature(self) -> None:
+        """A language model has none."""
+
+    def pair_ids(self, step: int) -> list[str]:
+        """The step's pairs, by their ids."""
+        return self.rows.pair_ids(self.rows.plan.rows(step))
+
+    def save(self, folder: Path) -> None:
+        """A folder that `AutoModelForCausalLM` loads, and `AutoModel` its backbone."""
+        self.module.save_pretrained(folder)
+
+    def texts(self) -> dict[str, str]:
+        """Nothing besides the metrics."""
+        return {}
+
+    def restore_texts(self, texts: dict[str, str]) -> None:
+        """Nothing to go on from."""
+
+
+def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
+    if job.start:
+        return AutoModelForCausalLM.from_pretrained(job.start, local_files_only=True, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(job.config.seed)
+        return AutoModelForCausalLM.from_config(gpt2_config(job.model, tokenizer), attn_implementation="sdpa")
+
+
+def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> TrainingRows:
+    """So many pairs a step that their tokens come to `batch_tokens` on average."""
+    rows = TrainingRows(shards, config.mixture, batch_size=1, seed=config.seed)
+    weights = {kind: config.mixture[kind] for kind in rows.datasets}
+    tokens_a_pair = sum(weight * _mean_tokens(shards, kind) for kind, weight in weights.items()) / sum(weights.values())
+    n_pairs = max(1, round(config.batch_tokens / tokens_a_pair))
+    return TrainingRows(shards, config.mixture, n_pairs, config.seed)
+
+
+def _mean_tokens(shards: Artifact, kind: str) -> float:
+    facts = shards.part(f"train-{kind}").facts
+    return (facts["x_tokens"] + facts["y_tokens"]) / facts["rows"]

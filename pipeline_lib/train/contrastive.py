@@ -1,0 +1,203 @@
+"""Symmetric in-batch contrastive training of the encoder (paper, section 2): what one rank does with its share of a batch.
+
+B pairs of the global batch, b of this rank's share, N = 2 b sequences of the share (all x, then all y), D embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline_lib.artifact import Artifact
+from pipeline_lib.config import TrainConfig
+from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
+from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, should_cache
+from pipeline_lib.model.loss import HardNegative, PairHashes, contrastive_loss, hardest_negatives
+from pipeline_lib.model.micro_batches import cut_micro_batches
+from pipeline_lib.model.precision import fast_bfloat16
+from pipeline_lib.tokens.batches import BatchPlan, split_for_ranks
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.shards import TokenDataset, TokenRows
+from pipeline_lib.train.distributed import Ranks, gather_rows
+from pipeline_lib.train.job import Job
+from pipeline_lib.train.token_dropout import drop_tokens
+from pipeline_lib.train.trainer import StepFigures
+
+HARDEST = 50  # in-batch negatives kept for the report
+HARDEST_STEPS = 10  # the last steps, from which they are taken
+NEGATIVES_FILE = "negatives.json"
+
+
+class TrainingRows:
+    """The training split by kind of pair, and the order in which it is seen."""
+
+    def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int) -> None:
+        self.shards = shards
+        labels = {part.label for part in shards.manifest.parts}
+        kinds = sorted(kind for kind in mixture if f"train-{kind}" in labels)
+        self.datasets = {kind: TokenDataset.open(shards, f"train-{kind}") for kind in kinds}
+        sizes = {kind: len(dataset) for kind, dataset in self.datasets.items()}
+        self.plan = BatchPlan(sizes=sizes, mixture=mixture, batch_size=batch_size, seed=seed, digest=shards.digest)
+
+    def pair_ids(self, rows: dict[str, np.ndarray]) -> list[str]:
+        """Ids of the pairs of a batch, kind by kind in the order of the kinds."""
+        return [pair_id for kind, rows_n in rows.items() for pair_id in _pair_ids(self.shards, f"train-{kind}", rows_n)]
+
+    def describe(self, steps: int) -> str:
+        """How often each kind is seen."""
+        epochs = self.plan.epochs(steps)
+        return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[kind]:,} {kind} pairs" for kind, n in epochs.items())
+
+
+def _pair_ids(shards: Artifact, label: str, rows_n: np.ndarray) -> list[str]:
+    part = shards.part(label)
+    columns = []
+    for file in sorted(part.files, key=lambda file: file.name):
+        with pa.memory_map(str(shards.root / part.folder / file.name)) as stream:
+            columns.append(pa.ipc.open_file(stream).read_all()["pair_id"])
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks]).take(rows_n).to_pylist()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A global batch in row order, kind by kind; the same on every rank."""
+
+    x_ids: list[np.ndarray]
+    y_ids: list[np.ndarray]
+    hashes: PairHashes
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each pair, both sides: (B,)."""
+        return np.array([len(x) + len(y) for x, y in zip(self.x_ids, self.y_ids, strict=True)])
+
+
+class ContrastiveObjective:
+    """The encoder, its data and the loss; see `trainer.Objective`."""
+
+    def __init__(self, job: Job, encoder: Encoder, rows: TrainingRows, ranks: Ranks) -> None:
+        assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
+        self.config: TrainConfig = job.config
+        self.module = encoder
+        self.rows = rows
+        self.ranks = ranks
+        self._hardest: dict[tuple[str, str], float] = {}
+
+    @classmethod
+    def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> ContrastiveObjective:
+        """A new or given encoder on this rank's device, the same weights on every rank.
+
+        Raises:
+            UserError: the model, the tokenizer or the mixture do not fit.
+        """
+        config = job.config
+        assert isinstance(config, TrainConfig), f"a contrastive job with a {type(config).__name__}"
+        model = job.model.model_copy(update={"init": job.start})
+        encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
+        encoder.precision = config.precision
+        set_temperature(encoder, config.temperature)
+        rows = TrainingRows(shards, config.mixture, config.batch_size, config.seed)
+        return cls(job, encoder.to(ranks.device).train(), rows, ranks)
+
+    def describe(self) -> list[str]:
+        """Sizes that matter, before the first step."""
+        config, n_weights = self.config, sum(weight.numel() for weight in self.module.parameters())
+        lines = [
+            f"{config.steps} steps of {config.batch_size:,} pairs over {self.ranks.size} process(es) on "
+            f"{self.ranks.device}: {config.batch_size - 1:,} in-batch negatives for each x and each y",
+            f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}",
+        ]
+        if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
+            lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")
+        return lines
+
+    def read_batch(self, step: int) -> Batch:
+        """Global batch `step`, tokens dropped; a pure function of the step, the same on every rank."""
+        x_ids: list[np.ndarray] = []
+        y_ids: list[np.ndarray] = []
+        found: list[TokenRows] = []
+        share, seed = self.config.token_dropout, self.config.seed
+        for kind, rows_n in self.rows.plan.rows(step).items():
+            rows = self.rows.datasets[kind].rows(rows_n)
+            x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, kind, "x"))
+            y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, kind, "y"))
+            found.append(rows)
+        x_B, y_B, document_B = (
+            torch.from_numpy(np.concatenate([getattr(rows, name) for rows in found]))
+            for name in ("x_hash", "y_hash", "document_hash")
+        )
+        return Batch(x_ids, y_ids, PairHashes(x_B, y_B, document_B if self.config.mask_same_document else None))
+
+    def gradients(self, step: int) -> StepFigures:
+        """Add this rank's part of the gradient; both towers are one pass over micro-batches of similar length."""
+        batch = self.read_batch(step)
+        shares = split_for_ranks(batch.lengths(), self.ranks.size)
+        own_b = shares[self.ranks.rank]
+        sequences = [batch.x_ids[i] for i in own_b] + [batch.y_ids[i] for i in own_b]
+        micro_batches = [piece.to(self.ranks.device) for piece in cut_micro_batches(sequences, self.config.micro_batch_tokens)]
+        padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
+        cached = should_cache(self.module.backbone.config, padded_tokens, self.config.activation_bytes, self.module.lean)
+        loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached)
+        return StepFigures(float(loss), len(own_b), int(sum(map(len, sequences))), padded_tokens)
+
+    def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
+        """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
+        order_B = torch.from_numpy(np.concatenate(shares))
+        hashes = _reordered(batch.hashes, order_B).to(self.ranks.device)
+        sizes = [len(share) for share in shares]
+        begin = sum(sizes[: self.ranks.rank])
+        own = slice(begin, begin + sizes[self.ranks.rank]) if self.ranks.size > 1 else None
+
+        def loss_of(emb_ND: Tensor) -> Tensor:
+            pairs_b2D = torch.cat(emb_ND.chunk(2), dim=1)  # x and y of a pair travel together: one collective
+            x_BD, y_BD = gather_rows(pairs_b2D, sizes, self.ranks).chunk(2, dim=1)
+            x_BD, y_BD = x_BD.contiguous(), y_BD.contiguous()
+            if self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
+                self._note_hardest(step, hardest_negatives(x_BD, y_BD, hashes, HARDEST), order_B)
+            return contrastive_loss(x_BD, y_BD, self.module.log_scale, hashes, own)
+
+        return loss_of
+
+    def _note_hardest(self, step: int, found: list[HardNegative], order_B: Tensor) -> None:
+        ids = self.pair_ids(step)
+        for negative in found:
+            key = ids[int(order_B[negative.x_row])], ids[int(order_B[negative.y_row])]
+            self._hardest[key] = max(negative.score, self._hardest.get(key, -math.inf))
+        best = sorted(self._hardest.items(), key=lambda item: (-item[1], item[0]))
+        self._hardest = dict(best[:HARDEST])
+
+    def after_step(self) -> None:
+        """Clamp the temperature from below."""
+        clamp_temperature(self.module, self.config.min_temperature)
+
+    def temperature(self) -> float:
+        """exp(-tau)."""
+        return math.exp(-float(self.module.log_scale.detach()))
+
+    def pair_ids(self, step: int) -> list[str]:
+        """The global batch by the ids of its pairs, in row order."""
+        return self.rows.pair_ids(self.rows.plan.rows(step))
+
+    def save(self, folder: Path) -> None:
+        """A folder that `AutoModel` loads."""
+        self.module.save(folder)
+
+    def texts(self) -> dict[str, str]:
+        """negatives.json: [[cosine, id of x's pair, id of y's pair], ...], the highest first."""
+        rows = [[score, x_id, y_id] for (x_id, y_id), score in self._hardest.items()]
+        return {NEGATIVES_FILE: json.dumps(rows, indent=0) + "\n"}
+
+    def restore_texts(self, texts: dict[str, str]) -> None:
+        """Go on from a state's negatives.json."""
+        self._hardest = {(x_id, y_id): score for score, x_id, y_id in json.loads(texts[NEGATIVES_FILE])}
+
+
+def _reordered(hashes: PairHashes, order_B: Tensor) -> PairHashes:
+    document_B = None if hashes.document_B is None else hashes.document_B[order_B]
+    return PairHashes(hashes.x_B[order_B], hashes.y_B[order_B], document_B)

@@ -1,0 +1,145 @@
+"""Several trainer processes that compute one global batch.
+
+One convention holds throughout: the *sum* over ranks of what each backpropagates is the gradient of the global loss. So the
+gather's backward sums, the gradients are summed, and a loss that every rank computes whole is divided by the number of ranks.
+
+Gradients are summed by hand, in one flat all-reduce after the backward pass, and not by DistributedDataParallel: its hooks
+would reduce during each of the backward passes that gradient caching makes, once a micro-batch, or need `no_sync` around all
+but the last, which only the last one's author can know.
+
+b rows of this rank, B rows of the global batch, D width.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline_lib.hardware import cores
+
+CPU = torch.device("cpu")
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the trainer processes; torchrun numbers them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes files and talks to the launcher."""
+        return self.rank == 0
+
+
+def join_ranks(threads: int) -> Ranks:
+    """Meet the other processes that torchrun started; alone, open no socket at all.
+
+    Args:
+        threads: of this process on a CPU; 0 for cores / processes.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    torch.set_num_threads(threads or max(1, cores() // local_size))
+    device = CPU
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if size > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        store = _meeting_file(size) if local_size == size else None
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    return Ranks(rank, size, device)
+
+
+def leave_ranks(ranks: Ranks) -> None:
+    """Close the process group."""
+    if ranks.size > 1:
+        dist.destroy_process_group()
+
+
+def _meeting_file(size: int) -> dist.FileStore:
+    """On one machine the ranks find each other through a file: torch's TCPStore would listen on every interface."""
+    name = "cpt-ranks-{}-{}".format(os.environ["TORCHELASTIC_RUN_ID"], os.environ["TORCHELASTIC_RESTART_COUNT"])
+    return dist.FileStore(str(Path(tempfile.gettempdir()) / name), size)
+
+
+def gather_rows(rows_bD: Tensor, sizes: Sequence[int], ranks: Ranks) -> Tensor:
+    """All ranks' rows, (B, D), in the order of the ranks; differentiable: gradients flow back to the rank of each row.
+
+    Args:
+        rows_bD: this rank's share.
+        sizes: rows of every rank's share; they may differ.
+    """
+    if ranks.size == 1:
+        return rows_bD
+    return _GatherRows.apply(rows_bD, tuple(sizes), ranks.rank)
+
+
+class _GatherRows(torch.autograd.Function):
+    """all_gather forward; backward sums the gradients of all ranks and takes this one's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_bD: Tensor, sizes: tuple[int, ...], rank: int) -> Tensor:
+        ctx.sizes, ctx.rank = sizes, rank
+        most = max(sizes)
+        padded = rows_bD.new_zeros(most, *rows_bD.shape[1:])
+        padded[: len(rows_bD)] = rows_bD
+        pieces = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(pieces, padded)
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient_BD = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient_BD)
+        begin = sum(ctx.sizes[: ctx.rank])
+        return gradient_BD[begin : begin + ctx.sizes[ctx.rank]], None, None
+
+
+@torch.no_grad()
+def sum_gradients(module: nn.Module, ranks: Ranks) -> None:
+    """Sum every parameter's gradient over the ranks, in one collective; a rank without one adds zero."""
+    if ranks.size == 1:
+        return
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = piece.view_as(parameter)
+
+
+def sum_over_ranks(values: Sequence[float], ranks: Ranks) -> list[float]:
+    """Element-wise sums of a few figures, in float64."""
+    if ranks.size == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=ranks.device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def any_rank(flag: bool, ranks: Ranks) -> bool:
+    """Whether the flag is up on any rank: the same answer everywhere, so that all stop after the same step."""
+    return bool(largest(int(flag), ranks))
+
+
+def largest(value: int, ranks: Ranks) -> int:
+    """The largest of all ranks' values."""
+    if ranks.size == 1:
+        return value
+    most = torch.tensor(value, dtype=torch.int64, device=ranks.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most.item())

@@ -1,0 +1,157 @@
+"""What one training run is: the file that the launcher writes and every trainer process reads. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline_lib.artifact import Artifact, Stage, Store, digest_of
+from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
+from pipeline_lib.errors import UserError
+
+TRAIN = Stage(name="train", version=1)
+PRETRAIN = Stage(name="pretrain", version=1)
+
+EVENT_MARK = "@@"
+
+
+class ArtifactRef(BaseModel):
+    """Where a trainer process finds an input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    key: str
+    digest: str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> ArtifactRef:
+        """The reference of a finished artifact."""
+        return cls(stage=artifact.manifest.stage, key=artifact.manifest.key, digest=artifact.digest)
+
+    def open(self, store: Store) -> Artifact:
+        """The artifact.
+
+        Raises:
+            UserError: it is not there any more, or has other content.
+        """
+        found = store.find(self.stage, self.key)
+        if found is None or found.digest != self.digest:
+            got = "no artifact" if found is None else f"content {found.digest[:12]}"
+            raise UserError(f"{store.root}/{self.stage}/{self.key}: {got}, expected {self.digest[:12]}; run its stage again")
+        return found
+
+
+class Job(BaseModel):
+    """Everything that a trainer process needs to know.
+
+    Attributes:
+        stage: TRAIN or PRETRAIN.
+        key: of the artifact in the making.
+        start: folder of a causal language model to start from, "" for none; `start_digest` is its content.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str
+    stage: Stage
+    key: str
+    shards: ArtifactRef
+    tokenizer: ArtifactRef
+    start: str = ""
+    start_digest: str = ""
+    config: TrainConfig | PretrainConfig
+    model: ModelConfig
+
+    @property
+    def folder(self) -> Path:
+        """Where the manifest will lie, and what belongs to no artifact lies meanwhile: job, timing, states."""
+        return Path(self.root) / self.stage.name / self.key
+
+    def identity(self, torch_version: str) -> dict[str, Any]:
+        """What a saved state must agree with, as flat names and JSON values; the number of processes is not in it."""
+        fields = {f"config.{name}": value for name, value in self.config.key_fields().items()}
+        fields |= {f"model.{name}": value for name, value in self.model.key_fields().items() if name != "init"}
+        fields |= {"start": self.start_digest, "shards": self.shards.digest, "vocabulary": self.tokenizer.digest}
+        return {**fields, "stage_version": self.stage.version, "torch": torch_version}
+
+
+def checkpoint_labels(job: Job) -> dict[int, str]:
+    """Steps after which a model is written, and the labels of its parts; the last step is always among them."""
+    if isinstance(job.config, PretrainConfig):
+        return {job.config.steps: "model"}
+    return {step: checkpoint_label(step) for step in checkpoint_steps(job.config.steps, job.config.checkpoints)}
+
+
+def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
+    """Evenly spaced steps, the last one included; fewer where there are fewer steps."""
+    return sorted({max(1, round(steps * i / checkpoints)) for i in range(1, checkpoints + 1)})
+
+
+def checkpoint_label(step: int) -> str:
+    """What the part of a checkpoint is called, and the model in evaluations."""
+    return f"step-{step:06d}"
+
+
+def part_key(run_key: str, label: str) -> str:
+    """The key of one part of a run: the run's key names everything that its content depends on."""
+    return digest_of([run_key, label])[:24]
+
+
+class Events:
+    """Lines of JSON from the first trainer process to the launcher.
+
+    A launcher that was killed leaves a broken pipe: what cannot be written any more is dropped, and training goes on to save
+    its state.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one line; see `parse_event`."""
+        self._write(EVENT_MARK + json.dumps({"event": event, **fields}))
+
+    def log(self, line: str) -> None:
+        """Write a line that people read."""
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        if not self.enabled:
+            return
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except OSError:
+            self.enabled = False
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """The fields of an event line, or None for any other."""
+    if not line.startswith(EVENT_MARK):
+        return None
+    try:
+        fields = json.loads(line.removeprefix(EVENT_MARK))
+    except json.JSONDecodeError:
+        return None  # cut off by the trainer's death
+    return fields if isinstance(fields, dict) and "event" in fields else None
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock file while inside; waits for another holder, and the kernel frees a dead one's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,40 @@
+"""Causal language modelling on the training split, as a stage: what the paper's models start from (section 2)."""
+
+from __future__ import annotations
+
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import ModelConfig, PretrainConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.train.job import PRETRAIN
+from pipeline_lib.train.launch import Choices, Report, TrainInputs, build_trained, log_line
+
+
+def pretrain(
+    store: Store,
+    shards: Artifact,
+    tokenizer: Artifact,
+    config: PretrainConfig,
+    model: ModelConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """Train a causal language model on packed pairs and return it as one part, "model".
+
+    The same loop, states and restarts as contrastive training; lines for people go to the logger "pipeline_lib.train".
+
+    Args:
+        store: where the artifact is looked for and written.
+        shards: token shards; only the training split is opened.
+        tokenizer: the one they were made with.
+        config: at least one step.
+        model: the encoder's sizes; `init` continues a given model.
+        progress: told the steps done.
+
+    Raises:
+        UserError: no steps, or sizes that do not fit.
+        TrainingFailed: the loss is not finite, or the trainer died too often.
+    """
+    if config.steps == 0:
+        raise UserError("pretrain.steps is 0: there is nothing to train; give steps, or leave pre-training out")
+    inputs = TrainInputs(shards, tokenizer)
+    return build_trained(store, PRETRAIN, inputs, Choices(config=config, model=model), Report(progress, log_line))

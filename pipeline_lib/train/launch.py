@@ -1,0 +1,281 @@
+"""Contrastive training as a stage: trainer processes under torchrun, watched, restarted, and never left behind.
+
+Imports no torch: the processes do, and the memory is theirs.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_of, replace_file, sha256_file, verify_part
+from pipeline_lib.children import start_child, stop_child
+from pipeline_lib.config import ModelConfig, OptimizerConfig, PretrainConfig, StageConfig, TrainConfig
+from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+from pipeline_lib.hardware import cores
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.train.job import TRAIN, ArtifactRef, Job, checkpoint_labels, exclusive, parse_event, part_key
+
+SAVE_GRACE_SECONDS = 20.0
+HEARTBEAT_SECONDS = 0.5
+TAIL_LINES = 30
+FAILURES: dict[str, type[Exception]] = {
+    "UserError": UserError,
+    "CorruptArtifact": CorruptArtifact,
+    "TrainingFailed": TrainingFailed,
+}
+
+Log = Callable[[str], None]
+log_line = logging.getLogger("pipeline_lib.train").info
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What training reads: token shards, the tokenizer they were made with, and the model it starts from, if any."""
+
+    shards: Artifact
+    tokenizer: Artifact
+    start: Artifact | None = None  # of stage "pretrain"
+
+    def named(self) -> dict[str, Artifact]:
+        """The inputs that there are, by the names that lineage records."""
+        named = {"shards": self.shards, "tokenizer": self.tokenizer, "start": self.start}
+        return {name: artifact for name, artifact in named.items() if artifact is not None}
+
+
+class Choices(StageConfig):
+    """The configs that name a trained artifact together; `model.init` holds the content of the folder, not its place."""
+
+    config: TrainConfig | PretrainConfig
+    model: ModelConfig
+
+
+def train(
+    store: Store,
+    inputs: TrainInputs,
+    config: TrainConfig,
+    model: ModelConfig,
+    progress: Progress = silent,
+    log: Log = log_line,
+) -> Artifact:
+    """Train E contrastively (paper, section 2) and return its checkpoints.
+
+    Args:
+        store: where the artifact is looked for and written.
+        inputs: shards, tokenizer, and a pre-trained model to start from.
+        config: `processes` trainer processes are started.
+        model: sizes of a new model, where none is given to start from.
+        progress: told the steps done, twice a second.
+        log: told lines for people: sizes, estimate, restarts.
+
+    Returns:
+        A part a checkpoint, labelled "step-000100", and the part "metrics" (metrics.jsonl, negatives.json).
+
+    Raises:
+        UserError: the inputs do not fit together, or the saved state is another run's.
+        TrainingFailed: the loss is not finite, or the trainer died too often; the message says where and carries its log.
+    """
+    return build_trained(store, TRAIN, inputs, Choices(config=config, model=model), Report(progress, log))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the launcher tells how it goes."""
+
+    progress: Progress
+    log: Log
+
+
+def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report) -> Artifact:
+    """The artifact of one training run, contrastive or of a language model; made only if it is not there."""
+    start, digest = _start_folder(inputs.start, choices.model)
+    named = choices.model_copy(update={"model": choices.model.model_copy(update={"init": digest})})
+
+    def make(key: str) -> Outcome:
+        job = Job(
+            root=str(store.root),
+            stage=stage,
+            key=key,
+            shards=ArtifactRef.of(inputs.shards),
+            tokenizer=ArtifactRef.of(inputs.tokenizer),
+            start=start,
+            start_digest=digest,
+            config=choices.config,
+            model=choices.model,
+        )
+        with exclusive(job.folder / "launcher.lock", lambda: report.log("another process trains this; waiting for it")):
+            Supervisor(job, report).run()
+        return _outcome(store, job)
+
+    return store.build(stage, named, inputs.named(), make)
+
+
+def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:
+    """The folder of the causal language model to start from and its content's digest; empty where there is none."""
+    if start is not None and model.init:
+        raise UserError(f"model.init is {model.init} and pre-training is asked for too; choose one of them")
+    if start is not None:
+        return str(start.part_folder("model")), start.digest
+    if not model.init:
+        return "", ""
+    folder = Path(model.init).absolute()
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.init: no config.json in {folder}; expected the folder of a causal language model")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return str(folder), digest_of([(path.relative_to(folder).as_posix(), sha256_file(path)) for path in files])
+
+
+def _outcome(store: Store, job: Job) -> Outcome:
+    parts = tuple(_parts(store, job).values())
+    (*_, newest) = (part for part in parts if part.label != "metrics")
+    state = json.loads((store.root / newest.folder / "state.json").read_text())
+    shutil.rmtree(job.folder / "states", ignore_errors=True)
+    return Outcome(parts=parts, facts={name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")})
+
+
+def _parts(store: Store, job: Job) -> dict[str, Part]:
+    """The run's parts that are there, by label; the metrics after the checkpoints."""
+    labels = [*checkpoint_labels(job).values(), *(["metrics"] if job.stage == TRAIN else [])]
+    found = {label: store.find_part(job.stage.name, part_key(job.key, label)) for label in labels}
+    missing = [label for label, part in found.items() if part is None]
+    if missing:
+        raise FileNotFoundError(f"{job.folder}: no part {missing[0]}")
+    return {label: part for label, part in found.items() if part is not None}
+
+
+@dataclass
+class Attempt:
+    """One life of the trainer, by what it said."""
+
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last of each kind
+    tail: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=TAIL_LINES))
+    code: int | None = None
+
+    @property
+    def saved_step(self) -> int:
+        """The newest state that it saved; 0 for none."""
+        return int(self.events.get("saved", {}).get("step", 0))
+
+
+class Supervisor:
+    """Starts the trainer, listens to it, and starts it again when it dies."""
+
+    def __init__(self, job: Job, report: Report) -> None:
+        self.job, self.report = job, report
+        self.store = Store(job.root)
+
+    def run(self) -> None:
+        """Return when every part of the run is there.
+
+        Raises:
+            TrainingFailed: see `train`.
+        """
+        replace_file(self.job.folder / "job.json", self.job.model_dump_json(indent=1).encode())
+        if self._is_done():
+            return
+        deaths, best = 0, 0
+        while True:
+            attempt = self._attempt()
+            if "done" in attempt.events and attempt.code == 0:
+                return
+            self._raise_if_final(attempt)
+            deaths = 1 if attempt.saved_step > best else deaths + 1
+            best = max(best, attempt.saved_step)
+            if deaths > self.job.config.max_restarts:
+                raise TrainingFailed(
+                    f"the trainer died {deaths} times without a step gained (exit {attempt.code}); the end of its log:\n"
+                    + "\n".join(attempt.tail)
+                )
+            self.report.log(f"the trainer died (exit {attempt.code}); starting it again from its last complete state")
+
+    def _is_done(self) -> bool:
+        try:
+            for part in _parts(self.store, self.job).values():
+                verify_part(self.store.root, part)
+        except (FileNotFoundError, CorruptArtifact):
+            return False
+        return True
+
+    def _raise_if_final(self, attempt: Attempt) -> None:
+        if "failed" in attempt.events:
+            failed = attempt.events["failed"]
+            raise FAILURES[failed["kind"]](failed["message"])
+        if "stopped" in attempt.events:
+            step = attempt.events["stopped"]["step"]
+            raise TrainingFailed(f"training was stopped after step {step}; its state is saved: run the same to go on")
+
+    def _attempt(self) -> Attempt:
+        attempt = Attempt()
+        with tempfile.TemporaryDirectory(prefix="cpt-train-") as meeting:
+            child = start_child(self._command(Path(meeting)), self._environment(), subprocess.PIPE)
+            try:
+                self._listen(child, attempt)
+            finally:
+                if child.poll() is None:
+                    stop_child(child, SAVE_GRACE_SECONDS)
+        attempt.code = child.returncode
+        return attempt
+
+    def _command(self, meeting: Path) -> list[str]:
+        # not --standalone: its two TCP stores listen on every interface; a file does the same for one machine
+        return [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--nnodes=1", f"--nproc-per-node={self.job.config.processes}", "--local-addr=127.0.0.1"),
+            *("--rdzv-backend=c10d", "--rdzv-conf=store_type=file", f"--rdzv-endpoint={meeting / 'rendezvous'}"),
+            *(f"--rdzv-id={uuid.uuid4().hex}", "-m", "pipeline_lib.train", str(self.job.folder / "job.json")),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(trainer_threads(self.job.config)),
+            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def _listen(self, child: subprocess.Popen[bytes], attempt: Attempt) -> None:
+        lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
+        heard: dict[str, Any] = {"done": 0, "total": self.job.config.steps, "note": "starting the trainer"}
+        while True:
+            self.report.progress(heard["done"], heard["total"], heard["note"])
+            try:
+                line = lines.get(timeout=HEARTBEAT_SECONDS)
+            except queue.Empty:
+                continue
+            if line is None:
+                child.wait()
+                return
+            event = parse_event(line)
+            if event is None:
+                attempt.tail.append(line)
+                self.report.log(line)
+                continue
+            attempt.events[event["event"]] = event
+            if event["event"] == "progress":
+                heard = event
+
+
+def trainer_threads(config: OptimizerConfig) -> int:
+    """Threads of one trainer process on a CPU."""
+    return config.threads or max(1, cores() // config.processes)
+
+
+def _read_lines(child: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        lines.put(line.decode(errors="replace").rstrip("\n"))
+    lines.put(None)

@@ -1,0 +1,111 @@
+"""AdamW, its schedule as a function of the step, and the averaged weights.
+
+Nothing here keeps a counter of its own: what a step does follows from its number, so that a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline_lib.config import OptimizerConfig
+
+FIRST_MOMENT_DECAY = 0.9
+AVERAGE_RAMP_STEPS = 10.0
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of step `step` (from 0) of `steps`: linear warm-up, then a cosine down to its final share of the peak."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    after_warmup = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, after_warmup)))
+    final = config.final_learning_rate_share
+    return config.learning_rate * (final + (1.0 - final) * cosine)
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only: not on biases, norms, nor the logit scale."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (FIRST_MOMENT_DECAY, config.second_moment_decay)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The same rate for every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip_gradients(module: nn.Module, max_norm: float) -> float:
+    """Scale all gradients to a joint norm of at most `max_norm`; returns the norm before."""
+    return float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+
+
+def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors `NAME/FIELD`, NAME being the parameter's."""
+    return {
+        f"{name}/{field}": value
+        for name, parameter in module.named_parameters()
+        for field, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_moments(module: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Put back what `moments` took; steps stay where the fused kernel wants them, on the parameter's device."""
+    parameters = dict(module.named_parameters())
+    for key, value in saved.items():
+        name, _, field = key.rpartition("/")
+        parameter = parameters[name]
+        optimizer.state[parameter][field] = value.to(parameter.device)
+
+
+class WeightAverage:
+    """An exponential moving average of the trainable weights; what checkpoints hold where its decay is above 0.
+
+    The decay of early steps is lower, (1 + s) / (10 + s), so that the random start does not linger in the average.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        self._live = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._mean = [parameter.detach().clone() for parameter in self._live] if decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step `step` (from 0)."""
+        if not self.decay:
+            return
+        decay = min(self.decay, (1.0 + step) / (AVERAGE_RAMP_STEPS + step))
+        torch._foreach_lerp_(self._mean, [parameter.data for parameter in self._live], 1.0 - decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the module's weights are the averaged ones."""
+        live = [parameter.data for parameter in self._live]
+        for parameter, mean in zip(self._live, self._mean, strict=False):
+            parameter.data = mean
+        try:
+            yield
+        finally:
+            for parameter, data in zip(self._live, live, strict=True):
+                parameter.data = data
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averaged weights by name; empty where nothing is averaged."""
+        return dict(zip(self._names, self._mean, strict=False))
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        for name, mean in self.tensors().items():
+            mean.copy_(saved[name])

@@ -1,0 +1,99 @@
+"""The smallest runs that train for real: generated pairs through the real tokenizer and shards, a model of two thin layers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.schemas import PAIRS, row_id, text_hash
+from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig, TokenizerConfig, TrainConfig
+from pipeline_lib.tokens.shards import write_shards
+from pipeline_lib.tokens.tokenizer import train_tokenizer
+from pipeline_lib.train.job import TRAIN, ArtifactRef, Job
+from pipeline_lib.train.launch import TrainInputs
+
+WORDS = "anchor basket candle dragon engine feather garden harbor island jacket kettle ladder magnet needle orchard".split()
+MODEL = ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32)
+
+
+def write_inputs(root: Path) -> tuple[Store, TrainInputs]:
+    """A store with token shards of 120 code and 60 text pairs."""
+    store = Store(root)
+    curated = _write_curated(store)
+    tokenizer = train_tokenizer(store, curated, TokenizerConfig(vocab_size=400))
+    shards = write_shards(store, curated, tokenizer, ShardConfig(max_x_tokens=12, max_y_tokens=24))
+    return store, TrainInputs(shards, tokenizer)
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    """Twelve steps of sixteen pairs, on one thread."""
+    fields: dict[str, Any] = {
+        "steps": 12,
+        "batch_size": 16,
+        "warmup_steps": 2,
+        "checkpoints": 3,
+        "learning_rate": 1e-3,
+        "token_dropout": 0.1,
+        "weight_average": 0.9,
+        "micro_batch_tokens": 128,
+        "threads": 1,
+    }
+    return TrainConfig(**{**fields, **changes})
+
+
+def write_job(store: Store, inputs: TrainInputs, config: Any, key: str = "tiny", stage: Stage = TRAIN) -> Job:
+    """The job that the launcher would write, for a trainer in this process."""
+    job = Job(
+        root=str(store.root),
+        stage=stage,
+        key=key,
+        shards=ArtifactRef.of(inputs.shards),
+        tokenizer=ArtifactRef.of(inputs.tokenizer),
+        config=config,
+        model=MODEL,
+    )
+    job.folder.mkdir(parents=True, exist_ok=True)
+    return job
+
+
+def _write_curated(store: Store) -> Artifact:
+    chance = random.Random(7)
+    rows = [_pair(chance, "code" if number % 3 else "text", number) for number in range(180)]
+    table = pa.Table.from_pylist(rows, schema=PAIRS)
+    stage = Stage(name="curate", version=1)
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(stage.name)
+        pq.write_table(table.sort_by("id"), scratch / "pairs.parquet")
+        counts = Counts(n_in=len(rows), n_out=len(rows))
+        part = store.commit_part(draft_part(stage, key, "train", counts, {"pairs.parquet": len(rows)}), scratch)
+        return Outcome(parts=(part,), counts=counts)
+
+    return store.build(stage, StageConfig(), {}, make)
+
+
+def _pair(chance: random.Random, kind: str, number: int) -> dict[str, Any]:
+    words = chance.sample(WORDS, 4)
+    x = " ".join([*words, str(number)])
+    y = " ".join([*chance.sample(words, 3), *chance.choices(WORDS, k=chance.randrange(3, 12)), str(number)])
+    text_fields = {name: f"p{number % 9}" for name in ("document_id", "source", "group", "path", "name")}
+    return {
+        "id": row_id(kind, x, y),
+        "kind": kind,
+        "view": "docstring",
+        "x": x,
+        "y": y,
+        "x_hash": text_hash(x),
+        "y_hash": text_hash(y),
+        "line": 1,
+        "position": number,
+        "language": "en",
+        "licence": None,
+        "generation": 0,
+        **text_fields,
+    }
