@@ -1,0 +1,270 @@
+"""Texts to ids and back: a byte-level BPE whose delimiters no text can produce, or a causal LM's tokenizer in the same clothes.
+
+x is `[` text `]`, y is `{` text `}`; the four, and the padding id, are reserved. Their names in tokenizer.json hold a space,
+which is no letter of the byte-level alphabet, so that no merge can end in one; and none is an added token, which the
+library would look for in the text. All that changes text (identifier splitting, case, white space, punctuation) lies in
+tokenizer.json itself, so that the export needs no code of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from pipeline_lib.errors import UserError
+
+Side = Literal["x", "y"]
+
+RESERVED = ("<x open>", "<x close>", "<y open>", "<y close>", "<batch pad>")  # ids 0 to 4
+BRACKETS = ("[", "]", "{", "}")
+TOKENIZER_FILE = "tokenizer.json"
+DELIMITERS_FILE = "delimiters.json"
+
+ENCODE_TEXTS = 1024  # an encoding takes some 100 bytes a token until its ids are read
+HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
+
+
+@dataclass(frozen=True)
+class Delimiters:
+    """The reserved ids: what opens and closes each side, and what fills a padded batch."""
+
+    x_open: int
+    x_close: int
+    y_open: int
+    y_close: int
+    pad: int
+
+    def of(self, side: Side) -> tuple[int, int]:
+        """The opening and the closing id of one side."""
+        return (self.x_open, self.x_close) if side == "x" else (self.y_open, self.y_close)
+
+
+class PairTokenizer:
+    """Texts to ids, wrapped in their side's delimiters.
+
+    Args:
+        tokenizer: without post-processor, truncation and padding.
+        delimiters: their ids; they may lie past the tokenizer's own vocabulary.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, delimiters: Delimiters) -> None:
+        # Without this, text that spells an added token ("<|endoftext|>") becomes that token.
+        tokenizer.encode_special_tokens = True
+        self.tokenizer = tokenizer
+        self.delimiters = delimiters
+        self._is_own = tokenizer.id_to_token(delimiters.x_open) == RESERVED[0]
+
+    @classmethod
+    def load(cls, folder: Path) -> PairTokenizer:
+        """The tokenizer of an artifact's part folder.
+
+        Raises:
+            UserError: a file is missing or is no tokenizer.
+        """
+        path = folder / DELIMITERS_FILE
+        if not path.is_file():
+            raise UserError(f"{folder}: no {DELIMITERS_FILE}; expected the part of a tokenizer artifact")
+        delimiters = Delimiters(**json.loads(path.read_text()))
+        return cls(bare_tokenizer(_read_tokenizer_json(folder)), delimiters)
+
+    @classmethod
+    def from_causal_lm(cls, folder: Path) -> PairTokenizer:
+        """The tokenizer of a given causal language model, its own single-token brackets serving as delimiters.
+
+        Text may hold the same brackets: the pooled position comes from the length, so that this forges nothing. A
+        vocabulary without the four as distinct single tokens gets five ids appended past its end (`vocab_size` counts
+        them; the model's embedding must be resized to it). Padding is the model's pad or end token, else `y_close`: what
+        padding holds is never attended to.
+
+        Raises:
+            UserError: the folder has no readable tokenizer.json.
+        """
+        tokenizer = bare_tokenizer(_read_tokenizer_json(folder))
+        tokenizer.encode_special_tokens = True
+        found = [tokenizer.encode(bracket, add_special_tokens=False).ids for bracket in BRACKETS]
+        if all(len(ids) == 1 for ids in found) and len({ids[0] for ids in found}) == len(BRACKETS):
+            x_open, x_close, y_open, y_close = (ids[0] for ids in found)
+            pad = _own_padding(folder, tokenizer)
+            return cls(tokenizer, Delimiters(x_open, x_close, y_open, y_close, y_close if pad is None else pad))
+        end = _id_count(tokenizer)
+        return cls(tokenizer, Delimiters(*range(end, end + len(RESERVED))))
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and delimiters.json, byte for byte the same each time."""
+        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
+        (folder / DELIMITERS_FILE).write_text(json.dumps(asdict(self.delimiters), indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def x_open(self) -> int:
+        """Id of `[`."""
+        return self.delimiters.x_open
+
+    @property
+    def x_close(self) -> int:
+        """Id of `]`, at which an x is pooled."""
+        return self.delimiters.x_close
+
+    @property
+    def y_open(self) -> int:
+        """Id of `{`."""
+        return self.delimiters.y_open
+
+    @property
+    def y_close(self) -> int:
+        """Id of `}`, at which a y is pooled."""
+        return self.delimiters.y_close
+
+    @property
+    def pad(self) -> int:
+        """Id that fills a padded batch; nothing attends to it."""
+        return self.delimiters.pad
+
+    @property
+    def pad_token(self) -> str:
+        """Name of the padding id, as tokenizer_config.json wants it."""
+        return self.name_of(self.pad)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs: one more than the highest id."""
+        return max(_id_count(self.tokenizer), *(id_ + 1 for id_ in asdict(self.delimiters).values()))
+
+    def name_of(self, token_id: int) -> str:
+        """The name of an id in tokenizer.json; of a reserved one past the vocabulary, its reserved name."""
+        name = self.tokenizer.id_to_token(token_id)
+        if name is not None:
+            return str(name)
+        return RESERVED[list(asdict(self.delimiters).values()).index(token_id)]
+
+    def encode(self, texts: Sequence[str], side: Side, max_tokens: int) -> list[list[int]]:
+        """Token ids of each text in its side's delimiters, the closing one always last.
+
+        Args:
+            texts: any strings; lone surrogates read as "?". An empty one gives the two delimiters.
+            side: "x" or "y".
+            max_tokens: longest row, delimiters included; at least 2.
+        """
+        return self.encode_counting(texts, side, max_tokens)[0]
+
+    def encode_counting(self, texts: Sequence[str], side: Side, max_tokens: int) -> tuple[list[list[int]], int]:
+        """As `encode`, and how many of the texts were cut."""
+        assert max_tokens >= 2, f"max_tokens is {max_tokens}: there is no room for the delimiters"
+        opening, closing = self.delimiters.of(side)
+        room = max_tokens - 2
+        rows, n_cut = [], 0
+        for start in range(0, len(texts), ENCODE_TEXTS):
+            for ids in self._encode_longer_than(texts[start : start + ENCODE_TEXTS], room):
+                rows.append([opening, *ids[:room], closing])
+                n_cut += len(ids) > room
+        return rows, n_cut
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a row, as the normaliser left it, without reserved ids."""
+        reserved = set(asdict(self.delimiters).values()) if self._is_own else {ids[0], ids[-1], self.pad}
+        return str(self.tokenizer.decode([id_ for id_ in ids if id_ not in reserved])).removeprefix(" ")
+
+    def _encode_longer_than(self, texts: Sequence[str], room: int) -> list[list[int]]:
+        """Ids that are right up to `room`, and more than `room` wherever the text has more.
+
+        Words are independent in our own tokenizer, so that the head of a text, cut at white space, has the ids that the
+        whole begins with; only if they are too few is the whole text read.
+        """
+        heads = [_head(text, room * HEAD_CHARACTERS) if self._is_own else text for text in texts]
+        rows = self._ids(heads)
+        short = [i for i, ids in enumerate(rows) if len(ids) <= room and len(heads[i]) < len(texts[i])]
+        if short:
+            for i, ids in zip(short, self._ids([texts[i] for i in short]), strict=True):
+                rows[i] = ids
+        return rows
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        try:
+            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:  # the library refuses lone surrogates, which a terminal or a file name may hold
+            readable = [text.encode("utf-8", "replace").decode() for text in texts]
+            encodings = self.tokenizer.encode_batch_fast(readable, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+
+def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:
+    """A plain tokenizer.json that wraps one side's texts by itself, as `PairTokenizer.encode` does.
+
+    The library cuts to `max_tokens` less what the post-processor adds, then adds it, so that the closing delimiter is
+    last. No delimiter is an added token; whoever declares `pad_token` in tokenizer_config.json makes that one such, and
+    must set `split_special_tokens` there, or text could spell it.
+
+    Args:
+        folder: part of a tokenizer artifact.
+        side: whose delimiters.
+        max_tokens: longest row, delimiters included.
+    """
+    tokenizer = PairTokenizer.load(folder)
+    fields = _read_tokenizer_json(folder)
+    ids = tokenizer.delimiters.of(side)
+    names = [tokenizer.name_of(id_) for id_ in ids]
+
+    def wrapped(sequence: str, type_id: int) -> list[dict[str, Any]]:
+        inner = {"Sequence": {"id": sequence, "type_id": type_id}}
+        opening, closing = ({"SpecialToken": {"id": name, "type_id": type_id}} for name in names)
+        return [opening, inner, closing]
+
+    fields["truncation"] = {"direction": "Right", "max_length": max_tokens, "strategy": "LongestFirst", "stride": 0}
+    fields["padding"] = None
+    fields["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": wrapped("A", 0),
+        "pair": wrapped("A", 0) + wrapped("B", 1),
+        "special_tokens": {
+            name: {"id": name, "ids": [id_], "tokens": [name]} for name, id_ in sorted(zip(names, ids, strict=True))
+        },
+    }
+    return json.dumps(fields, ensure_ascii=False, indent=1)
+
+
+def _head(text: str, characters: int) -> str:
+    """The text up to the first white space after so many characters."""
+    if len(text) <= characters:
+        return text
+    space = re.compile(r"[ \t\n]").search(text, characters)
+    return text if space is None else text[: space.start()]
+
+
+def _read_tokenizer_json(folder: Path) -> dict[str, Any]:
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {TOKENIZER_FILE}; expected the folder of a tokenizer or a causal language model")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error}); fetch the model again") from error
+    if not isinstance(fields, dict) or "model" not in fields:
+        raise UserError(f"{path}: no tokenizer of the `tokenizers` library (no field `model`)")
+    return fields
+
+
+def bare_tokenizer(fields: dict[str, Any]) -> Tokenizer:
+    """A tokenizer from the fields of tokenizer.json that neither wraps, cuts nor pads."""
+    return Tokenizer.from_str(json.dumps({**fields, "post_processor": None, "truncation": None, "padding": None}))
+
+
+def _own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in ("pad_token", "eos_token"):
+        token = fields.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        found = tokenizer.token_to_id(content) if content else None
+        if found is not None:
+            return int(found)
+    return None
+
+
+def _id_count(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1

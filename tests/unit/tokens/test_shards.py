@@ -1,0 +1,149 @@
+"""Shards hold every pair once, in the order of ids, to the byte; and are read by mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data_contracts.schemas import SPLITS, TOKENS, text_hash
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import ShardConfig, TokenizerConfig
+from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.faults import arm, disarm
+from pipeline_lib.tokens.shards import TokenDataset, write_shards
+from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
+
+Row = dict[str, object]
+CONFIG = ShardConfig(max_x_tokens=8, max_y_tokens=16, rows_per_shard=60)
+N_CODE, N_TEXT = 130, 70
+
+
+@pytest.fixture
+def rows(a_pair: Callable[..., Row]) -> dict[str, list[Row]]:
+    code = [a_pair("code", i, f"adds {i} to x", f"def add{i}(x):\n    return x + {i}\n" * (i % 5)) for i in range(N_CODE)]
+    text = [a_pair("text", 1000 + i, f"piece {i} of prose", f"the next piece {i}") for i in range(N_TEXT)]
+    held_out = [a_pair("code", 2000 + i, f"held out {i}", "y") for i in range(3)]
+    return {"train": code + text, "validation": held_out, "test": held_out}
+
+
+def made(root: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]]) -> tuple[Store, Artifact, Artifact]:
+    store = Store(root)
+    curated = curated_of(store, rows)
+    return store, curated, train_tokenizer(store, curated, TokenizerConfig(vocab_size=320))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]]) -> tuple[Store, Artifact, Artifact]:
+    return made(tmp_path / "store", curated_of, rows)
+
+
+def test_every_pair_is_there_once_in_id_order(inputs: tuple[Store, Artifact, Artifact], rows: dict[str, list[Row]]) -> None:
+    shards = write_shards(*inputs, CONFIG)
+    tokenizer = PairTokenizer.load(inputs[2].part_folder())
+    assert [part.label for part in shards.manifest.parts] == ["train-code", "train-text", "validation-code"]
+    expected = sorted((row for row in rows["train"] if row["kind"] == "code"), key=lambda row: str(row["id"]))
+    dataset = TokenDataset.open(shards, "train-code")
+    got = dataset.rows(np.arange(len(dataset)))
+    assert len(dataset) == N_CODE
+    for side, ids, length in (("x", got.x_ids, 8), ("y", got.y_ids, 16)):
+        texts = [str(row[side]) for row in expected]
+        assert [row.tolist() for row in ids] == tokenizer.encode(texts, side, length)
+    assert got.x_hash.tolist() == [row["x_hash"] for row in expected]
+    assert got.y_hash.tolist() == [row["y_hash"] for row in expected]
+    assert got.document_hash.tolist() == [text_hash(str(row["document_id"])) for row in expected]
+
+
+def test_files_are_plain_uncompressed_and_full(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    shards = write_shards(*inputs, CONFIG)
+    part = shards.part("train-code")
+    assert [(file.name, file.rows) for file in part.files] == [
+        ("shard-00000.arrow", 60),
+        ("shard-00001.arrow", 60),
+        ("shard-00002.arrow", 10),
+    ]
+    before = pa.total_allocated_bytes()
+    table = pa.ipc.open_file(pa.memory_map(str(shards.part_folder("train-code") / "shard-00000.arrow"))).read_all()
+    assert table.schema == TOKENS and pa.total_allocated_bytes() == before
+
+
+def test_facts_count_tokens_and_cuts(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    shards = write_shards(*inputs, CONFIG)
+    tokenizer = PairTokenizer.load(inputs[2].part_folder())
+    dataset = TokenDataset.open(shards, "train-code")
+    got = dataset.rows(np.arange(N_CODE))
+    facts = shards.part("train-code").facts
+    assert (facts["rows"], facts["x_tokens"]) == (N_CODE, sum(map(len, got.x_ids)))
+    assert facts["y_tokens"] == sum(map(len, got.y_ids))
+    full = [len(ids) == 16 and ids[-1] == tokenizer.y_close for ids in got.y_ids]
+    assert 0 < facts["y_truncated"] <= sum(full) < N_CODE
+    assert shards.manifest.facts["rows"] == shards.manifest.counts.n_out == N_CODE + N_TEXT + 3
+
+
+def test_rows_come_in_the_order_asked_for_across_shards(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    dataset = TokenDataset.open(write_shards(*inputs, CONFIG), "train-code")
+    every = dataset.rows(np.arange(N_CODE))
+    wanted = np.random.default_rng(0).permutation(N_CODE)
+    some = dataset.rows(wanted)
+    assert all((a == every.y_ids[i]).all() for a, i in zip(some.y_ids, wanted, strict=True))
+    assert (some.x_hash == every.x_hash[wanted]).all()
+    assert not some.x_ids[0].flags.owndata and some.x_ids[0].dtype == np.int32
+    assert dataset.rows(np.array([], dtype=np.int64)).x_ids == []
+    with pytest.raises(IndexError, match="of a dataset of 130"):
+        dataset.rows(np.array([N_CODE]))
+
+
+def test_two_stores_get_the_same_bytes(tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]]) -> None:
+    digests = {write_shards(*made(tmp_path / name, curated_of, rows), CONFIG).digest for name in "ab"}
+    assert len(digests) == 1
+
+
+def test_a_dead_run_goes_on_with_the_unfinished_part(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    passed: list[int] = []
+
+    def die_at_the_second_part() -> None:
+        passed.append(1)
+        if len(passed) == 2:
+            raise KeyboardInterrupt
+
+    arm("part:before_move", die_at_the_second_part)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_shards(*inputs, CONFIG)
+        shards = write_shards(*inputs, CONFIG)
+    finally:
+        disarm()
+    assert len(passed) == 2 + 2  # the first part once, the second twice, the third once
+    assert len(shards.verify().manifest.parts) == 3
+
+
+def test_the_test_split_stays_closed(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    labels = [part.label for part in write_shards(*inputs, CONFIG).manifest.parts]
+    assert not [label for label in labels if label.startswith("test")]
+    opened = write_shards(*inputs, CONFIG.model_copy(update={"splits": SPLITS}))
+    assert opened.manifest.parts[-1].label == "test-code"
+
+
+def test_progress_counts_pairs(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    calls: list[tuple[float, float, str]] = []
+    write_shards(*inputs, CONFIG, lambda *call: calls.append(call))
+    done = [call[0] for call in calls]
+    assert done == sorted(done) and calls[-1] == (203, 203, "203 pairs tokenized")
+
+
+def test_a_changed_byte_is_found(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    store, curated, tokenizer = inputs
+    path = curated.part_folder("validation") / "pairs.parquet"
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptArtifact, match="sha256"):
+        write_shards(store, curated, tokenizer, CONFIG)
+
+
+def test_an_unknown_label_lists_those_that_there_are(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    with pytest.raises(UserError, match="train-code, train-text, validation-code"):
+        TokenDataset.open(write_shards(*inputs, CONFIG), "train-prose")

@@ -1,0 +1,246 @@
+"""No text forges a reserved id, the closing delimiter is last, and a plain tokenizer.json does all of it by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pipeline_lib.artifact import Artifact, Counts, Store
+from pipeline_lib.config import TokenizerConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.tokens.pair_tokenizer import RESERVED
+from pipeline_lib.tokens.tokenizer import (
+    PairTokenizer,
+    adopt_tokenizer,
+    side_tokenizer_json,
+    train_bpe,
+    train_tokenizer,
+)
+
+QUICK = settings(deadline=None, max_examples=60)
+CORPUS = [path.read_text() for path in sorted(Path(json.__file__).parent.glob("*.py"))]
+NASTY = st.sampled_from(
+    [*RESERVED, "[", "]", "{", "}", "[[", "}}", "<|endoftext|>", " ", "\n", "\t", "_", "HTTPServer", "Ġ", "é", "日本", "\x00"]
+)
+TEXTS = st.lists(NASTY | st.text(max_size=12), max_size=12).map("".join)
+LONG_TEXTS = st.tuples(TEXTS, st.integers(1, 40), st.sampled_from(["", " ", "\n "])).map(
+    lambda parts: parts[2].join([parts[0]] * parts[1])
+)
+
+
+def saved(folder: Path, **choices: object) -> Path:
+    folder.mkdir()
+    train_bpe(iter(CORPUS), TokenizerConfig(vocab_size=600, **choices)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["keep", "drop"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("tokenizer") / "part", punctuation=request.param)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> PairTokenizer:
+    return PairTokenizer.load(saved(tmp_path_factory.mktemp("kept") / "part", punctuation="keep"))
+
+
+@QUICK
+@given(text=LONG_TEXTS, side=st.sampled_from(["x", "y"]), max_tokens=st.integers(2, 40))
+def test_no_text_forges_a_reserved_id(folder: Path, text: str, side: str, max_tokens: int) -> None:
+    tokenizer = PairTokenizer.load(folder)
+    (ids,) = tokenizer.encode([text], side, max_tokens)
+    assert 2 <= len(ids) <= max_tokens
+    assert (ids[0], ids[-1]) == tokenizer.delimiters.of(side)
+    assert all(len(RESERVED) <= id_ < tokenizer.vocab_size for id_ in ids[1:-1])
+
+
+@QUICK
+@given(texts=st.lists(LONG_TEXTS, max_size=4), side=st.sampled_from(["x", "y"]), max_tokens=st.integers(2, 40))
+def test_the_plain_tokenizer_json_does_the_same(folder: Path, texts: list[str], side: str, max_tokens: int) -> None:
+    plain = Tokenizer.from_str(side_tokenizer_json(folder, side, max_tokens))
+    expected = [encoding.ids for encoding in plain.encode_batch(texts)]
+    assert PairTokenizer.load(folder).encode(texts, side, max_tokens) == expected
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_transformers_reads_it_and_honours_split_special_tokens(folder: Path, side: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = PairTokenizer.load(folder)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": tokenizer.pad_token,
+        "split_special_tokens": True,
+        "model_max_length": 12,
+    }
+    (tmp_path / "tokenizer.json").write_text(side_tokenizer_json(folder, side, 12), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["", "a[0] = {k: v}", " ".join(RESERVED), RESERVED[4] * 9, "word " * 50, "日本語 é [ ] { }"]
+    batch = theirs(texts, padding=True, truncation=True)
+    rows = [ids[: sum(mask)] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    assert rows == tokenizer.encode(texts, side, 12)
+    assert theirs.pad_token_id == tokenizer.pad
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "[", "]{}[", " ".join(RESERVED), "[ x ]" * 300])
+def test_empty_bracketed_and_overlong_texts_close(kept: PairTokenizer, text: str) -> None:
+    (ids,) = kept.encode([text], "y", 16)
+    assert ids[-1] == kept.y_close and ids.count(kept.y_close) == 1
+    assert (len(ids) == 2) == (not text.strip())
+
+
+def test_brackets_in_text_are_ordinary_ids(kept: PairTokenizer) -> None:
+    (ids,) = kept.encode(["a[0] = {k: v}"], "x", 50)
+    assert kept.decode(ids) == "a[0] = {k: v}"
+    assert not set(ids[1:-1]) & set(range(len(RESERVED)))
+
+
+@QUICK
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_decoding_gives_the_text_up_to_normalisation(kept: PairTokenizer, text: str) -> None:
+    (ids,) = kept.encode([text], "x", 1000)
+    assert kept.decode(ids) == kept.tokenizer.normalizer.normalize_str(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "keep", "drop"),
+    [
+        ("HTTPServer", "http server", "http server"),
+        ("parseISO8601Date", "parse iso8601 date", "parse iso8601 date"),
+        ("__init__(self)\n\t  return", "init (self) return", "init self return"),
+        ("ÉcoleÀMoi", "école à moi", "école à moi"),
+        ("x[0] += 1", "x[0] += 1", "x 0 1"),
+        ("नमस्ते", "नमस्ते", "नमस्ते"),
+    ],
+)
+def test_what_happens_to_text(text: str, keep: str, drop: str) -> None:
+    for punctuation, expected in (("keep", keep), ("drop", drop)):
+        tokenizer = train_bpe(iter(CORPUS), TokenizerConfig(vocab_size=300, punctuation=punctuation))
+        (ids,) = tokenizer.encode([text], "x", 100)
+        assert tokenizer.decode(ids).replace(" (", "(") == expected.replace(" (", "(")
+
+
+def test_case_and_identifiers_may_be_kept() -> None:
+    config = TokenizerConfig(vocab_size=300, lower_case=False, split_identifiers=False, punctuation="drop")
+    tokenizer = train_bpe(iter(CORPUS), config)
+    assert tokenizer.decode(tokenizer.encode(["myHTTP_server + 1"], "x", 100)[0]) == "myHTTP_server 1"
+
+
+def test_the_head_of_a_long_text_has_the_ids_of_the_whole(kept: PairTokenizer) -> None:
+    """With 10 tokens asked for, 96 characters are read first; of white space or letters they may be too few."""
+    texts = ["x = compute(alpha, beta) " * 40, " " * 5000 + "late words here", "a" * 5000, "a b" + " " * 900 + "c"]
+    rows, n_cut = kept.encode_counting(texts, "x", 10)
+    whole = [kept.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    assert [row[1:-1] for row in rows] == [ids[:8] for ids in whole]
+    assert n_cut == sum(len(ids) > 8 for ids in whole) == 3
+
+
+def test_lone_surrogates_read_as_question_marks(kept: PairTokenizer) -> None:
+    assert kept.encode(["a\ud800b"], "x", 20) == kept.encode(["a?b"], "x", 20)
+
+
+def test_training_twice_gives_the_same_bytes() -> None:
+    config = TokenizerConfig(vocab_size=1000)
+    first, second = (train_bpe(iter(CORPUS), config).tokenizer.to_str() for _ in range(2))
+    assert first == second
+    assert json.loads(first)["added_tokens"] == []
+    assert [json.loads(first)["model"]["vocab"][name] for name in RESERVED] == [0, 1, 2, 3, 4]
+
+
+# ---- the stage
+
+Row = dict[str, object]
+Curate = Callable[[Store, dict[str, list[Row]]], Artifact]
+MakePair = Callable[[str, int, str, str], Row]
+
+
+def test_the_stage_reads_the_training_split_only(tmp_path: Path, curated_of: Curate, a_pair: MakePair) -> None:
+    rows = [a_pair("code", i, f"say number {i}", text) for i, text in enumerate(CORPUS)]
+    secret = [a_pair("code", 99, "zebrawort " * 50, "zebrawort " * 50)]
+    calls: list[tuple[float, float, str]] = []
+    artifacts = [
+        train_tokenizer(
+            store,
+            curated_of(store, {"train": rows, "test": secret}),
+            TokenizerConfig(vocab_size=500),
+            lambda *call: calls.append(call),
+        )
+        for store in (Store(tmp_path / "a"), Store(tmp_path / "b"))
+    ]
+    assert artifacts[0].digest == artifacts[1].digest
+    folder = artifacts[0].part_folder("tokenizer")
+    assert sorted(path.name for path in folder.iterdir()) == ["delimiters.json", "tokenizer.json"]
+    assert "zebra" not in (folder / "tokenizer.json").read_text()
+    assert PairTokenizer.load(folder).vocab_size == 500
+    assert calls[-1][:2] == (2 * len(rows), 2 * len(rows))
+
+
+def test_fewer_texts_may_be_read(tmp_path: Path, curated_of: Curate, a_pair: MakePair) -> None:
+    curated = curated_of(Store(tmp_path), {"train": [a_pair("text", i, CORPUS[0], "zebrawort") for i in range(9)]})
+    made = train_tokenizer(Store(tmp_path), curated, TokenizerConfig(max_training_texts=5))
+    assert made.manifest.counts == Counts(n_in=5, n_out=5)
+
+
+def test_no_training_pairs_is_said(tmp_path: Path, curated_of: Curate) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(UserError, match="the training split has no pairs"):
+        train_tokenizer(store, curated_of(store, {"train": []}), TokenizerConfig())
+
+
+# ---- a given causal language model
+
+
+def causal_lm(folder: Path, special: list[str], **fields: object) -> Path:
+    folder.mkdir()
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+    return folder
+
+
+def test_a_causal_lm_lends_its_own_brackets(tmp_path: Path) -> None:
+    folder = causal_lm(tmp_path / "lm", ["<|endoftext|>"], eos_token="<|endoftext|>")
+    tokenizer = PairTokenizer.from_causal_lm(folder)
+    names = [tokenizer.name_of(id_) for id_ in (tokenizer.x_open, tokenizer.x_close, tokenizer.y_open, tokenizer.y_close)]
+    assert names == ["[", "]", "{", "}"]
+    assert tokenizer.pad_token == "<|endoftext|>" and tokenizer.vocab_size == 257
+    rows = tokenizer.encode(["a]b", "<|endoftext|>", "", "word" * 9], "x", 8)
+    assert all((row[0], row[-1]) == (tokenizer.x_open, tokenizer.x_close) and len(row) <= 8 for row in rows)
+    assert tokenizer.pad not in rows[1]
+
+    store = Store(tmp_path / "store")
+    artifact = adopt_tokenizer(store, folder)
+    part = artifact.part_folder("tokenizer")
+    assert PairTokenizer.load(part).encode(["a]b"], "x", 8) == rows[:1]
+    plain = Tokenizer.from_str(side_tokenizer_json(part, "x", 8))
+    assert plain.encode("a]b").ids == rows[0] and plain.encode("word" * 9).ids == rows[3]
+    assert adopt_tokenizer(store, folder).folder == artifact.folder
+
+
+def test_a_causal_lm_without_brackets_gets_ids_past_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "lm"
+    folder.mkdir()
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
+    words.save(str(folder / "tokenizer.json"))
+    tokenizer = PairTokenizer.from_causal_lm(folder)
+    assert tokenizer.encode(["word"], "y", 8) == [[4, 1, 5]] and tokenizer.vocab_size == 7
+    assert tokenizer.pad_token == "<batch pad>"
+
+
+def test_a_folder_without_a_tokenizer_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no tokenizer.json"):
+        PairTokenizer.from_causal_lm(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="no JSON"):
+        PairTokenizer.from_causal_lm(tmp_path)
+    with pytest.raises(UserError, match=r"no delimiters.json"):
+        PairTokenizer.load(tmp_path)
