@@ -1,0 +1,142 @@
+"""Whether a stage's rows are good enough to go on, and the report that says why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.artifact import Artifact, Part, replace_file
+from pipeline_lib.config import ContractConfig
+from pipeline_lib.errors import ContractViolation
+
+REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
+REPORT_PARTS = 200  # worst parts that a report lists
+
+
+class RowsRejected(ContractViolation):
+    """More rows broke their contract than the config allows; `report` is the file that says which and why."""
+
+    def __init__(self, message: str, report: Path) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def verdict_row(part: Part) -> dict[str, Any]:
+    """One part as a row of the table that people read: part, rows, quarantined, share, unreadable, reasons."""
+    rows, bad = part.facts["rows"], part.facts["quarantined"]
+    reasons = Counter(part.facts["reasons"]).most_common()
+    return {
+        "part": part.label,
+        "rows": rows,
+        "quarantined": bad,
+        "share": bad / rows if rows else 0.0,
+        "unreadable": part.facts.get("unreadable", 0),
+        "reasons": ", ".join(f"{reason} {count}" for reason, count in sorted(reasons, key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def verdict_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    """The verdict of every part of a `validate` or `check_shards` artifact, in the manifest's order (see `verdict_row`)."""
+    return [verdict_row(part) for part in artifact.manifest.parts]
+
+
+def judge(parts: Sequence[Part], config: ContractConfig) -> list[str]:
+    """Say of every part that is over the threshold what, how much, and why; of the small ones, together.
+
+    A part of at least `min_rows_for_share` rows stands for itself. The others are summed, and their sum counts as that
+    many rows at least, so that a tiny data set with a bad row or two passes.
+    """
+    floor = config.min_rows_for_share
+    faults = []
+    small = [part for part in parts if part.facts["rows"] < floor]
+    for names, group in [
+        *((f"part {part.label!r}", [part]) for part in parts if part.facts["rows"] >= floor),
+        (f"{len(small)} parts of under {floor} rows together", small),
+    ]:
+        rows = sum(part.facts["rows"] for part in group)
+        bad = sum(part.facts["quarantined"] for part in group)
+        if bad > config.max_quarantined_share * max(rows, floor):
+            faults.append(
+                f"{names}: {bad:,} of {rows:,} rows ({bad / rows:.1%}) break their contract, at most "
+                f"{config.max_quarantined_share:.1%} may; commonest: {commonest(part.facts['reasons'] for part in group)}"
+            )
+    return faults + _judge_files(parts, config)
+
+
+def _judge_files(parts: Sequence[Part], config: ContractConfig) -> list[str]:
+    unreadable = sum(part.facts.get("unreadable", 0) for part in parts)
+    files = unreadable + sum(part.facts.get("documents", 0) for part in parts)
+    # as with rows, a handful of files is no verdict: one unreadable file of three must not end a run
+    if unreadable <= config.max_unreadable_share * max(files, 20):
+        return []
+    reasons = commonest(part.facts.get("unreadable_reasons", {}) for part in parts)
+    share = f"{unreadable / files:.1%}"
+    return [
+        f"the whole set: {unreadable:,} of {files:,} files ({share}) could not be read, at most "
+        f"{config.max_unreadable_share:.1%} may; commonest: {reasons}"
+    ]
+
+
+def commonest(reasons: Iterable[Mapping[str, int]], n: int = 3) -> str:
+    """The n commonest reasons with their counts, e.g. "x_blank 12, line_below_one 3"."""
+    total: Counter[str] = Counter()
+    for counts in reasons:
+        total.update(counts)
+    ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ranked[:n]) or "none"
+
+
+def verdict_report(path: Path, parts: Sequence[Part], faults: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the verdict of a stage as markdown: the faults, a table of parts, and quoted rows.
+
+    Args:
+        path: of the file; replaced whole.
+        parts: of the stage, with the facts of a verdict.
+        faults: what `judge` said; none means that the stage passed.
+        examples: rows of schemas.QUARANTINE, of which `REPORT_EXAMPLES` are quoted.
+
+    Returns:
+        The path.
+    """
+    rows = sorted((verdict_row(part) for part in parts), key=lambda row: (-row["share"], row["part"]))
+    lines = [f"# Contracts: {'not kept' if faults else 'kept'}", ""]
+    lines += [f"- {fault}" for fault in faults] or ["Every part is within its threshold."]
+    lines += ["", "| part | rows | quarantined | share | unreadable files | reasons |", "|---|---:|---:|---:|---:|---|"]
+    for row in rows[:REPORT_PARTS]:
+        figures = f"{row['rows']:,} | {row['quarantined']:,} | {row['share']:.2%} | {row['unreadable']:,}"
+        lines.append(f"| {_cell(row['part'])} | {figures} | {_cell(row['reasons'])} |")
+    if len(rows) > REPORT_PARTS:
+        lines.append(f"\n{len(rows) - REPORT_PARTS:,} more parts with a smaller share are left out here.")
+    if examples:
+        lines += [
+            "",
+            "## Rows in quarantine, the first ones",
+            "",
+            "| source | path | row | reason | detail |",
+            "|---|---|---:|---|---|",
+        ]
+        for example in examples[:REPORT_EXAMPLES]:
+            names = [_cell(str(example[name])) for name in ("source", "path", "offset", "reason", "detail")]
+            lines.append(f"| {' | '.join(names)} |")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, ("\n".join(lines) + "\n").encode(errors="replace"))
+    return path
+
+
+def _cell(text: str) -> str:
+    flat = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return "".join(character if character.isprintable() else "\ufffd" for character in flat)
+
+
+def reject_if(stage: str, faults: Sequence[str], report: Path) -> None:
+    """Raise on the first fault, saying how many there are.
+
+    Raises:
+        RowsRejected: there is a fault.
+    """
+    if not faults:
+        return
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    raise RowsRejected(f"{stage}: {faults[0]}{more}; every row and reason: {report}", report)

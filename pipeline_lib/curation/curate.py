@@ -1,0 +1,149 @@
+"""Stage "curate": validated pairs, each text once, cut into train, validation and test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.schemas import PAIRS, SPLITS
+from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.config import CurateConfig
+from pipeline_lib.curation.dedup import Curation
+from pipeline_lib.curation.split import split_documents, split_groups
+from pipeline_lib.errors import UserError
+from pipeline_lib.progress import Progress, silent
+
+STAGE = Stage(name="curate", version=1)
+
+ROW_GROUP_ROWS = 20_000  # some 20 MB of texts: what a reader of one row group holds
+
+
+def curate(store: Store, validated: Artifact, config: CurateConfig, progress: Progress = silent) -> Artifact:
+    """Drop exact duplicates over the whole set and split it by group; one part a split, its `pairs.parquet` sorted by id.
+
+    The order of parts and of rows changes nothing. Facts: rows, groups and documents per split and kind; the unit of the
+    split and why it was chosen; leaks, which are 0. A set of fewer than `min_groups` groups, or one that a split by group
+    would leave a split empty of, is split by document.
+
+    Raises:
+        UserError: there are too few documents for three splits.
+        ContractViolation: a pair id occurs twice.
+        CorruptArtifact: an input's bytes are not those of its manifest.
+    """
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(STAGE.name)
+        try:
+            with Curation(validated.paths("pairs.parquet"), config, scratch) as curation:
+                return _curate(store, validated, curation, config, progress)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    return store.build(STAGE, config, {"validated": validated}, make)
+
+
+def _curate(store: Store, validated: Artifact, curation: Curation, config: CurateConfig, progress: Progress) -> Outcome:
+    steps = len(SPLITS) + 2
+    total = curation.rows()
+    if not total:
+        raise UserError(
+            "curate: not one pair came through validation; expected functions with docstrings or prose of several paragraphs"
+            " in the source folder"
+        )
+    progress(0, steps, f"{total:,} pairs to deduplicate")
+    curation.check_ids()
+    curation.drop_repeated()
+    progress(1, steps, f"{total:,} pairs deduplicated")
+    unit, reason = split(curation, config)
+    sizes = curation.sizes()
+    leaks = curation.leaks(unit)
+    assert not any(leaks.values()), f"curate: splits share what they must not: {leaks}"
+    progress(2, steps, f"{total:,} pairs split")
+    parts = []
+    for name in SPLITS:
+        parts.append(_write_split(store, validated, curation, name, config))
+        written = sum(part.counts.n_out for part in parts)
+        progress(2 + len(parts), steps, f"{written:,} pairs written")
+    dropped = curation.dropped()
+    return Outcome(
+        parts=tuple(parts),
+        counts=Counts(n_in=total, n_out=sum(part.counts.n_out for part in parts), dropped=dropped),
+        facts={"split_unit": unit.removesuffix("_id"), "split_reason": reason, "splits": sizes, "leaks": leaks},
+    )
+
+
+def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
+    """Choose the unit of the split, give every surviving row its split and drop the held-out twins.
+
+    Returns:
+        The unit's column ("group" or "document_id"), and why it was chosen.
+
+    Raises:
+        UserError: a split would be empty by document too.
+    """
+    groups = curation.survivors_by("group")
+    by_group = split_groups(groups, config)
+    if len(groups) < config.min_groups:
+        unit, reason = "document_id", f"{len(groups)} groups, fewer than the {config.min_groups} that a split by group needs"
+    elif lacking := _lacking(groups, by_group):
+        unit, reason = "document_id", f"by group the set would have no {lacking}"
+    else:
+        unit, reason = "group", f"{len(groups)} groups"
+    splits = by_group if unit == "group" else split_documents(curation.survivors_by(unit), config)
+    curation.assign(unit, splits)
+    curation.drop_twins()
+    empty = [name for name in SPLITS if name not in curation.sizes()]
+    if empty:
+        raise UserError(
+            f"curate: no pairs are left for {' and '.join(empty)}: {len(splits)} {unit.removesuffix('_id')}s came through,"
+            " expected 3 at least with texts of their own; add files to the source folder"
+        )
+    return unit, reason
+
+
+def _lacking(groups: dict[str, frozenset[str]], splits: dict[str, Any]) -> str:
+    """The kinds of pairs that a split would lack although the set has them, e.g. "text in validation"."""
+    kinds = sorted(frozenset[str]().union(*groups.values()))
+    held = {(kind, splits[group]) for group, kinds_here in groups.items() for kind in kinds_here}
+    return ", ".join(f"{kind} in {name}" for name in SPLITS for kind in kinds if (kind, name) not in held)
+
+
+def _write_split(store: Store, validated: Artifact, curation: Curation, name: str, config: CurateConfig) -> Part:
+    key = store.key(STAGE, config, {"validated": validated.digest, "split": name})
+    found = store.find_part(STAGE.name, key)
+    if found is not None:
+        return found
+    scratch = store.scratch(STAGE.name)
+    rows = write_pairs(scratch / "pairs.parquet", curation.pairs(name, ROW_GROUP_ROWS))
+    counts = Counts(n_in=rows, n_out=rows)
+    return store.commit_part(draft_part(STAGE, key, name, counts, {"pairs.parquet": rows}), scratch)
+
+
+def write_pairs(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write rows of schemas.PAIRS in row groups of `ROW_GROUP_ROWS`, whatever the size of the batches; returns the rows."""
+    rows = 0
+    with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
+        for table in _regroup(batches):
+            writer.write_table(table.cast(PAIRS), row_group_size=ROW_GROUP_ROWS)
+            rows += table.num_rows
+    return rows
+
+
+def _regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting: list[pa.Table] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(pa.Table.from_batches([batch]))
+        rows += batch.num_rows
+        while rows >= ROW_GROUP_ROWS:
+            table = pa.concat_tables(waiting)
+            # combined, so that the pages of the file do not depend on how the engine cut its batches
+            yield table.slice(0, ROW_GROUP_ROWS).combine_chunks()
+            waiting, rows = [table.slice(ROW_GROUP_ROWS)], rows - ROW_GROUP_ROWS
+    if rows:
+        yield pa.concat_tables(waiting).combine_chunks()

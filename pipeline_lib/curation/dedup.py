@@ -1,0 +1,169 @@
+"""Exact deduplication and the keeping apart of splits, in SQL over Parquet, free of the order of files and rows.
+
+Only keys are held by the engine (ids, hashes, kinds: some 150 bytes a row, spilled to disk beyond the memory limit); texts
+are read again when the survivors are written.
+
+Four passes, each over the survivors of the one before, each keeping the lowest (generation, id) of what is equal:
+
+1. `duplicate_pair`: the same x and y, of the same kind and view;
+2. `duplicate_x`: the same x, of the same kind and view;
+3. `duplicate_y`: the same y, of the same kind and view;
+4. `held_out_twin`: a text that another split has too, as x or as y, in any kind and view. It belongs to the row of the lowest
+   generation, and within that to test before validation before train; every row of another split that holds it is dropped.
+
+So a row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
+set. A later generation never removes a row of an earlier one, since in each pass the lower generation wins, and what earlier
+generations keep does not depend on later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from pipeline_lib.config import CurateConfig
+from pipeline_lib.errors import ContractViolation
+
+DROP_REASONS = ("duplicate_pair", "duplicate_x", "duplicate_y", "held_out_twin")
+
+_KEYS = """
+CREATE TABLE keys AS
+SELECT id, generation, kind, view, x_hash, y_hash, "group", document_id, ''::VARCHAR AS dropped, ''::VARCHAR AS split
+FROM read_parquet(?)
+"""
+
+_DROP_REPEATED = """
+UPDATE keys SET dropped = '{reason}' FROM (
+    SELECT id FROM (
+        SELECT id, row_number() OVER (PARTITION BY kind, view, {same} ORDER BY generation, id) AS rank
+        FROM keys WHERE dropped = ''
+    ) WHERE rank > 1
+) AS repeated WHERE keys.id = repeated.id
+"""
+
+_DROP_TWINS = """
+UPDATE keys SET dropped = 'held_out_twin' FROM (
+    WITH ranked AS (
+        SELECT id, x_hash, y_hash, split,
+            generation * 3 + CASE split WHEN 'test' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END AS rank
+        FROM keys WHERE dropped = ''
+    ),
+    texts AS (SELECT id, x_hash AS text, split, rank FROM ranked UNION ALL SELECT id, y_hash, split, rank FROM ranked),
+    owners AS (SELECT text, arg_min(split, rank) AS owner FROM texts GROUP BY text HAVING count(DISTINCT split) > 1)
+    SELECT DISTINCT texts.id FROM texts JOIN owners USING (text) WHERE texts.split <> owners.owner
+) AS twins WHERE keys.id = twins.id
+"""
+
+
+class Curation:
+    """A temporary SQL table with a row a pair: its keys, its split, and why it was dropped, if it was.
+
+    Args:
+        paths: Parquet files of schemas.PAIRS, in any order.
+        config: memory and threads of the engine.
+        scratch: folder that the engine spills to.
+    """
+
+    def __init__(self, paths: Sequence[Path], config: CurateConfig, scratch: Path) -> None:
+        self.paths = [str(path) for path in sorted(paths)]
+        self.connection = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{config.memory_bytes}B",
+                "threads": config.threads,
+                "temp_directory": str(scratch),
+            },
+        )
+        self.connection.execute(_KEYS, [self.paths])
+
+    def __enter__(self) -> Curation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def check_ids(self) -> None:
+        """Assert that no id occurs twice in the whole set, which no part alone can see.
+
+        Raises:
+            ContractViolation: with how many do, and one of them.
+        """
+        repeated, example = self._row("SELECT count(*), min(id) FROM (SELECT id FROM keys GROUP BY id HAVING count(*) > 1)")
+        if repeated:
+            raise ContractViolation(
+                f"curate: {repeated:,} pair ids occur more than once over the parts, e.g. {example}; an id is a function of "
+                "source, path and place, so that the same source was listed twice or two places share an id"
+            )
+
+    def drop_repeated(self) -> None:
+        """Passes 1 to 3: of equal pairs, x and y of one kind and view, keep the lowest (generation, id)."""
+        for reason, same in (("duplicate_pair", "x_hash, y_hash"), ("duplicate_x", "x_hash"), ("duplicate_y", "y_hash")):
+            self.connection.execute(_DROP_REPEATED.format(reason=reason, same=same))
+
+    def survivors_by(self, unit: str) -> dict[str, frozenset[str]]:
+        """The units ("group" or "document_id") that rows survive in, each with the kinds of its rows."""
+        query = f"SELECT \"{unit}\", list(DISTINCT kind) FROM keys WHERE dropped = '' GROUP BY 1"  # noqa: S608
+        return {name: frozenset(kinds) for name, kinds in self.connection.execute(query).fetchall()}
+
+    def assign(self, unit: str, splits: Mapping[str, str]) -> None:
+        """Give every surviving row the split of its unit."""
+        table = pa.table({"unit": pa.array(list(splits), pa.string()), "name": pa.array(splits.values(), pa.string())})
+        self.connection.register("assigned", table)
+        self.connection.execute(
+            f'UPDATE keys SET split = assigned.name FROM assigned WHERE keys."{unit}" = assigned.unit'  # noqa: S608
+        )
+        self.connection.unregister("assigned")
+
+    def drop_twins(self) -> None:
+        """Pass 4: leave every text to one split."""
+        self.connection.execute(_DROP_TWINS)
+
+    def rows(self) -> int:
+        """Rows in all, dropped ones included."""
+        return int(self._row("SELECT count(*) FROM keys")[0])
+
+    def dropped(self) -> dict[str, int]:
+        """Dropped rows by reason."""
+        query = "SELECT dropped, count(*) FROM keys WHERE dropped <> '' GROUP BY dropped"
+        counts = dict(self.connection.execute(query).fetchall())
+        return {reason: counts[reason] for reason in DROP_REASONS if reason in counts}
+
+    def sizes(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Rows, groups and documents that survive: split -> kind -> figure -> count."""
+        query = """
+            SELECT split, kind, count(*), count(DISTINCT "group"), count(DISTINCT document_id)
+            FROM keys WHERE dropped = '' GROUP BY split, kind ORDER BY split, kind
+        """
+        sizes: dict[str, dict[str, dict[str, int]]] = {}
+        for split, kind, rows, groups, documents in self.connection.execute(query).fetchall():
+            sizes.setdefault(split, {})[kind] = {"rows": rows, "groups": groups, "documents": documents}
+        return sizes
+
+    def leaks(self, unit: str) -> dict[str, int]:
+        """How many units, and how many texts (as x or y, of any kind and view), more than one split holds: 0 and 0."""
+        units = f"SELECT \"{unit}\" AS what, split FROM keys WHERE dropped = ''"  # noqa: S608
+        texts = (
+            "SELECT x_hash AS what, split FROM keys WHERE dropped = '' "
+            "UNION ALL SELECT y_hash, split FROM keys WHERE dropped = ''"
+        )
+        count = "SELECT count(*) FROM (SELECT what FROM ({}) GROUP BY what HAVING count(DISTINCT split) > 1)"
+        return {"units": int(self._row(count.format(units))[0]), "texts": int(self._row(count.format(texts))[0])}
+
+    def pairs(self, split: str, batch_rows: int) -> Any:
+        """The surviving rows of a split with all their columns, sorted by id, as an Arrow record batch reader."""
+        return self.connection.sql(
+            """
+            SELECT pairs.* FROM read_parquet($paths) AS pairs JOIN keys ON pairs.id = keys.id
+            WHERE keys.dropped = '' AND keys.split = $split ORDER BY pairs.id
+            """,
+            params={"paths": self.paths, "split": split},
+        ).to_arrow_reader(batch_rows)
+
+    def _row(self, query: str) -> tuple[Any, ...]:
+        row = self.connection.execute(query).fetchone()
+        assert row is not None, query
+        return row
