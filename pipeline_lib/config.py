@@ -290,9 +290,6 @@ class IndexConfig(StageConfig):
     factory: str = Field(
         "Flat", description="FAISS index factory string; vectors are normalised, the metric is the inner product."
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of the matrix products that embed documents; vectors are stored as float32."
-    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)
     rows_per_slice: int = operational(
         8_192, description="Texts embedded at a time: what a killed build loses at most (rows).", ge=1

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,10 @@ from pydantic import ConfigDict, Field
 from safetensors.numpy import save as save_tensors
 
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part, sha256_file
-from pipeline_lib.config import ExportConfig, ShardConfig, StageConfig
+from pipeline_lib.config import ExportConfig, StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.card import CardFacts, model_card
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
 from pipeline_lib.progress import Progress, silent
@@ -46,20 +46,6 @@ SELF_TEST_TEXTS = (
     "",
 )
 SELF_TEST_DIMS = 8
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is exported: one checkpoint of a training, the tokenizer it was trained with, and the lengths it saw."""
-
-    trained: Artifact
-    label: str
-    tokenizer: Artifact
-    shards: ShardConfig
-
-    def max_tokens(self, name: str) -> int:
-        """Longest row of the side "query" or "document", delimiters included."""
-        return self.shards.max_x_tokens if name == "query" else self.shards.max_y_tokens
 
 
 class ExportKey(StageConfig):
@@ -120,7 +106,7 @@ class _Folder:
         self.encoder = Encoder.load(source)
         self.tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
         self.width = self.encoder.width
-        longest = max(map(checkpoint.max_tokens, SIDES))
+        longest = max(map(checkpoint.max_tokens, SIDES.values()))
         positions = getattr(self.encoder.backbone.config, "max_position_embeddings", longest)
         if positions < longest:
             raise UserError(
@@ -157,7 +143,7 @@ class _Folder:
 
     def _write_side(self, name: str) -> None:
         """A transformer without layers, which only carries the side's tokenizer through the loader."""
-        max_tokens = self.checkpoint.max_tokens(name)
+        max_tokens = self.checkpoint.max_tokens(SIDES[name])
         vocab_size = self.encoder.backbone.config.vocab_size
         _write_json(self.place / name / "config.json", _empty_config(vocab_size, max_tokens))
         tensors = {
@@ -171,7 +157,7 @@ class _Folder:
         self._write_tokenizer(name, name)
 
     def _write_tokenizer(self, folder: str, name: str) -> None:
-        max_tokens = self.checkpoint.max_tokens(name)
+        max_tokens = self.checkpoint.max_tokens(SIDES[name])
         text = side_tokenizer_json(self.checkpoint.tokenizer.part_folder(), SIDES[name], max_tokens)
         (self.place / folder / "tokenizer.json").write_text(text, encoding="utf-8")
         _write_json(
@@ -227,7 +213,7 @@ class _Folder:
         )
 
     def _token_ids(self, name: str) -> list[list[int]]:
-        return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.checkpoint.max_tokens(name))
+        return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.checkpoint.max_tokens(SIDES[name]))
 
     def _write_self_test(self) -> dict[str, np.ndarray]:
         """Vectors of the self-test texts by side, from our own encoder."""
@@ -258,7 +244,7 @@ class _Folder:
         delimiters = self.tokenizer.delimiters
         sides = {
             name: {
-                "max_tokens": self.checkpoint.max_tokens(name),
+                "max_tokens": self.checkpoint.max_tokens(side),
                 "open_id": delimiters.of(side)[0],
                 "close_id": delimiters.of(side)[1],
             }

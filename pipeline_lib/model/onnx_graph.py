@@ -9,6 +9,7 @@ Legend: B texts, L tokens, D width, H heads, K width of one head, V vocabulary, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,12 +38,11 @@ class _Graph:
     def scalar(self, value: int) -> str:
         return self.weight(f"s_{value}", np.array(value, np.int64))
 
-    def add(self, operator: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: object) -> str:
-        """Append a node and return its output's name; of several, the first: the others end in .1, .2, ..."""
-        base = name or f"{operator.lower()}_{len(self.nodes)}"
-        names = [base, *(f"{base}.{i}" for i in range(1, outputs))]
-        self.nodes.append(helper.make_node(operator, list(inputs), names, name=base, **attributes))
-        return base
+    def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Append a node and return its output's name."""
+        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
 
 
 def gpt2_graph(weights: Mapping[str, np.ndarray], layers: int, heads: int, epsilon: float) -> onnx.ModelProto:
@@ -105,12 +105,12 @@ class _Block:
         return graph.add("Add", x_BQD, self._linear(f"{prefix}.mlp.c_proj", inner))
 
     def _attention(self, prefix: str, queries_BQD: str, keys_BLD: str, bias_B1QL: str) -> str:
-        graph, scale = self.graph, np.float32(self.head_width**-0.5)
+        graph, scale = self.graph, np.array(self.head_width**-0.5, np.float32)
         query_BHQK = self._heads(f"{prefix}.attn.c_attn", 0, queries_BQD, (0, 2, 1, 3))
         key_BHKL = self._heads(f"{prefix}.attn.c_attn", 1, keys_BLD, (0, 2, 3, 1))
         value_BHLK = self._heads(f"{prefix}.attn.c_attn", 2, keys_BLD, (0, 2, 1, 3))
         scores_BHQL = graph.add("MatMul", query_BHQK, key_BHKL)
-        scores_BHQL = graph.add("Mul", scores_BHQL, graph.weight("attention_scale", scale.reshape(())))
+        scores_BHQL = graph.add("Mul", scores_BHQL, graph.weight("attention_scale", scale))
         shares_BHQL = graph.add("Softmax", graph.add("Add", scores_BHQL, bias_B1QL), axis=-1)
         mixed_BQHK = graph.add("Transpose", graph.add("MatMul", shares_BHQL, value_BHLK), perm=[0, 2, 1, 3])
         return graph.add("Reshape", mixed_BQHK, graph.ints(0, 0, self.width))

@@ -47,7 +47,7 @@ def build_index(
         exported: the model; only its digest is read here.
         curated: every split's pairs are read: a search finds all there is.
         config: the FAISS factory.
-        embed_documents: texts to (N, D) vectors of length 1, by that model, as documents, in config.precision.
+        embed_documents: texts to (N, D) float32 vectors of length 1, by that model, as documents.
         progress: counts texts.
 
     Raises:
@@ -109,26 +109,25 @@ class _Build:
         draft = draft_part(STAGE, key, "index", counts, rows={"rows.arrow": total, "index.faiss": total}, facts=facts)
         return self.store.commit_part(draft, scratch)
 
-    def _embedded(self, pieces: list[Piece], done: int, total: int) -> Part:
+    def _embedded(self, pieces: list[Piece], first: int, n_texts: int) -> Part:
         """The part that holds the slice's vectors, found by model and texts, or made."""
         texts = hashlib.sha256()
         for piece in pieces:
             texts.update(hashlib.sha256(piece.text.encode()).digest())
-        about = [VECTORS.name, VECTORS.version, self.model_digest, self.config.precision, texts.hexdigest()]
-        key = digest_of(about)[:KEY_DIGITS]
+        key = digest_of([VECTORS.name, VECTORS.version, self.model_digest, texts.hexdigest()])[:KEY_DIGITS]
         found = self.store.find_part(VECTORS.name, key)
         if found is not None:
             return found
 
-        def within(of_slice: float, _: float, note: str = "") -> None:
-            self.progress(done + of_slice, total, f"{int(done + of_slice):,} texts")
+        def within(done: float, total: float, note: str = "") -> None:
+            self.progress(first + done, n_texts, f"{int(first + done):,} texts")
 
         vectors_ND = np.ascontiguousarray(self.embed_documents([piece.text for piece in pieces], within), np.float32)
         _check_vectors(vectors_ND, len(pieces))
         scratch = self.store.scratch(VECTORS.name)
         np.save(scratch / "vectors.npy", vectors_ND, allow_pickle=False)
         counts = Counts(n_in=len(pieces), n_out=len(pieces))
-        label = f"{done:09d}"
+        label = f"{first:09d}"
         return self.store.commit_part(draft_part(VECTORS, key, label, counts, rows={"vectors.npy": len(pieces)}), scratch)
 
     def _filled(self, files: list[Path]) -> faiss.Index:

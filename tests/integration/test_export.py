@@ -18,8 +18,9 @@ from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import ExportConfig, ModelConfig, ShardConfig, StageConfig, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.card import CardFacts, Metric
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.export import SIDES, Checkpoint, export
+from pipeline_lib.model.export import SIDES, export
 from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
@@ -92,7 +93,7 @@ def expected(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
     vectors = {}
     for name, side in SIDES.items():
-        ids = tokenizer.encode(TEXTS, side, checkpoint.max_tokens(name))
+        ids = tokenizer.encode(TEXTS, side, checkpoint.max_tokens(side))
         with torch.no_grad():
             vectors[name] = torch.cat([encoder(*map(torch.from_numpy, pad([row]))) for row in ids]).numpy()
     return vectors
@@ -181,13 +182,13 @@ def test_both_tokenizers_give_our_ids_and_only_they_give_delimiters(folder: Path
     reserved = {ours.x_open, ours.x_close, ours.y_open, ours.y_close, ours.pad}
     onnx_encoder = OnnxEncoder(folder)
     for name, side in SIDES.items():
-        expected_ids = ours.encode(TEXTS, side, checkpoint.max_tokens(name))
+        expected_ids = ours.encode(TEXTS, side, checkpoint.max_tokens(side))
         theirs = AutoTokenizer.from_pretrained(folder / name)(TEXTS, truncation=True)["input_ids"]
         assert theirs == expected_ids
         assert onnx_encoder.token_ids(TEXTS, name) == expected_ids
         assert all(not reserved & set(ids[1:-1]) for ids in theirs)
         assert {ids[-1] for ids in theirs} == {ours.delimiters.of(side)[1]}
-        assert max(map(len, theirs)) == checkpoint.max_tokens(name)
+        assert max(map(len, theirs)) == checkpoint.max_tokens(side)
 
 
 def test_onnx_agrees_with_the_encoder_at_every_length(folder: Path, checkpoint: Checkpoint) -> None:
