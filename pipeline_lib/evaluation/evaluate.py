@@ -6,18 +6,17 @@ per_query.parquet. N texts, Q queries, C candidates, D width.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part
-from pipeline_lib.config import EvaluateConfig, ShardConfig, StageConfig
+from pipeline_lib.config import EvaluateConfig, StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
 from pipeline_lib.evaluation.tasks import ProbeTask, SearchTask, SimilarityTask, TaskSet, build_tasks, only_part
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.progress import Progress, silent
 
 STAGE = Stage(name="evaluate", version=1)
@@ -26,22 +25,6 @@ Side = Literal["x", "y"]
 Embed = Callable[[Sequence[str], Side, Progress], np.ndarray]  # (N, D) float32, unit length
 
 _COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint of a training, with all that is needed to embed with it."""
-
-    trained: Artifact
-    label: str
-    tokenizer: Artifact
-    shards: ShardConfig  # its lengths: texts are cut as they were in training
-
-    @property
-    def step(self) -> int:
-        """The optimizer step in the label; 0 for a model without one."""
-        found = re.fullmatch(r"step-(\d+)", self.label)
-        return int(found[1]) if found else 0
 
 
 class EvaluationRun(StageConfig):
@@ -199,10 +182,9 @@ def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
 
     encoder = Encoder.load(checkpoint.trained.part_folder(checkpoint.label))
     tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
-    most = {"x": checkpoint.shards.max_x_tokens, "y": checkpoint.shards.max_y_tokens}
 
     def embed_texts(texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
-        return embed(encoder, tokenizer, texts, side, most[side], batch_tokens, progress)
+        return embed(encoder, tokenizer, texts, side, checkpoint.max_tokens(side), batch_tokens, progress)
 
     return embed_texts
 

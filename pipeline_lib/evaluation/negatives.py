@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import StageConfig
-from pipeline_lib.evaluation.evaluate import Checkpoint, load_embedder
+from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.tasks import only_part
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.progress import Progress, silent
 
 STAGE = Stage(name="negatives", version=1)
@@ -70,7 +71,7 @@ def read_negatives(negatives: Artifact) -> list[dict[str, Any]]:
 
 
 def allowed_negatives(x_hash_B: np.ndarray, y_hash_B: np.ndarray) -> np.ndarray:
-    """True where (i, j) is a negative: not the diagonal, and no equal text among x_i, y_i and x_j, y_j; shape (B, B)."""
+    """True where (i, j) is a negative: none of i = j, x_i = x_j, y_i = y_j, x_i = y_j; shape (B, B)."""
     same = (x_hash_B[:, None] == x_hash_B) | (y_hash_B[:, None] == y_hash_B) | (x_hash_B[:, None] == y_hash_B)
     return ~(same | np.eye(len(x_hash_B), dtype=bool))
 

@@ -14,9 +14,10 @@ from pipeline_lib.config import EvaluateConfig, ModelConfig, ShardConfig, Tokeni
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.compare import differences, read_evaluations
-from pipeline_lib.evaluation.evaluate import Checkpoint, EmbeddingScorer, evaluate_baselines, evaluate_checkpoint
+from pipeline_lib.evaluation.evaluate import EmbeddingScorer, evaluate_baselines, evaluate_checkpoint
 from pipeline_lib.evaluation.measure import PER_QUERY, measure
 from pipeline_lib.evaluation.tasks import build_tasks
+from pipeline_lib.model.checkpoint import Checkpoint
 
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)
 

@@ -15,7 +15,6 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.evaluate import (
     STAGE,
-    Checkpoint,
     EvaluationRun,
     evaluate_baselines,
     evaluate_checkpoint,
@@ -23,6 +22,7 @@ from pipeline_lib.evaluation.evaluate import (
 from pipeline_lib.evaluation.measure import Measurement, write_measurements
 from pipeline_lib.evaluation.metrics import mean_interval
 from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.model.checkpoint import Checkpoint
 
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)

@@ -1,0 +1,256 @@
+"""What a run leaves for people and for programs: report.html to look at, report.json to compute with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_lib.artifact import Artifact, replace_file
+from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+
+REPORT_VERSION = 1
+
+Row = dict[str, Any]
+
+
+class StageRow(BaseModel):
+    """One stage of the run: its artifact, where its rows went, and what it cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    key: str = ""
+    digest: str = ""
+    parts: int = 0
+    bytes: int = 0
+    n_in: int = 0
+    n_out: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    quarantined: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @classmethod
+    def of(cls, artifact: Artifact, name: str = "") -> StageRow:
+        """The row of an artifact, its costs from run.json; `name` tells apart artifacts of one stage."""
+        manifest, run = artifact.manifest, _run_record(artifact)
+        return cls(
+            stage=name or manifest.stage,
+            key=manifest.key,
+            digest=artifact.digest,
+            parts=len(manifest.parts),
+            bytes=sum(file.bytes for part in manifest.parts for file in part.files),
+            n_in=manifest.counts.n_in,
+            n_out=manifest.counts.n_out,
+            dropped=manifest.counts.dropped,
+            quarantined=manifest.counts.quarantined,
+            seconds=run.get("seconds", 0.0),
+            cpu_seconds=run.get("cpu_seconds", 0.0),
+            peak_memory_bytes=run.get("peak_memory_bytes", 0),
+        )
+
+
+class QuarantineReason(BaseModel):
+    """Rows of one reason that a contract or a reader refused; `samples` are rows of schemas.QUARANTINE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    reason: str
+    count: int
+    samples: tuple[Row, ...] = ()
+
+
+class ReportData(BaseModel):
+    """All that a report may show; a section without data is left out.
+
+    Attributes:
+        counts: documents, code_pairs, text_pairs, and what else was counted.
+        stages: in the order of the run.
+        funnel: (name, rows) of what became of the rows, largest first: documents, pairs, validated, ...
+        training: rows of metrics.jsonl (step, loss, temperature, gradient_norm, padding_share, ...).
+        pace: rows of the clock (step, pairs_per_second, tokens_per_second, memory_bytes).
+        evaluations: rows of schemas.EVALUATIONS, of all models and splits.
+        differences: rows of `compare.differences`.
+        tasks: split -> the facts of its evaluation: tasks, skipped.
+        selection: the content of selection.json.
+        searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc.
+        negatives: the content of negatives.json.
+        verdicts: a row a contract, any columns.
+        near_twins: test functions with a near copy in training: any figures.
+        export, index: their folders.
+        notes: findings said in a sentence each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    commit: str = ""
+    machine: Row = Field(default_factory=dict)
+    config: Row = Field(default_factory=dict)
+    seconds_total: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    counts: dict[str, int] = Field(default_factory=dict)
+    stages: tuple[StageRow, ...] = ()
+    funnel: tuple[tuple[str, int], ...] = ()
+    training: tuple[Row, ...] = ()
+    pace: tuple[Row, ...] = ()
+    evaluations: tuple[Row, ...] = ()
+    differences: tuple[Row, ...] = ()
+    tasks: dict[str, Row] = Field(default_factory=dict)
+    selection: Row = Field(default_factory=dict)
+    searches: tuple[Row, ...] = ()
+    negatives: tuple[Row, ...] = ()
+    quarantine: tuple[QuarantineReason, ...] = ()
+    verdicts: tuple[Row, ...] = ()
+    near_twins: Row = Field(default_factory=dict)
+    export: str = ""
+    index: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> str:
+        """The model that the report is about: the selected one, else the last that was evaluated."""
+        if self.selection:
+            return str(self.selection["chosen"])
+        labels = [(row["step"], row["model"]) for row in self.evaluations if row["step"] >= 0]
+        return max(labels)[1] if labels else ""
+
+
+def write_report(folder: Path, data: ReportData) -> Path:
+    """Write report.json and report.html into the folder, each whole or not at all.
+
+    Returns:
+        The path of report.html.
+    """
+    from pipeline_lib.evaluation.report_page import render
+
+    content = json.dumps(_plain(report_json(data)), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(folder / "report.json", content.encode() + b"\n")
+    page = folder / "report.html"
+    replace_file(page, render(data).encode())
+    return page
+
+
+def report_json(data: ReportData) -> Row:
+    """The machine-readable report: figures as SPLIT.TASK.MODEL.METRIC, the chosen checkpoint under the name "model"."""
+    seconds: dict[str, float] = defaultdict(float)
+    for stage in data.stages:
+        seconds[stage.stage] += stage.seconds
+    return {
+        "report_version": REPORT_VERSION,
+        "name": data.name,
+        "commit": data.commit,
+        "machine": data.machine,
+        "counts": data.counts,
+        **{split: _figures(data, split) for split in ("test", "validation")},
+        "skipped": {split: facts.get("skipped", {}) for split, facts in data.tasks.items()},
+        "selection": data.selection,
+        "near_twins": data.near_twins,
+        "seconds": {**seconds, "total": data.seconds_total},
+        "cpu_seconds": data.cpu_seconds,
+        "peak_memory_bytes": data.peak_memory_bytes,
+        "export": data.export,
+        "index": data.index,
+        "lineage": {stage.stage: stage.model_dump(mode="json", exclude={"stage"}) for stage in data.stages},
+        "drops": {stage.stage: stage.dropped for stage in data.stages if stage.dropped},
+        "quarantine": [reason.model_dump(mode="json") for reason in data.quarantine],
+        "verdicts": list(data.verdicts),
+        "training": {"steps": len(data.training), "last": data.training[-1] if data.training else {}},
+        "searches": list(data.searches),
+        "negatives": len(data.negatives),
+        "notes": list(data.notes),
+        "config": data.config,
+    }
+
+
+def _figures(data: ReportData, split: str) -> Row:
+    tasks: dict[str, Row] = {}
+    facts = data.tasks.get(split, {}).get("tasks", {})
+    for row in data.evaluations:
+        if row["split"] != split:
+            continue
+        entry = tasks.setdefault(row["task"], {"kind": row["kind"], **facts.get(row["task"], {})})
+        for name in {row["model"], "model"} if row["model"] == data.chosen else {row["model"]}:
+            _add_figure(entry.setdefault(name, {"intervals": {}}), row)
+    for row in data.differences:
+        if row["split"] == split and row["task"] in tasks and row["model"] == data.chosen:
+            figures = {name: row[name] for name in ("metric", "mean", "low", "high", "n")}
+            tasks[row["task"]][f"model_minus_{row['baseline']}"] = figures
+    return tasks
+
+
+def _add_figure(entry: Row, row: Mapping[str, Any]) -> None:
+    entry[row["metric"]] = row["value"]
+    entry["intervals"][row["metric"]] = {"low": row["low"], "high": row["high"]}
+    if row["metric"] == PRIMARY_METRIC[row["kind"]]:
+        entry |= {"low": row["low"], "high": row["high"], "n": row["n"]}
+
+
+def results_table(
+    evaluations: Iterable[Row], differences: Iterable[Row], model: str, split: str = "test", primary_only: bool = True
+) -> list[dict[str, str]]:
+    """Rows of strings for a terminal or a table artifact: the model beside the baselines.
+
+    Returns:
+        Rows with task, metric, n, model ("0.612 [0.588, 0.637]"), BM25, TF-IDF, and difference (paired, against the
+        stronger baseline that was measured, with its interval).
+    """
+    by_metric: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for row in evaluations:
+        if row["split"] == split and (not primary_only or row["metric"] == PRIMARY_METRIC[row["kind"]]):
+            by_metric[row["task"], row["metric"]][row["model"]] = row
+    paired: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in differences:
+        if row["split"] == split and row["model"] == model:
+            paired[row["task"], row["metric"]].append(row)
+    return [
+        {
+            "task": task,
+            "metric": metric,
+            "n": f"{found[model]['n']:,}",
+            "model": _with_interval(found[model]),
+            "BM25": _value(found.get("bm25")),
+            "TF-IDF": _value(found.get("tfidf")),
+            "difference": _difference(paired.get((task, metric), [])),
+        }
+        for (task, metric), found in by_metric.items()
+        if model in found
+    ]
+
+
+def _with_interval(row: Row) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _value(row: Row | None) -> str:
+    return f"{row['value']:.3f}" if row else "-"
+
+
+def _difference(rows: list[Row]) -> str:
+    if not rows:
+        return "-"
+    hardest = min(rows, key=lambda row: row["mean"])
+    return f"{hardest['mean']:+.3f} [{hardest['low']:+.3f}, {hardest['high']:+.3f}] vs {hardest['baseline']}"
+
+
+def _run_record(artifact: Artifact) -> Row:
+    path = artifact.folder / "run.json"
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

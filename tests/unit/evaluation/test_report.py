@@ -1,0 +1,236 @@
+"""report.json's keys, and a page that is whole, self-contained and deaf to what the corpus says."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline_lib.evaluation.charts import Chart, Series, line_chart, ticks
+from pipeline_lib.evaluation.report import QuarantineReason, ReportData, StageRow, results_table, write_report
+
+EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onload=\"y"
+METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
+TASKS = {"code_search": "code_search_1k", "classification": "package_of_prose"}
+
+
+def figure(model, step, split, kind, value, metric=None):
+    row = {"model": model, "step": step, "split": split, "kind": kind, "task": TASKS[kind]}
+    return row | {"metric": metric or METRICS[kind], "value": value, "low": value - 0.02, "high": value + 0.02, "n": 100}
+
+
+@pytest.fixture
+def data():
+    evaluations = [
+        figure(f"step-{step:06d}", step, "validation", kind, 0.4 + step / 1000) for step in (100, 200) for kind in TASKS
+    ]
+    evaluations += [
+        figure("step-000200", 200, "test", "code_search", 0.61),
+        figure("step-000200", 200, "test", "code_search", 0.5, "recall@1"),
+        figure("bm25", -1, "test", "code_search", 0.55),
+        figure("tfidf", -1, "test", "code_search", 0.60),
+    ]
+    difference = {"split": "test", "kind": "code_search", "task": "code_search_1k", "metric": "mrr", "n": 100}
+    difference |= {"model": "step-000200", "low": 0.02, "high": 0.1}
+    side = {"text": EVIL, "source": EVIL, "path": EVIL, "line": 3, "name": EVIL, "kind": "code", "licence": EVIL}
+    hit = {"rank": 1, "score": 0.7, "kind": "code", "name": EVIL, "path": EVIL, "line": 1, "doc": EVIL}
+    return ReportData(
+        name="demo",
+        commit="abc123",
+        machine={"cpu": EVIL},
+        config={"train": {"steps": 3}},
+        seconds_total=900.5,
+        cpu_seconds=1600.0,
+        peak_memory_bytes=4_000_000_000,
+        counts={"documents": 10, "code_pairs": 20, "text_pairs": 30},
+        stages=(
+            StageRow(stage="extract", key="k1", digest="d1", n_in=10, n_out=7, dropped={EVIL: 3}, seconds=12.0),
+            StageRow(stage="train", key="k2", digest="d2", seconds=600.0),
+        ),
+        funnel=(("documents", 10), ("pairs", 7)),
+        training=tuple({"step": s, "loss": 5.0 / s, "temperature": 0.07, "gradient_norm": 1.0} for s in range(1, 60)),
+        pace=({"step": 1, "pairs_per_second": 200.0}, {"step": 2, "pairs_per_second": 210.0}),
+        evaluations=tuple(evaluations),
+        differences=(
+            {**difference, "baseline": "bm25", "mean": 0.06},
+            {**difference, "baseline": "tfidf", "mean": 0.01, "low": -0.01},
+        ),
+        tasks={
+            "test": {
+                "tasks": {"code_search_1k": {"kind": "code_search", "n": 100, "candidates": 1000, "left_out": 7}},
+                "skipped": {"similarity": "3 pieces, 10 are needed"},
+            }
+        },
+        selection={
+            "chosen": "step-000200",
+            "step": 200,
+            "score": 1.0,
+            "sentence": EVIL,
+            "rule": "highest",
+            "weights": {"code_search": 0.7, "classification": 0.3},
+            "checkpoints": [
+                {"label": "step-000100", "step": 100, "score": 0.8, "kinds": {"code_search": 0.5, "classification": 0.5}},
+                {"label": "step-000200", "step": 200, "score": 1.0, "kinds": {"code_search": 0.6, "classification": 0.6}},
+            ],
+        },
+        searches=({"query": EVIL, "hits": [hit]},),
+        negatives=({"score": 0.9, "positive_score": 0.8, "x": side, "y_right": side, "y_negative": side},),
+        quarantine=(
+            QuarantineReason(
+                stage="extract",
+                reason=EVIL,
+                count=2,
+                samples=({"source": EVIL, "path": EVIL, "offset": 4, "detail": EVIL},),
+            ),
+        ),
+        verdicts=({"suite": EVIL, "rows": 7, "failed": 0},),
+        near_twins={"near_twins": 4, "of": 100},
+        export="store/export/x",
+        index="store/index/y",
+        notes=(EVIL,),
+    )
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes; complains about what is left open."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "path"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def parsed(path):
+    parser = Tags()
+    parser.feed(path.read_text(encoding="utf-8"))
+    assert parser.open == []
+    return parser.tags
+
+
+def test_corpus_text_cannot_become_markup(tmp_path, data):
+    page = write_report(tmp_path, data)
+    tags = parsed(page)
+    assert not {name for name, _ in tags} & {"script", "img", "iframe", "link", "object"}
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    assert page.read_text().count("&lt;script&gt;alert(") >= 15
+
+
+def test_the_page_asks_nobody_for_anything(tmp_path, data):
+    page = write_report(tmp_path, data)
+    for _, attributes in parsed(page):
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
+    assert not re.search(r"@import|url\(|https?://", page.read_text())
+
+
+def test_report_json_has_the_keys_that_programs_read(tmp_path, data):
+    write_report(tmp_path, data)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["commit"] == "abc123"
+    search = report["test"]["code_search_1k"]
+    assert search["model"]["mrr"] == 0.61
+    assert {name: search["model"][name] for name in ("low", "high", "n")} == {"low": 0.59, "high": 0.63, "n": 100}
+    assert search["model"]["recall@1"] == 0.5
+    assert search["model"]["intervals"]["recall@1"] == {"low": 0.48, "high": 0.52}
+    assert (search["bm25"]["mrr"], search["tfidf"]["mrr"]) == (0.55, 0.60)
+    assert search["step-000200"] == search["model"]
+    expected = {"metric": "mrr", "mean": 0.06, "low": 0.02, "high": 0.1, "n": 100}
+    assert search["model_minus_bm25"] == expected
+    assert search["candidates"] == 1000
+    assert report["validation"]["code_search_1k"]["step-000100"]["mrr"] == 0.5
+    assert report["seconds"] == {"extract": 12.0, "train": 600.0, "total": 900.5}
+    assert (report["cpu_seconds"], report["peak_memory_bytes"]) == (1600.0, 4_000_000_000)
+    assert report["counts"] == {"documents": 10, "code_pairs": 20, "text_pairs": 30}
+    assert report["lineage"]["train"]["key"] == "k2"
+    assert (report["export"], report["index"]) == ("store/export/x", "store/index/y")
+    assert report["selection"]["chosen"] == "step-000200"
+    assert report["skipped"]["test"] == {"similarity": "3 pieces, 10 are needed"}
+    assert report["near_twins"]["near_twins"] == 4
+
+
+def test_what_was_left_out_is_said(tmp_path, data):
+    page = write_report(tmp_path, data).read_text()
+    assert "7 rows of the incomplete last batch of 1,000 candidates" in page
+    assert "Similarity: 3 pieces, 10 are needed" in page
+
+
+def test_an_empty_run_still_has_a_report(tmp_path):
+    page = write_report(tmp_path, ReportData(name="nothing"))
+    parsed(page)
+    assert json.loads((tmp_path / "report.json").read_text())["test"] == {}
+
+
+def test_figures_that_are_not_finite_are_null_in_json_and_break_no_chart(tmp_path, data):
+    rows = ({"step": 1, "loss": float("nan")}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": float("inf")})
+    page = write_report(tmp_path, data.model_copy(update={"training": rows}))
+    parsed(page)
+    assert json.loads((tmp_path / "report.json").read_text())["training"]["last"]["loss"] is None
+    assert "nan" not in "".join(re.findall(r"<svg.*?</svg>", page.read_text(), re.S)).lower()
+
+
+def test_equal_data_gives_equal_bytes(tmp_path, data):
+    pages = [write_report(tmp_path / name, data).read_bytes() for name in ("a", "b")]
+    assert pages[0] == pages[1]
+
+
+def test_without_a_selection_the_last_checkpoint_is_reported(data):
+    bare = data.model_copy(update={"selection": {}})
+    assert bare.chosen == "step-000200"
+    assert ReportData(name="none").chosen == ""
+
+
+def test_the_table_for_terminals(data):
+    (row,) = results_table(data.evaluations, data.differences, "step-000200")
+    assert row == {
+        "task": "code_search_1k",
+        "metric": "mrr",
+        "n": "100",
+        "model": "0.610 [0.590, 0.630]",
+        "BM25": "0.550",
+        "TF-IDF": "0.600",
+        "difference": "+0.010 [-0.010, +0.100] vs tfidf",
+    }
+    rows = results_table(data.evaluations, data.differences, "step-000200", primary_only=False)
+    assert [row["metric"] for row in rows] == ["mrr", "recall@1"]
+
+
+def test_a_stage_row_reads_the_artifact(curated):
+    row = StageRow.of(curated)
+    assert (row.stage, row.key, row.parts) == ("curate", curated.manifest.key, 3)
+    assert row.bytes == sum(path.stat().st_size for path in curated.paths("pairs.parquet"))
+    assert row.seconds > 0
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0.37, 0.61, 4) == [0.4, 0.5, 0.6]
+    assert ticks(0, 300, 5) == [0, 100, 200, 300]
+    assert ticks(1.0, 1.0, 4) == [1.0]
+
+
+def test_a_chart_marks_the_chosen_step_and_keeps_labels_harmless():
+    chart = Chart(EVIL, (Series([(1, 0.5), (2, 0.7)], name=EVIL),), references=((EVIL, 0.6, "--bm25"),), marked_x=2)
+    svg = line_chart(chart)
+    assert 'class="dot chosen"' in svg
+    assert "<script" not in svg
+    assert line_chart(Chart("one point", (Series([(1, 0.5)]),))) == ""
+
+
+def test_long_curves_are_thinned():
+    svg = line_chart(Chart("loss", (Series([(x, 1 / (x + 1)) for x in range(100_000)]),)))
+    assert len(svg) < 20_000
