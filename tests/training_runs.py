@@ -81,7 +81,7 @@ def _pair(chance: random.Random, kind: str, number: int) -> dict[str, Any]:
     words = chance.sample(WORDS, 4)
     x = " ".join([*words, str(number)])
     y = " ".join([*chance.sample(words, 3), *chance.choices(WORDS, k=chance.randrange(3, 12)), str(number)])
-    text_fields = {name: f"p{number % 9}" for name in ("document_id", "source", "group", "path", "name")}
+    text_fields = dict.fromkeys(("document_id", "source", "group", "path", "name"), f"p{number % 9}")
     return {
         "id": row_id(kind, x, y),
         "kind": kind,

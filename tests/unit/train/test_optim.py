@@ -1,0 +1,87 @@
+"""The schedule, the parameter groups and the averaged weights."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline_lib.config import TrainConfig
+from pipeline_lib.train import optim
+
+
+def test_schedule_warms_up_linearly_and_ends_at_its_final_share() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=4, final_learning_rate_share=0.1)
+    rates = [optim.learning_rate(config, step, 20) for step in range(20)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4] == pytest.approx(1.0)
+    assert rates[12] == pytest.approx(0.1 + 0.9 * 0.5, abs=0.06)  # near the middle of the cosine
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (5, 5), (10, 3)])
+def test_schedule_stands_short_runs(warmup: int, steps: int) -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=warmup)
+    assert all(0 < optim.learning_rate(config, step, steps) <= 1.0 for step in range(steps))
+
+
+def test_decay_is_on_matrices_only() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    optimizer = optim.build_optimizer(module, TrainConfig(weight_decay=0.5))
+    decayed = [p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
+    assert [id(p) for p in decayed] == [id(module[0].weight)]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_average_is_the_exponential_mean_and_in_place_gives_the_weights_back() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 0.0)
+    average = optim.WeightAverage(module, 0.9)
+    expected = 0.0
+    for step in range(50):
+        nn.init.constant_(module.weight, float(step))
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    with average.in_place():
+        assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert module.weight.item() == 49.0
+
+
+def test_no_average_leaves_the_weights() -> None:
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    average = optim.WeightAverage(module, 0.0)
+    average.update(0)
+    with average.in_place():
+        assert torch.equal(module.weight, before)
+    assert average.tensors() == {}
+
+
+def test_moments_put_back_give_the_same_next_step_to_the_bit() -> None:
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        module = nn.Linear(4, 4)
+        return module, optim.build_optimizer(module, TrainConfig())
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+        optimizer.zero_grad()
+        module(torch.full((1, 4), float(number + 1))).square().sum().backward()
+        optimizer.step()
+
+    whole, whole_optimizer = start()
+    for number in range(4):
+        step(whole, whole_optimizer, number)
+        if number == 1:
+            weights = {name: weight.clone() for name, weight in whole.state_dict().items()}
+            saved = {name: value.clone() for name, value in optim.moments(whole, whole_optimizer).items()}
+    resumed, resumed_optimizer = start()
+    resumed.load_state_dict(weights)
+    optim.restore_moments(resumed, resumed_optimizer, saved)
+    for number in (2, 3):
+        step(resumed, resumed_optimizer, number)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert {name.split("/")[1] for name in saved} == {"step", "exp_avg", "exp_avg_sq"}
