@@ -95,12 +95,13 @@ def _list_facts(column: pa.ChunkedArray, limits: TokenLimits) -> dict[str, np.nd
     last_N = np.where(filled_N, padded_T[ends_N - 1], -1)
     reserved_T = np.isin(ids_T, limits.reserved)
     outside_T = (ids_T < 0) | (ids_T >= limits.vocab_size)
-    at_ends_N = np.isin(first_N, limits.reserved) * filled_N + np.isin(last_N, limits.reserved) * (lengths_N > 1)
+    first_is_reserved_N = (np.isin(first_N, limits.reserved) & filled_N).astype(np.int64)
+    last_is_reserved_N = (np.isin(last_N, limits.reserved) & (lengths_N > 1)).astype(np.int64)
     return {
         "tokens": lengths_N,
         "first": first_N,
         "last": last_N,
-        "reserved": _count(reserved_T, starts_N, ends_N) - at_ends_N,
+        "reserved": _count(reserved_T, starts_N, ends_N) - first_is_reserved_N - last_is_reserved_N,
         "outside": _count(outside_T, starts_N, ends_N),
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from prefect import flow
+
+from flows.parameters import DatasetRef, RunParams
+from flows.workspace import Workspace, open_workspace
 from tasks.dataset import (
     check_shards_task,
     curate_task,
@@ -11,9 +14,6 @@ from tasks.dataset import (
     tokenizer_task,
     validate_task,
 )
-
-from flows.parameters import DatasetRef, RunParams
-from flows.workspace import Workspace, open_workspace
 
 
 @flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}")
@@ -30,13 +30,14 @@ def build_dataset(params: RunParams) -> DatasetRef:
     curated = curate_task(store, validated, config)
     tokenizer = tokenizer_task(store, curated, config)
     shards = shards_task(store, curated, tokenizer, config)
-    check_shards_task(store, shards, tokenizer, config)
+    checked = check_shards_task(store, shards, tokenizer, config)
     return DatasetRef(
         extracted=extracted.manifest.key,
         validated=validated.manifest.key,
         curated=curated.manifest.key,
         tokenizer=tokenizer.manifest.key,
         shards=shards.manifest.key,
+        checked=checked.manifest.key,
     )
 
 

@@ -189,7 +189,7 @@ def up(
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch the cron schedules on; they are paused else.")] = False,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
-    from flows.platform import serve_platform
+    from flows.up import serve_platform
 
     serve_platform(_home(), port, schedules)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.evaluation import baselines_task, checkpoint_task, show_evaluations_task
 
 from flows.parameters import CheckpointParams, DatasetRef, EvaluatedRef, EvaluateParams, TrainParams, split_checkpoint
 from flows.train import train
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
+from tasks.evaluation import baselines_task, checkpoint_task, show_evaluations_task
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{params.preset}-{params.split}")

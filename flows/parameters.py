@@ -1,4 +1,4 @@
-"""The parameters of every flow: one model each, whose descriptions are the form in Prefect's UI and the help of the terminal."""
+"""The parameters of every flow: one model each, whose descriptions are the form in Prefect's UI and the terminal's help."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ class DatasetRef(BaseModel):
     curated: str = Field("", title="Curated pairs", description="Key of a `curate` artifact.")
     tokenizer: str = Field("", title="Tokenizer", description="Key of a `tokenizer` artifact.")
     shards: str = Field("", title="Shards", description="Key of a `shards` artifact.")
+    checked: str = Field("", title="Shards' verdict", description="Key of a `check_shards` artifact.")
 
 
 class TrainParams(RunParams):
@@ -170,3 +171,4 @@ class PublishedRef(BaseModel):
     test: EvaluatedRef
     export: str
     index: str
+    negatives: str

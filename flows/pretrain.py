@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.training import pretrain_task
 
 from flows.build_dataset import require_dataset
 from flows.parameters import DatasetRef, TrainParams
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.errors import UserError
+from tasks.training import pretrain_task
 
 
 @flow(name="pretrain", flow_run_name="pretrain-{params.preset}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.publishing import export_task, index_task, promote_task, select_task
 
 from flows.evaluate import evaluate, evaluate_labels, require_trained
 from flows.parameters import DatasetRef, EvaluatedRef, EvaluateParams, PublishedRef, PublishParams, TrainParams
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.model.checkpoint import Checkpoint
+from tasks.publishing import export_task, index_task, negatives_task, promote_task, select_task
 
 
 @flow(name="publish", flow_run_name="publish-{params.preset}")
@@ -31,6 +31,7 @@ def publish(params: PublishParams) -> PublishedRef:
     tested, baselines = (work.store.open("evaluate", key) for key in (test.checkpoints[label], test.baselines))
     exported = export_task(work.store, checkpoint, tested, baselines, work.config)
     index = index_task(work.store, exported, curated, checkpoint, work.config)
+    negatives = negatives_task(work.store, curated, checkpoint)
     promote_task(work.home, exported, index, work.config.name)
     return PublishedRef(
         dataset=dataset,
@@ -41,6 +42,7 @@ def publish(params: PublishParams) -> PublishedRef:
         test=test,
         export=exported.manifest.key,
         index=index.manifest.key,
+        negatives=negatives.manifest.key,
     )
 
 

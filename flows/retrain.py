@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from tasks.publishing import report_task
 
 from flows.build_dataset import build_dataset
-from flows.parameters import PublishParams, RunParams, TrainParams
+from flows.parameters import EvaluatedRef, PublishedRef, PublishParams, RunParams, TrainedRef, TrainParams
 from flows.publish import publish
 from flows.train import train
-from flows.workspace import open_workspace
+from flows.workspace import Workspace, open_workspace
+from pipeline_lib.artifact import Artifact
 from pipeline_lib.meter import Meter
+from tasks.reporting import RunArtifacts, report_task
 
 
 @flow(name="retrain", flow_run_name="retrain-{params.preset}")
@@ -27,4 +28,37 @@ def retrain(params: RunParams) -> dict[str, Any]:
         dataset = build_dataset(params)
         trained = train(TrainParams(**params.model_dump(), dataset=dataset))
         published = publish(PublishParams(**params.model_dump(), dataset=dataset, trained=trained.trained))
-        return report_task(work.home, work.config, trained, published, meter)
+        return report_task(work.home, work.config, run_artifacts(work, trained, published), meter)
+
+
+def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef) -> RunArtifacts:
+    """The artifacts behind the keys, by the names that the report uses."""
+    dataset, open_artifact = trained.dataset, work.store.open
+    keys = {
+        "extract": ("extract", dataset.extracted),
+        "validate": ("validate", dataset.validated),
+        "curate": ("curate", dataset.curated),
+        "tokenizer": ("tokenizer", dataset.tokenizer),
+        "shards": ("shards", dataset.shards),
+        "check_shards": ("check_shards", dataset.checked),
+        "pretrain": ("pretrain", trained.pretrained),
+        "train": ("train", trained.trained),
+        "select": ("select", published.selection),
+        "export": ("export", published.export),
+        "index": ("index", published.index),
+        "negatives": ("negatives", published.negatives),
+    }
+    return RunArtifacts(
+        stages={name: open_artifact(stage, key) for name, (stage, key) in keys.items() if key},
+        validation=_evaluations(work, published.validation),
+        test=_evaluations(work, published.test),
+        chosen=published.checkpoint,
+    )
+
+
+def _evaluations(work: Workspace, found: EvaluatedRef | None) -> dict[str, Artifact]:
+    if found is None:
+        return {}
+    return {
+        label: work.store.open("evaluate", key) for label, key in [*found.checkpoints.items(), ("baselines", found.baselines)]
+    }

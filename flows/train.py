@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.training import train_task
 
 from flows.build_dataset import require_dataset
 from flows.parameters import TrainedRef, TrainParams
 from flows.pretrain import pretrain_on
 from flows.workspace import open_workspace
+from tasks.training import train_task
 
 
 @flow(name="train", flow_run_name="train-{params.preset}")

@@ -300,6 +300,14 @@ class RunConfig(StageConfig):
     """A whole life: from raw dump to searchable index."""
 
     name: str = operational("run", description="Names the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    sample_queries: tuple[str, ...] = operational(
+        (
+            "parse an ISO 8601 date",
+            "read a compressed file line by line",
+            "retry a request with exponential backoff",
+        ),
+        description="What the run searches for when it is done, to show what search finds.",
+    )
     source: SourceConfig = SourceConfig()
     extract: ExtractConfig = ExtractConfig()
     contract: ContractConfig = ContractConfig()

@@ -20,7 +20,7 @@ from pipeline_lib.model.export import export
 from pipeline_lib.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
-from tasks.ui import StageProgress, show_markdown, show_table, stage_task
+from tasks.ui import StageProgress, show_table, stage_task
 
 
 @stage_task("select")
@@ -42,8 +42,7 @@ def export_task(store: Store, checkpoint: Checkpoint, tested: Artifact, baseline
     card = CardFacts(
         title=f"{config.name}: text and code embeddings",
         base=config.model.init or "a new causal transformer, trained on this corpus alone",
-        data=config.source.folder and f"The folder {Path(config.source.folder).name}."
-        or "A Python installation: its standard library and the packages that this project depends on.",
+        data=_data_sentence(config),
         metrics=tuple(_card_metrics(tested, baselines)),
         licence="Each text of the training data keeps the licence of the package or file it comes from; see the pairs' "
         "`licence` column.",
@@ -85,18 +84,10 @@ def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> A
     return artifact
 
 
-@stage_task("show-run")
-def show_run_task(sentence: str, results: Sequence[dict[str, object]], searches: Sequence[dict[str, object]]) -> None:
-    """The run's results and sample searches in the UI."""
-    show_table("results", list(results), sentence)
-    lines = [f"# Sample searches\n\n{sentence}\n"]
-    for found in searches:
-        lines.append(f"\n## {found['query']}\n\n| score | name | where | doc |\n|---|---|---|---|")
-        lines += [
-            f"| {hit['score']:.3f} | `{hit['name']}` | `{hit['path']}:{hit['line']}` | {str(hit['doc']).replace('|', ' ')} |"
-            for hit in found["hits"]  # type: ignore[attr-defined]
-        ]
-    show_markdown("sample-searches", "\n".join(lines), "What search finds now")
+def _data_sentence(config: RunConfig) -> str:
+    if config.source.folder:
+        return f"The folder {Path(config.source.folder).name}."
+    return "A Python installation: its standard library and the packages that this project depends on."
 
 
 def _card_metrics(tested: Artifact, baselines: Artifact) -> list[Metric]:

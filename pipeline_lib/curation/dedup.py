@@ -164,6 +164,6 @@ class Curation:
         ).to_arrow_reader(batch_rows)
 
     def _row(self, query: str) -> tuple[Any, ...]:
-        row = self.connection.execute(query).fetchone()
-        assert row is not None, query
+        # fetchone would leave the result unfinished, and the connection busy for the next statement
+        (row,) = self.connection.execute(query).fetchall()
         return row

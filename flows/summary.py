@@ -1,0 +1,84 @@
+"""The last screen of a run: results with baselines, sample searches, the report's place, the next commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.home import artifact_home
+
+if TYPE_CHECKING:
+    from flows.parameters import EvaluatedRef
+
+HITS_SHOWN = 3
+
+
+def print_summary(report: dict[str, Any]) -> None:
+    """Print what a finished run came to."""
+    console = Console()
+    console.print()
+    console.print(_results(report))
+    if sentence := report["selection"].get("sentence"):
+        console.print(sentence, markup=False, highlight=False)
+    for found in report["searches"]:
+        console.print(_hits(found))
+    _print_costs(console, report)
+    name = report["name"]
+    console.print(f"\nReport:  {artifact_home() / 'reports' / name / 'report.html'}", highlight=False)
+    console.print("Next:")
+    for command in (
+        'cpt search "compute a moving average"',
+        "cpt run --preset demo --source DIR     (your own folder of code and prose)",
+        "make up                                (Prefect's UI, deployments and a worker)",
+    ):
+        console.print(f"  {command}", markup=False, highlight=False)
+
+
+def print_evaluations(found: EvaluatedRef) -> None:
+    """Print the figures of these evaluations, baselines last."""
+    from pipeline_lib.artifact import Store
+    from pipeline_lib.evaluation.compare import read_evaluations
+
+    store = Store(artifact_home() / "store")
+    table = Table(title=f"on {found.split}")
+    for column in ("model", "task", "metric", "value", "95 % interval", "n"):
+        table.add_column(column)
+    for key in [*found.checkpoints.values(), found.baselines]:
+        for row in read_evaluations([store.open("evaluate", key)]):
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
+    Console().print(table)
+
+
+def _results(report: dict[str, Any]) -> Table:
+    table = Table(title=f"{report['name']}: held-out packages, opened once")
+    for column in ("task", "metric", "model", "95 % interval", "BM25", "TF-IDF", "n"):
+        table.add_column(column)
+    for task, entry in report["test"].items():
+        if "model" not in entry:
+            continue
+        model = entry["model"]
+        for metric, bounds in model["intervals"].items():
+            interval = Text(f"[{bounds['low']:.3f}, {bounds['high']:.3f}]")
+            others = [f"{entry[name][metric]:.3f}" if metric in entry.get(name, {}) else "-" for name in ("bm25", "tfidf")]
+            table.add_row(task, metric, f"{model[metric]:.3f}", interval, *others, f"{model['n']:,}")
+    return table
+
+
+def _hits(found: dict[str, Any]) -> Table:
+    table = Table(title=Text(f'cpt search "{found["query"]}"'), title_justify="left", show_header=False, box=None)
+    for hit in found["hits"][:HITS_SHOWN]:
+        table.add_row(f"{hit['score']:.3f}", Text(hit["name"]), Text(f"{hit['path']}:{hit['line']}"), Text(hit["doc"][:80]))
+    return table
+
+
+def _print_costs(console: Console, report: dict[str, Any]) -> None:
+    memory = report["peak_memory_bytes"] / 1024**3
+    console.print(
+        f"\n{report['seconds']['total'] / 60:.1f} minutes, {report['cpu_seconds']:,.0f} CPU-seconds, "
+        f"{memory:.1f} GB at most over the process tree",
+        highlight=False,
+    )

@@ -1,0 +1,203 @@
+"""The run as one page: what came in, what became of it, how good the model is, what it cost."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.verdicts import verdict_rows
+from pipeline_lib.artifact import Artifact
+from pipeline_lib.config import RunConfig
+from pipeline_lib.curation.near_twins import near_twins_in
+from pipeline_lib.evaluation.compare import differences, read_evaluations
+from pipeline_lib.evaluation.negatives import read_negatives
+from pipeline_lib.evaluation.report import QuarantineReason, ReportData, StageRow, results_table, write_report
+from pipeline_lib.evaluation.select import read_selection
+from pipeline_lib.hardware import cores, has_fast_bfloat16, has_gpu
+from pipeline_lib.lineage import git_commit
+from pipeline_lib.meter import Meter
+from pipeline_lib.search.query import search
+from tasks.ui import StageProgress, show_markdown, show_table, stage_task
+
+SAMPLES_A_REASON = 3
+SEARCH_HITS = 5
+EVALUATION_STAGES = ("evaluate", "baselines")
+
+
+@dataclass(frozen=True)
+class RunArtifacts:
+    """Everything that a run left, by the name of its stage; several evaluations by checkpoint."""
+
+    stages: Mapping[str, Artifact]
+    validation: Mapping[str, Artifact]
+    test: Mapping[str, Artifact]
+    chosen: str
+
+    def rows(self) -> list[StageRow]:
+        """A row a stage, in the order of the run."""
+        named = [
+            *self.stages.items(),
+            *((f"validation {label}", artifact) for label, artifact in self.validation.items()),
+            *((f"test {label}", artifact) for label, artifact in self.test.items()),
+        ]
+        return [StageRow.of(artifact, name) for name, artifact in named]
+
+    def lineage(self) -> dict[str, str]:
+        """Name to content digest: two runs with the same lineage have the same report."""
+        return {row.stage: row.digest for row in self.rows()}
+
+
+@stage_task("report")
+def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> dict[str, Any]:
+    """Write report.json and report.html, unless the report of this very lineage is there; show its tables in the UI.
+
+    Returns:
+        The content of report.json.
+    """
+    folder = home / "reports" / config.name
+    found = _read(folder / "report.json")
+    if found and {name: row["digest"] for name, row in found["lineage"].items()} == run.lineage():
+        return found
+    progress = StageProgress("report")
+    data = _collect(home, config, run, meter)
+    page = write_report(folder, data)
+    progress.finish(str(page))
+    sentence = str(data.selection.get("sentence", ""))
+    show_table("results", results_table(data.evaluations, data.differences, data.chosen), sentence)
+    show_table("selection", data.selection.get("checkpoints", []), sentence)
+    show_table("stages", [row.model_dump(exclude={"dropped", "digest"}) for row in data.stages], "Stages and their cost")
+    show_table("hardest-negatives", [_negative_row(row) for row in data.negatives], "In-batch negatives that score highest")
+    show_markdown("sample-searches", searches_markdown(data.searches), "What search finds now")
+    return json.loads((folder / "report.json").read_text())
+
+
+def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
+    """A heading and a table of hits for each query; what would break a table or be markup is escaped."""
+    lines = []
+    for found in searches:
+        lines.append(f"\n## {_cell(found['query'])}\n\n| score | name | where | doc |\n|---|---|---|---|")
+        lines += [
+            f"| {hit['score']:.3f} | {_cell(hit['name'])} | {_cell(hit['path'])}:{hit['line']} | {_cell(hit['doc'])} |"
+            for hit in found["hits"]
+        ]
+    return "\n".join(lines)
+
+
+def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> ReportData:
+    stages = run.stages
+    extracted, trained = stages["extract"], stages["train"]
+    model, baselines = run.test[run.chosen], run.test["baselines"]
+    evaluated = {"validation": list(run.validation.values()), "test": list(run.test.values())}
+    twins = near_twins_in(stages["curate"])
+    total = meter.close()
+    return ReportData(
+        name=config.name,
+        commit=git_commit(),
+        machine=_machine(),
+        config=config.model_dump(mode="json"),
+        seconds_total=total["seconds"],
+        cpu_seconds=total["cpu_seconds"],
+        peak_memory_bytes=int(total["peak_memory_bytes"]),
+        counts=_counts(extracted),
+        stages=tuple(run.rows()),
+        funnel=_funnel(stages),
+        training=tuple(_json_lines(trained.part_folder("metrics") / "metrics.jsonl")),
+        pace=tuple(_json_lines(trained.folder / "timing.jsonl")),
+        evaluations=tuple(read_evaluations([*evaluated["validation"], *evaluated["test"]])),
+        differences=tuple(differences(model, baselines, config.evaluate.bootstrap, config.evaluate.seed)),
+        tasks={split: artifacts[0].manifest.facts for split, artifacts in evaluated.items() if artifacts},
+        selection=read_selection(stages["select"]) if "select" in stages else {},
+        searches=tuple(_searches(home, config)),
+        negatives=tuple(read_negatives(stages["negatives"])),
+        quarantine=tuple(_quarantine([extracted, stages["validate"]])),
+        verdicts=tuple(_verdicts(stages)),
+        near_twins={
+            "test_functions": twins.n, "with_near_twin": twins.count, "share": twins.share, "jaccard": twins.threshold,
+        },
+        export=str(stages["export"].part_folder()),
+        index=str(stages["index"].part_folder()),
+    )  # fmt: skip
+
+
+def _counts(extracted: Artifact) -> dict[str, int]:
+    facts = extracted.manifest.facts
+    return {name: int(facts[name]) for name in ("documents", "code_pairs", "text_pairs", "files", "bytes") if name in facts}
+
+
+def _funnel(stages: Mapping[str, Artifact]) -> tuple[tuple[str, int], ...]:
+    extracted, curated = stages["extract"].manifest.counts, stages["curate"].manifest.counts
+    return (
+        ("functions and passages found", extracted.n_in),
+        ("pairs", extracted.n_out),
+        ("pairs that keep their contract", stages["validate"].manifest.counts.n_out),
+        ("without duplicates", curated.n_out),
+        ("for training", stages["curate"].part("train").counts.n_out),
+    )
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": cores(),
+        "fast_bfloat16": has_fast_bfloat16(),
+        "gpu": has_gpu(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _searches(home: Path, config: RunConfig) -> list[dict[str, Any]]:
+    return [
+        {"query": query, "hits": [asdict(hit) for hit in search(home, query, None, SEARCH_HITS)]}
+        for query in config.sample_queries
+    ]
+
+
+def _quarantine(artifacts: Sequence[Artifact]) -> list[QuarantineReason]:
+    found = []
+    for artifact in artifacts:
+        tables = [pq.read_table(path) for path in artifact.paths("quarantine.parquet")]
+        rows = pa.concat_tables(tables).to_pylist() if tables else []
+        for reason, count in Counter(row["reason"] for row in rows).most_common():
+            samples = [row for row in rows if row["reason"] == reason][:SAMPLES_A_REASON]
+            stage = artifact.manifest.stage
+            found.append(QuarantineReason(stage=stage, reason=reason, count=count, samples=tuple(samples)))
+    return found
+
+
+def _verdicts(stages: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    return [
+        {"contract": contract, **row}
+        for contract, stage in (("pairs and documents", "validate"), ("token shards", "check_shards"))
+        if stage in stages
+        for row in verdict_rows(stages[stage])
+    ]
+
+
+def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "score": row["score"],
+        "x": row["x"]["text"][:200],
+        "scores above": row["y_negative"]["text"][:200],
+        "from": f"{row['y_negative']['source']} {row['y_negative']['path']}:{row['y_negative']['line']}",
+    }
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
