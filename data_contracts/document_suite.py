@@ -11,8 +11,8 @@ from data_contracts.suite import HEX_ID, NOT_BLANK, Expect, Suite, is_true, lack
 
 CONTRACT_VERSION = 1
 
-ABSOLUTE_PATH = r"^([A-Za-z]:)?[/\\]"  # POSIX, UNC and drive letters: none of them means the same on another machine
-PARENT_STEP = r"(^|[/\\])\.\.([/\\]|$)"  # leads out of the source
+ABSOLUTE_PATH = r"^(?:[A-Za-z]:)?[/\\]"  # POSIX, UNC and drive letters: none of them means the same on another machine
+PARENT_STEP = r"(?:^|[/\\])\.\.(?:[/\\]|$)"  # leads out of the source
 
 
 def path_expectations() -> tuple[Expect, ...]:

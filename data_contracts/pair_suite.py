@@ -14,7 +14,7 @@ from pipeline_lib.config import ContractConfig
 CONTRACT_VERSION = 1
 
 # a programming language of the six of CodeSearchNet, or the two- or three-letter code of a natural one (ISO 639)
-LANGUAGE = r"^(python|java|javascript|php|ruby|[a-z]{2,3})$"
+LANGUAGE = r"^(?:python|java|javascript|php|ruby|[a-z]{2,3})$"
 
 KNOWN, QUARANTINED, MISSING = "known", "quarantined", "missing"
 
