@@ -142,7 +142,21 @@ class TokenizerConfig(StageConfig):
     )
     punctuation: Literal["keep", "drop"] = Field(
         "drop",
-        description="drop: every run of characters that are no letter, mark or digit becomes one space, which halves the tokens of code; keep: runs of punctuation are words of their own.",
+        description="drop: every run of characters that are no letter, mark or digit becomes one space, which halves the "
+        "tokens of code; keep: runs of punctuation are words of their own.",
+    )
+    max_repeats: int = Field(
+        0,
+        description="A word is kept at most this often in a text, its last occurrences; 0: always. Saturates the weight of "
+        "repeated words, as BM25's k1 does, and halves the tokens of code. Needs `punctuation: drop`.",
+        ge=0,
+        le=8,
+    )
+    max_word_repeats: int = Field(
+        0,
+        description="Of a word that comes back within 120 words only the last so many are kept: code repeats its names, and what counts is which there are; 0: all are kept.",
+        ge=0,
+        le=8,
     )
     min_frequency: int = Field(2, description="Pairs of symbols seen less often are never merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Texts that the merges are learned from, in hash order.", ge=1)
@@ -161,15 +175,40 @@ class ShardConfig(StageConfig):
     max_x_tokens: int = Field(48, description="x is cut to this length, delimiters included (tokens).", ge=4)
     max_y_tokens: int = Field(128, description="y is cut to this length, delimiters included (tokens).", ge=4)
     rows_per_shard: int = Field(65_536, description="Rows of one Arrow file, which is one record batch.", ge=1)
+    order: Literal["hash", "path"] = Field(
+        "hash",
+        description="Order of rows. hash: mixed, any block is a fair sample; path: neighbours of one file and package stay "
+        "together, so that blocks of them bring hard negatives into a batch.",
+    )
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         ("train", "validation"), description="Splits that are tokenized; the test split stays closed by default."
     )
+
+
+class LexicalStartConfig(StageConfig):
+    """How a lexical start counts."""
+
+    latent_share: float = Field(
+        0.85,
+        description="Weight of the latent semantic vectors; the rest is random and keeps each word's identity.",
+        ge=0,
+        le=1,
+    )
+    singular_value_power: float = Field(0.5, description="Each latent dimension is scaled by its singular value to this.", ge=0)
+    power_iterations: int = Field(1, description="Of the randomised decomposition; more is slower and more exact.", ge=0)
+    seed: int = Field(1, description="Of decomposition and noise.", ge=0)
 
 
 class ModelConfig(StageConfig):
     """The causal transformer; `transformers` builds it."""
 
     init: str = Field("", description="Folder of a causal language model to start from; empty: a new GPT-2 of the sizes below.")
+    start: Literal["random", "lexical"] = Field(
+        "random",
+        description="How a new model's weights begin. lexical: so that step 0 computes a weighted bag of words, from the "
+        "training split's own statistics.",
+    )
+    lexical: LexicalStartConfig = LexicalStartConfig()
     layers: int = Field(2, description="Transformer blocks.", ge=1)
     width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
     heads: int = Field(4, description="Attention heads.", ge=1)
@@ -182,6 +221,14 @@ class OptimizerConfig(StageConfig):
     """What contrastive training and causal language modelling share: AdamW, its schedule, and the trainer processes."""
 
     learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
+    embedding_learning_rate: float = Field(0.0, description="Peak for the token embeddings; 0: as all others.", ge=0)
+    embedding_epsilon: float = Field(
+        1e-8,
+        description="AdamW's epsilon for the token embeddings. About the size of their gradients or above: rare tokens move "
+        "little and keep the identity that they began with.",
+        gt=0,
+    )
+    scale_learning_rate: float = Field(0.0, description="Peak for the logit scale; 0: as all others.", ge=0)
     warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
     final_learning_rate_share: float = Field(0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1)
     weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
@@ -223,6 +270,8 @@ class TrainConfig(OptimizerConfig):
     token_dropout: float = Field(
         0.0, description="Share of the text's tokens left out of each sample at random, never a delimiter.", ge=0, lt=1
     )
+    block_rows: int = Field(256, description="Consecutive rows of the shards that stay together in the order.", ge=1)
+    window_blocks: int = Field(4096, description="Blocks that are shuffled row by row; of all: a full shuffle.", ge=1)
     mask_same_document: bool = Field(False, description="Leave other pairs of the same document out of the negatives.")
     checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     activation_bytes: int = operational(
@@ -257,11 +306,11 @@ class EvaluateConfig(StageConfig):
     max_per_group: int = Field(
         50, description="Functions or passages of one group at most, so that large packages do not rule.", ge=1
     )
-    max_queries: int = Field(2000, description="Queries of one search task on validation; the test takes all.", ge=2)
+    max_queries: int = Field(1000, description="Queries of one search task on validation; the test takes all.", ge=2)
     min_class_texts: int = Field(20, description="Pieces of prose that a group needs to be a class of the linear probe.", ge=4)
-    max_class_texts: int = Field(90, description="Pieces of prose of one class at most.", ge=4)
-    max_classes: int = Field(30, description="Classes of the linear probe at most, in the order of their hash.", ge=2)
-    similarity_pairs: int = Field(300, description="Pairs of each of the four grades of similarity at most.", ge=10)
+    max_class_texts: int = Field(50, description="Pieces of prose of one class at most.", ge=4)
+    max_classes: int = Field(20, description="Classes of the linear probe at most, in the order of their hash.", ge=2)
+    similarity_pairs: int = Field(200, description="Pairs of each of the four grades of similarity at most.", ge=10)
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Of bootstrap and sampling.", ge=0)
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)

@@ -199,9 +199,9 @@ def _texts_of(tasks: TaskSet, side: Side) -> list[str]:
     return list(texts)
 
 
-def _shifted(progress: Progress, done_before: int, total: int) -> Progress:
-    def report(done: float, of: float, note: str = "") -> None:
-        progress(done_before + done, total, f"{int(done_before + done):,} of {total:,} texts embedded")
+def _shifted(progress: Progress, done_before: int, of_all: int) -> Progress:
+    def report(done: float, total: float, note: str = "") -> None:
+        progress(done_before + done, of_all, f"{int(done_before + done):,} of {of_all:,} texts embedded")
 
     return report
 

@@ -45,10 +45,19 @@ _MAX_ITERATIONS = 1000
 class Scorer(Protocol):
     """A model that can be measured; it may leave kinds of task out."""
 
-    name: str
-    step: int
-    kinds: tuple[str, ...]
-    probe_c: float  # inverse regularisation of the linear probe, which depends on the scale of the features
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+    @property
+    def probe_c(self) -> float:
+        """Inverse regularisation of the linear probe, which depends on the scale of the features."""
+        ...
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         """Scores of one batch, shape (Q, C); higher is better."""

@@ -142,7 +142,9 @@ def _chip(row: Row) -> Row:
 
 
 def _stats(data: ReportData) -> list[tuple[str, str]]:
-    stats = [(name.replace("_", " "), f"{value:,}") for name, value in data.counts.items()]
+    stats = [
+        (name.replace("_", " "), _bytes(value) if name == "bytes" else f"{value:,}") for name, value in data.counts.items()
+    ]
     measured = (
         ("wall time", data.seconds_total, _duration),
         ("CPU time", data.cpu_seconds, _duration),
@@ -259,7 +261,9 @@ def _drops(data: ReportData) -> list[Row]:
 
 
 def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _figure(value: Any) -> str:

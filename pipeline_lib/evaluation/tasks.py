@@ -7,7 +7,7 @@ the part of the split that is asked for is opened, so that selection on validati
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,12 +114,15 @@ class SimilarityTask:
         }
 
 
+Task = SearchTask | ProbeTask | SimilarityTask
+
+
 @dataclass(frozen=True)
 class TaskSet:
     """The tasks of one split, and why the others could not be built."""
 
     split: str
-    tasks: tuple[SearchTask | ProbeTask | SimilarityTask, ...]
+    tasks: tuple[Task, ...]
     skipped: dict[str, str]
 
     def facts(self) -> dict[str, Any]:
@@ -165,13 +168,14 @@ def build_tasks(curated: Artifact, split: str, config: EvaluateConfig) -> TaskSe
     code = [pair for pair in pairs if pair.kind == "code" and pair.view == "docstring"]
     text = [pair for pair in pairs if pair.kind == "text"]
     most = None if split == "test" else config.max_queries
-    makers = {
+    makers: dict[str, Callable[[], Task]] = {
         "code_search": lambda: search_task("code_search", code, config, most),
         "text_search": lambda: search_task("text_search", text, config, most),
         "classification": lambda: probe_task(text, config),
         "similarity": lambda: similarity_task(text, config),
     }
-    tasks, skipped = [], {}
+    tasks: list[Task] = []
+    skipped = {}
     for kind, make in makers.items():
         try:
             tasks.append(make())
