@@ -60,7 +60,7 @@ class Tfidf:
     name = "tfidf"
     step = -1
     kinds = ("code_search", "text_search", "classification", "similarity")
-    probe_c = 100.0  # unit-length sparse rows: measured best or equal from 0.1 to 1,000
+    probe_c = 100.0  # unit-length sparse rows: accuracy 0.74 at 1, 0.84 at 100, 0.85 at 1,000
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         corpus_CV, queries_QV = _vectors(task.candidates[candidates], task.queries[queries])
