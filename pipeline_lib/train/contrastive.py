@@ -38,13 +38,14 @@ NEGATIVES_FILE = "negatives.json"
 class TrainingRows:
     """The training split by kind of pair, and the order in which it is seen."""
 
-    def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int) -> None:
+    def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int, **order: int) -> None:
+        """`order` are BatchPlan's own fields: block_rows, window_blocks."""
         self.shards = shards
         labels = {part.label for part in shards.manifest.parts}
         kinds = sorted(kind for kind in mixture if f"train-{kind}" in labels)
         self.datasets = {kind: TokenDataset.open(shards, f"train-{kind}") for kind in kinds}
         sizes = {kind: len(dataset) for kind, dataset in self.datasets.items()}
-        self.plan = BatchPlan(sizes=sizes, mixture=mixture, batch_size=batch_size, seed=seed, digest=shards.digest)
+        self.plan = BatchPlan(sizes=sizes, mixture=mixture, batch_size=batch_size, seed=seed, digest=shards.digest, **order)
 
     def pair_ids(self, rows: dict[str, np.ndarray]) -> list[str]:
         """Ids of the pairs of a batch, kind by kind in the order of the kinds."""
@@ -102,7 +103,8 @@ class ContrastiveObjective:
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
         encoder.precision = config.precision
         set_temperature(encoder, config.temperature)
-        rows = TrainingRows(shards, config.mixture, config.batch_size, config.seed)
+        order = {"block_rows": config.block_rows, "window_blocks": config.window_blocks}
+        rows = TrainingRows(shards, config.mixture, config.batch_size, config.seed, **order)
         return cls(job, encoder.to(ranks.device).train(), rows, ranks)
 
     def describe(self) -> list[str]:

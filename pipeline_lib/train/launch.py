@@ -244,6 +244,9 @@ class Supervisor:
             "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "HF_HUB_OFFLINE": "1",
+            # keep freed blocks: each step's tensors would else be mapped and faulted in anew, and training is bound by memory
+            "MALLOC_MMAP_THRESHOLD_": str(8 * 1024**3),
+            "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),
         }
 
     def _listen(self, child: subprocess.Popen[bytes], attempt: Attempt) -> None:
@@ -276,6 +279,7 @@ def trainer_threads(config: OptimizerConfig) -> int:
 
 def _read_lines(child: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:
     assert child.stdout is not None
-    for line in child.stdout:
-        lines.put(line.decode(errors="replace").rstrip("\n"))
+    with child.stdout:
+        for line in child.stdout:
+            lines.put(line.decode(errors="replace").rstrip("\n"))
     lines.put(None)

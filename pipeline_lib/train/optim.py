@@ -15,34 +15,63 @@ from torch import Tensor, nn
 from pipeline_lib.config import OptimizerConfig
 
 FIRST_MOMENT_DECAY = 0.9
+EPSILON = 1e-8
 AVERAGE_RAMP_STEPS = 10.0
+SCALE_PARAMETER = "log_scale"
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps`: linear warm-up, then a cosine down to its final share of the peak."""
+def schedule(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The share of its peak that a rate has in step `step` (from 0) of `steps`: linear warm-up, then a cosine."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps
     after_warmup = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, after_warmup)))
     final = config.final_learning_rate_share
-    return config.learning_rate * (final + (1.0 - final) * cosine)
+    return final + (1.0 - final) * cosine
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: not on biases, norms, nor the logit scale."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    """AdamW in four groups: token embeddings, logit scale, other matrices, the rest; weight decay is on matrices only.
+
+    Each group's "peak" is its learning rate at the schedule's top; the token embeddings have an epsilon of their own too.
+    """
+    embeddings = _token_embeddings(module)
+    groups: dict[str, list[nn.Parameter]] = {"embeddings": [], "scale": [], "matrices": [], "rest": []}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter is embeddings:
+            group = "embeddings"
+        elif name == SCALE_PARAMETER:
+            group = "scale"
+        else:
+            group = "matrices" if parameter.dim() >= 2 else "rest"
+        groups[group].append(parameter)
+    peaks = {"embeddings": config.embedding_learning_rate, "scale": config.scale_learning_rate}
+    options = [
+        {
+            "params": parameters,
+            "peak": peaks.get(group) or config.learning_rate,
+            "weight_decay": config.weight_decay if group in ("embeddings", "matrices") else 0.0,
+            "eps": config.embedding_epsilon if group == "embeddings" else EPSILON,
+        }
+        for group, parameters in groups.items()
+        if parameters
     ]
     betas = (FIRST_MOMENT_DECAY, config.second_moment_decay)
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=betas, fused=True)
+    return torch.optim.AdamW(options, lr=config.learning_rate, betas=betas, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The same rate for every parameter group."""
+def _token_embeddings(module: nn.Module) -> nn.Parameter | None:
+    """The table of token embeddings: the encoder's backbone's, or the language model's own."""
+    model = getattr(module, "backbone", module)
+    return model.get_input_embeddings().weight if hasattr(model, "get_input_embeddings") else None
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Every group's rate at this share of its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = share * group["peak"]
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> float:

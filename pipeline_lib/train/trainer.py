@@ -145,8 +145,9 @@ class Trainer:
     def take_step(self, step: int) -> StepMetrics:
         """Step `step` (from 0): all that changes the weights."""
         torch.manual_seed(int(digest_of([self.config.seed, step, self.ranks.rank])[:15], 16))
-        rate = optim.learning_rate(self.config, step, self.config.steps)
-        optim.set_learning_rate(self.optimizer, rate)
+        share = optim.schedule(self.config, step, self.config.steps)
+        rate = share * self.config.learning_rate
+        optim.set_learning_rates(self.optimizer, share)
         temperature = self.objective.temperature()
         self.optimizer.zero_grad(set_to_none=True)
         figures = self.objective.gradients(step)

@@ -14,7 +14,7 @@ from pipeline_lib.train import optim
 
 def test_schedule_warms_up_linearly_and_ends_at_its_final_share() -> None:
     config = TrainConfig(learning_rate=1.0, warmup_steps=4, final_learning_rate_share=0.1)
-    rates = [optim.learning_rate(config, step, 20) for step in range(20)]
+    rates = [optim.schedule(config, step, 20) for step in range(20)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4] == pytest.approx(1.0)
     assert rates[12] == pytest.approx(0.1 + 0.9 * 0.5, abs=0.06)  # near the middle of the cosine
@@ -25,7 +25,7 @@ def test_schedule_warms_up_linearly_and_ends_at_its_final_share() -> None:
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (5, 5), (10, 3)])
 def test_schedule_stands_short_runs(warmup: int, steps: int) -> None:
     config = TrainConfig(learning_rate=1.0, warmup_steps=warmup)
-    assert all(0 < optim.learning_rate(config, step, steps) <= 1.0 for step in range(steps))
+    assert all(0 < optim.schedule(config, step, steps) <= 1.0 for step in range(steps))
 
 
 def test_decay_is_on_matrices_only() -> None:
@@ -34,6 +34,32 @@ def test_decay_is_on_matrices_only() -> None:
     decayed = [p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
     assert [id(p) for p in decayed] == [id(module[0].weight)]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_embeddings_and_scale_have_rates_of_their_own() -> None:
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5, 3)
+            self.layer = nn.Linear(3, 3)
+            self.log_scale = nn.Parameter(torch.tensor(1.0))
+
+        def get_input_embeddings(self) -> nn.Embedding:
+            return self.table
+
+    module = Tiny()
+    config = TrainConfig(
+        learning_rate=1.0, embedding_learning_rate=5.0, scale_learning_rate=0.1, embedding_epsilon=0.01, weight_decay=0.3
+    )
+    optimizer = optim.build_optimizer(module, config)
+    optim.set_learning_rates(optimizer, 0.5)
+    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    table, scale, matrix, bias = (
+        by_parameter[id(p)] for p in (module.table.weight, module.log_scale, module.layer.weight, module.layer.bias)
+    )
+    assert [group["lr"] for group in (table, scale, matrix, bias)] == [2.5, 0.05, 0.5, 0.5]
+    assert [group["weight_decay"] for group in (table, scale, matrix, bias)] == [0.3, 0.0, 0.3, 0.0]
+    assert [group["eps"] for group in (table, scale, matrix, bias)] == [0.01, 1e-8, 1e-8, 1e-8]
 
 
 def test_average_is_the_exponential_mean_and_in_place_gives_the_weights_back() -> None:
