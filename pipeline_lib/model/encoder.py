@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16"]
 
+MAX_APPENDED_IDS = 5  # four delimiters and padding
 DEFAULT_TEMPERATURE = 0.07  # CLIP's
 
 
@@ -47,11 +48,13 @@ class Encoder(nn.Module):
     def build(cls, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> Self:
         """A new GPT-2 of the config's sizes, or the causal language model in the folder `config.init`.
 
+        A given model whose vocabulary lacks delimiters gets rows for them, near the mean of its embeddings.
+
         Raises:
-            UserError: the folder cannot be read, or its vocabulary is smaller than the tokenizer's.
+            UserError: the folder cannot be read, or its vocabulary is not the tokenizer's.
         """
         if config.init:
-            return cls(_with_dropout(_load_backbone(Path(config.init), tokenizer.vocab_size), config.dropout))
+            return cls(_adapted(_load_backbone(Path(config.init)), config, tokenizer, seed))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = AutoModel.from_config(gpt2_config(config, tokenizer), attn_implementation="sdpa")
@@ -152,7 +155,7 @@ def clamp_temperature(encoder: Encoder, min_temperature: float) -> None:
         encoder.log_scale.clamp_(max=-math.log(min_temperature))
 
 
-def _load_backbone(folder: Path, min_vocab_size: int = 0) -> PreTrainedModel:
+def _load_backbone(folder: Path) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config file; expected the folder of a causal language model of transformers")
     try:
@@ -161,18 +164,23 @@ def _load_backbone(folder: Path, min_vocab_size: int = 0) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model of transformers: {error}") from error
-    if backbone.config.vocab_size < min_vocab_size:
-        raise UserError(
-            f"{folder}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {min_vocab_size}; "
-            "take the tokenizer that belongs to the model"
-        )
     backbone.config.name_or_path = ""  # where it was loaded from is no part of what is saved
     return backbone
 
 
-def _with_dropout(backbone: PreTrainedModel, dropout: float) -> PreTrainedModel:
-    """The config's dropout in place of the checkpoint's; none on attention weights, as in a new model."""
+def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> PreTrainedModel:
+    """A given model with the config's dropout (none on attention weights, as in a new one) and a row for each id."""
+    missing = tokenizer.vocab_size - backbone.config.vocab_size
+    if missing > MAX_APPENDED_IDS:
+        raise UserError(
+            f"{config.init}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
+            "take the tokenizer that belongs to the model"
+        )
+    if missing > 0:  # delimiters that its vocabulary lacks
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            backbone.resize_token_embeddings(tokenizer.vocab_size)
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0 if name.endswith("attn_dropout") else dropout
+            module.p = 0.0 if name.endswith("attn_dropout") else config.dropout
     return backbone

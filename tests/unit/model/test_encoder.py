@@ -199,6 +199,22 @@ def test_a_language_models_folder_is_a_start(tmp_path: Path) -> None:
     assert encoder.backbone.drop.p == 0.05
 
 
+def test_delimiters_past_the_vocabulary_get_rows_that_are_saved(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "given")
+    tokenizer = SimpleNamespace(vocab_size=102, x_open=97, x_close=98, y_open=99, y_close=100, pad=101)
+    config = ModelConfig(init=str(tmp_path / "given"))
+    one, same = (Encoder.build(config, tokenizer, seed=1) for _ in range(2))
+    table = one.backbone.get_input_embeddings().weight
+    assert table.shape == (102, 32)
+    assert torch.equal(table, same.backbone.get_input_embeddings().weight)
+    one.save(tmp_path / "saved")
+    ids_BL, lengths_B = torch.tensor([[97, 10, 98, 101]]), torch.tensor([3])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            Encoder.load(tmp_path / "saved")(ids_BL, lengths_B), one.eval()(ids_BL, lengths_B), atol=0, rtol=0
+        )
+
+
 def test_weights_are_a_function_of_the_seed_and_leave_the_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)

@@ -49,7 +49,7 @@ def test_an_empty_sequence_is_refused() -> None:
 
 
 def test_ids_and_lengths_are_what_an_embedding_table_takes() -> None:
-    batch = cut_micro_batches([np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)], 100, pad=4)[0]
+    batch = cut_micro_batches([np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)], 1000, pad=4)[0]
     assert batch.ids_BL.dtype == batch.lengths_B.dtype == torch.int64
     assert batch.ids_BL.tolist() == [[8, 4, 4], [5, 6, 7]]
     assert batch.rows_B.tolist() == [1, 0]
