@@ -144,7 +144,7 @@ class TrainedRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: DatasetRef
-    pretrained: str = Field("", description="Key of the `pretrain` artifact; empty where there is none.")
+    start: str = Field("", description="STAGE/KEY of the artifact that training began from; empty: random weights.")
     trained: str = Field(description="Key of the `train` artifact.")
 
 

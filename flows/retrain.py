@@ -41,7 +41,7 @@ def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef)
         "tokenizer": ("tokenizer", dataset.tokenizer),
         "shards": ("shards", dataset.shards),
         "check_shards": ("check_shards", dataset.checked),
-        "pretrain": ("pretrain", trained.pretrained),
+        "start": tuple(trained.start.split("/")) if trained.start else ("", ""),
         "train": ("train", trained.trained),
         "select": ("select", published.selection),
         "export": ("export", published.export),

@@ -8,7 +8,7 @@ from flows.build_dataset import require_dataset
 from flows.parameters import TrainedRef, TrainParams
 from flows.pretrain import pretrain_on
 from flows.workspace import open_workspace
-from tasks.training import train_task
+from tasks.training import lexical_start_task, train_task
 
 
 @flow(name="train", flow_run_name="train-{params.preset}")
@@ -20,8 +20,12 @@ def train(params: TrainParams) -> TrainedRef:
     """
     work = open_workspace(params)
     dataset = require_dataset(params, params.dataset)
-    start = pretrain_on(work, dataset)
     shards = work.store.open("shards", dataset.shards)
     tokenizer = work.store.open("tokenizer", dataset.tokenizer)
+    start = pretrain_on(work, dataset)
+    if start is None and work.config.model.start == "lexical" and not work.config.model.init:
+        start = lexical_start_task(work.store, shards, tokenizer, work.config)
     trained = train_task(work.store, shards, tokenizer, work.config, start)
-    return TrainedRef(dataset=dataset, pretrained=start.manifest.key if start else "", trained=trained.manifest.key)
+    return TrainedRef(
+        dataset=dataset, start=f"{start.manifest.stage}/{start.manifest.key}" if start else "", trained=trained.manifest.key
+    )

@@ -152,12 +152,6 @@ class TokenizerConfig(StageConfig):
         ge=0,
         le=8,
     )
-    max_word_repeats: int = Field(
-        0,
-        description="Of a word that comes back within 120 words only the last so many are kept: code repeats its names, and what counts is which there are; 0: all are kept.",
-        ge=0,
-        le=8,
-    )
     min_frequency: int = Field(2, description="Pairs of symbols seen less often are never merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Texts that the merges are learned from, in hash order.", ge=1)
 

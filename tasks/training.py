@@ -20,6 +20,17 @@ def pretrain_task(store: Store, shards: Artifact, tokenizer: Artifact, config: R
     return artifact
 
 
+@stage_task("lexical-start")
+def lexical_start_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
+    """Weights that begin as a weighted bag of words, from the training split's own statistics."""
+    from pipeline_lib.model.lexical_start import lexical_start  # torch and transformers: seconds of import
+
+    progress = StageProgress("lexical start")
+    artifact = lexical_start(store, shards, tokenizer, config.model, progress)
+    progress.finish(f"{artifact.manifest.counts.n_in:,} pairs counted and decomposed")
+    return artifact
+
+
 @stage_task("train", retries=0)
 def train_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig, start: Artifact | None) -> Artifact:
     """Contrastive training in a child process; it restarts from its last complete state by itself."""

@@ -28,6 +28,7 @@ TOKENIZER_FILE = "tokenizer.json"
 DELIMITERS_FILE = "delimiters.json"
 
 ENCODE_TEXTS = 1024  # an encoding takes some 100 bytes a token until its ids are read
+REPEATS = " ".join(["a"] * 12)
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
 
 
@@ -60,6 +61,8 @@ class PairTokenizer:
         self.tokenizer = tokenizer
         self.delimiters = delimiters
         self._is_own = tokenizer.id_to_token(delimiters.x_open) == RESERVED[0]
+        # A limit on repeats makes a word depend on those after it.
+        self._reads_heads = self._is_own and tokenizer.normalizer.normalize_str(REPEATS) == REPEATS
 
     @classmethod
     def load(cls, folder: Path) -> PairTokenizer:
@@ -173,10 +176,10 @@ class PairTokenizer:
     def _encode_longer_than(self, texts: Sequence[str], room: int) -> list[list[int]]:
         """Ids that are right up to `room`, and more than `room` wherever the text has more.
 
-        Words are independent in our own tokenizer, so that the head of a text, cut at white space, has the ids that the
-        whole begins with; only if they are too few is the whole text read.
+        Where words are independent, as in our own tokenizer without a limit on repeats, the head of a text, cut at white
+        space, has the ids that the whole begins with; only if they are too few is the whole text read.
         """
-        heads = [_head(text, room * HEAD_CHARACTERS) if self._is_own else text for text in texts]
+        heads = [_head(text, room * HEAD_CHARACTERS) if self._reads_heads else text for text in texts]
         rows = self._ids(heads)
         short = [i for i, ids in enumerate(rows) if len(ids) <= room and len(heads[i]) < len(texts[i])]
         if short:

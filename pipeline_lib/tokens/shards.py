@@ -1,7 +1,8 @@
 """Stage "shards": token ids in Arrow files that are memory-mapped, one part for each split and kind of pair.
 
 Rows keep the order of the curated pairs, which is that of their ids: an id is a hash, so that consecutive rows are already
-mixed over sources and documents, and a block of them is a fair sample. One file is one record batch, uncompressed: reading
+mixed over sources and documents, and a block of them is a fair sample. Or, where asked for, that of their paths: then a
+block holds neighbours of one file, the hardest negatives that a corpus has. One file is one record batch, uncompressed: reading
 a row is address arithmetic.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,7 +103,7 @@ class _PartWork:
         scratch = self.store.scratch(STAGE.name)
         facts: Counter[str] = Counter()
         writer = _ShardWriter(scratch, self.config.rows_per_shard)
-        for batch in _batches_of(pairs, self.kind):
+        for batch in _batches_of(pairs, self.kind, self.config.order):
             writer.add(_tokenize(batch, tokenizer, self.config, facts))
             advanced(facts["rows"])
         writer.finish()
@@ -243,11 +245,19 @@ def _rows_by_kind(pairs: Path) -> dict[str, int]:
     return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
-def _batches_of(pairs: Path, kind: str) -> Iterator[pa.RecordBatch]:
-    for batch in pq.ParquetFile(pairs).iter_batches(READ_ROWS, columns=list(COLUMNS)):
-        chosen = batch.filter(pc.equal(batch["kind"], kind))
-        if len(chosen):
-            yield chosen
+def _batches_of(pairs: Path, kind: str, order: str) -> Iterator[pa.RecordBatch]:
+    if order == "hash":
+        for batch in pq.ParquetFile(pairs).iter_batches(READ_ROWS, columns=list(COLUMNS)):
+            chosen = batch.filter(pc.equal(batch["kind"], kind))
+            if len(chosen):
+                yield chosen
+        return
+    with duckdb.connect(":memory:", config={"threads": 1}) as connection:  # sorts on disk what memory does not hold
+        yield from connection.sql(
+            f"SELECT {', '.join(COLUMNS)} FROM read_parquet($pairs) WHERE kind = $kind "  # noqa: S608 - constants
+            "ORDER BY source, path, line, position, id",
+            params={"pairs": str(pairs), "kind": kind},
+        ).to_arrow_reader(READ_ROWS)
 
 
 def _tokenize(batch: pa.RecordBatch, tokenizer: PairTokenizer, config: ShardConfig, facts: Counter[str]) -> pa.Table:

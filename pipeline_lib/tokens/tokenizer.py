@@ -39,6 +39,7 @@ STAGE = Stage(name="tokenizer", version=1)
 
 CAMEL_HUMP = r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll})"  # parse|Date, HTTP|Server
 READ_ROWS = 1024
+REPEAT_REACH_WORDS = 100  # after which a word may come again; a function has as many
 HEARTBEAT_SECONDS = 0.5
 
 
@@ -121,7 +122,21 @@ def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
     kept_in_words = "" if config.split_identifiers else "_"
     to_space = r"\s" + ("_" if config.split_identifiers else "")
     folded = rf"[^\p{{L}}\p{{M}}\p{{N}}{kept_in_words}]+" if config.punctuation == "drop" else f"[{to_space}]+"
-    return normalizers.Sequence([*steps, normalizers.Replace(Regex(folded), " "), normalizers.Strip()])
+    steps += [normalizers.Replace(Regex(folded), " "), normalizers.Strip()]
+    if config.max_repeats and config.punctuation != "drop":
+        raise UserError("tokenizer.max_repeats counts words between spaces: it needs tokenizer.punctuation 'drop'")
+    if config.max_repeats:
+        steps.append(normalizers.Replace(Regex(repeated_word(config.max_repeats)), ""))
+    return normalizers.Sequence(steps)
+
+
+def repeated_word(max_repeats: int) -> str:
+    """A pattern for a word and its space where the word comes `max_repeats` times more within the words that follow.
+
+    The look-ahead is bounded, so that a long text costs a constant a word.
+    """
+    further = rf"(?:[^ ]+ ){{0,{REPEAT_REACH_WORDS}}}?\1 " * (max_repeats - 1)
+    return rf"(?<![^ ])([^ ]+) (?={further}(?:[^ ]+ ){{0,{REPEAT_REACH_WORDS}}}?\1(?: |$))"
 
 
 def _train_part(store: Store, key: str, pairs: Path, config: TokenizerConfig, progress: Progress) -> Part:

@@ -64,8 +64,8 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
 
 def _token_embeddings(module: nn.Module) -> nn.Parameter | None:
     """The table of token embeddings: the encoder's backbone's, or the language model's own."""
-    model = getattr(module, "backbone", module)
-    return model.get_input_embeddings().weight if hasattr(model, "get_input_embeddings") else None
+    find = getattr(getattr(module, "backbone", module), "get_input_embeddings", None)
+    return find().weight if find is not None else None
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
