@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -108,37 +109,33 @@ def identifiers(text: str) -> set[str]:
     return set(text.translate(SEPARATORS).split() if text.isascii() else IDENTIFIER.findall(text))
 
 
-class _WordIds(dict[str, tuple[int, ...]]):
-    """Identifier -> the numbers of its words; identifiers recur, so that each is split once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.vocabulary: dict[str, int] = {}
-
-    def __missing__(self, identifier: str) -> tuple[int, ...]:
-        lowered = (word.lower() for word in WORD.findall(identifier))
-        ids = self[identifier] = tuple(self.vocabulary.setdefault(word, len(self.vocabulary)) for word in lowered)
-        return ids
-
-
 def _word_sets(texts: Sequence[str]) -> sparse.csr_array:
-    """A 0/1 row a text, its columns ordered from the rarest word of all texts to the commonest."""
-    ids = _WordIds()
-    pointers, flat = [0], array("i")
+    """A 0/1 row a text, its columns ordered from the rarest word of all texts to the commonest.
+
+    Identifiers recur: each is numbered once and split once, and a product of two matrices brings texts to words.
+    """
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    flat, pointers = array("i"), array("q", [0])
     for text in texts:
-        flat.extend(set(chain.from_iterable(map(ids.__getitem__, identifiers(text)))))
+        flat.extend(map(numbers.__getitem__, identifiers(text)))
         pointers.append(len(flat))
-    words_T = np.array(flat, dtype=np.int32)
-    spelled = sorted(ids.vocabulary)  # ties by spelling: numbers follow the hash seed of sets, the result must not
-    by_spelling = np.array([ids.vocabulary[word] for word in spelled], dtype=np.int64)
-    frequency_V = np.bincount(words_T, minlength=len(spelled))
-    order_V = by_spelling[np.argsort(frequency_V[by_spelling], kind="stable")]
-    rank_V = np.empty(len(spelled), dtype=np.int32)
-    rank_V[order_V] = np.arange(len(spelled), dtype=np.int32)
-    shape = (len(texts), len(spelled))
-    matrix = sparse.csr_array((np.ones(len(words_T), np.int32), rank_V[words_T], np.array(pointers)), shape=shape)
+    holds = _zero_one(np.array(flat, dtype=np.int32), np.array(pointers), len(numbers))
+    split = [[word.lower() for word in WORD.findall(identifier)] for identifier in numbers]
+    # numbered by spelling: that breaks ties of frequency, and the hash seed of Python's sets does not show
+    rank = {word: at for at, word in enumerate(sorted(set(chain.from_iterable(split))))}
+    columns = np.fromiter((rank[word] for found in split for word in found), np.int32)
+    ends = np.cumsum([0, *map(len, split)])
+    sets = holds @ _zero_one(columns, ends, len(rank))
+    frequency_V = np.bincount(sets.indices, minlength=len(rank))
+    rarity_V = np.empty(len(rank), dtype=np.int32)
+    rarity_V[np.argsort(frequency_V, kind="stable")] = np.arange(len(rank), dtype=np.int32)
+    matrix = _zero_one(rarity_V[sets.indices], sets.indptr, len(rank))
     matrix.sort_indices()
     return matrix
+
+
+def _zero_one(columns: np.ndarray, pointers: np.ndarray, width: int) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(len(columns), np.int32), columns, pointers), shape=(len(pointers) - 1, width))
 
 
 @dataclass(frozen=True)
