@@ -96,6 +96,19 @@ def test_rows_come_in_the_order_asked_for_across_shards(inputs: tuple[Store, Art
         dataset.rows(np.array([N_CODE]))
 
 
+def test_rows_may_lie_beside_their_neighbours_in_the_file(
+    tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]]
+) -> None:
+    for number, row in enumerate(rows["train"]):
+        row |= {"source": f"s{number % 2}", "path": f"p{number % 5}", "line": 1000 - number}
+    shards = write_shards(*made(tmp_path, curated_of, rows), CONFIG.model_copy(update={"order": "path"}))
+    dataset = TokenDataset.open(shards, "train-code")
+    expected = sorted(
+        (row for row in rows["train"] if row["kind"] == "code"), key=lambda row: (row["source"], row["path"], row["line"])
+    )
+    assert dataset.rows(np.arange(N_CODE)).x_hash.tolist() == [row["x_hash"] for row in expected]
+
+
 def test_two_stores_get_the_same_bytes(tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]]) -> None:
     digests = {write_shards(*made(tmp_path / name, curated_of, rows), CONFIG).digest for name in "ab"}
     assert len(digests) == 1

@@ -16,6 +16,7 @@ from pipeline_lib.config import TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
 from pipeline_lib.tokens.tokenizer import (
+    REPEAT_REACH_WORDS,
     PairTokenizer,
     adopt_tokenizer,
     side_tokenizer_json,
@@ -40,9 +41,16 @@ def saved(folder: Path, **choices: object) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["keep", "drop"])
+CHOICES = {
+    "keep": {"punctuation": "keep"},
+    "drop": {"punctuation": "drop"},
+    "twice": {"punctuation": "drop", "max_repeats": 2},
+}
+
+
+@pytest.fixture(scope="module", params=list(CHOICES))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("tokenizer") / "part", punctuation=request.param)
+    return saved(tmp_path_factory.mktemp("tokenizer") / "part", **CHOICES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +139,25 @@ def test_case_and_identifiers_may_be_kept() -> None:
     config = TokenizerConfig(vocab_size=300, lower_case=False, split_identifiers=False, punctuation="drop")
     tokenizer = train_bpe(iter(CORPUS), config)
     assert tokenizer.decode(tokenizer.encode(["myHTTP_server + 1"], "x", 100)[0]) == "myHTTP_server 1"
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "expected"),
+    [
+        (1, "a b a c a b", "c a b"),
+        (2, "a b a c a b", "b a c a b"),
+        (2, "a a a a ab a", "a ab a"),
+        (2, "self.x = self.y + self.self", "x y self self"),
+        (2, "a " + "b c d " * 10 + "a a", "b c d b c d a a"),
+        (1, "a " + "b " * REPEAT_REACH_WORDS + "a", "b a"),
+        (1, "a " + "b " * (REPEAT_REACH_WORDS + 1) + "a", "a b a"),
+        (0, "a a a", "a a a"),
+    ],
+)
+def test_only_the_last_repeats_of_a_word_are_kept(limit: int, text: str, expected: str) -> None:
+    config = TokenizerConfig(vocab_size=300, punctuation="drop", max_repeats=limit)
+    tokenizer = train_bpe(iter(CORPUS), config)
+    assert tokenizer.decode(tokenizer.encode([text], "y", 1000)[0]) == expected
 
 
 def test_the_head_of_a_long_text_has_the_ids_of_the_whole(kept: PairTokenizer) -> None:
