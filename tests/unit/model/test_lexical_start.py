@@ -1,0 +1,77 @@
+"""The start computes a weighted bag of words, from the training split alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2Model
+
+from pipeline_lib.config import LexicalStartConfig, ModelConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.lexical_start import inverse_document_frequency, set_bag_of_words, word_vectors
+
+WIDTH, VOCAB = 64, 200
+DELIMITERS = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    """300 pairs of 5 to 20 words, the low ids common and the high ones rare."""
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(5, 20, 300)
+    ids = 5 + np.minimum(chance.geometric(0.02, lengths.sum()), VOCAB - 6)
+    return ids.astype(np.int64), np.cumsum(lengths)
+
+
+def test_idf_counts_each_pair_once() -> None:
+    ids, ends = np.array([7, 7, 8, 7, 9]), np.array([3, 5])
+    idf_V = inverse_document_frequency(ids, ends, 10)
+    assert idf_V[7] == pytest.approx(np.log(3 / 3) + 0.3)
+    assert idf_V[8] == pytest.approx(np.log(3 / 2) + 0.3)
+    assert idf_V[9] == idf_V[8]
+    assert idf_V[0] == pytest.approx(np.log(3) + 0.3)
+
+
+def model_config(**lexical: float) -> ModelConfig:
+    return ModelConfig(width=WIDTH, heads=4, inner=32, lexical=LexicalStartConfig(**lexical))  # type: ignore[arg-type]
+
+
+def test_word_vectors_are_the_same_each_time_and_bring_words_of_the_same_pairs_together(rows) -> None:
+    ids, ends = rows
+    together = np.concatenate([ids, np.tile([190, 191, 192], 40)])  # three words that only ever come together
+    all_ends = np.concatenate([ends, ends[-1] + 3 * np.arange(1, 41)])
+    idf_V = inverse_document_frequency(together, all_ends, VOCAB)
+    vectors_VD = word_vectors(together, all_ends, idf_V, model_config(latent_share=1.0))
+    assert np.array_equal(vectors_VD, word_vectors(together, all_ends, idf_V, model_config(latent_share=1.0)))
+    similarity = vectors_VD @ vectors_VD.T
+    assert similarity[190, 191] > 0.95 > similarity[190, 20]
+
+
+def test_too_few_pairs_are_named(rows) -> None:
+    ids, ends = rows
+    with pytest.raises(UserError, match="width 64 needs more pairs"):
+        word_vectors(ids[: ends[9]], ends[:10], np.ones(VOCAB), model_config())
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_encoder_at_step_0_is_the_weighted_mean_of_its_words(layers: int) -> None:
+    chance = np.random.default_rng(1)
+    vectors_VD = chance.standard_normal((VOCAB, WIDTH))
+    idf_V = chance.uniform(0.5, 5.0, VOCAB)
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=32, n_embd=WIDTH, n_layer=layers, n_head=4, n_inner=32, embd_pdrop=0.0, resid_pdrop=0.0
+    )
+    backbone = GPT2Model(config)
+    set_bag_of_words(backbone, vectors_VD, idf_V, DELIMITERS, seed=1)
+    words = np.array([17, 60, 150, 60])
+    emb_D = Encoder(backbone).eval()(torch.tensor([[0, *words, 1]]), torch.tensor([len(words) + 2]))[0].detach().numpy()
+    table_VD = backbone.wte.weight.detach().numpy()
+    expected_D = (idf_V[words, None] * table_VD[words]).sum(0)
+    expected_D[0] = 0.0  # it carries the weights
+    expected_D -= expected_D.mean()  # the final norm
+    cosine = emb_D @ expected_D / np.linalg.norm(expected_D)
+    assert cosine > 0.97
+    doubled = Encoder(backbone).eval()(torch.tensor([[0, *words, *words, 1]]), torch.tensor([len(words) * 2 + 2]))[0]
+    assert emb_D @ doubled.detach().numpy() > 0.999, "a mean does not change when its words come twice"
