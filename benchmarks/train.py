@@ -3,7 +3,9 @@
 Same model, pairs, truncation, batch, precision and threads, in one process, steps taken in turn; start-up and two warm-up
 steps excluded. The peer is the fastest of its three losses. Its step tokenizes, as its trainer's collator does each step;
 ours reads token ids, as shards hold them; the ratio without its tokenizing is given beside. Our own step with one thing
-undone at a time says where the factor comes from. The last line is one flat JSON object.
+undone at a time says where the factor comes from. Ratios of processor seconds stand beside those of wall seconds: on a
+machine that does other work too, they are what can be trusted (best with `--threads 1`). The last line is one flat JSON
+object.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from benchmarks.training_steps import Batch, Setting, Step
 
 STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,8 +42,14 @@ def main() -> None:
     """Time, and print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="batch 256, the fastest peer only, under 50 s on 2 cores")
+    parser.add_argument("--threads", type=int, default=0, help="of both sides; 0: one a core")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each contender")
     options = parser.parse_args()
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), options.quick, options.rounds)
     print(json.dumps(results))
@@ -54,65 +67,83 @@ def measure(folder: Path, quick: bool, rounds: int) -> dict[str, float | int | s
 
     batch_size = 256 if quick else 512
     setting, batches = prepare(folder, batch_size, n_pairs=3 * batch_size if quick else 3_600)
-    contenders = {"ours": OurStep(setting)}
+    contenders: dict[str, Step] = {"ours": OurStep(setting)}
     contenders |= {name: PeerStep(setting, make_loss) for name, make_loss in peer_losses(setting).items()}
+    peers = list(peer_losses(setting))
     if not quick:
         contenders |= {f"without_{name}": OurStep(setting, **undone) for name, undone in FACTORS.items()}
-    warm = {name: [timed(step, next(batches)) for _ in range(WARM_UP_STEPS)] for name, step in contenders.items()}
-    peers = list(peer_losses(setting))
+    first_step = {name: timed(step, next(batches)).wall for name, step in contenders.items()}
     if quick:
-        fastest = min(peers, key=lambda name: warm[name][-1][0])
+        fastest = min(peers, key=lambda name: first_step[name])
         contenders = {name: contenders[name] for name in ("ours", fastest)}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    for _ in range(WARM_UP_STEPS - 1):
+        for step in contenders.values():
+            step(next(batches))
+    seconds: dict[str, list[Seconds]] = {name: [] for name in contenders}
     for done in range(rounds):
         if quick and done >= 2 and time.monotonic() - STARTED > QUICK_SECONDS:
             break
         batch = next(batches)
         for name, step in contenders.items():
             seconds[name].append(timed(step, batch))
-        note = ", ".join(f"{name} {times[-1][0]:.2f} s" for name, times in seconds.items())
+        note = ", ".join(f"{name} {times[-1].wall:.2f} s" for name, times in seconds.items())
         print(f"round {done + 1}: {note}", file=sys.stderr)
     return summary(seconds, peers, batch_size, setting.train.precision)
 
 
-def timed(step, batch) -> tuple[float, float]:
-    """Wall seconds of one step, and what of them went into tokenizing."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Seconds:
+    """What one step took."""
+
+    wall: float
+    cpu: float
+    tokenizing: float  # of the wall seconds
+
+
+def timed(step: Step, batch: Batch) -> Seconds:
+    """Take one step by the clock."""
+    wall, cpu = time.perf_counter(), time.process_time()
     step(batch)
-    return time.perf_counter() - start, step.tokenizing_seconds
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu, step.tokenizing_seconds)
 
 
 def summary(
-    seconds: dict[str, list[tuple[float, float]]], peers: list[str], batch_size: int, precision: str
+    seconds: dict[str, list[Seconds]], peers: list[str], batch_size: int, precision: str
 ) -> dict[str, float | int | str]:
     """Medians over rounds of what was measured side by side in the same round."""
     import torch
 
     def median(name: str) -> float:
-        return statistics.median(step for step, _ in seconds[name])
+        return statistics.median(step.wall for step in seconds[name])
 
-    def ratio(name: str, tokenizing: bool = True) -> float:
-        pairs = zip(seconds[name], seconds["ours"], strict=True)
-        return statistics.median((step - (0 if tokenizing else spent)) / ours for (step, spent), (ours, _) in pairs)
+    def ratio(name: str, of: Callable[[Seconds], float] = lambda step: step.wall) -> float:
+        return statistics.median(of(a) / of(b) for a, b in zip(seconds[name], seconds["ours"], strict=True))
+
+    def without_tokenizing(step: Seconds) -> float:
+        return step.wall - step.tokenizing
 
     fastest = min((name for name in peers if name in seconds), key=median)
+    key = f"pairs_per_second_ratio_batch_{batch_size}"
     results: dict[str, float | int | str] = {
-        f"pairs_per_second_ratio_batch_{batch_size}": round(ratio(fastest), 3),
-        f"pairs_per_second_ratio_batch_{batch_size}_without_tokenizing": round(ratio(fastest, tokenizing=False), 3),
+        key: round(ratio(fastest), 3),
+        f"{key}_without_tokenizing": round(ratio(fastest, without_tokenizing), 3),
+        f"{key}_of_processor_seconds": round(ratio(fastest, lambda step: step.cpu), 3),
         "pairs_per_second": round(batch_size / median("ours"), 1),
         "peer_pairs_per_second": round(batch_size / median(fastest), 1),
         "peer": fastest,
         "rounds": len(seconds["ours"]),
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "factor_tokenizing": round(ratio(fastest) / ratio(fastest, without_tokenizing), 3),
     }
-    results |= {f"seconds_{name}": round(median(name), 4) for name in seconds}
     results |= {f"factor_{name}": round(ratio(f"without_{name}"), 3) for name in FACTORS if f"without_{name}" in seconds}
-    results["factor_tokenizing"] = round(ratio(fastest) / ratio(fastest, tokenizing=False), 3)
-    return results
+    results |= {f"seconds_{name}": round(median(name), 4) for name in seconds}
+    return results | {
+        f"processor_seconds_{name}": round(statistics.median(step.cpu for step in steps), 4) for name, steps in seconds.items()
+    }
 
 
-def prepare(folder: Path, batch_size: int, n_pairs: int):
+def prepare(folder: Path, batch_size: int, n_pairs: int) -> tuple[Setting, Iterator[Batch]]:
     """The shared setting, and batches for ever: pairs of the standard library in a fixed random order."""
     from benchmarks.stdlib_pairs import stdlib_pairs
     from benchmarks.training_steps import Setting
@@ -135,7 +166,7 @@ def prepare(folder: Path, batch_size: int, n_pairs: int):
     return setting, endless_batches(setting, docs, functions, batch_size)
 
 
-def endless_batches(setting, docs: list[str], functions: list[str], batch_size: int) -> Iterator:
+def endless_batches(setting: Setting, docs: list[str], functions: list[str], batch_size: int) -> Iterator[Batch]:
     """Consecutive batches, tokenized beforehand for our side."""
     import torch
 
