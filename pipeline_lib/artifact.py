@@ -254,7 +254,12 @@ class Store:
         except OSError:
             if not place.is_dir():
                 raise
-            shutil.rmtree(scratch)  # the same bytes are there already
+            if all((place / f.name).is_file() and (place / f.name).stat().st_size == f.bytes for f in files):
+                shutil.rmtree(scratch)  # the same bytes are there already
+            else:
+                os.rename(place, broken := self.scratch(part.stage) / "broken")
+                os.rename(scratch, place)
+                shutil.rmtree(broken.parent)
         _sync_folder(place.parent)
         fault_point("part:before_record")
         record = self._part_record(part.stage, part.key)

@@ -119,6 +119,22 @@ def test_an_artifact_with_a_missing_file_is_made_again(store: Store) -> None:
     assert store.build(STAGE, CONFIG, {}, make).paths("rows.txt")[0].read_text() == "hello"
 
 
+def test_a_part_with_one_of_its_files_gone_is_replaced(store: Store) -> None:
+    def make(_: str) -> Outcome:
+        part = store.find_part("stage", "k")
+        if part is None:
+            scratch = store.scratch(STAGE.name)
+            (scratch / "rows.txt").write_text("rows")
+            (scratch / "more.txt").write_text("more")
+            part = store.commit_part(draft_part(STAGE, "k", "one"), scratch)
+        return Outcome(parts=(part,))
+
+    store.build(STAGE, CONFIG, {}, make).paths("rows.txt")[0].unlink()
+    artifact = store.build(STAGE, CONFIG, {}, make)
+    assert [path.read_text() for name in ("more.txt", "rows.txt") for path in artifact.paths(name)] == ["more", "rows"]
+    assert not list((store.root / "stage" / "scratch").iterdir())
+
+
 def test_a_part_that_loses_a_row_is_refused(store: Store) -> None:
     scratch = store.scratch("stage")
     (scratch / "rows.txt").write_text("x")
