@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+import typer
+
 from flows.server import prefect_environment, shared_server
 from pipeline_lib.children import start_child, stop_child
 from pipeline_lib.errors import UserError
@@ -46,7 +48,7 @@ def serve_platform(home: Path, port: int, schedules: bool) -> None:
                 cwd=PROJECT,
             )
         try:
-            print(_welcome(url, log, schedules), flush=True)  # noqa: T201 - the terminal is this function's purpose
+            typer.echo(_welcome(url, log, schedules))
             _wait_for_signal()
         finally:
             stop_child(worker, WORKER_STOP_SECONDS)

@@ -11,7 +11,6 @@ no record names is garbage. Keys are computed from content digests, so that equa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline_lib.config import StageConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import fault_point
+from pipeline_lib.files import digest_of, put_if_absent, replace_file, sha256_file, sync_folder
 from pipeline_lib.lineage import RunRecord
 
 MANIFEST_VERSION = 1
@@ -33,6 +33,8 @@ KEY_DIGITS = 24
 
 
 class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -260,7 +262,7 @@ class Store:
                 os.rename(place, broken := self.scratch(part.stage) / "broken")
                 os.rename(scratch, place)
                 shutil.rmtree(broken.parent)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
         fault_point("part:before_record")
         record = self._part_record(part.stage, part.key)
         while not put_if_absent(record, _to_json(part)):
@@ -362,59 +364,11 @@ def verify_part(root: Path, part: Part) -> None:
             )
 
 
-def digest_of(value: Any) -> str:
-    """sha256 of the value's canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def put_if_absent(path: Path, content: bytes) -> bool:
-    """Write a file whole or not at all, unless there is one. Returns whether this call wrote it."""
-    temporary = _write_beside(path, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-    return True
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, in place of what is there."""
-    os.replace(_write_beside(path, content), path)
-    _sync_folder(path.parent)
-
-
-def _write_beside(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return Path(name)
-
-
 def _describe(folder: Path, path: Path, rows: Mapping[str, int | None]) -> File:
     name = path.relative_to(folder).as_posix()
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
     return File(name=name, bytes=path.stat().st_size, sha256=sha256_file(path), rows=rows.get(name))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _to_json(record: Record) -> bytes:

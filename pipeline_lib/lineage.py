@@ -28,6 +28,7 @@ class RunRecord:
 
     @classmethod
     def start(cls) -> RunRecord:
+        """Begin to count."""
         return cls(
             started_at=time.time(),
             cpu_at_start=_cpu_seconds(),
@@ -37,6 +38,7 @@ class RunRecord:
         )
 
     def finish(self) -> RunRecord:
+        """The record with what has been used since `start`; of children, those that were waited for."""
         self.seconds = time.time() - self.started_at
         self.cpu_seconds = _cpu_seconds() - self.cpu_at_start
         self.peak_memory_bytes = 1024 * max(

@@ -28,7 +28,7 @@ def demo() -> RunConfig:
         curate=CurateConfig(validation_percent=12, test_percent=16, split_salt="cpt-58"),
         tokenizer=TokenizerConfig(vocab_size=24_576, max_repeats=2, max_training_texts=60_000),
         shards=ShardConfig(max_x_tokens=48, max_y_tokens=128, order="path", splits=("train",)),
-        model=ModelConfig(start="lexical", layers=1, width=512, heads=8, inner=128, positions=160),
+        model=ModelConfig(start="lexical", layers=1, width=512, heads=4, inner=128, positions=160),
         train=TrainConfig(
             steps=400,
             batch_size=1024,
@@ -38,7 +38,8 @@ def demo() -> RunConfig:
             token_dropout=0.15,
             learning_rate=5e-4,
             embedding_learning_rate=5e-2,
-            embedding_epsilon=1e-5,
+            embedding_epsilon=2e-4,  # four times the root mean square of their first gradient
+            clip_norm=10.0,
             scale_learning_rate=5e-3,
             warmup_steps=20,
             weight_decay=0.0,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.evaluate import Checkpoint, evaluate_baselines, evaluate_checkpoint
+from pipeline_lib.evaluation.evaluate import evaluate_baselines, evaluate_checkpoint
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.model.checkpoint import Checkpoint
 from tasks.ui import StageProgress, show_table, stage_task
 
 
@@ -22,12 +23,9 @@ def baselines_task(store: Store, curated: Artifact, split: str, config: RunConfi
 
 
 @stage_task("evaluate-checkpoint")
-def checkpoint_task(
-    store: Store, curated: Artifact, tokenizer: Artifact, trained: Artifact, label: str, split: str, config: RunConfig
-) -> Artifact:
+def checkpoint_task(store: Store, curated: Artifact, checkpoint: Checkpoint, split: str, config: RunConfig) -> Artifact:
     """One checkpoint on the same queries and candidates."""
-    progress = StageProgress(f"{label}, {split}")
-    checkpoint = Checkpoint(trained=trained, label=label, tokenizer=tokenizer, shards=config.shards)
+    progress = StageProgress(f"{checkpoint.label}, {split}")
     artifact = evaluate_checkpoint(store, curated, checkpoint, split, config.evaluate, progress)
     progress.finish(headline(artifact))
     return artifact

@@ -48,7 +48,7 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(*args, **kwargs)
 
-        return task(  # type: ignore[return-value]
+        return task(
             name=name,
             retries=retries,
             retry_delay_seconds=exponential_backoff(1),
@@ -102,7 +102,7 @@ class StageProgress:
 
     def _update_ui(self, percent: float, note: str) -> None:
         if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, key=f"{slug(self.name)}-progress", description=note)
+            self._artifact = _now(create_progress_artifact(percent, key=f"{slug(self.name)}-progress", description=note))
         else:
             update_progress_artifact(self._artifact, percent, description=note)
 
@@ -133,6 +133,12 @@ def progress_line(name: str, share: float, note: str, seconds_left: float) -> st
 def clock(seconds: float) -> str:
     """Seconds as m:ss."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _now(answer: Any) -> UUID:
+    """Prefect's functions are typed for both worlds; called from synchronous code they answer at once."""
+    assert isinstance(answer, UUID), answer
+    return answer
 
 
 def slug(text: str) -> str:

@@ -1,0 +1,59 @@
+"""Files that are whole or not there: the primitives under every artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the value's canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def put_if_absent(path: Path, content: bytes) -> bool:
+    """Write a file whole or not at all, unless there is one. Returns whether this call wrote it."""
+    temporary = _write_beside(path, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, in place of what is there."""
+    os.replace(_write_beside(path, content), path)
+    sync_folder(path.parent)
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return Path(name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename is atomic, but only this makes it last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
