@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         Args:
             ids_BL: int64, right-padded; what padding holds does not matter.
             lengths_B: int64, tokens of each row: the closing delimiter stands at `lengths_B - 1`.
-            tokens_TD: token embeddings of `ids_BL` from `look_up`, where the caller has them (`lean` only).
+            tokens_TD: token embeddings of `ids_BL` from `look_up`, row by row, where the caller has them (`lean` only).
         """
         self._check_length(ids_BL.shape[1])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -97,8 +97,23 @@ class Encoder(nn.Module):
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
     def look_up(self, ids_T: Tensor) -> Tensor:
-        """Token embeddings (T, D): one look-up for many micro-batches makes one gradient of the table, not one each."""
-        return F.embedding(ids_T, cast(nn.Embedding, self.backbone.get_input_embeddings()).weight)
+        """Token embeddings (T, D) as a leaf that takes gradients; `add_token_gradients` hands them on to the table."""
+        return F.embedding(ids_T, self._table.detach()).requires_grad_(self._table.requires_grad)
+
+    @torch.no_grad()
+    def add_token_gradients(self, ids_T: Tensor, grad_TD: Tensor) -> None:
+        """Add to the table's gradient in place: autograd would make a gradient as large as the table for each look-up."""
+        table = self._table
+        if table.grad is None:
+            table.grad = torch.zeros_like(table)
+        if table.device.type == "cpu":
+            table.grad.scatter_add_(0, ids_T[:, None].expand_as(grad_TD), grad_TD)
+        else:  # the one that gives the same bits each time on a GPU
+            table.grad.index_put_((ids_T,), grad_TD, accumulate=True)
+
+    @property
+    def _table(self) -> Tensor:
+        return cast(nn.Embedding, self.backbone.get_input_embeddings()).weight
 
     def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
         if self.lean:
@@ -183,4 +198,6 @@ def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairToke
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if name.endswith("attn_dropout") else config.dropout
+    if isinstance(backbone, GPT2Model):
+        backbone.config.attn_pdrop, backbone.config.embd_pdrop, backbone.config.resid_pdrop = 0.0, *[config.dropout] * 2
     return backbone

@@ -35,20 +35,13 @@ def batch_gradients(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: Ba
 
 
 def _direct(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss) -> Tensor:
-    pieces = [
-        encoder(batch.ids_BL, batch.lengths_B, tokens_TD)
-        for batch, tokens_TD in zip(batches, _look_up_once(encoder, batches), strict=True)
-    ]
+    tokens = [_look_up(encoder, batch) for batch in batches]
+    pieces = [encoder(batch.ids_BL, batch.lengths_B, tokens_TD) for batch, tokens_TD in zip(batches, tokens, strict=True)]
     loss = loss_of(in_input_order(pieces, batches))
     loss.backward()
+    for batch, tokens_TD in zip(batches, tokens, strict=True):
+        _hand_on(encoder, batch, tokens_TD)
     return loss.detach()
-
-
-def _look_up_once(encoder: Encoder, batches: Sequence[MicroBatch]) -> Sequence[Tensor | None]:
-    if not encoder.lean:
-        return [None] * len(batches)
-    ids_T = torch.cat([batch.ids_BL.flatten() for batch in batches])
-    return encoder.look_up(ids_T).split([batch.padded_tokens for batch in batches])
 
 
 def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss) -> Tensor:
@@ -62,9 +55,20 @@ def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss)
     loss.backward()
     for batch, state, leaf in zip(batches, states, leaves, strict=True):
         assert leaf.grad is not None, "the loss read no embedding of a micro-batch"
+        tokens_TD = _look_up(encoder, batch)
         with _replayed(state, encoder.device):
-            encoder(batch.ids_BL, batch.lengths_B).backward(leaf.grad)
+            encoder(batch.ids_BL, batch.lengths_B, tokens_TD).backward(leaf.grad)
+        _hand_on(encoder, batch, tokens_TD)
     return loss.detach()
+
+
+def _look_up(encoder: Encoder, batch: MicroBatch) -> Tensor | None:
+    return encoder.look_up(batch.ids_BL.flatten()) if encoder.lean else None
+
+
+def _hand_on(encoder: Encoder, batch: MicroBatch, tokens_TD: Tensor | None) -> None:
+    if tokens_TD is not None and tokens_TD.grad is not None:
+        encoder.add_token_gradients(batch.ids_BL.flatten(), tokens_TD.grad)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +90,7 @@ def activation_bytes(config: PretrainedConfig, n_tokens: int, lean: bool = True)
     """What the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
 
     A layer keeps eight hidden vectors a token (both norms' inputs and outputs, queries, keys and values, attention's
-    output) and two of the feed-forward width. The lean path's last layer keeps two.
+    output) and two of the feed-forward width. The lean path's last layer keeps two, and the look-up two.
     """
     width = config.hidden_size
     inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
