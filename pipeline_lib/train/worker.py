@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+import torch.utils.deterministic
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.artifact import Store
@@ -23,6 +24,8 @@ def work(job: Job, events: Events) -> None:
     # refuses an operation that has no deterministic form; costs nothing on a CPU, and cuBLAS wants its workspace fixed
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # a debugging aid, one more pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers_logging.disable_progress_bar()
     ranks = join_ranks(job.config.threads)
     if not ranks.is_first:
