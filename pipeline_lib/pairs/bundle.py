@@ -9,9 +9,9 @@ from pathlib import Path
 from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
 from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig
 from pipeline_lib.pairs.code_pairs import code_pairs
-from pipeline_lib.pairs.definitions import Definition, find_definitions
-from pipeline_lib.pairs.filters import is_test_path
-from pipeline_lib.pairs.languages import rules_of
+from pipeline_lib.pairs.definitions import find_definitions
+from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
+from pipeline_lib.pairs.languages import Doc, rules_of
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, text_pairs
@@ -112,19 +112,21 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)
-    documented = [d for d in definitions if not d.in_test and _is_long(d, 2 * config.text.min_words)]
-    sections = [
-        Section(definition.qualified_name, docstring_paragraphs(definition.doc.value, definition.doc.line))
-        for definition in documented
-        if definition.doc is not None
-    ]
+    sections = []
+    for definition in definitions:
+        doc = definition.doc
+        if doc is None or definition.in_test or definition.broken or not _is_long(doc, 2 * config.text.min_words):
+            continue
+        if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
+            rows.dropped["not_text"] += 1
+            continue
+        sections.append(Section(definition.qualified_name, docstring_paragraphs(doc.value, doc.line)))
     _add_text_pairs(file, sections, config, rows)
 
 
-def _is_long(definition: Definition, least_words: int) -> bool:
-    """Whether its docstring is long enough for two pieces; words are counted only where the characters may suffice."""
-    doc = definition.doc
-    return doc is not None and len(doc.value) >= 2 * least_words and len(doc.value.split()) >= least_words
+def _is_long(doc: Doc, least_words: int) -> bool:
+    """Whether a docstring is long enough for two pieces; words are counted only where the characters may suffice."""
+    return len(doc.value) >= 2 * least_words and len(doc.value.split()) >= least_words
 
 
 def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
@@ -162,5 +164,5 @@ def description(metadata: str) -> tuple[str, int, bool]:
 def prose_language(text: str) -> str:
     """`en` where at least one in 20 of the first 500 words is a common English one, else `und` (undetermined)."""
     words = text[:4000].lower().split()[:500]
-    common = sum(1 for word in words if word in _STOPWORDS)
+    common = sum(map(_STOPWORDS.__contains__, words))
     return "en" if words and common * 20 >= len(words) else "und"

@@ -36,8 +36,7 @@ class Candidate:
         """Lines of body that hold code: no docstring, no comment, not empty."""
         definition, doc = self.definition, self.definition.doc
         body = self.data[(doc.end if doc else definition.body_start) : definition.end]
-        lines = (line.strip() for line in body.split(b"\n"))
-        return sum(1 for line in lines if line and line != b";" and not line.startswith(self.rules.comment))
+        return len(self.rules.code_line.findall(body))
 
     @property
     def y(self) -> str:

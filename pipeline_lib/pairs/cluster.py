@@ -36,6 +36,8 @@ def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
         # one task a worker and the rest queued at the scheduler: a death is blamed on the task that ran, not on others
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.admin.system-monitor.gil.enabled": False,
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
     }
     with (
         dask.config.set(settings),
@@ -46,7 +48,8 @@ def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
             host="127.0.0.1",
             protocol="tls",
             security=Security.temporary(),
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would still serve HTTP, on port 8787 if that is free
+            scheduler_kwargs={"dashboard": False},
             worker_dashboard_address=None,
             memory_limit=memory_bytes,
             silence_logs=logging.CRITICAL,

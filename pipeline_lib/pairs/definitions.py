@@ -23,6 +23,7 @@ class Definition:
     body_start: int
     doc: Doc | None
     in_test: bool
+    broken: bool  # a syntax error between its first byte and its body: the body may be another's
 
     @property
     def qualified_name(self) -> str:
@@ -43,10 +44,10 @@ def find_definitions(data: bytes, rules: LanguageRules, module: str) -> list[Def
     """
     tree = rules.parser.parse(data)
     root = tree.root_node
-    top = Definition("module", module, None, 0, len(data), 1, 0, 0, rules.find_doc(root, data), False)
+    top = Definition("module", module, None, 0, len(data), 1, 0, 0, rules.find_doc(root, data), False, False)
     found, scope = [top], top
     cursor = root.walk()
-    kinds, containers = rules.definition_ids, rules.container_ids
+    kinds, containers, next_sibling = rules.definition_ids, rules.container_ids, cursor.goto_next_sibling
     entered = cursor.goto_first_child()
     while entered:
         node = cursor.node
@@ -62,7 +63,7 @@ def find_definitions(data: bytes, rules: LanguageRules, module: str) -> list[Def
                     scope = definition
             if cursor.goto_first_child():
                 continue
-        while not cursor.goto_next_sibling():
+        while not next_sibling():
             if not cursor.goto_parent():
                 return found
     return found
@@ -84,7 +85,12 @@ def _definition(node: Node, kind: DefinitionKind, parent: Definition, data: byte
         body_start=body.start_byte,
         doc=rules.find_doc(body, data),
         in_test=parent.in_test or _is_test_name(name, kind),
+        broken=node.has_error and _has_broken_head(node, body),
     )
+
+
+def _has_broken_head(node: Node, body: Node) -> bool:
+    return any(child.has_error for child in node.children if child.start_byte < body.start_byte)
 
 
 def _is_test_name(name: str, kind: DefinitionKind) -> bool:

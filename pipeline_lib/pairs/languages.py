@@ -35,7 +35,7 @@ class LanguageRules:
     definitions: dict[str, DefinitionKind]  # node types that open a scope with a name
     containers: tuple[str, ...]  # node types that definitions may lie in; all others are not entered
     find_doc: Callable[[Node, bytes], Doc | None]  # given the body of a definition, or the root
-    comment: bytes  # what a comment line starts with
+    code_line: re.Pattern[bytes]  # matches once in each line that is neither empty nor a comment alone
     blank_name: str  # stands for a function's own name in the view `name`
     module_suffix: re.Pattern[str]  # what of a path is no part of the module's name
 
@@ -140,7 +140,7 @@ PYTHON = LanguageRules(
         "try_statement", "except_clause", "finally_clause", "match_statement", "case_clause",
     ),
     find_doc=python_doc,
-    comment=b"#",
+    code_line=re.compile(rb"(?:\A|\n)[ \t;]*[^\s;#]"),
     blank_name="_",
     module_suffix=re.compile(r"(?:(?:^|/)__init__)?\.py$"),
 )  # fmt: skip

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -14,6 +12,7 @@ class Paragraph:
 
     text: str
     line: int
+    words: int
 
 
 _FENCE = re.compile(r"\s*(```|~~~)")
@@ -33,7 +32,13 @@ _INLINE = (
     (re.compile(r"</?[a-zA-Z][^<>]*>"), ""),
     (re.compile(r"``?|\*\*"), ""),
 )
-_MARKED = re.compile(r"[`<\[]|\*\*")
+_INLINE_MARK = re.compile(r"[`<\[]|\*\*")
+_EXAMPLE = (">>>", "$ ", "%timeit")
+# A line that begins with neither a letter, a digit, a quote nor a parenthesis, an item of a list, or the announcement of a
+# literal block: a block without any is prose from end to end, as most are.
+_MARKUP = re.compile(r"(?:\A|\n)[ \t]*(?:[^\w\s\"'(]|_{3}|\d{1,2}[.)]\s|\(?[a-z]\)\s|\"{3}|'{3})|::[ \t]*(?:\n|\Z)")
+_EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+_INDENTS = re.compile(r"\n( *)(?=[^ \n])")
 
 
 def docstring_paragraphs(value: str, line: int) -> list[Paragraph]:
@@ -43,8 +48,8 @@ def docstring_paragraphs(value: str, line: int) -> list[Paragraph]:
         value: the docstring as the language defines it.
         line: where it starts in its file.
     """
-    lead = len(value) - len(value.lstrip("\n \t"))
-    return paragraphs(inspect.cleandoc(value), line + value[:lead].count("\n"))
+    text = value.lstrip()
+    return paragraphs(_without_margin(text), line + value.count("\n", 0, len(value) - len(text)))
 
 
 def paragraphs(text: str, line: int = 1, indented_code: bool = False) -> list[Paragraph]:
@@ -54,57 +59,95 @@ def paragraphs(text: str, line: int = 1, indented_code: bool = False) -> list[Pa
         line: the file's line that the text starts at.
         indented_code: whether lines indented by four spaces after an empty one are code (Markdown), not prose.
     """
-    found: list[Paragraph] = []
-    pending: list[str] = []
-    start = line
-    for number, content, ends_before in _prose_lines(text, indented_code):
-        if ends_before and pending:
-            found.append(Paragraph(_plain(" ".join(pending)), start))
-            pending = []
-        if content:
-            if not pending:
-                start = line + number
-            pending.append(content)
-    if pending:
-        found.append(Paragraph(_plain(" ".join(pending)), start))
-    return [paragraph for paragraph in found if paragraph.text]
+    scanner = _Scanner(indented_code)
+    start = 0
+    for separator in _EMPTY_LINES.finditer(text):
+        scanner.block(text[start : separator.start()], line)
+        line += text.count("\n", start, separator.end())
+        start = separator.end()
+    scanner.block(text[start:], line)
+    return scanner.found
 
 
-def _prose_lines(text: str, indented_code: bool) -> Iterator[tuple[int, str, bool]]:
-    """(line from 0, its prose or nothing, whether a paragraph ends before it)."""
-    fence = ""  # inside a fenced block: the marker that closes it
-    block = -1  # inside an indented block: the indentation that it must exceed
-    skipping = after_empty = False
-    for number, line in enumerate(text.split("\n")):
+class _Scanner:
+    """Goes over a text block by block (what lies between empty lines), and line by line only where markup shows."""
+
+    def __init__(self, indented_code: bool) -> None:
+        self.indented_code = indented_code
+        self.found: list[Paragraph] = []
+        self.pending: list[str] = []
+        self.pending_line = 1
+        self.fence = ""  # inside a fenced block: the marker that closes it
+        self.margin = -1  # inside an indented block: the indentation that its lines exceed
+        self.skipping = False  # to the end of this block
+
+    def block(self, block: str, line: int) -> None:
+        if not self.fence and self.margin < 0 and _MARKUP.search(block) is None:
+            if not (self.indented_code and block.startswith(("    ", "\t"))):
+                self.add(block, line)
+            return
+        self.skipping = self.indented_code and not self.fence and block.startswith(("    ", "\t"))
+        for number, content in enumerate(block.split("\n"), line):
+            if content.strip():
+                self.line(content, number)
+        self.close()
+
+    def line(self, line: str, number: int) -> None:
         content = line.strip()
-        if fence:
-            fence = "" if content.startswith(fence) else fence
-            continue
-        if not content:
-            skipping, after_empty = False, True
-            yield number, "", True
-            continue
-        if block >= 0 and len(line) - len(line.lstrip()) <= block:
-            block = -1
-        if block >= 0 or skipping or (indented_code and after_empty and line.startswith(("    ", "\t"))):
-            continue
-        after_empty = False
-        prose, ends_before = _line(line, content)
-        if prose is not None:
-            if prose.endswith("::"):  # a literal block follows
-                block = len(line) - len(line.lstrip())
-                prose = prose[:-1] if len(prose) > 2 else ""
-            yield number, prose, ends_before
-            if ends_before and _HEADING.match(line):
-                yield number, "", True
-            continue
-        yield number, "", True
+        if self.fence:
+            self.fence = "" if content.startswith(self.fence) else self.fence
+            return
+        indent = len(line) - len(line.lstrip())
+        if self.margin >= 0 and indent <= self.margin:
+            self.margin = -1
+        if self.margin >= 0 or self.skipping:
+            return
+        prose, starts = _line(line, content)
+        if starts:
+            self.close()
+        if prose is None:
+            self.enter(line, content, indent)
+            return
+        if prose.endswith("::"):  # a literal block follows
+            self.margin = indent
+            prose = prose[:-1] if len(prose) > 2 else ""
+        if prose:
+            if not self.pending:
+                self.pending_line = number
+            self.pending.append(prose)
+        if starts and _HEADING.match(line):
+            self.close()
+
+    def enter(self, line: str, content: str, indent: int) -> None:
+        """Skip what a line without prose announces."""
         if match := _FENCE.match(line):
-            fence = match.group(1)
-        elif match := _DIRECTIVE.match(line):
-            block = len(match.group(1))
-        elif content.startswith((">>>", "$ ", "%timeit")) or _FIELD.match(line):
-            skipping = True  # to the next empty line: an example's output, a field's description
+            self.fence = match.group(1)
+        elif _DIRECTIVE.match(line):
+            self.margin = indent
+        elif content.startswith(_EXAMPLE) or _FIELD.match(line):
+            self.skipping = True  # an example's output, a field's description
+
+    def close(self) -> None:
+        """End the paragraph that is being collected."""
+        if self.pending:
+            self.add(" ".join(self.pending), self.pending_line)
+            self.pending = []
+
+    def add(self, text: str, line: int) -> None:
+        if _INLINE_MARK.search(text) is not None:
+            for pattern, replacement in _INLINE:
+                text = pattern.sub(replacement, text)
+        words = text.split()
+        if words:
+            self.found.append(Paragraph(" ".join(words), line, len(words)))
+
+
+def _without_margin(text: str) -> str:
+    """Take off the indentation that all lines but the first share."""
+    if "\t" in text:
+        text = text.expandtabs(8)
+    margin = min(_INDENTS.findall(text), key=len, default="")
+    return text.replace("\n" + margin, "\n") if margin else text
 
 
 def _line(line: str, content: str) -> tuple[str | None, bool]:
@@ -121,7 +164,7 @@ def _line(line: str, content: str) -> tuple[str | None, bool]:
         or _TABLE.match(line)
         or _TAG.match(line)
         or _FIELD.match(line)
-        or content.startswith((">>>", "$ ", "%timeit"))
+        or content.startswith(_EXAMPLE)
     ):
         return None, True
     if match := _HEADING.match(line):
@@ -129,10 +172,3 @@ def _line(line: str, content: str) -> tuple[str | None, bool]:
     if match := _ITEM.match(line):
         return line[match.end() :].strip(), True
     return content.removeprefix("> "), False
-
-
-def _plain(text: str) -> str:
-    if _MARKED.search(text):
-        for pattern, replacement in _INLINE:
-            text = pattern.sub(replacement, text)
-    return " ".join(text.split())

@@ -108,4 +108,6 @@ def write_table(path: Path, rows: list[tuple[Any, ...]], schema: pa.Schema) -> N
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
     repeated = [name for name in schema.names if name in _REPEATED]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, use_dictionary=repeated, **COMPRESSION)
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema), path, use_dictionary=repeated, write_statistics=False, **COMPRESSION
+    )

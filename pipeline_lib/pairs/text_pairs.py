@@ -81,9 +81,8 @@ def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator
     """Whole paragraphs where they are short, else sentences; at most max_words - min_words each, so that one always fits."""
     longest = max(1, config.max_words - config.min_words)
     for paragraph in paragraphs:
-        words = paragraph.text.split()
-        if len(words) <= min(longest, config.target_words):
-            yield _Unit(paragraph.text, len(words), paragraph.line, ends_paragraph=True)
+        if paragraph.words <= min(longest, config.target_words):
+            yield _Unit(paragraph.text, paragraph.words, paragraph.line, ends_paragraph=True)
             continue
         chunks = [
             sentence[start : start + longest]

@@ -70,16 +70,18 @@ def _read_regular(place: str, max_bytes: int) -> bytes | Refusal:
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
-    with os.fdopen(handle, "rb") as stream:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            return Refusal("not_a_file", "neither a folder nor a regular file")
+            return Refusal("not_a_file", "neither a folder to walk nor a regular file")
         if status.st_size > max_bytes:
             return Refusal("file_too_large", f"{status.st_size} bytes, at most {max_bytes} are read")
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as stream:
             data = stream.read(max_bytes + 1)
-        except OSError as error:
-            return Refusal("unreadable", error.strerror or str(error))
+    except OSError as error:
+        return Refusal("unreadable", error.strerror or str(error))
+    finally:
+        os.close(handle)
     if len(data) > max_bytes:
         return Refusal("file_too_large", f"grew while it was read, at most {max_bytes} bytes are")
     return data

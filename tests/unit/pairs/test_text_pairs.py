@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib.config import TextPairsConfig
+from pipeline_lib.pairs.prose import Paragraph, paragraphs
+from pipeline_lib.pairs.text_pairs import Section, segment, text_pairs
+
+WORDS = st.sampled_from(["a", "Word", "another", "end.", "Why?", "(so)", 'said."', "naïve", "x1"])
+PARAGRAPHS = st.lists(st.lists(WORDS, min_size=1, max_size=90), max_size=12)
+
+
+def numbered(texts: list[list[str]]) -> list[Paragraph]:
+    return [Paragraph(" ".join(words), line, len(words)) for line, words in enumerate(texts, 1)]
+
+
+@st.composite
+def bounds(draw) -> TextPairsConfig:
+    least = draw(st.integers(1, 20))
+    most = draw(st.integers(max(2, least), 60))
+    return TextPairsConfig(min_words=least, max_words=most, target_words=draw(st.integers(1, 60)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(PARAGRAPHS, bounds())
+def test_pieces_are_the_document_in_order_without_overlap(texts: list[list[str]], config: TextPairsConfig) -> None:
+    pieces = segment(numbered(texts), config)
+    words = [word for text in texts for word in text]
+    taken = [word for piece in pieces for word in piece.text.split()]
+    assert taken == words[: len(taken)], "not a prefix: a word is lost, moved, changed or taken twice"
+    assert len(words) - len(taken) < config.min_words, "only a last remainder may be left out"
+    assert all(config.min_words <= piece.words <= config.max_words for piece in pieces)
+    assert all(piece.words == len(piece.text.split()) for piece in pieces)
+    assert [piece.line for piece in pieces] == sorted(piece.line for piece in pieces)
+
+
+@settings(deadline=None, max_examples=50)
+@given(PARAGRAPHS, st.integers(1, 5))
+def test_pairs_are_neighbours_and_all_are_accounted_for(texts: list[list[str]], most: int) -> None:
+    config = TextPairsConfig(min_words=3, max_words=12, target_words=5, max_pairs_per_document=most, min_letter_share=0.0)
+    section = Section("s", numbered(texts))
+    pieces = segment(section.paragraphs, config)
+    dropped: Counter[str] = Counter()
+    pairs = text_pairs([section], config, dropped)
+    neighbours = {(a.text, b.text) for a, b in pairwise(pieces)}
+    assert {(pair.x, pair.y) for pair in pairs} <= neighbours
+    assert len(pairs) <= most
+    assert len(pairs) + dropped.total() == max(0, len(pieces) - 1)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text("ab.:`*#>|-= \n\t[](){}\"'1é", max_size=300))
+def test_any_text_is_cut_into_paragraphs_of_its_own_lines(text: str) -> None:
+    found = paragraphs(text, 5)
+    assert all(5 <= p.line <= 5 + text.count("\n") and p.words == len(p.text.split()) > 0 for p in found)
+    assert [p.line for p in found] == sorted(p.line for p in found)
+
+
+def test_cuts_fall_on_paragraphs_and_else_on_sentences() -> None:
+    config = TextPairsConfig(min_words=4, max_words=10, target_words=6)
+    text = "One two three four. Five six seven. Eight nine ten eleven twelve.\n\nA b c d e f.\n\nG h."
+    assert [(p.text, p.words) for p in segment(paragraphs(text), config)] == [
+        ("One two three four. Five six seven.", 7),
+        ("Eight nine ten eleven twelve.", 5),
+        ("A b c d e f.\nG h.", 8),
+    ]
+
+
+def test_too_many_pairs_are_thinned_evenly() -> None:
+    config = TextPairsConfig(min_words=2, max_words=4, target_words=2, max_pairs_per_document=4)
+    texts = [[f"word{letter}", "alone"] for letter in "abcdefghijklmnopq"]
+    dropped: Counter[str] = Counter()
+    pairs = text_pairs([Section("s", numbered(texts))], config, dropped)
+    assert [pair.x for pair in pairs] == ["worda alone", "worde alone", "wordi alone", "wordm alone"]
+    assert dropped == {"over_document_limit": 12}
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "reason"),
+    [
+        ("1 2 3 4 5 6", "some words here", "not_prose"),
+        ("the same words", "the same words", "same_text"),
+        ("a \x1b escape code", "some words here", "not_text"),
+    ],
+)
+def test_pieces_that_are_no_prose_are_dropped(x: str, y: str, reason: str) -> None:
+    config = TextPairsConfig(min_words=2, max_words=8, target_words=2)
+    dropped: Counter[str] = Counter()
+    assert text_pairs([Section("s", numbered([x.split(), y.split()]))], config, dropped) == []
+    assert dropped == {reason: 1}
+
+
+def test_pieces_of_different_sections_are_no_neighbours() -> None:
+    config = TextPairsConfig(min_words=2, max_words=4, target_words=2)
+    sections = [Section(name, numbered([[name, "first"], [name, "second"]])) for name in ("one", "two")]
+    pairs = text_pairs(sections, config, Counter())
+    assert [(pair.name, pair.x, pair.y) for pair in pairs] == [
+        ("one", "one first", "one second"), ("two", "two first", "two second")
+    ]  # fmt: skip
+
+
+def test_bounds_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_words 30 is above max_words 20"):
+        TextPairsConfig(min_words=30, max_words=20)
