@@ -8,6 +8,7 @@ from flows.parameters import CheckpointParams, DatasetRef, EvaluatedRef, Evaluat
 from flows.train import train
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
+from pipeline_lib.model.checkpoint import Checkpoint
 from tasks.evaluation import baselines_task, checkpoint_task, show_evaluations_task
 
 
@@ -51,7 +52,11 @@ def evaluate_labels(work: Workspace, dataset: DatasetRef, trained: Artifact, lab
     curated = work.store.open("curate", dataset.curated)
     tokenizer = work.store.open("tokenizer", dataset.tokenizer)
     baselines = baselines_task(work.store, curated, split, work.config)
-    found = {label: checkpoint_task(work.store, curated, tokenizer, trained, label, split, work.config) for label in labels}
+    checkpoints = {label: Checkpoint(trained, label, tokenizer, work.config.shards) for label in labels}
+    found = {
+        label: checkpoint_task(work.store, curated, checkpoint, split, work.config)
+        for label, checkpoint in checkpoints.items()
+    }
     show_evaluations_task(found, baselines, split)
     return EvaluatedRef(
         split=split,

@@ -19,7 +19,8 @@ from pipeline_lib.config import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.compare import differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
-from pipeline_lib.evaluation.report import QuarantineReason, ReportData, StageRow, results_table, write_report
+from pipeline_lib.evaluation.report import results_table, write_report
+from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.hardware import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.lineage import git_commit

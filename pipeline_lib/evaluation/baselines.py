@@ -13,7 +13,7 @@ import bm25s
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from pipeline_lib.evaluation.tasks import ProbeTask, SearchTask, SimilarityTask
+from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask
 
 _BM25_K1 = 1.5
 _BM25_B = 0.75
@@ -35,6 +35,7 @@ class Bm25:
     probe_c = 1.0
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
+        """Scores of every candidate for every query, shape (Q, C)."""
         corpus = [words(text) for text in task.candidates[candidates]]
         queries_words = [words(text) for text in task.queries[queries]]
         scores_QC = np.zeros((len(queries_words), len(corpus)))

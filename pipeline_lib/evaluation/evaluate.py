@@ -15,7 +15,8 @@ from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_
 from pipeline_lib.config import EvaluateConfig, StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
-from pipeline_lib.evaluation.tasks import ProbeTask, SearchTask, SimilarityTask, TaskSet, build_tasks, only_part
+from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, TaskSet
+from pipeline_lib.evaluation.tasks import build_tasks, only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.progress import Progress, silent
 
@@ -59,6 +60,7 @@ class EmbeddingScorer:
         return np.round(x_QD @ y_CD.T, _COSINE_DECIMALS)
 
     def features(self, task: ProbeTask, fold: int) -> tuple[Any, Any]:
+        """Standardised x-side embeddings of a fold's training and held-out texts."""
         from sklearn.preprocessing import StandardScaler
 
         x_ND = self._x(task.texts)

@@ -19,7 +19,7 @@ from data_contracts.schemas import EVALUATIONS
 from pipeline_lib.config import EvaluateConfig
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.metrics import Interval
-from pipeline_lib.evaluation.tasks import ProbeTask, SearchTask, SimilarityTask, TaskSet
+from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, TaskSet
 
 PRIMARY_METRIC = {
     "code_search": "mrr",

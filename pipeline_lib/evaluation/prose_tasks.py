@@ -11,7 +11,7 @@ import numpy as np
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config import EvaluateConfig
-from pipeline_lib.evaluation.tasks import MIN_QUERIES, Pair, ProbeTask, SimilarityTask, TooFewError, at_most_per_group
+from pipeline_lib.evaluation.task_records import MIN_QUERIES, Pair, ProbeTask, SimilarityTask, TooFewError, at_most_per_group
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline_lib.evaluation.charts import Chart, Series, line_chart, ticks
-from pipeline_lib.evaluation.report import QuarantineReason, ReportData, StageRow, results_table, write_report
+from pipeline_lib.evaluation.report import results_table, write_report
+from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onload=\"y"
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
@@ -19,6 +20,20 @@ TASKS = {"code_search": "code_search_1k", "classification": "package_of_prose"}
 def figure(model, step, split, kind, value, metric=None):
     row = {"model": model, "step": step, "split": split, "kind": kind, "task": TASKS[kind]}
     return row | {"metric": metric or METRICS[kind], "value": value, "low": value - 0.02, "high": value + 0.02, "n": 100}
+
+
+SELECTION = {
+    "chosen": "step-000200",
+    "step": 200,
+    "score": 1.0,
+    "sentence": EVIL,
+    "rule": "highest",
+    "weights": {"code_search": 0.7, "classification": 0.3},
+    "checkpoints": [
+        {"label": "step-000100", "step": 100, "score": 0.8, "kinds": {"code_search": 0.5, "classification": 0.5}},
+        {"label": "step-000200", "step": 200, "score": 1.0, "kinds": {"code_search": 0.6, "classification": 0.6}},
+    ],
+}
 
 
 @pytest.fixture
@@ -63,18 +78,7 @@ def data():
                 "skipped": {"similarity": "3 pieces, 10 are needed"},
             }
         },
-        selection={
-            "chosen": "step-000200",
-            "step": 200,
-            "score": 1.0,
-            "sentence": EVIL,
-            "rule": "highest",
-            "weights": {"code_search": 0.7, "classification": 0.3},
-            "checkpoints": [
-                {"label": "step-000100", "step": 100, "score": 0.8, "kinds": {"code_search": 0.5, "classification": 0.5}},
-                {"label": "step-000200", "step": 200, "score": 1.0, "kinds": {"code_search": 0.6, "classification": 0.6}},
-            ],
-        },
+        selection=SELECTION,
         searches=({"query": EVIL, "hits": [hit]},),
         negatives=({"score": 0.9, "positive_score": 0.8, "x": side, "y_right": side, "y_negative": side},),
         quarantine=(

@@ -1,0 +1,123 @@
+"""What a report is made of: plain rows, so that it can be written from any run, and in parts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_lib.artifact import Artifact
+
+Row = dict[str, Any]
+
+
+class StageRow(BaseModel):
+    """One stage of the run: its artifact, where its rows went, and what it cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    key: str = ""
+    digest: str = ""
+    parts: int = 0
+    bytes: int = 0
+    n_in: int = 0
+    n_out: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    quarantined: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @classmethod
+    def of(cls, artifact: Artifact, name: str = "") -> StageRow:
+        """The row of an artifact, its costs from run.json; `name` tells apart artifacts of one stage."""
+        manifest, run = artifact.manifest, _run_record(artifact)
+        return cls(
+            stage=name or manifest.stage,
+            key=manifest.key,
+            digest=artifact.digest,
+            parts=len(manifest.parts),
+            bytes=sum(file.bytes for part in manifest.parts for file in part.files),
+            n_in=manifest.counts.n_in,
+            n_out=manifest.counts.n_out,
+            dropped=manifest.counts.dropped,
+            quarantined=manifest.counts.quarantined,
+            seconds=run.get("seconds", 0.0),
+            cpu_seconds=run.get("cpu_seconds", 0.0),
+            peak_memory_bytes=run.get("peak_memory_bytes", 0),
+        )
+
+
+class QuarantineReason(BaseModel):
+    """Rows of one reason that a contract or a reader refused; `samples` are rows of schemas.QUARANTINE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    reason: str
+    count: int
+    samples: tuple[Row, ...] = ()
+
+
+class ReportData(BaseModel):
+    """All that a report may show; a section without data is left out.
+
+    Attributes:
+        counts: documents, code_pairs, text_pairs, and what else was counted.
+        stages: in the order of the run.
+        funnel: (name, rows) of what became of the rows, largest first: documents, pairs, validated, ...
+        training: rows of metrics.jsonl (step, loss, temperature, gradient_norm, padding_share, ...).
+        pace: rows of the clock (step, pairs_per_second, tokens_per_second, memory_bytes).
+        evaluations: rows of schemas.EVALUATIONS, of all models and splits.
+        differences: rows of `compare.differences`.
+        tasks: split -> the facts of its evaluation: tasks, skipped.
+        selection: the content of selection.json.
+        searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc.
+        negatives: the content of negatives.json.
+        verdicts: a row a contract, any columns.
+        near_twins: test functions with a near copy in training: any figures.
+        export, index: their folders.
+        notes: findings said in a sentence each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    commit: str = ""
+    machine: Row = Field(default_factory=dict)
+    config: Row = Field(default_factory=dict)
+    seconds_total: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    counts: dict[str, int] = Field(default_factory=dict)
+    stages: tuple[StageRow, ...] = ()
+    funnel: tuple[tuple[str, int], ...] = ()
+    training: tuple[Row, ...] = ()
+    pace: tuple[Row, ...] = ()
+    evaluations: tuple[Row, ...] = ()
+    differences: tuple[Row, ...] = ()
+    tasks: dict[str, Row] = Field(default_factory=dict)
+    selection: Row = Field(default_factory=dict)
+    searches: tuple[Row, ...] = ()
+    negatives: tuple[Row, ...] = ()
+    quarantine: tuple[QuarantineReason, ...] = ()
+    verdicts: tuple[Row, ...] = ()
+    near_twins: Row = Field(default_factory=dict)
+    export: str = ""
+    index: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> str:
+        """The model that the report is about: the selected one, else the last that was evaluated."""
+        if self.selection:
+            return str(self.selection["chosen"])
+        labels = [(row["step"], row["model"]) for row in self.evaluations if row["step"] >= 0]
+        return max(labels)[1] if labels else ""
+
+
+def _run_record(artifact: Artifact) -> Row:
+    path = artifact.folder / "run.json"
+    return json.loads(path.read_bytes()) if path.is_file() else {}
