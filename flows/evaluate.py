@@ -54,8 +54,7 @@ def evaluate_labels(work: Workspace, dataset: DatasetRef, trained: Artifact, lab
     baselines = baselines_task(work.store, curated, split, work.config)
     checkpoints = {label: Checkpoint(trained, label, tokenizer, work.config.shards) for label in labels}
     found = {
-        label: checkpoint_task(work.store, curated, checkpoint, split, work.config)
-        for label, checkpoint in checkpoints.items()
+        label: checkpoint_task(work.store, curated, checkpoint, split, work.config) for label, checkpoint in checkpoints.items()
     }
     show_evaluations_task(found, baselines, split)
     return EvaluatedRef(

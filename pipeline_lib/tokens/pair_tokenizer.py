@@ -19,6 +19,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.tokens.repeats import drop_repeats, without_repeat_step
 
 Side = Literal["x", "y"]
 
@@ -28,7 +29,6 @@ TOKENIZER_FILE = "tokenizer.json"
 DELIMITERS_FILE = "delimiters.json"
 
 ENCODE_TEXTS = 1024  # an encoding takes some 100 bytes a token until its ids are read
-REPEATS = " ".join(["a"] * 12)
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
 
 
@@ -61,8 +61,10 @@ class PairTokenizer:
         self.tokenizer = tokenizer
         self.delimiters = delimiters
         self._is_own = tokenizer.id_to_token(delimiters.x_open) == RESERVED[0]
+        self._repeats = without_repeat_step(tokenizer)
         # A limit on repeats makes a word depend on those after it.
-        self._reads_heads = self._is_own and tokenizer.normalizer.normalize_str(REPEATS) == REPEATS
+        self._reads_heads = self._is_own and self._repeats is None
+        self._reader = _without_normalizer(tokenizer) if self._repeats else tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> PairTokenizer:
@@ -189,11 +191,26 @@ class PairTokenizer:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:
-            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            encodings = self._reader.encode_batch_fast(self._read(texts), add_special_tokens=False)
         except TypeError:  # the library refuses lone surrogates, which a terminal or a file name may hold
             readable = [text.encode("utf-8", "replace").decode() for text in texts]
-            encodings = self.tokenizer.encode_batch_fast(readable, add_special_tokens=False)
+            encodings = self._reader.encode_batch_fast(self._read(readable), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def _read(self, texts: list[str]) -> list[str]:
+        """The texts as `_reader` takes them: normalised already where repeats are limited, which Python does faster."""
+        if self._repeats is None:
+            return texts
+        normalizer, n = self._repeats
+        return [drop_repeats(normalizer.normalize_str(text), n) for text in texts]
+
+
+def _without_normalizer(tokenizer: Tokenizer) -> Tokenizer:
+    fields = json.loads(tokenizer.to_str())
+    fields["normalizer"] = None
+    reader = Tokenizer.from_str(json.dumps(fields))
+    reader.encode_special_tokens = True
+    return reader
 
 
 def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:

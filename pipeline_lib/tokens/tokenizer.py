@@ -24,6 +24,7 @@ from pipeline_lib.tokens.pair_tokenizer import (
     bare_tokenizer,
     side_tokenizer_json,
 )
+from pipeline_lib.tokens.repeats import repeated_word
 
 __all__ = [
     "STAGE",
@@ -40,7 +41,6 @@ STAGE = Stage(name="tokenizer", version=1)
 # parse|Date, HTTP|Server; the upper-case letter is looked for first: 37 us a function instead of 64
 CAMEL_HUMP = r"(?=\p{Lu})(?:(?<=[\p{Ll}\p{N}])|(?<=\p{Lu})(?=\p{Lu}\p{Ll}))"
 READ_ROWS = 1024
-REPEAT_REACH_WORDS = 100  # after which a word may come again; a function has as many
 HEARTBEAT_SECONDS = 0.5
 
 
@@ -131,16 +131,6 @@ def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
     if config.max_repeats:
         steps.append(normalizers.Replace(Regex(repeated_word(config.max_repeats)), ""))
     return normalizers.Sequence(steps)
-
-
-def repeated_word(max_repeats: int) -> str:
-    """A pattern for a word and its space where the word comes `max_repeats` times more within the words that follow.
-
-    The look-ahead is bounded, so that a long text costs a constant a word, and takes the nearest return for good: 0.4 ms a
-    function of 700 characters.
-    """
-    further = rf"(?>(?:[^ ]+ ){{0,{REPEAT_REACH_WORDS}}}?\1 )" * (max_repeats - 1)
-    return rf"(?<![^ ])([^ ]+) (?={further}(?:[^ ]+ ){{0,{REPEAT_REACH_WORDS}}}?\1(?: |$))"
 
 
 def _train_part(store: Store, key: str, pairs: Path, config: TokenizerConfig, progress: Progress) -> Part:

@@ -15,8 +15,8 @@ from pipeline_lib.artifact import Artifact, Counts, Store
 from pipeline_lib.config import TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
+from pipeline_lib.tokens.repeats import REACH
 from pipeline_lib.tokens.tokenizer import (
-    REPEAT_REACH_WORDS,
     PairTokenizer,
     adopt_tokenizer,
     side_tokenizer_json,
@@ -149,8 +149,8 @@ def test_case_and_identifiers_may_be_kept() -> None:
         (2, "a a a a ab a", "a ab a"),
         (2, "self.x = self.y + self.self", "x y self self"),
         (2, "a " + "b c d " * 10 + "a a", "b c d b c d a a"),
-        (1, "a " + "b " * REPEAT_REACH_WORDS + "a", "b a"),
-        (1, "a " + "b " * (REPEAT_REACH_WORDS + 1) + "a", "a b a"),
+        (1, "a " + "b " * REACH + "a", "b a"),
+        (1, "a " + "b " * (REACH + 1) + "a", "a b a"),
         (0, "a a a", "a a a"),
     ],
 )

@@ -1,0 +1,50 @@
+"""Each word at most n times in a text: as a pattern that tokenizer.json can hold, and as the same rule in a tenth of its time.
+
+The pattern is what others load; a search for a word's next occurrence at every word is what makes it dear. Both read words
+between single spaces, as the normaliser leaves them, and both look REACH words ahead, so that a long text costs a constant a
+word. A property test holds them against each other.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer, normalizers
+
+REACH = 100  # words between two occurrences, beyond which the first one stays; a function has as many
+MOST = 8
+
+
+def repeated_word(n: int) -> str:
+    """A pattern for a word and its space where the word comes `n` times more, each within REACH words of the one before."""
+    further = rf"(?>(?:[^ ]+ ){{0,{REACH}}}?\1 )" * (n - 1)
+    return rf"(?<![^ ])([^ ]+) (?={further}(?:[^ ]+ ){{0,{REACH}}}?\1(?: |$))"
+
+
+def drop_repeats(text: str, n: int) -> str:
+    """What replacing `repeated_word(n)` by nothing leaves of a text of words between single spaces."""
+    words = text.split(" ")
+    next_of: dict[str, tuple[int, int]] = {}  # word -> where it comes next, and how many follow that one closely
+    kept = []
+    for place in range(len(words) - 1, -1, -1):
+        word = words[place]
+        following = next_of.get(word)
+        chain = following[1] + 1 if following is not None and following[0] - place <= REACH + 1 else 0
+        next_of[word] = (place, chain)
+        if chain < n:
+            kept.append(word)
+    kept.reverse()
+    return " ".join(kept)
+
+
+def without_repeat_step(tokenizer: Tokenizer) -> tuple[normalizers.Normalizer, int] | None:
+    """The normaliser up to its last step, and that step's n, where the last step is `repeated_word(n)`; else None."""
+    described = json.loads(tokenizer.to_str())["normalizer"]
+    steps = (described or {}).get("normalizers") or []
+    pattern = steps[-1].get("pattern", {}).get("Regex") if steps else None
+    for n in range(1, MOST + 1):
+        if pattern == repeated_word(n):
+            rest = json.loads(tokenizer.to_str())
+            rest["normalizer"]["normalizers"] = steps[:-1]
+            return Tokenizer.from_str(json.dumps(rest)).normalizer, n
+    return None
