@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_lib.artifact import Artifact, Stage, Store, digest_of
+from pipeline_lib.artifact import Artifact, Stage, Store
 from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.files import digest_of
 
 TRAIN = Stage(name="train", version=1)
 PRETRAIN = Stage(name="pretrain", version=1)

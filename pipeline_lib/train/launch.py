@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_of, replace_file, sha256_file, verify_part
+from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, verify_part
 from pipeline_lib.children import start_child, stop_child
 from pipeline_lib.config import ModelConfig, OptimizerConfig, PretrainConfig, StageConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+from pipeline_lib.files import digest_of, replace_file, sha256_file
 from pipeline_lib.hardware import cores
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Job, checkpoint_labels, exclusive, parse_event, part_key

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from pipeline_lib.artifact import Part, Store, digest_of, draft_part, replace_file, verify_part
+from pipeline_lib.artifact import Part, Store, draft_part, verify_part
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed
 from pipeline_lib.faults import fault_point
+from pipeline_lib.files import digest_of, replace_file
 from pipeline_lib.train import checkpoint, optim
 from pipeline_lib.train.distributed import Ranks, any_rank, largest, sum_gradients, sum_over_ranks
 from pipeline_lib.train.job import TRAIN, Events, Job, checkpoint_labels, part_key

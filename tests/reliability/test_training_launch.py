@@ -148,7 +148,7 @@ train(store, inputs, tiny_config(steps=100_000), MODEL, lambda done, total, note
 """
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_no_orphans_and_a_saved_state_when_the_launcher_ends(tmp_path: Path, signal_number: int) -> None:
     script = LONG_RUN.format(tests=str(Path(__file__).parents[1]), root=str(tmp_path))
     launcher = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
