@@ -91,14 +91,14 @@ class _PooledAttention(torch.autograd.Function):
         grad_hidden_BLD, grad_folded_BHD = torch.empty_like(hidden_BLD), torch.empty_like(query_BHD)
         grad_gain_D, grad_shift_D = torch.zeros_like(gain_D), torch.zeros_like(shift_D)
         for tile in _tiles(hidden_BLD):
-            z_CLD, *moments = _norm(hidden_BLD[tile], gain_D, shift_D, ctx.shape)
+            z_CLD, *tile_moments = _norm(hidden_BLD[tile], gain_D, shift_D, ctx.shape)
             grad_weights_CHL = torch.bmm(grad_mixed_BHD[tile], z_CLD.transpose(1, 2))
             grad_scores_CHL = torch._softmax_backward_data(grad_weights_CHL, weights_BHL[tile], -1, z_CLD.dtype)
             grad_folded_BHD[tile] = torch.bmm(grad_scores_CHL, z_CLD)
             # the states serve as values and as keys: both gradients in one product
             left_CLG = torch.cat([weights_BHL[tile], grad_scores_CHL], dim=1).transpose(1, 2)
             grad_z_CLD = torch.bmm(left_CLG, torch.cat([grad_mixed_BHD[tile], query_BHD[tile]], dim=1))
-            grads = _norm_backward(grad_z_CLD, hidden_BLD[tile], moments, gain_D, shift_D)
+            grads = _norm_backward(grad_z_CLD, hidden_BLD[tile], tile_moments, gain_D, shift_D)
             grad_hidden_BLD[tile] = grads[0]
             grad_gain_D += grads[1]
             grad_shift_D += grads[2]

@@ -248,3 +248,22 @@ def test_temperature_is_set_and_clamped() -> None:
     set_temperature(encoder, 0.001)
     clamp_temperature(encoder, 0.01)
     assert float((-encoder.log_scale.detach()).exp()) == pytest.approx(0.01)
+
+
+def test_token_gradients_land_where_autograd_puts_them() -> None:
+    encoder = small_encoder(layers=1)
+    table = encoder.backbone.wte.weight
+    ids_T = torch.tensor([5, 9, 5, 5, 96])
+    grad_TD = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    torch.nn.functional.embedding(ids_T, table).backward(grad_TD)
+    expected, table.grad = table.grad, None
+    for _ in range(2):  # the second time onto what is there
+        encoder.add_token_gradients(ids_T, grad_TD)
+    torch.testing.assert_close(table.grad, 2 * expected)
+    table.requires_grad_(False)
+    assert not encoder.look_up(ids_T).requires_grad
+
+
+def test_attention_dropout_takes_the_general_path() -> None:
+    config = GPT2Config(vocab_size=97, n_positions=L_MAX, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.1)
+    assert not Encoder(AutoModel.from_config(config)).lean
