@@ -5,7 +5,7 @@ steps excluded. The peer is the fastest of its three losses. Its step tokenizes,
 ours reads token ids, as shards hold them; the ratio without its tokenizing is given beside. Our own step with one thing
 undone at a time says where the factor comes from. Ratios of processor seconds stand beside those of wall seconds: on a
 machine that does other work too, they are what can be trusted (best with `--threads 1`). The last line is one flat JSON
-object.
+object. The model is the demo's; four layers of 256, where the last layer weighs less, stand beside it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,17 @@ import numpy as np
 
 if TYPE_CHECKING:
     from benchmarks.training_steps import Batch, Setting, Step
+    from pipeline_lib.config import ModelConfig
+    from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+
+Figures = dict[str, float | int | str]
 
 STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 WARM_UP_STEPS = 2
 QUICK_SECONDS = 44.0  # quick rounds end here, counted from the start
+RATIO = "pairs_per_second_ratio"
+DEEP = {"layers": 4, "width": 256, "heads": 4, "inner": 1024, "positions": 160}  # where the last layer is one of four
 FACTORS = {  # our step with one thing undone
     "padding": {"sort": False},
     "second_forward": {"cached": True},
@@ -55,7 +61,7 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def measure(folder: Path, quick: bool, rounds: int) -> dict[str, float | int | str]:
+def measure(folder: Path, quick: bool, rounds: int) -> Figures:
     """All figures, by their keys.
 
     Args:
@@ -64,17 +70,35 @@ def measure(folder: Path, quick: bool, rounds: int) -> dict[str, float | int | s
         rounds: timed steps of each contender; fewer where the quick run's time is up, never under 2.
     """
     from benchmarks.training_steps import OurStep, PeerStep, peer_losses
+    from pipeline_lib.config import ModelConfig
+    from pipeline_lib.presets import preset
 
     batch_size = 256 if quick else 512
-    setting, batches = prepare(folder, batch_size, n_pairs=3 * batch_size if quick else 3_600)
-    contenders: dict[str, Step] = {"ours": OurStep(setting)}
-    contenders |= {name: PeerStep(setting, make_loss) for name, make_loss in peer_losses(setting).items()}
-    peers = list(peer_losses(setting))
+    corpus = prepare(folder, n_pairs=3 * batch_size if quick else 3_600)
+    demo = corpus.setting(preset("demo").model)
+    losses = peer_losses(demo)
+    contenders: dict[str, Step] = {"ours": OurStep(demo)}
+    contenders |= {name: PeerStep(demo, make_loss) for name, make_loss in losses.items()}
     if not quick:
-        contenders |= {f"without_{name}": OurStep(setting, **undone) for name, undone in FACTORS.items()}
+        contenders |= {f"without_{name}": OurStep(demo, **undone) for name, undone in FACTORS.items()}
+    results = summary(contest(contenders, corpus.batches(batch_size), quick, rounds), batch_size)
+    if not quick:
+        deep = corpus.setting(ModelConfig(**DEEP))
+        fastest = str(results["peer"])
+        contenders = {"ours": OurStep(deep), fastest: PeerStep(deep, losses[fastest])}
+        found = summary(contest(contenders, corpus.batches(batch_size), quick, min(rounds, 3)), batch_size)
+        results |= {f"{key}_four_layers": value for key, value in found.items() if key.startswith(RATIO)}
+    return results | {"precision": demo.train.precision}
+
+
+def contest(contenders: dict[str, Step], batches: Iterator[Batch], quick: bool, rounds: int) -> dict[str, list[Seconds]]:
+    """What the contenders' steps took, in turn on the same batches, after warming up.
+
+    In a quick contest only the peer that is the fastest in the first step goes on.
+    """
     first_step = {name: timed(step, next(batches)).wall for name, step in contenders.items()}
     if quick:
-        fastest = min(peers, key=lambda name: first_step[name])
+        fastest = min((name for name in contenders if name != "ours"), key=lambda name: first_step[name])
         contenders = {name: contenders[name] for name in ("ours", fastest)}
     for _ in range(WARM_UP_STEPS - 1):
         for step in contenders.values():
@@ -88,7 +112,7 @@ def measure(folder: Path, quick: bool, rounds: int) -> dict[str, float | int | s
             seconds[name].append(timed(step, batch))
         note = ", ".join(f"{name} {times[-1].wall:.2f} s" for name, times in seconds.items())
         print(f"round {done + 1}: {note}", file=sys.stderr)
-    return summary(seconds, peers, batch_size, setting.train.precision)
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -107,9 +131,7 @@ def timed(step: Step, batch: Batch) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu, step.tokenizing_seconds)
 
 
-def summary(
-    seconds: dict[str, list[Seconds]], peers: list[str], batch_size: int, precision: str
-) -> dict[str, float | int | str]:
+def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
     """Medians over rounds of what was measured side by side in the same round."""
     import torch
 
@@ -122,9 +144,9 @@ def summary(
     def without_tokenizing(step: Seconds) -> float:
         return step.wall - step.tokenizing
 
-    fastest = min((name for name in peers if name in seconds), key=median)
-    key = f"pairs_per_second_ratio_batch_{batch_size}"
-    results: dict[str, float | int | str] = {
+    fastest = min((name for name in seconds if "mnrl" in name), key=median)
+    key = f"{RATIO}_batch_{batch_size}"
+    results: Figures = {
         key: round(ratio(fastest), 3),
         f"{key}_without_tokenizing": round(ratio(fastest, without_tokenizing), 3),
         f"{key}_of_processor_seconds": round(ratio(fastest, lambda step: step.cpu), 3),
@@ -133,7 +155,6 @@ def summary(
         "peer": fastest,
         "rounds": len(seconds["ours"]),
         "threads": torch.get_num_threads(),
-        "precision": precision,
         "factor_tokenizing": round(ratio(fastest) / ratio(fastest, without_tokenizing), 3),
     }
     results |= {f"factor_{name}": round(ratio(f"without_{name}"), 3) for name in FACTORS if f"without_{name}" in seconds}
@@ -143,47 +164,62 @@ def summary(
     }
 
 
-def prepare(folder: Path, batch_size: int, n_pairs: int) -> tuple[Setting, Iterator[Batch]]:
-    """The shared setting, and batches for ever: pairs of the standard library in a fixed random order."""
+@dataclass(frozen=True)
+class Corpus:
+    """Pairs of the standard library in a fixed random order, and a tokenizer trained on them."""
+
+    x: list[str]
+    y: list[str]
+    tokenizer: PairTokenizer
+    folder: Path
+
+    def setting(self, model: ModelConfig) -> Setting:
+        """What both sides share, with fresh weights of these sizes in a folder of their own."""
+        from benchmarks.training_steps import Setting
+        from pipeline_lib.model.encoder import Encoder
+        from pipeline_lib.model.precision import fast_bfloat16
+        from pipeline_lib.presets import preset
+
+        demo = preset("demo")
+        train = demo.train.model_copy(update={"precision": "bfloat16" if fast_bfloat16() else "float32"})
+        place = self.folder / f"{model.layers}-{model.width}"
+        Encoder.build(model.model_copy(update={"init": ""}), self.tokenizer, seed=1).save(place)
+        return Setting(model, demo.shards, train, self.tokenizer, self.folder / "tokenizer", place)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Consecutive batches for ever, tokenized beforehand for our side."""
+        import torch
+
+        from benchmarks.training_steps import Batch
+        from data_contracts.schemas import text_hash
+        from pipeline_lib.model.loss import PairHashes
+        from pipeline_lib.presets import preset
+
+        shards = preset("demo").shards
+        x_ids = [np.array(row) for row in self.tokenizer.encode(self.x, "x", shards.max_x_tokens)]
+        y_ids = [np.array(row) for row in self.tokenizer.encode(self.y, "y", shards.max_y_tokens)]
+        x_hash, y_hash = (torch.tensor([text_hash(text) for text in texts]) for texts in (self.x, self.y))
+        assert len(self.x) >= batch_size, f"{len(self.x)} pairs, a batch takes {batch_size}"
+        while True:
+            for begin in range(0, len(self.x) - batch_size + 1, batch_size):
+                cut = slice(begin, begin + batch_size)
+                yield Batch(self.x[cut], self.y[cut], x_ids[cut], y_ids[cut], PairHashes(x_hash[cut], y_hash[cut]))
+
+
+def prepare(folder: Path, n_pairs: int) -> Corpus:
+    """At most `n_pairs` of the standard library."""
     from benchmarks.stdlib_pairs import stdlib_pairs
-    from benchmarks.training_steps import Setting
-    from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.precision import fast_bfloat16
     from pipeline_lib.presets import preset
     from pipeline_lib.tokens.tokenizer import train_bpe
 
-    demo = preset("demo")
-    train = demo.train.model_copy(update={"precision": "bfloat16" if fast_bfloat16() else "float32"})
     docs, functions = stdlib_pairs(n_pairs)
     order = np.random.default_rng(0).permutation(len(docs))
     docs, functions = [docs[i] for i in order], [functions[i] for i in order]
-    tokenizer = train_bpe(iter(docs + functions), demo.tokenizer)
+    tokenizer = train_bpe(iter(docs + functions), preset("demo").tokenizer)
     (folder / "tokenizer").mkdir()
     tokenizer.save(folder / "tokenizer")
-    Encoder.build(demo.model.model_copy(update={"init": ""}), tokenizer, seed=1).save(folder / "model")
-    setting = Setting(demo.model, demo.shards, train, tokenizer, folder / "tokenizer", folder / "model")
     print(f"{len(docs):,} pairs after {time.monotonic() - STARTED:.0f} s", file=sys.stderr)
-    return setting, endless_batches(setting, docs, functions, batch_size)
-
-
-def endless_batches(setting: Setting, docs: list[str], functions: list[str], batch_size: int) -> Iterator[Batch]:
-    """Consecutive batches, tokenized beforehand for our side."""
-    import torch
-
-    from benchmarks.training_steps import Batch
-    from data_contracts.schemas import text_hash
-    from pipeline_lib.model.loss import PairHashes
-
-    def ids(texts: list[str], side: str, longest: int) -> list[np.ndarray]:
-        return [np.array(row, dtype=np.int32) for row in setting.tokenizer.encode(texts, side, longest)]
-
-    x_ids, y_ids = ids(docs, "x", setting.shards.max_x_tokens), ids(functions, "y", setting.shards.max_y_tokens)
-    x_hash, y_hash = (torch.tensor([text_hash(text) for text in texts]) for texts in (docs, functions))
-    assert len(docs) >= batch_size, f"{len(docs)} pairs, a batch takes {batch_size}"
-    while True:
-        for begin in range(0, len(docs) - batch_size + 1, batch_size):
-            cut = slice(begin, begin + batch_size)
-            yield Batch(docs[cut], functions[cut], x_ids[cut], y_ids[cut], PairHashes(x_hash[cut], y_hash[cut]))
+    return Corpus(docs, functions, tokenizer, folder)
 
 
 if __name__ == "__main__":
