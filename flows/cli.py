@@ -258,6 +258,7 @@ def _with_server(flow: Callable[[], Any]) -> Any:
     home = _home()
     os.environ.update(prefect_environment(home))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's: a thread that waits must not spin
     with prefect_server(home) as url:
         typer.echo(f"  Prefect's UI of this run: {url.removesuffix('/api')}", err=True)
         try:

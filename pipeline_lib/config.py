@@ -76,7 +76,11 @@ class TextPairsConfig(StageConfig):
 
     min_words: int = Field(20, description="Shortest piece (words).", ge=1)
     max_words: int = Field(200, description="Longest piece (words).", ge=2)
-    target_words: int = Field(60, description="A piece ends at the first paragraph bound after this many words (words).", ge=1)
+    target_words: int = Field(
+        60,
+        description="A piece ends at the first paragraph bound after this many words, or sentence bound after twice as many (words).",
+        ge=1,
+    )
     min_letter_share: float = Field(
         0.6, description="Pieces with a smaller share of letters among their characters but spaces are no prose.", ge=0, le=1
     )

@@ -54,9 +54,10 @@ _SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-
 def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Piece]:
     """Cut a document into pieces, in order and without overlap; together they are its words but for a short remainder.
 
-    A piece ends at a paragraph's end once it has `target_words`, else at the end of the last sentence that fits. A sentence
-    of more than max_words - min_words is cut between words. What is left at the end, fewer than min_words, joins the last
-    piece where that stays within max_words, and is left out otherwise.
+    A piece ends at a paragraph's end once it has `target_words`, at a sentence's end once it has twice as many, and before a
+    sentence that would bring it above `max_words`. A sentence of more than max_words - min_words is cut between words. What
+    is left at the end, fewer than min_words, joins the last piece where that stays within max_words, and is left out
+    otherwise.
     """
     pieces: list[list[_Unit]] = []
     current: list[_Unit] = []
@@ -67,7 +68,8 @@ def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Pi
             current, words = [], 0
         current.append(unit)
         words += unit.words
-        if unit.ends_paragraph and words >= max(config.target_words, config.min_words):
+        enough = config.target_words if unit.ends_paragraph else 2 * config.target_words
+        if words >= max(enough, config.min_words):
             pieces.append(current)
             current, words = [], 0
     if words >= config.min_words:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pipeline_lib.hardware import cores
 
 CPU = torch.device("cpu")
+MEETING_FOLDER = "CPT_MEETING_FOLDER"  # set by the launcher, which removes it
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
 
 
@@ -73,7 +74,8 @@ def leave_ranks(ranks: Ranks) -> None:
 def _meeting_file(size: int) -> dist.FileStore:
     """On one machine the ranks find each other through a file: torch's TCPStore would listen on every interface."""
     name = "cpt-ranks-{}-{}".format(os.environ["TORCHELASTIC_RUN_ID"], os.environ["TORCHELASTIC_RESTART_COUNT"])
-    return dist.FileStore(str(Path(tempfile.gettempdir()) / name), size)
+    folder = os.environ.get(MEETING_FOLDER) or tempfile.gettempdir()
+    return dist.FileStore(str(Path(folder) / name), size)
 
 
 def gather_rows(rows_bD: Tensor, sizes: Sequence[int], ranks: Ranks) -> Tensor:

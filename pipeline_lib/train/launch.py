@@ -31,6 +31,7 @@ from pipeline_lib.train.job import TRAIN, ArtifactRef, Job, checkpoint_labels, e
 
 SAVE_GRACE_SECONDS = 20.0
 HEARTBEAT_SECONDS = 0.5
+WAIT_POLICY = "PASSIVE"  # threads that spin at a barrier took four times the CPU of the work on a shared machine
 TAIL_LINES = 30
 FAILURES: dict[str, type[Exception]] = {
     "UserError": UserError,
@@ -220,7 +221,7 @@ class Supervisor:
     def _attempt(self) -> Attempt:
         attempt = Attempt()
         with tempfile.TemporaryDirectory(prefix="cpt-train-") as meeting:
-            child = start_child(self._command(Path(meeting)), self._environment(), subprocess.PIPE)
+            child = start_child(self._command(Path(meeting)), self._environment(meeting), subprocess.PIPE)
             try:
                 self._listen(child, attempt)
             finally:
@@ -238,10 +239,12 @@ class Supervisor:
             *(f"--rdzv-id={uuid.uuid4().hex}", "-m", "pipeline_lib.train", str(self.job.folder / "job.json")),
         ]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, meeting: str) -> dict[str, str]:
         return {
+            "CPT_MEETING_FOLDER": meeting,
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(trainer_threads(self.job.config)),
+            "OMP_WAIT_POLICY": WAIT_POLICY,
             "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "HF_HUB_OFFLINE": "1",
