@@ -25,7 +25,7 @@ def work(job: Job, events: Events) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # a debugging aid, one more pass over every new tensor
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False
     transformers_logging.disable_progress_bar()
     ranks = join_ranks(job.config.threads)
     if not ranks.is_first:
