@@ -78,7 +78,8 @@ class TextPairsConfig(StageConfig):
     max_words: int = Field(200, description="Longest piece (words).", ge=2)
     target_words: int = Field(
         60,
-        description="A piece ends at the first paragraph bound after this many words, or sentence bound after twice as many (words).",
+        description="A piece ends at the first paragraph bound after this many words, or sentence bound after twice as"
+        " many (words).",
         ge=1,
     )
     min_letter_share: float = Field(
