@@ -92,10 +92,18 @@ def tree_pss_bytes(root: psutil.Process) -> int:
     total = 0
     for process in [root, *root.children(recursive=True)]:
         try:
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            total += _pss_bytes(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, ProcessLookupError, PermissionError):
             continue
     return total
+
+
+def _pss_bytes(process: psutil.Process) -> int:
+    """PSS of one process; Linux adds it up itself, a tenth of the time of listing every mapping."""
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    if not rollup.exists():
+        return int(process.memory_full_info().pss)
+    return sum(1024 * int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Pss:"))
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

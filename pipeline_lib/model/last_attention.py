@@ -46,16 +46,8 @@ class _PooledAttention(torch.autograd.Function):
     """Inputs: hidden states, the norm's gain and shift, GPT-2's joint weights and biases of query, key and value."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden_BLD: Tensor,
-        gain_D: Tensor,
-        shift_D: Tensor,
-        weight_D3D: Tensor,
-        bias_3D: Tensor,
-        lengths_B: Tensor,
-        shape: Shape,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden_BLD: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        gain_D, shift_D, weight_D3D, bias_3D, lengths_B, shape = others
         n_rows, n_tokens, width = hidden_BLD.shape
         last_BD = hidden_BLD[torch.arange(n_rows, device=hidden_BLD.device), lengths_B - 1]
         query_DD, key_DHE, value_DHE = _by_head(weight_D3D, shape.n_heads)
