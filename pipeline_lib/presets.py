@@ -14,6 +14,7 @@ from pipeline_lib.config import (
     TrainConfig,
 )
 from pipeline_lib.errors import UserError
+from pipeline_lib.hardware import has_fast_bfloat16
 
 
 def demo() -> RunConfig:
@@ -80,9 +81,12 @@ def describe(config: RunConfig, name: str) -> str:
     """What a run is about to do, in a few lines for the terminal."""
     train, model = config.train, config.model
     source = config.source.folder or "this machine's own Python: its standard library and the runtime dependencies"
+    precision = train.precision
+    if precision == "float32" and not has_fast_bfloat16():
+        precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"
     lines = [
         f"preset {name}: {source}",
-        f"  model     {model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}, {train.precision}",
+        f"  model     {model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}, {precision}",
         f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
     ]
     return "\n".join(lines)
