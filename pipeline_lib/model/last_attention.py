@@ -66,15 +66,16 @@ class _PooledAttention(torch.autograd.Function):
             mixed_BHD[tile] = torch.bmm(weights_BHL[tile], z_CLD)
         out_BHE = torch.einsum("bhd,dhe->bhe", mixed_BHD, value_DHE)
         ctx.shape = shape
-        ctx.save_for_backward(hidden_BLD, gain_D, shift_D, weight_D3D, lengths_B)
-        ctx.kept = last_BD, z_BD, query_BHE, query_BHD, weights_BHL, mixed_BHD
+        # an output kept on the context itself would be a cycle, freed by the garbage collector long after the step
+        kept = last_BD, z_BD, query_BHE, query_BHD, weights_BHL, mixed_BHD
+        ctx.save_for_backward(hidden_BLD, gain_D, shift_D, weight_D3D, lengths_B, *kept)
         return last_BD, out_BHE.reshape(n_rows, width) + bias_3D[2 * width :]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_last_BD: Tensor, grad_out_BD: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_BLD, gain_D, shift_D, weight_D3D, lengths_B = ctx.saved_tensors
-        last_BD, z_BD, query_BHE, query_BHD, weights_BHL, mixed_BHD = ctx.kept
+        hidden_BLD, gain_D, shift_D, weight_D3D, lengths_B, *kept = ctx.saved_tensors
+        last_BD, z_BD, query_BHE, query_BHD, weights_BHL, mixed_BHD = kept
         n_rows, _, width = hidden_BLD.shape
         query_DD, key_DHE, value_DHE = _by_head(weight_D3D, ctx.shape.n_heads)
         grad_out_BHE = grad_out_BD.reshape(query_BHE.shape)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import dask
 from distributed import Client, Future, LocalCluster, Security, as_completed
@@ -63,6 +65,35 @@ class Killed:
     """Stands for the result of a task that killed every worker that it was given to."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An exception that a task raised, as text.
+
+    Exceptions do not cross the wire themselves: one whose traceback cannot be pickled (a deep recursion is enough) would break
+    the client's handler and leave it waiting for ever.
+    """
+
+    errno: int | None
+    message: str
+    traceback: str
+
+    def raise_here(self) -> NoReturn:
+        """Raise it in this process: an OSError with its number, anything else as a RuntimeError."""
+        if self.errno is not None:
+            raise OSError(self.errno, self.message)
+        raise RuntimeError(f"a task failed: {self.message}\n{self.traceback}")
+
+
+def guarded(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
+    """The result of `function(*task)`, or the failure that the caller is to raise."""
+    try:
+        return function(*task)
+    except Exception as error:  # raised again by run_tasks, in the process that asked
+        errno = error.errno if isinstance(error, OSError) else None
+        message = os.strerror(errno) if errno else f"{type(error).__name__}: {error}"
+        return Failure(errno, message, traceback.format_exc(limit=-20))
+
+
 def run_tasks(
     client: Client,
     function: Callable[..., Any],
@@ -77,7 +108,7 @@ def run_tasks(
         tick: called several times a second while waiting.
 
     Raises:
-        Exception: what a task raised; the others are cancelled. Dask repeats a task whose worker died, nothing else.
+        OSError, RuntimeError: what a task raised. Dask repeats a task whose worker died, nothing else.
     """
     waiting = iter(range(len(tasks)))
     index_of: dict[str, int] = {}
@@ -86,7 +117,7 @@ def run_tasks(
     def submit_next() -> None:
         index = next(waiting, None)
         if index is not None:
-            future = client.submit(function, *tasks[index], pure=False)
+            future = client.submit(guarded, function, tasks[index], pure=False)
             index_of[str(future.key)] = index
             running.add(future)
 
@@ -111,4 +142,7 @@ def _result(future: Future) -> Any:
         return Killed()
     if error is not None:
         raise error
-    return future.result()
+    result = future.result()
+    if isinstance(result, Failure):
+        result.raise_here()
+    return result
