@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config import ModelConfig
 from pipeline_lib.errors import UserError
@@ -20,6 +21,8 @@ from pipeline_lib.model import pooled_gpt2
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.tokenizer import PairTokenizer
+
+transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
 
 Precision = Literal["float32", "bfloat16"]
 
