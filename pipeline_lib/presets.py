@@ -28,15 +28,15 @@ def demo() -> RunConfig:
         # of the salts tried, the one with 1,000 capped functions in both held-out splits and the most left for training
         curate=CurateConfig(validation_percent=12, test_percent=16, split_salt="cpt-58"),
         tokenizer=TokenizerConfig(vocab_size=24_576, max_repeats=2, max_training_texts=60_000),
-        shards=ShardConfig(max_x_tokens=48, max_y_tokens=128, order="path", splits=("train",)),
+        shards=ShardConfig(max_x_tokens=96, max_y_tokens=128, order="path", splits=("train",)),
         model=ModelConfig(start="lexical", layers=1, width=512, heads=4, inner=128, positions=160),
         train=TrainConfig(
-            steps=400,
+            steps=120,
             batch_size=1024,
             mixture={"code": 0.8, "text": 0.2},
             block_rows=16,
             window_blocks=1,
-            token_dropout=0.15,
+            token_dropout=0.3,
             learning_rate=5e-4,
             embedding_learning_rate=5e-2,
             embedding_epsilon=2e-4,  # four times the root mean square of their first gradient

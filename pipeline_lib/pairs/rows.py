@@ -48,22 +48,21 @@ class Rows:
 
     def add_code_pair(self, file: SourceFile, document: str, language: str, position: int, pair: CodePair) -> None:
         """Add a pair of a docstring or name and its function."""
-        self._add_pair(file, document, "code", pair.view, language, position, pair)
+        self._add_pair(file, document, ("code", pair.view, language), position, pair)
 
     def add_text_pair(self, file: SourceFile, document: str, language: str, position: int, pair: TextPair) -> None:
         """Add a pair of neighbouring pieces."""
-        self._add_pair(file, document, "text", "neighbour", language, position, pair)
+        self._add_pair(file, document, ("text", "neighbour", language), position, pair)
 
     def _add_pair(
         self,
         file: SourceFile,
         document: str,
-        kind: Kind,
-        view: str,
-        language: str,
+        kind_view_language: tuple[Kind, str, str],
         position: int,
         pair: CodePair | TextPair,
     ) -> None:
+        kind, view, language = kind_view_language
         x_hash, y_hash = text_hash(pair.x), text_hash(pair.y)
         key = row_id(document, kind, view, f"{pair.line}:{position}", str(x_hash), str(y_hash))
         self.pairs.append(
