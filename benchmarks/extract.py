@@ -37,6 +37,7 @@ WORK = ExtractWork(source=SourceConfig(), extract=ExtractConfig())
 
 
 def main() -> None:
+    """Measure, and print the ratios as one flat JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller sample, under 50 s on 2 cores")
     quick = parser.parse_args().quick

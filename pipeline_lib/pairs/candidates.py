@@ -40,6 +40,7 @@ class Candidate:
 
     @property
     def y(self) -> str:
+        """The function without its docstring, dedented; by the view "name" without its own name too."""
         definition, data = self.definition, self.data
         source = without_doc(data, definition)
         if self.view == "name":

@@ -15,10 +15,25 @@ import dask
 from distributed import Client, Future, LocalCluster, Security, as_completed
 from distributed.scheduler import KilledWorker
 
+from pipeline_lib.errors import TransientError
+
 POLL_SECONDS = 0.2
 TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
 # The first death of a worker may be chance (memory pressure, an impatient operator), the third in a row on one task is not.
 ALLOWED_DEATHS = 2
+# What a task may raise; it travels as text, since not every exception survives the way between two processes.
+FAILURES = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+)
+NO_WORKER_SECONDS = 180.0  # a restart takes 1 to 2 s, on an overloaded machine 20 s
 
 
 def worker_count(configured: int, tasks: int) -> int:
@@ -37,6 +52,8 @@ def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         # one task a worker and the rest queued at the scheduler: a death is blamed on the task that ran, not on others
         "distributed.scheduler.worker-saturation": 1.0,
+        # the default gives a worker up for good that is absent 15 s after an earlier death of it, restarting or not
+        "distributed.deploy.lost-worker-timeout": "30 days",
         "distributed.admin.system-monitor.gil.enabled": False,
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
@@ -88,7 +105,7 @@ def guarded(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
     """The result of `function(*task)`, or the failure that the caller is to raise."""
     try:
         return function(*task)
-    except Exception as error:  # raised again by run_tasks, in the process that asked
+    except FAILURES as error:  # raised again by run_tasks, in the process that asked
         errno = error.errno if isinstance(error, OSError) else None
         message = os.strerror(errno) if errno else f"{type(error).__name__}: {error}"
         return Failure(errno, message, traceback.format_exc(limit=-20))
@@ -101,14 +118,15 @@ def run_tasks(
     on_result: Callable[[int, Any], None],
     tick: Callable[[], None],
 ) -> None:
-    """Run `function(*task)` for each task, a few a worker at a time.
+    """Run `function(*task)` for each task, a few a worker at a time. Dask repeats a task whose worker died, nothing else.
 
     Args:
         on_result: called with a task's index and its result, or `Killed`, in the order of completion.
         tick: called several times a second while waiting.
 
     Raises:
-        OSError, RuntimeError: what a task raised. Dask repeats a task whose worker died, nothing else.
+        OSError, RuntimeError: what a task raised.
+        TransientError: no worker process comes up any more.
     """
     waiting = iter(range(len(tasks)))
     index_of: dict[str, int] = {}
@@ -121,13 +139,38 @@ def run_tasks(
             index_of[str(future.key)] = index
             running.add(future)
 
-    for _ in range(TASKS_A_WORKER * len(client.scheduler_info(n_workers=-1)["workers"])):
+    watch = _Watch(client)
+    for _ in range(TASKS_A_WORKER * watch.workers()):
         submit_next()
     while not running.is_empty():
         for future in _finished(running):
             on_result(index_of.pop(str(future.key)), _result(future))
             submit_next()
         tick()
+        watch.check()
+
+
+class _Watch:
+    """Notices when no worker process comes up any more: Dask would wait for ever."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.asked = self.seen = time.monotonic()
+
+    def workers(self) -> int:
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def check(self) -> None:
+        now = time.monotonic()
+        if now - self.asked < NO_WORKER_SECONDS / 20:
+            return
+        self.asked = now
+        if self.workers():
+            self.seen = now
+        elif now - self.seen > NO_WORKER_SECONDS:
+            raise TransientError(
+                f"no worker process has come up for {NO_WORKER_SECONDS:.0f} s: is memory or the number of processes exhausted?"
+            )
 
 
 def _finished(running: as_completed) -> list[Future]:

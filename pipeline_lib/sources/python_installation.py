@@ -60,6 +60,7 @@ class InstalledDistribution:
 
     @property
     def origin(self) -> Origin:
+        """What lineage records of the distribution: the hash of its RECORD stands for all its files."""
         return Origin(
             source=self.source,
             name=self.name,
