@@ -21,7 +21,7 @@ POLL_SECONDS = 0.2
 TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
 # The first death of a worker may be chance (memory pressure, an impatient operator), the third in a row on one task is not.
 ALLOWED_DEATHS = 2
-# What a task may raise; it travels as text, since not every exception survives the way between two processes.
+# What a task may raise; it travels as text, since not every exception survives the way between two processes
 FAILURES = (
     OSError,
     ValueError,
