@@ -178,7 +178,7 @@ def _measured_part(
 
 def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
     """The checkpoint as a function from texts and side to unit vectors, cut to the lengths of training."""
-    from pipeline_lib.model.embed import embed
+    from pipeline_lib.model.embed import embed_ids
     from pipeline_lib.model.encoder import Encoder
     from pipeline_lib.tokens.tokenizer import PairTokenizer
 
@@ -186,7 +186,7 @@ def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
     tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
 
     def embed_texts(texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
-        return embed(encoder, tokenizer, texts, side, checkpoint.max_tokens(side), batch_tokens, progress)
+        return embed_ids(encoder, tokenizer.encode(texts, side, checkpoint.max_tokens(side)), batch_tokens, progress)
 
     return embed_texts
 

@@ -6,7 +6,6 @@ N texts, B rows of a micro-batch, L tokens, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,32 +14,6 @@ from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import cut_micro_batches
 from pipeline_lib.progress import Progress, silent
 
-if TYPE_CHECKING:
-    from pipeline_lib.tokens.tokenizer import PairTokenizer
-
-
-def embed(
-    encoder: Encoder,
-    tokenizer: PairTokenizer,
-    texts: Sequence[str],
-    side: Literal["x", "y"],
-    max_tokens: int,
-    batch_tokens: int = 16_384,
-    progress: Progress = silent,
-) -> np.ndarray:
-    """Unit vectors of the texts, float32 (N, D), in their order.
-
-    Args:
-        encoder: its mode is restored afterwards; dropout is off meanwhile.
-        tokenizer: the one it was trained with.
-        texts: an empty one is its two delimiters.
-        side: "x" for queries and docstrings, "y" for passages and functions.
-        max_tokens: longer texts are cut, the closing delimiter kept (tokens, delimiters included).
-        batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
-        progress: told the texts done after each forward pass.
-    """
-    return embed_ids(encoder, tokenizer.encode(texts, side, max_tokens), batch_tokens, progress)
-
 
 def embed_ids(
     encoder: Encoder,
@@ -48,7 +21,14 @@ def embed_ids(
     batch_tokens: int = 16_384,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Unit vectors of token sequences that carry their delimiters, float32 (N, D), in their order."""
+    """Unit vectors of token sequences, float32 (N, D), in their order.
+
+    Args:
+        encoder: its mode is restored afterwards; dropout is off meanwhile.
+        sequences: ids with their delimiters, as `PairTokenizer.encode` gives them.
+        batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
+        progress: told the texts done after each forward pass.
+    """
     emb_ND = np.empty((len(sequences), encoder.width), dtype=np.float32)
     was_training = encoder.training
     encoder.eval()

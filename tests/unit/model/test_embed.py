@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.config import ModelConfig
-from pipeline_lib.model.embed import embed, embed_ids
+from pipeline_lib.model.embed import embed_ids
 from pipeline_lib.model.encoder import Encoder
 
 
@@ -21,6 +21,12 @@ class ByteTokenizer:
     def encode(self, texts: Sequence[str], side: str, max_tokens: int) -> list[list[int]]:
         opening, closing = (self.x_open, self.x_close) if side == "x" else (self.y_open, self.y_close)
         return [[opening, *(byte + 5 for byte in text.encode()[: max_tokens - 2]), closing] for text in texts]
+
+
+def embed(
+    encoder: Encoder, tokenizer: ByteTokenizer, texts: Sequence[str], side: str, max_tokens: int, batch_tokens: int = 16_384
+) -> np.ndarray:
+    return embed_ids(encoder, tokenizer.encode(texts, side, max_tokens), batch_tokens)
 
 
 TEXTS = ["", "a", "parse a date", "ünïcödé", "]} [ {", "long " * 30, "parse a date"]
