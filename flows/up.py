@@ -38,7 +38,7 @@ def serve_platform(home: Path, port: int, schedules: bool) -> None:
         _prefect(env, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
         _prefect(env, "--no-prompt", "deploy", "--all")
         if schedules:
-            _prefect(env, "deployment", "schedule", "resume", "retrain/nightly", "--all")
+            _prefect(env, "--no-prompt", "deployment", "schedule", "resume", "--all")
         log = home / "prefect" / "worker.log"
         with log.open("ab") as output:
             worker = start_child(
