@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
+from itertools import islice
 
 from pipeline_lib.config import View
 from pipeline_lib.pairs.definitions import Definition
@@ -31,12 +32,11 @@ class Candidate:
             return name_words(self.definition.name)
         return first_paragraph(self.definition.doc.value) if self.definition.doc else ""
 
-    @property
-    def body_lines(self) -> int:
-        """Lines of body that hold code: no docstring, no comment, not empty."""
+    def has_body(self, least_lines: int) -> bool:
+        """Whether that many lines of body hold code: no docstring, no comment, not empty."""
         definition, doc = self.definition, self.definition.doc
         body = self.data[(doc.end if doc else definition.body_start) : definition.end]
-        return len(self.rules.code_line.findall(body))
+        return sum(1 for _ in islice(self.rules.code_line.finditer(body), least_lines)) == least_lines
 
     @property
     def y(self) -> str:

@@ -34,7 +34,7 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("short_doc", lambda c, config: c.view == "docstring" and len(c.x.split()) < config.min_doc_words),
     ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
     ("too_large", lambda c, config: c.definition.end - c.definition.start > config.max_function_bytes),
-    ("trivial", lambda c, config: c.body_lines < config.min_body_lines),
+    ("trivial", lambda c, config: not c.has_body(config.min_body_lines)),
 )
 
 TEXT_RULES: tuple[TextRule, ...] = (

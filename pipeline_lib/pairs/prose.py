@@ -34,9 +34,13 @@ _INLINE = (
 )
 _INLINE_MARK = re.compile(r"[`<\[]|\*\*")
 _EXAMPLE = (">>>", "$ ", "%timeit")
-# A line that begins with neither a letter, a digit, a quote nor a parenthesis, an item of a list, or the announcement of a
-# literal block: a block without any is prose from end to end, as most are.
-_MARKUP = re.compile(r"(?:\A|\n)[ \t]*(?:[^\w\s\"'(]|_{3}|\d{1,2}[.)]\s|\(?[a-z]\)\s|\"{3}|'{3})|::[ \t]*(?:\n|\Z)")
+# What `_line` makes something of, at the start of a line, and the announcement of a literal block at its end: a block
+# without any is prose from end to end, as most are.
+_MARKUP = re.compile(
+    r"(?:\A|\n)[ \t]*(?:[-=~^+|>#.:$%•\\]|[*`_\"']{3}|\*\s|<[a-zA-Z/!]|\[!?\[|\[[^\]]+\]:|\d{1,2}[.)]\s|\(?[a-z]\)\s)"
+    r"|::[ \t]*(?:\n|\Z)"
+)
+_SECTION = re.compile(r"[ \t]*(\w[^\n]*)\n[ \t]*(?:-{3,}|={3,})[ \t]*(?:\n|\Z)")
 _EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _INDENTS = re.compile(r"\n( *)(?=[^ \n])")
 
@@ -82,11 +86,15 @@ class _Scanner:
         self.skipping = False  # to the end of this block
 
     def block(self, block: str, line: int) -> None:
-        if not self.fence and self.margin < 0 and _MARKUP.search(block) is None:
-            if not (self.indented_code and block.startswith(("    ", "\t"))):
-                self.add(block, line)
-            return
         self.skipping = self.indented_code and not self.fence and block.startswith(("    ", "\t"))
+        if not self.fence and self.margin < 0 and not self.skipping:
+            section = _SECTION.match(block)  # a heading and its underline, as every NumPy docstring has several
+            if section is not None:
+                self.add(section.group(1), line)
+                block, line = block[section.end() :], line + 2
+            if _MARKUP.search(block) is None:
+                self.add(block, line)
+                return
         for number, content in enumerate(block.split("\n"), line):
             if content.strip():
                 self.line(content, number)
