@@ -126,7 +126,7 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
 
 def _is_long(doc: Doc, least_words: int) -> bool:
     """Whether a docstring is long enough for two pieces; words are counted only where the characters may suffice."""
-    return len(doc.value) >= 2 * least_words and len(doc.value.split()) >= least_words
+    return len(doc.value) >= 2 * least_words and len(doc.value.split(None, least_words)) >= least_words
 
 
 def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:

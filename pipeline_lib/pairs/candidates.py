@@ -9,7 +9,6 @@ docstring and all, in the function around it.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from itertools import islice
 
 from pipeline_lib.config import View
@@ -21,21 +20,26 @@ class Candidate:
     """One function under one view, and what the drop rules ask of it; what costs is computed when it is asked for."""
 
     def __init__(self, definition: Definition, view: View, data: bytes, rules: LanguageRules) -> None:
+        self._x: str | None = None
         self.definition = definition
         self.view = view
         self.data = data
         self.rules = rules
 
-    @cached_property
+    @property
     def x(self) -> str:
-        if self.view == "name":
-            return name_words(self.definition.name)
-        return first_paragraph(self.definition.doc.value) if self.definition.doc else ""
+        if self._x is None:
+            doc = self.definition.doc
+            if self.view == "name":
+                self._x = name_words(self.definition.name)
+            else:
+                self._x = first_paragraph(doc.value) if doc else ""
+        return self._x
 
     def has_body(self, least_lines: int) -> bool:
         """Whether that many lines of body hold code: no docstring, no comment, not empty."""
         definition, doc = self.definition, self.definition.doc
-        body = self.data[(doc.end if doc else definition.body_start) : definition.end]
+        body = b"\n" + self.data[(doc.end if doc else definition.body_start) : definition.end]
         return sum(1 for _ in islice(self.rules.code_line.finditer(body), least_lines)) == least_lines
 
     @property

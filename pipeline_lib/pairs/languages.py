@@ -35,7 +35,8 @@ class LanguageRules:
     definitions: dict[str, DefinitionKind]  # node types that open a scope with a name
     containers: tuple[str, ...]  # node types that definitions may lie in; all others are not entered
     find_doc: Callable[[Node, bytes], Doc | None]  # given the body of a definition, or the root
-    code_line: re.Pattern[bytes]  # matches once in each line that is neither empty nor a comment alone
+    code_line: re.Pattern[bytes]  # once in each line, after its newline, that is neither empty nor a comment alone
+    keywords: tuple[re.Pattern[bytes], ...]  # one of them is in every definition: text without any is not walked
     blank_name: str  # stands for a function's own name in the view `name`
     module_suffix: re.Pattern[str]  # what of a path is no part of the module's name
 
@@ -140,7 +141,8 @@ PYTHON = LanguageRules(
         "try_statement", "except_clause", "finally_clause", "match_statement", "case_clause",
     ),
     find_doc=python_doc,
-    code_line=re.compile(rb"(?:\A|\n)[ \t;]*[^\s;#]"),
+    code_line=re.compile(rb"\n[ \t;]*[^\s;#]"),
+    keywords=(re.compile(rb"def[ \t\f\\]"), re.compile(rb"class[ \t\f\\]")),
     blank_name="_",
     module_suffix=re.compile(r"(?:(?:^|/)__init__)?\.py$"),
 )  # fmt: skip

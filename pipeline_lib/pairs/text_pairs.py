@@ -48,7 +48,7 @@ class _Unit:
     ends_paragraph: bool
 
 
-_SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z0-9])")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
 
 
 def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Piece]:
@@ -88,11 +88,19 @@ def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator
             continue
         chunks = [
             sentence[start : start + longest]
-            for sentence in map(str.split, _SENTENCE_END.split(paragraph.text))
+            for sentence in map(str.split, _sentences(paragraph.text))
             for start in range(0, len(sentence), longest)
         ]
         for index, chunk in enumerate(chunks):
             yield _Unit(" ".join(chunk), len(chunk), paragraph.line, ends_paragraph=index == len(chunks) - 1)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        yield text[start : end.end()]
+        start = end.end()
+    yield text[start:]
 
 
 def _piece(units: list[_Unit]) -> Piece:
