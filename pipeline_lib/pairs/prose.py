@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Paragraph:
+class Paragraph(NamedTuple):
     """Consecutive lines of prose, spaces folded, and the line that they start at (from 1)."""
 
     text: str
@@ -83,6 +82,8 @@ class _Scanner:
     def block(self, block: str, line: int) -> None:
         self.skipping = self.indented_code and not self.fence and block.startswith(("    ", "\t"))
         if not self.fence and self.margin < 0 and not self.skipping:
+            if block.lstrip().startswith(">>>"):
+                return
             section = _SECTION.match(block)  # a heading and its underline, as every NumPy docstring has several
             if section is not None:
                 self.add(section.group(1), line)

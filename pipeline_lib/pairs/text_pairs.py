@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from pipeline_lib.config import TextPairsConfig
 from pipeline_lib.pairs.filters import text_drop
 from pipeline_lib.pairs.prose import Paragraph
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Between min_words and max_words of one document, cut at the bound of a paragraph or a sentence."""
 
     text: str
@@ -40,8 +40,7 @@ class TextPair:
     name: str
 
 
-@dataclass(slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     text: str
     words: int
     line: int
@@ -62,19 +61,20 @@ def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Pi
     pieces: list[list[_Unit]] = []
     current: list[_Unit] = []
     words = 0
+    least, most = config.min_words, config.max_words
+    enough, enough_inside = max(config.target_words, least), max(2 * config.target_words, least)
     for unit in _units(paragraphs, config):
-        if words >= config.min_words and words + unit.words > config.max_words:
+        if words >= least and words + unit.words > most:
             pieces.append(current)
             current, words = [], 0
         current.append(unit)
         words += unit.words
-        enough = config.target_words if unit.ends_paragraph else 2 * config.target_words
-        if words >= max(enough, config.min_words):
+        if words >= (enough if unit.ends_paragraph else enough_inside):
             pieces.append(current)
             current, words = [], 0
-    if words >= config.min_words:
+    if words >= least:
         pieces.append(current)
-    elif current and pieces and words + sum(unit.words for unit in pieces[-1]) <= config.max_words:
+    elif current and pieces and words + sum(unit.words for unit in pieces[-1]) <= most:
         pieces[-1].extend(current)
     return [_piece(units) for units in pieces]
 
@@ -82,8 +82,9 @@ def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Pi
 def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator[_Unit]:
     """Whole paragraphs where they are short, else sentences; at most max_words - min_words each, so that one always fits."""
     longest = max(1, config.max_words - config.min_words)
+    whole = min(longest, config.target_words)
     for paragraph in paragraphs:
-        if paragraph.words <= min(longest, config.target_words):
+        if paragraph.words <= whole:
             yield _Unit(paragraph.text, paragraph.words, paragraph.line, ends_paragraph=True)
             continue
         chunks = [
