@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.pairs.filters import is_test_path
 from pipeline_lib.pairs.languages import PYTHON
 from pipeline_lib.sources.bundles import Bundle, bundles_of, list_files
+from pipeline_lib.sources.source_file import SourceFile
 
 WORK = ExtractWork(source=SourceConfig(), extract=ExtractConfig())
 
@@ -41,22 +44,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller sample, under 50 s on 2 cores")
     quick = parser.parse_args().quick
-    one_core = sample(3_000_000 if quick else 12_000_000, 1_000_000)
-    two_workers = sample(10_000_000 if quick else 40_000_000, 1_000_000)
-    figures = {**per_core(one_core, rounds=5 if quick else 9), **scaling(two_workers, rounds=2 if quick else 3)}
+    files = ordered_files()
+    one_core = sample(files, 5_000_000 if quick else 24_000_000, 3_000_000)
+    two_workers = sample(files, 10_000_000 if quick else 48_000_000, 1_000_000)
+    figures = {**per_core(one_core, rounds=4 if quick else 9), **scaling(two_workers, rounds=2 if quick else 4)}
     print(json.dumps(figures))
 
 
-def sample(total_bytes: int, bundle_bytes: int) -> list[Bundle]:
-    """Bundles of Python files in the order of their paths' hashes, `total_bytes` in all."""
+def ordered_files() -> list[SourceFile]:
+    """The Python files that are no tests, by the hash of their path."""
     files = [file for file in list_files(SourceConfig()) if file.form == "python" and not is_test_path(file.path)]
-    files.sort(key=lambda file: hashlib.sha256(file.path.encode()).digest())
-    chosen, size = [], 0
-    for file in files:
-        if size >= total_bytes:
-            break
-        chosen.append(file)
-        size += file.bytes
+    return sorted(files, key=lambda file: hashlib.sha256(file.path.encode()).digest())
+
+
+def sample(files: list[SourceFile], total_bytes: int, bundle_bytes: int) -> list[Bundle]:
+    """Bundles of the first files, `total_bytes` in all."""
+    before = accumulate((file.bytes for file in files), initial=0)
+    chosen = [file for file, offset in zip(files, before, strict=False) if offset < total_bytes]
     return bundles_of(chosen, bundle_bytes)
 
 
@@ -68,27 +72,30 @@ def bare(bundle: Bundle) -> None:
 
 
 def per_core(bundles: list[Bundle], rounds: int) -> dict[str, float | int]:
-    """Both in turn in this process, on one core; the ratio is the median over the rounds."""
-    ours_seconds, bare_seconds, cpu_ratios = [], [], []
+    """Both in turn in this process, on one core: the median over bundles and rounds of the ratio of two neighbouring times.
+
+    Each of ours is held against the mean of the parsing just before and just after it, for a machine's speed drifts.
+    """
+    ratios, ours, parse = [], 0.0, 0.0
     with one_core(), folder() as root:
-        for round_ in range(rounds + 1):
-            ours, ours_cpu = timed(lambda: [extract_bundle(f"{root}/{round_}", bundle, WORK) for bundle in bundles])  # noqa: B023
-            parse, parse_cpu = timed(lambda: [bare(bundle) for bundle in bundles])
-            if round_:  # the first one warms caches and imports
-                ours_seconds.append(ours)
-                bare_seconds.append(parse)
-                cpu_ratios.append(parse_cpu / ours_cpu)
-            print(f"one core, round {round_}: ours {ours:.2f} s, bare parsing {parse:.2f} s, {parse / ours:.3f}")
-    size = sum(bundle.bytes for bundle in bundles)
-    ratios = [parse / ours for parse, ours in zip(bare_seconds, ours_seconds, strict=True)]
+        extract_bundle(f"{root}/warm", bundles[0], WORK)
+        for round_ in range(rounds):
+            for bundle in bundles:
+                before = timed(partial(bare, bundle))
+                seconds = timed(partial(extract_bundle, f"{root}/{round_}", bundle, WORK))
+                after = timed(partial(bare, bundle))
+                ratios.append((before + after) / 2 / seconds)
+                ours, parse = ours + seconds, parse + (before + after) / 2
+            print(f"one core, round {round_}: " + ", ".join(f"{ratio:.3f}" for ratio in ratios[-len(bundles) :]))
+    size = rounds * sum(bundle.bytes for bundle in bundles)
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return {
-        "python_of_bare_parse_per_core": round(statistics.median(ratios), 3),
-        "python_of_bare_parse_per_core_cpu_time": round(statistics.median(cpu_ratios), 3),
-        "python_of_bare_parse_per_core_low": round(min(ratios), 3),
-        "python_of_bare_parse_per_core_high": round(max(ratios), 3),
-        "mb_per_second_per_core": round(size / statistics.median(ours_seconds) / 1e6, 2),
-        "bare_mb_per_second_per_core": round(size / statistics.median(bare_seconds) / 1e6, 2),
-        "sample_bytes": size,
+        "python_of_bare_parse_per_core": round(middle, 3),
+        "python_of_bare_parse_per_core_quartile_low": round(low, 3),
+        "python_of_bare_parse_per_core_quartile_high": round(high, 3),
+        "mb_per_second_per_core": round(size / ours / 1e6, 2),
+        "bare_mb_per_second_per_core": round(size / parse / 1e6, 2),
+        "sample_bytes": size // rounds,
         "sample_files": sum(len(bundle.files) for bundle in bundles),
     }
 
@@ -121,22 +128,22 @@ def ours_seconds(bundles: list[Bundle], workers: int) -> float:
             run_tasks(client, extract_bundle, [(place, bundle, WORK) for bundle in some], take, lambda: None)
 
         run(f"{root}/warm", bundles[:1] * (2 * workers))
-        return timed(lambda: run(f"{root}/timed", bundles))[0]
+        return timed(lambda: run(f"{root}/timed", bundles))
 
 
 def parse_seconds(bundles: list[Bundle], workers: int) -> float:
     """Parse all bundles in that many processes, after one task each to warm them."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         list(pool.map(bare, bundles[:1] * (2 * workers)))
-        return timed(lambda: list(pool.map(bare, bundles)))[0]
+        return timed(lambda: list(pool.map(bare, bundles)))
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of wall and of CPU time."""
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of wall time."""
     gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return time.perf_counter() - start
 
 
 @contextmanager

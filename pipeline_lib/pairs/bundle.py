@@ -14,12 +14,12 @@ from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
 from pipeline_lib.pairs.languages import Doc, rules_of
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
-from pipeline_lib.pairs.text_pairs import Section, text_pairs
+from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, text_pairs
 from pipeline_lib.sources.bundles import Bundle
 from pipeline_lib.sources.safe_open import Refusal, SourceText, read_source
 from pipeline_lib.sources.source_file import SourceFile
 
-STAGE = Stage(name="extract", version=1)
+STAGE = Stage(name="extract", version=2)
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
 _DROPS = frozenset({"file_too_large"})
@@ -113,9 +113,10 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)
     sections = []
+    least_words = least_words_of_a_pair(config.text)
     for definition in definitions:
         doc = definition.doc
-        if doc is None or definition.in_test or definition.broken or not _is_long(doc, 2 * config.text.min_words):
+        if doc is None or definition.in_test or definition.broken or not _is_long(doc, least_words):
             continue
         if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
             rows.dropped["not_text"] += 1

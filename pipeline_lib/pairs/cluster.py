@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import dask
-from distributed import Client, Future, LocalCluster, Security, as_completed
+from distributed import Client, Future, LocalCluster, Security
 from distributed.scheduler import KilledWorker
 
 from pipeline_lib.errors import TransientError
@@ -33,6 +34,7 @@ FAILURES = (
     AssertionError,
     EOFError,
 )
+KEPT_BYTES = 64 * 1024**2  # of free memory that a worker keeps for its next file
 NO_WORKER_SECONDS = 180.0  # a restart takes 1 to 2 s, on an overloaded machine 20 s
 
 
@@ -54,6 +56,11 @@ def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
         "distributed.scheduler.worker-saturation": 1.0,
         # the default gives a worker up for good that is absent 15 s after an earlier death of it, restarting or not
         "distributed.deploy.lost-worker-timeout": "30 days",
+        "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.active-memory-manager.start": False,
+        # Dask's 64 KiB gives the memory of each syntax tree back to the system, only to ask for it again for the next file
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
+        "distributed.worker.profile.enabled": False,  # samples the stack 100 times a second
         "distributed.admin.system-monitor.gil.enabled": False,
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
@@ -130,24 +137,27 @@ def run_tasks(
     """
     waiting = iter(range(len(tasks)))
     index_of: dict[str, int] = {}
-    running = as_completed([], with_results=False)
+    ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
 
     def submit_next() -> None:
         index = next(waiting, None)
         if index is not None:
             future = client.submit(guarded, function, tasks[index], pure=False)
             index_of[str(future.key)] = index
-            running.add(future)
+            future.add_done_callback(ended.put)
 
     watch = _Watch(client)
     for _ in range(TASKS_A_WORKER * watch.workers()):
         submit_next()
-    while not running.is_empty():
-        for future in _finished(running):
+    while index_of:
+        try:
+            future = ended.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            watch.check()
+        else:
             on_result(index_of.pop(str(future.key)), _result(future))
             submit_next()
         tick()
-        watch.check()
 
 
 class _Watch:
@@ -171,12 +181,6 @@ class _Watch:
             raise TransientError(
                 f"no worker process has come up for {NO_WORKER_SECONDS:.0f} s: is memory or the number of processes exhausted?"
             )
-
-
-def _finished(running: as_completed) -> list[Future]:
-    if not running.has_ready():
-        time.sleep(POLL_SECONDS)
-    return list(running.next_batch(block=False)) if running.has_ready() else []
 
 
 def _result(future: Future) -> Any:

@@ -79,6 +79,11 @@ def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Pi
     return [_piece(units) for units in pieces]
 
 
+def least_words_of_a_pair(config: TextPairsConfig) -> int:
+    """Words below which `segment` gives at most one piece, whatever the text."""
+    return min(max(config.target_words, config.min_words) + config.min_words, config.max_words + 1)
+
+
 def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator[_Unit]:
     """Whole paragraphs where they are short, else sentences; at most max_words - min_words each, so that one always fits."""
     longest = max(1, config.max_words - config.min_words)

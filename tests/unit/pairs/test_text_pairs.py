@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline_lib.config import TextPairsConfig
 from pipeline_lib.pairs.prose import Paragraph, paragraphs
-from pipeline_lib.pairs.text_pairs import Section, segment, text_pairs
+from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, segment, text_pairs
 
 WORDS = st.sampled_from(["a", "Word", "another", "end.", "Why?", "(so)", 'said."', "naïve", "x1"])
 PARAGRAPHS = st.lists(st.lists(WORDS, min_size=1, max_size=90), max_size=12)
@@ -34,6 +34,7 @@ def test_pieces_are_the_document_in_order_without_overlap(texts: list[list[str]]
     taken = [word for piece in pieces for word in piece.text.split()]
     assert taken == words[: len(taken)], "not a prefix: a word is lost, moved, changed or taken twice"
     assert len(words) - len(taken) < config.min_words, "only a last remainder may be left out"
+    assert len(pieces) < 2 or len(words) >= least_words_of_a_pair(config)
     assert all(config.min_words <= piece.words <= config.max_words for piece in pieces)
     assert all(piece.words == len(piece.text.split()) for piece in pieces)
     assert [piece.line for piece in pieces] == sorted(piece.line for piece in pieces)
