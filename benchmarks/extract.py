@@ -5,7 +5,8 @@
 Bare: read each file and call `Parser.parse` on it. Ours: all that a Dask task does for a bundle: read, check the hash, decode,
 parse, walk, filter, segment, build the Arrow tables, write the Parquet files, hash and commit the part. The files are
 Python sources of the standard library and the runtime dependencies, drawn by the hash of their path, tests left out (ours
-does not parse them). First both in turn in one process on one core, then each with one and with two worker processes.
+does not parse them), in bundles as large as the demo's. First both in turn in one process on one core, then each with one and
+with two worker processes.
 The last line is one flat JSON object.
 """
 
@@ -17,22 +18,26 @@ import hashlib
 import json
 import os
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
 
+from distributed import Client
+
+from pipeline_lib.artifact import Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
-from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
+from pipeline_lib.pairs.bundle import ExtractWork, commit_rows, extract_bundle, extract_file
 from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.pairs.filters import is_test_path
 from pipeline_lib.pairs.languages import PYTHON
+from pipeline_lib.pairs.rows import Rows
 from pipeline_lib.sources.bundles import Bundle, bundles_of, list_files
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -45,9 +50,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller sample, under 50 s on 2 cores")
     quick = parser.parse_args().quick
     files = ordered_files()
-    one_core = sample(files, 5_000_000 if quick else 24_000_000, 3_000_000)
-    two_workers = sample(files, 10_000_000 if quick else 48_000_000, 1_000_000)
-    figures = {**per_core(one_core, rounds=4 if quick else 9), **scaling(two_workers, rounds=2 if quick else 4)}
+    one_core = sample(files, 6_000_000 if quick else 24_000_000, 6_000_000)
+    two_workers = sample(files, 3_500_000 if quick else 7_000_000, 600_000)
+    figures = {**per_core(one_core, rounds=2 if quick else 5), **scaling(two_workers, rounds=4 if quick else 15)}
     print(json.dumps(figures))
 
 
@@ -64,78 +69,92 @@ def sample(files: list[SourceFile], total_bytes: int, bundle_bytes: int) -> list
     return bundles_of(chosen, bundle_bytes)
 
 
-def bare(bundle: Bundle) -> None:
+def bare(files: Iterable[SourceFile]) -> None:
     """Read and parse, and nothing else."""
-    for file in bundle.files:
-        with open(file.place, "rb") as stream:  # noqa: PTH123  # as cheaply as can be
+    for file in files:
+        with Path(file.place).open("rb") as stream:
             PYTHON.parser.parse(stream.read())
 
 
 def per_core(bundles: list[Bundle], rounds: int) -> dict[str, float | int]:
-    """Both in turn in this process, on one core: the median over bundles and rounds of the ratio of two neighbouring times.
+    """Both in turn in this process, on one core, file by file, ours with its share of each part's writing at the end.
 
-    Each of ours is held against the mean of the parsing just before and just after it, for a machine's speed drifts.
+    File by file, because a machine's speed drifts within seconds by more than what is to be measured.
     """
-    ratios, ours, parse = [], 0.0, 0.0
+    ours, parse = [], []
     with one_core(), folder() as root:
         extract_bundle(f"{root}/warm", bundles[0], WORK)
         for round_ in range(rounds):
-            for bundle in bundles:
-                before = timed(partial(bare, bundle))
-                seconds = timed(partial(extract_bundle, f"{root}/{round_}", bundle, WORK))
-                after = timed(partial(bare, bundle))
-                ratios.append((before + after) / 2 / seconds)
-                ours, parse = ours + seconds, parse + (before + after) / 2
-            print(f"one core, round {round_}: " + ", ".join(f"{ratio:.3f}" for ratio in ratios[-len(bundles) :]))
-    size = rounds * sum(bundle.bytes for bundle in bundles)
-    low, middle, high = statistics.quantiles(ratios, n=4)
+            seconds = [in_turn(Store(f"{root}/{round_}"), bundle) for bundle in bundles]
+            ours.append(sum(pair[0] for pair in seconds))
+            parse.append(sum(pair[1] for pair in seconds))
+            print(f"one core: ours {ours[-1]:.2f} s, bare parsing {parse[-1]:.2f} s, {parse[-1] / ours[-1]:.3f}")
+    ratios = [p / o for p, o in zip(parse, ours, strict=True)]
+    size = sum(bundle.bytes for bundle in bundles)
     return {
-        "python_of_bare_parse_per_core": round(middle, 3),
-        "python_of_bare_parse_per_core_quartile_low": round(low, 3),
-        "python_of_bare_parse_per_core_quartile_high": round(high, 3),
-        "mb_per_second_per_core": round(size / ours / 1e6, 2),
-        "bare_mb_per_second_per_core": round(size / parse / 1e6, 2),
-        "sample_bytes": size // rounds,
+        "python_of_bare_parse_per_core": round(sum(parse) / sum(ours), 3),
+        "python_of_bare_parse_per_core_low": round(min(ratios), 3),
+        "python_of_bare_parse_per_core_high": round(max(ratios), 3),
+        "mb_per_second_per_core": round(size * rounds / sum(ours) / 1e6, 2),
+        "bare_mb_per_second_per_core": round(size * rounds / sum(parse) / 1e6, 2),
+        "sample_bytes": size,
         "sample_files": sum(len(bundle.files) for bundle in bundles),
     }
 
 
+def in_turn(store: Store, bundle: Bundle) -> tuple[float, float]:
+    """Seconds of our extraction of a bundle, and of parsing its files."""
+    ours = parse = 0.0
+    rows = Rows(WORK.extract.generation)
+    gc.collect()
+    for index, file in enumerate(bundle.files):
+        for turn in (index, index + 1):  # the second one to read a file finds it in the cache
+            start = time.perf_counter()
+            if turn % 2:
+                extract_file(file, WORK, rows)
+                ours += time.perf_counter() - start
+            else:
+                bare([file])
+                parse += time.perf_counter() - start
+    return ours + timed(lambda: commit_rows(store, bundle, WORK, rows)), parse
+
+
 def scaling(bundles: list[Bundle], rounds: int) -> dict[str, float]:
-    """The speed-up of either from a second process, start-up excluded; each the best of the rounds."""
-    ours = {workers: [] for workers in (1, 2)}
-    parse = {workers: [] for workers in (1, 2)}
-    for round_ in range(rounds):
+    """The speed-up of either from a second process; all four in turn, with processes that are up and warm."""
+    totals: Counter[str] = Counter()
+    with ExitStack() as stack:
+        runs: dict[str, Callable[[], object]] = {}
         for workers in (1, 2):
-            ours[workers].append(ours_seconds(bundles, workers))
-            parse[workers].append(parse_seconds(bundles, workers))
-            print(f"{workers} workers, round {round_}: ours {ours[workers][-1]:.2f} s, bare parsing {parse[workers][-1]:.2f} s")
-    ours_speedup, parse_speedup = min(ours[1]) / min(ours[2]), min(parse[1]) / min(parse[2])
+            client = stack.enter_context(local_cluster(workers, WORK.extract.worker_memory_bytes))
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            runs[f"ours, {workers}"] = partial(extract_on, client, bundles, stack.enter_context(folder()))
+            runs[f"bare, {workers}"] = partial(parse_on, pool, bundles)
+        for round_ in range(rounds + 1):
+            seconds = {name: timed(run) for name, run in runs.items()}
+            print("; ".join(f"{name} workers: {value:.2f} s" for name, value in seconds.items()))
+            if round_:  # the first one warms
+                totals.update(seconds)
+    ours, parse = totals["ours, 1"] / totals["ours, 2"], totals["bare, 1"] / totals["bare, 2"]
     return {
-        "two_workers_of_bare_parse_scaling": round(ours_speedup / parse_speedup, 3),
-        "two_workers_speedup": round(ours_speedup, 3),
-        "two_workers_bare_speedup": round(parse_speedup, 3),
+        "two_workers_of_bare_parse_scaling": round(ours / parse, 3),
+        "two_workers_speedup": round(ours, 3),
+        "two_workers_bare_speedup": round(parse, 3),
     }
 
 
-def ours_seconds(bundles: list[Bundle], workers: int) -> float:
-    """Extract all bundles on a cluster of that size, after one task each to warm it."""
-    with local_cluster(workers, WORK.extract.worker_memory_bytes) as client, folder() as root:
+def extract_on(client: Client, bundles: list[Bundle], place: Path) -> None:
+    """Extract all bundles on a cluster, into a new store."""
 
-        def take(_: int, result: object) -> None:
-            assert not isinstance(result, Killed), "a worker was killed: too little memory for the benchmark"
+    def take(_: int, result: object) -> None:
+        assert not isinstance(result, Killed), "a worker was killed: too little memory for the benchmark"
 
-        def run(place: str, some: list[Bundle]) -> None:
-            run_tasks(client, extract_bundle, [(place, bundle, WORK) for bundle in some], take, lambda: None)
-
-        run(f"{root}/warm", bundles[:1] * (2 * workers))
-        return timed(lambda: run(f"{root}/timed", bundles))
+    root = tempfile.mkdtemp(dir=place)
+    run_tasks(client, extract_bundle, [(root, bundle, WORK) for bundle in bundles], take, lambda: None)
 
 
-def parse_seconds(bundles: list[Bundle], workers: int) -> float:
-    """Parse all bundles in that many processes, after one task each to warm them."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(bare, bundles[:1] * (2 * workers)))
-        return timed(lambda: list(pool.map(bare, bundles)))
+def parse_on(pool: ProcessPoolExecutor, bundles: list[Bundle]) -> None:
+    """Parse all bundles in a pool."""
+    list(pool.map(bare, [bundle.files for bundle in bundles]))
 
 
 def timed(work: Callable[[], object]) -> float:

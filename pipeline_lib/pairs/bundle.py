@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from email.parser import HeaderParser
-from pathlib import Path
 
 from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
 from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig
@@ -56,12 +55,7 @@ def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[
             rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
         else:
             extract_file(file, work, rows)
-    store = Store(root)
-    scratch = store.scratch(STAGE.name)
-    try:
-        return _commit(store, bundle, work, rows, scratch).model_dump_json()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless the commit failed
+    return commit_rows(Store(root), bundle, work, rows).model_dump_json()
 
 
 def probe_file(file: SourceFile, work: ExtractWork) -> None:
@@ -74,11 +68,16 @@ def kind_of(file: SourceFile) -> Kind:
     return "code" if file.form == "python" else "text"
 
 
-def _commit(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows, scratch: Path) -> Part:
-    written = rows.write(scratch)
-    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
-    draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
-    return store.commit_part(draft, scratch)
+def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> Part:
+    """Write the rows of a bundle as its part."""
+    scratch = store.scratch(STAGE.name)
+    try:
+        written = rows.write(scratch)
+        facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+        draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
+        return store.commit_part(draft, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
 
 
 def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
