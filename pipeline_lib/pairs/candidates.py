@@ -28,6 +28,7 @@ class Candidate:
 
     @property
     def x(self) -> str:
+        """What describes the function: the docstring's first paragraph, or the words of its name."""
         if self._x is None:
             doc = self.definition.doc
             if self.view == "name":
