@@ -8,13 +8,15 @@ import pyarrow.compute as pc
 from data_contracts.document_suite import path_expectations
 from data_contracts.facts import filled, free_of_nul, hash_agrees, repair_unicode, repeats, word_counts
 from data_contracts.schemas import KINDS
-from data_contracts.suite import HEX_ID, NOT_BLANK, Suite, is_true, matches, one_of, within
+from data_contracts.suite import HEX_ID, Suite, is_true, matches, one_of, within
 from pipeline_lib.config import ContractConfig
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 # a programming language of the six of CodeSearchNet, or the two- or three-letter code of a natural one (ISO 639)
 LANGUAGE = r"^(?:python|java|javascript|php|ruby|[a-z]{2,3})$"
+
+VIEW = r"^[a-z][a-z0-9_]{0,30}$"  # names shards
 
 KNOWN, QUARANTINED, MISSING = "known", "quarantined", "missing"
 
@@ -28,7 +30,7 @@ def pair_suite(config: ContractConfig) -> Suite:
             matches("id", HEX_ID, "id_malformed", "32 hexadecimal digits"),
             within("id_repeats", 0, 0, "id_repeated", "an id that no earlier row of the part has"),
             one_of("kind", KINDS, "kind_unknown", f"one of {', '.join(KINDS)}"),
-            matches("view", NOT_BLANK, "view_blank", "the rule that made the pair"),
+            matches("view", VIEW, "view_malformed", "the rule that made the pair, as a lower-case word"),
             matches("language", LANGUAGE, "language_unknown", "a language of code, or a code like 'en'"),
             *path_expectations(),
             # 0 words embed to the delimiters alone: every blank text would be every other one's positive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,15 +25,15 @@ def print_summary(report: dict[str, Any]) -> None:
     if sentence := report["selection"].get("sentence"):
         console.print(sentence, markup=False, highlight=False)
     for found in report["searches"]:
-        console.print(_hits(found))
+        _print_hits(console, found)
     _print_costs(console, report)
     name = report["name"]
     console.print(f"\nReport:  {artifact_home() / 'reports' / name / 'report.html'}", highlight=False)
     console.print("Next:")
     for command in (
         'cpt search "compute a moving average"',
-        "cpt run --preset demo --source DIR     (your own folder of code and prose)",
-        "make up                                (Prefect's UI, deployments and a worker)",
+        "cpt run --preset demo --source DIR   (your own folder of code and prose)",
+        "make up                              (Prefect's UI, deployments, a worker)",
     ):
         console.print(f"  {command}", markup=False, highlight=False)
 
@@ -54,25 +55,26 @@ def print_evaluations(found: EvaluatedRef) -> None:
 
 
 def _results(report: dict[str, Any]) -> Table:
-    table = Table(title=f"{report['name']}: held-out packages, opened once")
+    table = Table(title=f"{report['name']}: held-out packages, opened once", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("task", "metric", "model", "95 % interval", "BM25", "TF-IDF", "n"):
-        table.add_column(column)
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     for task, entry in report["test"].items():
         if "model" not in entry:
             continue
         model = entry["model"]
-        for metric, bounds in model["intervals"].items():
+        for row, (metric, bounds) in enumerate(model["intervals"].items()):
             interval = Text(f"[{bounds['low']:.3f}, {bounds['high']:.3f}]")
             others = [f"{entry[name][metric]:.3f}" if metric in entry.get(name, {}) else "-" for name in ("bm25", "tfidf")]
-            table.add_row(task, metric, f"{model[metric]:.3f}", interval, *others, f"{model['n']:,}")
+            table.add_row("" if row else task, metric, f"{model[metric]:.3f}", interval, *others, f"{model['n']:,}")
     return table
 
 
-def _hits(found: dict[str, Any]) -> Table:
-    table = Table(title=Text(f'cpt search "{found["query"]}"'), title_justify="left", show_header=False, box=None)
+def _print_hits(console: Console, found: dict[str, Any]) -> None:
+    console.print(Text(f'\ncpt search "{found["query"]}"', style="italic"))
     for hit in found["hits"][:HITS_SHOWN]:
-        table.add_row(f"{hit['score']:.3f}", Text(hit["name"]), Text(f"{hit['path']}:{hit['line']}"), Text(hit["doc"][:80]))
-    return table
+        head = Text.assemble(f" {hit['score']:.3f}  ", (hit["name"], "bold"), (f"  {hit['path']}:{hit['line']}", "dim"))
+        for line in (head, Text(f"        {hit['doc']}")):
+            console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 def _print_costs(console: Console, report: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Language = Literal["python"]
-View = Literal["docstring", "name"]
+View = Literal["docstring", "name", "class"]
+MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 
 
 def operational(default: Any, **options: Any) -> Any:
@@ -61,12 +62,13 @@ class CodePairsConfig(StageConfig):
     languages: tuple[Language, ...] = Field(("python",), description="Languages whose functions are extracted.")
     views: tuple[View, ...] = Field(
         ("docstring",),
-        description="What becomes x: `docstring`: its first paragraph; `name`: the words of the name, which is blanked in"
-        " y, for functions without a docstring.",
+        description="What becomes x. `docstring`: its first paragraph; `name`, for functions without a docstring: the words"
+        " of the name and of the comments, both left out of y; `class`: a class's docstring, y being the class without the"
+        " bodies of its functions.",
         min_length=1,
     )
     min_body_lines: int = Field(3, description="Functions with fewer lines of body are dropped as trivial (lines).", ge=1)
-    min_doc_words: int = Field(3, description="Docstrings whose first paragraph has fewer words are dropped (words).", ge=1)
+    min_doc_words: int = Field(3, description="Docstrings whose first paragraph has fewer words give no pair (words).", ge=1)
     min_name_words: int = Field(2, description="Names of fewer words give no pair in the view `name` (words).", ge=1)
     max_function_bytes: int = Field(20_000, description="Longer functions are dropped as generated (bytes).", gt=0)
 
@@ -263,7 +265,7 @@ class TrainConfig(OptimizerConfig):
     batch_size: int = Field(
         512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
     )
-    mixture: dict[str, float] = Field({"code": 0.7, "text": 0.3}, description="Share of each kind of pair in every batch.")
+    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in every batch.")
     temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
     min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
     token_dropout: float = Field(
@@ -288,9 +290,7 @@ class PretrainConfig(OptimizerConfig):
     )
     batch_tokens: int = Field(16_384, description="Tokens of one step, on average.", ge=64)
     sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)
-    mixture: dict[str, float] = Field(
-        {"code": 0.7, "text": 0.3}, description="Share of each kind of pair among those that are packed."
-    )
+    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs among those that are packed.")
     micro_batch_tokens: int = operational(
         2_048, description="Tokens of one forward pass: its logits take 4 x this x vocabulary bytes.", ge=64
     )

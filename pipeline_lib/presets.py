@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline_lib.config import (
+    CodePairsConfig,
     CurateConfig,
     EvaluateConfig,
+    ExtractConfig,
     ModelConfig,
     RunConfig,
     ShardConfig,
@@ -27,13 +29,14 @@ def demo() -> RunConfig:
         name="demo",
         # of the salts tried, the one with 1,000 capped functions in both held-out splits and the most left for training
         curate=CurateConfig(validation_percent=12, test_percent=16, split_salt="cpt-58"),
+        extract=ExtractConfig(code=CodePairsConfig(views=("docstring", "name", "class"))),
         tokenizer=TokenizerConfig(vocab_size=24_576, max_repeats=2, max_training_texts=60_000),
         shards=ShardConfig(max_x_tokens=96, max_y_tokens=128, order="path", splits=("train",)),
         model=ModelConfig(start="lexical", layers=1, width=512, heads=4, inner=128, positions=160),
         train=TrainConfig(
             steps=120,
             batch_size=1024,
-            mixture={"code": 0.8, "text": 0.2},
+            mixture={"docstring": 0.65, "name": 0.15, "class": 0.08, "neighbour": 0.12},
             block_rows=16,
             window_blocks=1,
             token_dropout=0.3,

@@ -77,7 +77,7 @@ class ReportData(BaseModel):
         searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc.
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
-        near_twins: test functions with a near copy in training: any figures.
+        near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         export, index: their folders.
         notes: findings said in a sentence each.
     """

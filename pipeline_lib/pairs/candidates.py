@@ -1,4 +1,4 @@
-"""A function on its way to a pair: what x and y would be.
+"""A function or class on its way to a pair: what x and y would be.
 
 y is the function from `def` to its end, without its docstring and without its decorators. A decorator's arguments
 (validation tables, command-line options, documentation templates) run to dozens of lines, and would push the body out of
@@ -9,6 +9,7 @@ docstring and all, in the function around it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import islice
 
 from pipeline_lib.config import View
@@ -17,25 +18,43 @@ from pipeline_lib.pairs.languages import LanguageRules
 
 
 class Candidate:
-    """One function under one view, and what the drop rules ask of it; what costs is computed when it is asked for."""
+    """A function or class under one view, and what the drop rules ask of it; what costs is computed when it is asked for.
 
-    def __init__(self, definition: Definition, view: View, data: bytes, rules: LanguageRules) -> None:
+    Args:
+        members: the functions directly in a class, whose bodies its y leaves out.
+    """
+
+    def __init__(
+        self, definition: Definition, view: View, data: bytes, rules: LanguageRules, members: Sequence[Definition] = ()
+    ) -> None:
         self._x: str | None = None
         self.definition = definition
         self.view = view
         self.data = data
         self.rules = rules
+        self.members = members
 
     @property
     def x(self) -> str:
-        """What describes the function: the docstring's first paragraph, or the words of its name."""
+        """What describes the code: the docstring's first paragraph, or the words of its name and its comments."""
         if self._x is None:
             doc = self.definition.doc
             if self.view == "name":
-                self._x = name_words(self.definition.name)
+                self._x = f"{self._qualified_name_words()} {' '.join(self._comments())}".rstrip()
             else:
                 self._x = first_paragraph(doc.value) if doc else ""
         return self._x
+
+    @property
+    def name_words(self) -> int:
+        """Words of the name itself."""
+        return len(name_words(self.definition.name).split())
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the source that y is made of."""
+        definition = self.definition
+        return definition.end - definition.start - sum(member.end - member.body_start for member in self.members)
 
     def has_body(self, least_lines: int) -> bool:
         """Whether that many lines of body hold code: no docstring, no comment, not empty."""
@@ -45,17 +64,41 @@ class Candidate:
 
     @property
     def y(self) -> str:
-        """The function without its docstring, dedented; by the view "name" without its own name too."""
+        """The source without what x says, dedented."""
         definition, data = self.definition, self.data
-        source = without_doc(data, definition)
         if self.view == "name":
+            source = self.rules.comment_line.sub("", without_doc(data, definition))
             head = data[definition.start : definition.name_end].decode()
             source = head[: -len(definition.name)] + self.rules.blank_name + source[len(head) :]
+        elif self.view == "class":
+            source = without_bodies(data, definition, self.members)
+        else:
+            source = without_doc(data, definition)
         line_start = data.rfind(b"\n", 0, definition.start) + 1
         indent = data[line_start : definition.start].decode()
         if indent and indent.isspace():
             source = source.replace("\n" + indent, "\n")
         return source.rstrip()
+
+    def _qualified_name_words(self) -> str:
+        """A method's name says little without that of its class."""
+        parent = self.definition.parent
+        names = [parent.name] if parent is not None and parent.kind == "class" else []
+        return " ".join(map(name_words, [*names, self.definition.name]))
+
+    def _comments(self) -> list[str]:
+        body = self.data[self.definition.name_end : self.definition.end].decode()
+        return [" ".join(words.split()) for words in self.rules.comment_line.findall(body)]
+
+
+def without_bodies(data: bytes, owner: Definition, members: Sequence[Definition]) -> str:
+    """A class without its docstring and the bodies of its functions."""
+    kept, at = [], owner.start
+    for hole in ([] if owner.doc is None else [(owner.doc.start, owner.doc.end)]) + [(m.body_start, m.end) for m in members]:
+        if hole[0] >= at:
+            kept.append(data[at : hole[0]].decode().rstrip())
+            at = hole[1]
+    return "".join([*kept, data[at : owner.end].decode()])
 
 
 _AFTER_DOC = re.compile(r"[ \t]*(?:;[ \t]*)?(?:#[^\n]*)?(?:\n[ \t]*(?=\n))*")

@@ -5,36 +5,50 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from pipeline_lib.config import CodePairsConfig, View
 from pipeline_lib.pairs.candidates import Candidate
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.filters import code_drop
-from pipeline_lib.pairs.languages import LanguageRules
+from pipeline_lib.pairs.languages import DefinitionKind, LanguageRules
+
+VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function", "class": "class"}
 
 
 @dataclass(frozen=True, slots=True)
 class CodePair:
-    """A docstring's first paragraph (or a name's words) and the function without it."""
+    """What describes a function or class, and its source without that."""
 
     view: View
     x: str
     y: str
-    line: int  # of the function's first line
+    line: int  # of the first line of y
     name: str
 
 
 def code_pairs(
     definitions: list[Definition], data: bytes, config: CodePairsConfig, rules: LanguageRules, dropped: Counter[str]
 ) -> Iterator[CodePair]:
-    """The pairs of one file's functions; every function that gives none is counted in `dropped`, once a view."""
-    for definition in definitions:
-        if definition.kind != "function":
-            continue
+    """The pairs of one file; every function and class that gives none is counted in `dropped`, once a view."""
+    for index, definition in enumerate(definitions):
         for view in config.views:
-            candidate = Candidate(definition, view, data, rules)
+            if definition.kind != VIEWED[view]:
+                continue
+            members = list(_members(definitions, index)) if definition.kind == "class" else []
+            candidate = Candidate(definition, view, data, rules, members)
             reason = code_drop(candidate, config)
             if reason is None:
                 yield CodePair(view, candidate.x, candidate.y, definition.line, definition.qualified_name)
             else:
                 dropped[reason] += 1
+
+
+def _members(definitions: list[Definition], index: int) -> Iterator[Definition]:
+    """The functions directly in a class: they follow it in the order of the source."""
+    owner = definitions[index]
+    for definition in islice(definitions, index + 1, None):
+        if definition.start >= owner.end:
+            return
+        if definition.parent is owner and definition.kind == "function":
+            yield definition

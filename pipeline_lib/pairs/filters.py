@@ -29,11 +29,11 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("syntax_error", lambda c, _: c.definition.broken),
     ("dunder", lambda c, _: _is_dunder(c.definition.name)),
     ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
-    ("no_doc", lambda c, _: c.view == "docstring" and c.definition.doc is None),
-    ("short_name", lambda c, config: c.view == "name" and c.x.count(" ") + 1 < config.min_name_words),
-    ("short_doc", lambda c, config: c.view == "docstring" and len(c.x.split()) < config.min_doc_words),
+    ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
+    ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),
+    ("short_doc", lambda c, config: c.view != "name" and len(c.x.split()) < config.min_doc_words),
     ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
-    ("too_large", lambda c, config: c.definition.end - c.definition.start > config.max_function_bytes),
+    ("too_large", lambda c, config: c.size_bytes > config.max_function_bytes),
     ("trivial", lambda c, config: not c.has_body(config.min_body_lines)),
 )
 

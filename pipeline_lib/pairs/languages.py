@@ -36,6 +36,7 @@ class LanguageRules:
     containers: tuple[str, ...]  # node types that definitions may lie in; all others are not entered
     find_doc: Callable[[Node, bytes], Doc | None]  # given the body of a definition, or the root
     code_line: re.Pattern[bytes]  # once in each line, after its newline, that is neither empty nor a comment alone
+    comment_line: re.Pattern[str]  # after its newline, a line that is a comment alone; its group is what it says
     keywords: tuple[re.Pattern[bytes], ...]  # one of them is in every definition: text without any is not walked
     blank_name: str  # stands for a function's own name in the view `name`
     module_suffix: re.Pattern[str]  # what of a path is no part of the module's name
@@ -147,6 +148,7 @@ PYTHON = LanguageRules(
     ),
     find_doc=python_doc,
     code_line=re.compile(rb"\n[ \t;]*[^\s;#]"),
+    comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     keywords=(re.compile(rb"def[ \t\f\\]"), re.compile(rb"class[ \t\f\\]")),
     blank_name="_",
     module_suffix=re.compile(r"(?:(?:^|/)__init__)?\.py$"),

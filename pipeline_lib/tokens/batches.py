@@ -1,11 +1,11 @@
 """Which rows form a global batch, and how it is cut: arithmetic on (seed, step, dataset digest), no state but the step.
 
-Each kind of pair is an endless stream of epochs. An epoch is a permutation of blocks of consecutive rows, then of the rows
+Each view of pairs is an endless stream of epochs. An epoch is a permutation of blocks of consecutive rows, then of the rows
 within each window of W blocks, so that reads stay near each other; a window that covers all blocks is a full permutation.
 The permutations are keyed Feistel networks: one row's place costs the same whatever the size of the data, and the bits are
 ours, not those of a library's generator, which may change between versions.
 
-N rows of a kind, R ranks, n rows of one kind in a batch (its share), P pairs.
+N rows of a view, R ranks, n rows of one view in a batch (its share), P pairs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class BatchPlan:
     """The order of all samples of a run: `rows(step)` is a pure function of these fields.
 
     A batch that straddles two epochs repeats no row: those of the new epoch's head that the old one's tail has just brought
-    change places with the next rows that it has not, within the first n rows of the epoch. Where a kind has fewer than
+    change places with the next rows that it has not, within the first n rows of the epoch. Where a view has fewer than
     2 n rows, every epoch is the same permutation instead: any N neighbours of such a stream differ, so that a row comes
     twice in a batch only where N < n, and then as evenly as can be.
 
     Args:
-        sizes: rows of each kind.
-        mixture: weight of each kind; those without rows are left out.
+        sizes: rows of each view.
+        mixture: weight of each view; those without rows are left out.
         batch_size: pairs of a global batch, over all ranks.
         seed: another seed is another order.
         digest: content digest of the dataset: another dataset is another run.
@@ -46,7 +46,7 @@ class BatchPlan:
         window_blocks: blocks that are shuffled row by row; all of them: a full shuffle.
 
     Raises:
-        UserError: no kind has both rows and weight, or a number is out of range.
+        UserError: no view has both rows and weight, or a number is out of range.
     """
 
     sizes: dict[str, int]
@@ -58,9 +58,9 @@ class BatchPlan:
     window_blocks: int = 4096
 
     def __post_init__(self) -> None:
-        if not any(self.sizes.get(kind, 0) > 0 and weight > 0 for kind, weight in self.mixture.items()):
+        if not any(self.sizes.get(view, 0) > 0 and weight > 0 for view, weight in self.mixture.items()):
             raise UserError(
-                f"no kind of pair has both rows and weight: rows {self.sizes}, mixture {self.mixture}; "
+                f"no view has both rows and weight: rows {self.sizes}, mixture {self.mixture}; "
                 "give a source with such pairs or another mixture"
             )
         if min(self.mixture.values()) < 0 or min(self.batch_size, self.block_rows, self.window_blocks) < 1:
@@ -77,32 +77,32 @@ class BatchPlan:
 
     @cached_property
     def shares(self) -> dict[str, int]:
-        """Rows of each kind in every batch: the mixture's, by largest remainder; they add up to the batch size."""
-        weights = {kind: w for kind, w in sorted(self.mixture.items()) if w > 0 and self.sizes.get(kind, 0) > 0}
+        """Rows of each view in every batch: the mixture's, by largest remainder; they add up to the batch size."""
+        weights = {view: w for view, w in sorted(self.mixture.items()) if w > 0 and self.sizes.get(view, 0) > 0}
         total = sum(weights.values())
-        quotas = {kind: self.batch_size * weight / total for kind, weight in weights.items()}
-        shares = {kind: int(quota) for kind, quota in quotas.items()}
-        by_remainder = sorted(quotas, key=lambda kind: (shares[kind] - quotas[kind], kind))
-        for kind in by_remainder[: self.batch_size - sum(shares.values())]:
-            shares[kind] += 1
+        quotas = {view: self.batch_size * weight / total for view, weight in weights.items()}
+        shares = {view: int(quota) for view, quota in quotas.items()}
+        by_remainder = sorted(quotas, key=lambda view: (shares[view] - quotas[view], view))
+        for view in by_remainder[: self.batch_size - sum(shares.values())]:
+            shares[view] += 1
         return shares
 
     def rows(self, step: int) -> dict[str, Indices]:
-        """Row numbers (n,) of each kind in global batch `step`, from 0."""
+        """Row numbers (n,) of each view in global batch `step`, from 0."""
         assert step >= 0, f"step {step} is negative"
-        return {kind: self._stream(kind).batch(step) for kind in self.shares}
+        return {view: self._stream(view).batch(step) for view in self.shares}
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often each kind's rows have been seen when `step` batches are done."""
-        return {kind: step * share / self.sizes[kind] for kind, share in self.shares.items()}
+        """How often each view's rows have been seen when `step` batches are done."""
+        return {view: step * share / self.sizes[view] for view, share in self.shares.items()}
 
-    def _stream(self, kind: str) -> _Stream:
-        key = _key(self.seed, self.digest, kind)
-        return _Stream(key, self.sizes[kind], self.shares[kind], self.block_rows, self.window_blocks)
+    def _stream(self, view: str) -> _Stream:
+        key = _key(self.seed, self.digest, view)
+        return _Stream(key, self.sizes[view], self.shares[view], self.block_rows, self.window_blocks)
 
 
 class _Stream:
-    """The endless order of one kind's rows."""
+    """The endless order of one view's rows."""
 
     def __init__(self, key: int, size: int, share: int, block_rows: int, window_blocks: int) -> None:
         self.key = key

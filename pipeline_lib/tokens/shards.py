@@ -1,4 +1,4 @@
-"""Stage "shards": token ids in Arrow files that are memory-mapped, one part for each split and kind of pair.
+"""Stage "shards": token ids in Arrow files that are memory-mapped, one part for each split and view of pairs.
 
 Rows keep the order of the curated pairs, which is that of their ids: an id is a hash, so that consecutive rows are already
 mixed over sources and documents, and a block of them is a fair sample. Or, where asked for, that of their paths: then a
@@ -20,16 +20,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_contracts.schemas import KINDS, TOKENS, text_hash
+from data_contracts.schemas import TOKENS, text_hash
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
 from pipeline_lib.config import ShardConfig
-from pipeline_lib.errors import UserError
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
-STAGE = Stage(name="shards", version=1)
+STAGE = Stage(name="shards", version=2)
 READ_ROWS = 1024
-COLUMNS = ("id", "kind", "x", "y", "x_hash", "y_hash", "document_id")
+COLUMNS = ("id", "view", "x", "y", "x_hash", "y_hash", "document_id")
 FACTS = ("rows", "x_tokens", "y_tokens", "x_truncated", "y_truncated")
 
 
@@ -40,7 +39,7 @@ def write_shards(
     config: ShardConfig,
     progress: Progress = silent,
 ) -> Artifact:
-    """Tokenize the curated pairs: stage "shards", parts "train-code", "train-text", ... as far as they have rows.
+    """Tokenize the curated pairs: stage "shards", parts "train-docstring", "train-neighbour", ... as they have rows.
 
     Args:
         store: where the artifact goes.
@@ -54,18 +53,18 @@ def write_shards(
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         present = {part.label for part in curated.manifest.parts}
         plan = [
-            (split, kind, rows)
+            (split, view, rows)
             for split in config.splits
             if split in present
-            for kind, rows in _rows_by_kind(_pairs_path(curated, split)).items()
+            for view, rows in _rows_by_view(_pairs_path(curated, split)).items()
         ]
         total, done, parts = sum(rows for _, _, rows in plan), 0, []
-        for split, kind, rows in plan:
+        for split, view, rows in plan:
             inputs = {"pairs": curated.part(split).digest, "tokenizer": tokenizer.digest}
-            key = store.key(STAGE.model_copy(update={"name": f"{STAGE.name}-{split}-{kind}"}), config, inputs)
+            key = store.key(STAGE.model_copy(update={"name": f"{STAGE.name}-{split}-{view}"}), config, inputs)
             part = store.find_part(STAGE.name, key)
             if part is None:
-                work = _PartWork(store, key, split, kind, config)
+                work = _PartWork(store, key, split, view, config)
                 part = work.run(_pairs_path(curated, split), pair_tokenizer, _Shifted(progress, done, total))
             parts.append(part)
             done += rows
@@ -90,12 +89,12 @@ class _Shifted:
 
 @dataclass(frozen=True)
 class _PartWork:
-    """One split and kind on its way to a part."""
+    """One split and view on its way to a part."""
 
     store: Store
     key: str
     split: str
-    kind: str
+    view: str
     config: ShardConfig
 
     def run(self, pairs: Path, tokenizer: PairTokenizer, advanced: _Shifted) -> Part:
@@ -103,12 +102,12 @@ class _PartWork:
         scratch = self.store.scratch(STAGE.name)
         facts: Counter[str] = Counter()
         writer = _ShardWriter(scratch, self.config.rows_per_shard)
-        for batch in _batches_of(pairs, self.kind, self.config.order):
+        for batch in _batches_of(pairs, self.view, self.config.order):
             writer.add(_tokenize(batch, tokenizer, self.config, facts))
             advanced(facts["rows"])
         writer.finish()
         counts = Counts(n_in=facts["rows"], n_out=facts["rows"])
-        label = f"{self.split}-{self.kind}"
+        label = f"{self.split}-{self.view}"
         part_facts = {name: facts[name] for name in FACTS}
         return self.store.commit_part(
             draft_part(STAGE, self.key, label, counts=counts, rows=writer.rows, facts=part_facts), scratch
@@ -169,7 +168,7 @@ class TokenDataset:
 
     @classmethod
     def open(cls, shards: Artifact, label: str) -> TokenDataset:
-        """The part of that label, e.g. "train-code"; reads nothing but the manifest.
+        """The part of that label, e.g. "train-docstring"; reads nothing but the manifest.
 
         Raises:
             UserError: there is no such part.
@@ -235,28 +234,25 @@ def _pairs_path(curated: Artifact, split: str) -> Path:
     return curated.part_folder(split) / "pairs.parquet"
 
 
-def _rows_by_kind(pairs: Path) -> dict[str, int]:
+def _rows_by_view(pairs: Path) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for batch in pq.ParquetFile(pairs).iter_batches(columns=["kind"]):
-        counts.update({entry["values"]: entry["counts"] for entry in batch["kind"].value_counts().to_pylist()})
-    unknown = sorted(set(counts) - set(KINDS))
-    if unknown:
-        raise UserError(f"{pairs}: pairs of the kinds {unknown}; expected {list(KINDS)}; validate the pairs first")
-    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+    for batch in pq.ParquetFile(pairs).iter_batches(columns=["view"]):
+        counts.update({entry["values"]: entry["counts"] for entry in batch["view"].value_counts().to_pylist()})
+    return dict(sorted(counts.items()))
 
 
-def _batches_of(pairs: Path, kind: str, order: str) -> Iterator[pa.RecordBatch]:
+def _batches_of(pairs: Path, view: str, order: str) -> Iterator[pa.RecordBatch]:
     if order == "hash":
         for batch in pq.ParquetFile(pairs).iter_batches(READ_ROWS, columns=list(COLUMNS)):
-            chosen = batch.filter(pc.equal(batch["kind"], kind))
+            chosen = batch.filter(pc.equal(batch["view"], view))
             if len(chosen):
                 yield chosen
         return
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:  # sorts on disk what memory does not hold
         yield from connection.sql(
-            f"SELECT {', '.join(COLUMNS)} FROM read_parquet($pairs) WHERE kind = $kind "  # noqa: S608 - constants
+            f"SELECT {', '.join(COLUMNS)} FROM read_parquet($pairs) WHERE view = $view "  # noqa: S608 - constants
             "ORDER BY source, path, line, position, id",
-            params={"pairs": str(pairs), "kind": kind},
+            params={"pairs": str(pairs), "view": view},
         ).to_arrow_reader(READ_ROWS)
 
 

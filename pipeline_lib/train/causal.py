@@ -67,8 +67,8 @@ class CausalObjective:
     def read_sequences(self, step: int) -> Tensor:
         """The packed sequences of global step `step`: int64 (M, L), the same on every rank."""
         stream: list[np.ndarray] = []
-        for kind, rows_n in self.rows.plan.rows(step).items():
-            rows = self.rows.datasets[kind].rows(rows_n)
+        for view, rows_n in self.rows.plan.rows(step).items():
+            rows = self.rows.datasets[view].rows(rows_n)
             stream += [ids for pair in zip(rows.x_ids, rows.y_ids, strict=True) for ids in pair]
         flat = np.concatenate(stream).astype(np.int64)
         length = self.config.sequence_tokens
@@ -125,12 +125,12 @@ def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
 def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> TrainingRows:
     """So many pairs a step that their tokens come to `batch_tokens` on average."""
     rows = TrainingRows(shards, config.mixture, batch_size=1, seed=config.seed)
-    weights = {kind: config.mixture[kind] for kind in rows.datasets}
-    tokens_a_pair = sum(weight * _mean_tokens(shards, kind) for kind, weight in weights.items()) / sum(weights.values())
+    weights = {view: config.mixture[view] for view in rows.datasets}
+    tokens_a_pair = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items()) / sum(weights.values())
     n_pairs = max(1, round(config.batch_tokens / tokens_a_pair))
     return TrainingRows(shards, config.mixture, n_pairs, config.seed)
 
 
-def _mean_tokens(shards: Artifact, kind: str) -> float:
-    facts = shards.part(f"train-{kind}").facts
+def _mean_tokens(shards: Artifact, view: str) -> float:
+    facts = shards.part(f"train-{view}").facts
     return (facts["x_tokens"] + facts["y_tokens"]) / facts["rows"]

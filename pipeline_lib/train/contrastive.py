@@ -36,25 +36,25 @@ NEGATIVES_FILE = "negatives.json"
 
 
 class TrainingRows:
-    """The training split by kind of pair, and the order in which it is seen."""
+    """The training split by view, and the order in which it is seen."""
 
     def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int, **order: int) -> None:
         """`order` are BatchPlan's own fields: block_rows, window_blocks."""
         self.shards = shards
         labels = {part.label for part in shards.manifest.parts}
-        kinds = sorted(kind for kind in mixture if f"train-{kind}" in labels)
-        self.datasets = {kind: TokenDataset.open(shards, f"train-{kind}") for kind in kinds}
-        sizes = {kind: len(dataset) for kind, dataset in self.datasets.items()}
+        views = sorted(view for view in mixture if f"train-{view}" in labels)
+        self.datasets = {view: TokenDataset.open(shards, f"train-{view}") for view in views}
+        sizes = {view: len(dataset) for view, dataset in self.datasets.items()}
         self.plan = BatchPlan(sizes=sizes, mixture=mixture, batch_size=batch_size, seed=seed, digest=shards.digest, **order)
 
     def pair_ids(self, rows: dict[str, np.ndarray]) -> list[str]:
-        """Ids of the pairs of a batch, kind by kind in the order of the kinds."""
-        return [pair_id for kind, rows_n in rows.items() for pair_id in _pair_ids(self.shards, f"train-{kind}", rows_n)]
+        """Ids of the pairs of a batch, view by view."""
+        return [pair_id for view, rows_n in rows.items() for pair_id in _pair_ids(self.shards, f"train-{view}", rows_n)]
 
     def describe(self, steps: int) -> str:
-        """How often each kind is seen."""
+        """How often each view is seen."""
         epochs = self.plan.epochs(steps)
-        return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[kind]:,} {kind} pairs" for kind, n in epochs.items())
+        return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[view]:,} {view} pairs" for view, n in epochs.items())
 
 
 def _pair_ids(shards: Artifact, label: str, rows_n: np.ndarray) -> list[str]:
@@ -68,7 +68,7 @@ def _pair_ids(shards: Artifact, label: str, rows_n: np.ndarray) -> list[str]:
 
 @dataclass(frozen=True)
 class Batch:
-    """A global batch in row order, kind by kind; the same on every rank."""
+    """A global batch in row order, view by view; the same on every rank."""
 
     x_ids: list[np.ndarray]
     y_ids: list[np.ndarray]
@@ -125,10 +125,10 @@ class ContrastiveObjective:
         y_ids: list[np.ndarray] = []
         found: list[TokenRows] = []
         share, seed = self.config.token_dropout, self.config.seed
-        for kind, rows_n in self.rows.plan.rows(step).items():
-            rows = self.rows.datasets[kind].rows(rows_n)
-            x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, kind, "x"))
-            y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, kind, "y"))
+        for view, rows_n in self.rows.plan.rows(step).items():
+            rows = self.rows.datasets[view].rows(rows_n)
+            x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"))
+            y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"))
             found.append(rows)
         x_B, y_B, document_B = (
             torch.from_numpy(np.concatenate([getattr(rows, name) for rows in found]))

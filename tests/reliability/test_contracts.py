@@ -40,11 +40,11 @@ def test_a_part_over_the_threshold_fails_with_a_report(tmp_path: Path, monkeypat
     message = str(caught.value)
     assert message.startswith(
         "validate: part 'bad': 8 of 60 rows (13.3%) break their contract, at most 10.0% may; "
-        "commonest: line_below_one 7, view_blank 1; every row and reason: "
+        "commonest: line_below_one 7, view_malformed 1; every row and reason: "
     )
     assert message.endswith(str(caught.value.report)) and "\n" not in message
     report = caught.value.report.read_text()
-    assert "| bad | 60 | 8 | 13.33% | 0 | line_below_one 7, view_blank 1 |" in report
+    assert "| bad | 60 | 8 | 13.33% | 0 | line_below_one 7, view_malformed 1 |" in report
     assert "got line=0, expected a line number, from 1" in report
     assert len(list(tmp_path.glob("validate/parts/*/verdict.json"))) == 3
     assert not list(tmp_path.glob("validate/*/manifest.json"))
@@ -162,8 +162,8 @@ def test_one_bad_row_of_token_ids_stops_the_run(tmp_path: Path) -> None:
     assert [(row["part"], row["rows"], row["quarantined"]) for row in verdict_rows(artifact)] == [
         (label, 50, 0) for label in labels
     ]
-    rows["train-code"][40] = token_row(40, x_ids=[0, 10, 11])  # cut without its closing delimiter
-    with pytest.raises(RowsRejected, match=r"check_shards: part 'train-code': 1 of 50 rows .*commonest: x_close 1;"):
+    rows["train-docstring"][40] = token_row(40, x_ids=[0, 10, 11])  # cut without its closing delimiter
+    with pytest.raises(RowsRejected, match=r"check_shards: part 'train-docstring': 1 of 50 rows .*commonest: x_close 1;"):
         check_shards(store, *shards_and_tokenizer(store, rows), CONFIG)
     (bad,) = [
         row for path in tmp_path.glob("check_shards/parts/*/quarantine.parquet") for row in pq.read_table(path).to_pylist()
@@ -173,10 +173,10 @@ def test_one_bad_row_of_token_ids_stops_the_run(tmp_path: Path) -> None:
 
 def test_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    shards, tokenizer = shards_and_tokenizer(store, {"train-code": [token_row(0)]})
+    shards, tokenizer = shards_and_tokenizer(store, {"train-docstring": [token_row(0)]})
     scratch = store.scratch("shards")
     (scratch / "shard-00000.arrow").write_bytes(b"not arrow")
-    part = store.commit_part(draft_part(Stage(name="shards", version=1), "other", "train-code"), scratch)
+    part = store.commit_part(draft_part(Stage(name="shards", version=1), "other", "train-docstring"), scratch)
     broken = store.commit(shards.manifest.model_copy(update={"key": "broken", "parts": (part,)}))
     with pytest.raises(ContractViolation, match=r"shard-00000\.arrow: no Arrow IPC file"):
         check_shards(store, broken, tokenizer, CONFIG)

@@ -51,7 +51,7 @@ PAIRS = {
     "id_malformed": {"id": "0" * 31},
     "id_repeated": {"id": pair(0)["id"]},
     "kind_unknown": {"kind": "image"},
-    "view_blank": {"view": ""},
+    "view_malformed": {"view": "Two words"},
     "language_unknown": {"language": "Klingon"},
     "source_blank": {"source": ""},
     "group_blank": {"group": "\t"},

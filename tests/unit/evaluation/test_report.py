@@ -90,7 +90,7 @@ def data():
             ),
         ),
         verdicts=({"suite": EVIL, "rows": 7, "failed": 0},),
-        near_twins={"near_twins": 4, "of": 100},
+        near_twins={"test_functions": 100, "with_near_twin": 4, "share": 0.04, "jaccard": 0.7},
         export="store/export/x",
         index="store/index/y",
         notes=(EVIL,),
@@ -165,7 +165,7 @@ def test_report_json_has_the_keys_that_programs_read(tmp_path, data):
     assert (report["export"], report["index"]) == ("store/export/x", "store/index/y")
     assert report["selection"]["chosen"] == "step-000200"
     assert report["skipped"]["test"] == {"similarity": "3 pieces, 10 are needed"}
-    assert report["near_twins"]["near_twins"] == 4
+    assert report["near_twins"]["with_near_twin"] == 4
 
 
 def test_what_was_left_out_is_said(tmp_path, data):

@@ -80,24 +80,70 @@ def kept():
     }  # fmt: skip
 
 
-def test_the_view_by_name_blanks_the_name_and_takes_what_has_no_docstring() -> None:
+def test_the_view_by_name_takes_name_and_comments_out_of_what_has_no_docstring() -> None:
     pairs, dropped = pairs_of(
         '''
         def parseHTTPDate_v2(text):
-            return parseHTTPDate_v2(text)
+            # RFC 9110 wants GMT
+            when = strptime(text)  # stays: no line of its own
+            #: the zone
+            return parseHTTPDate_v2(when)
         def documented_one():
             """With a docstring."""
             return 1
+        class HTTPCache:
+            def drop_old(self):
+                return 1
         def short():
             return 1
         ''',
         views=("docstring", "name"),
     )
     assert [(pair.view, pair.x, pair.y) for pair in pairs] == [
-        ("name", "parse http date v 2", "def _(text):\n    return parseHTTPDate_v2(text)"),
+        (
+            "name",
+            "parse http date v 2 RFC 9110 wants GMT the zone",
+            "def _(text):\n    when = strptime(text)  # stays: no line of its own\n    return parseHTTPDate_v2(when)",
+        ),
         ("docstring", "With a docstring.", "def documented_one():\n    return 1"),
+        ("name", "http cache drop old", "def _(self):\n    return 1"),
     ]
-    assert dropped == {"no_doc": 2, "has_doc": 1, "short_name": 1}
+    assert dropped == {"no_doc": 3, "has_doc": 1, "short_name": 1}
+
+
+def test_the_view_of_a_class_leaves_out_what_its_functions_do() -> None:
+    pairs, dropped = pairs_of(
+        '''
+        class Pool(Base):
+            """Keeps connections open.
+
+            And more.
+            """
+            size = 8
+            @property
+            def free(self) -> int:
+                """How many are free."""
+                def inner():
+                    return 1
+                return inner()
+            class Lock:
+                def take(self):
+                    return 2
+            def close(self): self.open = False
+        class Bare:
+            x = 1
+        ''',
+        views=("class",),
+    )
+    assert [(pair.x, pair.y, pair.line) for pair in pairs] == [
+        (
+            "Keeps connections open.",
+            "class Pool(Base):\n    size = 8\n    @property\n    def free(self) -> int:\n    class Lock:\n"
+            "        def take(self):\n            return 2\n    def close(self):",
+            2,
+        )
+    ]
+    assert dropped == {"no_doc": 2}
 
 
 def test_two_thousand_levels_do_not_exhaust_the_stack() -> None:

@@ -12,11 +12,13 @@ from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import StageConfig
 
+VIEWS = {"code": "docstring", "text": "neighbour"}
+
 
 def make_pair(kind: str, number: int, x: str, y: str) -> dict[str, object]:
     row = dict.fromkeys(PAIRS.names, "") | {"line": 1, "position": 0, "generation": 0, "licence": None}
     hashes = {"x_hash": text_hash(x), "y_hash": text_hash(y), "document_id": f"document {number // 3}"}
-    return row | hashes | {"id": row_id(kind, str(number)), "kind": kind, "x": x, "y": y}
+    return row | hashes | {"id": row_id(kind, str(number)), "kind": kind, "view": VIEWS[kind], "x": x, "y": y}
 
 
 def make_curated(store: Store, rows: dict[str, list[dict[str, object]]]) -> Artifact:

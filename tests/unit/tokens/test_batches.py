@@ -130,11 +130,11 @@ def test_shares_follow_the_mixture_and_add_up(mixture: dict[str, float], batch_s
     assert all(abs(share - batch_size * mixture[kind] / total) < 1 + 1e-6 for kind, share in plan.shares.items())
 
 
-def test_a_kind_without_rows_leaves_its_share_to_the_others() -> None:
+def test_a_view_without_rows_leaves_its_share_to_the_others() -> None:
     plan = BatchPlan(sizes={"code": 50}, mixture={"code": 0.7, "text": 0.3}, batch_size=8, seed=0, digest="")
     assert plan.shares == {"code": 8}
     assert plan.epochs(25) == {"code": 4.0}
-    with pytest.raises(UserError, match="no kind of pair has both rows and weight"):
+    with pytest.raises(UserError, match="no view has both rows and weight"):
         BatchPlan(sizes={"text": 50}, mixture={"code": 1.0}, batch_size=8, seed=0, digest="")
 
 

@@ -44,9 +44,9 @@ def inputs(tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, 
 def test_every_pair_is_there_once_in_id_order(inputs: tuple[Store, Artifact, Artifact], rows: dict[str, list[Row]]) -> None:
     shards = write_shards(*inputs, CONFIG)
     tokenizer = PairTokenizer.load(inputs[2].part_folder())
-    assert [part.label for part in shards.manifest.parts] == ["train-code", "train-text", "validation-code"]
+    assert [part.label for part in shards.manifest.parts] == ["train-docstring", "train-neighbour", "validation-docstring"]
     expected = sorted((row for row in rows["train"] if row["kind"] == "code"), key=lambda row: str(row["id"]))
-    dataset = TokenDataset.open(shards, "train-code")
+    dataset = TokenDataset.open(shards, "train-docstring")
     got = dataset.rows(np.arange(len(dataset)))
     assert len(dataset) == N_CODE
     for side, ids, length in (("x", got.x_ids, 8), ("y", got.y_ids, 16)):
@@ -59,23 +59,23 @@ def test_every_pair_is_there_once_in_id_order(inputs: tuple[Store, Artifact, Art
 
 def test_files_are_plain_uncompressed_and_full(inputs: tuple[Store, Artifact, Artifact]) -> None:
     shards = write_shards(*inputs, CONFIG)
-    part = shards.part("train-code")
+    part = shards.part("train-docstring")
     assert [(file.name, file.rows) for file in part.files] == [
         ("shard-00000.arrow", 60),
         ("shard-00001.arrow", 60),
         ("shard-00002.arrow", 10),
     ]
     before = pa.total_allocated_bytes()
-    table = pa.ipc.open_file(pa.memory_map(str(shards.part_folder("train-code") / "shard-00000.arrow"))).read_all()
+    table = pa.ipc.open_file(pa.memory_map(str(shards.part_folder("train-docstring") / "shard-00000.arrow"))).read_all()
     assert table.schema == TOKENS and pa.total_allocated_bytes() == before
 
 
 def test_facts_count_tokens_and_cuts(inputs: tuple[Store, Artifact, Artifact]) -> None:
     shards = write_shards(*inputs, CONFIG)
     tokenizer = PairTokenizer.load(inputs[2].part_folder())
-    dataset = TokenDataset.open(shards, "train-code")
+    dataset = TokenDataset.open(shards, "train-docstring")
     got = dataset.rows(np.arange(N_CODE))
-    facts = shards.part("train-code").facts
+    facts = shards.part("train-docstring").facts
     assert (facts["rows"], facts["x_tokens"]) == (N_CODE, sum(map(len, got.x_ids)))
     assert facts["y_tokens"] == sum(map(len, got.y_ids))
     full = [len(ids) == 16 and ids[-1] == tokenizer.y_close for ids in got.y_ids]
@@ -84,7 +84,7 @@ def test_facts_count_tokens_and_cuts(inputs: tuple[Store, Artifact, Artifact]) -
 
 
 def test_rows_come_in_the_order_asked_for_across_shards(inputs: tuple[Store, Artifact, Artifact]) -> None:
-    dataset = TokenDataset.open(write_shards(*inputs, CONFIG), "train-code")
+    dataset = TokenDataset.open(write_shards(*inputs, CONFIG), "train-docstring")
     every = dataset.rows(np.arange(N_CODE))
     wanted = np.random.default_rng(0).permutation(N_CODE)
     some = dataset.rows(wanted)
@@ -102,7 +102,7 @@ def test_rows_may_lie_beside_their_neighbours_in_the_file(
     for number, row in enumerate(rows["train"]):
         row |= {"source": f"s{number % 2}", "path": f"p{number % 5}", "line": 1000 - number}
     shards = write_shards(*made(tmp_path, curated_of, rows), CONFIG.model_copy(update={"order": "path"}))
-    dataset = TokenDataset.open(shards, "train-code")
+    dataset = TokenDataset.open(shards, "train-docstring")
     expected = sorted(
         (row for row in rows["train"] if row["kind"] == "code"), key=lambda row: (row["source"], row["path"], row["line"])
     )
@@ -137,7 +137,7 @@ def test_the_test_split_stays_closed(inputs: tuple[Store, Artifact, Artifact]) -
     labels = [part.label for part in write_shards(*inputs, CONFIG).manifest.parts]
     assert not [label for label in labels if label.startswith("test")]
     opened = write_shards(*inputs, CONFIG.model_copy(update={"splits": SPLITS}))
-    assert opened.manifest.parts[-1].label == "test-code"
+    assert opened.manifest.parts[-1].label == "test-docstring"
 
 
 def test_progress_counts_pairs(inputs: tuple[Store, Artifact, Artifact]) -> None:
@@ -158,5 +158,5 @@ def test_a_changed_byte_is_found(inputs: tuple[Store, Artifact, Artifact]) -> No
 
 
 def test_an_unknown_label_lists_those_that_there_are(inputs: tuple[Store, Artifact, Artifact]) -> None:
-    with pytest.raises(UserError, match="train-code, train-text, validation-code"):
+    with pytest.raises(UserError, match="train-docstring, train-neighbour, validation-docstring"):
         TokenDataset.open(write_shards(*inputs, CONFIG), "train-prose")
