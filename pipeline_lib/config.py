@@ -269,7 +269,11 @@ class TrainConfig(OptimizerConfig):
     temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
     min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
     token_dropout: float = Field(
-        0.0, description="Share of the text's tokens left out of each sample at random, never a delimiter.", ge=0, lt=1
+        0.0,
+        description="Mean share of a text's tokens left out at random, never a delimiter; a text's own share is drawn evenly"
+        " from 0 to twice this.",
+        ge=0,
+        le=0.5,
     )
     block_rows: int = Field(256, description="Consecutive rows of the shards that stay together in the order.", ge=1)
     window_blocks: int = Field(4096, description="Blocks that are shuffled row by row; of all: a full shuffle.", ge=1)

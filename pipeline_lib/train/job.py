@@ -17,7 +17,7 @@ from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.files import digest_of
 
-TRAIN = Stage(name="train", version=1)
+TRAIN = Stage(name="train", version=2)
 PRETRAIN = Stage(name="pretrain", version=1)
 
 EVENT_MARK = "@@"

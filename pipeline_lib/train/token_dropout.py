@@ -19,14 +19,15 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def drop_tokens(ids: Sequence[np.ndarray], rows_N: np.ndarray, share: float, stream: tuple[object, ...]) -> list[np.ndarray]:
-    """The sequences with `share` of their inner tokens left out on average.
+    """The sequences with `share` of their inner tokens left out on average, each with a share of its own.
 
+    A text's share is drawn evenly from 0 to twice `share`, so that some are seen nearly whole, as all are outside of training.
     The first and last token, the delimiters, always stay; a text that would lose all its tokens keeps them all.
 
     Args:
         ids: token ids with both delimiters.
         rows_N: each sequence's row in its dataset.
-        share: 0 to 1, of the inner tokens.
+        share: 0 to 0.5, of the inner tokens.
         stream: what else the choice depends on: seed, step, kind, side.
     """
     if share == 0.0 or not ids:
@@ -35,7 +36,9 @@ def drop_tokens(ids: Sequence[np.ndarray], rows_N: np.ndarray, share: float, str
     lengths_N = np.array([len(sequence) for sequence in ids])
     starts_N = np.cumsum(lengths_N) - lengths_N
     positions_T = np.arange(len(flat_T)) - np.repeat(starts_N, lengths_N)
-    keep_T = _uniform(np.repeat(_sample_keys(rows_N, stream), lengths_N), positions_T) >= share
+    keys_N = _sample_keys(rows_N, stream)
+    share_N = 2 * share * _uniform(keys_N, np.full(len(ids), -1))  # drawn at a place that no token has
+    keep_T = _uniform(np.repeat(keys_N, lengths_N), positions_T) >= np.repeat(share_N, lengths_N)
     keep_T[starts_N] = keep_T[starts_N + lengths_N - 1] = True
     kept_N = np.add.reduceat(keep_T, starts_N, dtype=np.int64)
     keep_T |= np.repeat(kept_N <= 2, lengths_N)

@@ -17,7 +17,7 @@ def wrap(bodies: list[list[int]]) -> list[np.ndarray]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(texts, st.floats(0, 0.99), st.integers(0, 1000))
+@given(texts, st.floats(0, 0.5), st.integers(0, 1000))
 def test_delimiters_stay_and_no_text_is_emptied(bodies: list[list[int]], share: float, step: int) -> None:
     ids = wrap(bodies)
     kept = drop_tokens(ids, np.arange(len(ids)), share, (step,))
@@ -45,9 +45,11 @@ def test_the_share_is_met_and_other_streams_differ() -> None:
     ids, rows = wrap([list(range(100))] * 400), np.arange(400)
     first, second = (drop_tokens(ids, rows, 0.3, (1, step, "code", "y")) for step in (0, 1))
     lost = 1 - np.mean([len(sequence) - 2 for sequence in first]) / 100
-    assert abs(lost - 0.3) < 0.012  # five standard errors of 40,000 draws
-    assert sum(np.array_equal(a, b) for a, b in zip(first, second, strict=True)) == 0
-    assert len({tuple(sequence.tolist()) for sequence in first}) == 400
+    assert abs(lost - 0.3) < 0.045  # five standard errors of 400 shares
+    shares = 1 - np.array([len(sequence) - 2 for sequence in first]) / 100
+    assert shares.min() < 0.05 and shares.max() > 0.5 and 0.15 < shares.std() < 0.21, "not evenly from 0 to 0.6"
+    assert sum(np.array_equal(a, b) for a, b in zip(first, second, strict=True)) < 10  # both nearly whole
+    assert len({tuple(sequence.tolist()) for sequence in first}) > 380
     positions = np.bincount(np.concatenate(first), minlength=100)[:100] / 400
     assert positions.min() > 0.55, "a position is dropped more often than the others"
 
