@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,19 @@ def _write_beside(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with os.fdopen(handle, "wb") as stream:
+        os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would keep a report from whoever shares the folder
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     return Path(name)
+
+
+@cache
+def _umask() -> int:
+    """What this process began with; asking for it sets it for a moment, so that it is asked once."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def sync_folder(folder: Path) -> None:
