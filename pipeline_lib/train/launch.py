@@ -30,6 +30,7 @@ from pipeline_lib.progress import Progress, silent
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Job, checkpoint_labels, exclusive, parse_event, part_key
 
 SAVE_GRACE_SECONDS = 20.0
+MEETING = "meeting-"  # where the processes of one attempt find each other, and their temporary files
 HEARTBEAT_SECONDS = 0.5
 WAIT_POLICY = "PASSIVE"  # threads that spin at a barrier took four times the CPU of the work on a shared machine
 TAIL_LINES = 30
@@ -220,7 +221,9 @@ class Supervisor:
 
     def _attempt(self) -> Attempt:
         attempt = Attempt()
-        with tempfile.TemporaryDirectory(prefix="cpt-train-") as meeting:
+        for left in self.job.folder.glob(f"{MEETING}*"):  # by a launcher that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=MEETING, dir=self.job.folder) as meeting:
             child = start_child(self._command(Path(meeting)), self._environment(meeting), subprocess.PIPE)
             try:
                 self._listen(child, attempt)
@@ -242,6 +245,7 @@ class Supervisor:
     def _environment(self, meeting: str) -> dict[str, str]:
         return {
             "CPT_MEETING_FOLDER": meeting,
+            "TMPDIR": meeting,
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(trainer_threads(self.job.config)),
             "OMP_WAIT_POLICY": WAIT_POLICY,
