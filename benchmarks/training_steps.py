@@ -28,7 +28,7 @@ from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.tokens.tokenizer import PairTokenizer, side_tokenizer_json
 
 DIRECTIONS = ("query_to_doc", "doc_to_query")  # the peer's loss made symmetric, as ours is
-PEER_MINI_BATCH = 64  # the fastest of 32, 64 and 128 on 2 cores
+PEER_MINI_BATCH = 64
 PEER_MINI_BATCH_TOKENS = 4096
 
 
