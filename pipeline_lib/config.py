@@ -39,6 +39,21 @@ class StageConfig(BaseModel):
         return fields
 
 
+class ReadLimits(StageConfig):
+    """How much of an unknown hand's file is read before it is refused."""
+
+    max_text_bytes: int = Field(2_000_000, description="Longest text of one record, page or member (bytes).", gt=0)
+    max_expanded_bytes: int = Field(
+        64 * 1024**3, description="A compressed file is read no further than this (bytes after decompression).", gt=0
+    )
+    max_expansion: float = Field(
+        1_000.0, description="Nor further than this many times its own size, of which a thousandfold is a bomb.", gt=1
+    )
+    max_members: int = Field(1_000_000, description="Members, records or pages read of one file.", gt=0)
+    max_depth: int = Field(200, description="Deepest nesting of markup that is followed.", gt=0)
+    seconds_per_text: float = Field(20.0, description="A text that takes longer to read is refused (seconds).", gt=0)
+
+
 class SourceConfig(StageConfig):
     """Where the raw dump lies and how it is cut into bundles, the units of parallel extraction."""
 
@@ -54,6 +69,7 @@ class SourceConfig(StageConfig):
         " than half of it (bytes).",
         gt=0,
     )
+    limits: ReadLimits = ReadLimits()
 
 
 class CodePairsConfig(StageConfig):

@@ -15,8 +15,9 @@ from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, text_pairs
 from pipeline_lib.sources.bundles import Bundle
+from pipeline_lib.sources.readers import reader_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText, read_source
-from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 
 STAGE = Stage(name="extract", version=2)
 
@@ -65,7 +66,7 @@ def probe_file(file: SourceFile, work: ExtractWork) -> None:
 
 def kind_of(file: SourceFile) -> Kind:
     """Whether a file is code or prose."""
-    return "code" if file.form == "python" else "text"
+    return "code" if file.form in CODE_FORMS else "text"
 
 
 def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> Part:
@@ -84,10 +85,25 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
     """Add a file's documents and pairs to the rows, or the reason why there are none."""
     rows.facts["files"] += 1
     rows.facts["bytes"] += file.bytes
-    if file.form == "python" and is_test_path(file.path):
+    reader = reader_of(file.form)
+    if reader is not None:
+        for found in reader(file, work.source.limits):
+            if not _is_test(found.file, rows):
+                _extract_text(found.file, found.content, work.extract, rows)
+    elif not _is_test(file, rows):
+        source = read_source(file.place, work.source.max_file_bytes, file.sha256, python=file.form == "python")
+        _extract_text(file, source, work.extract, rows)
+
+
+def _is_test(file: SourceFile, rows: Rows) -> bool:
+    """Whether a file holds tests, by its name: it is counted and not even read."""
+    if file.form in CODE_FORMS and is_test_path(file.path):
         rows.dropped["file_of_tests"] += 1
-        return
-    source = read_source(file.place, work.source.max_file_bytes, file.sha256, python=file.form == "python")
+        return True
+    return False
+
+
+def _extract_text(file: SourceFile, source: SourceText | Refusal, config: ExtractConfig, rows: Rows) -> None:
     if isinstance(source, Refusal):
         if source.reason in _DROPS:
             rows.dropped[source.reason] += 1
@@ -95,10 +111,10 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
             rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
     elif not source.text.strip():
         rows.dropped["file_empty"] += 1
-    elif file.form == "python":
-        _extract_code(file, source, work.extract, rows)
+    elif file.form in CODE_FORMS:
+        _extract_code(file, source, config, rows)
     else:
-        _extract_prose(file, source, work.extract, rows)
+        _extract_prose(file, source, config, rows)
 
 
 def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:

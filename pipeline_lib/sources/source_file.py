@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline_lib.artifact import Record
 
-Form = Literal["python", "markdown", "restructuredtext", "plain", "metadata"]
+CodeForm = Literal["python", "javascript", "java", "go", "php", "ruby"]
+ProseForm = Literal["markdown", "restructuredtext", "plain", "html", "metadata"]
+# files that hold many texts, each read by a reader of its own: see readers.py
+ContainerForm = Literal["warc", "mediawiki", "json_lines", "parquet", "archive", "git", "code_search_net"]
+Form = Literal[CodeForm, ProseForm, ContainerForm]
+
+CODE_FORMS: frozenset[str] = frozenset(get_args(CodeForm))
 
 _FORMS: dict[str, Form] = {
     ".py": "python",
@@ -47,6 +53,6 @@ def form_of(path: str) -> Form | None:
     form = _FORMS.get(f".{suffix.lower()}") if dot and stem else None
     if form is None and name.upper() == "README":
         return "plain"
-    if form is not None and form != "python" and _NOT_PROSE.match(name):
+    if form is not None and form not in CODE_FORMS and _NOT_PROSE.match(name):
         return None
     return form
