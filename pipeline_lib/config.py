@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline_lib.filter_config import FilterConfig
 from pipeline_lib.stage_config import StageConfig, operational
 
 Language = Literal["python"]
@@ -81,6 +82,12 @@ class TextPairsConfig(StageConfig):
     min_letter_share: float = Field(
         0.6, description="Pieces with a smaller share of letters among their characters but spaces are no prose.", ge=0, le=1
     )
+    max_word_overlap: float = Field(
+        1.0,
+        description="Pairs whose x and y share more of their different words (Jaccard similarity) are dropped as `similar`.",
+        ge=0,
+        le=1,
+    )
     max_pairs_per_document: int = Field(64, description="At most this many pairs of one document, spread over it evenly.", ge=1)
 
     @model_validator(mode="after")
@@ -95,6 +102,7 @@ class ExtractConfig(StageConfig):
 
     code: CodePairsConfig = CodePairsConfig()
     text: TextPairsConfig = TextPairsConfig()
+    filters: FilterConfig = FilterConfig()
     generation: int = Field(0, description="The growth of the data set that these pairs belong to.", ge=0)
     workers: int = operational(0, description="Dask worker processes; 0: one a core.", ge=0)
     worker_memory_bytes: int = operational(2 * 1024**3, description="Memory limit of one Dask worker (bytes).", gt=0)

@@ -9,6 +9,7 @@ from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
 from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
+from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
 from pipeline_lib.pairs.languages import Doc, rules_of
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
@@ -111,10 +112,17 @@ def _extract_text(file: SourceFile, source: SourceText | Refusal, config: Extrac
             rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
     elif not source.text.strip():
         rows.dropped["file_empty"] += 1
+    elif reason := document_drop(_as_document(file, source.text), config.filters):
+        rows.dropped[reason] += 1
     elif file.form in CODE_FORMS:
         _extract_code(file, source, config, rows)
     else:
         _extract_prose(file, source, config, rows)
+
+
+def _as_document(file: SourceFile, text: str) -> Document:
+    prose = description(text)[0] if file.form == "metadata" else text
+    return Document(prose, "code" if file.form in CODE_FORMS else "prose", file.licence)
 
 
 def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
@@ -160,7 +168,10 @@ def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractCo
     if not sections:
         return
     text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
-    language = prose_language(text)
+    if file.form in CODE_FORMS and (reason := document_drop(Document(text, "docstrings"), config.filters)):
+        rows.dropped[reason] += 1
+        return
+    language = identify_language(text) if config.filters.languages else prose_language(text)
     document = rows.add_document(file, "text", language, text)
     for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped)):
         rows.add_text_pair(file, document, language, position, pair)

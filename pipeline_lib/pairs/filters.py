@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pipeline_lib.config import CodePairsConfig, TextPairsConfig
 from pipeline_lib.pairs.candidates import Candidate
 
 CodeRule = tuple[str, Callable[[Candidate, CodePairsConfig], bool]]
-TextRule = tuple[str, Callable[[str, str, TextPairsConfig], bool]]
+
+
+class TextRule(NamedTuple):
+    """A rule for two neighbouring pieces."""
+
+    name: str
+    drops: Callable[[str, str, TextPairsConfig], bool]
+    reason: str
+
 
 _TEST_PATH = re.compile(r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*\.py|[^/]*_test\.py)(?:/|$)")
 
@@ -38,9 +47,18 @@ CODE_RULES: tuple[CodeRule, ...] = (
 )
 
 TEXT_RULES: tuple[TextRule, ...] = (
-    ("not_text", lambda x, y, _: has_control_bytes(x) or has_control_bytes(y)),
-    ("not_prose", lambda x, y, config: min(letter_share(x), letter_share(y)) < config.min_letter_share),
-    ("same_text", lambda x, y, _: x == y),
+    TextRule("not_text", lambda x, y, _: has_control_bytes(x) or has_control_bytes(y), "control characters"),
+    TextRule(
+        "not_prose",
+        lambda x, y, config: min(letter_share(x), letter_share(y)) < config.min_letter_share,
+        "tables and listings of numbers",
+    ),
+    TextRule("same_text", lambda x, y, _: x == y, "nothing to tell apart"),
+    TextRule(
+        "similar",
+        lambda x, y, config: config.max_word_overlap < 1 and word_overlap(x, y) > config.max_word_overlap,
+        "the same words again: boilerplate, or a template filled in twice",
+    ),
 )
 
 
@@ -54,9 +72,9 @@ def code_drop(candidate: Candidate, config: CodePairsConfig) -> str | None:
 
 def text_drop(x: str, y: str, config: TextPairsConfig) -> str | None:
     """The reason to drop a pair of pieces, or None to keep it."""
-    for reason, applies in TEXT_RULES:
-        if applies(x, y, config):
-            return reason
+    for rule in TEXT_RULES:
+        if rule.drops(x, y, config):
+            return rule.name
     return None
 
 
@@ -75,6 +93,13 @@ def letter_share(text: str) -> float:
     data = text.encode("utf-8", "surrogatepass")
     solid = len(data.translate(None, _SPACES))
     return len(data.translate(None, _NO_LETTERS)) / solid if solid else 0.0
+
+
+def word_overlap(x: str, y: str) -> float:
+    """Jaccard similarity of the sets of words of two texts, whatever their case."""
+    x_words, y_words = set(x.lower().split()), set(y.lower().split())
+    either = len(x_words | y_words)
+    return len(x_words & y_words) / either if either else 1.0
 
 
 def has_control_bytes(text: str) -> bool:
