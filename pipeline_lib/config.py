@@ -279,7 +279,11 @@ class TrainConfig(OptimizerConfig):
     )
     block_rows: int = Field(256, description="Consecutive rows of the shards that stay together in the order.", ge=1)
     window_blocks: int = Field(4096, description="Blocks that are shuffled row by row; of all: a full shuffle.", ge=1)
-    mask_same_document: bool = Field(False, description="Leave other pairs of the same document out of the negatives.")
+    mask_same_document: tuple[str, ...] = Field(
+        (),
+        description="Views of which other pairs of the same document are no negatives: pieces of one text are all near each"
+        " other. Functions of one file are the hardest negatives that there are.",
+    )
     checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     activation_bytes: int = operational(
         2 * 1024**3,

@@ -34,9 +34,10 @@ def demo() -> RunConfig:
         shards=ShardConfig(max_x_tokens=96, max_y_tokens=128, order="path", splits=("train",)),
         model=ModelConfig(start="lexical", layers=1, width=512, heads=4, inner=128, positions=160),
         train=TrainConfig(
-            steps=300,
+            steps=240,
             batch_size=1024,
             mixture={"docstring": 0.65, "name": 0.15, "class": 0.08, "neighbour": 0.12},
+            mask_same_document=("neighbour",),
             block_rows=16,
             window_blocks=1,
             token_dropout=0.3,

@@ -85,7 +85,7 @@ def _pair(chance: random.Random, kind: str, number: int) -> dict[str, Any]:
     return {
         "id": row_id(kind, x, y),
         "kind": kind,
-        "view": "docstring",
+        "view": "docstring" if kind == "code" else "neighbour",
         "x": x,
         "y": y,
         "x_hash": text_hash(x),

@@ -124,17 +124,18 @@ class ContrastiveObjective:
         x_ids: list[np.ndarray] = []
         y_ids: list[np.ndarray] = []
         found: list[TokenRows] = []
+        documents: list[np.ndarray] = []
         share, seed = self.config.token_dropout, self.config.seed
         for view, rows_n in self.rows.plan.rows(step).items():
             rows = self.rows.datasets[view].rows(rows_n)
             x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"))
             y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"))
             found.append(rows)
-        x_B, y_B, document_B = (
-            torch.from_numpy(np.concatenate([getattr(rows, name) for rows in found]))
-            for name in ("x_hash", "y_hash", "document_hash")
-        )
-        return Batch(x_ids, y_ids, PairHashes(x_B, y_B, document_B if self.config.mask_same_document else None))
+            masked = view in self.config.mask_same_document
+            documents.append(rows.document_hash if masked else np.arange(len(x_ids) - len(rows_n), len(x_ids)))
+        x_B, y_B = (torch.from_numpy(np.concatenate([getattr(rows, name) for rows in found])) for name in ("x_hash", "y_hash"))
+        document_B = torch.from_numpy(np.concatenate(documents)) if self.config.mask_same_document else None
+        return Batch(x_ids, y_ids, PairHashes(x_B, y_B, document_B))
 
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient; both towers are one pass over micro-batches of similar length."""

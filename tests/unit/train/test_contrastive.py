@@ -1,0 +1,43 @@
+"""What a batch holds against what: the hashes that the loss masks by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import tiny_config, write_inputs, write_job
+
+from pipeline_lib.model.loss import contrastive_loss
+from pipeline_lib.train.contrastive import ContrastiveObjective
+from pipeline_lib.train.distributed import Ranks
+
+
+def objective(root: Path, **changes: object) -> ContrastiveObjective:
+    store, inputs = write_inputs(root)
+    job = write_job(store, inputs, tiny_config(batch_size=48, **changes))
+    return ContrastiveObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
+
+
+def test_only_pieces_of_one_document_are_spared_each_other(tmp_path: Path) -> None:
+    made = objective(tmp_path, mask_same_document=("neighbour",))
+    n_code = made.rows.plan.shares["docstring"]
+    document_B = made.read_batch(0).hashes.document_B
+    assert document_B is not None and len(document_B) == 48
+    code, text = document_B[:n_code], document_B[n_code:]
+    assert len(code.unique()) == n_code, "functions of one document are negatives of each other"
+    assert len(text.unique()) < len(text), "the tiny corpus has nine documents"
+    assert not set(code.tolist()) & set(text.tolist())
+
+
+@pytest.mark.parametrize("views", [(), ("neighbour",)])
+def test_the_mask_changes_the_loss_only_where_it_is_asked_for(tmp_path: Path, views: tuple[str, ...]) -> None:
+    made = objective(tmp_path, mask_same_document=views)
+    batch = made.read_batch(0)
+    generator = torch.Generator().manual_seed(0)
+    x_BD, y_BD = (torch.nn.functional.normalize(torch.randn(48, 8, generator=generator), dim=1) for _ in range(2))
+    bare = type(batch.hashes)(batch.hashes.x_B, batch.hashes.y_B)
+    with_mask, without = (
+        float(contrastive_loss(x_BD, y_BD, made.module.log_scale.detach(), hashes)) for hashes in (batch.hashes, bare)
+    )
+    assert (with_mask < without) if views else (with_mask == without)
