@@ -64,24 +64,31 @@ def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
     return SourceText(text, data)
 
 
-def _read_regular(place: str, max_bytes: int) -> bytes | Refusal:
+def open_regular(place: str) -> io.BufferedReader | Refusal:
+    """Open a regular file to read its bytes; never a link, a pipe or a device."""
     try:
         # O_NONBLOCK: a pipe that takes the file's place between listing and reading must not hang the worker
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        return Refusal("not_a_file", "neither a folder to walk nor a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def _read_regular(place: str, max_bytes: int) -> bytes | Refusal:
+    stream = open_regular(place)
+    if isinstance(stream, Refusal):
+        return stream
     try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            return Refusal("not_a_file", "neither a folder to walk nor a regular file")
-        if status.st_size > max_bytes:
-            return Refusal("file_too_large", f"{status.st_size} bytes, at most {max_bytes} are read")
-        with os.fdopen(handle, "rb", closefd=False) as stream:
+        with stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > max_bytes:
+                return Refusal("file_too_large", f"{size} bytes, at most {max_bytes} are read")
             data = stream.read(max_bytes + 1)
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
-    finally:
-        os.close(handle)
     if len(data) > max_bytes:
         return Refusal("file_too_large", f"grew while it was read, at most {max_bytes} bytes are")
     return data
