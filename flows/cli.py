@@ -33,7 +33,8 @@ app = typer.Typer(
 
 Preset = Annotated[str, typer.Option(help="The named configuration: demo or smoke.", show_default=False)]
 Source = Annotated[str, typer.Option(metavar="DIR", help="A folder of code and prose. Empty: this machine's own Python.")]
-Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the preset's name, or the folder's.")]
+Dump = Annotated[str, typer.Option(metavar="SPEC", help="A dump spec: a YAML list of sources, in place of --source.")]
+Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the preset's name, or the folder's or spec's.")]
 Steps = Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")]
 BatchSize = Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")]
 PretrainSteps = Annotated[int, typer.Option(help="Steps of causal language modelling first; -1: the preset's.")]
@@ -49,6 +50,7 @@ Split = Annotated[str, typer.Option(help="validation, or test.")]
 def run(
     preset: Preset,
     source: Source = "",
+    dump: Dump = "",
     name: Name = "",
     steps: Steps = 0,
     batch_size: BatchSize = 0,
@@ -73,7 +75,7 @@ def run(
 
 
 @app.command("build-dataset")
-def build_dataset(preset: Preset, source: Source = "", name: Name = "", workers: Workers = 0) -> None:
+def build_dataset(preset: Preset, source: Source = "", dump: Dump = "", name: Name = "", workers: Workers = 0) -> None:
     """Raw dump to token shards."""
     params = _run_params(locals())
 
@@ -86,7 +88,9 @@ def build_dataset(preset: Preset, source: Source = "", name: Name = "", workers:
 
 
 @app.command()
-def pretrain(preset: Preset, source: Source = "", name: Name = "", pretrain_steps: PretrainSteps = -1, seed: Seed = -1) -> None:
+def pretrain(
+    preset: Preset, source: Source = "", dump: Dump = "", name: Name = "", pretrain_steps: PretrainSteps = -1, seed: Seed = -1
+) -> None:
     """A causal language model on the training split, to start from."""
     params = _run_params(locals())
 
@@ -103,6 +107,7 @@ def pretrain(preset: Preset, source: Source = "", name: Name = "", pretrain_step
 def train(
     preset: Preset,
     source: Source = "",
+    dump: Dump = "",
     name: Name = "",
     steps: Steps = 0,
     batch_size: BatchSize = 0,
@@ -129,6 +134,7 @@ def evaluate(
     checkpoint: Checkpoint = "",
     split: Split = "validation",
     source: Source = "",
+    dump: Dump = "",
     name: Name = "",
 ) -> None:
     """Checkpoints and baselines on held-out packages."""
@@ -149,7 +155,7 @@ def evaluate(
 
 
 @app.command()
-def publish(preset: Preset, checkpoint: Checkpoint = "", source: Source = "", name: Name = "") -> None:
+def publish(preset: Preset, checkpoint: Checkpoint = "", source: Source = "", dump: Dump = "", name: Name = "") -> None:
     """Select, test, export, index and promote."""
     params = _run_params({key: value for key, value in locals().items() if key != "checkpoint"})
 
@@ -242,8 +248,9 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     from pipeline_lib.presets import preset
 
     preset(options["preset"])  # an unknown one is answered with those that there are
-    if options.get("source"):
-        options["source"] = os.path.abspath(options["source"])  # noqa: PTH100 - a string for JSON, links kept
+    for place in ("source", "dump"):
+        if options.get(place):
+            options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
     try:
         return RunParams(**options)
     except ValidationError as error:

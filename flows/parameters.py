@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,10 +28,15 @@ class RunParams(BaseModel):
         title="Source folder",
         description="A folder of code and prose on the machine that runs the flow. Empty: that machine's own Python.",
     )
+    dump: str = Field(
+        "",
+        title="Dump spec",
+        description="A YAML list of sources (reader, url, licence) on the machine that runs the flow, in place of a folder.",
+    )
     name: str = Field(
         "",
         title="Name",
-        description="Names the report's folder. Empty: the preset's name, or the source folder's.",
+        description="Names the report's folder. Empty: the preset's name, or the source folder's or dump spec's.",
         pattern=r"^([a-z0-9][a-z0-9_.-]*)?$",
     )
     steps: int = Field(0, title="Training steps", description="Optimizer steps; 0: as many as the preset says.", ge=0)
@@ -53,7 +59,13 @@ class RunParams(BaseModel):
     processes: int = Field(1, title="Trainer processes", description="torchrun processes: one a GPU, or one a socket.", ge=1)
 
     def resolve(self) -> RunConfig:
-        """The whole configuration: the preset's, with what was asked for in place."""
+        """The whole configuration: the preset's, with what was asked for in place.
+
+        Raises:
+            UserError: both a source folder and a dump spec are given.
+        """
+        if self.source and self.dump:
+            raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
         config = preset_config(self.preset)
         train: dict[str, Any] = {"processes": self.processes}
         train |= {"steps": self.steps} if self.steps else {}
@@ -62,7 +74,7 @@ class RunParams(BaseModel):
         pretrain = {"steps": self.pretrain_steps} if self.pretrain_steps >= 0 else {}
         update = {
             "name": self.name or self._default_name(config),
-            "source": config.source.model_copy(update={"folder": self.source}),
+            "source": config.source.model_copy(update={"folder": self.source, "dump": self.dump}),
             "extract": config.extract.model_copy(update={"workers": self.workers}),
             "train": config.train.model_copy(update=train),
             "pretrain": config.pretrain.model_copy(update=pretrain),
@@ -71,9 +83,9 @@ class RunParams(BaseModel):
         return RunConfig.model_validate(config.model_copy(update=update).model_dump())
 
     def _default_name(self, config: RunConfig) -> str:
-        if not self.source:
+        if not (self.source or self.dump):
             return config.name
-        last = self.source.rstrip("/").rsplit("/", 1)[-1].lower()
+        last = (self.source or PurePath(self.dump).stem).rstrip("/").rsplit("/", 1)[-1].lower()
         return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-") or config.name
 
 

@@ -41,6 +41,7 @@ class SourceConfig(StageConfig):
         description="A folder of code and prose; empty: this machine's own Python (standard library and runtime"
         " dependencies). Its content, not its place, names the work.",
     )
+    dump: str = operational("", description="A dump spec (YAML) that lists sources, in place of the folder.")
     max_file_bytes: int = Field(2_000_000, description="Larger files are dropped with reason `file_too_large` (bytes).", gt=0)
     max_bundle_bytes: int = Field(
         12_000_000,

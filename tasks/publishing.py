@@ -20,6 +20,7 @@ from pipeline_lib.model.export import export
 from pipeline_lib.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
+from pipeline_lib.sources.dump_spec import read_spec
 from tasks.ui import StageProgress, show_table, stage_task
 
 
@@ -87,6 +88,8 @@ def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> A
 def _data_sentence(config: RunConfig) -> str:
     if config.source.folder:
         return f"The folder {Path(config.source.folder).name}."
+    if config.source.dump:
+        return "; ".join(f"{source.name} ({source.licence})" for source in read_spec(config.source.dump)) + "."
     return "A Python installation: its standard library and the packages that this project depends on."
 
 

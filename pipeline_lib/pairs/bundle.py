@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from email.parser import HeaderParser
 
+from data_contracts.schemas import row_id
 from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
 from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig
 from pipeline_lib.pairs.code_pairs import code_pairs
@@ -16,8 +17,8 @@ from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, text_pairs
 from pipeline_lib.sources.bundles import Bundle
-from pipeline_lib.sources.readers import reader_of
-from pipeline_lib.sources.safe_open import Refusal, SourceText, read_source
+from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 
 STAGE = Stage(name="extract", version=2)
@@ -86,14 +87,18 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
     """Add a file's documents and pairs to the rows, or the reason why there are none."""
     rows.facts["files"] += 1
     rows.facts["bytes"] += file.bytes
-    reader = reader_of(file.form)
-    if reader is not None:
-        for found in reader(file, work.source.limits):
-            if not _is_test(found.file, rows):
-                _extract_text(found.file, found.content, work.extract, rows)
-    elif not _is_test(file, rows):
-        source = read_source(file.place, work.source.max_file_bytes, file.sha256, python=file.form == "python")
-        _extract_text(file, source, work.extract, rows)
+    if _is_test(file, rows):
+        return
+    for found in texts_of(file, work.source):
+        if not is_taken(found.file):
+            rows.dropped["not_sampled"] += 1
+        elif not _is_test(found.file, rows):
+            _extract_text(found.file, found.content, work.extract, rows)
+
+
+def is_taken(file: SourceFile) -> bool:
+    """Whether a text belongs to the share of its source that is taken: by the hash of its path, whatever else there is."""
+    return file.weight >= 1 or int(row_id(file.source, file.path)[:8], 16) < file.weight * 2**32
 
 
 def _is_test(file: SourceFile, rows: Rows) -> bool:

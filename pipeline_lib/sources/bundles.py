@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from pipeline_lib.artifact import Record, digest_of
 from pipeline_lib.config import SourceConfig
+from pipeline_lib.sources.dump_files import list_dump
+from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.sources.python_installation import list_python
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.source_tree import list_tree
@@ -29,7 +31,7 @@ class Bundle(Record):
 
 
 def list_bundles(config: SourceConfig) -> list[Bundle]:
-    """The bundles of a folder or, where none is named, of this machine's Python.
+    """The bundles of a dump spec or a folder or, where neither is named, of this machine's Python.
 
     Raises:
         UserError: the folder cannot be read or is empty; the project is not installed.
@@ -38,7 +40,9 @@ def list_bundles(config: SourceConfig) -> list[Bundle]:
 
 
 def list_files(config: SourceConfig) -> list[SourceFile]:
-    """The files of a folder or, where none is named, of this machine's Python."""
+    """The files of a dump spec or a folder or, where neither is named, of this machine's Python."""
+    if config.dump:
+        return list_dump(read_spec(config.dump))
     return list_tree(config.folder) if config.folder else list_python()
 
 

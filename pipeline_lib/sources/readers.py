@@ -2,16 +2,22 @@
 
 A reader yields what it finds as files of their own, in a fixed order, holding one text at a time. It raises nothing that an
 input can cause: what cannot be read comes out as a `Refusal` with the place where the trouble lies, and the rest is read.
+A reader with options declares them as a pydantic model `Options` in its module; it gets them checked, in `file.options`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from pipeline_lib.config import ReadLimits
-from pipeline_lib.sources.safe_open import Refusal, SourceText
+from pydantic import BaseModel
+
+from pipeline_lib.config import ReadLimits, SourceConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.sources.remote import local_copy
+from pipeline_lib.sources.safe_open import Refusal, SourceText, read_source
 from pipeline_lib.sources.source_file import Form, SourceFile
 
 
@@ -45,5 +51,49 @@ def reader_of(form: Form) -> Reader | None:
     if place is None:
         return None
     module, _, name = place.partition(":")
-    reader: Reader = getattr(import_module(module), name)
+    reader: Reader = getattr(_load(form, module), name)
     return reader
+
+
+def options_of(reader: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a reader, checked and complete: those of the pydantic model `Options` of its module.
+
+    Raises:
+        pydantic.ValidationError: an option is wrong.
+        UserError: the reader takes none, or cannot be loaded.
+    """
+    place = _READERS.get(reader)
+    options = None
+    if place is not None:
+        options = getattr(_load(reader, place.partition(":")[0]), "Options", None)
+    if options is None:
+        if given:
+            raise UserError(f"options: got {', '.join(map(str, given))}, but the reader {reader} takes none")
+        return {}
+    checked: BaseModel = options.model_validate(given)
+    return checked.model_dump(mode="json")
+
+
+def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[Found]:
+    """Every text of a file: of a container what its reader finds, else the file itself.
+
+    Raises:
+        TransientError: the file is not on this machine and its server did not answer.
+    """
+    with local_copy(file) as here:
+        reader = reader_of(file.form)
+        if isinstance(here, Refusal):
+            yield Found(file, here)
+        elif reader is None:
+            yield Found(file, read_source(here.place, config.max_file_bytes, here.sha256, python=file.form == "python"))
+        else:
+            yield from reader(here, config.limits)
+
+
+def _load(reader: str, module: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the reader {reader} needs {error.name}, which is not here: pip install 'cpt-factory[dumps]'"
+        ) from error

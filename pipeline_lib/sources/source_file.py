@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from pathlib import PurePosixPath
+from typing import Any, Literal, get_args
+
+from pydantic import Field
 
 from pipeline_lib.artifact import Record
 
@@ -22,6 +25,17 @@ _FORMS: dict[str, Form] = {
     ".rst": "restructuredtext",
     ".txt": "plain",
 }
+# read inside containers and where a dump spec says so; a plain folder is read for Python and prose
+_MORE_CODE: dict[str, Form] = {
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".cjs": "javascript",
+    ".jsx": "javascript",
+    ".java": "java",
+    ".go": "go",
+    ".php": "php",
+    ".rb": "ruby",
+}
 # No prose, or the same prose in every package: a licence that everybody ships would give thousands of equal pairs.
 _NOT_PROSE = re.compile(
     r"(?i)^(licen[cs]e|copying|notice|authors|contributors|thirdparty|third_party|patents|requirements|constraints"
@@ -32,18 +46,22 @@ _NOT_PROSE = re.compile(
 class SourceFile(Record):
     """One file to read. All but `place` is part of its identity, for all of it shows in the rows that are made."""
 
-    place: str  # absolute path on this machine
+    place: str  # absolute path on this machine, or a URL
     path: str  # inside the source, with forward slashes
     source: str
     group: str
     licence: str | None
     form: Form
     bytes: int
-    sha256: str  # of the content; empty where the file could not be read when it was listed
+    # of the content, or what stands for it: commit:ID of a repository, etag:DIGEST of a remote file; empty: unreadable
+    sha256: str
+    weight: float = 1.0  # share of its texts that are taken
+    options: dict[str, Any] = Field(default_factory=dict)  # of its reader, checked
 
     @property
-    def identity(self) -> list[str | None]:
-        return [self.source, self.path, self.group, self.licence, self.form, self.sha256]
+    def identity(self) -> list[Any]:
+        fields: list[Any] = [self.source, self.path, self.group, self.licence, self.form, self.sha256]
+        return [*fields, self.weight, self.options] if self.weight != 1.0 or self.options else fields
 
 
 def form_of(path: str) -> Form | None:
@@ -56,3 +74,8 @@ def form_of(path: str) -> Form | None:
     if form is not None and form not in CODE_FORMS and _NOT_PROSE.match(name):
         return None
     return form
+
+
+def member_form_of(path: str) -> Form | None:
+    """What a file of a container or of a dump spec's tree holds: all languages, not Python alone; None: it is not read."""
+    return form_of(path) or _MORE_CODE.get(PurePosixPath(path).suffix.lower())

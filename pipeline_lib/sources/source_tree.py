@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.source_file import SourceFile, form_of
+from pipeline_lib.sources.source_file import Form, SourceFile, form_of
 
 SKIPPED_FOLDERS = frozenset(
     {
@@ -43,8 +43,10 @@ def list_tree(folder: str) -> list[SourceFile]:
     return files
 
 
-def walk(root: str, skipped: frozenset[str] = SKIPPED_FOLDERS) -> Iterator[tuple[str, str]]:
-    """(place, path below the root) of every regular file that holds code or prose, sorted, without following links."""
+def walk(
+    root: str, skipped: frozenset[str] = SKIPPED_FOLDERS, wanted: Callable[[str], Form | None] = form_of
+) -> Iterator[tuple[str, str]]:
+    """(place, path below the root) of every regular file whose name is of a wanted form, sorted; links are not followed."""
     pending = [(root, "")]
     while pending:
         folder, prefix = pending.pop()
@@ -58,7 +60,7 @@ def walk(root: str, skipped: frozenset[str] = SKIPPED_FOLDERS) -> Iterator[tuple
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in skipped and not (Path(entry.path) / "pyvenv.cfg").exists():
                     folders.append((entry.path, f"{prefix}{entry.name}/"))
-            elif entry.is_file(follow_symlinks=False) and form_of(entry.name) is not None:
+            elif entry.is_file(follow_symlinks=False) and wanted(entry.name) is not None:
                 yield entry.path, prefix + entry.name
         pending.extend(reversed(folders))
 

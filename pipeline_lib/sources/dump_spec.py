@@ -1,0 +1,124 @@
+"""A dump spec: the sources of one data set, as a YAML list; each says where it lies, what reads it and under which licence.
+
+- name: wiki
+  reader: mediawiki
+  url: s3://dumps/enwiki-*.xml.bz2
+  licence: CC-BY-SA-4.0
+  weight: 0.5
+- reader: git
+  url: ../repositories/flask.git
+  licence: BSD-3-Clause
+  options: {revision: v3.0.0}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import Field, ValidationError
+
+from pipeline_lib.artifact import Record
+from pipeline_lib.errors import UserError
+from pipeline_lib.sources.readers import options_of
+from pipeline_lib.sources.source_file import ContainerForm
+
+# "tree": a folder of code and prose; "text": files that are one text each; else the container that each file is
+ReaderName = Literal["tree", "text", ContainerForm]
+
+
+class DumpSource(Record):
+    """One entry of a dump spec."""
+
+    reader: ReaderName = Field(description="What the files are, and so what reads them.")
+    url: str = Field(
+        description="A path, a glob or a URL of fsspec (s3://, gs://, file://). A relative path counts from the spec's folder.",
+        min_length=1,
+    )
+    licence: str = Field(
+        description="Of all texts that state none of their own, as an SPDX id; `unknown` where nobody can say.", min_length=1
+    )
+    weight: float = Field(
+        1.0, description="Share of the source's texts that are taken, by the hash of their path; 1: all.", gt=0, le=1
+    )
+    name: str = Field("", description="Names the source in every row. Empty: the last part of its URL.")
+    group: str = Field(
+        "", description="What a split may not cut through, for all its texts. Empty: their folder, repository, site or file."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="What its reader takes besides, such as `revision`.")
+
+
+def read_spec(place: str) -> list[DumpSource]:
+    """The sources of a dump spec, each with a name, its options checked by its reader and relative paths made absolute.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML list, or an entry is wrong: which one, what was got and expected.
+    """
+    spec = Path(place).expanduser()
+    entries = _entries(spec)
+    sources = [_source(spec, number, entry) for number, entry in enumerate(entries, start=1)]
+    numbers: dict[str, int] = {}
+    for number, source in enumerate(sources, start=1):
+        if (other := numbers.setdefault(source.name, number)) != number:
+            raise UserError(f"{spec}: entries {other} and {number} are both named {source.name!r}; give each a `name`")
+    return sources
+
+
+def _entries(spec: Path) -> list[Any]:
+    try:
+        content = yaml.safe_load(spec.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"dump spec {spec}: {error.strerror}; give a YAML file that lists the sources") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"dump spec {spec}: no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, list) or not content:
+        got = "nothing" if not content else f"a {type(content).__name__}"
+        raise UserError(f"dump spec {spec}: got {got}, expected a list of sources, each with reader, url and licence")
+    return content
+
+
+def _source(spec: Path, number: int, entry: Any) -> DumpSource:
+    where = f"dump spec {spec}: entry {number}"
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: got {entry!r}, expected a mapping with reader, url and licence")
+    try:
+        source = DumpSource.model_validate(entry)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first(error)}") from error
+    try:
+        options = options_of(source.reader, source.options)
+    except ValidationError as error:
+        raise UserError(f"{where}: options: {_first(error)}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    url = _absolute(source.url, spec.absolute().parent)
+    return source.model_copy(update={"url": url, "name": source.name or _name(url), "options": options})
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"{field}: is missing; expected {_known(field)}"
+    if first["type"] == "extra_forbidden":
+        return f"{field}: there is no such field; known are {', '.join(DumpSource.model_fields)}"
+    return f"{field}: got {first['input']!r}, expected: {first['msg'].removeprefix('Input should be ')}"
+
+
+def _known(field: str) -> str:
+    if field == "reader":
+        return f"one of {', '.join((*get_args(ReaderName),))}"
+    known = DumpSource.model_fields.get(field)
+    return (known.description if known and known.description else "a value").lower()
+
+
+def _absolute(url: str, folder: Path) -> str:
+    if "://" in url:
+        return url.removeprefix("file://")
+    return str(folder / Path(url).expanduser())
+
+
+def _name(url: str) -> str:
+    parts = [part for part in url.rstrip("/").split("/") if part and not any(c in part for c in "*?[")]
+    return parts[-1] if parts else "root"

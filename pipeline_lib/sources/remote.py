@@ -1,0 +1,107 @@
+"""Files that are not on this machine: listed through fsspec, and copied to a temporary file while they are read."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import IO, Any, NamedTuple
+
+from pipeline_lib.errors import TransientError, UserError
+from pipeline_lib.files import digest_of
+from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.source_file import SourceFile
+
+PIECE_BYTES = 1 << 20
+
+
+class RemoteFile(NamedTuple):
+    """One object of a bucket or the like."""
+
+    url: str
+    path: str  # below the listed folder, or the part of a glob's path that has no wild card
+    bytes: int
+    identity: str  # changes whenever the content does, as far as the server tells
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL that is not on this machine."""
+    return "://" in place
+
+
+def list_url(url: str) -> tuple[bool, list[RemoteFile]]:
+    """Whether the URL is a folder, and every file that it names, by path.
+
+    Raises:
+        UserError: there is no such scheme or nothing there, or its library or the right to read is missing.
+        TransientError: the server did not answer.
+    """
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        magic = any(c in path for c in "*?[")
+        folder = not magic and system.isdir(path)
+        details = system.glob(path, detail=True) if magic else system.find(path, detail=True)
+    except (ValueError, ImportError, FileNotFoundError, PermissionError) as error:
+        raise UserError(f"{url}: {error}; give a URL that can be read from here") from error
+    except Exception as error:
+        raise TransientError(f"{url}: listing failed: {type(error).__name__}: {error}") from error
+    root = _fixed(path) if magic else path if folder else path.rsplit("/", 1)[0]
+    files = [
+        RemoteFile(system.unstrip_protocol(name), name.removeprefix(root).lstrip("/"), int(info["size"] or 0), _identity(info))
+        for name, info in sorted(details.items())
+        if info["type"] == "file"
+    ]
+    return folder, files
+
+
+@contextmanager
+def local_copy(file: SourceFile) -> Iterator[SourceFile | Refusal]:
+    """The file with a place on this machine: itself, or a temporary copy of no more bytes than were listed.
+
+    Raises:
+        TransientError: the server did not answer.
+    """
+    if not is_remote(file.place):
+        yield file
+        return
+    suffix = "".join(PurePosixPath(file.path).suffixes[-2:])
+    with tempfile.NamedTemporaryFile(prefix="cpt-", suffix=suffix) as copy:
+        try:
+            refusal = _download(file, copy)
+        except (FileNotFoundError, PermissionError) as error:
+            refusal = Refusal("unreadable", f"{file.place}: {error}")
+        except Exception as error:
+            raise TransientError(f"{file.place}: reading failed: {type(error).__name__}: {error}") from error
+        yield refusal or file.model_copy(update={"place": copy.name, "sha256": ""})
+
+
+def _download(file: SourceFile, copy: IO[bytes]) -> Refusal | None:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(file.place)
+    system.invalidate_cache()
+    info = system.info(path)
+    if (got := _identity(info)) != file.sha256:
+        return Refusal("content_changed", f"is {got}, listed as {file.sha256}: list again")
+    left = file.bytes
+    with system.open(path, "rb") as stream:
+        while left and (piece := stream.read(min(PIECE_BYTES, left))):
+            copy.write(piece)
+            left -= len(piece)
+    copy.flush()
+    return Refusal("truncated", f"{file.bytes} bytes were listed, {left} are missing") if left else None
+
+
+def _identity(info: dict[str, Any]) -> str:
+    mark = next((info[name] for name in ("ETag", "etag", "md5Hash", "mtime", "created", "LastModified") if info.get(name)), "")
+    return "etag:" + digest_of([info["size"], str(mark)])
+
+
+def _fixed(pattern: str) -> str:
+    """The folders of a glob before its first wild card."""
+    parts = pattern.split("/")
+    first = next(index for index, part in enumerate(parts) if any(c in part for c in "*?["))
+    return "/".join(parts[:first])

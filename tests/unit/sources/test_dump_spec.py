@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipeline_lib.artifact import Store
+from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.pairs.bundle import ExtractWork, extract_file, is_taken
+from pipeline_lib.pairs.rows import Rows
+from pipeline_lib.sources.bundles import bundles_of, list_bundles, list_files
+from pipeline_lib.sources.dump_files import list_dump
+from pipeline_lib.sources.dump_spec import read_spec
+from pipeline_lib.sources.listing import write_listing
+from pipeline_lib.sources.readers import texts_of
+
+BODY = "def {name}(items):\n    '''Adds all numbers of a list.'''\n"
+BODY += "    total = 0\n    for i in items:\n        total += i\n    return total\n"
+
+
+def write(folder: Path, entries: Any) -> str:
+    path = folder / "dump.yaml"
+    path.write_text(entries if isinstance(entries, str) else yaml.safe_dump(entries))
+    return str(path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    for package in ("alpha", "beta"):
+        (folder / package / "node_modules").mkdir(parents=True)
+        (folder / package / "sums.py").write_text(BODY.format(name=package))
+        (folder / package / "main.go").write_text("package main\n")
+        (folder / package / "image.png").write_bytes(b"\x89PNG")
+        (folder / package / "node_modules" / "other.js").write_text("var a")
+    (folder / "README.md").write_text("Hello")
+    return folder
+
+
+def test_a_tree_a_glob_and_a_file_are_listed_with_their_content(tmp_path: Path, tree: Path) -> None:
+    for index in range(3):
+        (tmp_path / f"part-{index}.txt").write_text(f"text {index}")
+    spec = write(
+        tmp_path,
+        [
+            {"reader": "tree", "url": "tree", "licence": "MIT"},
+            {"reader": "text", "url": "part-*.txt", "licence": "CC0-1.0", "name": "parts", "weight": 0.5},
+            {"reader": "text", "url": f"file://{tmp_path}/part-1.txt", "licence": "CC0-1.0", "group": "one"},
+        ],
+    )
+    files = list_files(SourceConfig(dump=spec))
+    assert [(f.source, f.group, f.path, f.form) for f in files] == [
+        ("tree", "tree", "README.md", "markdown"),
+        ("tree", "alpha", "alpha/main.go", "go"),
+        ("tree", "alpha", "alpha/sums.py", "python"),
+        ("tree", "beta", "beta/main.go", "go"),
+        ("tree", "beta", "beta/sums.py", "python"),
+        ("parts", "part-0.txt", "part-0.txt", "plain"),
+        ("parts", "part-1.txt", "part-1.txt", "plain"),
+        ("parts", "part-2.txt", "part-2.txt", "plain"),
+        ("part-1.txt", "one", "part-1.txt", "plain"),
+    ]
+    assert [f.licence for f in files[-2:]] == ["CC0-1.0"] * 2 and files[5].weight == 0.5
+    assert all(f.sha256 == hashlib.sha256(Path(f.place).read_bytes()).hexdigest() for f in files)
+
+
+def test_moving_a_dump_changes_no_digest_and_a_changed_weight_does(tmp_path: Path, tree: Path) -> None:
+    entries = [{"reader": "tree", "url": "tree", "licence": "MIT"}]
+    (tmp_path / "elsewhere").mkdir()
+    here = [bundle.digest for bundle in list_bundles(SourceConfig(dump=write(tmp_path, entries)))]
+    tree.rename(tmp_path / "elsewhere" / "tree")
+    assert [b.digest for b in list_bundles(SourceConfig(dump=write(tmp_path / "elsewhere", entries)))] == here
+    entries[0] |= {"weight": 0.5}
+    assert [b.digest for b in list_bundles(SourceConfig(dump=write(tmp_path / "elsewhere", entries)))] != here
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ("", "got nothing, expected a list"),
+        ("reader: tree", "got a dict, expected a list"),
+        ("- [", "no valid YAML"),
+        ([3], "entry 1: got 3, expected a mapping"),
+        ([{"url": "x", "licence": "MIT"}], "entry 1: reader: is missing; expected one of tree, text, warc"),
+        ([{"reader": "tree", "url": "x"}], "entry 1: licence: is missing"),
+        ([{"reader": "zip", "url": "x", "licence": "MIT"}], "entry 1: reader: got 'zip', expected: 'tree', 'text'"),
+        (
+            [{"reader": "tree", "url": "x", "licence": "MIT", "weight": 2}],
+            "entry 1: weight: got 2, expected: less than",
+        ),
+        ([{"reader": "tree", "url": "x", "licence": "MIT", "wight": 1}], "entry 1: wight: there is no such field; known are"),
+        ([{"reader": "tree", "url": "x", "licence": "MIT", "options": {"a": 1}}], "entry 1: options: got a, but the reader"),
+        ([{"reader": "tree", "url": "x", "licence": "MIT"}] * 2, "entries 1 and 2 are both named 'x'"),
+        ([{"reader": "tree", "url": "x", "licence": "MIT"}], "nothing for the reader tree at"),
+        ([{"reader": "text", "url": "nosuch://x", "licence": "MIT"}], "Protocol not known: nosuch"),
+    ],
+)
+def test_a_wrong_spec_is_one_line_that_says_where(tmp_path: Path, entries: Any, words: str) -> None:
+    with pytest.raises(UserError) as failure:
+        list_dump(read_spec(write(tmp_path, entries)))
+    assert words in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_missing_spec_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        read_spec(str(tmp_path / "none.yaml"))
+
+
+def test_a_weight_takes_its_share_of_texts_by_path_and_counts_the_rest(tmp_path: Path) -> None:
+    for index in range(200):
+        (tmp_path / f"{index}.py").write_text(BODY.format(name=f"add{index}"))
+    spec = write(tmp_path, [{"reader": "tree", "url": "*.py", "licence": "MIT", "name": "all", "weight": 0.25}])
+    config = SourceConfig(dump=spec)
+    files = list_files(config)
+    taken = [file for file in files if is_taken(file)]
+    assert 30 < len(taken) < 70
+    rows = Rows(0)
+    for file in files:
+        extract_file(file, ExtractWork(source=config, extract=ExtractConfig()), rows)
+    assert len(rows.pairs) == len(taken)
+    assert rows.dropped["not_sampled"] == 200 - len(taken)
+
+
+def test_a_listing_keeps_hashes_in_its_artifact_and_places_beside_it(tmp_path: Path, tree: Path) -> None:
+    config = SourceConfig(dump=write(tmp_path, [{"reader": "tree", "url": "tree", "licence": "MIT", "weight": 0.5}]))
+    store = Store(tmp_path / "store")
+    listing = write_listing(store, config, list_bundles(config))
+    assert json.loads((listing.part_folder() / "listing.json").read_text())["sources"] == [
+        {"reader": "tree", "licence": "MIT", "weight": 0.5, "name": "tree", "group": "", "options": {}}
+    ]
+    files = {row["path"]: row for row in pq.read_table(listing.part_folder() / "files.parquet").to_pylist()}
+    assert files["alpha/sums.py"]["sha256"] == hashlib.sha256((tree / "alpha" / "sums.py").read_bytes()).hexdigest()
+    assert json.loads((listing.folder / "places.json").read_text()) == {"tree": f"{tree}/"}
+
+
+# ---- buckets
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """A bucket of moto's S3 server on loopback; s3fs finds it as it finds any: by the environment."""
+    moto = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        system = s3fs.S3FileSystem()
+        system.mkdir("dumps")
+        yield system
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_a_bucket_is_listed_and_read_as_a_folder_is(bucket: Any, tmp_path: Path) -> None:
+    bucket.pipe_file("dumps/code/alpha/sums.py", BODY.format(name="alpha").encode())
+    bucket.pipe_file("dumps/code/beta/sums.py", BODY.format(name="beta").encode())
+    bucket.pipe_file("dumps/code/beta/image.png", b"\x89PNG")
+    bucket.pipe_file("dumps/code/.git/x.py", b"x = 1")
+    entries = [
+        {"reader": "tree", "url": "s3://dumps/code", "licence": "MIT"},
+        {"reader": "text", "url": "s3://dumps/code/*/sums.py", "licence": "MIT", "name": "texts"},
+    ]
+    config = SourceConfig(dump=write(tmp_path, entries))
+    files = list_files(config)
+    assert [(f.source, f.path, f.group) for f in files] == [
+        ("code", "alpha/sums.py", "alpha"),
+        ("code", "beta/sums.py", "beta"),
+        ("texts", "alpha/sums.py", "alpha/sums.py"),
+        ("texts", "beta/sums.py", "beta/sums.py"),
+    ]
+    assert files[0].place == "s3://dumps/code/alpha/sums.py" and files[0].sha256.startswith("etag:")
+    rows = Rows(0)
+    for file in files[:2]:
+        extract_file(file, ExtractWork(source=config, extract=ExtractConfig()), rows)
+    assert len(rows.pairs) == 2 and not rows.quarantine
+    digest = bundles_of(files, 10**6)[0].digest
+    bucket.pipe_file("dumps/code/beta/sums.py", b"# another\n")
+    assert bundles_of(list_files(config), 10**6)[0].digest != digest
+    (changed,) = texts_of(files[1], config)
+    assert changed.content.reason == "content_changed"  # type: ignore[union-attr]
+    bucket.rm("dumps/code/beta/sums.py")
+    (gone,) = texts_of(files[1], config)
+    assert gone.content.reason == "unreadable"  # type: ignore[union-attr]
+
+
+def test_an_empty_bucket_or_none_is_one_line(bucket: Any, tmp_path: Path) -> None:
+    for url in ("s3://dumps/nothing/*.gz", "s3://dumps/nothing", "s3://nosuchbucket/x"):
+        spec = write(tmp_path, [{"reader": "text", "url": url, "licence": "MIT"}])
+        with pytest.raises(UserError, match=re.escape(url)):
+            list_files(SourceConfig(dump=spec))
