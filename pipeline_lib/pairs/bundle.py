@@ -90,7 +90,7 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
     if _is_test(file, rows):
         return
     for found in texts_of(file, work.source):
-        if not is_taken(found.file):
+        if isinstance(found.content, SourceText) and not is_taken(found.file):
             rows.dropped["not_sampled"] += 1
         elif not _is_test(found.file, rows):
             _extract_text(found.file, found.content, work.extract, rows)

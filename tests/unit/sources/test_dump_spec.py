@@ -96,7 +96,7 @@ def test_moving_a_dump_changes_no_digest_and_a_changed_weight_does(tmp_path: Pat
             [{"reader": "tree", "url": "x", "licence": "MIT", "weight": 2}],
             "entry 1: weight: got 2, expected: less than",
         ),
-        ([{"reader": "tree", "url": "x", "licence": "MIT", "wight": 1}], "entry 1: wight: there is no such field; known are"),
+        ([{"reader": "tree", "url": "x", "licence": "MIT", "share": 1}], "entry 1: share: there is no such field; known are"),
         ([{"reader": "tree", "url": "x", "licence": "MIT", "options": {"a": 1}}], "entry 1: options: got a, but the reader"),
         ([{"reader": "tree", "url": "x", "licence": "MIT"}] * 2, "entries 1 and 2 are both named 'x'"),
         ([{"reader": "tree", "url": "x", "licence": "MIT"}], "nothing for the reader tree at"),
