@@ -94,7 +94,7 @@ class StageProgress:
             self._update_ui(100.0, note)
         self._clear()
         seconds = time.monotonic() - self.started
-        get_run_logger().debug("%s: %s", self.name, note)
+        get_run_logger().info("%s: %s [%s]", self.name, note, clock(seconds))
         say(f"  {self.name:<18} {note}  [{clock(seconds)}]")
 
     def _seconds_left(self, share: float, now: float) -> float:
