@@ -8,6 +8,7 @@ from flows.parameters import DatasetRef, RunParams
 from flows.workspace import Workspace, open_workspace
 from tasks.dataset import (
     check_shards_task,
+    contamination_task,
     curate_task,
     extract_task,
     shards_task,
@@ -27,7 +28,8 @@ def build_dataset(params: RunParams) -> DatasetRef:
     store, config = work.store, work.config
     extracted = extract_task(store, config)
     validated = validate_task(store, extracted, config)
-    curated = curate_task(store, validated, config)
+    contamination = contamination_task(store, config) if config.contamination.folder else None
+    curated = curate_task(store, validated, config, contamination)
     tokenizer = tokenizer_task(store, curated, config)
     shards = shards_task(store, curated, tokenizer, config)
     checked = check_shards_task(store, shards, tokenizer, config)

@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline_lib.curate_config import ContaminationConfig, CurateConfig
 from pipeline_lib.filter_config import FilterConfig
 from pipeline_lib.stage_config import StageConfig, operational
 
@@ -125,21 +126,6 @@ class ContractConfig(StageConfig):
     )
     max_x_words: int = Field(2_000, description="Longest x (words); beyond it the extractor failed to cut.", ge=1)
     max_y_words: int = Field(10_000, description="Longest y (words): what 20,000 bytes of function hold at most.", ge=1)
-
-
-class CurateConfig(StageConfig):
-    """Exact deduplication over the whole set, and the split by group."""
-
-    validation_percent: int = Field(8, description="Share of groups held out for validation and selection (%).", ge=1, le=49)
-    test_percent: int = Field(12, description="Share of groups held out for the final test (%).", ge=1, le=49)
-    split_salt: str = Field("cpt", description="Mixed into the hash of a group's name: another salt is another split.")
-    min_groups: int = Field(
-        10, description="A set of fewer groups is split by document instead: by group a split would be empty.", ge=3
-    )
-    threads: int = operational(2, description="Threads of the SQL engine.", ge=1)
-    memory_bytes: int = operational(
-        1024**3, description="Memory limit of the SQL engine, which spills to disk beyond it (bytes).", gt=0
-    )
 
 
 class TokenizerConfig(StageConfig):
@@ -370,6 +356,7 @@ class RunConfig(StageConfig):
     source: SourceConfig = SourceConfig()
     extract: ExtractConfig = ExtractConfig()
     contract: ContractConfig = ContractConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
     curate: CurateConfig = CurateConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardConfig = ShardConfig()

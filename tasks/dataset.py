@@ -5,6 +5,7 @@ from __future__ import annotations
 from data_contracts.validate import check_shards, validate, verdict_rows
 from pipeline_lib.artifact import Artifact, Store, sum_counts
 from pipeline_lib.config import RunConfig
+from pipeline_lib.curation.contamination import hash_evaluations
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.tokens.shards import write_shards
@@ -34,14 +35,27 @@ def validate_task(store: Store, extracted: Artifact, config: RunConfig) -> Artif
     return artifact
 
 
+@stage_task("contamination")
+def contamination_task(store: Store, config: RunConfig) -> Artifact:
+    """The evaluation texts that no pair may hold, hashed."""
+    progress = StageProgress("contamination")
+    artifact = hash_evaluations(store, config.contamination, progress)
+    suites = artifact.manifest.facts["suites"]
+    progress.finish(f"{sum(suites.values()):,} texts of {len(suites)} suites")
+    show_table("contamination", drop_rows(artifact), "Evaluation texts by file, and what could not be one")
+    return artifact
+
+
 @stage_task("curate")
-def curate_task(store: Store, validated: Artifact, config: RunConfig) -> Artifact:
-    """Exact deduplication over the whole set, and the split by group."""
+def curate_task(store: Store, validated: Artifact, config: RunConfig, contamination: Artifact | None = None) -> Artifact:
+    """Decontamination and deduplication over the whole set, and the split by group."""
     progress = StageProgress("curate")
-    artifact = curate(store, validated, config.curate, progress)
+    artifact = curate(store, validated, config.curate, progress, contamination)
     rows = ", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts)
-    progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} duplicates dropped")
-    show_table("curate", drop_rows(artifact), "Rows by split, and duplicates dropped")
+    progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} dropped")
+    show_table("curate", drop_rows(artifact), "Rows by split")
+    if "contamination" in artifact.manifest.facts:
+        show_table("decontaminate", contamination_rows(artifact), "What was found of each evaluation suite")
     return artifact
 
 
@@ -73,6 +87,20 @@ def check_shards_task(store: Store, shards: Artifact, tokenizer: Artifact, confi
     artifact = check_shards(store, shards, tokenizer, config.contract, progress)
     progress.finish(f"{sum_counts(artifact.manifest.parts).n_in:,} rows keep their contract")
     return artifact
+
+
+def contamination_rows(curated: Artifact) -> list[dict[str, object]]:
+    """What curation found of each evaluation suite: one row a suite."""
+    return [
+        {
+            "suite": suite,
+            "texts": found["texts"],
+            "texts found": found["texts_found"],
+            "pairs dropped": found["pairs"],
+            "samples": " | ".join(f"{sample['path']}: {sample['shared']}" for sample in found["samples"]),
+        }
+        for suite, found in curated.manifest.facts["contamination"].items()
+    ]
 
 
 def drop_rows(artifact: Artifact) -> list[dict[str, object]]:

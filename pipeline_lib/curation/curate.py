@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import PAIRS, SPLITS
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
 from pipeline_lib.config import CurateConfig
+from pipeline_lib.curation.decontaminate import decontaminate
 from pipeline_lib.curation.dedup import Curation
+from pipeline_lib.curation.near_rows import drop_near_duplicates
 from pipeline_lib.curation.split import split_documents, split_groups
 from pipeline_lib.errors import UserError
 from pipeline_lib.progress import Progress, silent
@@ -23,31 +25,47 @@ STAGE = Stage(name="curate", version=1)
 ROW_GROUP_ROWS = 20_000  # some 20 MB of texts: what a reader of one row group holds
 
 
-def curate(store: Store, validated: Artifact, config: CurateConfig, progress: Progress = silent) -> Artifact:
-    """Drop exact duplicates over the whole set and split it by group; one part a split, its `pairs.parquet` sorted by id.
+def curate(
+    store: Store,
+    validated: Artifact,
+    config: CurateConfig,
+    progress: Progress = silent,
+    contamination: Artifact | None = None,
+) -> Artifact:
+    """Drop duplicates over the whole set and split it by group; one part a split, its `pairs.parquet` sorted by id.
 
     The order of parts and of rows changes nothing. Facts: rows, groups and documents per split and kind; the unit of the
-    split and why it was chosen; leaks, which are 0. A set of fewer than `min_groups` groups, or one that a split by group
-    would leave a split empty of, is split by document.
+    split and why it was chosen; leaks, which are 0; what was found of each evaluation suite. A set of fewer than
+    `min_groups` groups, or one that a split by group would leave a split empty of, is split by document.
+
+    Args:
+        store: where the parts go.
+        validated: of the stage "validate".
+        config: what is dropped, and how the rest is split.
+        progress: told about every pass.
+        contamination: of the stage "contamination"; pairs that hold one of its texts are dropped first.
 
     Raises:
-        UserError: there are too few documents for three splits.
+        UserError: there are too few documents for three splits, or a package that near-duplicates need is missing.
         ContractViolation: a pair id occurs twice.
         CorruptArtifact: an input's bytes are not those of its manifest.
     """
+    inputs = {"validated": validated} | ({"contamination": contamination} if contamination else {})
 
-    def make(key: str) -> Outcome:
+    def make(_: str) -> Outcome:
         scratch = store.scratch(STAGE.name)
         try:
             with Curation(validated.paths("pairs.parquet"), config, scratch) as curation:
-                return _curate(store, validated, curation, config, progress)
+                return _curate(store, inputs, curation, config, progress)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    return store.build(STAGE, config, {"validated": validated}, make)
+    return store.build(STAGE, config, inputs, make)
 
 
-def _curate(store: Store, validated: Artifact, curation: Curation, config: CurateConfig, progress: Progress) -> Outcome:
+def _curate(
+    store: Store, inputs: Mapping[str, Artifact], curation: Curation, config: CurateConfig, progress: Progress
+) -> Outcome:
     steps = len(SPLITS) + 2
     total = curation.rows()
     if not total:
@@ -56,8 +74,7 @@ def _curate(store: Store, validated: Artifact, curation: Curation, config: Curat
             " in the source folder"
         )
     progress(0, steps, f"{total:,} pairs to deduplicate")
-    curation.check_ids()
-    curation.drop_repeated()
+    facts = drop(curation, config, inputs.get("contamination"))
     progress(1, steps, f"{total:,} pairs deduplicated")
     unit, reason = split(curation, config)
     sizes = curation.sizes()
@@ -66,15 +83,29 @@ def _curate(store: Store, validated: Artifact, curation: Curation, config: Curat
     progress(2, steps, f"{total:,} pairs split")
     parts = []
     for name in SPLITS:
-        parts.append(_write_split(store, validated, curation, name, config))
+        parts.append(_write_split(store, inputs, curation, name, config))
         written = sum(part.counts.n_out for part in parts)
         progress(2 + len(parts), steps, f"{written:,} pairs written")
-    dropped = curation.dropped()
-    return Outcome(
-        parts=tuple(parts),
-        counts=Counts(n_in=total, n_out=sum(part.counts.n_out for part in parts), dropped=dropped),
-        facts={"split_unit": unit.removesuffix("_id"), "split_reason": reason, "splits": sizes, "leaks": leaks},
-    )
+    facts |= {"split_unit": unit.removesuffix("_id"), "split_reason": reason, "splits": sizes, "leaks": leaks}
+    counts = Counts(n_in=total, n_out=sum(part.counts.n_out for part in parts), dropped=curation.dropped())
+    return Outcome(parts=tuple(parts), counts=counts, facts=facts)
+
+
+def drop(curation: Curation, config: CurateConfig, contamination: Artifact | None) -> dict[str, Any]:
+    """Everything that goes before the split: evaluation texts, exact duplicates, near-duplicates.
+
+    Returns:
+        The facts about what was found of each evaluation suite; empty where none was given.
+
+    Raises:
+        ContractViolation: a pair id occurs twice.
+    """
+    curation.check_ids()
+    facts = {"contamination": decontaminate(curation, contamination)} if contamination else {}
+    curation.drop_repeated()
+    if config.near.threshold:
+        drop_near_duplicates(curation, config.near)
+    return facts
 
 
 def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
@@ -113,8 +144,8 @@ def _lacking(groups: dict[str, frozenset[str]], splits: dict[str, Any]) -> str:
     return ", ".join(f"{kind} in {name}" for name in SPLITS for kind in kinds if (kind, name) not in held)
 
 
-def _write_split(store: Store, validated: Artifact, curation: Curation, name: str, config: CurateConfig) -> Part:
-    key = store.key(STAGE, config, {"validated": validated.digest, "split": name})
+def _write_split(store: Store, inputs: Mapping[str, Artifact], curation: Curation, name: str, config: CurateConfig) -> Part:
+    key = store.key(STAGE, config, {**{of: artifact.digest for of, artifact in inputs.items()}, "split": name})
     found = store.find_part(STAGE.name, key)
     if found is not None:
         return found

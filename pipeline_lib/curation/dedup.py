@@ -11,6 +11,9 @@ Four passes, each over the survivors of the one before, each keeping the lowest 
 4. `held_out_twin`: a text that another split has too, as x or as y, in any kind and view. It belongs to the row of the lowest
    generation, and within that to test before validation before train; every row of another split that holds it is dropped.
 
+Rows that hold texts of evaluation suites go before the first pass (decontaminate.py), near-duplicates between the third and
+the fourth (near_rows.py), both where the config asks for it.
+
 So a row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
 set. A later generation never removes a row of an earlier one, since in each pass the lower generation wins, and what earlier
 generations keep does not depend on later ones.
@@ -28,7 +31,16 @@ import pyarrow as pa
 from pipeline_lib.config import CurateConfig
 from pipeline_lib.errors import ContractViolation
 
-DROP_REASONS = ("duplicate_pair", "duplicate_x", "duplicate_y", "held_out_twin")
+DROP_REASONS = (
+    "contaminated",
+    "duplicate_pair",
+    "duplicate_x",
+    "duplicate_y",
+    "near_duplicate_document",
+    "near_duplicate_x",
+    "near_duplicate_y",
+    "held_out_twin",
+)
 
 _KEYS = """
 CREATE TABLE keys AS
@@ -65,10 +77,11 @@ class Curation:
     Args:
         paths: Parquet files of schemas.PAIRS, in any order.
         config: memory and threads of the engine.
-        scratch: folder that the engine spills to.
+        scratch: folder for what does not fit into memory.
     """
 
     def __init__(self, paths: Sequence[Path], config: CurateConfig, scratch: Path) -> None:
+        self.scratch = scratch
         self.paths = [str(path) for path in sorted(paths)]
         self.connection = duckdb.connect(
             ":memory:",
@@ -98,6 +111,13 @@ class Curation:
                 f"curate: {repeated:,} pair ids occur more than once over the parts, e.g. {example}; an id is a function of "
                 "source, path and place, so that the same source was listed twice or two places share an id"
             )
+
+    def drop_ids(self, ids: pa.ChunkedArray, reason: str) -> None:
+        """Drop the rows of these ids for a reason of `DROP_REASONS`."""
+        assert reason in DROP_REASONS, f"curate: {reason!r} is no drop reason"
+        self.connection.register("gone", pa.table({"id": ids}))
+        self.connection.execute("UPDATE keys SET dropped = $reason FROM gone WHERE keys.id = gone.id", {"reason": reason})
+        self.connection.unregister("gone")
 
     def drop_repeated(self) -> None:
         """Passes 1 to 3: of equal pairs, x and y of one kind and view, keep the lowest (generation, id)."""

@@ -1,0 +1,175 @@
+"""Near-duplicates against an oracle that compares all with all, and the rule on chains and generations."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.curation.rows import pair, validated
+
+from pipeline_lib.artifact import Store
+from pipeline_lib.curate_config import CurateConfig, NearDuplicatesConfig
+from pipeline_lib.curation.curate import curate
+from pipeline_lib.curation.near_duplicates import Text, find_near_duplicates
+from pipeline_lib.curation.shingles import grams, hash_words, jaccard, shingle_sets, words_of
+from pipeline_lib.errors import UserError
+
+NEAR = NearDuplicatesConfig(threshold=0.5, shingle_words=2, permutations=24, bands=24)  # bands of one: every pair meets
+
+
+def find(texts: list[Text], config: NearDuplicatesConfig, n: int = 0) -> list[int]:
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect(":memory:", config={"threads": 1}) as connection:
+        size = n or 1 + max((text.rank for text in texts), default=-1)
+        return find_near_duplicates(texts, size, config, connection, Path(folder)).tolist()
+
+
+def oracle(texts: list[Text], config: NearDuplicatesConfig) -> list[int]:
+    """The rule word for word, over true sets of words."""
+    kept: list[tuple[int, set[tuple[str, ...]]]] = []
+    dropped = []
+    for text in sorted(texts):
+        words, n = words_of(text.text), config.shingle_words
+        shingles = {tuple(words[at : at + n]) for at in range(max(1, len(words) - n + 1))} if words else set()
+        near = any(
+            scope == text.scope and shingles and len(shingles & other) >= config.threshold * len(shingles | other) - 1e-9
+            for scope, other in kept
+        )
+        dropped += [text.rank] if near else []
+        kept += [] if near else [(text.scope, shingles)]
+    return dropped
+
+
+TEXTS = st.lists(st.tuples(st.integers(0, 1), st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join)), max_size=30)
+
+
+@given(drawn=TEXTS, seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_what_goes_is_what_the_rule_says_in_any_order(drawn: list[tuple[int, str]], seed: int) -> None:
+    texts = [Text(rank, scope, text) for rank, (scope, text) in enumerate(drawn)]
+    expected = oracle(texts, NEAR)
+    random.Random(seed).shuffle(texts)
+    assert find(texts, NEAR) == expected
+
+
+def test_of_a_chain_the_text_that_no_kept_one_is_near_stays() -> None:
+    words = [f"w{at}" for at in range(100)]
+    chain = [" ".join(words[at : at + 60]) for at in (0, 10, 20)]  # neighbours: 49 of 69 pairs of words
+    config = NEAR.model_copy(update={"threshold": 0.7})
+    assert find([Text(rank, 0, text) for rank, text in enumerate(chain)], config) == [1]
+
+
+def test_case_spacing_and_punctuation_do_not_count() -> None:
+    texts = [
+        "Returns the NAME, of a\tuser.",
+        "returns the name of a user",
+        "\uff32eturns — the name of a user!",
+        "the name",
+        "!?",
+        "...",
+    ]
+    assert find([Text(rank, 0, text) for rank, text in enumerate(texts)], NEAR) == [1, 2]
+
+
+def test_a_full_bucket_compares_with_the_lowest_only_and_still_finds_copies() -> None:
+    words = [f"w{at}" for at in range(40)]
+    texts = [Text(rank, 0, " ".join([*words, f"tail{rank}"])) for rank in range(300)]
+    config = NEAR.model_copy(update={"bucket_texts": 1})
+    assert find(texts, config) == list(range(1, 300))
+
+
+def test_shingles_of_a_batch_are_those_of_each_text_alone() -> None:
+    texts = ["", "one", "a b c", "a b c d e f g", "a b c d", "?"]
+    together = shingle_sets(texts, 4)
+    assert [found.size for found in together] == [0, 1, 1, 4, 1, 0]
+    for text, found in zip(texts, together, strict=True):
+        assert np.array_equal(found, shingle_sets([text], 4)[0])
+    hashes, ends = grams(*hash_words(["a b c d e"]), 4)
+    assert hashes[0] == together[4][0] and ends.tolist() == [0, 2]
+    assert jaccard(together[3], together[4]) == 1 / 4
+    assert jaccard(together[0], together[5]) == 0.0
+
+
+def test_hashes_are_the_same_on_every_machine() -> None:
+    pinned = [1674664033051186268, 11804967903482001623]  # from another run: a change would redo every decision
+    assert shingle_sets(["return the name of a user"], 5)[0].tolist() == pinned
+
+
+def texts_of(number: int) -> tuple[str, str]:
+    generator = random.Random(number)
+    x, y = ([f"{side}{generator.randrange(10_000)}" for _ in range(50)] for side in "xy")
+    return " ".join(x), " ".join(y)
+
+
+def edited(text: str) -> str:
+    """One word of 50 changed: Jaccard 41 / 51."""
+    words = text.split()
+    return " ".join([*words[:20], "changed", *words[21:]])
+
+
+def corpus() -> list[dict[str, Any]]:
+    rows = [pair(at, f"g{at % 12}", *texts_of(at)) for at in range(120)]
+    for at in range(20):
+        x, y = texts_of(at)
+        rows.append(pair(1000 + at, f"g{at % 12}", x=edited(x), generation=1))
+        rows.append(pair(2000 + at, f"g{at % 12}", y=edited(y), generation=1))
+    rows.append(pair(3000, "g0", x=edited(texts_of(50)[0]), view="name", generation=1))
+    copies = [pair(4000 + at, f"g{at}", *map(edited, texts_of(60 + at)), document_id="copy", generation=1) for at in range(2)]
+    originals = [{**row, "document_id": "original"} for row in rows[60:62]]
+    return [*rows[:60], *originals, *rows[62:], *copies]
+
+
+CONFIG = CurateConfig(threads=1, near=NearDuplicatesConfig(threshold=0.79, bands=40))
+
+
+def curated_ids(folder: Path, rows: list[dict[str, Any]], config: CurateConfig = CONFIG) -> tuple[set[str], dict[str, int]]:
+    import pyarrow.parquet as pq
+
+    store = Store(folder)
+    artifact = curate(store, validated(store, {"a": rows[::2], "b": rows[1::2]}), config)
+    tables = [pq.read_table(path, columns=["id"]) for path in artifact.paths("pairs.parquet")]
+    return {id_ for table in tables for id_ in table["id"].to_pylist()}, artifact.manifest.counts.dropped
+
+
+def test_near_rows_are_dropped_by_side_and_counted(tmp_path: Path) -> None:
+    rows = corpus()
+    ids, dropped = curated_ids(tmp_path / "a", rows)
+    assert dropped == {"near_duplicate_document": 2, "near_duplicate_x": 20, "near_duplicate_y": 20}
+    assert len(ids) == len(rows) - 42
+    assert pair(3000)["id"] in ids  # another view
+    random.Random(1).shuffle(rows)
+    again = curated_ids(tmp_path / "b", rows, CONFIG.model_copy(update={"threads": 2, "memory_bytes": 100_000_000}))
+    assert again == (ids, dropped)
+
+
+def test_off_by_default_and_by_side(tmp_path: Path) -> None:
+    _, dropped = curated_ids(tmp_path / "off", corpus(), CurateConfig(threads=1))
+    assert dropped == {}
+    only_y = CurateConfig(threads=1, near=CONFIG.near.model_copy(update={"sides": ("y",)}))
+    _, dropped = curated_ids(tmp_path / "y", corpus(), only_y)
+    assert dropped == {"near_duplicate_y": 22}
+
+
+def test_growth_removes_no_earlier_row(tmp_path: Path) -> None:
+    rows = corpus()
+    first, _ = curated_ids(tmp_path / "first", [row for row in rows if row["generation"] == 0])
+    grown, _ = curated_ids(tmp_path / "grown", rows)
+    assert first <= grown
+
+
+def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(UserError, match=r"need the package rensa.*install cpt-factory\[dumps\]"):
+        find([Text(0, 0, "a b c")], NEAR)
+
+
+def test_bands_cut_a_signature_evenly() -> None:
+    with pytest.raises(ValueError, match="permutations 100 are no multiple of bands 16"):
+        NearDuplicatesConfig(permutations=100, bands=16)
