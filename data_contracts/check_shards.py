@@ -13,7 +13,7 @@ import pyarrow as pa
 from data_contracts.facts import check_schema
 from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import check_many
-from data_contracts.schemas import TOKENS
+from data_contracts.schemas import tokens_schema
 from data_contracts.shard_suite import CONTRACT_VERSION, TokenLimits, shard_facts, shard_suite
 from data_contracts.verdicts import judge, reject_if, verdict_report
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
@@ -84,7 +84,7 @@ def _vocab_size(path: Path) -> int:
 def _check_part(store: Store, shards: Artifact, part: Part, key: str, limits: TokenLimits) -> Part:
     scratch = store.scratch(STAGE.name)
     rows, reasons, bad = 0, Counter[str](), []
-    for tables in _groups(shards, part):
+    for tables in _groups(shards, part, limits.vocab_size):
         verdicts = check_many([shard_facts(table, limits) for table in tables], shard_suite(limits))
         for table, verdict in zip(tables, verdicts, strict=True):
             bad.append(quarantine_rows(verdict, STAGE.name, table, "pair_id", offset=rows))
@@ -99,13 +99,13 @@ def _check_part(store: Store, shards: Artifact, part: Part, key: str, limits: To
     return store.commit_part(draft, scratch)
 
 
-def _groups(shards: Artifact, part: Part) -> Iterator[list[pa.Table]]:
+def _groups(shards: Artifact, part: Part, vocab_size: int) -> Iterator[list[pa.Table]]:
     group: list[pa.Table] = []
     for file in part.files:
         if not file.name.endswith(".arrow"):
             continue
         path = shards.root / part.folder / file.name
-        table = _open(path)
+        table = _open(path, vocab_size)
         if group and sum(earlier.num_rows for earlier in group) + table.num_rows > GROUP_ROWS:
             yield group
             group = []
@@ -114,11 +114,11 @@ def _groups(shards: Artifact, part: Part) -> Iterator[list[pa.Table]]:
         yield group
 
 
-def _open(path: Path) -> pa.Table:
+def _open(path: Path, vocab_size: int) -> pa.Table:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid as error:
         raise ContractViolation(f"{path}: no Arrow IPC file ({error}); remove the shards and run again") from error
-    check_schema(table, TOKENS, str(path))
+    check_schema(table, tokens_schema(vocab_size), str(path))
     return table

@@ -61,14 +61,21 @@ QUARANTINE = _columns(
     ("detail", pa.string()),  # got, expected, what to do
 )
 
-TOKENS = _columns(
-    ("pair_id", pa.string()),
-    ("x_ids", pa.list_(pa.int32())),  # with both delimiters
-    ("y_ids", pa.list_(pa.int32())),
-    ("x_hash", pa.int64()),
-    ("y_hash", pa.int64()),
-    ("document_hash", pa.int64()),
-)
+MAX_UINT16_IDS = 65_536
+
+
+def tokens_schema(vocab_size: int) -> pa.Schema:
+    """The columns of token shards, ids in the smallest unsigned integer that holds the vocabulary."""
+    ids = pa.list_(pa.uint16() if vocab_size <= MAX_UINT16_IDS else pa.uint32())
+    return _columns(
+        ("pair_id", pa.string()),
+        ("x_ids", ids),  # with both delimiters
+        ("y_ids", ids),
+        ("x_hash", pa.int64()),
+        ("y_hash", pa.int64()),
+        ("document_hash", pa.int64()),
+    )
+
 
 EVALUATIONS = _columns(
     ("model", pa.string()),  # "step-000400", "bm25", "tfidf"

@@ -1,4 +1,4 @@
-"""What a good row of token ids is (rows of schemas.TOKENS).
+"""What a good row of token ids is (rows of schemas.tokens_schema).
 
 Legend: N rows, T tokens of all rows of a column, one after another.
 """
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from data_contracts.suite import HEX_ID, Expect, Suite, is_true, matches, within
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 MIN_TOKENS = 2  # both delimiters; a text whose characters all normalise away keeps these
 
@@ -88,7 +88,7 @@ def _list_facts(column: pa.ChunkedArray, limits: TokenLimits) -> dict[str, np.nd
     lengths_N = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     ends_N = np.cumsum(lengths_N)
     starts_N = ends_N - lengths_N
-    ids_T = lists.flatten().fill_null(-1).to_numpy(zero_copy_only=False)
+    ids_T = lists.flatten().cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     padded_T = np.append(ids_T, -1)  # an empty row at the end has its place here
     filled_N = lengths_N > 0
     first_N = np.where(filled_N, padded_T[starts_N], -1)

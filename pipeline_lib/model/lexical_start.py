@@ -24,8 +24,8 @@ from pipeline_lib.config import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import gpt2_config
 from pipeline_lib.progress import Progress, silent
+from pipeline_lib.tokens.dataset import TokenDataset, labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.tokens.shards import TokenDataset
 
 STAGE = Stage(name="lexical_start", version=1)
 READ_ROWS = 8192
@@ -52,7 +52,7 @@ def lexical_start(
     def make(key: str) -> Outcome:
         pairs = PairTokenizer.load(tokenizer.part_folder())
         progress(0, 3, "counting words")
-        labels = [part.label for part in shards.manifest.parts if part.label.startswith("train-")]
+        labels = labels_of(shards, "train")
         ids, ends = _training_ids(shards, labels)
         idf_V = inverse_document_frequency(ids, ends, pairs.vocab_size)
         progress(1, 3, f"decomposing {len(ends):,} pairs by {pairs.vocab_size:,} words")

@@ -19,6 +19,7 @@ from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import gpt2_config
+from pipeline_lib.tokens.dataset import parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.contrastive import TrainingRows
 from pipeline_lib.train.distributed import Ranks
@@ -132,5 +133,5 @@ def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> TrainingRows:
 
 
 def _mean_tokens(shards: Artifact, view: str) -> float:
-    facts = shards.part(f"train-{view}").facts
-    return (facts["x_tokens"] + facts["y_tokens"]) / facts["rows"]
+    facts = [part.facts for part in parts_of(shards, f"train-{view}")]
+    return sum(fact["x_tokens"] + fact["y_tokens"] for fact in facts) / sum(fact["rows"] for fact in facts)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -23,8 +22,8 @@ from pipeline_lib.model.loss import HardNegative, PairHashes, contrastive_loss, 
 from pipeline_lib.model.micro_batches import cut_micro_batches
 from pipeline_lib.model.precision import fast_bfloat16
 from pipeline_lib.tokens.batches import BatchPlan, split_for_ranks
+from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.tokens.shards import TokenDataset, TokenRows
 from pipeline_lib.train.distributed import Ranks, gather_rows
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.token_dropout import drop_tokens
@@ -40,8 +39,7 @@ class TrainingRows:
 
     def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int, **order: int) -> None:
         """`order` are BatchPlan's own fields: block_rows, window_blocks."""
-        self.shards = shards
-        labels = {part.label for part in shards.manifest.parts}
+        labels = labels_of(shards, "train")
         views = sorted(view for view in mixture if f"train-{view}" in labels)
         self.datasets = {view: TokenDataset.open(shards, f"train-{view}") for view in views}
         sizes = {view: len(dataset) for view, dataset in self.datasets.items()}
@@ -49,21 +47,12 @@ class TrainingRows:
 
     def pair_ids(self, rows: dict[str, np.ndarray]) -> list[str]:
         """Ids of the pairs of a batch, view by view."""
-        return [pair_id for view, rows_n in rows.items() for pair_id in _pair_ids(self.shards, f"train-{view}", rows_n)]
+        return [pair_id for view, rows_n in rows.items() for pair_id in self.datasets[view].pair_ids(rows_n)]
 
     def describe(self, steps: int) -> str:
         """How often each view is seen."""
         epochs = self.plan.epochs(steps)
         return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[view]:,} {view} pairs" for view, n in epochs.items())
-
-
-def _pair_ids(shards: Artifact, label: str, rows_n: np.ndarray) -> list[str]:
-    part = shards.part(label)
-    columns = []
-    for file in sorted(part.files, key=lambda file: file.name):
-        with pa.memory_map(str(shards.root / part.folder / file.name)) as stream:
-            columns.append(pa.ipc.open_file(stream).read_all()["pair_id"])
-    return pa.chunked_array([chunk for column in columns for chunk in column.chunks]).take(rows_n).to_pylist()
 
 
 @dataclass(frozen=True)

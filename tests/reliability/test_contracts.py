@@ -156,7 +156,7 @@ def shards_and_tokenizer(store: Store, rows: dict[str, list[dict[str, Any]]]) ->
 
 def test_one_bad_row_of_token_ids_stops_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    labels = [f"{split}-code" for split in SPLITS]
+    labels = [f"{split}-docstring" for split in SPLITS]
     rows = {label: [token_row(number) for number in range(50)] for label in labels}
     artifact = check_shards(store, *shards_and_tokenizer(store, rows), CONFIG)
     assert [(row["part"], row["rows"], row["quarantined"]) for row in verdict_rows(artifact)] == [

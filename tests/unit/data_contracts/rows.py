@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import DOCUMENTS, EVALUATIONS, PAIRS, QUARANTINE, TOKENS, row_id, text_hash
+from data_contracts.schemas import DOCUMENTS, EVALUATIONS, PAIRS, QUARANTINE, row_id, text_hash, tokens_schema
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import ExtractConfig
 
@@ -105,7 +105,7 @@ def pairs_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def tokens_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    return table(rows, TOKENS)
+    return table(rows, tokens_schema(64))
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -84,7 +84,7 @@ TOKENS: dict[str, dict[str, Any]] = {
     "y_open": {"y_ids": [0, 10, 3]},
     "y_close": {"y_ids": [2, 10, 1]},
     "y_reserved_inside": {"y_ids": [2, 4, 3]},
-    "y_id_outside": {"y_ids": [2, -5, 3]},
+    "y_id_outside": {"y_ids": [2, 64_000, 3]},
     "x_hash_null": {"x_hash": None},
     "y_hash_null": {"y_hash": None},
     "document_hash_null": {"document_hash": None},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_contracts.schemas import SPLITS, TOKENS, text_hash
+from data_contracts.schemas import SPLITS, text_hash, tokens_schema
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ShardConfig, TokenizerConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import arm, disarm
-from pipeline_lib.tokens.shards import TokenDataset, write_shards
+from pipeline_lib.tokens.dataset import TokenDataset, labels_of
+from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
 
 Row = dict[str, object]
@@ -61,13 +64,14 @@ def test_files_are_plain_uncompressed_and_full(inputs: tuple[Store, Artifact, Ar
     shards = write_shards(*inputs, CONFIG)
     part = shards.part("train-docstring")
     assert [(file.name, file.rows) for file in part.files] == [
+        ("lengths.json", None),
         ("shard-00000.arrow", 60),
         ("shard-00001.arrow", 60),
         ("shard-00002.arrow", 10),
     ]
     before = pa.total_allocated_bytes()
     table = pa.ipc.open_file(pa.memory_map(str(shards.part_folder("train-docstring") / "shard-00000.arrow"))).read_all()
-    assert table.schema == TOKENS and pa.total_allocated_bytes() == before
+    assert table.schema == tokens_schema(320) and pa.total_allocated_bytes() == before
 
 
 def test_facts_count_tokens_and_cuts(inputs: tuple[Store, Artifact, Artifact]) -> None:
@@ -90,7 +94,10 @@ def test_rows_come_in_the_order_asked_for_across_shards(inputs: tuple[Store, Art
     some = dataset.rows(wanted)
     assert all((a == every.y_ids[i]).all() for a, i in zip(some.y_ids, wanted, strict=True))
     assert (some.x_hash == every.x_hash[wanted]).all()
-    assert not some.x_ids[0].flags.owndata and some.x_ids[0].dtype == np.int32
+    assert some.x_ids[0].dtype == np.int32
+    assert dataset.pair_ids(wanted[:9]) == [
+        str(every_id) for every_id in np.array(dataset.pair_ids(np.arange(N_CODE)))[wanted[:9]]
+    ]
     assert dataset.rows(np.array([], dtype=np.int64)).x_ids == []
     with pytest.raises(IndexError, match="of a dataset of 130"):
         dataset.rows(np.array([N_CODE]))
@@ -160,3 +167,55 @@ def test_a_changed_byte_is_found(inputs: tuple[Store, Artifact, Artifact]) -> No
 def test_an_unknown_label_lists_those_that_there_are(inputs: tuple[Store, Artifact, Artifact]) -> None:
     with pytest.raises(UserError, match="train-docstring, train-neighbour, validation-docstring"):
         TokenDataset.open(write_shards(*inputs, CONFIG), "train-prose")
+
+
+def test_the_lengths_of_all_rows_are_counted(inputs: tuple[Store, Artifact, Artifact]) -> None:
+    shards = write_shards(*inputs, CONFIG)
+    got = TokenDataset.open(shards, "train-docstring").rows(np.arange(N_CODE))
+    counted = json.loads((shards.part_folder("train-docstring") / "lengths.json").read_text())
+    for side, ids in (("x", got.x_ids), ("y", got.y_ids)):
+        assert {int(length): n for length, n in counted[side].items()} == Counter(map(len, ids))
+
+
+def test_ids_take_the_fewest_bytes_and_are_read_as_before(inputs: tuple[Store, Artifact, Artifact], tmp_path: Path) -> None:
+    """The same ids in files of 16-bit, 32-bit and, as up to the second version, signed integers: the same rows to the bit."""
+    assert tokens_schema(65_536).field("x_ids").type.value_type == pa.uint16()
+    assert tokens_schema(65_537).field("x_ids").type.value_type == pa.uint32()
+    shards = write_shards(*inputs, CONFIG)
+    (narrow, *_) = sorted(shards.part_folder("train-docstring").glob("*.arrow"))
+    table = pa.ipc.open_file(pa.memory_map(str(narrow))).read_all()
+    wanted = np.random.default_rng(1).permutation(60)
+    expected = TokenDataset([narrow], [60]).rows(wanted)
+    for ids in (pa.uint32(), pa.int32()):
+        wide = tmp_path / f"{ids}.arrow"
+        columns = {"x_ids": table["x_ids"].cast(pa.list_(ids)), "y_ids": table["y_ids"].cast(pa.list_(ids))}
+        other = pa.table({name: columns.get(name, table[name]) for name in table.column_names}).combine_chunks()
+        with pa.ipc.new_file(str(wide), other.schema) as writer:
+            writer.write_table(other)
+        assert narrow.stat().st_size < wide.stat().st_size
+        got = TokenDataset([wide], [60]).rows(wanted)
+        for a, b in zip(expected.x_ids + expected.y_ids, got.x_ids + got.y_ids, strict=True):
+            assert a.dtype == b.dtype == np.int32 and a.tobytes() == b.tobytes()
+
+
+def test_a_later_generation_touches_no_old_byte(
+    tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]], a_pair: Callable[..., Row]
+) -> None:
+    store, curated, tokenizer = made(tmp_path / "store", curated_of, rows)
+    before = write_shards(store, curated, tokenizer, CONFIG)
+    files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in store.root.glob("shards/**/*") if path.is_file()}
+    later = [a_pair("code", 5000 + i, f"later {i}", f"y {i}") | {"generation": 1} for i in range(70)]
+    grown = curated_of(Store(tmp_path / "grown"), rows | {"train": rows["train"] + later})
+    after = write_shards(store, grown, tokenizer, CONFIG)
+
+    labels = [part.label for part in after.manifest.parts]
+    assert labels == ["train-docstring", "train-docstring@1", "train-neighbour", "validation-docstring"]
+    assert [part for part in after.manifest.parts if part.label != "train-docstring@1"] == list(before.manifest.parts)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == files
+    assert after.manifest.counts.n_out == before.manifest.counts.n_out + len(later)
+
+    old, new = (TokenDataset.open(shards, "train-docstring") for shards in (before, after))
+    assert (len(old), len(new)) == (N_CODE, N_CODE + 70)
+    assert old.pair_ids(np.arange(N_CODE)) == new.pair_ids(np.arange(N_CODE))
+    assert new.pair_ids(np.arange(N_CODE, N_CODE + 70)) == sorted(str(row["id"]) for row in later)
+    assert labels_of(after, "train") == ["train-docstring", "train-neighbour"]
