@@ -36,7 +36,7 @@ from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs.bundle import ExtractWork, commit_rows, extract_bundle, extract_file
 from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.pairs.filters import is_test_path
-from pipeline_lib.pairs.languages import PYTHON
+from pipeline_lib.pairs.languages.python import PYTHON
 from pipeline_lib.pairs.rows import Rows
 from pipeline_lib.sources.bundles import Bundle, bundles_of, list_files
 from pipeline_lib.sources.source_file import SourceFile

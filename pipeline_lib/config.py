@@ -6,7 +6,7 @@ key: changing it redoes nothing. Everything else is part of the artifact's name.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from pipeline_lib.curate_config import ContaminationConfig, CurateConfig
 from pipeline_lib.filter_config import FilterConfig
 from pipeline_lib.stage_config import StageConfig, operational
 
-Language = Literal["python"]
+Language = Literal["python", "javascript", "java", "go", "php", "ruby"]
 View = Literal["docstring", "name", "class"]
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 
@@ -56,7 +56,10 @@ class SourceConfig(StageConfig):
 class CodePairsConfig(StageConfig):
     """Rules for (docstring, function) pairs: CodeSearchNet's, each drop with its reason."""
 
-    languages: tuple[Language, ...] = Field(("python",), description="Languages whose functions are extracted.")
+    languages: tuple[Language, ...] = Field(
+        get_args(Language),
+        description="Languages whose functions are extracted; all but Python need the extra `dumps`.",
+    )
     views: tuple[View, ...] = Field(
         ("docstring",),
         description="What becomes x. `docstring`: its first paragraph; `name`, for functions without a docstring: the words"

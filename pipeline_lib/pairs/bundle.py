@@ -12,7 +12,8 @@ from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
-from pipeline_lib.pairs.languages import Doc, rules_of
+from pipeline_lib.pairs.languages import rules_of
+from pipeline_lib.pairs.languages.rules import Doc
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, text_pairs

@@ -3,7 +3,8 @@
 y is the function from `def` to its end, without its docstring and without its decorators. A decorator's arguments
 (validation tables, command-line options, documentation templates) run to dozens of lines, and would push the body out of
 the tokens that y is cut to; CodeSearchNet leaves them out too. A nested function is a candidate of its own and also stays,
-docstring and all, in the function around it.
+docstring and all, in the function around it. In the other languages y is from the first modifier or the name that the
+function is given to, without annotations and attributes; the documentation stands above it anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import islice
 
 from pipeline_lib.config import View
 from pipeline_lib.pairs.definitions import Definition
-from pipeline_lib.pairs.languages import LanguageRules
+from pipeline_lib.pairs.languages.rules import Doc, LanguageRules
 
 
 class Candidate:
@@ -58,7 +59,7 @@ class Candidate:
 
     def has_body(self, least_lines: int) -> bool:
         """Whether that many lines of body hold code: no docstring, no comment, not empty."""
-        definition, doc = self.definition, self.definition.doc
+        definition, doc = self.definition, held_doc(self.definition)
         body = b"\n" + self.data[(doc.end if doc else definition.body_start) : definition.end]
         return sum(1 for _ in islice(self.rules.code_line.finditer(body), least_lines)) == least_lines
 
@@ -68,15 +69,17 @@ class Candidate:
         definition, data = self.definition, self.data
         if self.view == "name":
             source = self.rules.comment_line.sub("", without_doc(data, definition))
-            head = data[definition.start : definition.name_end].decode()
-            source = head[: -len(definition.name)] + self.rules.blank_name + source[len(head) :]
+            head = data[definition.start : definition.name_start].decode()
+            rest = source[len(head) + len(data[definition.name_start : definition.name_end].decode()) :]
+            source = head + self.rules.blank_name + rest
         elif self.view == "class":
             source = without_bodies(data, definition, self.members)
         else:
             source = without_doc(data, definition)
         line_start = data.rfind(b"\n", 0, definition.start) + 1
-        indent = data[line_start : definition.start].decode()
-        if indent and indent.isspace():
+        line = data[line_start : definition.start].decode()
+        indent = line[: len(line) - len(line.lstrip())]
+        if indent:
             source = source.replace("\n" + indent, "\n")
         return source.rstrip()
 
@@ -94,11 +97,18 @@ class Candidate:
 def without_bodies(data: bytes, owner: Definition, members: Sequence[Definition]) -> str:
     """A class without its docstring and the bodies of its functions."""
     kept, at = [], owner.start
-    for hole in ([] if owner.doc is None else [(owner.doc.start, owner.doc.end)]) + [(m.body_start, m.end) for m in members]:
+    doc = held_doc(owner)
+    for hole in ([] if doc is None else [(doc.start, doc.end)]) + [(m.body_start, m.end) for m in members]:
         if hole[0] >= at:
             kept.append(data[at : hole[0]].decode().rstrip())
             at = hole[1]
     return "".join([*kept, data[at : owner.end].decode()])
+
+
+def held_doc(definition: Definition) -> Doc | None:
+    """The documentation where it is a part of the definition, as in Python; a comment above is none."""
+    doc = definition.doc
+    return None if doc is None or doc.above else doc
 
 
 _AFTER_DOC = re.compile(r"[ \t]*(?:;[ \t]*)?(?:#[^\n]*)?(?:\n[ \t]*(?=\n))*")
@@ -106,7 +116,7 @@ _AFTER_DOC = re.compile(r"[ \t]*(?:;[ \t]*)?(?:#[^\n]*)?(?:\n[ \t]*(?=\n))*")
 
 def without_doc(data: bytes, definition: Definition) -> str:
     """The source from the definition's first byte to its last, without its docstring and what trails on its line."""
-    doc = definition.doc
+    doc = held_doc(definition)
     if doc is None:
         return data[definition.start : definition.end].decode()
     head = data[definition.start : doc.start].decode().rstrip()

@@ -11,7 +11,7 @@ from pipeline_lib.config import CodePairsConfig, View
 from pipeline_lib.pairs.candidates import Candidate
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.filters import code_drop
-from pipeline_lib.pairs.languages import DefinitionKind, LanguageRules
+from pipeline_lib.pairs.languages.rules import DefinitionKind, LanguageRules
 
 VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function", "class": "class"}
 

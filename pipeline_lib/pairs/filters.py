@@ -20,7 +20,10 @@ class TextRule(NamedTuple):
     reason: str
 
 
-_TEST_PATH = re.compile(r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*\.py|[^/]*_test\.py)(?:/|$)")
+_TEST_PATH = re.compile(
+    r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*\.(?:py|rb)|[^/]*_test\.(?:py|rb|go)|__tests__|__mocks__)(?:/|$)"
+    r"|[^/]\.(?:test|spec)\.[cm]?js$|[^/](?:Tests?|TestCase)\.(?:java|php)$|_spec\.rb$|(?:^|/)spec/[^\n]*\.rb$"
+)
 
 
 def is_test_path(path: str) -> bool:
@@ -32,11 +35,23 @@ def _is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__") and len(name) > 4
 
 
+def _is_constructor(candidate: Candidate) -> bool:
+    name, parent, rules = _last_name(candidate), candidate.definition.parent, candidate.rules
+    return name in rules.constructors or (rules.constructor_is_class and parent is not None and parent.name == name)
+
+
+def _last_name(candidate: Candidate) -> str:
+    """Without what it is a method of, where the name says it: Go's T.Name, JavaScript's Foo.bar."""
+    return candidate.definition.name.rpartition(".")[2]
+
+
 # In order of cost: the last ones read the function's text.
 CODE_RULES: tuple[CodeRule, ...] = (
     ("test", lambda c, _: c.definition.in_test),
     ("syntax_error", lambda c, _: c.definition.broken),
     ("dunder", lambda c, _: _is_dunder(c.definition.name)),
+    ("constructor", lambda c, _: c.view != "class" and _is_constructor(c)),
+    ("standard_method", lambda c, _: c.view != "class" and _last_name(c) in c.rules.standard_methods),
     ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
     ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
     ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from pipeline_lib.artifact import Record
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.source_file import Form, SourceFile, form_of
+from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
 from pipeline_lib.sources.source_tree import SKIPPED_FOLDERS, describe, shown, walk
 
 PROJECT = "cpt-factory"
@@ -174,6 +174,8 @@ def _standard_library_origin() -> Origin:
 def _standard_library() -> Iterable[SourceFile]:
     origin = _standard_library_origin()
     for place, path in walk(sysconfig.get_path("stdlib"), STDLIB_SKIPPED):
+        if _is_foreign(form_of(path)):
+            continue
         group = path.split("/")[0].removesuffix(".py")
         yield describe(place, path, origin.source, group, origin.licence)
 
@@ -183,7 +185,13 @@ def _form_in_distribution(path: str) -> Form | None:
         return None
     if ".dist-info/" in path or ".egg-info/" in path:
         return "metadata" if path.endswith(".dist-info/METADATA") else None
-    return form_of(path)
+    form = form_of(path)
+    return None if _is_foreign(form) else form
+
+
+def _is_foreign(form: Form | None) -> bool:
+    """Code in another language: what a Python package ships of it is mostly bundled and minified for the browser."""
+    return form in CODE_FORMS and form != "python"
 
 
 def _hex(digest: str) -> str:

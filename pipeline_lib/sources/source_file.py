@@ -20,6 +20,13 @@ CODE_FORMS: frozenset[str] = frozenset(get_args(CodeForm))
 
 _FORMS: dict[str, Form] = {
     ".py": "python",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".cjs": "javascript",
+    ".java": "java",
+    ".go": "go",
+    ".php": "php",
+    ".rb": "ruby",
     ".md": "markdown",
     ".markdown": "markdown",
     ".rst": "restructuredtext",

@@ -39,7 +39,8 @@ def list_tree(folder: str) -> list[SourceFile]:
     name = shown(root.name) or "root"
     files = [describe(place, path, name, path.split("/")[0] if "/" in path else name) for place, path in walk(str(root))]
     if not files:
-        raise UserError(f"source folder {folder}: no code or prose in it (.py, .md, .rst, .txt); give another folder")
+        read = ".py, .js, .java, .go, .php, .rb, .md, .rst, .txt"
+        raise UserError(f"source folder {folder}: no code or prose in it ({read}); give another folder")
     return files
 
 

@@ -11,7 +11,7 @@ from awkward_python import CASES
 from pipeline_lib.config import CodePairsConfig
 from pipeline_lib.pairs.code_pairs import CodePair, code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages import PYTHON
+from pipeline_lib.pairs.languages.python import PYTHON
 
 
 def pairs_of(source: str | bytes, **choices: object) -> tuple[list[CodePair], Counter[str]]:

@@ -7,7 +7,7 @@ import hashlib
 import warnings
 
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages import PYTHON
+from pipeline_lib.pairs.languages.python import PYTHON
 from pipeline_lib.sources.python_installation import _standard_library
 from pipeline_lib.sources.safe_open import SourceText, read_source
 

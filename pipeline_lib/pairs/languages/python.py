@@ -1,72 +1,15 @@
-"""What the extraction must know of a programming language: one table and one function each."""
+"""Python: functions and classes, and the docstring that `ast.get_docstring` finds in them."""
 
 from __future__ import annotations
 
 import ast
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal
 
 import tree_sitter_python
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Node
 
-DefinitionKind = Literal["module", "class", "function"]
-
-
-@dataclass(frozen=True, slots=True)
-class Doc:
-    """A documentation string: its value as the language defines it, and the bytes of the statement that holds it."""
-
-    value: str
-    start: int
-    end: int
-    line: int  # of its first line, from 1
-
-
-@dataclass(frozen=True)
-class LanguageRules:
-    """One language. Node types are those of its tree-sitter grammar."""
-
-    name: str
-    grammar: Callable[[], object]
-    definitions: dict[str, DefinitionKind]  # node types that open a scope with a name
-    containers: tuple[str, ...]  # node types that definitions may lie in; all others are not entered
-    find_doc: Callable[[Node, bytes], Doc | None]  # given the body of a definition, or the root
-    code_line: re.Pattern[bytes]  # once in each line, after its newline, that is neither empty nor a comment alone
-    comment_line: re.Pattern[str]  # after its newline, a line that is a comment alone; its group is what it says
-    keywords: tuple[re.Pattern[bytes], ...]  # one of them is in every definition: text without any is not walked
-    blank_name: str  # stands for a function's own name in the view `name`
-    module_suffix: re.Pattern[str]  # what of a path is no part of the module's name
-
-    @cached_property
-    def language(self) -> Language:
-        return Language(self.grammar())
-
-    @cached_property
-    def parser(self) -> Parser:
-        return Parser(self.language)
-
-    @cached_property
-    def definition_ids(self) -> dict[int, DefinitionKind]:
-        return {self._id(kind): sort for kind, sort in self.definitions.items()}
-
-    @cached_property
-    def container_ids(self) -> frozenset[int]:
-        kinds = (*self.containers, *self.definitions)
-        return frozenset(self._id(kind) for kind in kinds)
-
-    def _id(self, kind: str) -> int:
-        number = self.language.id_for_node_kind(kind, True)
-        assert number is not None, f"{self.name}: its grammar has no node type {kind!r}"
-        return number
-
-    def module_name(self, path: str) -> str:
-        """The dotted name of the module in a file."""
-        return self.module_suffix.sub("", path).replace("/", ".")
-
+from pipeline_lib.pairs.languages.rules import Doc, WalkedRules
 
 _DOC_START = re.compile(rb"[\s(]*(?:#|[rRuU]?[\"'])")
 
@@ -131,13 +74,7 @@ def decode_literal(token: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-@lru_cache
-def rules_of(language: str) -> LanguageRules:
-    """The rules of a language by its name."""
-    return {"python": PYTHON}[language]
-
-
-PYTHON = LanguageRules(
+PYTHON = WalkedRules(
     name="python",
     grammar=tree_sitter_python.language,
     definitions={"function_definition": "function", "class_definition": "class"},
@@ -150,6 +87,7 @@ PYTHON = LanguageRules(
     code_line=re.compile(rb"\n[ \t;]*[^\s;#]"),
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     keywords=(re.compile(rb"def[ \t\f\\]"), re.compile(rb"class[ \t\f\\]")),
-    blank_name="_",
     module_suffix=re.compile(r"(?:(?:^|/)__init__)?\.py$"),
+    test_function=re.compile("test_"),
+    test_class=re.compile("Test"),
 )  # fmt: skip

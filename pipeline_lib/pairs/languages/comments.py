@@ -1,0 +1,93 @@
+"""Documentation comments: which of them belong to a definition, and what they say without marks, tags and markup."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from pipeline_lib.pairs.languages.rules import Comment
+
+_GAP = re.compile(rb"\s*")
+_NEXT_LINE = re.compile(rb"[ \t]*\n[ \t]*")
+
+
+def last_doc_block(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
+    """The last `/** */` of those before a definition; other comments may follow it, code may not (javac, jsdoc, PHP)."""
+    for index in range(last, -1, -1):
+        comment = comments[index]
+        if data.startswith(b"/**", comment.start) and comment.end - comment.start > len(b"/**/"):
+            return [comment]
+        if index and _GAP.fullmatch(data, comments[index - 1].end, comment.start) is None:
+            break
+    return []
+
+
+def run_of_lines(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
+    """The comments on consecutive lines that end with this one, none of which stands behind code (go/doc, YARD)."""
+    first = last + 1
+    while first and _opens_line(data, comments[first - 1]):
+        follows = first > last or _NEXT_LINE.fullmatch(data, comments[first - 1].end, comments[first].start) is not None
+        if not follows:
+            break
+        first -= 1
+    return comments[first : last + 1]
+
+
+def _opens_line(data: bytes, comment: Comment) -> bool:
+    line = data.rfind(b"\n", 0, comment.start) + 1
+    return not data[line : comment.start].strip()
+
+
+_STAR = re.compile(r"(?m)^[ \t]*\*+(?!/)[ \t]?")
+
+
+def without_stars(block: str) -> str:
+    """The text in a `/* */`."""
+    text = block[2:-2] if block.endswith("*/") else block[2:]
+    return _STAR.sub("", text).rstrip("* \t\n")
+
+
+_TAG_LINE = re.compile(r"(?m)^[ \t]*@(?!(?:desc|description|summary)\b)[A-Za-z]")
+_TEXT_TAG = re.compile(r"(?m)^[ \t]*@(?:desc|description|summary)\b[ \t]*")
+# a tag and what it says, which may hold one pair of braces: {@code Map{k}}
+_INLINE_TAG = re.compile(r"\{@(\w+)([^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+)\}")
+_PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)\b[^<>]*>")
+_MARKUP_TAG = re.compile(r"(?i)</?(?:a|b|big|cite|code|em|font|i|img|kbd|samp|small|span|strong|sub|sup|tt|u|var)\b[^<>]*>")
+_BREAK = re.compile(r"(?i)<br[ \t]*/?>")
+_MARKDOWN_LINK = re.compile(r"!?\[([^\[\]\n]+)\]\((?:[^()\s]+)\)")
+
+
+def tagged_prose(blocks: list[str]) -> str:
+    """What Javadoc, JSDoc and PHPDoc say before their first tag (`@param`): inline tags and HTML become plain words.
+
+    The text of `@description` and `@summary` counts; a comment about the file, module or a type says nothing here.
+    """
+    text = "\n".join(without_stars(block) for block in blocks)
+    if "@" in text:
+        if _OF_ANOTHER.search(text):
+            return ""
+        text = _TEXT_TAG.sub("", text)
+        tag = _TAG_LINE.search(text)
+        text = text[: tag.start()] if tag else text
+        text = _INLINE_TAG.sub(_inline_text, text)
+    return without_markup(text).strip()
+
+
+_OF_ANOTHER = re.compile(r"(?m)^[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
+
+
+def _inline_text(match: re.Match[str]) -> str:
+    tag, said = match.group(1).lower(), match.group(2).strip()
+    if tag in ("link", "linkplain", "see", "tutorial"):
+        target, _, label = said.replace("|", " ").partition(" ")
+        return label.strip() or target.lstrip("#").replace("#", ".")
+    return "" if tag in ("inheritdoc", "docroot", "internal", "example") else said
+
+
+def without_markup(text: str) -> str:
+    """Text without HTML and Markdown links; where a block of HTML begins, a new paragraph does."""
+    if "<" in text:
+        text = _MARKUP_TAG.sub("", _BREAK.sub(" ", _PARAGRAPH_TAG.sub("\n\n", text)))
+    if "](" in text:
+        text = _MARKDOWN_LINK.sub(r"\1", text)
+    return html.unescape(text) if "&" in text else text

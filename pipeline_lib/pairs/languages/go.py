@@ -1,0 +1,56 @@
+"""Go: functions, methods as Receiver.Name, and the comment that ends on the line above them."""
+
+from __future__ import annotations
+
+import re
+
+import tree_sitter_go
+from tree_sitter import Node
+
+from pipeline_lib.pairs.languages.comments import run_of_lines, without_stars
+from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, QueriedRules, named
+
+_RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
+_DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
+_DOC_LINK = re.compile(r"\[\*?([\w.]+)\](?![(:\w])")
+
+
+def receiver_and_name(node: Node, data: bytes) -> tuple[str, Node] | None:
+    """(t *T[K]) Name -> T.Name."""
+    found = named(node, data)
+    receiver = node.child_by_field_name("receiver")
+    if found is None or receiver is None:
+        return found
+    match = _RECEIVER.match(data, receiver.start_byte, receiver.end_byte)
+    return (f"{match.group(1).decode()}.{found[0]}", found[1]) if match else found
+
+
+def go_prose(comments: list[str]) -> str:
+    """What a Go documentation comment says: no directives, no brackets around links."""
+    lines = []
+    for comment in comments:
+        if comment.startswith("/*"):
+            lines.append(without_stars(comment))
+        elif not _DIRECTIVE.match(comment, 2):
+            lines.append(comment[2:].removeprefix(" "))
+    return _DOC_LINK.sub(r"\1", "\n".join(lines)).strip()
+
+
+GO = QueriedRules(
+    name="go",
+    grammar=tree_sitter_go.language,
+    query="""
+        (comment) @comment
+        [(function_declaration) (method_declaration)] @function
+        (type_spec type: [(struct_type) (interface_type)]) @class
+    """,
+    name_of=receiver_and_name,
+    between=re.compile(rb"[ \t]*\n[ \t]*(?:type[ \t]+)?"),  # go/doc: on the line above, no blank one between
+    doc_above=run_of_lines,
+    clean=go_prose,
+    code_line=re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*)[^\s;{}()\[\],]"),  # *p = 1 is code
+    comment_line=SLASHES_COMMENT_LINE,
+    module_suffix=re.compile(r"(?:(?<=.)/[^/]*|)\.go$"),  # the package is the folder
+    test_function=re.compile(r"(?:Test|Benchmark|Example|Fuzz)(?![a-z])"),
+    test_class=re.compile(r"(?!)"),
+)

@@ -1,0 +1,37 @@
+"""PHP, inside HTML too: functions and methods, and the PHPDoc before them."""
+
+from __future__ import annotations
+
+import re
+
+import tree_sitter_php
+
+from pipeline_lib.pairs.languages.comments import last_doc_block, tagged_prose
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, TEST_FUNCTION, QueriedRules, named
+
+PHP = QueriedRules(
+    name="php",
+    grammar=tree_sitter_php.language_php,
+    query="""
+        (comment) @comment
+        [(function_definition) (method_declaration)] @function
+        [(class_declaration) (interface_declaration) (trait_declaration) (enum_declaration)] @class
+    """,
+    name_of=named,
+    left_out=frozenset({"attribute_list", "comment"}),
+    between=re.compile(rb"\s*"),  # as for PHP's own getDocComment(); attributes are part of the declaration
+    doc_above=last_doc_block,
+    clean=tagged_prose,
+    code_line=re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*|#(?!\[))[^\s;{}()\[\],]"),
+    comment_line=re.compile(r"\n[ \t]*(?://|#(?!\[))[/#]*[ \t!]*([^\n]*)"),
+    module_suffix=re.compile(r"\.(?:php\d?|phtml|inc)$"),
+    test_function=TEST_FUNCTION,
+    test_class=TEST_CLASS,
+    constructors=frozenset({"__construct"}),
+    standard_methods=frozenset(
+        {
+            "__destruct", "__call", "__callStatic", "__get", "__set", "__isset", "__unset", "__sleep", "__wakeup",
+            "__toString", "__invoke", "__set_state", "__clone", "__debugInfo", "__serialize", "__unserialize",
+        }
+    ),
+)  # fmt: skip

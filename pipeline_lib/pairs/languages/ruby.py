@@ -1,0 +1,90 @@
+"""Ruby: methods, singleton methods too, and the RDoc or YARD comment above them."""
+
+from __future__ import annotations
+
+import re
+
+import tree_sitter_ruby
+from tree_sitter import Node
+
+from pipeline_lib.pairs.languages.comments import run_of_lines, without_markup
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, Comment, QueriedRules, named
+
+
+def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
+    """class A::B -> A.B; an operator's name is the operator."""
+    found = named(node, data)
+    return (found[0].replace("::", ".").lstrip("."), found[1]) if found else None
+
+
+def hash_lines_or_block(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
+    """The `#` comments on the lines above, or one `=begin ... =end`."""
+    if data.startswith(b"=begin", comments[last].start):
+        return [comments[last]]
+    run = run_of_lines(data, comments, last)
+    blocks = [index for index, comment in enumerate(run) if data.startswith(b"=begin", comment.start)]
+    return run[blocks[-1] + 1 :] if blocks else run
+
+
+_HASHES = re.compile(r"#+ ?")
+_BLOCK = re.compile(r"\A=begin[^\n]*\n|\n?=end[^\n]*\Z")
+# remarks to Ruby and to tools, and what hides a method from RDoc
+_REMARK = re.compile(
+    r"!|[ \t]*(?:-\*-|(?:frozen[_-]string[_-]literal|(?:en)?coding|warn_indent|typed|shareable_constant_value)[ \t]*:"
+    r"|rubocop:|:nocov:|:nodoc:|:startdoc:|:stopdoc:|@!)"
+)
+_CALLS = re.compile(r"(?m)^[ \t]*:?call-seq:[^\n]*\n(?:[ \t]*\n|[ \t]+[^\n]*\n)*")  # RDoc: the ways to call it, indented
+_TAG_LINE = re.compile(r"(?m)^[ \t]*@[a-z]\w*")
+_YARD_LINK = re.compile(r"\{([A-Za-z:#.][\w:#.!?=]*)(?:[ \t]+([^{}\n]+))?\}(?!\[)")
+_RDOC_LINK = re.compile(r"(?:\{([^{}\n]+)\}|\b([\w.]+))\[(?:https?:|link:|rdoc-|mailto:)[^\]\s]*\]")
+_RDOC_WORD = re.compile(r"(?<![\w+*_])([+*_])(?=\S)([\w:.#@?!$=-]+)\1(?![\w+*_])")
+_RDOC_ESCAPE = re.compile(r"(?<![\w\\])\\(?=[A-Z#*+_<])")
+
+
+def unmarked(comments: list[str]) -> str:
+    """The text of the comments without their marks."""
+    lines = []
+    for comment in comments:
+        text = _BLOCK.sub("", comment) if comment.startswith("=begin") else _HASHES.sub("", comment, count=1)
+        if comment.startswith("=begin") or not _REMARK.match(text):
+            lines.append(text)
+    return "\n".join(lines)
+
+
+def ruby_prose(comments: list[str]) -> str:
+    """What an RDoc or YARD comment says before its first tag, without markup."""
+    text = _CALLS.sub("", unmarked(comments) + "\n")
+    tag = _TAG_LINE.search(text)
+    text = text[: tag.start()] if tag else text
+    text = _YARD_LINK.sub(lambda match: match.group(2) or match.group(1), text)
+    text = _RDOC_LINK.sub(lambda match: match.group(1) or match.group(2), text)
+    text = _RDOC_ESCAPE.sub("", _RDOC_WORD.sub(r"\2", text))
+    return without_markup(text).strip()
+
+
+RUBY = QueriedRules(
+    name="ruby",
+    grammar=tree_sitter_ruby.language,
+    query="""
+        (comment) @comment
+        [(method) (singleton_method)] @function
+        [(class) (module)] @class
+    """,
+    name_of=scoped_name,
+    # YARD: on one of the two lines above; `private def` and the like belong to the definition
+    between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*(?:[a-z_]\w*[!?]?[ \t(]+)*+"),
+    doc_above=hash_lines_or_block,
+    clean=ruby_prose,
+    code_line=re.compile(rb"\n[ \t;})\]]*(?!#|end\b)[^\s;})\]]"),
+    comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
+    module_suffix=re.compile(r"\.(?:rb|rake)$"),
+    test_function=re.compile(r"test_"),
+    test_class=TEST_CLASS,
+    constructors=frozenset({"initialize"}),
+    standard_methods=frozenset(
+        {
+            "to_text", "display", "dup", "clone", "equal?", "==", "<=>", "===", "<=", "<", ">", ">=", "between?", "eql?",
+            "hash", "to_s", "inspect",
+        }
+    ),
+)  # fmt: skip

@@ -1,0 +1,7 @@
+package shapes
+
+// Dos ends its lines
+// with CR LF.
+func Dos() int {
+	return 1
+}

@@ -1,0 +1,8 @@
+class Dos {
+    /**
+     * Ends its lines with CR LF.
+     */
+    int dos() {
+        return 1;
+    }
+}

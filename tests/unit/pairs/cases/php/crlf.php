@@ -1,0 +1,7 @@
+<?php
+/**
+ * Ends its lines with CR LF.
+ */
+function dos() {
+    return 1;
+}

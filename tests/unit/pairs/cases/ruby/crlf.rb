@@ -1,0 +1,5 @@
+# Ends its lines
+# with CR LF.
+def dos
+  1
+end

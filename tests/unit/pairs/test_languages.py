@@ -1,0 +1,64 @@
+"""Awkward source of every language as a file, and the pairs that must come of it, in a file beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from pipeline_lib.config import CodePairsConfig, Language
+from pipeline_lib.errors import UserError
+from pipeline_lib.pairs.code_pairs import code_pairs
+from pipeline_lib.pairs.definitions import find_definitions
+from pipeline_lib.pairs.languages import rules_of
+from pipeline_lib.sources.safe_open import SourceText, read_source
+
+CASES = Path(__file__).with_name("cases")
+SOURCES = sorted(path for path in CASES.rglob("*") if path.is_file() and path.suffix != ".yaml")
+LANGUAGES = get_args(Language)
+
+
+def pairs_of_file(source: Path, **choices: object) -> dict[str, Any]:
+    """What comes of a file, as the YAML beside it writes it."""
+    language = source.parent.name
+    text = read_source(str(source), 10**6, python=language == "python")
+    assert isinstance(text, SourceText)
+    rules = rules_of(language)
+    config = CodePairsConfig.model_validate({"min_body_lines": 1, "min_doc_words": 2, **choices})
+    dropped: Counter[str] = Counter()
+    found = list(code_pairs(find_definitions(text.data, rules, "m"), text.data, config, rules, dropped))
+    pairs = [{"name": pair.name, "line": pair.line, "x": pair.x, "y": pair.y} for pair in found]
+    return {"pairs": pairs, "dropped": dict(sorted(dropped.items()))}
+
+
+def expected_of(source: Path) -> Path:
+    return source.with_name(source.name + ".yaml")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_awkward_source(source: Path) -> None:
+    expected = yaml.safe_load(expected_of(source).read_text(encoding="utf-8"))
+    got = pairs_of_file(source)
+    assert [pair["name"] for pair in got["pairs"]] == [pair["name"] for pair in expected["pairs"]]
+    assert got == expected
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_there_are_twenty_awkward_cases_of_every_language(language: str) -> None:
+    cases = 0
+    for source in (CASES / language).glob("*.yaml"):
+        expected = yaml.safe_load(source.read_text(encoding="utf-8"))
+        cases += len(expected["pairs"]) + sum(expected["dropped"].values())
+    assert cases >= 20
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_missing_grammar_is_named_with_what_brings_it(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"tree_sitter_{language}", None)
+    monkeypatch.delitem(sys.modules, f"pipeline_lib.pairs.languages.{language}", raising=False)
+    with pytest.raises(UserError, match=rf"tree_sitter_{language}.*pip install cpt-factory\[dumps\]"):
+        rules_of.__wrapped__(language)
