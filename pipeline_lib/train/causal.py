@@ -24,6 +24,7 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.contrastive import TrainingRows
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.trainer import StepFigures
 
 
@@ -36,6 +37,7 @@ class CausalObjective:
         self.module = model
         self.rows = rows
         self.ranks = ranks
+        self._ahead = ReadAhead(self.read_sequences, self.config.steps)
 
     @classmethod
     def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> CausalObjective:
@@ -77,7 +79,7 @@ class CausalObjective:
 
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient of the mean cross entropy over all predicted tokens of the step."""
-        ids_ML = self.read_sequences(step)
+        ids_ML = self._ahead.get(step)
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
         loss = 0.0
@@ -86,7 +88,7 @@ class CausalObjective:
             piece.backward()
             loss += float(piece.detach())
         n_pairs = self.rows.plan.batch_size if self.ranks.is_first else 0
-        return StepFigures(loss, n_pairs, own_ML.numel(), own_ML.numel())
+        return StepFigures(loss, n_pairs, own_ML.numel(), own_ML.numel(), self._ahead.wait_seconds)
 
     def _summed_loss(self, ids_mL: Tensor) -> Tensor:
         with torch.autocast(ids_mL.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):

@@ -26,6 +26,7 @@ from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.distributed import Ranks, gather_rows
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.token_dropout import drop_tokens
 from pipeline_lib.train.trainer import StepFigures
 
@@ -77,6 +78,7 @@ class ContrastiveObjective:
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
+        self._ahead = ReadAhead(self.read_batch, self.config.steps)
         self._hardest: dict[tuple[str, str], float] = {}
 
     @classmethod
@@ -128,7 +130,7 @@ class ContrastiveObjective:
 
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient; both towers are one pass over micro-batches of similar length."""
-        batch = self.read_batch(step)
+        batch = self._ahead.get(step)
         shares = split_for_ranks(batch.lengths(), self.ranks.size)
         own_b = shares[self.ranks.rank]
         sequences = [batch.x_ids[i] for i in own_b] + [batch.y_ids[i] for i in own_b]
@@ -136,7 +138,7 @@ class ContrastiveObjective:
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, self.config.activation_bytes, self.module.lean)
         loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached)
-        return StepFigures(float(loss), len(own_b), int(sum(map(len, sequences))), padded_tokens)
+        return StepFigures(float(loss), len(own_b), int(sum(map(len, sequences))), padded_tokens, self._ahead.wait_seconds)
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""

@@ -75,14 +75,15 @@ class Clock:
         self._steps = steps
         self._times: list[float] = [time.monotonic()]
 
-    def tick(self, step: int, pairs: int, tokens: int) -> float:
-        """Note that a step is done; returns pairs per second over the last ten."""
+    def tick(self, step: int, pairs: int, tokens: int, wait_seconds: float = 0.0) -> float:
+        """Note that a step is done, and how long it waited for its data; returns pairs per second over the last ten."""
         self._times.append(time.monotonic())
         seconds = self._times[-1] - self._times[-2]
         if self._path is not None:
             row = {
                 "step": step,
                 "seconds": round(seconds, 4),
+                "wait_seconds": round(wait_seconds, 6),
                 "pairs_per_second": round(pairs / seconds, 2),
                 "tokens_per_second": round(tokens / seconds, 1),
                 "memory_bytes": memory_bytes(),

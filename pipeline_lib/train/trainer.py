@@ -31,12 +31,13 @@ NAMED_PAIRS = 4
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one rank's share of a step came to; sums over ranks are the step's."""
+    """What one rank's share of a step came to; sums over ranks are the step's, but for the wait for its data (seconds)."""
 
     loss: float
     pairs: int
     tokens: int
     padded_tokens: int
+    wait_seconds: float = 0.0
 
 
 class Objective(Protocol):
@@ -166,12 +167,12 @@ class Trainer:
         self.objective.after_step()
         self.average.update(step)
         self.log.add(metrics)
-        self._report(metrics, int(pairs), int(tokens))
+        self._report(metrics, int(pairs), int(tokens), figures.wait_seconds)
         fault_point("trainer:after_step")
         return metrics
 
-    def _report(self, metrics: StepMetrics, pairs: int, tokens: int) -> None:
-        speed = self.clock.tick(metrics.step, pairs, tokens)
+    def _report(self, metrics: StepMetrics, pairs: int, tokens: int, wait_seconds: float) -> None:
+        speed = self.clock.tick(metrics.step, pairs, tokens, wait_seconds)
         left = self.clock.seconds_left(metrics.step)
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
             self.events.log(
