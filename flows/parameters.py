@@ -39,6 +39,19 @@ class RunParams(BaseModel):
         description="Names the report's folder. Empty: the preset's name, or the source folder's or dump spec's.",
         pattern=r"^([a-z0-9][a-z0-9_.-]*)?$",
     )
+    contamination: str = Field(
+        "",
+        title="Evaluation texts",
+        description="A folder of evaluation texts (.jsonl, .parquet: suite, id, text) on the machine that runs the flow; pairs"
+        " that hold one are dropped. Empty: nothing is looked for.",
+    )
+    near_duplicates: float = Field(
+        -1.0,
+        title="Near-duplicates",
+        description="Documents, x and y of at least this Jaccard index go, e.g. 0.8; 0: they stay; -1: as the preset says.",
+        ge=-1,
+        le=1,
+    )
     steps: int = Field(0, title="Training steps", description="Optimizer steps; 0: as many as the preset says.", ge=0)
     batch_size: int = Field(
         0, title="Batch size", description="Pairs of one global batch; 0: as many as the preset says.", ge=0
@@ -71,11 +84,16 @@ class RunParams(BaseModel):
         train |= {"steps": self.steps} if self.steps else {}
         train |= {"batch_size": self.batch_size} if self.batch_size else {}
         train |= {"seed": self.seed} if self.seed >= 0 else {}
+        near = {"threshold": self.near_duplicates} if self.near_duplicates >= 0 else {}
         pretrain = {"steps": self.pretrain_steps} if self.pretrain_steps >= 0 else {}
         update = {
             "name": self.name or self._default_name(config),
             "source": config.source.model_copy(update={"folder": self.source, "dump": self.dump}),
             "extract": config.extract.model_copy(update={"workers": self.workers}),
+            "contamination": config.contamination.model_copy(
+                update={"folder": self.contamination} if self.contamination else {}
+            ),
+            "curate": config.curate.model_copy(update={"near": config.curate.near.model_copy(update=near)}),
             "train": config.train.model_copy(update=train),
             "pretrain": config.pretrain.model_copy(update=pretrain),
             "model": config.model.model_copy(update={"init": self.init} if self.init else {}),

@@ -123,6 +123,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
         near_twins={
             "test_functions": twins.n, "with_near_twin": twins.count, "share": twins.share, "jaccard": twins.threshold,
         },
+        contamination=stages["curate"].manifest.facts.get("contamination", {}),
         export=str(stages["export"].part_folder()),
         index=str(stages["index"].part_folder()),
     )  # fmt: skip

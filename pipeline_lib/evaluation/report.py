@@ -45,6 +45,7 @@ def report_json(data: ReportData) -> Row:
         "skipped": {split: facts.get("skipped", {}) for split, facts in data.tasks.items()},
         "selection": data.selection,
         "near_twins": data.near_twins,
+        "contamination": data.contamination,
         "seconds": {**seconds, "total": data.seconds_total},
         "cpu_seconds": data.cpu_seconds,
         "peak_memory_bytes": data.peak_memory_bytes,

@@ -78,6 +78,7 @@ class ReportData(BaseModel):
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
+        contamination: evaluation suite -> what curation found of it: texts, texts_found, pairs, samples.
         export, index: their folders.
         notes: findings said in a sentence each.
     """
@@ -105,6 +106,7 @@ class ReportData(BaseModel):
     quarantine: tuple[QuarantineReason, ...] = ()
     verdicts: tuple[Row, ...] = ()
     near_twins: Row = Field(default_factory=dict)
+    contamination: dict[str, Row] = Field(default_factory=dict)
     export: str = ""
     index: str = ""
     notes: tuple[str, ...] = ()

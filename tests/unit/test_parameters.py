@@ -56,6 +56,13 @@ def test_what_is_asked_for_takes_the_presets_place() -> None:
     assert config.train.batch_size == preset("smoke").train.batch_size
 
 
+def test_curation_does_more_where_it_is_asked_to() -> None:
+    config = RunParams(preset="smoke", contamination="/suites", near_duplicates=0.8).resolve()
+    assert (config.contamination.folder, config.curate.near.threshold) == ("/suites", 0.8)
+    plain = preset("smoke")
+    assert (plain.contamination.folder, plain.curate.near.threshold) == ("", 0.0)
+
+
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="demo, smoke"):
         preset("huge")

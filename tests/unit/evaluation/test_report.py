@@ -22,6 +22,7 @@ def figure(model, step, split, kind, value, metric=None):
     return row | {"metric": metric or METRICS[kind], "value": value, "low": value - 0.02, "high": value + 0.02, "n": 100}
 
 
+FOUND = {"pair": "p1", "path": EVIL, "text": EVIL, "shared": EVIL}
 SELECTION = {
     "chosen": "step-000200",
     "step": 200,
@@ -91,6 +92,7 @@ def data():
         ),
         verdicts=({"suite": EVIL, "rows": 7, "failed": 0},),
         near_twins={"test_functions": 100, "with_near_twin": 4, "share": 0.04, "jaccard": 0.7},
+        contamination={EVIL: {"texts": 30, "texts_found": 2, "pairs": 5, "samples": [FOUND]}},
         export="store/export/x",
         index="store/index/y",
         notes=(EVIL,),
@@ -166,6 +168,15 @@ def test_report_json_has_the_keys_that_programs_read(tmp_path, data):
     assert report["selection"]["chosen"] == "step-000200"
     assert report["skipped"]["test"] == {"similarity": "3 pieces, 10 are needed"}
     assert report["near_twins"]["with_near_twin"] == 4
+    assert report["contamination"][EVIL]["pairs"] == 5
+
+
+def test_what_was_found_of_each_evaluation_suite_is_said(tmp_path, data):
+    page = write_report(tmp_path, data).read_text()
+    assert "Evaluation texts in the dump" in page
+    assert (
+        "Evaluation texts in the dump" not in write_report(tmp_path, data.model_copy(update={"contamination": {}})).read_text()
+    )
 
 
 def test_what_was_left_out_is_said(tmp_path, data):
