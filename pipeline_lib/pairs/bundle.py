@@ -104,7 +104,7 @@ def is_taken(file: SourceFile) -> bool:
 
 def _is_test(file: SourceFile, rows: Rows) -> bool:
     """Whether a file holds tests, by its name: it is counted and not even read."""
-    if file.form in CODE_FORMS and is_test_path(file.path):
+    if file.form in CODE_FORMS and is_test_path(file.inner_path):
         rows.dropped["file_of_tests"] += 1
         return True
     return False
@@ -137,7 +137,7 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     if language not in config.code.languages:
         return
     rules = rules_of(language)
-    definitions = find_definitions(source.data, rules, rules.module_name(file.path))
+    definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
     pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)

@@ -48,6 +48,8 @@ _NOT_PROSE = re.compile(
     r"(?i)^(licen[cs]e|copying|notice|authors|contributors|thirdparty|third_party|patents|requirements|constraints"
     r"|cmakelists|top_level|entry_points|sources|dependency_links|requires|robots|vendor)"
 )
+# a container's path, and what stands in a URL before the path of a file
+_BEFORE_PATH = re.compile(r"^[^!]*!(?:https?://[^/]+/(?:[^/]+/[^/]+/blob/[^/]+/)?)?")
 
 
 class SourceFile(Record):
@@ -64,6 +66,11 @@ class SourceFile(Record):
     sha256: str
     weight: float = 1.0  # share of its texts that are taken
     options: dict[str, Any] = Field(default_factory=dict)  # of its reader, checked
+
+    @property
+    def inner_path(self) -> str:
+        """The path without the container's; of a forge's URL, the path inside the repository."""
+        return _BEFORE_PATH.sub("", self.path).partition("#L")[0] if "!" in self.path else self.path
 
     @property
     def identity(self) -> list[Any]:
