@@ -186,14 +186,14 @@ def test_a_file_that_kills_every_worker_is_quarantined_alone(artifact: Artifact,
     deadly.write_text(
         textwrap.dedent("""
         import os
-        from pipeline_lib.pairs import bundle
-        if not hasattr(bundle, "harmless"):  # Dask loads this file twice
-            bundle.harmless = bundle.read_source
+        from pipeline_lib.sources import readers
+        if not hasattr(readers, "harmless"):  # Dask loads this file twice
+            readers.harmless = readers.read_source
         def read_source(place, *args, **options):
             if place.endswith("poison.py"):
                 os._exit(9)
-            return bundle.harmless(place, *args, **options)
-        bundle.read_source = read_source
+            return readers.harmless(place, *args, **options)
+        readers.read_source = read_source
         """)
     )
     with dask.config.set({"distributed.worker.preload": [str(deadly)]}):
