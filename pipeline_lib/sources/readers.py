@@ -35,6 +35,7 @@ class Found(NamedTuple):
 Reader = Callable[[SourceFile, ReadLimits], Iterator[Found]]
 
 _READERS: dict[str, str] = {
+    "html": "pipeline_lib.sources.html:read_html",
     "warc": "pipeline_lib.sources.warc:read_warc",
     "mediawiki": "pipeline_lib.sources.mediawiki:read_mediawiki",
     "json_lines": "pipeline_lib.sources.json_lines:read_json_lines",

@@ -36,12 +36,16 @@ def read_source(place: str, max_bytes: int, sha256: str = "", python: bool = Fal
         sha256: what the content must be, where it is known: a file that changed since it was listed is refused.
         python: the file may declare its encoding in its first two lines (PEP 263).
     """
+    data = read_bytes(place, max_bytes, sha256)
+    return data if isinstance(data, Refusal) else decode(data, python)
+
+
+def read_bytes(place: str, max_bytes: int, sha256: str = "") -> bytes | Refusal:
+    """Read one file as bytes; arguments as of `read_source`."""
     data = _read_regular(place, max_bytes)
-    if isinstance(data, Refusal):
-        return data
-    if sha256 and (got := hashlib.sha256(data).hexdigest()) != sha256:
+    if not isinstance(data, Refusal) and sha256 and (got := hashlib.sha256(data).hexdigest()) != sha256:
         return Refusal("content_changed", f"sha256 is {got}, listed as {sha256}: reinstall the package or list again")
-    return decode(data, python)
+    return data
 
 
 def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
