@@ -49,13 +49,14 @@ def test_s01_control_the_standard_reader_gives_rows_of_a_truncated_zstd_file(tmp
     assert refusal is not None and refusal.reason == "truncated"
 
 
-_CHILD = """
-import json, resource, sys, time
+_CHILD = r"""
+import json, re, sys, time
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.decompress import check_stream
 begin = time.perf_counter()
 refusal = check_stream(sys.argv[1], ReadLimits(max_expanded_bytes=int(sys.argv[2])))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# VmHWM, for ru_maxrss remembers the parent that this process was forked from
+peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read()).group(1)) * 1024
 print(json.dumps([refusal and refusal.reason, peak, time.perf_counter() - begin]))
 """
 
