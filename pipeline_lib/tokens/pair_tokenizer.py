@@ -19,7 +19,8 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.tokens.repeats import drop_repeats, without_repeat_step
+from pipeline_lib.tokens.repeats import without_repeat_step
+from pipeline_lib.tokens.words import WordReader, word_pattern
 
 Side = Literal["x", "y"]
 
@@ -61,10 +62,10 @@ class PairTokenizer:
         self.tokenizer = tokenizer
         self.delimiters = delimiters
         self._is_own = tokenizer.id_to_token(delimiters.x_open) == RESERVED[0]
-        self._repeats = without_repeat_step(tokenizer)
         # A limit on repeats makes a word depend on those after it.
-        self._reads_heads = self._is_own and self._repeats is None
-        self._reader = _without_normalizer(tokenizer) if self._repeats else tokenizer
+        self._reads_heads = self._is_own and without_repeat_step(tokenizer) is None
+        pattern = word_pattern(tokenizer) if self._is_own else None
+        self._words = WordReader(tokenizer, pattern) if pattern else None
 
     @classmethod
     def load(cls, folder: Path) -> PairTokenizer:
@@ -191,26 +192,14 @@ class PairTokenizer:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:
-            encodings = self._reader.encode_batch_fast(self._read(texts), add_special_tokens=False)
-        except TypeError:  # the library refuses lone surrogates, which a terminal or a file name may hold
-            readable = [text.encode("utf-8", "replace").decode() for text in texts]
-            encodings = self._reader.encode_batch_fast(self._read(readable), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+            return self._ids_of_readable(texts)
+        except (TypeError, UnicodeError):  # the library refuses lone surrogates, which a terminal or a file name may hold
+            return self._ids_of_readable([text.encode("utf-8", "replace").decode() for text in texts])
 
-    def _read(self, texts: list[str]) -> list[str]:
-        """The texts as `_reader` takes them: normalised already where repeats are limited, which Python does faster."""
-        if self._repeats is None:
-            return texts
-        normalizer, n = self._repeats
-        return [drop_repeats(normalizer.normalize_str(text), n) for text in texts]
-
-
-def _without_normalizer(tokenizer: Tokenizer) -> Tokenizer:
-    fields = json.loads(tokenizer.to_str())
-    fields["normalizer"] = None
-    reader = Tokenizer.from_str(json.dumps(fields))
-    reader.encode_special_tokens = True
-    return reader
+    def _ids_of_readable(self, texts: list[str]) -> list[list[int]]:
+        if self._words is not None:
+            return list(map(self._words.ids, texts))
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:

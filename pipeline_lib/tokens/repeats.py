@@ -8,6 +8,8 @@ word. A property test holds them against each other.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, normalizers
 
@@ -23,18 +25,26 @@ def repeated_word(n: int) -> str:
 
 def drop_repeats(text: str, n: int) -> str:
     """What replacing `repeated_word(n)` by nothing leaves of a text of words between single spaces."""
-    words = text.split(" ")
+    return " ".join(drop_repeated_words(text.split(" "), n))
+
+
+def drop_repeated_words(words: Sequence[str], n: int) -> list[str]:
+    """The words that `repeated_word(n)` leaves."""
+    often = {word for word, count in Counter(words).items() if count > n}
     next_of: dict[str, tuple[int, int]] = {}  # word -> where it comes next, and how many follow that one closely
     kept = []
     for place in range(len(words) - 1, -1, -1):
         word = words[place]
+        if word not in often:
+            kept.append(word)
+            continue
         following = next_of.get(word)
         chain = following[1] + 1 if following is not None and following[0] - place <= REACH + 1 else 0
         next_of[word] = (place, chain)
         if chain < n:
             kept.append(word)
     kept.reverse()
-    return " ".join(kept)
+    return kept
 
 
 def without_repeat_step(tokenizer: Tokenizer) -> tuple[normalizers.Normalizer, int] | None:

@@ -17,6 +17,7 @@ from pipeline_lib.config import ShardConfig, TokenizerConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import arm, disarm
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
+from pipeline_lib.tokens.pair_tokenizer import RESERVED
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
 
@@ -219,3 +220,31 @@ def test_a_later_generation_touches_no_old_byte(
     assert old.pair_ids(np.arange(N_CODE)) == new.pair_ids(np.arange(N_CODE))
     assert new.pair_ids(np.arange(N_CODE, N_CODE + 70)) == sorted(str(row["id"]) for row in later)
     assert labels_of(after, "train") == ["train-docstring", "train-neighbour"]
+
+
+def test_c05_no_text_forges_a_delimiter_in_the_shards(
+    tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]], a_pair: Callable[..., Row]
+) -> None:
+    """Longer than the context, empty, only delimiters, and their names inside: the closing one is last and comes once."""
+    names = [*RESERVED, "[", "]", "{", "}", "<|endoftext|>"]
+    hostile = [
+        "",
+        " \n\t",
+        *names,
+        " ".join(names),
+        "]" * 500,
+        "}{][" * 40,
+        f"a {RESERVED[1]} b {RESERVED[3]} c",
+        "word " * 5000,
+    ]
+    planted = [a_pair("code", 3000 + i, text, text) for i, text in enumerate(hostile)]
+    inputs = made(tmp_path, curated_of, rows | {"train": rows["train"] + planted})
+    tokenizer = PairTokenizer.load(inputs[2].part_folder())
+    dataset = TokenDataset.open(write_shards(*inputs, CONFIG), "train-docstring")
+    got = dataset.rows(np.arange(len(dataset)))
+    assert len(dataset) == N_CODE + len(hostile)
+    for side, ids, most in (("x", got.x_ids, 8), ("y", got.y_ids, 16)):
+        opening, closing = tokenizer.delimiters.of(side)
+        for row in ids:
+            assert 2 <= len(row) <= most and (row[0], row[-1]) == (opening, closing)
+            assert not set(row[1:-1].tolist()) & set(range(len(RESERVED)))

@@ -45,6 +45,7 @@ CHOICES = {
     "keep": {"punctuation": "keep"},
     "drop": {"punctuation": "drop"},
     "twice": {"punctuation": "drop", "max_repeats": 2},
+    "whole": {"punctuation": "drop", "max_repeats": 1, "split_identifiers": False, "lower_case": False},
 }
 
 
