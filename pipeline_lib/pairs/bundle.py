@@ -25,7 +25,7 @@ from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 STAGE = Stage(name="extract", version=2)
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
-_DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article"})
+_DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article", "unknown_language"})
 _STOPWORDS = frozenset(
     "the of to and a in is that for it with as be this on are by or an from".split()  # noqa: SIM905
 )
