@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 
@@ -49,12 +50,14 @@ def drop_repeated_words(words: Sequence[str], n: int) -> list[str]:
 
 def without_repeat_step(tokenizer: Tokenizer) -> tuple[normalizers.Normalizer, int] | None:
     """The normaliser up to its last step, and that step's n, where the last step is `repeated_word(n)`; else None."""
-    described = json.loads(tokenizer.to_str())["normalizer"]
-    steps = (described or {}).get("normalizers") or []
+    steps = steps_of(tokenizer.normalizer)
     pattern = steps[-1].get("pattern", {}).get("Regex") if steps else None
     for n in range(1, MOST + 1):
         if pattern == repeated_word(n):
-            rest = json.loads(tokenizer.to_str())
-            rest["normalizer"]["normalizers"] = steps[:-1]
-            return Tokenizer.from_str(json.dumps(rest)).normalizer, n
+            return normalizers.Sequence([tokenizer.normalizer[i] for i in range(len(steps) - 1)]), n
     return None
+
+
+def steps_of(part: Any, name: str = "normalizers") -> list[dict[str, Any]]:
+    """The steps of a sequence of normalisers or of pre-tokenizers, as tokenizer.json spells them; none where it is no such."""
+    return json.loads(part.__getstate__()).get(name) or [] if part is not None else []

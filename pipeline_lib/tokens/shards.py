@@ -114,7 +114,7 @@ def _pieces_of(split: str, pairs: Path) -> list[_Piece]:
     """The parts that a split's pairs go to; only the ids are read."""
     rows: Counter[tuple[str, int]] = Counter()
     digests: defaultdict[tuple[str, int], Any] = defaultdict(hashlib.sha256)
-    for batch in pq.ParquetFile(pairs).iter_batches(columns=["view", "generation", "id"]):
+    for batch in pq.ParquetFile(pairs).iter_batches(READ_ROWS, columns=["view", "generation", "id"], use_threads=False):
         for view, generation, id_ in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             rows[view, generation] += 1
             digests[view, generation].update(id_.encode())
@@ -204,7 +204,7 @@ class _ShardWriter:
 def _batches_of(piece: _Piece, order: str) -> Iterator[pa.RecordBatch]:
     if order == "hash":
         chosen = (pc.field("view") == piece.view) & (pc.field("generation") == piece.generation)
-        for batch in pq.ParquetFile(piece.pairs).iter_batches(READ_ROWS, columns=list(COLUMNS)):
+        for batch in pq.ParquetFile(piece.pairs).iter_batches(READ_ROWS, columns=list(COLUMNS), use_threads=False):
             rows = batch.filter(chosen)
             if len(rows):
                 yield rows

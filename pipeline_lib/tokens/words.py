@@ -7,15 +7,14 @@ these, since each becomes a space. A property test holds both ways against each 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from itertools import chain
 from typing import Generic, TypeVar
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
-from pipeline_lib.tokens.repeats import drop_repeated_words, without_repeat_step
+from pipeline_lib.tokens.repeats import drop_repeated_words, steps_of, without_repeat_step
 
 V = TypeVar("V")
 
@@ -76,12 +75,11 @@ class _Known(dict[str, V], Generic[V]):
 
 def word_pattern(tokenizer: Tokenizer) -> str | None:
     """The pattern of a text's words, or None where the tokenizer does anything that may reach from one to the next."""
-    fields = json.loads(tokenizer.to_str())
-    splits = (fields["pre_tokenizer"] or {}).get("pretokenizers") or []
+    splits = steps_of(tokenizer.pre_tokenizer, "pretokenizers")
     apart = [(split["type"], split.get("add_prefix_space"), split.get("use_regex")) for split in splits]
-    if apart != _WORDS_APART or fields["model"]["type"] != "BPE" or fields["added_tokens"]:
+    if apart != _WORDS_APART or not isinstance(tokenizer.model, models.BPE) or tokenizer.get_added_tokens_decoder():
         return None
-    steps = (fields["normalizer"] or {}).get("normalizers") or []
+    steps = steps_of(tokenizer.normalizer)
     if without_repeat_step(tokenizer):
         steps = steps[:-1]
     patterns = [step["pattern"].get("Regex") for step in steps if step["type"] == "Replace" and step["content"] == " "]
@@ -92,8 +90,8 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
 
 
 def _without_normalizer(tokenizer: Tokenizer) -> Tokenizer:
-    fields = json.loads(tokenizer.to_str())
-    fields["normalizer"] = None
-    reader = Tokenizer.from_str(json.dumps(fields))
+    """Of the same model, in the same memory."""
+    reader = Tokenizer(tokenizer.model)
+    reader.pre_tokenizer = tokenizer.pre_tokenizer
     reader.encode_special_tokens = True
     return reader
