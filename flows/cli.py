@@ -190,6 +190,29 @@ def search(
 
 
 @app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(metavar="URL|SPEC", help="A path, a glob, a URL, or a dump spec (.yaml).")],
+    reader: Annotated[str, typer.Option(help="What reads a path, glob or URL. Empty: guessed by its name.")] = "",
+    records: Annotated[int, typer.Option(help="Texts read of each source at most.", min=1)] = 1000,
+    samples: Annotated[int, typer.Option(help="Documents and pairs shown of each source.", min=0)] = 10,
+) -> None:
+    """What a dump is: its reader, bytes and texts, what would be left out and why, and ten documents and pairs."""
+    from flows.inspect_dump import inspect_dump
+
+    inspect_dump(target, reader, records, samples)
+
+
+@app.command()
+def trace(
+    pair_id: Annotated[str, typer.Argument(metavar="PAIR_ID", help="The id of a row of pairs.parquet, or its first digits.")],
+) -> None:
+    """Where a pair came from: source, file or URL, record, line, and the hash of the dump's file."""
+    from flows.trace_pair import print_trace
+
+    print_trace(pair_id)
+
+
+@app.command()
 def up(
     port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.")] = DEFAULT_PORT,
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch the cron schedules on; they are paused else.")] = False,

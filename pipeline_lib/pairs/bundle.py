@@ -18,7 +18,7 @@ from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, text_pairs
 from pipeline_lib.sources.bundles import Bundle
-from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.readers import Found, texts_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 
@@ -91,10 +91,15 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
     if _is_test(file, rows):
         return
     for found in texts_of(file, work.source):
-        if isinstance(found.content, SourceText) and not is_taken(found.file):
-            rows.dropped["not_sampled"] += 1
-        elif not _is_test(found.file, rows):
-            _extract_text(found.file, found.content, work.extract, rows)
+        extract_found(found, work.extract, rows)
+
+
+def extract_found(found: Found, config: ExtractConfig, rows: Rows) -> None:
+    """Add one text's documents and pairs to the rows, or the reason why there are none."""
+    if isinstance(found.content, SourceText) and not is_taken(found.file):
+        rows.dropped["not_sampled"] += 1
+    elif not _is_test(found.file, rows):
+        _extract_text(found.file, found.content, config, rows)
 
 
 def is_taken(file: SourceFile) -> bool:

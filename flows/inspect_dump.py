@@ -1,0 +1,98 @@
+"""`cpt inspect`: what a dump is, what extraction would make of it, and ten documents and pairs; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline_lib.pairs.sample import Row, Sample, sample_source
+from pipeline_lib.sources.guess import sources_of
+
+CHARACTERS, LINES = 400, 8  # shown of a text
+
+
+def inspect_dump(target: str, reader: str, max_texts: int, shown: int) -> None:
+    """Print what is in a dump spec, a path, a glob or a URL, source by source.
+
+    Raises:
+        UserError: the target or its spec is wrong, or a source holds nothing for its reader.
+    """
+    console = Console()
+    for source in sources_of(target, reader):
+        sample = sample_source(source, max_texts, shown)
+        console.print(_facts(sample))
+        if sample.left_out:
+            console.print(_left_out(sample))
+        if sample.documents_shown:
+            console.print(_documents(sample.documents_shown))
+        if sample.pairs_shown:
+            console.print(_pairs(sample.pairs_shown))
+
+
+def _facts(sample: Sample) -> Table:
+    source = sample.source
+    table = Table(title=Text(source.name, style="bold"), box=None, show_header=False, title_justify="left")
+    read = f"{sample.texts:,}" if sample.whole else f"{sample.texts:,} read, there are more (--records)"
+    rows = {
+        "reader": source.reader,
+        "url": source.url,
+        "licence": source.licence,
+        "files": f"{sample.files:,}, {sample.bytes:,} bytes",
+        "texts": read,
+        "pairs": f"{sample.pairs:,} of them",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(printable(value), overflow="fold"))
+    return table
+
+
+def _left_out(sample: Sample) -> Table:
+    table = Table("reason", "texts or candidates", title="left out", box=SIMPLE_HEAD, title_justify="left")
+    for reason, count in sample.left_out.most_common():
+        table.add_row(Text(reason), f"{count:,}")
+    return table
+
+
+def _documents(rows: Sequence[Row]) -> Table:
+    table = _list(f"{len(rows)} documents")
+    for row in rows:
+        about = f"{row['kind']}, {row['language']}, {len(row['text']):,} characters"
+        table.add_row(_entry(row["path"], about, short(row["text"])))
+    return table
+
+
+def _pairs(rows: Sequence[Row]) -> Table:
+    table = _list(f"{len(rows)} pairs")
+    for row in rows:
+        about = f"{row['view']}, {row['language']}, {row['name']}"
+        table.add_row(_entry(f"{row['path']}:{row['line']}", about, f"x  {short(row['x'])}", f"y  {short(row['y'])}"))
+    return table
+
+
+def _list(title: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", show_header=False, show_lines=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _entry(path: str, about: str, *texts: str) -> Text:
+    entry = Text.assemble((printable(path), "bold"), "\n", (printable(about), "dim"))
+    for text in texts:
+        entry.append("\n" + printable(text))
+    return entry
+
+
+def short(text: str) -> str:
+    """The beginning of a text, without empty lines."""
+    lines = [line.rstrip() for line in text[: CHARACTERS * 2].splitlines() if line.strip()]
+    begins = "\n".join(lines[:LINES])[:CHARACTERS]
+    return begins if len(text.strip()) <= len(begins) else begins + " ..."
+
+
+def printable(text: str) -> str:
+    """Without control characters: a text from a dump must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)

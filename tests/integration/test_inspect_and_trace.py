@@ -1,0 +1,157 @@
+"""`cpt inspect` and `cpt trace` on a generated dump: what they print, and that they write nothing and start no server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.cli import app
+from pipeline_lib.artifact import Manifest, Outcome, Part, Store, sum_counts
+from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle
+from pipeline_lib.pairs.sample import sample_source
+from pipeline_lib.pairs.trace import trace_pair
+from pipeline_lib.sources.bundles import list_bundles
+from pipeline_lib.sources.dump_spec import read_spec
+from pipeline_lib.sources.guess import guess_reader, sources_of
+from pipeline_lib.sources.listing import write_listing
+
+CODE = 'def {name}(items):\n    """Adds all numbers of {name}."""\n    total = 0\n'
+CODE += "    for i in items:\n        total += i\n    return total\n"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """A tree of two packages and an archive of one file."""
+    for package in ("alpha", "beta"):
+        (tmp_path / "tree" / package).mkdir(parents=True)
+        for index in range(12):
+            (tmp_path / "tree" / package / f"m{index}.py").write_text(CODE.format(name=f"{package}_{index}"))
+    with tarfile.open(tmp_path / "old.tar.gz", "w:gz") as archive:
+        for name, data in (("pkg/sums.py", CODE.format(name="gamma").encode()), ("../out.py", b"x = 1\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    path = tmp_path / "dump.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            [
+                {"reader": "tree", "url": "tree", "licence": "MIT"},
+                {"reader": "archive", "url": "*.tar.gz", "licence": "BSD-3-Clause", "name": "archives"},
+            ]
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def store(spec: Path, tmp_path: Path) -> Store:
+    """What `extract` makes of the dump, made in this process."""
+    store = Store(tmp_path / "home" / "store")
+    source = SourceConfig(dump=str(spec))
+    work = ExtractWork(source=source, extract=ExtractConfig())
+    bundles = list_bundles(source)
+
+    def make(_: str) -> Outcome:
+        parts = tuple(Part.model_validate_json(extract_bundle(str(store.root), bundle, work)) for bundle in bundles)
+        return Outcome(parts=parts, counts=sum_counts(parts))
+
+    store.build(STAGE, work, {"source": write_listing(store, source, bundles)}, make)
+    return store
+
+
+def cpt(*words: str) -> str:
+    answer = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+def test_inspect_says_what_a_dump_is_and_shows_documents_and_pairs(spec: Path) -> None:
+    before = sorted(spec.parent.rglob("*"))
+    output = cpt("inspect", str(spec))
+    for words in (
+        "tree",
+        "24, ",
+        "10 documents",
+        "10 pairs",
+        "MIT",
+        "archives",
+        "unsafe_path",
+        "old.tar.gz!pkg/sums.py",
+        "gamma",
+    ):
+        assert words in output, words
+    assert sorted(spec.parent.rglob("*")) == before
+
+
+def test_inspect_is_bounded_and_shows_the_same_again(spec: Path) -> None:
+    source = read_spec(str(spec))[0]
+    sample = sample_source(source, 5, 3)
+    assert (sample.texts, sample.whole, sample.files, sample.pairs) == (5, False, 24, 5)
+    assert len(sample.documents_shown) == len(sample.pairs_shown) == 3
+    assert sample_source(source, 5, 3).pairs_shown == sample.pairs_shown
+    assert "there are more" in cpt("inspect", str(spec.parent / "tree"), "--records", "5", "--samples", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("a.warc.gz", "warc"), ("a.warc.wet.gz", "warc"), ("a.xml.bz2", "mediawiki"), ("a.jsonl.zst", "json_lines"),
+        ("a.parquet", "parquet"), ("a-1.0.whl", "archive"), ("a.tar.xz", "archive"), ("a.txt", "text"), ("d", "tree"),
+        ("b", "git"),
+    ],
+)  # fmt: skip
+def test_a_reader_is_guessed_by_name(tmp_path: Path, name: str, reader: str) -> None:
+    path = tmp_path / name
+    if reader in ("tree", "git"):
+        (path / ("objects" if reader == "git" else "x")).mkdir(parents=True)
+        (path / "HEAD").write_text("ref: refs/heads/main")
+    else:
+        path.write_text("")
+    assert guess_reader(str(path)) == reader
+
+
+def test_wrong_targets_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        sources_of(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="zip"):
+        sources_of(str(tmp_path), "zip")
+
+
+def test_trace_leads_from_a_pair_to_its_file_and_hash(spec: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPT_HOME", str(spec.parent / "home"))
+    rows = pairs_of(store)
+    assert {row["path"] for row in rows} >= {"old.tar.gz!pkg/sums.py", "alpha/m3.py"}
+    for row in rows:
+        found = trace_pair(store, row["id"])
+        file = spec.parent / ("old.tar.gz" if row["source"] == "archives" else f"tree/{row['path']}")
+        assert (found.place, found.sha256) == (str(file), hashlib.sha256(file.read_bytes()).hexdigest())
+        assert found.record == ("pkg/sums.py" if row["source"] == "archives" else "")
+        assert found.pair["line"] == 1 and found.bytes == file.stat().st_size
+    last = rows[-1]
+    output = cpt("trace", last["id"][:12])
+    for words in (last["id"], last["path"].partition("!")[0], last["source"], last["licence"], last["x"], "sha256:"):
+        assert words in output, words
+
+
+def test_trace_of_nothing_is_one_line(store: Store) -> None:
+    for wrong, words in (("0" * 32, "no pair 000"), ("xyz", "hexadecimal"), ("", "hexadecimal")):
+        with pytest.raises(UserError, match=words):
+            trace_pair(store, wrong)
+
+
+def pairs_of(store: Store) -> list[dict[str, object]]:
+    import pyarrow.parquet as pq
+
+    found = []
+    for path in sorted((store.root / "extract").glob("*/manifest.json")):
+        for part in Manifest.model_validate_json(path.read_bytes()).parts:
+            found += pq.read_table(store.root / part.folder / "pairs.parquet").to_pylist()
+    return found
