@@ -1,0 +1,151 @@
+"""MediaWiki XML exports (.xml, .gz, .bz2), streamed: one page in memory at a time, articles to prose.
+
+The XML is read by expat behind defusedxml: a document type, an entity or an external reference ends the file as
+`xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. A page's time is bounded by its length
+(`limits.max_text_bytes`): a parser in C cannot be interrupted from a worker's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from xml.sax import SAXException
+from xml.sax.handler import ContentHandler
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.sax import make_parser
+
+from pipeline_lib.config import ReadLimits
+from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.found_text import found_text, too_large
+from pipeline_lib.sources.readers import Found
+from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.wikitext import prose_of
+
+_FEED_BYTES = 64 * 1024
+_FIELDS = frozenset({"title", "ns", "id", "model", "text"})
+_FIELD_CHARACTERS = 1_000  # of all but the text
+
+
+@dataclass(slots=True)
+class _Page:
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    characters: int = 0
+    redirect: bool = False
+    offset: int = 0
+
+    def get(self, name: str) -> str:
+        return "".join(self.fields.get(name, ()))
+
+
+class _Pages(ContentHandler):
+    """Collects pages; of several revisions the last one stays."""
+
+    def __init__(self, limits: ReadLimits) -> None:
+        super().__init__()
+        self.limits = limits
+        self.names: list[str] = []
+        self.page: _Page | None = None
+        self.done: list[_Page] = []
+        self.events = 0
+
+    def startElement(self, name: str, attributes: Any) -> None:  # noqa: N802
+        """One element deeper."""
+        self.events += 1
+        self.names.append(name)
+        if len(self.names) > self.limits.max_depth:
+            raise Unreadable(Refusal("xml_depth", f"nested deeper than {self.limits.max_depth} elements"))
+        if name == "page" and len(self.names) == 2:
+            self.page = _Page()
+        elif self.page is not None and name == "redirect":
+            self.page.redirect = True
+        elif self.page is not None and self._keeps(name):
+            self.page.fields[name] = []
+            self.page.characters = 0 if name == "text" else self.page.characters
+
+    def characters(self, content: str) -> None:
+        """Some of an element's text; of a text beyond the limit only the length is kept."""
+        self.events += 1
+        name = self.names[-1] if self.names else ""
+        if self.page is None or not self._keeps(name):
+            return
+        parts = self.page.fields.setdefault(name, [])
+        if name == "text":
+            self.page.characters += len(content)
+            if self.page.characters <= self.limits.max_text_bytes:
+                parts.append(content)
+        elif len(parts) < _FIELD_CHARACTERS:
+            parts.append(content[:_FIELD_CHARACTERS])
+
+    def endElement(self, name: str) -> None:  # noqa: N802
+        """One element is whole."""
+        self.events += 1
+        self.names.pop()
+        if name == "page" and self.page is not None and len(self.names) == 1:
+            self.done.append(self.page)
+            self.page = None
+
+    def _keeps(self, name: str) -> bool:
+        """Whether an element is one of a page's own fields, or of its revision's: a contributor has an id too."""
+        parent = self.names[-2] if len(self.names) > 1 else ""
+        return name in _FIELDS and parent == ("revision" if name in ("model", "text") else "page")
+
+
+def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+    """The articles of an export, in its order, as Markdown headings and paragraphs; group: the page.
+
+    Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, no_prose. Of the file:
+    xml_forbidden, xml_depth, xml_damaged, truncated, damaged, expansion_limit, too_many_members.
+    """
+    refusal = check_stream(file.place, limits, file.sha256)
+    if refusal is not None:
+        yield Found(file, refusal)
+        return
+    try:
+        for number, page in enumerate(_pages(file.place, limits), 1):
+            if number > limits.max_members:
+                raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members} pages; see source.limits"))
+            title = page.get("title") or f"page {page.get('id')}"
+            yield found_text(file, title, _text(page, limits), limits, form="markdown", group=title)
+    except Unreadable as error:
+        yield Found(file, error.refusal)
+
+
+def _text(page: _Page, limits: ReadLimits) -> str | Refusal:
+    if page.redirect:
+        return Refusal("redirect", "to another page")
+    if page.get("ns").strip() not in ("", "0") or page.get("model").strip() not in ("", "wikitext"):
+        return Refusal("not_an_article", f"namespace {page.get('ns')[:20]}, model {page.get('model')[:50]}")
+    if page.characters > limits.max_text_bytes:
+        return too_large(page.characters, limits)
+    return prose_of(page.get("text"))
+
+
+def _pages(place: str, limits: ReadLimits) -> Iterator[_Page]:
+    handler = _Pages(limits)
+    parser = make_parser()
+    parser.forbid_dtd = True
+    parser.setContentHandler(handler)
+    fed = silent = 0
+    with open_expanded(place, limits) as stream:
+        try:
+            while data := stream.read_some(_FEED_BYTES):
+                before = handler.events
+                parser.feed(data)
+                fed += len(data)
+                silent = silent + len(data) if handler.events == before else 0
+                if silent > limits.max_text_bytes:  # expat holds a tag until its end
+                    raise Unreadable(Refusal("xml_forbidden", f"one tag of more than {limits.max_text_bytes} bytes", fed))
+                yield from handler.done
+                handler.done.clear()
+            if not fed:
+                raise Unreadable(Refusal("xml_damaged", "the file is empty"))
+            parser.close()
+        except DefusedXmlException as error:
+            raise Unreadable(Refusal("xml_forbidden", ascii(str(error))[:200], fed)) from error
+        except (SAXException, ValueError) as error:
+            reason = "truncated" if handler.names and "no element found" in str(error) else "xml_damaged"
+            raise Unreadable(Refusal(reason, ascii(str(error))[:200], fed)) from error
+        yield from handler.done
