@@ -14,7 +14,7 @@ _BACK_MATTER = frozenset(
 )
 _PREFIXES = frozenset(
     "file image category media datei bild kategorie fichier catégorie archivo imagen categoría immagine categoria bestand"  # noqa: SIM905
-    " categorie plik kategoria файл изображение категория".split()
+    " categorie plik kategoria файл изображение категория".split()  # codespell:ignore categorie
 )
 # a third of a page; taken off before, for the parser builds twenty nodes for each. Bounded, so that unclosed ones stay cheap.
 _REFERENCE = re.compile(r"<!--[^<]{0,1000}?-->|<ref\b[^>]{0,200}/>|<ref\b[^>]{0,200}>[^<]{0,2000}</ref>")
