@@ -41,6 +41,7 @@ format: setup-dev
 bench: setup-dev
 	$(BIN)/python -m benchmarks.train --quick
 	$(BIN)/python -m benchmarks.extract --quick
+	$(BIN)/python -m benchmarks.deduplicate --quick
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
