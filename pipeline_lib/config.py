@@ -16,6 +16,7 @@ from pipeline_lib.stage_config import StageConfig, operational
 
 Language = Literal["python", "javascript", "java", "go", "php", "ruby"]
 View = Literal["docstring", "name", "class"]
+TextView = Literal["neighbour", "title", "section"]
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 
 
@@ -76,16 +77,31 @@ class CodePairsConfig(StageConfig):
 class TextPairsConfig(StageConfig):
     """Rules for pairs of neighbouring pieces of one document."""
 
-    min_words: int = Field(20, description="Shortest piece (words).", ge=1)
-    max_words: int = Field(200, description="Longest piece (words).", ge=2)
+    views: tuple[TextView, ...] = Field(
+        ("neighbour",),
+        description="What becomes (x, y). `neighbour`: a piece and the next; `title`: a heading and the first piece below it;"
+        " `section`: the first piece of a section and that of the next.",
+        min_length=1,
+    )
+    unit: Literal["words", "characters"] = Field(
+        "words", description="What the next three lengths count; characters suit languages that write no spaces."
+    )
+    min_words: int = Field(20, description="Shortest piece (in `unit`).", ge=1)
+    max_words: int = Field(200, description="Longest piece (in `unit`).", ge=2)
     target_words: int = Field(
         60,
         description="A piece ends at the first paragraph bound after this many words, or sentence bound after twice as"
-        " many (words).",
+        " many (in `unit`).",
         ge=1,
     )
     min_letter_share: float = Field(
         0.6, description="Pieces with a smaller share of letters among their characters but spaces are no prose.", ge=0, le=1
+    )
+    across_headings: bool = Field(
+        True, description="Whether a piece, and a piece and the next, may lie on both sides of a heading."
+    )
+    min_title_words: int = Field(
+        2, description="Headings of fewer words (`Usage`, `Notes`) give no pair in the view `title` (words).", ge=1
     )
     max_word_overlap: float = Field(
         1.0,

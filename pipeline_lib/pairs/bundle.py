@@ -7,7 +7,7 @@ from email.parser import HeaderParser
 
 from data_contracts.schemas import row_id
 from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
-from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig
+from pipeline_lib.config import ExtractConfig, SourceConfig, StageConfig, TextPairsConfig
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
@@ -16,7 +16,7 @@ from pipeline_lib.pairs.languages import rules_of
 from pipeline_lib.pairs.languages.rules import Doc
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
-from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, text_pairs
+from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
 from pipeline_lib.sources.bundles import Bundle
 from pipeline_lib.sources.readers import Found, texts_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText
@@ -147,10 +147,9 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)
     sections = []
-    least_words = least_words_of_a_pair(config.text)
     for definition in definitions:
         doc = definition.doc
-        if doc is None or definition.in_test or definition.broken or not _is_long(doc, least_words):
+        if doc is None or definition.in_test or definition.broken or not _is_long(doc, config.text):
             continue
         if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
             rows.dropped["not_text"] += 1
@@ -159,9 +158,12 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     _add_text_pairs(file, sections, config, rows)
 
 
-def _is_long(doc: Doc, least_words: int) -> bool:
+def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
     """Whether a docstring is long enough for two pieces; words are counted only where the characters may suffice."""
-    return len(doc.value) >= 2 * least_words and len(doc.value.split(None, least_words)) >= least_words
+    least = least_size_of_a_pair(config)
+    if config.unit == "characters":
+        return len(doc.value) >= least - 2  # the ends of two pieces
+    return len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least
 
 
 def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:

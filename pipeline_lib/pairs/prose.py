@@ -12,6 +12,7 @@ class Paragraph(NamedTuple):
     text: str
     line: int
     words: int
+    heading: bool = False  # of Markdown, or underlined
 
 
 _FENCE = re.compile(r"\s*(```|~~~)")
@@ -86,7 +87,7 @@ class _Scanner:
                 return
             section = _SECTION.match(block)  # a heading and its underline, as every NumPy docstring has several
             if section is not None:
-                self.add(section.group(1), line)
+                self.add(section.group(1), line, heading=True)
                 block, line = block[section.end() :], line + 2
             if "::" not in block and _MARKUP.search("\n" + block) is None:
                 self.add(block, line)
@@ -120,7 +121,7 @@ class _Scanner:
                 self.pending_line = number
             self.pending.append(prose)
         if starts and _HEADING.match(line):
-            self.close()
+            self.close(heading=True)
 
     def enter(self, line: str, content: str, indent: int) -> None:
         """Skip what a line without prose announces."""
@@ -131,16 +132,16 @@ class _Scanner:
         elif content.startswith(_EXAMPLE) or _FIELD.match(line):
             self.skipping = True  # an example's output, a field's description
 
-    def close(self) -> None:
+    def close(self, heading: bool = False) -> None:
         """End the paragraph that is being collected."""
         if self.pending:
-            self.add(" ".join(self.pending), self.pending_line)
+            self.add(" ".join(self.pending), self.pending_line, heading)
             self.pending = []
 
-    def add(self, text: str, line: int) -> None:
+    def add(self, text: str, line: int, heading: bool = False) -> None:
         words = _without_inline(text).split()
         if words:
-            self.found.append(Paragraph(" ".join(words), line, len(words)))
+            self.found.append(Paragraph(" ".join(words), line, len(words), heading))
 
 
 def _without_inline(text: str) -> str:

@@ -51,8 +51,8 @@ class Rows:
         self._add_pair(file, document, ("code", pair.view, language), position, pair)
 
     def add_text_pair(self, file: SourceFile, document: str, language: str, position: int, pair: TextPair) -> None:
-        """Add a pair of neighbouring pieces."""
-        self._add_pair(file, document, ("text", "neighbour", language), position, pair)
+        """Add a pair of pieces of one document."""
+        self._add_pair(file, document, ("text", pair.view, language), position, pair)
 
     def _add_pair(
         self,

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import wrap
 from typing import NamedTuple
 
-from pipeline_lib.config import TextPairsConfig
+from pipeline_lib.config import TextPairsConfig, TextView
 from pipeline_lib.pairs.filters import text_drop
 from pipeline_lib.pairs.prose import Paragraph
 
@@ -18,7 +19,7 @@ class Piece(NamedTuple):
     """Between min_words and max_words of one document, cut at the bound of a paragraph or a sentence."""
 
     text: str
-    words: int
+    size: int  # in the config's unit
     line: int  # of its first word's paragraph
 
 
@@ -32,17 +33,18 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A piece and the next one."""
+    """A piece and the next one, or what else the view takes for x."""
 
     x: str
     y: str
     line: int  # of y
     name: str
+    view: TextView = "neighbour"
 
 
 class _Unit(NamedTuple):
     text: str
-    words: int
+    size: int
     line: int
     ends_paragraph: bool
 
@@ -60,27 +62,27 @@ def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Pi
     """
     pieces: list[list[_Unit]] = []
     current: list[_Unit] = []
-    words = 0
+    size = 0
     least, most = config.min_words, config.max_words
     enough, enough_inside = max(config.target_words, least), max(2 * config.target_words, least)
     for unit in _units(paragraphs, config):
-        if words >= least and words + unit.words > most:
+        if size >= least and size + unit.size > most:
             pieces.append(current)
-            current, words = [], 0
+            current, size = [], 0
         current.append(unit)
-        words += unit.words
-        if words >= (enough if unit.ends_paragraph else enough_inside):
+        size += unit.size
+        if size >= (enough if unit.ends_paragraph else enough_inside):
             pieces.append(current)
-            current, words = [], 0
-    if words >= least:
+            current, size = [], 0
+    if size >= least:
         pieces.append(current)
-    elif current and pieces and words + sum(unit.words for unit in pieces[-1]) <= most:
+    elif current and pieces and size + sum(unit.size for unit in pieces[-1]) <= most:
         pieces[-1].extend(current)
     return [_piece(units) for units in pieces]
 
 
-def least_words_of_a_pair(config: TextPairsConfig) -> int:
-    """Words below which `segment` gives at most one piece, whatever the text."""
+def least_size_of_a_pair(config: TextPairsConfig) -> int:
+    """Words, or characters, below which `segment` gives at most one piece, whatever the text."""
     return min(max(config.target_words, config.min_words) + config.min_words, config.max_words + 1)
 
 
@@ -88,17 +90,28 @@ def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator
     """Whole paragraphs where they are short, else sentences; at most max_words - min_words each, so that one always fits."""
     longest = max(1, config.max_words - config.min_words)
     whole = min(longest, config.target_words)
+    by_words = config.unit == "words"
     for paragraph in paragraphs:
-        if paragraph.words <= whole:
-            yield _Unit(paragraph.text, paragraph.words, paragraph.line, ends_paragraph=True)
+        size = paragraph.words if by_words else len(paragraph.text) + 1  # a space or line break ends each unit
+        if size <= whole:
+            yield _Unit(paragraph.text, size, paragraph.line, ends_paragraph=True)
             continue
-        chunks = [
-            sentence[start : start + longest]
-            for sentence in map(str.split, _sentences(paragraph.text))
-            for start in range(0, len(sentence), longest)
-        ]
-        for index, chunk in enumerate(chunks):
-            yield _Unit(" ".join(chunk), len(chunk), paragraph.line, ends_paragraph=index == len(chunks) - 1)
+        cut = _cut_words if by_words else _cut_characters
+        chunks = [chunk for sentence in _sentences(paragraph.text) for chunk in cut(sentence, longest)]
+        for index, (text, size) in enumerate(chunks):
+            yield _Unit(text, size, paragraph.line, ends_paragraph=index == len(chunks) - 1)
+
+
+def _cut_words(sentence: str, longest: int) -> Iterator[tuple[str, int]]:
+    words = sentence.split()
+    for start in range(0, len(words), longest):
+        chunk = words[start : start + longest]
+        yield " ".join(chunk), len(chunk)
+
+
+def _cut_characters(sentence: str, longest: int) -> Iterator[tuple[str, int]]:
+    for chunk in wrap(sentence, max(1, longest - 1), break_on_hyphens=False):
+        yield chunk, len(chunk) + 1
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -111,21 +124,21 @@ def _sentences(text: str) -> Iterator[str]:
 
 def _piece(units: list[_Unit]) -> Piece:
     text = "".join(unit.text + ("\n" if unit.ends_paragraph else " ") for unit in units).rstrip()
-    return Piece(text, sum(unit.words for unit in units), units[0].line)
+    return Piece(text, sum(unit.size for unit in units), units[0].line)
 
 
 def text_pairs(sections: Iterable[Section], config: TextPairsConfig, dropped: Counter[str]) -> list[TextPair]:
-    """The pairs (p_i, p_i+1) of a document's sections, at most `max_pairs_per_document`, evenly spread over it.
+    """The pairs of a document, of all views: at most `max_pairs_per_document`, evenly spread over it.
 
-    Every neighbourhood that gives no pair is counted in `dropped`.
+    Every candidate that gives no pair is counted in `dropped`.
     """
     pairs: list[TextPair] = []
     for section in sections:
-        pieces = segment(section.paragraphs, config)
-        for x, y in pairwise(pieces):
-            reason = text_drop(x.text, y.text, config)
+        for view, x, y in _candidates(section.paragraphs, config):
+            short = view == "title" and len(x.split()) < config.min_title_words
+            reason = "short_title" if short else text_drop(x, y.text, config)
             if reason is None:
-                pairs.append(TextPair(x.text, y.text, y.line, section.name))
+                pairs.append(TextPair(x, y.text, y.line, section.name, view))
             else:
                 dropped[reason] += 1
     most = config.max_pairs_per_document
@@ -133,3 +146,27 @@ def text_pairs(sections: Iterable[Section], config: TextPairsConfig, dropped: Co
         return pairs
     dropped["over_document_limit"] += len(pairs) - most
     return [pairs[index * len(pairs) // most] for index in range(most)]
+
+
+def _candidates(paragraphs: Sequence[Paragraph], config: TextPairsConfig) -> Iterator[tuple[TextView, str, Piece]]:
+    """View, x and y, each view's in the order of the document."""
+    if "neighbour" in config.views:
+        for run in [paragraphs] if config.across_headings else _by_heading(paragraphs):
+            yield from (("neighbour", x.text, y) for x, y in pairwise(segment(run, config)))
+    if config.views == ("neighbour",):
+        return
+    firsts = [(run[0], pieces[0]) for run in _by_heading(paragraphs) if (pieces := segment(_body(run), config))]
+    if "title" in config.views:
+        yield from (("title", head.text, first) for head, first in firsts if head.heading)
+    if "section" in config.views:
+        yield from (("section", x.text, y) for (_, x), (_, y) in pairwise(firsts))
+
+
+def _by_heading(paragraphs: Sequence[Paragraph]) -> list[Sequence[Paragraph]]:
+    """The paragraphs cut before each heading."""
+    starts = [index for index, paragraph in enumerate(paragraphs) if paragraph.heading or index == 0]
+    return [paragraphs[start:end] for start, end in pairwise([*starts, len(paragraphs)])]
+
+
+def _body(run: Sequence[Paragraph]) -> Sequence[Paragraph]:
+    return run[1:] if run[0].heading else run

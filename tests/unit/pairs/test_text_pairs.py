@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline_lib.config import TextPairsConfig
 from pipeline_lib.pairs.prose import Paragraph, paragraphs
-from pipeline_lib.pairs.text_pairs import Section, least_words_of_a_pair, segment, text_pairs
+from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, segment, text_pairs
 
 WORDS = st.sampled_from(["a", "Word", "another", "end.", "Why?", "(so)", 'said."', "naïve", "x1"])
 PARAGRAPHS = st.lists(st.lists(WORDS, min_size=1, max_size=90), max_size=12)
@@ -34,9 +34,9 @@ def test_pieces_are_the_document_in_order_without_overlap(texts: list[list[str]]
     taken = [word for piece in pieces for word in piece.text.split()]
     assert taken == words[: len(taken)], "not a prefix: a word is lost, moved, changed or taken twice"
     assert len(words) - len(taken) < config.min_words, "only a last remainder may be left out"
-    assert len(pieces) < 2 or len(words) >= least_words_of_a_pair(config)
-    assert all(config.min_words <= piece.words <= config.max_words for piece in pieces)
-    assert all(piece.words == len(piece.text.split()) for piece in pieces)
+    assert len(pieces) < 2 or len(words) >= least_size_of_a_pair(config)
+    assert all(config.min_words <= piece.size <= config.max_words for piece in pieces)
+    assert all(piece.size == len(piece.text.split()) for piece in pieces)
     assert [piece.line for piece in pieces] == sorted(piece.line for piece in pieces)
 
 
@@ -65,7 +65,7 @@ def test_any_text_is_cut_into_paragraphs_of_its_own_lines(text: str) -> None:
 def test_cuts_fall_on_paragraphs_and_else_on_sentences() -> None:
     config = TextPairsConfig(min_words=4, max_words=10, target_words=6)
     text = "One two three four. Five six seven. Eight nine ten eleven twelve.\n\nA b c d e f.\n\nG h."
-    assert [(p.text, p.words) for p in segment(paragraphs(text), config)] == [
+    assert [(p.text, p.size) for p in segment(paragraphs(text), config)] == [
         ("One two three four. Five six seven.", 7),
         ("Eight nine ten eleven twelve.", 5),
         ("A b c d e f.\nG h.", 8),
@@ -108,3 +108,64 @@ def test_pieces_of_different_sections_are_no_neighbours() -> None:
 def test_bounds_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match="min_words 30 is above max_words 20"):
         TextPairsConfig(min_words=30, max_words=20)
+
+
+@settings(deadline=None, max_examples=150)
+@given(PARAGRAPHS, st.integers(1, 60), st.integers(2, 200), st.integers(1, 120))
+def test_lengths_may_be_counted_in_characters(texts: list[list[str]], least: int, more: int, target: int) -> None:
+    config = TextPairsConfig(unit="characters", min_words=least, max_words=least + more, target_words=target)
+    pieces = segment(numbered(texts), config)
+    letters = "".join(word for text in texts for word in text)
+    taken = "".join("".join(piece.text.split()) for piece in pieces)
+    assert taken == letters[: len(taken)], "not a prefix: a character is lost, moved, changed or taken twice"
+    assert all(len(piece.text) < piece.size + 1 <= config.max_words + 1 for piece in pieces)
+    assert all(piece.size >= config.min_words for piece in pieces)
+
+
+MARKDOWN = """# The whole guide
+
+One two three four. Five six.
+
+## Setting it up
+
+Seven eight nine ten. More of it.
+
+Then some more words here.
+
+## Usage
+
+Eleven twelve thirteen fourteen.
+"""
+
+
+def pairs_of(dropped: Counter[str], **choices: object) -> list[tuple[str, str, str]]:
+    config = TextPairsConfig(min_words=3, max_words=12, target_words=5, **choices)
+    found = text_pairs([Section("s", paragraphs(MARKDOWN))], config, dropped)
+    return [(pair.view, pair.x, pair.y) for pair in found]
+
+
+def test_headings_and_sections_give_pairs_where_asked() -> None:
+    dropped: Counter[str] = Counter()
+    assert pairs_of(dropped, views=("title", "section")) == [
+        ("title", "The whole guide", "One two three four. Five six."),
+        ("title", "Setting it up", "Seven eight nine ten. More of it."),
+        ("section", "One two three four. Five six.", "Seven eight nine ten. More of it."),
+        ("section", "Seven eight nine ten. More of it.", "Eleven twelve thirteen fourteen."),
+    ]
+    assert dropped == {"short_title": 1}
+
+
+def test_no_piece_crosses_a_heading_unless_allowed() -> None:
+    across = pairs_of(Counter())
+    assert len(across) > 1 and {view for view, _, _ in across} == {"neighbour"}
+    within = pairs_of(Counter(), across_headings=False)
+    assert within == [
+        ("neighbour", "Setting it up\nSeven eight nine ten. More of it.", "Then some more words here."),
+    ]
+
+
+def test_headings_are_known_by_hash_signs_and_underlines() -> None:
+    text = "Title\n=====\n\nProse of it.\n\nPart\n----\nMore prose.\n\n### Third ###\nEven more.\n"
+    assert [(p.text, p.heading) for p in paragraphs(text)] == [
+        ("Title", True), ("Prose of it.", False), ("Part", True), ("More prose.", False), ("Third", True), ("Even more.", False)
+    ]  # fmt: skip
