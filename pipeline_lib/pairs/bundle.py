@@ -18,6 +18,7 @@ from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
 from pipeline_lib.sources.bundles import Bundle
+from pipeline_lib.sources.gutenberg import book_of
 from pipeline_lib.sources.readers import Found, texts_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
@@ -172,6 +173,8 @@ def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, 
     if file.form == "metadata":
         text, line, markdown = description(text)
         name = file.source
+    elif file.form == "plain":
+        text, line = book_of(text)
     _add_text_pairs(file, [Section(name, paragraphs(text, line, indented_code=markdown))], config, rows)
 
 
