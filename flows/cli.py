@@ -274,6 +274,10 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     for place in ("source", "dump"):
         if options.get(place):
             options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
+    if options.get("dump"):
+        from pipeline_lib.sources.dump_spec import read_spec
+
+        read_spec(options["dump"])  # a wrong one is told before anything starts
     try:
         return RunParams(**options)
     except ValidationError as error:

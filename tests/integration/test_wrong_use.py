@@ -21,6 +21,10 @@ PROJECT = Path(__file__).parents[2]
         (["search", "anything"], "cpt run --preset demo"),
         (["search", "anything", "--kind", "video"], "code, text"),
         (["run", "--preset", "smoke", "--source", "/nonexistent/folder"], "/nonexistent/folder"),
+        (["run", "--preset", "smoke", "--dump", "/nonexistent/dump.yaml"], "/nonexistent/dump.yaml"),
+        (["run", "--preset", "smoke", "--dump", "a.yaml", "--source", "."], "a.yaml"),
+        (["inspect", "/nonexistent/folder"], "/nonexistent/folder"),
+        (["trace", "0123456789abcdef"], "no pair"),
         (["fly"], "fly"),
     ],
 )

@@ -73,3 +73,11 @@ def test_checkpoint_names() -> None:
     assert split_checkpoint("abc/step-000400") == ("abc", "step-000400")
     with pytest.raises(UserError, match="step-000400"):
         split_checkpoint("best")
+
+
+def test_a_dump_spec_stands_in_for_a_folder_and_names_the_run() -> None:
+    config = RunParams(preset="smoke", dump="/data/Common Crawl.yaml").resolve()
+    assert (config.source.dump, config.source.folder, config.name) == ("/data/Common Crawl.yaml", "", "common-crawl")
+    assert config.source.key_fields() == RunParams(preset="smoke").resolve().source.key_fields()
+    with pytest.raises(UserError, match="give one"):
+        RunParams(preset="smoke", dump="a.yaml", source="folder").resolve()
