@@ -50,6 +50,7 @@ def serve_platform(home: Path, port: int, schedules: bool) -> None:
         try:
             typer.echo(_welcome(url, log, schedules))
             _wait_for_signal()
+            typer.echo("stopping the worker and the server")
         finally:
             stop_child(worker, WORKER_STOP_SECONDS)
 
