@@ -6,9 +6,11 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -293,6 +295,7 @@ def _with_server(flow: Callable[[], Any]) -> Any:
     os.environ.update(prefect_environment(home))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's: a thread that waits must not spin
+    threading.Thread(target=_import_libraries, daemon=True).start()
     with prefect_server(home) as url:
         typer.echo(f"  Prefect's UI of this run: {url.removesuffix('/api')}", err=True)
         try:
@@ -301,6 +304,12 @@ def _with_server(flow: Callable[[], Any]) -> Any:
             from prefect.logging.handlers import APILogWorker
 
             APILogWorker.drain_all()
+
+
+def _import_libraries() -> None:
+    """What takes seconds to import and does not ask where Prefect's server is, while that starts."""
+    for name in ("pipeline_lib.evaluation.compare", "pipeline_lib.model.export"):
+        importlib.import_module(name)
 
 
 def _announce(params: RunParams) -> None:
