@@ -13,7 +13,7 @@ from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
 from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.rules import Doc
+from pipeline_lib.pairs.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.rows import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
@@ -143,7 +143,11 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     if language not in config.code.languages:
         return
     rules = rules_of(language)
-    definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
+    try:
+        definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
+    except ParseLimit as error:
+        rows.refuse(file, "code", "parse_limit", str(error))
+        return
     pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)

@@ -8,7 +8,7 @@ import tree_sitter_go
 from tree_sitter import Node
 
 from pipeline_lib.pairs.languages.comments import run_of_lines, without_stars
-from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, QueriedRules, named
+from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
@@ -16,8 +16,11 @@ _DOC_LINK = re.compile(r"\[\*?([\w.]+)\](?![(:\w])")
 
 
 def receiver_and_name(node: Node, data: bytes) -> tuple[str, Node] | None:
-    """(t *T[K]) Name -> T.Name."""
+    """(t *T[K]) Name -> T.Name; a type is one where it has a body."""
     found = named(node, data)
+    kind = node.child_by_field_name("type")
+    if kind is not None and kind.type not in ("struct_type", "interface_type"):  # type Celsius float64
+        return None
     receiver = node.child_by_field_name("receiver")
     if found is None or receiver is None:
         return found
@@ -36,14 +39,12 @@ def go_prose(comments: list[str]) -> str:
     return _DOC_LINK.sub(r"\1", "\n".join(lines)).strip()
 
 
-GO = QueriedRules(
+GO = CommentedRules(
     name="go",
     grammar=tree_sitter_go.language,
-    query="""
-        (comment) @comment
-        [(function_declaration) (method_declaration)] @function
-        (type_spec type: [(struct_type) (interface_type)]) @class
-    """,
+    definitions={"function_declaration": "function", "method_declaration": "function", "type_spec": "class"},
+    comments=("comment",),
+    signs=(re.compile(rb"type\b"),),  # functions lie at the top, closures have no name
     name_of=receiver_and_name,
     between=re.compile(rb"[ \t]*\n[ \t]*(?:type[ \t]+)?"),  # go/doc: on the line above, no blank one between
     doc_above=run_of_lines,

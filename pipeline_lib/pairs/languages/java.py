@@ -12,19 +12,22 @@ from pipeline_lib.pairs.languages.rules import (
     SLASHES_COMMENT_LINE,
     TEST_CLASS,
     TEST_FUNCTION,
-    QueriedRules,
+    CommentedRules,
     named,
 )
 
-JAVA = QueriedRules(
+JAVA = CommentedRules(
     name="java",
     grammar=tree_sitter_java.language,
-    query="""
-        [(line_comment) (block_comment)] @comment
-        [(method_declaration) (constructor_declaration) (compact_constructor_declaration)] @function
-        [(class_declaration) (interface_declaration) (enum_declaration) (record_declaration)
-         (annotation_type_declaration)] @class
-    """,
+    definitions={
+        "method_declaration": "function", "constructor_declaration": "function",
+        "compact_constructor_declaration": "function",
+        "class_declaration": "class", "interface_declaration": "class", "enum_declaration": "class",
+        "record_declaration": "class", "annotation_type_declaration": "class",
+    },
+    comments=("line_comment", "block_comment"),
+    signs=tuple(map(re.compile, (rb"class\b", rb"interface\b", rb"enum\b", rb"record\b", rb"new\b"))),
+    entered=("class_body", "interface_body", "enum_body", "enum_body_declarations", "enum_constant", "annotation_type_body"),
     name_of=named,
     left_out=frozenset({"annotation", "marker_annotation", "line_comment", "block_comment"}),
     between=re.compile(rb"\s*"),  # javac: blank lines may stand between; annotations are part of the declaration
@@ -37,4 +40,4 @@ JAVA = QueriedRules(
     test_class=TEST_CLASS,
     constructor_is_class=True,
     standard_methods=frozenset({"toString", "hashCode", "equals", "finalize", "notify", "notifyAll", "clone"}),
-)
+)  # fmt: skip

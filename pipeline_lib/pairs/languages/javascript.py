@@ -13,40 +13,41 @@ from pipeline_lib.pairs.languages.rules import (
     SLASHES_COMMENT_LINE,
     TEST_CLASS,
     TEST_FUNCTION,
-    QueriedRules,
+    CommentedRules,
 )
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")
 _PLAIN = re.compile(r"#?[^\W\d][\w$]*(?:\.[\w$]+)*|\$[\w$]*(?:\.[\w$]+)*")
 
 
+_GIVEN = {"function_expression", "arrow_function", "generator_function", "class"}
+
+
 def given_name(node: Node, data: bytes) -> tuple[str, Node] | None:
     """The name that a function has or is given to: Foo.prototype.bar -> Foo.bar; a computed one is none."""
+    given = node.child_by_field_name("value") or node.child_by_field_name("right")
+    if (given.type not in _GIVEN) if given is not None else (node.child_by_field_name("body") is None):
+        return None
     for field in ("name", "left", "key", "property"):
         name = node.child_by_field_name(field)
         if name is not None:
-            text = data[name.start_byte : name.end_byte].decode().strip("\"'")
-            text = _HOLDER.sub("", text)
+            text = _HOLDER.sub("", data[name.start_byte : name.end_byte].decode().strip("\"'"))
             return (text.lstrip("#"), name) if _PLAIN.fullmatch(text) else None
     return None
 
 
-_FUNCTIONS = "[(arrow_function) (function_expression) (generator_function)]"
-
-JAVASCRIPT = QueriedRules(
+JAVASCRIPT = CommentedRules(
     name="javascript",
     grammar=tree_sitter_javascript.language,
-    query=f"""
-        (comment) @comment
-        [(function_declaration) (generator_function_declaration) (method_definition)] @function
-        (variable_declarator name: (identifier) value: {_FUNCTIONS}) @function
-        (assignment_expression left: [(identifier) (member_expression)] right: {_FUNCTIONS}) @function
-        (pair key: [(property_identifier) (string)] value: {_FUNCTIONS}) @function
-        (field_definition property: [(property_identifier) (private_property_identifier)] value: {_FUNCTIONS}) @function
-        (class_declaration) @class
-        (variable_declarator name: (identifier) value: (class)) @class
-        (assignment_expression left: [(identifier) (member_expression)] right: (class)) @class
-    """,
+    definitions={
+        "function_declaration": "function", "generator_function_declaration": "function", "method_definition": "function",
+        "variable_declarator": "function", "assignment_expression": "function", "pair": "function",
+        "field_definition": "function", "class_declaration": "class",
+    },
+    comments=("comment",),
+    # the last one opens a method's body, and that of `if`
+    signs=tuple(map(re.compile, (rb"function\b", rb"=>", rb"class\b", rb"\)\s*\{", rb"\*/\s*\{"))),
+    entered=("class_body",),
     name_of=given_name,
     left_out=frozenset({"decorator", "comment"}),
     # jsdoc: blank lines may stand between; `export const` and further names, as in `var f = module.exports = function`
@@ -63,4 +64,4 @@ JAVASCRIPT = QueriedRules(
     test_class=TEST_CLASS,
     constructors=frozenset({"constructor"}),
     standard_methods=frozenset({"toString", "toLocaleString", "valueOf"}),
-)
+)  # fmt: skip

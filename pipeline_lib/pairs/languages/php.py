@@ -7,16 +7,19 @@ import re
 import tree_sitter_php
 
 from pipeline_lib.pairs.languages.comments import last_doc_block, tagged_prose
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, TEST_FUNCTION, QueriedRules, named
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, named
 
-PHP = QueriedRules(
+PHP = CommentedRules(
     name="php",
     grammar=tree_sitter_php.language_php,
-    query="""
-        (comment) @comment
-        [(function_definition) (method_declaration)] @function
-        [(class_declaration) (interface_declaration) (trait_declaration) (enum_declaration)] @class
-    """,
+    definitions={
+        "function_definition": "function", "method_declaration": "function",
+        "class_declaration": "class", "interface_declaration": "class", "trait_declaration": "class",
+        "enum_declaration": "class",
+    },
+    comments=("comment",),
+    signs=tuple(map(re.compile, (rb"function\b", rb"class\b", rb"interface\b", rb"trait\b", rb"enum\b"))),
+    ignore_case=True,
     name_of=named,
     left_out=frozenset({"attribute_list", "comment"}),
     between=re.compile(rb"\s*"),  # as for PHP's own getDocComment(); attributes are part of the declaration

@@ -8,7 +8,7 @@ import tree_sitter_ruby
 from tree_sitter import Node
 
 from pipeline_lib.pairs.languages.comments import run_of_lines, without_markup
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, Comment, QueriedRules, named
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, Comment, CommentedRules, named
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -62,14 +62,12 @@ def ruby_prose(comments: list[str]) -> str:
     return without_markup(text).strip()
 
 
-RUBY = QueriedRules(
+RUBY = CommentedRules(
     name="ruby",
     grammar=tree_sitter_ruby.language,
-    query="""
-        (comment) @comment
-        [(method) (singleton_method)] @function
-        [(class) (module)] @class
-    """,
+    definitions={"method": "function", "singleton_method": "function", "class": "class", "module": "class"},
+    comments=("comment",),
+    signs=tuple(map(re.compile, (rb"def\b", rb"class\b", rb"module\b"))),
     name_of=scoped_name,
     # YARD: on one of the two lines above; `private def` and the like belong to the definition
     between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*(?:[a-z_]\w*[!?]?[ \t(]+)*+"),
@@ -84,7 +82,7 @@ RUBY = QueriedRules(
     standard_methods=frozenset(
         {
             "to_text", "display", "dup", "clone", "equal?", "==", "<=>", "===", "<=", "<", ">", ">=", "between?", "eql?",
-            "hash", "to_s", "inspect",
+            "hash",
         }
     ),
 )  # fmt: skip
