@@ -112,3 +112,20 @@ def test_extraction_finds_the_pair_again(eval_data: Path) -> None:
     assert rows.facts["documents"] >= 1999
     documented = [pair for pair in rows.pairs if pair[2] == "docstring"]
     assert len(documented) > 1500, rows.dropped
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_s06_mutated_records_give_texts_or_reasons(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    whole = bytearray(json.dumps(RECORD).encode() + b"\n" + json.dumps(RECORD | {"language": "ruby"}).encode() + b"\n")
+    for _ in range(data.draw(st.integers(1, 8))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.sampled_from([0, 10, 34, 92, 123, 255]))
+    packed = bytearray(gzip.compress(bytes(whole)))
+    if data.draw(st.booleans()):
+        packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("csn") / "a.jsonl.gz"
+    path.write_bytes(packed)
+    file = describe(str(path), path.name, "csn", "csn").model_copy(update={"form": "code_search_net"})
+    for found in read_records(file, ReadLimits()):
+        assert found.content.reason if isinstance(found.content, Refusal) else found.content.text.strip()
+        found.file.model_dump_json().encode()
