@@ -1,8 +1,8 @@
 """MediaWiki XML exports (.xml, .gz, .bz2), streamed: one page in memory at a time, articles to prose.
 
 The XML is read by expat behind defusedxml: a document type, an entity or an external reference ends the file as
-`xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. A page's time is bounded by its length
-(`limits.max_text_bytes`): a parser in C cannot be interrupted from a worker's thread.
+`xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. The time of a page is
+bounded by its length (`limits.max_text_bytes`) and by what may be left open in it: a parser in C cannot be interrupted from a worker's thread.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class _Pages(ContentHandler):
 def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     """The articles of an export, in its order, as Markdown headings and paragraphs; group: the page.
 
-    Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, no_prose. Of the file:
-    xml_forbidden, xml_depth, xml_damaged, truncated, damaged, expansion_limit, too_many_members.
+    Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, unclosed_markup. Of the
+    file: xml_forbidden, xml_depth, xml_damaged, truncated, damaged, expansion_limit, too_many_members.
     """
     refusal = check_stream(file.place, limits, file.sha256)
     if refusal is not None:

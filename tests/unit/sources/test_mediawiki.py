@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import time
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -12,6 +13,7 @@ from dump_files import read_dump, reasons, texts
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.pairs.prose import paragraphs
+from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.wikitext import prose_of
 
 
@@ -48,7 +50,9 @@ The end.
 
 
 def test_wikitext_becomes_markdown_headings_and_prose() -> None:
-    assert [paragraph.text for paragraph in paragraphs(prose_of(ARTICLE))] == [
+    prose = prose_of(ARTICLE)
+    assert isinstance(prose, str)
+    assert [paragraph.text for paragraph in paragraphs(prose)] == [
         "Yeast is a fungus used in bread and beer.",
         "History",
         "It is old & known.",
@@ -59,7 +63,18 @@ def test_wikitext_becomes_markdown_headings_and_prose() -> None:
         "Legacy",
         "The end.",
     ]
-    assert "## History" in prose_of(ARTICLE) and "### Egypt" in prose_of(ARTICLE)
+    assert "## History" in prose and "### Egypt" in prose
+
+
+@pytest.mark.parametrize(
+    "mark", ["{{a|", "[[a|", "{|\n|", "<b>", "<ref>", "[http://a ", "}}{{a|{{b|", "</b><b><i>", "<div class=x>"]
+)
+def test_markup_that_is_never_closed_is_refused_at_once(mark: str) -> None:
+    begin = time.perf_counter()
+    refusal = prose_of(mark * (1_000_000 // len(mark)))
+    assert isinstance(refusal, Refusal) and refusal.reason == "unclosed_markup"
+    assert time.perf_counter() - begin < 10  # parsed, it would be hours
+    assert isinstance(prose_of("{{a|[[b]]<b>c</b>}}<br>" * 1_000), str)
 
 
 @pytest.mark.parametrize("suffix", ["xml", "xml.gz", "xml.bz2"])
