@@ -1,8 +1,8 @@
 """MediaWiki XML exports (.xml, .gz, .bz2), streamed: one page in memory at a time, articles to prose.
 
 The XML is read by expat behind defusedxml: a document type, an entity or an external reference ends the file as
-`xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. The time of a page is
-bounded by its length (`limits.max_text_bytes`) and by what may be left open in it: a parser in C cannot be interrupted from a worker's thread.
+`xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. The time of a page is bounded by its length
+(`limits.max_text_bytes`) and by how much markup it may leave open: a parser in C cannot be interrupted from a thread.
 """
 
 from __future__ import annotations
