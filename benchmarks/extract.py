@@ -1,12 +1,13 @@
 """Our extraction against bare tree-sitter parsing of the same files.
 
-    python -m benchmarks.extract [--quick]
+    python -m benchmarks.extract [--quick] [--folder FOLDER]
 
 Bare: read each file and call `Parser.parse` on it. Ours: all that a Dask task does for a bundle: read, check the hash, decode,
 parse, walk, filter, segment, build the Arrow tables, write the Parquet files, hash and commit the part. The files are
 Python sources of the standard library and the runtime dependencies, drawn by the hash of their path, tests left out (ours
 does not parse them), in bundles as large as the demo's. First both in turn in one process on one core, then each with one and
 with two worker processes.
+Other languages: up to 200 files each, of what the folders given or those of the system hold.
 The last line is one flat JSON object.
 """
 
@@ -36,10 +37,11 @@ from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs.bundle import ExtractWork, commit_rows, extract_bundle, extract_file
 from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.pairs.filters import is_test_path
-from pipeline_lib.pairs.languages.python import PYTHON
+from pipeline_lib.pairs.languages import rules_of
 from pipeline_lib.pairs.rows import Rows
 from pipeline_lib.sources.bundles import Bundle, bundles_of, list_files
-from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile, form_of
+from pipeline_lib.sources.source_tree import describe, walk
 
 WORK = ExtractWork(source=SourceConfig(), extract=ExtractConfig())
 
@@ -48,11 +50,14 @@ def main() -> None:
     """Measure, and print the ratios as one flat JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller sample, under 50 s on 2 cores")
-    quick = parser.parse_args().quick
+    parser.add_argument("--folder", action="append", help="where to look for the other languages' source; may be repeated")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     files = ordered_files()
     one_core = sample(files, 6_000_000 if quick else 24_000_000, 6_000_000)
     two_workers = sample(files, 3_500_000 if quick else 7_000_000, 600_000)
-    figures = {**per_core(one_core, rounds=2 if quick else 5), **scaling(two_workers, rounds=4 if quick else 15)}
+    figures: dict[str, float | int] = {**others_per_core(arguments.folder or ["/usr/share", "/usr/lib", "/usr/local"], quick)}
+    figures |= {**per_core(one_core, rounds=2 if quick else 5), **scaling(two_workers, rounds=4 if quick else 15)}
     print(json.dumps(figures))
 
 
@@ -73,7 +78,7 @@ def bare(files: Iterable[SourceFile]) -> None:
     """Read and parse, and nothing else."""
     for file in files:
         with Path(file.place).open("rb") as stream:
-            PYTHON.parser.parse(stream.read())
+            rules_of(file.form).parser.parse(stream.read())
 
 
 def per_core(bundles: list[Bundle], rounds: int) -> dict[str, float | int]:
@@ -100,6 +105,28 @@ def per_core(bundles: list[Bundle], rounds: int) -> dict[str, float | int]:
         "sample_bytes": size,
         "sample_files": sum(len(bundle.files) for bundle in bundles),
     }
+
+
+def others_per_core(folders: list[str], quick: bool) -> dict[str, float]:
+    """The same ratio for each other language of which these folders hold source."""
+    figures = {}
+    for form in sorted(CODE_FORMS - {"python"}):
+        found = {path: place for folder_ in folders for place, path in walk(folder_) if form_of(path) == form}
+        paths = sorted((path for path in found if not is_test_path(path)), key=lambda p: hashlib.sha256(p.encode()).digest())
+        files = [
+            file
+            for path in paths[: 60 if quick else 200]
+            if 0 < (file := describe(found[path], path, form, form)).bytes < 200_000
+        ]
+        bundles = bundles_of(files, 6_000_000)
+        if sum(file.bytes for file in files) < 100_000:
+            continue
+        with one_core(), folder() as root:
+            in_turn(Store(f"{root}/warm"), bundles[0])
+            seconds = [in_turn(Store(f"{root}/{n}"), bundle) for n in range(1 if quick else 5) for bundle in bundles]
+        figures[f"{form}_of_bare_parse_per_core"] = round(sum(s[1] for s in seconds) / sum(s[0] for s in seconds), 3)
+        print(form, figures[f"{form}_of_bare_parse_per_core"])
+    return figures
 
 
 def in_turn(store: Store, bundle: Bundle) -> tuple[float, float]:
