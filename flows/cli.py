@@ -42,6 +42,10 @@ BatchSize = Annotated[int, typer.Option(help="Pairs of one global batch; 0: the 
 PretrainSteps = Annotated[int, typer.Option(help="Steps of causal language modelling first; -1: the preset's.")]
 Init = Annotated[str, typer.Option(metavar="DIR", help="Folder of a causal language model to start from.")]
 Seed = Annotated[int, typer.Option(help="Of weights and sample order; -1: the preset's.")]
+NearDuplicates = Annotated[
+    float, typer.Option(help="Drop texts nearer than this to an earlier one (Jaccard, e.g. 0.8); 0: none, -1: the preset's.")
+]
+Contamination = Annotated[str, typer.Option(metavar="DIR", help="Texts of evaluation suites, kept out of training.")]
 Workers = Annotated[int, typer.Option(help="Dask processes for extraction; 0: one a core.")]
 Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one a GPU.")]
 Checkpoint = Annotated[str, typer.Option(help="step-000400 or TRAINKEY/step-000400. Empty: all, or the selected one.")]
@@ -59,6 +63,8 @@ def run(
     pretrain_steps: PretrainSteps = -1,
     init: Init = "",
     seed: Seed = -1,
+    near_duplicates: NearDuplicates = -1.0,
+    contamination: Contamination = "",
     workers: Workers = 0,
     processes: Processes = 1,
 ) -> None:
@@ -273,7 +279,7 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     from pipeline_lib.presets import preset
 
     preset(options["preset"])  # an unknown one is answered with those that there are
-    for place in ("source", "dump"):
+    for place in ("source", "dump", "contamination"):
         if options.get(place):
             options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
     if options.get("dump"):

@@ -53,7 +53,9 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle])
         return Outcome(parts=(part,), counts=part.counts, facts=facts)
 
     artifact = store.build(STAGE, ListedContent(digest=digest), {}, make)
-    replace_file(artifact.folder / PLACES, json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n")
+    places, path = json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n", artifact.folder / PLACES
+    if not path.exists() or path.read_bytes() != places:
+        replace_file(path, places)
     return artifact
 
 
