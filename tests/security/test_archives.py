@@ -25,7 +25,7 @@ from pipeline_lib.sources.source_tree import describe
 
 MAX_RSS = 512 * 1024**2
 READ = """
-import json, resource, sys
+import json, re, sys
 from collections import Counter
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
@@ -35,7 +35,9 @@ file = describe(sys.argv[1], "a", "s", "g").model_copy(update={"form": "archive"
 found = Counter()
 for _, content in read_archive(file, ReadLimits(max_expansion=300)):
     found[content.reason if isinstance(content, Refusal) else "text"] += 1
-print(json.dumps([found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+# VmHWM, for ru_maxrss remembers the parent that this process was forked from
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
+print(json.dumps([found, peak]))
 """
 
 
