@@ -20,7 +20,7 @@ from pipeline_lib.hardware import has_fast_bfloat16
 
 
 def demo() -> RunConfig:
-    """The machine's own Python to a searchable index in about 15 minutes on 2 cores, in float32 on any CPU.
+    """The machine's own Python to a searchable index in about 8 minutes on 2 cores, in float32 on any CPU.
 
     One block, wide, over word-like tokens: in this budget what counts is which words two texts share, how rare those are,
     and which others mean the same. The lexical start brings the first two, training the rest.
