@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.lines import bounded_lines
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.source_file import SourceFile
@@ -38,23 +39,15 @@ def read_records(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
         return
     try:
         with open_expanded(file.place, limits) as stream:
-            for number, line in enumerate(_lines(io.BufferedReader(stream), limits), start=1):
+            for number, line in enumerate(
+                bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * LINE_PER_TEXT), start=1
+            ):
                 if number > limits.max_members:
                     raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits", number))
                 if not isinstance(line, bytes) or line.strip():
                     yield _found(file, number, line, limits)
     except Unreadable as error:
         yield Found(file, error.refusal)
-
-
-def _lines(stream: io.BufferedReader, limits: ReadLimits) -> Iterator[bytes | Refusal]:
-    """Each line, or that it is too long: then no more than a piece of it is held."""
-    most = limits.max_text_bytes * LINE_PER_TEXT
-    while line := stream.readline(most):
-        whole = line.endswith(b"\n") or len(line) < most
-        yield line if whole else Refusal("file_too_large", f"a line of more than {most} bytes")
-        while not whole and (rest := stream.readline(most)):
-            whole = rest.endswith(b"\n")
 
 
 def _found(file: SourceFile, number: int, line: bytes | Refusal, limits: ReadLimits) -> Found:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.lines import bounded_lines
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.record_fields import Options, found_record
 from pipeline_lib.sources.safe_open import Refusal
@@ -31,23 +32,13 @@ def read_json_lines(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     options = Options.model_validate(file.options)
     try:
         with open_expanded(file.place, limits) as stream:
-            for number, line in enumerate(_lines(io.BufferedReader(stream), limits), 1):
+            for number, line in enumerate(bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * LINE_PER_TEXT), 1):
                 if number > limits.max_members:
                     raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits", number))
                 if isinstance(line, Refusal) or line.strip():
                     yield found_record(file, number, line if isinstance(line, Refusal) else _record(line), options, limits)
     except Unreadable as error:
         yield Found(file, error.refusal)
-
-
-def _lines(stream: io.BufferedReader, limits: ReadLimits) -> Iterator[bytes | Refusal]:
-    """Each line; one that is too long is passed over without being held."""
-    most = limits.max_text_bytes * LINE_PER_TEXT
-    while line := stream.readline(most):
-        whole = line.endswith(b"\n") or len(line) < most
-        yield line if whole else Refusal("file_too_large", f"a line of more than {most} bytes")
-        while not whole and (rest := stream.readline(most)):
-            whole = rest.endswith(b"\n")
 
 
 def _record(line: bytes) -> object:
