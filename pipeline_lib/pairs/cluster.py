@@ -147,7 +147,7 @@ def run_tasks(
             future.add_done_callback(ended.put)
 
     watch = _Watch(client)
-    for _ in range(TASKS_A_WORKER * watch.workers()):
+    for _ in range(TASKS_A_WORKER * max(1, watch.workers())):  # none for a moment, where all have just died
         submit_next()
     while index_of:
         try:

@@ -23,7 +23,7 @@ from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, text_hash
 from pipeline_lib.artifact import Artifact, Manifest, Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs import extract as stage
-from pipeline_lib.pairs.cluster import Failure, guarded
+from pipeline_lib.pairs.cluster import Failure, guarded, local_cluster, run_tasks
 from pipeline_lib.pairs.extract import extract
 
 CONFIG = ExtractConfig(workers=2)
@@ -211,6 +211,17 @@ def test_a_file_that_kills_every_worker_is_quarantined_alone(artifact: Artifact,
     assert Counter(row["id"] for row in rows(found, "pairs.parquet")) == wanted
 
 
+def test_tasks_wait_for_a_cluster_whose_workers_have_all_just_died() -> None:
+    results: dict[int, int] = {}
+    with local_cluster(2, 2**30) as client:
+        for worker in workers_of_this_process():
+            worker.kill()
+        while client.scheduler_info(n_workers=-1)["workers"]:
+            time.sleep(0.01)
+        run_tasks(client, abs, [(-index,) for index in range(9)], results.__setitem__, lambda: None)
+    assert results == {index: index for index in range(9)}
+
+
 def fail_deeply(depth: int) -> int:
     return fail_deeply(depth + 1)
 
@@ -234,7 +245,7 @@ PARENT = """
 import sys
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
-from pipeline_lib.pairs.cluster import Failure, guarded
+from pipeline_lib.pairs.cluster import Failure, guarded, local_cluster, run_tasks
 from pipeline_lib.pairs.extract import extract
 
 def tell(done, total, note=""):
