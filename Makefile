@@ -50,7 +50,7 @@ setup-dev: $(VENV)/.dev
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dumps]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dumps,suites]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
