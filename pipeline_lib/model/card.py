@@ -66,7 +66,7 @@ batch = tokenizer(["parse an ISO 8601 date", ""], padding=True, truncation=True,
 last = batch["attention_mask"].sum(1) - 1
 with torch.no_grad():
     states = model(**batch).last_hidden_state
-print(torch.nn.functional.normalize(states[torch.arange(len(last)), last], dim=-1))
+vectors = torch.nn.functional.normalize(states[torch.arange(len(last)), last], dim=-1)
 ```
 """
 

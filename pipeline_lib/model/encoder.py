@@ -16,8 +16,9 @@ from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config import ModelConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import pooled_gpt2
+from pipeline_lib.model.weights import check_weights
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.tokenizer import PairTokenizer
@@ -55,6 +56,7 @@ class Encoder(nn.Module):
 
         Raises:
             UserError: the folder cannot be read, or its vocabulary is not the tokenizer's.
+            CorruptArtifact: its weights are malformed or do not fit its config.json.
         """
         if config.init:
             return cls(_adapted(_load_backbone(Path(config.init)), config, tokenizer, seed))
@@ -69,6 +71,7 @@ class Encoder(nn.Module):
 
         Raises:
             UserError: there is no readable model in the folder.
+            CorruptArtifact: its weights are malformed or do not fit its config.json.
         """
         return cls(_load_backbone(Path(folder))).eval()
 
@@ -176,12 +179,22 @@ def clamp_temperature(encoder: Encoder, min_temperature: float) -> None:
 def _load_backbone(folder: Path) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config file; expected the folder of a causal language model of transformers")
+    check_weights(folder)
     try:
-        backbone = AutoModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+        backbone, info = AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model of transformers: {error}") from error
+    except RuntimeError as error:  # a tensor of another shape than the config says
+        raise CorruptArtifact(f"{folder}: the weights do not fit config.json: {error}") from error
+    if info["missing_keys"]:  # transformers would draw them at random
+        raise CorruptArtifact(f"{folder}: the weights lack {sorted(info['missing_keys'])[:3]} of config.json")
     backbone.config.name_or_path = ""  # where it was loaded from is no part of what is saved
     return backbone
 

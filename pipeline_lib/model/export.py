@@ -6,7 +6,7 @@
     encoder/                         the weights, stored once; a plain AutoModel folder
     pooling/, 1_Normalize/
     model.onnx, search.json          the same for onnxruntime, and what a reader without transformers must know
-    self_test.json                   texts and the first numbers of their vectors
+    self_test.json                   texts, their ids and vectors, which our own loaders check
 
 sentence-transformers can wrap a side's texts in its own opening and closing token only with a tokenizer a side, and a
 tokenizer only comes with a transformer; two of the real one would be loaded as two copies. So each side has an empty one, whose
@@ -34,18 +34,13 @@ from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
 from pipeline_lib.progress import Progress, silent
+from pipeline_lib.self_test import TEXTS as SELF_TEST_TEXTS
+from pipeline_lib.self_test import write_self_test
 from pipeline_lib.tokens.tokenizer import PairTokenizer, Side, side_tokenizer_json
 
-STAGE = Stage(name="export", version=1)
+STAGE = Stage(name="export", version=2)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}
 ONNX_TOLERANCE = 1e-4
-SELF_TEST_TEXTS = (
-    "parse an ISO 8601 date",
-    "def first(items):\n    return items[0] if items else {}",
-    "größer als 2 µm — naïve façade, 日本語",
-    "",
-)
-SELF_TEST_DIMS = 8
 
 
 class ExportKey(StageConfig):
@@ -222,18 +217,11 @@ class _Folder:
             ids_BL, lengths_B = map(torch.from_numpy, pad(self._token_ids(name)))
             with torch.no_grad():
                 vectors[name] = self.encoder(ids_BL, lengths_B).numpy()
-        lines = [
-            {
-                "side": name,
-                "text": text,
-                "token_ids": ids,
-                "first_dims": [round(float(value), 5) for value in vector[:SELF_TEST_DIMS]],
-            }
-            for name in SIDES
-            for text, ids, vector in zip(SELF_TEST_TEXTS, self._token_ids(name), vectors[name], strict=True)
-        ]
-        _write_json(self.place / "self_test.json", {"tolerance": 1e-4, "vectors": lines})
+        write_self_test(self.place, {name: self._token_ids(name) for name in SIDES}, vectors, self._weights_sha256())
         return vectors
+
+    def _weights_sha256(self) -> str:
+        return sha256_file(self.place / "encoder" / "model.safetensors")
 
     def _write_onnx(self, vectors: dict[str, np.ndarray]) -> None:
         path = self.place / "model.onnx"
@@ -257,7 +245,7 @@ class _Folder:
                 "dim": self.width,
                 **sides,
                 "model_sha256": sha256_file(path),
-                "weights_sha256": sha256_file(self.place / "encoder" / "model.safetensors"),
+                "weights_sha256": self._weights_sha256(),
             },
         )
 
@@ -273,7 +261,7 @@ class _Folder:
             "onnx": config.export.onnx,
             "training": trained.manifest.config,
             "lineage": {
-                "weights": sha256_file(self.place / "encoder" / "model.safetensors"),
+                "weights": self._weights_sha256(),
                 "training": trained.digest,
                 **{f"training's {name}": digest for name, digest in trained.manifest.inputs.items()},
                 "tokenizer": tokenizer.digest,

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
 
-from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.search.current import read_json
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
+from pipeline_lib.self_test import SelfTest
+from pipeline_lib.tokens.side_tokenizer import SideTokenizer
 
 Side = Literal["query", "document"]
 
 # what the encoder reads of an exported model, for whoever verifies bytes first
-FILES = ("search.json", "model.onnx", "query/tokenizer.json", "document/tokenizer.json")
+FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json", "document/tokenizer.json")
 
 
 class OnnxEncoder:
@@ -32,12 +29,13 @@ class OnnxEncoder:
     Args:
         folder: an exported model.
         threads: of onnxruntime.
+        sides: those that will be used, and so are self-tested: some milliseconds each.
 
     Raises:
-        CorruptArtifact: the folder's files do not fit together.
+        CorruptArtifact: the folder's files do not fit together, or its ids or vectors are not those that were exported.
     """
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path, threads: int = 1, sides: Sequence[Side] = ("query", "document")) -> None:
         self.folder = folder
         self.settings = read_json(folder / "search.json")
         options = onnxruntime.SessionOptions()
@@ -46,7 +44,8 @@ class OnnxEncoder:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizers: dict[str, SideTokenizer] = {}
+        SelfTest.read(folder).check(self, {side: side for side in sides})
 
     @property
     def dim(self) -> int:
@@ -55,13 +54,7 @@ class OnnxEncoder:
 
     def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
         """Token ids with the side's delimiters at both ends, cut so that the closing one is always last."""
-        encodings: list[Encoding] = self._tokenizer(side).encode_batch_fast([_clean(text) for text in texts])
-        open_id, close_id = self.settings[side]["open_id"], self.settings[side]["close_id"]
-        ids = [encoding.ids for encoding in encodings]
-        for row in ids:
-            if row[0] != open_id or row[-1] != close_id:
-                raise CorruptArtifact(f"{self.folder}: a text became {row[0]} ... {row[-1]}, expected {open_id} ... {close_id}")
-        return ids
+        return self._tokenizer(side)(texts)
 
     def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 8192, progress: Progress = silent) -> np.ndarray:
         """Vectors (N, D) float32 of length 1, in the order of the texts.
@@ -91,16 +84,8 @@ class OnnxEncoder:
             row[: len(values)] = values
         return self._session.run(None, {"input_ids": ids_BL, "lengths": lengths_B})[0]
 
-    def _tokenizer(self, side: Side) -> Tokenizer:
+    def _tokenizer(self, side: Side) -> SideTokenizer:
         if side not in self._tokenizers:
-            tokenizer = Tokenizer.from_file(str(self.folder / side / "tokenizer.json"))
-            tokenizer.no_padding()
-            # a text that spells a delimiter stays text; the file format cannot say so
-            tokenizer.encode_special_tokens = True
-            self._tokenizers[side] = tokenizer
+            settings = self.settings[side]
+            self._tokenizers[side] = SideTokenizer(self.folder / side, settings["open_id"], settings["close_id"])
         return self._tokenizers[side]
-
-
-def _clean(text: str) -> str:
-    """Replace lone surrogates, which a shell makes of bytes that are not UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")

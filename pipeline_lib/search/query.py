@@ -77,7 +77,7 @@ class Searcher:
             from pipeline_lib.search.onnx_encoder import OnnxEncoder
 
             facts = verified.result()
-        self.encoder: OnnxEncoder = OnnxEncoder(current.model)
+        self.encoder: OnnxEncoder = OnnxEncoder(current.model, sides=("query",))
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         self.n_code: int = facts["code"]  # functions come first, see index.py
@@ -154,7 +154,7 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
 
 def _verify(current: Current) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
-    model_files = ("search.json", "model.onnx", "query/tokenizer.json")
+    model_files = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
     check_files(current.model, current.model_digest, model_files)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")

@@ -19,6 +19,7 @@ from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import gpt2_config
+from pipeline_lib.model.weights import check_weights
 from pipeline_lib.tokens.dataset import parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.contrastive import TrainingRows
@@ -119,7 +120,8 @@ class CausalObjective:
 
 def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
     if job.start:
-        return AutoModelForCausalLM.from_pretrained(job.start, local_files_only=True, dtype=torch.float32)
+        check_weights(Path(job.start))
+        return AutoModelForCausalLM.from_pretrained(job.start, local_files_only=True, dtype=torch.float32, use_safetensors=True)
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
         return AutoModelForCausalLM.from_config(gpt2_config(job.model, tokenizer), attn_implementation="sdpa")

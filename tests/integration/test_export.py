@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,44 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ExportConfig, ModelConfig, ShardConfig, StageConfig, TokenizerConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import ExportConfig, ShardConfig
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model.card import CardFacts, Metric
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.export import SIDES, export
+from pipeline_lib.model.exported import ExportedModel
 from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
-from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
-
-SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32)
-LABEL = "step-000002"
-TEXTS = [
-    "a[0] = {k: [v]} ] } [ {",
-    "<x open> <x close> <y open> <y close> <batch pad> hello <x close>",
-    "[text] {text} <|endoftext|> <s> </s> [PAD]",
-    "word " * 400,
-    "x" * 3000,
-    "",
-    " ",
-    "\n\t\n",
-    "größer als 2 µm — naïve façade, 日本語テキスト, 🤷🏽‍♀️, e\u0301",
-    "def parseHTTPDate(text_value):\n    return datetime.fromisoformat(text_value)  # ISO-8601",
-    "null \x00 byte",
-]
-
-
-def commit(store: Store, stage: str, label: str, write: Callable[[Path], None]) -> Artifact:
-    made = Stage(name=stage, version=1)
-
-    def make(key: str) -> Outcome:
-        scratch = store.scratch(stage)
-        write(scratch)
-        return Outcome(parts=(store.commit_part(draft_part(made, key, label), scratch),))
-
-    return store.build(made, StageConfig(), {}, make)
+from pipeline_lib.tokens.tokenizer import PairTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def checkpoint(store: Store) -> Checkpoint:
-    tokenizer = train_bpe(iter(TEXTS * 3), TokenizerConfig(vocab_size=500))
-    encoder = Encoder.build(ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32), tokenizer, seed=3).eval()
-    with torch.no_grad():
-        for weight in encoder.backbone.parameters():  # away from 0, 1 and small, as training leaves them
-            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())), alpha=0.2)
-    tokenized = commit(store, "tokenizer", "tokenizer", tokenizer.save)
-    trained = commit(store, "train", LABEL, encoder.save)
-    return Checkpoint(trained, LABEL, tokenized, SHARDS)
+    return tiny_checkpoint(store)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +69,15 @@ def expected(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 IN_A_FRESH_PROCESS = """
-import json, sys
+import json, socket, sys
 import numpy as np
 from sentence_transformers import SentenceTransformer
 folder, out = sys.argv[1:]
-texts = json.load(sys.stdin)
+socket.socket.connect = None  # whoever asks the network fails
+texts, blocks = json.load(sys.stdin)
+for block in blocks:
+    said = {}
+    exec(block.replace("path/to/this/folder", folder), said)
 model = SentenceTransformer(folder, device="cpu")
 np.savez(
     out,
@@ -113,6 +86,7 @@ np.savez(
     plain=model.encode(texts),
     parameters=sum(p.numel() for p in model.parameters()),
     width=model.get_embedding_dimension(),
+    recipe=said["vectors"].numpy(),
 )
 """
 
@@ -123,7 +97,7 @@ def by_sentence_transformers(folder: Path, tmp_path_factory: pytest.TempPathFact
     place = tmp_path_factory.mktemp("elsewhere")
     answer = subprocess.run(
         [sys.executable, "-I", "-c", IN_A_FRESH_PROCESS, str(folder), str(place / "vectors.npz")],
-        input=json.dumps(TEXTS),
+        input=json.dumps([TEXTS, code_blocks(folder)]),
         cwd=place,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -168,11 +142,17 @@ def test_auto_model_and_auto_tokenizer_load_the_subfolders(folder: Path, expecte
         np.testing.assert_allclose(vectors.numpy(), expected[name], atol=1e-5)
 
 
-def test_the_cards_recipe_runs(folder: Path, expected: dict[str, np.ndarray], capsys: pytest.CaptureFixture) -> None:
-    card = (folder / "README.md").read_text()
-    recipe = next(block for block in card.split("```python\n")[1:] if "AutoModel" in block).split("```")[0]
-    exec(recipe.replace("path/to/this/folder", str(folder)), {})
-    assert "tensor" in capsys.readouterr().out
+def test_the_cards_code_runs_in_a_fresh_process(
+    by_sentence_transformers: dict[str, Any], expected: dict[str, np.ndarray], folder: Path
+) -> None:
+    """All of its Python blocks ran with the vectors; the recipe without our library is of ten lines."""
+    recipe = next(block for block in code_blocks(folder) if "AutoModel" in block)
+    assert len(recipe.split("\n")) <= 12 and "cpt" not in recipe.replace("path/to/this/folder", "")
+    np.testing.assert_allclose(by_sentence_transformers["recipe"][1], expected["query"][TEXTS.index("")], atol=1e-5)
+
+
+def code_blocks(folder: Path) -> list[str]:
+    return [block.split("\n```")[0] for block in (folder / "README.md").read_text().split("```python\n")[1:]]
 
 
 def test_both_tokenizers_give_our_ids_and_only_they_give_delimiters(folder: Path, checkpoint: Checkpoint) -> None:
@@ -255,10 +235,85 @@ def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkp
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
 
 
-def test_the_self_test_holds(folder: Path) -> None:
-    record = json.loads((folder / "self_test.json").read_text())
-    encoder = OnnxEncoder(folder)
-    for line in record["vectors"]:
-        assert encoder.token_ids([line["text"]], line["side"]) == [line["token_ids"]]
-        vector = encoder.embed([line["text"]], line["side"])[0]
-        np.testing.assert_allclose(vector[: len(line["first_dims"])], line["first_dims"], atol=record["tolerance"])
+IN_ANOTHER = """
+import socket, sys
+from pathlib import Path
+import numpy as np, torch
+from pipeline_lib.model.exported import ExportedModel
+folder, out, threads = sys.argv[1:]
+socket.socket.connect = None
+torch.set_num_threads(int(threads))
+texts = np.load(out + ".texts.npy").tolist()
+model = ExportedModel(Path(folder))
+np.savez(out, query=model.embed(texts, "x"), document=model.embed(texts, "y"))
+"""
+
+
+def test_a_fresh_process_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    """Row A02: exported, copied elsewhere, loaded by our own loader without network."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    out = tmp_path / "vectors.npz"
+    np.save(f"{out}.texts.npy", TEXTS)
+    subprocess.run([sys.executable, "-c", IN_ANOTHER, copy, out, str(torch.get_num_threads())], check=True)
+    here = ExportedModel(folder)
+    with np.load(out) as there:
+        np.testing.assert_array_equal(there["query"], here.embed(TEXTS, "x"))
+        np.testing.assert_array_equal(there["document"], here.embed(TEXTS, "y"))
+
+
+def test_our_loader_gives_the_encoders_vectors(folder: Path, expected: dict[str, np.ndarray]) -> None:
+    model = ExportedModel(folder)
+    for name, side in SIDES.items():
+        np.testing.assert_allclose(model.embed(TEXTS, side), expected[name], atol=1e-5)
+
+
+def swap_sides(folder: Path) -> None:
+    (folder / "query").rename(folder / "q")
+    (folder / "document").rename(folder / "query")
+    (folder / "q").rename(folder / "document")
+
+
+def change_weights(folder: Path) -> None:
+    path = folder / "encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+
+
+def change_config(folder: Path) -> None:
+    path = folder / "encoder" / "config.json"
+    path.write_text(path.read_text().replace('"n_head": 2', '"n_head": 4'))
+
+
+def change_record(folder: Path) -> None:
+    path = folder / "self_test.json"
+    record = json.loads(path.read_text())
+    record["sides"]["document"]["vectors"][2][31] += 0.001
+    path.write_text(json.dumps(record))
+
+
+def remove_record(folder: Path) -> None:
+    (folder / "self_test.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [swap_sides, change_weights, change_config, change_record, remove_record])
+def test_a_changed_export_is_refused_on_load(folder: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    damage(copy)
+    with pytest.raises(CorruptArtifact):
+        ExportedModel(copy)
+    if damage not in (change_weights, change_config):  # which onnxruntime does not read
+        with pytest.raises(CorruptArtifact):
+            OnnxEncoder(copy)
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_padding_on_the_left_changes_nothing(folder: Path, expected: dict[str, np.ndarray], side: str) -> None:
+    """Row C06, through the ecosystem's classes: the closing delimiter then stands at the end of every row."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / side, padding_side="left")
+    model = AutoModel.from_pretrained(folder / "encoder", local_files_only=True).eval()
+    batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    places = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        vectors = torch.nn.functional.normalize(model(**batch, position_ids=places).last_hidden_state[:, -1], dim=-1)
+    np.testing.assert_allclose(vectors.numpy(), expected[side], atol=1e-5)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline_lib.config import ModelConfig
 from pipeline_lib.model.embed import embed_ids
@@ -45,6 +46,23 @@ def test_batching_does_not_change_a_vector(encoder: Encoder, batch_tokens: int) 
     np.testing.assert_allclose(together, alone, atol=1e-5)
     backwards = embed(encoder, ByteTokenizer(), TEXTS[::-1], "y", 64, batch_tokens)
     np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", range(1, len(TEXTS) + 1))
+def test_padding_its_content_and_the_batch_size_do_not_change_a_vector(encoder: Encoder, size: int) -> None:
+    """Row C06: pooled at the true closing delimiter, whatever stands behind it and beside it."""
+    ids = ByteTokenizer().encode(TEXTS, "x", 64)
+    alone = np.concatenate([embed_ids(encoder, [row]) for row in ids])
+    for start in range(0, len(ids), size):
+        rows = ids[start : start + size]
+        for longest in (max(map(len, rows)), 64):
+            padded_BL = np.random.default_rng(size).integers(0, ByteTokenizer.vocab_size, (len(rows), longest))
+            for row_L, row in zip(padded_BL, rows, strict=True):
+                row_L[: len(row)] = row
+            with torch.no_grad():
+                emb_BD = encoder.eval()(torch.from_numpy(padded_BL), torch.tensor(list(map(len, rows)))).numpy()
+            np.testing.assert_allclose(emb_BD, alone[start : start + size], atol=1e-5)
+            np.testing.assert_allclose(np.linalg.norm(emb_BD, axis=1), 1, atol=1e-6)
 
 
 def test_vectors_are_units_in_float32_and_equal_texts_are_equal(encoder: Encoder) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,8 @@ from data_contracts.schemas import PAIRS, SPLITS, row_id, text_hash
 from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import StageConfig, TokenizerConfig
 from pipeline_lib.model.onnx_graph import gpt2_graph
+from pipeline_lib.self_test import TEXTS, write_self_test
+from pipeline_lib.tokens.side_tokenizer import SideTokenizer
 from pipeline_lib.tokens.tokenizer import PairTokenizer, side_tokenizer_json, train_bpe
 
 WIDTH, LAYERS, HEADS, POSITIONS = 16, 2, 2, 32
@@ -118,6 +121,18 @@ def random_weights(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: random.standard_normal(shape).astype(np.float32) * 0.5 for name, shape in shapes.items()}
 
 
+def record_self_test(folder: Path, settings: dict[str, Any]) -> None:
+    """What the graph gives, as `export` records it."""
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    ids, vectors = {}, {}
+    for name in ("query", "document"):
+        read = SideTokenizer(folder / name, settings[name]["open_id"], settings[name]["close_id"])
+        ids[name] = read(TEXTS)
+        rows = [{"input_ids": np.array([row]), "lengths": np.array([len(row)])} for row in ids[name]]
+        vectors[name] = np.concatenate([session.run(None, row)[0] for row in rows])
+    write_self_test(folder, ids, vectors, weights_sha256="")
+
+
 @pytest.fixture
 def export_model(store: Store, pair_tokenizer: tuple[PairTokenizer, Path]) -> Callable[..., Artifact]:
     """The files of an export that a search reads; another seed is another model."""
@@ -134,6 +149,7 @@ def export_model(store: Store, pair_tokenizer: tuple[PairTokenizer, Path]) -> Ca
                 open_id, close_id = tokenizer.delimiters.of(side)
                 settings[name] = {"max_tokens": 24, "open_id": open_id, "close_id": close_id}
             (folder / "search.json").write_text(json.dumps(settings))
+            record_self_test(folder, settings)
 
         return commit(store, f"export-{seed}", ["model"], write)
 

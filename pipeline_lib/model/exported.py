@@ -1,0 +1,61 @@
+"""An exported folder as an encoder of ours: built from safetensors and JSON alone, self-tested before it answers.
+
+N texts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.files import sha256_file
+from pipeline_lib.model.embed import embed_ids
+from pipeline_lib.model.encoder import Encoder, Precision
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.self_test import SelfTest
+from pipeline_lib.tokens.pair_tokenizer import Side
+from pipeline_lib.tokens.side_tokenizer import SideTokenizer
+
+FOLDERS: dict[Side, str] = {"x": "query", "y": "document"}
+
+
+class ExportedModel:
+    """The encoder and both tokenizers of an export.
+
+    Args:
+        folder: as `export` wrote it, here or copied elsewhere.
+        device: where the weights go.
+        precision: of matrix products, from after the self-test on.
+
+    Raises:
+        CorruptArtifact: a file is malformed, or ids or vectors are not those that were exported.
+        UserError: there is no model in the folder.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu", precision: Precision = "float32") -> None:
+        self.folder = folder
+        self_test = SelfTest.read(folder)
+        weights = folder / "encoder" / "model.safetensors"
+        got = sha256_file(weights) if weights.is_file() else "no file"
+        if got != self_test.weights_sha256:
+            raise CorruptArtifact(f"{weights}: sha256 is {got}, exported was {self_test.weights_sha256}; export it again")
+        self.encoder = Encoder.load(folder / "encoder").to(device)
+        self._tokenizers = {side: SideTokenizer(folder / name, *self_test.delimiters(name)) for side, name in FOLDERS.items()}
+        self_test.check(self, {name: side for side, name in FOLDERS.items()})
+        self.encoder.precision = precision
+
+    @property
+    def width(self) -> int:
+        """D, dimensions of a vector."""
+        return self.encoder.width
+
+    def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """Ids of each text in its side's delimiters."""
+        return self._tokenizers[side](texts)
+
+    def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 16_384, progress: Progress = silent) -> np.ndarray:
+        """Unit vectors (N, D) float32 of texts as queries ("x") or documents ("y"), in their order."""
+        return embed_ids(self.encoder, self.token_ids(texts, side), batch_tokens, progress)

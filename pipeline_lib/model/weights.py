@@ -1,0 +1,25 @@
+"""Files of weights, looked at before anything is built from them: safetensors alone, whole and consistent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from pipeline_lib.errors import CorruptArtifact
+
+
+def check_weights(folder: Path) -> None:
+    """Read the header of every safetensors file: its size, and each tensor's dtype, shape and place among the others.
+
+    Nothing in such a file is executed; a pickle under that name is refused by its first eight bytes.
+
+    Raises:
+        CorruptArtifact: a file is cut short, or its header contradicts itself or its bytes.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise CorruptArtifact(f"{path}: no readable safetensors file: {error}; fetch or export it again") from error

@@ -1,0 +1,53 @@
+"""A tiny checkpoint, as training leaves it, for tests of what is exported from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig, TokenizerConfig
+from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.tokens.tokenizer import train_bpe
+
+SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32)
+LABEL = "step-000002"
+TEXTS = [
+    "a[0] = {k: [v]} ] } [ {",
+    "<x open> <x close> <y open> <y close> <batch pad> hello <x close>",
+    "[text] {text} <|endoftext|> <s> </s> [PAD]",
+    "word " * 400,
+    "x" * 3000,
+    "",
+    " ",
+    "\n\t\n",
+    "größer als 2 µm — naïve façade, 日本語テキスト, 🤷🏽‍♀️, e\u0301",
+    "def parseHTTPDate(text_value):\n    return datetime.fromisoformat(text_value)  # ISO-8601",
+    "null \x00 byte",
+]
+
+
+def commit(store: Store, stage: str, label: str, write: Callable[[Path], None]) -> Artifact:
+    made = Stage(name=stage, version=1)
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(stage)
+        write(scratch)
+        return Outcome(parts=(store.commit_part(draft_part(made, key, label), scratch),))
+
+    return store.build(made, StageConfig(), {}, make)
+
+
+def tiny_checkpoint(store: Store) -> Checkpoint:
+    """Two layers of width 32, of random weights."""
+    tokenizer = train_bpe(iter(TEXTS * 3), TokenizerConfig(vocab_size=500))
+    encoder = Encoder.build(ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32), tokenizer, seed=3).eval()
+    with torch.no_grad():
+        for weight in encoder.backbone.parameters():  # away from 0, 1 and small, as training leaves them
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())), alpha=0.2)
+    tokenized = commit(store, "tokenizer", "tokenizer", tokenizer.save)
+    trained = commit(store, "train", LABEL, encoder.save)
+    return Checkpoint(trained, LABEL, tokenized, SHARDS)
