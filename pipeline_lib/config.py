@@ -32,7 +32,9 @@ class ReadLimits(StageConfig):
     )
     max_members: int = Field(1_000_000, description="Members, records or pages read of one file.", gt=0)
     max_depth: int = Field(200, description="Deepest nesting of markup that is followed.", gt=0)
-    seconds_per_text: float = Field(20.0, description="A text that takes longer to read is refused (seconds).", gt=0)
+    seconds_per_text: float = Field(
+        20.0, description="A text whose reading or parsing takes longer is refused as `timeout` (seconds).", gt=0
+    )
 
 
 class SourceConfig(StageConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from email.parser import HeaderParser
+from pathlib import Path
 
 from data_contracts.schemas import row_id
 from pipeline_lib.artifact import Part, Stage, Store, digest_of, draft_part
@@ -22,6 +23,7 @@ from pipeline_lib.sources.gutenberg import book_of
 from pipeline_lib.sources.readers import Found, texts_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
+from pipeline_lib.sources.time_limit import TimeLimit, forget, within_time
 
 STAGE = Stage(name="extract", version=2)
 
@@ -44,8 +46,13 @@ def part_key(bundle: Bundle, work: ExtractWork) -> str:
     return digest_of([bundle.digest, work.key_fields(), STAGE.version])
 
 
+def journals(store: Store, bundle: Bundle, work: ExtractWork) -> Path:
+    """The folder of the journals that say which of a bundle's texts hung."""
+    return store.root / STAGE.name / "journals" / part_key(bundle, work)
+
+
 def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
-    """Extract a bundle and commit its part.
+    """Extract a bundle and commit its part. Ends this process where a text hangs: see `time_limit`.
 
     Args:
         root: of the store.
@@ -55,17 +62,26 @@ def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[
         The part's record, as JSON.
     """
     rows = Rows(work.extract.generation)
-    for file in bundle.files:
-        if file.place in killers:
-            rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
-        else:
-            extract_file(file, work, rows)
-    return commit_rows(Store(root), bundle, work, rows).model_dump_json()
+    store = Store(root)
+    folder = journals(store, bundle, work)
+    with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
+        for number, file in enumerate(bundle.files):
+            if file.place in killers:
+                rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
+            elif hung := limit.begin(number):
+                rows.refuse(file, kind_of(file), hung.reason, hung.detail)
+            else:
+                extract_file(file, work, rows)
+    part = commit_rows(store, bundle, work, rows)
+    forget(folder)
+    return part.model_dump_json()
 
 
-def probe_file(file: SourceFile, work: ExtractWork) -> None:
+def probe_file(root: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
     """Do for one file all that `extract_bundle` does, but write nothing: whether a worker survives it."""
-    extract_file(file, work, Rows(work.extract.generation))
+    with TimeLimit(journals(Store(root), bundle, work), work.source.limits.seconds_per_text) as limit:
+        if limit.begin(number) is None:
+            extract_file(bundle.files[number], work, Rows(work.extract.generation))
 
 
 def kind_of(file: SourceFile) -> Kind:
@@ -100,7 +116,9 @@ def extract_found(found: Found, config: ExtractConfig, rows: Rows) -> None:
     if isinstance(found.content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1
     elif not _is_test(found.file, rows):
-        _extract_text(found.file, found.content, config, rows)
+        hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
+        if hung is not None:
+            rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
 
 
 def is_taken(file: SourceFile) -> bool:

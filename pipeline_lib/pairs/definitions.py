@@ -40,11 +40,11 @@ class Definition:
         return ".".join(reversed(names))
 
 
-def find_definitions(data: bytes, rules: LanguageRules, module: str, seconds: float = 20.0) -> list[Definition]:
+def find_definitions(data: bytes, rules: LanguageRules, module: str, seconds: float = 10.0) -> list[Definition]:
     """The module, and every class and function in it however deep, in the order of the source.
 
     Args:
-        seconds: a text that takes longer to parse is given up; Python's is not watched.
+        seconds: a text that takes longer to parse is given up, before its process has to end; Python's is not watched.
 
     Raises:
         ParseLimit: the text takes more steps than any real source, or longer.

@@ -12,11 +12,12 @@ from distributed import Client
 
 from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
 from pipeline_lib.config import ExtractConfig, SourceConfig
-from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle, part_key, probe_file
+from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle, journals, part_key, probe_file
 from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks, worker_count
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.sources.bundles import Bundle, list_bundles
 from pipeline_lib.sources.listing import write_listing
+from pipeline_lib.sources.time_limit import hung_steps
 
 __all__ = ["STAGE", "extract"]
 
@@ -57,13 +58,20 @@ class _Extraction:
         if missing:
             config = self.work.extract
             with local_cluster(worker_count(config.workers, len(missing)), config.worker_memory_bytes) as client:
-                killed = self.extract_bundles(client, missing)
-                for index in killed:
-                    self.extract_without_killers(client, index)
+                while missing:
+                    hung = {index: self.hung(index) for index in missing}
+                    killed = self.extract_bundles(client, missing)
+                    missing = [index for index in killed if self.hung(index) > hung[index]]  # each time fewer texts to try
+                    for index in sorted(set(killed) - set(missing)):
+                        self.extract_without_killers(client, index)
         parts = tuple(self.parts[index] for index in range(len(self.bundles)))
         names = sorted({name for part in parts for name in part.facts})
         facts = {name: sum(part.facts[name] for part in parts) for name in names}
         return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
+
+    def hung(self, index: int) -> int:
+        """How many texts of a bundle are known to hang their reader."""
+        return len(hung_steps(journals(self.store, self.bundles[index], self.work)))
 
     def extract_bundles(self, client: Client, indices: Sequence[int]) -> list[int]:
         """Extract bundles; returns those that killed their workers."""
@@ -89,10 +97,12 @@ class _Extraction:
             if isinstance(result, Killed):
                 killers.append(bundle.files[task].place)
 
-        run_tasks(client, probe_file, [(file, self.work) for file in bundle.files], take, self.tell)
-        task = (str(self.store.root), bundle, self.work, tuple(sorted(killers)))
+        task = (str(self.store.root), bundle, self.work)
+        run_tasks(client, probe_file, [(*task, number) for number in range(len(bundle.files))], take, self.tell)
         results: list[object] = []
-        run_tasks(client, extract_bundle, [task], lambda _, result: results.append(result), self.tell)
+        run_tasks(
+            client, extract_bundle, [(*task, tuple(sorted(killers)))], lambda _, result: results.append(result), self.tell
+        )
         if not isinstance(results[0], str):
             limit = self.work.extract.worker_memory_bytes
             raise RuntimeError(

@@ -28,6 +28,7 @@ from typing import Any
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal, open_regular
+from pipeline_lib.sources.time_limit import sign_of_life
 
 FREE_BYTES = 1024**2  # of output before the expansion counts: a small file of zeros is no bomb
 _READ_BYTES = 64 * 1024
@@ -204,6 +205,7 @@ class Expanded(io.RawIOBase):
         return _ZSTD_READ_BYTES if self.codec == "zst" else _READ_BYTES
 
     def _read(self, most: int) -> bytes:
+        sign_of_life()
         try:
             data = self.raw.read(most)
         except OSError as error:
@@ -216,6 +218,7 @@ class Expanded(io.RawIOBase):
         self.raw.seek(position)
         before = b""
         while data := self.raw.read(_READ_BYTES):
+            sign_of_life()
             window = before + data
             if (at := window.find(wanted)) >= 0:
                 return position - len(before) + at
@@ -249,8 +252,7 @@ def check_stream(place: str, limits: ReadLimits, sha256: str = "") -> Refusal | 
     """
     try:
         with open_expanded(place, limits) as stream:
-            got = hashlib.file_digest(stream.raw, "sha256").hexdigest() if sha256 else ""
-            if got != sha256:
+            if sha256 and (got := _digest(stream.raw)) != sha256:
                 return Refusal("content_changed", f"sha256 is {got}, listed as {sha256}: list the dump again")
             stream.raw.seek(0)
             while stream.codec != "plain" and stream.read_some():
@@ -258,3 +260,11 @@ def check_stream(place: str, limits: ReadLimits, sha256: str = "") -> Refusal | 
     except Unreadable as error:
         return error.refusal
     return None
+
+
+def _digest(stream: io.BufferedReader) -> str:
+    digest = hashlib.sha256()
+    while data := stream.read(_OUT_BYTES):
+        digest.update(data)
+        sign_of_life()
+    return digest.hexdigest()

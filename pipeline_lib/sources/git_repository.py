@@ -24,6 +24,7 @@ from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.source_tree import shown
+from pipeline_lib.sources.time_limit import sign_of_life
 
 _SUBMODULE = 0o160000
 # whatever broken objects make dulwich raise
@@ -109,6 +110,7 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[F
     for count, entry in enumerate(
         iter_tree_contents(cast(ObjectContainer, objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
     ):
+        sign_of_life()
         if count > limits.max_members:
             yield Found(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
             return

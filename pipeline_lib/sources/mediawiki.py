@@ -22,6 +22,7 @@ from pipeline_lib.sources.found_text import found_text, too_large
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.time_limit import within_time
 from pipeline_lib.sources.wikitext import prose_of
 
 _FEED_BYTES = 64 * 1024
@@ -120,7 +121,7 @@ def _text(page: _Page, limits: ReadLimits) -> str | Refusal:
         return Refusal("not_an_article", f"namespace {page.get('ns')[:20]}, model {page.get('model')[:50]}")
     if page.characters > limits.max_text_bytes:
         return too_large(page.characters, limits)
-    return prose_of(page.get("text"))
+    return within_time("page", lambda: prose_of(page.get("text")))
 
 
 def _pages(place: str, limits: ReadLimits) -> Iterator[_Page]:

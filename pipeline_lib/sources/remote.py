@@ -12,6 +12,7 @@ from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.files import digest_of
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.time_limit import unlimited
 
 PIECE_BYTES = 1 << 20
 
@@ -70,7 +71,8 @@ def local_copy(file: SourceFile) -> Iterator[SourceFile | Refusal]:
     suffix = "".join(PurePosixPath(file.path).suffixes[-2:])
     with tempfile.NamedTemporaryFile(prefix="cpt-", suffix=suffix) as copy:
         try:
-            refusal = _download(file, copy)
+            with unlimited():
+                refusal = _download(file, copy)
         except (FileNotFoundError, PermissionError) as error:
             refusal = Refusal("unreadable", f"{file.place}: {error}")
         except Exception as error:

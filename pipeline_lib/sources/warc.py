@@ -17,6 +17,7 @@ from pipeline_lib.sources.html import main_text
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.time_limit import within_time
 from pipeline_lib.sources.warc_records import warc_records
 
 _HTML = ("text/html", "application/xhtml+xml")
@@ -45,7 +46,7 @@ def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
 def _page(file: SourceFile, record: Any, limits: ReadLimits) -> Found:
     url = (record.headers.get("WARC-Target-URI") or record.record_id or "").strip("<>")
     try:
-        text = _text(record, limits)
+        text = within_time("page", lambda: _text(record, limits))
         host = urlsplit(url).hostname or ""
     except (OSError, ValueError) as error:  # of HTTP headers and transfer codings; of a URL that is none
         text, host = Refusal("bad_record", str(error)), ""
