@@ -14,7 +14,7 @@ from data_contracts.facts import check_schema
 from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import check_many
 from data_contracts.schemas import tokens_schema
-from data_contracts.shard_suite import CONTRACT_VERSION, TokenLimits, shard_facts, shard_suite
+from data_contracts.shard_suite import CONTRACT_VERSION, TokenLimits, has_negatives, shard_facts, shard_suite
 from data_contracts.verdicts import judge, reject_if, verdict_report
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
 from pipeline_lib.config import ContractConfig
@@ -85,7 +85,8 @@ def _check_part(store: Store, shards: Artifact, part: Part, key: str, limits: To
     scratch = store.scratch(STAGE.name)
     rows, reasons, bad = 0, Counter[str](), []
     for tables in _groups(shards, part, limits.vocab_size):
-        verdicts = check_many([shard_facts(table, limits) for table in tables], shard_suite(limits))
+        suite = shard_suite(limits, negatives=has_negatives(tables[0].schema))
+        verdicts = check_many([shard_facts(table, limits) for table in tables], suite)
         for table, verdict in zip(tables, verdicts, strict=True):
             bad.append(quarantine_rows(verdict, STAGE.name, table, "pair_id", offset=rows))
             reasons.update(verdict.reasons)
@@ -120,5 +121,5 @@ def _open(path: Path, vocab_size: int) -> pa.Table:
             table = pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid as error:
         raise ContractViolation(f"{path}: no Arrow IPC file ({error}); remove the shards and run again") from error
-    check_schema(table, tokens_schema(vocab_size), str(path))
+    check_schema(table, tokens_schema(vocab_size, has_negatives(table.schema)), str(path))
     return table

@@ -51,6 +51,9 @@ PAIRS = _columns(
     nullable=("licence",),
 )
 
+# pairs of a training set with explicit hard negatives: y-side texts, any number a pair, the most telling first
+PAIRS_WITH_NEGATIVES = pa.schema([*PAIRS, *_columns(("negatives", pa.list_(pa.large_string())))])
+
 QUARANTINE = _columns(
     ("stage", pa.string()),
     ("source", pa.string()),
@@ -64,10 +67,15 @@ QUARANTINE = _columns(
 MAX_UINT16_IDS = 65_536
 
 
-def tokens_schema(vocab_size: int) -> pa.Schema:
-    """The columns of token shards, ids in the smallest unsigned integer that holds the vocabulary."""
+def tokens_schema(vocab_size: int, negatives: bool = False) -> pa.Schema:
+    """The columns of token shards, ids in the smallest unsigned integer that holds the vocabulary.
+
+    Args:
+        vocab_size: ids in all.
+        negatives: rows carry explicit hard negatives, any number each, in the delimiters of y.
+    """
     ids = pa.list_(pa.uint16() if vocab_size <= MAX_UINT16_IDS else pa.uint32())
-    return _columns(
+    schema = _columns(
         ("pair_id", pa.string()),
         ("x_ids", ids),  # with both delimiters
         ("y_ids", ids),
@@ -75,6 +83,10 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
         ("y_hash", pa.int64()),
         ("document_hash", pa.int64()),
     )
+    if not negatives:
+        return schema
+    more = _columns(("negative_ids", pa.list_(ids)), ("negative_hashes", pa.list_(pa.int64())))
+    return pa.schema([*schema, *more])
 
 
 EVALUATIONS = _columns(

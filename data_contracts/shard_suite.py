@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_contracts.suite import HEX_ID, Expect, Suite, is_true, matches, within
 
@@ -36,8 +37,18 @@ class TokenLimits:
         return (self.x_open, self.x_close, self.y_open, self.y_close, self.pad)
 
 
-def shard_suite(limits: TokenLimits) -> Suite:
-    """The contract of a row of token ids: it is our own output, so that a single bad row is a fault of the program."""
+def has_negatives(schema: pa.Schema) -> bool:
+    """Whether rows of this schema carry hard negatives."""
+    return "negative_ids" in schema.names
+
+
+def shard_suite(limits: TokenLimits, negatives: bool = False) -> Suite:
+    """The contract of a row of token ids: it is our own output, so that a single bad row is a fault of the program.
+
+    Args:
+        limits: of the tokenizer and the shard config.
+        negatives: rows carry hard negatives, each of which keeps the contract of a y.
+    """
     return Suite(
         name="shards",
         version=CONTRACT_VERSION,
@@ -49,9 +60,16 @@ def shard_suite(limits: TokenLimits) -> Suite:
                 is_true(f"{name}_there", f"{name}_null", "a 64-bit hash: the masks of the loss compare it")
                 for name in ("x_hash", "y_hash", "document_hash")
             ),
+            *(_NEGATIVES if negatives else ()),
         ),
         advice="remove the shards stage's folder and run again; if it comes back, the tokenizer and the shards disagree",
     )
+
+
+_NEGATIVES = (
+    within("negatives_malformed", 0, 0, "negative_malformed", "hard negatives that each keep the contract of a y"),
+    is_true("negatives_hashed", "negative_hashes_differ", "one hash for each hard negative"),
+)
 
 
 def _side(side: str, open_id: int, close_id: int, max_tokens: int) -> tuple[Expect, ...]:
@@ -80,7 +98,23 @@ def shard_facts(tokens: pa.Table, limits: TokenLimits) -> pa.Table:
         columns.update({f"{side}_{name}": pa.array(values) for name, values in facts.items()})
     for name in ("x_hash", "y_hash", "document_hash"):
         columns[f"{name}_there"] = tokens[name].is_valid()
+    if has_negatives(tokens.schema):
+        columns |= _negative_facts(tokens, limits)
     return pa.table(columns)
+
+
+def _negative_facts(tokens: pa.Table, limits: TokenLimits) -> dict[str, pa.Array]:
+    """How many of a row's hard negatives are no good y, and whether each has its hash."""
+    nested = pc.fill_null(tokens["negative_ids"], []).combine_chunks()
+    per_row_N = nested.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    hashes_N = pc.fill_null(pc.list_value_length(tokens["negative_hashes"]), -1).to_numpy()
+    facts = _list_facts(pa.chunked_array([nested.flatten()]), limits)
+    bad_M = (facts["tokens"] < MIN_TOKENS) | (facts["tokens"] > limits.max_y_tokens)
+    bad_M |= (facts["first"] != limits.y_open) | (facts["last"] != limits.y_close)
+    bad_M |= (facts["reserved"] > 0) | (facts["outside"] > 0)
+    ends_N = np.cumsum(per_row_N)
+    bad_N = _count(bad_M, ends_N - per_row_N, ends_N)
+    return {"negatives_malformed": pa.array(bad_N), "negatives_hashed": pa.array(hashes_N == per_row_N)}
 
 
 def _list_facts(column: pa.ChunkedArray, limits: TokenLimits) -> dict[str, np.ndarray]:

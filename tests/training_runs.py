@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import PAIRS, row_id, text_hash
+from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES, row_id, text_hash
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig, TokenizerConfig, TrainConfig
 from pipeline_lib.tokens.shards import write_shards
@@ -21,10 +21,10 @@ WORDS = "anchor basket candle dragon engine feather garden harbor island jacket 
 MODEL = ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32)
 
 
-def write_inputs(root: Path) -> tuple[Store, TrainInputs]:
-    """A store with token shards of 120 code and 60 text pairs."""
+def write_inputs(root: Path, negatives: bool = False) -> tuple[Store, TrainInputs]:
+    """A store with token shards of 120 code and 60 text pairs, with up to three hard negatives each where asked for."""
     store = Store(root)
-    curated = _write_curated(store)
+    curated = _write_curated(store, negatives)
     tokenizer = train_tokenizer(store, curated, TokenizerConfig(vocab_size=400))
     shards = write_shards(store, curated, tokenizer, ShardConfig(max_x_tokens=12, max_y_tokens=24))
     return store, TrainInputs(shards, tokenizer)
@@ -61,10 +61,13 @@ def write_job(store: Store, inputs: TrainInputs, config: Any, key: str = "tiny",
     return job
 
 
-def _write_curated(store: Store) -> Artifact:
+def _write_curated(store: Store, negatives: bool) -> Artifact:
     chance = random.Random(7)
     rows = [_pair(chance, "code" if number % 3 else "text", number) for number in range(180)]
-    table = pa.Table.from_pylist(rows, schema=PAIRS)
+    if negatives:  # the texts of other pairs
+        for number, row in enumerate(rows):
+            row["negatives"] = [rows[(number + 7 * k) % len(rows)]["y"] for k in range(1, 1 + number % 4)]
+    table = pa.Table.from_pylist(rows, schema=PAIRS_WITH_NEGATIVES if negatives else PAIRS)
     stage = Stage(name="curate", version=1)
 
     def make(key: str) -> Outcome:

@@ -3,8 +3,12 @@
     logit(x_i, y_j) = cos(x_i, y_j) * exp(tau)
     loss = mean over i of (lse_j logit(x_i, y_j) + lse_j logit(x_j, y_i)) / 2 - logit(x_i, y_i)
 
-B pairs of the global batch, R rows that this process answers for, C rows of one tile, D embedding width. One side's
-embeddings are the queries q, the other's the candidates c; both directions run through the same code.
+Explicit hard negatives are y-side texts that belong to no x: further candidates of every x of the global batch, whichever
+pair brought them. They ask for nothing themselves, so that they join the first of the two terms only.
+
+B pairs of the global batch, M hard negatives, K = B + M candidates of an x, R rows that this process answers for, C rows of
+one tile, D embedding width. One side's embeddings are the queries q, the other's the candidates c; both directions run
+through the same code.
 """
 
 from __future__ import annotations
@@ -28,51 +32,62 @@ class PairHashes:
     x_B: Tensor  # int64
     y_B: Tensor  # int64
     document_B: Tensor | None = None  # int64; given: other pairs of the same document are no negatives
+    negative_M: Tensor | None = None  # int64; the texts of explicit hard negatives
 
     def swapped(self) -> PairHashes:
-        """The same pairs with y asking for x."""
+        """The same pairs with y asking for x; hard negatives are y-side and drop out."""
         return PairHashes(self.y_B, self.x_B, self.document_B)
+
+    def pairs_alone(self) -> PairHashes:
+        """The same without hard negatives."""
+        return PairHashes(self.x_B, self.y_B, self.document_B)
 
     def to(self, device: torch.device) -> PairHashes:
         """The same hashes on another device."""
         document_B = None if self.document_B is None else self.document_B.to(device)
-        return PairHashes(self.x_B.to(device), self.y_B.to(device), document_B)
+        negative_M = None if self.negative_M is None else self.negative_M.to(device)
+        return PairHashes(self.x_B.to(device), self.y_B.to(device), document_B, negative_M)
 
 
-def contrastive_loss(x_BD: Tensor, y_BD: Tensor, log_scale: Tensor, hashes: PairHashes, rows: slice | None = None) -> Tensor:
+def contrastive_loss(x_BD: Tensor, y_KD: Tensor, log_scale: Tensor, hashes: PairHashes, rows: slice | None = None) -> Tensor:
     """Mean over the global batch of the row and the column cross entropies; a scalar in the embeddings' precision.
 
     Entry (i, j), i != j, is no negative where x_i = x_j, y_i = y_j or x_i = y_j (in the pairs (p1, p2) and (p2, p3) of one
-    document p2 would else be held against itself), or where the documents are the same if `hashes` has them.
+    document p2 would else be held against itself), or where the documents are the same if `hashes` has them. A hard negative
+    is none of x_i where its text is y_i's or x_i's.
 
     Args:
         x_BD: unit vectors of every pair of the global batch.
-        y_BD: likewise; y_i belongs to x_i.
+        y_KD: likewise; y_i belongs to x_i. The vectors of the hard negatives follow, if there are any.
         log_scale: tau, a scalar; it gets its gradient.
-        hashes: of all B pairs.
+        hashes: of all B pairs, and of as many hard negatives as y_KD has more rows than x_BD.
         rows: the pairs that this process answers for, in both directions. The sum over processes whose slices cover
-            0..B is the loss of the whole batch, and so are the sums of the gradients of x_BD, y_BD and log_scale: no
+            0..B is the loss of the whole batch, and so are the sums of the gradients of x_BD, y_KD and log_scale: no
             factor of the number of processes enters. None: all.
     """
     n_pairs = len(x_BD)
     begin, end, _ = (rows or slice(None)).indices(n_pairs)
     scale = log_scale.exp()
-    if end - begin == n_pairs and n_pairs * n_pairs <= TILE_LOGITS:
-        return _SquareLoss.apply(x_BD, y_BD, scale, hashes)
-    forth = _DirectedLoss.apply(x_BD, y_BD, scale, hashes, (begin, end))
-    back = _DirectedLoss.apply(y_BD, x_BD, scale, hashes.swapped(), (begin, end))
+    n_negatives = 0 if hashes.negative_M is None else len(hashes.negative_M)
+    assert len(y_KD) == n_pairs + n_negatives, f"{len(y_KD)} candidates for {n_pairs} pairs and {n_negatives} hard negatives"
+    if len(y_KD) == end - begin and n_pairs * n_pairs <= TILE_LOGITS:
+        return _SquareLoss.apply(x_BD, y_KD, scale, hashes)
+    forth = _DirectedLoss.apply(x_BD, y_KD, scale, hashes, (begin, end))
+    back = _DirectedLoss.apply(y_KD[:n_pairs], x_BD, scale, hashes.swapped(), (begin, end))
     return (forth + back) / 2
 
 
 def false_negatives(hashes: PairHashes, begin: int, end: int) -> Tensor:
-    """Entries of rows begin..end that are left out of the denominators: bool (R, B), never the positives."""
+    """Entries of rows begin..end that are left out of the denominators: bool (R, K), never the positives."""
     x_R1, y_R1 = hashes.x_B[begin:end, None], hashes.y_B[begin:end, None]
     mask_RB = (x_R1 == hashes.x_B) | (y_R1 == hashes.y_B) | (x_R1 == hashes.y_B)
     if hashes.document_B is not None:
         mask_RB |= hashes.document_B[begin:end, None] == hashes.document_B
     own_R = torch.arange(end - begin, device=mask_RB.device)
     mask_RB[own_R, own_R + begin] = False
-    return mask_RB
+    if hashes.negative_M is None:
+        return mask_RB
+    return torch.cat([mask_RB, (hashes.negative_M == y_R1) | (hashes.negative_M == x_R1)], dim=1)
 
 
 class _SquareLoss(torch.autograd.Function):
@@ -105,22 +120,22 @@ class _DirectedLoss(torch.autograd.Function):
     """Rows begin..end as queries against all candidates, tile by tile; gradients are summed up on the way."""
 
     @staticmethod
-    def forward(ctx: Any, q_BD: Tensor, c_BD: Tensor, scale: Tensor, hashes: PairHashes, rows: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, q_BD: Tensor, c_KD: Tensor, scale: Tensor, hashes: PairHashes, rows: tuple[int, int]) -> Tensor:
         loss, grad_scale = q_BD.new_zeros(()), torch.zeros_like(scale)
-        grad_q_BD, grad_c_BD = torch.zeros_like(q_BD), torch.zeros_like(c_BD)
-        for begin, end in _tiles(*rows, len(q_BD)):
-            cosines_CB = q_BD[begin:end] @ c_BD.T
-            logits_CB = (cosines_CB * scale).masked_fill_(false_negatives(hashes, begin, end), -torch.inf)
-            lse_C, positive_C = logits_CB.logsumexp(dim=1), logits_CB.diagonal(begin)
+        grad_q_BD, grad_c_KD = torch.zeros_like(q_BD), torch.zeros_like(c_KD)
+        for begin, end in _tiles(*rows, len(c_KD)):
+            cosines_CK = q_BD[begin:end] @ c_KD.T
+            logits_CK = (cosines_CK * scale).masked_fill_(false_negatives(hashes, begin, end), -torch.inf)
+            lse_C, positive_C = logits_CK.logsumexp(dim=1), logits_CK.diagonal(begin)
             loss += (lse_C - positive_C).sum() / len(q_BD)
             if any(ctx.needs_input_grad):
-                slope_CB = logits_CB.sub_(lse_C[:, None]).exp_().div_(len(q_BD))
-                slope_CB.diagonal(begin).sub_(1 / len(q_BD))
-                grad_scale += torch.dot(slope_CB.flatten(), cosines_CB.flatten()).reshape(scale.shape)
-                slope_CB *= scale
-                grad_q_BD[begin:end] = slope_CB @ c_BD
-                grad_c_BD.addmm_(slope_CB.T, q_BD[begin:end])
-        ctx.save_for_backward(grad_q_BD, grad_c_BD, grad_scale)
+                slope_CK = logits_CK.sub_(lse_C[:, None]).exp_().div_(len(q_BD))
+                slope_CK.diagonal(begin).sub_(1 / len(q_BD))
+                grad_scale += torch.dot(slope_CK.flatten(), cosines_CK.flatten()).reshape(scale.shape)
+                slope_CK *= scale
+                grad_q_BD[begin:end] = slope_CK @ c_KD
+                grad_c_KD.addmm_(slope_CK.T, q_BD[begin:end])
+        ctx.save_for_backward(grad_q_BD, grad_c_KD, grad_scale)
         return loss
 
     @staticmethod
@@ -144,7 +159,7 @@ class HardNegative:
 
 
 def hardest_negatives(x_BD: Tensor, y_BD: Tensor, hashes: PairHashes, k: int) -> list[HardNegative]:
-    """The k highest-scoring entries that the loss takes as negatives, best first, ties by row.
+    """The k highest-scoring entries that the loss takes as in-batch negatives, best first, ties by row.
 
     Args:
         x_BD: unit vectors.
@@ -157,7 +172,7 @@ def hardest_negatives(x_BD: Tensor, y_BD: Tensor, hashes: PairHashes, k: int) ->
     with torch.no_grad():
         for begin, end in _tiles(0, n_pairs, n_pairs):
             scores_CB = x_BD[begin:end] @ y_BD.T
-            scores_CB.masked_fill_(false_negatives(hashes, begin, end), -torch.inf)
+            scores_CB.masked_fill_(false_negatives(hashes.pairs_alone(), begin, end), -torch.inf)
             scores_CB.diagonal(begin).fill_(-torch.inf)
             best = scores_CB.flatten().topk(min(k, scores_CB.numel()))
             for score, entry in zip(best.values.tolist(), best.indices.tolist(), strict=True):

@@ -45,13 +45,18 @@ def _parse(label: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Some rows of a dataset: ids are int32 whatever the files hold, delimiters included; hashes are int64."""
+    """Some rows of a dataset: ids are int32 whatever the files hold, delimiters included; hashes are int64.
+
+    A row's hard negatives are a list each; shards that hold none give empty ones.
+    """
 
     x_ids: list[NDArray[np.int32]]
     y_ids: list[NDArray[np.int32]]
     x_hash: NDArray[np.int64]
     y_hash: NDArray[np.int64]
     document_hash: NDArray[np.int64]
+    negative_ids: list[list[NDArray[np.int32]]]
+    negative_hashes: list[NDArray[np.int64]]
 
 
 class TokenDataset:
@@ -97,7 +102,9 @@ class TokenDataset:
         return TokenRows(
             [shards[number].x.row(i) for number, i in places],
             [shards[number].y.row(i) for number, i in places],
-            *hashes,
+            *(hashes[0], hashes[1], hashes[2]),
+            [shards[number].negatives.ids(i) for number, i in places],
+            [shards[number].negatives.hashes(i) for number, i in places],
         )
 
     def pair_ids(self, indices: NDArray[np.integer]) -> list[str]:
@@ -134,11 +141,33 @@ class _Lists:
         return self.values[self.offsets[index] : self.offsets[index + 1]].astype(np.int32)
 
 
+class _Negatives:
+    """The hard negatives of a file's rows; of a file without them, none."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.there = "negative_ids" in batch.schema.names
+        if self.there:
+            nested = batch["negative_ids"]
+            self.offsets = nested.offsets.to_numpy(zero_copy_only=True)
+            self.lists = _Lists(nested.values)
+            self.hash_values = batch["negative_hashes"].values.to_numpy(zero_copy_only=True)
+
+    def ids(self, index: int) -> list[NDArray[np.int32]]:
+        return [self.lists.row(i) for i in range(*self._bounds(index))]
+
+    def hashes(self, index: int) -> NDArray[np.int64]:
+        return self.hash_values[slice(*self._bounds(index))] if self.there else np.empty(0, np.int64)
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        return (int(self.offsets[index]), int(self.offsets[index + 1])) if self.there else (0, 0)
+
+
 class _Shard:
     """One mapped file."""
 
     def __init__(self, path: Path) -> None:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         self.x, self.y = _Lists(batch["x_ids"]), _Lists(batch["y_ids"])
+        self.negatives = _Negatives(batch)
         self.pair_ids = batch["pair_id"]
         self.hashes = [batch[name].to_numpy() for name in ("x_hash", "y_hash", "document_hash")]

@@ -6,7 +6,8 @@ block holds neighbours of one file, the hardest negatives that a corpus has. One
 a row is address arithmetic.
 
 A part is named after the ids of its pairs, which are hashes of what the pairs hold: where a later generation comes in, the
-parts of the earlier ones are found and stay as they are.
+parts of the earlier ones are found and stay as they are. Pairs that carry hard negatives (schemas.PAIRS_WITH_NEGATIVES) are
+named after those too, and their shards have two columns more.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ STAGE = Stage(name="shards", version=3)
 READ_ROWS = 1024
 COLUMNS = ("id", "view", "generation", "x", "y", "x_hash", "y_hash", "document_id")
 LENGTHS_FILE = "lengths.json"
+NEGATIVES = "negatives"
 FACTS = ("rows", "x_tokens", "y_tokens", "x_truncated", "y_truncated")
+NEGATIVE_FACTS = ("negatives", "negative_tokens", "negative_truncated")
 
 
 def write_shards(
@@ -51,7 +54,7 @@ def write_shards(
 
     Args:
         store: where the artifact goes.
-        curated: one part a split.
+        curated: one part a split; its pairs may carry hard negatives.
         tokenizer: one part.
         config: lengths, and which splits.
         progress: counts pairs.
@@ -72,11 +75,13 @@ def write_shards(
             key = store.key(STAGE.model_copy(update={"name": f"{STAGE.name}-{piece.label}"}), config, inputs)
             part = store.find_part(STAGE.name, key)
             if part is None:
-                part = _write_part(store, key, piece, _Tokenizing(pair_tokenizer, config), _Shifted(progress, done, total))
+                tokenizing = _Tokenizing(pair_tokenizer, config, piece.negatives)
+                part = _write_part(store, key, piece, tokenizing, _Shifted(progress, done, total))
             parts.append(part)
             done += piece.rows
             progress(done, total, f"{done:,} pairs tokenized")
-        facts = {name: sum(part.facts[name] for part in parts) for name in FACTS}
+        names = [*FACTS, *(name for name in NEGATIVE_FACTS if any(name in part.facts for part in parts))]
+        facts = {name: sum(part.facts.get(name, 0) for part in parts) for name in names}
         return Outcome(parts=tuple(parts), counts=sum_counts(parts), facts=facts)
 
     return store.build(STAGE, config, {"curated": curated, "tokenizer": tokenizer}, make)
@@ -104,6 +109,7 @@ class _Piece:
     pairs: Path
     rows: int
     digest: str
+    negatives: bool
 
     @property
     def label(self) -> str:
@@ -111,14 +117,22 @@ class _Piece:
 
 
 def _pieces_of(split: str, pairs: Path) -> list[_Piece]:
-    """The parts that a split's pairs go to; only the ids are read."""
+    """The parts that a split's pairs go to; only the ids are read, and hard negatives where there are some."""
     rows: Counter[tuple[str, int]] = Counter()
     digests: defaultdict[tuple[str, int], Any] = defaultdict(hashlib.sha256)
-    for batch in pq.ParquetFile(pairs).iter_batches(READ_ROWS, columns=["view", "generation", "id"], use_threads=False):
-        for view, generation, id_ in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+    file = pq.ParquetFile(pairs)
+    negatives = [NEGATIVES] if NEGATIVES in file.schema_arrow.names else []
+    for batch in file.iter_batches(READ_ROWS, columns=["view", "generation", "id", *negatives], use_threads=False):
+        columns = (batch[name].to_pylist() for name in ("view", "generation", "id"))
+        for view, generation, id_ in zip(*columns, strict=True):
             rows[view, generation] += 1
             digests[view, generation].update(id_.encode())
-    return [_Piece(split, *place, pairs, rows[place], digests[place].hexdigest()) for place in sorted(rows)]
+        for name in negatives:  # an id says nothing of them: the same pair may be mined twice
+            for view, generation, texts in zip(
+                batch["view"].to_pylist(), batch["generation"].to_pylist(), batch[name].to_pylist(), strict=True
+            ):
+                digests[view, generation].update(json.dumps(list(map(text_hash, texts))).encode())
+    return [_Piece(split, *place, pairs, rows[place], digests[place].hexdigest(), bool(negatives)) for place in sorted(rows)]
 
 
 def _write_part(store: Store, key: str, piece: _Piece, tokenizing: _Tokenizing, advanced: _Shifted) -> Part:
@@ -131,7 +145,7 @@ def _write_part(store: Store, key: str, piece: _Piece, tokenizing: _Tokenizing, 
     writer.finish()
     lengths = {side: dict(sorted(counts.items())) for side, counts in tokenizing.lengths.items()}
     (scratch / LENGTHS_FILE).write_text(json.dumps(lengths, indent=1) + "\n")
-    facts = {name: tokenizing.facts[name] for name in FACTS}
+    facts = {name: tokenizing.facts[name] for name in (*FACTS, *(NEGATIVE_FACTS if piece.negatives else ()))}
     counts = Counts(n_in=facts["rows"], n_out=facts["rows"])
     return store.commit_part(draft_part(STAGE, key, piece.label, counts=counts, rows=writer.rows, facts=facts), scratch)
 
@@ -139,10 +153,11 @@ def _write_part(store: Store, key: str, piece: _Piece, tokenizing: _Tokenizing, 
 class _Tokenizing:
     """Rows of pairs to rows of token ids, with the figures of one part."""
 
-    def __init__(self, tokenizer: PairTokenizer, config: ShardConfig) -> None:
+    def __init__(self, tokenizer: PairTokenizer, config: ShardConfig, negatives: bool) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        self.schema = tokens_schema(tokenizer.vocab_size)
+        self.negatives = negatives
+        self.schema = tokens_schema(tokenizer.vocab_size, negatives)
         self.facts: Counter[str] = Counter()
         self.lengths: dict[Side, Counter[int]] = {"x": Counter(), "y": Counter()}
 
@@ -153,11 +168,21 @@ class _Tokenizing:
         self.facts["rows"] += len(batch)
         documents = [text_hash(document) for document in batch["document_id"].to_pylist()]
         columns = [batch["id"], x_rows, y_rows, batch["x_hash"], batch["y_hash"], documents]
+        if self.negatives:
+            columns += self._negatives(batch[NEGATIVES].to_pylist())
         arrays = [
             column if isinstance(column, pa.Array) else pa.array(column, field.type)
             for column, field in zip(columns, self.schema, strict=True)
         ]
         return pa.table(arrays, schema=self.schema)
+
+    def _negatives(self, texts: list[list[str]]) -> list[list[Any]]:
+        """Ids and hashes of each row's hard negatives, which are read as y."""
+        flat = [text for row in texts for text in row]
+        ids, n_cut = self.tokenizer.encode_counting(flat, "y", self.config.max_y_tokens)
+        self.facts.update(dict(zip(NEGATIVE_FACTS, (len(flat), sum(map(len, ids)), n_cut), strict=True)))
+        following = iter(ids)
+        return [[[next(following) for _ in row] for row in texts], [[text_hash(text) for text in row] for row in texts]]
 
     def _ids(self, batch: pa.RecordBatch, side: Side, max_tokens: int) -> list[list[int]]:
         rows, n_cut = self.tokenizer.encode_counting(batch[side].to_pylist(), side, max_tokens)
@@ -202,16 +227,17 @@ class _ShardWriter:
 
 
 def _batches_of(piece: _Piece, order: str) -> Iterator[pa.RecordBatch]:
+    columns = [*COLUMNS, *([NEGATIVES] if piece.negatives else [])]
     if order == "hash":
         chosen = (pc.field("view") == piece.view) & (pc.field("generation") == piece.generation)
-        for batch in pq.ParquetFile(piece.pairs).iter_batches(READ_ROWS, columns=list(COLUMNS), use_threads=False):
+        for batch in pq.ParquetFile(piece.pairs).iter_batches(READ_ROWS, columns=columns, use_threads=False):
             rows = batch.filter(chosen)
             if len(rows):
                 yield rows
         return
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:  # sorts on disk what memory does not hold
         yield from connection.sql(
-            f"SELECT {', '.join(COLUMNS)} FROM read_parquet($pairs) "  # noqa: S608 - constants
+            f"SELECT {', '.join(columns)} FROM read_parquet($pairs) "  # noqa: S608 - constants
             "WHERE view = $view AND generation = $generation ORDER BY source, path, line, position, id",
             params={"pairs": str(piece.pairs), "view": piece.view, "generation": piece.generation},
         ).to_arrow_reader(READ_ROWS)

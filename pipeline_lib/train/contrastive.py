@@ -1,6 +1,7 @@
 """Symmetric in-batch contrastive training of the encoder (paper, section 2): what one rank does with its share of a batch.
 
-B pairs of the global batch, b of this rank's share, N = 2 b sequences of the share (all x, then all y), D embedding width.
+B pairs of the global batch, b of this rank's share, m hard negatives that these pairs bring, N = 2 b + m sequences of the
+share (all x, then all y, then all hard negatives), K candidates of an x, D embedding width.
 """
 
 from __future__ import annotations
@@ -62,11 +63,27 @@ class Batch:
 
     x_ids: list[np.ndarray]
     y_ids: list[np.ndarray]
-    hashes: PairHashes
+    negative_ids: list[list[np.ndarray]]  # of each pair
+    hashes: PairHashes  # hard negatives in the order of their pairs
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each pair, both sides: (B,)."""
-        return np.array([len(x) + len(y) for x, y in zip(self.x_ids, self.y_ids, strict=True)])
+        """Tokens of each pair, both sides and hard negatives: (B,)."""
+        rows = zip(self.x_ids, self.y_ids, self.negative_ids, strict=True)
+        return np.array([len(x) + len(y) + sum(map(len, negatives)) for x, y, negatives in rows])
+
+    def sequences(self, pairs: np.ndarray) -> list[np.ndarray]:
+        """All x of these pairs, then all y, then all hard negatives."""
+        negatives = [sequence for i in pairs for sequence in self.negative_ids[i]]
+        return [self.x_ids[i] for i in pairs] + [self.y_ids[i] for i in pairs] + negatives
+
+    def hashes_of(self, order_B: np.ndarray) -> PairHashes:
+        """The hashes with the pairs in another order."""
+        hashes, order = self.hashes, torch.from_numpy(order_B)
+        document_B = None if hashes.document_B is None else hashes.document_B[order]
+        if hashes.negative_M is None:
+            return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B)
+        of_pair = hashes.negative_M.split(list(map(len, self.negative_ids)))
+        return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B, torch.cat([of_pair[i] for i in order_B]))
 
 
 class ContrastiveObjective:
@@ -114,6 +131,7 @@ class ContrastiveObjective:
         """Global batch `step`, tokens dropped; a pure function of the step, the same on every rank."""
         x_ids: list[np.ndarray] = []
         y_ids: list[np.ndarray] = []
+        negative_ids: list[list[np.ndarray]] = []
         found: list[TokenRows] = []
         documents: list[np.ndarray] = []
         share, seed = self.config.token_dropout, self.config.seed
@@ -121,19 +139,22 @@ class ContrastiveObjective:
             rows = self.rows.datasets[view].rows(rows_n)
             x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"))
             y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"))
+            negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"))
             found.append(rows)
             masked = view in self.config.mask_same_document
             documents.append(rows.document_hash if masked else np.arange(len(x_ids) - len(rows_n), len(x_ids)))
         x_B, y_B = (torch.from_numpy(np.concatenate([getattr(rows, name) for rows in found])) for name in ("x_hash", "y_hash"))
         document_B = torch.from_numpy(np.concatenate(documents)) if self.config.mask_same_document else None
-        return Batch(x_ids, y_ids, PairHashes(x_B, y_B, document_B))
+        negatives = np.concatenate([row for rows in found for row in rows.negative_hashes])
+        negative_M = torch.from_numpy(negatives) if len(negatives) else None
+        return Batch(x_ids, y_ids, negative_ids, PairHashes(x_B, y_B, document_B, negative_M))
 
     def gradients(self, step: int) -> StepFigures:
-        """Add this rank's part of the gradient; both towers are one pass over micro-batches of similar length."""
+        """Add this rank's part of the gradient; all its sequences are one pass over micro-batches of similar length."""
         batch = self._ahead.get(step)
         shares = split_for_ranks(batch.lengths(), self.ranks.size)
         own_b = shares[self.ranks.rank]
-        sequences = [batch.x_ids[i] for i in own_b] + [batch.y_ids[i] for i in own_b]
+        sequences = batch.sequences(own_b)
         micro_batches = [piece.to(self.ranks.device) for piece in cut_micro_batches(sequences, self.config.micro_batch_tokens)]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, self.config.activation_bytes, self.module.lean)
@@ -142,23 +163,22 @@ class ContrastiveObjective:
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
-        order_B = torch.from_numpy(np.concatenate(shares))
-        hashes = _reordered(batch.hashes, order_B).to(self.ranks.device)
+        order_B = np.concatenate(shares)
+        hashes = batch.hashes_of(order_B).to(self.ranks.device)
         sizes = [len(share) for share in shares]
+        n_negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         begin = sum(sizes[: self.ranks.rank])
         own = slice(begin, begin + sizes[self.ranks.rank]) if self.ranks.size > 1 else None
 
         def loss_of(emb_ND: Tensor) -> Tensor:
-            pairs_b2D = torch.cat(emb_ND.chunk(2), dim=1)  # x and y of a pair travel together: one collective
-            x_BD, y_BD = gather_rows(pairs_b2D, sizes, self.ranks).chunk(2, dim=1)
-            x_BD, y_BD = x_BD.contiguous(), y_BD.contiguous()
+            x_BD, y_KD = gather_sides(emb_ND, sizes, n_negatives, self.ranks)
             if self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
-                self._note_hardest(step, hardest_negatives(x_BD, y_BD, hashes, HARDEST), order_B)
-            return contrastive_loss(x_BD, y_BD, self.module.log_scale, hashes, own)
+                self._note_hardest(step, hardest_negatives(x_BD, y_KD[: len(x_BD)], hashes, HARDEST), order_B)
+            return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own)
 
         return loss_of
 
-    def _note_hardest(self, step: int, found: list[HardNegative], order_B: Tensor) -> None:
+    def _note_hardest(self, step: int, found: list[HardNegative], order_B: np.ndarray) -> None:
         ids = self.pair_ids(step)
         for negative in found:
             key = ids[int(order_B[negative.x_row])], ids[int(order_B[negative.y_row])]
@@ -192,6 +212,24 @@ class ContrastiveObjective:
         self._hardest = {(x_id, y_id): score for score, x_id, y_id in json.loads(texts[NEGATIVES_FILE])}
 
 
-def _reordered(hashes: PairHashes, order_B: Tensor) -> PairHashes:
-    document_B = None if hashes.document_B is None else hashes.document_B[order_B]
-    return PairHashes(hashes.x_B[order_B], hashes.y_B[order_B], document_B)
+def gather_sides(emb_ND: Tensor, pairs: list[int], negatives: list[int], ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """x (B, D) and candidates (K, D) of all ranks: every y, then every hard negative; one collective, differentiable.
+
+    Args:
+        emb_ND: this rank's x, y and hard negatives.
+        pairs: of every rank.
+        negatives: of every rank.
+        ranks: this process among the others.
+    """
+    sizes = [[n, n, m] for n, m in zip(pairs, negatives, strict=True)]
+    blocks = gather_rows(emb_ND, [sum(size) for size in sizes], ranks).split([n for size in sizes for n in size])
+    return torch.cat(blocks[0::3]), torch.cat([*blocks[1::3], *blocks[2::3]])
+
+
+def _thinned(
+    ids: list[list[np.ndarray]], rows_n: np.ndarray, share: float, stream: tuple[object, ...]
+) -> list[list[np.ndarray]]:
+    """Token dropout for hard negatives: the k-th of a row draws its own numbers."""
+    places = [(row << np.int64(16)) + k for row, texts in zip(rows_n, ids, strict=True) for k in range(len(texts))]
+    dropped = iter(drop_tokens([text for texts in ids for text in texts], np.array(places), share, stream))
+    return [[next(dropped) for _ in texts] for texts in ids]
