@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline_lib.config import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.presets import preset as preset_config
+from pipeline_lib.train_config import TrainConfig
 
 PresetName = Literal["demo", "smoke"]
 
@@ -56,6 +57,24 @@ class RunParams(BaseModel):
     batch_size: int = Field(
         0, title="Batch size", description="Pairs of one global batch; 0: as many as the preset says.", ge=0
     )
+    pairs: int = Field(
+        0,
+        title="Pairs seen",
+        description="Pairs of all steps together: steps follow from the batch size, warm-up in proportion. 0: not used.",
+        ge=0,
+    )
+    delimiters: Literal["", "distinct", "shared"] = Field(
+        "", title="Delimiters", description="Of x and y, for comparison; empty: as the preset says."
+    )
+    pooling: Literal["", "last", "mean"] = Field(
+        "", title="Pooling", description="At the closing delimiter, or the mean, for comparison; empty: as the preset says."
+    )
+    temperature: Literal["", "trained", "fixed"] = Field(
+        "", title="Temperature", description="Whether it is trained, for comparison; empty: as the preset says."
+    )
+    directions: Literal["", "both", "x_to_y", "y_to_x"] = Field(
+        "", title="Directions", description="Of the loss, for comparison; empty: as the preset says."
+    )
     pretrain_steps: int = Field(
         -1,
         title="Pre-training steps",
@@ -75,15 +94,11 @@ class RunParams(BaseModel):
         """The whole configuration: the preset's, with what was asked for in place.
 
         Raises:
-            UserError: both a source folder and a dump spec are given.
+            UserError: both a source folder and a dump spec are given, or both steps and pairs.
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
         config = preset_config(self.preset)
-        train: dict[str, Any] = {"processes": self.processes}
-        train |= {"steps": self.steps} if self.steps else {}
-        train |= {"batch_size": self.batch_size} if self.batch_size else {}
-        train |= {"seed": self.seed} if self.seed >= 0 else {}
         near = {"threshold": self.near_duplicates} if self.near_duplicates >= 0 else {}
         pretrain = {"steps": self.pretrain_steps} if self.pretrain_steps >= 0 else {}
         update = {
@@ -94,11 +109,26 @@ class RunParams(BaseModel):
                 update={"folder": self.contamination} if self.contamination else {}
             ),
             "curate": config.curate.model_copy(update={"near": config.curate.near.model_copy(update=near)}),
-            "train": config.train.model_copy(update=train),
+            "tokenizer": config.tokenizer.model_copy(update={"delimiters": self.delimiters} if self.delimiters else {}),
+            "train": self._train(config.train),
             "pretrain": config.pretrain.model_copy(update=pretrain),
-            "model": config.model.model_copy(update={"init": self.init} if self.init else {}),
+            "model": config.model.model_copy(
+                update={name: value for name in ("init", "pooling") if (value := getattr(self, name))}
+            ),
         }
         return RunConfig.model_validate(config.model_copy(update=update).model_dump())
+
+    def _train(self, train: TrainConfig) -> TrainConfig:
+        if self.steps and self.pairs:
+            raise UserError(f"steps {self.steps} and pairs {self.pairs}: give one, the other follows from the batch size")
+        if self.pairs:
+            batch_size = self.batch_size or train.batch_size
+            train = train.lasting(round(self.pairs / batch_size))
+        update: dict[str, Any] = {"processes": self.processes}
+        update |= {name: value for name in ("steps", "batch_size", "directions") if (value := getattr(self, name))}
+        update |= {"seed": self.seed} if self.seed >= 0 else {}
+        update |= {"train_temperature": self.temperature == "trained"} if self.temperature else {}
+        return train.model_copy(update=update)
 
     def _default_name(self, config: RunConfig) -> str:
         if not (self.source or self.dump):

@@ -12,12 +12,13 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.curate_config import ContaminationConfig, CurateConfig
 from pipeline_lib.filter_config import FilterConfig
-from pipeline_lib.stage_config import StageConfig, operational
+from pipeline_lib.stage_config import StageConfig, added, operational
+from pipeline_lib.train_config import ModelConfig, PretrainConfig, TrainConfig
 
 Language = Literal["python", "javascript", "java", "go", "php", "ruby"]
 View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
-MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
+Delimiting = Literal["distinct", "shared"]
 
 
 class ReadLimits(StageConfig):
@@ -169,6 +170,10 @@ class TokenizerConfig(StageConfig):
         ge=0,
         le=8,
     )
+    delimiters: Delimiting = added(
+        "distinct",
+        description="distinct: x in `[` `]` and y in `{` `}` (the paper's); shared: both in `[` `]`, for comparison.",
+    )
     min_frequency: int = Field(2, description="Pairs of symbols seen less often are never merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Texts that the merges are learned from, in hash order.", ge=1)
 
@@ -178,6 +183,7 @@ class AdoptedTokenizerConfig(StageConfig):
 
     folder: str = operational("", description="The model's folder; its content, not its place, names the work.")
     content_sha256: str = Field("", description="sha256 over the tokenizer's files (hexadecimal).")
+    delimiters: Delimiting = added("distinct", description="Whether x and y have delimiters of their own; see TokenizerConfig.")
 
 
 class ShardConfig(StageConfig):
@@ -193,124 +199,6 @@ class ShardConfig(StageConfig):
     )
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         ("train", "validation"), description="Splits that are tokenized; the test split stays closed by default."
-    )
-
-
-class LexicalStartConfig(StageConfig):
-    """How a lexical start counts."""
-
-    latent_share: float = Field(
-        0.85,
-        description="Weight of the latent semantic vectors; the rest is random and keeps each word's identity.",
-        ge=0,
-        le=1,
-    )
-    singular_value_power: float = Field(0.5, description="Each latent dimension is scaled by its singular value to this.", ge=0)
-    power_iterations: int = Field(1, description="Of the randomised decomposition; more is slower and more exact.", ge=0)
-    seed: int = Field(1, description="Of decomposition and noise.", ge=0)
-
-
-class ModelConfig(StageConfig):
-    """The causal transformer; `transformers` builds it."""
-
-    init: str = Field("", description="Folder of a causal language model to start from; empty: a new GPT-2 of the sizes below.")
-    start: Literal["random", "lexical"] = Field(
-        "random",
-        description="How a new model's weights begin. lexical: so that step 0 computes a weighted bag of words, from the "
-        "training split's own statistics.",
-    )
-    lexical: LexicalStartConfig = LexicalStartConfig()
-    layers: int = Field(2, description="Transformer blocks.", ge=1)
-    width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
-    heads: int = Field(4, description="Attention heads.", ge=1)
-    inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
-    positions: int = Field(160, description="Longest input (tokens).", ge=8)
-    dropout: float = Field(0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1)
-
-
-class OptimizerConfig(StageConfig):
-    """What contrastive training and causal language modelling share: AdamW, its schedule, and the trainer processes."""
-
-    learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
-    embedding_learning_rate: float = Field(0.0, description="Peak for the token embeddings; 0: as all others.", ge=0)
-    embedding_epsilon: float = Field(
-        1e-8,
-        description="AdamW's epsilon for the token embeddings. About the size of their gradients or above: rare tokens move "
-        "little and keep the identity that they began with.",
-        gt=0,
-    )
-    scale_learning_rate: float = Field(0.0, description="Peak for the logit scale; 0: as all others.", ge=0)
-    warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
-    final_learning_rate_share: float = Field(0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1)
-    weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
-    second_moment_decay: float = Field(0.98, description="AdamW's beta 2.", gt=0, lt=1)
-    clip_norm: float = Field(1.0, description="Gradients are scaled to at most this norm.", gt=0)
-    weight_average: float = Field(
-        0.0,
-        description="Decay a step of the averaged weights that checkpoints hold; 0: the weights themselves.",
-        ge=0,
-        lt=1,
-    )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of matrix products; weights and the loss stay float32."
-    )
-    seed: int = Field(1, description="Of initial weights, sample order and dropout.", ge=0)
-    micro_batch_tokens: int = operational(
-        16_384, description="Padded tokens of one forward pass; the loss is over the whole batch anyway.", ge=64
-    )
-    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
-    threads: int = operational(0, description="Threads of a CPU trainer process; 0: cores / processes.", ge=0)
-    resume_every_seconds: float = operational(
-        60.0, description="How often the full state is saved for a restart (seconds).", gt=0
-    )
-    max_restarts: int = operational(
-        2, description="Restarts of a dead trainer from its last complete state, without a step gained between.", ge=0
-    )
-
-
-class TrainConfig(OptimizerConfig):
-    """Contrastive training: symmetric cross entropy over in-batch negatives (paper, section 3)."""
-
-    steps: int = Field(300, description="Optimizer steps.", ge=1)
-    batch_size: int = Field(
-        512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
-    )
-    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in every batch.")
-    temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
-    min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
-    token_dropout: float = Field(
-        0.0,
-        description="Mean share of a text's tokens left out at random, never a delimiter; a text's own share is drawn evenly"
-        " from 0 to twice this.",
-        ge=0,
-        le=0.5,
-    )
-    block_rows: int = Field(256, description="Consecutive rows of the shards that stay together in the order.", ge=1)
-    window_blocks: int = Field(4096, description="Blocks that are shuffled row by row; of all: a full shuffle.", ge=1)
-    mask_same_document: tuple[str, ...] = Field(
-        (),
-        description="Views of which other pairs of the same document are no negatives: pieces of one text are all near each"
-        " other. Functions of one file are the hardest negatives that there are.",
-    )
-    checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
-    activation_bytes: int = operational(
-        2 * 1024**3,
-        description="A batch whose activations take more a process is computed by gradient caching: a third more work (bytes).",
-        gt=0,
-    )
-
-
-class PretrainConfig(OptimizerConfig):
-    """Causal language modelling on the training split, before the contrastive stage."""
-
-    steps: int = Field(
-        0, description="Optimizer steps; 0: no pre-training, the contrastive stage starts from random weights.", ge=0
-    )
-    batch_tokens: int = Field(16_384, description="Tokens of one step, on average.", ge=64)
-    sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)
-    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs among those that are packed.")
-    micro_batch_tokens: int = operational(
-        2_048, description="Tokens of one forward pass: its logits take 4 x this x vocabulary bytes.", ge=64
     )
 
 

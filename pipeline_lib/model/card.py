@@ -70,6 +70,16 @@ vectors = torch.nn.functional.normalize(states[torch.arange(len(last)), last], d
 ```
 """
 
+# what an ablation's card says instead
+_SHARED = (
+    ("A query (x) is wrapped in `[` `]`, a document or function body (y) in `{` `}`;", "Every text is wrapped in `[` `]`;"),
+)
+_MEAN = (
+    ("the last layer's state at the closing\ndelimiter,", "the mean of the last layer's states,"),
+    ('last = batch["attention_mask"].sum(1) - 1\n', 'mask = batch["attention_mask"][:, :, None]\n'),
+    ("states[torch.arange(len(last)), last]", "(states * mask).sum(1) / mask.sum(1)"),
+)
+
 _ONNX = """
 From a terminal, over the index that belongs to it: `cpt search "parse an ISO 8601 date"`. It runs `model.onnx`
 (inputs `input_ids` (B, L) and `lengths` (B,), int64; output `sentence_embedding` (B, D)) and needs no torch.
@@ -81,14 +91,14 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
 
     Args:
         facts: what the caller says.
-        figures: dim, parameters, layers, vocab_size, max_x_tokens, max_y_tokens, label, onnx, training (the config of the
-            training's manifest), lineage (name to digest).
+        figures: dim, parameters, layers, pooling, distinct (delimiters), vocab_size, max_x_tokens, max_y_tokens, label, onnx,
+            training (the config of the training's manifest), lineage (name to digest).
     """
     sections = [
         _FRONT_MATTER,
         f"# {facts.title}\n\n{_INTRODUCTION}\n",
         _table(("", ""), _properties(facts, figures)),
-        _USAGE + (_ONNX if figures["onnx"] else ""),
+        _usage(figures) + (_ONNX if figures["onnx"] else ""),
         "## Training\n\n" + _training(facts, figures),
         *([_evaluation(facts)] if facts.metrics else []),
         f"## Licence\n\n{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n",
@@ -96,6 +106,14 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         + _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in figures["lineage"].items()]),
     ]
     return "\n".join(sections)
+
+
+def _usage(figures: Mapping[str, Any]) -> str:
+    text = _USAGE
+    for ours, other in [*(() if figures["distinct"] else _SHARED), *(_MEAN if figures["pooling"] == "mean" else ())]:
+        assert ours in text, f"the card's text lost {ours!r}"
+        text = text.replace(ours, other)
+    return text
 
 
 _FRONT_MATTER = """\
@@ -136,9 +154,15 @@ def _training(facts: CardFacts, figures: Mapping[str, Any]) -> str:
     if facts.counts:
         lines.append(_table(("data", "count"), [(name, f"{count:,}") for name, count in facts.counts.items()]))
     settings = [(name, f"`{json.dumps(value, sort_keys=True)}`") for name, value in figures["training"].items()]
-    lines.append("Symmetric cross entropy over in-batch negatives, trainable temperature. Settings:\n")
+    lines.append(f"{_objective(figures['training'].get('config', {}))}. Settings:\n")
     lines.append(_table(("setting", "value"), settings))
     return "\n".join(lines)
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    loss = {"x_to_y": "Cross entropy of each x", "y_to_x": "Cross entropy of each y"}.get(config.get("directions", ""))
+    temperature = "trainable" if config.get("train_temperature", True) else "fixed"
+    return f"{loss or 'Symmetric cross entropy'} over in-batch negatives, {temperature} temperature"
 
 
 def _evaluation(facts: CardFacts) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
 
 Precision = Literal["float32", "bfloat16"]
+Pooling = Literal["last", "mean"]
+
+POOLING_FIELD = "cpt_pooling"  # of config.json
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding
 DEFAULT_TEMPERATURE = 0.07  # CLIP's
@@ -34,19 +37,27 @@ DEFAULT_TEMPERATURE = 0.07  # CLIP's
 class Encoder(nn.Module):
     """Maps right-padded token ids to unit vectors; x and y go through the same weights.
 
+    Args:
+        backbone: a causal transformer; the export and the checkpoint are made of it.
+        pooling: what `build` was asked for; None: what the backbone's config.json says.
+
     Attributes:
         backbone: what `AutoModel` built or loaded, all of it saved by `save`.
         log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
         precision: of matrix products; weights, norms and embeddings stay float32.
-        lean: pooled_gpt2.py's forward, where the backbone is a GPT-2; else the backbone's own.
+        pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
+        lean: pooled_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
     """
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, pooling: Pooling | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.log_scale = nn.Parameter(torch.tensor(-math.log(DEFAULT_TEMPERATURE)))
         self.precision: Precision = "float32"
-        self.lean = pooled_gpt2.is_supported(backbone)
+        if pooling is not None:
+            _set_pooling(backbone, pooling)
+        self.pooling: Pooling = pooling_of(backbone)
+        self.lean = self.pooling == "last" and pooled_gpt2.is_supported(backbone)
 
     @classmethod
     def build(cls, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> Self:
@@ -59,11 +70,11 @@ class Encoder(nn.Module):
             CorruptArtifact: its weights are malformed or do not fit its config.json.
         """
         if config.init:
-            return cls(_adapted(_load_backbone(Path(config.init)), config, tokenizer, seed))
+            return cls(_adapted(_load_backbone(Path(config.init)), config, tokenizer, seed), config.pooling)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = AutoModel.from_config(gpt2_config(config, tokenizer), attn_implementation="sdpa")
-        return cls(backbone)
+        return cls(backbone, config.pooling)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -128,7 +139,7 @@ class Encoder(nn.Module):
         # padding may hold an id that this vocabulary lacks
         ids_BL = ids_BL.masked_fill(~mask_BL, 0)
         states_BLD = self.backbone(ids_BL, attention_mask=mask_BL.long(), use_cache=False).last_hidden_state
-        return states_BLD[torch.arange(len(ids_BL), device=ids_BL.device), lengths_B - 1]
+        return pool(states_BLD, lengths_B, self.pooling)
 
     def _check_length(self, n_tokens: int) -> None:
         longest = getattr(self.backbone.config, "max_position_embeddings", None)
@@ -136,6 +147,28 @@ class Encoder(nn.Module):
             raise UserError(
                 f"a row of {n_tokens} tokens for a model of {longest} positions: raise model.positions or cut shorter"
             )
+
+
+def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling) -> Tensor:
+    """The last layer's states (B, D) at position `lengths_B - 1`, or their mean over the positions before `lengths_B`."""
+    positions_L = torch.arange(states_BLD.shape[1], device=states_BLD.device)
+    if pooling == "last":
+        return states_BLD[torch.arange(len(states_BLD), device=states_BLD.device), lengths_B - 1]
+    mask_BL1 = (positions_L < lengths_B[:, None])[:, :, None]
+    return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / lengths_B[:, None]
+
+
+def pooling_of(backbone: nn.Module) -> Pooling:
+    """How a backbone is pooled, by its config: at the last token where that says nothing."""
+    pooling = getattr(backbone.config, POOLING_FIELD, "last")
+    if pooling not in get_args(Pooling):
+        raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
+    return cast(Pooling, pooling)
+
+
+def _set_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:
+    if pooling != pooling_of(backbone):  # the default is not written: an ordinary folder stays one
+        setattr(backbone.config, POOLING_FIELD, pooling)
 
 
 def gpt2_config(config: ModelConfig, tokenizer: PairTokenizer) -> GPT2Config:

@@ -188,7 +188,8 @@ class _Folder:
             {"idx": 0, "name": "0", "path": "", "type": f"{base}.router.Router"},
             {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{base}.normalize.Normalize"},
         ]
-        pooling = {"embedding_dimension": self.width, "pooling_mode": "lasttoken", "include_prompt": True}
+        mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
+        pooling = {"embedding_dimension": self.width, "pooling_mode": mode, "include_prompt": True}
         embedding = "sentence_embedding"
         _write_json(self.place / "modules.json", modules)
         _write_json(self.place / "router_config.json", router)
@@ -253,6 +254,8 @@ class _Folder:
         trained, tokenizer = self.checkpoint.trained, self.checkpoint.tokenizer
         return {
             **facts,
+            "pooling": self.encoder.pooling,
+            "distinct": self.tokenizer.x_open != self.tokenizer.y_open,
             "layers": self.encoder.backbone.config.num_hidden_layers,
             "vocab_size": self.tokenizer.vocab_size,
             "max_x_tokens": config.max_x_tokens,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from torch.autograd.function import once_differentiable
 
 # Logits held at once: 64 MiB in float32. All of a batch of 4,096; a batch of 12,288 takes ten tiles a direction.
 TILE_LOGITS = 1 << 24
+
+Directions = Literal["both", "x_to_y", "y_to_x"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,14 @@ class PairHashes:
         return PairHashes(self.x_B.to(device), self.y_B.to(device), document_B, negative_M)
 
 
-def contrastive_loss(x_BD: Tensor, y_KD: Tensor, log_scale: Tensor, hashes: PairHashes, rows: slice | None = None) -> Tensor:
+def contrastive_loss(
+    x_BD: Tensor,
+    y_KD: Tensor,
+    log_scale: Tensor,
+    hashes: PairHashes,
+    rows: slice | None = None,
+    directions: Directions = "both",
+) -> Tensor:
     """Mean over the global batch of the row and the column cross entropies; a scalar in the embeddings' precision.
 
     Entry (i, j), i != j, is no negative where x_i = x_j, y_i = y_j or x_i = y_j (in the pairs (p1, p2) and (p2, p3) of one
@@ -64,17 +73,20 @@ def contrastive_loss(x_BD: Tensor, y_KD: Tensor, log_scale: Tensor, hashes: Pair
         rows: the pairs that this process answers for, in both directions. The sum over processes whose slices cover
             0..B is the loss of the whole batch, and so are the sums of the gradients of x_BD, y_KD and log_scale: no
             factor of the number of processes enters. None: all.
+        directions: x_to_y, each x among all y, or y_to_x alone: an ablation, the paper's loss is the mean of both.
     """
     n_pairs = len(x_BD)
     begin, end, _ = (rows or slice(None)).indices(n_pairs)
     scale = log_scale.exp()
     n_negatives = 0 if hashes.negative_M is None else len(hashes.negative_M)
     assert len(y_KD) == n_pairs + n_negatives, f"{len(y_KD)} candidates for {n_pairs} pairs and {n_negatives} hard negatives"
-    if len(y_KD) == end - begin and n_pairs * n_pairs <= TILE_LOGITS:
+    if directions == "both" and len(y_KD) == end - begin and n_pairs * n_pairs <= TILE_LOGITS:
         return _SquareLoss.apply(x_BD, y_KD, scale, hashes)
-    forth = _DirectedLoss.apply(x_BD, y_KD, scale, hashes, (begin, end))
-    back = _DirectedLoss.apply(y_KD[:n_pairs], x_BD, scale, hashes.swapped(), (begin, end))
-    return (forth + back) / 2
+    forth = (x_BD, y_KD, scale, hashes, (begin, end))
+    back = (y_KD[:n_pairs], x_BD, scale, hashes.swapped(), (begin, end))
+    if directions != "both":
+        return _DirectedLoss.apply(*(forth if directions == "x_to_y" else back))
+    return (_DirectedLoss.apply(*forth) + _DirectedLoss.apply(*back)) / 2
 
 
 def false_negatives(hashes: PairHashes, begin: int, end: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.encoder import pool, pooling_of
 from pipeline_lib.model.onnx_graph import OPSET, gpt2_graph
 
 INPUTS = ("input_ids", "lengths")
@@ -25,7 +26,7 @@ TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 def write_onnx(backbone: nn.Module, path: Path) -> None:
-    """Write the backbone, last-token pooling and normalisation as one ONNX file of dynamic batch and length.
+    """Write the backbone, its pooling and normalisation as one ONNX file of dynamic batch and length.
 
     A GPT-2 is written node by node (see onnx_graph); any other causal model goes through torch.onnx.export.
 
@@ -53,19 +54,19 @@ def _is_plain_gpt2(backbone: nn.Module) -> bool:
 def _gpt2(backbone: nn.Module) -> onnx.ModelProto:
     weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in backbone.state_dict().items()}
     config: Any = backbone.config
-    return gpt2_graph(weights, config.n_layer, config.n_head, config.layer_norm_epsilon)
+    return gpt2_graph(weights, config.n_layer, config.n_head, config.layer_norm_epsilon, pooling_of(backbone))
 
 
 class _Pooled(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
+        self.pooling = pooling_of(backbone)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         mask_BL = (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long()
         hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, use_cache=False).last_hidden_state
-        pooled_BD = hidden_BLD[torch.arange(input_ids.shape[0]), lengths - 1]
-        return nn.functional.normalize(pooled_BD.float(), dim=-1)
+        return nn.functional.normalize(pool(hidden_BLD, lengths, self.pooling).float(), dim=-1)
 
 
 def _traced(backbone: nn.Module) -> onnx.ModelProto:

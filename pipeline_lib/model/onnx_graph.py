@@ -45,7 +45,9 @@ class _Graph:
         return name
 
 
-def gpt2_graph(weights: Mapping[str, np.ndarray], layers: int, heads: int, epsilon: float) -> onnx.ModelProto:
+def gpt2_graph(
+    weights: Mapping[str, np.ndarray], layers: int, heads: int, epsilon: float, pooling: str = "last"
+) -> onnx.ModelProto:
     """The encoder as a model: input_ids (B, L) int64 and lengths (B,) int64 to sentence_embedding (B, D) float32 of length 1.
 
     Args:
@@ -53,6 +55,7 @@ def gpt2_graph(weights: Mapping[str, np.ndarray], layers: int, heads: int, epsil
         layers: transformer blocks, at least 1.
         heads: attention heads; they divide D.
         epsilon: of the layer norms.
+        pooling: "last", or "mean" over all tokens.
     """
     graph = _Graph()
     width = weights["wte.weight"].shape[1]
@@ -63,23 +66,38 @@ def gpt2_graph(weights: Mapping[str, np.ndarray], layers: int, heads: int, epsil
         graph.add("Gather", graph.weight("wte.weight", weights["wte.weight"]), "input_ids", axis=0),
         graph.add("Gather", graph.weight("wpe.weight", weights["wpe.weight"]), positions_L, axis=0),
     )
-    last_B1 = graph.add("Unsqueeze", graph.add("Sub", "lengths", graph.scalar(1)), graph.ints(1))
     block = _Block(graph, weights, width, heads, epsilon)
-    for layer in range(layers - 1):
+    for layer in range(layers - 1 if pooling == "last" else layers):
         queries_1L = graph.add("Unsqueeze", positions_L, graph.ints(0))
         hidden_BLD = block.apply(layer, hidden_BLD, hidden_BLD, queries_1L, positions_L)
-    index_B1D = graph.add(
-        "Expand",
-        graph.add("Unsqueeze", last_B1, graph.ints(2)),
-        graph.weight("row", np.array([1, 1, width], np.int64)),
-    )
-    pooled_B1D = graph.add("GatherElements", hidden_BLD, index_B1D, axis=1)
-    pooled_B1D = block.apply(layers - 1, pooled_B1D, hidden_BLD, last_B1, positions_L)
-    pooled_BD = graph.add("Squeeze", block.norm("ln_f", pooled_B1D), graph.ints(1))
+    if pooling == "last":
+        pooled_BD = _last_block(graph, block, layers - 1, hidden_BLD, positions_L)
+    else:
+        pooled_BD = _masked_sum(graph, block.norm("ln_f", hidden_BLD), positions_L)
     norm_B1 = graph.add("ReduceL2", pooled_BD, graph.ints(1), keepdims=1)
     floor = graph.weight("floor", np.array(1e-12, np.float32))
     graph.add("Div", pooled_BD, graph.add("Max", norm_B1, floor), name="sentence_embedding")
     return _model(graph, width)
+
+
+def _last_block(graph: _Graph, block: _Block, layer: int, hidden_BLD: str, positions_L: str) -> str:
+    """The last block and the final norm at the pooled position: (B, D)."""
+    last_B1 = graph.add("Unsqueeze", graph.add("Sub", "lengths", graph.scalar(1)), graph.ints(1))
+    index_B1D = graph.add(
+        "Expand",
+        graph.add("Unsqueeze", last_B1, graph.ints(2)),
+        graph.weight("row", np.array([1, 1, block.width], np.int64)),
+    )
+    pooled_B1D = graph.add("GatherElements", hidden_BLD, index_B1D, axis=1)
+    pooled_B1D = block.apply(layer, pooled_B1D, hidden_BLD, last_B1, positions_L)
+    return graph.add("Squeeze", block.norm("ln_f", pooled_B1D), graph.ints(1))
+
+
+def _masked_sum(graph: _Graph, states_BLD: str, positions_L: str) -> str:
+    """The sum over the positions before `lengths`: (B, D); the mean but for a factor, which normalisation takes out."""
+    inside_BL = graph.add("Less", positions_L, graph.add("Unsqueeze", "lengths", graph.ints(1)))
+    inside_BL1 = graph.add("Cast", graph.add("Unsqueeze", inside_BL, graph.ints(2)), to=TensorProto.FLOAT)
+    return graph.add("ReduceSum", graph.add("Mul", states_BLD, inside_BL1), graph.ints(1), keepdims=0)
 
 
 class _Block:

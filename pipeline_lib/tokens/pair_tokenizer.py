@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
+from pipeline_lib.config import Delimiting
 from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.repeats import without_repeat_step
 from pipeline_lib.tokens.words import WordReader, word_pattern
@@ -101,6 +102,12 @@ class PairTokenizer:
             return cls(tokenizer, Delimiters(x_open, x_close, y_open, y_close, y_close if pad is None else pad))
         end = _id_count(tokenizer)
         return cls(tokenizer, Delimiters(*range(end, end + len(RESERVED))))
+
+    def delimited(self, delimiters: Delimiting) -> PairTokenizer:
+        """Itself, or with x's delimiters around y too."""
+        if delimiters == "distinct":
+            return self
+        return PairTokenizer(self.tokenizer, replace(self.delimiters, y_open=self.x_open, y_close=self.x_close))
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and delimiters.json, byte for byte the same each time."""

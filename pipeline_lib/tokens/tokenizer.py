@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
-from pipeline_lib.config import AdoptedTokenizerConfig, TokenizerConfig
+from pipeline_lib.config import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.tokens.pair_tokenizer import (
@@ -68,16 +68,16 @@ def train_tokenizer(store: Store, curated: Artifact, config: TokenizerConfig, pr
     return store.build(STAGE, config, {"curated": curated}, make)
 
 
-def adopt_tokenizer(store: Store, causal_lm: Path) -> Artifact:
+def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "distinct") -> Artifact:
     """The tokenizer artifact of a given causal-LM folder: `PairTokenizer.from_causal_lm`, kept under its content.
 
     Raises:
         UserError: the folder has no readable tokenizer.json.
     """
-    tokenizer = PairTokenizer.from_causal_lm(causal_lm)
+    tokenizer = PairTokenizer.from_causal_lm(causal_lm).delimited(delimiters)
     content = hashlib.sha256(tokenizer.tokenizer.to_str().encode())
     content.update(json.dumps(asdict(tokenizer.delimiters)).encode())
-    config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest())
+    config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters)
 
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key) or _commit(store, key, tokenizer, Counts())
@@ -113,7 +113,7 @@ def train_bpe(texts: Iterator[str], config: TokenizerConfig) -> PairTokenizer:
     tokenizer.normalizer = _normalizer(config)
     fields = json.loads(tokenizer.to_str())
     fields["added_tokens"] = []  # their ids stay in the vocabulary, and text is no longer searched for their names
-    return PairTokenizer(bare_tokenizer(fields), Delimiters(*range(len(RESERVED))))
+    return PairTokenizer(bare_tokenizer(fields), Delimiters(*range(len(RESERVED)))).delimited(config.delimiters)
 
 
 def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer:

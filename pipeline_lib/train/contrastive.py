@@ -111,6 +111,7 @@ class ContrastiveObjective:
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
         encoder.precision = config.precision
         set_temperature(encoder, config.temperature)
+        encoder.log_scale.requires_grad_(config.train_temperature)
         order = {"block_rows": config.block_rows, "window_blocks": config.window_blocks}
         rows = TrainingRows(shards, config.mixture, config.batch_size, config.seed, **order)
         return cls(job, encoder.to(ranks.device).train(), rows, ranks)
@@ -174,7 +175,7 @@ class ContrastiveObjective:
             x_BD, y_KD = gather_sides(emb_ND, sizes, n_negatives, self.ranks)
             if self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
                 self._note_hardest(step, hardest_negatives(x_BD, y_KD[: len(x_BD)], hashes, HARDEST), order_B)
-            return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own)
+            return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
 
@@ -187,8 +188,9 @@ class ContrastiveObjective:
         self._hardest = dict(best[:HARDEST])
 
     def after_step(self) -> None:
-        """Clamp the temperature from below."""
-        clamp_temperature(self.module, self.config.min_temperature)
+        """Clamp a trained temperature from below."""
+        if self.config.train_temperature:
+            clamp_temperature(self.module, self.config.min_temperature)
 
     def temperature(self) -> float:
         """exp(-tau)."""

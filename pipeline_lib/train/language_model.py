@@ -37,4 +37,5 @@ def pretrain(
     if config.steps == 0:
         raise UserError("pretrain.steps is 0: there is nothing to train; give steps, or leave pre-training out")
     inputs = TrainInputs(shards, tokenizer)
+    model = model.model_copy(update={"pooling": "last"})  # no matter to a language model, and so of none to its name
     return build_trained(store, PRETRAIN, inputs, Choices(config=config, model=model), Report(progress, log_line))

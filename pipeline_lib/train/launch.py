@@ -22,12 +22,13 @@ from typing import Any
 
 from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, verify_part
 from pipeline_lib.children import start_child, stop_child
-from pipeline_lib.config import ModelConfig, OptimizerConfig, PretrainConfig, StageConfig, TrainConfig
+from pipeline_lib.config import ModelConfig, PretrainConfig, StageConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.files import digest_of, replace_file, sha256_file
 from pipeline_lib.hardware import cores
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Job, checkpoint_labels, exclusive, parse_event, part_key
+from pipeline_lib.train_config import OptimizerConfig
 
 SAVE_GRACE_SECONDS = 20.0
 MEETING = "meeting-"  # where the processes of one attempt find each other, and their temporary files

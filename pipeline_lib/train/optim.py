@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline_lib.config import OptimizerConfig
+from pipeline_lib.train_config import OptimizerConfig
 
 FIRST_MOMENT_DECAY = 0.9
 EPSILON = 1e-8

@@ -56,6 +56,16 @@ def test_what_is_asked_for_takes_the_presets_place() -> None:
     assert config.train.batch_size == preset("smoke").train.batch_size
 
 
+def test_pairs_and_a_batch_size_give_the_steps_and_switches_reach_their_configs() -> None:
+    config = RunParams(preset="demo", pairs=61_440, batch_size=256, temperature="fixed", directions="y_to_x").resolve()
+    assert (config.train.steps, config.train.batch_size, config.train.warmup_steps) == (240, 256, 20)
+    assert (config.train.train_temperature, config.train.directions) == (False, "y_to_x")
+    config = RunParams(preset="demo", pooling="mean", delimiters="shared").resolve()
+    assert (config.model.pooling, config.tokenizer.delimiters) == ("mean", "shared")
+    with pytest.raises(UserError, match="give one"):
+        RunParams(preset="demo", pairs=1000, steps=10).resolve()
+
+
 def test_curation_does_more_where_it_is_asked_to() -> None:
     config = RunParams(preset="smoke", contamination="/suites", near_duplicates=0.8).resolve()
     assert (config.contamination.folder, config.curate.near.threshold) == ("/suites", 0.8)

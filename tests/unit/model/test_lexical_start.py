@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from pipeline_lib.config import LexicalStartConfig, ModelConfig
+from pipeline_lib.config import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.lexical_start import inverse_document_frequency, set_bag_of_words, word_vectors
+from pipeline_lib.train_config import LexicalStartConfig
 
 WIDTH, VOCAB = 64, 200
 DELIMITERS = [0, 1, 2, 3, 4]
