@@ -51,6 +51,12 @@ Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one 
 Checkpoint = Annotated[str, typer.Option(help="step-000400 or TRAINKEY/step-000400. Empty: all, or the selected one.")]
 Split = Annotated[str, typer.Option(help="validation, or test.")]
 
+Suites = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A suite or group, e.g. sts-b; may be repeated.")]
+Data = Annotated[str, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")]
+Models = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another model for the suites: bm25, tfidf.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Suites cut to samples.")]
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Pass over suites whose files are not there.")]
+
 
 @app.command()
 def run(
@@ -144,18 +150,26 @@ def evaluate(
     source: Source = "",
     dump: Dump = "",
     name: Name = "",
+    suite: Suites = None,
+    data: Data = "",
+    model: Models = None,
+    quick: Quick = False,
+    skip_missing: SkipMissing = False,
 ) -> None:
-    """Checkpoints and baselines on held-out packages."""
-    options = {key: value for key, value in locals().items() if key not in ("checkpoint", "split")}
-    params = _run_params(options)
+    """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
+    options = locals()
+    params = _run_params({key: options[key] for key in ("preset", "source", "dump", "name")})
     _one_of("split", split, ("validation", "test"))
+    of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
+    if data:
+        of_suites["data"] = os.path.abspath(data)  # noqa: PTH100 - a string for JSON, links kept
 
     def flow() -> Any:
         from flows.evaluate import evaluate as evaluate_flow
         from flows.parameters import EvaluateParams
         from flows.summary import print_evaluations
 
-        found = evaluate_flow(EvaluateParams(**params.model_dump(), checkpoint=checkpoint, split=split))
+        found = evaluate_flow(EvaluateParams(**params.model_dump(), checkpoint=checkpoint, split=split, **of_suites))
         print_evaluations(found)
         return found
 

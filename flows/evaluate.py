@@ -8,21 +8,46 @@ from flows.parameters import CheckpointParams, DatasetRef, EvaluatedRef, Evaluat
 from flows.train import train
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
+from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder, open_model
+from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.model.checkpoint import Checkpoint
 from tasks.evaluation import baselines_task, checkpoint_task, show_evaluations_task
+from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{params.preset}-{params.split}")
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
-    """Measure checkpoints and the baselines beside them on the same queries and candidates.
+    """Measure checkpoints and the baselines beside them on the same queries and candidates, or on public suites.
 
     Args:
-        params: which checkpoints, and on which split.
+        params: which checkpoints, on which split, and of which suites.
     """
     work = open_workspace(params)
+    if params.suites:
+        return evaluate_suites(work, params)
     dataset, trained, label = require_trained(work, params)
     labels = [label] if label else checkpoint_labels(trained)
     return evaluate_labels(work, dataset, trained, labels, params.split)
+
+
+def evaluate_suites(work: Workspace, params: EvaluateParams) -> EvaluatedRef:
+    """Run suites on checkpoints and other models, and show the table in the UI.
+
+    Raises:
+        UserError: no data folder, or an unknown suite or model.
+        MissingData: files of a suite are not there, and `skip_missing` was not asked for.
+    """
+    suites, skipped = open_suites_task(params.suites, params.data, params.split, params.quick, params.skip_missing)
+    models: list[Model] = [open_model(name) for name in params.models]
+    if params.checkpoint or not models:
+        dataset, trained, label = require_trained(work, params)
+        tokenizer = work.store.open("tokenizer", dataset.tokenizer)
+        labels = [label] if label else checkpoint_labels(trained)
+        models = [CheckpointEncoder(Checkpoint(trained, name, tokenizer, work.config.shards)) for name in labels] + models
+    found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
+    show_suites_task(found, params.split)
+    keys = tuple(artifact.manifest.key for artifact in found)
+    return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, skipped=skipped)
 
 
 def require_trained(work: Workspace, params: CheckpointParams) -> tuple[DatasetRef, Artifact, str]:

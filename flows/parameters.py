@@ -180,6 +180,25 @@ class EvaluateParams(CheckpointParams):
         title="Split",
         description="Held-out packages to measure on. Choose checkpoints on `validation` only.",
     )
+    suites: tuple[str, ...] = Field(
+        (),
+        title="Suites",
+        description="Evaluation suites or groups of them, as `sts-b` or `similarity`, in place of the held-out packages.",
+    )
+    data: str = Field(
+        "", title="Evaluation data", description="The folder of the suites' downloads, on the machine that runs the flow."
+    )
+    models: tuple[str, ...] = Field(
+        (),
+        title="Models",
+        description="What else to measure on suites: `bm25`, `tfidf`. Given without a checkpoint: these alone.",
+    )
+    quick: bool = Field(
+        False, title="Quick", description="Suites cut to samples, for a first look; their figures are named `-quick`."
+    )
+    skip_missing: bool = Field(
+        False, title="Skip missing", description="Pass over suites whose files are not there, instead of stopping."
+    )
 
 
 class PublishParams(CheckpointParams):
@@ -215,7 +234,9 @@ class EvaluatedRef(BaseModel):
 
     split: str
     checkpoints: dict[str, str] = Field(description="Checkpoint label to the key of its `evaluate` artifact.")
-    baselines: str = Field(description="Key of the baselines' `evaluate` artifact.")
+    baselines: str = Field("", description="Key of the baselines' `evaluate` artifact; empty where suites were run.")
+    suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
+    skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
 class PublishedRef(BaseModel):

@@ -47,11 +47,15 @@ def print_evaluations(found: EvaluatedRef) -> None:
     table = Table(title=f"on {found.split}")
     for column in ("model", "task", "metric", "value", "95 % interval", "n"):
         table.add_column(column)
-    for key in [*found.checkpoints.values(), found.baselines]:
-        for row in read_evaluations([store.open("evaluate", key)]):
-            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-            table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
-    Console().print(table)
+    artifacts = [store.open("evaluate", key) for key in [*found.checkpoints.values(), found.baselines] if key]
+    artifacts += [store.open("evaluate_suite", key) for key in found.suites]
+    for row in read_evaluations(artifacts):
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+        table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
+    console = Console()
+    console.print(table)
+    for suite, reason in found.skipped.items():
+        console.print(f"passed over {suite}: {reason}", markup=False, highlight=False)
 
 
 def _results(report: dict[str, Any]) -> Table:

@@ -64,21 +64,22 @@ class Tfidf:
     probe_c = 100.0  # unit-length sparse rows: accuracy 0.74 at 1, 0.84 at 100, 0.85 at 1,000
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
-        corpus_CV, queries_QV = _vectors(task.candidates[candidates], task.queries[queries])
+        corpus_CV, queries_QV = tfidf_vectors(task.candidates[candidates], task.queries[queries])
         return (queries_QV @ corpus_CV.T).toarray()
 
     def features(self, task: ProbeTask, fold: int) -> tuple[Any, Any]:
         train = [text for text, its_fold in zip(task.texts, task.folds, strict=True) if its_fold != fold]
         test = [text for text, its_fold in zip(task.texts, task.folds, strict=True) if its_fold == fold]
-        return _vectors(train, test)
+        return tfidf_vectors(train, test)
 
     def similarity(self, task: SimilarityTask) -> np.ndarray:
-        both, _ = _vectors((*task.left, *task.right), ())
+        both, _ = tfidf_vectors((*task.left, *task.right), ())
         n = len(task.left)
         return np.asarray(both[:n].multiply(both[n:]).sum(1)).ravel()
 
 
-def _vectors(fitted: Sequence[str], others: Sequence[str]) -> tuple[Any, Any]:
+def tfidf_vectors(fitted: Sequence[str], others: Sequence[str]) -> tuple[Any, Any]:
+    """Sparse rows of length 1, 1 + log(tf) times idf, vocabulary and idf from `fitted` alone."""
     if not any(words(text) for text in fitted):  # scikit-learn refuses an empty vocabulary
         from scipy.sparse import csr_matrix
 

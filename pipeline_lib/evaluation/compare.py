@@ -26,6 +26,12 @@ class Queries:
     ids: tuple[str, ...]
     values: np.ndarray
     targets: np.ndarray
+    metric: str = ""
+
+    @property
+    def of_metric(self) -> str:
+        """The metric that the values are of: its kind's primary one where none is named."""
+        return self.metric or PRIMARY_METRIC[self.kind]
 
 
 def read_evaluations(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
@@ -38,17 +44,28 @@ def read_evaluations(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_queries(artifact: Artifact) -> dict[tuple[str, str], Queries]:
-    """The queries of an evaluation by (model, task)."""
+def read_queries(artifact: Artifact, metric: str = "") -> dict[tuple[str, str], Queries]:
+    """The queries of an evaluation by (model, task).
+
+    Args:
+        artifact: of stage "evaluate" or "evaluate_suite".
+        metric: of which metric; empty: each task's primary one. Tasks without it are left out.
+    """
     split = str(artifact.manifest.config["split"])
+    facts = artifact.manifest.facts.get("tasks", {})
     found = {}
     for part in artifact.manifest.parts:
         model = part.label.removesuffix(f"-{split}")
         with (artifact.root / part.folder / "per_query.parquet").open("rb") as stream:
             table = pq.read_table(stream).to_pydict()
         tasks = np.array(table["task"])
+        metrics_of = np.array(table["metric"] if "metric" in table else [PRIMARY_METRIC[kind] for kind in table["kind"]])
         for task in dict.fromkeys(table["task"]):
             rows = np.flatnonzero(tasks == task)
+            wanted = metric or facts.get(task, {}).get("primary") or metrics_of[rows[0]]
+            rows = rows[metrics_of[rows] == wanted]
+            if not len(rows):
+                continue
             found[model, task] = Queries(
                 model=model,
                 task=task,
@@ -56,6 +73,7 @@ def read_queries(artifact: Artifact) -> dict[tuple[str, str], Queries]:
                 ids=tuple(table["query_id"][row] for row in rows),
                 values=np.array(table["value"])[rows],
                 targets=np.array(table["target"])[rows],
+                metric=str(wanted),
             )
     return found
 
@@ -71,13 +89,14 @@ def difference(a: Queries, b: Queries, resamples: int, seed: int) -> Interval:
             f"{a.model} and {b.model} were measured on different queries of {a.task} ({len(a.ids)} and {len(b.ids)}); "
             "evaluate both on the same curated pairs with the same configuration"
         )
-    if a.kind == "similarity":
-        return metrics.spearman_difference(a.values, b.values, a.targets, resamples, seed)
+    correlation = {"spearman": metrics.spearman_difference, "pearson": metrics.pearson_difference}.get(a.of_metric)
+    if correlation is not None:
+        return correlation(a.values, b.values, a.targets, resamples, seed)
     return metrics.paired_difference(a.values, b.values, resamples, seed)
 
 
 def differences(evaluation: Artifact, baselines: Artifact, resamples: int = 1000, seed: int = 1) -> list[dict[str, Any]]:
-    """The checkpoint minus each baseline, a row for every task that both were measured on.
+    """The checkpoint minus each baseline, a row for every task that both were measured on, by its primary metric.
 
     Returns:
         Rows with split, kind, task, metric, model, baseline, mean, low, high, n: what the report takes.
@@ -90,7 +109,7 @@ def differences(evaluation: Artifact, baselines: Artifact, resamples: int = 1000
             if other_task != task:
                 continue
             found = difference(mine, theirs, resamples, seed)
-            row = {"split": split, "kind": mine.kind, "task": task, "metric": PRIMARY_METRIC[mine.kind]}
+            row = {"split": split, "kind": mine.kind, "task": task, "metric": mine.of_metric}
             row |= {"model": model, "baseline": baseline}
             rows.append(row | {"mean": found.value, "low": found.low, "high": found.high, "n": found.n})
     return rows

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 _CHUNK_NUMBERS = 4_000_000  # resampled values held at once: 32 MB
 
@@ -96,6 +96,25 @@ def spearman_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, 
     return _interval(spearman(a_N, grades_N) - spearman(b_N, grades_N), drawn_R, len(grades_N))
 
 
+def pearson(values_N: np.ndarray, grades_N: np.ndarray) -> float:
+    """Pearson's correlation; 0 where either side is constant."""
+    if np.ptp(values_N) == 0 or np.ptp(grades_N) == 0:
+        return 0.0
+    return float(pearsonr(values_N, grades_N).statistic)
+
+
+def pearson_interval(values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Pearson's correlation with its bootstrap interval over the pairs."""
+    drawn_R = _resampled_pearson(values_N, grades_N, resamples, seed)
+    return _interval(pearson(values_N, grades_N), drawn_R, len(values_N))
+
+
+def pearson_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Difference of two correlations with the same grades, with its paired bootstrap interval."""
+    drawn_R = _resampled_pearson(a_N, grades_N, resamples, seed) - _resampled_pearson(b_N, grades_N, resamples, seed)
+    return _interval(pearson(a_N, grades_N) - pearson(b_N, grades_N), drawn_R, len(grades_N))
+
+
 def macro_f1_interval(predicted_N: np.ndarray, true_N: np.ndarray, resamples: int, seed: int) -> Interval:
     """Unweighted mean over the true classes of F1 = 2 TP / (predicted + true), with its bootstrap interval."""
     classes = np.unique(true_N)
@@ -137,8 +156,16 @@ def _resampled_spearman(values_N: np.ndarray, grades_N: np.ndarray, resamples: i
     return np.concatenate([_row_correlations(values_N[rows_RN], grades_N[rows_RN]) for rows_RN in chunks])
 
 
+def _resampled_pearson(values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    chunks = _resamples(len(values_N), resamples, seed)
+    return np.concatenate([_row_products(values_N[rows_RN], grades_N[rows_RN]) for rows_RN in chunks])
+
+
 def _row_correlations(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
-    a_RN, b_RN = (rankdata(side_RN, axis=1) for side_RN in (a_RN, b_RN))
+    return _row_products(rankdata(a_RN, axis=1), rankdata(b_RN, axis=1))
+
+
+def _row_products(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
     a_RN, b_RN = (side_RN - side_RN.mean(1, keepdims=True) for side_RN in (a_RN, b_RN))
     norm_R = np.sqrt((a_RN**2).sum(1) * (b_RN**2).sum(1))
     return np.divide((a_RN * b_RN).sum(1), norm_R, out=np.zeros(len(norm_R)), where=norm_R > 0)

@@ -1,0 +1,61 @@
+"""Models by what a person writes: our checkpoints, and the lexical baselines by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pipeline_lib.artifact import Artifact
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.evaluate import Embed, load_embedder
+from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
+from pipeline_lib.evaluation.suites.models import Model, ModelId, Side
+from pipeline_lib.evaluation.tasks import only_part
+from pipeline_lib.files import digest_of
+from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.progress import Progress, silent
+
+EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
+FINGERPRINT_DIGITS = 24
+
+OPENERS: dict[str, Callable[[], Model]] = {"bm25": Bm25Model, "tfidf": TfidfModel}
+
+
+class CheckpointEncoder:
+    """A checkpoint of a training run; its weights are loaded when the first text is embedded."""
+
+    def __init__(self, checkpoint: Checkpoint, batch_tokens: int = 16_384) -> None:
+        self.checkpoint = checkpoint
+        self.batch_tokens = batch_tokens
+        self._embed: Embed | None = None
+
+    @property
+    def id(self) -> ModelId:
+        """Named by the checkpoint's label; the fingerprint covers weights, tokenizer and lengths."""
+        lengths = [self.checkpoint.max_tokens(side) for side in ("x", "y")]
+        weights: Artifact = only_part(self.checkpoint.trained, self.checkpoint.label)
+        content = [EMBED_VERSION, weights.digest, self.checkpoint.tokenizer.digest, lengths]
+        return ModelId(self.checkpoint.label, digest_of(content)[:FINGERPRINT_DIGITS], self.checkpoint.step)
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, D), texts cut to the lengths of training."""
+        if self._embed is None:
+            self._embed = load_embedder(self.checkpoint, self.batch_tokens)
+        return self._embed([_clean(text) for text in texts], side, progress)
+
+
+def open_model(name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in OPENERS:
+        raise UserError(f"no model {name!r}; there are: {', '.join(OPENERS)}")
+    return OPENERS[name]()
+
+
+def _clean(text: str) -> str:
+    """Replace lone surrogates, which JSON can spell and a tokenizer refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,132 @@
+"""Stage "evaluate_suite": one model on one suite and split, as an artifact like that of the pipeline's own evaluation.
+
+Its one part "MODEL-SPLIT" holds evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (PER_QUERY); its facts say what
+kind each task is of, which metric is its primary one, and whether the suite may be selected on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.schemas import EVALUATIONS
+from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.cache import CachedEncoder
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.models import Model, TextEncoder
+from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
+from pipeline_lib.files import sha256_file
+from pipeline_lib.progress import Progress, silent
+from pipeline_lib.stage_config import StageConfig
+
+STAGE = Stage(name="evaluate_suite", version=1)
+EMBEDDINGS = "embeddings"  # the cache's folder below the store; every file of it can be removed
+
+PER_QUERY = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("target", pa.float64(), nullable=False),  # the other side of a correlation; 1 elsewhere
+    ]
+)
+
+
+class SuiteRun(StageConfig):
+    """All that a suite's figures depend on."""
+
+    model: str
+    fingerprint: str
+    step: int
+    suite: str
+    split: str
+    files: tuple[tuple[str, str], ...]  # name and sha256
+    suite_config: SuiteConfig
+
+
+def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progress: Progress = silent) -> Artifact:
+    """Measure one model on one suite; found done where model, files and configuration are the same.
+
+    Raises:
+        MissingData: the suite's files are not there.
+        UserError: the suite has no such split.
+    """
+    check_split(suite, split)
+    paths = suite.paths(split)
+    run = SuiteRun(
+        model=model.id.name,
+        fingerprint=model.id.fingerprint,
+        step=model.id.step,
+        suite=suite.name,
+        split=split,
+        files=tuple((path.name, sha256_file(path)) for path in paths),
+        suite_config=suite.config,
+    )
+
+    def make(key: str) -> Outcome:
+        used = _cached(store, model, suite.config)
+        result = suite.run(used, split, progress)
+        part = _write(store, key, run, suite, result)
+        return Outcome(parts=(part,), facts=_facts(suite, result))
+
+    return store.build(STAGE, run, {}, make)
+
+
+def check_split(suite: Suite, split: str) -> None:
+    """Raises UserError where the suite has no such split."""
+    if split not in suite.splits:
+        raise UserError(f"{suite.name} has no split {split!r}; it has: {', '.join(suite.splits)}")
+
+
+def _cached(store: Store, model: Model, config: SuiteConfig) -> Model:
+    if isinstance(model, TextEncoder) and not isinstance(model, CachedEncoder):
+        return CachedEncoder(model, store.root / EMBEDDINGS, config.block_texts)
+    return model
+
+
+def _write(store: Store, key: str, run: SuiteRun, suite: Suite, result: SuiteResult) -> Part:
+    scratch = store.scratch(STAGE.name)
+    figures = [
+        (run.model, run.step, run.split, suite.kind, figure.task, figure.metric, i.value, i.low, i.high, i.n)
+        for figure in result.figures
+        for i in (figure.interval,)
+    ]
+    rows = {
+        "evaluations.parquet": _write_rows(scratch / "evaluations.parquet", EVALUATIONS, figures),
+        "per_query.parquet": _write_queries(scratch / "per_query.parquet", suite.kind, result.figures),
+    }
+    return store.commit_part(draft_part(STAGE, key, f"{run.model}-{run.split}", rows=rows), scratch)
+
+
+def _write_queries(path: Path, kind: str, figures: Iterable[Figure]) -> int:
+    n = 0
+    with pq.ParquetWriter(path, PER_QUERY) as writer:
+        for figure in figures:
+            ids, values = list(figure.ids), figure.values
+            targets = figure.targets if len(figure.targets) else [1.0] * len(ids)
+            same = ([figure.task] * len(ids), [kind] * len(ids), [figure.metric] * len(ids))
+            writer.write_table(
+                pa.table([*same, ids, pa.array(values, pa.float64()), pa.array(targets, pa.float64())], PER_QUERY)
+            )
+            n += len(ids)
+    return n
+
+
+def _write_rows(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> int:
+    columns = [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(schema)]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
+    return len(rows)
+
+
+def _facts(suite: Suite, result: SuiteResult) -> dict[str, Any]:
+    tasks: dict[str, dict[str, Any]] = {}
+    for figure in result.figures:  # a task's primary metric comes first
+        tasks.setdefault(figure.task, {"kind": suite.kind, "primary": figure.metric, "n": figure.interval.n})
+    return {"tasks": tasks, "headline": suite.task, "reported_only": suite.reported_only, **result.facts}

@@ -1,0 +1,119 @@
+"""Files of official downloads: found plain or gzipped, read line by line, with an error that says where one gets them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline_lib.errors import UserError
+
+
+class MissingData(UserError):
+    """A suite's files are not there; `--skip-missing` passes over the suite instead."""
+
+
+def find_file(data: Path, places: Sequence[str], name: str, source: str) -> Path:
+    """The first `data/PLACE/name` or `data/PLACE/name.gz` that there is.
+
+    Args:
+        places: folders below `data` that downloads commonly make.
+        source: where one gets the file, for the message.
+
+    Raises:
+        MissingData: none is there.
+    """
+    for place in places:
+        for candidate in (data / place / name, data / place / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise MissingData(f"{data / places[0] / name} is not there, nor .gz beside it; get it from {source}")
+
+
+@contextmanager
+def open_lines(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
+    """The text of a plain or gzipped file; "\\n" alone ends a line.
+
+    Raises:
+        UserError: the file is not of that encoding, or its gzip stream is broken.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding=encoding, newline="\n") as stream:
+                yield stream
+        else:
+            with path.open(encoding=encoding, newline="\n") as stream:
+                yield stream
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: cannot be read to its end as {encoding} ({error}); get the file again") from error
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Lines without their end."""
+    with open_lines(path, encoding) as stream:
+        for line in stream:
+            yield line.rstrip("\r\n")
+
+
+def read_columns(path: Path, at_least: int, encoding: str = "utf-8") -> Iterator[list[str]]:
+    """Tab-separated columns without quoting; empty lines are passed over.
+
+    Raises:
+        UserError: a line has fewer columns.
+    """
+    for number, line in enumerate(read_lines(path, encoding), 1):
+        if not line:
+            continue
+        columns = line.split("\t")
+        if len(columns) < at_least:
+            raise UserError(f"{path}, line {number}: {len(columns)} columns, expected {at_least} or more; get the file again")
+        yield columns
+
+
+def read_csv(path: Path, required: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """Rows of a quoted table with a header.
+
+    Raises:
+        UserError: the header lacks a column.
+    """
+    with open_lines(path) as stream:
+        reader = csv.DictReader(stream, delimiter=delimiter)
+        missing = [name for name in required if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path}: no column {', '.join(missing)} in its header {reader.fieldnames}; get the file again")
+        yield from reader
+
+
+def read_json_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One object a line.
+
+    Raises:
+        UserError: a line is no object or lacks a field.
+    """
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); get the file again") from error
+        missing = [name for name in required if not isinstance(record, dict) or name not in record]
+        if missing:
+            raise UserError(f"{path}, line {number}: no field {', '.join(missing)}; get the file again")
+        yield record
+
+
+def as_number(text: str, path: Path, what: str) -> float:
+    """The number that a column holds.
+
+    Raises:
+        UserError: it holds none.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {what} is {text!r}, expected a number; get the file again") from error

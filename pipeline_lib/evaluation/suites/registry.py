@@ -1,0 +1,61 @@
+"""Suites by name and by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites import similarity
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.suite import Suite
+
+Maker = Callable[[Path, SuiteConfig], Suite]
+
+STS = ("sts12", "sts13", "sts14", "sts15", "sts16")
+
+SUITES: dict[str, Maker] = {
+    **{name: partial(similarity.SemEval, name) for name in STS},
+    "sts-b": similarity.StsBenchmark,
+    "sick-r": similarity.Sick,
+    "sick-r-all": similarity.SickAll,
+}
+
+# families whose members are folders of the data: "FAMILY/FOLDER"
+FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "similarity": (*STS, "sts-b", "sick-r"),
+}
+
+
+def suite_names(wanted: Iterable[str]) -> list[str]:
+    """The suites that these names and groups stand for, each once, in order.
+
+    Raises:
+        UserError: a name is neither; the message lists those that there are.
+    """
+    found: dict[str, None] = {}
+    for name in wanted:
+        for member in GROUPS.get(name, (name,)):
+            if member not in SUITES and member.partition("/")[0] not in FAMILIES:
+                families = [f"{family}/FOLDER" for family in FAMILIES]
+                raise UserError(f"no suite {name!r}; there are: {', '.join([*SUITES, *families])}; groups: {', '.join(GROUPS)}")
+            found[member] = None
+    return list(found)
+
+
+def open_suite(name: str, data: Path, config: SuiteConfig) -> Suite:
+    """The suite of that name, its files looked for below `data`.
+
+    Raises:
+        UserError: there is no such suite.
+    """
+    (name,) = suite_names([name]) if name not in GROUPS else (name,)
+    family, _, folder = name.partition("/")
+    if family in FAMILIES and folder:
+        return FAMILIES[family](folder, data, config)
+    if name not in SUITES:
+        raise UserError(f"{name!r} is a group of suites; name one of {', '.join(GROUPS.get(name, ()))}")
+    return SUITES[name](data, config)

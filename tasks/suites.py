@@ -1,0 +1,83 @@
+"""Public evaluation suites on checkpoints and other models, with the table in the UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.evaluate import check_split, evaluate_suite
+from pipeline_lib.evaluation.suites.models import Model, WordModel
+from pipeline_lib.evaluation.suites.official_files import MissingData
+from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
+from pipeline_lib.evaluation.suites.suite import Suite
+from pipeline_lib.hardware import cores
+from tasks.ui import StageProgress, show_table, stage_task
+
+OpenSuites = tuple[list[Suite], dict[str, str]]
+
+
+@stage_task("open-suites")
+def open_suites_task(names: Sequence[str], data: str, split: str, quick: bool, skip_missing: bool) -> OpenSuites:
+    """The suites with their files found, before anything is embedded; and those passed over, with the reason.
+
+    A member of a group that has no such split is passed over; one that was named is an error.
+
+    Raises:
+        MissingData: a suite's files are not there, and they may not be skipped.
+        UserError: an unknown suite, a split that a suite has not, no data folder, or no suite is left.
+    """
+    if not data:
+        raise UserError("suites read official downloads: give the folder that holds them, as --data DIR")
+    config = SuiteConfig.quick_variant() if quick else SuiteConfig()
+    config = config.model_copy(update={"processes": cores()})
+    suites: list[Suite] = []
+    skipped: dict[str, str] = {}
+    for name in suite_names(names):
+        suite = open_suite(name, Path(data), config)
+        if split not in suite.splits and name not in names:
+            skipped[name] = f"it has no split {split}"
+            continue
+        check_split(suite, split)
+        try:
+            suite.paths(split)
+        except MissingData as error:
+            if not skip_missing:
+                raise
+            skipped[name] = str(error)
+            continue
+        suites.append(suite)
+    if not suites:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"no suite is left to run ({reasons}); groups are: {', '.join(GROUPS)}")
+    return suites, skipped
+
+
+@stage_task("evaluate-suite")
+def suite_task(store: Store, model: Model, suite: Suite, split: str) -> Artifact:
+    """One model on one suite."""
+    progress = StageProgress(f"{model.id.name}, {suite.task}")
+    artifact = evaluate_suite(store, model, suite, split, progress)
+    progress.finish(suite_headline(artifact))
+    return artifact
+
+
+@stage_task("show-suites")
+def show_suites_task(found: Iterable[Artifact], split: str) -> None:
+    """The table of all figures, with their intervals."""
+    show_table(f"suites-{split}", read_evaluations(found), f"Public suites on {split}, 95 % intervals")
+
+
+def fits(model: Model, suite: Suite) -> bool:
+    """Whether a model can be put through a suite: BM25 has no symmetric similarity."""
+    return not isinstance(model, WordModel) or suite.kind in model.kinds
+
+
+def suite_headline(artifact: Artifact) -> str:
+    """The headline task's figures in one line."""
+    task = artifact.manifest.facts["headline"]
+    rows = [row for row in read_evaluations([artifact]) if row["task"] == task]
+    return ", ".join(f"{row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows)

@@ -1,0 +1,76 @@
+"""A suite run as an artifact: found done, compared by pairs, refused where the split is another."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline_lib.artifact import Store
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.compare import differences, read_evaluations, read_queries
+from pipeline_lib.evaluation.suites.encoders import OPENERS, open_model
+from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.registry import GROUPS, SUITES, open_suite, suite_names
+
+
+@pytest.fixture
+def sts_b(put, data, config):
+    rows = [
+        f"main-{n % 2}\tf\ty\ti\t{n % 6}\tred cat number {n}\t{'red cat' if n % 3 else 'blue dog'} number {n}"
+        for n in range(40)
+    ]
+    put("STS/STSBenchmark/sts-test.csv", "\n".join(rows))
+    return open_suite("sts-b", data, config)
+
+
+def test_an_artifact_holds_figures_and_what_is_behind_them(store: Store, sts_b, encoder):
+    artifact = evaluate_suite(store, encoder, sts_b, "test")
+    rows = read_evaluations([artifact])
+    assert {(row["model"], row["split"], row["kind"]) for row in rows} == {("words", "test", "similarity")}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    facts = artifact.manifest.facts
+    assert facts["tasks"]["sts-b"] == {"kind": "similarity", "primary": "spearman", "n": 40} and facts["headline"] == "sts-b"
+    queries = read_queries(artifact)
+    assert set(queries) == {("words", "sts-b"), ("words", "sts-b:main-0"), ("words", "sts-b:main-1")}
+    assert len(queries["words", "sts-b"].ids) == 40 and queries["words", "sts-b"].metric == "spearman"
+    assert read_queries(artifact, "pearson")["words", "sts-b"].metric == "pearson"
+
+
+def test_a_second_run_is_found_done_and_a_changed_file_is_not(store, sts_b, encoder, put):
+    first = evaluate_suite(store, encoder, sts_b, "test")
+    asked = len(encoder.asked)
+    assert evaluate_suite(store, encoder, sts_b, "test").manifest.key == first.manifest.key and len(encoder.asked) == asked
+    content = sts_b.paths("test")[0].read_text()
+    put("STS/STSBenchmark/sts-test.csv", content + "\nmain-0\tf\ty\ti\t3\tone more\tpair\n")
+    second = evaluate_suite(store, encoder, sts_b, "test")
+    assert second.manifest.key != first.manifest.key
+    assert len(encoder.asked) == asked + 2  # the cache knew all others
+
+
+def test_two_models_compare_on_the_same_pairs(store, sts_b, encoder):
+    mine = evaluate_suite(store, encoder, sts_b, "test")
+    theirs = evaluate_suite(store, open_model("tfidf"), sts_b, "test")
+    rows = {row["task"]: row for row in differences(mine, theirs, resamples=50)}
+    assert rows["sts-b"]["metric"] == "spearman" and rows["sts-b"]["n"] == 40
+    by_model = {
+        row["model"]: row["value"]
+        for row in read_evaluations([mine, theirs])
+        if row["task"] == "sts-b" and row["metric"] == "spearman"
+    }
+    assert rows["sts-b"]["mean"] == pytest.approx(by_model["words"] - by_model["tfidf"])
+
+
+def test_a_split_that_a_suite_has_not_is_refused(store, sts_b, encoder, data, config):
+    with pytest.raises(UserError, match=r"sts12 has no split 'validation'; it has: test"):
+        evaluate_suite(store, encoder, open_suite("sts12", data, config), "validation")
+
+
+def test_names_and_groups(data, config):
+    assert suite_names(["sts-b", "similarity"])[0] == "sts-b" and len(suite_names(["sts-b", "similarity"])) == len(
+        GROUPS["similarity"]
+    )
+    with pytest.raises(UserError, match=r"no suite 'sts99'; there are: sts12, .*groups: similarity"):
+        suite_names(["sts99"])
+    assert {name: open_suite(name, data, config).name for name in SUITES} == {name: name for name in SUITES}
+    with pytest.raises(UserError, match="no model 'bert'"):
+        open_model("bert")
+    assert {name: open_model(name).id.name for name in OPENERS} == {name: name for name in OPENERS}
