@@ -16,6 +16,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     LIBRARY: (),
     "pipeline_lib.sources": (LIBRARY,),
     "pipeline_lib.pairs": (LIBRARY, "pipeline_lib.sources"),
+    "pipeline_lib.training_sets": (LIBRARY, "pipeline_lib.sources"),
     "pipeline_lib.curation": (LIBRARY,),
     "pipeline_lib.tokens": (LIBRARY,),
     "pipeline_lib.model": (LIBRARY, "pipeline_lib.tokens"),

@@ -1,0 +1,59 @@
+"""What a contrastive checkpoint is tuned on: training sets with explicit hard negatives, given or mined."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline_lib.stage_config import StageConfig, operational
+
+Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
+
+
+class TrainingSetConfig(StageConfig):
+    """One training set in the layout of its publisher."""
+
+    path: str = operational("", description="A file or a folder. Its content, not its place, names the work.")
+    layout: Layout = Field(
+        "auto",
+        description="`records`: JSON Lines, each record known by its fields (SNLI, MNLI, ANLI, anchor/positive/negative,"
+        " Tevatron, FlagEmbedding); `triples`: lines of query, positive and negative parted by tabs; `beir`: a folder with"
+        " corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the names of the files.",
+    )
+    view: str = Field("pairs", description="Names the set's rows in shards and in `mixture`.", pattern=r"^[a-z0-9][a-z0-9_]*$")
+    split: str = Field("train", description="Which judgements of a retrieval set are read: qrels/SPLIT.tsv, qrels.SPLIT.tsv.")
+    licence: str = Field("", description="Licence of the texts; it stands beside each row.")
+    language: str = Field("en", description="Language of the texts.")
+    min_relevance: int = Field(1, description="Least grade of a judgement that makes a positive.", ge=1)
+    max_negatives: int = Field(8, description="Hard negatives of one pair at most, the first ones of the set.", ge=0)
+    require_negatives: bool = Field(False, description="Drop pairs for which the set holds no hard negative.")
+    max_text_bytes: int = Field(100_000, description="Records with a longer text go to quarantine (bytes).", gt=0)
+
+
+class MiningConfig(StageConfig):
+    """Hard negatives from an index over the training set's own passages, embedded by the checkpoint that is tuned."""
+
+    per_pair: int = Field(0, description="Mined negatives of one pair at most; 0: nothing is mined.", ge=0)
+    first_rank: int = Field(
+        5, description="Nearest passages that are passed over: what ranks above is often a positive that nobody judged.", ge=1
+    )
+    last_rank: int = Field(100, description="How deep the ranking is read.", ge=1)
+    margin: float = Field(
+        0.05,
+        description="A passage that scores above the positive less this much (cosine) is taken for a false negative.",
+        ge=0,
+        le=2,
+    )
+    spread: Literal["top", "even"] = Field(
+        "even", description="Which of the passages that are left: the nearest ones, or evenly over their ranks."
+    )
+    factory: str = Field("Flat", description="FAISS index factory string; inner product of vectors of length 1.")
+    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)
+    rows_per_slice: int = operational(8_192, description="Texts embedded and queries searched at a time (rows).", ge=1)
+
+    @model_validator(mode="after")
+    def _ranks_in_order(self) -> Self:
+        if self.first_rank > self.last_rank:
+            raise ValueError(f"first_rank {self.first_rank} is beyond last_rank {self.last_rank}")
+        return self
