@@ -132,7 +132,7 @@ def others_per_core(folders: list[str], quick: bool) -> dict[str, float]:
 def in_turn(store: Store, bundle: Bundle) -> tuple[float, float]:
     """Seconds of our extraction of a bundle, and of parsing its files."""
     ours = parse = 0.0
-    rows = Rows(WORK.extract.generation)
+    rows = Rows(WORK.extract.generation, store.scratch("extract"))
     gc.collect()
     for index, file in enumerate(bundle.files):
         for turn in (index, index + 1):  # the second one to read a file finds it in the cache

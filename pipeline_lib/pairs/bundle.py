@@ -25,7 +25,7 @@ from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 from pipeline_lib.sources.time_limit import TimeLimit, forget, within_time
 
-STAGE = Stage(name="extract", version=2)
+STAGE = Stage(name="extract", version=3)
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
 _DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article", "unknown_language"})
@@ -61,18 +61,21 @@ def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[
     Returns:
         The part's record, as JSON.
     """
-    rows = Rows(work.extract.generation)
     store = Store(root)
-    folder = journals(store, bundle, work)
-    with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
-        for number, file in enumerate(bundle.files):
-            if file.place in killers:
-                rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
-            elif hung := limit.begin(number):
-                rows.refuse(file, kind_of(file), hung.reason, hung.detail)
-            else:
-                extract_file(file, work, rows)
-    part = commit_rows(store, bundle, work, rows)
+    folder, scratch = journals(store, bundle, work), store.scratch(STAGE.name)
+    rows = Rows(work.extract.generation, scratch)
+    try:
+        with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
+            for number, file in enumerate(bundle.files):
+                if file.place in killers:
+                    rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
+                elif hung := limit.begin(number):
+                    rows.refuse(file, kind_of(file), hung.reason, hung.detail)
+                else:
+                    extract_file(file, work, rows)
+        part = commit_rows(store, bundle, work, rows)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
     forget(folder)
     return part.model_dump_json()
 
@@ -90,15 +93,12 @@ def kind_of(file: SourceFile) -> Kind:
 
 
 def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> Part:
-    """Write the rows of a bundle as its part."""
-    scratch = store.scratch(STAGE.name)
-    try:
-        written = rows.write(scratch)
-        facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
-        draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
-        return store.commit_part(draft, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
+    """Complete the tables of a bundle in their folder and make that its part."""
+    assert rows.folder is not None, "rows that are to be a part need a scratch folder"
+    written = rows.write()
+    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+    draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
+    return store.commit_part(draft, rows.folder)
 
 
 def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:

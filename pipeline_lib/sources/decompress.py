@@ -27,7 +27,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline_lib.config import ReadLimits
-from pipeline_lib.sources.safe_open import Refusal, open_regular
+from pipeline_lib.sources.safe_open import Refusal, open_regular, read_bytes
 from pipeline_lib.sources.time_limit import sign_of_life
 
 FREE_BYTES = 1024**2  # of output before the expansion counts: a small file of zeros is no bomb
@@ -227,6 +227,12 @@ class Expanded(io.RawIOBase):
         return -1
 
 
+def without_suffix(path: str) -> str:
+    """A file's name without what says that it is compressed: `book.txt` of `book.txt.gz`."""
+    suffix = PurePath(path).suffix
+    return path[: -len(suffix)] if suffix.lower() in _SUFFIXES else path
+
+
 def open_expanded(place: str, limits: ReadLimits) -> Expanded:
     """Open a file to read what it holds, decompressed where its name or its first bytes say that it is compressed.
 
@@ -260,6 +266,21 @@ def check_stream(place: str, limits: ReadLimits, sha256: str = "") -> Refusal | 
     except Unreadable as error:
         return error.refusal
     return None
+
+
+def read_whole(place: str, limits: ReadLimits, max_bytes: int, sha256: str = "") -> bytes | Refusal:
+    """What a file holds, decompressed where its name says so; or why it is not read: too large, damaged, or changed."""
+    if without_suffix(place) == place:
+        return read_bytes(place, max_bytes, sha256)
+    refusal = check_stream(place, limits, sha256)
+    if refusal is not None:
+        return refusal
+    try:
+        with open_expanded(place, limits) as stream:
+            data = io.BufferedReader(stream).read(max_bytes + 1)
+    except Unreadable as error:
+        return error.refusal
+    return data if len(data) <= max_bytes else Refusal("file_too_large", f"more than {max_bytes} bytes come out of it")
 
 
 def _digest(stream: io.BufferedReader) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import DumpSource
 from pipeline_lib.sources.remote import is_remote, list_url
 from pipeline_lib.sources.source_file import Form, SourceFile, member_form_of
@@ -42,7 +43,7 @@ def list_source(source: DumpSource) -> list[SourceFile]:
     if not files:
         raise UserError(f"source {source.name}: nothing for the reader {source.reader} at {source.url}; mend its url or reader")
     given = {"licence": source.licence, "weight": source.weight, "options": source.options}
-    given |= {"group": source.group} if source.group else {}
+    given |= {"group": source.group, "one_group": True} if source.group else {}
     return [file.model_copy(update=given) for file in files]
 
 
@@ -108,7 +109,7 @@ def _form(source: DumpSource, path: str) -> Form:
 
 
 def _text_form(path: str) -> Form | None:
-    return _TEXT_FORMS.get(Path(path).suffix.lower())
+    return _TEXT_FORMS.get(Path(without_suffix(path)).suffix.lower())
 
 
 def _group(source: DumpSource, path: str) -> str:

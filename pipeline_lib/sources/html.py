@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator
 
 from pipeline_lib.config import ReadLimits
+from pipeline_lib.sources.decompress import read_whole
 from pipeline_lib.sources.found_text import as_text
 from pipeline_lib.sources.readers import Found
-from pipeline_lib.sources.safe_open import Refusal, read_bytes
+from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time
 
@@ -31,7 +32,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 
 def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     """A page in a file of its own, as its main text."""
-    page = read_bytes(file.place, limits.max_text_bytes, file.sha256)
+    page = read_whole(file.place, limits, limits.max_text_bytes, file.sha256)
     text = page if isinstance(page, Refusal) else within_time("page", lambda: main_text(page, limits))
     yield Found(file, text if isinstance(text, Refusal) else as_text(text, limits))
 

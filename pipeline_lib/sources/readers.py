@@ -16,8 +16,9 @@ from pydantic import BaseModel
 
 from pipeline_lib.config import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.sources.decompress import read_whole, without_suffix
 from pipeline_lib.sources.remote import local_copy
-from pipeline_lib.sources.safe_open import Refusal, SourceText, read_source
+from pipeline_lib.sources.safe_open import Refusal, SourceText, decode, read_source
 from pipeline_lib.sources.source_file import Form, SourceFile
 
 
@@ -86,9 +87,21 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[Found]:
         if isinstance(here, Refusal):
             yield Found(file, here)
         elif reader is None:
-            yield Found(file, read_source(here.place, config.max_file_bytes, here.sha256, python=file.form == "python"))
+            yield Found(file, _read_text(here, config))
         else:
-            yield from reader(here, config.limits)
+            for found in reader(here, config.limits):
+                yield _in_one_group(found, file.group) if file.one_group else found
+
+
+def _read_text(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:
+    if without_suffix(file.place) == file.place:
+        return read_source(file.place, config.max_file_bytes, file.sha256, python=file.form == "python")
+    data = read_whole(file.place, config.limits, config.max_file_bytes, file.sha256)
+    return data if isinstance(data, Refusal) else decode(data)
+
+
+def _in_one_group(found: Found, group: str) -> Found:
+    return Found(found.file.model_copy(update={"group": group}), found.content)
 
 
 def _load(reader: str, module: str) -> ModuleType:

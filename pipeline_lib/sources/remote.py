@@ -74,6 +74,8 @@ def local_copy(file: SourceFile) -> Iterator[SourceFile | Refusal]:
             with unlimited():
                 refusal = _download(file, copy)
         except (FileNotFoundError, PermissionError) as error:
+            if _is_dead_server(error.__cause__):
+                raise TransientError(f"{file.place}: reading failed: {error.__cause__}") from error
             refusal = Refusal("unreadable", f"{file.place}: {error}")
         except Exception as error:
             raise TransientError(f"{file.place}: reading failed: {type(error).__name__}: {error}") from error
@@ -95,6 +97,12 @@ def _download(file: SourceFile, copy: IO[bytes]) -> Refusal | None:
             left -= len(piece)
     copy.flush()
     return Refusal("truncated", f"{file.bytes} bytes were listed, {left} are missing") if left else None
+
+
+def _is_dead_server(cause: BaseException | None) -> bool:
+    """Whether fsspec, which says of HTTP that a file is not there whatever happened, means that its server is not."""
+    unreachable = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | PermissionError)
+    return unreachable or isinstance(cause, TimeoutError) or getattr(cause, "status", 0) >= 500
 
 
 def _identity(info: dict[str, Any]) -> str:

@@ -66,6 +66,7 @@ class SourceFile(Record):
     sha256: str
     weight: float = 1.0  # share of its texts that are taken
     options: dict[str, Any] = Field(default_factory=dict)  # of its reader, checked
+    one_group: bool = False  # its group is that of every text in it, whatever its reader finds
 
     @property
     def inner_path(self) -> str:
@@ -75,7 +76,8 @@ class SourceFile(Record):
     @property
     def identity(self) -> list[Any]:
         fields: list[Any] = [self.source, self.path, self.group, self.licence, self.form, self.sha256]
-        return [*fields, self.weight, self.options] if self.weight != 1.0 or self.options else fields
+        more: list[Any] = [self.weight, self.options] if self.weight != 1.0 or self.options else []
+        return [*fields, *more, *(["one_group"] if self.one_group else [])]
 
 
 def form_of(path: str) -> Form | None:

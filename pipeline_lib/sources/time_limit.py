@@ -7,7 +7,9 @@ the shared store; a journal that ends in a traceback names a step that hung. Das
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import io
 import os
 import shutil
 import tempfile
@@ -45,9 +47,7 @@ class TimeLimit:
 
     def __enter__(self) -> Self:
         global _current  # noqa: PLW0603 - faulthandler has one clock a process
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder)
-        self.journal, self.path = os.fdopen(handle, "wb", buffering=0), Path(name)
+        self.journal, self.path = self._new_journal()
         self.journal.write(b" " * _STEP_BYTES)  # moves to where a traceback goes
         self.arm()
         _current = self
@@ -59,6 +59,13 @@ class TimeLimit:
         faulthandler.cancel_dump_traceback_later()
         self.journal.close()
         self.path.unlink(missing_ok=True)
+
+    def _new_journal(self) -> tuple[io.FileIO, Path]:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another run, done with the same task, has just removed the folder
+                handle, name = tempfile.mkstemp(dir=self.folder)
+                return io.FileIO(handle, "w"), Path(name)
 
     def begin(self, file: int) -> Refusal | None:
         """Come to a file of the task, by its number; or why it is given up as a whole."""

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import yaml
 
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.bundle import ExtractWork, extract_file, is_taken
 from pipeline_lib.pairs.rows import Rows
 from pipeline_lib.sources.bundles import bundles_of, list_bundles, list_files
@@ -21,6 +24,7 @@ from pipeline_lib.sources.dump_files import list_dump
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.sources.listing import write_listing
 from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.source_tree import describe
 
 BODY = "def {name}(items):\n    '''Adds all numbers of a list.'''\n"
 BODY += "    total = 0\n    for i in items:\n        total += i\n    return total\n"
@@ -140,6 +144,45 @@ def test_a_listing_keeps_hashes_in_its_artifact_and_places_beside_it(tmp_path: P
     files = {row["path"]: row for row in pq.read_table(listing.part_folder() / "files.parquet").to_pylist()}
     assert files["alpha/sums.py"]["sha256"] == hashlib.sha256((tree / "alpha" / "sums.py").read_bytes()).hexdigest()
     assert json.loads((listing.folder / "places.json").read_text()) == {"tree": f"{tree}/"}
+
+
+def test_compressed_texts_are_read_and_a_truncated_one_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt.gz").write_bytes(gzip.compress(b"Some prose.\n"))
+    (tmp_path / "texts" / "b.html.bz2").write_bytes(bz2.compress(b"<html><body><p>A page of prose.</p></body></html>"))
+    (tmp_path / "texts" / "c.md.gz").write_bytes(gzip.compress(b"# Cut off\n" * 100)[:-9])
+    (tmp_path / "texts" / "d.csv.gz").write_bytes(b"")
+    config = SourceConfig(dump=write(tmp_path, [{"reader": "text", "url": "texts", "licence": "CC0-1.0"}]))
+    found = {f.file.path: f.content for file in list_files(config) for f in texts_of(file, config)}
+    assert list(found) == ["a.txt.gz", "b.html.bz2", "c.md.gz"]
+    assert found["a.txt.gz"].text == "Some prose.\n"  # type: ignore[union-attr]
+    assert "A page of prose." in found["b.html.bz2"].text  # type: ignore[union-attr]
+    assert found["c.md.gz"].reason == "truncated"  # type: ignore[union-attr]
+
+
+def test_a_group_that_the_spec_gives_is_that_of_every_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "One.", "url": "http://a.org/1"}\n{"text": "Two.", "url": "http://b.org/2"}\n')
+    entry = {"reader": "json_lines", "url": "a.jsonl", "licence": "MIT"}
+    groups = []
+    for extra in ({}, {"group": "all"}):
+        config = SourceConfig(dump=write(tmp_path, [{**entry, **extra}]))
+        groups.append([found.file.group for file in list_files(config) for found in texts_of(file, config)])
+    assert groups == [["http://a.org/1", "http://b.org/2"], ["all", "all"]]
+
+
+# ---- servers that do not answer
+
+
+def test_a_server_that_does_not_answer_is_a_fault_that_may_pass(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.txt"
+        with pytest.raises(TransientError, match="listing failed"):
+            list_files(SourceConfig(dump=write(tmp_path, [{"reader": "text", "url": url, "licence": "MIT"}])))
+        file = describe(str(tmp_path / "dump.yaml"), "a.txt", "web", "web").model_copy(update={"place": url})
+        with pytest.raises(TransientError, match="reading failed"):
+            list(texts_of(file, SourceConfig()))
 
 
 # ---- buckets

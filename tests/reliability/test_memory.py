@@ -1,0 +1,87 @@
+"""Extraction's memory does not grow with the size of one file."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from corpus import NOUNS
+
+from pipeline_lib.artifact import Part, Store
+from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.pairs import rows
+from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
+from pipeline_lib.sources.bundles import list_bundles
+
+# In a process of its own, and VmHWM: ru_maxrss remembers the parent that this process was forked from.
+CHILD = """
+import re, sys
+from pathlib import Path
+from pipeline_lib.pairs import rows
+rows.ROW_GROUP_CHARACTERS = int(sys.argv[3])
+sys.path.insert(0, sys.argv[4])
+from test_memory import extract_one
+part = extract_one(Path(sys.argv[1]), Path(sys.argv[2]))
+print(part.counts.n_out, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)))
+"""
+
+
+def write_dump(path: Path, bytes_: int) -> Path:
+    """One file of JSON Lines: documents of 3 kB."""
+    chance = random.Random(3)
+    texts = [" ".join(chance.choices(NOUNS, k=70)) + "." for _ in range(500)]
+    with path.open("w") as stream:
+        while stream.tell() < bytes_:
+            name = f"http://site/{stream.tell()}"
+            stream.write(json.dumps({"text": "\n\n".join(chance.choices(texts, k=6)), "url": name}) + "\n")
+    return path
+
+
+def extract_one(dump: Path, store: Path) -> Part:
+    """Extract a file as a part of its own."""
+    spec = dump.with_suffix(".yaml")
+    spec.write_text(f"- {{reader: json_lines, url: {dump}, licence: MIT}}\n")
+    source = SourceConfig(dump=str(spec))
+    (bundle,) = list_bundles(source)
+    work = ExtractWork(source=source, extract=ExtractConfig())
+    return Part.model_validate_json(extract_bundle(str(store), bundle, work))
+
+
+def peak(dump: Path, store: Path, row_group: int) -> tuple[int, int]:
+    """Pairs that came out, and the peak memory (KiB)."""
+    words = [sys.executable, "-c", CHILD, str(dump), str(store), str(row_group), str(Path(__file__).parent)]
+    path = f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"
+    answer = subprocess.run(words, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=True)
+    pairs, kibibytes = answer.stdout.split()
+    return int(pairs), int(kibibytes)
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "row_group"),
+    [(1_000_000, 300_000), pytest.param(60_000_000, rows.ROW_GROUP_CHARACTERS, marks=pytest.mark.slow)],
+)
+def test_ten_times_the_dump_takes_less_than_a_tenth_more_memory(bytes_: int, row_group: int, tmp_path: Path) -> None:
+    small, large = (peak(write_dump(tmp_path / f"{n}.jsonl", n * bytes_), tmp_path / str(n), row_group) for n in (1, 10))
+    assert 9 < large[0] / small[0] < 11
+    assert large[1] < 1.1 * small[1]
+
+
+def test_tables_that_were_written_piece_by_piece_hold_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = write_dump(tmp_path / "a.jsonl", 200_000)
+    whole = extract_one(dump, tmp_path / "whole")
+    monkeypatch.setattr(rows, "ROW_GROUP_CHARACTERS", 30_000)
+    pieces = extract_one(dump, tmp_path / "pieces")
+    assert (pieces.counts, pieces.facts) == (whole.counts, whole.facts)
+    for name in ("documents.parquet", "pairs.parquet", "quarantine.parquet"):
+        one, many = (
+            pq.ParquetFile(tmp_path / place / part.folder / name) for place, part in (("whole", whole), ("pieces", pieces))
+        )
+        assert one.read().equals(many.read())
+        assert one.num_row_groups == 1
+        assert many.num_row_groups > 3 or not one.metadata.num_rows
+    assert not list((Store(tmp_path / "pieces").root / "extract" / "scratch").iterdir())
