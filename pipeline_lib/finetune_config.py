@@ -36,9 +36,12 @@ class MiningConfig(StageConfig):
 
     per_pair: int = Field(0, description="Mined negatives of one pair at most; 0: nothing is mined.", ge=0)
     first_rank: int = Field(
-        5, description="Nearest passages that are passed over: what ranks above is often a positive that nobody judged.", ge=1
+        5,
+        description="Rank of the nearest passage that is taken, known positives not counted: what ranks above is often a"
+        " positive that nobody judged.",
+        ge=1,
     )
-    last_rank: int = Field(100, description="How deep the ranking is read.", ge=1)
+    last_rank: int = Field(100, description="Rank of the farthest passage that is taken.", ge=1)
     margin: float = Field(
         0.05,
         description="A passage that scores above the positive less this much (cosine) is taken for a false negative.",

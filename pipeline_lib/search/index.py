@@ -100,7 +100,7 @@ class _Build:
                 done += len(pieces)
                 self.progress(done, total, f"{done:,} texts")
         assert done == total, f"{curated.folder}: {total} pieces were chosen, {done} were read"
-        index = self._filled(files)
+        index = filled_index([np.load(file, mmap_mode="r", allow_pickle=False) for file in files], self.config.factory)
         faiss.write_index(index, str(scratch / "index.faiss"))
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": index.d}
         record = {**facts, "version": 1, "model_digest": self.model_digest, "factory": self.config.factory}
@@ -130,19 +130,24 @@ class _Build:
         label = f"{first:09d}"
         return self.store.commit_part(draft_part(VECTORS, key, label, counts, rows={"vectors.npy": len(pieces)}), scratch)
 
-    def _filled(self, files: list[Path]) -> faiss.Index:
-        slices = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
-        # one thread: of several, HNSW would link in the order in which they happen to come
-        faiss.omp_set_num_threads(1)
-        try:
-            index = faiss.index_factory(slices[0].shape[1], self.config.factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            raise UserError(f"index.factory {self.config.factory!r}: FAISS does not take it; try Flat") from error
-        if not index.is_trained:
-            index.train(_sample(slices))
-        for slice_ in slices:
-            index.add(np.ascontiguousarray(slice_))
-        return index
+
+def filled_index(slices: list[np.ndarray], factory: str) -> faiss.Index:
+    """A FAISS index by inner product over float32 vectors that come in slices (n, D).
+
+    Raises:
+        UserError: FAISS does not know the factory.
+    """
+    # one thread: of several, HNSW would link in the order in which they happen to come
+    faiss.omp_set_num_threads(1)
+    try:
+        index = faiss.index_factory(slices[0].shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
+    if not index.is_trained:
+        index.train(_sample(slices))
+    for slice_ in slices:
+        index.add(np.ascontiguousarray(slice_))
+    return index
 
 
 def _slices(pieces: Iterator[Piece], rows: int) -> Iterator[list[Piece]]:

@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline_lib.train": (LIBRARY, "pipeline_lib.tokens", "pipeline_lib.model"),
     "pipeline_lib.evaluation": (LIBRARY, "pipeline_lib.tokens", "pipeline_lib.model"),
     "pipeline_lib.search": (LIBRARY, "pipeline_lib.tokens"),
-    "pipeline_lib.search.mining": (LIBRARY, "pipeline_lib.tokens", "pipeline_lib.model", "pipeline_lib.search"),
+    "pipeline_lib.search.mining": (LIBRARY, "pipeline_lib.search", "pipeline_lib.training_sets"),
     "data_contracts": ("pipeline_lib.*",),
     "tasks": ("data_contracts", "pipeline_lib.*"),
     "flows": ("tasks", "data_contracts", "pipeline_lib.*"),
