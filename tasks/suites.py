@@ -73,7 +73,7 @@ def show_suites_task(found: Iterable[Artifact], split: str) -> None:
 
 def fits(model: Model, suite: Suite) -> bool:
     """Whether a model can be put through a suite: BM25 has no symmetric similarity."""
-    return not isinstance(model, WordModel) or suite.kind in model.kinds
+    return not isinstance(model, WordModel) or (suite.kind in model.kinds and not suite.needs_encoder)
 
 
 def suite_headline(artifact: Artifact) -> str:

@@ -5,7 +5,7 @@ Q queries, C candidates, N samples, R resamples. Ranks start from 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,9 +115,15 @@ def pearson_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, r
     return _interval(pearson(a_N, grades_N) - pearson(b_N, grades_N), drawn_R, len(grades_N))
 
 
-def macro_f1_interval(predicted_N: np.ndarray, true_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    """Unweighted mean over the true classes of F1 = 2 TP / (predicted + true), with its bootstrap interval."""
-    classes = np.unique(true_N)
+def macro_f1_interval(
+    predicted_N: np.ndarray, true_N: np.ndarray, resamples: int, seed: int, of_classes: Sequence[object] = ()
+) -> Interval:
+    """Unweighted mean over the true classes of F1 = 2 TP / (predicted + true), with its bootstrap interval.
+
+    Args:
+        of_classes: over these classes only; one gives the plain F1 of that class.
+    """
+    classes = np.array(of_classes) if len(of_classes) else np.unique(true_N)
     predicted_NC = (predicted_N[:, None] == classes).astype(np.float64)
     true_NC = (true_N[:, None] == classes).astype(np.float64)
 

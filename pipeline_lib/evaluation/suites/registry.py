@@ -9,6 +9,9 @@ from pathlib import Path
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import similarity
 from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.label_search import Neighbours, ZeroShot, given_set
+from pipeline_lib.evaluation.suites.labelled_sets import SENTEVAL_SETS, SST2
+from pipeline_lib.evaluation.suites.linear_probe import LinearProbe
 from pipeline_lib.evaluation.suites.suite import Suite
 
 Maker = Callable[[Path, SuiteConfig], Suite]
@@ -20,13 +23,22 @@ SUITES: dict[str, Maker] = {
     "sts-b": similarity.StsBenchmark,
     "sick-r": similarity.Sick,
     "sick-r-all": similarity.SickAll,
+    **{labelled.name: partial(LinearProbe, labelled) for labelled in SENTEVAL_SETS},
+    "sst2-zero-shot": partial(ZeroShot, SST2),
+    "sst2-knn": partial(Neighbours, SST2),
 }
 
 # families whose members are folders of the data: "FAMILY/FOLDER"
-FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {}
+FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {
+    "probe": lambda folder, data, config: LinearProbe(given_set(folder), data, config),
+    "zero-shot": lambda folder, data, config: ZeroShot(given_set(folder), data, config),
+    "knn": lambda folder, data, config: Neighbours(given_set(folder), data, config),
+}
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "similarity": (*STS, "sts-b", "sick-r"),
+    "senteval": tuple(labelled.name for labelled in SENTEVAL_SETS),
+    "sst2-all": ("sst2", "sst2-zero-shot", "sst2-knn"),
 }
 
 

@@ -66,6 +66,7 @@ class Suite(ABC):
     kind: Kind
     splits: tuple[str, ...]
     reported_only: ClassVar[bool] = False  # True: never selected on
+    needs_encoder: ClassVar[bool] = False  # True: no task for a model that compares words
 
     def __init__(self, data: Path, config: SuiteConfig) -> None:
         self.data = data

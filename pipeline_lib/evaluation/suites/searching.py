@@ -1,0 +1,154 @@
+"""The best documents of a corpus for every query, the corpus streamed through in blocks.
+
+A small corpus is searched by one matrix product a block; one of `faiss_from_rows` documents or more through FAISS: exactly
+block by block (factory "Flat", memory bounded), or in an approximate index whose codes are held in memory.
+Q queries, C documents of a block, K hits, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.models import Hits, Model, Side, TextEncoder, WordModel
+from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS
+from pipeline_lib.evaluation.suites.top import NO_ROW, best_of, merged
+from pipeline_lib.progress import Progress, silent
+
+QUERY_BLOCK = 1024  # 1,024 queries x 8,192 documents of float32: 34 MB
+TRAINING_VECTORS = 200_000  # what an approximate index learns its centroids from
+
+
+class Document(NamedTuple):
+    """A text of a corpus under its official id."""
+
+    id: str
+    text: str
+
+
+Corpus = Callable[[], Iterator[Document]]  # every call reads it from its beginning
+
+
+class Found(NamedTuple):
+    """Hits by row number of the corpus, its size, and how it was searched."""
+
+    hits: Hits
+    documents: int
+    how: str
+
+
+def search(
+    model: Model,
+    queries: Sequence[str],
+    corpus: Corpus,
+    config: SuiteConfig,
+    side: Side = "y",
+    progress: Progress = silent,
+) -> Found:
+    """The best `config.depth` documents of each query; queries are embedded on the x side.
+
+    Raises:
+        UserError: there is no query or no document, or the index factory string is wrong.
+    """
+    n = sum(1 for _ in corpus())
+    if not n or not queries:
+        raise UserError(f"nothing to search: {len(queries)} queries, {n} documents; the files are empty")
+    if isinstance(model, WordModel):
+        return Found(model.search(queries, [document.text for document in corpus()], config.depth), n, "words, exact")
+    queries_QD = model.encode(queries, "x")
+    blocks = _embedded(model, corpus(), config, side, _told(progress, n))
+    if n >= config.faiss_from_rows and config.faiss_factory != "Flat":
+        sample_ND = _training_sample(model, corpus, n, config, side)
+        return Found(_approximate(queries_QD, blocks, sample_ND, config), n, f"FAISS {config.faiss_factory}, approximate")
+    through_faiss = n >= config.faiss_from_rows
+    search_block = _faiss_block if through_faiss else _numpy_block
+    hits = Hits(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0)))
+    first = 0
+    for block_CD in blocks:
+        hits = merged(hits, search_block(queries_QD, block_CD, config.depth, first), config.depth)
+        first += len(block_CD)
+    return Found(hits, n, "FAISS Flat, exact" if through_faiss else "matrix product, exact")
+
+
+def documents_at(corpus: Corpus, hits: Hits) -> dict[int, Document]:
+    """The documents that are somebody's hit, by row: ids and texts of a large corpus are never held all at once."""
+    wanted = {int(row) for row in np.unique(hits.rows_QK)} - {NO_ROW}
+    return {row: document for row, document in enumerate(corpus()) if row in wanted}
+
+
+def ranked_ids(hits: Hits, documents: dict[int, Document]) -> list[list[tuple[str, float]]]:
+    """(document id, score) of each query's hits, best first."""
+    return [
+        [(documents[int(row)].id, float(score)) for row, score in zip(rows, scores, strict=True) if row != NO_ROW]
+        for rows, scores in zip(hits.rows_QK, hits.scores_QK, strict=True)
+    ]
+
+
+def _embedded(
+    model: TextEncoder, documents: Iterable[Document], config: SuiteConfig, side: Side, done: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+    rest = iter(documents)
+    while block := list(islice(rest, config.block_texts)):
+        yield model.encode([document.text for document in block], side)
+        done(len(block))
+
+
+def _numpy_block(queries_QD: np.ndarray, block_CD: np.ndarray, depth: int, first_row: int) -> Hits:
+    found = [
+        best_of(np.round(queries_QD[at : at + QUERY_BLOCK] @ block_CD.T, COSINE_DECIMALS), depth, first_row)
+        for at in range(0, len(queries_QD), QUERY_BLOCK)
+    ]
+    return Hits(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _faiss_block(queries_QD: np.ndarray, block_CD: np.ndarray, depth: int, first_row: int) -> Hits:
+    import faiss
+
+    index = faiss.IndexFlatIP(block_CD.shape[1])
+    index.add(block_CD)
+    return _faiss_hits(index, queries_QD, min(depth, len(block_CD)), first_row)
+
+
+def _approximate(queries_QD: np.ndarray, blocks: Iterable[np.ndarray], sample_ND: np.ndarray, config: SuiteConfig) -> Hits:
+    import faiss
+
+    try:
+        index = faiss.index_factory(queries_QD.shape[1], config.faiss_factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(sample_ND)
+    except RuntimeError as error:
+        raise UserError(f"faiss_factory {config.faiss_factory!r} cannot be built here: {error}") from error
+    for block_CD in blocks:
+        index.add(block_CD)
+    if isinstance(index, faiss.IndexIVF):
+        index.nprobe = min(config.faiss_probes, index.nlist)
+    return _faiss_hits(index, queries_QD, min(config.depth, index.ntotal), 0)
+
+
+def _faiss_hits(index: Any, queries_QD: np.ndarray, depth: int, first_row: int) -> Hits:
+    scores_QK, rows_QK = index.search(queries_QD, depth)
+    rows_QK = np.where(rows_QK < 0, NO_ROW, rows_QK + first_row)
+    scores_QK = np.where(rows_QK == NO_ROW, -np.inf, np.round(scores_QK.astype(np.float64), COSINE_DECIMALS))
+    return Hits(rows_QK, scores_QK)
+
+
+def _training_sample(model: TextEncoder, corpus: Corpus, n: int, config: SuiteConfig, side: Side) -> np.ndarray:
+    """Vectors of documents spread evenly over the corpus: the first ones are often of one kind."""
+    stride = max(1, n // TRAINING_VECTORS)
+    spread = (document for row, document in enumerate(corpus()) if row % stride == 0)
+    return np.concatenate(list(_embedded(model, spread, config, side, lambda _: None)))
+
+
+def _told(progress: Progress, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def report(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total, f"{done:,} of {total:,} documents searched")
+
+    return report

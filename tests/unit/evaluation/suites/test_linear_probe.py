@@ -1,0 +1,147 @@
+"""SentEval's probes, against the protocol written out plainly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.encoders import open_model
+from pipeline_lib.evaluation.suites.registry import open_suite
+
+GRID = (0.25, 2.0, 16.0)
+WORDS = {"pos": "good fine great bright warm".split(), "neg": "bad dull grim cold bleak".split()}
+
+
+@pytest.fixture
+def small(config):
+    return config.model_copy(update={"folds": 3, "inverse_regularisation": GRID})
+
+
+def sentences(label: str, n: int, seed: int) -> list[str]:
+    """Mostly words of the label, some of the other, so that no C is perfect."""
+    random = np.random.default_rng([seed, len(label), label == "pos"])
+    both = WORDS[label] * 2 + WORDS["pos"] + WORDS["neg"]
+    return [" ".join(random.choice(both, 4)) + f" {random.integers(30)}" for _ in range(n)]
+
+
+def write_mr(put, n=40):
+    for label in ("pos", "neg"):
+        put(f"senteval/MR/rt-polarity.{label}", "\n".join(sentences(label, n, 1)) + "\n", "latin-1")
+
+
+def plain_fit(train_ND, labels, c):
+    return LogisticRegression(C=c, max_iter=5000, tol=1e-8).fit(train_ND, labels)
+
+
+def plain_inner(emb_ND, labels, folds, seed):
+    """SentEval's inner cross-validation: the C of the best mean accuracy over the folds."""
+    means = []
+    for c in GRID:
+        split = StratifiedKFold(folds, shuffle=True, random_state=seed).split(emb_ND, labels)
+        means.append(np.mean([(plain_fit(emb_ND[a], labels[a], c).predict(emb_ND[b]) == labels[b]).mean() for a, b in split]))
+    return GRID[int(np.argmax(np.array(means) > max(means) - 1e-12))]
+
+
+def test_nested_cross_validation_is_the_protocol_written_out(put, data, small, encoder, embed_words):
+    write_mr(put)
+    result = open_suite("mr", data, small).run(encoder, "test")
+    texts = [" ".join(text.split()) for label in ("pos", "neg") for text in sentences(label, 40, 1)]
+    labels, emb_ND = np.array(["pos"] * 40 + ["neg"] * 40), embed_words(texts).astype(float)
+    right, chosen = np.zeros(80), []
+    for train, held_out in StratifiedKFold(3, shuffle=True, random_state=small.seed).split(emb_ND, labels):
+        chosen.append(plain_inner(emb_ND[train], labels[train], 3, small.seed))
+        right[held_out] = plain_fit(emb_ND[train], labels[train], chosen[-1]).predict(emb_ND[held_out]) == labels[held_out]
+    assert result.figures[0].interval.value == right.mean() and 0.5 < right.mean() < 1
+    assert list(result.figures[0].values) == list(right)
+    assert result.facts["inverse_regularisation"] == chosen
+
+
+def test_mrpc_compares_u_and_v_and_reports_f1(put, data, small, encoder, embed_words):
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    pairs = {}
+    for part, seed in (("train", 1), ("test", 2)):
+        left, right = sentences("pos", 60, seed), sentences("neg", 60, seed)
+        pairs[part] = [(str(n % 2), left[n], left[n] + " again" if n % 2 else right[n]) for n in range(60)]
+        pairs[part][0] = ("1", *pairs[part][0][1:])
+        rows = "".join(f"{quality}\t{n}\t{n}\t{a}\t{b}\n" for n, (quality, a, b) in enumerate(pairs[part]))
+        put(f"MRPC/msr_paraphrase_{part}.txt", header + rows)
+    result = open_suite("mrpc", data, small).run(encoder, "test")
+
+    def features(rows):
+        u, v = (embed_words([row[side] for row in rows]).astype(float) for side in (1, 2))
+        return np.hstack([np.abs(u - v), u * v]), np.array([row[0] for row in rows])
+
+    (x_train, y_train), (x_test, y_test) = features(pairs["train"]), features(pairs["test"])
+    c = plain_inner(x_train, y_train, 3, small.seed)
+    predicted = plain_fit(x_train, y_train, c).predict(x_test)
+    by_metric = {figure.metric: figure.interval.value for figure in result.figures}
+    assert by_metric["accuracy"] == (predicted == y_test).mean()
+    assert by_metric["f1"] == pytest.approx(f1_score(y_test == "1", predicted == "1"))
+    assert by_metric["macro_f1"] == pytest.approx(f1_score(y_test, predicted, average="macro"))
+
+
+def write_sst(put, parts=("train", "dev", "test")):
+    for part in parts:
+        rows = [(text, label == "pos") for label in ("pos", "neg") for text in sentences(label, 30, len(part))]
+        put(f"SST/binary/sentiment-{part}.gz", "".join(f"{text}\t{int(label)}\n" for text, label in rows))
+
+
+def test_validation_never_opens_the_test(put, data, small, encoder):
+    write_sst(put, ("train", "dev"))  # there is no test file to open
+    suite = open_suite("sst2", data, small)
+    assert [path.name for path in suite.paths("validation")] == ["sentiment-train.gz", "sentiment-dev.gz"]
+    result = suite.run(encoder, "validation")
+    assert result.figures[0].interval.n == 60
+    with pytest.raises(UserError, match="sentiment-test is not there"):
+        suite.run(encoder, "test")
+
+
+def test_c_is_chosen_on_validation(put, data, small, encoder, embed_words):
+    write_sst(put)
+    suite = open_suite("sst2", data, small)
+    parts = {part: suite.labelled.examples(data, part) for part in ("train", "validation", "test")}
+    x = {part: embed_words([example.text for example in rows]).astype(float) for part, rows in parts.items()}
+    y = {part: np.array([example.label for example in rows]) for part, rows in parts.items()}
+    accuracy = [(plain_fit(x["train"], y["train"], c).predict(x["validation"]) == y["validation"]).mean() for c in GRID]
+    c = GRID[int(np.argmax(accuracy))]
+    expected = (plain_fit(x["train"], y["train"], c).predict(x["test"]) == y["test"]).mean()
+    result = suite.run(encoder, "test")
+    assert result.facts["inverse_regularisation"] == [c] and result.figures[0].interval.value == expected
+
+
+def test_trec_takes_the_coarse_class_and_latin_1(put, data, small, encoder):
+    rows = [f"{label}:x What is {word} caf\xe9 {n} ?" for n in range(12) for label, word in (("HUM", "who"), ("NUM", "many"))]
+    put("TREC/train_5500.label", "\n".join(rows), "latin-1")
+    put("TREC/TREC_10.label", "\n".join(rows[:6]), "latin-1")
+    suite = open_suite("trec", data, small)
+    assert suite.labelled.examples(data, "test")[0][1:3] == ("HUM", "What is who café 0 ?")
+    assert suite.run(encoder, "test").figures[0].interval.value == 1.0
+    assert suite.run(encoder, "validation").figures[0].interval.n == 24
+    put("TREC/TREC_10.label", "no colon here\n")
+    with pytest.raises(UserError, match=r"TREC_10.label, line 1: 'no colon here'"):
+        suite.run(encoder, "test")
+
+
+def test_words_are_learned_from_the_training_part_alone(put, data, small):
+    """A word model that saw held-out texts would know words that only they have."""
+    write_mr(put, 15)
+    model = open_model("tfidf")
+    seen = []
+    plain = model.features
+    model.features = lambda fitted, others: seen.append((set(fitted), set(others))) or plain(fitted, others)
+    open_suite("mr", data, small).run(model, "test")
+    assert seen and all(others - fitted for fitted, others in seen)
+    assert open_suite("mr", data, small).run(model, "test").figures[0].interval.n == 30
+
+
+def test_shared_sets_have_their_published_sizes(eval_data, small):
+    found = {
+        (name, split): len(open_suite(name, eval_data, small).labelled.examples(eval_data, split))
+        for name in ("sst2", "trec")
+        for split in ("train", "test")
+    }
+    assert found == {("sst2", "train"): 67349, ("sst2", "test"): 1821, ("trec", "train"): 5452, ("trec", "test"): 500}
