@@ -54,6 +54,8 @@ with prefect_server(home):
         "busy": [runs["busy"].state.type.value, runs["busy"].run_count],
         "bad": [runs["bad"].state.type.value, runs["bad"].run_count],
     }))
+    from prefect.logging.handlers import APILogWorker
+    APILogWorker.drain_all()  # what is left is sent while there is a server: without one, Prefect tries for two minutes
 """
 
 
