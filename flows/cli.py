@@ -296,10 +296,15 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     for place in ("source", "dump", "contamination"):
         if options.get(place):
             options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
+    # what is wrong is told before anything starts
+    if options.get("source"):
+        from pipeline_lib.sources.source_tree import readable_folder
+
+        readable_folder(options["source"])
     if options.get("dump"):
         from pipeline_lib.sources.dump_spec import read_spec
 
-        read_spec(options["dump"])  # a wrong one is told before anything starts
+        read_spec(options["dump"])
     try:
         return RunParams(**options)
     except ValidationError as error:

@@ -28,20 +28,29 @@ def list_tree(folder: str) -> list[SourceFile]:
     Raises:
         UserError: the folder is missing, is none, cannot be read, or holds nothing to read.
     """
-    root = Path(folder).expanduser()
-    if not root.exists():
-        raise UserError(f"source folder {folder}: there is no such folder; give an existing one")
-    if not root.is_dir():
-        raise UserError(f"source folder {folder}: this is a file; give the folder that holds it")
-    root = root.resolve()
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise UserError(f"source folder {folder}: permission denied; make it readable (chmod u+rx) or give another one")
+    root = readable_folder(folder)
     name = shown(root.name) or "root"
     files = [describe(place, path, name, path.split("/")[0] if "/" in path else name) for place, path in walk(str(root))]
     if not files:
         read = ".py, .js, .java, .go, .php, .rb, .md, .rst, .txt"
         raise UserError(f"source folder {folder}: no code or prose in it ({read}); give another folder")
     return files
+
+
+def readable_folder(folder: str) -> Path:
+    """Where a source folder lies, `~` and links resolved.
+
+    Raises:
+        UserError: it is missing, is none or cannot be read.
+    """
+    root = Path(folder).expanduser()
+    if not root.exists():
+        raise UserError(f"source folder {folder}: there is no such folder; give an existing one")
+    if not root.is_dir():
+        raise UserError(f"source folder {folder}: this is a file; give the folder that holds it")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"source folder {folder}: permission denied; make it readable (chmod u+rx) or give another one")
+    return root.resolve()
 
 
 def walk(
