@@ -8,7 +8,6 @@ import re
 from pipeline_lib.pairs.languages.rules import Comment
 
 _GAP = re.compile(rb"\s*")
-_NEXT_LINE = re.compile(rb"[ \t]*\n[ \t]*")
 
 
 def last_doc_block(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
@@ -24,31 +23,27 @@ def last_doc_block(data: bytes, comments: list[Comment], last: int) -> list[Comm
 
 def run_of_lines(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
     """The comments on consecutive lines that end with this one, none of which stands behind code (go/doc, YARD)."""
-    first = last + 1
-    while first and _opens_line(data, comments[first - 1]):
-        follows = first > last or _NEXT_LINE.fullmatch(data, comments[first - 1].end, comments[first].start) is not None
-        if not follows:
-            break
+    first = last
+    while first and data[comments[first - 1].end : comments[first].start].strip(b" \t") == b"\n":
         first -= 1
-    return comments[first : last + 1]
+    line = data.rfind(b"\n", 0, comments[first].start) + 1
+    behind_code = bool(data[line : comments[first].start].strip())  # the others follow a newline
+    return comments[first + behind_code : last + 1]
 
 
-def _opens_line(data: bytes, comment: Comment) -> bool:
-    line = data.rfind(b"\n", 0, comment.start) + 1
-    return not data[line : comment.start].strip()
-
-
-_STAR = re.compile(r"(?m)^[ \t]*\*+(?!/)[ \t]?")
+# Patterns for a line begin with its newline, and the text with one: the regular expression engine looks for a letter ten
+# times as fast as for `^`, and most of a comment is prose.
+_STAR = re.compile(r"\n[ \t]*\*+(?!/)[ \t]?")
 
 
 def without_stars(block: str) -> str:
     """The text in a `/* */`."""
     text = block[2:-2] if block.endswith("*/") else block[2:]
-    return _STAR.sub("", text).rstrip("* \t\n")
+    return _STAR.sub("\n", "\n" + text)[1:].rstrip("* \t\n")
 
 
-_TAG_LINE = re.compile(r"(?m)^[ \t]*@(?!(?:desc|description|summary)\b)[A-Za-z]")
-_TEXT_TAG = re.compile(r"(?m)^[ \t]*@(?:desc|description|summary)\b[ \t]*")
+_TAG_LINE = re.compile(r"\n[ \t]*@(?!(?:desc|description|summary)\b)[A-Za-z]")
+_TEXT_TAG = re.compile(r"\n[ \t]*@(?:desc|description|summary)\b[ \t]*")
 # a tag and what it says, which may hold one pair of braces: {@code Map{k}}
 _INLINE_TAG = re.compile(r"\{@(\w+)([^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+)\}")
 _PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)\b[^<>]*>")
@@ -62,18 +57,18 @@ def tagged_prose(blocks: list[str]) -> str:
 
     The text of `@description` and `@summary` counts; a comment about the file, module or a type says nothing here.
     """
-    text = "\n".join(without_stars(block) for block in blocks)
+    text = "\n" + "\n".join(without_stars(block) for block in blocks)
     if "@" in text:
         if _OF_ANOTHER.search(text):
             return ""
-        text = _TEXT_TAG.sub("", text)
+        text = _TEXT_TAG.sub("\n", text)
         tag = _TAG_LINE.search(text)
         text = text[: tag.start()] if tag else text
         text = _INLINE_TAG.sub(_inline_text, text)
     return without_markup(text).strip()
 
 
-_OF_ANOTHER = re.compile(r"(?m)^[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
+_OF_ANOTHER = re.compile(r"\n[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
 
 
 def _inline_text(match: re.Match[str]) -> str:

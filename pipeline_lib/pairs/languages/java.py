@@ -27,6 +27,7 @@ JAVA = CommentedRules(
     },
     comments=("line_comment", "block_comment"),
     signs=tuple(map(re.compile, (rb"class\b", rb"interface\b", rb"enum\b", rb"record\b", rb"new\b"))),
+    opening=b"{",  # most often `new` and `class` open no body: new Foo(), Foo.class
     entered=("class_body", "interface_body", "enum_body", "enum_body_declarations", "enum_constant", "annotation_type_body"),
     name_of=named,
     left_out=frozenset({"annotation", "marker_annotation", "line_comment", "block_comment"}),

@@ -49,6 +49,7 @@ JAVASCRIPT = CommentedRules(
     signs=tuple(map(re.compile, (rb"function\b", rb"=>", rb"class\b", rb"\)\s*\{", rb"\*/\s*\{"))),
     entered=("class_body",),
     name_of=given_name,
+    given_by=("right", "value"),
     left_out=frozenset({"decorator", "comment"}),
     # jsdoc: blank lines may stand between; `export const` and further names, as in `var f = module.exports = function`
     between=re.compile(

@@ -22,43 +22,49 @@ def hash_lines_or_block(data: bytes, comments: list[Comment], last: int) -> list
     if data.startswith(b"=begin", comments[last].start):
         return [comments[last]]
     run = run_of_lines(data, comments, last)
+    if not run or data.find(b"=begin", run[0].start, run[-1].end) < 0:
+        return run
     blocks = [index for index, comment in enumerate(run) if data.startswith(b"=begin", comment.start)]
     return run[blocks[-1] + 1 :] if blocks else run
 
 
-_HASHES = re.compile(r"#+ ?")
+# as in comments.py: patterns for a line begin with its newline
+_HASHES = re.compile(r"\n#+ ?")
 _BLOCK = re.compile(r"\A=begin[^\n]*\n|\n?=end[^\n]*\Z")
 # remarks to Ruby and to tools, and what hides a method from RDoc
 _REMARK = re.compile(
-    r"!|[ \t]*(?:-\*-|(?:frozen[_-]string[_-]literal|(?:en)?coding|warn_indent|typed|shareable_constant_value)[ \t]*:"
-    r"|rubocop:|:nocov:|:nodoc:|:startdoc:|:stopdoc:|@!)"
+    r"\n(?:!|[ \t]*(?:-\*-|(?:frozen[_-]string[_-]literal|(?:en)?coding|warn_indent|typed|shareable_constant_value)[ \t]*:"
+    r"|rubocop:|:nocov:|:nodoc:|:startdoc:|:stopdoc:|@!))[^\n]*"
 )
-_CALLS = re.compile(r"(?m)^[ \t]*:?call-seq:[^\n]*\n(?:[ \t]*\n|[ \t]+[^\n]*\n)*")  # RDoc: the ways to call it, indented
-_TAG_LINE = re.compile(r"(?m)^[ \t]*@[a-z]\w*")
+_CALLS = re.compile(r"\n[ \t]*:?call-seq:[^\n]*(?:\n[ \t]*(?=\n)|\n[ \t]+[^\n]*)*")  # RDoc: the ways to call it, indented
+_TAG_LINE = re.compile(r"\n[ \t]*@[a-z]\w*")
 _YARD_LINK = re.compile(r"\{([A-Za-z:#.][\w:#.!?=]*)(?:[ \t]+([^{}\n]+))?\}(?!\[)")
-_RDOC_LINK = re.compile(r"(?:\{([^{}\n]+)\}|\b([\w.]+))\[(?:https?:|link:|rdoc-|mailto:)[^\]\s]*\]")
-_RDOC_WORD = re.compile(r"(?<![\w+*_])([+*_])(?=\S)([\w:.#@?!$=-]+)\1(?![\w+*_])")
+_RDOC_TARGET = re.compile(r"\[(?:https?:|link:|rdoc-|mailto:)")
+_RDOC_LINK = re.compile(rf"(?:\{{([^{{}}\n]+)\}}|\b([\w.]+)){_RDOC_TARGET.pattern}[^\]\s]*\]")
+_RDOC_WORD = re.compile(r"([+*_])(?<![\w+*_][+*_])(?=\S)([\w:.#@?!$=-]+)\1(?![\w+*_])")
 _RDOC_ESCAPE = re.compile(r"(?<![\w\\])\\(?=[A-Z#*+_<])")
 
 
 def unmarked(comments: list[str]) -> str:
-    """The text of the comments without their marks."""
-    lines = []
-    for comment in comments:
-        text = _BLOCK.sub("", comment) if comment.startswith("=begin") else _HASHES.sub("", comment, count=1)
-        if comment.startswith("=begin") or not _REMARK.match(text):
-            lines.append(text)
-    return "\n".join(lines)
+    """The text of the comments without their marks, each line after a newline."""
+    if comments[0].startswith("=begin"):  # it stands alone
+        return "\n" + _BLOCK.sub("", comments[0])
+    return _REMARK.sub("", _HASHES.sub("\n", "\n" + "\n".join(comments)))
 
 
 def ruby_prose(comments: list[str]) -> str:
     """What an RDoc or YARD comment says before its first tag, without markup."""
-    text = _CALLS.sub("", unmarked(comments) + "\n")
+    text = unmarked(comments) + "\n"
+    if "call-seq:" in text:
+        text = _CALLS.sub("", text)
     tag = _TAG_LINE.search(text)
     text = text[: tag.start()] if tag else text
     text = _YARD_LINK.sub(lambda match: match.group(2) or match.group(1), text)
-    text = _RDOC_LINK.sub(lambda match: match.group(1) or match.group(2), text)
-    text = _RDOC_ESCAPE.sub("", _RDOC_WORD.sub(r"\2", text))
+    if _RDOC_TARGET.search(text):
+        text = _RDOC_LINK.sub(lambda match: match.group(1) or match.group(2), text)
+    text = _RDOC_WORD.sub(r"\2", text)
+    if "\\" in text:
+        text = _RDOC_ESCAPE.sub("", text)
     return without_markup(text).strip()
 
 

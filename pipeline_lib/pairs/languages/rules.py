@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tree_sitter import Language, Node, Parser
 
@@ -99,8 +99,7 @@ class Steps:
         return self.left < 0 or time.monotonic() > self.end
 
 
-@dataclass(frozen=True, slots=True)
-class Comment:
+class Comment(NamedTuple):
     """The place of a comment: bytes, and its first row from 0."""
 
     start: int
@@ -116,8 +115,10 @@ class CommentedRules(LanguageRules):
     comments: tuple[str, ...]
     signs: tuple[re.Pattern[bytes], ...]  # one lies in every node around a definition: others are not entered
     ignore_case: bool = False  # of the signs
+    opening: bytes = b""  # stands somewhere between a sign and the end of such a node
     entered: tuple[str, ...] = ()  # but for these, in which a definition needs no sign
     name_of: Callable[[Node, bytes], tuple[str, Node] | None]  # of a definition: its name, and where that stands
+    given_by: tuple[str, ...] = ()  # fields of a definition that hold the function or class itself, where it is given a name
     left_out: frozenset[str] = frozenset()  # types of leading children that are no part of y: annotations
     between: re.Pattern[bytes]  # all that may stand between the documentation and its definition
     doc_above: Callable[[bytes, list[Comment], int], list[Comment]]  # which comments, up to that of the index, are one's doc
