@@ -40,6 +40,7 @@ format: setup-dev
 
 bench: setup-dev
 	$(BIN)/python -m benchmarks.train --quick
+	$(BIN)/python -m benchmarks.equivalence --quick
 	$(BIN)/python -m benchmarks.extract --quick
 	$(BIN)/python -m benchmarks.deduplicate --quick
 

@@ -79,6 +79,16 @@ class OptimizerConfig(StageConfig):
         16_384, description="Padded tokens of one forward pass; the loss is over the whole batch anyway.", ge=64
     )
     processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+    parallel: Literal["ddp", "fsdp"] = operational(
+        "ddp",
+        description="Over several processes. ddp: each holds all weights, gradients are summed once a step. fsdp: weights, "
+        "gradients and moments are cut over them (FSDP2), for models that one device does not hold.",
+    )
+    synchronise: Literal["step", "micro_batch"] = operational(
+        "step",
+        description="Under fsdp. step: gathered weights and full gradients are held through a step and summed once; "
+        "micro_batch: neither is, at a collective a block and micro-batch.",
+    )
     threads: int = operational(0, description="Threads of a CPU trainer process; 0: cores / processes.", ge=0)
     resume_every_seconds: float = operational(
         60.0, description="How often the full state is saved for a restart (seconds).", gt=0

@@ -16,9 +16,20 @@ from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
 
 BatchLoss = Callable[[Tensor], Tensor]
+BeforeBackward = Callable[[bool], None]
 
 
-def batch_gradients(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss, cached: bool) -> Tensor:
+def not_told(is_last: bool) -> None:
+    """For weights that hold their gradients until all of a step's backward passes are done."""
+
+
+def batch_gradients(
+    encoder: Encoder,
+    batches: Sequence[MicroBatch],
+    loss_of: BatchLoss,
+    cached: bool,
+    before_backward: BeforeBackward = not_told,
+) -> Tensor:
     """Add the gradients of the batch's loss to the encoder's `.grad`s and return the loss, detached.
 
     Args:
@@ -30,21 +41,25 @@ def batch_gradients(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: Ba
         cached: False: one forward pass, all activations kept. True: a forward pass without a graph, the loss, then
             forward again micro-batch by micro-batch with the same random numbers: the activations of one micro-batch,
             for about a third more work. The gradients are the same.
+        before_backward: called before each backward pass through the encoder with whether it is the last one: weights that
+            are cut over processes synchronise their gradients then, or after each.
     """
-    return _cached(encoder, batches, loss_of) if cached else _direct(encoder, batches, loss_of)
+    compute = _cached if cached else _direct
+    return compute(encoder, batches, loss_of, before_backward)
 
 
-def _direct(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss) -> Tensor:
+def _direct(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss, before_backward: BeforeBackward) -> Tensor:
     tokens = [_look_up(encoder, batch) for batch in batches]
     pieces = [encoder(batch.ids_BL, batch.lengths_B, tokens_TD) for batch, tokens_TD in zip(batches, tokens, strict=True)]
     loss = loss_of(in_input_order(pieces, batches))
+    before_backward(True)
     loss.backward()
     for batch, tokens_TD in zip(batches, tokens, strict=True):
         _hand_on(encoder, batch, tokens_TD)
     return loss.detach()
 
 
-def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss) -> Tensor:
+def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss, before_backward: BeforeBackward) -> Tensor:
     states, pieces = [], []
     with torch.no_grad():
         for batch in batches:
@@ -56,6 +71,7 @@ def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss)
     for batch, state, leaf in zip(batches, states, leaves, strict=True):
         assert leaf.grad is not None, "the loss read no embedding of a micro-batch"
         tokens_TD = _look_up(encoder, batch)
+        before_backward(batch is batches[-1])
         with _replayed(state, encoder.device):
             encoder(batch.ids_BL, batch.lengths_B, tokens_TD).backward(leaf.grad)
         _hand_on(encoder, batch, tokens_TD)

@@ -34,11 +34,20 @@ class MicroBatch:
         return MicroBatch(self.ids_BL.to(device), self.lengths_B.to(device), self.rows_B.to(device))
 
 
-def cut_micro_batches(sequences: Sequence[Sequence[int] | np.ndarray], max_tokens: int, pad: int = 0) -> list[MicroBatch]:
+def cut_micro_batches(
+    sequences: Sequence[Sequence[int] | np.ndarray], max_tokens: int, pad: int = 0, at_least: int = 1
+) -> list[MicroBatch]:
     """Sort by length (ties in input order) and cut where a micro-batch would pass `max_tokens`, or a 64th of it in padding.
 
     Sorting happens inside one global batch, so neither its loss nor its gradient changes; it is what makes padding rare.
     A single sequence longer than `max_tokens` is a micro-batch of its own.
+
+    Args:
+        sequences: token ids, delimiters included.
+        max_tokens: padded tokens of one micro-batch.
+        pad: what padding holds.
+        at_least: so many micro-batches, where there are so many sequences: processes whose weights are cut over each other
+            have to make equally many passes.
 
     Raises:
         ValueError: a sequence is empty, and so has no closing delimiter to pool at.
@@ -47,7 +56,7 @@ def cut_micro_batches(sequences: Sequence[Sequence[int] | np.ndarray], max_token
     if len(lengths_N) and lengths_N.min() == 0:
         raise ValueError(f"sequence {int(lengths_N.argmin())} is empty: expected both delimiters at least")
     order_N = np.argsort(lengths_N, kind="stable")
-    cuts = _cuts(lengths_N[order_N].tolist(), max_tokens)
+    cuts = _halved(_cuts(lengths_N[order_N].tolist(), max_tokens), at_least)
     return [_pad_rows(sequences, order_N[begin:end], lengths_N, pad) for begin, end in pairwise(cuts)]
 
 
@@ -61,6 +70,19 @@ def _cuts(ascending: list[int], max_tokens: int) -> list[int]:
             tokens = 0
         tokens += length
     return [*cuts, len(ascending)] if ascending else [0]
+
+
+def _halved(cuts: list[int], at_least: int) -> list[int]:
+    """The cuts with the micro-batch of the most rows halved until there are enough."""
+    while len(cuts) - 1 < min(at_least, cuts[-1]):
+        most = max(range(1, len(cuts)), key=lambda i: cuts[i] - cuts[i - 1])
+        cuts.insert(most, (cuts[most - 1] + cuts[most]) // 2)
+    return cuts
+
+
+def count_micro_batches(lengths_N: np.ndarray, max_tokens: int) -> int:
+    """How many micro-batches `cut_micro_batches` makes of sequences of these lengths."""
+    return len(_cuts(np.sort(lengths_N).tolist(), max_tokens)) - 1
 
 
 def _pad_rows(

@@ -18,9 +18,9 @@ from torch import Tensor
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import TrainConfig
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
-from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, not_told, should_cache
 from pipeline_lib.model.loss import HardNegative, PairHashes, contrastive_loss, hardest_negatives
-from pipeline_lib.model.micro_batches import cut_micro_batches
+from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
 from pipeline_lib.model.precision import fast_bfloat16
 from pipeline_lib.tokens.batches import BatchPlan, split_for_ranks
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
@@ -28,6 +28,7 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.distributed import Ranks, gather_rows
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.read_ahead import ReadAhead
+from pipeline_lib.train.sharding import shard
 from pipeline_lib.train.token_dropout import drop_tokens
 from pipeline_lib.train.trainer import StepFigures
 
@@ -96,6 +97,11 @@ class ContrastiveObjective:
         self.rows = rows
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_batch, self.config.steps)
+        self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
+        self._before_backward: BeforeBackward = not_told
+        if self._sharded:
+            encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
+            self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
         self._hardest: dict[tuple[str, str], float] = {}
 
     @classmethod
@@ -156,11 +162,22 @@ class ContrastiveObjective:
         shares = split_for_ranks(batch.lengths(), self.ranks.size)
         own_b = shares[self.ranks.rank]
         sequences = batch.sequences(own_b)
-        micro_batches = [piece.to(self.ranks.device) for piece in cut_micro_batches(sequences, self.config.micro_batch_tokens)]
+        passes = self._equal_passes(batch, shares)
+        cut = cut_micro_batches(sequences, self.config.micro_batch_tokens, at_least=passes)
+        micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, self.config.activation_bytes, self.module.lean)
-        loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached)
+        # cut weights are gathered for one forward and one backward pass at a time
+        cached |= self._sharded and len(micro_batches) > 1
+        loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached, self._before_backward)
         return StepFigures(float(loss), len(own_b), int(sum(map(len, sequences))), padded_tokens, self._ahead.wait_seconds)
+
+    def _equal_passes(self, batch: Batch, shares: list[np.ndarray]) -> int:
+        """Micro-batches that every rank has to make at least: the most of any, where each pass is a collective."""
+        if not self._sharded:
+            return 1
+        lengths = [np.array([len(ids) for ids in batch.sequences(share)]) for share in shares]
+        return max(count_micro_batches(lengths_N, self.config.micro_batch_tokens) for lengths_N in lengths)
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""

@@ -3,9 +3,10 @@
 One convention holds throughout: the *sum* over ranks of what each backpropagates is the gradient of the global loss. So the
 gather's backward sums, the gradients are summed, and a loss that every rank computes whole is divided by the number of ranks.
 
-Gradients are summed by hand, in one flat all-reduce after the backward pass, and not by DistributedDataParallel: its hooks
-would reduce during each of the backward passes that gradient caching makes, once a micro-batch, or need `no_sync` around all
-but the last, which only the last one's author can know.
+Data parallelism is one flat all-reduce of all gradients after the last backward pass, by hand: DistributedDataParallel would
+reduce in each of the backward passes that gradient caching makes, or need `no_sync` around all but the last; and it does not
+see the gradient of the token table, which is added up outside of autograd. That both give the same gradients is in the table
+of benchmarks/equivalence.py. Weights that one device does not hold are cut over the ranks by sharding.py.
 
 b rows of this rank, B rows of the global batch, D width.
 """
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pipeline_lib.hardware import cores
 
@@ -113,10 +115,13 @@ class _GatherRows(torch.autograd.Function):
 
 @torch.no_grad()
 def sum_gradients(module: nn.Module, ranks: Ranks) -> None:
-    """Sum every parameter's gradient over the ranks, in one collective; a rank without one adds zero."""
+    """Sum every whole parameter's gradient over the ranks, in one collective; a rank without one adds zero.
+
+    Those of parameters that are cut over the ranks (sharding.py) are sums already.
+    """
     if ranks.size == 1:
         return
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    parameters = [p for p in module.parameters() if p.requires_grad and not isinstance(p, DTensor)]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from pipeline_lib.train.sharding import own, total_norm
 from pipeline_lib.train_config import OptimizerConfig
 
 FIRST_MOMENT_DECAY = 0.9
@@ -76,7 +78,13 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
 
 def clip_gradients(module: nn.Module, max_norm: float) -> float:
     """Scale all gradients to a joint norm of at most `max_norm`; returns the norm before."""
-    return float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        return float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+    norm = total_norm(gradients)
+    for parameter in module.parameters():  # one at a time: a foreach operation takes either cut or whole tensors
+        nn.utils.clip_grads_with_norm_(parameter, max_norm, norm)
+    return float(norm)
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -115,7 +123,8 @@ class WeightAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1.0 + step) / (AVERAGE_RAMP_STEPS + step))
-        torch._foreach_lerp_(self._mean, [parameter.data for parameter in self._live], 1.0 - decay)
+        live = [own(parameter.data) for parameter in self._live]
+        torch._foreach_lerp_([own(mean) for mean in self._mean], live, 1.0 - decay)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
