@@ -105,7 +105,7 @@ def _groups(shards: Artifact, part: Part, vocab_size: int) -> Iterator[list[pa.T
     for file in part.files:
         if not file.name.endswith(".arrow"):
             continue
-        path = shards.root / part.folder / file.name
+        path = shards.path_of(part, file)
         table = _open(path, vocab_size)
         if group and sum(earlier.num_rows for earlier in group) + table.num_rows > GROUP_ROWS:
             yield group

@@ -128,7 +128,7 @@ def _validate_group(
 
 
 def _read(extracted: Artifact, part: Part, key: str) -> _Work:
-    folder = extracted.root / part.folder
+    folder = extracted.folder_of(part)
     documents = pq.read_table(folder / "documents.parquet")
     pairs = pq.read_table(folder / "pairs.parquet")
     check_schema(documents, DOCUMENTS, str(folder / "documents.parquet"))
@@ -197,6 +197,6 @@ def _examples(store: Store, parts: Sequence[Part]) -> list[dict[str, Any]]:
     for part in sorted(parts, key=lambda part: (-part.facts["quarantined"], part.label)):
         if len(rows) >= REPORT_EXAMPLES or not part.facts["quarantined"]:
             break
-        table = pq.read_table(store.root / part.folder / "quarantine.parquet")
+        table = pq.read_table(store.folder_of(part) / "quarantine.parquet")
         rows += table.slice(0, REPORT_EXAMPLES - len(rows)).to_pylist()
     return rows

@@ -46,6 +46,9 @@ NearDuplicates = Annotated[
     float, typer.Option(help="Drop texts nearer than this to an earlier one (Jaccard, e.g. 0.8); 0: none, -1: the preset's.")
 ]
 Contamination = Annotated[str, typer.Option(metavar="DIR", help="Texts of evaluation suites, kept out of training.")]
+Artifacts = Annotated[
+    str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, gs://..., a folder. Empty: below CPT_HOME.")
+]
 Workers = Annotated[int, typer.Option(help="Dask processes for extraction; 0: one a core.")]
 Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one a GPU.")]
 Checkpoint = Annotated[str, typer.Option(help="step-000400 or TRAINKEY/step-000400. Empty: all, or the selected one.")]
@@ -73,6 +76,7 @@ def run(
     contamination: Contamination = "",
     workers: Workers = 0,
     processes: Processes = 1,
+    artifacts: Artifacts = "",
 ) -> None:
     """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
     params = _run_params(locals())
@@ -89,7 +93,9 @@ def run(
 
 
 @app.command("build-dataset")
-def build_dataset(preset: Preset, source: Source = "", dump: Dump = "", name: Name = "", workers: Workers = 0) -> None:
+def build_dataset(
+    preset: Preset, source: Source = "", dump: Dump = "", name: Name = "", workers: Workers = 0, artifacts: Artifacts = ""
+) -> None:
     """Raw dump to token shards."""
     params = _run_params(locals())
 
@@ -103,7 +109,13 @@ def build_dataset(preset: Preset, source: Source = "", dump: Dump = "", name: Na
 
 @app.command()
 def pretrain(
-    preset: Preset, source: Source = "", dump: Dump = "", name: Name = "", pretrain_steps: PretrainSteps = -1, seed: Seed = -1
+    preset: Preset,
+    source: Source = "",
+    dump: Dump = "",
+    name: Name = "",
+    pretrain_steps: PretrainSteps = -1,
+    seed: Seed = -1,
+    artifacts: Artifacts = "",
 ) -> None:
     """A causal language model on the training split, to start from."""
     params = _run_params(locals())
@@ -129,6 +141,7 @@ def train(
     init: Init = "",
     seed: Seed = -1,
     processes: Processes = 1,
+    artifacts: Artifacts = "",
 ) -> None:
     """Token shards to checkpoints."""
     params = _run_params(locals())
@@ -155,10 +168,11 @@ def evaluate(
     model: Models = None,
     quick: Quick = False,
     skip_missing: SkipMissing = False,
+    artifacts: Artifacts = "",
 ) -> None:
     """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
     options = locals()
-    params = _run_params({key: options[key] for key in ("preset", "source", "dump", "name")})
+    params = _run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
     _one_of("split", split, ("validation", "test"))
     of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
     if data:
@@ -170,14 +184,21 @@ def evaluate(
         from flows.summary import print_evaluations
 
         found = evaluate_flow(EvaluateParams(**params.model_dump(), checkpoint=checkpoint, split=split, **of_suites))
-        print_evaluations(found)
+        print_evaluations(found, artifacts)
         return found
 
     _with_server(flow)
 
 
 @app.command()
-def publish(preset: Preset, checkpoint: Checkpoint = "", source: Source = "", dump: Dump = "", name: Name = "") -> None:
+def publish(
+    preset: Preset,
+    checkpoint: Checkpoint = "",
+    source: Source = "",
+    dump: Dump = "",
+    name: Name = "",
+    artifacts: Artifacts = "",
+) -> None:
     """Select, test, export, index and promote."""
     params = _run_params({key: value for key, value in locals().items() if key != "checkpoint"})
 
@@ -227,11 +248,12 @@ def inspect(
 @app.command()
 def trace(
     pair_id: Annotated[str, typer.Argument(metavar="PAIR_ID", help="The id of a row of pairs.parquet, or its first digits.")],
+    artifacts: Artifacts = "",
 ) -> None:
     """Where a pair came from: source, file or URL, record, line, and the hash of the dump's file."""
     from flows.trace_pair import print_trace
 
-    print_trace(pair_id)
+    print_trace(pair_id, artifacts)
 
 
 @app.command()
@@ -276,7 +298,7 @@ def _interrupted() -> None:
 
 
 def _home() -> Any:
-    from flows.home import artifact_home
+    from pipeline_lib.home import artifact_home
 
     return artifact_home()
 
@@ -292,6 +314,8 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     from flows.parameters import RunParams
     from pipeline_lib.presets import preset
 
+    if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
+        options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
     preset(options["preset"])  # an unknown one is answered with those that there are
     for place in ("source", "dump", "contamination"):
         if options.get(place):

@@ -40,6 +40,12 @@ class RunParams(BaseModel):
         description="Names the report's folder. Empty: the preset's name, or the source folder's or dump spec's.",
         pattern=r"^([a-z0-9][a-z0-9_.-]*)?$",
     )
+    artifacts: str = Field(
+        "",
+        title="Artifacts",
+        description="Where artifacts lie, for every machine that works on them: the URL of a bucket's folder (s3://bucket/prefix),"
+        " or a folder. Empty: store/ below the artifact root of the machine that runs the flow.",
+    )
     contamination: str = Field(
         "",
         title="Evaluation texts",

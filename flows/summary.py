@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.home import artifact_home
+from pipeline_lib.home import artifact_home
 
 if TYPE_CHECKING:
     from flows.parameters import EvaluatedRef
@@ -38,18 +38,18 @@ def print_summary(report: dict[str, Any]) -> None:
         console.print(f"  {command}", markup=False, highlight=False)
 
 
-def print_evaluations(found: EvaluatedRef) -> None:
+def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
     """Print the figures of these evaluations, baselines last."""
-    from pipeline_lib.artifact import Store
+    from flows.workspace import open_store
     from pipeline_lib.evaluation.compare import read_evaluations
 
-    store = Store(artifact_home() / "store")
+    store = open_store(artifacts)
     table = Table(title=f"on {found.split}")
     for column in ("model", "task", "metric", "value", "95 % interval", "n"):
         table.add_column(column)
-    artifacts = [store.open("evaluate", key) for key in [*found.checkpoints.values(), found.baselines] if key]
-    artifacts += [store.open("evaluate_suite", key) for key in found.suites]
-    for row in read_evaluations(artifacts):
+    evaluations = [store.open("evaluate", key) for key in [*found.checkpoints.values(), found.baselines] if key]
+    evaluations += [store.open("evaluate_suite", key) for key in found.suites]
+    for row in read_evaluations(evaluations):
         interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
         table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
     console = Console()

@@ -6,19 +6,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.home import artifact_home
 from flows.inspect_dump import printable, short
-from pipeline_lib.artifact import Store
+from flows.workspace import open_store
 from pipeline_lib.pairs.trace import trace_pair
 
 
-def print_trace(pair_id: str) -> None:
+def print_trace(pair_id: str, artifacts: str = "") -> None:
     """Print a pair and its origin.
 
     Raises:
-        UserError: there is no such pair in this artifact root.
+        UserError: there is no such pair in the store.
     """
-    found = trace_pair(Store(artifact_home() / "store"), pair_id)
+    found = trace_pair(open_store(artifacts), pair_id)
     pair = found.pair
     table = Table(box=None, show_header=False)
     rows = {

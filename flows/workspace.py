@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.home import artifact_home
 from flows.parameters import RunParams
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.hardware import free_disk_bytes
+from pipeline_lib.home import artifact_home
 
 NEEDED_DISK_BYTES = 2 * 1024**3  # the demo leaves 0.6 GB; Dask and the shards want room to work
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The artifact root, its store, and the whole configuration of a run."""
+    """The artifact root of this machine, the store, and the whole configuration of a run."""
 
     home: Path
     store: Store
@@ -27,6 +27,11 @@ class Workspace:
     def report_folder(self) -> Path:
         """Where report.json and report.html of this run go."""
         return self.home / "reports" / self.config.name
+
+
+def open_store(artifacts: str = "") -> Store:
+    """The store at a URL or path; below the artifact root where none is given."""
+    return Store.at(artifacts or str(artifact_home() / "store"))
 
 
 def open_workspace(params: RunParams) -> Workspace:
@@ -42,4 +47,4 @@ def open_workspace(params: RunParams) -> Workspace:
             f"{home}: {free / 1e9:.1f} GB free, a run needs {NEEDED_DISK_BYTES / 1e9:.1f} GB; "
             "free some, or point CPT_HOME at another disk"
         )
-    return Workspace(home=home, store=Store(home / "store"), config=params.resolve())
+    return Workspace(home=home, store=open_store(params.artifacts), config=params.resolve())

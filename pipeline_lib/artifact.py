@@ -7,183 +7,81 @@
 
 Records are written last and put-if-absent: of two writers one wins, and the other reads what the winner wrote. A file that
 no record names is garbage. Keys are computed from content digests, so that equal inputs find equal work.
+
+The root may also be a folder of a bucket. Stages know nothing of that: their machine has a root of its own, which then is a
+cache. An artifact exists if and only if the *bucket* has its manifest; a part is written here, uploaded, and recorded there;
+a file that is asked for is fetched and hashed. What is in a cache and not in the bucket is lost work, never wrong work.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from pipeline_lib.bucket import Bucket
 from pipeline_lib.config import StageConfig
-from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.faults import fault_point
 from pipeline_lib.files import digest_of, put_if_absent, replace_file, sha256_file, sync_folder
+from pipeline_lib.finished import Artifact, fetch_part, part_is_there, record_name, unstored, verify_part
+from pipeline_lib.home import cache_folder
 from pipeline_lib.lineage import RunRecord
+from pipeline_lib.records import Counts, File, Manifest, Outcome, Part, Record, Stage, draft_part, sum_counts, to_json
 
-MANIFEST_VERSION = 1
+__all__ = [
+    "Artifact",
+    "Counts",
+    "File",
+    "Manifest",
+    "Outcome",
+    "Part",
+    "Record",
+    "Stage",
+    "Store",
+    "digest_of",
+    "draft_part",
+    "put_if_absent",
+    "replace_file",
+    "sum_counts",
+    "verify_part",
+]
+
 KEY_DIGITS = 24
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Stage(Record):
-    """A step of the pipeline. Raise `version` whenever its output changes for the same input."""
-
-    name: str
-    version: int
-
-
-class File(Record):
-    """One file of a part: its name inside the part's folder, and what its bytes must be."""
-
-    name: str
-    bytes: int
-    sha256: str
-    rows: int | None = None
-
-
-class Counts(Record):
-    """Where every row went: n_in == n_out + sum(dropped) + quarantined."""
-
-    n_in: int = 0
-    n_out: int = 0
-    dropped: dict[str, int] = Field(default_factory=dict)
-    quarantined: int = 0
-
-    def check(self, where: str) -> Self:
-        """Assert the accounting identity; a stage that loses or invents a row fails here."""
-        accounted = self.n_out + sum(self.dropped.values()) + self.quarantined
-        assert self.n_in == accounted, f"{where}: {self.n_in} rows came in, {accounted} are accounted for: {self}"
-        return self
-
-    def __add__(self, other: Counts) -> Counts:
-        dropped = Counter(self.dropped) + Counter(other.dropped)
-        return Counts(
-            n_in=self.n_in + other.n_in,
-            n_out=self.n_out + other.n_out,
-            dropped=dict(sorted(dropped.items())),
-            quarantined=self.quarantined + other.quarantined,
-        )
-
-
-class Part(Record):
-    """The output for one input file, bundle or hash partition."""
-
-    stage: str
-    key: str
-    label: str  # what a person calls it: "numpy 2.4.6 [2/3]", "train", "step-000400"
-    folder: str  # below the store's root
-    files: tuple[File, ...]
-    counts: Counts = Counts()
-    facts: dict[str, Any] = Field(default_factory=dict)  # deterministic figures of this part
-
-    @property
-    def digest(self) -> str:
-        return digest_of([(file.name, file.sha256) for file in self.files])
-
-
-class Manifest(Record):
-    """Only what is deterministic: two runs over the same input write the same bytes."""
-
-    manifest_version: int = MANIFEST_VERSION
-    stage: str
-    stage_version: int
-    key: str
-    config: dict[str, Any]
-    inputs: dict[str, str]  # name -> content digest
-    parts: tuple[Part, ...]
-    counts: Counts
-    facts: dict[str, Any] = Field(default_factory=dict)
-
-
-class Outcome(Record):
-    """What a stage's function returns: its parts, and figures about the whole."""
-
-    parts: tuple[Part, ...]
-    counts: Counts = Counts()
-    facts: dict[str, Any] = Field(default_factory=dict)
-
-
-class Artifact:
-    """A manifest and the place where its parts lie."""
-
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
-        self.manifest = manifest
-
-    @property
-    def digest(self) -> str:
-        """Content digest: equal bytes under equal labels give equal digests, whoever made them."""
-        return digest_of([(part.label, part.digest) for part in self.manifest.parts])
-
-    @property
-    def folder(self) -> Path:
-        """Where manifest.json and run.json lie."""
-        return self.root / self.manifest.stage / self.manifest.key
-
-    def part(self, label: str) -> Part:
-        """The part of that label.
-
-        Raises:
-            UserError: there is none; the message lists those that there are.
-        """
-        for part in self.manifest.parts:
-            if part.label == label:
-                return part
-        known = ", ".join(part.label for part in self.manifest.parts[:20])
-        raise UserError(f"{self.manifest.stage} {self.manifest.key}: no part {label!r}; there are: {known}")
-
-    def part_folder(self, label: str | None = None) -> Path:
-        """The folder of one part; of the only one where no label is given."""
-        if label is None:
-            assert len(self.manifest.parts) == 1, f"{self.folder}: {len(self.manifest.parts)} parts, name one"
-            return self.root / self.manifest.parts[0].folder
-        return self.root / self.part(label).folder
-
-    def paths(self, name: str) -> list[Path]:
-        """The file of that name in every part that has one, in the manifest's order."""
-        return [self.root / part.folder / file.name for part in self.manifest.parts for file in part.files if file.name == name]
-
-    def is_whole(self) -> bool:
-        """Whether every file is there with its size: cheap enough for each start."""
-        return all(
-            (path := self.root / part.folder / file.name).is_file() and path.stat().st_size == file.bytes
-            for part in self.manifest.parts
-            for file in part.files
-        )
-
-    def verify(self) -> Self:
-        """Read every byte and compare.
-
-        Raises:
-            CorruptArtifact: with the file, and the sha256 that it has and should have.
-        """
-        for part in self.manifest.parts:
-            verify_part(self.root, part)
-        return self
+NOTES = (".json", ".jsonl", ".md")  # files beside a manifest that go where it goes
 
 
 class Store:
-    """The artifacts below one root folder.
+    """The artifacts below one root.
 
     Args:
-        root: on a local or shared disk; made when first written to.
+        root: a folder on a local or shared disk; made when first written to.
+        remote: URL of the bucket's folder that is the root; `root` is then this machine's cache.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, remote: str = "") -> None:
         self.root = Path(root).absolute()
+        self.bucket = Bucket(remote) if remote else None
+
+    @classmethod
+    def at(cls, place: str) -> Store:
+        """The store at a path, a file:// URL, or the URL of a bucket's folder, with this machine's cache."""
+        scheme, mark, path = place.partition("://")
+        if mark and scheme != "file":
+            return cls(cache_folder(place.rstrip("/")), place)
+        return cls(path if mark else place)
+
+    @property
+    def place(self) -> str:
+        """What another process, here or elsewhere, opens with `Store.at`."""
+        return self.remote or str(self.root)
+
+    @property
+    def remote(self) -> str:
+        """The bucket's URL; empty for a store on a disk."""
+        return self.bucket.url if self.bucket else ""
 
     def key(self, stage: Stage, config: StageConfig, inputs: Mapping[str, str]) -> str:
         """The name of this work: stage, version, the config without operational fields, and the inputs' content digests."""
@@ -191,16 +89,27 @@ class Store:
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished artifact, or None; one with missing or short files is None too, and will be made again."""
-        path = self.root / stage / key / "manifest.json"
-        if not path.is_file():
+        name = f"{stage}/{key}/manifest.json"
+        content = self._read(name)
+        if content is None:
             return None
-        artifact = Artifact(self.root, Manifest.model_validate_json(path.read_bytes()))
-        if artifact.is_whole():
+        artifact = Artifact(self.root, Manifest.model_validate_json(content), self.bucket)
+        broken = artifact.missing()
+        if not broken:
             return artifact
-        path.unlink(missing_ok=True)
-        for part in artifact.manifest.parts:
-            self.find_part(part.stage, part.key)
+        self._remove(name)
+        for part in broken:
+            self._remove(record_name(part.stage, part.key))
         return None
+
+    def artifacts(self, stage: str) -> list[Artifact]:
+        """The finished artifacts of a stage, by key; their files are not looked at."""
+        if self.bucket is None:
+            names = [path.relative_to(self.root).as_posix() for path in (self.root / stage).glob("*/manifest.json")]
+        else:
+            names = [name for name in self.bucket.sizes(stage) if name.endswith("/manifest.json")]
+        contents = (self._read(name) for name in sorted(names))
+        return [Artifact(self.root, Manifest.model_validate_json(found), self.bucket) for found in contents if found]
 
     def open(self, stage: str, key: str) -> Artifact:
         """The finished artifact of that key.
@@ -210,21 +119,24 @@ class Store:
         """
         found = self.find(stage, key)
         if found is None:
-            known = sorted(p.parent.name for p in (self.root / stage).glob("*/manifest.json"))
-            raise UserError(f"no finished {stage} artifact {key!r} under {self.root}; there are: {', '.join(known) or 'none'}")
+            known = ", ".join(artifact.manifest.key for artifact in self.artifacts(stage)) or "none"
+            raise UserError(f"no finished {stage} artifact {key!r} under {self.remote or self.root}; there are: {known}")
         return found
 
     def find_part(self, stage: str, key: str) -> Part | None:
-        """The finished part, or None; a record whose files are gone or short is removed."""
-        path = self._part_record(stage, key)
-        if not path.is_file():
-            return None
-        part = Part.model_validate_json(path.read_bytes())
-        folder = self.root / part.folder
-        if all((folder / f.name).is_file() and (folder / f.name).stat().st_size == f.bytes for f in part.files):
-            return part
-        path.unlink(missing_ok=True)
-        return None
+        """The finished part, or None; a record on this machine whose files are gone or short is removed."""
+        path = self.root / record_name(stage, key)
+        if path.is_file():
+            part = Part.model_validate_json(path.read_bytes())
+            if part_is_there(self.root, part):
+                return part
+            path.unlink(missing_ok=True)
+        content = self.bucket.read(record_name(stage, key)) if self.bucket else None
+        return Part.model_validate_json(content) if content else None
+
+    def folder_of(self, part: Part) -> Path:
+        """The folder of a part, with every file there; see `Artifact.folder_of`."""
+        return fetch_part(self.root, self.bucket, part)
 
     def scratch(self, stage: str) -> Path:
         """A new empty folder for files in the making, on the same disk; `commit_part` moves it or the caller removes it."""
@@ -240,15 +152,25 @@ class Store:
             scratch: a folder of this store; it is moved or removed.
 
         Returns:
-            The part on disk: the earlier one, where another writer was first.
+            The part in the store: the earlier one, where another writer was first.
         """
+        part = self._move(draft, scratch)
+        fault_point("part:before_record")
+        if self.bucket is not None and (winner := self._upload(self.bucket, part)) != part:
+            return winner
+        while not put_if_absent(self.root / record_name(part.stage, part.key), to_json(part)):
+            earlier = self.find_part(part.stage, part.key)  # removes a record whose files are gone
+            if earlier is not None:
+                return earlier
+        return part
+
+    def _move(self, draft: Part, scratch: Path) -> Part:
         rows = {file.name: file.rows for file in draft.files}
         files = tuple(_describe(scratch, path, rows) for path in sorted(scratch.rglob("*")) if path.is_file())
         content = digest_of([(file.name, file.sha256) for file in files])[:12]
-        folder = f"{draft.stage}/parts/{draft.key}-{content}"
-        part = draft.model_copy(update={"files": files, "folder": folder})
+        part = draft.model_copy(update={"files": files, "folder": f"{draft.stage}/parts/{draft.key}-{content}"})
         part.counts.check(f"{draft.stage} {draft.label}")
-        place = self.root / folder
+        place = self.root / part.folder
         place.parent.mkdir(parents=True, exist_ok=True)
         fault_point("part:before_move")
         try:
@@ -256,30 +178,39 @@ class Store:
         except OSError:
             if not place.is_dir():
                 raise
-            if all((place / f.name).is_file() and (place / f.name).stat().st_size == f.bytes for f in files):
+            if part_is_there(self.root, part):
                 shutil.rmtree(scratch)  # the same bytes are there already
             else:
                 os.rename(place, broken := self.scratch(part.stage) / "broken")
                 os.rename(scratch, place)
                 shutil.rmtree(broken.parent)
         sync_folder(place.parent)
-        fault_point("part:before_record")
-        record = self._part_record(part.stage, part.key)
-        while not put_if_absent(record, _to_json(part)):
-            earlier = self.find_part(part.stage, part.key)  # removes a record whose files are gone
-            if earlier is not None:
-                return earlier
         return part
+
+    def _upload(self, bucket: Bucket, part: Part) -> Part:
+        """Put a part's files and then its record into the bucket; returns what the bucket's record says."""
+        there = bucket.sizes(part.folder)
+        for file in part.files:
+            if there.get(name := f"{part.folder}/{file.name}") != file.bytes:
+                bucket.upload(self.root / name, name)
+        fault_point("bucket:before_record")
+        if bucket.put_if_absent(record_name(part.stage, part.key), to_json(part)):
+            return part
+        winner = bucket.read(record_name(part.stage, part.key))
+        return Part.model_validate_json(winner) if winner else part
 
     def commit(self, manifest: Manifest, run: RunRecord | None = None) -> Artifact:
         """Write run.json, then the manifest; of two writers one wins and the other returns the winner's artifact."""
         manifest.counts.check(f"{manifest.stage} {manifest.key}")
-        folder = self.root / manifest.stage / manifest.key
+        name = f"{manifest.stage}/{manifest.key}/manifest.json"
+        folder = (self.root / name).parent
         folder.mkdir(parents=True, exist_ok=True)
-        if run is not None and not (folder / "manifest.json").exists():
+        if run is not None and self._read(name) is None:
             replace_file(folder / "run.json", run.to_json())
+        if self.bucket is not None:
+            self._complete(self.bucket, manifest)
         fault_point("artifact:before_manifest")
-        put_if_absent(folder / "manifest.json", _to_json(manifest))
+        (self.bucket.put_if_absent if self.bucket else self._put)(name, to_json(manifest))
         fault_point("artifact:after_manifest")
         found = self.find(manifest.stage, manifest.key)
         assert found is not None, f"{folder}: committed, but its files are not there"
@@ -324,44 +255,34 @@ class Store:
         )
         return self.commit(manifest, run.finish())
 
-    def _part_record(self, stage: str, key: str) -> Path:
-        return self.root / stage / "parts" / f"{key}.json"
+    def _complete(self, bucket: Bucket, manifest: Manifest) -> None:
+        """Upload the parts that only this machine has, as trainer processes leave them, and what lies beside the manifest.
 
+        Raises:
+            TransientError: a part's files are gone; it is made again by the next try.
+        """
+        for part in unstored(bucket, manifest.parts):
+            if not part_is_there(self.root, part):
+                self._remove(record_name(part.stage, part.key))
+                raise TransientError(f"{bucket.url}/{part.folder}: files are gone; the part is to be made again")
+            self._upload(bucket, part)
+        for note in sorted((self.root / manifest.stage / manifest.key).iterdir()):
+            if note.suffix in NOTES and note.is_file():
+                bucket.put_if_absent(note.relative_to(self.root).as_posix(), note.read_bytes())
 
-def draft_part(
-    stage: Stage,
-    key: str,
-    label: str,
-    counts: Counts | None = None,
-    rows: Mapping[str, int] | None = None,
-    facts: Mapping[str, Any] | None = None,
-) -> Part:
-    """A part that is not on disk yet: what `Store.commit_part` completes with its folder and files."""
-    files = tuple(File(name=name, bytes=0, sha256="", rows=n) for name, n in (rows or {}).items())
-    return Part(
-        stage=stage.name,
-        key=key,
-        label=label,
-        folder="",
-        files=files,
-        counts=counts or Counts(),
-        facts=dict(facts or {}),
-    )
+    def _read(self, name: str) -> bytes | None:
+        if self.bucket is not None:
+            return self.bucket.read(name)
+        path = self.root / name
+        return path.read_bytes() if path.is_file() else None
 
+    def _put(self, name: str, content: bytes) -> bool:
+        return put_if_absent(self.root / name, content)
 
-def verify_part(root: Path, part: Part) -> None:
-    """Compare every file of the part with its record.
-
-    Raises:
-        CorruptArtifact: with the file, and the sha256 that it has and should have.
-    """
-    for file in part.files:
-        path = root / part.folder / file.name
-        got = sha256_file(path) if path.is_file() else "no file"
-        if got != file.sha256:
-            raise CorruptArtifact(
-                f"{path}: sha256 is {got}, its record says {file.sha256}; remove {root / part.stage} and run again"
-            )
+    def _remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+        if self.bucket is not None:
+            self.bucket.remove(name)
 
 
 def _describe(folder: Path, path: Path, rows: Mapping[str, int | None]) -> File:
@@ -369,15 +290,3 @@ def _describe(folder: Path, path: Path, rows: Mapping[str, int | None]) -> File:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
     return File(name=name, bytes=path.stat().st_size, sha256=sha256_file(path), rows=rows.get(name))
-
-
-def _to_json(record: Record) -> bytes:
-    return json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1).encode() + b"\n"
-
-
-def sum_counts(parts: Iterable[Part]) -> Counts:
-    """The counts of several parts together."""
-    total = Counts()
-    for part in parts:
-        total = total + part.counts
-    return total

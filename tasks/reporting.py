@@ -110,8 +110,8 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
         counts=_counts(extracted),
         stages=tuple(run.rows()),
         funnel=_funnel(stages),
-        training=tuple(_json_lines(trained.part_folder("metrics") / "metrics.jsonl")),
-        pace=tuple(_json_lines(trained.folder / "timing.jsonl")),
+        training=tuple(_json_lines((trained.part_folder("metrics") / "metrics.jsonl").read_bytes())),
+        pace=tuple(_json_lines(trained.note("timing.jsonl") or b"")),
         evaluations=tuple(read_evaluations([*evaluated["validation"], *evaluated["test"]])),
         differences=tuple(differences(model, baselines, config.evaluate.bootstrap, config.evaluate.seed)),
         tasks={split: artifacts[0].manifest.facts for split, artifacts in evaluated.items() if artifacts},
@@ -193,8 +193,8 @@ def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def _json_lines(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ WORDS = "anchor basket candle dragon engine feather garden harbor island jacket 
 MODEL = ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32)
 
 
-def write_inputs(root: Path, negatives: bool = False) -> tuple[Store, TrainInputs]:
+def write_inputs(root: Path, negatives: bool = False, remote: str = "") -> tuple[Store, TrainInputs]:
     """A store with token shards of 120 code and 60 text pairs, with up to three hard negatives each where asked for."""
-    store = Store(root)
+    store = Store(root, remote)
     curated = _write_curated(store, negatives)
     tokenizer = train_tokenizer(store, curated, TokenizerConfig(vocab_size=400))
     shards = write_shards(store, curated, tokenizer, ShardConfig(max_x_tokens=12, max_y_tokens=24))

@@ -62,7 +62,7 @@ class EvaluationTexts:
         tables: list[pa.Table] = []
         grams_, owners = [], []
         for part in contamination.manifest.parts:
-            folder = contamination.root / part.folder
+            folder = contamination.folder_of(part)
             found = pq.read_table(folder / "grams.parquet")
             grams_.append(found["gram"].to_numpy())
             owners.append(found["text"].to_numpy() + sum(table.num_rows for table in tables))

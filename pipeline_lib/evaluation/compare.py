@@ -56,7 +56,7 @@ def read_queries(artifact: Artifact, metric: str = "") -> dict[tuple[str, str], 
     found = {}
     for part in artifact.manifest.parts:
         model = part.label.removesuffix(f"-{split}")
-        with (artifact.root / part.folder / "per_query.parquet").open("rb") as stream:
+        with (artifact.folder_of(part) / "per_query.parquet").open("rb") as stream:
             table = pq.read_table(stream).to_pydict()
         tasks = np.array(table["task"])
         metrics_of = np.array(table["metric"] if "metric" in table else [PRIMARY_METRIC[kind] for kind in table["kind"]])

@@ -121,5 +121,5 @@ class ReportData(BaseModel):
 
 
 def _run_record(artifact: Artifact) -> Row:
-    path = artifact.folder / "run.json"
-    return json.loads(path.read_bytes()) if path.is_file() else {}
+    content = artifact.note("run.json")
+    return json.loads(content) if content else {}

@@ -31,7 +31,7 @@ def only_part(artifact: Artifact, label: str) -> Artifact:
     Raises:
         UserError: there is no such part.
     """
-    return Artifact(artifact.root, artifact.manifest.model_copy(update={"parts": (artifact.part(label),)}))
+    return artifact.with_parts([artifact.part(label)])
 
 
 def read_split(curated: Artifact, split: str) -> list[Pair]:

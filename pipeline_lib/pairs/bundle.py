@@ -51,17 +51,17 @@ def journals(store: Store, bundle: Bundle, work: ExtractWork) -> Path:
     return store.root / STAGE.name / "journals" / part_key(bundle, work)
 
 
-def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
+def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
     """Extract a bundle and commit its part. Ends this process where a text hangs: see `time_limit`.
 
     Args:
-        root: of the store.
+        place: of the store; on another machine it must be reached by the same path or URL.
         killers: places of files that killed every worker that met them; they are quarantined unread.
 
     Returns:
         The part's record, as JSON.
     """
-    store = Store(root)
+    store = Store.at(place)
     folder, scratch = journals(store, bundle, work), store.scratch(STAGE.name)
     rows = Rows(work.extract.generation, scratch)
     try:
@@ -80,9 +80,9 @@ def extract_bundle(root: str, bundle: Bundle, work: ExtractWork, killers: tuple[
     return part.model_dump_json()
 
 
-def probe_file(root: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
+def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
     """Do for one file all that `extract_bundle` does, but write nothing: whether a worker survives it."""
-    with TimeLimit(journals(Store(root), bundle, work), work.source.limits.seconds_per_text) as limit:
+    with TimeLimit(journals(Store.at(place), bundle, work), work.source.limits.seconds_per_text) as limit:
         if limit.begin(number) is None:
             extract_file(bundle.files[number], work, Rows(work.extract.generation))
 

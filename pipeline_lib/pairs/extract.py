@@ -84,7 +84,7 @@ class _Extraction:
                 assert isinstance(result, str)
                 self.parts[indices[task]] = Part.model_validate_json(result)
 
-        tasks = [(str(self.store.root), self.bundles[index], self.work) for index in indices]
+        tasks = [(self.store.place, self.bundles[index], self.work) for index in indices]
         run_tasks(client, extract_bundle, tasks, take, self.tell)
         return sorted(killed)
 
@@ -97,7 +97,7 @@ class _Extraction:
             if isinstance(result, Killed):
                 killers.append(bundle.files[task].place)
 
-        task = (str(self.store.root), bundle, self.work)
+        task = (self.store.place, bundle, self.work)
         run_tasks(client, probe_file, [(*task, number) for number in range(len(bundle.files))], take, self.tell)
         results: list[object] = []
         run_tasks(

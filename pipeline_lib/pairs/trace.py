@@ -46,7 +46,7 @@ def trace_pair(store: Store, pair_id: str) -> Trace:
     parts = _parts(store)
     rows = _rows(list(parts), pair_id)
     if not rows:
-        raise UserError(f"no pair {pair_id} in {len(parts)} parts under {store.root}; is CPT_HOME the root of its run?")
+        raise UserError(f"no pair {pair_id} in {len(parts)} parts under {store.place}; is CPT_HOME the root of its run?")
     if len({row["id"] for row in rows}) > 1:
         raise UserError(f"{pair_id} begins {len(rows)} ids, such as {rows[0]['id']} and {rows[1]['id']}; give more digits")
     manifest, part = parts[rows[0].pop("filename")]
@@ -55,13 +55,12 @@ def trace_pair(store: Store, pair_id: str) -> Trace:
 
 def _parts(store: Store) -> dict[str, tuple[Manifest, Part]]:
     """The pairs of every part, by the place of its table; of artifacts that share a part, the one with the last key."""
-    found = {}
-    for path in sorted((store.root / "extract").glob("*/manifest.json")):
-        manifest = Manifest.model_validate_json(path.read_bytes())
-        for part in manifest.parts:
-            table = store.root / part.folder / "pairs.parquet"
-            if table.is_file():
-                found[str(table)] = (manifest, part)
+    found: dict[str, tuple[Manifest, Part]] = {}
+    for artifact in store.artifacts("extract"):
+        gone = {part.key for part in artifact.missing()}
+        there = artifact.with_parts(part for part in artifact.manifest.parts if part.key not in gone)
+        tables = there.paths("pairs.parquet")
+        found |= {str(table): (artifact.manifest, part) for table, part in zip(tables, there.manifest.parts, strict=True)}
     return found
 
 
@@ -80,8 +79,8 @@ def _located(store: Store, pair: dict[str, Any], manifest: Manifest, part: Part)
     file, size, sha256, place = "", 0, "", ""
     if listing is not None:
         file, size, sha256 = _listed_file(listing, pair["source"], pair["path"])
-        places = listing.folder / PLACES
-        root = json.loads(places.read_bytes()).get(pair["source"]) if places.is_file() else None
+        places = listing.note(PLACES)
+        root = json.loads(places).get(pair["source"]) if places else None
         place = root if root is not None and sha256.startswith("commit:") else "" if root is None else root + file
     file = file or pair["path"].partition("!")[0]
     return Trace(
@@ -98,8 +97,7 @@ def _located(store: Store, pair: dict[str, Any], manifest: Manifest, part: Part)
 
 
 def _listing(store: Store, digest: str) -> Artifact | None:
-    for path in sorted((store.root / "source").glob("*/manifest.json")):
-        listing = Artifact(store.root, Manifest.model_validate_json(path.read_bytes()))
+    for listing in store.artifacts("source"):
         if listing.digest == digest:
             return listing
     return None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,12 +40,12 @@ def promote(home: Path, exported: Artifact, indexed: Artifact, run: str) -> Curr
     """Let searches use this model and this index from now on; a search that is under way keeps the pair that it opened.
 
     Args:
-        home: the artifact root; both artifacts lie below it.
+        home: the artifact root; artifacts below it move with it.
         run: the name of the run they come from.
 
     Raises:
         CorruptArtifact: a file's bytes are not those of its manifest.
-        UserError: the index was made by another model, or an artifact lies elsewhere.
+        UserError: the index was made by another model.
     """
     from pipeline_lib.artifact import replace_file
 
@@ -60,9 +59,9 @@ def promote(home: Path, exported: Artifact, indexed: Artifact, run: str) -> Curr
             f"{exported.part_folder()}; index with the model that is to be searched with"
         )
     record = {
-        "model": _below(home, exported.part_folder()),
+        "model": _place(home, exported.part_folder()),
         "model_digest": exported.digest,
-        "index": _below(home, indexed.part_folder()),
+        "index": _place(home, indexed.part_folder()),
         "index_digest": indexed.digest,
         "run": run,
     }
@@ -143,11 +142,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def _below(home: Path, folder: Path) -> str:
-    relative = os.path.relpath(folder, home)
-    if relative.startswith(os.pardir):
-        raise UserError(f"{folder} is not below {home}; set CPT_HOME to the artifact root that it was made in")
-    return Path(relative).as_posix()
+def _place(home: Path, folder: Path) -> str:
+    """Relative to the artifact root, which may be moved, where the folder is below it."""
+    return folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
 
 
 def _digest(value: Any) -> str:

@@ -95,7 +95,7 @@ class _Build:
         ):
             for pieces in _slices(read_pieces(paths, chosen), self.config.rows_per_slice):
                 part = self._embedded(pieces, done, total)
-                files.append(self.store.root / part.folder / "vectors.npy")
+                files.append(self.store.folder_of(part) / "vectors.npy")
                 writer.write_batch(_row_batch(pieces))
                 done += len(pieces)
                 self.progress(done, total, f"{done:,} texts")

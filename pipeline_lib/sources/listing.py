@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, digest_of, draft_part
 from pipeline_lib.config import SourceConfig, StageConfig
-from pipeline_lib.files import replace_file
 from pipeline_lib.sources.bundles import Bundle
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.sources.python_installation import list_origins
@@ -53,9 +52,7 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle])
         return Outcome(parts=(part,), counts=part.counts, facts=facts)
 
     artifact = store.build(STAGE, ListedContent(digest=digest), {}, make)
-    places, path = json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n", artifact.folder / PLACES
-    if not path.exists() or path.read_bytes() != places:
-        replace_file(path, places)
+    artifact.add_note(PLACES, json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n")
     return artifact
 
 

@@ -75,7 +75,7 @@ class TokenDataset:
             UserError: there is no such part.
         """
         files = [
-            (shards.root / part.folder / file.name, file.rows or 0)
+            (shards.path_of(part, file), file.rows or 0)
             for part in parts_of(shards, label)
             for file in sorted(part.files, key=lambda file: file.name)
             if file.name.endswith(SHARD_SUFFIX)

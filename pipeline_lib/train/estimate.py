@@ -31,6 +31,7 @@ def estimate_seconds(store: Store, inputs: TrainInputs, config: TrainConfig, mod
     with tempfile.TemporaryDirectory(prefix="cpt-estimate-") as folder:
         job = Job(
             root=str(store.root),
+            remote=store.remote,
             stage=TRAIN,
             key="estimate",
             shards=ArtifactRef.of(inputs.shards),

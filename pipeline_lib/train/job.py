@@ -55,6 +55,8 @@ class Job(BaseModel):
 
     Attributes:
         stage: TRAIN or PRETRAIN.
+        root: of the store, or its cache: what this run writes is committed there, and uploaded when the run is done.
+        remote: URL of the bucket that the inputs are fetched from; empty for a store on a disk.
         key: of the artifact in the making.
         start: folder of a causal language model to start from, "" for none; `start_digest` is its content.
     """
@@ -62,6 +64,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     root: str
+    remote: str = ""
     stage: Stage
     key: str
     shards: ArtifactRef

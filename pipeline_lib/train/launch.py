@@ -110,6 +110,7 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
     def make(key: str) -> Outcome:
         job = Job(
             root=str(store.root),
+            remote=store.remote,
             stage=stage,
             key=key,
             shards=ArtifactRef.of(inputs.shards),
@@ -144,7 +145,7 @@ def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]
 def _outcome(store: Store, job: Job) -> Outcome:
     parts = tuple(_parts(store, job).values())
     (*_, newest) = (part for part in parts if part.label != "metrics")
-    state = json.loads((store.root / newest.folder / "state.json").read_text())
+    state = json.loads((store.folder_of(newest) / "state.json").read_text())
     shutil.rmtree(job.folder / "states", ignore_errors=True)
     return Outcome(parts=parts, facts={name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")})
 

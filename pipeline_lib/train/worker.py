@@ -47,7 +47,7 @@ def _run(job: Job, ranks: Ranks, events: Events) -> None:
 
 def build_objective(job: Job, ranks: Ranks) -> Objective:
     """The model and the data of a job, on this rank's device."""
-    store = Store(job.root)
+    store = Store(job.root, job.remote)
     shards, tokenizer = job.shards.open(store), job.tokenizer.open(store)
     if isinstance(job.config, TrainConfig):
         from pipeline_lib.train.contrastive import ContrastiveObjective

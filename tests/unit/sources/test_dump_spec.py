@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,23 +188,10 @@ def test_a_server_that_does_not_answer_is_a_fault_that_may_pass(tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Any]:
-    """A bucket of moto's S3 server on loopback; s3fs finds it as it finds any: by the environment."""
-    moto = pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem()
-        system.mkdir("dumps")
-        yield system
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def bucket(s3: Any) -> Any:
+    """A bucket of moto's S3 server."""
+    s3.mkdir("dumps")
+    return s3
 
 
 def test_a_bucket_is_listed_and_read_as_a_folder_is(bucket: Any, tmp_path: Path) -> None:
