@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import similarity
+from pipeline_lib.evaluation.suites.beir import BEIR_11, Beir
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.label_search import Neighbours, ZeroShot, given_set
 from pipeline_lib.evaluation.suites.labelled_sets import SENTEVAL_SETS, SST2
 from pipeline_lib.evaluation.suites.linear_probe import LinearProbe
+from pipeline_lib.evaluation.suites.smart import COLLECTIONS, Smart
 from pipeline_lib.evaluation.suites.suite import Suite
 
 Maker = Callable[[Path, SuiteConfig], Suite]
@@ -26,10 +28,12 @@ SUITES: dict[str, Maker] = {
     **{labelled.name: partial(LinearProbe, labelled) for labelled in SENTEVAL_SETS},
     "sst2-zero-shot": partial(ZeroShot, SST2),
     "sst2-knn": partial(Neighbours, SST2),
+    **{name: partial(Smart, name) for name in COLLECTIONS},
 }
 
 # families whose members are folders of the data: "FAMILY/FOLDER"
 FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {
+    "beir": Beir,
     "probe": lambda folder, data, config: LinearProbe(given_set(folder), data, config),
     "zero-shot": lambda folder, data, config: ZeroShot(given_set(folder), data, config),
     "knn": lambda folder, data, config: Neighbours(given_set(folder), data, config),
@@ -38,6 +42,8 @@ FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {
 GROUPS: dict[str, tuple[str, ...]] = {
     "similarity": (*STS, "sts-b", "sick-r"),
     "senteval": tuple(labelled.name for labelled in SENTEVAL_SETS),
+    "beir-11": tuple(f"beir/{folder}" for folder in BEIR_11),
+    "smart": tuple(COLLECTIONS),
     "sst2-all": ("sst2", "sst2-zero-shot", "sst2-knn"),
 }
 

@@ -1,0 +1,97 @@
+"""A search suite: queries, a corpus and judgements; queries are embedded on the x side, documents on the y side."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation import metrics
+from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.rank_metrics import ranking_values
+from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.progress import Progress, silent
+
+Graded = dict[str, dict[str, int]]  # query id -> document id -> grade
+
+
+class SearchSuite(Suite):
+    """Queries against a corpus; a subclass reads one layout.
+
+    Attributes:
+        metrics: of rank_metrics.MEASURES, the headline first.
+        queries_are_documents: whether a document of the query's own id is the query, and no hit.
+    """
+
+    kind: Kind = "text_search"
+    metrics: ClassVar[tuple[str, ...]] = ("ndcg@10", "recall@100", "map", "mrr@10")
+    queries_are_documents: ClassVar[bool] = False
+
+    @abstractmethod
+    def queries(self, split: str) -> Mapping[str, str]:
+        """Text by query id."""
+
+    @abstractmethod
+    def qrels(self, split: str) -> Graded:
+        """Judgements by query; queries that are not asked may be among them."""
+
+    @abstractmethod
+    def corpus(self) -> Iterator[Document]:
+        """The documents, read anew at each call."""
+
+    def texts(self, split: str) -> Iterator[SuiteText]:
+        """The judged queries, and the documents that are relevant to one: the rest of a corpus may be all of Wikipedia."""
+        qrels, queries = self.qrels(split), self.queries(split)
+        for query in qrels:
+            yield SuiteText(f"query-{query}", queries[query])
+        relevant = {document for graded in qrels.values() for document, grade in graded.items() if grade > 0}
+        for document in self.corpus():
+            if document.id in relevant:
+                yield SuiteText(document.id, document.text, self.kind == "code_search")
+
+    def run(self, model: Model, split: str, progress: Progress = silent) -> SuiteResult:
+        """Every metric over the judged queries."""
+        qrels, texts = self._asked(split)
+        found = search(model, list(texts.values()), lambda: self._searched(qrels), self.config, "y", progress)
+        lists = ranked_ids(found.hits, documents_at(lambda: self._searched(qrels), found.hits))
+        rankings = {
+            query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)]
+            for query, ranked in zip(texts, lists, strict=True)
+        }
+        values = ranking_values(rankings, qrels, self.metrics)
+        bootstrap = (self.config.bootstrap, self.config.seed)
+        figures = tuple(
+            Figure(self.task, metric, metrics.mean_interval(of_each, *bootstrap), list(qrels), of_each)
+            for metric, of_each in values.items()
+        )
+        unanswerable = sum(not any(grade > 0 for grade in graded.values()) for graded in qrels.values())
+        facts = {"documents": found.documents, "search": found.how, "queries_without_relevant": unanswerable}
+        return SuiteResult(figures, facts)
+
+    def _asked(self, split: str) -> tuple[Graded, dict[str, str]]:
+        """Judgements and texts of the queries that are asked, in one order.
+
+        Raises:
+            UserError: a judged query has no text, or no query is judged.
+        """
+        qrels, texts = self.qrels(split), self.queries(split)
+        absent = [query for query in qrels if query not in texts]
+        if absent or not qrels:
+            what = f"{len(absent)} judged queries have no text, {absent[0]!r} first" if absent else "no query is judged"
+            raise UserError(f"{self.name}, {split}: {what}; the files do not belong together, get them again")
+        names = list(qrels)
+        kept = [names[row] for row in sample_rows(len(names), self.config.max_queries, self.config.seed)]
+        return {query: qrels[query] for query in kept}, {query: texts[query] for query in kept}
+
+    def _searched(self, qrels: Graded) -> Iterator[Document]:
+        """The corpus; of the quick variant a sample that holds every judged document."""
+        if not self.config.max_documents:
+            yield from self.corpus()
+            return
+        judged = {document for graded in qrels.values() for document in graded}
+        rows = set(sample_rows(sum(1 for _ in self.corpus()), self.config.max_documents, self.config.seed).tolist())
+        for row, document in enumerate(self.corpus()):
+            if row in rows or document.id in judged:
+                yield document

@@ -1,0 +1,67 @@
+"""Metrics of rankings against a slow oracle: ties, missing judgements, empty results, more hits than documents."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib.evaluation.suites.rank_metrics import in_order, ranking_values
+
+METRICS = ("ndcg@10", "recall@100", "map", "mrr@10")
+IDS = [f"d{n}" for n in range(14)]
+
+
+def oracle(scored: list[tuple[str, float]], grades: dict[str, int]) -> dict[str, float]:
+    """The definitions, one document at a time."""
+    order = sorted(scored, key=lambda pair: (pair[1], pair[0]), reverse=True)
+    gains = [max(grades.get(document, 0), 0) for document, _ in order]
+    relevant = sum(grade > 0 for grade in grades.values())
+    ideal = sorted((max(grade, 0) for grade in grades.values()), reverse=True)
+    if not relevant:
+        return dict.fromkeys(METRICS, 0.0)
+    precisions = [sum(g > 0 for g in gains[: rank + 1]) / (rank + 1) for rank, gain in enumerate(gains) if gain > 0]
+    return {
+        "ndcg@10": dcg(gains[:10]) / dcg(ideal[:10]),
+        "recall@100": sum(gain > 0 for gain in gains[:100]) / relevant,
+        "map": sum(precisions) / relevant,
+        "mrr@10": next((1 / (rank + 1) for rank, gain in enumerate(gains[:10]) if gain > 0), 0.0),
+    }
+
+
+def dcg(gains: list[int]) -> float:
+    return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains))
+
+
+scores = st.sampled_from([-1.0, 0.0, 0.25, 0.5, 0.500001, 1.0])  # few values: most rankings have ties
+one_query = st.tuples(
+    st.dictionaries(st.sampled_from(IDS), scores).map(lambda d: list(d.items())),
+    st.dictionaries(st.sampled_from(IDS), st.integers(-1, 3), min_size=1),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(one_query, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_every_metric_is_its_definition_in_any_order(queries, random) -> None:
+    names = [f"q{n}" for n in range(len(queries))]
+    rankings = {name: random.sample(scored, len(scored)) for name, (scored, _) in zip(names, queries, strict=True)}
+    values = ranking_values(rankings, {name: grades for name, (_, grades) in zip(names, queries, strict=True)}, METRICS)
+    for at, (scored, grades) in enumerate(queries):
+        expected = oracle(scored, grades)
+        assert {metric: values[metric][at] for metric in METRICS} == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_query_without_results_scores_nothing_and_is_counted() -> None:
+    values = ranking_values({"a": [("d1", 1.0)]}, {"a": {"d1": 1}, "b": {"d1": 1}}, METRICS)
+    assert {metric: list(of_each) for metric, of_each in values.items()} == {metric: [1.0, 0.0] for metric in METRICS}
+
+
+def test_a_constant_score_does_not_follow_the_order_it_comes_in() -> None:
+    assert in_order([("a", 0.5), ("c", 0.5), ("b", 0.5)]) == in_order([("c", 0.5), ("b", 0.5), ("a", 0.5)]) == ["c", "b", "a"]
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        ranking_values({"a": [("d1", math.nan)]}, {"a": {"d1": 1}}, METRICS)

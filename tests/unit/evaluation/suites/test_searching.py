@@ -1,0 +1,71 @@
+"""The same hits, however a corpus is cut into blocks and whatever searches it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.encoders import open_model
+from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+
+DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]
+QUERIES = ["word3 number3", "other1", "word16 other4", "nothing of it"]
+CORPUS = partial(iter, DOCUMENTS)
+
+
+def hits(model, corpus=CORPUS, **options):
+    return search(model, QUERIES, corpus, SuiteConfig(depth=100, bootstrap=10, **options))
+
+
+def oracle(encoder):
+    scores = np.round(encoder.embed(QUERIES) @ encoder.embed([d.text for d in DOCUMENTS]).T, 6)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :100], -np.sort(-scores, axis=1)[:, :100]
+
+
+@pytest.mark.parametrize("block", [1, 7, 100, 1000])
+def test_blocks_change_nothing(encoder, block):
+    found = hits(encoder, block_texts=block)
+    rows, scores = oracle(encoder)
+    assert np.array_equal(found.hits.rows_QK, rows) and np.array_equal(found.hits.scores_QK, np.float64(scores))
+    assert found.documents == 500 and found.how == "matrix product, exact"
+
+
+def test_faiss_finds_the_same_scores(encoder):
+    found = hits(encoder, block_texts=64, faiss_from_rows=500)
+    assert found.how == "FAISS Flat, exact"
+    assert np.allclose(found.hits.scores_QK, oracle(encoder)[1], atol=2e-6)
+    assert hits(encoder, faiss_from_rows=501).how == "matrix product, exact"
+
+
+def test_an_approximate_index_says_so(encoder):
+    found = hits(encoder, faiss_from_rows=1, faiss_factory="IVF4,Flat", faiss_probes=4)
+    assert found.how == "FAISS IVF4,Flat, approximate"
+    assert np.allclose(found.hits.scores_QK, oracle(encoder)[1], atol=2e-6)  # all of its lists are visited
+    few = hits(encoder, faiss_from_rows=1, faiss_factory="IVF16,Flat", faiss_probes=1)
+    assert (few.hits.rows_QK == -1).any() and all(
+        len(row) < 100 for row in ranked_ids(few.hits, dict(enumerate(DOCUMENTS)))[:1]
+    )
+    with pytest.raises(UserError, match="faiss_factory 'Nonsense'"):
+        hits(encoder, faiss_from_rows=1, faiss_factory="Nonsense")
+
+
+def test_more_hits_than_documents(encoder):
+    found = hits(encoder, partial(iter, DOCUMENTS[:3]))
+    assert found.hits.rows_QK.shape == (4, 3) and sorted(found.hits.rows_QK[0]) == [0, 1, 2]
+
+
+def test_word_models_return_only_documents_that_share_a_word():
+    for name in ("bm25", "tfidf"):
+        found = hits(open_model(name))
+        ranked = ranked_ids(found.hits, documents_at(CORPUS, found.hits))
+        assert ranked[3] == [] and len(ranked[1]) == 100
+        assert all("other1" in DOCUMENTS[int(document[1:])].text for document, _ in ranked[1])
+
+
+def test_nothing_to_search_is_an_error(encoder):
+    with pytest.raises(UserError, match="4 queries, 0 documents"):
+        hits(encoder, partial(iter, []))

@@ -1,0 +1,124 @@
+"""BEIR folders and SMART collections in their official layouts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.encoders import open_model
+from pipeline_lib.evaluation.suites.official_files import MissingData
+from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
+
+CORPUS = [
+    {"_id": "d1", "title": "Red cats", "text": "sit on mats"},
+    {"_id": "d2", "title": "", "text": "blue dogs run"},
+    {"_id": "d3", "text": "green birds fly", "metadata": {}},
+    {"_id": "q1", "title": "", "text": "red cats sit"},
+]
+QUERIES = [{"_id": "q1", "text": "red cats sit"}, {"_id": "q2", "text": "dogs run"}, {"_id": "q3", "text": "unjudged"}]
+
+
+def write_beir(put, qrels=(("q1", "d1", 2), ("q1", "d2", 0), ("q2", "d2", 1)), suffix="", split="test"):
+    for name, records in (("corpus", CORPUS), ("queries", QUERIES)):
+        put(f"beir/tiny/{name}.jsonl{suffix}", "".join(json.dumps(record) + "\n" for record in records))
+    rows = "".join(f"{query}\t{document}\t{grade}\n" for query, document, grade in qrels)
+    put(f"beir/tiny/qrels/{split}.tsv", "query-id\tcorpus-id\tscore\n" + rows)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_beir_folder(put, data, config, encoder, suffix):
+    write_beir(put, suffix=suffix)
+    suite = open_suite("beir/tiny", data, config)
+    result = suite.run(encoder, "test")
+    by_metric = {figure.metric: figure for figure in result.figures}
+    assert list(by_metric) == ["ndcg@10", "recall@100", "map", "mrr@10"]
+    # without leaving the query itself out of its own hits, q1 would find q1 first
+    assert list(by_metric["mrr@10"].values) == [1.0, 1.0] and by_metric["ndcg@10"].ids == ["q1", "q2"]
+    assert result.facts["documents"] == 4 and result.facts["search"] == "matrix product, exact"
+    assert ("y", "Red cats sit on mats") in encoder.asked and ("y", "blue dogs run") in encoder.asked
+    assert ("x", "unjudged") not in encoder.asked
+
+
+def test_splits_are_those_that_have_judgements(put, data, config):
+    write_beir(put, split="dev")
+    suite = open_suite("beir/tiny", data, config)
+    assert suite.splits == ("validation",) and suite.qrels("validation")["q1"] == {"d1": 2, "d2": 0}
+    with pytest.raises(MissingData, match=r"beir/nfcorpus/corpus.jsonl is not there.*BEIR/datasets/nfcorpus.zip"):
+        open_suite("beir/nfcorpus", data, config).paths("test")
+    assert len(GROUPS["beir-11"]) == 11
+
+
+def test_graded_and_broken_judgements(put, data, config, encoder):
+    write_beir(put, (("q1", "d1", 0), ("q2", "d2", -1)))
+    result = open_suite("beir/tiny", data, config).run(encoder, "test")
+    assert result.facts["queries_without_relevant"] == 2 and result.figures[0].interval.value == 0
+    write_beir(put, (("q1", "d1", "yes"),))
+    with pytest.raises(UserError, match=r"test.tsv, line 2: grade 'yes'"):
+        open_suite("beir/tiny", data, config).run(encoder, "test")
+    write_beir(put, (("q9", "d1", 1),))
+    with pytest.raises(UserError, match="1 judged queries have no text, 'q9' first"):
+        open_suite("beir/tiny", data, config).run(encoder, "test")
+
+
+def test_texts_for_decontamination_are_queries_and_relevant_documents(put, data, config):
+    write_beir(put)
+    texts = {text.id: text.text for text in open_suite("beir/tiny", data, config).texts("test")}
+    assert set(texts) == {"query-q1", "query-q2", "d1", "d2"} and texts["d1"] == "Red cats sit on mats"
+
+
+def test_the_quick_variant_keeps_every_judged_document(put, data, config, encoder):
+    write_beir(put)
+    quick = config.model_copy(update={"quick": True, "max_documents": 1, "max_queries": 1})
+    result = open_suite("beir/tiny", data, quick).run(encoder, "test")
+    assert result.figures[0].interval.n == 1 and result.figures[0].task == "beir/tiny-quick"
+    assert 1 <= result.facts["documents"] <= 3
+
+
+SMART = {
+    "cran.all.1400": ".I 1\n.T\nwings in\nflow\n.A\nsmith\n.B\nj. 1\n.W\nlift of wings\n"
+    ".I 2\n.T\nheat\n.A\n.W\nheat of\n.5 inch plates\n",
+    "cran.qry": ".I 001\n.W\nlift of wings\n.I 004\n.W\nheat plates\n",
+    "cranqrel": "1 1 2\n1 2 -1\n2 2 3 \n2 1 5\n\n",
+    "MED.ALL": ".I 1\n.W\nblood cells\n.I 2\n.W\nbone\n",
+    "MED.QRY": ".I 1\n.W\nblood\n",
+    "MED.REL": "1 0 1 1\n",
+    "cacm.all": ".I 1\n.T\nsorting lists\n.B\nCACM\n.K\nkeyword\n.N\nnote\n.X\n1\t5\t1\n.I 2\n.T\ngraphs\n.X\n2\t5\t2\n",
+    "query.text": ".I  1\n.W\n sorting\n.N\n someone\n",
+    "qrels.text": "01 0001  0 0\n",
+}
+
+
+def test_smart_collections(put, data, config, encoder):
+    for name, content in SMART.items():
+        put(f"ir/{name}", content)
+    cranfield = open_suite("cranfield", data, config)
+    documents = {document.id: document.text for document in cranfield.corpus()}
+    assert documents == {"1": "wings in flow lift of wings", "2": "heat heat of .5 inch plates"}
+    assert cranfield.queries("test") == {"1": "lift of wings", "2": "heat plates"}
+    assert cranfield.qrels("test") == {"1": {"1": 1}, "2": {"2": 1}}
+    assert [document.text for document in open_suite("cacm", data, config).corpus()] == ["sorting lists", "graphs"]
+    for name in ("cranfield", "med", "cacm"):
+        assert open_suite(name, data, config).run(encoder, "test").figures[0].interval.value == 1.0
+
+
+def test_text_before_a_record_is_refused(put, data, config):
+    put("ir/CISI.ALL.gz", "<html>moved</html>\n")
+    with pytest.raises(UserError, match=r"CISI.ALL.gz, line 1: .*before the first `.I`"):
+        list(open_suite("cisi", data, config).corpus())
+
+
+@pytest.mark.slow
+def test_bm25_gets_what_others_published(eval_data, config):
+    """Anserini's BM25 has nDCG@10 0.665 on SciFact over the same text, with its own words and k1 = 0.9."""
+    result = open_suite("beir/scifact", eval_data, config).run(open_model("bm25"), "test")
+    assert result.facts["documents"] == 5183 and result.figures[0].interval.value == pytest.approx(0.665, abs=0.02)
+
+
+def test_shared_sets_have_their_published_sizes(eval_data, config):
+    suite = open_suite("beir/scifact", eval_data, config)
+    assert suite.splits == ("train", "test") and len(suite.qrels("test")) == 300 and len(suite.qrels("train")) == 809
+    cisi = open_suite("cisi", eval_data, config)
+    assert sum(1 for _ in cisi.corpus()) == 1460 and len(cisi.queries("test")) == 112
+    assert len(cisi.qrels("test")) == 76 and sum(map(len, cisi.qrels("test").values())) == 3114
