@@ -50,6 +50,7 @@ Artifacts = Annotated[
     str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, gs://..., a folder. Empty: below CPT_HOME.")
 ]
 Workers = Annotated[int, typer.Option(help="Dask processes for extraction; 0: one a core.")]
+Scheduler = Annotated[str, typer.Option(help="An existing Dask scheduler (tcp://HOST:PORT), in place of processes here.")]
 Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one a GPU.")]
 Checkpoint = Annotated[str, typer.Option(help="step-000400 or TRAINKEY/step-000400. Empty: all, or the selected one.")]
 Split = Annotated[str, typer.Option(help="validation, or test.")]
@@ -75,6 +76,7 @@ def run(
     near_duplicates: NearDuplicates = -1.0,
     contamination: Contamination = "",
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     processes: Processes = 1,
     artifacts: Artifacts = "",
 ) -> None:
@@ -94,7 +96,13 @@ def run(
 
 @app.command("build-dataset")
 def build_dataset(
-    preset: Preset, source: Source = "", dump: Dump = "", name: Name = "", workers: Workers = 0, artifacts: Artifacts = ""
+    preset: Preset,
+    source: Source = "",
+    dump: Dump = "",
+    name: Name = "",
+    workers: Workers = 0,
+    scheduler: Scheduler = "",
+    artifacts: Artifacts = "",
 ) -> None:
     """Raw dump to token shards."""
     params = _run_params(locals())

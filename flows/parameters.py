@@ -94,6 +94,11 @@ class RunParams(BaseModel):
     )
     seed: int = Field(-1, title="Seed", description="Of weights and sample order; -1: the preset's.", ge=-1)
     workers: int = Field(0, title="Dask workers", description="Processes for extraction; 0: one a core.", ge=0)
+    scheduler: str = Field(
+        "",
+        title="Dask scheduler",
+        description="tcp://HOST:PORT, tls://HOST:PORT or a scheduler file of a cluster. Empty: processes of this machine.",
+    )
     processes: int = Field(1, title="Trainer processes", description="torchrun processes: one a GPU, or one a socket.", ge=1)
 
     def resolve(self) -> RunConfig:
@@ -110,7 +115,7 @@ class RunParams(BaseModel):
         update = {
             "name": self.name or self._default_name(config),
             "source": config.source.model_copy(update={"folder": self.source, "dump": self.dump}),
-            "extract": config.extract.model_copy(update={"workers": self.workers}),
+            "extract": config.extract.model_copy(update={"workers": self.workers, "scheduler": self.scheduler}),
             "contamination": config.contamination.model_copy(
                 update={"folder": self.contamination} if self.contamination else {}
             ),

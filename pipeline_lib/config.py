@@ -130,6 +130,14 @@ class ExtractConfig(StageConfig):
     generation: int = Field(0, description="The growth of the data set that these pairs belong to.", ge=0)
     workers: int = operational(0, description="Dask worker processes; 0: one a core.", ge=0)
     worker_memory_bytes: int = operational(2 * 1024**3, description="Memory limit of one Dask worker (bytes).", gt=0)
+    scheduler: str = operational(
+        "",
+        description="An existing Dask scheduler (tcp://HOST:PORT, tls://HOST:PORT or a scheduler file) whose workers share the"
+        " artifact root; empty: worker processes on this machine, as the two fields above say.",
+    )
+    worker_wait_seconds: float = operational(
+        180.0, description="With no worker for this long the run fails, to be retried (seconds).", gt=0
+    )
 
 
 class ContractConfig(StageConfig):

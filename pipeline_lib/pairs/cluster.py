@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -16,7 +17,7 @@ import dask
 from distributed import Client, Future, LocalCluster, Security
 from distributed.scheduler import KilledWorker
 
-from pipeline_lib.errors import TransientError
+from pipeline_lib.errors import TransientError, UserError
 
 POLL_SECONDS = 0.2
 TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
@@ -36,6 +37,8 @@ FAILURES = (
 )
 KEPT_BYTES = 64 * 1024**2  # of free memory that a worker keeps for its next file
 NO_WORKER_SECONDS = 180.0  # a restart takes 1 to 2 s, on an overloaded machine 20 s
+COUNT_SECONDS = 2.0  # how often the workers are counted: clusters grow and shrink
+_OWN = {kind.__name__: kind for kind in (UserError, TransientError)}
 
 
 def worker_count(configured: int, tasks: int) -> int:
@@ -97,14 +100,17 @@ class Failure:
     the client's handler and leave it waiting for ever.
     """
 
+    kind: str
     errno: int | None
     message: str
     traceback: str
 
     def raise_here(self) -> NoReturn:
-        """Raise it in this process: an OSError with its number, anything else as a RuntimeError."""
+        """Raise it in this process: an OSError with its number, ours as they were, anything else as a RuntimeError."""
         if self.errno is not None:
             raise OSError(self.errno, self.message)
+        if self.kind in _OWN:
+            raise _OWN[self.kind](self.message)
         raise RuntimeError(f"a task failed: {self.message}\n{self.traceback}")
 
 
@@ -114,8 +120,9 @@ def guarded(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
         return function(*task)
     except FAILURES as error:  # raised again by run_tasks, in the process that asked
         errno = error.errno if isinstance(error, OSError) else None
-        message = os.strerror(errno) if errno else f"{type(error).__name__}: {error}"
-        return Failure(errno, message, traceback.format_exc(limit=-20))
+        kind = type(error).__name__
+        message = os.strerror(errno) if errno else str(error) if kind in _OWN else f"{kind}: {error}"
+        return Failure(kind, errno, message, traceback.format_exc(limit=-20))
 
 
 def run_tasks(
@@ -124,63 +131,60 @@ def run_tasks(
     tasks: Sequence[tuple[Any, ...]],
     on_result: Callable[[int, Any], None],
     tick: Callable[[], None],
+    wait_seconds: float = NO_WORKER_SECONDS,
 ) -> None:
     """Run `function(*task)` for each task, a few a worker at a time. Dask repeats a task whose worker died, nothing else.
 
     Args:
         on_result: called with a task's index and its result, or `Killed`, in the order of completion.
         tick: called several times a second while waiting.
+        wait_seconds: how long there may be no worker at all.
 
     Raises:
-        OSError, RuntimeError: what a task raised.
-        TransientError: no worker process comes up any more.
+        OSError, UserError, RuntimeError: what a task raised.
+        TransientError: a task raised it, or no worker process comes up any more.
     """
     waiting = iter(range(len(tasks)))
     index_of: dict[str, int] = {}
     ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
 
-    def submit_next() -> None:
-        index = next(waiting, None)
-        if index is not None:
+    def submit_up_to(limit: int) -> None:
+        while len(index_of) < limit and (index := next(waiting, None)) is not None:
             future = client.submit(guarded, function, tasks[index], pure=False)
             index_of[str(future.key)] = index
             future.add_done_callback(ended.put)
 
-    watch = _Watch(client)
-    for _ in range(TASKS_A_WORKER * max(1, watch.workers())):  # none for a moment, where all have just died
-        submit_next()
+    crew = _Crew(client, wait_seconds)
+    submit_up_to(TASKS_A_WORKER * crew.count())
     while index_of:
-        try:
+        with contextlib.suppress(queue.Empty):
             future = ended.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            watch.check()
-        else:
             on_result(index_of.pop(str(future.key)), _result(future))
-            submit_next()
+        submit_up_to(TASKS_A_WORKER * crew.count())
         tick()
 
 
-class _Watch:
-    """Notices when no worker process comes up any more: Dask would wait for ever."""
+class _Crew:
+    """How many workers there are now. Notices when none comes up any more: Dask would wait for ever."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, wait_seconds: float) -> None:
         self.client = client
-        self.asked = self.seen = time.monotonic()
+        self.wait_seconds = wait_seconds
+        self.seen = time.monotonic()
+        self.asked, self.workers = -COUNT_SECONDS, 0
 
-    def workers(self) -> int:
-        return len(self.client.scheduler_info(n_workers=-1)["workers"])
-
-    def check(self) -> None:
+    def count(self) -> int:
+        """Workers as of the last count, no more than two seconds ago; 1 where all have just died and are being restarted."""
         now = time.monotonic()
-        if now - self.asked < NO_WORKER_SECONDS / 20:
-            return
-        self.asked = now
-        if self.workers():
-            self.seen = now
-        elif now - self.seen > NO_WORKER_SECONDS:
-            raise TransientError(
-                f"no worker process has come up for {NO_WORKER_SECONDS:.0f} s: is memory or the number of processes exhausted?"
-            )
+        if now - self.asked >= COUNT_SECONDS:
+            self.asked = now
+            self.workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+            if self.workers:
+                self.seen = now
+            elif now - self.seen > self.wait_seconds:
+                since = f"no worker process has come up for {self.wait_seconds:.0f} s"
+                raise TransientError(f"{since}: is memory used up, or the number of processes?")
+        return max(1, self.workers)
 
 
 def _result(future: Future) -> Any:

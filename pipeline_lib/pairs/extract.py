@@ -6,7 +6,9 @@ are done no cluster is started.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from distributed import Client
 
@@ -14,12 +16,16 @@ from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle, journals, part_key, probe_file
 from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks, worker_count
+from pipeline_lib.pairs.scheduler import Fitness, existing_cluster, on_fit_worker
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.sources.bundles import Bundle, list_bundles
 from pipeline_lib.sources.listing import write_listing
+from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.time_limit import hung_steps
 
 __all__ = ["STAGE", "extract"]
+
+Task = Callable[..., Any]
 
 
 def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
@@ -28,7 +34,8 @@ def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress:
     Its cluster lives for this call. Facts of the artifact: bytes, files, documents, code_pairs, text_pairs.
 
     Raises:
-        UserError: the dump cannot be read or is empty.
+        UserError: the dump cannot be read or is empty; a worker of an existing cluster sees another root or runs other code.
+        TransientError: a server or the scheduler does not answer, or no worker comes.
         RuntimeError: a bundle keeps killing workers although each of its files is harmless alone: too little memory.
     """
     bundles = list_bundles(source)
@@ -45,6 +52,7 @@ class _Extraction:
         self.bundles = bundles
         self.work = work
         self.progress = progress
+        self.fitness: Fitness | None = None  # of workers that are not ours
         self.parts: dict[int, Part] = {}
         self.total_bytes = sum(bundle.bytes for bundle in bundles)
 
@@ -56,8 +64,7 @@ class _Extraction:
         self.tell()
         missing = [index for index in range(len(self.bundles)) if index not in self.parts]
         if missing:
-            config = self.work.extract
-            with local_cluster(worker_count(config.workers, len(missing)), config.worker_memory_bytes) as client:
+            with self.cluster(len(missing)) as client:
                 while missing:
                     hung = {index: self.hung(index) for index in missing}
                     killed = self.extract_bundles(client, missing)
@@ -68,6 +75,28 @@ class _Extraction:
         names = sorted({name for part in parts for name in part.facts})
         facts = {name: sum(part.facts[name] for part in parts) for name in names}
         return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
+
+    @contextmanager
+    def cluster(self, tasks: int) -> Iterator[Client]:
+        """Worker processes of our own, or those of the scheduler that the config names."""
+        config = self.work.extract
+        if not config.scheduler:
+            with local_cluster(worker_count(config.workers, tasks), config.worker_memory_bytes) as client:
+                yield client
+            return
+        places = {file.source: file.place for bundle in self.bundles for file in bundle.files if not is_remote(file.place)}
+        given = (config.scheduler, self.store.place, list(places.values()), config.worker_wait_seconds)
+        with existing_cluster(*given) as (client, self.fitness):
+            yield client
+
+    def run_tasks(
+        self, client: Client, function: Task, tasks: Sequence[tuple[Any, ...]], take: Callable[[int, Any], None]
+    ) -> None:
+        """Run tasks; on a cluster that is not ours, only where the worker is fit."""
+        wait = self.work.extract.worker_wait_seconds
+        if self.fitness is not None:
+            function, tasks = on_fit_worker, [(self.fitness, function, *task) for task in tasks]
+        run_tasks(client, function, tasks, take, self.tell, wait)
 
     def hung(self, index: int) -> int:
         """How many texts of a bundle are known to hang their reader."""
@@ -85,7 +114,7 @@ class _Extraction:
                 self.parts[indices[task]] = Part.model_validate_json(result)
 
         tasks = [(self.store.place, self.bundles[index], self.work) for index in indices]
-        run_tasks(client, extract_bundle, tasks, take, self.tell)
+        self.run_tasks(client, extract_bundle, tasks, take)
         return sorted(killed)
 
     def extract_without_killers(self, client: Client, index: int) -> None:
@@ -98,11 +127,9 @@ class _Extraction:
                 killers.append(bundle.files[task].place)
 
         task = (self.store.place, bundle, self.work)
-        run_tasks(client, probe_file, [(*task, number) for number in range(len(bundle.files))], take, self.tell)
+        self.run_tasks(client, probe_file, [(*task, number) for number in range(len(bundle.files))], take)
         results: list[object] = []
-        run_tasks(
-            client, extract_bundle, [(*task, tuple(sorted(killers)))], lambda _, result: results.append(result), self.tell
-        )
+        self.run_tasks(client, extract_bundle, [(*task, tuple(sorted(killers)))], lambda _, result: results.append(result))
         if not isinstance(results[0], str):
             limit = self.work.extract.worker_memory_bytes
             raise RuntimeError(

@@ -21,7 +21,7 @@ Kind = Literal["code", "text"]
 COMPRESSION = {"compression": "zstd", "compression_level": 1}
 # A bundle of files of usual size stays below this: its tables have one row group. Of one file without bounds (a WARC, a dump
 # in JSON Lines) the rest goes to disk as it comes.
-ROW_GROUP_CHARACTERS = 32 * 1024**2
+ROW_GROUP_CHARACTERS = 16 * 1024**2
 _SCHEMAS = {"documents.parquet": DOCUMENTS, "pairs.parquet": PAIRS, "quarantine.parquet": QUARANTINE}
 _REPEATED = {"source", "group", "path", "language", "licence", "kind", "view", "document_id", "stage", "reason"}
 
