@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store,
 from pipeline_lib.config import ContractConfig
 from pipeline_lib.errors import ContractViolation
 from pipeline_lib.progress import Progress, silent
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 STAGE_VERSION = 1
 STAGE = Stage(name="check_shards", version=STAGE_VERSION * 100 + CONTRACT_VERSION)
@@ -64,21 +66,15 @@ def check_shards(
 
 def read_limits(shards: Artifact, tokenizer: Artifact) -> TokenLimits:
     """What the tokenizer's files and the shards' config promise about every row."""
-    folder = tokenizer.part_folder()
-    delimiters = json.loads((folder / "delimiters.json").read_text())
+    pairs = PairTokenizer.load(tokenizer.part_folder())
     config = shards.manifest.config
     return TokenLimits(
-        **{name: int(delimiters[name]) for name in ("x_open", "x_close", "y_open", "y_close", "pad")},
-        vocab_size=_vocab_size(folder / "tokenizer.json"),
+        **asdict(pairs.delimiters),
+        vocab_size=pairs.vocab_size,
+        reserved=pairs.reserved,
         max_x_tokens=int(config["max_x_tokens"]),
         max_y_tokens=int(config["max_y_tokens"]),
     )
-
-
-def _vocab_size(path: Path) -> int:
-    description = json.loads(path.read_text())
-    ids = {*description["model"]["vocab"].values(), *(token["id"] for token in description["added_tokens"])}
-    return max(ids) + 1
 
 
 def _check_part(store: Store, shards: Artifact, part: Part, key: str, limits: TokenLimits) -> Part:

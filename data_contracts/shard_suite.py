@@ -20,7 +20,11 @@ MIN_TOKENS = 2  # both delimiters; a text whose characters all normalise away ke
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What the tokenizer and the shard config promise: reserved ids, ids in all, and the longest x and y (tokens)."""
+    """What the tokenizer and the shard config promise: delimiters, ids in all, and the longest x and y (tokens).
+
+    `reserved` are the ids that no text may produce: all five of our own tokenizer. A given causal language model's own
+    brackets are none, as text holds them too; those that were appended to its vocabulary are.
+    """
 
     x_open: int
     x_close: int
@@ -30,11 +34,7 @@ class TokenLimits:
     vocab_size: int
     max_x_tokens: int
     max_y_tokens: int
-
-    @property
-    def reserved(self) -> tuple[int, ...]:
-        """The ids that no text may produce."""
-        return (self.x_open, self.x_close, self.y_open, self.y_close, self.pad)
+    reserved: tuple[int, ...]
 
 
 def has_negatives(schema: pa.Schema) -> bool:

@@ -19,6 +19,7 @@ from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from flows.parameters import RunParams
 
@@ -40,7 +41,8 @@ Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the p
 Steps = Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")]
 BatchSize = Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")]
 PretrainSteps = Annotated[int, typer.Option(help="Steps of causal language modelling first; -1: the preset's.")]
-Init = Annotated[str, typer.Option(metavar="DIR", help="Folder of a causal language model to start from.")]
+Init = Annotated[str, typer.Option(metavar="DIR|ID", help="A causal language model to start from: folder, or hub id.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch --init from the hub if it is not in its cache.")]
 Seed = Annotated[int, typer.Option(help="Of weights and sample order; -1: the preset's.")]
 NearDuplicates = Annotated[
     float, typer.Option(help="Drop texts nearer than this to an earlier one (Jaccard, e.g. 0.8); 0: none, -1: the preset's.")
@@ -72,6 +74,7 @@ def run(
     batch_size: BatchSize = 0,
     pretrain_steps: PretrainSteps = -1,
     init: Init = "",
+    download: Download = False,
     seed: Seed = -1,
     near_duplicates: NearDuplicates = -1.0,
     contamination: Contamination = "",
@@ -147,6 +150,7 @@ def train(
     batch_size: BatchSize = 0,
     pretrain_steps: PretrainSteps = -1,
     init: Init = "",
+    download: Download = False,
     seed: Seed = -1,
     processes: Processes = 1,
     artifacts: Artifacts = "",
@@ -230,7 +234,7 @@ def search(
     from pipeline_lib.search.query import search as search_index
 
     _one_of("kind", kind, ("", "code", "text"))
-    hits = search_index(_home(), query, kind or None, k)
+    hits = search_index(_home(), query, kind or None, k, _load_weights)
     if as_json:
         typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
         return
@@ -295,6 +299,12 @@ def main() -> None:
         raise
 
 
+def _load_weights(folder: Path) -> Any:
+    from pipeline_lib.model.exported import TorchQueries  # torch: only where there is no model.onnx
+
+    return TorchQueries(folder)
+
+
 def _fail(message: str) -> None:
     typer.echo(f"cpt: {message}", err=True)
     sys.exit(WRONG_USE)
@@ -325,8 +335,8 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
         options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
     preset(options["preset"])  # an unknown one is answered with those that there are
-    for place in ("source", "dump", "contamination"):
-        if options.get(place):
+    for place in ("source", "dump", "contamination", "init"):
+        if options.get(place) and (place != "init" or os.path.isdir(options[place])):  # noqa: PTH112 - else a hub id
             options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
     # what is wrong is told before anything starts
     if options.get("source"):

@@ -90,7 +90,11 @@ class RunParams(BaseModel):
     init: str = Field(
         "",
         title="Start from",
-        description="Folder of a causal language model to start from. Empty: the preset's own start.",
+        description="Folder of a causal language model to start from, or its id on the Hugging Face hub; its tokenizer is taken"
+        " too. Empty: the preset's own start.",
+    )
+    download: bool = Field(
+        False, title="Download", description="Fetch the start from the hub if it is not in its cache; off: no network."
     )
     seed: int = Field(-1, title="Seed", description="Of weights and sample order; -1: the preset's.", ge=-1)
     workers: int = Field(0, title="Dask workers", description="Processes for extraction; 0: one a core.", ge=0)

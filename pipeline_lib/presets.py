@@ -89,9 +89,11 @@ def describe(config: RunConfig, name: str) -> str:
     precision: str = train.precision
     if precision == "float32" and not has_fast_bfloat16():
         precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"
+    new = f"{model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}"
+    sizes = f"from {model.init}, with its tokenizer" if model.init else new
     lines = [
         f"preset {name}: {source}",
-        f"  model     {model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}, {precision}",
+        f"  model     {sizes}, {precision}",
         f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
     ]
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from data_contracts.validate import check_shards, validate, verdict_rows
 from pipeline_lib.artifact import Artifact, Store, sum_counts
 from pipeline_lib.config import RunConfig
@@ -9,7 +11,7 @@ from pipeline_lib.curation.contamination import hash_evaluations
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.tokens.shards import write_shards
-from pipeline_lib.tokens.tokenizer import train_tokenizer
+from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, show_table, stage_task
 
 
@@ -61,10 +63,13 @@ def curate_task(store: Store, validated: Artifact, config: RunConfig, contaminat
 
 @stage_task("tokenizer")
 def tokenizer_task(store: Store, curated: Artifact, config: RunConfig) -> Artifact:
-    """A byte-level BPE of the training split."""
+    """A byte-level BPE of the training split, or the tokenizer of the model that training starts from."""
     progress = StageProgress("tokenizer")
-    artifact = train_tokenizer(store, curated, config.tokenizer, progress)
-    progress.finish(f"{config.tokenizer.vocab_size:,} ids")
+    if config.model.init:
+        artifact = adopt_tokenizer(store, Path(config.model.init), config.tokenizer.delimiters)
+    else:
+        artifact = train_tokenizer(store, curated, config.tokenizer, progress)
+    progress.finish(f"{artifact.manifest.facts['vocab_size']:,} ids")
     return artifact
 
 

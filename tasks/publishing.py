@@ -17,6 +17,7 @@ from pipeline_lib.evaluation.select import read_selection, select
 from pipeline_lib.model.card import CardFacts, Metric
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.export import export
+from pipeline_lib.model.starting_points import start_name
 from pipeline_lib.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
@@ -42,7 +43,7 @@ def export_task(store: Store, checkpoint: Checkpoint, tested: Artifact, baseline
     progress = StageProgress("export")
     card = CardFacts(
         title=f"{config.name}: text and code embeddings",
-        base=config.model.init or "a new causal transformer, trained on this corpus alone",
+        base=start_name(config.model.init) or "a new causal transformer, trained on this corpus alone",
         data=_data_sentence(config),
         metrics=tuple(_card_metrics(tested, baselines)),
         licence="Each text of the training data keeps the licence of the package or file it comes from; see the pairs' "

@@ -24,7 +24,7 @@ MODEL = ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32)
 def write_inputs(root: Path, negatives: bool = False, remote: str = "") -> tuple[Store, TrainInputs]:
     """A store with token shards of 120 code and 60 text pairs, with up to three hard negatives each where asked for."""
     store = Store(root, remote)
-    curated = _write_curated(store, negatives)
+    curated = write_curated(store, negatives)
     tokenizer = train_tokenizer(store, curated, TokenizerConfig(vocab_size=400))
     shards = write_shards(store, curated, tokenizer, ShardConfig(max_x_tokens=12, max_y_tokens=24))
     return store, TrainInputs(shards, tokenizer)
@@ -61,9 +61,12 @@ def write_job(store: Store, inputs: TrainInputs, config: Any, key: str = "tiny",
     return job
 
 
-def _write_curated(store: Store, negatives: bool) -> Artifact:
+def write_curated(store: Store, negatives: bool = False, suffix: str = "") -> Artifact:
+    """A part "train" of 120 code and 60 text pairs; every y ends in the suffix."""
     chance = random.Random(7)
     rows = [_pair(chance, "code" if number % 3 else "text", number) for number in range(180)]
+    for row in rows:
+        row["y"] += suffix
     if negatives:  # the texts of other pairs
         for number, row in enumerate(rows):
             row["negatives"] = [rows[(number + 7 * k) % len(rows)]["y"] for k in range(1, 1 + number % 4)]

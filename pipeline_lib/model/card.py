@@ -98,7 +98,7 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         _FRONT_MATTER,
         f"# {facts.title}\n\n{_INTRODUCTION}\n",
         _table(("", ""), _properties(facts, figures)),
-        _usage(figures) + (_ONNX if figures["onnx"] else ""),
+        _usage(figures) + (_ONNX if figures["onnx"] else _without_onnx(figures)),
         "## Training\n\n" + _training(facts, figures),
         *([_evaluation(facts)] if facts.metrics else []),
         f"## Licence\n\n{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n",
@@ -106,6 +106,10 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         + _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in figures["lineage"].items()]),
     ]
     return "\n".join(sections)
+
+
+def _without_onnx(figures: Mapping[str, Any]) -> str:
+    return f"\nThere is no model.onnx: {figures['no_onnx']}.\n" if "no_onnx" in figures else ""
 
 
 def _usage(figures: Mapping[str, Any]) -> str:

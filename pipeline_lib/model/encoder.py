@@ -31,6 +31,7 @@ Pooling = Literal["last", "mean"]
 POOLING_FIELD = "cpt_pooling"  # of config.json
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding
+ONE_FILE = "1000GB"  # however large, weights are one file: the export copies it by its name
 DEFAULT_TEMPERATURE = 0.07  # CLIP's
 
 
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them."""
-        self.backbone.save_pretrained(folder)
+        self.backbone.save_pretrained(folder, max_shard_size=ONE_FILE)
 
     @property
     def width(self) -> int:
@@ -153,7 +154,9 @@ def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling) -> Tensor:
     """The last layer's states (B, D) at position `lengths_B - 1`, or their mean over the positions before `lengths_B`."""
     positions_L = torch.arange(states_BLD.shape[1], device=states_BLD.device)
     if pooling == "last":
-        return states_BLD[torch.arange(len(states_BLD), device=states_BLD.device), lengths_B - 1]
+        return states_BLD[
+            torch.arange(states_BLD.shape[0], device=states_BLD.device), lengths_B - 1
+        ]  # `len` would be traced as a number
     mask_BL1 = (positions_L < lengths_B[:, None])[:, :, None]
     return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / lengths_B[:, None]
 
@@ -220,6 +223,7 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
             dtype=torch.float32,
             attn_implementation="sdpa",
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
     except (OSError, ValueError) as error:
@@ -232,8 +236,27 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
     return backbone
 
 
+@torch.no_grad()
+def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
+    """Change the last of four tokens: the states before it must not move."""
+    mode = backbone.training
+    ids_2L = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % backbone.config.vocab_size
+    try:
+        first, second = backbone.eval()(ids_2L, use_cache=False).last_hidden_state[:, :-1]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder}: no causal language model of tokens alone ({error}); give one, e.g. a GPT-2") from error
+    finally:
+        backbone.train(mode)
+    if not torch.allclose(first, second, atol=1e-4):
+        raise UserError(
+            f"{folder}: a token changes the states before it, so that this is no causal language model "
+            f"({backbone.config.model_type}); give one, e.g. GPT-2, GPT-NeoX, Llama or Qwen"
+        )
+
+
 def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> PreTrainedModel:
     """A given model with the config's dropout (none on attention weights, as in a new one) and a row for each id."""
+    _check_causal(backbone, config.init)
     missing = tokenizer.vocab_size - backbone.config.vocab_size
     if missing > MAX_APPENDED_IDS:
         raise UserError(
@@ -247,6 +270,8 @@ def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairToke
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if name.endswith("attn_dropout") else config.dropout
+        if isinstance(getattr(module, "attention_dropout", None), float):  # Llama and its kin have no module for it
+            module.attention_dropout = 0.0
     if isinstance(backbone, GPT2Model):
         backbone.config.attn_pdrop, backbone.config.embd_pdrop, backbone.config.resid_pdrop = 0.0, *[config.dropout] * 2
     return backbone

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,27 @@ from pipeline_lib.tokens.pair_tokenizer import Side
 from pipeline_lib.tokens.side_tokenizer import SideTokenizer
 
 FOLDERS: dict[Side, str] = {"x": "query", "y": "document"}
+
+
+class TorchQueries:
+    """An export without model.onnx, as search calls its encoder.
+
+    Args:
+        folder: the export.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._model = ExportedModel(folder)
+
+    @property
+    def dim(self) -> int:
+        """D, dimensions of a vector."""
+        return self._model.width
+
+    def embed(self, texts: Sequence[str], side: Literal["query"]) -> np.ndarray:
+        """Unit vectors (N, D) of queries."""
+        assert side == "query", f"side {side}: only queries are embedded in a search"
+        return self._model.embed(texts, "x")
 
 
 class ExportedModel:

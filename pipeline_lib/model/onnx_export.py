@@ -31,11 +31,11 @@ def write_onnx(backbone: nn.Module, path: Path) -> None:
     A GPT-2 is written node by node (see onnx_graph); any other causal model goes through torch.onnx.export.
 
     Raises:
-        UserError: the model is too large for one file.
+        UserError: the model is too large for one file, or torch's exporter cannot write its architecture.
     """
     size = sum(tensor.numel() * 4 for tensor in backbone.parameters())
     if size > MAX_BYTES:
-        raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file; set export.onnx to false")
+        raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file")
     model = _gpt2(backbone) if _is_plain_gpt2(backbone) else _traced(backbone)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -76,17 +76,21 @@ def _traced(backbone: nn.Module) -> onnx.ModelProto:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Pooled(backbone).eval(),
-            example,
-            dynamo=True,
-            dynamic_shapes=({0: batch, 1: length}, {0: batch}),
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Pooled(backbone).eval(),
+                example,
+                dynamo=True,
+                dynamic_shapes=({0: batch, 1: length}, {0: batch}),
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # whatever an architecture meets in it: the exporter promises no kind
+            kind: Any = backbone.config
+            raise UserError(f"torch.onnx.export cannot write a {kind.model_type}: {type(error).__name__}") from error
     assert program is not None, "torch.onnx.export(dynamo=True) returned no program"
     return program.model_proto
 

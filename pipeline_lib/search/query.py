@@ -6,11 +6,11 @@ Legend: D width, N rows of the index, K results.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.search.current import Current, check_files, read_current, read_json
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from pipeline_lib.search.onnx_encoder import OnnxEncoder
-
 KINDS = ("code", "text")
+MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
+WEIGHT_FILES = (
+    *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
+    *("encoder/config.json", "encoder/model.safetensors"),
+)
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
@@ -40,20 +43,38 @@ class Hit:
     doc: str
 
 
-def search(home: Path, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+class QueryEncoder(Protocol):
+    """A loaded export: model.onnx in onnxruntime, or where there is none the weights in torch."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
+
+    def embed(self, texts: Sequence[str], side: Literal["query"]) -> np.ndarray:
+        """Unit vectors (N, D)."""
+        ...
+
+
+LoadWeights = Callable[[Path], QueryEncoder]
+
+
+def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_weights: LoadWeights | None = None) -> list[Hit]:
     """The k functions and passages that are nearest to the query, best first.
 
     Args:
         home: the artifact root with current.json.
         kind: "code" or "text" alone; None: both.
         k: results at most; fewer where the index has fewer.
+        load_weights: takes an export without model.onnx; it may import what this package does not.
 
     Raises:
-        UserError: there is no index yet, the query is empty, or kind or k make no sense.
+        UserError: there is no index yet, or its model has no model.onnx and nothing else loads it; the query is empty, or
+            kind or k make no sense.
         CorruptArtifact: model and index do not belong together, or a byte of either has changed.
     """
     _check_request(query, kind, k)
-    return Searcher(read_current(home)).search(query, kind, k)
+    return Searcher(read_current(home), load_weights).search(query, kind, k)
 
 
 class Searcher:
@@ -61,12 +82,13 @@ class Searcher:
 
     Args:
         current: see `read_current`.
+        load_weights: see `search`.
 
     Raises:
         CorruptArtifact: see `search`.
     """
 
-    def __init__(self, current: Current) -> None:
+    def __init__(self, current: Current, load_weights: LoadWeights | None = None) -> None:
         self.current = current
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
@@ -74,10 +96,8 @@ class Searcher:
             import faiss
             import pyarrow as pa
 
-            from pipeline_lib.search.onnx_encoder import OnnxEncoder
-
             facts = verified.result()
-        self.encoder: OnnxEncoder = OnnxEncoder(current.model, sides=("query",))
+        self.encoder = _load_encoder(current.model, load_weights)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         self.n_code: int = facts["code"]  # functions come first, see index.py
@@ -129,6 +149,16 @@ class Searcher:
             wanted = min(total, wanted * OVERFETCH)
 
 
+def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncoder:
+    if (folder / "model.onnx").is_file():
+        from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(folder, sides=("query",))
+    if load_weights is None:
+        raise UserError(f"{folder}: no model.onnx (its README.md says why); search with `cpt search`, which takes torch then")
+    return load_weights(folder)
+
+
 def render_json(query: str, hits: Sequence[Hit]) -> str:
     """{query, hits: [{rank, score, kind, name, path, line, doc}]} as one JSON object."""
     return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False, indent=1)
@@ -154,8 +184,8 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
 
 def _verify(current: Current) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
-    model_files = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
-    check_files(current.model, current.model_digest, model_files)
+    has_onnx = (current.model / "model.onnx").is_file()
+    check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
     if facts.get("model_digest") != current.model_digest:

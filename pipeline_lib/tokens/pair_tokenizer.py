@@ -88,16 +88,19 @@ class PairTokenizer:
         Text may hold the same brackets: the pooled position comes from the length, so that this forges nothing. A
         vocabulary without the four as distinct single tokens gets five ids appended past its end (`vocab_size` counts
         them; the model's embedding must be resized to it). Padding is the model's pad or end token, else `y_close`: what
-        padding holds is never attended to.
+        padding holds is never attended to. A folder that our own pre-training wrote has the delimiters of its tokenizer.
 
         Raises:
             UserError: the folder has no readable tokenizer.json.
         """
+        if (folder / DELIMITERS_FILE).is_file():
+            return cls.load(folder)
         tokenizer = bare_tokenizer(_read_tokenizer_json(folder))
         tokenizer.encode_special_tokens = True
-        found = [tokenizer.encode(bracket, add_special_tokens=False).ids for bracket in BRACKETS]
-        if all(len(ids) == 1 for ids in found) and len({ids[0] for ids in found}) == len(BRACKETS):
-            x_open, x_close, y_open, y_close = (ids[0] for ids in found)
+        found = [_single_token(tokenizer, bracket) for bracket in BRACKETS]
+        own = [id_ for id_ in found if id_ is not None]
+        if len(set(own)) == len(BRACKETS):
+            x_open, x_close, y_open, y_close = own
             pad = _own_padding(folder, tokenizer)
             return cls(tokenizer, Delimiters(x_open, x_close, y_open, y_close, y_close if pad is None else pad))
         end = _id_count(tokenizer)
@@ -145,6 +148,13 @@ class PairTokenizer:
         return self.name_of(self.pad)
 
     @cached_property
+    def reserved(self) -> tuple[int, ...]:
+        """The ids that no text can produce: of our own tokenizer all five, of a given one those past its vocabulary."""
+        ids = tuple(asdict(self.delimiters).values())
+        end = _id_count(self.tokenizer)
+        return ids if self._is_own else tuple(id_ for id_ in ids if id_ >= end)
+
+    @cached_property
     def vocab_size(self) -> int:
         """Rows that an embedding needs: one more than the highest id."""
         return max(_id_count(self.tokenizer), *(id_ + 1 for id_ in asdict(self.delimiters).values()))
@@ -180,8 +190,8 @@ class PairTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a row, as the normaliser left it, without reserved ids."""
-        reserved = set(asdict(self.delimiters).values()) if self._is_own else {ids[0], ids[-1], self.pad}
-        return str(self.tokenizer.decode([id_ for id_ in ids if id_ not in reserved])).removeprefix(" ")
+        inside = [id_ for id_ in ids if id_ not in self.reserved] if self._is_own else list(ids[1:-1])
+        return str(self.tokenizer.decode(inside)).removeprefix(" ")
 
     def _encode_longer_than(self, texts: Sequence[str], room: int) -> list[list[int]]:
         """Ids that are right up to `room`, and more than `room` wherever the text has more.
@@ -255,7 +265,10 @@ def _head(text: str, characters: int) -> str:
 def _read_tokenizer_json(folder: Path) -> dict[str, Any]:
     path = folder / TOKENIZER_FILE
     if not path.is_file():
-        raise UserError(f"{folder}: no {TOKENIZER_FILE}; expected the folder of a tokenizer or a causal language model")
+        raise UserError(
+            f"{folder}: no {TOKENIZER_FILE}; expected the folder of a tokenizer or a causal language model; "
+            "where it has another format, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+        )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -268,6 +281,15 @@ def _read_tokenizer_json(folder: Path) -> dict[str, Any]:
 def bare_tokenizer(fields: dict[str, Any]) -> Tokenizer:
     """A tokenizer from the fields of tokenizer.json that neither wraps, cuts nor pads."""
     return Tokenizer.from_str(json.dumps({**fields, "post_processor": None, "truncation": None, "padding": None}))
+
+
+def _single_token(tokenizer: Tokenizer, bracket: str) -> int | None:
+    """The id of a bracket that stands alone; None where it takes more than one, or is unknown to the vocabulary."""
+    ids = tokenizer.encode(bracket, add_special_tokens=False).ids
+    if len(ids) == 1 and bracket in str(tokenizer.id_to_token(ids[0])):
+        return int(ids[0])
+    found = tokenizer.token_to_id(bracket)  # SentencePiece puts a space of its own before it
+    return None if found is None else int(found)
 
 
 def _own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:

@@ -8,6 +8,7 @@ M sequences of a step, m of a micro-batch, L tokens of a sequence, V vocabulary.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import PretrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.encoder import gpt2_config
+from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
 from pipeline_lib.model.weights import check_weights
 from pipeline_lib.tokens.dataset import parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -32,10 +33,11 @@ from pipeline_lib.train.trainer import StepFigures
 class CausalObjective:
     """A causal language model, its data and the loss; see `trainer.Objective`."""
 
-    def __init__(self, job: Job, model: PreTrainedModel, rows: TrainingRows, ranks: Ranks) -> None:
+    def __init__(self, job: Job, model: PreTrainedModel, tokenizer: PairTokenizer, rows: TrainingRows, ranks: Ranks) -> None:
         assert isinstance(job.config, PretrainConfig), f"a language-model job with a {type(job.config).__name__}"
         self.config: PretrainConfig = job.config
         self.module = model
+        self.tokenizer = tokenizer
         self.rows = rows
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_sequences, self.config.steps)
@@ -49,15 +51,16 @@ class CausalObjective:
         """
         config = job.config
         assert isinstance(config, PretrainConfig), f"a language-model job with a {type(config).__name__}"
-        if config.sequence_tokens > job.model.positions:
-            raise UserError(
-                f"pretrain.sequence_tokens is {config.sequence_tokens}, model.positions {job.model.positions}: "
-                "sequences must fit; lower the first"
-            )
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         model = _build_model(job, pair_tokenizer)
+        positions = getattr(model.config, "max_position_embeddings", config.sequence_tokens)
+        if config.sequence_tokens > positions:
+            raise UserError(
+                f"pretrain.sequence_tokens is {config.sequence_tokens}, the model has {positions} positions: "
+                "sequences must fit; lower the first"
+            )
         nn.Module.to(model, ranks.device).train()
-        return cls(job, model, _rows_of_steps(shards, config), ranks)
+        return cls(job, model, pair_tokenizer, _rows_of_steps(shards, config), ranks)
 
     def describe(self) -> list[str]:
         """Sizes that matter, before the first step."""
@@ -107,8 +110,11 @@ class CausalObjective:
         return self.rows.pair_ids(self.rows.plan.rows(step))
 
     def save(self, folder: Path) -> None:
-        """A folder that `AutoModelForCausalLM` loads, and `AutoModel` its backbone."""
-        self.module.save_pretrained(folder)
+        """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load, and another run takes as its `init`."""
+        self.module.save_pretrained(folder, max_shard_size=ONE_FILE)
+        self.tokenizer.save(folder)
+        fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=1) + "\n")
 
     def texts(self) -> dict[str, str]:
         """Nothing besides the metrics."""
@@ -121,10 +127,21 @@ class CausalObjective:
 def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
     if job.start:
         check_weights(Path(job.start))
-        return AutoModelForCausalLM.from_pretrained(job.start, local_files_only=True, dtype=torch.float32, use_safetensors=True)
+        return _given_model(job.start, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
         return AutoModelForCausalLM.from_config(gpt2_config(job.model, tokenizer), attn_implementation="sdpa")
+
+
+def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:
+    """The language model to go on with; ids that its vocabulary lacks get rows near the mean of its embeddings."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    if tokenizer.vocab_size > model.config.vocab_size:
+        model.resize_token_embeddings(tokenizer.vocab_size)
+    model.config.name_or_path = ""
+    return model
 
 
 def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> TrainingRows:

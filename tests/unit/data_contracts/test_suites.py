@@ -31,7 +31,9 @@ from pipeline_lib.config import ContractConfig
 ROWS = 12
 PLANTED = 7  # not the first and not the last
 CONFIG = ContractConfig(max_x_words=50, max_y_words=60)
-LIMITS = TokenLimits(x_open=0, x_close=1, y_open=2, y_close=3, pad=4, vocab_size=64, max_x_tokens=6, max_y_tokens=8)
+LIMITS = TokenLimits(
+    x_open=0, x_close=1, y_open=2, y_close=3, pad=4, vocab_size=64, max_x_tokens=6, max_y_tokens=8, reserved=(0, 1, 2, 3, 4)
+)
 
 DOCUMENTS = {
     "id_malformed": {"id": "DEADBEEF" * 4},

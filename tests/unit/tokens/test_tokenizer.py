@@ -243,7 +243,8 @@ def test_a_causal_lm_lends_its_own_brackets(tmp_path: Path) -> None:
     assert tokenizer.pad_token == "<|endoftext|>" and tokenizer.vocab_size == 257
     rows = tokenizer.encode(["a]b", "<|endoftext|>", "", "word" * 9], "x", 8)
     assert all((row[0], row[-1]) == (tokenizer.x_open, tokenizer.x_close) and len(row) <= 8 for row in rows)
-    assert tokenizer.pad not in rows[1]
+    assert tokenizer.pad not in rows[1] and tokenizer.reserved == ()
+    assert tokenizer.decode(rows[0]) == "a ] b"
 
     store = Store(tmp_path / "store")
     artifact = adopt_tokenizer(store, folder)
@@ -261,6 +262,7 @@ def test_a_causal_lm_without_brackets_gets_ids_past_its_end(tmp_path: Path) -> N
     words.save(str(folder / "tokenizer.json"))
     tokenizer = PairTokenizer.from_causal_lm(folder)
     assert tokenizer.encode(["word"], "y", 8) == [[4, 1, 5]] and tokenizer.vocab_size == 7
+    assert tokenizer.reserved == (2, 3, 4, 5, 6)
     assert tokenizer.pad_token == "<batch pad>"
 
 

@@ -1,0 +1,116 @@
+"""What may be a start, and what is refused before anything of it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from causal_lms import write_causal_lm
+from training_runs import MODEL, write_inputs, write_job
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
+
+from pipeline_lib.config import ModelConfig, PretrainConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.starting_points import find_start, start_name
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.train.causal import CausalObjective
+from pipeline_lib.train.distributed import Ranks
+from pipeline_lib.train.job import PRETRAIN, Job
+
+
+def test_a_folder_is_itself_and_nothing_is_nothing(tmp_path: Path) -> None:
+    assert find_start(str(tmp_path)) == str(tmp_path) and find_start("") == "" == start_name("")
+    assert start_name("/models/tiny-llama") == "tiny-llama"
+    assert start_name("/cache/models--EleutherAI--pythia-70m/snapshots/a39f36b1") == "EleutherAI/pythia-70m at a39f36b1"
+
+
+def test_a_hub_id_is_not_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="nothing is fetched unasked: give --download"):
+        find_start("nobody/no-such-model")
+    with pytest.raises(UserError, match="no such folder"):
+        find_start("/no/such/folder")
+
+
+def test_a_cached_hub_id_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--somebody--tiny"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    write_causal_lm(snapshot, "gpt2")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    assert Path(find_start("somebody/tiny")) == snapshot
+
+
+def start_from(folder: Path) -> Encoder:
+    return Encoder.build(ModelConfig(init=str(folder)), PairTokenizer.from_causal_lm(folder), seed=1)
+
+
+def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "llama")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of", "auto_map": names}))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        start_from(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "gpt2")
+    torch.save(Encoder.load(folder).backbone.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        start_from(folder)
+
+
+def test_a_bidirectional_model_is_refused(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "gpt2")
+    sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(**sizes)).save_pretrained(folder)
+    with pytest.raises(UserError, match="no causal language model"):
+        start_from(folder)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_dropout_is_the_configs_and_none_on_attention(tmp_path: Path, family: str) -> None:
+    folder = write_causal_lm(tmp_path / "lm", family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.3, "attn_pdrop": 0.3}))
+    encoder = start_from(folder).train()
+    ids_BL, lengths_B = torch.tensor([[5, 6, 7, 8]]), torch.tensor([4])
+    torch.testing.assert_close(encoder(ids_BL, lengths_B), encoder(ids_BL, lengths_B), atol=0, rtol=0)
+
+
+def pretraining(root: Path, start: Path | None = None) -> CausalObjective:
+    store, inputs = write_inputs(root)
+    config = PretrainConfig(steps=2, batch_tokens=256, sequence_tokens=24, threads=1)
+    job = write_job(store, inputs, config, stage=PRETRAIN)
+    job = Job.model_validate({**job.model_dump(), "start": str(start or "")})
+    return CausalObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
+
+
+def test_what_pre_training_writes_is_a_start_with_its_own_delimiters(tmp_path: Path) -> None:
+    objective = pretraining(tmp_path / "first")
+    objective.save(tmp_path)
+    adopted = PairTokenizer.from_causal_lm(tmp_path)
+    assert adopted.delimiters == objective.tokenizer.delimiters and len(adopted.reserved) == 5
+    assert adopted.encode(["anchor [x]"], "x", 9) == objective.tokenizer.encode(["anchor [x]"], "x", 9)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert theirs("anchor basket")["input_ids"] == adopted.encode(["anchor basket"], "x", 20)[0][1:-1]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.n_embd == MODEL.width
+    again = pretraining(tmp_path / "second", tmp_path)  # text -> code: the same model goes on, on other data
+    before = dict(objective.module.named_parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in again.module.named_parameters())
+    assert again.gradients(0).loss > 0
+
+
+def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "llama")  # smaller than the vocabulary of the shards
+    objective = pretraining(tmp_path / "run", folder)
+    assert objective.module.config.vocab_size == max(objective.tokenizer.vocab_size, 400)
+    assert objective.gradients(0).loss > 0
