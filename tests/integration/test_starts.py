@@ -86,7 +86,8 @@ def vectors_by_sentence_transformers(folder: Path, out: Path) -> dict[str, np.nd
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
 def test_a_given_model_goes_to_search(tmp_path: Path, family: str) -> None:
-    follow(tmp_path, family)
+    folder, expected = follow(tmp_path, family)
+    assert (folder / "model.onnx").is_file() and set(expected) == set(SIDES)
 
 
 @pytest.mark.slow
