@@ -9,10 +9,14 @@ from pathlib import Path
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import similarity
 from pipeline_lib.evaluation.suites.beir import BEIR_11, Beir
+from pipeline_lib.evaluation.suites.code_challenge import CHALLENGES, CodeChallenge
+from pipeline_lib.evaluation.suites.code_search_net import LANGUAGES, CodeSearchNet
+from pipeline_lib.evaluation.suites.codexglue import AdvTest, Codebase, CoSqa
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.label_search import Neighbours, ZeroShot, given_set
 from pipeline_lib.evaluation.suites.labelled_sets import SENTEVAL_SETS, SST2
 from pipeline_lib.evaluation.suites.linear_probe import LinearProbe
+from pipeline_lib.evaluation.suites.passages import MsMarco, OpenQuestions
 from pipeline_lib.evaluation.suites.smart import COLLECTIONS, Smart
 from pipeline_lib.evaluation.suites.suite import Suite
 
@@ -29,11 +33,19 @@ SUITES: dict[str, Maker] = {
     "sst2-zero-shot": partial(ZeroShot, SST2),
     "sst2-knn": partial(Neighbours, SST2),
     **{name: partial(Smart, name) for name in COLLECTIONS},
+    **{f"codesearchnet/{language}": partial(CodeSearchNet, language) for language in LANGUAGES},
+    **{name: partial(CodeChallenge, name.partition("/")[2]) for name in CHALLENGES},
+    "ms-marco": MsMarco,
+    "nq": partial(OpenQuestions, "nq"),
+    "trivia-qa": partial(OpenQuestions, "trivia-qa"),
+    "cosqa": CoSqa,
+    "codexglue-advtest": AdvTest,
 }
 
 # families whose members are folders of the data: "FAMILY/FOLDER"
 FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {
     "beir": Beir,
+    "codexglue": Codebase,
     "probe": lambda folder, data, config: LinearProbe(given_set(folder), data, config),
     "zero-shot": lambda folder, data, config: ZeroShot(given_set(folder), data, config),
     "knn": lambda folder, data, config: Neighbours(given_set(folder), data, config),
@@ -43,9 +55,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "similarity": (*STS, "sts-b", "sick-r"),
     "senteval": tuple(labelled.name for labelled in SENTEVAL_SETS),
     "beir-11": tuple(f"beir/{folder}" for folder in BEIR_11),
+    "codesearchnet": tuple(f"codesearchnet/{language}" for language in LANGUAGES),
+    "codesearchnet-99": CHALLENGES,
     "smart": tuple(COLLECTIONS),
     "sst2-all": ("sst2", "sst2-zero-shot", "sst2-knn"),
 }
+
+GROUPS["all"] = (*SUITES, *GROUPS["beir-11"])
 
 
 def suite_names(wanted: Iterable[str]) -> list[str]:

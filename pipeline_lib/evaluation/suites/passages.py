@@ -1,0 +1,208 @@
+"""Search over passage collections in their official files: MS MARCO, and open-domain questions over DPR's Wikipedia.
+
+MS MARCO passage ranking has public judgements for its dev set only, which is its validation here: MRR@10 over dev.small.
+Questions of NQ and TriviaQA count as answered when one of the first 20 or 100 passages contains an answer as DPR compares
+them: both normalised to NFD, cut into words and single symbols, lower-cased; the answer's tokens must stand in a row.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation import metrics
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns
+from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
+from pipeline_lib.progress import Progress, silent
+
+MS_MARCO = "microsoft.github.io/msmarco/Datasets (collection.tar.gz, queries.tar.gz, qrels.dev.small.tsv)"
+DPR = "github.com/facebookresearch/DPR (dpr/data/download_data.py: data.wikipedia_split.psgs_w100, data.retriever.qas)"
+CUTS = (20, 100)
+
+
+class MsMarco(SearchSuite):
+    """MS MARCO passages: collection.tsv, queries.dev.small.tsv, qrels.dev.small.tsv."""
+
+    name = "ms-marco"
+    splits = ("validation",)
+    metrics: ClassVar[tuple[str, ...]] = ("mrr@10", "recall@100")
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Collection, queries and judgements."""
+        places = ("msmarco", "ms-marco", "")
+        names = ("collection.tsv", "queries.dev.small.tsv", "qrels.dev.small.tsv")
+        return tuple(find_file(self.data, places, name, MS_MARCO) for name in names)
+
+    def queries(self, split: str) -> dict[str, str]:
+        """`qid<TAB>text` lines."""
+        return {row[0]: row[1] for row in read_columns(self.paths(split)[1], 2)}
+
+    def qrels(self, split: str) -> Graded:
+        """`qid 0 pid 1` lines."""
+        path, found = self.paths(split)[2], Graded()
+        for row in read_columns(path, 4):
+            found.setdefault(row[0], {})[row[2]] = int(as_number(row[3], path, f"the grade of query {row[0]}"))
+        return found
+
+    def corpus(self) -> Iterator[Document]:
+        """`pid<TAB>text` lines."""
+        for row in read_columns(self.paths("validation")[0], 2):
+            yield Document(row[0], row[1])
+
+
+class OpenQuestions(Suite):
+    """Questions with lists of answers over psgs_w100.tsv."""
+
+    kind: Kind = "text_search"
+    splits = ("validation", "test")
+
+    def __init__(self, name: str, data: Path, config: SuiteConfig) -> None:
+        super().__init__(data, config)
+        self.name = name
+        self.prefix = {"nq": "nq", "trivia-qa": "trivia"}[name]
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Passages and questions."""
+        part = {"validation": "dev", "test": "test"}[split]
+        passages = ("dpr/data/wikipedia_split", "downloads/data/wikipedia_split", "dpr", "")
+        questions = ("dpr/data/retriever/qas", "downloads/data/retriever/qas", "dpr", "")
+        named = [f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")]
+        there = [name for name in named for place in questions if (self.data / place / name).is_file()]
+        return (
+            find_file(self.data, passages, "psgs_w100.tsv", DPR),
+            find_file(self.data, questions, there[0] if there else named[-1], DPR),
+        )
+
+    def texts(self, split: str) -> Iterator[SuiteText]:
+        """The questions; the passages are all of Wikipedia."""
+        for at, (question, _) in enumerate(self.questions(split)):
+            yield SuiteText(f"question-{at}", question)
+
+    def questions(self, split: str) -> list[tuple[str, list[str]]]:
+        """Each question with its answers: `question<TAB>["one", "another"]`, a list as Python writes it.
+
+        Raises:
+            UserError: answers are no list of strings.
+        """
+        path = self.paths(split)[1]
+        found = []
+        with open_lines(path) as stream:
+            for row in (reader := csv.reader(stream, delimiter="\t")):
+                if len(row) != 2:
+                    raise UserError(f"{path}, line {reader.line_num}: {len(row)} columns, expected question and answers")
+                found.append((row[0], _answers(row[1], path, reader.line_num)))
+        return found
+
+    def passages(self) -> Iterator[Document]:
+        """Title and text; quoted, with a header: id, text, title."""
+        for id_, text, title in self._rows():
+            yield Document(id_, f"{title} {text}".strip())
+
+    def run(self, model: Model, split: str, progress: Progress = silent) -> SuiteResult:
+        """Recall@20 and Recall@100 by answer containment in the text, without the title."""
+        questions = self.questions(split)
+        kept = sample_rows(len(questions), self.config.max_queries, self.config.seed)
+        asked = [questions[row] for row in kept]
+        config = self.config.model_copy(update={"depth": max(CUTS)})
+        found = search(model, [question for question, _ in asked], self._searched, config, "y", progress)
+        documents = documents_at(self._searched, found.hits)
+        texts = self._texts({document.id for document in documents.values()})
+        ranked = ranked_ids(found.hits, documents)
+        first = np.array([_first_answer(texts, hits, answers) for hits, (_, answers) in zip(ranked, asked, strict=True)])
+        ids = [f"question-{row}" for row in kept]
+        figures = []
+        for cut in CUTS:
+            right = (first < cut).astype(np.float64)
+            interval = metrics.mean_interval(right, self.config.bootstrap, self.config.seed)
+            figures.append(Figure(self.task, f"recall@{cut}", interval, ids, right))
+        return SuiteResult(tuple(figures), {"documents": found.documents, "search": found.how})
+
+    def _searched(self) -> Iterator[Document]:
+        """All passages; of the quick variant the first ones, whose figures only compare with each other."""
+        for row, document in enumerate(self.passages()):
+            if self.config.max_documents and row >= self.config.max_documents:
+                return
+            yield document
+
+    def _rows(self) -> Iterator[list[str]]:
+        path = self.paths("test" if self._has("test") else "validation")[0]
+        with open_lines(path) as stream:
+            reader = csv.reader(stream, delimiter="\t")
+            if next(reader, [])[:3] != ["id", "text", "title"]:
+                raise UserError(f"{path}: its header is not `id text title`; get it from {DPR}")
+            for number, row in enumerate(reader, 2):
+                if len(row) != 3:
+                    raise UserError(
+                        f"{path}, row {number}: {len(row)} columns, expected id, text and title; get the file again"
+                    )
+                yield row
+
+    def _texts(self, ids: set[str]) -> dict[str, str]:
+        return {id_: text for id_, text, _ in self._rows() if id_ in ids}
+
+    def _has(self, split: str) -> bool:
+        try:
+            return bool(self.paths(split))
+        except UserError:
+            return False
+
+
+def _first_answer(texts: dict[str, str], hits: Sequence[tuple[str, float]], answers: Sequence[str]) -> int:
+    """Rank, from 0, of the first passage that contains an answer; beyond all cuts where none does."""
+    wanted = [tokens for tokens in map(dpr_tokens, answers) if tokens]
+    for rank, (id_, _) in enumerate(hits):
+        if contains_answer(texts[id_], wanted):
+            return rank
+    return max(CUTS)
+
+
+def contains_answer(text: str, answers: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the tokens of one answer stand in a row in the text."""
+    lowered = unicodedata.normalize("NFD", text).lower()
+    likely = [answer for answer in answers if all(token in lowered for token in answer)]  # tokens cost 100 times as much
+    if not likely:
+        return False
+    tokens = dpr_tokens(text)
+    return any(answer == tokens[at : at + len(answer)] for answer in likely for at in range(len(tokens) - len(answer) + 1))
+
+
+def dpr_tokens(text: str) -> tuple[str, ...]:
+    r"""DPR's SimpleTokenizer, lower-cased: runs of [\p{L}\p{N}\p{M}], and single characters outside of \p{Z} and \p{C}."""
+    tokens: list[str] = []
+    inside = False
+    for character in unicodedata.normalize("NFD", text):
+        is_word, is_symbol = _class_of(character)
+        if is_word and inside:
+            tokens[-1] += character
+        elif is_word or is_symbol:
+            tokens.append(character)
+        inside = is_word
+    return tuple(token.lower() for token in tokens)
+
+
+@cache
+def _class_of(character: str) -> tuple[bool, bool]:
+    major = unicodedata.category(character)[0]
+    return major in "LNM", major not in "ZC"
+
+
+def _answers(text: str, path: Path, line: int) -> list[str]:
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}, line {line}: answers {text[:60]!r} are no list; get it from {DPR}") from error
+    if not (isinstance(found, list) and all(isinstance(answer, str) for answer in found)):
+        raise UserError(f"{path}, line {line}: answers {text[:60]!r} are no list of strings; get it from {DPR}")
+    return found
