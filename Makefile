@@ -43,6 +43,7 @@ bench: setup-dev
 	$(BIN)/python -m benchmarks.equivalence --quick
 	$(BIN)/python -m benchmarks.extract --quick
 	$(BIN)/python -m benchmarks.deduplicate --quick
+	$(BIN)/python -m benchmarks.web_text --quick
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

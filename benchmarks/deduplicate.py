@@ -6,6 +6,7 @@ Documents are paragraphs of the prose and docstrings on this machine, recombined
 are copies of others in which words are replaced until the Jaccard index of the sets of 5-grams is about 0.8. Both sides do the
 same: word 5-grams, 14 bands of 8 hashes (datatrove's default), one process on one core, in seconds of processor time.
 Ours verifies each candidate, so that what is dropped is near; recall is then of the pairs that are at 0.8 or above.
+datatrove's four steps run from JSON Lines to JSON Lines, as they are made to be run, with `str.split` in spaCy's place.
 Where datatrove is not installed the last line has our own figures only.
 The last line is one flat JSON object.
 """
@@ -24,11 +25,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
+import numpy as np
 
+from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
 from pipeline_lib.config import SourceConfig
 from pipeline_lib.curate_config import NearDuplicatesConfig
-from pipeline_lib.curation.near_duplicates import Text, find_near_duplicates
+from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates
 from pipeline_lib.curation.shingles import jaccard, shingle_sets
 from pipeline_lib.sources.bundles import list_files
 
@@ -107,6 +110,7 @@ def ours(texts: list[str], copies: dict[int, tuple[int, float]]) -> dict[str, fl
     recall = sum(copy in dropped for copy in indices) / len(indices)
     theory = sum(expected) / len(expected)
     sigma = math.sqrt(sum(p * (1 - p) for p in expected)) / len(expected)
+    spread = spread_of_equal_hashes(texts, copies)
     print(f"{len(texts):,} documents in {seconds:.1f} CPU-seconds; recall {recall:.4f}, theory {theory:.4f} +- {sigma:.4f}")
     return {
         "documents": len(texts),
@@ -117,10 +121,26 @@ def ours(texts: list[str], copies: dict[int, tuple[int, float]]) -> dict[str, fl
         "recall": round(recall, 4),
         "recall_of_theory": round(theory, 4),
         "recall_sigmas_from_theory": round((recall - theory) / sigma, 2),
+        "variance_of_equal_hashes_of_binomial": round(spread, 3),
         "dropped_below_0.8": len(dropped & copies.keys() - indices.keys()),
         "dropped_originals": len(dropped - copies.keys()),
         "peak_memory_grown_mb": round((peak_bytes() - before) / 1e6, 1),
     }
+
+
+def spread_of_equal_hashes(texts: list[str], copies: dict[int, tuple[int, float]], most: int = 4_000) -> float:
+    """Variance of how many hashes two signatures share, over what independent hashes would have: theory takes 1 for granted.
+
+    Below 1, hits are spread over the bands more evenly than by chance, and more pairs share at least one.
+    """
+    pairs = [(copy, original, index) for copy, (original, index) in list(copies.items())[:most]]
+    single = CONFIG.model_copy(update={"bands": CONFIG.permutations})
+    copied, originals = (
+        band_hashes(shingle_sets([texts[pair[side]] for pair in pairs], CONFIG.shingle_words), single) for side in (0, 1)
+    )
+    indices = np.array([index for *_, index in pairs])
+    away = (copied == originals).sum(axis=1) - CONFIG.permutations * indices
+    return float((away**2).sum() / (CONFIG.permutations * indices * (1 - indices)).sum())
 
 
 def engine(scratch: Path) -> dict[str, str | int]:
@@ -132,11 +152,6 @@ def _ranked(texts: list[str]) -> Iterator[Text]:
     return (Text(rank, 0, text) for rank, text in enumerate(texts))
 
 
-def cpu_seconds() -> float:
-    """Processor time of this process and of its finished children."""
-    return sum(os.times()[:4])
-
-
 def peak_bytes() -> int:
     """The most memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -144,11 +159,11 @@ def peak_bytes() -> int:
 
 def theirs(texts: list[str]) -> float:
     """Documents a second of datatrove's four steps, from JSON Lines to JSON Lines as they are made to be run."""
-    from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers.jsonl import JsonlWriter
 
+    plug()
     with folder() as place:
         (place / "in").mkdir()
         rows = "".join(json.dumps({"id": str(at), "text": text}) + "\n" for at, text in enumerate(texts))
@@ -162,7 +177,7 @@ def theirs(texts: list[str]) -> float:
         ]
         start = cpu_seconds()
         for at, (pipeline, tasks) in enumerate(steps):
-            LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(place / f"logs-{at}")).run()
+            run(pipeline, place / f"logs-{at}", tasks)
         return len(texts) / (cpu_seconds() - start)
 
 

@@ -97,15 +97,21 @@ def _ellipsis_share(document: Document) -> float:
 
 
 def _letter_word_share(document: Document) -> float:
-    return _share(sum(any(map(str.isalpha, word)) for word in document.words), len(document.words))
+    return _share(sum(word.isalpha() or any(map(str.isalpha, word)) for word in document.words), len(document.words))
 
 
 def _stop_words(document: Document) -> int:
-    return len(STOP_WORDS & {word.lower().strip(".,;:!?\"'()") for word in document.words})
+    return len(STOP_WORDS & {word.lower().strip(".,;:!?\"'()") for word in set(document.words)})
 
 
 def _too_repetitive(shares: dict[int, float], measure: Callable[[list[str], int], float], document: Document) -> bool:
-    return any(measure(document.words, n) > most for n, most in shares.items())
+    for n, most in sorted(shares.items()):
+        share = measure(document.words, n)
+        if share > most:
+            return True
+        if not share:  # where no n words come twice, no more do
+            return False
+    return False
 
 
 def _says_generated(document: Document) -> bool:

@@ -33,13 +33,10 @@ def top_ngram_share(words: Sequence[str], n: int) -> float:
 def repeated_ngram_share(words: Sequence[str], n: int) -> float:
     """Share of the words' characters in n-grams that came before, none counted twice where they overlap."""
     seen: set[tuple[str, ...]] = set()
+    ngrams = zip(*(words[start:] for start in range(n)), strict=False)
+    again = [start for start, ngram in enumerate(ngrams) if ngram in seen or seen.add(ngram)]  # type: ignore[func-returns-value]
     repeated = counted_to = 0
-    for start in range(len(words) - n + 1):
-        ngram = tuple(words[start : start + n])
-        if ngram in seen:
-            repeated += sum(map(len, words[max(start, counted_to) : start + n]))
-            counted_to = start + n
-        else:
-            seen.add(ngram)
-    size = sum(map(len, words))
-    return repeated / size if size else 0.0
+    for start in again:
+        repeated += sum(map(len, words[max(start, counted_to) : start + n]))
+        counted_to = start + n
+    return repeated / sum(map(len, words)) if repeated else 0.0

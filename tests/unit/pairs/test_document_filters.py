@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from pipeline_lib.config import ExtractConfig, SourceConfig, TextPairsConfig
 from pipeline_lib.filter_config import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
 from pipeline_lib.pairs.bundle import ExtractWork, extract_file
-from pipeline_lib.pairs.document_filters import CODE, GENERAL, QUALITY, REPETITION, Document, active_filters, document_drop
+from pipeline_lib.pairs.document_filters import (
+    CODE,
+    GENERAL,
+    QUALITY,
+    REPETITION,
+    Document,
+    _too_repetitive,
+    active_filters,
+    document_drop,
+)
 from pipeline_lib.pairs.filter_report import report_on_documents, report_on_text_pairs
 from pipeline_lib.pairs.filters import text_drop, word_overlap
 from pipeline_lib.pairs.repetition import repeated_ngram_share, repeated_share, repeated_size_share, top_ngram_share
@@ -157,6 +166,16 @@ def test_shares_of_ngrams_are_those_of_counting_places(words: list[str], n: int)
     most = max(counts.values(), default=0)
     expected = max((most * len("".join(gram)) for gram, count in counts.items() if count == most), default=0)
     assert top_ngram_share(words, n) == pytest.approx(min(1, expected / size) if most > 1 else 0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(WORDS, st.dictionaries(st.integers(2, 6), st.sampled_from([0.0, 0.3, 0.9]), min_size=2), st.booleans())
+def test_longer_ngrams_count_for_nothing_where_no_shorter_ones_repeat(
+    words: list[str], shares: dict[int, float], top: bool
+) -> None:
+    measure = top_ngram_share if top else repeated_ngram_share
+    expected = any(measure(words, n) > most for n, most in shares.items())
+    assert _too_repetitive(shares, measure, Document(" ".join(words), "prose")) == expected
 
 
 def test_shares_of_lines() -> None:
