@@ -27,8 +27,7 @@ from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train import distributed
-from pipeline_lib.train.contrastive import gather_sides
-from pipeline_lib.train.distributed import Ranks, sum_gradients
+from pipeline_lib.train.distributed import Ranks, gather_sides, sum_gradients
 from pipeline_lib.train.sharding import Synchronise, shard, whole
 
 Errors = dict[str, float]

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.faults import fault_point
+
 
 def digest_of(value: Any) -> str:
     """sha256 of the value's canonical JSON (sorted keys, no spaces)."""
@@ -25,12 +27,14 @@ def sha256_file(path: Path) -> str:
 def put_if_absent(path: Path, content: bytes) -> bool:
     """Write a file whole or not at all, unless there is one. Returns whether this call wrote it."""
     temporary = _write_beside(path, content)
+    fault_point("file:before_link")
     try:
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
         temporary.unlink()
+    fault_point("file:after_link")
     sync_folder(path.parent)
     return True
 
@@ -48,6 +52,7 @@ def _write_beside(path: Path, content: bytes) -> Path:
         os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would keep a report from whoever shares the folder
         stream.write(content)
         stream.flush()
+        fault_point("file:before_fsync")
         os.fsync(stream.fileno())
     return Path(name)
 

@@ -93,6 +93,10 @@ class OptimizerConfig(StageConfig):
     resume_every_seconds: float = operational(
         60.0, description="How often the full state is saved for a restart (seconds).", gt=0
     )
+    save_beside: bool = operational(
+        True, description="The full state is written by a thread beside the next steps; no: steps wait for it."
+    )
+    keep_states: int = operational(2, description="Full states that are kept: the newest whole one is gone on from.", ge=1)
     max_restarts: int = operational(
         2, description="Restarts of a dead trainer from its last complete state, without a step gained between.", ge=0
     )
@@ -131,6 +135,15 @@ class TrainConfig(OptimizerConfig):
         " other. Functions of one file are the hardest negatives that there are.",
     )
     checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
+    keep_checkpoints: int = added(
+        0, description="The newest so many are kept, and the best by evaluation_pairs' loss; 0: all of them.", ge=0
+    )
+    evaluation_pairs: int = added(
+        0,
+        description="Held-out pairs (shards.splits with validation) whose loss and in-batch MRR are measured at each "
+        "checkpoint, the work shared by all processes; 0: none.",
+        ge=0,
+    )
     activation_bytes: int = operational(
         2 * 1024**3,
         description="A batch whose activations take more a process is computed by gradient caching: a third more work (bytes).",

@@ -87,9 +87,14 @@ class Encoder(nn.Module):
         """
         return cls(_load_backbone(Path(folder))).eval()
 
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them."""
-        self.backbone.save_pretrained(folder, max_shard_size=ONE_FILE)
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them.
+
+        Args:
+            folder: may be there or not.
+            weights: the backbone's, by its own names, where they are cut over processes; None: as they are.
+        """
+        self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
 
     @property
     def width(self) -> int:

@@ -9,6 +9,8 @@ M sequences of a step, m of a micro-batch, L tokens of a sequence, V vocabulary.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +22,22 @@ from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
+from pipeline_lib.model.grad_cache import BeforeBackward, not_told
 from pipeline_lib.model.weights import check_weights
 from pipeline_lib.tokens.dataset import parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.train.contrastive import TrainingRows
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.objective import StepFigures
+from pipeline_lib.train.pair_batches import PairRows
 from pipeline_lib.train.read_ahead import ReadAhead
-from pipeline_lib.train.trainer import StepFigures
+from pipeline_lib.train.sharding import shard
 
 
 class CausalObjective:
     """A causal language model, its data and the loss; see `trainer.Objective`."""
 
-    def __init__(self, job: Job, model: PreTrainedModel, tokenizer: PairTokenizer, rows: TrainingRows, ranks: Ranks) -> None:
+    def __init__(self, job: Job, model: PreTrainedModel, tokenizer: PairTokenizer, rows: PairRows, ranks: Ranks) -> None:
         assert isinstance(job.config, PretrainConfig), f"a language-model job with a {type(job.config).__name__}"
         self.config: PretrainConfig = job.config
         self.module = model
@@ -41,6 +45,10 @@ class CausalObjective:
         self.rows = rows
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_sequences, self.config.steps)
+        self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
+        self._before_backward: BeforeBackward = not_told
+        if self._sharded:
+            self._before_backward = shard(model, ranks, self.config.synchronise)
 
     @classmethod
     def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> CausalObjective:
@@ -86,9 +94,14 @@ class CausalObjective:
         ids_ML = self._ahead.get(step)
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
+        height = max(1, self.config.micro_batch_tokens // ids_ML.shape[1])
+        # as many passes as the rank with the most sequences makes: cut weights are gathered in each
+        passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)
+        pieces = own_ML.tensor_split(passes) if self._sharded else own_ML.split(height)
         loss = 0.0
-        for ids_mL in own_ML.split(max(1, self.config.micro_batch_tokens // ids_ML.shape[1])):
-            piece = self._summed_loss(ids_mL) / predicted
+        for number, ids_mL in enumerate(pieces, 1):
+            piece = self._summed_loss(ids_mL if len(ids_mL) else own_ML[:1]) * (len(ids_mL) > 0) / predicted
+            self._before_backward(number == len(pieces))
             piece.backward()
             loss += float(piece.detach())
         n_pairs = self.rows.plan.batch_size if self.ranks.is_first else 0
@@ -109,9 +122,13 @@ class CausalObjective:
         """The step's pairs, by their ids."""
         return self.rows.pair_ids(self.rows.plan.rows(step))
 
-    def save(self, folder: Path) -> None:
+    def evaluate(self) -> dict[str, float]:
+        """Nothing is held out."""
+        return {}
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load, and another run takes as its `init`."""
-        self.module.save_pretrained(folder, max_shard_size=ONE_FILE)
+        self.module.save_pretrained(folder, state_dict=dict(weights) if weights else None, max_shard_size=ONE_FILE)
         self.tokenizer.save(folder)
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=1) + "\n")
@@ -144,13 +161,13 @@ def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:
     return model
 
 
-def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> TrainingRows:
+def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> PairRows:
     """So many pairs a step that their tokens come to `batch_tokens` on average."""
-    rows = TrainingRows(shards, config.mixture, batch_size=1, seed=config.seed)
+    rows = PairRows(shards, config.mixture, batch_size=1, seed=config.seed)
     weights = {view: config.mixture[view] for view in rows.datasets}
     tokens_a_pair = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items()) / sum(weights.values())
     n_pairs = max(1, round(config.batch_tokens / tokens_a_pair))
-    return TrainingRows(shards, config.mixture, n_pairs, config.seed)
+    return PairRows(shards, config.mixture, n_pairs, config.seed)
 
 
 def _mean_tokens(shards: Artifact, view: str) -> float:

@@ -1,6 +1,6 @@
 """The trainer's state, complete or absent: what a restart goes on from.
 
-    root/STAGE/KEY/states/parts/...      states of one run, as parts of a store: newest that verifies is used, two are kept
+    root/STAGE/KEY/states/parts/...      states of one run, as parts of a store: the newest that verifies is used
 
 They belong to no artifact and go when the run is done. Random numbers are no part of a state: each step seeds its own from
 (seed, step, rank), see trainer.py.
@@ -10,72 +10,110 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline_lib.artifact import Part, Stage, Store, draft_part, verify_part
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import fault_point
-from pipeline_lib.train.job import Job, part_key
+from pipeline_lib.train.distributed import ALONE, Ranks
+from pipeline_lib.train.job import Job, forget_part, part_key
+from pipeline_lib.train.pieces import Like, Piece, Pieces
+from pipeline_lib.train.sharding import own
 
-KEPT_STATES = 2
+RECEIPT = "written-"  # one a rank: its files of this state are on the disk
+POLL_SECONDS = 0.02
+WRITE_SECONDS = 600.0  # that the first rank waits for the others' receipts
 
 
 @dataclass
 class TrainerState:
-    """All that the next step depends on, and the record of the steps so far.
+    """One rank's part of all that the next step depends on, and the record of the steps so far.
 
     Attributes:
         step: optimizer steps done.
-        tensors: groups of tensors, a file each: "weights", "moments", "average".
-        texts: files of text: the metrics' rows up to `step`, the hardest negatives.
+        tensors: groups of tensors, a file each and rank: "weights", "moments", "average".
+        texts: files of text: the metrics' rows up to `step`, the hardest negatives; the first rank's are written.
     """
 
     step: int
-    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    tensors: dict[str, Piece] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class SavedState:
+    """A state on the disk, by any number of ranks."""
+
+    step: int
+    folder: Path
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def read(self, group: str, like: Like = lambda name: None) -> dict[str, Tensor]:
+        """A group of tensors, cut as those that `like` returns for their names; empty where there is none.
+
+        Raises:
+            CorruptArtifact: a file cannot be read.
+        """
+        return Pieces(self.folder, group).read(like)
 
 
 class StateFolder:
     """The saved states of one run."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, ranks: Ranks = ALONE) -> None:
         self.store = Store(job.root)
         self.stage = Stage(name=f"{job.stage.name}/{job.key}/states", version=job.stage.version)
         self.identity = job.identity(torch.__version__)
         self.folder = job.folder / "states"
+        self.ranks = ranks
         self._run_key = job.key
+        self._kept = job.config.keep_states
 
-    def save(self, state: TrainerState) -> Part:
-        """Commit a state, then forget all but the newest two.
+    def save(self, state: TrainerState) -> list[int]:
+        """Write this rank's files; the first rank commits the state when all have, then forgets all but the newest.
+
+        Returns:
+            The steps of those that are kept, newest first; none on other ranks.
 
         Raises:
             OSError: no space left; what was there before is untouched.
+            TimeoutError: another rank's files did not come.
         """
-        scratch = self.store.scratch(self.stage.name)
-        for name, tensors in state.tensors.items():
-            save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, scratch / f"{name}.safetensors")
+        scratch = self.folder / "scratch" / f"step-{state.step:09d}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        fault_point("state:before_tensors")
+        for name, piece in state.tensors.items():
+            piece.save(scratch, name)
             fault_point("state:after_tensors")
+        (scratch / f"{RECEIPT}{self.ranks.rank}").touch()
+        fault_point("state:after_receipt")
+        return self._commit(state, scratch) if self.ranks.is_first else []
+
+    def _commit(self, state: TrainerState, scratch: Path) -> list[int]:
+        _await_receipts(scratch, self.ranks.size)
         for name, text in state.texts.items():
             (scratch / name).write_text(text)
         (scratch / "state.json").write_text(
             json.dumps({"step": state.step, "identity": self.identity}, sort_keys=True, indent=1)
         )
+        fault_point("state:before_commit")
         label = f"state-{state.step:09d}"
-        facts = {"step": state.step}
-        part = self.store.commit_part(draft_part(self.stage, part_key(self._run_key, label), label, facts=facts), scratch)
-        for old in self.parts()[KEPT_STATES:]:
+        draft = draft_part(self.stage, part_key(self._run_key, label), label, facts={"step": state.step})
+        self.store.commit_part(draft, scratch)
+        fault_point("state:after_commit")
+        parts = self.parts()
+        for old in parts[self._kept :]:
             forget_part(self.store, old)
-        return part
+        return [part.facts["step"] for part in parts[: self._kept]]
 
-    def load(self, step: int) -> TrainerState:
+    def load(self, step: int) -> SavedState:
         """The state of that step, which another rank has verified."""
         (part,) = (part for part in self.parts() if part.facts["step"] == step)
         return self._read(part)
@@ -86,11 +124,11 @@ class StateFolder:
         found = [self.store.find_part(self.stage.name, record.stem) for record in records]
         return sorted((part for part in found if part is not None), key=lambda part: part.label, reverse=True)
 
-    def newest(self, accept: Callable[[int], bool], log: Callable[[str], None]) -> TrainerState | None:
+    def newest(self, accept: Callable[[SavedState], bool], log: Callable[[str], None]) -> SavedState | None:
         """The newest state that verifies and is accepted; the others are removed, each with a line that says why.
 
         Args:
-            accept: called with a state's step: whether the checkpoints due by then are whole.
+            accept: called with a state: whether the checkpoints due by then are whole.
             log: told what was wrong with each state that is not used.
 
         Raises:
@@ -104,7 +142,7 @@ class StateFolder:
             except CorruptArtifact as error:
                 log(f"{part.label} is damaged, taking the one before it: {error}")
             else:
-                if accept(state.step):
+                if accept(state):
                     return state
                 log(f"{part.label} is not used: a checkpoint before it is damaged or gone")
             forget_part(self.store, part)
@@ -116,24 +154,25 @@ class StateFolder:
             forget_part(self.store, part)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _read(self, part: Part) -> TrainerState:
+    def _read(self, part: Part) -> SavedState:
         folder = self.store.root / part.folder
         saved = json.loads((folder / "state.json").read_text())
         check_identity(saved["identity"], self.identity, self.folder)
-        state = TrainerState(step=saved["step"])
-        for file in part.files:
-            path = folder / file.name
-            if path.suffix == ".safetensors":
-                state.tensors[path.stem] = _load_tensors(path)
-            elif path.name != "state.json":
-                state.texts[path.name] = path.read_text()
-        return state
+        names = [file.name for file in part.files if not file.name.endswith(".safetensors") and file.name != "state.json"]
+        return SavedState(saved["step"], folder, {name: (folder / name).read_text() for name in names})
 
 
-def forget_part(store: Store, part: Part) -> None:
-    """Take a part away: first its record, which makes it exist, then its files."""
-    (store.root / part.stage / "parts" / f"{part.key}.json").unlink(missing_ok=True)
-    shutil.rmtree(store.root / part.folder, ignore_errors=True)
+def _await_receipts(scratch: Path, n_ranks: int) -> None:
+    """Wait until every rank has written, then take the receipts away; a rank that died takes this process with it."""
+    receipts = [scratch / f"{RECEIPT}{rank}" for rank in range(n_ranks)]
+    deadline = time.monotonic() + WRITE_SECONDS
+    while not all(receipt.exists() for receipt in receipts):
+        if time.monotonic() > deadline:
+            missing = [receipt.name for receipt in receipts if not receipt.exists()]
+            raise TimeoutError(f"{scratch}: no {missing[0]} after {WRITE_SECONDS:.0f} s; do all processes share this disk?")
+        time.sleep(POLL_SECONDS)
+    for receipt in receipts:
+        receipt.unlink()
 
 
 def check_identity(saved: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
@@ -164,17 +203,10 @@ def restore_module(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
     Raises:
         CorruptArtifact: a name or shape differs.
     """
-    own = module_tensors(module)
-    if own.keys() != saved.keys():
-        raise CorruptArtifact(f"the saved weights differ from the model in {sorted(own.keys() ^ saved.keys())[:5]}")
-    for name, tensor in own.items():
+    live = module_tensors(module)
+    if live.keys() != saved.keys():
+        raise CorruptArtifact(f"the saved weights differ from the model in {sorted(live.keys() ^ saved.keys())[:5]}")
+    for name, tensor in live.items():
         if tensor.shape != saved[name].shape:
             raise CorruptArtifact(f"{name}: saved {tuple(saved[name].shape)}, the model has {tuple(tensor.shape)}")
-        tensor.copy_(saved[name])
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CorruptArtifact(f"{path}: no readable safetensors file: {error}") from error
+        own(tensor).copy_(own(saved[name]))

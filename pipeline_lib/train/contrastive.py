@@ -8,89 +8,38 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import TrainConfig
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, not_told, should_cache
-from pipeline_lib.model.loss import HardNegative, PairHashes, contrastive_loss, hardest_negatives
+from pipeline_lib.model.loss import HardNegative, contrastive_loss, hardest_negatives
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
 from pipeline_lib.model.precision import fast_bfloat16
-from pipeline_lib.tokens.batches import BatchPlan, split_for_ranks
-from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
+from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.train.distributed import Ranks, gather_rows
+from pipeline_lib.train.distributed import Ranks, gather_sides
+from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.objective import StepFigures
+from pipeline_lib.train.pair_batches import Batch, PairRows, read_batch
 from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.sharding import shard
-from pipeline_lib.train.token_dropout import drop_tokens
-from pipeline_lib.train.trainer import StepFigures
 
 HARDEST = 50  # in-batch negatives kept for the report
 HARDEST_STEPS = 10  # the last steps, from which they are taken
 NEGATIVES_FILE = "negatives.json"
 
 
-class TrainingRows:
-    """The training split by view, and the order in which it is seen."""
-
-    def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int, **order: int) -> None:
-        """`order` are BatchPlan's own fields: block_rows, window_blocks."""
-        labels = labels_of(shards, "train")
-        views = sorted(view for view in mixture if f"train-{view}" in labels)
-        self.datasets = {view: TokenDataset.open(shards, f"train-{view}") for view in views}
-        sizes = {view: len(dataset) for view, dataset in self.datasets.items()}
-        self.plan = BatchPlan(sizes=sizes, mixture=mixture, batch_size=batch_size, seed=seed, digest=shards.digest, **order)
-
-    def pair_ids(self, rows: dict[str, np.ndarray]) -> list[str]:
-        """Ids of the pairs of a batch, view by view."""
-        return [pair_id for view, rows_n in rows.items() for pair_id in self.datasets[view].pair_ids(rows_n)]
-
-    def describe(self, steps: int) -> str:
-        """How often each view is seen."""
-        epochs = self.plan.epochs(steps)
-        return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[view]:,} {view} pairs" for view, n in epochs.items())
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A global batch in row order, view by view; the same on every rank."""
-
-    x_ids: list[np.ndarray]
-    y_ids: list[np.ndarray]
-    negative_ids: list[list[np.ndarray]]  # of each pair
-    hashes: PairHashes  # hard negatives in the order of their pairs
-
-    def lengths(self) -> np.ndarray:
-        """Tokens of each pair, both sides and hard negatives: (B,)."""
-        rows = zip(self.x_ids, self.y_ids, self.negative_ids, strict=True)
-        return np.array([len(x) + len(y) + sum(map(len, negatives)) for x, y, negatives in rows])
-
-    def sequences(self, pairs: np.ndarray) -> list[np.ndarray]:
-        """All x of these pairs, then all y, then all hard negatives."""
-        negatives = [sequence for i in pairs for sequence in self.negative_ids[i]]
-        return [self.x_ids[i] for i in pairs] + [self.y_ids[i] for i in pairs] + negatives
-
-    def hashes_of(self, order_B: np.ndarray) -> PairHashes:
-        """The hashes with the pairs in another order."""
-        hashes, order = self.hashes, torch.from_numpy(order_B)
-        document_B = None if hashes.document_B is None else hashes.document_B[order]
-        if hashes.negative_M is None:
-            return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B)
-        of_pair = hashes.negative_M.split(list(map(len, self.negative_ids)))
-        return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B, torch.cat([of_pair[i] for i in order_B]))
-
-
 class ContrastiveObjective:
     """The encoder, its data and the loss; see `trainer.Objective`."""
 
-    def __init__(self, job: Job, encoder: Encoder, rows: TrainingRows, ranks: Ranks) -> None:
+    def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks) -> None:
         assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
         self.config: TrainConfig = job.config
         self.module = encoder
@@ -102,6 +51,7 @@ class ContrastiveObjective:
         if self._sharded:
             encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
+        self.held_out: HeldOut | None = None
         self._hardest: dict[tuple[str, str], float] = {}
 
     @classmethod
@@ -119,8 +69,10 @@ class ContrastiveObjective:
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {"block_rows": config.block_rows, "window_blocks": config.window_blocks}
-        rows = TrainingRows(shards, config.mixture, config.batch_size, config.seed, **order)
-        return cls(job, encoder.to(ranks.device).train(), rows, ranks)
+        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, **order)
+        objective = cls(job, encoder.to(ranks.device).train(), rows, ranks)
+        objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
+        return objective
 
     def describe(self) -> list[str]:
         """Sizes that matter, before the first step."""
@@ -136,25 +88,7 @@ class ContrastiveObjective:
 
     def read_batch(self, step: int) -> Batch:
         """Global batch `step`, tokens dropped; a pure function of the step, the same on every rank."""
-        x_ids: list[np.ndarray] = []
-        y_ids: list[np.ndarray] = []
-        negative_ids: list[list[np.ndarray]] = []
-        found: list[TokenRows] = []
-        documents: list[np.ndarray] = []
-        share, seed = self.config.token_dropout, self.config.seed
-        for view, rows_n in self.rows.plan.rows(step).items():
-            rows = self.rows.datasets[view].rows(rows_n)
-            x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"))
-            y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"))
-            negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"))
-            found.append(rows)
-            masked = view in self.config.mask_same_document
-            documents.append(rows.document_hash if masked else np.arange(len(x_ids) - len(rows_n), len(x_ids)))
-        x_B, y_B = (torch.from_numpy(np.concatenate([getattr(rows, name) for rows in found])) for name in ("x_hash", "y_hash"))
-        document_B = torch.from_numpy(np.concatenate(documents)) if self.config.mask_same_document else None
-        negatives = np.concatenate([row for rows in found for row in rows.negative_hashes])
-        negative_M = torch.from_numpy(negatives) if len(negatives) else None
-        return Batch(x_ids, y_ids, negative_ids, PairHashes(x_B, y_B, document_B, negative_M))
+        return read_batch(self.rows, step, self.config, self.config.token_dropout)
 
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient; all its sequences are one pass over micro-batches of similar length."""
@@ -217,9 +151,13 @@ class ContrastiveObjective:
         """The global batch by the ids of its pairs, in row order."""
         return self.rows.pair_ids(self.rows.plan.rows(step))
 
-    def save(self, folder: Path) -> None:
+    def evaluate(self) -> dict[str, float]:
+        """Loss and MRR of the held-out pairs, if any are asked for."""
+        return self.held_out.measure(self.module, self.ranks) if self.held_out else {}
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""
-        self.module.save(folder)
+        self.module.save(folder, _below(weights, "backbone.") if weights else None)
 
     def texts(self) -> dict[str, str]:
         """negatives.json: [[cosine, id of x's pair, id of y's pair], ...], the highest first."""
@@ -231,24 +169,6 @@ class ContrastiveObjective:
         self._hardest = {(x_id, y_id): score for score, x_id, y_id in json.loads(texts[NEGATIVES_FILE])}
 
 
-def gather_sides(emb_ND: Tensor, pairs: list[int], negatives: list[int], ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """x (B, D) and candidates (K, D) of all ranks: every y, then every hard negative; one collective, differentiable.
-
-    Args:
-        emb_ND: this rank's x, y and hard negatives.
-        pairs: of every rank.
-        negatives: of every rank.
-        ranks: this process among the others.
-    """
-    sizes = [[n, n, m] for n, m in zip(pairs, negatives, strict=True)]
-    blocks = gather_rows(emb_ND, [sum(size) for size in sizes], ranks).split([n for size in sizes for n in size])
-    return torch.cat(blocks[0::3]), torch.cat([*blocks[1::3], *blocks[2::3]])
-
-
-def _thinned(
-    ids: list[list[np.ndarray]], rows_n: np.ndarray, share: float, stream: tuple[object, ...]
-) -> list[list[np.ndarray]]:
-    """Token dropout for hard negatives: the k-th of a row draws its own numbers."""
-    places = [(row << np.int64(16)) + k for row, texts in zip(rows_n, ids, strict=True) for k in range(len(texts))]
-    dropped = iter(drop_tokens([text for texts in ids for text in texts], np.array(places), share, stream))
-    return [[next(dropped) for _ in texts] for texts in ids]
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights of a part of the module, by its own names."""
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}

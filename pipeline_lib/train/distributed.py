@@ -47,6 +47,9 @@ class Ranks:
         return self.rank == 0
 
 
+ALONE = Ranks()
+
+
 def join_ranks(threads: int) -> Ranks:
     """Meet the other processes that torchrun started; alone, open no socket at all.
 
@@ -90,6 +93,20 @@ def gather_rows(rows_bD: Tensor, sizes: Sequence[int], ranks: Ranks) -> Tensor:
     if ranks.size == 1:
         return rows_bD
     return _GatherRows.apply(rows_bD, tuple(sizes), ranks.rank)
+
+
+def gather_sides(emb_ND: Tensor, pairs: list[int], negatives: list[int], ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """x (B, D) and candidates (K, D) of all ranks: every y, then every hard negative; one collective, differentiable.
+
+    Args:
+        emb_ND: this rank's x, y and hard negatives.
+        pairs: of every rank.
+        negatives: of every rank.
+        ranks: this process among the others.
+    """
+    sizes = [[n, n, m] for n, m in zip(pairs, negatives, strict=True)]
+    blocks = gather_rows(emb_ND, [sum(size) for size in sizes], ranks).split([n for size in sizes for n in size])
+    return torch.cat(blocks[0::3]), torch.cat([*blocks[1::3], *blocks[2::3]])
 
 
 class _GatherRows(torch.autograd.Function):
@@ -138,15 +155,15 @@ def sum_over_ranks(values: Sequence[float], ranks: Ranks) -> list[float]:
     return total.tolist()
 
 
-def any_rank(flag: bool, ranks: Ranks) -> bool:
-    """Whether the flag is up on any rank: the same answer everywhere, so that all stop after the same step."""
-    return bool(largest(int(flag), ranks))
+def largest_of(values: Sequence[int], ranks: Ranks) -> list[int]:
+    """The largest of all ranks' values, one by one: the same answer everywhere."""
+    if ranks.size == 1:
+        return list(values)
+    most = torch.tensor([int(value) for value in values], dtype=torch.int64, device=ranks.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return most.tolist()
 
 
 def largest(value: int, ranks: Ranks) -> int:
     """The largest of all ranks' values."""
-    if ranks.size == 1:
-        return value
-    most = torch.tensor(value, dtype=torch.int64, device=ranks.device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most.item())
+    return largest_of([value], ranks)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_lib.artifact import Artifact, Stage, Store
+from pipeline_lib.artifact import Artifact, Part, Stage, Store
 from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.files import digest_of
@@ -21,6 +22,7 @@ TRAIN = Stage(name="train", version=2)
 PRETRAIN = Stage(name="pretrain", version=2)
 
 EVENT_MARK = "@@"
+EVALUATION_FILE = "evaluation.jsonl"  # of the part "metrics", where there is an evaluation
 
 
 class ArtifactRef(BaseModel):
@@ -94,6 +96,25 @@ def checkpoint_labels(job: Job) -> dict[int, str]:
     return {step: checkpoint_label(step) for step in checkpoint_steps(job.config.steps, job.config.checkpoints)}
 
 
+def kept_labels(job: Job, evaluation: str, done: int) -> list[str]:
+    """Of the checkpoints due by step `done`, those that are kept: all, or the newest `keep_checkpoints` and the best.
+
+    Args:
+        job: with its config.
+        evaluation: rows {"step", "loss", ...} of held-out pairs, a line each; the lowest loss is the best.
+        done: steps.
+    """
+    due = {step: label for step, label in checkpoint_labels(job).items() if step <= done}
+    keep = 0 if isinstance(job.config, PretrainConfig) else job.config.keep_checkpoints
+    if not keep:
+        return list(due.values())
+    rows = [json.loads(line) for line in evaluation.splitlines()]
+    losses = {row["step"]: row["loss"] for row in rows if row["step"] in due}
+    best = min(losses, key=lambda step: losses[step], default=None)
+    newest = sorted(due)[-keep:]
+    return [label for step, label in due.items() if step in newest or step == best]
+
+
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
     """Evenly spaced steps, the last one included; fewer where there are fewer steps."""
     return sorted({max(1, round(steps * i / checkpoints)) for i in range(1, checkpoints + 1)})
@@ -107,6 +128,12 @@ def checkpoint_label(step: int) -> str:
 def part_key(run_key: str, label: str) -> str:
     """The key of one part of a run: the run's key names everything that its content depends on."""
     return digest_of([run_key, label])[:24]
+
+
+def forget_part(store: Store, part: Part) -> None:
+    """Take a part away: first its record, which makes it exist, then its files."""
+    (store.root / part.stage / "parts" / f"{part.key}.json").unlink(missing_ok=True)
+    shutil.rmtree(store.root / part.folder, ignore_errors=True)
 
 
 class Events:

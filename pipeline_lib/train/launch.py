@@ -27,7 +27,18 @@ from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.files import digest_of, replace_file, sha256_file
 from pipeline_lib.hardware import cores
 from pipeline_lib.progress import Progress, silent
-from pipeline_lib.train.job import TRAIN, ArtifactRef, Job, checkpoint_labels, exclusive, parse_event, part_key
+from pipeline_lib.train.job import (
+    EVALUATION_FILE,
+    TRAIN,
+    ArtifactRef,
+    Job,
+    checkpoint_labels,
+    exclusive,
+    forget_part,
+    kept_labels,
+    parse_event,
+    part_key,
+)
 from pipeline_lib.train_config import OptimizerConfig
 
 SAVE_GRACE_SECONDS = 20.0
@@ -143,7 +154,11 @@ def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]
 
 
 def _outcome(store: Store, job: Job) -> Outcome:
-    parts = tuple(_parts(store, job).values())
+    found = _parts(store, job)
+    for label in checkpoint_labels(job).values():
+        if label not in found and (part := store.find_part(job.stage.name, part_key(job.key, label))):
+            forget_part(store, part)
+    parts = tuple(found.values())
     (*_, newest) = (part for part in parts if part.label != "metrics")
     state = json.loads((store.folder_of(newest) / "state.json").read_text())
     shutil.rmtree(job.folder / "states", ignore_errors=True)
@@ -152,12 +167,19 @@ def _outcome(store: Store, job: Job) -> Outcome:
 
 def _parts(store: Store, job: Job) -> dict[str, Part]:
     """The run's parts that are there, by label; the metrics after the checkpoints."""
-    labels = [*checkpoint_labels(job).values(), *(["metrics"] if job.stage == TRAIN else [])]
+    labels = [*kept_labels(job, _evaluation(store, job), job.config.steps), *(["metrics"] if job.stage == TRAIN else [])]
     found = {label: store.find_part(job.stage.name, part_key(job.key, label)) for label in labels}
     missing = [label for label, part in found.items() if part is None]
     if missing:
         raise FileNotFoundError(f"{job.folder}: no part {missing[0]}")
     return {label: part for label, part in found.items() if part is not None}
+
+
+def _evaluation(store: Store, job: Job) -> str:
+    """The rows of the evaluation during training; none where there was none."""
+    part = store.find_part(job.stage.name, part_key(job.key, "metrics"))
+    path = store.root / part.folder / EVALUATION_FILE if part else None
+    return path.read_text() if path and path.is_file() else ""
 
 
 @dataclass

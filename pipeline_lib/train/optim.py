@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from pipeline_lib.train.sharding import own, total_norm
 from pipeline_lib.train_config import OptimizerConfig
 
+Optimizer = torch.optim.AdamW
 FIRST_MOMENT_DECAY = 0.9
 EPSILON = 1e-8
 AVERAGE_RAMP_STEPS = 10.0
@@ -129,14 +130,16 @@ class WeightAverage:
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the module's weights are the averaged ones."""
-        live = [parameter.data for parameter in self._live]
-        for parameter, mean in zip(self._live, self._mean, strict=False):
-            parameter.data = mean
+        if not self.decay:
+            yield
+            return
+        live = [own(parameter.data).clone() for parameter in self._live]
+        _copy(self._mean, self._live)
         try:
             yield
         finally:
             for parameter, data in zip(self._live, live, strict=True):
-                parameter.data = data
+                own(parameter.data).copy_(data)
 
     def tensors(self) -> dict[str, Tensor]:
         """The averaged weights by name; empty where nothing is averaged."""
@@ -146,4 +149,10 @@ class WeightAverage:
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
         for name, mean in self.tensors().items():
-            mean.copy_(saved[name])
+            own(mean).copy_(own(saved[name]))
+
+
+@torch.no_grad()
+def _copy(sources: list[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        own(target.data).copy_(own(source))

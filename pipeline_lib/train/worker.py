@@ -12,7 +12,8 @@ from pipeline_lib.artifact import Store
 from pipeline_lib.config import TrainConfig
 from pipeline_lib.train.distributed import Ranks, join_ranks, leave_ranks
 from pipeline_lib.train.job import Events, Job, exclusive
-from pipeline_lib.train.trainer import Objective, Trainer
+from pipeline_lib.train.objective import Objective
+from pipeline_lib.train.trainer import Trainer
 
 
 def work(job: Job, events: Events) -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from pipeline_lib import faults
-from pipeline_lib.artifact import Stage
+from pipeline_lib.artifact import Stage, verify_part
 from pipeline_lib.config import ModelConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.train.checkpoint import StateFolder, TrainerState, module_tensors, restore_module
+from pipeline_lib.train.checkpoint import SavedState, StateFolder, TrainerState, module_tensors, restore_module
+from pipeline_lib.train.distributed import ALONE
 from pipeline_lib.train.job import ArtifactRef, Job
+from pipeline_lib.train.pieces import Piece
 
 
 def make_job(root: Path, **changes: Any) -> Job:
@@ -32,11 +34,13 @@ def make_job(root: Path, **changes: Any) -> Job:
 
 
 def make_state(step: int) -> TrainerState:
-    return TrainerState(step, {"weights": {"w": torch.full((3,), float(step))}}, {"metrics.jsonl": f"row {step}\n"})
+    return TrainerState(
+        step, {"weights": Piece({"w": torch.full((3,), float(step))}, ALONE)}, {"metrics.jsonl": f"row {step}\n"}
+    )
 
 
-def newest(states: StateFolder, lines: list[str]) -> TrainerState | None:
-    return states.newest(lambda step: True, lines.append)
+def newest(states: StateFolder, lines: list[str]) -> SavedState | None:
+    return states.newest(lambda state: True, lines.append)
 
 
 @pytest.fixture(autouse=True)
@@ -52,44 +56,66 @@ def test_the_newest_state_comes_back_whole(tmp_path: Path) -> None:
     found = newest(states, [])
     assert found is not None
     assert found.step == 15
-    assert torch.equal(found.tensors["weights"]["w"], torch.full((3,), 15.0))
+    assert torch.equal(found.read("weights")["w"], torch.full((3,), 15.0))
     assert found.texts == {"metrics.jsonl": "row 15\n"}
     assert [part.facts["step"] for part in states.parts()] == [15, 10], "two states are kept"
     folders = [path for path in (states.folder / "parts").iterdir() if path.is_dir()]
     assert len(folders) == 2
 
 
-def test_r07_flipped_byte_is_named_and_the_previous_state_is_used(tmp_path: Path) -> None:
+def test_r07_a_flipped_byte_is_named_and_the_previous_state_is_used(tmp_path: Path) -> None:
     states = StateFolder(make_job(tmp_path))
+    states.save(make_state(5))
+    states.save(make_state(10))
+    part = states.parts()[0]
+    file = part.files[-1]
+    flip(tmp_path / part.folder / file.name, 7)
+    lines: list[str] = []
+    found = newest(states, lines)
+    assert found is not None
+    assert found.step == 5
+    assert file.sha256 in lines[0]
+    assert file.name in lines[0]
+
+
+@pytest.mark.parametrize("flips", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_r07_no_flip_goes_undetected(tmp_path: Path, flips: int) -> None:
+    states = StateFolder(make_job(tmp_path))
+    states.save(make_state(10))
+    (part,) = states.parts()
     undetected = 0
-    for trial in range(20):
-        states.clear()
-        states.save(make_state(5))
-        part = states.save(make_state(10))
-        file = part.files[trial % len(part.files)]
-        path = tmp_path / part.folder / file.name
-        content = bytearray(path.read_bytes())
-        content[trial * 7919 % len(content)] ^= 1 << trial % 8
-        path.write_bytes(content)
-        lines: list[str] = []
-        found = newest(states, lines)
-        undetected += found is None or found.step != 5
-        assert file.sha256 in lines[0]
-        assert file.name in lines[0]
+    for trial in range(flips):
+        path = tmp_path / part.folder / part.files[trial % len(part.files)].name
+        flip(path, trial)
+        try:
+            verify_part(tmp_path, part)
+            undetected += 1
+        except CorruptArtifact:
+            flip(path, trial)
     assert undetected == 0
+    verify_part(tmp_path, part)
+
+
+def flip(path: Path, trial: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[trial * 7919 % len(content)] ^= 1 << trial % 8
+    path.write_bytes(content)
 
 
 def test_a_state_after_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     states = StateFolder(make_job(tmp_path))
     states.save(make_state(5))
     states.save(make_state(10))
-    found = states.newest(lambda step: step < 10, lambda line: None)
+    found = states.newest(lambda state: state.step < 10, lambda line: None)
     assert found is not None
     assert found.step == 5
     assert [part.facts["step"] for part in states.parts()] == [5]
 
 
-@pytest.mark.parametrize("point", ["state:after_tensors", "part:before_move", "part:before_record"])
+TORN = ("state:before_tensors", "state:after_tensors", "state:after_receipt", "state:before_commit", "part:before_move")
+
+
+@pytest.mark.parametrize("point", [*TORN, "part:before_record", "file:before_fsync", "file:before_link"])
 def test_r02_write_cut_short_leaves_the_previous_state(tmp_path: Path, point: str) -> None:
     class Killed(BaseException):
         pass
@@ -107,6 +133,25 @@ def test_r02_write_cut_short_leaves_the_previous_state(tmp_path: Path, point: st
     assert found is not None
     assert found.step == 5
     assert not (states.folder / "scratch").exists(), "the torn files are gone"
+
+
+def test_r02_a_kill_after_the_commit_leaves_the_new_state(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    for point in ("file:after_link", "state:after_commit"):
+        states = StateFolder(make_job(tmp_path / point))
+        states.save(make_state(5))
+        faults.arm(point, kill)
+        with pytest.raises(Killed):
+            states.save(make_state(10))
+        faults.disarm()
+        found = newest(states, [])
+        assert found is not None
+        assert found.step == 10
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
-from pipeline_lib.train.distributed import Ranks, any_rank, gather_rows, largest, sum_gradients, sum_over_ranks
+from pipeline_lib.train.distributed import Ranks, gather_rows, largest, largest_of, sum_gradients, sum_over_ranks
 
 SIZES = (5, 3)  # shares may differ
 WIDTH = 6
@@ -45,7 +45,7 @@ def on_rank(rank: int, folder: str) -> None:
     loss.backward()
     sum_gradients(module, ranks)
     (total,) = sum_over_ranks([loss.item()], ranks)
-    figures = [total, float(any_rank(rank == 1, ranks)), float(any_rank(False, ranks)), float(largest(10 + rank, ranks))]
+    figures = [total, *map(float, largest_of([rank == 1, False], ranks)), float(largest(10 + rank, ranks))]
     flat = torch.cat([torch.tensor(figures, dtype=torch.float64)] + [p.grad.reshape(-1) for p in module.parameters()])
     flat.numpy().tofile(f"{folder}/rank-{rank}")
     dist.destroy_process_group()
@@ -75,6 +75,5 @@ def test_one_process_needs_no_group() -> None:
     alone = Ranks()
     rows = torch.randn(3, 2, requires_grad=True)
     assert gather_rows(rows, [3], alone) is rows
-    assert any_rank(True, alone)
-    assert not any_rank(False, alone)
+    assert largest_of([True, False], alone) == [True, False]
     assert sum_over_ranks([1.5, 2.0], alone) == [1.5, 2.0]

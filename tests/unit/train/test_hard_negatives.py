@@ -18,8 +18,8 @@ from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.model import loss as loss_module
 from pipeline_lib.model.loss import PairHashes, contrastive_loss, false_negatives, hardest_negatives
-from pipeline_lib.train.contrastive import ContrastiveObjective, gather_sides
-from pipeline_lib.train.distributed import Ranks
+from pipeline_lib.train.contrastive import ContrastiveObjective
+from pipeline_lib.train.distributed import Ranks, gather_sides
 
 WIDTH = 5
 

@@ -1,0 +1,71 @@
+"""What a trainer trains: the interface between the loop and the two objectives, contrastive.py and causal.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What one rank's share of a step came to; sums over ranks are the step's, but for the wait for its data (seconds).
+
+    Attributes:
+        effective_rank: of the batch's embeddings, see health.py; None where it was not measured.
+    """
+
+    loss: float
+    pairs: int
+    tokens: int
+    padded_tokens: int
+    wait_seconds: float = 0.0
+    effective_rank: float | None = None
+
+
+class Objective(Protocol):
+    """What is trained, and on what."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All weights that are trained."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Lines for people, before the first step."""
+        ...
+
+    def gradients(self, step: int) -> StepFigures:
+        """Add this rank's part of the gradient of step `step` (from 0): the sum over ranks is the whole."""
+        ...
+
+    def after_step(self) -> None:
+        """Bring what the optimizer changed back into its bounds."""
+        ...
+
+    def temperature(self) -> float | None:
+        """exp(-tau), if there is one."""
+        ...
+
+    def pair_ids(self, step: int) -> list[str]:
+        """The global batch of a step, by the ids of its pairs."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on held-out pairs, if any are asked for; all ranks share the work, and each has to call."""
+        ...
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model as `transformers` loads it; with these weights, by the module's names, where its own are cut."""
+        ...
+
+    def texts(self) -> dict[str, str]:
+        """Files of text that a state carries besides the metrics."""
+        ...
+
+    def restore_texts(self, texts: dict[str, str]) -> None:
+        """Go on from them."""
+        ...
