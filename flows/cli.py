@@ -168,6 +168,37 @@ def train(
 
 
 @app.command()
+def finetune(
+    checkpoint: Annotated[str, typer.Option(metavar="TRAINKEY/step-000400", help="What to tune.", show_default=False)],
+    data: Annotated[
+        list[str], typer.Option(metavar="[NAME=]PATH", help="A training set; may be repeated.", show_default=False)
+    ],
+    mine: Annotated[int, typer.Option(help="Hard negatives mined for each pair.")] = 0,
+    mine_ranks: Annotated[str, typer.Option(metavar="FIRST-LAST", help="Ranks that they are taken from.")] = "5-100",
+    margin: Annotated[float, typer.Option(help="How far below the positive they score at least (cosine).")] = 0.05,
+    epochs: Annotated[float, typer.Option(help="How often each pair is seen.")] = 3.0,
+    batch_size: Annotated[int, typer.Option(help="Pairs of one global batch.")] = 256,
+    rate_share: Annotated[float, typer.Option(help="Learning rates, as a share of the run's that the checkpoint is of.")] = 0.1,
+    require_negatives: Annotated[bool, typer.Option("--require-negatives", help="Drop pairs without any given one.")] = False,
+    seed: Annotated[int, typer.Option(help="Of sample order.")] = 1,
+    processes: Processes = 1,
+    suite: Suites = None,
+    suite_data: Data = "",
+    quick: Quick = False,
+) -> None:
+    """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
+    options = locals()
+
+    def flow() -> Any:
+        from flows.finetune import finetune as tune
+        from flows.finetune_parameters import from_terminal
+
+        return tune(from_terminal(options))
+
+    _print_record(_with_server(flow))
+
+
+@app.command()
 def evaluate(
     preset: Preset,
     checkpoint: Checkpoint = "",

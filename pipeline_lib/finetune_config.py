@@ -60,3 +60,19 @@ class MiningConfig(StageConfig):
         if self.first_rank > self.last_rank:
             raise ValueError(f"first_rank {self.first_rank} is beyond last_rank {self.last_rank}")
         return self
+
+
+class FinetuneConfig(StageConfig):
+    """How a checkpoint is tuned. What is not named here is as in the run that it comes from."""
+
+    epochs: float = Field(3.0, description="How often each pair is seen; `steps` follow from it.", gt=0)
+    batch_size: int = Field(
+        256, description="Pairs of one global batch; fewer where the sets have fewer. All their hard negatives join.", ge=2
+    )
+    rate_share: float = Field(0.1, description="Peak learning rates, as a share of those of the run it comes from.", gt=0)
+    temperature: float = Field(0.0, description="Starting temperature; 0: the checkpoint's own.", ge=0)
+    token_dropout: float = Field(0.0, description="See the field of the same name in training.", ge=0, le=0.5)
+    warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
+    checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
+    seed: int = Field(1, description="Of sample order and dropout.", ge=0)
+    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)

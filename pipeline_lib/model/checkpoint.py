@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline_lib.artifact import Artifact
+from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ShardConfig
+from pipeline_lib.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,31 @@ class Checkpoint:
     def max_tokens(self, side: str) -> int:
         """Longest row of side "x" or "y", delimiters included."""
         return {"x": self.shards.max_x_tokens, "y": self.shards.max_y_tokens}[side]
+
+    @property
+    def name(self) -> str:
+        """TRAINKEY/step-000400."""
+        return f"{self.trained.manifest.key}/{self.label}"
+
+
+def open_checkpoint(store: Store, name: str) -> Checkpoint:
+    """The checkpoint TRAINKEY/step-000400 with the tokenizer and the lengths of its run, which the run's inputs name.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or what it was made from is gone.
+    """
+    key, _, label = name.rpartition("/")
+    if not key:
+        raise UserError(f"checkpoint {name!r}: expected TRAINKEY/step-000400, as `cpt train` prints its key")
+    trained = store.open("train", key)
+    trained.part(label)
+    shards, tokenizer = (_by_digest(store, stage, trained.manifest.inputs[stage]) for stage in ("shards", "tokenizer"))
+    return Checkpoint(trained, label, tokenizer, ShardConfig.model_validate(shards.manifest.config))
+
+
+def _by_digest(store: Store, stage: str, digest: str) -> Artifact:
+    for path in sorted((store.root / stage).glob("*/manifest.json")):
+        found = store.find(stage, path.parent.name)
+        if found is not None and found.digest == digest:
+            return found
+    raise UserError(f"{store.root / stage}: no artifact of content {digest[:12]}, which the checkpoint was made from")

@@ -7,6 +7,7 @@ Two parts. "train": pairs.parquet (schemas.PAIRS_WITH_NEGATIVES, in the order of
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline_lib.progress import Progress, silent
 from pipeline_lib.stage_config import StageConfig
 from pipeline_lib.training_sets.files import SetFile, find_files, place_of, read_items
 from pipeline_lib.training_sets.items import Bad
-from pipeline_lib.training_sets.spool import Quarantine, Spool, TableWriter
+from pipeline_lib.training_sets.spool import MEMORY, Quarantine, Spool, TableWriter
 
 STAGE = Stage(name="training_set", version=1)
 CORPUS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("hash", pa.int64())])
@@ -136,7 +137,7 @@ class _Reading:
             )
         lost = n_in - n_bad - writer.rows - dropped.total()  # judgements that name no known text, or the same pair again
         dropped.update({"unknown_id_or_judged_again": lost} if lost else {})
-        sort_by_id(self.spool.folder / "unordered.parquet", folder / "pairs.parquet")
+        sort_by_id([self.spool.folder / "unordered.parquet"], folder / "pairs.parquet")
         counts = Counts(n_in=n_in, n_out=writer.rows, dropped=dict(sorted(dropped.items())), quarantined=n_bad)
         rows = {"pairs.parquet": writer.rows, "quarantine.parquet": n_bad}
         return self.store.commit_part(draft_part(STAGE, f"{self.key}-train", "train", counts, rows), folder)
@@ -173,15 +174,20 @@ def is_negative(x: str, text: str, positives: PositivePairs) -> bool:
     return not positives.holds(x, text) and pair_key(x, "") != pair_key(text, "")
 
 
-def sort_by_id(source: Path, target: Path) -> None:
-    """Write the rows of a table of pairs in the order of their ids; on disk what memory does not hold."""
-    with duckdb.connect(config={"threads": 1, "temp_directory": str(source.parent / "spill")}) as connection:
-        reader = connection.sql("SELECT * FROM read_parquet($path) ORDER BY id", params={"path": str(source)})
-        writer = TableWriter(target, PAIRS_WITH_NEGATIVES)
+def sort_by_id(sources: Sequence[Path], target: Path) -> int:
+    """Write the rows of tables of pairs in the order of their ids, on disk what memory does not hold; returns different ids."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as spill:
+        connection = duckdb.connect(config={"threads": 1, "memory_limit": MEMORY, "temp_directory": spill})
+        paths = {"paths": list(map(str, sources))}
+        reader = connection.sql("SELECT * FROM read_parquet($paths) ORDER BY id", params=paths)
+        writer, distinct, last = TableWriter(target, PAIRS_WITH_NEGATIVES), 0, ""
         for batch in reader.to_arrow_reader(1024):
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 writer.add(row)
+                distinct, last = distinct + (row[0] != last), row[0]
         writer.close()
+        connection.close()
+    return distinct
 
 
 def read_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:

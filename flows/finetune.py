@@ -1,0 +1,64 @@
+"""A contrastive checkpoint, tuned on training sets with hard negatives."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.finetune_parameters import FinetunedRef, FinetuneParams
+from flows.home import artifact_home
+from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config import RunConfig
+from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
+from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from tasks.dataset import check_shards_task, shards_task
+from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
+from tasks.suites import open_suites_task, suite_task
+
+
+@flow(name="finetune", flow_run_name="finetune-{params.checkpoint}")
+def finetune(params: FinetuneParams) -> FinetunedRef:
+    """Read training sets, mine hard negatives, tune the checkpoint on them, and compare before with after.
+
+    The result is a checkpoint like any other: it is evaluated and published by its name.
+
+    Args:
+        params: which checkpoint, which training sets, and how.
+    """
+    store = Store(artifact_home() / "store")
+    checkpoint = open_checkpoint(store, params.checkpoint)
+    sets = [training_set_task(store, config) for config in params.training_sets()]
+    if params.mining.per_pair:
+        sets = [mine_task(store, training_set, checkpoint, params.mining) for training_set in sets]
+    shards = _shards(store, join_task(store, sets), checkpoint)
+    trained = finetune_task(store, checkpoint, shards, params.training)
+    tuned = Checkpoint(trained, _last(trained), checkpoint.tokenizer, checkpoint.shards)
+    return FinetunedRef(
+        before=checkpoint.name,
+        checkpoint=tuned.name,
+        training_sets=tuple(f"{made.manifest.stage}/{made.manifest.key}" for made in sets),
+        shards=shards.manifest.key,
+        figures=before_and_after(store, params, checkpoint, tuned) if params.suites else {},
+    )
+
+
+def before_and_after(store: Store, params: FinetuneParams, checkpoint: Checkpoint, tuned: Checkpoint) -> Figures:
+    """Both checkpoints on the same suites."""
+    suites, _ = open_suites_task(params.suites, params.suite_data, params.suite_split, params.quick, skip_missing=False)
+    before, after = (
+        [suite_task(store, CheckpointEncoder(model), suite, params.suite_split) for suite in suites]
+        for model in (checkpoint, tuned)
+    )
+    return compare_task(before, after)
+
+
+def _shards(store: Store, pairs: Artifact, checkpoint: Checkpoint) -> Artifact:
+    """Token shards of the checkpoint's own tokenizer and lengths, held against their contract."""
+    lengths = checkpoint.shards.model_copy(update={"splits": ("train",), "order": "hash"})
+    config = RunConfig(shards=lengths)
+    shards = shards_task(store, pairs, checkpoint.tokenizer, config)
+    check_shards_task(store, shards, checkpoint.tokenizer, config)
+    return shards
+
+
+def _last(trained: Artifact) -> str:
+    return max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
