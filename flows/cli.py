@@ -6,19 +6,17 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.terminal import with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from flows.parameters import RunParams
@@ -94,7 +92,7 @@ def run(
 
     from flows.summary import print_summary
 
-    print_summary(_with_server(flow))
+    print_summary(with_server(flow))
 
 
 @app.command("build-dataset")
@@ -115,7 +113,7 @@ def build_dataset(
 
         return build(params)
 
-    _print_record(_with_server(flow))
+    _print_record(with_server(flow))
 
 
 @app.command()
@@ -137,7 +135,7 @@ def pretrain(
 
         return train_language_model(TrainParams(**params.model_dump()))
 
-    typer.echo(_with_server(flow))
+    typer.echo(with_server(flow))
 
 
 @app.command()
@@ -164,7 +162,7 @@ def train(
 
         return train_encoder(TrainParams(**params.model_dump()))
 
-    _print_record(_with_server(flow))
+    _print_record(with_server(flow))
 
 
 @app.command()
@@ -195,7 +193,7 @@ def finetune(
 
         return tune(from_terminal(options))
 
-    _print_record(_with_server(flow))
+    _print_record(with_server(flow))
 
 
 @app.command()
@@ -230,7 +228,7 @@ def evaluate(
         print_evaluations(found, artifacts)
         return found
 
-    _with_server(flow)
+    with_server(flow)
 
 
 @app.command()
@@ -251,7 +249,7 @@ def publish(
 
         return publish_flow(PublishParams(**params.model_dump(), checkpoint=checkpoint))
 
-    _print_record(_with_server(flow))
+    _print_record(with_server(flow))
 
 
 @app.command()
@@ -383,31 +381,6 @@ def _run_params(options: dict[str, Any]) -> RunParams:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error
-
-
-def _with_server(flow: Callable[[], Any]) -> Any:
-    """Run a flow against a server of this artifact root, its log kept out of the terminal."""
-    from flows.server import prefect_environment, prefect_server
-
-    home = _home()
-    os.environ.update(prefect_environment(home))
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's: a thread that waits must not spin
-    threading.Thread(target=_import_libraries, daemon=True).start()
-    with prefect_server(home) as url:
-        typer.echo(f"  Prefect's UI of this run: {url.removesuffix('/api')}", err=True)
-        try:
-            return flow()
-        finally:
-            from prefect.logging.handlers import APILogWorker
-
-            APILogWorker.drain_all()
-
-
-def _import_libraries() -> None:
-    """What takes seconds to import and does not ask where Prefect's server is, while that starts."""
-    for name in ("pipeline_lib.evaluation.compare", "pipeline_lib.model.export"):
-        importlib.import_module(name)
 
 
 def _announce(params: RunParams) -> None:
