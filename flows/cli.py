@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.terminal import with_server
+from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(
     artifacts: Artifacts = "",
 ) -> None:
     """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
-    params = _run_params(locals())
+    params = run_params(locals())
     _announce(params)
 
     def flow() -> dict[str, Any]:
@@ -106,7 +106,7 @@ def build_dataset(
     artifacts: Artifacts = "",
 ) -> None:
     """Raw dump to token shards."""
-    params = _run_params(locals())
+    params = run_params(locals())
 
     def flow() -> Any:
         from flows.build_dataset import build_dataset as build
@@ -127,7 +127,7 @@ def pretrain(
     artifacts: Artifacts = "",
 ) -> None:
     """A causal language model on the training split, to start from."""
-    params = _run_params(locals())
+    params = run_params(locals())
 
     def flow() -> str:
         from flows.parameters import TrainParams
@@ -154,7 +154,7 @@ def train(
     artifacts: Artifacts = "",
 ) -> None:
     """Token shards to checkpoints."""
-    params = _run_params(locals())
+    params = run_params(locals())
 
     def flow() -> Any:
         from flows.parameters import TrainParams
@@ -176,13 +176,14 @@ def finetune(
     margin: Annotated[float, typer.Option(help="How far below the positive they score at least (cosine).")] = 0.05,
     epochs: Annotated[float, typer.Option(help="How often each pair is seen.")] = 3.0,
     batch_size: Annotated[int, typer.Option(help="Pairs of one global batch.")] = 256,
-    rate_share: Annotated[float, typer.Option(help="Learning rates, as a share of the run's that the checkpoint is of.")] = 0.1,
+    rate_share: Annotated[float, typer.Option(help="Learning rates, as a share of the run's that the checkpoint is of.")] = 1.0,
     require_negatives: Annotated[bool, typer.Option("--require-negatives", help="Drop pairs without any given one.")] = False,
     seed: Annotated[int, typer.Option(help="Of sample order.")] = 1,
     processes: Processes = 1,
     suite: Suites = None,
     suite_data: Data = "",
     quick: Quick = False,
+    artifacts: Artifacts = "",
 ) -> None:
     """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
     options = locals()
@@ -213,7 +214,7 @@ def evaluate(
 ) -> None:
     """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
     options = locals()
-    params = _run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
+    params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
     _one_of("split", split, ("validation", "test"))
     of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
     if data:
@@ -241,7 +242,7 @@ def publish(
     artifacts: Artifacts = "",
 ) -> None:
     """Select, test, export, index and promote."""
-    params = _run_params({key: value for key, value in locals().items() if key != "checkpoint"})
+    params = run_params({key: value for key, value in locals().items() if key != "checkpoint"})
 
     def flow() -> Any:
         from flows.parameters import PublishParams
@@ -353,34 +354,6 @@ def _home() -> Any:
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"--{option} {value!r}: choose one of {', '.join(word for word in allowed if word)}")
-
-
-def _run_params(options: dict[str, Any]) -> RunParams:
-    from pydantic import ValidationError
-
-    from flows.parameters import RunParams
-    from pipeline_lib.presets import preset
-
-    if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
-        options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
-    preset(options["preset"])  # an unknown one is answered with those that there are
-    for place in ("source", "dump", "contamination", "init"):
-        if options.get(place) and (place != "init" or os.path.isdir(options[place])):  # noqa: PTH112 - else a hub id
-            options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
-    # what is wrong is told before anything starts
-    if options.get("source"):
-        from pipeline_lib.sources.source_tree import readable_folder
-
-        readable_folder(options["source"])
-    if options.get("dump"):
-        from pipeline_lib.sources.dump_spec import read_spec
-
-        read_spec(options["dump"])
-    try:
-        return RunParams(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error
 
 
 def _announce(params: RunParams) -> None:

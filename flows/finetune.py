@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.finetune_parameters import FinetunedRef, FinetuneParams
-from flows.home import artifact_home
+from flows.workspace import open_store
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
@@ -24,7 +24,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     Args:
         params: which checkpoint, which training sets, and how.
     """
-    store = Store(artifact_home() / "store")
+    store = open_store(params.artifacts)
     checkpoint = open_checkpoint(store, params.checkpoint)
     sets = [training_set_task(store, config) for config in params.training_sets()]
     if params.mining.per_pair:

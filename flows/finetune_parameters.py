@@ -24,6 +24,9 @@ class FinetuneParams(BaseModel):
         " ANLI, MS MARCO, BEIR, Tevatron, FlagEmbedding or plain triplets.",
         min_length=1,
     )
+    artifacts: str = Field(
+        "", title="Artifacts", description="Where artifacts lie: a bucket's URL or a folder. Empty: below the artifact root."
+    )
     layout: Layout = Field("auto", title="Layout", description="Of all sets; `auto`: by the names of their files.")
     split: str = Field("train", title="Split", description="Which judgements of retrieval sets are read.")
     max_negatives: int = Field(8, title="Given negatives", description="That a set brings for one pair, at most.", ge=0)
@@ -66,6 +69,7 @@ def from_terminal(options: Mapping[str, Any]) -> FinetuneParams:
         "checkpoint": options["checkpoint"],
         "data": [f"{name}{equals}{Path(path).expanduser().absolute()}" for name, equals, path in sets],
         "require_negatives": options["require_negatives"],
+        "artifacts": options["artifacts"],
         "mining": {"per_pair": options["mine"], "first_rank": first, "last_rank": last, "margin": options["margin"]},
         "training": {name: options[name] for name in ("epochs", "batch_size", "rate_share", "seed", "processes")},
         "suites": options["suite"] or (),

@@ -1,4 +1,4 @@
-"""A flow from a terminal: against a server of its own, its log kept out of sight."""
+"""A flow from a terminal: its parameters from the options, its server, its log kept out of sight."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.home import artifact_home
+from pipeline_lib.errors import UserError
+from pipeline_lib.home import artifact_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flows.parameters import RunParams
 
 
 def with_server(flow: Callable[[], Any]) -> Any:
@@ -38,3 +41,36 @@ def _import_libraries() -> None:
     """What takes seconds to import and does not ask where Prefect's server is, while that starts."""
     for name in ("pipeline_lib.evaluation.compare", "pipeline_lib.model.export"):
         importlib.import_module(name)
+
+
+def run_params(options: dict[str, Any]) -> RunParams:
+    """The parameters that a command's options stand for; what is wrong with them is told before anything starts.
+
+    Raises:
+        UserError: an option is out of its range, or names what is not there.
+    """
+    from pydantic import ValidationError
+
+    from flows.parameters import RunParams
+    from pipeline_lib.presets import preset
+
+    if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
+        options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
+    preset(options["preset"])  # an unknown one is answered with those that there are
+    for place in ("source", "dump", "contamination", "init"):
+        if options.get(place) and (place != "init" or os.path.isdir(options[place])):  # noqa: PTH112 - else a hub id
+            options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
+    # what is wrong is told before anything starts
+    if options.get("source"):
+        from pipeline_lib.sources.source_tree import readable_folder
+
+        readable_folder(options["source"])
+    if options.get("dump"):
+        from pipeline_lib.sources.dump_spec import read_spec
+
+        read_spec(options["dump"])
+    try:
+        return RunParams(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error

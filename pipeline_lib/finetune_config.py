@@ -69,7 +69,7 @@ class FinetuneConfig(StageConfig):
     batch_size: int = Field(
         256, description="Pairs of one global batch; fewer where the sets have fewer. All their hard negatives join.", ge=2
     )
-    rate_share: float = Field(0.1, description="Peak learning rates, as a share of those of the run it comes from.", gt=0)
+    rate_share: float = Field(1.0, description="Peak learning rates, as a share of those of the run it comes from.", gt=0)
     temperature: float = Field(0.0, description="Starting temperature; 0: the checkpoint's own.", ge=0)
     token_dropout: float = Field(0.0, description="See the field of the same name in training.", ge=0, le=0.5)
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)

@@ -51,8 +51,7 @@ def open_checkpoint(store: Store, name: str) -> Checkpoint:
 
 
 def _by_digest(store: Store, stage: str, digest: str) -> Artifact:
-    for path in sorted((store.root / stage).glob("*/manifest.json")):
-        found = store.find(stage, path.parent.name)
-        if found is not None and found.digest == digest:
+    for found in store.artifacts(stage):
+        if found.digest == digest:
             return found
-    raise UserError(f"{store.root / stage}: no artifact of content {digest[:12]}, which the checkpoint was made from")
+    raise UserError(f"{store.place}: no artifact {stage} of content {digest[:12]}, which the checkpoint was made from")

@@ -13,7 +13,7 @@ from pipeline_lib.errors import UserError
 OPTIONS: dict[str, Any] = {
     "checkpoint": "k/step-000001", "data": ["nli=sets/nli", "plain.jsonl"], "mine": 3, "mine_ranks": "2-50", "margin": 0.1,
     "epochs": 1.5, "batch_size": 64, "rate_share": 0.2, "require_negatives": True, "seed": 4, "processes": 2,
-    "suite": ["sts-b"], "suite_data": "data", "quick": True,
+    "suite": ["sts-b"], "suite_data": "data", "quick": True, "artifacts": "",
 }  # fmt: skip
 
 
