@@ -15,6 +15,7 @@ a file that is asked for is fetched and hashed. What is in a cache and not in th
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 KEY_DIGITS = 24
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTES = (".json", ".jsonl", ".md")  # files beside a manifest that go where it goes
 
 
@@ -233,6 +235,7 @@ class Store:
 
         Raises:
             CorruptArtifact: an input's bytes are not those of its manifest.
+            UserError: the disk is full.
         """
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         key = self.key(stage, config, digests)
@@ -242,7 +245,14 @@ class Store:
         for artifact in inputs.values():
             artifact.verify()
         run = RunRecord.start()
-        outcome = make(key)
+        try:
+            outcome = make(key)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            disk = shutil.disk_usage(self.root)
+            what = f"{self.root}: the disk is full in stage {stage.name}: {disk.free:,} of {disk.total:,} bytes are free"
+            raise UserError(f"{what}; make room and run again: finished parts are kept") from error
         manifest = Manifest(
             stage=stage.name,
             stage_version=stage.version,

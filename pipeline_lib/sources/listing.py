@@ -58,7 +58,9 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle])
 
 def _origins(config: SourceConfig) -> list[dict[str, Any]]:
     if config.dump:
-        return [source.model_dump(mode="json", exclude={"url"}) for source in read_spec(config.dump)]
+        # by name: the order in which a spec lists its sources changes nothing
+        sources = sorted(read_spec(config.dump), key=lambda source: source.name)
+        return [source.model_dump(mode="json", exclude={"url"}) for source in sources]
     return [] if config.folder else [origin.model_dump() for origin in list_origins()]
 
 
