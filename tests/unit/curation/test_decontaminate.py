@@ -184,7 +184,7 @@ def test_every_record_is_a_text_or_counted(tmp_path: Path) -> None:
     [
         ("a.txt", b"text", "holds no file of .jsonl"),
         ("a.jsonl", b"{}\n", "holds no text; expected records with `suite` and `text`"),
-        ("a.jsonl.gz", gzip.compress(b'{"suite": "s", "text": "one"}\n' * 100)[:-20], "cannot be read to its end"),
+        ("a.jsonl.gz", gzip.compress(b'{"suite": "s", "text": "one"}\n' * 100, mtime=0)[:-20], "cannot be read to its end"),
         ("a.parquet", b"PAR1 and no more", "cannot be read to its end"),
     ],
 )
