@@ -120,6 +120,18 @@ class TrainConfig(OptimizerConfig):
         description="Whose cross entropies the loss is the mean of. both: of rows and columns (the paper's); x_to_y: each x"
         " among all y only; y_to_x: each y among all x only.",
     )
+    max_temperature: float = operational(
+        1.0,
+        description="A trained temperature above this stops the run after the warm-up: logits of at most 1 tell a thousand "
+        "candidates hardly apart, and CLIP's ends at 0.01.",
+        gt=0,
+    )
+    min_effective_rank: float = operational(
+        1.2,
+        description="A batch whose x or whose y fill fewer dimensions (exp of the entropy of singular values' shares) stops "
+        "the run after the warm-up. 1 is all texts at one point; at 1.2 their cosines pass 0.99999; 0: never.",
+        ge=0,
+    )
     token_dropout: float = Field(
         0.0,
         description="Mean share of a text's tokens left out at random, never a delimiter; a text's own share is drawn evenly"

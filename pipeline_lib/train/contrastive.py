@@ -24,6 +24,7 @@ from pipeline_lib.model.precision import fast_bfloat16
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.distributed import Ranks, gather_sides
+from pipeline_lib.train.health import effective_rank
 from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
@@ -52,6 +53,7 @@ class ContrastiveObjective:
             encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
         self.held_out: HeldOut | None = None
+        self._effective_rank: float | None = None  # of the last step's embeddings
         self._hardest: dict[tuple[str, str], float] = {}
 
     @classmethod
@@ -104,7 +106,8 @@ class ContrastiveObjective:
         # cut weights are gathered for one forward and one backward pass at a time
         cached |= self._sharded and len(micro_batches) > 1
         loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached, self._before_backward)
-        return StepFigures(float(loss), len(own_b), int(sum(map(len, sequences))), padded_tokens, self._ahead.wait_seconds)
+        n_tokens = sum(map(len, sequences))
+        return StepFigures(float(loss), len(own_b), n_tokens, padded_tokens, self._ahead.wait_seconds, self._effective_rank)
 
     def _equal_passes(self, batch: Batch, shares: list[np.ndarray]) -> int:
         """Micro-batches that every rank has to make at least: the most of any, where each pass is a collective."""
@@ -124,6 +127,8 @@ class ContrastiveObjective:
 
         def loss_of(emb_ND: Tensor) -> Tensor:
             x_BD, y_KD = gather_sides(emb_ND, sizes, n_negatives, self.ranks)
+            # every rank, from the same bits: all of them stop after the same step
+            self._effective_rank = min(effective_rank(x_BD.detach()), effective_rank(y_KD[: len(x_BD)].detach()))
             if self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
                 self._note_hardest(step, hardest_negatives(x_BD, y_KD[: len(x_BD)], hashes, HARDEST), order_B)
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)

@@ -75,12 +75,12 @@ class Clock:
         self._steps = steps
         self._times: list[float] = [time.monotonic()]
 
-    def tick(self, step: int, pairs: int, tokens: int, wait_seconds: float = 0.0) -> float:
+    def tick(self, step: int, pairs: int, tokens: int, wait_seconds: float = 0.0, effective_rank: float | None = None) -> float:
         """Note that a step is done, and how long it waited for its data; returns pairs per second over the last ten."""
         self._times.append(time.monotonic())
         seconds = self._times[-1] - self._times[-2]
         if self._path is not None:
-            row = {
+            row: dict[str, float] = {
                 "step": step,
                 "seconds": round(seconds, 4),
                 "wait_seconds": round(wait_seconds, 6),
@@ -88,6 +88,8 @@ class Clock:
                 "tokens_per_second": round(tokens / seconds, 1),
                 "memory_bytes": memory_bytes(),
             }
+            if effective_rank is not None:
+                row["effective_rank"] = round(effective_rank, 3)
             with self._path.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
         recent = self._times[-11:]

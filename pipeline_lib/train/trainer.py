@@ -17,10 +17,11 @@ from pipeline_lib.faults import fault_point
 from pipeline_lib.files import digest_of, replace_file
 from pipeline_lib.train import optim
 from pipeline_lib.train.distributed import Ranks, largest_of, sum_gradients, sum_over_ranks
+from pipeline_lib.train.health import Trouble, trouble_of
 from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job
 from pipeline_lib.train.metrics import Clock, StepLog, StepMetrics, spell_seconds
 from pipeline_lib.train.model_checkpoints import ModelCheckpoints, state_json
-from pipeline_lib.train.objective import Objective
+from pipeline_lib.train.objective import Objective, StepFigures
 from pipeline_lib.train.resume import Resume, Trained
 
 ESTIMATE_AFTER_STEPS = 3
@@ -68,7 +69,7 @@ class Trainer:
         """Go on from the newest usable state to the last step; False where a SIGTERM came first and the state is saved.
 
         Raises:
-            TrainingFailed: the loss or the gradient is not finite.
+            TrainingFailed: something is not finite, or has collapsed (health.py).
             UserError: the saved state belongs to another configuration, vocabulary or torch.
         """
         try:
@@ -115,18 +116,18 @@ class Trainer:
         norm = optim.clip_gradients(self.objective.module, self.config.clip_norm)
         self.pairs_seen += int(pairs)
         metrics = StepMetrics(step + 1, loss, temperature, norm, rate, 1.0 - tokens / padded, self.pairs_seen)
-        if not metrics.is_finite:
-            raise TrainingFailed(self._describe_not_finite(metrics))
+        if trouble := trouble_of(metrics, figures.effective_rank, self.config):
+            raise TrainingFailed(self._describe(trouble, metrics.step))
         self.optimizer.step()
         self.objective.after_step()
         self.average.update(step)
         self.log.add(metrics)
-        self._report(metrics, int(pairs), int(tokens), figures.wait_seconds)
+        self._report(metrics, int(pairs), int(tokens), figures)
         fault_point("trainer:after_step")
         return metrics
 
-    def _report(self, metrics: StepMetrics, pairs: int, tokens: int, wait_seconds: float) -> None:
-        speed = self.clock.tick(metrics.step, pairs, tokens, wait_seconds)
+    def _report(self, metrics: StepMetrics, pairs: int, tokens: int, figures: StepFigures) -> None:
+        speed = self.clock.tick(metrics.step, pairs, tokens, figures.wait_seconds, figures.effective_rank)
         left = self.clock.seconds_left(metrics.step)
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
             self.events.log(
@@ -136,16 +137,15 @@ class Trainer:
         note = f"{speed:,.0f} pairs/s, loss {metrics.loss:.3f}, {spell_seconds(left)} left"
         self.events.send("progress", done=metrics.step, total=self.config.steps, note=note)
 
-    def _describe_not_finite(self, metrics: StepMetrics) -> str:
-        ids = self.objective.pair_ids(metrics.step - 1)
-        path = self.job.folder / "not_finite.json"
+    def _describe(self, trouble: Trouble, step: int) -> str:
+        ids = self.objective.pair_ids(step - 1)
+        path = self.job.folder / f"{trouble.name}.json"
         if self.ranks.is_first:
-            replace_file(path, json.dumps({"step": metrics.step, "pair_ids": ids}, indent=1).encode())
-        good = self.checkpoints.last_good(metrics.step)
+            replace_file(path, json.dumps({"step": step, "pair_ids": ids}, indent=1).encode())
         return (
-            f"step {metrics.step}: loss is {metrics.loss}, gradient norm is {metrics.gradient_norm}, expected finite ones; "
-            f"the batch is {', '.join(ids[:NAMED_PAIRS])} and {max(0, len(ids) - NAMED_PAIRS)} more in {path}; last good "
-            f"checkpoint: {good or 'none'}; try a lower learning_rate or clip_norm, or float32"
+            f"step {step}: {trouble.what}; the batch is {', '.join(ids[:NAMED_PAIRS])} and "
+            f"{max(0, len(ids) - NAMED_PAIRS)} more in {path}; last good checkpoint: "
+            f"{self.checkpoints.last_good(step) or 'none'}; try {trouble.advice}"
         )
 
     def _start(self) -> int:
