@@ -254,6 +254,29 @@ def publish(
 
 
 @app.command()
+def ablate(
+    preset: Preset,
+    lever: Annotated[list[str] | None, typer.Option(metavar="NAME", help="batch, start, delimiters, steps, data.")] = None,
+    pairs: Annotated[int, typer.Option(help="Pairs that a run sees.")] = 20_000,
+    seeds: Annotated[int, typer.Option(help="Each arm is run so often.", min=1)] = 3,
+    source: Source = "",
+    dump: Dump = "",
+    artifacts: Artifacts = "",
+) -> None:
+    """The paper's levers in small: each arm with each seed, as one table and one plot."""
+    params = run_params({"preset": preset, "source": source, "dump": dump, "artifacts": artifacts})
+    levers = {"levers": lever} if lever else {}
+
+    def flow() -> Any:
+        from flows.ablate import ablate as ablate_flow
+        from flows.ablate_parameters import for_terminal
+
+        return ablate_flow(for_terminal(params, {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}))
+
+    _print_record(with_server(flow))
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What you look for, in words.")],
     kind: Annotated[str, typer.Option(help="code, text, or empty for both.")] = "",
