@@ -100,7 +100,11 @@ def _batches(base: RunConfig, config: AblateConfig) -> list[Arm]:
 
 def _starts(base: RunConfig, config: AblateConfig) -> list[Arm]:
     # one language model for all seeds, as a given one would be
-    pretrain = {"steps": config.pretrain_steps, "batch_tokens": config.pretrain_batch_tokens}
+    pretrain = {
+        "steps": config.pretrain_steps,
+        "batch_tokens": config.pretrain_batch_tokens,
+        "sequence_tokens": min(base.pretrain.sequence_tokens, base.model.positions),
+    }
     return [
         Arm("start", "random", base, is_base=True),
         Arm("start", "pre-trained", _changed(base, "pretrain", pretrain)),

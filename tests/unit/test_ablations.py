@@ -38,7 +38,7 @@ def test_every_arm_changes_what_its_lever_is_about_and_no_more(preset) -> None: 
     assert set(bases) == {"batch", "start", "delimiters", "steps", "data"}
     allowed = {
         "batch": {"train.batch_size", "train.steps", "train.warmup_steps"},
-        "start": {"pretrain.steps", "pretrain.batch_tokens", "model.start"},
+        "start": {"pretrain.steps", "pretrain.batch_tokens", "pretrain.sequence_tokens", "model.start"},
         "delimiters": {"tokenizer.delimiters"},
         "steps": {"train.steps", "train.warmup_steps"},
         "data": {"train.mixture"},
@@ -60,6 +60,8 @@ def test_pairs_seen_are_equal_but_for_more_steps() -> None:
 
 def test_seeds_change_order_and_random_weights_but_not_the_language_model() -> None:
     (start,) = [arm for arm in arms(demo(), AblateConfig(levers=("start",))) if arm.name == "pre-trained"]
+    (small,) = [arm for arm in arms(smoke(), AblateConfig(levers=("start",))) if arm.name == "pre-trained"]
+    assert small.config.pretrain.sequence_tokens == small.config.model.positions, "sequences fit the model"
     one, two = with_seed(start.config, 1), with_seed(start.config, 2)
     assert one.train.seed != two.train.seed and one.pretrain == two.pretrain
     assert [ranking.candidates for ranking in rankings(one, AblateConfig())] == [1_000, 10_000]
