@@ -14,11 +14,11 @@ from dulwich.objects import Commit, ObjectID
 from dulwich.objectspec import parse_commit
 from dulwich.pack import ApplyDeltaError
 from dulwich.repo import Repo
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.member import member, unsafe_path, wanted_form
+from pipeline_lib.sources.member import MemberOptions, member, unsafe_path, wanted_form
 from pipeline_lib.sources.object_sizes import ObjectTooLargeError, SmallObjects
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal
@@ -50,10 +50,8 @@ _BROKEN = (
 )
 
 
-class Options(BaseModel):
+class Options(MemberOptions):
     """Of the reader `git`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     revision: str = Field("HEAD", description="A branch, a tag or a commit.", min_length=1)
 
@@ -105,6 +103,7 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[F
     commit = repository[file.sha256.removeprefix("commit:").encode()]
     if not isinstance(commit, Commit):
         raise ValueError(f"{file.sha256} is no commit")
+    html = Options.model_validate(file.options).html
     objects = SmallObjects(repository, limits.max_text_bytes)
     # folders are counted too: a few objects can nest to any number of them
     for count, entry in enumerate(
@@ -117,11 +116,11 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[F
         mode, name = entry.mode or 0, shown((entry.path or b"").decode("utf-8", "surrogateescape"))
         if stat.S_ISDIR(mode) or entry.sha is None:
             continue
-        form = wanted_form(name)
+        form = wanted_form(name, html)
         if mode == _SUBMODULE:
-            yield member(file, name, form, Refusal("submodule", "another repository: list it by itself"))
+            yield member(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
         elif form is not None:
-            yield member(file, name, form, _content(objects, mode, name, entry.sha))
+            yield member(file, name, form, _content(objects, mode, name, entry.sha), limits)
 
 
 def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> bytes | Refusal:

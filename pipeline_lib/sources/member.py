@@ -6,22 +6,42 @@ import hashlib
 import re
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_lib.config import ReadLimits
+from pipeline_lib.sources.found_text import as_text
+from pipeline_lib.sources.html import main_text
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.source_file import Form, SourceFile, member_form_of
 from pipeline_lib.sources.source_tree import SKIPPED_FOLDERS, shown
+from pipeline_lib.sources.time_limit import within_time
 
 MAX_NAME_CHARACTERS = 4096
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
-def wanted_form(name: str) -> Form | None:
-    """What a member holds, by its name; None: it is not read. The folders that a tree skips are skipped here too."""
+class MemberOptions(BaseModel):
+    """What the readers of archives and repositories take in a dump spec."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    html: bool = Field(False, description="Whether pages (.html, .htm) are read too; in source they are mostly generated.")
+
+
+def wanted_form(name: str, html: bool) -> Form | None:
+    """What a member holds, by its name; None: it is not read. The folders that a tree skips are skipped here too.
+
+    Args:
+        html: whether pages are read.
+    """
     folders = name.split("/")[:-1]
     if not SKIPPED_FOLDERS.isdisjoint(folders):
         return None
     if name.endswith(".dist-info/METADATA"):
         return "metadata"
+    if html and name.lower().endswith((".html", ".htm")):
+        return "html"
     return member_form_of(name)
 
 
@@ -36,10 +56,14 @@ def unsafe_path(name: str) -> Refusal | None:
     return None
 
 
-def member(container: SourceFile, name: str, form: Form | None, content: bytes | Refusal) -> Found:
-    """A member's text, or why there is none; its path is the container's, "!" and its own."""
+def member(container: SourceFile, name: str, form: Form | None, content: bytes | Refusal, limits: ReadLimits) -> Found:
+    """A member's text, a page's main text, or why there is none; its path is the container's, "!" and its own."""
     update: dict[str, Any] = {"path": f"{container.path}!{shown(name)[:MAX_NAME_CHARACTERS]}", "form": form or "plain"}
     if isinstance(content, Refusal):
         return Found(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
     update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return Found(container.model_copy(update=update), decode(content, python=form == "python"))
+    file = container.model_copy(update=update)
+    if form != "html":
+        return Found(file, decode(content, python=form == "python"))
+    text = within_time("page", lambda: main_text(content, limits))
+    return Found(file, text if isinstance(text, Refusal) else as_text(text, limits))

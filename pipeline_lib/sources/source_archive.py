@@ -11,12 +11,15 @@ from collections.abc import Iterator
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.member import MemberOptions as Options
 from pipeline_lib.sources.member import member, unsafe_path, wanted_form
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.tar_stream import TarEntry, tar_entries
 from pipeline_lib.sources.zip_members import ZipEntry, zip_entries
+
+__all__ = ["Options", "read_archive"]
 
 MAX_REFUSED = 10_000  # members refused one by one; an archive with more is left there: each is a row in memory
 _ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -32,7 +35,8 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     if refusal is not None:
         yield Found(file, refusal)
         return
-    chosen = _Chosen(limits)
+    html = Options.model_validate(file.options).html
+    chosen = _Chosen(limits, html)
     try:
         with open_expanded(file.place, limits) as stream:
             head = stream.raw.peek(4)[:4]
@@ -43,7 +47,7 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
                 if count > limits.max_members:
                     raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
                 if chosen.is_read(entry):
-                    yield member(file, entry.name, wanted_form(entry.name), chosen.content(entry))
+                    yield member(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
     except Unreadable as error:
         yield Found(file, error.refusal)
 
@@ -51,8 +55,9 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
 class _Chosen:
     """Which members are read: by the names that came before, and how many were refused."""
 
-    def __init__(self, limits: ReadLimits) -> None:
+    def __init__(self, limits: ReadLimits, html: bool) -> None:
         self.limits = limits
+        self.html = html
         self.names: set[int] = set()
         self.refused = 0
 
@@ -62,7 +67,7 @@ class _Chosen:
             return False
         if entry.kind == "special" or unsafe_path(entry.name) is not None:
             return True
-        return wanted_form(entry.name) is not None or entry.name.lower().endswith(_ARCHIVES)
+        return wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES)
 
     def content(self, entry: TarEntry | ZipEntry) -> bytes | Refusal:
         """A member's bytes, or why they are not read."""

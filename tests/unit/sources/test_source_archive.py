@@ -141,3 +141,16 @@ def test_a_broken_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) 
     whole = bytearray(tar_of({"a.py": b"1", "b.py": b"2", "c.py": b"3"}, tarfile.USTAR_FORMAT))
     whole[1024] ^= 1  # the name of the second member: its checksum is wrong now
     assert contents(container(tmp_path / "a.tar", bytes(whole))) == [("a.py", b"1"), ("", "damaged")]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_pages_are_read_where_that_is_asked_for(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("resiliparse")
+    page = b"<html><body><nav>Home</nav><main><h1>Pages</h1><p>A paragraph of prose.</p></main></body></html>"
+    deep = b"<div>" * 5_000
+    file = container(tmp_path / name, MAKERS[name]({"a.py": b"x = 1", "doc/b.html": page, "doc/c.HTM": deep}))
+    assert contents(file) == [("a.py", b"x = 1")]
+    asked = file.model_copy(update={"options": {"html": True}})
+    (_, code), (page_name, text), last = contents(asked)
+    assert (code, page_name, last) == (b"x = 1", "doc/b.html", ("doc/c.HTM", "html_depth"))
+    assert [line for line in text.split(b"\n") if line] == [b"# Pages", b"A paragraph of prose."]
