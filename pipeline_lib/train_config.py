@@ -76,9 +76,18 @@ class OptimizerConfig(StageConfig):
     )
     seed: int = Field(1, description="Of initial weights, sample order and dropout.", ge=0)
     micro_batch_tokens: int = operational(
-        16_384, description="Padded tokens of one forward pass; the loss is over the whole batch anyway.", ge=64
+        16_384,
+        description="Padded tokens of one forward pass; the loss is over the whole batch anyway. 0: what fits the memory of "
+        "the device, or activation_bytes on a CPU.",
+        ge=0,
     )
     processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+    nodes: int = operational(1, description="Machines that train together, each with `processes`; they share the store.", ge=1)
+    node_rank: int = operational(0, description="This machine among them, from 0, which writes the artifact.", ge=0)
+    rendezvous: str = operational(
+        "", description="HOST:PORT where machines meet, of node 0; needed for more than one.", pattern=r"^$|^[\w.\-]+:\d+$"
+    )
+    rendezvous_id: str = operational("cpt", description="Of this run: the same on all machines.", pattern=r"^[\w.\-]+$")
     parallel: Literal["ddp", "fsdp"] = operational(
         "ddp",
         description="Over several processes. ddp: each holds all weights, gradients are summed once a step. fsdp: weights, "

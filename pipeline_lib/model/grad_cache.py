@@ -15,6 +15,9 @@ from transformers import PretrainedConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
 
+CPU_TOKENS = 16_384
+FEWEST_TOKENS = 256
+
 BatchLoss = Callable[[Tensor], Tensor]
 BeforeBackward = Callable[[bool], None]
 
@@ -118,3 +121,20 @@ def activation_bytes(config: PretrainedConfig, n_tokens: int, lean: bool = True)
 def should_cache(config: PretrainedConfig, n_tokens: int, budget_bytes: int, lean: bool = True) -> bool:
     """Whether keeping every graph of a batch of that many padded tokens would pass the budget for activations."""
     return activation_bytes(config, n_tokens, lean) > budget_bytes
+
+
+def fitting_tokens(config: PretrainedConfig, device: torch.device, budget_bytes: int, lean: bool = True) -> int:
+    """Padded tokens of the largest micro-batch whose activations fit, a power of two.
+
+    On a CPU they fit an eighth of `budget_bytes`, and no more than 16,384 tokens, beyond which the caches lose more than the
+    fewer passes gain. On a GPU they fit half of what is free now: the other half is for gradients, for AdamW's moments, which
+    the first step makes, and for what the estimate leaves out.
+    """
+    if device.type == "cuda":
+        budget_bytes, most = torch.cuda.mem_get_info(device)[0] // 2, 1 << 24
+    else:
+        budget_bytes, most = budget_bytes // 8, CPU_TOKENS
+    n_tokens = FEWEST_TOKENS
+    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, lean) <= budget_bytes:
+        n_tokens *= 2
+    return n_tokens

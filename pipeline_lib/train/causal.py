@@ -33,6 +33,8 @@ from pipeline_lib.train.pair_batches import PairRows
 from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.sharding import shard
 
+DEFAULT_TOKENS = 2_048  # of a forward pass: its logits take 4 x this x vocabulary bytes
+
 
 class CausalObjective:
     """A causal language model, its data and the loss; see `trainer.Objective`."""
@@ -94,7 +96,7 @@ class CausalObjective:
         ids_ML = self._ahead.get(step)
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
-        height = max(1, self.config.micro_batch_tokens // ids_ML.shape[1])
+        height = max(1, (self.config.micro_batch_tokens or DEFAULT_TOKENS) // ids_ML.shape[1])
         # as many passes as the rank with the most sequences makes: cut weights are gathered in each
         passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)
         pieces = own_ML.tensor_split(passes) if self._sharded else own_ML.split(height)

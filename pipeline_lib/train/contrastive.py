@@ -17,13 +17,13 @@ from torch import Tensor
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import TrainConfig
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, not_told, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, not_told, should_cache
 from pipeline_lib.model.loss import HardNegative, contrastive_loss, hardest_negatives
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
 from pipeline_lib.model.precision import fast_bfloat16
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.train.distributed import Ranks, gather_sides
+from pipeline_lib.train.distributed import Ranks, gather_sides, largest
 from pipeline_lib.train.health import effective_rank
 from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
@@ -52,6 +52,9 @@ class ContrastiveObjective:
         if self._sharded:
             encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
+        fitting = fitting_tokens(encoder.backbone.config, ranks.device, self.config.activation_bytes, encoder.lean)
+        # all ranks the same, so that each makes equally many passes
+        self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
         self._effective_rank: float | None = None  # of the last step's embeddings
         self._hardest: dict[tuple[str, str], float] = {}
@@ -82,7 +85,8 @@ class ContrastiveObjective:
         lines = [
             f"{config.steps} steps of {config.batch_size:,} pairs over {self.ranks.size} process(es) on "
             f"{self.ranks.device}: {config.batch_size - 1:,} in-batch negatives for each x and each y",
-            f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}",
+            f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}, "
+            f"micro-batches of {self.micro_batch_tokens:,} tokens",
         ]
         if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
             lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")
@@ -99,7 +103,7 @@ class ContrastiveObjective:
         own_b = shares[self.ranks.rank]
         sequences = batch.sequences(own_b)
         passes = self._equal_passes(batch, shares)
-        cut = cut_micro_batches(sequences, self.config.micro_batch_tokens, at_least=passes)
+        cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes)
         micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, self.config.activation_bytes, self.module.lean)
@@ -114,7 +118,7 @@ class ContrastiveObjective:
         if not self._sharded:
             return 1
         lengths = [np.array([len(ids) for ids in batch.sequences(share)]) for share in shares]
-        return max(count_micro_batches(lengths_N, self.config.micro_batch_tokens) for lengths_N in lengths)
+        return max(count_micro_batches(lengths_N, self.micro_batch_tokens) for lengths_N in lengths)
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
@@ -158,7 +162,7 @@ class ContrastiveObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and MRR of the held-out pairs, if any are asked for."""
-        return self.held_out.measure(self.module, self.ranks) if self.held_out else {}
+        return self.held_out.measure(self.module, self.micro_batch_tokens, self.ranks) if self.held_out else {}
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""

@@ -11,7 +11,8 @@ from pipeline_lib.artifact import Store
 from pipeline_lib.config import ModelConfig, TrainConfig
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Events, Job
-from pipeline_lib.train.launch import TrainInputs, trainer_threads
+from pipeline_lib.train.launch import TrainInputs
+from pipeline_lib.train.torchrun import trainer_threads
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.train.worker import build_objective
 

@@ -46,9 +46,9 @@ class HeldOut:
         self.config = config
 
     @torch.no_grad()
-    def measure(self, encoder: Encoder, ranks: Ranks) -> dict[str, float]:
+    def measure(self, encoder: Encoder, limit: int, ranks: Ranks) -> dict[str, float]:
         """ "loss" and "mrr" of all pairs, the same on every rank; every rank has to call."""
-        batch, limit = self.batch, self.config.micro_batch_tokens
+        batch = self.batch
         n_pairs = len(batch.x_ids)
         shares = [np.arange(n_pairs)[rank :: ranks.size] for rank in range(ranks.size)]
         passes = max(count_micro_batches(np.array([*map(len, batch.sequences(share))]), limit) for share in shares)

@@ -6,15 +6,14 @@ Imports no torch: the processes do, and the memory is theirs.
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import logging
 import queue
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,6 @@ from pipeline_lib.children import start_child, stop_child
 from pipeline_lib.config import ModelConfig, PretrainConfig, StageConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.files import digest_of, replace_file, sha256_file
-from pipeline_lib.hardware import cores
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
@@ -39,12 +37,11 @@ from pipeline_lib.train.job import (
     parse_event,
     part_key,
 )
-from pipeline_lib.train_config import OptimizerConfig
+from pipeline_lib.train.torchrun import command, environment
 
 SAVE_GRACE_SECONDS = 20.0
-MEETING = "meeting-"  # where the processes of one attempt find each other, and their temporary files
+MEETING = "meeting-"  # and the machine's number: where the processes of one attempt find each other, and their temporary files
 HEARTBEAT_SECONDS = 0.5
-WAIT_POLICY = "PASSIVE"  # threads that spin at a barrier took four times the CPU of the work on a shared machine
 TAIL_LINES = 30
 FAILURES: dict[str, type[Exception]] = {
     "UserError": UserError,
@@ -131,7 +128,9 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
             config=choices.config,
             model=choices.model,
         )
-        with exclusive(job.folder / "launcher.lock", lambda: report.log("another process trains this; waiting for it")):
+        node = job.config.node_rank
+        lock = job.folder / (f"launcher-{node}.lock" if node else "launcher.lock")
+        with exclusive(lock, lambda: report.log("another process trains this; waiting for it")):
             Supervisor(job, report).run()
         return _outcome(store, job)
 
@@ -161,7 +160,8 @@ def _outcome(store: Store, job: Job) -> Outcome:
     parts = tuple(found.values())
     (*_, newest) = (part for part in parts if part.label != "metrics")
     state = json.loads((store.folder_of(newest) / "state.json").read_text())
-    shutil.rmtree(job.folder / "states", ignore_errors=True)
+    if job.config.node_rank == 0:
+        shutil.rmtree(job.folder / "states", ignore_errors=True)
     return Outcome(parts=parts, facts={name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")})
 
 
@@ -202,6 +202,8 @@ class Supervisor:
     def __init__(self, job: Job, report: Report) -> None:
         self.job, self.report = job, report
         self.store = Store(job.root)
+        node = job.config.node_rank
+        self.job_file = job.folder / (f"job-{node}.json" if node else "job.json")
 
     def run(self) -> None:
         """Return when every part of the run is there.
@@ -209,13 +211,14 @@ class Supervisor:
         Raises:
             TrainingFailed: see `train`.
         """
-        replace_file(self.job.folder / "job.json", self.job.model_dump_json(indent=1).encode())
+        replace_file(self.job_file, self.job.model_dump_json(indent=1).encode())
         if self._is_done():
             return
         deaths, best = 0, 0
-        while True:
-            attempt = self._attempt()
-            if "done" in attempt.events and attempt.code == 0:
+        for attempts in itertools.count():
+            attempt = self._attempt(attempts)
+            # the first rank speaks on its own machine only
+            if ("done" in attempt.events or self.job.config.node_rank) and attempt.code == 0:
                 return
             self._raise_if_final(attempt)
             deaths = 1 if attempt.saved_step > best else deaths + 1
@@ -243,12 +246,15 @@ class Supervisor:
             step = attempt.events["stopped"]["step"]
             raise TrainingFailed(f"training was stopped after step {step}; its state is saved: run the same to go on")
 
-    def _attempt(self) -> Attempt:
-        attempt = Attempt()
-        for left in self.job.folder.glob(f"{MEETING}*"):  # by a launcher that was killed
+    def _attempt(self, attempts: int) -> Attempt:
+        attempt, config = Attempt(), self.job.config
+        prefix = f"{MEETING}{config.node_rank}-"
+        for left in self.job.folder.glob(f"{prefix}*"):  # by a launcher that was killed
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=MEETING, dir=self.job.folder) as meeting:
-            child = start_child(self._command(Path(meeting)), self._environment(meeting), subprocess.PIPE)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.job.folder) as meeting:
+            child = start_child(
+                command(config, Path(meeting), self.job_file, attempts), environment(config, meeting), subprocess.PIPE
+            )
             try:
                 self._listen(child, attempt)
             finally:
@@ -256,30 +262,6 @@ class Supervisor:
                     stop_child(child, SAVE_GRACE_SECONDS)
         attempt.code = child.returncode
         return attempt
-
-    def _command(self, meeting: Path) -> list[str]:
-        # not --standalone: its two TCP stores listen on every interface; a file does the same for one machine
-        return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nnodes=1", f"--nproc-per-node={self.job.config.processes}", "--local-addr=127.0.0.1"),
-            *("--rdzv-backend=c10d", "--rdzv-conf=store_type=file", f"--rdzv-endpoint={meeting / 'rendezvous'}"),
-            *(f"--rdzv-id={uuid.uuid4().hex}", "-m", "pipeline_lib.train", str(self.job.folder / "job.json")),
-        ]
-
-    def _environment(self, meeting: str) -> dict[str, str]:
-        return {
-            "CPT_MEETING_FOLDER": meeting,
-            "TMPDIR": meeting,
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(trainer_threads(self.job.config)),
-            "OMP_WAIT_POLICY": WAIT_POLICY,
-            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-            "HF_HUB_OFFLINE": "1",
-            # keep freed blocks: each step's tensors would else be mapped and faulted in anew, and training is bound by memory
-            "MALLOC_MMAP_THRESHOLD_": str(8 * 1024**3),
-            "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),
-        }
 
     def _listen(self, child: subprocess.Popen[bytes], attempt: Attempt) -> None:
         lines: queue.Queue[str | None] = queue.Queue()
@@ -302,11 +284,6 @@ class Supervisor:
             attempt.events[event["event"]] = event
             if event["event"] == "progress":
                 heard = event
-
-
-def trainer_threads(config: OptimizerConfig) -> int:
-    """Threads of one trainer process on a CPU."""
-    return config.threads or max(1, cores() // config.processes)
 
 
 def _read_lines(child: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from training_runs import MODEL, tiny_config, write_inputs, write_job
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.errors import TrainingFailed, UserError
 from pipeline_lib.train.job import Events
-from pipeline_lib.train.launch import Supervisor, TrainInputs, train
+from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.worker import work
 
 Inputs = tuple[Store, TrainInputs]
@@ -172,14 +174,42 @@ def slowness() -> float:
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.slow
+def test_two_machines_meet_and_follow_one(inputs: Inputs) -> None:
+    store, inputs_ = inputs
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    # the weight average names an artifact of its own, and has no part in the loss
+    config = tiny_config(steps=4, weight_average=0.6, nodes=2, rendezvous=place)
+    other = multiprocessing.get_context("fork").Process(
+        target=train, args=(store, inputs_, config.model_copy(update={"node_rank": 1}), MODEL)
+    )
+    other.start()
+    trained = train(store, inputs_, config, MODEL)
+    other.join(120)
+    assert other.exitcode == 0
+    alone = write_job(store, inputs_, tiny_config(steps=4), key="one-machine")
+    work(alone, Events(enabled=False))
+    expected = (store.root / oracle_parts(store, alone)[-1].folder / "metrics.jsonl").read_text().splitlines()
+    for row, line in zip(metrics(trained), expected, strict=True):
+        assert row["loss"] == pytest.approx(json.loads(line)["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"nodes": 2}, {"nodes": 2, "rendezvous": "host:29500", "node_rank": 2}])
+def test_machines_that_cannot_meet_are_refused(inputs: Inputs, changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="expected HOST:PORT of node 0 and a number below 2"):
+        train(*inputs, tiny_config(seed=13, **changes), MODEL)
+
+
 def test_a_trainer_that_dies_again_and_again_fails_with_its_log(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[float] = []
 
-    def command(self: Supervisor, meeting: Path) -> list[str]:
+    def command(*_: Any) -> list[str]:
         starts.append(time.time())
         return [sys.executable, "-c", "print('the last words'); raise SystemExit(3)"]
 
-    monkeypatch.setattr(Supervisor, "_command", command)
+    monkeypatch.setattr("pipeline_lib.train.launch.command", command)
     with pytest.raises(TrainingFailed, match=r"died 3 times without a step gained \(exit 3\)[\s\S]*the last words"):
         train(*inputs, tiny_config(seed=11, max_restarts=2), MODEL)
     assert len(starts) == 3
@@ -191,10 +221,10 @@ def test_what_no_restart_can_mend_is_raised_at_once(
 ) -> None:
     line = "@@" + json.dumps({"event": "failed", "kind": kind.__name__, "message": "step 7: loss is nan"})
 
-    def command(self: Supervisor, meeting: Path) -> list[str]:
+    def command(*_: Any) -> list[str]:
         return [sys.executable, "-c", f"print({line!r}); raise SystemExit(1)"]
 
-    monkeypatch.setattr(Supervisor, "_command", command)
+    monkeypatch.setattr("pipeline_lib.train.launch.command", command)
     with pytest.raises(kind, match="step 7: loss is nan"):
         train(*inputs, tiny_config(seed=12), MODEL)
 
