@@ -150,6 +150,8 @@ def _tell(seconds: float, x_ids: list[list[int]], y_ids: list[list[int]]) -> Non
 
 def ours(folder: Path) -> None:
     """The stage "shards" in a store of its own."""
+    import pandas  # noqa: F401 - pyarrow imports it, 28 MB, when it first converts a list; the peer does so with its imports
+
     inputs = Store(folder / "store")
     curated, tokenizer = (_only(inputs, stage) for stage in (CURATED, "tokenizer"))
     _wait_for_start()

@@ -18,7 +18,7 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import arm, disarm
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
-from pipeline_lib.tokens.shards import write_shards
+from pipeline_lib.tokens.shards import _system_memory, write_shards
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
 
 Row = dict[str, object]
@@ -248,3 +248,10 @@ def test_c05_no_text_forges_a_delimiter_in_the_shards(
         for row in ids:
             assert 2 <= len(row) <= most and (row[0], row[-1]) == (opening, closing)
             assert not set(row[1:-1].tolist()) & set(range(len(RESERVED)))
+
+
+def test_arrow_has_the_memory_pool_that_it_had() -> None:
+    before = pa.default_memory_pool().backend_name
+    with _system_memory():
+        assert pa.default_memory_pool().backend_name == "system"
+    assert pa.default_memory_pool().backend_name == before
