@@ -44,6 +44,7 @@ bench: setup-dev
 	$(BIN)/python -m benchmarks.extract --quick
 	$(BIN)/python -m benchmarks.deduplicate --quick
 	$(BIN)/python -m benchmarks.web_text --quick
+	$(BIN)/python -m benchmarks.encode --quick
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

@@ -10,7 +10,7 @@ from data_contracts.suite import NOT_BLANK, Suite, is_true, matches, one_of, wit
 
 CONTRACT_VERSION = 1
 
-EVALUATION_KINDS = ("code_search", "text_search", "classification", "similarity")
+EVALUATION_KINDS = ("code_search", "text_search", "classification", "similarity", "bias")
 EVALUATION_SPLITS = ("train", "validation", "test")
 
 # correlations reach down to -1; every other metric of the field that is reported here is a share, from 0 to 1
@@ -31,7 +31,7 @@ def evaluation_suite() -> Suite:
             within("step", -1, None, "step_below_baseline", "a step, or -1 for a baseline"),
             one_of("split", EVALUATION_SPLITS, "split_unknown", f"one of {', '.join(EVALUATION_SPLITS)}"),
             one_of("kind", EVALUATION_KINDS, "kind_unknown", f"one of {', '.join(EVALUATION_KINDS)}"),
-            is_true("in_range", "value_out_of_range", "0 to 1, or -1 to 1 for a correlation"),
+            is_true("in_range", "value_out_of_range", "0 to 1, -1 to 1 for a correlation, any for an effect size"),
             is_true("is_ordered", "interval_disordered", "low <= value <= high, all finite"),
             within("n", 1, None, "n_below_one", "at least 1 query, text or pair behind the figure"),
         ),
@@ -45,12 +45,14 @@ def evaluation_facts(table: pa.Table) -> pa.Table:
     value, low, high = (_numbers(table[name]) for name in ("value", "low", "high"))
     signed = pc.match_substring_regex(strings["metric"], SIGNED_METRICS).to_numpy()
     floor = np.where(signed.astype(bool), -1.0, 0.0)
+    # a mean over a standard deviation has no bound
+    unbounded = pc.equal(strings["metric"], "effect_size").to_numpy()
     return pa.table(
         {
             **strings,
             "step": table["step"].fill_null(-2),
             "n": table["n"].fill_null(0),
-            "in_range": pa.array((value >= floor - ROUNDING) & (value <= 1 + ROUNDING)),
+            "in_range": pa.array(unbounded | ((value >= floor - ROUNDING) & (value <= 1 + ROUNDING))),
             # comparisons with NaN are False, so that an absent bound is disorder too
             "is_ordered": pa.array((low <= value + ROUNDING) & (value <= high + ROUNDING) & np.isfinite(low + high)),
         }

@@ -57,7 +57,13 @@ Split = Annotated[str, typer.Option(help="validation, or test.")]
 
 Suites = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A suite or group, e.g. sts-b; may be repeated.")]
 Data = Annotated[str, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")]
-Models = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another model for the suites: bm25, tfidf.")]
+SelectSuites = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="A suite whose validation split counts in the selection.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Another model: bm25, tfidf, FOLDER, NAME=FOLDER or hub:ORG/MODEL."),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Suites cut to samples.")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Pass over suites whose files are not there.")]
 
@@ -76,13 +82,16 @@ def run(
     seed: Seed = -1,
     near_duplicates: NearDuplicates = -1.0,
     contamination: Contamination = "",
+    select_suite: SelectSuites = None,
+    data: Data = "",
     workers: Workers = 0,
     scheduler: Scheduler = "",
     processes: Processes = 1,
     artifacts: Artifacts = "",
 ) -> None:
     """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
-    params = run_params(locals())
+    given = {name: value for name, value in locals().items() if name not in ("select_suite", "data")}
+    params = run_params(given | {"select_suites": tuple(select_suite or ()), "suite_data": data})
     _announce(params)
 
     def flow() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -97,6 +97,12 @@ class RunParams(BaseModel):
         False, title="Download", description="Fetch the start from the hub if it is not in its cache; off: no network."
     )
     seed: int = Field(-1, title="Seed", description="Of weights and sample order; -1: the preset's.", ge=-1)
+    select_suites: tuple[str, ...] = Field(
+        (),
+        title="Selection's suites",
+        description="Suites or groups whose validation splits count in the choice of a checkpoint; needs their folder.",
+    )
+    suite_data: str = Field("", title="Suites' data", description="The folder of their downloads.")
     workers: int = Field(0, title="Dask workers", description="Processes for extraction; 0: one a core.", ge=0)
     scheduler: str = Field(
         "",
@@ -127,11 +133,22 @@ class RunParams(BaseModel):
             "tokenizer": config.tokenizer.model_copy(update={"delimiters": self.delimiters} if self.delimiters else {}),
             "train": self._train(config.train),
             "pretrain": config.pretrain.model_copy(update=pretrain),
+            "select": config.select.model_copy(update={"suites": self.select_suites, "suite_data": self.suite_data}),
             "model": config.model.model_copy(
                 update={name: value for name in ("init", "pooling") if (value := getattr(self, name))}
             ),
         }
         return RunConfig.model_validate(config.model_copy(update=update).model_dump())
+
+    def command(self) -> str:
+        """What makes this run again at a terminal; of a path the last part, for the rest is this machine's."""
+        fields = set(RunParams.model_fields) - {"name", "workers", "processes", "artifacts", "cluster"}
+        words = ["cpt run"]
+        for name, value in self.model_dump(include=fields, exclude_defaults=True).items():
+            for one in value if isinstance(value, tuple | list) else (value,):
+                option = {"select_suites": "select-suite", "suite_data": "data"}.get(name, name.replace("_", "-"))
+                words.append(f"--{option} {Path(one).name if str(one).startswith('/') else one}")
+        return " ".join(words)
 
     def _train(self, train: TrainConfig) -> TrainConfig:
         if self.steps and self.pairs:

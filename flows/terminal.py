@@ -57,7 +57,7 @@ def run_params(options: dict[str, Any]) -> RunParams:
     if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
         options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
     preset(options["preset"])  # an unknown one is answered with those that there are
-    for place in ("source", "dump", "contamination", "init"):
+    for place in ("source", "dump", "contamination", "suite_data", "init"):
         if options.get(place) and (place != "init" or os.path.isdir(options[place])):  # noqa: PTH112 - else a hub id
             options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
     # what is wrong is told before anything starts

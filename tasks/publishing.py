@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,12 @@ from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import load_embedder
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
+from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
 from pipeline_lib.model.card import CardFacts, Metric
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.export import export
@@ -38,14 +41,24 @@ def select_task(store: Store, evaluations: Sequence[Artifact], config: RunConfig
 
 
 @stage_task("export")
-def export_task(store: Store, checkpoint: Checkpoint, tested: Artifact, baselines: Artifact, config: RunConfig) -> Artifact:
-    """The folder that sentence-transformers, transformers and onnxruntime load."""
+def export_task(
+    store: Store, checkpoint: Checkpoint, config: RunConfig, command: str, found: Mapping[str, Artifact]
+) -> Artifact:
+    """The folder that sentence-transformers, transformers and onnxruntime load.
+
+    Args:
+        command: what makes this run again.
+        found: "curated", and the evaluations "tested" and "baselines" on the test split.
+    """
     progress = StageProgress("export")
     card = CardFacts(
         title=f"{config.name}: text and code embeddings",
         base=start_name(config.model.init) or "a new causal transformer, trained on this corpus alone",
         data=_data_sentence(config),
-        metrics=tuple(_card_metrics(tested, baselines)),
+        metrics=tuple(_card_metrics(found["tested"], found["baselines"])),
+        decontamination=_decontamination(found["curated"]),
+        bias=tuple(_bias_metrics(store, checkpoint)),
+        command=command,
         licence="Each text of the training data keeps the licence of the package or file it comes from; see the pairs' "
         "`licence` column.",
     )  # fmt: skip
@@ -104,5 +117,27 @@ def _card_metrics(tested: Artifact, baselines: Artifact) -> list[Metric]:
             high=round(row["high"], 4), n=row["n"], baselines=others.get((row["task"], row["metric"]), {}),
         )
         for row in read_evaluations([tested])
-        if row["metric"] == PRIMARY_METRIC[row["kind"]]
+    ]  # fmt: skip
+
+
+def _decontamination(curated: Artifact) -> str:
+    found = curated.manifest.facts.get("contamination", {})
+    suites = [
+        f"{name} ({row['texts']:,} texts, {row['texts_found']:,} found, {row['pairs']:,} pairs dropped)"
+        for name, row in sorted(found.items())
+    ]
+    return f"pairs that hold a text of these were dropped: {', '.join(suites)}." if suites else ""
+
+
+def _bias_metrics(store: Store, checkpoint: Checkpoint) -> list[Metric]:
+    model = CheckpointEncoder(checkpoint)
+    rows = read_evaluations(
+        evaluate_suite(store, model, open_suite(name, Path(), SuiteConfig()), "test") for name in GROUPS["bias"]
+    )
+    return [
+        Metric(
+            task=row["task"], metric=row["metric"], value=round(row["value"], 4), low=round(row["low"], 4),
+            high=round(row["high"], 4), n=row["n"],
+        )
+        for row in rows
     ]  # fmt: skip

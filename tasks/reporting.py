@@ -22,11 +22,13 @@ from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.select import read_selection
+from pipeline_lib.files import replace_file
 from pipeline_lib.hardware import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.lineage import git_commit
 from pipeline_lib.meter import Meter
+from pipeline_lib.model.card import Cost, with_measured_cost
 from pipeline_lib.search.query import search
-from tasks.ui import StageProgress, show_markdown, show_table, stage_task
+from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
@@ -70,14 +72,28 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     progress = StageProgress("report")
     data = _collect(home, config, run, meter)
     page = write_report(folder, data)
+    _write_model_card(folder, run, config.train.processes)
     progress.finish(str(page))
     sentence = str(data.selection.get("sentence", ""))
     show_table("results", results_table(data.evaluations, data.differences, data.chosen), sentence)
     show_table("selection", data.selection.get("checkpoints", []), sentence)
+    show_picture("selection-curves", folder / "selection.png", "Search, classification and similarity over steps")
     show_table("stages", [row.model_dump(exclude={"dropped", "digest"}) for row in data.stages], "Stages and their cost")
     show_table("hardest-negatives", [_negative_row(row) for row in data.negatives], "In-batch negatives that score highest")
     show_markdown("sample-searches", searches_markdown(data.searches), "What search finds now")
     return json.loads((folder / "report.json").read_text())
+
+
+def _write_model_card(folder: Path, run: RunArtifacts, processes: int) -> None:
+    """The export's card with what the making cost on this machine."""
+    card = (run.stages["export"].part_folder() / "README.md").read_text(encoding="utf-8")
+    training = StageRow.of(run.stages["train"])
+    cost = Cost(
+        cpu_seconds=sum(row.cpu_seconds for row in run.rows()),
+        training_cpu_seconds=training.cpu_seconds,
+        gpu_seconds=training.seconds * processes if has_gpu() else 0.0,
+    )
+    replace_file(folder / "model_card.md", with_measured_cost(card, cost).encode())
 
 
 def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -155,3 +158,10 @@ def show_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> No
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """A page of markdown in Prefect's UI."""
     create_markdown_artifact(markdown=markdown, key=slug(key), description=description)
+
+
+def show_picture(key: str, path: Path, description: str) -> None:
+    """A PNG in Prefect's UI, inside the artifact itself; nothing where there is no such file."""
+    if path.is_file():
+        data = base64.b64encode(path.read_bytes()).decode()
+        create_image_artifact(image_url=f"data:image/png;base64,{data}", key=slug(key), description=description)

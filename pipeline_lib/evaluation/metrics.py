@@ -115,6 +115,17 @@ def pearson_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, r
     return _interval(pearson(a_N, grades_N) - pearson(b_N, grades_N), drawn_R, len(grades_N))
 
 
+def resampled(metric: str, values_N: np.ndarray, targets_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """A figure on each resample of the samples (R,): a correlation with the targets by its name, else the mean.
+
+    The same seed and number of samples draw the same ones, so that figures of two models can be subtracted.
+    """
+    correlation = {"spearman": _resampled_spearman, "pearson": _resampled_pearson}.get(metric)
+    if correlation is not None:
+        return correlation(values_N, targets_N, resamples, seed)
+    return _resampled_means(values_N, resamples, seed)
+
+
 def macro_f1_interval(
     predicted_N: np.ndarray, true_N: np.ndarray, resamples: int, seed: int, of_classes: Sequence[object] = ()
 ) -> Interval:

@@ -13,18 +13,20 @@ from pipeline_lib.artifact import replace_file
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.evaluation.report_page import render
+from pipeline_lib.evaluation.selection_curves import write_selection_curves
 
 REPORT_VERSION = 1
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Write report.json and report.html into the folder, each whole or not at all.
+    """Write report.json, report.html and selection.{png,svg} into the folder, each whole or not at all.
 
     Returns:
         The path of report.html.
     """
     content = json.dumps(_plain(report_json(data)), indent=1, ensure_ascii=False, allow_nan=False)
     replace_file(folder / "report.json", content.encode() + b"\n")
+    write_selection_curves(folder, data.selection)
     page = folder / "report.html"
     replace_file(page, render(data).encode())
     return page

@@ -1,9 +1,8 @@
 """Choose a checkpoint by a declared weighted score on validation, and say why.
 
 With longer training search and classification rise while similarity falls (paper, section 4.2), so that each metric alone
-would choose another checkpoint. The score of a checkpoint is the weighted mean over the kinds of its value divided by the
-best value of that kind: one per cent below a kind's best costs one per cent of the kind's weight, whatever the metric's
-scale; scaling by the range instead would blow up noise where all checkpoints are nearly equal.
+would choose another checkpoint; the score weighs them (checkpoint_scores.py). Of checkpoints whose scores lie within the noise
+of their queries the last is taken: they cost the same to run, and the later has seen more.
 """
 
 from __future__ import annotations
@@ -18,23 +17,43 @@ import numpy as np
 from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import SelectConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.compare import Queries, difference, read_evaluations, read_queries
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.checkpoint_scores import (
+    Standing,
+    best_values,
+    kind_weights,
+    score,
+    score_difference,
+    task_weights,
+)
+from pipeline_lib.evaluation.compare import difference
+from pipeline_lib.evaluation.metrics import Interval
 
-STAGE = Stage(name="select", version=1)
-RULE = "the highest weighted mean of value / best value of each kind; of equal scores the later checkpoint"
+STAGE = Stage(name="select", version=2)
+RULE = (
+    "the highest weighted mean of value / best value of each task, each kind's weight shared by its tasks; "
+    "of all whose score is within the noise of the highest (paired bootstrap over queries, 95 %) the latest checkpoint"
+)
 
 _EQUAL_SCORES = 1e-12  # two sums of the same terms may differ in the last bits
 
 
 @dataclass(frozen=True)
 class CheckpointScore:
-    """A checkpoint's mean value by kind, and its weighted score."""
+    """A checkpoint's mean value by kind, its value by task, its weighted score, and how far the highest is ahead of it."""
 
     label: str
     step: int
     score: float
     kinds: dict[str, float]
+    tasks: dict[str, float]
+    behind: float
+    behind_low: float
+    behind_high: float
+
+    @property
+    def is_within_noise(self) -> bool:
+        """Whether the highest score is not surely higher than this one."""
+        return self.behind_low <= _EQUAL_SCORES
 
 
 @dataclass(frozen=True)
@@ -60,15 +79,16 @@ class Selection:
     rule: str
     split: str
     weights: dict[str, float]
+    task_weights: dict[str, float]
     checkpoints: tuple[CheckpointScore, ...]
     peaks: tuple[Peak, ...]
 
 
 def select(store: Store, evaluations: Sequence[Artifact], config: SelectConfig) -> Artifact:
-    """Choose among the evaluated checkpoints; baselines among the evaluations are passed over.
+    """Choose among the evaluated checkpoints; baselines and other models among the evaluations are passed over.
 
     Args:
-        evaluations: of one split, which must not be the test.
+        evaluations: of stages "evaluate" and "evaluate_suite", of one split, which must not be the test.
 
     Returns:
         An artifact whose one part "selection" holds selection.json.
@@ -76,18 +96,19 @@ def select(store: Store, evaluations: Sequence[Artifact], config: SelectConfig) 
     Raises:
         UserError: no checkpoint among them, or evaluations on the test split or on several splits.
     """
-    checkpoints = {str(e.manifest.config["model"]): e for e in evaluations if e.manifest.config["model"] != "baselines"}
-    split = _one_split(list(checkpoints.values()))
+    used = [evaluation for evaluation in evaluations if _is_of_checkpoint(evaluation)]
+    split = _one_split(used)
+    inputs = {_input_name(evaluation): evaluation for evaluation in used}
 
     def make(key: str) -> Outcome:
-        selection = choose(list(checkpoints.values()), split, config)
+        selection = choose(list(inputs.values()), split, config)
         scratch = store.scratch(STAGE.name)
         content = json.dumps(asdict(selection), indent=1, sort_keys=True, ensure_ascii=False)
         (scratch / "selection.json").write_text(content + "\n", encoding="utf-8")
         draft = draft_part(STAGE, key, "selection", facts={"chosen": selection.chosen})
         return Outcome(parts=(store.commit_part(draft, scratch),), facts={"chosen": selection.chosen})
 
-    return store.build(STAGE, config, checkpoints, make)
+    return store.build(STAGE, config, inputs, make)
 
 
 def read_selection(selected: Artifact) -> dict[str, Any]:
@@ -97,16 +118,16 @@ def read_selection(selected: Artifact) -> dict[str, Any]:
 
 def choose(evaluations: Sequence[Artifact], split: str, config: SelectConfig) -> Selection:
     """The decision over evaluations of checkpoints on one split, with the figures behind it."""
-    steps = {str(e.manifest.config["model"]): _step_of(e) for e in evaluations}
-    values = _values_by_checkpoint(evaluations)
-    weights = _normalised({kind: weight for kind, weight in config.weights.items() if _in_all(values, kind)})
-    scores = [
-        CheckpointScore(label, steps[label], _score(values, label, weights), values[label])
-        for label in sorted(values, key=lambda label: (steps[label], label))
-    ]
-    best = max(score.score for score in scores)
-    chosen = [score for score in scores if score.score >= best - _EQUAL_SCORES][-1]
-    peaks = tuple(_peak(kind, scores, chosen, evaluations, config) for kind in weights)
+    by_label: dict[str, list[Artifact]] = {}
+    for evaluation in evaluations:
+        by_label.setdefault(str(evaluation.manifest.config["model"]), []).append(evaluation)
+    standings = sorted((Standing(label, found) for label, found in by_label.items()), key=lambda s: (s.step, s.label))
+    weights = task_weights(standings, config)
+    scores = _scores(standings, weights, config)
+    chosen = [found for found in scores if found.is_within_noise][-1]
+    kinds = kind_weights(standings, weights)
+    by_name = {standing.label: standing for standing in standings}
+    peaks = tuple(_peak(kind, by_name, chosen.label, weights, config) for kind in kinds)
     return Selection(
         chosen=chosen.label,
         step=chosen.step,
@@ -114,10 +135,21 @@ def choose(evaluations: Sequence[Artifact], split: str, config: SelectConfig) ->
         sentence=_sentence(chosen, scores, peaks, split),
         rule=RULE,
         split=split,
-        weights=weights,
+        weights=kinds,
+        task_weights=weights,
         checkpoints=tuple(scores),
         peaks=peaks,
     )
+
+
+def _is_of_checkpoint(evaluation: Artifact) -> bool:
+    config = evaluation.manifest.config
+    return config["model"] != "baselines" and config.get("step", 0) >= 0
+
+
+def _input_name(evaluation: Artifact) -> str:
+    config = evaluation.manifest.config
+    return " ".join(str(config[name]) for name in ("model", "suite") if name in config)
 
 
 def _one_split(evaluations: Sequence[Artifact]) -> str:
@@ -132,71 +164,48 @@ def _one_split(evaluations: Sequence[Artifact]) -> str:
     return splits[0]
 
 
-def _step_of(evaluation: Artifact) -> int:
-    label = str(evaluation.manifest.config["model"])
-    digits = label.removeprefix("step-")
-    return int(digits) if digits.isdigit() else 0
-
-
-def _values_by_checkpoint(evaluations: Sequence[Artifact]) -> dict[str, dict[str, float]]:
-    values: dict[str, dict[str, float]] = {}
-    for evaluation in evaluations:
-        primary: dict[str, list[float]] = {}
-        for row in read_evaluations([evaluation]):
-            if row["metric"] == PRIMARY_METRIC[row["kind"]]:
-                primary.setdefault(row["kind"], []).append(row["value"])
-        label = str(evaluation.manifest.config["model"])
-        values[label] = {kind: float(np.mean(primary[kind])) for kind in PRIMARY_METRIC if kind in primary}
-    return values
-
-
-def _in_all(values: Mapping[str, Mapping[str, float]], kind: str) -> bool:
-    return all(kind in kinds for kinds in values.values())
-
-
-def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    total = sum(weights.values())
-    return {kind: weight / total for kind, weight in weights.items() if weight > 0}
-
-
-def _score(values: Mapping[str, Mapping[str, float]], label: str, weights: Mapping[str, float]) -> float:
-    score = 0.0
-    for kind, weight in weights.items():
-        best = max(kinds[kind] for kinds in values.values())
-        if best > 0:  # a correlation that no checkpoint gets above zero tells none of them apart
-            score += weight * max(values[label][kind], 0.0) / best
-    return score
+def _scores(standings: Sequence[Standing], weights: Mapping[str, float], config: SelectConfig) -> list[CheckpointScore]:
+    best = best_values(standings, weights)
+    found = {standing.label: score(standing, weights, best) for standing in standings}
+    highest = max(found.values())
+    # of equal scores the later, so that it is nobody's runner-up
+    top = [standing for standing in standings if found[standing.label] >= highest - _EQUAL_SCORES][-1]
+    rows = []
+    for standing in standings:
+        gap = Interval(0.0, 0.0, 0.0, 0)
+        if standing is not top:
+            gap = score_difference(top, standing, weights, best, config)
+        tasks = {name: standing.tasks[name].value for name in weights}
+        rows.append(
+            CheckpointScore(
+                standing.label, standing.step, found[standing.label], standing.kinds, tasks, gap.value, gap.low, gap.high
+            )
+        )
+    return rows
 
 
 def _peak(
-    kind: str,
-    scores: Sequence[CheckpointScore],
-    chosen: CheckpointScore,
-    evaluations: Sequence[Artifact],
-    config: SelectConfig,
+    kind: str, standings: Mapping[str, Standing], chosen: str, weights: Mapping[str, float], config: SelectConfig
 ) -> Peak:
-    top = max(score.kinds[kind] for score in scores)
-    peak = chosen if chosen.kinds[kind] == top else next(score for score in scores if score.kinds[kind] == top)
-    if peak is chosen:
-        return Peak(kind, peak.label, top, 0.0, 0.0, 0.0)
-    by_label = {str(e.manifest.config["model"]): e for e in evaluations}
-    ours, theirs = (_queries_of_kind(by_label[score.label], kind) for score in (chosen, peak))
-    found = [difference(theirs[task], ours[task], config.bootstrap, config.seed) for task in theirs]
+    top = max(standing.kinds[kind] for standing in standings.values())
+    if standings[chosen].kinds[kind] == top:
+        return Peak(kind, chosen, top, 0.0, 0.0, 0.0)
+    peak = next(standing for standing in standings.values() if standing.kinds[kind] == top)
+    ours = standings[chosen].tasks
+    found = [
+        difference(peak.tasks[name].queries, ours[name].queries, config.bootstrap, config.seed)
+        for name in weights
+        if ours[name].kind == kind
+    ]
     ahead, low, high = (float(np.mean([getattr(interval, name) for interval in found])) for name in ("value", "low", "high"))
     return Peak(kind, peak.label, top, ahead, low, high)
-
-
-def _queries_of_kind(evaluation: Artifact, kind: str) -> dict[str, Queries]:
-    return {task: queries for (_, task), queries in read_queries(evaluation).items() if queries.kind == kind}
 
 
 def _sentence(chosen: CheckpointScore, scores: Sequence[CheckpointScore], peaks: Sequence[Peak], split: str) -> str:
     if not peaks:
         return f"{chosen.label} was chosen because it is the last: {split} has too little for any task."
-    others = sorted((score for score in scores if score is not chosen), key=lambda score: -score.score)
-    runner_up = f", ahead of {others[0].label} with {others[0].score:.3f}" if others else ""
     reached = ", ".join(f"{_said(peak.kind)} {chosen.kinds[peak.kind]:.3f}" for peak in peaks)
-    text = f"{chosen.label} was chosen: weighted score {chosen.score:.3f}{runner_up}, with {reached} on {split}."
+    text = f"{chosen.label} was chosen: weighted score {chosen.score:.3f}{_rivals(chosen, scores)}, with {reached} on {split}."
     here = [_said(peak.kind) for peak in peaks if peak.label == chosen.label]
     if here:
         text += f" {_listed(here).capitalize()} peaked there."
@@ -209,6 +218,20 @@ def _sentence(chosen: CheckpointScore, scores: Sequence[CheckpointScore], peaks:
                 f"{within} the noise of its queries."
             )
     return text
+
+
+def _rivals(chosen: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
+    """Who came next, or why the chosen one is taken although another scores higher."""
+    others = sorted((found for found in scores if found is not chosen), key=lambda found: -found.score)
+    if not others:
+        return ""
+    first = others[0]
+    if first.score <= chosen.score:
+        return f", ahead of {first.label} with {first.score:.3f}"
+    return (
+        f", the latest of {sum(found.is_within_noise for found in scores)} whose score is within the noise of the highest "
+        f"({first.label} with {first.score:.3f}, {chosen.behind:+.3f} [{chosen.behind_low:+.3f}, {chosen.behind_high:+.3f}])"
+    )
 
 
 def _said(kind: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
 from pipeline_lib.config import StageConfig
+
+WATTS_A_CORE, WATTS_A_GPU = 10, 500  # a server's processor with its memory, shared by its cores; an accelerator under load
 
 
 class Metric(StageConfig):
@@ -34,6 +37,9 @@ class CardFacts(StageConfig):
     licence: str = Field(
         "", description="What is known of the licences of the training data and of the weights; one paragraph."
     )
+    decontamination: str = Field("", description="What was done that training holds no text of an evaluation.")
+    bias: tuple[Metric, ...] = Field((), description="Figures of the bias suites.")
+    command: str = Field("", description="What makes the model again at a terminal.")
 
 
 _USAGE = """\
@@ -101,6 +107,10 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         _usage(figures) + (_ONNX if figures["onnx"] else _without_onnx(figures)),
         "## Training\n\n" + _training(facts, figures),
         *([_evaluation(facts)] if facts.metrics else []),
+        _LIMITS,
+        "## Bias\n\n" + _bias(facts),
+        f"## Cost\n\n{_cost(figures)}\n",
+        *([f"## Again\n\n```\n{facts.command}\n```\n"] if facts.command else []),
         f"## Licence\n\n{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n",
         "## Lineage\n\nContent digests (sha256) of what it was made from.\n\n"
         + _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in figures["lineage"].items()]),
@@ -132,6 +142,20 @@ tags:
 ---
 """
 
+_LIMITS = """\
+## Intended use and limits
+
+For finding code by what it does, finding passages by what they say, and as features of texts of the kind it was trained on.
+It knows little of other languages and subjects, and nothing of a text past the longest that it takes (table above). A high
+similarity is no proof: two texts that say opposite things of one matter are near to each other. Do not decide about people by
+it. Held-out figures are of the same corpus: expect less on another.
+"""
+
+MEASURED_ELSEWHERE = (
+    "Hours and energy depend on the machine, and so are not part of these reproducible files: `model_card.md` beside the "
+    "run's report says them."
+)
+
 _INTRODUCTION = (
     "A text and code embedding model, made after *Text and Code Embeddings by Contrastive Pre-Training* "
     "([arXiv 2201.10005](https://arxiv.org/abs/2201.10005)): a causal transformer, trained to tell the right partner of a text "
@@ -153,10 +177,56 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
     ]
 
 
+def _bias(facts: CardFacts) -> str:
+    if not facts.bias:
+        return "Not measured. `cpt evaluate --suite bias` measures associations with groups of people.\n"
+    return (
+        "Effect sizes (0: none) of associations with groups of people, and the p-value of a permutation test; the tests are "
+        "few, in English, and a small effect is no proof of harmlessness. Never used to choose the model.\n\n"
+        + _figures(facts.bias)
+    )
+
+
+def _cost(figures: Mapping[str, Any]) -> str:
+    """What does not depend on the machine; `with_measured_cost` adds what does."""
+    config = figures["training"].get("config", {})
+    steps, batch_size = config.get("steps"), config.get("batch_size")
+    seen = f"{steps * batch_size:,} pairs in {steps:,} steps were seen. " if steps and batch_size else ""
+    return seen + MEASURED_ELSEWHERE
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the making of a model took, added up over its stages."""
+
+    cpu_seconds: float
+    training_cpu_seconds: float
+    gpu_seconds: float
+
+
+def with_measured_cost(card: str, cost: Cost) -> str:
+    """The card of one run: what the making cost on its machine in place of where to find that."""
+    assert MEASURED_ELSEWHERE in card, "this card's section on cost is another one"
+    cpu_hours, training_hours, gpu_hours = (
+        seconds / 3600 for seconds in (cost.cpu_seconds, cost.training_cpu_seconds, cost.gpu_seconds)
+    )
+    energy = (cpu_hours * WATTS_A_CORE + gpu_hours * WATTS_A_GPU) / 1000
+    return card.replace(
+        MEASURED_ELSEWHERE,
+        f"All stages took {cpu_hours:.3g} CPU-hours ({training_hours:.3g} of them training) and {gpu_hours:.3g} GPU-hours: "
+        f"about {energy:.2g} kWh, estimated at {WATTS_A_CORE} W a busy core and {WATTS_A_GPU} W a GPU, which was not measured.",
+    )
+
+
+def _decontamination(facts: CardFacts) -> str:
+    return facts.decontamination or "The training texts were not compared with those of any evaluation suite."
+
+
 def _training(facts: CardFacts, figures: Mapping[str, Any]) -> str:
     lines = [facts.data + "\n"] if facts.data else []
     if facts.counts:
         lines.append(_table(("data", "count"), [(name, f"{count:,}") for name, count in facts.counts.items()]))
+    lines.append(f"Decontamination: {_decontamination(facts)}\n")
     settings = [(name, f"`{json.dumps(value, sort_keys=True)}`") for name, value in figures["training"].items()]
     lines.append(f"{_objective(figures['training'].get('config', {}))}. Settings:\n")
     lines.append(_table(("setting", "value"), settings))
@@ -170,7 +240,11 @@ def _objective(config: Mapping[str, Any]) -> str:
 
 
 def _evaluation(facts: CardFacts) -> str:
-    others = sorted({name for row in facts.metrics for name in row.baselines})
+    return "## Evaluation\n\n" + _figures(facts.metrics)
+
+
+def _figures(metrics: Sequence[Metric]) -> str:
+    others = sorted({name for row in metrics for name in row.baselines})
     rows = [
         (
             row.task,
@@ -180,9 +254,9 @@ def _evaluation(facts: CardFacts) -> str:
             "" if row.n is None else f"{row.n:,}",
             *(f"{row.baselines[name]:.3f}" if name in row.baselines else "" for name in others),
         )
-        for row in facts.metrics
+        for row in metrics
     ]
-    return "## Evaluation\n\n" + _table(("task", "metric", "value", "95 % interval", "n", *others), rows)
+    return _table(("task", "metric", "value", "95 % interval", "n", *others), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

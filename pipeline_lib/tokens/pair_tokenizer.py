@@ -79,7 +79,7 @@ class PairTokenizer:
         if not path.is_file():
             raise UserError(f"{folder}: no {DELIMITERS_FILE}; expected the part of a tokenizer artifact")
         delimiters = Delimiters(**json.loads(path.read_text()))
-        return cls(bare_tokenizer(_read_tokenizer_json(folder)), delimiters)
+        return cls(bare_tokenizer(read_tokenizer_json(folder)), delimiters)
 
     @classmethod
     def from_causal_lm(cls, folder: Path) -> PairTokenizer:
@@ -95,7 +95,7 @@ class PairTokenizer:
         """
         if (folder / DELIMITERS_FILE).is_file():
             return cls.load(folder)
-        tokenizer = bare_tokenizer(_read_tokenizer_json(folder))
+        tokenizer = bare_tokenizer(read_tokenizer_json(folder))
         tokenizer.encode_special_tokens = True
         found = [_single_token(tokenizer, bracket) for bracket in BRACKETS]
         own = [id_ for id_ in found if id_ is not None]
@@ -232,7 +232,7 @@ def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:
         max_tokens: longest row, delimiters included.
     """
     tokenizer = PairTokenizer.load(folder)
-    fields = _read_tokenizer_json(folder)
+    fields = read_tokenizer_json(folder)
     ids = tokenizer.delimiters.of(side)
     names = [tokenizer.name_of(id_) for id_ in ids]
 
@@ -262,7 +262,12 @@ def _head(text: str, characters: int) -> str:
     return text if space is None else text[: space.start()]
 
 
-def _read_tokenizer_json(folder: Path) -> dict[str, Any]:
+def read_tokenizer_json(folder: Path) -> dict[str, Any]:
+    """The fields of a folder's tokenizer.json.
+
+    Raises:
+        UserError: there is none, or it is no tokenizer.
+    """
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         raise UserError(

@@ -19,7 +19,7 @@ from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ExportConfig, ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model.card import CardFacts, Metric
+from pipeline_lib.model.card import CardFacts, Cost, Metric, with_measured_cost
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.export import SIDES, export
@@ -46,6 +46,10 @@ def exported(store: Store, checkpoint: Checkpoint) -> Artifact:
         metrics=(
             Metric(task="code_search_1k", metric="MRR", value=0.61, low=0.6, high=0.62, n=3000, baselines={"bm25": 0.57}),
         ),
+        bias=(Metric(task="bias-coreference", metric="effect_size", value=-0.28, low=-0.69, high=0.11, n=24),),
+        licence="numpy: BSD-3-Clause",
+        decontamination="pairs that hold a text of these were dropped: sts-b (10 texts, 1 found, 2 pairs dropped).",
+        command="cpt run --preset demo --steps 3",
     )
     return export(store, checkpoint, ExportConfig(), card)
 
@@ -230,8 +234,21 @@ def test_wrong_use_is_answered_in_one_line(store: Store, checkpoint: Checkpoint)
 
 def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkpoint) -> None:
     card = (folder / "README.md").read_text()
-    for words in ("| code_search_1k | MRR | 0.610 | 0.600 to 0.620 | 3,000 | 0.570 |", "48,123", checkpoint.trained.digest):
-        assert words in card
+    for words in (
+        "| code_search_1k | MRR | 0.610 | 0.600 to 0.620 | 3,000 | 0.570 |",
+        "48,123",
+        checkpoint.trained.digest,
+        "| bias-coreference | effect_size | -0.280 | -0.690 to 0.110 | 24 |",
+        "numpy: BSD-3-Clause",
+        "sts-b (10 texts, 1 found, 2 pairs dropped)",
+        "## Intended use and limits",
+        "cpt run --preset demo --steps 3",
+        "`model_card.md` beside the run's report",
+    ):
+        assert words in card, words
+    measured = with_measured_cost(card, Cost(cpu_seconds=7200, training_cpu_seconds=3600, gpu_seconds=0))
+    assert "2 CPU-hours (1 of them training) and 0 GPU-hours: about 0.02 kWh" in measured
+    assert "beside the run's report" not in measured
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
 
 

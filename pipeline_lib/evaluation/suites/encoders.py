@@ -1,8 +1,9 @@
-"""Models by what a person writes: our checkpoints, and the lexical baselines by name."""
+"""Models by what a person writes: our checkpoints, the lexical baselines by name, others by folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import Embed, load_embedder
 from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
 from pipeline_lib.evaluation.suites.models import Model, ModelId, Side
+from pipeline_lib.evaluation.suites.outside import open_outside
 from pipeline_lib.evaluation.tasks import only_part
 from pipeline_lib.files import digest_of
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -46,14 +48,16 @@ class CheckpointEncoder:
 
 
 def open_model(name: str) -> Model:
-    """The model of that name.
+    """A lexical baseline by its name, else the model in a folder or on the hub (see `outside.open_outside`).
 
     Raises:
         UserError: there is none.
     """
-    if name not in OPENERS:
-        raise UserError(f"no model {name!r}; there are: {', '.join(OPENERS)}")
-    return OPENERS[name]()
+    if name in OPENERS:
+        return OPENERS[name]()
+    if "/" not in name and not Path(name).is_dir():
+        raise UserError(f"no model {name!r}; there are: {', '.join(OPENERS)}, FOLDER, NAME=FOLDER and hub:ORGANISATION/MODEL")
+    return open_outside(name)
 
 
 def _clean(text: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import similarity
 from pipeline_lib.evaluation.suites.beir import BEIR_11, Beir
+from pipeline_lib.evaluation.suites.bias import AssociationBias, CoreferenceBias
 from pipeline_lib.evaluation.suites.code_challenge import CHALLENGES, CodeChallenge
 from pipeline_lib.evaluation.suites.code_search_net import LANGUAGES, CodeSearchNet
 from pipeline_lib.evaluation.suites.codexglue import AdvTest, Codebase, CoSqa
@@ -40,6 +41,8 @@ SUITES: dict[str, Maker] = {
     "trivia-qa": partial(OpenQuestions, "trivia-qa"),
     "cosqa": CoSqa,
     "codexglue-advtest": AdvTest,
+    "bias-association": AssociationBias,
+    "bias-coreference": CoreferenceBias,
 }
 
 # families whose members are folders of the data: "FAMILY/FOLDER"
@@ -59,6 +62,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "codesearchnet-99": CHALLENGES,
     "smart": tuple(COLLECTIONS),
     "sst2-all": ("sst2", "sst2-zero-shot", "sst2-knn"),
+    "bias": ("bias-association", "bias-coreference"),
 }
 
 GROUPS["all"] = (*SUITES, *GROUPS["beir-11"])

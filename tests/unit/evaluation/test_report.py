@@ -185,6 +185,17 @@ def test_what_was_left_out_is_said(tmp_path, data):
     assert "Similarity: 3 pieces, 10 are needed" in page
 
 
+def test_the_curves_of_the_selection_are_pictures_too(tmp_path, data):
+    """The same bytes each time; a kind that was not measured is left out."""
+    for name in ("a", "b"):
+        write_report(tmp_path / name, data)
+    first, second = ([(tmp_path / name / f"selection.{kind}").read_bytes() for kind in ("png", "svg")] for name in ("a", "b"))
+    assert first == second and first[0].startswith(b"\x89PNG")
+    drawn = first[1].decode()
+    assert "code search: best 0.600, weight 0.70" in drawn and "chosen: step-000200" in drawn
+    assert "similarity" not in drawn and "http" not in drawn.split("<defs>", 1)[1]
+
+
 def test_an_empty_run_still_has_a_report(tmp_path):
     page = write_report(tmp_path, ReportData(name="nothing"))
     parsed(page)

@@ -22,6 +22,10 @@ from pipeline_lib.evaluation.evaluate import (
 from pipeline_lib.evaluation.measure import Measurement, write_measurements
 from pipeline_lib.evaluation.metrics import mean_interval
 from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.models import ModelId
+from pipeline_lib.evaluation.suites.registry import open_suite
 from pipeline_lib.model.checkpoint import Checkpoint
 
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
@@ -35,23 +39,24 @@ class Named:
 
 @pytest.fixture
 def evaluation(store):
-    """Writes the evaluation of a checkpoint whose every query of a kind has the value given."""
+    """Writes the evaluation of a checkpoint whose every query of a kind has the value given, or the values given."""
 
     def write(step, split="validation", **values):
         name = f"step-{step:06d}"
         measurements = []
-        for kind, value in values.items():
-            spread = np.linspace(-0.01, 0.01, 40)
-            figures = {METRICS[kind]: mean_interval(np.full(40, value), 10, 1)}
+        for task, value in values.items():
+            kind = next(kind for kind in METRICS if task.startswith(kind))
+            value_N = value if isinstance(value, np.ndarray) else value + np.linspace(-0.01, 0.01, 40)
+            figures = {METRICS[kind]: mean_interval(value_N, 10, 1)}
             ids = [str(i) for i in range(40)]
-            measurements.append(Measurement(f"{kind}_task", kind, figures, ids, ["g"] * 40, value + spread, np.arange(40.0)))
+            measurements.append(Measurement(f"{task}_task", kind, figures, ids, ["g"] * 40, value_N, np.arange(40.0)))
 
         def make(key):
             scratch = store.scratch("evaluate")
             write_measurements(scratch, Named(name, step), split, measurements)
             return Outcome(parts=(store.commit_part(draft_part(STAGE, key, f"{name}-{split}"), scratch),))
 
-        seed = int(row_id(str(values)), 16) % 2**32
+        seed = int(row_id(str({name: np.mean(value) for name, value in values.items()})), 16) % 2**32
         run = EvaluationRun(model=name, split=split, evaluate=CONFIG.model_copy(update={"seed": seed}))
         return store.build(STAGE, run, {}, make)
 
@@ -72,8 +77,8 @@ def test_the_weighted_score_by_hand(store, evaluation):
     )
     assert found["chosen"] == "step-000200"
     scores = {row["label"]: row["score"] for row in found["checkpoints"]}
-    assert scores["step-000200"] == pytest.approx(0.4 + 0.3 + 0.2 + 0.1 * 0.5)
-    assert scores["step-000100"] == pytest.approx(0.4 * 0.8 + 0.3 + 0.2 * 5 / 6 + 0.1)
+    assert scores["step-000200"] == pytest.approx((0.4 + 0.4 + 0.4 + 0.04 * 0.5) / 1.24)
+    assert scores["step-000100"] == pytest.approx((0.4 * 0.8 + 0.4 + 0.4 * 5 / 6 + 0.04) / 1.24)
 
 
 def test_the_sentence_carries_the_numbers(store, evaluation):
@@ -84,7 +89,7 @@ def test_the_sentence_carries_the_numbers(store, evaluation):
             evaluation(200, code_search=0.50, similarity=0.38),
         ],
     )["sentence"]
-    assert "step-000200 was chosen: weighted score 0.99" in sentence
+    assert "step-000200 was chosen: weighted score 0.99" in sentence and "ahead of step-000100 with 0.8" in sentence
     assert "Code search peaked there." in sentence
     assert "Similarity alone peaked at step-000100 with 0.400" in sentence
 
@@ -94,6 +99,58 @@ def test_no_kind_rules_by_its_scale(store, evaluation):
     first = evaluation(100, code_search=0.05, classification=0.90)
     second = evaluation(200, code_search=0.06, classification=0.80)
     assert chosen(store, [first, second])["chosen"] == "step-000200"
+
+
+def noisy(mean, seed, spread=0.4):
+    drawn = np.random.default_rng(seed).uniform(-spread, spread, 40)
+    return mean + drawn - drawn.mean()
+
+
+def test_within_the_noise_the_later_is_taken_and_it_says_so(store, evaluation):
+    found = chosen(
+        store,
+        [
+            evaluation(100, code_search=noisy(0.30, 1)),  # surely behind
+            evaluation(200, code_search=noisy(0.62, 2)),  # the highest
+            evaluation(300, code_search=noisy(0.60, 3)),
+            evaluation(400, code_search=noisy(0.25, 4)),  # surely behind, and later
+        ],
+    )
+    assert found["chosen"] == "step-000300"
+    assert "the latest of 2 whose score is within the noise of the highest (step-000200 with 1.000, +0.0" in found["sentence"]
+    by_label = {row["label"]: row for row in found["checkpoints"]}
+    assert by_label["step-000400"]["behind_low"] > 0 > by_label["step-000300"]["behind_low"]
+
+
+def test_a_difference_beyond_the_noise_is_not_given_away(store, evaluation):
+    """The same queries go up and down together: paired, half a per cent is a difference."""
+    shape = noisy(0.0, 5)
+    found = chosen(store, [evaluation(100, code_search=0.600 + shape), evaluation(200, code_search=0.597 + shape)])
+    assert found["chosen"] == "step-000100"
+
+
+def test_a_kind_of_many_tasks_weighs_no_more(store, evaluation):
+    """Three text search tasks share 0.4; a task of ten times the values counts by how near it is to its own best."""
+    first = evaluation(100, text_search_a=0.05, text_search_b=0.9, text_search_c=0.9, classification=0.8)
+    second = evaluation(200, text_search_a=0.06, text_search_b=0.9, text_search_c=0.9, classification=0.7)
+    found = chosen(store, [first, second])
+    assert found["weights"] == pytest.approx({"text_search": 0.5, "classification": 0.5})
+    assert found["task_weights"]["text_search_a_task"] == pytest.approx(0.5 / 3)
+    scores = {row["label"]: row["score"] for row in found["checkpoints"]}
+    assert scores["step-000100"] == pytest.approx(0.5 / 3 * (5 / 6 + 2) + 0.5)
+    assert found["chosen"] == "step-000100"
+
+
+def test_a_tasks_own_weight_counts_among_those_of_its_kind(store, evaluation):
+    rows = [evaluation(100, text_search_a=0.5, text_search_b=0.4), evaluation(200, text_search_a=0.4, text_search_b=0.5)]
+    assert chosen(store, rows, task_weights={"text_search_a_task": 3.0})["chosen"] == "step-000100"
+    found = chosen(store, rows, task_weights={"text_search_a_task": 0.0})
+    assert found["chosen"] == "step-000200" and found["task_weights"] == {"text_search_b_task": 1.0}
+
+
+def test_similarity_stays_below_a_tenth(store, evaluation):
+    for others in ({"code_search": 0.5}, {"classification": 0.5, "text_search": 0.5}):
+        assert chosen(store, [evaluation(100, similarity=0.5, **others)])["weights"]["similarity"] < 0.1
 
 
 def test_equal_scores_go_to_the_later_whatever_the_order(store, evaluation):
@@ -163,6 +220,36 @@ def test_selection_never_opens_the_test_part(store, curated, monkeypatch, embed_
         assert any(path.startswith(test_folder) for path in _opened), "the hook would not have seen the test's reads"
     finally:
         _watching = False
+
+
+def test_suites_count_by_their_validation_split_alone(store, evaluation, tmp_path, embed_words):
+    """Row C08, for public suites: the test file lies beside the one that is read, and is never opened."""
+    global _watching
+    folder = tmp_path / "STS" / "STSBenchmark"
+    folder.mkdir(parents=True)
+    pairs = [("red cat", "red cat", 5.0), ("red cat", "blue dog", 0.0), ("a b c", "a b d", 3.0), ("one two", "one", 2.0)]
+    for name in ("sts-dev.csv", "sts-test.csv"):
+        rows = [f"g\tf\t2012\t{i}\t{grade}\t{x}\t{y}\n" for i, (x, y, grade) in enumerate(pairs)]
+        (folder / name).write_text("".join(rows))
+    suite = open_suite("sts-b", tmp_path, SuiteConfig(bootstrap=20))
+
+    class Words:
+        id = ModelId("step-000100", "words", 100)
+        encode = staticmethod(embed_words)
+
+    sys.addaudithook(_watch)
+    _watching = True
+    try:
+        rows = [evaluation(100, code_search=0.5), evaluate_suite(store, Words(), suite, "validation")]
+        found = chosen(store, rows)
+        assert found["task_weights"].keys() == {"code_search_task", "sts-b"}
+        assert found["checkpoints"][0]["tasks"]["sts-b"] > 0.5
+        assert any(path.endswith("sts-dev.csv") for path in _opened), "the hook sees no reads at all"
+        assert not any(path.endswith("sts-test.csv") for path in _opened)
+    finally:
+        _watching = False
+    with pytest.raises(UserError, match="validation only"):
+        select(store, [*rows, evaluate_suite(store, Words(), suite, "test")], SelectConfig())
 
 
 def test_selection_does_without_the_test_parts_files(store, curated, monkeypatch, embed_words):

@@ -1,0 +1,130 @@
+"""Models that were not made by this run: our exports, and whatever sentence-transformers loads.
+
+N texts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline_lib import self_test
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.models import ModelId, Side
+from pipeline_lib.files import digest_of, sha256_file
+from pipeline_lib.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from pipeline_lib.model.exported import ExportedModel
+
+FINGERPRINT_DIGITS = 24
+HUB = "hub:"  # the network is asked only where a name begins so
+HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
+
+
+class ExportEncoder:
+    """An export of ours by our own loader; loaded, and self-tested, when the first text is embedded.
+
+    Args:
+        folder: of the export.
+        name: what tables call it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    @cached_property
+    def id(self) -> ModelId:
+        """The fingerprint covers every file."""
+        return ModelId(self.name, _fingerprint(self.folder, "export"))
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, D)."""
+        return self._model.embed(texts, side, progress=progress)
+
+    @cached_property
+    def _model(self) -> ExportedModel:
+        from pipeline_lib.model.exported import ExportedModel
+
+        return ExportedModel(self.folder)
+
+
+class SentenceTransformersEncoder:
+    """A folder that sentence-transformers loads, through that library: x by `encode_query`, y by `encode_document`.
+
+    Args:
+        folder: of the model; its weights are safetensors, and code beside them is not run.
+        name: what tables call it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    @cached_property
+    def id(self) -> ModelId:
+        """The fingerprint covers every file."""
+        return ModelId(self.name, _fingerprint(self.folder, "sentence-transformers"))
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, D)."""
+        embed = self._model.encode_query if side == "x" else self._model.encode_document
+        vectors_ND = embed(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+        progress(len(texts), len(texts), f"{len(texts):,} texts")
+        return np.asarray(vectors_ND, np.float32)
+
+    @cached_property
+    def _model(self) -> Any:
+        library = _sentence_transformers()
+        try:
+            return library.SentenceTransformer(
+                str(self.folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: sentence-transformers cannot load it: {error}") from error
+
+
+def open_outside(name: str) -> ExportEncoder | SentenceTransformersEncoder:
+    """The model in a folder, or on the hub where that is asked for.
+
+    Args:
+        name: FOLDER, NAME=FOLDER, hub:ORGANISATION/MODEL or NAME=hub:ORGANISATION/MODEL.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    label, _, place = name.rpartition("=")
+    folder = _fetched(place.removeprefix(HUB)) if place.startswith(HUB) else Path(place).expanduser()
+    label = label or place.removeprefix(HUB).rstrip("/").rpartition("/")[2]
+    if (folder / self_test.FILE).is_file():
+        return ExportEncoder(folder, label)
+    if (folder / "modules.json").is_file() or (folder / "config.json").is_file():
+        return SentenceTransformersEncoder(folder, label)
+    raise UserError(f"{folder}: neither an export nor a sentence-transformers folder (no {self_test.FILE}, no modules.json)")
+
+
+def _fetched(repository: str) -> Path:
+    _sentence_transformers()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, ValueError, OSError) as error:
+        raise UserError(f"{HUB}{repository}: not fetched: {error}; give the folder of a copy instead") from error
+
+
+def _sentence_transformers() -> Any:
+    try:
+        import sentence_transformers
+    except ImportError as error:
+        raise UserError("this model needs sentence-transformers: pip install 'cpt-factory[test]'") from error
+    return sentence_transformers
+
+
+def _fingerprint(folder: Path, loader: str) -> str:
+    files = [(str(p.relative_to(folder)), sha256_file(p)) for p in sorted(folder.rglob("*")) if p.is_file()]
+    return digest_of([loader, files])[:FINGERPRINT_DIGITS]

