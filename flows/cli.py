@@ -57,9 +57,7 @@ Split = Annotated[str, typer.Option(help="validation, or test.")]
 
 Suites = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A suite or group, e.g. sts-b; may be repeated.")]
 Data = Annotated[str, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")]
-SelectSuites = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="A suite whose validation split counts in the selection.")
-]
+SelectSuites = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A suite that counts in the selection.")]
 Models = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Another model: bm25, tfidf, FOLDER, NAME=FOLDER or hub:ORG/MODEL."),
