@@ -46,9 +46,7 @@ NearDuplicates = Annotated[
     float, typer.Option(help="Drop texts nearer than this to an earlier one (Jaccard, e.g. 0.8); 0: none, -1: the preset's.")
 ]
 Contamination = Annotated[str, typer.Option(metavar="DIR", help="Texts of evaluation suites, kept out of training.")]
-Artifacts = Annotated[
-    str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, gs://..., a folder. Empty: below CPT_HOME.")
-]
+Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")]
 Workers = Annotated[int, typer.Option(help="Dask processes for extraction; 0: one a core.")]
 Scheduler = Annotated[str, typer.Option(help="An existing Dask scheduler (tcp://HOST:PORT), in place of processes here.")]
 Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one a GPU.")]
@@ -310,11 +308,12 @@ def inspect(
     reader: Annotated[str, typer.Option(help="What reads a path, glob or URL. Empty: guessed by its name.")] = "",
     records: Annotated[int, typer.Option(help="Texts read of each source at most.", min=1)] = 1000,
     samples: Annotated[int, typer.Option(help="Documents and pairs shown of each source.", min=0)] = 10,
+    filters: Annotated[bool, typer.Option("--filters", help="Show what each filter drops, with samples, instead.")] = False,
 ) -> None:
     """What a dump is: its reader, bytes and texts, what would be left out and why, and ten documents and pairs."""
     from flows.inspect_dump import inspect_dump
 
-    inspect_dump(target, reader, records, samples)
+    inspect_dump(target, reader, records, samples, filters)
 
 
 @app.command()

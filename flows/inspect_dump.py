@@ -9,24 +9,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline_lib.pairs.filter_report import FilterReport
+from pipeline_lib.pairs.filters import SampledDrops
 from pipeline_lib.pairs.sample import Row, Sample, sample_source
 from pipeline_lib.sources.guess import sources_of
 
 CHARACTERS, LINES = 400, 8  # shown of a text
+DROPS_SHOWN = 3  # of what each filter drops
 
 
-def inspect_dump(target: str, reader: str, max_texts: int, shown: int) -> None:
+def inspect_dump(target: str, reader: str, max_texts: int, shown: int, filters: bool = False) -> None:
     """Print what is in a dump spec, a path, a glob or a URL, source by source.
+
+    Args:
+        filters: show in place of documents and pairs what each filter drops, with samples.
 
     Raises:
         UserError: the target or its spec is wrong, or a source holds nothing for its reader.
     """
     console = Console()
     for source in sources_of(target, reader):
-        sample = sample_source(source, max_texts, shown)
+        sample = sample_source(source, max_texts, shown, DROPS_SHOWN if filters else 0)
         console.print(_facts(sample))
         if sample.left_out:
             console.print(_left_out(sample))
+        if filters:
+            console.print(_filters(sample.filters))
+            console.print(_drops(sample.dropped))
+            continue
         if sample.documents_shown:
             console.print(_documents(sample.documents_shown))
         if sample.pairs_shown:
@@ -54,6 +64,27 @@ def _left_out(sample: Sample) -> Table:
     table = Table("reason", "texts or candidates", title="left out", box=SIMPLE_HEAD, title_justify="left")
     for reason, count in sample.left_out.most_common():
         table.add_row(Text(reason), f"{count:,}")
+    return table
+
+
+def _filters(report: FilterReport) -> Table:
+    title = f"filters of documents at published bounds: {report.dropped.total():,} of {report.seen:,} texts would go"
+    table = Table(
+        "filter", "first", "alone", "why, and what", title=title, box=SIMPLE_HEAD, title_justify="left", show_lines=True
+    )
+    for name, reason in report.reasons.items():
+        samples = [f"- {printable(short(text))}" for text in report.samples.get(name, [])]
+        what = Text("\n".join([reason, *samples]), overflow="fold")
+        table.add_row(name, f"{report.dropped[name]:,}", f"{report.alone[name]:,}", what)
+    return table
+
+
+def _drops(dropped: SampledDrops) -> Table:
+    title = f"filters of pairs, as extraction applies them: {dropped.total():,} candidates left out"
+    table = Table("filter", "dropped", "what", title=title, box=SIMPLE_HEAD, title_justify="left", show_lines=True)
+    for reason, count in dropped.most_common():
+        samples = [f"x  {printable(short(x))}\ny  {printable(short(y))}" for x, y in dropped.samples[reason]]
+        table.add_row(reason, f"{count:,}", Text("\n\n".join(samples), overflow="fold"))
     return table
 
 

@@ -48,9 +48,22 @@ class ModelConfig(StageConfig):
     dropout: float = Field(0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1)
 
 
+class ReadingConfig(StageConfig):
+    """How training reads its token files: from a disk by memory map, from a bucket file by file before they are needed."""
+
+    batches_ahead: int = operational(2, description="Batches read before their step: a slow read hides behind them.", ge=1)
+    steps_ahead: int = operational(64, description="Steps whose files are fetched, or asked of a disk, before them.", ge=1)
+    fetched_bytes: int = operational(
+        16 * 1024**3,
+        description="Room for a bucket's files on this machine (bytes); what a step needs now is fetched even beyond it.",
+        gt=0,
+    )
+
+
 class OptimizerConfig(StageConfig):
     """What contrastive training and causal language modelling share: AdamW, its schedule, and the trainer processes."""
 
+    reading: ReadingConfig = operational(ReadingConfig(), description="How far ahead token files are read.")
     learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
     embedding_learning_rate: float = Field(0.0, description="Peak for the token embeddings; 0: as all others.", ge=0)
     embedding_epsilon: float = Field(

@@ -142,7 +142,7 @@ def _extract_text(file: SourceFile, source: SourceText | Refusal, config: Extrac
             rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
     elif not source.text.strip():
         rows.dropped["file_empty"] += 1
-    elif reason := document_drop(_as_document(file, source.text), config.filters):
+    elif reason := document_drop(as_document(file, source.text), config.filters):
         rows.dropped[reason] += 1
     elif file.form in CODE_FORMS:
         _extract_code(file, source, config, rows)
@@ -150,7 +150,8 @@ def _extract_text(file: SourceFile, source: SourceText | Refusal, config: Extrac
         _extract_prose(file, source, config, rows)
 
 
-def _as_document(file: SourceFile, text: str) -> Document:
+def as_document(file: SourceFile, text: str) -> Document:
+    """A file's text as the rules for documents look at it."""
     prose = description(text)[0] if file.form == "metadata" else text
     return Document(prose, "code" if file.form in CODE_FORMS else "prose", file.licence)
 

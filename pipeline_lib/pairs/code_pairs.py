@@ -10,7 +10,7 @@ from itertools import islice
 from pipeline_lib.config import CodePairsConfig, View
 from pipeline_lib.pairs.candidates import Candidate
 from pipeline_lib.pairs.definitions import Definition
-from pipeline_lib.pairs.filters import code_drop
+from pipeline_lib.pairs.filters import code_drop, note_drop
 from pipeline_lib.pairs.languages.rules import DefinitionKind, LanguageRules
 
 VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function", "class": "class"}
@@ -41,7 +41,7 @@ def code_pairs(
             if reason is None:
                 yield CodePair(view, candidate.x, candidate.y, definition.line, definition.qualified_name)
             else:
-                dropped[reason] += 1
+                note_drop(dropped, reason, lambda: (candidate.x, candidate.y))  # noqa: B023 - called at once
 
 
 def _members(definitions: list[Definition], index: int) -> Iterator[Definition]:

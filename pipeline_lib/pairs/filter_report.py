@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline_lib.config import TextPairsConfig
-from pipeline_lib.filter_config import FilterConfig
+from pipeline_lib.filter_config import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
 from pipeline_lib.pairs.document_filters import Document, active_filters
 from pipeline_lib.pairs.filters import TEXT_RULES
 
@@ -37,6 +37,16 @@ class FilterReport:
         """What no filter drops."""
         return self.seen - self.dropped.total()
 
+    def add(self, other: FilterReport, n_samples: int) -> None:
+        """Take in what another report saw."""
+        self.seen += other.seen
+        self.dropped += other.dropped
+        self.alone += other.alone
+        self.reasons |= other.reasons
+        for name, samples in other.samples.items():
+            kept = self.samples.setdefault(name, [])
+            kept += samples[: n_samples - len(kept)]
+
     def note(self, applying: Iterable[str], text: str, n_samples: int) -> None:
         """Count one text and the filters that apply to it, in their order."""
         names = list(applying)
@@ -47,6 +57,11 @@ class FilterReport:
             kept = self.samples.setdefault(name, [])
             if len(kept) < n_samples:
                 kept.append(" ".join(text[: 2 * SAMPLE_CHARACTERS].split())[:SAMPLE_CHARACTERS])
+
+
+PUBLISHED = FilterConfig(
+    quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True), code=CodeFilterConfig(enabled=True)
+)  # every family of rules that has bounds of its own, those of Gopher and The Stack
 
 
 def report_on_documents(documents: Iterable[Document], config: FilterConfig, n_samples: int = 3) -> FilterReport:

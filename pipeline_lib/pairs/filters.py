@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -75,6 +76,28 @@ TEXT_RULES: tuple[TextRule, ...] = (
         "the same words again: boilerplate, or a template filled in twice",
     ),
 )
+
+
+class SampledDrops(Counter[str]):
+    """Counts of drops that also keep the first pairs of each reason, for people who choose the bounds."""
+
+    def __init__(self, n_samples: int = 3) -> None:
+        super().__init__()
+        self.n_samples = n_samples
+        self.samples: dict[str, list[tuple[str, str]]] = {}
+
+    def keep(self, reason: str, x: str, y: str) -> None:
+        """Remember a dropped pair, if it is among the first of its reason."""
+        kept = self.samples.setdefault(reason, [])
+        if len(kept) < self.n_samples:
+            kept.append((x, y))
+
+
+def note_drop(dropped: Counter[str], reason: str, pair: Callable[[], tuple[str, str]]) -> None:
+    """Count a pair that is dropped; its texts are asked for only where samples are kept."""
+    dropped[reason] += 1
+    if isinstance(dropped, SampledDrops):
+        dropped.keep(reason, *pair())
 
 
 def code_drop(candidate: Candidate, config: CodePairsConfig) -> str | None:

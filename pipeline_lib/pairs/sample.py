@@ -9,11 +9,14 @@ from typing import Any, get_args
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, row_id
 from pipeline_lib.config import CodePairsConfig, ExtractConfig, Language, SourceConfig
-from pipeline_lib.pairs.bundle import extract_found
+from pipeline_lib.pairs.bundle import as_document, extract_found
+from pipeline_lib.pairs.filter_report import PUBLISHED, FilterReport, report_on_documents
+from pipeline_lib.pairs.filters import SampledDrops
 from pipeline_lib.pairs.rows import Rows
 from pipeline_lib.sources.dump_files import list_source
 from pipeline_lib.sources.dump_spec import DumpSource
-from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
 Row = dict[str, Any]
@@ -32,6 +35,8 @@ class Sample:
     left_out: Counter[str] = field(default_factory=Counter)  # by reason, as extraction counts and quarantines
     documents_shown: list[Row] = field(default_factory=list)
     pairs_shown: list[Row] = field(default_factory=list)
+    filters: FilterReport = field(default_factory=FilterReport)  # of documents; empty where it was not asked for
+    dropped: SampledDrops = field(default_factory=SampledDrops)  # pairs by reason; empty where it was not asked for
 
 
 class _Smallest:
@@ -52,8 +57,11 @@ class _Smallest:
         return [row for _, _, row in sorted(self.heap, key=lambda entry: (entry[2]["path"], entry[1]))]
 
 
-def sample_source(source: DumpSource, max_texts: int, shown: int) -> Sample:
+def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int = 0) -> Sample:
     """Read a source up to `max_texts` texts and keep `shown` of its documents and of its pairs, the same ones every time.
+
+    Args:
+        n_dropped: samples kept of what each filter drops; 0: the filters are not tried one by one.
 
     Raises:
         UserError: the source is missing or holds nothing for its reader.
@@ -71,8 +79,12 @@ def sample_source(source: DumpSource, max_texts: int, shown: int) -> Sample:
                 break
             sample.texts += 1
             rows = Rows(0)
+            if n_dropped:
+                rows.dropped = SampledDrops(n_dropped)
             extract_found(found, extract, rows)
             _count(sample, rows)
+            if n_dropped:
+                _try_filters(sample, found, rows.dropped, n_dropped)
             for values in rows.documents:
                 documents.add(dict(zip(DOCUMENTS.names, values, strict=True)))
             for values in rows.pairs:
@@ -87,6 +99,18 @@ def _count(sample: Sample, rows: Rows) -> None:
     sample.pairs += len(rows.pairs)
     sample.left_out += rows.dropped
     sample.left_out += Counter(row[-2] for row in rows.quarantine)
+
+
+def _try_filters(sample: Sample, found: Found, dropped: Counter[str], n_samples: int) -> None:
+    """Note which filters apply to a text, and what was dropped of its pairs."""
+    if isinstance(found.content, SourceText):
+        document = as_document(found.file, found.content.text)
+        sample.filters.add(report_on_documents([document], PUBLISHED, n_samples), n_samples)
+    assert isinstance(dropped, SampledDrops), f"drops are counted by a {type(dropped).__name__}"
+    for reason, samples in dropped.samples.items():
+        sample.dropped[reason] += dropped[reason]
+        for x, y in samples:
+            sample.dropped.keep(reason, x, y)
 
 
 def _shuffled(file: SourceFile) -> str:

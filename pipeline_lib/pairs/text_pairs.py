@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import NamedTuple
 
 from pipeline_lib.config import TextPairsConfig, TextView
-from pipeline_lib.pairs.filters import text_drop
+from pipeline_lib.pairs.filters import note_drop, text_drop
 from pipeline_lib.pairs.prose import Paragraph
 
 
@@ -140,7 +140,7 @@ def text_pairs(sections: Iterable[Section], config: TextPairsConfig, dropped: Co
             if reason is None:
                 pairs.append(TextPair(x, y.text, y.line, section.name, view))
             else:
-                dropped[reason] += 1
+                note_drop(dropped, reason, lambda: (x, y.text))  # noqa: B023 - called at once
     most = config.max_pairs_per_document
     if len(pairs) <= most:
         return pairs

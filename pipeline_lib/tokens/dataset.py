@@ -6,16 +6,21 @@ rows come after those of all earlier ones, so that growth leaves every number as
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline_lib.artifact import Artifact, Part
+from pipeline_lib.artifact import Artifact, File, Part
+from pipeline_lib.tokens.fetched import Fetched
 
 SHARD_SUFFIX = ".arrow"
+CHUNK_BYTES = 128 * 1024  # of a file, asked for at once: 200 rows of 600 bytes
+ASKED_AGAIN = 256  # calls later, in case the kernel has dropped it
 
 
 def part_label(split: str, view: str, generation: int) -> str:
@@ -60,27 +65,54 @@ class TokenRows:
 
 
 class TokenDataset:
-    """The memory-mapped rows of one split and view; a file is mapped when one of its rows is first asked for."""
+    """The memory-mapped rows of one split and view.
+
+    A file is mapped when one of its rows is first asked for. A disk's stay so: the kernel keeps of them what is in use. A
+    bucket's are fetched and hashed first, and give way to others.
+    """
 
     def __init__(self, paths: list[Path], rows: list[int]) -> None:
         self._paths = paths
+        self._fetched: Fetched[_Shard] | None = None
         self._starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self._shards: dict[int, _Shard] = {}
 
     @classmethod
-    def open(cls, shards: Artifact, label: str) -> TokenDataset:
+    def open(cls, shards: Artifact, label: str, fetched_bytes: int = 16 * 1024**3) -> TokenDataset:
         """All generations of that label, e.g. "train-docstring"; reads nothing but the manifest.
+
+        Args:
+            fetched_bytes: room for a bucket's files on this machine.
 
         Raises:
             UserError: there is no such part.
         """
         files = [
-            (shards.path_of(part, file), file.rows or 0)
+            (part, file)
             for part in parts_of(shards, label)
             for file in sorted(part.files, key=lambda file: file.name)
             if file.name.endswith(SHARD_SUFFIX)
         ]
-        return cls([path for path, _ in files], [rows for _, rows in files])
+        dataset = cls([shards.root / part.folder / file.name for part, file in files], [file.rows or 0 for _, file in files])
+        if shards.bucket is not None:
+            sizes = [file.bytes for _, file in files]
+            dataset._fetched = Fetched(
+                lambda number: _fetched_shard(shards, *files[number]),
+                lambda number: dataset._paths[number].unlink(missing_ok=True),
+                sizes,
+                fetched_bytes,
+            )
+        return dataset
+
+    def want(self, indices: NDArray[np.integer], step: int, now: int) -> bool:
+        """Start to fetch the files of the rows of a step, or to read them from a disk; see `Fetched.want`."""
+        shard_of, local = self._places(indices)
+        files = np.unique(shard_of).tolist()
+        if self._fetched is not None:
+            return self._fetched.want(files, step, now)
+        for number in files:
+            self._shard(number).need(local[shard_of == number])
+        return True
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -96,6 +128,7 @@ class TokenDataset:
         hashes = np.empty((3, len(local)), dtype=np.int64)
         for number, shard in shards.items():
             here = np.flatnonzero(shard_of == number)
+            shard.need(local[here])
             for row, column in zip(hashes, shard.hashes, strict=True):
                 row[here] = column[local[here]]
         places = list(zip(shard_of.tolist(), local.tolist(), strict=True))
@@ -125,6 +158,8 @@ class TokenDataset:
         return shard_of, wanted - self._starts[shard_of]
 
     def _shard(self, number: int) -> _Shard:
+        if self._fetched is not None:
+            return self._fetched.get(number)
         if number not in self._shards:
             self._shards[number] = _Shard(self._paths[number])
         return self._shards[number]
@@ -166,8 +201,45 @@ class _Shard:
     """One mapped file."""
 
     def __init__(self, path: Path) -> None:
-        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        with path.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ)
+        self._map.madvise(mmap.MADV_RANDOM)  # a disk may be set to read 8 MB around each fault
+        buffer = pa.py_buffer(self._map)
+        self._address = buffer.address
+        batch = pa.ipc.open_file(pa.BufferReader(buffer)).get_batch(0)
         self.x, self.y = _Lists(batch["x_ids"]), _Lists(batch["y_ids"])
         self.negatives = _Negatives(batch)
         self.pair_ids = batch["pair_id"]
         self.hashes = [batch[name].to_numpy() for name in ("x_hash", "y_hash", "document_hash")]
+
+        self._near: dict[int, int] = {}  # chunk of the file to the call of `need` that asked for it last
+        self._calls = 0
+
+    def need(self, rows: NDArray[np.int64]) -> None:
+        """Ask the disk for what lies around these rows, without waiting: a block's rows are near each other in every column."""
+        self._calls += 1
+        chunks: set[int] = set()
+        for lists in (self.x, self.y):
+            chunks |= self._chunks(lists.offsets, rows, rows + 1)
+            chunks |= self._chunks(lists.values, lists.offsets[rows], lists.offsets[rows + 1] - 1)
+        for column in self.hashes:
+            chunks |= self._chunks(column, rows, rows)
+        for chunk in chunks:
+            if self._near.get(chunk, -ASKED_AGAIN) + ASKED_AGAIN <= self._calls:
+                self._near[chunk] = self._calls
+                self._map.madvise(mmap.MADV_WILLNEED, chunk * CHUNK_BYTES, CHUNK_BYTES)
+
+    def _chunks(self, column: NDArray[Any], first: NDArray[np.integer], last: NDArray[np.integer]) -> set[int]:
+        start = column.ctypes.data - self._address
+        places = np.concatenate([first, last]).astype(np.int64)
+        return set(np.unique((start + places * column.itemsize) // CHUNK_BYTES).tolist())
+
+
+def _fetched_shard(shards: Artifact, part: Part, file: File) -> _Shard:
+    """A bucket's file, mapped; another trainer process may give it up between its fetch and that, though hardly thrice."""
+    for _ in range(2):
+        try:
+            return _Shard(shards.path_of(part, file))
+        except FileNotFoundError:
+            continue
+    return _Shard(shards.path_of(part, file))

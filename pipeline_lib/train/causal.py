@@ -29,9 +29,9 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.pair_batches import PairRows
 from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.sharding import shard
+from pipeline_lib.train.training_rows import PairRows
 
 DEFAULT_TOKENS = 2_048  # of a forward pass: its logits take 4 x this x vocabulary bytes
 
@@ -46,7 +46,7 @@ class CausalObjective:
         self.tokenizer = tokenizer
         self.rows = rows
         self.ranks = ranks
-        self._ahead = ReadAhead(self.read_sequences, self.config.steps)
+        self._ahead = ReadAhead(self.read_sequences, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = not_told
         if self._sharded:
@@ -84,8 +84,7 @@ class CausalObjective:
     def read_sequences(self, step: int) -> Tensor:
         """The packed sequences of global step `step`: int64 (M, L), the same on every rank."""
         stream: list[np.ndarray] = []
-        for view, rows_n in self.rows.plan.rows(step).items():
-            rows = self.rows.datasets[view].rows(rows_n)
+        for _, rows in self.rows.read(step).values():
             stream += [ids for pair in zip(rows.x_ids, rows.y_ids, strict=True) for ids in pair]
         flat = np.concatenate(stream).astype(np.int64)
         length = self.config.sequence_tokens
@@ -169,7 +168,7 @@ def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> PairRows:
     weights = {view: config.mixture[view] for view in rows.datasets}
     tokens_a_pair = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items()) / sum(weights.values())
     n_pairs = max(1, round(config.batch_tokens / tokens_a_pair))
-    return PairRows(shards, config.mixture, n_pairs, config.seed)
+    return PairRows(shards, config.mixture, n_pairs, config.seed, config.reading)
 
 
 def _mean_tokens(shards: Artifact, view: str) -> float:

@@ -46,7 +46,7 @@ class ContrastiveObjective:
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
-        self._ahead = ReadAhead(self.read_batch, self.config.steps)
+        self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = not_told
         if self._sharded:
@@ -74,7 +74,7 @@ class ContrastiveObjective:
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {"block_rows": config.block_rows, "window_blocks": config.window_blocks}
-        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, **order)
+        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, **order)
         objective = cls(job, encoder.to(ranks.device).train(), rows, ranks)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective

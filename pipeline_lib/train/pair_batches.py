@@ -10,35 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import TrainConfig
 from pipeline_lib.model.loss import PairHashes
-from pipeline_lib.tokens.batches import BatchPlan
-from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
+from pipeline_lib.tokens.dataset import TokenRows
 from pipeline_lib.train.token_dropout import drop_tokens
-
-
-class PairRows:
-    """A split by view, and the order in which it is seen."""
-
-    split = "train"
-
-    def __init__(self, shards: Artifact, mixture: dict[str, float], batch_size: int, seed: int, **order: int) -> None:
-        """`order` are BatchPlan's own fields: block_rows, window_blocks."""
-        labels = labels_of(shards, self.split)
-        views = sorted(view for view in mixture if f"{self.split}-{view}" in labels)
-        self.datasets = {view: TokenDataset.open(shards, f"{self.split}-{view}") for view in views}
-        sizes = {view: len(dataset) for view, dataset in self.datasets.items()}
-        self.plan = BatchPlan(sizes=sizes, mixture=mixture, batch_size=batch_size, seed=seed, digest=shards.digest, **order)
-
-    def pair_ids(self, rows: dict[str, np.ndarray]) -> list[str]:
-        """Ids of the pairs of a batch, view by view."""
-        return [pair_id for view, rows_n in rows.items() for pair_id in self.datasets[view].pair_ids(rows_n)]
-
-    def describe(self, steps: int) -> str:
-        """How often each view is seen."""
-        epochs = self.plan.epochs(steps)
-        return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[view]:,} {view} pairs" for view, n in epochs.items())
+from pipeline_lib.train.training_rows import PairRows
 
 
 @dataclass(frozen=True)
@@ -78,8 +54,7 @@ def read_batch(source: PairRows, step: int, config: TrainConfig, share: float) -
     found: list[TokenRows] = []
     documents: list[np.ndarray] = []
     seed = config.seed
-    for view, rows_n in source.plan.rows(step).items():
-        rows = source.datasets[view].rows(rows_n)
+    for view, (rows_n, rows) in source.read(step).items():
         x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"))
         y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"))
         negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"))

@@ -71,10 +71,15 @@ def tagged_prose(blocks: list[str]) -> str:
 _OF_ANOTHER = re.compile(r"\n[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
 
 
-def _inline_text(match: re.Match[str]) -> str:
-    tag, said = match.group(1).lower(), match.group(2).strip()
+_LINK = re.compile(r"([^\s(]*+(?:\([^()]*+\))?)(.*)", re.S)  # Javadoc's target may list parameters: #of(int, Object[])
+
+
+def _inline_text(inline: re.Match[str]) -> str:
+    tag, said = inline.group(1).lower(), inline.group(2).strip()
     if tag in ("link", "linkplain", "see", "tutorial"):
-        target, _, label = said.replace("|", " ").partition(" ")
+        match = _LINK.fullmatch(said.replace("|", " "))
+        assert match is not None, f"no target in {said!r}"  # it fits any text
+        target, label = match.groups()
         return label.strip() or target.lstrip("#").replace("#", ".")
     return "" if tag in ("inheritdoc", "docroot", "internal", "example") else said
 

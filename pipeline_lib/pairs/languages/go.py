@@ -12,7 +12,7 @@ from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, CommentedRu
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
-_DOC_LINK = re.compile(r"\[\*?([\w.]+)\](?![(:\w])")
+_DOC_LINK = re.compile(r"(?<!\w)\[\*?([\w.]+)\](?![(:\w])")
 
 
 def receiver_and_name(node: Node, data: bytes) -> tuple[str, Node] | None:

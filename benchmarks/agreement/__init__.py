@@ -1,0 +1,1 @@
+"""Our extraction beside each language's own tools."""
