@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 4200
+# test processes; the files are dealt to them
+JOBS ?= 2
 
 .PHONY: demo smoke up test test-all lint format types bench setup setup-dev clean help
 
@@ -22,7 +24,7 @@ up: setup
 	@$(BIN)/cpt up --port $(PORT)
 
 test: setup-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-all: setup-dev
 	$(BIN)/python -m pytest
