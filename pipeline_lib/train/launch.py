@@ -220,6 +220,8 @@ class Supervisor:
             # the first rank speaks on its own machine only
             if ("done" in attempt.events or self.job.config.node_rank) and attempt.code == 0:
                 return
+            if self.job.config.nodes > 1 and self._is_done():
+                return  # torchrun ends with an error where another machine's was gone first
             self._raise_if_final(attempt)
             deaths = 1 if attempt.saved_step > best else deaths + 1
             best = max(best, attempt.saved_step)
