@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.terminal import run_params, with_server
+from flows.plan import plan_run
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
 if TYPE_CHECKING:
@@ -279,6 +280,9 @@ def ablate(
         return ablate_flow(for_terminal(params, {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}))
 
     _print_record(with_server(flow))
+
+
+app.command("plan")(plan_run)
 
 
 @app.command()

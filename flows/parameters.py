@@ -12,7 +12,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.presets import preset as preset_config
 from pipeline_lib.train_config import TrainConfig
 
-PresetName = Literal["demo", "smoke"]
+PresetName = Literal["demo", "smoke", "cpt_text_s", "cpt_text_m", "cpt_text_l", "cpt_text_xl", "cpt_code_s", "cpt_code_m"]
 
 
 class RunParams(BaseModel):

@@ -283,6 +283,7 @@ class RunConfig(StageConfig):
     """A whole life: from raw dump to searchable index."""
 
     name: str = operational("run", description="Names the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    reference: str = operational("", description="Where the figures are from, if they are not this project's own.")
     sample_queries: tuple[str, ...] = operational(
         (
             "parse an ISO 8601 date",

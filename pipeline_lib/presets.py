@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from pipeline_lib.config import (
     CodePairsConfig,
@@ -17,6 +18,7 @@ from pipeline_lib.config import (
 )
 from pipeline_lib.errors import UserError
 from pipeline_lib.hardware import has_fast_bfloat16
+from pipeline_lib.paper_presets import paper_run
 
 
 def demo() -> RunConfig:
@@ -67,7 +69,16 @@ def smoke() -> RunConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "smoke": smoke}
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "smoke": smoke,
+    "cpt_text_s": partial(paper_run, "text", "s"),
+    "cpt_text_m": partial(paper_run, "text", "m"),
+    "cpt_text_l": partial(paper_run, "text", "l"),
+    "cpt_text_xl": partial(paper_run, "text", "xl"),
+    "cpt_code_s": partial(paper_run, "code", "s"),
+    "cpt_code_m": partial(paper_run, "code", "m"),
+}
 
 
 def preset(name: str) -> RunConfig:

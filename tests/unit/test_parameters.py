@@ -74,7 +74,7 @@ def test_curation_does_more_where_it_is_asked_to() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="demo, smoke"):
+    with pytest.raises(UserError, match="cpt_text_xl, demo, smoke"):
         preset("huge")
 
 

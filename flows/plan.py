@@ -1,0 +1,29 @@
+"""`cpt plan`: what a run would take, before anything is paid for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def plan_run(
+    preset: Annotated[str, typer.Argument(help="A preset, e.g. cpt_text_s.", metavar="PRESET")],
+    gpus: Annotated[int, typer.Option(help="How many.")] = 1,
+    gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
+    price: Annotated[float, typer.Option(help="Of one GPU-hour, in any currency; 0: no cost is told.")] = 0.0,
+    utilisation: Annotated[float, typer.Option(help="Share of the peak operations that training reaches.")] = 0.4,
+    steps: Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
+    from flows.parameters import RunParams
+    from pipeline_lib.presets import preset as preset_config
+    from pipeline_lib.train.plan import Terms, describe_plan, plan
+
+    preset_config(preset)  # an unknown one is answered with those that there are
+    params = RunParams.model_validate({"preset": preset, "steps": steps, "batch_size": batch_size})
+    found = plan(params.resolve(), Terms(gpus, gpu, price, utilisation))
+    typer.echo(json.dumps(found) if as_json else describe_plan(found))

@@ -1,0 +1,126 @@
+"""The planner against built models and a measured step; what it chooses as models grow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline_lib.config import ModelConfig, RunConfig, ShardConfig, TokenizerConfig, TrainConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.paper_presets import SIZES
+from pipeline_lib.presets import PRESETS, preset
+from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, step_flops, step_memory
+
+SCRIPT = Path(__file__).parents[2] / "step_memory.py"
+
+
+def small_run(**sizes: int) -> RunConfig:
+    given = {"layers": 4, "width": 256, "heads": 4, "inner": 1024, "vocabulary": 8000, "pairs": 64, "x": 32, "y": 64, **sizes}
+    model = ModelConfig(**{name: given[name] for name in ("layers", "width", "heads", "inner")}, positions=given["y"])
+    return RunConfig(
+        tokenizer=TokenizerConfig(vocab_size=given["vocabulary"]),
+        shards=ShardConfig(max_x_tokens=given["x"], max_y_tokens=given["y"]),
+        model=model,
+        train=TrainConfig(batch_size=given["pairs"]),
+    )
+
+
+@pytest.mark.parametrize("sizes", [{}, {"layers": 1, "inner": 96}, {"width": 64, "heads": 2, "vocabulary": 300}])
+def test_parameters_are_those_of_the_built_model(sizes: dict[str, int]) -> None:
+    from pipeline_lib.model.encoder import Encoder
+
+    config = small_run(**sizes)
+    tokens = SimpleNamespace(vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
+    encoder = Encoder.build(config.model, tokens, seed=1)  # type: ignore[arg-type]
+    assert parameters(config.model, tokens.vocab_size) == sum(weight.numel() for weight in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "micro_batch_tokens", "cached"),
+    [
+        ({}, 4096, True),
+        pytest.param({}, 4096, False, marks=pytest.mark.slow),
+        pytest.param(
+            {"layers": 2, "width": 384, "heads": 6, "inner": 1536, "vocabulary": 20_000, "pairs": 256, "x": 16, "y": 32},
+            2048,
+            True,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"layers": 6, "width": 128, "inner": 512, "vocabulary": 2000, "pairs": 128, "x": 64},
+            8192,
+            True,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_memory_is_within_15_percent_of_a_measured_step(
+    tmp_path: Path, sizes: dict[str, int], micro_batch_tokens: int, cached: bool
+) -> None:
+    config = small_run(**sizes)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    # freed blocks go back to the system at once, so that its count of resident bytes is that of live ones
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "config.json"), str(micro_batch_tokens)]
+    done = subprocess.run(
+        [*command, "cached" if cached else "direct"], env=environment, check=True, capture_output=True, text=True
+    )
+    planned = step_memory(config, Layout(1, micro_batch_tokens=micro_batch_tokens, cached=cached)).total
+    assert planned == pytest.approx(int(done.stdout), rel=0.15)
+
+
+@pytest.mark.parametrize(("size", "billions"), [("s", 0.302), ("m", 1.208), ("l", 6.44), ("xl", 173.9)])
+def test_the_papers_sizes_come_to_the_papers_parameters(size: str, billions: float) -> None:
+    config = preset(f"cpt_text_{size}")
+    model = config.model
+    outside = (config.tokenizer.vocab_size + model.positions) * model.width
+    assert (parameters(model, config.tokenizer.vocab_size) - outside) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert (config.train.batch_size, model.width) == (SIZES[size].batch_size, SIZES[size].width)
+    assert "check against the paper" in config.reference
+
+
+def test_small_models_are_whole_on_every_gpu_and_large_ones_are_cut() -> None:
+    layouts = {}
+    for name, gpus in (("cpt_text_s", 1), ("cpt_text_m", 8), ("cpt_text_l", 8), ("cpt_text_xl", 512)):
+        found = plan(preset(name), Terms(gpus))
+        layouts[name] = found["parallel"], found["synchronise"]
+        assert found["memory_bytes"]["total"] <= 0.9 * GPUS["h100"].memory_bytes, name
+    assert layouts["cpt_text_s"] == layouts["cpt_text_m"] == ("ddp", "step")
+    assert layouts["cpt_text_l"] == layouts["cpt_text_xl"] == ("fsdp", "micro_batch")
+    with pytest.raises(UserError, match="does not fit 1 x h100: it needs about 2 of them"):
+        plan(preset("cpt_text_l"), Terms(1))
+
+
+def test_hours_cost_and_energy_follow_from_the_operations() -> None:
+    config = preset("cpt_code_s")
+    found = plan(config, Terms(gpus=4, gpu="a100", price_per_hour=2.0, utilisation=0.5))
+    seconds = step_flops(config, found["gradient_caching"]) / (4 * 312e12 * 0.5)
+    assert found["seconds_per_step"] == pytest.approx(seconds)
+    assert found["gpu_hours"] == pytest.approx(config.train.steps * seconds * 4 / 3600)
+    assert (found["cost"], found["energy_kwh"]) == pytest.approx((2 * found["gpu_hours"], 0.4 * found["gpu_hours"]))
+    # 6 operations a weight and token, a third more with gradient caching; attention and logits are the rest
+    dense = 12 * 24 * 1024**2 * config.train.batch_size * (256 + 512) * 8
+    assert 1.0 < step_flops(config, cached=True) / dense < 1.1
+    assert plan(config, Terms(4))["cost"] is None
+    assert "GPU-hours" in describe_plan(found) and "give --price" in describe_plan(plan(config, Terms(4)))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_larger_batch_or_micro_batch_never_takes_less(name: str) -> None:
+    config = preset(name)
+    totals = [step_memory(config, Layout(2, micro_batch_tokens=tokens)).total for tokens in (1024, 4096, 16_384)]
+    larger = config.model_copy(update={"train": config.train.at_batch_size(2 * config.train.batch_size)})
+    assert totals == sorted(set(totals))
+    assert step_memory(larger, Layout(2)).total > step_memory(config, Layout(2)).total
+
+
+def test_wrong_terms_are_said() -> None:
+    with pytest.raises(UserError, match="'h1000' is unknown; choose one of: a10"):
+        plan(preset("demo"), Terms(gpu="h1000"))
+    with pytest.raises(UserError, match="--gpus must be 1 or more"):
+        plan(preset("demo"), Terms(gpus=0))
