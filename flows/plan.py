@@ -14,8 +14,10 @@ def plan_run(
     gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
     price: Annotated[float, typer.Option(help="Of one GPU-hour, in any currency; 0: no cost is told.")] = 0.0,
     utilisation: Annotated[float, typer.Option(help="Share of the peak operations that training reaches.")] = 0.4,
-    steps: Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")] = 0,
+    run: Annotated[
+        str, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
@@ -24,6 +26,18 @@ def plan_run(
     from pipeline_lib.train.plan import Terms, describe_plan, plan
 
     preset_config(preset)  # an unknown one is answered with those that there are
-    params = RunParams.model_validate({"preset": preset, "steps": steps, "batch_size": batch_size})
+    params = RunParams.model_validate({"preset": preset, "batch_size": batch_size})
     found = plan(params.resolve(), Terms(gpus, gpu, price, utilisation))
-    typer.echo(json.dumps(found) if as_json else describe_plan(found))
+    lines = [describe_plan(found)]
+    if run:
+        from pipeline_lib.artifact import Store
+        from pipeline_lib.home import artifact_home
+        from pipeline_lib.train.batch_size import advise
+
+        advice = advise(Store(artifact_home() / "store"), run)
+        found["batch"] = {"noise_scale": advice.noise_scale, "bits": advice.bits, "pays_until": advice.negatives_pay_until}
+        lines += [
+            f"  batch: {advice.sentence()}",
+            *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
+        ]
+    typer.echo(json.dumps(found) if as_json else "\n".join(lines))

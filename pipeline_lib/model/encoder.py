@@ -247,7 +247,9 @@ def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
     mode = backbone.training
     ids_2L = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % backbone.config.vocab_size
     try:
-        first, second = backbone.eval()(ids_2L, use_cache=False).last_hidden_state[:, :-1]
+        first, second = backbone.eval()(ids_2L, attention_mask=torch.ones_like(ids_2L), use_cache=False).last_hidden_state[
+            :, :-1
+        ]
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: no causal language model of tokens alone ({error}); give one, e.g. a GPT-2") from error
     finally:
