@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.terminal import run_params, with_server
 from flows.plan import plan_run
+from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
 if TYPE_CHECKING:

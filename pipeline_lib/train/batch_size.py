@@ -25,9 +25,10 @@ from pipeline_lib.model.embed import embed_ids
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order
-from pipeline_lib.train.contrastive import Batch, ContrastiveObjective
+from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.pair_batches import Batch
 
 SLICES = 8
 NOISE_PAIRS = 256
