@@ -13,21 +13,16 @@ def plan_run(
     gpus: Annotated[int, typer.Option(help="How many.")] = 1,
     gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
     price: Annotated[float, typer.Option(help="Of one GPU-hour, in any currency; 0: no cost is told.")] = 0.0,
-    utilisation: Annotated[float, typer.Option(help="Share of the peak operations that training reaches.")] = 0.4,
-    batch_size: Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")] = 0,
     run: Annotated[
         str, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
-    from flows.parameters import RunParams
     from pipeline_lib.presets import preset as preset_config
     from pipeline_lib.train.plan import Terms, describe_plan, plan
 
-    preset_config(preset)  # an unknown one is answered with those that there are
-    params = RunParams.model_validate({"preset": preset, "batch_size": batch_size})
-    found = plan(params.resolve(), Terms(gpus, gpu, price, utilisation))
+    found = plan(preset_config(preset), Terms(gpus, gpu, price))
     lines = [describe_plan(found)]
     if run:
         from pipeline_lib.artifact import Store
