@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -30,7 +31,8 @@ def plan_run(
         from pipeline_lib.train.batch_size import advise
 
         advice = advise(Store(artifact_home() / "store"), run)
-        found["batch"] = {"noise_scale": advice.noise_scale, "bits": advice.bits, "pays_until": advice.negatives_pay_until}
+        scale = advice.noise_scale if math.isfinite(advice.noise_scale) else None
+        found["batch"] = {"noise_scale": scale, "bits": advice.bits, "pays_until": advice.negatives_pay_until}
         lines += [
             f"  batch: {advice.sentence()}",
             *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
