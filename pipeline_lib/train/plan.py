@@ -140,7 +140,7 @@ def _loss(config: RunConfig, layout: Layout) -> int:
 def _communication(config: RunConfig, layout: Layout, n_weights: int, group: int) -> int:
     if layout.processes == 1:
         return 0
-    return 4 * n_weights if layout.parallel == "ddp" else 2 * 4 * group  # one flat copy; or the next group and the last
+    return 4 * n_weights if layout.parallel == "ddp" else 4 * group  # one flat copy; or a group on its way
 
 
 def tokens_per_pair(config: RunConfig) -> int:
