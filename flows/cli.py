@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.plan import plan_run
+from flows.plan import load_weights, plan_run
 from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flows.parameters import RunParams
 
 DEFAULT_PORT = 4200
@@ -32,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
 )
+app.command("plan")(plan_run)
 
 Preset = Annotated[str, typer.Option(help="The named configuration: demo or smoke.", show_default=False)]
 Source = Annotated[str, typer.Option(metavar="DIR", help="A folder of code and prose. Empty: this machine's own Python.")]
@@ -282,9 +281,6 @@ def ablate(
     _print_record(with_server(flow))
 
 
-app.command("plan")(plan_run)
-
-
 @app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What you look for, in words.")],
@@ -296,7 +292,7 @@ def search(
     from pipeline_lib.search.query import search as search_index
 
     _one_of("kind", kind, ("", "code", "text"))
-    hits = search_index(_home(), query, kind or None, k, _load_weights)
+    hits = search_index(_home(), query, kind or None, k, load_weights)
     if as_json:
         typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
         return
@@ -360,12 +356,6 @@ def main() -> None:
         if hasattr(error, "format_message"):  # a wrong option, in typer's words
             _fail(error.format_message())
         raise
-
-
-def _load_weights(folder: Path) -> Any:
-    from pipeline_lib.model.exported import TorchQueries  # torch: only where there is no model.onnx
-
-    return TorchQueries(folder)
 
 
 def _fail(message: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -38,3 +39,10 @@ def plan_run(
             *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
         ]
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
+def load_weights(folder: Path) -> Any:
+    """An export without model.onnx, for `cpt search`."""
+    from pipeline_lib.model.exported import TorchQueries  # torch: only where there is no model.onnx
+
+    return TorchQueries(folder)
