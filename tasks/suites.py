@@ -12,9 +12,9 @@ from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.evaluate import check_split, evaluate_suite
 from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
+from pipeline_lib.evaluation.suites.parallel import embedding_processes
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
 from pipeline_lib.evaluation.suites.suite import Suite
-from pipeline_lib.hardware import cores
 from tasks.ui import StageProgress, show_table, stage_task
 
 OpenSuites = tuple[list[Suite], dict[str, str]]
@@ -33,7 +33,7 @@ def open_suites_task(names: Sequence[str], data: str, split: str, quick: bool, s
     if not data:
         raise UserError("suites read official downloads: give the folder that holds them, as --data DIR")
     config = SuiteConfig.quick_variant() if quick else SuiteConfig()
-    config = config.model_copy(update={"processes": cores()})
+    config = config.model_copy(update={"processes": embedding_processes()})
     suites: list[Suite] = []
     skipped: dict[str, str] = {}
     for name in suite_names(names):

@@ -2,8 +2,8 @@
 
     FOLDER/FINGERPRINT/SIDE/SHA256.safetensors     hashes (n, 2) uint64 of texts, and their vectors (n, D)
 
-A segment is named by its own bytes and written whole or not at all, so that processes can share the folder. Only the hashes
-are held in memory; a segment's vectors are read when a text of it is asked for.
+A segment is named by its own bytes and written whole or not at all, so that processes can share the folder. Only the places of
+texts are held in memory; a segment's vectors are read when a text of it is asked for.
 N texts, D width.
 """
 
@@ -19,10 +19,9 @@ from safetensors.numpy import load, save
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
+from pipeline_lib.evaluation.suites.places import NOWHERE, Places
 from pipeline_lib.files import put_if_absent
 from pipeline_lib.progress import Progress, silent
-
-Key = bytes  # 16 bytes of sha256
 
 
 class CachedEncoder:
@@ -39,7 +38,8 @@ class CachedEncoder:
         self.folder = folder / encoder.id.fingerprint
         self.block_texts = block_texts
         self.computed = 0  # texts that were not there
-        self._places: dict[Side, dict[Key, tuple[Path, int]]] = {}
+        self._segments: list[Path] = []
+        self._places: dict[Side, Places] = {}
 
     @property
     def id(self) -> ModelId:
@@ -52,55 +52,58 @@ class CachedEncoder:
         Raises:
             UserError: a vector is not finite, or not of length 1.
         """
-        keys = [text_key(text) for text in texts]
+        hashes_N2 = text_hashes(texts)
         places = self._known(side)
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in places}
-        # sorted by length, so that a block's texts need little padding and the first block shows the longest time
-        wanted = sorted(missing, key=lambda key: (-len(missing[key]), key))
+        segment_N, row_N = places.find(hashes_N2)
+        missing = np.flatnonzero(segment_N == NOWHERE)
+        if missing.size:
+            self._compute([texts[at] for at in missing.tolist()], hashes_N2[missing], side, progress)
+            segment_N, row_N = places.find(hashes_N2)
+        return self._read(segment_N, row_N)
+
+    def _compute(self, texts: Sequence[str], hashes_N2: np.ndarray, side: Side, progress: Progress) -> None:
+        """Sorted by length, so that texts of a block need little padding and the time left is not underestimated."""
+        rows = {hashes.tobytes(): row for row, hashes in enumerate(hashes_N2)}
+        wanted = sorted(rows, key=lambda key: (-len(texts[rows[key]]), key))
         for at in range(0, len(wanted), self.block_texts):
-            block = wanted[at : at + self.block_texts]
-            self._add(side, block, [missing[key] for key in block])
+            block = [rows[key] for key in wanted[at : at + self.block_texts]]
+            vectors_ND = checked(self.encoder.encode([texts[row] for row in block], side), self.id.name)
+            content = save({"hashes": hashes_N2[block], "vectors": vectors_ND})
+            path = self.folder / side / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+            put_if_absent(path, content)
+            self._add(side, path, hashes_N2[block])
+            self.computed += len(block)
             progress(at + len(block), len(wanted), f"{at + len(block):,} of {len(wanted):,} texts embedded")
-        self.computed += len(wanted)
-        return self._read(side, keys)
 
-    def _add(self, side: Side, keys: Sequence[Key], texts: Sequence[str]) -> None:
-        vectors_ND = checked(self.encoder.encode(texts, side), self.id.name)
-        hashes = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
-        content = save({"hashes": hashes, "vectors": vectors_ND})
-        path = self.folder / side / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        put_if_absent(path, content)
-        self._places[side].update({key: (path, row) for row, key in enumerate(keys)})
+    def _add(self, side: Side, path: Path, hashes_N2: np.ndarray) -> None:
+        self._segments.append(path)
+        self._places[side].add(hashes_N2, len(self._segments) - 1)
 
-    def _known(self, side: Side) -> dict[Key, tuple[Path, int]]:
+    def _known(self, side: Side) -> Places:
         if side not in self._places:
-            self._places[side] = {}
+            self._places[side] = Places()
             for path in sorted((self.folder / side).glob("*.safetensors")):
                 segment = _load(path)
-                for row, key in enumerate(_keys(segment["hashes"]) if segment else ()):
-                    self._places[side][key] = (path, row)
+                if segment:
+                    self._add(side, path, segment["hashes"])
         return self._places[side]
 
-    def _read(self, side: Side, keys: Sequence[Key]) -> np.ndarray:
+    def _read(self, segment_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:
         """The vectors, segment by segment: one is in memory at a time, beside the result."""
-        places = self._places[side]
-        rows_of: dict[Path, list[tuple[int, int]]] = {}
-        for at, key in enumerate(keys):
-            path, row = places[key]
-            rows_of.setdefault(path, []).append((at, row))
         vectors_ND: np.ndarray | None = None
-        for path, rows in rows_of.items():
-            segment = load(path.read_bytes())["vectors"]
+        for number in np.unique(segment_N):
+            segment = load(self._segments[number].read_bytes())["vectors"]
             if vectors_ND is None:
-                vectors_ND = np.empty((len(keys), segment.shape[1]), np.float32)
-            to, taken = np.array(rows).T
-            vectors_ND[to] = segment[taken]
+                vectors_ND = np.empty((len(segment_N), segment.shape[1]), np.float32)
+            to = np.flatnonzero(segment_N == number)
+            vectors_ND[to] = segment[row_N[to]]
         return np.zeros((0, 1), np.float32) if vectors_ND is None else vectors_ND
 
 
-def text_key(text: str) -> Key:
-    """16 bytes that name a text; half of a surrogate pair, which JSON can spell, does not stop it."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+def text_hashes(texts: Sequence[str]) -> np.ndarray:
+    """16 bytes that name each text, (N, 2) uint64; half of a surrogate pair, which JSON can spell, does not stop it."""
+    digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] for text in texts)
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 
 def checked(vectors_ND: np.ndarray, name: str) -> np.ndarray:
@@ -122,16 +125,10 @@ def checked(vectors_ND: np.ndarray, name: str) -> np.ndarray:
 def _load(path: Path) -> dict[str, np.ndarray]:
     """The segment, or nothing where its bytes are not those of its name; it is computed again then."""
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != path.stem:
-        path.unlink()
-        return {}
-    try:
-        return load(content)
-    except SafetensorError:
-        path.unlink()
-        return {}
-
-
-def _keys(hashes: np.ndarray) -> list[Key]:
-    content = np.ascontiguousarray(hashes, "<u8").tobytes()
-    return [content[at : at + 16] for at in range(0, len(content), 16)]
+    if hashlib.sha256(content).hexdigest() == path.stem:
+        try:
+            return load(content)
+        except SafetensorError:  # named rightly, but by something that writes other files
+            pass
+    path.unlink()
+    return {}

@@ -39,7 +39,9 @@ class SuiteConfig(StageConfig):
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Of bootstrap, folds and samples.", ge=0)
     block_texts: int = operational(8192, description="Texts embedded and cached at a time.", ge=1)
-    processes: int = operational(1, description="Processes that embed and fit, each with a model of its own.", ge=1)
+    processes: int = operational(
+        1, description="Processes that embed, each with the model's weights; on a machine with GPUs one each.", ge=1
+    )
 
     @classmethod
     def quick_variant(cls) -> Self:

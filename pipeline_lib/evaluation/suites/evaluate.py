@@ -6,7 +6,8 @@ kind each task is of, which metric is its primary one, and whether the suite may
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.cache import CachedEncoder
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model, TextEncoder
+from pipeline_lib.evaluation.suites.parallel import ParallelEncoder
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
 from pipeline_lib.files import sha256_file
 from pipeline_lib.progress import Progress, silent
@@ -71,8 +73,8 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
     )
 
     def make(key: str) -> Outcome:
-        used = _cached(store, model, suite.config)
-        result = suite.run(used, split, progress)
+        with _prepared(store, model, suite.config) as used:
+            result = suite.run(used, split, progress)
         part = _write(store, key, run, suite, result)
         return Outcome(parts=(part,), facts=_facts(suite, result))
 
@@ -85,10 +87,17 @@ def check_split(suite: Suite, split: str) -> None:
         raise UserError(f"{suite.name} has no split {split!r}; it has: {', '.join(suite.splits)}")
 
 
-def _cached(store: Store, model: Model, config: SuiteConfig) -> Model:
-    if isinstance(model, TextEncoder) and not isinstance(model, CachedEncoder):
-        return CachedEncoder(model, store.root / EMBEDDINGS, config.block_texts)
-    return model
+@contextmanager
+def _prepared(store: Store, model: Model, config: SuiteConfig) -> Iterator[Model]:
+    """The model with its cache, and over several processes where the config says so; a lexical one as it is."""
+    if not isinstance(model, TextEncoder):
+        yield model
+        return
+    parallel = ParallelEncoder(model, config.processes)
+    try:
+        yield CachedEncoder(parallel, store.root / EMBEDDINGS, config.block_texts)
+    finally:
+        parallel.close()
 
 
 def _write(store: Store, key: str, run: SuiteRun, suite: Suite, result: SuiteResult) -> Part:

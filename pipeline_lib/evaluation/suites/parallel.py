@@ -1,0 +1,95 @@
+"""One encoder in several processes: the texts of a call are dealt out by length, the vectors come back in order.
+
+Each process has the encoder's weights, its share of the cores, and the GPU of its number where there are some.
+N texts, D width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
+from pipeline_lib.hardware import cores
+from pipeline_lib.progress import Progress, silent
+
+MIN_TEXTS = 512  # fewer are embedded sooner than handed over
+
+_encoder: TextEncoder | None = None  # of a worker process
+
+
+class ParallelEncoder:
+    """The same vectors from several processes, which start at the first call that is worth it.
+
+    Args:
+        encoder: picklable as long as its weights are not loaded.
+        processes: as many as there are GPUs, or a few on a CPU whose cores one process does not fill.
+    """
+
+    def __init__(self, encoder: TextEncoder, processes: int) -> None:
+        self.encoder = encoder
+        self.processes = processes
+        self._pools: list[ProcessPoolExecutor] = []  # of one process each, so that every one gets its share
+
+    @property
+    def id(self) -> ModelId:
+        """Of the encoder."""
+        return self.encoder.id
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, D), in the order of the texts."""
+        if self.processes < 2 or len(texts) < MIN_TEXTS:
+            return self.encoder.encode(texts, side, progress)
+        if not self._pools:
+            self._pools = [
+                ProcessPoolExecutor(1, get_context("spawn"), _start, (self.encoder, number, self.processes))
+                for number in range(self.processes)
+            ]
+        order_N = np.argsort([len(text) for text in texts], kind="stable")
+        shares = [order_N[at :: self.processes] for at in range(self.processes)]
+        waiting = [
+            pool.submit(_encode, [texts[row] for row in share], side) for pool, share in zip(self._pools, shares, strict=True)
+        ]
+        vectors_ND: np.ndarray | None = None
+        for done, (share, future) in enumerate(zip(shares, waiting, strict=True), 1):
+            found = future.result()
+            if vectors_ND is None:
+                vectors_ND = np.empty((len(texts), found.shape[1]), np.float32)
+            vectors_ND[share] = found
+            progress(done, len(shares), f"{done} of {len(shares)} shares embedded")
+        assert vectors_ND is not None
+        return vectors_ND
+
+    def close(self) -> None:
+        """End the processes."""
+        for pool in self._pools:
+            pool.shutdown()
+        self._pools = []
+
+
+def embedding_processes() -> int:
+    """One a visible GPU; one on a CPU, whose cores torch and the tokenizer's threads share."""
+    return max(1, len(visible_gpus()))
+
+
+def visible_gpus() -> list[str]:
+    """The devices that CUDA_VISIBLE_DEVICES names."""
+    return [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device.strip()]
+
+
+def _start(encoder: TextEncoder, number: int, processes: int) -> None:
+    """In a worker: its share of the cores and its GPU, before torch is imported."""
+    global _encoder  # noqa: PLW0603 - a worker process has one encoder for its life
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // processes))
+    if visible := visible_gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+    _encoder = encoder
+
+
+def _encode(texts: Sequence[str], side: Side) -> np.ndarray:
+    assert _encoder is not None
+    return _encoder.encode(texts, side)

@@ -1,0 +1,55 @@
+"""The same vectors from several processes, and the places that a cache remembers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib.evaluation.suites.cache import text_hashes
+from pipeline_lib.evaluation.suites.models import ModelId
+from pipeline_lib.evaluation.suites.parallel import MIN_TEXTS, ParallelEncoder
+from pipeline_lib.evaluation.suites.places import Places
+
+
+class LengthEncoder:
+    """Vectors that say which text and which process they come from; at the module's top, so that it can be sent."""
+
+    id = ModelId("length", "length")
+
+    def encode(self, texts: Sequence[str], side: str, progress: Any = None) -> np.ndarray:
+        return np.array([[len(text), hash_of(text), os.getpid()] for text in texts], np.float32).reshape(-1, 3)
+
+
+def hash_of(text: str) -> int:
+    return sum(map(ord, text)) % 1000
+
+
+def test_processes_give_the_same_vectors_in_the_same_order():
+    texts = [f"{n} {'word ' * (n * 7 % 23)}" for n in range(MIN_TEXTS + 1)]
+    encoder = ParallelEncoder(LengthEncoder(), 2)
+    try:
+        both = encoder.encode(texts, "x")
+        few = encoder.encode(texts[:3], "x")
+    finally:
+        encoder.close()
+    alone = LengthEncoder().encode(texts, "x")
+    assert np.array_equal(both[:, :2], alone[:, :2])
+    assert len(set(both[:, 2])) == 2 and os.getpid() not in set(both[:, 2])  # two others did the work
+    assert set(few[:, 2]) == {np.float32(os.getpid())}  # too few to hand over
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.text(max_size=2), max_size=6), max_size=12), st.lists(st.text(max_size=2), max_size=9))
+def test_places_are_those_of_a_dictionary(segments, asked):
+    places, expected = Places(), {}
+    for number, texts in enumerate(segments):
+        new = [text for text in dict.fromkeys(texts) if text not in expected]
+        places.add(text_hashes(new), number)
+        expected.update({text: (number, row) for row, text in enumerate(new)})
+    found = list(zip(*(column.tolist() for column in places.find(text_hashes(asked))), strict=True))
+    assert found == [expected.get(text, (-1, 0)) for text in asked]
