@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.plan import load_weights, plan_run
+from flows.suite_texts import suite_texts
 from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
@@ -336,6 +337,9 @@ def up(
     from flows.up import serve_platform
 
     serve_platform(_home(), port, schedules)
+
+
+app.command("suite-texts")(suite_texts)
 
 
 def main() -> None:
