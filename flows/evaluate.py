@@ -45,7 +45,7 @@ def evaluate_suites(work: Workspace, params: EvaluateParams) -> EvaluatedRef:
         labels = [label] if label else checkpoint_labels(trained)
         models = [CheckpointEncoder(Checkpoint(trained, name, tokenizer, work.config.shards)) for name in labels] + models
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
-    show_suites_task(found, params.split)
+    show_suites_task(work.report_folder, found, params.split, skipped)
     keys = tuple(artifact.manifest.key for artifact in found)
     return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, skipped=skipped)
 

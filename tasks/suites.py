@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_lib.artifact import Artifact, Store
@@ -14,8 +14,9 @@ from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.parallel import embedding_processes
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
+from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import Suite
-from tasks.ui import StageProgress, show_table, stage_task
+from tasks.ui import StageProgress, say, show_table, stage_task
 
 OpenSuites = tuple[list[Suite], dict[str, str]]
 
@@ -66,8 +67,10 @@ def suite_task(store: Store, model: Model, suite: Suite, split: str) -> Artifact
 
 
 @stage_task("show-suites")
-def show_suites_task(found: Iterable[Artifact], split: str) -> None:
-    """The table of all figures, with their intervals."""
+def show_suites_task(folder: Path, found: Sequence[Artifact], split: str, skipped: dict[str, str]) -> None:
+    """The table of all figures with their intervals in the UI, and the report beside the run's own."""
+    page = write_suite_report(folder, found, split, skipped)
+    say(f"  report: {page}")
     show_table(f"suites-{split}", read_evaluations(found), f"Public suites on {split}, 95 % intervals")
 
 

@@ -178,11 +178,14 @@ def _measured_part(
 
 def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
     """The checkpoint as a function from texts and side to unit vectors, cut to the lengths of training."""
+    import torch
+
     from pipeline_lib.model.embed import embed_ids
     from pipeline_lib.model.encoder import Encoder
     from pipeline_lib.tokens.tokenizer import PairTokenizer
 
     encoder = Encoder.load(checkpoint.trained.part_folder(checkpoint.label))
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
 
     def embed_texts(texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:

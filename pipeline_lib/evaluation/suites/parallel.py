@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
 from pipeline_lib.hardware import cores
 from pipeline_lib.progress import Progress, silent
 
+DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
 MIN_TEXTS = 512  # fewer are embedded sooner than handed over
 
 _encoder: TextEncoder | None = None  # of a worker process
@@ -77,8 +79,11 @@ def embedding_processes() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The devices that CUDA_VISIBLE_DEVICES names."""
-    return [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device.strip()]
+    """The devices that CUDA_VISIBLE_DEVICES names, or else those that the driver lists; without importing torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device.strip()]
+    return [str(number) for number, _ in enumerate(DRIVER_LIST.glob("*"))]
 
 
 def _start(encoder: TextEncoder, number: int, processes: int) -> None:

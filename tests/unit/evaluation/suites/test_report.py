@@ -1,0 +1,62 @@
+"""The page and the file of a suite run, and which suites are opened before anything is embedded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline_lib.artifact import Store
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.encoders import open_model
+from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.official_files import MissingData
+from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.report import write_suite_report
+from tasks.suites import fits, open_suites_task
+
+
+@pytest.fixture
+def sts_b(put):
+    for part in ("dev", "test"):
+        rows = [f"main<b>\tf\ty\ti\t{n % 6}\tred cat {n}\t{'red cat' if n % 3 else 'dog'} {n}" for n in range(30)]
+        put(f"STS/STSBenchmark/sts-{part}.csv", "\n".join(rows))
+
+
+def test_models_side_by_side_with_paired_differences(sts_b, data, config, encoder, tmp_path):
+    store, suite = Store(tmp_path / "store"), open_suite("sts-b", data, config)
+    found = [evaluate_suite(store, model, suite, "test") for model in (encoder, open_model("tfidf"))]
+    page = write_suite_report(tmp_path / "report", found, "test", {"mr": "<missing>"}).read_text()
+    content = json.loads((tmp_path / "report" / "suites-test.json").read_text())
+    assert content["models"] == ["words", "tfidf"] and len(content["evaluations"]) == 4
+    (difference,) = content["differences"]
+    by_model = {row["model"]: row["value"] for row in content["evaluations"] if row["metric"] == "spearman"}
+    assert difference["mean"] == pytest.approx(by_model["words"] - by_model["tfidf"]) and difference["n"] == 30
+    assert f"{by_model['words']:.3f}" in page and f"{difference['mean']:+.3f}" in page
+    assert "&lt;missing&gt;" in page and "<missing>" not in page and "http" not in page
+
+
+def test_suites_are_opened_before_anything_runs(sts_b, data):
+    opened = open_suites_task.fn
+    suites, skipped = opened(("similarity",), str(data), "validation", False, True)
+    assert [suite.name for suite in suites] == ["sts-b"]
+    assert skipped["sts12"] == "it has no split validation" and "SICK_trial.txt is not there" in skipped["sick-r"]
+    with pytest.raises(MissingData, match="SICK_trial"):
+        opened(("similarity",), str(data), "validation", False, False)
+    with pytest.raises(UserError, match="sts12 has no split 'validation'"):
+        opened(("sts12",), str(data), "validation", False, True)
+    with pytest.raises(UserError, match="give the folder that holds them, as --data DIR"):
+        opened(("sts-b",), "", "validation", False, False)
+    with pytest.raises(UserError, match="no suite is left to run"):
+        opened(("sick-r",), str(data), "validation", False, True)
+    (quick,), _ = opened(("sts-b",), str(data), "test", True, False)
+    assert quick.task == "sts-b-quick" and quick.config.max_test_texts == 1000
+
+
+def test_a_word_model_goes_where_it_can(data, config, encoder):
+    names = ("sts-b", "beir/any", "sst2-zero-shot", "sst2")
+    fitting = {
+        model.id.name: [name for name in names if fits(model, open_suite(name, data, config))]
+        for model in (encoder, open_model("bm25"), open_model("tfidf"))
+    }
+    assert fitting == {"words": list(names), "bm25": ["beir/any"], "tfidf": ["sts-b", "beir/any", "sst2"]}
