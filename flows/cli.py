@@ -32,6 +32,7 @@ app = typer.Typer(
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
 )
 app.command("plan")(plan_run)
+app.command("suite-texts")(suite_texts)
 
 Preset = Annotated[str, typer.Option(help="The named configuration: demo or smoke.", show_default=False)]
 Source = Annotated[str, typer.Option(metavar="DIR", help="A folder of code and prose. Empty: this machine's own Python.")]
@@ -337,9 +338,6 @@ def up(
     from flows.up import serve_platform
 
     serve_platform(_home(), port, schedules)
-
-
-app.command("suite-texts")(suite_texts)
 
 
 def main() -> None:
