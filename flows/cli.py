@@ -224,8 +224,7 @@ def evaluate(
     params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
     _one_of("split", split, ("validation", "test"))
     of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
-    if data:
-        of_suites["data"] = os.path.abspath(data)  # noqa: PTH100 - a string for JSON, links kept
+    of_suites["data"] = os.path.abspath(data) if data else ""  # noqa: PTH100 - a string for JSON, links kept
 
     def flow() -> Any:
         from flows.evaluate import evaluate as evaluate_flow
