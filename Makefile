@@ -10,7 +10,7 @@ JOBS ?= 2
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
-	@echo "make test     the tests, under 20 minutes on 2 cores        make test-all   the slow ones too"
+	@echo "make test     the tests, about 10 minutes on 2 cores        make test-all   the slow ones too"
 	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
 
@@ -24,7 +24,7 @@ up: setup
 	@$(BIN)/cpt up --port $(PORT)
 
 test: setup-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: setup-dev
 	$(BIN)/python -m pytest

@@ -43,3 +43,11 @@ def s3() -> Iterator[Any]:
         yield s3fs.S3FileSystem()
         s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+LONG = ("test_interruption.py", "test_pipeline.py", "test_schedule.py", "test_training_launch.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from unit.data_contracts.rows import bundle, extracted, token_row, tokens_table
 
 from data_contracts import validate as validate_module
@@ -20,6 +22,7 @@ from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import ContractConfig, CurateConfig, ShardConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
+from pipeline_lib.tokens.pair_tokenizer import RESERVED
 
 CONFIG = ContractConfig(max_quarantined_share=0.1, min_rows_for_share=30)
 
@@ -129,9 +132,10 @@ def shards_and_tokenizer(store: Store, rows: dict[str, list[dict[str, Any]]]) ->
 
     def tokenizer(key: str) -> Outcome:
         scratch = store.scratch("tokenizer")
-        vocab = {f"t{number}": number for number in range(5, 64)}
-        added = [{"id": number, "content": f"r{number}"} for number in range(5)]
-        (scratch / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": added}))
+        words = {f"t{number}": number for number in range(len(RESERVED), 64)}
+        made = Tokenizer(BPE({token: number for number, token in enumerate(RESERVED)} | words, []))
+        made.add_special_tokens(list(RESERVED))
+        made.save(str(scratch / "tokenizer.json"))
         names = ("x_open", "x_close", "y_open", "y_close", "pad")
         (scratch / "delimiters.json").write_text(json.dumps({name: at for at, name in enumerate(names)}))
         return Outcome(parts=(store.commit_part(draft_part(Stage(name="tokenizer", version=1), key, "tokenizer"), scratch),))
