@@ -31,10 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
 )
-app.command("plan")(plan_run)
-app.command("suite-texts")(suite_texts)
 
-Preset = Annotated[str, typer.Option(help="The named configuration: demo or smoke.", show_default=False)]
+Preset = Annotated[
+    str, typer.Option(help="The named configuration: demo, smoke, or cpt_text_{s,m,l,xl}, cpt_code_{s,m}.", show_default=False)
+]
 Source = Annotated[str, typer.Option(metavar="DIR", help="A folder of code and prose. Empty: this machine's own Python.")]
 Dump = Annotated[str, typer.Option(metavar="SPEC", help="A dump spec: a YAML list of sources, in place of --source.")]
 Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the preset's name, or the folder's or spec's.")]
@@ -280,6 +280,10 @@ def ablate(
         return ablate_flow(for_terminal(params, {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}))
 
     _print_record(with_server(flow))
+
+
+app.command("plan")(plan_run)
+app.command("suite-texts")(suite_texts)
 
 
 @app.command()
