@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part, sum_counts
 from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig, TokenizerConfig, TrainConfig
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
@@ -21,10 +21,13 @@ WORDS = "anchor basket candle dragon engine feather garden harbor island jacket 
 MODEL = ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32)
 
 
-def write_inputs(root: Path, negatives: bool = False, remote: str = "") -> tuple[Store, TrainInputs]:
-    """A store with token shards of 120 code and 60 text pairs, with up to three hard negatives each where asked for."""
+def write_inputs(root: Path, negatives: bool = False, remote: str = "", held_out: int = 0) -> tuple[Store, TrainInputs]:
+    """A store with token shards of 120 code and 60 text pairs, with up to three hard negatives each where asked for.
+
+    `held_out` more are its validation split.
+    """
     store = Store(root, remote)
-    curated = write_curated(store, negatives)
+    curated = write_curated(store, negatives, held_out=held_out)
     tokenizer = train_tokenizer(store, curated, TokenizerConfig(vocab_size=400))
     shards = write_shards(store, curated, tokenizer, ShardConfig(max_x_tokens=12, max_y_tokens=24))
     return store, TrainInputs(shards, tokenizer)
@@ -61,8 +64,8 @@ def write_job(store: Store, inputs: TrainInputs, config: Any, key: str = "tiny",
     return job
 
 
-def write_curated(store: Store, negatives: bool = False, suffix: str = "") -> Artifact:
-    """A part "train" of 120 code and 60 text pairs; every y ends in the suffix."""
+def write_curated(store: Store, negatives: bool = False, suffix: str = "", held_out: int = 0) -> Artifact:
+    """A part "train" of 120 code and 60 text pairs, and "validation" of others; every y ends in the suffix."""
     chance = random.Random(7)
     rows = [_pair(chance, "code" if number % 3 else "text", number) for number in range(180)]
     for row in rows:
@@ -70,15 +73,21 @@ def write_curated(store: Store, negatives: bool = False, suffix: str = "") -> Ar
     if negatives:  # the texts of other pairs
         for number, row in enumerate(rows):
             row["negatives"] = [rows[(number + 7 * k) % len(rows)]["y"] for k in range(1, 1 + number % 4)]
-    table = pa.Table.from_pylist(rows, schema=PAIRS_WITH_NEGATIVES if negatives else PAIRS)
+    splits = {"train": rows}
+    if held_out:
+        splits["validation"] = [_pair(chance, "code" if n % 3 else "text", n) for n in range(len(rows), len(rows) + held_out)]
+    schema = PAIRS_WITH_NEGATIVES if negatives else PAIRS
     stage = Stage(name="curate", version=1)
 
     def make(key: str) -> Outcome:
-        scratch = store.scratch(stage.name)
-        pq.write_table(table.sort_by("id"), scratch / "pairs.parquet")
-        counts = Counts(n_in=len(rows), n_out=len(rows))
-        part = store.commit_part(draft_part(stage, key, "train", counts, {"pairs.parquet": len(rows)}), scratch)
-        return Outcome(parts=(part,), counts=counts)
+        parts = []
+        for split, own in splits.items():
+            scratch = store.scratch(stage.name)
+            pq.write_table(pa.Table.from_pylist(own, schema=schema).sort_by("id"), scratch / "pairs.parquet")
+            counts = Counts(n_in=len(own), n_out=len(own))
+            draft = draft_part(stage, key if split == "train" else key + split, split, counts, {"pairs.parquet": len(own)})
+            parts.append(store.commit_part(draft, scratch))
+        return Outcome(parts=tuple(parts), counts=sum_counts(parts))
 
     return store.build(stage, StageConfig(), {}, make)
 

@@ -66,6 +66,6 @@ class HeldOut:
         scores_pP = (x_PD[begin:end] @ y_KD[:n_pairs].T).masked_fill(
             false_negatives(hashes.pairs_alone(), begin, end), -torch.inf
         )
-        reciprocal = 1.0 / (scores_pP >= scores_pP.diagonal(begin)[:, None]).sum(dim=1)
+        reciprocal = 1.0 / (scores_pP >= scores_pP.diagonal(begin)[:, None]).sum(dim=1).double()
         total_loss, total_reciprocal = sum_over_ranks([float(loss), float(reciprocal.sum())], ranks)
         return {"loss": total_loss, "mrr": total_reciprocal / n_pairs}
