@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from length_encoder import LengthEncoder
 
 from pipeline_lib.evaluation.suites.cache import text_hashes
-from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.evaluation.suites.parallel import MIN_TEXTS, ParallelEncoder
 from pipeline_lib.evaluation.suites.places import Places
-
-
-class LengthEncoder:
-    """Vectors that say which text and which process they come from; at the module's top, so that it can be sent."""
-
-    id = ModelId("length", "length")
-
-    def encode(self, texts: Sequence[str], side: str, progress: Any = None) -> np.ndarray:
-        return np.array([[len(text), hash_of(text), os.getpid()] for text in texts], np.float32).reshape(-1, 3)
-
-
-def hash_of(text: str) -> int:
-    return sum(map(ord, text)) % 1000
 
 
 def test_processes_give_the_same_vectors_in_the_same_order():
