@@ -84,18 +84,6 @@ def spearman(values_N: np.ndarray, grades_N: np.ndarray) -> float:
     return float(spearmanr(values_N, grades_N).statistic)
 
 
-def spearman_interval(values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    """Spearman's rank correlation with its bootstrap interval over the pairs; ranks are taken anew in each resample."""
-    drawn_R = _resampled_spearman(values_N, grades_N, resamples, seed)
-    return _interval(spearman(values_N, grades_N), drawn_R, len(values_N))
-
-
-def spearman_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    """Difference of two correlations with the same grades, with its paired bootstrap interval."""
-    drawn_R = _resampled_spearman(a_N, grades_N, resamples, seed) - _resampled_spearman(b_N, grades_N, resamples, seed)
-    return _interval(spearman(a_N, grades_N) - spearman(b_N, grades_N), drawn_R, len(grades_N))
-
-
 def pearson(values_N: np.ndarray, grades_N: np.ndarray) -> float:
     """Pearson's correlation; 0 where either side is constant."""
     if np.ptp(values_N) == 0 or np.ptp(grades_N) == 0:
@@ -103,16 +91,22 @@ def pearson(values_N: np.ndarray, grades_N: np.ndarray) -> float:
     return float(pearsonr(values_N, grades_N).statistic)
 
 
-def pearson_interval(values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    """Pearson's correlation with its bootstrap interval over the pairs."""
-    drawn_R = _resampled_pearson(values_N, grades_N, resamples, seed)
-    return _interval(pearson(values_N, grades_N), drawn_R, len(values_N))
+CORRELATIONS = {"spearman": spearman, "pearson": pearson}
 
 
-def pearson_difference(a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
+def correlation_interval(metric: str, values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """A correlation of CORRELATIONS with its bootstrap interval over the pairs; ranks are taken anew in each resample."""
+    drawn_R = resampled(metric, values_N, grades_N, resamples, seed)
+    return _interval(CORRELATIONS[metric](values_N, grades_N), drawn_R, len(values_N))
+
+
+def correlation_difference(
+    metric: str, a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int
+) -> Interval:
     """Difference of two correlations with the same grades, with its paired bootstrap interval."""
-    drawn_R = _resampled_pearson(a_N, grades_N, resamples, seed) - _resampled_pearson(b_N, grades_N, resamples, seed)
-    return _interval(pearson(a_N, grades_N) - pearson(b_N, grades_N), drawn_R, len(grades_N))
+    a_R, b_R = (resampled(metric, values_N, grades_N, resamples, seed) for values_N in (a_N, b_N))
+    of = CORRELATIONS[metric]
+    return _interval(of(a_N, grades_N) - of(b_N, grades_N), a_R - b_R, len(grades_N))
 
 
 def resampled(metric: str, values_N: np.ndarray, targets_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -6,15 +6,14 @@ figure of its own. Layouts are those of SentEval's download.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.evaluation.metrics import CORRELATIONS, correlation_interval
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, read_columns, read_lines
@@ -34,11 +33,6 @@ SOURCES = {
 }
 STS_B_FILES = {"train": "sts-train.csv", "validation": "sts-dev.csv", "test": "sts-test.csv"}
 SICK_FILES = {"train": "SICK_train.txt", "validation": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
-
-CORRELATIONS: dict[str, Callable[..., Interval]] = {
-    "spearman": metrics.spearman_interval,
-    "pearson": metrics.pearson_interval,
-}
 
 
 class GradedPair(NamedTuple):
@@ -81,8 +75,8 @@ class SimilaritySuite(Suite):
     def _figures(self, task: str, pairs: Sequence[GradedPair], cosines_N: np.ndarray) -> Iterator[Figure]:
         grades_N = np.array([pair.grade for pair in pairs])
         ids = [pair.id for pair in pairs]
-        for metric, interval_of in CORRELATIONS.items():
-            interval = interval_of(cosines_N, grades_N, self.config.bootstrap, self.config.seed)
+        for metric in CORRELATIONS:
+            interval = correlation_interval(metric, cosines_N, grades_N, self.config.bootstrap, self.config.seed)
             yield Figure(task, metric, interval, ids, cosines_N, grades_N)
 
 

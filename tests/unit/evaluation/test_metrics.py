@@ -112,9 +112,9 @@ def test_resampled_spearman_is_scipy_on_each_resample():
     values, grades = random.random(50), random.integers(0, 4, 50).astype(float)
     rows = np.random.default_rng(9).integers(0, 50, (80, 50))
     loop = [spearmanr(values[r], grades[r]).statistic for r in rows]
-    found = metrics.spearman_interval(values, grades, 80, 9)
+    found = metrics.correlation_interval("spearman", values, grades, 80, 9)
     np.testing.assert_allclose([found.low, found.high], np.percentile(loop, [2.5, 97.5]), atol=1e-12, rtol=0)
-    same = metrics.spearman_difference(values, values, grades, 80, 9)
+    same = metrics.correlation_difference("spearman", values, values, grades, 80, 9)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
