@@ -137,7 +137,8 @@ def test_data_of_five_times_the_memory_from_a_disk(limited: Any, tmp_path: Path)
     found = limited(limit, tmp_path, tmp_path, 600, 256, 1, 2048, 16)
     print("disk", found)
     assert found["of"] * ROW_BYTES > 5 * limit and found["rows"] == 600 * 256
-    assert found["peak_bytes"] <= limit  # the wait is printed, not held: it is the disk's, and other programs' on it
+    assert found["peak_bytes"] <= limit
+    assert found["p99"] < 0.01 * STEP_SECONDS
 
 
 @pytest.mark.slow
