@@ -131,7 +131,15 @@ class TrainConfig(OptimizerConfig):
     batch_size: int = Field(
         512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
     )
-    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in every batch.")
+    mixture: dict[str, float] = Field(
+        MIXTURE, description="Share of each view of pairs (of each training set, in fine-tuning): see batches_from."
+    )
+    batches_from: Literal["mixed", "one_dataset"] = added(
+        "mixed",
+        description="mixed: every batch holds each view in the mixture's shares; the default, as every step then follows the"
+        " gradient of the whole mixture and losses of two steps compare. one_dataset: every batch is of one view, and the"
+        " mixture is the shares of batches; no negative can be told by its dataset's style.",
+    )
     temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
     min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
     train_temperature: bool = added(

@@ -2,29 +2,27 @@
 
 Each view of pairs is an endless stream of epochs. An epoch is a permutation of blocks of consecutive rows, then of the rows
 within each window of W blocks, so that reads stay near each other; a window that covers all blocks is a full permutation.
-The permutations are keyed Feistel networks: one row's place costs the same whatever the size of the data, and the bits are
-ours, not those of a library's generator, which may change between versions.
+The permutations are keyed Feistel networks (permutation.py): one row's place costs the same whatever the size of the data.
 
 N rows of a view, R ranks, n rows of one view in a batch (its share), P pairs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.tokens.permutation import Indices, key_of, mix, permute
+from pipeline_lib.tokens.turns import Turns, by_largest_remainder
 
-Indices = NDArray[np.int64]
-Words = NDArray[np.uint64]
-
-FEISTEL_ROUNDS = 6
+BatchesFrom = Literal["mixed", "one_dataset"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,11 @@ class BatchPlan:
         digest: content digest of the dataset: another dataset is another run.
         block_rows: consecutive rows that stay in one window.
         window_blocks: blocks that are shuffled row by row; all of them: a full shuffle.
+        batches_from: "mixed": every batch has the mixture's shares; "one_dataset": each is of one view, whose turn it is
+            by turns.py, and the mixture is the shares of batches.
 
     Raises:
-        UserError: no view has both rows and weight, or a number is out of range.
+        UserError: no view has both rows and weight, a view's turn would never come, or a number is out of range.
     """
 
     sizes: dict[str, int]
@@ -56,6 +56,7 @@ class BatchPlan:
     digest: str
     block_rows: int = 256
     window_blocks: int = 4096
+    batches_from: BatchesFrom = "mixed"
 
     def __post_init__(self) -> None:
         if not any(self.sizes.get(view, 0) > 0 and weight > 0 for view, weight in self.mixture.items()):
@@ -65,6 +66,8 @@ class BatchPlan:
             )
         if min(self.mixture.values()) < 0 or min(self.batch_size, self.block_rows, self.window_blocks) < 1:
             raise UserError(f"a negative weight, or a size below 1: {self}")
+        if self.batches_from == "one_dataset":
+            _ = self._turns
 
     @classmethod
     def from_json(cls, text: str) -> BatchPlan:
@@ -77,27 +80,34 @@ class BatchPlan:
 
     @cached_property
     def shares(self) -> dict[str, int]:
-        """Rows of each view in every batch: the mixture's, by largest remainder; they add up to the batch size."""
-        weights = {view: w for view, w in sorted(self.mixture.items()) if w > 0 and self.sizes.get(view, 0) > 0}
-        total = sum(weights.values())
-        quotas = {view: self.batch_size * weight / total for view, weight in weights.items()}
-        shares = {view: int(quota) for view, quota in quotas.items()}
-        by_remainder = sorted(quotas, key=lambda view: (shares[view] - quotas[view], view))
-        for view in by_remainder[: self.batch_size - sum(shares.values())]:
-            shares[view] += 1
-        return shares
+        """Rows of each view in every batch that holds it: the mixture's, by largest remainder; or all of a batch."""
+        if self.batches_from == "one_dataset":
+            return dict.fromkeys(self._weights, self.batch_size)
+        return by_largest_remainder(self._weights, self.batch_size)
 
     def rows(self, step: int) -> dict[str, Indices]:
         """Row numbers (n,) of each view in global batch `step`, from 0."""
         assert step >= 0, f"step {step} is negative"
+        if self.batches_from == "one_dataset":
+            view, earlier = self._turns.at(step)
+            return {view: self._stream(view).batch(earlier)}
         return {view: self._stream(view).batch(step) for view in self.shares}
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each view's rows have been seen when `step` batches are done."""
-        return {view: step * share / self.sizes[view] for view, share in self.shares.items()}
+        batches = self._turns.before(step) if self.batches_from == "one_dataset" else dict.fromkeys(self.shares, step)
+        return {view: batches[view] * share / self.sizes[view] for view, share in self.shares.items()}
+
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        return {view: w for view, w in sorted(self.mixture.items()) if w > 0 and self.sizes.get(view, 0) > 0}
+
+    @cached_property
+    def _turns(self) -> Turns:
+        return Turns.by_weight(self._weights, key_of(self.seed, self.digest, "turns"))
 
     def _stream(self, view: str) -> _Stream:
-        key = _key(self.seed, self.digest, view)
+        key = key_of(self.seed, self.digest, view)
         return _Stream(key, self.sizes[view], self.shares[view], self.block_rows, self.window_blocks)
 
 
@@ -145,7 +155,7 @@ class _Stream:
 
     def _epoch(self, epoch: int, places: Indices) -> Indices:
         """Blocks permuted, the short last one put at a place of its own, then rows permuted inside each window."""
-        key = _key(self.key, epoch)
+        key = key_of(self.key, epoch)
         short_at = key % self.blocks
         short_window = short_at // self.window_blocks
         window_rows = self.window_blocks * self.block_rows
@@ -163,59 +173,10 @@ class _Stream:
         block_at = window * self.window_blocks + inside // self.block_rows
         among_full = block_at - (block_at > short_at)
         full_blocks = max(self.blocks - 1, 1)
-        block_keys = np.full(len(places), _key(key, "blocks"), dtype=np.uint64)
+        block_keys = np.full(len(places), key_of(key, "blocks"), dtype=np.uint64)
         permuted = permute(np.minimum(among_full, full_blocks - 1), np.full(len(places), full_blocks), block_keys)
         block = np.where(block_at == short_at, self.blocks - 1, permuted)
         return block * self.block_rows + inside % self.block_rows
-
-
-def permute(index: Indices, size: Indices, key: Words) -> Indices:
-    """Where keyed permutations of 0 ... size - 1 send each index: a Feistel network, walked until it lands inside.
-
-    Args:
-        index: (P,) with 0 <= index < size.
-        size: (P,) lengths of the permutations.
-        key: (P,) which permutation; equal keys and sizes are one permutation.
-    """
-    highest = np.maximum(size.astype(np.uint64), np.uint64(2)) - np.uint64(1)
-    half = (_bit_length(highest) + np.uint64(1)) // np.uint64(2)
-    out = index.astype(np.uint64)
-    walking = np.arange(len(out))
-    while len(walking):  # the network's domain is at most 4 times the size: 4 turns on average, at most
-        out[walking] = _feistel(out[walking], half[walking], key[walking])
-        walking = walking[out[walking] >= size[walking].astype(np.uint64)]
-    return out.astype(np.int64)
-
-
-def _feistel(value: Words, half: Words, key: Words) -> Words:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = value >> half, value & mask
-    for turn in range(FEISTEL_ROUNDS):
-        left, right = right, left ^ (mix(right ^ mix(key + np.uint64(turn))) & mask)
-    return (left << half) | right
-
-
-def mix(value: Words) -> Words:
-    """splitmix64's finaliser: 64 bits to 64 bits, each depending on all."""
-    with np.errstate(over="ignore"):
-        value = value + np.uint64(0x9E3779B97F4A7C15)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def _bit_length(value: Words) -> Words:
-    bits = np.zeros(len(value), dtype=np.uint64)
-    rest = value.copy()
-    while rest.any():
-        bits += rest > 0
-        rest >>= np.uint64(1)
-    return bits
-
-
-def _key(*parts: int | str) -> int:
-    """63 bits that are a pure function of the parts."""
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
 def split_for_ranks(lengths: NDArray[np.integer], ranks: int) -> list[Indices]:

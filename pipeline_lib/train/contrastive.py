@@ -73,7 +73,7 @@ class ContrastiveObjective:
         encoder.precision = config.precision
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
-        order = {"block_rows": config.block_rows, "window_blocks": config.window_blocks}
+        order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
         rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, **order)
         objective = cls(job, encoder.to(ranks.device).train(), rows, ranks)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None

@@ -139,6 +139,8 @@ def sum_gradients(module: nn.Module, ranks: Ranks) -> None:
     if ranks.size == 1:
         return
     parameters = [p for p in module.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    if not parameters:  # a language model, every weight of which is cut
+        return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)

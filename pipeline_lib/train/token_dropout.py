@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline_lib.tokens.batches import mix
+from pipeline_lib.tokens.permutation import mix
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

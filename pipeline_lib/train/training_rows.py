@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pipeline_lib.artifact import Artifact
@@ -17,7 +19,7 @@ class PairRows:
 
     Args:
         reading: how far ahead, and how much of a bucket's files stays on this machine.
-        order: BatchPlan's own fields: block_rows, window_blocks.
+        order: BatchPlan's own fields: block_rows, window_blocks, batches_from.
     """
 
     split = "train"
@@ -29,7 +31,7 @@ class PairRows:
         batch_size: int,
         seed: int,
         reading: ReadingConfig | None = None,
-        **order: int,
+        **order: Any,
     ) -> None:
         labels = labels_of(shards, self.split)
         views = sorted(view for view in mixture if f"{self.split}-{view}" in labels)

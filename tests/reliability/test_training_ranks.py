@@ -86,6 +86,12 @@ def test_r05_one_rank_then_two_cut_over_them(inputs: Inputs, alone: tuple[list[l
     assert_same_run(run(inputs, "one-two", [(1, 4, "ddp"), (2, 0, "fsdp")]), alone)
 
 
+def test_r05_batches_from_one_dataset_are_the_same_on_any_number_of_ranks(inputs: Inputs) -> None:
+    config = {"batches_from": "one_dataset", "mixture": {"docstring": 0.5, "neighbour": 0.5}}
+    expected = run(inputs, "one-dataset", [(1, 0, "ddp")], **config)
+    assert_same_run(run(inputs, "one-dataset-legs", [(1, 3, "ddp"), (2, 0, "ddp")], **config), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_r05_four_ranks_then_two_then_one(inputs: Inputs, alone: tuple[list[list[str]], list[Any]], parallel: str) -> None:

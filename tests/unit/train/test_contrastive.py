@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_runs import tiny_config, write_inputs, write_job
@@ -41,3 +42,18 @@ def test_the_mask_changes_the_loss_only_where_it_is_asked_for(tmp_path: Path, vi
         float(contrastive_loss(x_BD, y_BD, made.module.log_scale.detach(), hashes)) for hashes in (batch.hashes, bare)
     )
     assert (with_mask < without) if views else (with_mask == without)
+
+
+def test_a_batch_from_one_dataset_holds_no_other(tmp_path: Path) -> None:
+    made = objective(tmp_path, batches_from="one_dataset", mixture={"docstring": 0.5, "neighbour": 0.5})
+    views = set()
+    for step in range(6):
+        (view,) = made.rows.plan.rows(step)
+        views.add(view)
+        batch, ids = made.read_batch(step), made.pair_ids(step)
+        assert len(batch.x_ids) == len(ids) == 48
+        of_view = {
+            pair for n in range(len(made.rows.datasets[view])) for pair in made.rows.datasets[view].pair_ids(np.array([n]))
+        }
+        assert set(ids) <= of_view
+    assert views == {"docstring", "neighbour"}

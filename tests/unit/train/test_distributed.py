@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -77,3 +78,9 @@ def test_one_process_needs_no_group() -> None:
     assert gather_rows(rows, [3], alone) is rows
     assert largest_of([True, False], alone) == [True, False]
     assert sum_over_ranks([1.5, 2.0], alone) == [1.5, 2.0]
+
+
+def test_a_model_whose_every_weight_is_cut_has_nothing_left_to_sum() -> None:
+    with mock.patch.object(dist, "all_reduce") as collective:
+        sum_gradients(nn.Identity(), Ranks(rank=0, size=2))
+    assert not collective.called
