@@ -51,6 +51,7 @@ class Row:
         duplicates: texts that come twice and a chain of neighbours are in the batch, and masked.
         negatives: hard ones of each pair, in the first half of the batch; some repeat a positive.
         tile: logits held at once; 0: as ever.
+        checkpointed: a layer's activations are computed again.
         broken: what is broken on purpose, "" for nothing.
     """
 
@@ -61,6 +62,7 @@ class Row:
     duplicates: bool = False
     negatives: int = 0
     tile: int = 0
+    checkpointed: bool = False
     broken: str = ""
     precisions: tuple[str, ...] = ("float64", "float32")
 
@@ -78,6 +80,8 @@ def _rows() -> Iterator[Row]:
     yield Row("grad_cache_4_bfloat16", micro_rows=4, precisions=("bfloat16",))
     yield Row("chunked", tile=SMALL_TILE)
     yield Row("chunked_duplicates", tile=SMALL_TILE, duplicates=True)
+    yield Row("checkpointed", checkpointed=True, precisions=("float64", "float32", "bfloat16"))
+    yield Row("checkpointed_grad_cache_2", micro_rows=2, checkpointed=True)
     yield Row("hard_negatives", negatives=2)
     yield Row("hard_negatives_grad_cache_2", negatives=2, micro_rows=2)
     yield Row("hard_negatives_chunked", negatives=2, tile=SMALL_TILE, duplicates=True)
@@ -93,6 +97,7 @@ def _rows() -> Iterator[Row]:
         yield Row(f"fsdp2_{ranks}_grad_cache_2", ranks, parallel="step", micro_rows=2)
         yield Row(f"fsdp2_{ranks}_micro_batch_grad_cache_2", ranks, parallel="micro_batch", micro_rows=2)
         yield Row(f"fsdp2_{ranks}_hard_negatives", ranks, parallel="step", micro_rows=2, duplicates=True, negatives=1)
+    yield Row("fsdp2_2_checkpointed_grad_cache_2", 2, parallel="step", micro_rows=2, checkpointed=True)
     yield Row("fsdp2_2_bfloat16", 2, parallel="step", micro_rows=2, precisions=("bfloat16",))
     yield Row("control_gather_without_gradient", 2, broken="detached")
     yield Row("control_mean_over_ranks", 2, broken="mean")
@@ -183,6 +188,8 @@ def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
     """The whole gradients of the row's way; the same on every rank."""
     encoder = build(torch.float64 if precision == "float64" else torch.float32).to(ranks.device)
     encoder.precision = "bfloat16" if precision == "bfloat16" else "float32"
+    if row.checkpointed:
+        encoder.checkpoint_activations()
     texts, sizes, n_negatives = _share(row, ranks)
     batches = micro_batches(texts, row.micro_rows, ranks)
     own = slice(sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1]))

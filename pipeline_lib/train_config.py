@@ -94,6 +94,11 @@ class OptimizerConfig(StageConfig):
         "the device, or activation_bytes on a CPU.",
         ge=0,
     )
+    checkpoint_activations: bool = operational(
+        False,
+        description="Each layer keeps its input alone until backward and is computed again there: the memory of deep models"
+        " for up to one more forward pass. Gradients are the same.",
+    )
     processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
     nodes: int = operational(1, description="Machines that train together, each with `processes`; they share the store.", ge=1)
     node_rank: int = operational(0, description="This machine among them, from 0, which writes the artifact.", ge=0)

@@ -5,6 +5,7 @@ B rows, L tokens, D embedding width, T = B * L.
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, cast, get_args
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -47,6 +49,7 @@ class Encoder(nn.Module):
         log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
         precision: of matrix products; weights, norms and embeddings stay float32.
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
+        checkpointed: a layer keeps its input alone and is computed again on the way back.
         lean: pooled_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
     """
 
@@ -58,6 +61,8 @@ class Encoder(nn.Module):
         if pooling is not None:
             _set_pooling(backbone, pooling)
         self.pooling: Pooling = pooling_of(backbone)
+        self.checkpointed = False
+        self._layer: pooled_gpt2.Layer = pooled_gpt2.full_layer
         self.lean = self.pooling == "last" and pooled_gpt2.is_supported(backbone)
 
     @classmethod
@@ -119,6 +124,12 @@ class Encoder(nn.Module):
             pooled_BD = self._pooled(ids_BL, lengths_B, tokens_TD)
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
+    def checkpoint_activations(self) -> None:
+        """From now on keep a layer's input alone; its dropout is drawn again as it was, and gradients are the same."""
+        self.checkpointed = True
+        self._layer = functools.partial(checkpoint, self._layer, use_reentrant=False)
+        self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # where its own forward is computed
+
     def look_up(self, ids_T: Tensor) -> Tensor:
         """Token embeddings (T, D) as a leaf that takes gradients; `add_token_gradients` hands them on to the table."""
         return F.embedding(ids_T, self._table.detach()).requires_grad_(self._table.requires_grad)
@@ -140,7 +151,7 @@ class Encoder(nn.Module):
 
     def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
         if self.lean:
-            return pooled_gpt2.pooled_states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD)
+            return pooled_gpt2.pooled_states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD, self._layer)
         mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths_B[:, None]
         # padding may hold an id that this vocabulary lacks
         ids_BL = ids_BL.masked_fill(~mask_BL, 0)

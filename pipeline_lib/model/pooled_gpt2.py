@@ -10,6 +10,7 @@ B rows, L tokens, D hidden width, H heads, E = D / H width of a head, T = B * L.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -21,6 +22,8 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline_lib.model.last_attention import attend_pooled
 
+Layer = Callable[[GPT2Block, Tensor], Tensor]
+
 TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -31,7 +34,15 @@ def is_supported(backbone: nn.Module) -> bool:
     return all(cast(GPT2Block, block).attn.attn_dropout.p == 0 for block in backbone.h)
 
 
-def pooled_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None = None) -> Tensor:
+def full_layer(block: GPT2Block, hidden_BLD: Tensor) -> Tensor:
+    """A layer at every position: what all but the last compute."""
+    hidden_BLD = hidden_BLD + _attend_all(block.attn, block.ln_1(hidden_BLD))
+    return hidden_BLD + _feed_forward(block, block.ln_2(hidden_BLD))
+
+
+def pooled_states(
+    backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None = None, layer: Layer = full_layer
+) -> Tensor:
     """Last hidden state (after the final norm) at position `lengths_B - 1` of each right-padded row: (B, D).
 
     Args:
@@ -39,6 +50,7 @@ def pooled_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor, tokens
         ids_BL: int64 token ids; what stands at and after `lengths_B` is not read.
         lengths_B: int64, 1 to L.
         tokens_TD: the token embeddings of `ids_BL`, row by row, where the caller looked them up already.
+        layer: `full_layer`, or what computes the same: compiled, or without keeping its activations.
     """
     n_rows, n_tokens = ids_BL.shape
     if tokens_TD is None:
@@ -46,8 +58,7 @@ def pooled_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor, tokens
     hidden_BLD = backbone.drop(tokens_TD.view(n_rows, n_tokens, -1) + backbone.wpe.weight[:n_tokens])
     blocks = cast(list[GPT2Block], list(backbone.h))
     for block in blocks[:-1]:
-        hidden_BLD = hidden_BLD + _attend_all(block.attn, block.ln_1(hidden_BLD))
-        hidden_BLD = hidden_BLD + _feed_forward(block, block.ln_2(hidden_BLD))
+        hidden_BLD = layer(block, hidden_BLD)
     block = blocks[-1]
     last_BD, attended_BD = attend_pooled(block, hidden_BLD, lengths_B)
     last_BD = last_BD + block.attn.resid_dropout(_affine(block.attn.c_proj, attended_BD))

@@ -70,6 +70,8 @@ class CausalObjective:
                 "sequences must fit; lower the first"
             )
         nn.Module.to(model, ranks.device).train()
+        if config.checkpoint_activations:
+            model.activation_checkpointing_enable({"use_reentrant": False})
         return cls(job, model, pair_tokenizer, _rows_of_steps(shards, config), ranks)
 
     def describe(self) -> list[str]:

@@ -52,7 +52,8 @@ class ContrastiveObjective:
         if self._sharded:
             encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        fitting = fitting_tokens(encoder.backbone.config, ranks.device, self.config.activation_bytes, encoder.lean)
+        kept = (self.config.activation_bytes, encoder.lean, encoder.checkpointed)
+        fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
@@ -71,6 +72,8 @@ class ContrastiveObjective:
         model = job.model.model_copy(update={"init": job.start})
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
         encoder.precision = config.precision
+        if config.checkpoint_activations:
+            encoder.checkpoint_activations()
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
@@ -106,7 +109,8 @@ class ContrastiveObjective:
         cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes)
         micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        cached = should_cache(self.module.backbone.config, padded_tokens, self.config.activation_bytes, self.module.lean)
+        kept = (self.config.activation_bytes, self.module.lean, self.module.checkpointed)
+        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         # cut weights are gathered for one forward and one backward pass at a time
         cached |= self._sharded and len(micro_batches) > 1
         loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached, self._before_backward)

@@ -123,10 +123,13 @@ def _activations(config: RunConfig, layout: Layout) -> int:
         tokens = -(-config.train.batch_size * tokens_per_pair(config) // layout.processes)
     low = config.train.precision == "bfloat16"
     a_layer = 28 * model.width + 4 * model.inner if low else 4 * (8 * model.width + 2 * model.inner)
+    kept, again = (model.layers - 1) * a_layer, 0
+    if config.train.checkpoint_activations and model.layers > 2:
+        kept, again = (model.layers - 1) * 4 * model.width, a_layer  # each layer's input, and one layer at a time
     ends = 4 * 4 * model.width  # the look-up and its gradient, the last layer's input and its gradient
     widest = 4 * (3 * model.width + model.inner) if model.layers > 1 else 0
-    in_backward = min(tokens, layout.micro_batch_tokens) * widest
-    return tokens * ((model.layers - 1) * a_layer + ends) + in_backward
+    in_backward = min(tokens, layout.micro_batch_tokens) * (widest + again)
+    return tokens * (kept + ends) + in_backward
 
 
 def _loss(config: RunConfig, layout: Layout) -> int:
@@ -149,14 +152,19 @@ def tokens_per_pair(config: RunConfig) -> int:
 
 
 def step_flops(config: RunConfig, cached: bool) -> float:
-    """Operations of one step's matrix products, over all GPUs: backward costs two forwards, gradient caching one more."""
+    """Operations of one step's matrix products, over all GPUs: backward costs two forwards, gradient caching one more, and
+    checkpointed activations one of every layer but the last.
+    """
     model, shards = config.model, config.shards
     matrices = model.layers * (4 * model.width**2 + 2 * model.width * model.inner)
     lengths = (shards.max_x_tokens, shards.max_y_tokens)
     forward = sum(length * (2 * matrices + 2 * model.layers * model.width * length) for length in lengths)
     pairs = config.train.batch_size
     logits = 2 * 2 * 2 * pairs * model.width  # three products, both directions in one
-    return pairs * (forward * (4 if cached else 3) + logits)
+    passes = 4.0 if cached else 3.0
+    if config.train.checkpoint_activations:
+        passes += (model.layers - 1) / model.layers
+    return pairs * (forward * passes + logits)
 
 
 def choose_layout(config: RunConfig, terms: Terms) -> Layout | None:
@@ -210,6 +218,7 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         "synchronise": layout.synchronise,
         "micro_batch_tokens": layout.micro_batch_tokens,
         "gradient_caching": layout.cached,
+        "checkpoint_activations": config.train.checkpoint_activations,
         "memory_bytes": {**asdict(memory), "total": memory.total, "of": gpu.memory_bytes},
         "utilisation": terms.utilisation,
         "seconds_per_step": seconds,
@@ -235,7 +244,8 @@ def describe_plan(found: dict[str, Any]) -> str:
         f"{found['preset']}: {found['parameters'] / 1e6:,.0f} million weights, embeddings of {found['embedding_width']:,}, "
         f"{found['batch_size']:,} pairs a step",
         f"  on {found['gpus']:,} x {found['gpu']}: {sharding}",
-        f"  micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}",
+        f"  micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}, activations "
+        + ("computed again" if found["checkpoint_activations"] else "kept"),
         f"  memory of one GPU at its peak: {total / 1e9:.1f} GB of {of / 1e9:.1f} GB",
         *(f"    {name:14s} {size / 1e9:8.2f} GB" for name, size in memory.items()),
         f"  {found['steps']:,} steps, {found['pairs_seen']:,} pairs: {found['seconds_per_step']:.1f} s a step at "

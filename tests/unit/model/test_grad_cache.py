@@ -77,6 +77,44 @@ def test_cached_replays_dropout(lean: bool) -> None:
         torch.testing.assert_close(grad, direct[name], atol=1e-10, rtol=1e-8, msg=name)
 
 
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("cached", [True, False])
+def test_checkpointed_layers_give_the_same_gradients_with_dropout(lean: bool, cached: bool) -> None:
+    loss, grads = loss_and_gradients(build(0.2, lean=lean), by_rows(4), cached)
+    encoder = build(0.2, lean=lean)
+    encoder.checkpoint_activations()
+    again_loss, again = loss_and_gradients(encoder, by_rows(4), cached)
+    assert again_loss == loss
+    assert all(torch.equal(again[name], grad) for name, grad in grads.items()), "not to the bit"
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_checkpointed_layers_keep_little(lean: bool) -> None:
+    kept = {}
+    for checkpointed in (False, True):
+        encoder = Encoder.build(ModelConfig(layers=6, width=32, heads=4, inner=128, positions=32), VOCABULARY, seed=2).train()
+        encoder.lean = lean
+        if checkpointed:
+            encoder.checkpoint_activations()
+        own = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, own: set[int] = own, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        batch = by_rows(2 * PAIRS)[0]
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            emb_BD = encoder(batch.ids_BL, batch.lengths_B)
+        kept[checkpointed] = sum(sizes.values())
+        assert emb_BD.requires_grad
+        config = encoder.backbone.config
+        assert kept[checkpointed] < 1.5 * activation_bytes(config, batch.ids_BL.numel(), lean, checkpointed)
+    assert kept[True] < kept[False] / 3
+
+
 def test_cached_without_replay_would_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     _, grads = loss_and_gradients(build(0.2, torch.float64), by_rows(4), cached=True)
     monkeypatch.setattr(torch, "set_rng_state", lambda state: None)

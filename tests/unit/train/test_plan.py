@@ -26,7 +26,7 @@ def small_run(**sizes: int) -> RunConfig:
         tokenizer=TokenizerConfig(vocab_size=given["vocabulary"]),
         shards=ShardConfig(max_x_tokens=given["x"], max_y_tokens=given["y"]),
         model=model,
-        train=TrainConfig(batch_size=given["pairs"]),
+        train=TrainConfig(batch_size=given["pairs"], checkpoint_activations="checkpointed" in given),
     )
 
 
@@ -45,6 +45,7 @@ def test_parameters_are_those_of_the_built_model(sizes: dict[str, int]) -> None:
     [
         ({}, 4096, True),
         pytest.param({}, 4096, False, marks=pytest.mark.slow),
+        pytest.param({"layers": 8, "checkpointed": 1}, 4096, True),
         pytest.param(
             {"layers": 2, "width": 384, "heads": 6, "inner": 1536, "vocabulary": 20_000, "pairs": 256, "x": 16, "y": 32},
             2048,
