@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline_lib.stage_config import StageConfig, operational
+
+SIGNATURE_VERSION = 2  # raised when signatures change; names only what near-duplicates were dropped from
 
 
 class NearDuplicatesConfig(StageConfig):
@@ -40,6 +42,10 @@ class NearDuplicatesConfig(StageConfig):
         if self.permutations % self.bands:
             raise ValueError(f"permutations {self.permutations} are no multiple of bands {self.bands}")
         return self
+
+    def key_fields(self) -> dict[str, Any]:
+        """The fields that name an artifact, and the version of the signatures where they have a say in it."""
+        return super().key_fields() | ({"signatures": SIGNATURE_VERSION} if self.threshold else {})
 
 
 class ContaminationConfig(StageConfig):

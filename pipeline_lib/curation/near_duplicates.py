@@ -3,7 +3,7 @@
 MinHash with banding (Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4) names the
 candidates: two texts of index s share one of b bands of r hashes with probability 1 - (1 - s^r)^b. Each candidate is then
 verified on the two sets themselves, so that what is called near is near; only recall is a matter of chance, and of a fixed
-one: the hashes are seeded.
+one: the hashes are seeded. Each hash function has a seed of its own, for the formula takes them for independent.
 
 The rule: in order of rank, lowest (generation, id) first, a text is dropped when one that is *kept* and of lower rank is
 near it. Of a chain a ~ b ~ c where a and c are not near, c stays. The rule depends on the ranks alone, so that the order of
@@ -29,7 +29,7 @@ from pipeline_lib.curate_config import NearDuplicatesConfig
 from pipeline_lib.curation.shingles import MULTIPLIER, jaccard, mix, shingle_sets
 from pipeline_lib.errors import UserError
 
-SEED = 1
+FIRST_SEED = 1  # of as many hash functions as there are permutations
 ROUNDING = 1e-9  # 0.8 * 10 must not count as more than 8
 BATCH_CHARACTERS = 2_000_000  # texts hashed at a time: some 50 MB with their shingles
 
@@ -168,12 +168,14 @@ def band_hashes(sets: list[np.ndarray], config: NearDuplicatesConfig) -> np.ndar
             " curate.near.threshold to 0"
         ) from error
     offsets = np.cumsum([0, *(found.size for found in sets)]).astype(np.uint64)
+    flat = np.concatenate(sets)
     rows_a_band = config.permutations // config.bands
-    matrix: Any = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(sets), offsets, config.permutations, SEED)
-    minima = np.array(matrix.to_rows(), np.uint64).reshape(len(sets), -1, rows_a_band)[:, : config.bands]
-    hashes = np.zeros(minima.shape[:2], np.uint64)
-    for row in range(rows_a_band):
-        hashes = hashes * MULTIPLIER + minima[:, :, row]
+    hashes = np.zeros((len(sets), config.bands), np.uint64)
+    for at in range(config.permutations):
+        # a call of rensa gives functions that draw from a set without replacement: one a call, so that they are independent
+        matrix: Any = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, 1, FIRST_SEED + at)
+        band = hashes[:, at // rows_a_band]
+        band[:] = band * MULTIPLIER + np.array(matrix.to_rows(), np.uint64)[:, 0]
     return mix(hashes).view(np.int64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from unit.curation.rows import pair, validated
 from pipeline_lib.artifact import Store
 from pipeline_lib.curate_config import CurateConfig, NearDuplicatesConfig
 from pipeline_lib.curation.curate import curate
-from pipeline_lib.curation.near_duplicates import Text, find_near_duplicates
+from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates
 from pipeline_lib.curation.shingles import grams, hash_words, jaccard, shingle_sets, words_of
 from pipeline_lib.errors import UserError
 
@@ -95,6 +96,39 @@ def test_shingles_of_a_batch_are_those_of_each_text_alone() -> None:
     assert hashes[0] == together[4][0] and ends.tolist() == [0, 2]
     assert jaccard(together[3], together[4]) == 1 / 4
     assert jaccard(together[0], together[5]) == 0.0
+
+
+def pairs_of_sets(n: int, shared: int, own: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of random sets of which `shared` elements are in both and `own` in one each."""
+    drawn = np.random.default_rng(5).integers(0, 2**64, (n, shared + 2 * own), dtype=np.uint64)
+    return [(np.sort(row[: shared + own]), np.sort(np.concatenate([row[:shared], row[shared + own :]]))) for row in drawn]
+
+
+@pytest.mark.parametrize("size", [18, 180])  # a docstring's shingles, a document's
+def test_hash_functions_are_independent(size: int) -> None:
+    """Two sets of index s share a binomial number of hashes: its mean, its variance and the share of pairs that meet in a band.
+
+    Without replacement, as hash functions of one signature of rensa draw, the variance is 0.6 of that.
+    """
+    n, permutations, index = 1_500, 96, 0.8
+    pairs = pairs_of_sets(n, size * 8 // 9, size // 9)
+    single, banded = (NearDuplicatesConfig(permutations=permutations, bands=bands) for bands in (permutations, 12))
+    one, other = (band_hashes([pair[side] for pair in pairs], single) for side in (0, 1))
+    equal = one == other
+    away = equal.sum(axis=1) - permutations * index
+    variance = permutations * index * (1 - index)
+    assert abs(away.mean()) < 3 * math.sqrt(variance / n)
+    assert (away**2).mean() / variance == pytest.approx(1, abs=3 * math.sqrt(2 / n))
+    theory = 1 - (1 - index**8) ** 12
+    meet = equal.reshape(n, 12, 8).all(axis=2)
+    assert meet.any(axis=1).mean() == pytest.approx(theory, abs=3 * math.sqrt(theory * (1 - theory) / n))
+    one, other = (band_hashes([pair[side] for pair in pairs[:100]], banded) for side in (0, 1))
+    assert np.array_equal(one == other, meet[:100])
+
+
+def test_only_where_near_duplicates_go_do_signatures_name_the_work() -> None:
+    assert "signatures" not in NearDuplicatesConfig().key_fields()
+    assert CurateConfig(near=NearDuplicatesConfig(threshold=0.8)).key_fields()["near"]["signatures"] == 2
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:
