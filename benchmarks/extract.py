@@ -33,9 +33,9 @@ from pathlib import Path
 from distributed import Client
 
 from pipeline_lib.artifact import Store
+from pipeline_lib.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs.bundle import ExtractWork, commit_rows, extract_bundle, extract_file
-from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.pairs.filters import is_test_path
 from pipeline_lib.pairs.languages import rules_of
 from pipeline_lib.pairs.rows import Rows

@@ -75,7 +75,7 @@ def measure(place: Path, n: int, near: bool) -> dict[str, float | int]:
     validated = run.stage("validate", lambda: validate(store, extracted, config.contract))
     curated = run.stage("curate", lambda: curate(store, validated, config.curate))
     tokenizer = run.stage("tokenizer", lambda: train_tokenizer(store, curated, config.tokenizer))
-    shards = run.stage("shards", lambda: write_shards(store, curated, tokenizer, config.shards))
+    shards = run.stage("shards", lambda: write_shards(store, curated, tokenizer, config.shards, processes=config.extract))
     run.stage("check_shards", lambda: check_shards(store, shards, tokenizer, config.contract))
     figures, seconds = run.figures, run.seconds
     return {

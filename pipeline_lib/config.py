@@ -121,13 +121,9 @@ class TextPairsConfig(StageConfig):
         return self
 
 
-class ExtractConfig(StageConfig):
-    """Raw dump to documents and pairs."""
+class WorkersConfig(StageConfig):
+    """The processes that work through the parts of a stage: extraction's, which validation and tokenization use too."""
 
-    code: CodePairsConfig = CodePairsConfig()
-    text: TextPairsConfig = TextPairsConfig()
-    filters: FilterConfig = FilterConfig()
-    generation: int = Field(0, description="The growth of the data set that these pairs belong to.", ge=0)
     workers: int = operational(0, description="Dask worker processes; 0: one a core.", ge=0)
     worker_memory_bytes: int = operational(2 * 1024**3, description="Memory limit of one Dask worker (bytes).", gt=0)
     scheduler: str = operational(
@@ -138,6 +134,15 @@ class ExtractConfig(StageConfig):
     worker_wait_seconds: float = operational(
         180.0, description="With no worker for this long the run fails, to be retried (seconds).", gt=0
     )
+
+
+class ExtractConfig(WorkersConfig):
+    """Raw dump to documents and pairs."""
+
+    code: CodePairsConfig = CodePairsConfig()
+    text: TextPairsConfig = TextPairsConfig()
+    filters: FilterConfig = FilterConfig()
+    generation: int = Field(0, description="The growth of the data set that these pairs belong to.", ge=0)
 
 
 class ContractConfig(StageConfig):

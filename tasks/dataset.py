@@ -77,7 +77,7 @@ def tokenizer_task(store: Store, curated: Artifact, config: RunConfig) -> Artifa
 def shards_task(store: Store, curated: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
     """Token ids in memory-mapped Arrow files."""
     progress = StageProgress("shards")
-    artifact = write_shards(store, curated, tokenizer, config.shards, progress)
+    artifact = write_shards(store, curated, tokenizer, config.shards, progress, config.extract)
     progress.finish(", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts))
     show_table(
         "shards", [{"part": p.label, "rows": p.counts.n_out, **p.facts} for p in artifact.manifest.parts], "Token shards"

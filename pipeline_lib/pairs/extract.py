@@ -6,26 +6,20 @@ are done no cluster is started.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
-from distributed import Client
+from collections.abc import Sequence
 
 from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
+from pipeline_lib.cluster import Killed
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle, journals, part_key, probe_file
-from pipeline_lib.pairs.cluster import Killed, local_cluster, run_tasks, worker_count
-from pipeline_lib.pairs.scheduler import Fitness, existing_cluster, on_fit_worker
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.sources.bundles import Bundle, list_bundles
 from pipeline_lib.sources.listing import write_listing
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.time_limit import hung_steps
+from pipeline_lib.workers import Workers, gathered
 
 __all__ = ["STAGE", "extract"]
-
-Task = Callable[..., Any]
 
 
 def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
@@ -52,7 +46,6 @@ class _Extraction:
         self.bundles = bundles
         self.work = work
         self.progress = progress
-        self.fitness: Fitness | None = None  # of workers that are not ours
         self.parts: dict[int, Part] = {}
         self.total_bytes = sum(bundle.bytes for bundle in bundles)
 
@@ -64,45 +57,28 @@ class _Extraction:
         self.tell()
         missing = [index for index in range(len(self.bundles)) if index not in self.parts]
         if missing:
-            with self.cluster(len(missing)) as client:
+            with gathered(self.work.extract, self.store, len(missing), self.places()) as workers:
                 while missing:
                     hung = {index: self.hung(index) for index in missing}
-                    killed = self.extract_bundles(client, missing)
+                    killed = self.extract_bundles(workers, missing)
                     missing = [index for index in killed if self.hung(index) > hung[index]]  # each time fewer texts to try
                     for index in sorted(set(killed) - set(missing)):
-                        self.extract_without_killers(client, index)
+                        self.extract_without_killers(workers, index)
         parts = tuple(self.parts[index] for index in range(len(self.bundles)))
         names = sorted({name for part in parts for name in part.facts})
         facts = {name: sum(part.facts[name] for part in parts) for name in names}
         return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
 
-    @contextmanager
-    def cluster(self, tasks: int) -> Iterator[Client]:
-        """Worker processes of our own, or those of the scheduler that the config names."""
-        config = self.work.extract
-        if not config.scheduler:
-            with local_cluster(worker_count(config.workers, tasks), config.worker_memory_bytes) as client:
-                yield client
-            return
-        places = {file.source: file.place for bundle in self.bundles for file in bundle.files if not is_remote(file.place)}
-        given = (config.scheduler, self.store.place, list(places.values()), config.worker_wait_seconds)
-        with existing_cluster(*given) as (client, self.fitness):
-            yield client
-
-    def run_tasks(
-        self, client: Client, function: Task, tasks: Sequence[tuple[Any, ...]], take: Callable[[int, Any], None]
-    ) -> None:
-        """Run tasks; on a cluster that is not ours, only where the worker is fit."""
-        wait = self.work.extract.worker_wait_seconds
-        if self.fitness is not None:
-            function, tasks = on_fit_worker, [(self.fitness, function, *task) for task in tasks]
-        run_tasks(client, function, tasks, take, self.tell, wait)
+    def places(self) -> list[str]:
+        """What each worker must see of the dump."""
+        files = (file for bundle in self.bundles for file in bundle.files)
+        return list({file.source: file.place for file in files if not is_remote(file.place)}.values())
 
     def hung(self, index: int) -> int:
         """How many texts of a bundle are known to hang their reader."""
         return len(hung_steps(journals(self.store, self.bundles[index], self.work)))
 
-    def extract_bundles(self, client: Client, indices: Sequence[int]) -> list[int]:
+    def extract_bundles(self, workers: Workers, indices: Sequence[int]) -> list[int]:
         """Extract bundles; returns those that killed their workers."""
         killed: list[int] = []
 
@@ -114,10 +90,10 @@ class _Extraction:
                 self.parts[indices[task]] = Part.model_validate_json(result)
 
         tasks = [(self.store.place, self.bundles[index], self.work) for index in indices]
-        self.run_tasks(client, extract_bundle, tasks, take)
+        workers.run(extract_bundle, tasks, take, self.tell)
         return sorted(killed)
 
-    def extract_without_killers(self, client: Client, index: int) -> None:
+    def extract_without_killers(self, workers: Workers, index: int) -> None:
         """Try each file of a bundle in a task of its own, then extract the bundle without those that killed workers."""
         bundle = self.bundles[index]
         killers: list[str] = []
@@ -127,9 +103,9 @@ class _Extraction:
                 killers.append(bundle.files[task].place)
 
         task = (self.store.place, bundle, self.work)
-        self.run_tasks(client, probe_file, [(*task, number) for number in range(len(bundle.files))], take)
+        workers.run(probe_file, [(*task, number) for number in range(len(bundle.files))], take, self.tell)
         results: list[object] = []
-        self.run_tasks(client, extract_bundle, [(*task, tuple(sorted(killers)))], lambda _, result: results.append(result))
+        workers.run(extract_bundle, [(*task, tuple(sorted(killers)))], lambda _, result: results.append(result), self.tell)
         if not isinstance(results[0], str):
             limit = self.work.extract.worker_memory_bytes
             raise RuntimeError(

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import text_hash, tokens_schema
+from data_contracts.schemas import text_hash
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
-from pipeline_lib.config import ShardConfig
+from pipeline_lib.config import ShardConfig, WorkersConfig
 from pipeline_lib.progress import Progress, silent
-from pipeline_lib.tokens.dataset import SHARD_SUFFIX, part_label
-from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
+from pipeline_lib.tokens.dataset import part_label
+from pipeline_lib.tokens.pair_tokenizer import Side
+from pipeline_lib.tokens.shard_file import (
+    FACTS,
+    NEGATIVE_FACTS,
+    NEGATIVES,
+    Written,
+    forget_tokenizer,
+    rows_file,
+    rows_files,
+    shard_name,
+    system_memory,
+    write_shard,
+)
+from pipeline_lib.workers import HERE, Workers, where_it_pays
 
 STAGE = Stage(name="shards", version=3)
 READ_ROWS = 1024
+SORT_BYTES = 1024**3
+MANY_ROWS = 250_000  # a minute or two of one core; below, starting processes takes about as long as they save
 COLUMNS = ("id", "view", "generation", "x", "y", "x_hash", "y_hash", "document_id")
 LENGTHS_FILE = "lengths.json"
-NEGATIVES = "negatives"
-FACTS = ("rows", "x_tokens", "y_tokens", "x_truncated", "y_truncated")
-NEGATIVE_FACTS = ("negatives", "negative_tokens", "negative_truncated")
 
 
 def write_shards(
@@ -48,6 +61,7 @@ def write_shards(
     tokenizer: Artifact,
     config: ShardConfig,
     progress: Progress = silent,
+    processes: WorkersConfig = HERE,
 ) -> Artifact:
     """Tokenize the curated pairs: stage "shards", parts "train-docstring", "train-docstring@1", ... as they have rows.
 
@@ -59,10 +73,10 @@ def write_shards(
         tokenizer: one part.
         config: lengths, and which splits.
         progress: counts pairs.
+        processes: that tokenize, a shard a task; the bytes are the same with any number of them.
     """
 
     def make(_: str) -> Outcome:
-        pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         present = {part.label for part in curated.manifest.parts}
         plan = [
             piece
@@ -70,35 +84,13 @@ def write_shards(
             if split in present
             for piece in _pieces_of(split, curated.part_folder(split) / "pairs.parquet")
         ]
-        total, done, parts = sum(piece.rows for piece in plan), 0, []
-        for piece in plan:
-            inputs = {"pairs": piece.digest, "tokenizer": tokenizer.digest}
-            key = store.key(STAGE.model_copy(update={"name": f"{STAGE.name}-{piece.label}"}), config, inputs)
-            part = store.find_part(STAGE.name, key)
-            if part is None:
-                tokenizing = _Tokenizing(pair_tokenizer, config, piece.negatives)
-                part = _write_part(store, key, piece, tokenizing, _Shifted(progress, done, total))
-            parts.append(part)
-            done += piece.rows
-            progress(done, total, f"{done:,} pairs tokenized")
+        parts = _write_parts(store, plan, tokenizer, config, progress, processes)
         names = [*FACTS, *(name for name in NEGATIVE_FACTS if any(name in part.facts for part in parts))]
         facts = {name: sum(part.facts.get(name, 0) for part in parts) for name in names}
         return Outcome(parts=tuple(parts), counts=sum_counts(parts), facts=facts)
 
-    with _system_memory():
+    with system_memory():
         return store.build(STAGE, config, {"curated": curated, "tokenizer": tokenizer}, make)
-
-
-@dataclass(frozen=True)
-class _Shifted:
-    """Progress of one part, as part of the whole."""
-
-    progress: Progress
-    before: int
-    total: int
-
-    def __call__(self, done: int) -> None:
-        self.progress(self.before + done, self.total, f"{self.before + done:,} pairs tokenized")
 
 
 @dataclass(frozen=True)
@@ -137,98 +129,84 @@ def _pieces_of(split: str, pairs: Path) -> list[_Piece]:
     return [_Piece(split, *place, pairs, rows[place], digests[place].hexdigest(), bool(negatives)) for place in sorted(rows)]
 
 
-def _write_part(store: Store, key: str, piece: _Piece, tokenizing: _Tokenizing, advanced: _Shifted) -> Part:
-    """Read, tokenize, write; one shard and one batch of rows are in memory."""
-    scratch = store.scratch(STAGE.name)
-    writer = _ShardWriter(scratch, tokenizing.config.rows_per_shard, tokenizing.schema)
-    for batch in _batches_of(piece, tokenizing.config.order):
-        writer.add(tokenizing.table(batch))
-        advanced(tokenizing.facts["rows"])
-    writer.finish()
-    lengths = {side: dict(sorted(counts.items())) for side, counts in tokenizing.lengths.items()}
-    (scratch / LENGTHS_FILE).write_text(json.dumps(lengths, indent=1) + "\n")
-    facts = {name: tokenizing.facts[name] for name in (*FACTS, *(NEGATIVE_FACTS if piece.negatives else ()))}
-    counts = Counts(n_in=facts["rows"], n_out=facts["rows"])
-    return store.commit_part(draft_part(STAGE, key, piece.label, counts=counts, rows=writer.rows, facts=facts), scratch)
+@dataclass(frozen=True)
+class _Work:
+    """What all parts are made with."""
+
+    tokenizer: str  # its folder
+    config: ShardConfig
+    workers: Workers
 
 
-class _Tokenizing:
-    """Rows of pairs to rows of token ids, with the figures of one part."""
-
-    def __init__(self, tokenizer: PairTokenizer, config: ShardConfig, negatives: bool) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.negatives = negatives
-        self.schema = tokens_schema(tokenizer.vocab_size, negatives)
-        self.facts: Counter[str] = Counter()
-        self.lengths: dict[Side, Counter[int]] = {"x": Counter(), "y": Counter()}
-
-    def table(self, batch: pa.RecordBatch) -> pa.Table:
-        """The rows of a batch, in its order."""
-        x_rows = self._ids(batch, "x", self.config.max_x_tokens)
-        y_rows = self._ids(batch, "y", self.config.max_y_tokens)
-        self.facts["rows"] += len(batch)
-        documents = [text_hash(document) for document in batch["document_id"].to_pylist()]
-        columns = [batch["id"], x_rows, y_rows, batch["x_hash"], batch["y_hash"], documents]
-        if self.negatives:
-            columns += self._negatives(batch[NEGATIVES].to_pylist())
-        arrays = [
-            column if isinstance(column, pa.Array) else pa.array(column, field.type)
-            for column, field in zip(columns, self.schema, strict=True)
-        ]
-        return pa.table(arrays, schema=self.schema)
-
-    def _negatives(self, texts: list[list[str]]) -> list[list[Any]]:
-        """Ids and hashes of each row's hard negatives, which are read as y."""
-        flat = [text for row in texts for text in row]
-        ids, n_cut = self.tokenizer.encode_counting(flat, "y", self.config.max_y_tokens)
-        self.facts.update(dict(zip(NEGATIVE_FACTS, (len(flat), sum(map(len, ids)), n_cut), strict=True)))
-        following = iter(ids)
-        return [[[next(following) for _ in row] for row in texts], [[text_hash(text) for text in row] for row in texts]]
-
-    def _ids(self, batch: pa.RecordBatch, side: Side, max_tokens: int) -> list[list[int]]:
-        rows, n_cut = self.tokenizer.encode_counting(batch[side].to_pylist(), side, max_tokens)
-        lengths = list(map(len, rows))
-        self.lengths[side].update(lengths)
-        self.facts.update({f"{side}_tokens": sum(lengths), f"{side}_truncated": n_cut})
-        return rows
+def _write_parts(
+    store: Store,
+    plan: Sequence[_Piece],
+    tokenizer: Artifact,
+    config: ShardConfig,
+    progress: Progress,
+    processes: WorkersConfig,
+) -> list[Part]:
+    """The part of each piece, those that are there as they are."""
+    keys = [_part_key(store, piece, tokenizer, config) for piece in plan]
+    found = [store.find_part(STAGE.name, key) for key in keys]
+    missing = sum(piece.rows for piece, part in zip(plan, found, strict=True) if part is None)
+    total, done, parts = sum(piece.rows for piece in plan), 0, []
+    if store.bucket is not None:  # rows are handed over on a disk, which the workers of another machine do not see
+        processes = processes.model_copy(update={"scheduler": ""})
+    with where_it_pays(processes, store, -(-missing // config.rows_per_shard), missing >= MANY_ROWS) as workers:
+        work = _Work(str(tokenizer.part_folder()), config, workers)
+        for piece, key, part in zip(plan, keys, found, strict=True):
+            advanced = partial(_advance, progress, done, total)
+            parts.append(part or _write_part(store, key, piece, work, advanced))
+            done += piece.rows
+            advanced(piece.rows)
+    forget_tokenizer()
+    return parts
 
 
-class _ShardWriter:
-    """Rows into files of one record batch each, all but the last of the same number of rows."""
-
-    def __init__(self, folder: Path, rows_per_shard: int, schema: pa.Schema) -> None:
-        self.folder = folder
-        self.schema = schema
-        self.rows_per_shard = rows_per_shard
-        self.rows: dict[str, int] = {}
-        self._waiting: list[pa.Table] = []
-        self._n_waiting = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Take more rows, and write what fills a shard."""
-        self._waiting.append(table)
-        self._n_waiting += len(table)
-        while self._n_waiting >= self.rows_per_shard:
-            self._write(self.rows_per_shard)
-
-    def finish(self) -> None:
-        """Write the rows that are left."""
-        if self._n_waiting:
-            self._write(self._n_waiting)
-
-    def _write(self, n_rows: int) -> None:
-        waiting = pa.concat_tables(self._waiting)
-        (batch,) = waiting.slice(0, n_rows).combine_chunks().to_batches()
-        self._waiting = [waiting.slice(n_rows)]
-        self._n_waiting -= n_rows
-        name = f"shard-{len(self.rows):05d}{SHARD_SUFFIX}"
-        with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, self.schema) as writer:
-            writer.write_batch(batch)
-        self.rows[name] = n_rows
+def _part_key(store: Store, piece: _Piece, tokenizer: Artifact, config: ShardConfig) -> str:
+    inputs = {"pairs": piece.digest, "tokenizer": tokenizer.digest}
+    return store.key(STAGE.model_copy(update={"name": f"{STAGE.name}-{piece.label}"}), config, inputs)
 
 
-def _batches_of(piece: _Piece, order: str) -> Iterator[pa.RecordBatch]:
+def _advance(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total, f"{before + done:,} pairs tokenized")
+
+
+def _write_part(store: Store, key: str, piece: _Piece, work: _Work, advanced: Callable[[int], None]) -> Part:
+    """The rows of one shard after another go to files of their own, from which `write_shard` makes the shards."""
+    folder, scratch = store.scratch(STAGE.name), store.scratch(STAGE.name)
+    waiting = rows_files(folder, _batches_of(piece, work.config.order, folder), work.config.rows_per_shard)
+    facts: Counter[str] = Counter()
+    rows: dict[str, int] = {}
+    lengths: dict[Side, Counter[int]] = {"x": Counter(), "y": Counter()}
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        for number, path in enumerate(waiting):
+            yield str(path), str(scratch / shard_name(number)), work.tokenizer, work.config, piece.negatives
+
+    def take(number: int, result: str) -> None:
+        written = Written.model_validate_json(result)
+        rows_file(folder, number).unlink()
+        rows[shard_name(number)] = written.facts["rows"]
+        facts.update(written.facts)
+        for side, counts in lengths.items():
+            counts.update(written.lengths[side])
+        advanced(facts["rows"])
+
+    try:
+        work.workers.run_all(STAGE.name, write_shard, tasks(), take)
+        in_order = {side: dict(sorted(counts.items())) for side, counts in lengths.items()}
+        (scratch / LENGTHS_FILE).write_text(json.dumps(in_order, indent=1) + "\n")
+        kept = {name: facts[name] for name in (*FACTS, *(NEGATIVE_FACTS if piece.negatives else ()))}
+        counts = Counts(n_in=kept["rows"], n_out=kept["rows"])
+        return store.commit_part(draft_part(STAGE, key, piece.label, counts=counts, rows=rows, facts=kept), scratch)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
+
+
+def _batches_of(piece: _Piece, order: str, folder: Path) -> Iterator[pa.RecordBatch]:
     columns = [*COLUMNS, *([NEGATIVES] if piece.negatives else [])]
     if order == "hash":
         for batch in pq.ParquetFile(piece.pairs).iter_batches(READ_ROWS, columns=columns, use_threads=False):
@@ -237,20 +215,10 @@ def _batches_of(piece: _Piece, order: str) -> Iterator[pa.RecordBatch]:
             if len(rows):
                 yield rows
         return
-    with duckdb.connect(":memory:", config={"threads": 1}) as connection:  # sorts on disk what memory does not hold
+    limits: dict[str, Any] = {"threads": 1, "memory_limit": f"{SORT_BYTES}B", "temp_directory": str(folder / "sorting")}
+    with duckdb.connect(":memory:", config=limits) as connection:  # sorts on disk what memory does not hold
         yield from connection.sql(
             f"SELECT {', '.join(columns)} FROM read_parquet($pairs) "  # noqa: S608 - constants
             "WHERE view = $view AND generation = $generation ORDER BY source, path, line, position, id",
             params={"pairs": str(piece.pairs), "view": piece.view, "generation": piece.generation},
         ).to_arrow_reader(READ_ROWS)
-
-
-@contextmanager
-def _system_memory() -> Iterator[None]:
-    """Arrow's memory from the system's allocator: mimalloc, its default, keeps 10 MB at least, and what was freed."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)

@@ -15,12 +15,12 @@ from distributed import Client, Security
 
 from pipeline_lib.artifact import Part, Store
 from pipeline_lib.children import start_child, stop_child
+from pipeline_lib.cluster import TASKS_A_WORKER, run_tasks
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
-from pipeline_lib.pairs.cluster import TASKS_A_WORKER, run_tasks
 from pipeline_lib.pairs.extract import extract
-from pipeline_lib.pairs.scheduler import Fitness, code_versions, existing_cluster, on_fit_worker
+from pipeline_lib.scheduler import Fitness, code_versions, existing_cluster, on_fit_worker
 from pipeline_lib.sources.bundles import list_bundles
 
 PROJECT = Path(__file__).parents[2]

@@ -21,9 +21,9 @@ import pytest
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, text_hash
 from pipeline_lib.artifact import Artifact, Manifest, Store
+from pipeline_lib.cluster import Failure, guarded, local_cluster, run_tasks
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs import extract as stage
-from pipeline_lib.pairs.cluster import Failure, guarded, local_cluster, run_tasks
 from pipeline_lib.pairs.extract import extract
 
 CONFIG = ExtractConfig(workers=2)
@@ -148,7 +148,7 @@ def test_a_second_run_starts_no_cluster(artifact: Artifact, tree: Path, monkeypa
     def never(*_: object) -> None:
         raise AssertionError("a cluster was started for nothing")
 
-    monkeypatch.setattr(stage, "local_cluster", never)
+    monkeypatch.setattr(stage, "gathered", never)
     store = Store(artifact.root)
     assert extract(store, source_of(tree), CONFIG).digest == artifact.digest
     (artifact.folder / "manifest.json").unlink()  # as if killed before the end: all parts are there
@@ -245,7 +245,7 @@ PARENT = """
 import sys
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
-from pipeline_lib.pairs.cluster import Failure, guarded, local_cluster, run_tasks
+from pipeline_lib.cluster import Failure, guarded, local_cluster, run_tasks
 from pipeline_lib.pairs.extract import extract
 
 def tell(done, total, note=""):

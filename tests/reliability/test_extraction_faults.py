@@ -18,11 +18,11 @@ from corpus import write_corpus
 
 from data_contracts.validate import validate
 from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
+from pipeline_lib.cluster import local_cluster, run_tasks
 from pipeline_lib.config import ContractConfig, CurateConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle
-from pipeline_lib.pairs.cluster import local_cluster, run_tasks
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.pairs.rows import Rows
 from pipeline_lib.sources.bundles import list_bundles

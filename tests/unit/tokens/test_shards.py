@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_contracts.schemas import SPLITS, text_hash, tokens_schema
 from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import ShardConfig, TokenizerConfig
+from pipeline_lib.config import ShardConfig, TokenizerConfig, WorkersConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import arm, disarm
+from pipeline_lib.tokens import shards as shards_stage
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
-from pipeline_lib.tokens.shards import _system_memory, write_shards
+from pipeline_lib.tokens.shard_file import rows_files, system_memory
+from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
 
 Row = dict[str, object]
@@ -252,6 +258,34 @@ def test_c05_no_text_forges_a_delimiter_in_the_shards(
 
 def test_arrow_has_the_memory_pool_that_it_had() -> None:
     before = pa.default_memory_pool().backend_name
-    with _system_memory():
+    with system_memory():
         assert pa.default_memory_pool().backend_name == "system"
     assert pa.default_memory_pool().backend_name == before
+
+
+def test_worker_processes_leave_the_bytes_that_one_process_leaves(
+    tmp_path: Path, curated_of: Callable[..., Artifact], rows: dict[str, list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.model_copy(update={"rows_per_shard": 30, "order": "path"})
+    alone = write_shards(*made(tmp_path / "one", curated_of, rows), config)
+    monkeypatch.setattr(shards_stage, "MANY_ROWS", 1)
+    given_two = made(tmp_path / "two", curated_of, rows)
+    told: list[float] = []
+    tell = lambda done, total, _="": told.append(done / total)  # noqa: E731
+    spread = write_shards(*given_two, config, tell, WorkersConfig(workers=2))
+    assert spread.manifest.parts == alone.manifest.parts
+    assert max(len(part.files) for part in spread.manifest.parts) > 3  # several shards a part, and lengths.json
+    assert told == sorted(told) and told[-1] == 1
+    assert list((given_two[0].root / "shards" / "scratch").iterdir()) == []
+
+
+@given(sizes=st.lists(st.integers(0, 50), max_size=12), rows_each=st.integers(1, 40))
+@settings(deadline=None, max_examples=30)
+def test_rows_are_cut_into_files_of_equal_length(sizes: list[int], rows_each: int) -> None:
+    ends = np.cumsum([0, *sizes])
+    batches = [pa.record_batch({"n": np.arange(a, b)}) for a, b in itertools.pairwise(ends)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [pa.ipc.open_file(path).read_all()["n"].to_pylist() for path in rows_files(Path(folder), batches, rows_each)]
+    assert [n for file in files for n in file] == list(range(sum(sizes)))
+    assert {len(file) for file in files[:-1]} <= {rows_each}
+    assert all(0 < len(file) <= rows_each for file in files)

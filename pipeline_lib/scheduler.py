@@ -27,11 +27,11 @@ from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.files import replace_file
 
 SHOWN_FAULTS = 3
-# what the rows of a part are made with; the sources of this library come besides
+# what the rows of a part are made and checked with; the sources of this library and of the contracts come besides
 _PACKAGES = (
-    "distributed", "dulwich", "fastwarc", "mwparserfromhell", "py3langid", "pyarrow", "pydantic", "resiliparse", "tree-sitter",
-    "tree-sitter-go", "tree-sitter-java", "tree-sitter-javascript", "tree-sitter-php", "tree-sitter-python", "tree-sitter-ruby",
-    "zstandard",
+    "distributed", "dulwich", "fastwarc", "great-expectations", "mwparserfromhell", "numpy", "py3langid", "pyarrow", "pydantic",
+    "resiliparse", "tokenizers", "tree-sitter", "tree-sitter-go", "tree-sitter-java", "tree-sitter-javascript",
+    "tree-sitter-php", "tree-sitter-python", "tree-sitter-ruby", "zstandard",
 )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _check_workers(client: Client, address: str, fitness: Fitness) -> None:
 
 @cache
 def code_versions() -> dict[str, str]:
-    """What rows are made by in this process: Python, packages, and a digest of this library's sources."""
+    """What rows are made by in this process: Python, packages, and a digest of our own sources."""
     found = {"Python": platform.python_version(), "pipeline_lib": _sources_digest()}
     for name in _PACKAGES:
         try:
@@ -160,8 +160,8 @@ def code_versions() -> dict[str, str]:
 
 
 def _sources_digest() -> str:
-    library = Path(__file__).parents[1]
+    library = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in [*sorted(library.rglob("*.py")), Path(schemas.__file__)]:
+    for path in [*sorted(library.rglob("*.py")), *sorted(Path(schemas.__file__).parent.glob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

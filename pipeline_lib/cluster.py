@@ -1,4 +1,4 @@
-"""The Dask cluster of one dataset build: worker processes on this machine, on loopback, gone when the work is done."""
+"""The Dask cluster of one stage: worker processes on this machine, on loopback, gone when the work is done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import queue
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -128,7 +128,7 @@ def guarded(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
 def run_tasks(
     client: Client,
     function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
+    tasks: Iterable[tuple[Any, ...]],
     on_result: Callable[[int, Any], None],
     tick: Callable[[], None],
     wait_seconds: float = NO_WORKER_SECONDS,
@@ -136,6 +136,7 @@ def run_tasks(
     """Run `function(*task)` for each task, a few a worker at a time. Dask repeats a task whose worker died, nothing else.
 
     Args:
+        tasks: asked for as workers become free; a task may be made when it is asked for.
         on_result: called with a task's index and its result, or `Killed`, in the order of completion.
         tick: called several times a second while waiting.
         wait_seconds: how long there may be no worker at all.
@@ -144,13 +145,14 @@ def run_tasks(
         OSError, UserError, RuntimeError: what a task raised.
         TransientError: a task raised it, or no worker process comes up any more.
     """
-    waiting = iter(range(len(tasks)))
+    waiting = enumerate(tasks)
     index_of: dict[str, int] = {}
     ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
 
     def submit_up_to(limit: int) -> None:
-        while len(index_of) < limit and (index := next(waiting, None)) is not None:
-            future = client.submit(guarded, function, tasks[index], pure=False)
+        while len(index_of) < limit and (following := next(waiting, None)) is not None:
+            index, task = following
+            future = client.submit(guarded, function, task, pure=False)
             index_of[str(future.key)] = index
             future.add_done_callback(ended.put)
 
