@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.rules import Comment, CommentedRules, DefinitionKind, Doc, LanguageRules, WalkedRules
+from pipeline_lib.pairs.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, WalkedRules
 
 
 @dataclass(slots=True)
@@ -116,19 +116,24 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
     No query: one costs 1/2 of the parsing, and the square of the length of a text of brackets alone.
     """
     scope = top
-    comments: list[Comment] = []
+    comments: list[Node] = []
     kinds, comment_ids, entered_ids = rules.definition_ids, rules.comment_ids, rules.entered_ids
     signs, opened = _signs(data, rules)
+    at = 0  # the first sign that does not lie before the node
     cursor = root.walk()
     next_sibling = cursor.goto_next_sibling
     entered = cursor.goto_first_child()
     while entered:
         node = cursor.node
         assert node is not None
-        kind_id, start = node.kind_id, node.start_byte
+        kind_id = node.kind_id
         if kind_id in comment_ids:
-            comments.append(Comment(start, node.end_byte, node.start_point[0]))
+            comments.append(node)
         else:
+            start = node.start_byte
+            while signs[at] < start:
+                at += 1
+            sign = at
             if kind_id in kinds:
                 while scope.parent is not None and scope.end <= start:
                     scope = scope.parent
@@ -137,9 +142,8 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
                     yield definition
                     scope = definition
                     if definition.kind == "function":  # its own keyword is no sign of another one in it
-                        start = max(start, definition.name_end)
-            holds_one = kind_id in entered_ids or opened[bisect_left(signs, start)] < node.end_byte
-            if holds_one and cursor.goto_first_child():
+                        sign = bisect_left(signs, definition.name_end, at)
+            if (opened[sign] < node.end_byte or kind_id in entered_ids) and cursor.goto_first_child():
                 continue
         while not next_sibling():
             if not cursor.goto_parent():
@@ -150,7 +154,8 @@ def _signs(data: bytes, rules: CommentedRules) -> tuple[list[int], list[int]]:
     """Where the signs of definitions lie, and up to where a node must reach to hold one of those or a later one."""
     # pattern by pattern: a search for one literal is 5 times as fast as for one of several
     text = data.lower() if rules.ignore_case else data
-    signs = [*sorted(match.start() for sign in rules.signs for match in sign.finditer(text)), len(data)]
+    signs = sorted([match.start() for sign in rules.signs for match in sign.finditer(text)])
+    signs.append(len(data))
     if not rules.opening:
         return signs, signs
     opened, last = [], -1
@@ -163,7 +168,7 @@ def _signs(data: bytes, rules: CommentedRules) -> tuple[list[int], list[int]]:
 
 
 def _commented(
-    node: Node, kind: DefinitionKind, parent: Definition, data: bytes, rules: CommentedRules, comments: list[Comment]
+    node: Node, kind: DefinitionKind, parent: Definition, data: bytes, rules: CommentedRules, comments: list[Node]
 ) -> Definition | None:
     found = rules.name_of(node, data)
     if found is None:
@@ -173,7 +178,9 @@ def _commented(
     for field in rules.given_by:  # `name = function`
         holder = node.child_by_field_name(field) or holder
     body = holder.child_by_field_name("body")
-    first = _without_leading(node, rules.left_out)
+    start = node.start_byte
+    # the first byte tells that nothing is left out, four times as fast as the first children do
+    first = _without_leading(node, rules.left_out) if data[start] in rules.left_out_signs else node
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
     return Definition(
@@ -186,20 +193,20 @@ def _commented(
         name_start=name_node.start_byte,
         name_end=name_node.end_byte,
         body_start=body.start_byte if body is not None else node.end_byte,  # abstract, or empty
-        doc=_doc_above(data, comments, node.start_byte, rules),
+        doc=_doc_above(data, comments, start, rules) if comments else None,
         in_test=parent.in_test or _is_test_name(name, kind, rules),
         broken=node.has_error and (body is None or _has_broken_head(holder, body)),
     )
 
 
-def _doc_above(data: bytes, comments: list[Comment], start: int, rules: CommentedRules) -> Doc | None:
-    if not comments or rules.between.fullmatch(data, comments[-1].end, start) is None:
+def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRules) -> Doc | None:
+    if rules.between.fullmatch(data, comments[-1].end_byte, start) is None:
         return None
-    chosen = rules.doc_above(data, comments, len(comments) - 1)
+    chosen = rules.doc_above(data, comments)
     if not chosen:
         return None
-    value = rules.clean([data[comment.start : comment.end].decode() for comment in chosen])
-    return Doc(value, chosen[0].start, chosen[-1].end, chosen[0].row + 1, above=True)
+    value = rules.clean([data[comment.start_byte : comment.end_byte].decode() for comment in chosen])
+    return Doc(value, chosen[0].start_byte, chosen[-1].end_byte, chosen[0].start_point[0] + 1, above=True)
 
 
 def _without_leading(node: Node, left_out: frozenset[str]) -> Node:

@@ -102,6 +102,7 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 }
 _MAGIC = {"gz": b"\x1f\x8b\x08", "bz2": b"BZh", "xz": b"\xfd7zXZ\0", "zst": b"\x28\xb5\x2f\xfd"}
 _SUFFIXES = {".gz": "gz", ".tgz": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zstd": "zst"}
+_ENDINGS = tuple(_SUFFIXES)
 
 
 class Expanded(io.RawIOBase):
@@ -229,6 +230,8 @@ class Expanded(io.RawIOBase):
 
 def without_suffix(path: str) -> str:
     """A file's name without what says that it is compressed: `book.txt` of `book.txt.gz`."""
+    if not path.lower().endswith(_ENDINGS):  # a path made of each file's name would cost as much as opening it
+        return path
     suffix = PurePath(path).suffix
     return path[: -len(suffix)] if suffix.lower() in _SUFFIXES else path
 

@@ -9,6 +9,8 @@ import stat
 import tokenize
 from dataclasses import dataclass
 
+_MORE_BYTES = 1 << 16  # read at a time of a file that grew since it was opened
+
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
@@ -70,29 +72,39 @@ def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
 
 def open_regular(place: str) -> io.BufferedReader | Refusal:
     """Open a regular file to read its bytes; never a link, a pipe or a device."""
+    opened = _open(place)
+    return opened if isinstance(opened, Refusal) else os.fdopen(opened[0], "rb")
+
+
+def _open(place: str) -> tuple[int, int] | Refusal:
+    """The handle of a regular file, and its size in bytes."""
     try:
         # O_NONBLOCK: a pipe that takes the file's place between listing and reading must not hang the worker
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
         return Refusal("not_a_file", "neither a folder to walk nor a regular file")
-    return os.fdopen(handle, "rb")
+    return handle, found.st_size
 
 
 def _read_regular(place: str, max_bytes: int) -> bytes | Refusal:
-    stream = open_regular(place)
-    if isinstance(stream, Refusal):
-        return stream
+    opened = _open(place)
+    if isinstance(opened, Refusal):
+        return opened
+    handle, size = opened
     try:
-        with stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size > max_bytes:
-                return Refusal("file_too_large", f"{size} bytes, at most {max_bytes} are read")
-            data = stream.read(max_bytes + 1)
+        if size > max_bytes:
+            return Refusal("file_too_large", f"{size} bytes, at most {max_bytes} are read")
+        data = os.read(handle, size + 1)  # a buffer of max_bytes for each file cost a quarter of reading it
+        while len(data) <= max_bytes and (more := os.read(handle, _MORE_BYTES)):
+            data += more
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))
+    finally:
+        os.close(handle)
     if len(data) > max_bytes:
         return Refusal("file_too_large", f"grew while it was read, at most {max_bytes} bytes are")
     return data

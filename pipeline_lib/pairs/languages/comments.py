@@ -5,30 +5,33 @@ from __future__ import annotations
 import html
 import re
 
-from pipeline_lib.pairs.languages.rules import Comment
+from tree_sitter import Node
 
 _GAP = re.compile(rb"\s*")
 
 
-def last_doc_block(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
+def last_doc_block(data: bytes, comments: list[Node]) -> list[Node]:
     """The last `/** */` of those before a definition; other comments may follow it, code may not (javac, jsdoc, PHP)."""
-    for index in range(last, -1, -1):
+    for index in range(len(comments) - 1, -1, -1):
         comment = comments[index]
-        if data.startswith(b"/**", comment.start) and comment.end - comment.start > len(b"/**/"):
+        start = comment.start_byte
+        if data.startswith(b"/**", start) and comment.end_byte - start > len(b"/**/"):
             return [comment]
-        if index and _GAP.fullmatch(data, comments[index - 1].end, comment.start) is None:
+        if index and _GAP.fullmatch(data, comments[index - 1].end_byte, start) is None:
             break
     return []
 
 
-def run_of_lines(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
+def run_of_lines(data: bytes, comments: list[Node]) -> list[Node]:
     """The comments on consecutive lines that end with this one, none of which stands behind code (go/doc, YARD)."""
-    first = last
-    while first and data[comments[first - 1].end : comments[first].start].strip(b" \t") == b"\n":
+    first = len(comments) - 1
+    start = comments[first].start_byte
+    while first and data[comments[first - 1].end_byte : start].strip(b" \t") == b"\n":
         first -= 1
-    line = data.rfind(b"\n", 0, comments[first].start) + 1
-    behind_code = bool(data[line : comments[first].start].strip())  # the others follow a newline
-    return comments[first + behind_code : last + 1]
+        start = comments[first].start_byte
+    line = data.rfind(b"\n", 0, start) + 1
+    behind_code = bool(data[line:start].strip())  # the others follow a newline
+    return comments[first + behind_code :]
 
 
 # Patterns for a line begin with its newline, and the text with one: the regular expression engine looks for a letter ten
@@ -38,11 +41,18 @@ _STAR = re.compile(r"\n[ \t]*\*+(?!/)[ \t]?")
 
 def without_stars(block: str) -> str:
     """The text in a `/* */`."""
-    text = block[2:-2] if block.endswith("*/") else block[2:]
-    return _STAR.sub("\n", "\n" + text)[1:].rstrip("* \t\n")
+    return _STAR.sub("\n", "\n" + _inside(block))[1:].rstrip("* \t\n")
+
+
+def _inside(block: str) -> str:
+    return block[2:-2] if block.endswith("*/") else block[2:]
 
 
 _TAG_LINE = re.compile(r"\n[ \t]*@(?!(?:desc|description|summary)\b)[A-Za-z]")
+# the same before the stars are taken off
+_STARRED = r"\n[ \t]*(?:\*+(?!/)[ \t]?)?[ \t]*@"
+_STARRED_TAG = re.compile(_STARRED + r"(?!(?:desc|description|summary)\b)[A-Za-z]")
+_OF_ANOTHER = re.compile(_STARRED + r"(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
 _TEXT_TAG = re.compile(r"\n[ \t]*@(?:desc|description|summary)\b[ \t]*")
 # a tag and what it says, which may hold one pair of braces: {@code Map{k}}
 _INLINE_TAG = re.compile(r"\{@(\w+)([^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+)\}")
@@ -57,25 +67,29 @@ def tagged_prose(blocks: list[str]) -> str:
 
     The text of `@description` and `@summary` counts; a comment about the file, module or a type says nothing here.
     """
-    text = "\n" + "\n".join(without_stars(block) for block in blocks)
+    text = "\n" + _inside(blocks[0])  # `last_doc_block` gives one
+    tag = _STARRED_TAG.search(text) if "@" in text else None
+    if tag is None:
+        text = _STAR.sub("\n", text).rstrip("* \t\n")
+    elif _OF_ANOTHER.search(text, tag.start()):
+        return ""
+    else:  # half of most comments are tags: what they say is not looked at
+        text = _STAR.sub("\n", text[: tag.start()])
     if "@" in text:
-        if _OF_ANOTHER.search(text):
-            return ""
-        text = _TEXT_TAG.sub("\n", text)
-        tag = _TAG_LINE.search(text)
-        text = text[: tag.start()] if tag else text
-        text = _INLINE_TAG.sub(_inline_text, text)
+        text, n_text_tags = _TEXT_TAG.subn("\n", text)
+        tag = _TAG_LINE.search(text) if n_text_tags else None
+        text = _INLINE_TAG.sub(_inline_text, text[: tag.start()] if tag else text)
     return without_markup(text).strip()
-
-
-_OF_ANOTHER = re.compile(r"\n[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
 
 
 _LINK = re.compile(r"([^\s(]*+(?:\([^()]*+\))?)(.*)", re.S)  # Javadoc's target may list parameters: #of(int, Object[])
 
 
 def _inline_text(inline: re.Match[str]) -> str:
-    tag, said = inline.group(1).lower(), inline.group(2).strip()
+    name, content = inline.groups()
+    tag, said = name.lower(), content.strip()
+    if tag == "code":  # most are
+        return said
     if tag in ("link", "linkplain", "see", "tutorial"):
         match = _LINK.fullmatch(said.replace("|", " "))
         assert match is not None, f"no target in {said!r}"  # it fits any text

@@ -31,6 +31,7 @@ JAVA = CommentedRules(
     entered=("class_body", "interface_body", "enum_body", "enum_body_declarations", "enum_constant", "annotation_type_body"),
     name_of=named,
     left_out=frozenset({"annotation", "marker_annotation", "line_comment", "block_comment"}),
+    left_out_signs=b"@/",
     between=re.compile(rb"\s*"),  # javac: blank lines may stand between; annotations are part of the declaration
     doc_above=last_doc_block,
     clean=tagged_prose,

@@ -51,6 +51,7 @@ JAVASCRIPT = CommentedRules(
     name_of=given_name,
     given_by=("right", "value"),
     left_out=frozenset({"decorator", "comment"}),
+    left_out_signs=b"@/",
     # jsdoc: blank lines may stand between; `export const` and further names, as in `var f = module.exports = function`
     between=re.compile(
         rb"\s*(?:@[\w.]+(?:\([^()\n]*\))?\s+)*+(?:export\s+(?:default\s+)?)?(?:(?:const|let|var|static|async)\s+)*+"

@@ -22,6 +22,7 @@ PHP = CommentedRules(
     ignore_case=True,
     name_of=named,
     left_out=frozenset({"attribute_list", "comment"}),
+    left_out_signs=b"#/",
     between=re.compile(rb"\s*"),  # as for PHP's own getDocComment(); attributes are part of the declaration
     doc_above=last_doc_block,
     clean=tagged_prose,

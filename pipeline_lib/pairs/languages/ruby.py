@@ -8,7 +8,7 @@ import tree_sitter_ruby
 from tree_sitter import Node
 
 from pipeline_lib.pairs.languages.comments import run_of_lines, without_markup
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, Comment, CommentedRules, named
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, CommentedRules, named
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -17,14 +17,14 @@ def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
     return (found[0].replace("::", ".").lstrip("."), found[1]) if found else None
 
 
-def hash_lines_or_block(data: bytes, comments: list[Comment], last: int) -> list[Comment]:
+def hash_lines_or_block(data: bytes, comments: list[Node]) -> list[Node]:
     """The `#` comments on the lines above, or one `=begin ... =end`."""
-    if data.startswith(b"=begin", comments[last].start):
-        return [comments[last]]
-    run = run_of_lines(data, comments, last)
-    if not run or data.find(b"=begin", run[0].start, run[-1].end) < 0:
+    if data.startswith(b"=begin", comments[-1].start_byte):
+        return comments[-1:]
+    run = run_of_lines(data, comments)
+    if not run or data.find(b"=begin", run[0].start_byte, run[-1].end_byte) < 0:
         return run
-    blocks = [index for index, comment in enumerate(run) if data.startswith(b"=begin", comment.start)]
+    blocks = [index for index, comment in enumerate(run) if data.startswith(b"=begin", comment.start_byte)]
     return run[blocks[-1] + 1 :] if blocks else run
 
 

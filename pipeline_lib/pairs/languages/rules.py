@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tree_sitter import Language, Node, Parser
 
@@ -99,14 +99,6 @@ class Steps:
         return self.left < 0 or time.monotonic() > self.end
 
 
-class Comment(NamedTuple):
-    """The place of a comment: bytes, and its first row from 0."""
-
-    start: int
-    end: int
-    row: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class CommentedRules(LanguageRules):
     """A language whose documentation is a comment above: found by a walk that meets the comments beside the definitions."""
@@ -120,8 +112,9 @@ class CommentedRules(LanguageRules):
     name_of: Callable[[Node, bytes], tuple[str, Node] | None]  # of a definition: its name, and where that stands
     given_by: tuple[str, ...] = ()  # fields of a definition that hold the function or class itself, where it is given a name
     left_out: frozenset[str] = frozenset()  # types of leading children that are no part of y: annotations
+    left_out_signs: bytes = b""  # what these begin with
     between: re.Pattern[bytes]  # all that may stand between the documentation and its definition
-    doc_above: Callable[[bytes, list[Comment], int], list[Comment]]  # which comments, up to that of the index, are one's doc
+    doc_above: Callable[[bytes, list[Node]], list[Node]]  # which of the comments so far are the documentation of what follows
     clean: Callable[[list[str]], str]  # what those comments say: no marks, no tags, no markup
 
     @cached_property
