@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.plan import load_weights, plan_run
+from flows.plan import load_weights, plan_app
 from flows.suite_texts import suite_texts
 from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
@@ -282,7 +282,7 @@ def ablate(
     _print_record(with_server(flow))
 
 
-app.command("plan")(plan_run)
+app.add_typer(plan_app)
 app.command("suite-texts")(suite_texts)
 
 

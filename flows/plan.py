@@ -9,12 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
+plan_app = typer.Typer()
 
+
+@plan_app.command("plan")
 def plan_run(
     preset: Annotated[str, typer.Argument(help="A preset, e.g. cpt_text_s.", metavar="PRESET")],
     gpus: Annotated[int, typer.Option(help="How many.")] = 1,
     gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
     price: Annotated[float, typer.Option(help="Of one GPU-hour, in any currency; 0: no cost is told.")] = 0.0,
+    utilisation: Annotated[float, typer.Option(help="Of the data sheet's operations, 0 to 1.")] = 0.4,
+    batch_size: Annotated[int, typer.Option(help="Pairs of a step; steps change in proportion. 0: the preset's.", min=0)] = 0,
+    checkpoint_activations: Annotated[
+        bool, typer.Option(help="Compute layers again on the way back: less memory, more operations.")
+    ] = False,
     run: Annotated[
         str, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
     ] = "",
@@ -24,7 +32,10 @@ def plan_run(
     from pipeline_lib.presets import preset as preset_config
     from pipeline_lib.train.plan import Terms, describe_plan, plan
 
-    found = plan(preset_config(preset), Terms(gpus, gpu, price))
+    config = preset_config(preset)
+    train = config.train.at_batch_size(batch_size) if batch_size else config.train
+    train = train.model_copy(update={"checkpoint_activations": checkpoint_activations or train.checkpoint_activations})
+    found = plan(config.model_copy(update={"train": train}), Terms(gpus, gpu, price, utilisation))
     lines = [describe_plan(found)]
     if run:
         from pipeline_lib.artifact import Store

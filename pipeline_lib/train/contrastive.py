@@ -31,6 +31,7 @@ from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.pair_batches import Batch, PairRows, read_batch
 from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.sharding import shard
+from pipeline_lib.train.stopwatch import Stopwatch
 
 HARDEST = 50  # in-batch negatives kept for the report
 HARDEST_STEPS = 10  # the last steps, from which they are taken
@@ -58,6 +59,7 @@ class ContrastiveObjective:
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
         self._effective_rank: float | None = None  # of the last step's embeddings
+        self._watch = Stopwatch()
         self._hardest: dict[tuple[str, str], float] = {}
 
     @classmethod
@@ -113,9 +115,11 @@ class ContrastiveObjective:
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         # cut weights are gathered for one forward and one backward pass at a time
         cached |= self._sharded and len(micro_batches) > 1
-        loss = batch_gradients(self.module, micro_batches, self._loss_of(step, batch, shares), cached, self._before_backward)
+        loss_of = self._watch.timed("loss")(self._loss_of(step, batch, shares))
+        loss = batch_gradients(self.module, micro_batches, loss_of, cached, self._before_backward)
         n_tokens = sum(map(len, sequences))
-        return StepFigures(float(loss), len(own_b), n_tokens, padded_tokens, self._ahead.wait_seconds, self._effective_rank)
+        figures = (float(loss), len(own_b), n_tokens, padded_tokens)
+        return StepFigures(*figures, self._ahead.wait_seconds, self._effective_rank, self._watch.lap()["loss"])
 
     def _equal_passes(self, batch: Batch, shares: list[np.ndarray]) -> int:
         """Micro-batches that every rank has to make at least: the most of any, where each pass is a collective."""

@@ -6,10 +6,13 @@ import json
 import math
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+
+NONE: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,26 @@ class Clock:
         self._steps = steps
         self._times: list[float] = [time.monotonic()]
 
-    def tick(self, step: int, pairs: int, tokens: int, wait_seconds: float = 0.0, effective_rank: float | None = None) -> float:
-        """Note that a step is done, and how long it waited for its data; returns pairs per second over the last ten."""
+    def tick(
+        self, step: int, pairs: int, tokens: int, apart: Mapping[str, float] = NONE, effective_rank: float | None = None
+    ) -> float:
+        """Note that a step is done; returns pairs per second over the last ten.
+
+        Args:
+            step: that is done.
+            pairs: of the step.
+            tokens: of the step.
+            apart: seconds that were not the model's arithmetic, by name: "wait" for data, "loss", "synchronisation",
+                "saving" and "checkpoint" of the step before.
+            effective_rank: see health.py.
+        """
         self._times.append(time.monotonic())
         seconds = self._times[-1] - self._times[-2]
         if self._path is not None:
             row: dict[str, float] = {
                 "step": step,
                 "seconds": round(seconds, 4),
-                "wait_seconds": round(wait_seconds, 6),
+                **{f"{name}_seconds": round(took, 6) for name, took in apart.items()},
                 "pairs_per_second": round(pairs / seconds, 2),
                 "tokens_per_second": round(tokens / seconds, 1),
                 "memory_bytes": memory_bytes(),

@@ -15,6 +15,7 @@ class StepFigures:
     """What one rank's share of a step came to; sums over ranks are the step's, but for the wait for its data (seconds).
 
     Attributes:
+        loss_seconds: of the loss from the embeddings on, the gather of other ranks' included.
         effective_rank: of the batch's embeddings, see health.py; None where it was not measured.
     """
 
@@ -24,6 +25,7 @@ class StepFigures:
     padded_tokens: int
     wait_seconds: float = 0.0
     effective_rank: float | None = None
+    loss_seconds: float = 0.0
 
 
 class Objective(Protocol):

@@ -23,6 +23,7 @@ from pipeline_lib.train.metrics import Clock, StepLog, StepMetrics, spell_second
 from pipeline_lib.train.model_checkpoints import ModelCheckpoints, state_json
 from pipeline_lib.train.objective import Objective, StepFigures
 from pipeline_lib.train.resume import Resume, Trained
+from pipeline_lib.train.stopwatch import Stopwatch
 
 ESTIMATE_AFTER_STEPS = 3
 NAMED_PAIRS = 4
@@ -62,6 +63,7 @@ class Trainer:
         self.log = StepLog()
         self.evaluation = ""
         self.clock = Clock(job.folder / "timing.jsonl" if ranks.is_first else None, self.config.steps)
+        self.watch = Stopwatch()
         self.stop = StopRequest()
         self.pairs_seen = 0
 
@@ -86,18 +88,25 @@ class Trainer:
             self.take_step(step)
             done = step + 1
             if done in self.checkpoints.labels:
-                self._save_checkpoint(done)
+                with self.watch.timed("checkpoint"):
+                    self._save_checkpoint(done)
             # one collective for both: every rank stops, or saves, after the same step
-            stop, save = largest_of([self.stop.raised, self.resume.is_due], self.ranks)
+            with self.watch.timed("synchronisation"):
+                stop, save = largest_of([self.stop.raised, self.resume.is_due], self.ranks)
             if done < self.config.steps and stop:
                 self.resume.save(done, self._texts())
                 self.resume.wait()
                 self.events.send("stopped", step=done)
                 return False
             if save:
-                self.resume.save(done, self._texts())
+                self.save_state(done)
         self.checkpoints.save_metrics(self._texts())
         return True
+
+    def save_state(self, done: int) -> None:
+        """Copy the full state after so many steps; it is written beside the next ones."""
+        with self.watch.timed("saving"):
+            self.resume.save(done, self._texts())
 
     def take_step(self, step: int) -> StepMetrics:
         """Step `step` (from 0): all that changes the weights."""
@@ -109,10 +118,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         figures = self.objective.gradients(step)
         fault_point("trainer:after_backward")
-        sum_gradients(self.objective.module, self.ranks)
-        loss, pairs, tokens, padded = sum_over_ranks(
-            [figures.loss, figures.pairs, figures.tokens, figures.padded_tokens], self.ranks
-        )
+        with self.watch.timed("synchronisation"):
+            sum_gradients(self.objective.module, self.ranks)
+            loss, pairs, tokens, padded = sum_over_ranks(
+                [figures.loss, figures.pairs, figures.tokens, figures.padded_tokens], self.ranks
+            )
         norm = optim.clip_gradients(self.objective.module, self.config.clip_norm)
         self.pairs_seen += int(pairs)
         metrics = StepMetrics(step + 1, loss, temperature, norm, rate, 1.0 - tokens / padded, self.pairs_seen)
@@ -127,7 +137,9 @@ class Trainer:
         return metrics
 
     def _report(self, metrics: StepMetrics, pairs: int, tokens: int, figures: StepFigures) -> None:
-        speed = self.clock.tick(metrics.step, pairs, tokens, figures.wait_seconds, figures.effective_rank)
+        self.watch.add("wait", figures.wait_seconds)
+        self.watch.add("loss", figures.loss_seconds)
+        speed = self.clock.tick(metrics.step, pairs, tokens, self.watch.lap(), figures.effective_rank)
         left = self.clock.seconds_left(metrics.step)
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
             self.events.log(

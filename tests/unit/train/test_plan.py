@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from pipeline_lib.config import ModelConfig, RunConfig, ShardConfig, TokenizerConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.paper_presets import SIZES
@@ -125,3 +129,18 @@ def test_wrong_terms_are_said() -> None:
         plan(preset("demo"), Terms(gpu="h1000"))
     with pytest.raises(UserError, match="--gpus must be 1 or more"):
         plan(preset("demo"), Terms(gpus=0))
+
+
+def test_the_terminals_options_change_the_plan() -> None:
+    def planned(*options: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, ["plan", "cpt_text_s", "--gpus", "8", "--json", *options])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    usual, smaller = planned(), planned("--batch-size", "1536")
+    assert (smaller["batch_size"], smaller["steps"]) == (1536, 8 * usual["steps"])
+    assert planned("--utilisation", "0.2")["gpu_hours"] == pytest.approx(2 * usual["gpu_hours"])
+    again = planned("--checkpoint-activations")
+    assert again["gpu_hours"] > 1.2 * usual["gpu_hours"] and again["micro_batch_tokens"] >= usual["micro_batch_tokens"]
+    refused = CliRunner().invoke(app, ["plan", "cpt_text_s", "--utilisation", "1.5"])
+    assert isinstance(refused.exception, UserError) and "--utilisation" in str(refused.exception)
