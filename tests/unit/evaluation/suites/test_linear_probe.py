@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.encoders import open_model
+from pipeline_lib.evaluation.suites.linear_probe import _fit
 from pipeline_lib.evaluation.suites.registry import open_suite
 
 GRID = (0.25, 2.0, 16.0)
@@ -124,6 +126,25 @@ def test_trec_takes_the_coarse_class_and_latin_1(put, data, small, encoder):
     put("TREC/TREC_10.label", "no colon here\n")
     with pytest.raises(UserError, match=r"TREC_10.label, line 1: 'no colon here'"):
         suite.run(encoder, "test")
+
+
+@pytest.mark.parametrize("features", ["dense", "sparse"])
+def test_each_c_is_a_fit_of_its_own_and_converged(features, small):
+    """More classes and features than the Newton solver takes; a start at the last C's fit must not be its end."""
+    random = np.random.default_rng(1)
+    x_ND = random.standard_normal((900, 400)) * np.linspace(1, 0.02, 400)
+    x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
+    labels = (x_ND @ random.standard_normal((400, 3)) + 0.2 * random.standard_normal((900, 3))).argmax(1).astype(str)
+    probe, previous = None, None
+    for c in (1.0, 32.0, 128.0):
+        given = sparse.csr_matrix(x_ND) if features == "sparse" else x_ND
+        probe = _fit(given, labels, c, probe)
+        assert probe.solver == "newton-cg"
+        expected = plain_fit(x_ND, labels, c).decision_function(x_ND)
+        found = probe.decision_function(x_ND)
+        assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+        assert previous is None or np.abs(found - previous).max() > 0.1 * np.abs(expected).max()
+        previous = found
 
 
 def test_words_are_learned_from_the_training_part_alone(put, data, small):
