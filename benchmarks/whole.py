@@ -72,7 +72,7 @@ def measure(place: Path, n: int, near: bool) -> dict[str, float | int]:
     config = whole_config(write_dump(place / "dump", n), near)
     store, run = Store(place / "artifacts"), Run()
     extracted = run.stage("extract", lambda: extract(store, config.source, config.extract))
-    validated = run.stage("validate", lambda: validate(store, extracted, config.contract))
+    validated = run.stage("validate", lambda: validate(store, extracted, config.contract, processes=config.extract))
     curated = run.stage("curate", lambda: curate(store, validated, config.curate))
     tokenizer = run.stage("tokenizer", lambda: train_tokenizer(store, curated, config.tokenizer))
     shards = run.stage("shards", lambda: write_shards(store, curated, tokenizer, config.shards, processes=config.extract))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.facts import free_of_nul, is_blank, repair_unicode, repeats
+from data_contracts.facts import EarlierIds, free_of_nul, is_blank, repair_unicode
 from data_contracts.schemas import KINDS
 from data_contracts.suite import HEX_ID, NOT_BLANK, Expect, Suite, is_true, lacks, matches, one_of, within
 
@@ -46,14 +46,19 @@ def document_suite() -> Suite:
     )
 
 
-def document_facts(documents: pa.Table) -> pa.Table:
-    """The small columns that `document_suite` looks at, row for row; the texts stay behind."""
+def document_facts(documents: pa.Table, ids: EarlierIds) -> pa.Table:
+    """The small columns that `document_suite` looks at, row for row; the texts stay behind.
+
+    Args:
+        documents: the next rows of a file of schemas.DOCUMENTS.
+        ids: of that file.
+    """
     documents, valid = repair_unicode(documents)
     short = {name: documents[name] for name in ("id", "kind", "source", "group", "path", "language")}
     return pa.table(
         {
             **short,
-            "id_repeats": repeats(documents["id"]),
+            "id_repeats": ids.repeats(documents["id"]),
             "has_text": pc.invert(is_blank(documents["text"])),
             "is_unicode": pa.array(valid),
             "is_free_of_nul": free_of_nul(documents),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from data_contracts.schemas import text_hash
 from pipeline_lib.errors import ContractViolation
+
+ID_ROWS = 8_192
 
 
 def check_schema(table: pa.Table, schema: pa.Schema, where: str) -> None:
@@ -83,14 +90,43 @@ def hash_agrees(texts: pa.ChunkedArray, hashes: pa.ChunkedArray) -> pa.Array:
     return pa.array([text_hash(text) == recorded for text, recorded in pairs], pa.bool_())
 
 
-def repeats(column: pa.ChunkedArray) -> pa.Array:
-    """How often the value was seen in earlier rows: 0 for the first, which is the one that stays."""
-    seen: dict[str, int] = {}
-    counts = []
-    for value in column.to_pylist():
-        counts.append(seen.get(value, 0))
-        seen[value] = counts[-1] + 1
-    return pa.array(counts, pa.int32())
+class EarlierIds:
+    """How often the ids of a file's rows were seen in earlier rows, asked in the order of the file.
+
+    A first pass over the column notes which hashes come more than once, 8 bytes a row; only ids of these are counted by name.
+
+    Args:
+        columns: the ids of all rows, piece by piece.
+    """
+
+    def __init__(self, columns: Iterable[pa.ChunkedArray]) -> None:
+        hashes = [np.fromiter(map(hash, _readable(ids)), np.int64, len(ids)) for ids in columns]
+        values, counts = np.unique(np.concatenate([np.empty(0, np.int64), *hashes]), return_counts=True)
+        self._repeated = set(values[counts > 1].tolist())
+        self._seen: Counter[str] = Counter()
+
+    @classmethod
+    def of_file(cls, path: Path) -> EarlierIds:
+        """Those of a Parquet file with a column `id`."""
+        with pq.ParquetFile(path) as file:
+            batches = file.iter_batches(ID_ROWS, columns=["id"], use_threads=False)
+            return cls(pa.chunked_array([batch["id"]]) for batch in batches)
+
+    def repeats(self, ids: pa.ChunkedArray) -> pa.Array:
+        """For each of the next rows: 0 for the first row with its id, which is the one that stays."""
+        if not self._repeated:
+            return pa.array(np.zeros(len(ids), np.int32))
+        counts = []
+        for value in ids.to_pylist():
+            known = hash(value) in self._repeated
+            counts.append(self._seen[value] if known else 0)
+            if known:
+                self._seen[value] += 1
+        return pa.array(counts, pa.int32())
+
+
+def _readable(ids: pa.ChunkedArray) -> list[str]:
+    return repair_unicode(pa.table({"id": ids}))[0]["id"].to_pylist()
 
 
 def filled(column: pa.ChunkedArray) -> pa.ChunkedArray:

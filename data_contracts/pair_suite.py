@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_contracts.document_suite import path_expectations
-from data_contracts.facts import filled, free_of_nul, hash_agrees, repair_unicode, repeats, word_counts
+from data_contracts.facts import EarlierIds, filled, free_of_nul, hash_agrees, repair_unicode, word_counts
 from data_contracts.schemas import KINDS
 from data_contracts.suite import HEX_ID, Suite, is_true, matches, one_of, within
 from pipeline_lib.config import ContractConfig
@@ -55,34 +55,31 @@ def pair_suite(config: ContractConfig) -> Suite:
     )
 
 
-def pair_facts(pairs: pa.Table, document_ids: pa.ChunkedArray, good_document_ids: pa.Array) -> pa.Table:
+def pair_facts(pairs: pa.Table, good_documents: pa.Array, bad_documents: pa.Array, ids: EarlierIds) -> pa.Table:
     """The small columns that `pair_suite` looks at, row for row; x and y stay behind.
 
     Args:
-        pairs: rows of schemas.PAIRS.
-        document_ids: of all documents of the same part.
-        good_document_ids: of those that keep their contract.
+        pairs: the next rows of a file of schemas.PAIRS.
+        good_documents: ids of the documents of the same part that keep their contract.
+        bad_documents: ids of those that do not.
+        ids: of that file.
     """
     pairs, valid = repair_unicode(pairs)
     short = {name: pairs[name] for name in ("id", "kind", "view", "source", "group", "path", "language")}
-    known = pc.is_in(pairs["document_id"], value_set=_flat(document_ids))
-    good = pc.is_in(pairs["document_id"], value_set=_flat(good_document_ids))
+    good = pc.is_in(pairs["document_id"], value_set=good_documents)
+    bad = pc.is_in(pairs["document_id"], value_set=bad_documents)
     return pa.table(
         {
             **short,
             **{name: filled(pairs[name]) for name in ("line", "position", "generation")},
-            "id_repeats": repeats(pairs["id"]),
+            "id_repeats": ids.repeats(pairs["id"]),
             "x_words": word_counts(pairs["x"]),
             "y_words": word_counts(pairs["y"]),
             "is_distinct": pc.not_equal(pairs["x"], pairs["y"]),
             "x_hash_agrees": hash_agrees(pairs["x"], pairs["x_hash"]),
             "y_hash_agrees": hash_agrees(pairs["y"], pairs["y_hash"]),
-            "document": pc.if_else(good, KNOWN, pc.if_else(known, QUARANTINED, MISSING)),
+            "document": pc.if_else(good, KNOWN, pc.if_else(bad, QUARANTINED, MISSING)),
             "is_unicode": pa.array(valid),
             "is_free_of_nul": free_of_nul(pairs),
         }
     )
-
-
-def _flat(ids: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return pa.array(ids.to_pylist(), pa.string())

@@ -2,59 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts import document_suite as documents_contract
-from data_contracts import pair_suite as pairs_contract
 from data_contracts.check_shards import check_shards
 from data_contracts.evaluation_suite import evaluation_facts, evaluation_suite
 from data_contracts.facts import check_schema
-from data_contracts.quarantine import quarantine_rows, write_quarantine
-from data_contracts.runner import Verdict, check, check_many
-from data_contracts.schemas import DOCUMENTS, EVALUATIONS, PAIRS
+from data_contracts.runner import Verdict, check
+from data_contracts.schemas import EVALUATIONS
+from data_contracts.validate_parts import PARTS, STAGE, validate_parts
 from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report, verdict_rows
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
-from pipeline_lib.config import ContractConfig
+from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
+from pipeline_lib.config import ContractConfig, WorkersConfig
 from pipeline_lib.progress import Progress, silent
+from pipeline_lib.workers import HERE, where_it_pays
 
 __all__ = ["STAGE", "check_evaluations", "check_shards", "validate", "verdict_rows"]
 
-STAGE_VERSION = 1
-# the contracts are part of what the stage does: a changed one redoes its parts
-STAGE = Stage(
-    name="validate",
-    version=STAGE_VERSION * 10_000 + documents_contract.CONTRACT_VERSION * 100 + pairs_contract.CONTRACT_VERSION,
-)
-
-GROUP_BYTES = 32 * 1024**2  # Parquet that one run of the contracts takes: bounds memory to some 200 MB of texts
-GROUP_PARTS = 12  # a run costs 0.3 s however few its rows; more parts at a time make progress coarse
+GROUP_BYTES = 32 * 1024**2  # Parquet of small parts that one task takes
+GROUP_PARTS = 12  # a run of the contracts costs 0.3 s however few its rows; more parts at a time make progress coarse
+MUCH_BYTES = 128 * 1024**2  # of Parquet: 20 s of one core; below, starting processes takes about as long as they save
 
 
-@dataclass
-class _Work:
-    """One extract part on its way: its pairs, and what the contracts say."""
-
-    part: Part
-    key: str
-    pairs: pa.Table
-    document_columns: pa.Table  # id, source, path: all that quarantine rows need
-    document_facts: pa.Table
-    unreadable: dict[str, int]
-    documents: Verdict | None = None
-
-
-def validate(store: Store, extracted: Artifact, config: ContractConfig, progress: Progress = silent) -> Artifact:
+def validate(
+    store: Store,
+    extracted: Artifact,
+    config: ContractConfig,
+    progress: Progress = silent,
+    processes: WorkersConfig = HERE,
+) -> Artifact:
     """Hold documents and pairs of every extract part against their contracts, part by part.
 
     Each part gets `pairs.parquet` (the good rows, order kept), `quarantine.parquet` (bad documents, bad pairs, and the pairs
     of bad documents) and `verdict.json`. Counts are of pairs; the facts of a part count documents and reasons too.
+
+    Args:
+        processes: that validate, where there is much; the bytes are the same with any number of them.
 
     Raises:
         RowsRejected: a share is over its threshold; raised when all verdicts are written, with the report's path.
@@ -63,7 +50,7 @@ def validate(store: Store, extracted: Artifact, config: ContractConfig, progress
     """
 
     def make(key: str) -> Outcome:
-        parts = _validate_parts(store, extracted, config, progress)
+        parts = _validate_parts(store, extracted, config, progress, processes)
         faults = judge(parts, config)
         report = store.root / STAGE.name / key / "verdict.md"
         verdict_report(report, parts, faults, _examples(store, parts))
@@ -83,19 +70,30 @@ def check_evaluations(table: pa.Table) -> Verdict:
     return check(evaluation_facts(table), evaluation_suite())
 
 
-def _validate_parts(store: Store, extracted: Artifact, config: ContractConfig, progress: Progress) -> list[Part]:
+def _validate_parts(
+    store: Store, extracted: Artifact, config: ContractConfig, progress: Progress, processes: WorkersConfig
+) -> list[Part]:
     keys = {
         part.label: store.key(STAGE, config, {"part": part.digest, "label": part.label}) for part in extracted.manifest.parts
     }
     done = {label: part for label, key in keys.items() if (part := store.find_part(STAGE.name, key)) is not None}
     missing = [part for part in extracted.manifest.parts if part.label not in done]
-    total, rows = len(keys), 0
-    for group in _groups(missing):
-        for part in _validate_group(store, extracted, group, keys, config):
+    source = extracted.bucket.url if extracted.bucket else str(extracted.root)
+    groups = list(_groups(missing))
+    tasks = [(store.place, source, group, [keys[part.label] for part in group], config) for group in groups]
+    rows = 0
+
+    def take(_: int, result: str) -> None:
+        nonlocal rows
+        for part in PARTS.validate_json(result):
             done[part.label] = part
             rows += part.counts.n_in
-            progress(len(done), total, f"{rows:,} pairs")
-    progress(total, total, f"{rows:,} pairs")
+        progress(len(done), len(keys), f"{rows:,} pairs")
+
+    is_much = sum(file.bytes for part in missing for file in part.files) >= MUCH_BYTES
+    with where_it_pays(processes, store, len(tasks), is_much) as workers:
+        workers.run_all(STAGE.name, validate_parts, tasks, take)
+    progress(len(keys), len(keys), f"{rows:,} pairs")
     return [done[part.label] for part in extracted.manifest.parts]
 
 
@@ -111,76 +109,6 @@ def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:
         size += bytes_
     if group:
         yield group
-
-
-def _validate_group(
-    store: Store, extracted: Artifact, parts: Sequence[Part], keys: dict[str, str], config: ContractConfig
-) -> Iterator[Part]:
-    works = [_read(extracted, part, keys[part.label]) for part in parts]
-    documents = check_many([work.document_facts for work in works], documents_contract.document_suite())
-    facts = []
-    for work, verdict in zip(works, documents, strict=True):
-        work.documents = verdict
-        ids = work.document_columns["id"]
-        facts.append(pairs_contract.pair_facts(work.pairs, ids, ids.filter(pa.array(verdict.good))))
-    for work, verdict in zip(works, check_many(facts, pairs_contract.pair_suite(config)), strict=True):
-        yield _write(store, work, verdict)
-
-
-def _read(extracted: Artifact, part: Part, key: str) -> _Work:
-    folder = extracted.folder_of(part)
-    documents = pq.read_table(folder / "documents.parquet")
-    pairs = pq.read_table(folder / "pairs.parquet")
-    check_schema(documents, DOCUMENTS, str(folder / "documents.parquet"))
-    check_schema(pairs, PAIRS, str(folder / "pairs.parquet"))
-    unreadable = Counter(pq.read_table(folder / "quarantine.parquet", columns=["reason"])["reason"].to_pylist())
-    return _Work(
-        part=part,
-        key=key,
-        pairs=pairs,
-        document_columns=documents.select(["id", "source", "path"]),
-        document_facts=documents_contract.document_facts(documents),
-        unreadable=dict(sorted(unreadable.items())),
-    )
-
-
-def _write(store: Store, work: _Work, pairs: Verdict) -> Part:
-    documents = work.documents
-    assert documents is not None, f"{work.part.label}: pairs were judged before their documents"
-    scratch = store.scratch(STAGE.name)
-    good = work.pairs.filter(pa.array(pairs.good)).cast(PAIRS)
-    pq.write_table(good, scratch / "pairs.parquet", compression="zstd")
-    quarantined = write_quarantine(
-        scratch,
-        [
-            quarantine_rows(documents, "validate:documents", work.document_columns, "id"),
-            quarantine_rows(pairs, "validate:pairs", work.pairs, "id"),
-        ],
-    )
-    facts = _facts(work, documents, pairs)
-    verdict = {
-        "label": work.part.label,
-        "contracts": {"documents": documents_contract.CONTRACT_VERSION, "pairs": pairs_contract.CONTRACT_VERSION},
-        **facts,
-    }
-    (scratch / "verdict.json").write_text(json.dumps(verdict, indent=1, sort_keys=True) + "\n")
-    counts = Counts(n_in=pairs.rows, n_out=good.num_rows, quarantined=len(pairs.flagged))
-    rows = {"pairs.parquet": good.num_rows, "quarantine.parquet": quarantined}
-    return store.commit_part(draft_part(STAGE, work.key, work.part.label, counts, rows, facts), scratch)
-
-
-def _facts(work: _Work, documents: Verdict, pairs: Verdict) -> dict[str, Any]:
-    return {
-        "rows": documents.rows + pairs.rows,
-        "quarantined": len(documents.flagged) + len(pairs.flagged),
-        "reasons": dict(sorted((Counter(documents.reasons) + Counter(pairs.reasons)).items())),
-        "documents": documents.rows,
-        "documents_quarantined": len(documents.flagged),
-        "pairs": pairs.rows,
-        "pairs_quarantined": len(pairs.flagged),
-        "unreadable": sum(work.unreadable.values()),
-        "unreadable_reasons": work.unreadable,
-    }
 
 
 def _totals(parts: Sequence[Part]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
 def validate_task(store: Store, extracted: Artifact, config: RunConfig) -> Artifact:
     """Great Expectations over every part; bad rows go to quarantine with their reasons."""
     progress = StageProgress("validate")
-    artifact = validate(store, extracted, config.contract, progress)
+    artifact = validate(store, extracted, config.contract, progress, config.extract)
     counts = sum_counts(artifact.manifest.parts)
     progress.finish(f"{counts.n_out:,} good rows, {counts.quarantined:,} in quarantine")
     show_table("validate", verdict_rows(artifact), "The contract's verdict on each part")

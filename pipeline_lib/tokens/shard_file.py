@@ -6,7 +6,6 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -17,6 +16,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from data_contracts.schemas import text_hash, tokens_schema
+from pipeline_lib.arrow_memory import system_memory
 from pipeline_lib.config import ShardConfig
 from pipeline_lib.tokens.dataset import SHARD_SUFFIX
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
@@ -144,14 +144,3 @@ class Tokenizing:
         self.lengths[side].update(lengths)
         self.facts.update({f"{side}_tokens": sum(lengths), f"{side}_truncated": n_cut})
         return rows
-
-
-@contextmanager
-def system_memory() -> Iterator[None]:
-    """Arrow's memory from the system's allocator: mimalloc, its default, keeps 10 MB at least, and what was freed."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import text_hash
+from pipeline_lib.arrow_memory import system_memory
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
 from pipeline_lib.config import ShardConfig, WorkersConfig
 from pipeline_lib.progress import Progress, silent
@@ -42,7 +43,6 @@ from pipeline_lib.tokens.shard_file import (
     rows_file,
     rows_files,
     shard_name,
-    system_memory,
     write_shard,
 )
 from pipeline_lib.workers import HERE, Workers, where_it_pays

@@ -55,7 +55,7 @@ def test_a_part_over_the_threshold_fails_with_a_report(tmp_path: Path, monkeypat
     def never(*_: Any) -> None:
         raise AssertionError("a part was validated again")
 
-    monkeypatch.setattr(validate_module, "_write", never)
+    monkeypatch.setattr(validate_module, "validate_parts", never)
     with pytest.raises(ContractViolation, match="part 'bad'"):
         validate(store, before, CONFIG)
 

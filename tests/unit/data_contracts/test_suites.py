@@ -22,6 +22,7 @@ from unit.data_contracts.rows import (
 
 from data_contracts.document_suite import document_facts, document_suite
 from data_contracts.evaluation_suite import evaluation_facts, evaluation_suite
+from data_contracts.facts import EarlierIds
 from data_contracts.pair_suite import pair_facts, pair_suite
 from data_contracts.runner import Verdict, check, check_many, to_gx
 from data_contracts.shard_suite import TokenLimits, shard_facts, shard_suite
@@ -105,12 +106,14 @@ RESULTS = {
 
 
 def facts_of_documents(rows: list[dict[str, Any]]) -> pa.Table:
-    return document_facts(documents_table(rows))
+    table = documents_table(rows)
+    return document_facts(table, EarlierIds([table["id"]]))
 
 
 def facts_of_pairs(rows: list[dict[str, Any]]) -> pa.Table:
-    known = pa.chunked_array([[document(0)["id"], document(1)["id"]]])
-    return pair_facts(pairs_table(rows), known, known.slice(0, 1))
+    table = pairs_table(rows)
+    good, bad = (pa.array([document(number)["id"]]) for number in (0, 1))
+    return pair_facts(table, good, bad, EarlierIds([table["id"]]))
 
 
 def facts_of_tokens(rows: list[dict[str, Any]]) -> pa.Table:
@@ -198,7 +201,7 @@ def test_several_tables_at_once_say_the_same_as_one_by_one() -> None:
         [document(0), document(1, path="/root"), document(2)],
         [document(0, text="")],
     ]
-    facts = [document_facts(documents_table(rows)) for rows in tables]
+    facts = [facts_of_documents(rows) for rows in tables]
     together = check_many(facts, document_suite())
     assert together == [check(part, document_suite()) for part in facts]
     assert [verdict.flagged for verdict in together] == [{}, {}, {1: ("path_absolute",)}, {0: ("text_blank",)}]

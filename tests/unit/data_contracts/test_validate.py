@@ -12,10 +12,11 @@ import pytest
 from unit.data_contracts.rows import bundle, document, extracted, pair, result, results_table
 
 from data_contracts import validate as module
+from data_contracts import validate_parts
 from data_contracts.schemas import PAIRS, QUARANTINE
 from data_contracts.validate import check_evaluations, validate, verdict_rows
 from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import ContractConfig
+from pipeline_lib.config import ContractConfig, WorkersConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
 
 LENIENT = ContractConfig(max_quarantined_share=1.0, max_unreadable_share=1.0)
@@ -81,6 +82,35 @@ def test_grouping_of_parts_changes_no_byte(tmp_path: Path, monkeypatch: pytest.M
     assert len(set(digests)) == 1
 
 
+def test_worker_processes_leave_the_bytes_that_one_process_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundles = {f"pkg-{number}": bundle(f"pkg-{number}", 3) for number in range(3)}
+    bundles["pkg-2"][1][0]["position"] = -1
+    alone = validate(store := Store(tmp_path / "one"), extracted(store, bundles), LENIENT)
+    monkeypatch.setattr(module, "GROUP_PARTS", 1)
+    monkeypatch.setattr(module, "MUCH_BYTES", 1)
+    spread = validate(store := Store(tmp_path / "two"), extracted(store, bundles), LENIENT, processes=WorkersConfig(workers=2))
+    assert spread.manifest == alone.manifest
+    assert not list((tmp_path / "two" / "validate" / "scratch").iterdir())
+
+
+def test_a_part_of_many_row_groups_has_the_rows_and_reasons_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents, pairs = bundle("pkg", 12)
+    documents[1]["text"] = " "  # its pairs follow it into quarantine
+    pairs[3]["line"] = 0
+    pairs.append(pairs[0])  # an id that came three row groups earlier
+    before = extracted(store := Store(tmp_path), {"pkg": (documents, pairs)})
+    whole = validate(store, before, LENIENT)
+    monkeypatch.setattr(validate_parts, "RUN_BYTES", 1)
+    cut = rewrite(before, "pkg", "pairs.parquet", lambda table: table, row_group_size=4)
+    pieces = validate(store, cut, LENIENT)
+    assert pieces.manifest.facts == whole.manifest.facts
+    assert {"text_blank", "document_quarantined", "line_below_one", "id_repeated"} <= whole.manifest.facts["reasons"].keys()
+    one, many = (artifact.part_folder() for artifact in (whole, pieces))
+    assert pq.ParquetFile(many / "pairs.parquet").num_row_groups > 3
+    for name in ("pairs.parquet", "quarantine.parquet"):
+        assert pq.read_table(one / name).equals(pq.read_table(many / name))
+
+
 def test_a_second_run_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     bundles = {f"pkg-{number}": bundle(f"pkg-{number}", 2) for number in range(3)}
@@ -89,10 +119,13 @@ def test_a_second_run_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: p
     lost = first.part("pkg-1")
     shutil.rmtree(tmp_path / lost.folder)
     written: list[str] = []
-    original = module._write
-    monkeypatch.setattr(
-        module, "_write", lambda store, work, pairs: written.append(work.part.label) or original(store, work, pairs)
-    )
+    original = module.validate_parts
+
+    def noted(*task: Any) -> str:
+        written.extend(part.label for part in task[2])
+        return original(*task)
+
+    monkeypatch.setattr(module, "validate_parts", noted)
     assert validate(store, before, LENIENT).digest == first.digest
     assert written == ["pkg-1"]
 
@@ -112,14 +145,14 @@ def test_other_columns_than_the_schema_are_named(tmp_path: Path) -> None:
         validate(store, rewritten, ContractConfig())
 
 
-def rewrite(artifact: Artifact, label: str, name: str, change: Any) -> Artifact:
+def rewrite(artifact: Artifact, label: str, name: str, change: Any, **options: Any) -> Artifact:
     """The artifact with one file changed, as a stage at odds with the schemas would have committed it."""
     store = Store(artifact.root)
     part = artifact.part(label)
     scratch = store.scratch(part.stage)
     for file in part.files:
         read = pq.read_table(artifact.root / part.folder / file.name)
-        pq.write_table(change(read) if file.name == name else read, scratch / file.name)
+        pq.write_table(change(read) if file.name == name else read, scratch / file.name, **options)
     draft = part.model_copy(update={"key": part.key[:-1] + "x", "files": ()})
     changed = store.commit_part(draft, scratch)
     parts = tuple(changed if old.label == label else old for old in artifact.manifest.parts)
