@@ -191,6 +191,12 @@ class TrainConfig(OptimizerConfig):
         "checkpoint, the work shared by all processes; 0: none.",
         ge=0,
     )
+    compile: Literal["off", "on", "auto"] = operational(
+        "off",
+        description="torch.compile of the layers. It costs a minute or more at the start and was not measured to pay on a CPU,"
+        " so that it is off. auto: on a GPU, in runs of 1,000 steps and more, where the model can be compiled. Losses agree to"
+        " rounding.",
+    )
     activation_bytes: int = operational(
         2 * 1024**3,
         description="A batch whose activations take more a process is computed by gradient caching: a third more work (bytes).",

@@ -124,6 +124,12 @@ class Encoder(nn.Module):
             pooled_BD = self._pooled(ids_BL, lengths_B, tokens_TD)
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
+    def compile_layers(self) -> None:
+        """From now on compute the lean path's full layers by torch.compile, one graph for all sizes; before checkpointing."""
+        # eager's random numbers: gradient caching draws them again, and compiled or not a run has the same dropout
+        options = {"fallback_random": True}
+        self._layer = torch.compile(pooled_gpt2.full_layer, dynamic=True, options=options)
+
     def checkpoint_activations(self) -> None:
         """From now on keep a layer's input alone; its dropout is drawn again as it was, and gradients are the same."""
         self.checkpointed = True

@@ -23,6 +23,7 @@ from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batc
 from pipeline_lib.model.precision import fast_bfloat16
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.train.compiling import should_compile
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest
 from pipeline_lib.train.health import effective_rank
 from pipeline_lib.train.held_out import HeldOut
@@ -74,6 +75,8 @@ class ContrastiveObjective:
         model = job.model.model_copy(update={"init": job.start})
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
         encoder.precision = config.precision
+        if should_compile(config, encoder, ranks):
+            encoder.compile_layers()
         if config.checkpoint_activations:
             encoder.checkpoint_activations()
         set_temperature(encoder, config.temperature)
