@@ -22,6 +22,9 @@ class AblateConfig(StageConfig):
     pairs: int = Field(20_000, description="Pairs that a run sees, but for the lever `steps`.", ge=64)
     batch_size: int = Field(256, description="Pairs of one batch, but for the lever `batch`.", ge=2)
     batch_sizes: tuple[int, ...] = Field((64, 1024), description="Other batch sizes, at equal pairs.")
+    batch_sizes_at_equal_steps: tuple[int, ...] = Field(
+        (1024,), description="Other batch sizes, at equal optimizer steps: they see more pairs, or fewer."
+    )
     more_pairs: tuple[float, ...] = Field((2.0, 4.0), description="How many times longer the lever `steps` trains.")
     pretrain_steps: int = Field(40, description="Steps of language modelling behind the pre-trained start.", ge=1)
     pretrain_batch_tokens: int = Field(4_096, description="Tokens of one such step.", ge=64)
@@ -95,7 +98,11 @@ def _batches(base: RunConfig, config: AblateConfig) -> list[Arm]:
         Arm("batch", str(size), base.model_copy(update={"train": base.train.at_batch_size(size)}))
         for size in config.batch_sizes
     ]
-    return [Arm("batch", str(config.batch_size), base, is_base=True), *others]
+    at_equal_steps = [
+        Arm("batch", f"{size}, equal steps", _changed(base, "train", {"batch_size": size}))
+        for size in config.batch_sizes_at_equal_steps
+    ]
+    return [Arm("batch", str(config.batch_size), base, is_base=True), *others, *at_equal_steps]
 
 
 def _starts(base: RunConfig, config: AblateConfig) -> list[Arm]:
