@@ -42,8 +42,8 @@ def evaluate(home: Path, exported: Path, data: Path, *words: str) -> str:
     return answer.stdout
 
 
-def check(home: Path, printed: str, tasks: set[str]) -> None:
-    """The same figures, with their intervals, in terminal, JSON, page and Prefect's UI."""
+def shown_everywhere(home: Path, printed: str, tasks: set[str]) -> bool:
+    """Whether the same figures, with their intervals, are in terminal, JSON, page and Prefect's UI."""
     folder = home / "reports" / "sets"
     found = json.loads((folder / "suites-test.json").read_text())
     page = (folder / "suites-test.html").read_text()
@@ -59,17 +59,19 @@ def check(home: Path, printed: str, tasks: set[str]) -> None:
     database = sqlite3.connect(f"file:{home}/prefect/prefect.db?mode=ro", uri=True)
     (table,) = database.execute("select data from artifact where key = 'suites-test' and type = 'table'").fetchone()
     shown = {(row["model"], row["task"], row["metric"]): row["value"] for row in json.loads(json.loads(table))}
-    assert {key: shown[key] for row in rows for key in [(row["model"], row["task"], row["metric"])]} == {
+    return {key: shown[key] for row in rows for key in [(row["model"], row["task"], row["metric"])]} == {
         (row["model"], row["task"], row["metric"]): round(row["value"], 4) for row in rows
     }
 
 
 def test_two_sets(tmp_path: Path, exported: Path, eval_data: Path) -> None:
     printed = evaluate(tmp_path, exported, eval_data, "--quick", "--suite", "sts-b", "--suite", "trec", "--suite", "mrpc")
-    check(tmp_path, printed, {"sts-b-quick", "trec-quick"})
+    assert shown_everywhere(tmp_path, printed, {"sts-b-quick", "trec-quick"})
 
 
 @pytest.mark.slow
 def test_every_set_at_hand(tmp_path: Path, exported: Path, eval_data: Path) -> None:
     printed = evaluate(tmp_path, exported, eval_data, "--suite", "all")
-    check(tmp_path, printed, {"sts-b", "sick-r", "sst2", "trec", "cisi", "beir/scifact", "codesearchnet/ruby:1k"})
+    assert shown_everywhere(
+        tmp_path, printed, {"sts-b", "sick-r", "sst2", "trec", "cisi", "beir/scifact", "codesearchnet/ruby:1k"}
+    )

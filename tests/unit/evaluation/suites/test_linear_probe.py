@@ -92,6 +92,27 @@ def write_sst(put, parts=("train", "dev", "test")):
         put(f"SST/binary/sentiment-{part}.gz", "".join(f"{text}\t{int(label)}\n" for text, label in rows))
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("mr", ("MR/rt-polarity.pos", "MR/rt-polarity.neg")),
+        ("cr", ("CR/custrev.pos", "CR/custrev.neg")),
+        ("subj", ("SUBJ/subj.objective", "SUBJ/subj.subjective")),
+        ("mpqa", ("MPQA/mpqa.pos", "MPQA/mpqa.neg")),
+    ],
+)
+def test_sets_of_a_file_a_class(put, data, small, name, files):
+    """One sentence a line in latin-1, the class by the file; one file missing is said with its place and source."""
+    suite = open_suite(name, data, small)
+    put(f"senteval/{files[0]}", "a caf\xe9  one\n\nb two\n", "latin-1")
+    with pytest.raises(UserError, match=rf"{files[1]} is not there.*facebookresearch/SentEval"):
+        suite.paths("test")
+    put(f"senteval/{files[1]}.gz", "c three\n", "latin-1")
+    labels = [path.rsplit(".", 1)[1] for path in files]
+    found = [(example.label, example.text) for example in suite.labelled.examples(data, "pool")]
+    assert found == [(labels[0], "a café one"), (labels[0], "b two"), (labels[1], "c three")]
+
+
 def test_validation_never_opens_the_test(put, data, small, encoder):
     write_sst(put, ("train", "dev"))  # there is no test file to open
     suite = open_suite("sst2", data, small)
