@@ -4,7 +4,7 @@
     python tests/architecture/record_stages.py --same-output   also those that changed and still give the same output
 
 A stage's source is the module that defines its `Stage(...)` and the modules that it imports, down to the ground floor
-(pipeline_lib/*.py and the schemas, which every stage shares). Comments, docstrings and layout do not count.
+(pipeline_lib/*.py and the schemas, which every stage shares). Modules that it imports by their names count too. Comments, docstrings and layout do not count.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from import_rules import GROUND, LIBRARY, SOURCE_FOLDERS, imports_of, module_nam
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("stage_sources.json")
 COMMAND = "python tests/architecture/record_stages.py --same-output"
+
+IMPORTS_ITS_OWN = 'import_module(f"{__name__}.'  # a package's, of the module with the name that is asked for
 
 Stages = dict[str, dict[str, Any]]
 
@@ -100,7 +102,16 @@ def _closure(module: str, sources: dict[str, str]) -> set[str]:
             continue
         seen.add(current)
         waiting += [imported for _, imported in imports_of(sources[current], sources)]
+        waiting += _by_name(current, sources)
     return seen
+
+
+def _by_name(module: str, sources: dict[str, str]) -> list[str]:
+    """The modules that a module may import by their names: "package.module:function", or all of its own package."""
+    strings = (node.value for node in ast.walk(ast.parse(sources[module])) if isinstance(node, ast.Constant))
+    named = [text.partition(":")[0] for text in strings if isinstance(text, str) and ":" in text]
+    own = [other for other in sources if other.startswith(f"{module}.")] if IMPORTS_ITS_OWN in sources[module] else []
+    return own + [name for name in named if name in sources]
 
 
 def _number(node: ast.expr, module: str, sources: dict[str, str]) -> int:

@@ -132,6 +132,15 @@ def test_the_record_sees_code_and_overlooks_comments() -> None:
     assert record_stages.changes(before, {}) == {"s": "is recorded, but no longer defined"}
 
 
+def test_modules_imported_by_name_are_sources_too() -> None:
+    modules = record_stages.stages_of(SOURCES)["extract"]["modules"]
+    readers = {path.stem for path in (ROOT / "pipeline_lib/sources").glob("*.py") if "\nclass Options(" in path.read_text()}
+    languages = {path.stem for path in (ROOT / "pipeline_lib/pairs/languages").glob("*.py")} - {"__init__"}
+    assert readers >= {"json_lines", "parquet", "warc"} and languages >= {"java", "ruby"}
+    assert {f"pipeline_lib.sources.{name}" for name in readers} <= set(modules)
+    assert {f"pipeline_lib.pairs.languages.{name}" for name in languages} <= set(modules)
+
+
 def test_the_recorder_refuses_a_silent_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "stage_sources.json"
     monkeypatch.setattr(record_stages, "RECORD", record)
