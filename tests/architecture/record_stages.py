@@ -4,7 +4,8 @@
     python tests/architecture/record_stages.py --same-output   also those that changed and still give the same output
 
 A stage's source is the module that defines its `Stage(...)` and the modules that it imports, down to the ground floor
-(pipeline_lib/*.py and the schemas, which every stage shares). Modules that it imports by their names count too. Comments, docstrings and layout do not count.
+(pipeline_lib/*.py and the schemas, which every stage shares). Modules that it imports by their names count too. Comments,
+docstrings and layout do not count.
 """
 
 from __future__ import annotations
