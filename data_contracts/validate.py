@@ -6,14 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_contracts.check_evaluations import check_evaluations
 from data_contracts.check_shards import check_shards
-from data_contracts.evaluation_suite import evaluation_facts, evaluation_suite
-from data_contracts.facts import check_schema
-from data_contracts.runner import Verdict, check
-from data_contracts.schemas import EVALUATIONS
 from data_contracts.validate_parts import PARTS, STAGE, validate_parts
 from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report, verdict_rows
 from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
@@ -58,16 +54,6 @@ def validate(
         return Outcome(parts=tuple(parts), counts=sum_counts(parts), facts=_totals(parts))
 
     return store.build(STAGE, config, {"extracted": extracted}, make)
-
-
-def check_evaluations(table: pa.Table) -> Verdict:
-    """Hold a table of results against its contract.
-
-    Raises:
-        ContractViolation: the columns are not those of schemas.EVALUATIONS.
-    """
-    check_schema(table, EVALUATIONS, "evaluations")
-    return check(evaluation_facts(table), evaluation_suite())
 
 
 def _validate_parts(

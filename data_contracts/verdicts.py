@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,10 +90,10 @@ def commonest(reasons: Iterable[Mapping[str, int]], n: int = 3) -> str:
 
 
 def verdict_report(path: Path, parts: Sequence[Part], faults: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> Path:
-    """Write the verdict of a stage as markdown: the faults, a table of parts, and quoted rows.
+    """Write the verdict of a stage, as markdown and beside it as JSON: the faults, a table of parts, and quoted rows.
 
     Args:
-        path: of the file; replaced whole.
+        path: of the markdown; replaced whole.
         parts: of the stage, with the facts of a verdict.
         faults: what `judge` said; none means that the stage passed.
         examples: rows of schemas.QUARANTINE, of which `REPORT_EXAMPLES` are quoted.
@@ -121,6 +122,8 @@ def verdict_report(path: Path, parts: Sequence[Part], faults: Sequence[str], exa
             names = [_cell(str(example[name])) for name in ("source", "path", "offset", "reason", "detail")]
             lines.append(f"| {' | '.join(names)} |")
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"kept": not faults, "faults": list(faults), "parts": rows, "examples": list(examples[:REPORT_EXAMPLES])}
+    replace_file(path.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
     replace_file(path, ("\n".join(lines) + "\n").encode(errors="replace"))
     return path
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.plan import load_weights, plan_app
+from flows.prune import prune
 from flows.suite_texts import suite_texts
 from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
@@ -283,6 +284,7 @@ def ablate(
 
 
 app.add_typer(plan_app)
+app.command()(prune)
 app.command("suite-texts")(suite_texts)
 
 

@@ -11,7 +11,7 @@ from pipeline_lib.artifact import Artifact
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder, open_model
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.model.checkpoint import Checkpoint
-from tasks.evaluation import baselines_task, checkpoint_task, show_evaluations_task
+from tasks.evaluation import baselines_task, check_evaluations_task, checkpoint_task, show_evaluations_task
 from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
 
 
@@ -45,9 +45,10 @@ def evaluate_suites(work: Workspace, params: EvaluateParams) -> EvaluatedRef:
         labels = [label] if label else checkpoint_labels(trained)
         models = [CheckpointEncoder(Checkpoint(trained, name, tokenizer, work.config.shards)) for name in labels] + models
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
+    checked = check_evaluations_task(work.store, found)
     show_suites_task(work.report_folder, found, params.split, skipped)
     keys = tuple(artifact.manifest.key for artifact in found)
-    return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, skipped=skipped)
+    return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, checked=checked.manifest.key, skipped=skipped)
 
 
 def require_trained(work: Workspace, params: CheckpointParams) -> tuple[DatasetRef, Artifact, str]:
@@ -81,9 +82,11 @@ def evaluate_labels(work: Workspace, dataset: DatasetRef, trained: Artifact, lab
     found = {
         label: checkpoint_task(work.store, curated, checkpoint, split, work.config) for label, checkpoint in checkpoints.items()
     }
+    checked = check_evaluations_task(work.store, [*found.values(), baselines])
     show_evaluations_task(found, baselines, split)
     return EvaluatedRef(
         split=split,
         checkpoints={label: artifact.manifest.key for label, artifact in found.items()},
         baselines=baselines.manifest.key,
+        checked=checked.manifest.key,
     )

@@ -268,6 +268,7 @@ class EvaluatedRef(BaseModel):
     checkpoints: dict[str, str] = Field(description="Checkpoint label to the key of its `evaluate` artifact.")
     baselines: str = Field("", description="Key of the baselines' `evaluate` artifact; empty where suites were run.")
     suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
+    checked: str = Field("", title="Figures' verdict", description="Key of a `check_evaluations` artifact.")
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 

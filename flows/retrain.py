@@ -47,6 +47,8 @@ def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef)
         "export": ("export", published.export),
         "index": ("index", published.index),
         "negatives": ("negatives", published.negatives),
+        "check validation": ("check_evaluations", published.validation.checked if published.validation else ""),
+        "check test": ("check_evaluations", published.test.checked),
     }
     return RunArtifacts(
         stages={name: open_artifact(stage, key) for name, (stage, key) in keys.items() if key},

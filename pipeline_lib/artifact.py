@@ -29,6 +29,7 @@ from pipeline_lib.faults import fault_point
 from pipeline_lib.files import digest_of, put_if_absent, replace_file, sha256_file, sync_folder
 from pipeline_lib.finished import Artifact, fetch_part, part_is_there, record_name, unstored, verify_part
 from pipeline_lib.home import cache_folder
+from pipeline_lib.in_use import sign_in
 from pipeline_lib.lineage import RunRecord
 from pipeline_lib.records import Counts, File, Manifest, Outcome, Part, Record, Stage, draft_part, sum_counts, to_json
 
@@ -144,7 +145,7 @@ class Store:
         """A new empty folder for files in the making, on the same disk; `commit_part` moves it or the caller removes it."""
         place = self.root / stage / "scratch"
         place.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=place))
+        return Path(tempfile.mkdtemp(prefix=f"{sign_in(self.root)}-", dir=place))
 
     def commit_part(self, draft: Part, scratch: Path) -> Part:
         """Move the files of `scratch` to their place and write the record that makes the part exist.
@@ -242,6 +243,7 @@ class Store:
         found = self.find(stage.name, key)
         if found is not None:
             return found
+        sign_in(self.root)
         for artifact in inputs.values():
             artifact.verify()
         run = RunRecord.start()

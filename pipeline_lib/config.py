@@ -149,7 +149,11 @@ class ContractConfig(StageConfig):
     """When a stage's rows are too bad to go on."""
 
     max_quarantined_share: float = Field(
-        0.01, description="A part with a larger share of rows against its contract fails the flow.", ge=0, le=1
+        0.01,
+        description="A part with a larger share of rows against its contract fails the flow. Some rows of any dump are broken;"
+        " one of a hundred means that a reader or an extractor is.",
+        ge=0,
+        le=1,
     )
     min_rows_for_share: int = Field(
         200,
@@ -157,7 +161,11 @@ class ContractConfig(StageConfig):
         ge=1,
     )
     max_unreadable_share: float = Field(
-        0.2, description="A data set of which more files could not be read (share of files) fails the flow.", ge=0, le=1
+        0.2,
+        description="A data set of which more files could not be read (share of files) fails the flow: the dump is another than"
+        " was said. Source trees hold test files that are meant to be broken, so that a few per cent are usual.",
+        ge=0,
+        le=1,
     )
     max_x_words: int = Field(2_000, description="Longest x (words); beyond it the extractor failed to cut.", ge=1)
     max_y_words: int = Field(10_000, description="Longest y (words): what 20,000 bytes of function hold at most.", ge=1)

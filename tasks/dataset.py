@@ -91,6 +91,7 @@ def check_shards_task(store: Store, shards: Artifact, tokenizer: Artifact, confi
     progress = StageProgress("check shards")
     artifact = check_shards(store, shards, tokenizer, config.contract, progress)
     progress.finish(f"{sum_counts(artifact.manifest.parts).n_in:,} rows keep their contract")
+    show_table("check-shards", verdict_rows(artifact), "The contract's verdict on each part of the shards")
     return artifact
 
 

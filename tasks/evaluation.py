@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from data_contracts.check_evaluations import check_evaluations
+from data_contracts.verdicts import verdict_rows
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.compare import read_evaluations
@@ -28,6 +30,16 @@ def checkpoint_task(store: Store, curated: Artifact, checkpoint: Checkpoint, spl
     progress = StageProgress(f"{checkpoint.label}, {split}")
     artifact = evaluate_checkpoint(store, curated, checkpoint, split, config.evaluate, progress)
     progress.finish(headline(artifact))
+    return artifact
+
+
+@stage_task("check-evaluations")
+def check_evaluations_task(store: Store, evaluated: Sequence[Artifact]) -> Artifact:
+    """Great Expectations over the figures, before anyone compares them."""
+    progress = StageProgress("check evaluations")
+    artifact = check_evaluations(store, evaluated)
+    progress.finish(f"{artifact.manifest.counts.n_in:,} figures keep their contract")
+    show_table("check-evaluations", verdict_rows(artifact), "The contract's verdict on each model's figures")
     return artifact
 
 

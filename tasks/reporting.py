@@ -30,6 +30,13 @@ from pipeline_lib.model.card import Cost, with_measured_cost
 from pipeline_lib.search.query import search
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
+_CONTRACTS = {  # by the name of the stage that ran it
+    "validate": "pairs and documents",
+    "check_shards": "token shards",
+    "check validation": "figures on validation",
+    "check test": "figures on test",
+}
+
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
 EVALUATION_STAGES = ("evaluate", "baselines")
@@ -194,7 +201,7 @@ def _quarantine(artifacts: Sequence[Artifact]) -> list[QuarantineReason]:
 def _verdicts(stages: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     return [
         {"contract": contract, **row}
-        for contract, stage in (("pairs and documents", "validate"), ("token shards", "check_shards"))
+        for stage, contract in _CONTRACTS.items()
         if stage in stages
         for row in verdict_rows(stages[stage])
     ]

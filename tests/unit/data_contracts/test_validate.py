@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from unit.data_contracts.rows import bundle, document, extracted, pair, result, results_table
+from unit.data_contracts.rows import bundle, document, extracted, pair
 
 from data_contracts import validate as module
 from data_contracts import validate_parts
 from data_contracts.schemas import PAIRS, QUARANTINE
-from data_contracts.validate import check_evaluations, validate, verdict_rows
+from data_contracts.validate import validate, verdict_rows
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ContractConfig, WorkersConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
@@ -44,6 +44,7 @@ def test_good_rows_come_through_and_bad_ones_are_quarantined(tmp_path: Path) -> 
     assert bad["record_id"].to_pylist() == [documents[3]["id"], *(pairs[at]["id"] for at in (0, 6, 7))]
     verdict = json.loads((artifact.part_folder() / "verdict.json").read_text())
     assert verdict["reasons"] == {"document_quarantined": 2, "line_below_one": 1, "text_blank": 1}
+    assert json.loads((artifact.folder / "verdict.json").read_text())["parts"] == verdict_rows(artifact)
     assert verdict_rows(artifact) == [
         {
             "part": "pkg",
@@ -181,12 +182,6 @@ def test_progress_counts_parts(tmp_path: Path) -> None:
         lambda done, total, note="": seen.append((done, total, note)),
     )
     assert seen[-1] == (3, 3, "12 pairs")
-
-
-def test_results_are_checked_as_a_table() -> None:
-    assert check_evaluations(results_table([result(0)])).success
-    with pytest.raises(ContractViolation, match="columns missing"):
-        check_evaluations(results_table([result(0)]).drop_columns(["low"]))
 
 
 def test_a_pair_of_two_documents_of_one_id_stays_with_the_first(tmp_path: Path) -> None:
