@@ -45,10 +45,10 @@ def evaluate_suites(work: Workspace, params: EvaluateParams) -> EvaluatedRef:
         labels = [label] if label else checkpoint_labels(trained)
         models = [CheckpointEncoder(Checkpoint(trained, name, tokenizer, work.config.shards)) for name in labels] + models
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
-    checked = check_evaluations_task(work.store, found)
+    checked = check_evaluations_task(work.store, found).manifest.key if found else ""
     show_suites_task(work.report_folder, found, params.split, skipped)
     keys = tuple(artifact.manifest.key for artifact in found)
-    return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, checked=checked.manifest.key, skipped=skipped)
+    return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, checked=checked, skipped=skipped)
 
 
 def require_trained(work: Workspace, params: CheckpointParams) -> tuple[DatasetRef, Artifact, str]:
