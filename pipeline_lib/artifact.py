@@ -252,9 +252,7 @@ class Store:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            disk = shutil.disk_usage(self.root)
-            what = f"{self.root}: the disk is full in stage {stage.name}: {disk.free:,} of {disk.total:,} bytes are free"
-            raise UserError(f"{what}; make room and run again: finished parts are kept") from error
+            raise UserError(self._no_room(stage, inputs)) from error
         manifest = Manifest(
             stage=stage.name,
             stage_version=stage.version,
@@ -266,6 +264,12 @@ class Store:
             facts=outcome.facts,
         )
         return self.commit(manifest, run.finish())
+
+    def _no_room(self, stage: Stage, inputs: Mapping[str, Artifact]) -> str:
+        disk = shutil.disk_usage(self.root)
+        read = sum(_bytes_of(artifact.manifest) for artifact in inputs.values())
+        what = f"{self.root}: the disk is full in stage {stage.name}: {disk.free:,} of {disk.total:,} bytes are free"
+        return f"{what}; it reads {read:,} bytes and needs about as many; make room and run again: finished parts are kept"
 
     def _complete(self, bucket: Bucket, manifest: Manifest) -> None:
         """Upload the parts that only this machine has, as trainer processes leave them, and what lies beside the manifest.
@@ -302,3 +306,9 @@ def _describe(folder: Path, path: Path, rows: Mapping[str, int | None]) -> File:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
     return File(name=name, bytes=path.stat().st_size, sha256=sha256_file(path), rows=rows.get(name))
+
+
+def _bytes_of(manifest: Manifest) -> int:
+    """Of its files, or of those that it is a list of."""
+    files = sum(file.bytes for part in manifest.parts for file in part.files)
+    return max(files, int(manifest.facts.get("bytes", 0)))

@@ -151,7 +151,9 @@ def test_r17_a_full_disk_is_said_in_one_line_and_a_rerun_with_room_gives_the_sam
     assert answer.returncode == 0, answer.stderr[-3000:]
     said, parts, scratch, folders, digest = answer.stdout.splitlines()
     assert f"{disk}/store: the disk is full in stage extract: " in said
-    assert "of 307,200 bytes are free; make room and run again: finished parts are kept" in said
+    read = sum(file.bytes for bundle in list_bundles(source) for file in bundle.files)
+    told = f"of 307,200 bytes are free; it reads {read:,} bytes and needs about as many; make room and run again"
+    assert f"{told}: finished parts are kept" in said
     records = parts.count(".json")
     assert parts == str([""] * records + [".json"] * records), "files without a record, or a record without files"
     assert 0 < records < len(list_bundles(source))

@@ -1,4 +1,4 @@
-"""Extraction's memory does not grow with the size of one file."""
+"""The memory of extraction and validation does not grow with the size of one file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from corpus import NOUNS
 
-from pipeline_lib.artifact import Part, Store
+from pipeline_lib.artifact import Artifact, Outcome, Part, Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
 from pipeline_lib.pairs import rows
 from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
+from pipeline_lib.pairs.extract import STAGE
 from pipeline_lib.sources.bundles import list_bundles
 
 # In a process of its own, and VmHWM: ru_maxrss remembers the parent that this process was forked from.
@@ -28,6 +29,22 @@ sys.path.insert(0, sys.argv[4])
 from test_memory import extract_one
 part = extract_one(Path(sys.argv[1]), Path(sys.argv[2]))
 print(part.counts.n_out, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)))
+"""
+
+
+VALIDATING = """
+import re, sys
+from pathlib import Path
+from data_contracts import validate_parts
+from data_contracts.validate import validate
+from pipeline_lib.artifact import Store
+from pipeline_lib.config import ContractConfig
+validate_parts.RUN_BYTES = int(sys.argv[3])
+sys.path.insert(0, sys.argv[4])
+from test_memory import extracted_as_one_part
+store = Store(Path(sys.argv[2]))
+artifact = validate(store, extracted_as_one_part(store, Path(sys.argv[1])), ContractConfig())
+print(artifact.manifest.counts.n_out, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)))
 """
 
 
@@ -52,9 +69,15 @@ def extract_one(dump: Path, store: Path) -> Part:
     return Part.model_validate_json(extract_bundle(str(store), bundle, work))
 
 
-def peak(dump: Path, store: Path, row_group: int) -> tuple[int, int]:
-    """Pairs that came out, and the peak memory (KiB)."""
-    words = [sys.executable, "-c", CHILD, str(dump), str(store), str(row_group), str(Path(__file__).parent)]
+def extracted_as_one_part(store: Store, record: Path) -> Artifact:
+    """An artifact of the part that an earlier process extracted, read from its record."""
+    part = Part.model_validate_json(record.read_text())
+    return store.build(STAGE, ExtractConfig(), {}, lambda _: Outcome(parts=(part,), counts=part.counts))
+
+
+def peak(dump: Path, store: Path, limit: int, child: str = CHILD) -> tuple[int, int]:
+    """Rows that came out, and the peak memory (KiB); `limit` is of the size of a row group, or of a contract's run."""
+    words = [sys.executable, "-c", child, str(dump), str(store), str(limit), str(Path(__file__).parent)]
     path = f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"
     answer = subprocess.run(words, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=True)
     pairs, kibibytes = answer.stdout.split()
@@ -69,6 +92,20 @@ def test_ten_times_the_dump_takes_less_than_a_tenth_more_memory(bytes_: int, row
     small, large = (peak(write_dump(tmp_path / f"{n}.jsonl", n * bytes_), tmp_path / str(n), row_group) for n in (1, 10))
     assert 9 < large[0] / small[0] < 11
     assert large[1] < 1.1 * small[1]
+
+
+@pytest.mark.slow
+def test_validating_a_part_ten_times_as_large_takes_little_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "ROW_GROUP_CHARACTERS", 1_000_000)
+    peaks = []
+    for n in (1, 10):
+        store = tmp_path / str(n)
+        part = extract_one(write_dump(tmp_path / f"{n}.jsonl", n * 5_000_000), store)
+        (tmp_path / f"{n}.part").write_text(part.model_dump_json())
+        peaks.append(peak(tmp_path / f"{n}.part", store, 4 * 1024**2, VALIDATING))
+    small, large = peaks
+    assert 9 < large[0] / small[0] < 11
+    assert large[1] < 1.15 * small[1]
 
 
 def test_tables_that_were_written_piece_by_piece_hold_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
