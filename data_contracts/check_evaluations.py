@@ -28,7 +28,7 @@ NO_BAD_FIGURE = ContractConfig(max_quarantined_share=0.0, min_rows_for_share=1)
 
 _REPEATED = """
 SELECT model, split, task, metric, count(*) AS times FROM read_parquet($paths, filename = true)
-GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 3
+GROUP BY filename, model, split, task, metric HAVING count(*) > 1 ORDER BY ALL LIMIT 3
 """
 
 _COUNTS = """
@@ -75,10 +75,13 @@ def check_evaluations(store: Store, evaluated: Sequence[Artifact]) -> Artifact:
 
 
 def repeated_figures(paths: Sequence[str]) -> list[str]:
-    """Say which figures a file gives more than once: of two values for one thing nobody knows which to compare."""
+    """Say which figures a file gives more than once: of two values for one thing nobody knows which to compare.
+
+    Two files may hold models of one name: their folders had the same.
+    """
     found = _query(_REPEATED, paths)
     return [
-        f"the whole set: {metric} of {model} on {task} ({split}) is given {times} times, expected once"
+        f"{metric} of {model} on {task} ({split}) is given {times} times, expected once"
         for model, split, task, metric, times in found
     ]
 

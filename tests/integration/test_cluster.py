@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
@@ -174,3 +176,16 @@ def test_a_worker_that_came_later_and_is_not_fit_does_nothing(tmp_path: Path, ch
     with pytest.raises(UserError, match=words):
         on_fit_worker(fitness(tmp_path, **changes), done.append, 1)
     assert not done
+
+
+def test_a_worker_that_sees_another_bucket_does_nothing(tmp_path: Path, s3: Any) -> None:
+    for name in ("ours", "theirs"):
+        s3.mkdir(f"probe-{name}")
+    with cluster_in(tmp_path / "cluster") as cluster:
+        cluster.worker(tmp_path)
+        with existing_cluster(str(cluster.file), "s3://probe-ours/root", (), 60) as (client, fitness):
+            assert client.submit(on_fit_worker, fitness, abs, -2).result() == 2
+            elsewhere = dataclasses.replace(fitness, root="s3://probe-theirs/root")
+            with pytest.raises(UserError, match="does not see the artifact root s3://probe-theirs/root"):
+                client.submit(on_fit_worker, elsewhere, abs, -2).result()
+        assert not s3.find("probe-ours"), "the probe is removed"

@@ -83,6 +83,12 @@ def test_a_figure_that_a_part_gives_twice_is_refused(tmp_path: Path) -> None:
         check_evaluations(store, found)
 
 
+def test_models_of_one_name_in_two_parts_are_no_repetition(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    found = [evaluated(store, name, [result(1)]) for name in ("one", "other")]
+    assert check_evaluations(store, found).manifest.facts["rows"] == 2
+
+
 def test_results_of_other_columns_are_refused() -> None:
     assert check_table(results_table([result(0)])).success
     with pytest.raises(ContractViolation, match="columns missing"):
