@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.utils.extmath import randomized_svd
+from threadpoolctl import threadpool_limits
 from transformers import AutoModel, GPT2Model
 
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
@@ -27,7 +28,7 @@ from pipeline_lib.progress import Progress, silent
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
-STAGE = Stage(name="lexical_start", version=1)
+STAGE = Stage(name="lexical_start", version=2)
 READ_ROWS = 8192
 MIN_TOKENS = 3  # of a pair; shorter ones tell nothing about which words go together
 IDF_FLOOR = 0.3  # a word of every text still counts a little
@@ -58,7 +59,9 @@ def lexical_start(
         progress(1, 3, f"decomposing {len(ends):,} pairs by {pairs.vocab_size:,} words")
         vectors_VD = word_vectors(ids, ends, idf_V, model)
         progress(2, 3, "setting weights")
-        backbone = AutoModel.from_config(gpt2_config(model, pairs))
+        with torch.random.fork_rng():  # what `set_bag_of_words` leaves as it is begins at random
+            torch.manual_seed(model.lexical.seed)
+            backbone = AutoModel.from_config(gpt2_config(model, pairs))
         delimiters = [pairs.x_open, pairs.x_close, pairs.y_open, pairs.y_close, pairs.pad]
         set_bag_of_words(backbone, vectors_VD, idf_V, delimiters, model.lexical.seed)
         scratch = store.scratch(STAGE.name)
@@ -81,6 +84,8 @@ def inverse_document_frequency(ids: np.ndarray, ends: np.ndarray, vocab_size: in
 def word_vectors(ids: np.ndarray, ends: np.ndarray, idf_V: np.ndarray, model: ModelConfig) -> np.ndarray:
     """Unit vectors (V, D): the latent semantic ones, mixed with random ones that keep each word's identity.
 
+    The same bits whatever the number of threads.
+
     Raises:
         UserError: fewer pairs or words than dimensions.
     """
@@ -91,9 +96,10 @@ def word_vectors(ids: np.ndarray, ends: np.ndarray, idf_V: np.ndarray, model: Mo
             "lower model.width or set model.start to random"
         )
     matrix_PV = _weighted_counts(ids, ends, idf_V)
-    _, singular_D, right_DV = randomized_svd(
-        matrix_PV, width, n_iter=config.power_iterations, n_oversamples=20, random_state=config.seed
-    )
+    with threadpool_limits(1):  # several threads sum in an order of their own: other last digits, and so another run
+        _, singular_D, right_DV = randomized_svd(
+            matrix_PV, width, n_iter=config.power_iterations, n_oversamples=20, random_state=config.seed
+        )
     latent_VD = _unit_rows(right_DV.T * singular_D**config.singular_value_power)
     random_VD = _unit_rows(np.random.default_rng(config.seed).standard_normal(latent_VD.shape))
     share = config.latent_share

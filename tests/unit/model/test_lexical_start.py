@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
+from training_runs import write_inputs
 from transformers import GPT2Config, GPT2Model
 
+from pipeline_lib.artifact import Store
 from pipeline_lib.config import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.lexical_start import inverse_document_frequency, set_bag_of_words, word_vectors
+from pipeline_lib.model.lexical_start import inverse_document_frequency, lexical_start, set_bag_of_words, word_vectors
 from pipeline_lib.train_config import LexicalStartConfig
 
 WIDTH, VOCAB = 64, 200
@@ -35,8 +40,8 @@ def test_idf_counts_each_pair_once() -> None:
     assert idf_V[0] == pytest.approx(np.log(3) + 0.3)
 
 
-def model_config(**lexical: float) -> ModelConfig:
-    return ModelConfig(width=WIDTH, heads=4, inner=32, lexical=LexicalStartConfig(**lexical))  # type: ignore[arg-type]
+def model_config(width: int = WIDTH, **lexical: float) -> ModelConfig:
+    return ModelConfig(width=width, heads=4, inner=32, lexical=LexicalStartConfig(**lexical))  # type: ignore[arg-type]
 
 
 def test_word_vectors_are_the_same_each_time_and_bring_words_of_the_same_pairs_together(rows) -> None:
@@ -48,6 +53,25 @@ def test_word_vectors_are_the_same_each_time_and_bring_words_of_the_same_pairs_t
     assert np.array_equal(vectors_VD, word_vectors(together, all_ends, idf_V, model_config(latent_share=1.0)))
     similarity = vectors_VD @ vectors_VD.T
     assert similarity[190, 191] > 0.95 > similarity[190, 20]
+
+
+def test_word_vectors_are_the_same_bits_with_one_thread_and_with_several() -> None:
+    chance = np.random.default_rng(1)
+    ids, ends = 5 + chance.integers(0, 1_995, 60_000), 20 * np.arange(1, 3_001)
+    idf_V = inverse_document_frequency(ids, ends, 2_000)
+    several = word_vectors(ids, ends, idf_V, model_config(width=256))
+    with threadpool_limits(1):
+        assert np.array_equal(several, word_vectors(ids, ends, idf_V, model_config(width=256)))
+
+
+def test_a_start_is_the_same_to_the_byte_each_time_it_is_made(tmp_path: Path) -> None:
+    _, made = write_inputs(tmp_path / "inputs")
+    config = model_config(width=32)
+    starts = []
+    for number in (1, 2):
+        torch.manual_seed(number)  # what ran before in the process must not show
+        starts.append(lexical_start(Store(tmp_path / str(number)), made.shards, made.tokenizer, config))
+    assert starts[0].digest == starts[1].digest
 
 
 def test_too_few_pairs_are_named(rows) -> None:
