@@ -89,37 +89,61 @@ def contrastive_loss(
     return (_DirectedLoss.apply(*forth) + _DirectedLoss.apply(*back)) / 2
 
 
-def false_negatives(hashes: PairHashes, begin: int, end: int) -> Tensor:
-    """Entries of rows begin..end that are left out of the denominators: bool (R, K), never the positives."""
-    x_R1, y_R1 = hashes.x_B[begin:end, None], hashes.y_B[begin:end, None]
+def false_negatives(hashes: PairHashes, rows_R: Tensor) -> Tensor:
+    """Entries of these rows that are left out of the denominators: bool (R, K), never the positives."""
+    x_R1, y_R1 = hashes.x_B[rows_R, None], hashes.y_B[rows_R, None]
     mask_RB = (x_R1 == hashes.x_B) | (y_R1 == hashes.y_B) | (x_R1 == hashes.y_B)
     if hashes.document_B is not None:
-        mask_RB |= hashes.document_B[begin:end, None] == hashes.document_B
-    own_R = torch.arange(end - begin, device=mask_RB.device)
-    mask_RB[own_R, own_R + begin] = False
+        mask_RB |= hashes.document_B[rows_R, None] == hashes.document_B
+    mask_RB[torch.arange(len(rows_R), device=mask_RB.device), rows_R] = False
     if hashes.negative_M is None:
         return mask_RB
     return torch.cat([mask_RB, (hashes.negative_M == y_R1) | (hashes.negative_M == x_R1)], dim=1)
 
 
+def _repeated(hashes: PairHashes) -> Tensor:
+    """Pairs with a text, or a document, that the batch has more than once: bool (B,). No other row has false negatives."""
+    n_pairs = len(hashes.x_B)
+    sides = [hashes.x_B, hashes.y_B] if hashes.negative_M is None else [hashes.x_B, hashes.y_B, hashes.negative_M]
+    often = _is_repeated(torch.cat(sides))
+    repeated_B = often[:n_pairs] | often[n_pairs : 2 * n_pairs]
+    return repeated_B if hashes.document_B is None else repeated_B | _is_repeated(hashes.document_B)
+
+
+def _is_repeated(hashes_N: Tensor) -> Tensor:
+    _, group_N, sizes = hashes_N.unique(return_inverse=True, return_counts=True)
+    return sizes[group_N] > 1
+
+
+def _scaled_logits(q_CD: Tensor, c_KD: Tensor, hashes: PairHashes, repeated_B: Tensor, begin: int) -> Tensor:
+    """Logits of queries begin.. among all candidates, false negatives at minus infinity: (C, K); q is scaled already."""
+    logits_CK = q_CD @ c_KD.T
+    own_R = repeated_B[begin : begin + len(q_CD)].nonzero().squeeze(1)
+    if len(own_R):  # the comparisons are of all K candidates: most batches need them in a few rows only
+        logits_CK[own_R] = logits_CK[own_R].masked_fill_(false_negatives(hashes, own_R + begin), -torch.inf)
+    return logits_CK
+
+
 class _SquareLoss(torch.autograd.Function):
-    """Both directions from one matrix of logits: three matrix products, gradients included."""
+    """Both directions from one matrix of logits: three matrix products and two exponentials, gradients included."""
 
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor, y_BD: Tensor, scale: Tensor, hashes: PairHashes) -> Tensor:
         n_pairs = len(x_BD)
-        cosines_BB = x_BD @ y_BD.T
-        logits_BB = (cosines_BB * scale).masked_fill_(false_negatives(hashes, 0, n_pairs), -torch.inf)
-        row_lse_B, column_lse_B = logits_BB.logsumexp(dim=1), logits_BB.logsumexp(dim=0)
-        loss = ((row_lse_B + column_lse_B) / 2 - logits_BB.diagonal()).mean()
+        logits_BB = _scaled_logits(x_BD * scale, y_BD, hashes, _repeated(hashes), 0)
+        positive_B = logits_BB.diagonal().clone()
+        row_top_B, column_top_B = logits_BB.amax(dim=1), logits_BB.amax(dim=0)
+        slope_BB = (logits_BB - row_top_B[:, None]).exp_()
+        column_exp_BB = logits_BB.sub_(column_top_B).exp_()
+        row_sum_B, column_sum_B = slope_BB.sum(dim=1), column_exp_BB.sum(dim=0)
+        both_lse_B = row_top_B + row_sum_B.log() + column_top_B + column_sum_B.log()
+        loss = (both_lse_B / 2 - positive_B).mean()
         if any(ctx.needs_input_grad):
             # d loss / d logit = ((row softmax + column softmax) / 2 - identity) / B
-            slope_BB = (logits_BB - row_lse_B[:, None]).exp_()
-            slope_BB += logits_BB.sub_(column_lse_B).exp_()
-            slope_BB.div_(2 * n_pairs).diagonal().sub_(1 / n_pairs)
-            grad_scale = torch.dot(slope_BB.flatten(), cosines_BB.flatten()).reshape(scale.shape)
-            slope_BB *= scale
-            ctx.save_for_backward(slope_BB @ y_BD, slope_BB.T @ x_BD, grad_scale)
+            slope_BB *= (0.5 / n_pairs / row_sum_B)[:, None]
+            slope_BB.addcmul_(column_exp_BB, (0.5 / n_pairs / column_sum_B).expand_as(slope_BB))
+            slope_BB.diagonal().sub_(1 / n_pairs)
+            ctx.save_for_backward(*_gradients(slope_BB @ y_BD, slope_BB.T @ x_BD, x_BD, scale))
         return loss
 
     @staticmethod
@@ -133,27 +157,36 @@ class _DirectedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_BD: Tensor, c_KD: Tensor, scale: Tensor, hashes: PairHashes, rows: tuple[int, int]) -> Tensor:
-        loss, grad_scale = q_BD.new_zeros(()), torch.zeros_like(scale)
-        grad_q_BD, grad_c_KD = torch.zeros_like(q_BD), torch.zeros_like(c_KD)
+        loss, repeated_B = q_BD.new_zeros(()), _repeated(hashes)
+        slope_q_BD, slope_c_KD = torch.zeros_like(q_BD), torch.zeros_like(c_KD)
         for begin, end in _tiles(*rows, len(c_KD)):
-            cosines_CK = q_BD[begin:end] @ c_KD.T
-            logits_CK = (cosines_CK * scale).masked_fill_(false_negatives(hashes, begin, end), -torch.inf)
-            lse_C, positive_C = logits_CK.logsumexp(dim=1), logits_CK.diagonal(begin)
-            loss += (lse_C - positive_C).sum() / len(q_BD)
+            logits_CK = _scaled_logits(q_BD[begin:end] * scale, c_KD, hashes, repeated_B, begin)
+            logits_CK -= logits_CK.amax(dim=1, keepdim=True)
+            positive_C = logits_CK.diagonal(begin).clone()
+            sum_C = logits_CK.exp_().sum(dim=1)
+            loss += (sum_C.log() - positive_C).sum() / len(q_BD)
             if any(ctx.needs_input_grad):
-                slope_CK = logits_CK.sub_(lse_C[:, None]).exp_().div_(len(q_BD))
+                slope_CK = logits_CK.mul_((1 / len(q_BD) / sum_C)[:, None])
                 slope_CK.diagonal(begin).sub_(1 / len(q_BD))
-                grad_scale += torch.dot(slope_CK.flatten(), cosines_CK.flatten()).reshape(scale.shape)
-                slope_CK *= scale
-                grad_q_BD[begin:end] = slope_CK @ c_KD
-                grad_c_KD.addmm_(slope_CK.T, q_BD[begin:end])
-        ctx.save_for_backward(grad_q_BD, grad_c_KD, grad_scale)
+                slope_q_BD[begin:end] = slope_CK @ c_KD
+                slope_c_KD.addmm_(slope_CK.T, q_BD[begin:end])
+        ctx.save_for_backward(*_gradients(slope_q_BD, slope_c_KD, q_BD, scale))
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         return *(grad_loss * grad for grad in ctx.saved_tensors), None, None
+
+
+def _gradients(slope_q_BD: Tensor, slope_c_KD: Tensor, q_BD: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the queries, the candidates and the scale, from d loss / d logit times the other side's vectors.
+
+    The scale's is the sum of (d loss / d logit) cos over all entries: that of the queries' rows with what they are multiplied
+    by, so that no matrix of cosines is kept.
+    """
+    grad_scale = torch.dot(slope_q_BD.flatten(), q_BD.flatten()).reshape(scale.shape)
+    return slope_q_BD * scale, slope_c_KD * scale, grad_scale
 
 
 def _tiles(begin: int, end: int, n_columns: int) -> list[tuple[int, int]]:
@@ -184,7 +217,8 @@ def hardest_negatives(x_BD: Tensor, y_BD: Tensor, hashes: PairHashes, k: int) ->
     with torch.no_grad():
         for begin, end in _tiles(0, n_pairs, n_pairs):
             scores_CB = x_BD[begin:end] @ y_BD.T
-            scores_CB.masked_fill_(false_negatives(hashes.pairs_alone(), begin, end), -torch.inf)
+            rows_C = torch.arange(begin, end, device=x_BD.device)
+            scores_CB.masked_fill_(false_negatives(hashes.pairs_alone(), rows_C), -torch.inf)
             scores_CB.diagonal(begin).fill_(-torch.inf)
             best = scores_CB.flatten().topk(min(k, scores_CB.numel()))
             for score, entry in zip(best.values.tolist(), best.indices.tolist(), strict=True):

@@ -63,9 +63,8 @@ class HeldOut:
         begin, end = sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1])
         hashes = batch.hashes_of(np.concatenate(shares)).to(ranks.device)
         loss = contrastive_loss(x_PD, y_KD, encoder.log_scale, hashes, slice(begin, end), self.config.directions)
-        scores_pP = (x_PD[begin:end] @ y_KD[:n_pairs].T).masked_fill(
-            false_negatives(hashes.pairs_alone(), begin, end), -torch.inf
-        )
+        left_out_pP = false_negatives(hashes.pairs_alone(), torch.arange(begin, end, device=ranks.device))
+        scores_pP = (x_PD[begin:end] @ y_KD[:n_pairs].T).masked_fill(left_out_pP, -torch.inf)
         reciprocal = 1.0 / (scores_pP >= scores_pP.diagonal(begin)[:, None]).sum(dim=1).double()
         total_loss, total_reciprocal = sum_over_ranks([float(loss), float(reciprocal.sum())], ranks)
         return {"loss": total_loss, "mrr": total_reciprocal / n_pairs}

@@ -18,7 +18,7 @@ from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.files import digest_of
 
-TRAIN = Stage(name="train", version=2)
+TRAIN = Stage(name="train", version=3)
 PRETRAIN = Stage(name="pretrain", version=2)
 
 EVENT_MARK = "@@"

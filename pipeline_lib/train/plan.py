@@ -15,7 +15,7 @@ from pipeline_lib.train_config import ModelConfig
 MEMORY_SHARE = 0.9  # of a GPU; the rest is the driver's, the allocator's and the libraries'
 MICRO_BATCH_TOKENS = [1 << power for power in range(17, 7, -1)]  # tried from the largest on
 TILE_LOGITS = 1 << 24  # of loss.py
-LOGIT_BYTES = 17  # cosine, logit, slope and an exponential in float32, and the mask
+LOGIT_BYTES = 17  # two matrices in float32; of rows with repeated texts a copy, a filled copy and masks
 
 
 @dataclass(frozen=True)

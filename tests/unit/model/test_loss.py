@@ -96,10 +96,10 @@ def test_slices_of_the_batch_sum_to_the_whole(ranks: int, tile: int, monkeypatch
 def test_a_chain_of_neighbours_is_not_held_against_itself() -> None:
     # pairs (p1, p2), (p2, p3), (p3, p4) and one of another document
     hashes = PairHashes(torch.tensor([1, 2, 3, 8]), torch.tensor([2, 3, 4, 9]))
-    masked = {(int(i), int(j)) for i, j in false_negatives(hashes, 0, 4).nonzero()}
+    masked = {(int(i), int(j)) for i, j in false_negatives(hashes, torch.arange(4)).nonzero()}
     assert masked == {(1, 0), (2, 1)}  # x_2 = p2 = y_1, x_3 = p3 = y_2
     same_document = PairHashes(hashes.x_B, hashes.y_B, torch.tensor([7, 7, 7, 5]))
-    masked = {(int(i), int(j)) for i, j in false_negatives(same_document, 0, 4).nonzero()}
+    masked = {(int(i), int(j)) for i, j in false_negatives(same_document, torch.arange(4)).nonzero()}
     assert masked == {(i, j) for i in range(3) for j in range(3) if i != j}
 
 
@@ -109,7 +109,7 @@ def test_masked_entries_touch_neither_loss_nor_gradients(tile: int, monkeypatch:
     # x the identity: y_j[i] is the logit (i, j) itself, and its gradient that entry's
     x_BD, y_BD, log_scale = torch.eye(5), torch.rand(5, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(())
     hashes = PairHashes(torch.tensor([1, 2, 3, 4, 1]), torch.tensor([2, 6, 7, 7, 8]))
-    mask_BB = false_negatives(hashes, 0, 5)
+    mask_BB = false_negatives(hashes, torch.arange(5))
     assert mask_BB.nonzero().tolist() == [[0, 4], [1, 0], [2, 3], [3, 2], [4, 0]]
     loss_of = lambda *leaves: contrastive_loss(*leaves, hashes)  # noqa: E731
     loss, *grads = gradients(loss_of, x_BD, y_BD, log_scale)

@@ -78,7 +78,7 @@ def test_loss_and_gradients_equal_the_oracles(n: int, negatives: int, distinct: 
 
 def test_a_negative_counts_for_every_x_but_those_whose_own_text_it_is() -> None:
     hashes = PairHashes(torch.tensor([1, 2]), torch.tensor([3, 4]), negative_M=torch.tensor([4, 1, 9]))
-    assert false_negatives(hashes, 0, 2)[:, 2:].tolist() == [[False, True, False], [True, False, False]]
+    assert false_negatives(hashes, torch.arange(2))[:, 2:].tolist() == [[False, True, False], [True, False, False]]
     x_BD, y_KD, log_scale, _ = batch(2, 3)
     with_all = contrastive_loss(x_BD, y_KD, log_scale, hashes)
     assert with_all > contrastive_loss(x_BD, y_KD[:2], log_scale, hashes.pairs_alone())
