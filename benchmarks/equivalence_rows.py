@@ -52,6 +52,7 @@ class Row:
         negatives: hard ones of each pair, in the first half of the batch; some repeat a positive.
         tile: logits held at once; 0: as ever.
         checkpointed: a layer's activations are computed again.
+        packed: sequences lie end to end, without padding.
         broken: what is broken on purpose, "" for nothing.
     """
 
@@ -63,6 +64,7 @@ class Row:
     negatives: int = 0
     tile: int = 0
     checkpointed: bool = False
+    packed: bool = False
     broken: str = ""
     precisions: tuple[str, ...] = ("float64", "float32")
 
@@ -82,6 +84,8 @@ def _rows() -> Iterator[Row]:
     yield Row("chunked_duplicates", tile=SMALL_TILE, duplicates=True)
     yield Row("checkpointed", checkpointed=True, precisions=("float64", "float32", "bfloat16"))
     yield Row("checkpointed_grad_cache_2", micro_rows=2, checkpointed=True)
+    yield Row("packed", packed=True, precisions=("float64", "float32", "bfloat16"))
+    yield Row("packed_grad_cache_4", micro_rows=4, packed=True)
     yield Row("hard_negatives", negatives=2)
     yield Row("hard_negatives_grad_cache_2", negatives=2, micro_rows=2)
     yield Row("hard_negatives_chunked", negatives=2, tile=SMALL_TILE, duplicates=True)
@@ -191,7 +195,7 @@ def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
     if row.checkpointed:
         encoder.checkpoint_activations()
     texts, sizes, n_negatives = _share(row, ranks)
-    batches = micro_batches(texts, row.micro_rows, ranks)
+    batches = micro_batches(texts, row.micro_rows, ranks, row.packed)
     own = slice(sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1]))
     hashes = hashes_of(row).to(ranks.device)
 
@@ -226,12 +230,12 @@ def _share(row: Row, ranks: Ranks) -> tuple[list[np.ndarray], list[int], list[in
     return texts, [share] * ranks.size, [end - begin for begin, end in zip(begins, ends, strict=True)]
 
 
-def micro_batches(texts: list[np.ndarray], micro_rows: int, ranks: Ranks) -> list[MicroBatch]:
+def micro_batches(texts: list[np.ndarray], micro_rows: int, ranks: Ranks, packed: bool = False) -> list[MicroBatch]:
     """Micro-batches of so many sequences, in the input's order; 0: one of all."""
     cuts = []
     height = micro_rows or len(texts)
     for begin in range(0, len(texts), height):
-        (cut,) = cut_micro_batches(texts[begin : begin + height], 10**6)
+        (cut,) = cut_micro_batches(texts[begin : begin + height], 10**6, packed=packed)
         cuts.append(MicroBatch(cut.ids_BL, cut.lengths_B, cut.rows_B + begin).to(ranks.device))
     return cuts
 

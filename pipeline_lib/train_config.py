@@ -197,6 +197,11 @@ class TrainConfig(OptimizerConfig):
         " so that it is off. auto: on a GPU, in runs of 1,000 steps and more, where the model can be compiled. Losses agree to"
         " rounding.",
     )
+    attention: Literal["padded", "packed", "auto"] = operational(
+        "auto",
+        description="packed: a micro-batch's texts lie end to end and none is padded. auto: so on a GPU in bfloat16 where"
+        " PyTorch's kernel of variable length runs, which a small probe finds out, for models of two layers and more; else padded. Losses agree to rounding.",
+    )
     activation_bytes: int = operational(
         2 * 1024**3,
         description="A batch whose activations take more a process is computed by gradient caching: a third more work (bytes).",

@@ -35,7 +35,7 @@ def embed_ids(
     done = 0
     try:
         with torch.inference_mode():
-            for batch in cut_micro_batches(sequences, batch_tokens):
+            for batch in cut_micro_batches(sequences, batch_tokens, packed=encoder.packed):
                 emb_BD = encoder(batch.ids_BL.to(encoder.device), batch.lengths_B.to(encoder.device))
                 emb_ND[batch.rows_B.numpy()] = emb_BD.float().cpu().numpy()
                 done += len(batch.rows_B)

@@ -51,6 +51,7 @@ class Encoder(nn.Module):
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
         lean: pooled_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
+        packed: whoever cuts micro-batches for this encoder should lay them end to end; `lean` only.
     """
 
     def __init__(self, backbone: PreTrainedModel, pooling: Pooling | None = None) -> None:
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
         self.checkpointed = False
         self._layer: pooled_gpt2.Layer = pooled_gpt2.full_layer
         self.lean = self.pooling == "last" and pooled_gpt2.is_supported(backbone)
+        self.packed = False
 
     @classmethod
     def build(cls, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> Self:
@@ -115,11 +117,11 @@ class Encoder(nn.Module):
         """Unit vectors (B, D), in the weights' precision.
 
         Args:
-            ids_BL: int64, right-padded; what padding holds does not matter.
+            ids_BL: int64, right-padded; what padding holds does not matter. Or all rows' tokens end to end, (T,) (`lean` only).
             lengths_B: int64, tokens of each row: the closing delimiter stands at `lengths_B - 1`.
             tokens_TD: token embeddings of `ids_BL` from `look_up`, row by row, where the caller has them (`lean` only).
         """
-        self._check_length(ids_BL.shape[1])
+        self._check_length(ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max()))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             pooled_BD = self._pooled(ids_BL, lengths_B, tokens_TD)
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
@@ -157,7 +159,9 @@ class Encoder(nn.Module):
 
     def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
         if self.lean:
-            return pooled_gpt2.pooled_states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD, self._layer)
+            states = pooled_gpt2.packed_states if ids_BL.dim() == 1 else pooled_gpt2.pooled_states
+            return states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD, self._layer)
+        assert ids_BL.dim() == 2, "packed rows are for the lean path"
         mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths_B[:, None]
         # padding may hold an id that this vocabulary lacks
         ids_BL = ids_BL.masked_fill(~mask_BL, 0)

@@ -1,4 +1,4 @@
-"""Sequences of any length, cut into right-padded micro-batches of similar length.
+"""Sequences of any length, cut into micro-batches of similar length: right-padded, or packed end to end without padding.
 
 N sequences, B rows of a micro-batch, L its longest row in tokens, D embedding width.
 """
@@ -20,7 +20,7 @@ PADDING_DIVISOR = 64
 class MicroBatch:
     """Rows of one forward pass, and where they stood among the sequences they were cut from."""
 
-    ids_BL: Tensor  # int64, right-padded
+    ids_BL: Tensor  # int64, right-padded; packed: one row of all tokens, of shape (T,)
     lengths_B: Tensor  # int64, delimiters included
     rows_B: Tensor  # int64, position in the input
 
@@ -35,7 +35,7 @@ class MicroBatch:
 
 
 def cut_micro_batches(
-    sequences: Sequence[Sequence[int] | np.ndarray], max_tokens: int, pad: int = 0, at_least: int = 1
+    sequences: Sequence[Sequence[int] | np.ndarray], max_tokens: int, pad: int = 0, at_least: int = 1, packed: bool = False
 ) -> list[MicroBatch]:
     """Sort by length (ties in input order) and cut where a micro-batch would pass `max_tokens`, or a 64th of it in padding.
 
@@ -48,6 +48,7 @@ def cut_micro_batches(
         pad: what padding holds.
         at_least: so many micro-batches, where there are so many sequences: processes whose weights are cut over each other
             have to make equally many passes.
+        packed: lay sequences end to end; nothing is padded, and only real tokens count.
 
     Raises:
         ValueError: a sequence is empty, and so has no closing delimiter to pool at.
@@ -56,15 +57,18 @@ def cut_micro_batches(
     if len(lengths_N) and lengths_N.min() == 0:
         raise ValueError(f"sequence {int(lengths_N.argmin())} is empty: expected both delimiters at least")
     order_N = np.argsort(lengths_N, kind="stable")
-    cuts = _halved(_cuts(lengths_N[order_N].tolist(), max_tokens), at_least)
-    return [_pad_rows(sequences, order_N[begin:end], lengths_N, pad) for begin, end in pairwise(cuts)]
+    cuts = _halved(_cuts(lengths_N[order_N].tolist(), max_tokens, packed), at_least)
+    rows = [order_N[begin:end] for begin, end in pairwise(cuts)]
+    if packed:
+        return [_lay_end_to_end(sequences, rows_B, lengths_N) for rows_B in rows]
+    return [_pad_rows(sequences, rows_B, lengths_N, pad) for rows_B in rows]
 
 
-def _cuts(ascending: list[int], max_tokens: int) -> list[int]:
+def _cuts(ascending: list[int], max_tokens: int, packed: bool = False) -> list[int]:
     """Where micro-batches begin and end; a cut costs some milliseconds, padding costs in proportion."""
     cuts, tokens = [0], 0
     for row, length in enumerate(ascending):
-        padded = (row + 1 - cuts[-1]) * length
+        padded = tokens + length if packed else (row + 1 - cuts[-1]) * length
         if row > cuts[-1] and (padded > max_tokens or padded - tokens - length > max_tokens / PADDING_DIVISOR):
             cuts.append(row)
             tokens = 0
@@ -80,9 +84,14 @@ def _halved(cuts: list[int], at_least: int) -> list[int]:
     return cuts
 
 
-def count_micro_batches(lengths_N: np.ndarray, max_tokens: int) -> int:
+def count_micro_batches(lengths_N: np.ndarray, max_tokens: int, packed: bool = False) -> int:
     """How many micro-batches `cut_micro_batches` makes of sequences of these lengths."""
-    return len(_cuts(np.sort(lengths_N).tolist(), max_tokens)) - 1
+    return len(_cuts(np.sort(lengths_N).tolist(), max_tokens, packed)) - 1
+
+
+def _lay_end_to_end(sequences: Sequence[Sequence[int] | np.ndarray], rows_B: np.ndarray, lengths_N: np.ndarray) -> MicroBatch:
+    ids_T = np.concatenate([sequences[row] for row in rows_B]).astype(np.int64)
+    return MicroBatch(torch.from_numpy(ids_T), torch.from_numpy(lengths_N[rows_B]), torch.from_numpy(rows_B))
 
 
 def _pad_rows(

@@ -34,6 +34,8 @@ def _obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
         return "only a GPT-2 that is pooled at its last token is compiled"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
+    if encoder.packed and ranks.device.type == "cpu":
+        return "attention=packed is computed here length by length, each with a shape of its own"
     if ranks.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "this machine has no C++ compiler (g++, or the one that CXX names)"
     return ""

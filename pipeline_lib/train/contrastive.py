@@ -29,6 +29,7 @@ from pipeline_lib.train.health import effective_rank
 from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
+from pipeline_lib.train.packing import should_pack
 from pipeline_lib.train.pair_batches import Batch, PairRows, read_batch
 from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.sharding import shard
@@ -75,6 +76,7 @@ class ContrastiveObjective:
         model = job.model.model_copy(update={"init": job.start})
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
         encoder.precision = config.precision
+        encoder.packed = should_pack(config, encoder, ranks)
         if should_compile(config, encoder, ranks):
             encoder.compile_layers()
         if config.checkpoint_activations:
@@ -94,7 +96,7 @@ class ContrastiveObjective:
             f"{config.steps} steps of {config.batch_size:,} pairs over {self.ranks.size} process(es) on "
             f"{self.ranks.device}: {config.batch_size - 1:,} in-batch negatives for each x and each y",
             f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}, "
-            f"micro-batches of {self.micro_batch_tokens:,} tokens",
+            f"micro-batches of {self.micro_batch_tokens:,} tokens" + (", packed" if self.module.packed else ""),
         ]
         if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
             lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")
@@ -111,7 +113,7 @@ class ContrastiveObjective:
         own_b = shares[self.ranks.rank]
         sequences = batch.sequences(own_b)
         passes = self._equal_passes(batch, shares)
-        cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes)
+        cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes, packed=self.module.packed)
         micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         kept = (self.config.activation_bytes, self.module.lean, self.module.checkpointed)

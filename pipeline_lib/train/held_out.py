@@ -51,8 +51,10 @@ class HeldOut:
         batch = self.batch
         n_pairs = len(batch.x_ids)
         shares = [np.arange(n_pairs)[rank :: ranks.size] for rank in range(ranks.size)]
-        passes = max(count_micro_batches(np.array([*map(len, batch.sequences(share))]), limit) for share in shares)
-        cut = cut_micro_batches(batch.sequences(shares[ranks.rank]), limit, at_least=passes)
+        texts = [batch.sequences(share) for share in shares]
+        packed = encoder.packed
+        passes = max(count_micro_batches(np.array([*map(len, sequences)]), limit, packed) for sequences in texts)
+        cut = cut_micro_batches(texts[ranks.rank], limit, at_least=passes, packed=packed)
         pieces = [piece.to(ranks.device) for piece in cut]
         encoder.eval()
         emb_ND = in_input_order([encoder(piece.ids_BL, piece.lengths_B) for piece in pieces], pieces)

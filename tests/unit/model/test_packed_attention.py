@@ -1,0 +1,179 @@
+"""Packed rows against padded ones: embeddings, gradients, cutting, and what decides between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib.config import ModelConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model import packed_attention
+from pipeline_lib.model.embed import embed_ids
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.grad_cache import batch_gradients
+from pipeline_lib.model.loss import PairHashes, contrastive_loss
+from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches, in_input_order, padding_share
+from pipeline_lib.model.packed_attention import Layout, attend, kernel_obstacle, takes_kernel
+
+VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
+LONGEST = 24
+LENGTHS = st.lists(st.integers(1, LONGEST), min_size=1, max_size=12)
+
+
+def build(layers: int = 2, dropout: float = 0.0) -> Encoder:
+    config = ModelConfig(layers=layers, width=32, heads=4, inner=64, positions=LONGEST, dropout=dropout)
+    return Encoder.build(config, VOCABULARY, seed=2).double().train()
+
+
+def texts(lengths: Sequence[int]) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    return [generator.integers(5, 97, length).astype(np.int32) for length in lengths]
+
+
+def embeddings_and_gradients(encoder: Encoder, batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
+    emb_ND = in_input_order([encoder(batch.ids_BL, batch.lengths_B) for batch in batches], batches)
+    weights_ND = torch.randn(emb_ND.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (emb_ND * weights_ND).sum().backward()
+    gradients = {name: weight.grad for name, weight in encoder.backbone.named_parameters()}
+    return {"embeddings": emb_ND.detach(), **gradients}
+
+
+def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-10, rtol=1e-10, msg=name)
+
+
+@settings(deadline=None, max_examples=25)
+@given(LENGTHS, st.integers(1, 3), st.integers(1, 80))
+def test_packed_equals_padded_at_any_lengths(lengths: list[int], layers: int, max_tokens: int) -> None:
+    packed = cut_micro_batches(texts(lengths), max_tokens, packed=True)
+    padded = cut_micro_batches(texts(lengths), 10**6)
+    assert_same(embeddings_and_gradients(build(layers), packed), embeddings_and_gradients(build(layers), padded))
+
+
+def test_packed_equals_transformers_in_any_order_of_lengths() -> None:
+    lengths = [7, 2, 2, 24, 7, 1]
+    ids_T = torch.from_numpy(np.concatenate(texts(lengths))).long()
+    unsorted = [MicroBatch(ids_T, torch.tensor(lengths), torch.arange(6))]
+    plain = build()
+    plain.lean = False
+    padded = cut_micro_batches(texts(lengths), 10**6)
+    assert_same(embeddings_and_gradients(build(), unsorted), embeddings_and_gradients(plain, padded))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 400))
+def test_packed_micro_batches_hold_each_text_once_and_no_padding(lengths: list[int], max_tokens: int) -> None:
+    sequences = texts(lengths)
+    batches = cut_micro_batches(sequences, max_tokens, packed=True)
+    found: dict[int, list[int]] = {}
+    for batch in batches:
+        assert len(batch.rows_B) == 1 or batch.padded_tokens <= max_tokens
+        for row, ids in zip(batch.rows_B.tolist(), batch.ids_BL.split(batch.lengths_B.tolist()), strict=True):
+            assert row not in found
+            found[row] = ids.tolist()
+    assert [found[row] for row in range(len(sequences))] == [ids.tolist() for ids in sequences]
+    assert padding_share(batches) == 0.0
+
+
+def test_packed_micro_batches_are_cut_by_real_tokens_alone() -> None:
+    lengths = [*range(1, 25)]
+    assert len(cut_micro_batches(texts(lengths), 300, packed=True)) == 1
+    assert len(cut_micro_batches(texts(lengths), 299, packed=True)) == 2
+    assert len(cut_micro_batches(texts(lengths), 300)) > 2
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradient_caching_of_packed_rows_replays_dropout(checkpointed: bool) -> None:
+    hashes = PairHashes(torch.arange(8), torch.arange(10, 18))
+    batches = cut_micro_batches(texts([*range(2, 18)]), 40, packed=True)
+    assert len(batches) > 3
+    found = {}
+    for cached in (False, True):
+        encoder = build(dropout=0.2)
+        if checkpointed and cached:
+            encoder.checkpoint_activations()
+
+        def loss_of(emb_ND: torch.Tensor, encoder: Encoder = encoder) -> torch.Tensor:
+            return contrastive_loss(emb_ND[:8], emb_ND[8:], encoder.log_scale, hashes)
+
+        torch.manual_seed(9)
+        loss = batch_gradients(encoder, batches, loss_of, cached)
+        found[cached] = {"loss": loss, **{name: p.grad for name, p in encoder.named_parameters()}}
+    assert_same(found[True], found[False])
+    still = build()
+    still_loss = batch_gradients(still, batches, lambda e: contrastive_loss(e[:8], e[8:], still.log_scale, hashes), False)
+    assert abs(still_loss - found[True]["loss"]) > 1e-3, "no dropout was drawn"
+
+
+def test_attention_stays_inside_its_own_sequence() -> None:
+    layout = Layout.of(torch.tensor([3, 3, 5]))
+    assert layout.positions_T.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4]
+    assert layout.cu_lengths.tolist() == [0, 3, 6, 11] and layout.cu_lengths.dtype == torch.int32
+    q, k, v = torch.randn(3, 11, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    out = attend(q, k, v, layout.cu_lengths, layout.max_length, 0.5)
+    v[4] += 1.0  # the second sequence's second token
+    moved = (attend(q, k, v, layout.cu_lengths, layout.max_length, 0.5) - out).abs().amax(dim=(1, 2)) > 0
+    assert moved.tolist() == [False] * 4 + [True] * 2 + [False] * 5
+
+
+def test_last_queries_see_what_they_see_among_all() -> None:
+    layout = Layout.of(torch.tensor([3, 1, 5]))
+    q, k, v = torch.randn(3, 9, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    all_THE = attend(q, k, v, layout.cu_lengths, 5, 0.5)
+    torch.testing.assert_close(attend(q[layout.last_tokens()], k, v, layout.cu_lengths, 5, 0.5), all_THE[layout.last_tokens()])
+
+
+def test_embedding_of_texts_is_the_same_packed() -> None:
+    encoder, sequences = build(), texts([5, 2, 24, 9])
+    padded_ND = embed_ids(encoder, sequences)
+    encoder.packed = True
+    np.testing.assert_allclose(embed_ids(encoder, sequences), padded_ND, atol=1e-7)
+
+
+def test_a_packed_row_beyond_the_models_positions_is_refused() -> None:
+    with pytest.raises(UserError, match="positions"):
+        build()(torch.zeros(27, dtype=torch.int64), torch.tensor([2, 25]))
+
+
+def test_the_kernel_is_for_gpus_in_16_bits_and_heads_that_it_has() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert takes_kernel(gpu, torch.bfloat16, 64)
+    for device, dtype, width in [(cpu, torch.bfloat16, 64), (gpu, torch.float32, 64), (gpu, torch.bfloat16, 20)]:
+        assert not takes_kernel(device, dtype, width)
+    assert "needs a GPU" in kernel_obstacle(cpu, 64)
+
+
+@pytest.mark.parametrize("n_queries", [9, 3])
+def test_the_kernel_takes_what_it_is_given_and_has_gradients_of_its_shape(n_queries: int) -> None:
+    """On torch's meta device: shapes and types alone; what it computes, tests/gpu asserts."""
+    shapes = [(n_queries, 2, 8), (9, 2, 8), (9, 2, 8)]
+    leaves = [torch.empty(shape, dtype=torch.bfloat16, device="meta", requires_grad=True) for shape in shapes]
+    out = packed_attention._by_kernel(*leaves, torch.empty(4, dtype=torch.int32, device="meta"), 5, 0.5)
+    assert out.shape == shapes[0] and out.dtype == torch.bfloat16
+    assert [grad.shape for grad in torch.autograd.grad(out.sum(), leaves)] == shapes
+
+
+def test_a_kernel_that_fails_or_errs_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    for index, (agreement, said) in enumerate([(RuntimeError("no kernel image"), "no kernel image"), (0.9, "wrong")]):
+
+        def found(device: torch.device, head_width: int, agreement: object = agreement) -> object:
+            if isinstance(agreement, Exception):
+                raise agreement
+            return agreement
+
+        monkeypatch.setattr(packed_attention, "kernel_agreement", found)
+        assert said in kernel_obstacle(gpu, 8 * (index + 1))
+    kernel_obstacle.cache_clear()
+
+
+def test_the_probe_agrees_where_both_sides_are_computed_by_runs() -> None:
+    assert packed_attention.kernel_agreement(torch.device("cpu"), 16) >= 0.999
