@@ -200,7 +200,8 @@ class TrainConfig(OptimizerConfig):
     attention: Literal["padded", "packed", "auto"] = operational(
         "auto",
         description="packed: a micro-batch's texts lie end to end and none is padded. auto: so on a GPU in bfloat16 where"
-        " PyTorch's kernel of variable length runs, which a small probe finds out, for models of two layers and more; else padded. Losses agree to rounding.",
+        " PyTorch's kernel of variable length runs, which a small probe finds out, for models of two layers and more; else"
+        " padded. Losses agree to rounding.",
     )
     activation_bytes: int = operational(
         2 * 1024**3,
