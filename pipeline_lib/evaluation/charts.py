@@ -35,6 +35,7 @@ class Chart:
     marked_x: float | None = None
     format_y: Callable[[float], str] = field(default=lambda value: f"{value:g}")
     noisy: bool = False
+    name_x: str = "step"
 
 
 def line_chart(chart: Chart) -> Markup:
@@ -129,7 +130,7 @@ def _curve(frame: _Frame, points: Sequence[tuple[float, float]], series: Series,
 def _dot(frame: _Frame, point: tuple[float, float], series: Series, chart: Chart) -> str:
     x, y = point
     marked = x == chart.marked_x
-    label = f"{series.name} step {x:g}: {chart.format_y(y)}".strip()
+    label = f"{series.name} {chart.name_x} {x:g}: {chart.format_y(y)}".strip()
     dot = (
         f'<circle class="dot{" chosen" if marked else ""}" style="fill:var({series.colour})" '
         f'cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="{5 if marked else 3}"><title>{escape(label)}</title></circle>'

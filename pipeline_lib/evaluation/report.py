@@ -60,6 +60,7 @@ def report_json(data: ReportData) -> Row:
         "training": {"steps": len(data.training), "last": data.training[-1] if data.training else {}},
         "searches": list(data.searches),
         "negatives": len(data.negatives),
+        "batch": data.batch,
         "notes": list(data.notes),
         "config": data.config,
     }

@@ -77,6 +77,7 @@ class ReportData(BaseModel):
         searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc.
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
+        batch: what `batch_size.advice_row` found of the chosen checkpoint.
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         contamination: evaluation suite -> what curation found of it: texts, texts_found, pairs, samples.
         export, index: their folders.
@@ -105,6 +106,7 @@ class ReportData(BaseModel):
     negatives: tuple[Row, ...] = ()
     quarantine: tuple[QuarantineReason, ...] = ()
     verdicts: tuple[Row, ...] = ()
+    batch: Row = Field(default_factory=dict)
     near_twins: Row = Field(default_factory=dict)
     contamination: dict[str, Row] = Field(default_factory=dict)
     export: str = ""

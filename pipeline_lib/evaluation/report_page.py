@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def render(data: ReportData) -> str:
         selection_charts=_selection_charts(data),
         score_table=_score_table(data),
         training_charts=_training_charts(data),
+        batch_chart=_batch_chart(data),
         results={name: _results(data, name) for name in ("test", "validation")},
         left_out=_left_out(data),
         drops=_drops(data),
@@ -212,6 +214,12 @@ def _training_chart(
 ) -> Markup:
     noisy = title not in ("Temperature", "Learning rate")
     return line_chart(Chart(title, (Series(points),), marked_x=data.selection.get("step"), format_y=format_y, noisy=noisy))
+
+
+def _batch_chart(data: ReportData) -> Markup:
+    points = [(math.log2(int(size)), loss) for size, loss in data.batch.get("losses", {}).items()]
+    chart = Chart("Loss against log2(batch)", (Series(points),), format_y=lambda value: f"{value:.2f}", name_x="log2(batch)")
+    return line_chart(chart)
 
 
 def _results(data: ReportData, split: str) -> list[Row]:

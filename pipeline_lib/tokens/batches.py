@@ -46,7 +46,7 @@ class BatchPlan:
             by turns.py, and the mixture is the shares of batches.
 
     Raises:
-        UserError: no view has both rows and weight, a view's turn would never come, or a number is out of range.
+        UserError: no view has both rows and weight, a view would never have a pair or a turn, or a number is out of range.
     """
 
     sizes: dict[str, int]
@@ -68,6 +68,12 @@ class BatchPlan:
             raise UserError(f"a negative weight, or a size below 1: {self}")
         if self.batches_from == "one_dataset":
             _ = self._turns
+        empty = [view for view, share in self.shares.items() if share == 0]
+        if empty:
+            raise UserError(
+                f"mixture: {', '.join(empty)} would have no pair in a batch of {self.batch_size}, expected one at least; "
+                "raise the weight or batch_size, set the weight to 0, or take batches_from=one_dataset"
+            )
 
     @classmethod
     def from_json(cls, text: str) -> BatchPlan:

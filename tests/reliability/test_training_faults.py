@@ -22,6 +22,7 @@ from pipeline_lib import faults
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import PretrainConfig
 from pipeline_lib.errors import TrainingFailed
+from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.estimate import estimate_seconds
 from pipeline_lib.train.job import PRETRAIN, Events, Job, checkpoint_labels, part_key
@@ -132,14 +133,20 @@ def test_r01_killed_at_twenty_random_points(inputs: Inputs, uninterrupted: dict[
     assert [row["step"] for row in metrics_rows(inputs[0], job)] == list(range(1, 13))
 
 
-def test_r01_negative_control_without_moments_the_bytes_differ(
-    inputs: Inputs, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("forgotten", ["moments", "order"])
+def test_r01_negative_control_without_moments_or_order_the_bytes_differ(
+    inputs: Inputs, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch, forgotten: str
 ) -> None:
-    job = write_job(*inputs, tiny_config(resume_every_seconds=OFTEN), key="forgetful")
+    job = write_job(*inputs, tiny_config(resume_every_seconds=OFTEN), key=f"forgetful-{forgotten}")
     assert run_child(job, "trainer:after_step", 6) == -signal.SIGKILL
-    monkeypatch.setattr("pipeline_lib.train.optim.restore_moments", lambda *_: None)
+    rows = BatchPlan.rows
+    if forgotten == "moments":
+        monkeypatch.setattr("pipeline_lib.train.optim.restore_moments", lambda *_: None)
+    else:
+        monkeypatch.setattr(BatchPlan, "rows", lambda plan, step: rows(plan, step + 1))
     assert run_child(job) == 0
-    assert contents(inputs[0], job) != uninterrupted
+    found = contents(inputs[0], job)
+    assert found["step-000012"] not in ("missing", uninterrupted["step-000012"])
 
 
 def test_r03_sigterm_saves_the_current_step_and_loses_none(inputs: Inputs, uninterrupted: dict[str, str]) -> None:

@@ -125,10 +125,19 @@ def test_a_step_costs_the_same_whatever_the_size() -> None:
 @QUICK
 @given(st.dictionaries(st.sampled_from("abcdef"), st.floats(0.001, 10), min_size=1), st.integers(1, 5000))
 def test_shares_follow_the_mixture_and_add_up(mixture: dict[str, float], batch_size: int) -> None:
-    plan = BatchPlan(sizes=dict.fromkeys(mixture, 10), mixture=mixture, batch_size=batch_size, seed=0, digest="")
+    try:
+        plan = BatchPlan(sizes=dict.fromkeys(mixture, 10), mixture=mixture, batch_size=batch_size, seed=0, digest="")
+    except UserError as error:
+        assert "would have no pair in a batch" in str(error) and batch_size * min(mixture.values()) / sum(mixture.values()) < 1
+        return
     total = sum(mixture.values())
     assert sum(plan.shares.values()) == batch_size
     assert all(abs(share - batch_size * mixture[kind] / total) < 1 + 1e-6 for kind, share in plan.shares.items())
+
+
+def test_a_view_that_no_batch_would_hold_is_refused() -> None:
+    with pytest.raises(UserError, match="text would have no pair in a batch of 8, expected one at least"):
+        BatchPlan(sizes={"code": 50, "text": 50}, mixture={"code": 1.0, "text": 0.01}, batch_size=8, seed=0, digest="")
 
 
 def test_a_view_without_rows_leaves_its_share_to_the_others() -> None:
