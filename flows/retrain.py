@@ -14,6 +14,7 @@ from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
 from pipeline_lib.meter import Meter
 from tasks.reporting import RunArtifacts, report_task
+from tasks.training import batch_advice_task
 
 
 @flow(name="retrain", flow_run_name="retrain-{params.preset}")
@@ -28,7 +29,9 @@ def retrain(params: RunParams) -> dict[str, Any]:
         dataset = build_dataset(params)
         trained = train(TrainParams(**params.model_dump(), dataset=dataset))
         published = publish(PublishParams(**params.model_dump(), dataset=dataset, trained=trained.trained))
-        return report_task(work.home, work.config, run_artifacts(work, trained, published), meter)
+        run = run_artifacts(work, trained, published)
+        advice = batch_advice_task(work.store, run.stages["train"], published.checkpoint)
+        return report_task(work.home, work.config, run.with_stage("batch_advice", advice), meter)
 
 
 def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef) -> RunArtifacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from collections import Counter
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.verdicts import verdict_rows
-from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.compare import differences, read_evaluations
@@ -28,7 +29,6 @@ from pipeline_lib.lineage import git_commit
 from pipeline_lib.meter import Meter
 from pipeline_lib.model.card import Cost, with_measured_cost
 from pipeline_lib.search.query import search
-from pipeline_lib.train.batch_size import advice_row
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
@@ -51,6 +51,10 @@ class RunArtifacts:
     validation: Mapping[str, Artifact]
     test: Mapping[str, Artifact]
     chosen: str
+
+    def with_stage(self, name: str, artifact: Artifact) -> RunArtifacts:
+        """One stage more, the last."""
+        return dataclasses.replace(self, stages={**self.stages, name: artifact})
 
     def rows(self) -> list[StageRow]:
         """A row a stage, in the order of the run."""
@@ -86,8 +90,8 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     show_table("results", results_table(data.evaluations, data.differences, data.chosen), sentence)
     show_table("selection", data.selection.get("checkpoints", []), sentence)
     show_picture("selection-curves", folder / "selection.png", "Search, classification and similarity over steps")
-    if "losses" in data.batch:
-        show_table("batch-size", _batch_rows(data.batch), data.batch["sentence"])
+    if "curve" in data.batch:
+        show_table("batch-size", data.batch["curve"], data.batch["sentence"])
     show_table("stages", [row.model_dump(exclude={"dropped", "digest"}) for row in data.stages], "Stages and their cost")
     show_table("hardest-negatives", [_negative_row(row) for row in data.negatives], "In-batch negatives that score highest")
     show_markdown("sample-searches", searches_markdown(data.searches), "What search finds now")
@@ -124,7 +128,6 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
     model, baselines = run.test[run.chosen], run.test["baselines"]
     evaluated = {"validation": list(run.validation.values()), "test": list(run.test.values())}
     twins = near_twins_in(stages["curate"])
-    batch = advice_row(Store(home / "store"), trained, run.chosen)
     total = meter.close()
     return ReportData(
         name=config.name,
@@ -144,7 +147,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
         tasks={split: artifacts[0].manifest.facts for split, artifacts in evaluated.items() if artifacts},
         selection=read_selection(stages["select"]) if "select" in stages else {},
         searches=tuple(_searches(home, config)),
-        batch=batch,
+        batch=stages["batch_advice"].manifest.facts,
         negatives=tuple(read_negatives(stages["negatives"])),
         quarantine=tuple(_quarantine([extracted, stages["validate"]])),
         verdicts=tuple(_verdicts(stages)),
@@ -219,10 +222,6 @@ def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "scores above": row["y_negative"]["text"][:200],
         "from": f"{row['y_negative']['source']} {row['y_negative']['path']}:{row['y_negative']['line']}",
     }
-
-
-def _batch_rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"pairs": size, "loss": loss, "bits": batch["bits"][size]} for size, loss in batch["losses"].items()]
 
 
 def _json_lines(content: bytes) -> list[dict[str, Any]]:

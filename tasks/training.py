@@ -6,6 +6,7 @@ from prefect import get_run_logger
 
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
+from pipeline_lib.train.batch_advice import AdviceConfig, build_advice
 from pipeline_lib.train.language_model import pretrain
 from pipeline_lib.train.launch import TrainInputs, train
 from tasks.ui import StageProgress, stage_task
@@ -37,4 +38,14 @@ def train_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunC
     progress = StageProgress("train")
     artifact = train(store, TrainInputs(shards, tokenizer, start), config.train, config.model, progress, get_run_logger().info)
     progress.finish(f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")
+    return artifact
+
+
+@stage_task("batch-advice")
+def batch_advice_task(store: Store, trained: Artifact, label: str) -> Artifact:
+    """Where a batch larger than this run's would stop paying, measured on the chosen checkpoint; small models only."""
+    progress = StageProgress("batch advice")
+    artifact = build_advice(store, trained, AdviceConfig(label=label), progress)
+    facts = artifact.manifest.facts
+    progress.finish(facts["sentence"] if "sentence" in facts else f"not measured: {facts['why']}")
     return artifact

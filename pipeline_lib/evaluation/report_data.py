@@ -77,7 +77,7 @@ class ReportData(BaseModel):
         searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc.
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
-        batch: what `batch_size.advice_row` found of the chosen checkpoint.
+        batch: facts of the artifact `batch_advice` of the chosen checkpoint.
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         contamination: evaluation suite -> what curation found of it: texts, texts_found, pairs, samples.
         export, index: their folders.

@@ -217,7 +217,7 @@ def _training_chart(
 
 
 def _batch_chart(data: ReportData) -> Markup:
-    points = [(math.log2(int(size)), loss) for size, loss in data.batch.get("losses", {}).items()]
+    points = [(math.log2(row["pairs"]), row["loss"]) for row in data.batch.get("curve", [])]
     chart = Chart("Loss against log2(batch)", (Series(points),), format_y=lambda value: f"{value:.2f}", name_x="log2(batch)")
     return line_chart(chart)
 

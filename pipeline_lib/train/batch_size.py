@@ -14,18 +14,18 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.artifact import Store
 from pipeline_lib.config import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.embed import embed_ids
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order
+from pipeline_lib.progress import Progress, silent
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
@@ -35,10 +35,6 @@ SLICES = 8
 NOISE_PAIRS = 256
 CURVE_PAIRS = 4096
 SMALLEST = 16
-REPORT_PAIRS = 2048  # half the time of 4,096: 1 to 2 % of the demo's
-REPORT_MODEL_BYTES = (
-    200 << 20
-)  # of a larger one the report names the command: it is measured where the flow runs, without a GPU
 WORTH_BITS = 0.1  # a doubling that brings less is not worth its memory
 
 
@@ -86,7 +82,7 @@ def simple_noise_scale(big_squared: float, small_squared: float, big: int, small
     return max(0.0, noise) / signal if signal > 0 else math.inf
 
 
-def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES) -> float:
+def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES, progress: Progress = silent) -> float:
     """The noise scale (pairs) of one batch: gradients of its slices against all of its candidates, and of the whole."""
     sequences = [*batch.x_ids, *batch.y_ids]
     pieces = cut_micro_batches(sequences, 1 << 14)
@@ -102,6 +98,7 @@ def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES) -> floa
         gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
         squares.append(_squared(gradients))
         torch._foreach_add_(total, gradients, alpha=1 / slices)
+        progress(len(squares), slices + 1)  # the curve is one more
     return simple_noise_scale(_squared(total), sum(squares) / slices, share * slices, share)
 
 
@@ -117,13 +114,14 @@ def loss_by_batch_size(encoder: Encoder, batch: Batch) -> dict[int, float]:
     return losses
 
 
-def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS) -> BatchAdvice:
+def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Progress = silent) -> BatchAdvice:
     """Measure a finished run's checkpoint on its training pairs: some seconds with the demo's model.
 
     Args:
         store: of the run.
         run: "KEY/step-000240" of a `train` artifact.
         curve_pairs: largest batch of the curve.
+        progress: told how far it is.
 
     Raises:
         UserError: there is no such run or checkpoint.
@@ -138,26 +136,8 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS) -> BatchAdvic
     job = job.model_copy(update={"root": str(store.root), "start": str(place)})
     temperature = float(json.loads((place / "state.json").read_text())["temperature"])
     small, large = (_objective(store, job, size, temperature) for size in (NOISE_PAIRS, curve_pairs))
-    noise = gradient_noise(small.module.eval(), small.read_batch(0))
+    noise = gradient_noise(small.module.eval(), small.read_batch(0), progress=progress)
     return BatchAdvice(noise, loss_by_batch_size(large.module, large.read_batch(0)))
-
-
-def advice_row(store: Store, trained: Artifact, label: str) -> dict[str, Any]:
-    """For a run's report: `run` alone where the model is large, else what `advise` found (noise_scale None: not told)."""
-    run = f"{trained.manifest.key}/{label}"
-    size = sum(file.bytes for part in trained.manifest.parts if part.label == label for file in part.files)
-    if not 0 < size <= REPORT_MODEL_BYTES or not (Path(store.root) / "train" / trained.manifest.key / "job.json").is_file():
-        return {"run": run}
-    advice = advise(store, run, REPORT_PAIRS)
-    scale = advice.noise_scale if math.isfinite(advice.noise_scale) else None
-    return {
-        "run": run,
-        "noise_scale": scale,
-        "losses": advice.losses,
-        "bits": advice.bits,
-        "gains": advice.gains,
-        "sentence": advice.sentence(),
-    }
 
 
 def _objective(store: Store, job: Job, pairs: int, temperature: float) -> ContrastiveObjective:

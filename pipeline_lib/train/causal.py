@@ -24,7 +24,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
 from pipeline_lib.model.grad_cache import BeforeBackward, not_told
 from pipeline_lib.model.weights import check_weights
-from pipeline_lib.tokens.dataset import parts_of
+from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
@@ -166,10 +166,10 @@ def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:
 
 def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> PairRows:
     """So many pairs a step that their tokens come to `batch_tokens` on average."""
-    rows = PairRows(shards, config.mixture, batch_size=1, seed=config.seed)
-    weights = {view: config.mixture[view] for view in rows.datasets}
-    tokens_a_pair = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items()) / sum(weights.values())
-    n_pairs = max(1, round(config.batch_tokens / tokens_a_pair))
+    labels = labels_of(shards, PairRows.split)
+    weights = {view: weight for view, weight in config.mixture.items() if f"{PairRows.split}-{view}" in labels}
+    tokens = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items())
+    n_pairs = max(1, round(config.batch_tokens * sum(weights.values()) / tokens)) if tokens else 1
     return PairRows(shards, config.mixture, n_pairs, config.seed, config.reading)
 
 

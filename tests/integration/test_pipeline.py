@@ -60,6 +60,7 @@ def test_the_report_accounts_for_the_run(finished: Run) -> None:
         assert 0 <= figures["low"] <= figures["mrr"] <= figures["high"] <= 1
     assert Path(report["export"]).is_dir()
     assert Path(report["index"]).is_dir()
+    assert [row["pairs"] for row in report["batch"]["curve"]] == [2**power for power in range(4, 12)]
     page = (finished.home / "reports" / "tree" / "report.html").read_text()
     assert "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page.replace("http://www.w3.org", "")

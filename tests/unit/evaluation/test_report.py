@@ -181,21 +181,19 @@ def test_what_was_found_of_each_evaluation_suite_is_said(tmp_path, data):
 
 def test_the_page_says_where_a_larger_batch_stops_paying(tmp_path, data):
     """The curve and its table where they were measured, the command where not, nothing without a run."""
-    measured = {
-        "run": "k2/step-000200",
-        "noise_scale": 3561.0,
-        "losses": {16: 0.5, 32: 0.7, 64: 1.1},
-        "sentence": "pays so far",
-    }
-    measured |= {"bits": {16: 3.28, 32: 3.99, 64: 4.41}, "gains": {32: 0.71, 64: 0.42}}
+    curve = [(16, 0.5, 3.28, None), (32, 0.7, 3.99, 0.71), (64, 1.1, 4.41, 0.42)]
+    rows = [dict(zip(("pairs", "loss", "bits", "gain"), row, strict=True)) for row in curve]
+    measured = {"run": "k2/step-000200", "noise_scale": 3561.0, "curve": rows, "sentence": "pays so far"}
     page = write_report(tmp_path, data.model_copy(update={"batch": measured}))
     parsed(page)
     text = page.read_text()
     assert "Pays so far." in text and '<td class="number">0.71</td>' in text and "cpt plan demo --run k2/step-000200" in text
     assert "log2(batch) 6: 1.10" in text, "the last point of the chart"
-    assert json.loads((tmp_path / "report.json").read_text())["batch"]["losses"]["64"] == 1.1
-    text = write_report(tmp_path, data.model_copy(update={"batch": {"run": "k2/step-000200"}})).read_text()
-    assert "Not measured here" in text and "cpt plan demo --run k2/step-000200" in text
+    assert json.loads((tmp_path / "report.json").read_text())["batch"]["curve"][2]["loss"] == 1.1
+    text = write_report(
+        tmp_path, data.model_copy(update={"batch": {"run": "k2/step-000200", "why": "the model is large"}})
+    ).read_text()
+    assert "Not measured here: the model is large." in text and "cpt plan demo --run k2/step-000200" in text
     assert "a larger batch" not in write_report(tmp_path, data).read_text()
 
 
