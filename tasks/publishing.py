@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
+from pipeline_lib.curation.provenance import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.negatives import hardest_negatives
@@ -56,11 +57,13 @@ def export_task(
         base=start_name(config.model.init) or "a new causal transformer, trained on this corpus alone",
         data=_data_sentence(config),
         metrics=tuple(_card_metrics(found["tested"], found["baselines"])),
+        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(found["curated"], "kind").items()},
+        licences=count_training_pairs(found["curated"], "licence"),
         decontamination=_decontamination(found["curated"]),
         bias=tuple(_bias_metrics(store, checkpoint)),
         command=command,
-        licence="Each text of the training data keeps the licence of the package or file it comes from; see the pairs' "
-        "`licence` column.",
+        licence="Each text of the training data keeps the licence of the package or file it comes from (the pairs' column "
+        "`licence`).",
     )  # fmt: skip
     artifact = export(store, checkpoint, config.export, card, progress)
     progress.finish(str(artifact.part_folder()))

@@ -13,6 +13,8 @@ from pipeline_lib.config import StageConfig
 
 WATTS_A_CORE, WATTS_A_GPU = 10, 500  # a server's processor with its memory, shared by its cores; an accelerator under load
 
+MOST_LICENCES = 20  # rows of the card
+
 
 class Metric(StageConfig):
     """One figure of an evaluation."""
@@ -36,6 +38,9 @@ class CardFacts(StageConfig):
     metrics: tuple[Metric, ...] = Field((), description="Figures of the evaluation.")
     licence: str = Field(
         "", description="What is known of the licences of the training data and of the weights; one paragraph."
+    )
+    licences: dict[str, int] = Field(
+        {}, description="Training pairs by the licence that each came with, the most frequent first."
     )
     decontamination: str = Field("", description="What was done that training holds no text of an evaluation.")
     bias: tuple[Metric, ...] = Field((), description="Figures of the bias suites.")
@@ -111,7 +116,7 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         "## Bias\n\n" + _bias(facts),
         f"## Cost\n\n{_cost(figures)}\n",
         *([f"## Again\n\n```\n{facts.command}\n```\n"] if facts.command else []),
-        f"## Licence\n\n{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n",
+        "## Licence\n\n" + _licence(facts),
         "## Lineage\n\nContent digests (sha256) of what it was made from.\n\n"
         + _table(("what", "digest"), [(name, f"`{digest}`") for name, digest in figures["lineage"].items()]),
     ]
@@ -185,6 +190,18 @@ def _bias(facts: CardFacts) -> str:
         "few, in English, and a small effect is no proof of harmlessness. Never used to choose the model.\n\n"
         + _figures(facts.bias)
     )
+
+
+def _licence(facts: CardFacts) -> str:
+    text = f"{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n"
+    if not facts.licences:
+        return text
+    named = list(facts.licences.items())
+    rows = [(name.replace("|", "/"), f"{count:,}") for name, count in named[:MOST_LICENCES]]
+    if len(named) > MOST_LICENCES:
+        rest = named[MOST_LICENCES:]
+        rows.append((f"{len(rest):,} others", f"{sum(count for _, count in rest):,}"))
+    return f"{text}\n{_table(('licence, as the source says it', 'training pairs'), rows)}"
 
 
 def _cost(figures: Mapping[str, Any]) -> str:

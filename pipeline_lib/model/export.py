@@ -38,7 +38,7 @@ from pipeline_lib.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.self_test import write_self_test
 from pipeline_lib.tokens.tokenizer import PairTokenizer, Side, side_tokenizer_json
 
-STAGE = Stage(name="export", version=2)
+STAGE = Stage(name="export", version=3)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}
 ONNX_TOLERANCE = 1e-4
 

@@ -43,6 +43,7 @@ def checkpoint(store: Store) -> Checkpoint:
 def exported(store: Store, checkpoint: Checkpoint) -> Artifact:
     card = CardFacts(
         counts={"code pairs": 48_123},
+        licences={"MIT": 30_000} | {f"licence {n:02}": 900 - n for n in range(21)},
         metrics=(
             Metric(task="code_search_1k", metric="MRR", value=0.61, low=0.6, high=0.62, n=3000, baselines={"bm25": 0.57}),
         ),
@@ -240,6 +241,8 @@ def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkp
         checkpoint.trained.digest,
         "| bias-coreference | effect_size | -0.280 | -0.690 to 0.110 | 24 |",
         "numpy: BSD-3-Clause",
+        "| MIT | 30,000 |\n| licence 00 | 900 |",
+        "| licence 18 | 882 |\n| 2 others | 1,761 |",
         "sts-b (10 texts, 1 found, 2 pairs dropped)",
         "## Intended use and limits",
         "cpt run --preset demo --steps 3",
