@@ -39,9 +39,7 @@ class CardFacts(StageConfig):
     licence: str = Field(
         "", description="What is known of the licences of the training data and of the weights; one paragraph."
     )
-    licences: dict[str, int] = Field(
-        {}, description="Training pairs by the licence that each came with, the most frequent first."
-    )
+    licences: dict[str, int] = Field({}, description="Training pairs by the licence that each came with.")
     decontamination: str = Field("", description="What was done that training holds no text of an evaluation.")
     bias: tuple[Metric, ...] = Field((), description="Figures of the bias suites.")
     command: str = Field("", description="What makes the model again at a terminal.")
@@ -196,7 +194,7 @@ def _licence(facts: CardFacts) -> str:
     text = f"{facts.licence or 'Nothing was recorded of the licences of the training data.'}\n"
     if not facts.licences:
         return text
-    named = list(facts.licences.items())
+    named = sorted(facts.licences.items(), key=lambda item: (-item[1], item[0]))
     rows = [(name.replace("|", "/"), f"{count:,}") for name, count in named[:MOST_LICENCES]]
     if len(named) > MOST_LICENCES:
         rest = named[MOST_LICENCES:]
