@@ -44,7 +44,8 @@ def test_no_more_is_kept_than_there_is_room_for_and_the_oldest_goes_first() -> N
         assert far.near.want([step, step + 1], step, now=step)
         assert far.near.get(step) == f"thing {step}"
         far.near.get(step + 1)
-    assert far.fetched == list(range(21)) and far.given_up == list(range(16)) and far.most <= 5
+    assert sorted(far.fetched) == list(range(21))  # once each; two threads fetch, and the second may be the faster
+    assert far.given_up == list(range(16)) and far.most <= 5
 
 
 def test_looking_ahead_takes_no_room_from_what_is_needed_before() -> None:
