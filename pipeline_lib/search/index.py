@@ -5,6 +5,7 @@ Legend: N rows, D width.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -137,17 +138,27 @@ def filled_index(slices: list[np.ndarray], factory: str) -> faiss.Index:
     Raises:
         UserError: FAISS does not know the factory.
     """
-    # one thread: of several, HNSW would link in the order in which they happen to come
+    with _one_thread():  # of several, HNSW would link in the order in which they happen to come
+        try:
+            index = faiss.index_factory(slices[0].shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
+        if not index.is_trained:
+            index.train(_sample(slices))
+        for slice_ in slices:
+            index.add(np.ascontiguousarray(slice_))
+        return index
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS's threads are OpenMP's, and torch's too: what comes after in this process gets them back."""
+    threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        index = faiss.index_factory(slices[0].shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
-    if not index.is_trained:
-        index.train(_sample(slices))
-    for slice_ in slices:
-        index.add(np.ascontiguousarray(slice_))
-    return index
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _slices(pieces: Iterator[Piece], rows: int) -> Iterator[list[Piece]]:

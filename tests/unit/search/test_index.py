@@ -15,7 +15,7 @@ from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.progress import Progress, silent
-from pipeline_lib.search.index import build_index
+from pipeline_lib.search.index import build_index, filled_index
 
 DIM = 16
 
@@ -131,3 +131,16 @@ def empty(tmp_path) -> Artifact:
         return Outcome(parts=(store.commit_part(draft_part(stage, key, "train"), scratch),))
 
     return store.build(stage, StageConfig(), {}, make)
+
+
+def test_filling_an_index_leaves_the_process_its_threads() -> None:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before + 1)  # so that it is not one on any machine
+    try:
+        filled_index([np.eye(8, dtype=np.float32)], "Flat")
+        assert faiss.omp_get_max_threads() == before + 1
+        with pytest.raises(UserError, match=r"index\.factory"):
+            filled_index([np.eye(8, dtype=np.float32)], "Nothing")
+        assert faiss.omp_get_max_threads() == before + 1
+    finally:
+        faiss.omp_set_num_threads(before)
