@@ -1,4 +1,4 @@
-"""(docstring, function) pairs of the standard library: real text that every machine with this Python has."""
+"""(docstring, function) pairs of the standard library, then of the installed packages: real text that is at hand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ def stdlib_pairs(limit: int) -> tuple[list[str], list[str]]:
     """First docstring paragraphs and the functions without their docstrings: at most `limit`, none twice, by path."""
     pairs: dict[str, str] = {}
     seen: set[str] = set()
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        if SKIPPED_FOLDERS & set(path.relative_to(root).parts):
-            continue
+    for path in _modules():
         for doc, function in _pairs_of(path.read_text(encoding="utf-8", errors="replace")):
             if doc not in pairs and function not in seen:
                 pairs[doc] = function
@@ -28,6 +25,14 @@ def stdlib_pairs(limit: int) -> tuple[list[str], list[str]]:
         if len(pairs) >= limit:
             break
     return list(pairs)[:limit], list(pairs.values())[:limit]
+
+
+def _modules() -> Iterator[Path]:
+    """By path, the standard library's first: it alone holds some 3,500 pairs."""
+    for root in (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib")):
+        for path in sorted(root.rglob("*.py")):
+            if not SKIPPED_FOLDERS & set(path.relative_to(root).parts):
+                yield path
 
 
 def _pairs_of(source: str) -> Iterator[tuple[str, str]]:

@@ -36,11 +36,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 WARM_UP_STEPS = 2
 SLOWEST_PEER = "mnrl"  # of the full contest, by a fifth and more: it keeps every activation
 QUICK_SECONDS = 44.0  # quick rounds end here, counted from the start
+LARGE_BATCH = 4_096  # of the full run alone: a step of the peer takes a minute and more
 RATIO = "pairs_per_second_ratio"
+CACHED = "without_single_forward"  # ours by gradient caching, beside the fastest of the peers that cache
 DEEP = {"layers": 4, "width": 256, "heads": 4, "inner": 1024, "positions": 160}  # where the last layer is one of four
 FACTORS = {  # our step with one thing undone
     "padding": {"sort": False},
-    "second_forward": {"cached": True},
+    "single_forward": {"cached": True},
     "pooled_last_layer": {"lean": False},
 }
 
@@ -77,7 +79,7 @@ def measure(folder: Path, quick: bool, rounds: int) -> Figures:
     from pipeline_lib.presets import preset
 
     batch_size = 256 if quick else 512
-    corpus = prepare(folder, n_pairs=3 * batch_size if quick else 3_600)
+    corpus = prepare(folder, n_pairs=3 * batch_size if quick else LARGE_BATCH)
     demo = corpus.setting(preset("demo").model)
     losses = {name: loss for name, loss in peer_losses(demo).items() if not quick or name != SLOWEST_PEER}
     contenders: dict[str, Step] = {"ours": OurStep(demo)}
@@ -88,9 +90,12 @@ def measure(folder: Path, quick: bool, rounds: int) -> Figures:
     if not quick:
         deep = corpus.setting(ModelConfig(**DEEP))
         fastest = str(results["peer"])
-        contenders = {"ours": OurStep(deep), fastest: PeerStep(deep, losses[fastest])}
+        contenders = {"ours": OurStep(deep), fastest: PeerStep(deep, losses[fastest]), CACHED: OurStep(deep, cached=True)}
         found = summary(contest(contenders, corpus.batches(batch_size), quick, min(rounds, 3)), batch_size)
-        results |= {f"{key}_four_layers": value for key, value in found.items() if key.startswith(RATIO)}
+        results |= {f"{key}_four_layers": value for key, value in found.items() if RATIO in key}
+        contenders = {"ours": OurStep(demo), fastest: PeerStep(demo, losses[fastest])}
+        found = summary(contest(contenders, corpus.batches(LARGE_BATCH), quick, min(rounds, 2)), LARGE_BATCH)
+        results |= {key: value for key, value in found.items() if RATIO in key}
     return results | {"precision": demo.train.precision}
 
 
@@ -160,6 +165,10 @@ def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
         "threads": torch.get_num_threads(),
         "factor_tokenizing": round(ratio(fastest) / ratio(fastest, without_tokenizing), 3),
     }
+    if CACHED in seconds:
+        cached = min((name for name in seconds if name.startswith("cached_")), key=median)
+        ratios = [a.wall / b.wall for a, b in zip(seconds[cached], seconds[CACHED], strict=True)]
+        results[f"grad_cache_{key}"] = round(statistics.median(ratios), 3)
     results |= {f"factor_{name}": round(ratio(f"without_{name}"), 3) for name in FACTORS if f"without_{name}" in seconds}
     results |= {f"seconds_{name}": round(median(name), 4) for name in seconds}
     return results | {

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -112,3 +113,16 @@ def _pair(chance: random.Random, kind: str, number: int) -> dict[str, Any]:
         "generation": 0,
         **text_fields,
     }
+
+
+def rank_processes(root: psutil.Process) -> list[psutil.Process]:
+    """The trainer processes below a process, without torchrun itself."""
+    return [p for p in root.children(recursive=True) if is_rank(p)]
+
+
+def is_rank(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+    return "pipeline_lib.train" in words and "torch.distributed.run" not in words

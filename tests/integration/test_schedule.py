@@ -1,4 +1,4 @@
-"""A cron deployment yields scheduled runs: the check that catches a broken scheduler, which starts and serves all the same."""
+"""`cpt up`: a schedule yields runs (a broken scheduler starts and serves all the same), and a cancelled run stops."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from training_runs import rank_processes
 
 from flows.server import free_port
 
@@ -23,6 +26,13 @@ def post(url: str, body: dict[str, object]) -> list[dict[str, object]]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.loads(answer.read())
+
+
+def wait_until(done: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +47,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory):
         line = process.stdout.readline()
         assert line, f"cpt up ended: {said}"
         said += line
-    yield f"http://127.0.0.1:{port}/api", said, process
+    yield f"http://127.0.0.1:{port}/api", said, process, home
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -45,7 +55,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_up_deploys_everything_and_says_what_to_do_next(platform) -> None:
-    url, said, _ = platform
+    url, said, _, _ = platform
     deployments = post(f"{url}/deployments/filter", {})
     names = {(d["name"], str(d["entrypoint"]).rsplit(":", 1)[1]) for d in deployments}
     assert {("demo", "retrain"), ("nightly", "retrain"), ("manual", "evaluate"), ("manual", "build_dataset")} <= names
@@ -56,19 +66,17 @@ def test_up_deploys_everything_and_says_what_to_do_next(platform) -> None:
 
 
 def test_the_nightly_deployment_is_scheduled_and_cancels_a_second_run(platform) -> None:
-    url, _, _ = platform
+    url, _, _, _ = platform
     nightly = next(d for d in post(f"{url}/deployments/filter", {}) if d["name"] == "nightly")
     assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"  # type: ignore[index]
-    deadline = time.monotonic() + SCHEDULED_WITHIN_SECONDS
     wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
-    while not (runs := post(f"{url}/flow_runs/filter", wanted)):
-        assert time.monotonic() < deadline, f"no scheduled run within {SCHEDULED_WITHIN_SECONDS} s"
-        time.sleep(1)
+    wait_until(lambda: bool(post(f"{url}/flow_runs/filter", wanted)), SCHEDULED_WITHIN_SECONDS)
+    runs = post(f"{url}/flow_runs/filter", wanted)
     assert runs[0]["parameters"]["params"]["preset"] == "demo"  # type: ignore[index]
 
 
 def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform) -> None:
-    url, _, _ = platform
+    url, _, _, _ = platform
     answer = subprocess.run(
         [sys.executable, "-m", "prefect", "deployment", "run", "retrain/demo", "-p", 'params={"steps": 3}'],
         env={**os.environ, "PREFECT_API_URL": url},
@@ -81,8 +89,35 @@ def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform) -
     assert "preset" in answer.stdout + answer.stderr
 
 
+@pytest.mark.slow
+def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform, corpus: Path) -> None:
+    url, _, process, home = platform
+
+    def prefect(*words: str) -> None:
+        command = [sys.executable, "-m", "prefect", *words]
+        subprocess.run(command, env={**os.environ, "PREFECT_API_URL": url}, capture_output=True, timeout=60, check=True)
+
+    def state() -> dict[str, str]:
+        (run,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke"]}}})
+        return {"id": str(run["id"]), "type": str(run["state_type"])}
+
+    params = {"preset": "smoke", "source": str(corpus), "steps": 100_000, "processes": 2, "name": "cancelled"}
+    prefect("deployment", "run", "retrain/smoke", "-p", f"params={json.dumps(params)}")
+    job = home / "store" / "train"
+    wait_until(lambda: any(path.read_text().count("\n") >= 3 for path in job.glob("*/timing.jsonl")), 240)
+    trainers = rank_processes(psutil.Process(process.pid))
+    assert len(trainers) == 2
+    prefect("flow-run", "cancel", state()["id"])
+    _, alive = psutil.wait_procs(trainers, timeout=60)
+    assert alive == []
+    wait_until(lambda: state()["type"] == "CANCELLED", 60)
+    assert rank_processes(psutil.Process(process.pid)) == []
+    (saved,) = job.glob("*/states/parts/*/state.json")
+    assert json.loads(saved.read_text())["step"] >= 1
+
+
 def test_stopping_up_stops_all(platform) -> None:
-    url, _, process = platform
+    url, _, process, _ = platform
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     with pytest.raises(OSError):

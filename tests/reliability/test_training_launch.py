@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from training_runs import MODEL, tiny_config, write_inputs, write_job
+from training_runs import MODEL, is_rank, rank_processes, tiny_config, write_inputs, write_job
 
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.errors import TrainingFailed, UserError
@@ -32,19 +32,6 @@ Inputs = tuple[Store, TrainInputs]
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     torch.set_num_threads(1)
     return write_inputs(tmp_path_factory.mktemp("launch"))
-
-
-def rank_processes(root: psutil.Process) -> list[psutil.Process]:
-    """The trainer processes below a process, without torchrun itself."""
-    return [p for p in root.children(recursive=True) if is_rank(p)]
-
-
-def is_rank(process: psutil.Process) -> bool:
-    try:
-        words = process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
-    return "pipeline_lib.train" in words and "torch.distributed.run" not in words
 
 
 class Watch:
