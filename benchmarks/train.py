@@ -146,8 +146,8 @@ def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
     def median(name: str) -> float:
         return statistics.median(step.wall for step in seconds[name])
 
-    def ratio(name: str, of: Callable[[Seconds], float] = lambda step: step.wall) -> float:
-        return statistics.median(of(a) / of(b) for a, b in zip(seconds[name], seconds["ours"], strict=True))
+    def ratio(name: str, of: Callable[[Seconds], float] = lambda step: step.wall, to: str = "ours") -> float:
+        return statistics.median(of(a) / of(b) for a, b in zip(seconds[name], seconds[to], strict=True))
 
     def without_tokenizing(step: Seconds) -> float:
         return step.wall - step.tokenizing
@@ -167,8 +167,7 @@ def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
     }
     if CACHED in seconds:
         cached = min((name for name in seconds if name.startswith("cached_")), key=median)
-        ratios = [a.wall / b.wall for a, b in zip(seconds[cached], seconds[CACHED], strict=True)]
-        results[f"grad_cache_{key}"] = round(statistics.median(ratios), 3)
+        results[f"grad_cache_{key}"] = round(ratio(cached, to=CACHED), 3)
     results |= {f"factor_{name}": round(ratio(f"without_{name}"), 3) for name in FACTORS if f"without_{name}" in seconds}
     results |= {f"seconds_{name}": round(median(name), 4) for name in seconds}
     return results | {
@@ -178,7 +177,7 @@ def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pairs of the standard library in a fixed random order, and a tokenizer trained on them."""
+    """Pairs of Python code at hand in a fixed random order, and a tokenizer trained on them."""
 
     x: list[str]
     y: list[str]
@@ -219,7 +218,7 @@ class Corpus:
 
 
 def prepare(folder: Path, n_pairs: int) -> Corpus:
-    """At most `n_pairs` of the standard library."""
+    """At most `n_pairs` of the standard library, then of the installed packages."""
     from benchmarks.stdlib_pairs import stdlib_pairs
     from pipeline_lib.presets import preset
     from pipeline_lib.tokens.tokenizer import train_bpe

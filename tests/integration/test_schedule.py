@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -22,7 +23,16 @@ PROJECT = Path(__file__).parents[2]
 SCHEDULED_WITHIN_SECONDS = 75.0
 
 
-def post(url: str, body: dict[str, object]) -> list[dict[str, object]]:
+class Platform(NamedTuple):
+    """`cpt up` as it runs: its API, what it said, its process and its artifact root."""
+
+    url: str
+    said: str
+    process: subprocess.Popen[str]
+    home: Path
+
+
+def post(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.loads(answer.read())
@@ -36,7 +46,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory):
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     home, port = tmp_path_factory.mktemp("home"), free_port()
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(home)}
     words = [sys.executable, "-m", "flows.cli", "up", "--port", str(port), "--schedules"]
@@ -47,36 +57,36 @@ def platform(tmp_path_factory: pytest.TempPathFactory):
         line = process.stdout.readline()
         assert line, f"cpt up ended: {said}"
         said += line
-    yield f"http://127.0.0.1:{port}/api", said, process, home
+    yield Platform(f"http://127.0.0.1:{port}/api", said, process, home)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         process.wait(60)
     process.stdout.close()
 
 
-def test_up_deploys_everything_and_says_what_to_do_next(platform) -> None:
-    url, said, _, _ = platform
+def test_up_deploys_everything_and_says_what_to_do_next(platform: Platform) -> None:
+    url, said = platform.url, platform.said
     deployments = post(f"{url}/deployments/filter", {})
     names = {(d["name"], str(d["entrypoint"]).rsplit(":", 1)[1]) for d in deployments}
     assert {("demo", "retrain"), ("nightly", "retrain"), ("manual", "evaluate"), ("manual", "build_dataset")} <= names
     assert "prefect deployment run 'retrain/demo'" in said
     for deployment in deployments:
         schema = deployment["parameter_openapi_schema"]
-        assert "params" in schema["required"]  # type: ignore[index]
+        assert "params" in schema["required"]
 
 
-def test_the_nightly_deployment_is_scheduled_and_cancels_a_second_run(platform) -> None:
-    url, _, _, _ = platform
+def test_the_nightly_deployment_is_scheduled_and_cancels_a_second_run(platform: Platform) -> None:
+    url = platform.url
     nightly = next(d for d in post(f"{url}/deployments/filter", {}) if d["name"] == "nightly")
-    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"  # type: ignore[index]
+    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
     wait_until(lambda: bool(post(f"{url}/flow_runs/filter", wanted)), SCHEDULED_WITHIN_SECONDS)
     runs = post(f"{url}/flow_runs/filter", wanted)
-    assert runs[0]["parameters"]["params"]["preset"] == "demo"  # type: ignore[index]
+    assert runs[0]["parameters"]["params"]["preset"] == "demo"
 
 
-def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform) -> None:
-    url, _, _, _ = platform
+def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform: Platform) -> None:
+    url = platform.url
     answer = subprocess.run(
         [sys.executable, "-m", "prefect", "deployment", "run", "retrain/demo", "-p", 'params={"steps": 3}'],
         env={**os.environ, "PREFECT_API_URL": url},
@@ -90,34 +100,37 @@ def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform) -
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform, corpus: Path) -> None:
-    url, _, process, home = platform
+def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform, corpus: Path) -> None:
+    url, process = platform.url, platform.process
 
     def prefect(*words: str) -> None:
         command = [sys.executable, "-m", "prefect", *words]
         subprocess.run(command, env={**os.environ, "PREFECT_API_URL": url}, capture_output=True, timeout=60, check=True)
 
-    def state() -> dict[str, str]:
-        (run,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke"]}}})
-        return {"id": str(run["id"]), "type": str(run["state_type"])}
+    def run() -> dict[str, Any]:
+        (found,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke"]}}})
+        return found
+
+    def steps() -> list[dict[str, Any]]:
+        return [json.loads(line) for path in job.glob("*/timing.jsonl") for line in path.read_text().splitlines()]
 
     params = {"preset": "smoke", "source": str(corpus), "steps": 100_000, "processes": 2, "name": "cancelled"}
     prefect("deployment", "run", "retrain/smoke", "-p", f"params={json.dumps(params)}")
-    job = home / "store" / "train"
+    job = platform.home / "store" / "train"
     wait_until(lambda: any(path.read_text().count("\n") >= 3 for path in job.glob("*/timing.jsonl")), 240)
     trainers = rank_processes(psutil.Process(process.pid))
     assert len(trainers) == 2
-    prefect("flow-run", "cancel", state()["id"])
+    prefect("flow-run", "cancel", run()["id"])
     _, alive = psutil.wait_procs(trainers, timeout=60)
     assert alive == []
-    wait_until(lambda: state()["type"] == "CANCELLED", 60)
+    wait_until(lambda: run()["state_type"] == "CANCELLED", 60)
     assert rank_processes(psutil.Process(process.pid)) == []
-    (saved,) = job.glob("*/states/parts/*/state.json")
-    assert json.loads(saved.read_text())["step"] >= 1
+    saved = [json.loads(path.read_text())["step"] for path in job.glob("*/states/parts/*/state.json")]
+    assert max(saved) == steps()[-1]["step"], "the last step that was taken is saved, not the last of the clock's saves"
 
 
-def test_stopping_up_stops_all(platform) -> None:
-    url, _, process, _ = platform
+def test_stopping_up_stops_all(platform: Platform) -> None:
+    url, process = platform.url, platform.process
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     with pytest.raises(OSError):
