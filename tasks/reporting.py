@@ -72,19 +72,25 @@ class RunArtifacts:
 
 @stage_task("report")
 def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> dict[str, Any]:
-    """Write report.json and report.html, unless the report of this very lineage is there; show its tables in the UI.
+    """Write the report and the model card, unless those of this very lineage are there; show its tables in the UI.
+
+    Where a file of them is gone, they are written again, with the cost of the run that made what they tell of.
 
     Returns:
         The content of report.json.
     """
     folder = home / "reports" / config.name
     found = _read(folder / "report.json")
-    if found and {name: row["digest"] for name, row in found["lineage"].items()} == run.lineage():
+    is_same = bool(found) and {name: row["digest"] for name, row in found["lineage"].items()} == run.lineage()
+    if is_same and all((folder / name).is_file() for name in ("report.html", "model_card.md")):
         return found
     progress = StageProgress("report")
     data = _collect(home, config, run, meter)
-    page = write_report(folder, data)
+    if is_same:
+        cost = {name: found[name] for name in ("cpu_seconds", "peak_memory_bytes")}
+        data = data.model_copy(update={**cost, "seconds_total": found["seconds"]["total"]})
     _write_model_card(folder, run, config.train.processes)
+    page = write_report(folder, data)
     progress.finish(str(page))
     sentence = str(data.selection.get("sentence", ""))
     show_table("results", results_table(data.evaluations, data.differences, data.chosen), sentence)

@@ -19,16 +19,18 @@ REPORT_VERSION = 1
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Write report.json, report.html and selection.{png,svg} into the folder, each whole or not at all.
+    """Write selection.{png,svg}, report.html and report.json into the folder, each whole or not at all.
+
+    report.json comes last: where it is, the others were written.
 
     Returns:
         The path of report.html.
     """
     content = json.dumps(_plain(report_json(data)), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(folder / "report.json", content.encode() + b"\n")
     write_selection_curves(folder, data.selection)
     page = folder / "report.html"
     replace_file(page, render(data).encode())
+    replace_file(folder / "report.json", content.encode() + b"\n")
     return page
 
 

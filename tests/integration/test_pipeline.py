@@ -90,6 +90,19 @@ def test_a_second_run_finds_every_stage_done(finished: Run) -> None:
     assert report.read_bytes() == written
 
 
+def test_a_report_that_is_gone_is_written_again_with_the_cost_of_its_run(finished: Run) -> None:
+    folder = finished.home / "reports" / "tree"
+    before = json.loads((folder / "report.json").read_text())
+    page = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    (folder / "model_card.md").unlink()
+    answer = cpt(finished.home, *run_words(finished.corpus))
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    assert (folder / "model_card.md").is_file()
+    assert (folder / "report.html").read_text() == page
+    assert json.loads((folder / "report.json").read_text()) == before
+
+
 def test_prefect_holds_the_history_the_tables_and_the_progress(finished: Run) -> None:
     database = sqlite3.connect(f"file:{finished.home}/prefect/prefect.db?mode=ro", uri=True)
     flows = {row[0] for row in database.execute("select name from flow")}
