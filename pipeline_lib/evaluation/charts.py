@@ -150,14 +150,18 @@ def _path(frame: _Frame, points: Sequence[tuple[float, float]]) -> str:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers inside [low, high], about so many: 1, 2 or 5 times a power of ten apart."""
+    """Round numbers inside [low, high], 1, 2 or 5 times a power of ten apart: as near to so many as there are."""
     span = high - low
     if not (math.isfinite(span) and span > 0):
         return [low] if math.isfinite(low) else []
-    step = 10.0 ** math.floor(math.log10(span / about))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= about)
-    first = math.ceil(low / step - 1e-9)
-    return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
+    decade = 10.0 ** math.floor(math.log10(span / about))
+    choices = [_multiples(low, high, decade * factor) for factor in (10, 5, 2, 1)]
+    return min(choices, key=lambda values: abs(len(values) - about))  # of two as near, the one of fewer
+
+
+def _multiples(low: float, high: float, step: float) -> list[float]:
+    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [round(number * step, 10) for number in numbers]
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

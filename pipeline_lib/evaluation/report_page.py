@@ -42,7 +42,7 @@ _CURVES = (
     ("temperature", "Temperature", lambda value: f"{value:.2g}"),
     ("gradient_norm", "Gradient norm", lambda value: f"{value:.2g}"),
     ("pairs_per_second", "Pairs per second", lambda value: f"{value:,.0f}"),
-    ("padding_share", "Share of padding", lambda value: f"{value:.0%}"),
+    ("padding_share", "Share of padding", lambda value: f"{100 * value:.3g}%"),
     ("learning_rate", "Learning rate", lambda value: f"{value:.1e}" if value else "0"),
 )
 

@@ -264,6 +264,7 @@ def test_a_stage_row_reads_the_artifact(curated):
 def test_ticks_are_round_and_inside():
     assert ticks(0.37, 0.61, 4) == [0.4, 0.5, 0.6]
     assert ticks(0, 300, 5) == [0, 100, 200, 300]
+    assert ticks(0.58, 1.41, 4) == [0.6, 0.8, 1.0, 1.2, 1.4], "one number alone tells no scale"
     assert ticks(1.0, 1.0, 4) == [1.0]
 
 
