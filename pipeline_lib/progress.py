@@ -13,3 +13,12 @@ class Progress(Protocol):
 
 def silent(done: float, total: float, note: str = "") -> None:
     """Say nothing."""
+
+
+def embedding(progress: Progress, done_before: int, of_all: int) -> Progress:
+    """For one of several calls that embed texts: told how far it is itself, it tells how far all of them are."""
+
+    def told(done: float, total: float, note: str = "") -> None:
+        progress(done_before + done, of_all, f"{int(done_before + done):,} of {of_all:,} texts embedded")
+
+    return told

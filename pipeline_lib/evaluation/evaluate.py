@@ -18,7 +18,7 @@ from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, wri
 from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, TaskSet
 from pipeline_lib.evaluation.tasks import build_tasks, only_part
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.progress import Progress, embedding, silent
 
 STAGE = Stage(name="evaluate", version=1)
 
@@ -50,9 +50,9 @@ class EmbeddingScorer:
         texts = {"x": _texts_of(tasks, "x"), "y": _texts_of(tasks, "y")}
         self.texts_embedded = sum(map(len, texts.values()))
         self._row = {side: {text: row for row, text in enumerate(distinct)} for side, distinct in texts.items()}
-        self._x_ND = self._embed_side(embed, texts["x"], "x", _shifted(progress, 0, self.texts_embedded))
+        self._x_ND = self._embed_side(embed, texts["x"], "x", embedding(progress, 0, self.texts_embedded))
         shift = len(texts["x"])
-        self._y_ND = self._embed_side(embed, texts["y"], "y", _shifted(progress, shift, self.texts_embedded))
+        self._y_ND = self._embed_side(embed, texts["y"], "y", embedding(progress, shift, self.texts_embedded))
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         x_QD = self._x(task.queries[queries])
@@ -202,13 +202,6 @@ def _texts_of(tasks: TaskSet, side: Side) -> list[str]:
         elif side == "x":
             texts.update(dict.fromkeys(task.texts if isinstance(task, ProbeTask) else (*task.left, *task.right)))
     return list(texts)
-
-
-def _shifted(progress: Progress, done_before: int, of_all: int) -> Progress:
-    def report(done: float, total: float, note: str = "") -> None:
-        progress(done_before + done, of_all, f"{int(done_before + done):,} of {of_all:,} texts embedded")
-
-    return report
 
 
 def _named(progress: Progress, label: str) -> Progress:

@@ -21,7 +21,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
 from pipeline_lib.evaluation.suites.places import NOWHERE, Places
 from pipeline_lib.files import put_if_absent
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.progress import Progress, embedding, silent
 
 
 class CachedEncoder:
@@ -67,13 +67,14 @@ class CachedEncoder:
         wanted = sorted(rows, key=lambda key: (-len(texts[rows[key]]), key))
         for at in range(0, len(wanted), self.block_texts):
             block = [rows[key] for key in wanted[at : at + self.block_texts]]
-            vectors_ND = checked(self.encoder.encode([texts[row] for row in block], side), self.id.name)
+            within = embedding(progress, at, len(wanted))
+            vectors_ND = checked(self.encoder.encode([texts[row] for row in block], side, within), self.id.name)
             content = save({"hashes": hashes_N2[block], "vectors": vectors_ND})
             path = self.folder / side / f"{hashlib.sha256(content).hexdigest()}.safetensors"
             put_if_absent(path, content)
             self._add(side, path, hashes_N2[block])
             self.computed += len(block)
-            progress(at + len(block), len(wanted), f"{at + len(block):,} of {len(wanted):,} texts embedded")
+            within(len(block), len(block))
 
     def _add(self, side: Side, path: Path, hashes_N2: np.ndarray) -> None:
         self._segments.append(path)

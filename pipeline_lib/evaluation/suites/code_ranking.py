@@ -18,7 +18,7 @@ from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS
 from pipeline_lib.evaluation.suites.suite import Figure
 from pipeline_lib.files import digest_of
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.progress import Progress, embedding, silent
 
 QUERY_BLOCK = 1024
 
@@ -39,6 +39,11 @@ class CodeSet:
     code_ids: list[str]
     codes: list[str]
 
+    @property
+    def texts(self) -> int:
+        """How many are embedded."""
+        return len(self.queries) + len(self.codes)
+
     def taken(self, rows: Sequence[int]) -> CodeSet:
         """These queries, with their own answers as the only candidates: a batch of CodeSearchNet's protocol."""
         queries = [self.queries[row] for row in rows]
@@ -54,10 +59,12 @@ class CodeSet:
 
 def reciprocal_ranks(model: Model, batches: Sequence[CodeSet], progress: Progress = silent) -> np.ndarray:
     """1 / rank of every query of every batch; candidates that tie with the right one come before it, as in CodeSearchNet."""
-    ranks = []
-    for number, batch in enumerate(batches, 1):
-        ranks.append(_ranks(model, batch))
-        progress(number, len(batches), f"{number} of {len(batches)} batches ranked")
+    ranks, done = [], 0
+    of_all = sum(batch.texts for batch in batches)
+    for batch in batches:
+        ranks.append(_ranks(model, batch, embedding(progress, done, of_all)))
+        done += batch.texts
+        progress(done, of_all, f"{done:,} of {of_all:,} texts ranked")
     return 1.0 / np.concatenate(ranks)
 
 
@@ -89,13 +96,14 @@ def joined(tokens: object, path: Path, what: str) -> str:
     return " ".join(" ".join(tokens).split())
 
 
-def _ranks(model: Model, batch: CodeSet) -> np.ndarray:
+def _ranks(model: Model, batch: CodeSet, progress: Progress) -> np.ndarray:
     texts = [query.text for query in batch.queries]
     right_Q = np.array([query.right for query in batch.queries])
     if isinstance(model, WordModel):
         hits = model.search(texts, batch.codes, len(batch.codes))
         return np.array([_word_rank(*ranked, len(batch.codes)) for ranked in zip(*hits, right_Q, strict=True)], np.float64)
-    x_QD, y_CD = model.encode(texts, "x"), model.encode(batch.codes, "y")
+    x_QD = model.encode(texts, "x", progress)
+    y_CD = model.encode(batch.codes, "y", lambda done, total, note="": progress(len(texts) + done, batch.texts, note))
     ranks = []
     for at in range(0, len(texts), QUERY_BLOCK):
         scores_QC = np.round(x_QD[at : at + QUERY_BLOCK] @ y_CD.T, COSINE_DECIMALS)

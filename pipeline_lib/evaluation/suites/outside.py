@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline_lib.model.exported import ExportedModel
 
 FINGERPRINT_DIGITS = 24
+TEXTS_A_CALL = 256  # sentence-transformers does not say how far it is
 HUB = "hub:"  # the network is asked only where a name begins so
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
 
@@ -72,9 +73,12 @@ class SentenceTransformersEncoder:
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D)."""
         embed = self._model.encode_query if side == "x" else self._model.encode_document
-        vectors_ND = embed(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
-        progress(len(texts), len(texts), f"{len(texts):,} texts")
-        return np.asarray(vectors_ND, np.float32)
+        found = []
+        for at in range(0, max(1, len(texts)), TEXTS_A_CALL):
+            block = list(texts[at : at + TEXTS_A_CALL])
+            found.append(embed(block, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False))
+            progress(at + len(block), len(texts), f"{at + len(block):,} texts")
+        return np.concatenate(found).astype(np.float32, copy=False)
 
     @cached_property
     def _model(self) -> Any:

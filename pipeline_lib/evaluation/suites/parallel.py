@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pipeline_lib.progress import Progress, silent
 
 DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
 MIN_TEXTS = 512  # fewer are embedded sooner than handed over
+TEXTS_A_TASK = 512  # handed over at a time, so that the caller hears how far all are
 
 _encoder: TextEncoder | None = None  # of a worker process
 
@@ -51,18 +52,22 @@ class ParallelEncoder:
                 ProcessPoolExecutor(1, get_context("spawn"), _start, (self.encoder, number, self.processes))
                 for number in range(self.processes)
             ]
-        order_N = np.argsort([len(text) for text in texts], kind="stable")
-        shares = [order_N[at :: self.processes] for at in range(self.processes)]
-        waiting = [
-            pool.submit(_encode, [texts[row] for row in share], side) for pool, share in zip(self._pools, shares, strict=True)
-        ]
+        order_N = np.argsort([-len(text) for text in texts], kind="stable")  # else the time left is underestimated
+        rows_of: dict[Future[np.ndarray], np.ndarray] = {}
+        for at, pool in enumerate(self._pools):
+            share = order_N[at :: self.processes]
+            for first in range(0, len(share), TEXTS_A_TASK):
+                rows = share[first : first + TEXTS_A_TASK]
+                rows_of[pool.submit(_encode, [texts[row] for row in rows], side)] = rows
         vectors_ND: np.ndarray | None = None
-        for done, (share, future) in enumerate(zip(shares, waiting, strict=True), 1):
-            found = future.result()
+        done = 0
+        for future in as_completed(rows_of):
+            found, rows = future.result(), rows_of[future]
             if vectors_ND is None:
                 vectors_ND = np.empty((len(texts), found.shape[1]), np.float32)
-            vectors_ND[share] = found
-            progress(done, len(shares), f"{done} of {len(shares)} shares embedded")
+            vectors_ND[rows] = found
+            done += len(rows)
+            progress(done, len(texts), f"{done:,} texts")
         assert vectors_ND is not None
         return vectors_ND
 

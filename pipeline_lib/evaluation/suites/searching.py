@@ -18,7 +18,7 @@ from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Hits, Model, Side, TextEncoder, WordModel
 from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS
 from pipeline_lib.evaluation.suites.top import NO_ROW, best_of, merged
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.progress import Progress, embedding, silent
 
 QUERY_BLOCK = 1024  # 1,024 queries x 8,192 documents of float32: 34 MB
 TRAINING_VECTORS = 200_000  # what an approximate index learns its centroids from
@@ -60,10 +60,14 @@ def search(
         raise UserError(f"nothing to search: {len(queries)} queries, {n} documents; the files are empty")
     if isinstance(model, WordModel):
         return Found(model.search(queries, [document.text for document in corpus()], config.depth), n, "words, exact")
-    queries_QD = model.encode(queries, "x")
-    blocks = _embedded(model, corpus(), config, side, _told(progress, n))
+
+    def told(documents_before: int) -> Progress:
+        return embedding(progress, len(queries) + documents_before, len(queries) + n)
+
+    queries_QD = model.encode(queries, "x", told(-len(queries)))
+    blocks = _embedded(model, corpus(), config, side, told)
     if n >= config.faiss_from_rows and config.faiss_factory != "Flat":
-        sample_ND = _training_sample(model, corpus, n, config, side)
+        sample_ND = _training_sample(model, corpus, n, config, side, told)
         return Found(_approximate(queries_QD, blocks, sample_ND, config), n, f"FAISS {config.faiss_factory}, approximate")
     through_faiss = n >= config.faiss_from_rows
     search_block = _faiss_block if through_faiss else _numpy_block
@@ -90,12 +94,13 @@ def ranked_ids(hits: Hits, documents: dict[int, Document]) -> list[list[tuple[st
 
 
 def _embedded(
-    model: TextEncoder, documents: Iterable[Document], config: SuiteConfig, side: Side, done: Callable[[int], None]
+    model: TextEncoder, documents: Iterable[Document], config: SuiteConfig, side: Side, told: Callable[[int], Progress]
 ) -> Iterator[np.ndarray]:
-    rest = iter(documents)
+    rest, done = iter(documents), 0
     while block := list(islice(rest, config.block_texts)):
-        yield model.encode([document.text for document in block], side)
-        done(len(block))
+        yield model.encode([document.text for document in block], side, told(done))
+        told(done)(len(block), len(block))  # an encoder says nothing of what it remembers
+        done += len(block)
 
 
 def _numpy_block(queries_QD: np.ndarray, block_CD: np.ndarray, depth: int, first_row: int) -> Hits:
@@ -136,19 +141,10 @@ def _faiss_hits(index: Any, queries_QD: np.ndarray, depth: int, first_row: int) 
     return Hits(rows_QK, scores_QK)
 
 
-def _training_sample(model: TextEncoder, corpus: Corpus, n: int, config: SuiteConfig, side: Side) -> np.ndarray:
+def _training_sample(
+    model: TextEncoder, corpus: Corpus, n: int, config: SuiteConfig, side: Side, told: Callable[[int], Progress]
+) -> np.ndarray:
     """Vectors of documents spread evenly over the corpus: the first ones are often of one kind."""
     stride = max(1, n // TRAINING_VECTORS)
     spread = (document for row, document in enumerate(corpus()) if row % stride == 0)
-    return np.concatenate(list(_embedded(model, spread, config, side, lambda _: None)))
-
-
-def _told(progress: Progress, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def report(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, total, f"{done:,} of {total:,} documents searched")
-
-    return report
+    return np.concatenate(list(_embedded(model, spread, config, side, told)))

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from length_encoder import LengthEncoder
 
 from pipeline_lib.evaluation.suites.cache import text_hashes
-from pipeline_lib.evaluation.suites.parallel import MIN_TEXTS, ParallelEncoder
+from pipeline_lib.evaluation.suites.parallel import TEXTS_A_TASK, ParallelEncoder
 from pipeline_lib.evaluation.suites.places import Places
 
 
 def test_processes_give_the_same_vectors_in_the_same_order():
-    texts = [f"{n} {'word ' * (n * 7 % 23)}" for n in range(MIN_TEXTS + 1)]
-    encoder = ParallelEncoder(LengthEncoder(), 2)
+    texts = [f"{n} {'word ' * (n * 7 % 23)}" for n in range(2 * TEXTS_A_TASK + 3)]
+    encoder, told = ParallelEncoder(LengthEncoder(), 2), []
     try:
-        both = encoder.encode(texts, "x")
+        both = encoder.encode(texts, "x", lambda done, total, note="": told.append((done, total)))
         few = encoder.encode(texts[:3], "x")
     finally:
         encoder.close()
@@ -26,6 +26,7 @@ def test_processes_give_the_same_vectors_in_the_same_order():
     assert np.array_equal(both[:, :2], alone[:, :2])
     assert len(set(both[:, 2])) == 2 and os.getpid() not in set(both[:, 2])  # two others did the work
     assert set(few[:, 2]) == {np.float32(os.getpid())}  # too few to hand over
+    assert len(told) == 4 and told[-1] == (len(texts), len(texts)) and told == sorted(told)  # two tasks a process
 
 
 @settings(max_examples=50, deadline=None)

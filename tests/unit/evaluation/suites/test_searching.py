@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.cache import CachedEncoder
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.progress import silent
 
 DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]
 QUERIES = ["word3 number3", "other1", "word16 other4", "nothing of it"]
@@ -69,3 +71,35 @@ def test_word_models_return_only_documents_that_share_a_word():
 def test_nothing_to_search_is_an_error(encoder):
     with pytest.raises(UserError, match="4 queries, 0 documents"):
         hits(encoder, partial(iter, []))
+
+
+class Heard:
+    """Remembers how far the work said it was."""
+
+    def __init__(self):
+        self.shares, self.notes = [], []
+
+    def __call__(self, done, total, note=""):
+        self.shares.append(done / total)
+        self.notes.append(note)
+
+
+def test_a_search_says_how_far_it_is_within_a_block_and_over_all_of_them(encoder, tmp_path):
+    """One call of an encoder may take minutes: what it says itself must come through, in the units of the whole search."""
+
+    class SlowEncoder:
+        id = encoder.id
+
+        def encode(self, texts, side, progress=silent):
+            for at in range(0, len(texts), 100):
+                progress(min(at + 100, len(texts)), len(texts), "texts")
+            return encoder.encode(texts, side)
+
+    heard = Heard()
+    cached = CachedEncoder(SlowEncoder(), tmp_path, block_texts=200)
+    search(cached, QUERIES, CORPUS, SuiteConfig(block_texts=200), "y", heard)
+    assert len(heard.shares) >= 2 + 500 // 100 and heard.shares == sorted(heard.shares)
+    assert heard.shares[0] < 0.01 and heard.shares[-1] == 1.0 and heard.notes[-1] == "504 of 504 texts embedded"
+    again = Heard()
+    search(cached, QUERIES, CORPUS, SuiteConfig(block_texts=200), "y", again)
+    assert len(again.shares) == 3 and again.shares[-1] == 1.0  # a block each, from the cache
