@@ -1,22 +1,27 @@
-"""The memory of extraction and validation does not grow with the size of one file."""
+"""The memory of extraction, validation and search suites does not grow with the size of one file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from corpus import NOUNS
 
 from pipeline_lib.artifact import Artifact, Outcome, Part, Store
 from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.pairs import rows
 from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
 from pipeline_lib.pairs.extract import STAGE
+from pipeline_lib.progress import Progress, silent
 from pipeline_lib.sources.bundles import list_bundles
 
 # In a process of its own, and VmHWM: ru_maxrss remembers the parent that this process was forked from.
@@ -46,6 +51,51 @@ store = Store(Path(sys.argv[2]))
 artifact = validate(store, extracted_as_one_part(store, Path(sys.argv[1])), ContractConfig())
 print(artifact.manifest.counts.n_out, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)))
 """
+
+
+SEARCHING = """
+import re, sys
+from pathlib import Path
+from pipeline_lib.artifact import Store
+from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.registry import open_suite
+sys.path.insert(0, sys.argv[4])
+from test_memory import DigestEncoder
+config = SuiteConfig(block_texts=int(sys.argv[3]), faiss_from_rows=1, bootstrap=10)
+suite = open_suite("beir/large", Path(sys.argv[1]), config)
+artifact = evaluate_suite(Store(Path(sys.argv[2])), DigestEncoder(), suite, "test")
+facts = artifact.manifest.facts
+print(facts["documents"], int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)))
+"""
+
+
+class DigestEncoder:
+    """A vector of each text's hash: as many and as large as a real model's small ones, in no time."""
+
+    id = ModelId("digest", "digest")
+
+    def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, 32)."""
+        digests = b"".join(hashlib.sha256(text.encode()).digest() for text in texts)
+        vectors_ND = np.frombuffer(digests, np.int8).reshape(-1, 32).astype(np.float32) + 0.5
+        return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+
+
+def write_beir(folder: Path, documents: int) -> Path:
+    """A BEIR folder below `folder`: documents of a kilobyte, twenty queries."""
+    place = folder / "beir" / "large"
+    (place / "qrels").mkdir(parents=True)
+    chance = random.Random(5)
+    with (place / "corpus.jsonl").open("w") as stream:
+        for number in range(documents):
+            text = " ".join(chance.choices(NOUNS, k=150))
+            stream.write(json.dumps({"_id": f"d{number}", "title": f"number {number}", "text": text}) + "\n")
+    queries = "".join(json.dumps({"_id": f"q{n}", "text": f"query {n}"}) + "\n" for n in range(20))
+    (place / "queries.jsonl").write_text(queries)
+    rows = "".join(f"q{n}\td{n}\t1\n" for n in range(20))
+    (place / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    return folder
 
 
 def write_dump(path: Path, bytes_: int) -> Path:
@@ -92,6 +142,17 @@ def test_ten_times_the_dump_takes_less_than_a_tenth_more_memory(bytes_: int, row
     small, large = (peak(write_dump(tmp_path / f"{n}.jsonl", n * bytes_), tmp_path / str(n), row_group) for n in (1, 10))
     assert 9 < large[0] / small[0] < 11
     assert large[1] < 1.1 * small[1]
+
+
+# 400 MB of text take 38 MB more than 40: a hundred bytes a document, where its vector lies, twice while places are merged
+@pytest.mark.parametrize(("documents", "most"), [(4_000, 1.1), pytest.param(40_000, 1.2, marks=pytest.mark.slow)])
+def test_a_corpus_ten_times_as_large_is_searched_in_little_more_memory(documents: int, most: float, tmp_path: Path) -> None:
+    block = documents // 4
+    small, large = (
+        peak(write_beir(tmp_path / str(n), n * documents), tmp_path / f"store-{n}", block, SEARCHING) for n in (1, 10)
+    )
+    assert (small[0], large[0]) == (documents, 10 * documents)
+    assert large[1] < most * small[1]
 
 
 @pytest.mark.slow
