@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def open_lines(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
     """The text of a plain or gzipped file; "\\n" alone ends a line.
 
     Raises:
-        UserError: the file is not of that encoding, or its gzip stream is broken.
+        UserError: the file is not of that encoding, its gzip stream is broken, or its quoting, where it is read as a table.
     """
     try:
         if path.suffix == ".gz":
@@ -48,7 +49,7 @@ def open_lines(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
         else:
             with path.open(encoding=encoding, newline="\n") as stream:
                 yield stream
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, csv.Error) as error:
         raise UserError(f"{path}: cannot be read to its end as {encoding} ({error}); get the file again") from error
 
 

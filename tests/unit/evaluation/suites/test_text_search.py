@@ -62,6 +62,19 @@ def test_graded_and_broken_judgements(put, data, config, encoder):
         open_suite("beir/tiny", data, config).run(encoder, "test")
 
 
+def test_a_broken_download_is_named(put, data, config):
+    write_beir(put, suffix=".gz")
+    path = data / "beir/tiny/corpus.jsonl.gz"
+    whole = path.read_bytes()
+    for broken in (whole[:-9], whole[:12] + bytes([255] * 20) + whole[32:], b"<html>"):  # cut off, overwritten, another file
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"corpus.jsonl.gz: cannot be read to its end as utf-8 .*get the file again"):
+            list(open_suite("beir/tiny", data, config).corpus())
+    put("beir/tiny/qrels/test.tsv", 'query-id\tcorpus-id\tscore\nq1\t"' + "d1\t1\n" * 30_000)  # a quote that nothing closes
+    with pytest.raises(UserError, match=r"qrels/test.tsv: cannot be read to its end .*field larger than field limit"):
+        open_suite("beir/tiny", data, config).qrels("test")
+
+
 def test_texts_for_decontamination_are_queries_and_relevant_documents(put, data, config):
     write_beir(put)
     texts = {text.id: text.text for text in open_suite("beir/tiny", data, config).texts("test")}
