@@ -18,21 +18,23 @@ class MissingData(UserError):
     """A suite's files are not there; `--skip-missing` passes over the suite instead."""
 
 
-def find_file(data: Path, places: Sequence[str], name: str, source: str) -> Path:
+def find_file(data: Path, places: Sequence[str], name: str | Sequence[str], source: str) -> Path:
     """The first `data/PLACE/name` or `data/PLACE/name.gz` that there is.
 
     Args:
         places: folders below `data` that downloads commonly make.
+        name: or the names that it goes by.
         source: where one gets the file, for the message.
 
     Raises:
         MissingData: none is there.
     """
+    names = [name] if isinstance(name, str) else name
     for place in places:
-        for candidate in (data / place / name, data / place / f"{name}.gz"):
+        for candidate in (data / place / f"{each}{end}" for each in names for end in ("", ".gz")):
             if candidate.is_file():
                 return candidate
-    raise MissingData(f"{data / places[0] / name} is not there, nor .gz beside it; get it from {source}")
+    raise MissingData(f"{data / places[0] / ' or '.join(names)} is not there, nor .gz beside it; get it from {source}")
 
 
 @contextmanager

@@ -78,12 +78,10 @@ class OpenQuestions(Suite):
         part = {"validation": "dev", "test": "test"}[split]
         passages = ("dpr/data/wikipedia_split", "downloads/data/wikipedia_split", "dpr", "")
         questions = ("dpr/data/retriever/qas", "downloads/data/retriever/qas", "dpr", "")
-        named = [f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")]
-        there = [name for name in named for place in questions if (self.data / place / name).is_file()]
-        return (
-            find_file(self.data, passages, "psgs_w100.tsv", DPR),
-            find_file(self.data, questions, there[0] if there else named[-1], DPR),
-        )
+        named = [
+            f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")
+        ]  # as it is published, and as DPR's script saves it
+        return (find_file(self.data, passages, "psgs_w100.tsv", DPR), find_file(self.data, questions, named, DPR))
 
     def texts(self, split: str) -> Iterator[SuiteText]:
         """The questions; the passages are all of Wikipedia."""

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.passages import contains_answer, dpr_tokens
 from pipeline_lib.evaluation.suites.registry import open_suite
 
@@ -48,6 +49,14 @@ def test_recall_by_answer_containment(put, data, config, encoder):
         "recall@100": [1.0, 0.0, 1.0],
     }
     assert ("y", 'Cats The "red" cat, Félix sat') in encoder.asked
+
+
+@pytest.mark.parametrize("name", ["trivia-test.qa.csv", "trivia-test.qa.csv.gz", "trivia-test.csv", "trivia-test.csv.gz"])
+def test_questions_go_by_the_names_of_the_download_and_of_its_script(put, data, config, name):
+    put_dpr(put, [("a", "b")], [("who", "['x']")], place="downloads/data", name=name)
+    assert open_suite("trivia-qa", data, config).questions("test") == [("who", ["x"])]
+    with pytest.raises(MissingData, match=r"nq-test.qa.csv or nq-test.csv is not there, nor .gz beside it; get it from .*DPR"):
+        open_suite("nq", data, config).paths("test")
 
 
 def test_answers_are_read_and_never_run(put, data, config, tmp_path):
