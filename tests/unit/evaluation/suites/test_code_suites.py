@@ -178,6 +178,17 @@ def test_advtest(put, data, config, encoder):
     assert result.figures[0].interval.value == 1.0 and result.facts["protocols"]["all"]["candidates"] == 12
 
 
+def test_the_test_file_of_advtest_calls_its_tokens_otherwise(put, data, config, encoder):
+    rows = [record(at, f"word{at}") | {"idx": at} for at in range(12)]
+    rows = [row | {"function": row["code"], "function_tokens": row["code_tokens"]} for row in rows]
+    rows = [{name: value for name, value in row.items() if name not in ("code", "code_tokens")} for row in rows]
+    put("AdvTest/test.jsonl", "\n".join(map(json.dumps, rows)))
+    assert open_suite("codexglue-advtest", data, config).run(encoder, "test").figures[0].interval.value == 1.0
+    put("AdvTest/test.jsonl", json.dumps({"docstring_tokens": ["a"], "idx": 1}))
+    with pytest.raises(UserError, match=r"test.jsonl: function_tokens is no list of tokens"):
+        open_suite("codexglue-advtest", data, config).pairs("test")
+
+
 def test_a_codebase_of_its_own(put, data, config, encoder):
     base = [record(at, f"word{at}") for at in range(12)]
     put("codexglue/ruby/codebase.jsonl", "\n".join(map(json.dumps, base)))
