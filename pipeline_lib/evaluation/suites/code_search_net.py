@@ -101,15 +101,16 @@ class CodeSearchNet(Suite):
 
 
 def record_files(data: Path, language: str, part: str) -> tuple[Path, ...]:
-    """LANGUAGE/final/jsonl/PART/*.jsonl or .jsonl.gz, sorted by name.
+    """LANGUAGE/final/jsonl/PART/*.jsonl or .jsonl.gz, sorted by name; one that lies there both ways is read once.
 
     Raises:
         MissingData: there is none.
     """
     for place in PLACES:
         folder = data / place / language / "final" / "jsonl" / part
-        if found := sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
-            return tuple(found)
+        found = {path.name.removesuffix(".gz"): path for end in (".jsonl.gz", ".jsonl") for path in folder.glob(f"*{end}")}
+        if found:
+            return tuple(found[name] for name in sorted(found))
     wanted = data / PLACES[0] / language / "final" / "jsonl" / part
     raise MissingData(f"{wanted} holds no .jsonl.gz; get it from {SOURCE.format(language)}")
 

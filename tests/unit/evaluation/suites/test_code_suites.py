@@ -96,6 +96,14 @@ def test_a_docstring_inside_its_function_is_no_candidate(put, data, config):
     assert codes == ["def f ( ) : return 1", record(1)["code"]]
 
 
+def test_a_file_beside_its_gzipped_self_is_read_once(put, data, config):
+    for suffix in ("", ".gz"):
+        put_csn(put, suffix=suffix)
+    suite = open_suite("codesearchnet/ruby", data, config)
+    assert [path.name for path in suite.paths("test")] == ["ruby_test_0.jsonl", "ruby_test_1.jsonl"]
+    assert len(suite.pairs("test").codes) == 25
+
+
 def test_what_is_missing(data, config):
     with pytest.raises(MissingData, match=r"go/final/jsonl/test holds no .jsonl.gz; get it from .*go.zip"):
         open_suite("codesearchnet/go", data, config).paths("test")
