@@ -50,6 +50,22 @@ def test_splits_are_those_that_have_judgements(put, data, config):
     assert len(GROUPS["beir-11"]) == 11
 
 
+def test_a_folder_of_cqadupstack(put, data, config, encoder):
+    for name, records in (("corpus", CORPUS), ("queries", QUERIES)):
+        put(f"beir/cqadupstack/android/{name}.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    put("beir/cqadupstack/android/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq2\td2\t1\n")
+    figure = open_suite("beir/cqadupstack/android", data, config).run(encoder, "test").figures[0]
+    assert figure.task == "beir/cqadupstack/android" and figure.interval.value == 1.0
+    with pytest.raises(MissingData, match=r"cqadupstack/gis/corpus.jsonl is not there.*BEIR/datasets/cqadupstack.zip"):
+        open_suite("beir/cqadupstack/gis", data, config).paths("test")
+
+
+@pytest.mark.parametrize("name", ["beir", "beir/", "codexglue"])
+def test_a_family_without_a_folder_is_no_suite(data, config, name):
+    with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER, codexglue/FOLDER"):
+        open_suite(name, data, config)
+
+
 def test_graded_and_broken_judgements(put, data, config, encoder):
     write_beir(put, (("q1", "d1", 0), ("q2", "d2", -1)))
     result = open_suite("beir/tiny", data, config).run(encoder, "test")
