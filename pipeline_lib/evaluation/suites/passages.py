@@ -168,8 +168,10 @@ def _first_answer(texts: dict[str, str], hits: Sequence[tuple[str, float]], answ
 
 def contains_answer(text: str, answers: Sequence[tuple[str, ...]]) -> bool:
     """Whether the tokens of one answer stand in a row in the text."""
-    lowered = unicodedata.normalize("NFD", text).lower()
-    likely = [answer for answer in answers if all(token in lowered for token in answer)]  # tokens cost 100 times as much
+    folded = unicodedata.normalize("NFD", text).casefold()  # lower() writes a sigma in two ways, by what follows the word
+    likely = [
+        answer for answer in answers if all(token.casefold() in folded for token in answer)
+    ]  # tokens cost 100 times as much
     if not likely:
         return False
     tokens = dpr_tokens(text)

@@ -77,6 +77,7 @@ def test_answers_are_read_and_never_run(put, data, config, tmp_path):
         ("Beyonce\u0301 sang", "Beyoncé", True),
         ("one two three", "one three", False),
         ("x", "", False),
+        ("\u039f\u0394\u039f\u03a3'\u0391", "\u03bf\u03b4\u03bf\u03c2", True),  # a sigma ends the token, but not the word
     ],
 )
 def test_containment(text, answer, expected):
