@@ -132,6 +132,14 @@ def test_smart_collections(put, data, config, encoder):
         assert open_suite(name, data, config).run(encoder, "test").figures[0].interval.value == 1.0
 
 
+@pytest.mark.parametrize(("name", "line"), [("cranqrel", "1 0 184 2"), ("MED.REL", "1 13 1")])
+def test_judgements_that_somebody_rewrote_are_refused(put, data, config, name, line):
+    put(f"ir/{name}", line + "\n")
+    suite = open_suite({"cranqrel": "cranfield", "MED.REL": "med"}[name], data, config)
+    with pytest.raises(UserError, match=rf"{name}, line 1: '{line}': . columns, expected .; get {name} as ir.dcs"):
+        suite.qrels("test")
+
+
 def test_text_before_a_record_is_refused(put, data, config):
     put("ir/CISI.ALL.gz", "<html>moved</html>\n")
     with pytest.raises(UserError, match=r"CISI.ALL.gz, line 1: .*before the first `.I`"):
