@@ -124,8 +124,8 @@ def _approximate(queries_QD: np.ndarray, blocks: Iterable[np.ndarray], sample_ND
         raise UserError(f"faiss_factory {config.faiss_factory!r} cannot be built here: {error}") from error
     for block_CD in blocks:
         index.add(block_CD)
-    if isinstance(index, faiss.IndexIVF):
-        index.nprobe = min(config.faiss_probes, index.nlist)
+    if inverted := faiss.try_extract_index_ivf(index):  # which may lie behind a transform, as in "OPQ16,IVF4096,PQ16"
+        inverted.nprobe = min(config.faiss_probes, inverted.nlist)
     return _faiss_hits(index, queries_QD, min(config.depth, index.ntotal), 0)
 
 

@@ -53,6 +53,12 @@ def test_an_approximate_index_says_so(encoder):
         hits(encoder, faiss_from_rows=1, faiss_factory="Nonsense")
 
 
+@pytest.mark.parametrize("factory", ["L2norm,IVF4,Flat", "IVF4,Flat,RFlat"])
+def test_lists_are_visited_behind_a_transform_too(encoder, factory):
+    found = hits(encoder, faiss_from_rows=1, faiss_factory=factory, faiss_probes=4)
+    assert np.allclose(found.hits.scores_QK, oracle(encoder)[1], atol=2e-6)
+
+
 def test_more_hits_than_documents(encoder):
     found = hits(encoder, partial(iter, DOCUMENTS[:3]))
     assert found.hits.rows_QK.shape == (4, 3) and sorted(found.hits.rows_QK[0]) == [0, 1, 2]
