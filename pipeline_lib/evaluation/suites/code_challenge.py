@@ -19,7 +19,7 @@ from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import MissingData, as_number, find_file, read_csv, read_json_lines
 from pipeline_lib.evaluation.suites.rank_metrics import in_order
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText
 from pipeline_lib.progress import Progress, silent
 
@@ -93,9 +93,9 @@ class CodeChallenge(Suite):
         present = self._present(self.paths(split)[1:])
         config = self.config.model_copy(update={"depth": DEPTH})
         found = search(model, list(grades), self.corpus, config, "y", progress)
-        lists = ranked_ids(found.hits, documents_at(self.corpus, found.hits))
+        lists = ranked_ids(found.hits, ids_at(self.corpus, found.hits))
         among = search(model, list(grades), lambda: self._annotated(annotated), config, "y")
-        near = ranked_ids(among.hits, documents_at(lambda: self._annotated(annotated), among.hits))
+        near = ranked_ids(among.hits, ids_at(lambda: self._annotated(annotated), among.hits))
         figures = [
             self._figure(self.task, grades, lists, skips_unjudged=False),
             self._figure(f"{self.task}:within", grades, near, skips_unjudged=True),

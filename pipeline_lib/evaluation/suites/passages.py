@@ -22,7 +22,7 @@ from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
 from pipeline_lib.progress import Progress, silent
@@ -115,9 +115,9 @@ class OpenQuestions(Suite):
         asked = [questions[row] for row in kept]
         config = self.config.model_copy(update={"depth": max(CUTS)})
         found = search(model, [question for question, _ in asked], self._searched, config, "y", progress)
-        documents = documents_at(self._searched, found.hits)
-        texts = self._texts({document.id for document in documents.values()})
-        ranked = ranked_ids(found.hits, documents)
+        passage_ids = ids_at(self._searched, found.hits)
+        texts = self._texts(set(passage_ids.values()))
+        ranked = ranked_ids(found.hits, passage_ids)
         first = np.array([_first_answer(texts, hits, answers) for hits, (_, answers) in zip(ranked, asked, strict=True)])
         ids = [f"question-{row}" for row in kept]
         figures = []

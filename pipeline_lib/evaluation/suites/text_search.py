@@ -6,13 +6,17 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+import numpy as np
+
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.models import Hits, Model
 from pipeline_lib.evaluation.suites.rank_metrics import ranking_values
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.progress import Progress, silent
+
+QUERY_BLOCK = 256  # queries whose hits are named and judged at a time
 
 Graded = dict[str, dict[str, int]]  # query id -> document id -> grade
 
@@ -55,12 +59,7 @@ class SearchSuite(Suite):
         """Every metric over the judged queries."""
         qrels, texts = self._asked(split)
         found = search(model, list(texts.values()), lambda: self._searched(qrels), self.config, "y", progress)
-        lists = ranked_ids(found.hits, documents_at(lambda: self._searched(qrels), found.hits))
-        rankings = {
-            query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)]
-            for query, ranked in zip(texts, lists, strict=True)
-        }
-        values = ranking_values(rankings, qrels, self.metrics)
+        values = self._values(found.hits, ids_at(lambda: self._searched(qrels), found.hits), qrels)
         bootstrap = (self.config.bootstrap, self.config.seed)
         figures = tuple(
             Figure(self.task, metric, metrics.mean_interval(of_each, *bootstrap), list(qrels), of_each)
@@ -69,6 +68,19 @@ class SearchSuite(Suite):
         unanswerable = sum(not any(grade > 0 for grade in graded.values()) for graded in qrels.values())
         facts = {"documents": found.documents, "search": found.how, "queries_without_relevant": unanswerable}
         return SuiteResult(figures, facts)
+
+    def _values(self, hits: Hits, ids: dict[int, str], qrels: Graded) -> dict[str, np.ndarray]:
+        """Each metric's value for every query; a block of queries at a time, as a hit takes a few hundred bytes in Python."""
+        names, found = list(qrels), list[dict[str, np.ndarray]]()
+        for at in range(0, len(names), QUERY_BLOCK):
+            block = slice(at, at + QUERY_BLOCK)
+            lists = ranked_ids(Hits(hits.rows_QK[block], hits.scores_QK[block]), ids)
+            rankings = {
+                query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)]
+                for query, ranked in zip(names[block], lists, strict=True)
+            }
+            found.append(ranking_values(rankings, {query: qrels[query] for query in rankings}, self.metrics))
+        return {metric: np.concatenate([values[metric] for values in found]) for metric in self.metrics}
 
     def _asked(self, split: str) -> tuple[Graded, dict[str, str]]:
         """Judgements and texts of the queries that are asked, in one order.
