@@ -100,7 +100,8 @@ class CodeChallenge(Suite):
             self._figure(self.task, grades, lists, skips_unjudged=False),
             self._figure(f"{self.task}:within", grades, near, skips_unjudged=True),
         ]
-        return SuiteResult(tuple(figures), {"documents": found.documents, "annotated": len(annotated), "present": len(present)})
+        facts = {"documents": found.documents, "search": found.how, "annotated": len(annotated), "present": len(present)}
+        return SuiteResult(tuple(figures), facts)
 
     def _figure(self, task: str, grades: Grades, lists: Sequence[Sequence[tuple[str, float]]], skips_unjudged: bool) -> Figure:
         rankings = [list(dict.fromkeys(in_order(ranked)))[:DEPTH] for ranked in lists]
