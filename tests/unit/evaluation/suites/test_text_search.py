@@ -74,7 +74,17 @@ def test_graded_and_broken_judgements(put, data, config, encoder):
     with pytest.raises(UserError, match=r"test.tsv, line 2: grade 'yes'"):
         open_suite("beir/tiny", data, config).run(encoder, "test")
     write_beir(put, (("q9", "d1", 1),))
-    with pytest.raises(UserError, match="1 judged queries have no text, 'q9' first"):
+    suite = open_suite("beir/tiny", data, config)
+    for of_suite in (lambda: suite.run(encoder, "test"), lambda: list(suite.texts("test"))):
+        with pytest.raises(UserError, match="1 judged queries have no text, 'q9' first"):
+            of_suite()
+
+
+def test_a_corpus_without_the_relevant_documents_is_no_figure_of_zero(put, data, config, encoder):
+    write_beir(put, (("q1", "d1", 1), ("q2", "d8", 1)))
+    assert open_suite("beir/tiny", data, config).run(encoder, "test").facts["relevant_not_in_corpus"] == 1
+    write_beir(put, (("q1", "d9", 1), ("q2", "d8", 1), ("q2", "d1", 0)))
+    with pytest.raises(UserError, match="tiny, test: none of the 2 relevant documents is in the corpus, 'd8' for one"):
         open_suite("beir/tiny", data, config).run(encoder, "test")
 
 
