@@ -59,7 +59,9 @@ class SearchSuite(Suite):
         """Every metric over the judged queries."""
         qrels, texts = self._asked(split)
         absent = self._absent(qrels, split)
-        found = search(model, list(texts.values()), lambda: self._searched(qrels), self.config, "y", progress)
+        depth = self.config.depth + self.queries_are_documents  # one more, as BEIR does: the query itself may be among them
+        config = self.config.model_copy(update={"depth": depth})
+        found = search(model, list(texts.values()), lambda: self._searched(qrels), config, "y", progress)
         values = self._values(found.hits, ids_at(lambda: self._searched(qrels), found.hits), qrels)
         bootstrap = (self.config.bootstrap, self.config.seed)
         figures = tuple(
@@ -78,7 +80,7 @@ class SearchSuite(Suite):
             block = slice(at, at + QUERY_BLOCK)
             lists = ranked_ids(Hits(hits.rows_QK[block], hits.scores_QK[block]), ids)
             rankings = {
-                query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)]
+                query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)][: self.config.depth]
                 for query, ranked in zip(names[block], lists, strict=True)
             }
             found.append(ranking_values(rankings, {query: qrels[query] for query in rankings}, self.metrics))

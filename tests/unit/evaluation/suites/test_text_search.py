@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites import text_search
 from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
@@ -39,6 +40,18 @@ def test_a_beir_folder(put, data, config, encoder, suffix):
     assert result.facts["documents"] == 4 and result.facts["search"] == "matrix product, exact"
     assert ("y", "Red cats sit on mats") in encoder.asked and ("y", "blue dogs run") in encoder.asked
     assert ("x", "unjudged") not in encoder.asked
+
+
+def test_a_query_that_is_a_document_takes_no_rank(put, data, config, encoder, monkeypatch):
+    monkeypatch.setattr(text_search, "QUERY_BLOCK", 1)
+    names = [f"d{number:03}" for number in range(102)]  # all alike, the query too; the last names rank first
+    put("beir/alike/corpus.jsonl", "".join(json.dumps({"_id": name, "text": "red"}) + "\n" for name in names))
+    put("beir/alike/queries.jsonl", "".join(json.dumps({"_id": name, "text": "red"}) + "\n" for name in ("d000", "other")))
+    rows = [f"{query}\t{name}\t1\n" for query in ("d000", "other") for name in names[1:]]
+    put("beir/alike/qrels/test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(rows))
+    result = open_suite("beir/alike", data, config.model_copy(update={"depth": 100})).run(encoder, "test")
+    recall = next(figure for figure in result.figures if figure.metric == "recall@100")
+    assert list(recall.values) == pytest.approx([100 / 101, 99 / 101])  # of "other" d000 is among the first 100
 
 
 def test_splits_are_those_that_have_judgements(put, data, config):
