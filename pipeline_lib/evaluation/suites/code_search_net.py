@@ -7,6 +7,9 @@ Three tasks a language, which are never to be compared with each other:
     codesearchnet/ruby:10k   the same with batches of 10,000; absent where the set is smaller
     codesearchnet/ruby:all   every function of the split is a candidate
 
+Each docstring ranks functions, as the paper states the task; the authors' model_test.py hands the functions over first, and so
+ranks the docstrings of a batch for each function. Figures of the two differ a little.
+
 The query is the docstring as `docstring_tokens` has it (its first paragraph). The candidate is `code`; where that holds the
 docstring, as it does in Python, `code_tokens`, which do not. The candidates' order is pinned by a digest in the facts.
 """

@@ -61,7 +61,7 @@ def test_the_protocol_of_the_authors_written_out(put, data, config, encoder, emb
         codes = embed_words([" ".join(row["code_tokens"]) for row in batch])
         distances = np.round(1 - codes @ queries.T, 6).T
         correct = np.diag(distances)[:, None]
-        expected += list(1 / np.sum(distances <= correct, axis=-1))  # CodeSearchNet's model_test.py
+        expected += list(1 / np.sum(distances <= correct, axis=-1))  # as model_test.py, but that it ranks queries for a code
     assert list(result.figures[0].values) == pytest.approx(expected) and min(expected) < 1
 
 
