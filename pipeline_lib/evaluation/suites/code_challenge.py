@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.code_search_net import LANGUAGES, PLACES, code_text, record_files
+from pipeline_lib.evaluation.suites.code_search_net import SOURCE as FUNCTIONS
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import MissingData, as_number, find_file, read_csv, read_json_lines
@@ -58,7 +59,8 @@ class CodeChallenge(Suite):
             record_files(self.data, self.language, "test")  # says what is missing
         annotations = self._annotations()
         if not self._present(tuple(files)):
-            raise MissingData(f"{files[0].parent.parent} holds no annotated function; add the train files of {self.language}")
+            what = f"{files[0].parent.parent} holds no annotated function; add the train files"
+            raise MissingData(f"{what} of {self.language}, from {FUNCTIONS.format(self.language)}")
         return (annotations, *files)
 
     def texts(self, split: str) -> Iterator[SuiteText]:

@@ -172,7 +172,7 @@ def test_the_challenge(put, data, config, encoder):
 def test_a_challenge_without_its_functions_is_missing_data(put, data, config):
     put_csn(put)
     put_annotations(put, [("Ruby", "query", "https://example.org/absent", 3)])
-    with pytest.raises(MissingData, match="holds no annotated function; add the train files of ruby"):
+    with pytest.raises(MissingData, match=r"holds no annotated function; add the train files of ruby, from .*ruby.zip"):
         open_suite("codesearchnet-99/ruby", data, config).paths("test")
 
 
