@@ -92,7 +92,7 @@ class CodeChallenge(Suite):
         """nDCG over the corpus, and among the annotated functions alone ("within")."""
         grades = {query: graded for query, graded in self.grades().items() if any(grade > 0 for grade in graded.values())}
         annotated = {url for graded in grades.values() for url in graded}
-        present = self._present(self.paths(split)[1:])
+        present = self._present(self.paths(split)[1:]) & annotated
         config = self.config.model_copy(update={"depth": DEPTH})
         found = search(model, list(grades), self.corpus, config, "y", progress)
         lists = ranked_ids(found.hits, ids_at(self.corpus, found.hits))
