@@ -30,7 +30,7 @@ class Beir(SearchSuite):
         super().__init__(data, config)
         self.name = f"beir/{folder}"
         self.places = (f"beir/{folder}", folder)
-        self.source = SOURCE.format(folder)
+        self.source = SOURCE.format(folder.partition("/")[0])  # CQADupStack is one zip of twelve folders
         there = tuple(split for split in QRELS if self._qrels_file(split))
         self.splits = there or tuple(QRELS)
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.code_search_net import LANGUAGES, PLACES, code_text, record_files
+from pipeline_lib.evaluation.suites.code_search_net import SOURCE as FUNCTIONS
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import MissingData, as_number, find_file, read_csv, read_json_lines
 from pipeline_lib.evaluation.suites.rank_metrics import in_order
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText
 from pipeline_lib.progress import Progress, silent
 
@@ -58,7 +59,8 @@ class CodeChallenge(Suite):
             record_files(self.data, self.language, "test")  # says what is missing
         annotations = self._annotations()
         if not self._present(tuple(files)):
-            raise MissingData(f"{files[0].parent.parent} holds no annotated function; add the train files of {self.language}")
+            what = f"{files[0].parent.parent} holds no annotated function; add the train files"
+            raise MissingData(f"{what} of {self.language}, from {FUNCTIONS.format(self.language)}")
         return (annotations, *files)
 
     def texts(self, split: str) -> Iterator[SuiteText]:
@@ -90,17 +92,18 @@ class CodeChallenge(Suite):
         """nDCG over the corpus, and among the annotated functions alone ("within")."""
         grades = {query: graded for query, graded in self.grades().items() if any(grade > 0 for grade in graded.values())}
         annotated = {url for graded in grades.values() for url in graded}
-        present = self._present(self.paths(split)[1:])
+        present = self._present(self.paths(split)[1:]) & annotated
         config = self.config.model_copy(update={"depth": DEPTH})
         found = search(model, list(grades), self.corpus, config, "y", progress)
-        lists = ranked_ids(found.hits, documents_at(self.corpus, found.hits))
+        lists = ranked_ids(found.hits, ids_at(self.corpus, found.hits))
         among = search(model, list(grades), lambda: self._annotated(annotated), config, "y")
-        near = ranked_ids(among.hits, documents_at(lambda: self._annotated(annotated), among.hits))
+        near = ranked_ids(among.hits, ids_at(lambda: self._annotated(annotated), among.hits))
         figures = [
             self._figure(self.task, grades, lists, skips_unjudged=False),
             self._figure(f"{self.task}:within", grades, near, skips_unjudged=True),
         ]
-        return SuiteResult(tuple(figures), {"documents": found.documents, "annotated": len(annotated), "present": len(present)})
+        facts = {"documents": found.documents, "search": found.how, "annotated": len(annotated), "present": len(present)}
+        return SuiteResult(tuple(figures), facts)
 
     def _figure(self, task: str, grades: Grades, lists: Sequence[Sequence[tuple[str, float]]], skips_unjudged: bool) -> Figure:
         rankings = [list(dict.fromkeys(in_order(ranked)))[:DEPTH] for ranked in lists]

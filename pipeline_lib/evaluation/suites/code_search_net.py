@@ -7,6 +7,9 @@ Three tasks a language, which are never to be compared with each other:
     codesearchnet/ruby:10k   the same with batches of 10,000; absent where the set is smaller
     codesearchnet/ruby:all   every function of the split is a candidate
 
+Each docstring ranks functions, as the paper states the task; the authors' model_test.py hands the functions over first, and so
+ranks the docstrings of a batch for each function. Figures of the two differ a little.
+
 The query is the docstring as `docstring_tokens` has it (its first paragraph). The candidate is `code`; where that holds the
 docstring, as it does in Python, `code_tokens`, which do not. The candidates' order is pinned by a digest in the facts.
 """
@@ -101,15 +104,16 @@ class CodeSearchNet(Suite):
 
 
 def record_files(data: Path, language: str, part: str) -> tuple[Path, ...]:
-    """LANGUAGE/final/jsonl/PART/*.jsonl or .jsonl.gz, sorted by name.
+    """LANGUAGE/final/jsonl/PART/*.jsonl or .jsonl.gz, sorted by name; one that lies there both ways is read once.
 
     Raises:
         MissingData: there is none.
     """
     for place in PLACES:
         folder = data / place / language / "final" / "jsonl" / part
-        if found := sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
-            return tuple(found)
+        found = {path.name.removesuffix(".gz"): path for end in (".jsonl.gz", ".jsonl") for path in folder.glob(f"*{end}")}
+        if found:
+            return tuple(found[name] for name in sorted(found))
     wanted = data / PLACES[0] / language / "final" / "jsonl" / part
     raise MissingData(f"{wanted} holds no .jsonl.gz; get it from {SOURCE.format(language)}")
 

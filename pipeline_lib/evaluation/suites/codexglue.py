@@ -1,6 +1,7 @@
 """Code search in the layouts of CodeXGLUE and CoSQA: every query against one list of functions, by MRR.
 
-codexglue-advtest    AdvTest/{valid,test}.jsonl: `docstring_tokens` and normalised `code_tokens`; all of a file are candidates
+codexglue-advtest    AdvTest/{valid,test}.jsonl: `docstring_tokens` and `code_tokens`; all of a file are candidates. The test
+                     file's names are replaced, and its tokens are called `function_tokens`
 codexglue/ruby       ruby/{valid,test}.jsonl with ruby/codebase.jsonl as candidates, matched by `url`
 cosqa                cosqa-retrieval-{dev,test}-500.json with code_idx_map.txt as candidates, matched by `retrieval_idx`
 """
@@ -67,7 +68,7 @@ class AdvTest(OneListSuite):
     def pairs(self, split: str) -> CodeSet:
         """Query i and code i belong together."""
         (path,) = self.paths(split)
-        records = list(read_json_lines(path, ("docstring_tokens", "code_tokens")))
+        records = list(read_json_lines(path, ("docstring_tokens",)))
         queries = [CodeQuery(_name(record, at), _query(record, path), at) for at, record in enumerate(records)]
         return CodeSet(queries, [query.id for query in queries], [_code(record, path) for record in records])
 
@@ -142,4 +143,5 @@ def _query(record: dict[str, Any], path: Path) -> str:
 
 
 def _code(record: dict[str, Any], path: Path) -> str:
-    return joined(record["code_tokens"], path, "code_tokens")
+    name = "code_tokens" if "code_tokens" in record else "function_tokens"
+    return joined(record.get(name), path, name)

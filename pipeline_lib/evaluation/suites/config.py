@@ -28,7 +28,9 @@ class SuiteConfig(StageConfig):
     neighbours: int = Field(256, description="k of k-nearest-neighbour classification (paper: 256).", ge=1)
     depth: int = Field(1000, description="Documents ranked for a query (BEIR: 1,000).", ge=100)
     faiss_from_rows: int = Field(
-        200_000, description="Corpora of more documents are searched through FAISS instead of one matrix product.", ge=1
+        200_000,
+        description="Corpora of so many documents or more are searched through FAISS instead of one matrix product.",
+        ge=1,
     )
     faiss_factory: str = Field(
         "Flat",

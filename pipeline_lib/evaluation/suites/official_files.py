@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +18,23 @@ class MissingData(UserError):
     """A suite's files are not there; `--skip-missing` passes over the suite instead."""
 
 
-def find_file(data: Path, places: Sequence[str], name: str, source: str) -> Path:
+def find_file(data: Path, places: Sequence[str], name: str | Sequence[str], source: str) -> Path:
     """The first `data/PLACE/name` or `data/PLACE/name.gz` that there is.
 
     Args:
         places: folders below `data` that downloads commonly make.
+        name: or the names that it goes by.
         source: where one gets the file, for the message.
 
     Raises:
         MissingData: none is there.
     """
+    names = [name] if isinstance(name, str) else name
     for place in places:
-        for candidate in (data / place / name, data / place / f"{name}.gz"):
+        for candidate in (data / place / f"{each}{end}" for each in names for end in ("", ".gz")):
             if candidate.is_file():
                 return candidate
-    raise MissingData(f"{data / places[0] / name} is not there, nor .gz beside it; get it from {source}")
+    raise MissingData(f"{data / places[0] / ' or '.join(names)} is not there, nor .gz beside it; get it from {source}")
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def open_lines(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
     """The text of a plain or gzipped file; "\\n" alone ends a line.
 
     Raises:
-        UserError: the file is not of that encoding, or its gzip stream is broken.
+        UserError: the file is not of that encoding, its gzip stream is broken, or its quoting, where it is read as a table.
     """
     try:
         if path.suffix == ".gz":
@@ -48,7 +51,7 @@ def open_lines(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
         else:
             with path.open(encoding=encoding, newline="\n") as stream:
                 yield stream
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, csv.Error) as error:
         raise UserError(f"{path}: cannot be read to its end as {encoding} ({error}); get the file again") from error
 
 

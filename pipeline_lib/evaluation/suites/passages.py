@@ -22,7 +22,7 @@ from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
 from pipeline_lib.progress import Progress, silent
@@ -78,12 +78,10 @@ class OpenQuestions(Suite):
         part = {"validation": "dev", "test": "test"}[split]
         passages = ("dpr/data/wikipedia_split", "downloads/data/wikipedia_split", "dpr", "")
         questions = ("dpr/data/retriever/qas", "downloads/data/retriever/qas", "dpr", "")
-        named = [f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")]
-        there = [name for name in named for place in questions if (self.data / place / name).is_file()]
-        return (
-            find_file(self.data, passages, "psgs_w100.tsv", DPR),
-            find_file(self.data, questions, there[0] if there else named[-1], DPR),
-        )
+        named = [
+            f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")
+        ]  # as it is published, and as DPR's script saves it
+        return (find_file(self.data, passages, "psgs_w100.tsv", DPR), find_file(self.data, questions, named, DPR))
 
     def texts(self, split: str) -> Iterator[SuiteText]:
         """The questions; the passages are all of Wikipedia."""
@@ -117,9 +115,9 @@ class OpenQuestions(Suite):
         asked = [questions[row] for row in kept]
         config = self.config.model_copy(update={"depth": max(CUTS)})
         found = search(model, [question for question, _ in asked], self._searched, config, "y", progress)
-        documents = documents_at(self._searched, found.hits)
-        texts = self._texts({document.id for document in documents.values()})
-        ranked = ranked_ids(found.hits, documents)
+        passage_ids = ids_at(self._searched, found.hits)
+        texts = self._texts(set(passage_ids.values()))
+        ranked = ranked_ids(found.hits, passage_ids)
         first = np.array([_first_answer(texts, hits, answers) for hits, (_, answers) in zip(ranked, asked, strict=True)])
         ids = [f"question-{row}" for row in kept]
         figures = []
@@ -170,8 +168,10 @@ def _first_answer(texts: dict[str, str], hits: Sequence[tuple[str, float]], answ
 
 def contains_answer(text: str, answers: Sequence[tuple[str, ...]]) -> bool:
     """Whether the tokens of one answer stand in a row in the text."""
-    lowered = unicodedata.normalize("NFD", text).lower()
-    likely = [answer for answer in answers if all(token in lowered for token in answer)]  # tokens cost 100 times as much
+    folded = unicodedata.normalize("NFD", text).casefold()  # lower() writes a sigma in two ways, by what follows the word
+    likely = [
+        answer for answer in answers if all(token.casefold() in folded for token in answer)
+    ]  # tokens cost 100 times as much
     if not likely:
         return False
     tokens = dpr_tokens(text)

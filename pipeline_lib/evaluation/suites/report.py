@@ -62,4 +62,5 @@ def _table(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str, int], dict[str
 def _page(content: Row, kinds: dict[str, Any]) -> str:
     loader = jinja2.PackageLoader("pipeline_lib.evaluation", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("suites.html").render(content, kinds=kinds)
+    searched = {name: facts for name, facts in content["facts"].items() if "search" in facts}
+    return environment.get_template("suites.html").render(content, kinds=kinds, searched=searched)

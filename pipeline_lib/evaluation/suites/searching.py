@@ -21,7 +21,7 @@ from pipeline_lib.evaluation.suites.top import NO_ROW, best_of, merged
 from pipeline_lib.progress import Progress, embedding, silent
 
 QUERY_BLOCK = 1024  # 1,024 queries x 8,192 documents of float32: 34 MB
-TRAINING_VECTORS = 200_000  # what an approximate index learns its centroids from
+TRAINING_VECTORS = 200_000  # at most; what an approximate index learns its centroids from
 
 
 class Document(NamedTuple):
@@ -79,16 +79,23 @@ def search(
     return Found(hits, n, "FAISS Flat, exact" if through_faiss else "matrix product, exact")
 
 
-def documents_at(corpus: Corpus, hits: Hits) -> dict[int, Document]:
-    """The documents that are somebody's hit, by row: ids and texts of a large corpus are never held all at once."""
-    wanted = {int(row) for row in np.unique(hits.rows_QK)} - {NO_ROW}
-    return {row: document for row, document in enumerate(corpus()) if row in wanted}
+def ids_at(corpus: Corpus, hits: Hits) -> dict[int, str]:
+    """The ids of the documents that are somebody's hit, by row.
+
+    No text is held: what thousands of queries hit together can be most of a corpus.
+    """
+    rows, documents, read = np.unique(hits.rows_QK[hits.rows_QK != NO_ROW]), corpus(), 0
+    ids: dict[int, str] = {}
+    for row in map(int, rows):
+        ids[row] = next(islice(documents, row - read, None)).id
+        read = row + 1
+    return ids
 
 
-def ranked_ids(hits: Hits, documents: dict[int, Document]) -> list[list[tuple[str, float]]]:
+def ranked_ids(hits: Hits, ids: dict[int, str]) -> list[list[tuple[str, float]]]:
     """(document id, score) of each query's hits, best first."""
     return [
-        [(documents[int(row)].id, float(score)) for row, score in zip(rows, scores, strict=True) if row != NO_ROW]
+        [(ids[int(row)], float(score)) for row, score in zip(rows, scores, strict=True) if row != NO_ROW]
         for rows, scores in zip(hits.rows_QK, hits.scores_QK, strict=True)
     ]
 
@@ -129,8 +136,8 @@ def _approximate(queries_QD: np.ndarray, blocks: Iterable[np.ndarray], sample_ND
         raise UserError(f"faiss_factory {config.faiss_factory!r} cannot be built here: {error}") from error
     for block_CD in blocks:
         index.add(block_CD)
-    if isinstance(index, faiss.IndexIVF):
-        index.nprobe = min(config.faiss_probes, index.nlist)
+    if inverted := faiss.try_extract_index_ivf(index):  # which may lie behind a transform, as in "OPQ16,IVF4096,PQ16"
+        inverted.nprobe = min(config.faiss_probes, inverted.nlist)
     return _faiss_hits(index, queries_QD, min(config.depth, index.ntotal), 0)
 
 
@@ -145,6 +152,6 @@ def _training_sample(
     model: TextEncoder, corpus: Corpus, n: int, config: SuiteConfig, side: Side, told: Callable[[int], Progress]
 ) -> np.ndarray:
     """Vectors of documents spread evenly over the corpus: the first ones are often of one kind."""
-    stride = max(1, n // TRAINING_VECTORS)
+    stride = -(-n // TRAINING_VECTORS)
     spread = (document for row, document in enumerate(corpus()) if row % stride == 0)
     return np.concatenate(list(_embedded(model, spread, config, side, told)))

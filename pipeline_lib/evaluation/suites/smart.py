@@ -30,6 +30,7 @@ class Collection:
     documents: str
     queries: str
     judgements: str
+    columns: int = 4  # of every row; copies in other shapes are about, whose documents would all be "0" or "1"
     document_column: int = 1
     grade_column: int = -1  # -1: every row is relevant
     ordinal_queries: bool = False  # the table numbers queries from 1, whatever their .I says (Cranfield)
@@ -37,7 +38,7 @@ class Collection:
 
 COLLECTIONS = {
     "cisi": Collection("CISI.ALL", "CISI.QRY", "CISI.REL"),
-    "cranfield": Collection("cran.all.1400", "cran.qry", "cranqrel", grade_column=2, ordinal_queries=True),
+    "cranfield": Collection("cran.all.1400", "cran.qry", "cranqrel", columns=3, grade_column=2, ordinal_queries=True),
     "med": Collection("MED.ALL", "MED.QRY", "MED.REL", document_column=2),
     "cacm": Collection("cacm.all", "query.text", "qrels.text"),
 }
@@ -74,8 +75,9 @@ class Smart(SearchSuite):
             columns = line.split()
             if not columns:
                 continue
-            if len(columns) <= max(files.document_column, files.grade_column):
-                raise UserError(f"{path}, line {number}: {line!r} is no judgement; get the file again")
+            if len(columns) != files.columns:
+                what = f"{len(columns)} columns, expected {files.columns}"
+                raise UserError(f"{path}, line {number}: {line!r}: {what}; get {files.judgements} as {SOURCE} has it")
             if files.grade_column < 0 or columns[files.grade_column] not in _NO_INTEREST:
                 found.setdefault(_number(columns[0]), {})[_number(columns[files.document_column])] = 1
         return found

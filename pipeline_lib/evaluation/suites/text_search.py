@@ -6,13 +6,17 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+import numpy as np
+
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.models import Hits, Model
 from pipeline_lib.evaluation.suites.rank_metrics import ranking_values
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.progress import Progress, silent
+
+QUERY_BLOCK = 256  # queries whose hits are named and judged at a time
 
 Graded = dict[str, dict[str, int]]  # query id -> document id -> grade
 
@@ -43,10 +47,10 @@ class SearchSuite(Suite):
 
     def texts(self, split: str) -> Iterator[SuiteText]:
         """The judged queries, and the documents that are relevant to one: the rest of a corpus may be all of Wikipedia."""
-        qrels, queries = self.qrels(split), self.queries(split)
-        for query in qrels:
-            yield SuiteText(f"query-{query}", queries[query])
-        relevant = {document for graded in qrels.values() for document, grade in graded.items() if grade > 0}
+        qrels, queries = self._judged(split)
+        for query, text in queries.items():
+            yield SuiteText(f"query-{query}", text)
+        relevant = _relevant(qrels)
         for document in self.corpus():
             if document.id in relevant:
                 yield SuiteText(document.id, document.text, self.kind == "code_search")
@@ -54,24 +58,43 @@ class SearchSuite(Suite):
     def run(self, model: Model, split: str, progress: Progress = silent) -> SuiteResult:
         """Every metric over the judged queries."""
         qrels, texts = self._asked(split)
-        found = search(model, list(texts.values()), lambda: self._searched(qrels), self.config, "y", progress)
-        lists = ranked_ids(found.hits, documents_at(lambda: self._searched(qrels), found.hits))
-        rankings = {
-            query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)]
-            for query, ranked in zip(texts, lists, strict=True)
-        }
-        values = ranking_values(rankings, qrels, self.metrics)
+        absent = self._absent(qrels, split)
+        depth = self.config.depth + self.queries_are_documents  # one more, as BEIR does: the query itself may be among them
+        config = self.config.model_copy(update={"depth": depth})
+        found = search(model, list(texts.values()), lambda: self._searched(qrels), config, "y", progress)
+        values = self._values(found.hits, ids_at(lambda: self._searched(qrels), found.hits), qrels)
         bootstrap = (self.config.bootstrap, self.config.seed)
         figures = tuple(
             Figure(self.task, metric, metrics.mean_interval(of_each, *bootstrap), list(qrels), of_each)
             for metric, of_each in values.items()
         )
         unanswerable = sum(not any(grade > 0 for grade in graded.values()) for graded in qrels.values())
-        facts = {"documents": found.documents, "search": found.how, "queries_without_relevant": unanswerable}
+        facts = {"documents": found.documents, "search": found.how}
+        facts |= {"queries_without_relevant": unanswerable, "relevant_not_in_corpus": absent}
         return SuiteResult(figures, facts)
 
+    def _values(self, hits: Hits, ids: dict[int, str], qrels: Graded) -> dict[str, np.ndarray]:
+        """Each metric's value for every query; a block of queries at a time, as a hit takes a few hundred bytes in Python."""
+        names, found = list(qrels), list[dict[str, np.ndarray]]()
+        for at in range(0, len(names), QUERY_BLOCK):
+            block = slice(at, at + QUERY_BLOCK)
+            lists = ranked_ids(Hits(hits.rows_QK[block], hits.scores_QK[block]), ids)
+            rankings = {
+                query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)][: self.config.depth]
+                for query, ranked in zip(names[block], lists, strict=True)
+            }
+            found.append(ranking_values(rankings, {query: qrels[query] for query in rankings}, self.metrics))
+        return {metric: np.concatenate([values[metric] for values in found]) for metric in self.metrics}
+
     def _asked(self, split: str) -> tuple[Graded, dict[str, str]]:
-        """Judgements and texts of the queries that are asked, in one order.
+        """Judgements and texts of the queries that are asked, in one order."""
+        qrels, texts = self._judged(split)
+        names = list(qrels)
+        kept = [names[row] for row in sample_rows(len(names), self.config.max_queries, self.config.seed)]
+        return {query: qrels[query] for query in kept}, {query: texts[query] for query in kept}
+
+    def _judged(self, split: str) -> tuple[Graded, dict[str, str]]:
+        """Judgements and texts of the judged queries, in one order.
 
         Raises:
             UserError: a judged query has no text, or no query is judged.
@@ -81,9 +104,22 @@ class SearchSuite(Suite):
         if absent or not qrels:
             what = f"{len(absent)} judged queries have no text, {absent[0]!r} first" if absent else "no query is judged"
             raise UserError(f"{self.name}, {split}: {what}; the files do not belong together, get them again")
-        names = list(qrels)
-        kept = [names[row] for row in sample_rows(len(names), self.config.max_queries, self.config.seed)]
-        return {query: qrels[query] for query in kept}, {query: texts[query] for query in kept}
+        return qrels, {query: texts[query] for query in qrels}
+
+    def _absent(self, qrels: Graded, split: str) -> int:
+        """How many relevant documents the corpus lacks: some in a few official sets, many where a download was cut off.
+
+        Raises:
+            UserError: it lacks them all, and every query would score 0.
+        """
+        relevant = _relevant(qrels)
+        absent = relevant.copy()
+        for document in self.corpus():
+            absent.discard(document.id)
+        if relevant and absent == relevant:
+            what = f"none of the {len(relevant)} relevant documents is in the corpus, {min(absent)!r} for one"
+            raise UserError(f"{self.name}, {split}: {what}; the files do not belong together, get them again")
+        return len(absent)
 
     def _searched(self, qrels: Graded) -> Iterator[Document]:
         """The corpus; of the quick variant a sample that holds every judged document."""
@@ -95,3 +131,7 @@ class SearchSuite(Suite):
         for row, document in enumerate(self.corpus()):
             if row in rows or document.id in judged:
                 yield document
+
+
+def _relevant(qrels: Graded) -> set[str]:
+    return {document for graded in qrels.values() for document, grade in graded.items() if grade > 0}

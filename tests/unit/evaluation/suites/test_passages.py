@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.passages import contains_answer, dpr_tokens
 from pipeline_lib.evaluation.suites.registry import open_suite
 
@@ -50,6 +51,14 @@ def test_recall_by_answer_containment(put, data, config, encoder):
     assert ("y", 'Cats The "red" cat, Félix sat') in encoder.asked
 
 
+@pytest.mark.parametrize("name", ["trivia-test.qa.csv", "trivia-test.qa.csv.gz", "trivia-test.csv", "trivia-test.csv.gz"])
+def test_questions_go_by_the_names_of_the_download_and_of_its_script(put, data, config, name):
+    put_dpr(put, [("a", "b")], [("who", "['x']")], place="downloads/data", name=name)
+    assert open_suite("trivia-qa", data, config).questions("test") == [("who", ["x"])]
+    with pytest.raises(MissingData, match=r"nq-test.qa.csv or nq-test.csv is not there, nor .gz beside it; get it from .*DPR"):
+        open_suite("nq", data, config).paths("test")
+
+
 def test_answers_are_read_and_never_run(put, data, config, tmp_path):
     canary = tmp_path / "canary"
     put_dpr(put, [("a", "b")], [("q", f"[__import__('pathlib').Path('{canary}').touch()]")], name="trivia-test.csv")
@@ -68,6 +77,7 @@ def test_answers_are_read_and_never_run(put, data, config, tmp_path):
         ("Beyonce\u0301 sang", "Beyoncé", True),
         ("one two three", "one three", False),
         ("x", "", False),
+        ("\u039f\u0394\u039f\u03a3'\u0391", "\u03bf\u03b4\u03bf\u03c2", True),  # a sigma ends the token, but not the word
     ],
 )
 def test_containment(text, answer, expected):

@@ -36,6 +36,17 @@ def test_models_side_by_side_with_paired_differences(sts_b, data, config, encode
     assert "&lt;missing&gt;" in page and "<missing>" not in page and "http" not in page
 
 
+def test_the_page_says_how_a_corpus_was_searched(put, data, config, encoder, tmp_path):
+    put("beir/t/corpus.jsonl", '{"_id": "d", "text": "red"}\n{"_id": "e", "text": "blue"}\n')
+    put("beir/t/queries.jsonl", '{"_id": "q", "text": "red"}\n')
+    put("beir/t/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\td\t1\n")
+    suite = open_suite("beir/t", data, config.model_copy(update={"faiss_from_rows": 1, "faiss_factory": "HNSW8"}))
+    found = [evaluate_suite(Store(tmp_path / "store"), model, suite, "test") for model in (encoder, open_model("bm25"))]
+    page = write_suite_report(tmp_path / "report", found, "test", {}).read_text()
+    assert "<td>words beir/t</td><td>2</td><td>FAISS HNSW8, approximate</td>" in page
+    assert "<td>bm25 beir/t</td><td>2</td><td>words, exact</td>" in page
+
+
 def test_suites_are_opened_before_anything_runs(sts_b, data):
     opened = open_suites_task.fn
     suites, skipped = opened(("similarity",), str(data), "validation", False, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,9 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.cache import CachedEncoder
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.encoders import open_model
-from pipeline_lib.evaluation.suites.searching import Document, documents_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.models import Hits, ModelId
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.top import NO_ROW
 from pipeline_lib.progress import silent
 
 DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]
@@ -49,10 +52,16 @@ def test_an_approximate_index_says_so(encoder):
     assert np.allclose(found.hits.scores_QK, oracle(encoder)[1], atol=2e-6)  # all of its lists are visited
     few = hits(encoder, faiss_from_rows=1, faiss_factory="IVF16,Flat", faiss_probes=1)
     assert (few.hits.rows_QK == -1).any() and all(
-        len(row) < 100 for row in ranked_ids(few.hits, dict(enumerate(DOCUMENTS)))[:1]
+        len(row) < 100 for row in ranked_ids(few.hits, {row: document.id for row, document in enumerate(DOCUMENTS)})[:1]
     )
     with pytest.raises(UserError, match="faiss_factory 'Nonsense'"):
         hits(encoder, faiss_from_rows=1, faiss_factory="Nonsense")
+
+
+@pytest.mark.parametrize("factory", ["L2norm,IVF4,Flat", "IVF4,Flat,RFlat"])
+def test_lists_are_visited_behind_a_transform_too(encoder, factory):
+    found = hits(encoder, faiss_from_rows=1, faiss_factory=factory, faiss_probes=4)
+    assert np.allclose(found.hits.scores_QK, oracle(encoder)[1], atol=2e-6)
 
 
 def test_more_hits_than_documents(encoder):
@@ -63,9 +72,44 @@ def test_more_hits_than_documents(encoder):
 def test_word_models_return_only_documents_that_share_a_word():
     for name in ("bm25", "tfidf"):
         found = hits(open_model(name))
-        ranked = ranked_ids(found.hits, documents_at(CORPUS, found.hits))
+        ranked = ranked_ids(found.hits, ids_at(CORPUS, found.hits))
         assert ranked[3] == [] and len(ranked[1]) == 100
         assert all("other1" in DOCUMENTS[int(document[1:])].text for document, _ in ranked[1])
+
+
+class Noise:
+    """Embeds in no time: vectors depend on the number of texts alone."""
+
+    id = ModelId("noise", "noise")
+
+    def encode(self, texts, side, progress=None):
+        vectors_ND = np.random.default_rng(len(texts)).standard_normal((len(texts), 8)).astype(np.float32)
+        return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("faiss_from_rows", [1, 100_000])
+def test_memory_is_bounded_by_the_block_whatever_is_hit(faiss_from_rows):
+    """Most documents are somebody's hit, and the corpus would fill 80 MB."""
+    config = SuiteConfig(depth=200, block_texts=200, faiss_from_rows=faiss_from_rows)
+
+    def corpus():
+        return (Document(f"d{row}", f"{row} " + "x" * 20_000) for row in range(4000))
+
+    def run():
+        found = search(Noise(), ["query"] * 300, corpus, config)
+        return ids_at(corpus, found.hits)
+
+    run()  # what is imported on the way is no part of it
+    tracemalloc.start()
+    ids = run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(ids) > 3000 and peak < 20e6
+
+
+def test_ids_are_those_of_the_rows_that_were_hit():
+    rows = np.array([[499, NO_ROW, 0], [7, 8, 499]])
+    assert ids_at(CORPUS, Hits(rows, rows.astype(float))) == {0: "d0", 7: "d7", 8: "d8", 499: "d499"}
 
 
 def test_nothing_to_search_is_an_error(encoder):

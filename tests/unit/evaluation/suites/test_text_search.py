@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites import text_search
 from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
@@ -41,6 +42,18 @@ def test_a_beir_folder(put, data, config, encoder, suffix):
     assert ("x", "unjudged") not in encoder.asked
 
 
+def test_a_query_that_is_a_document_takes_no_rank(put, data, config, encoder, monkeypatch):
+    monkeypatch.setattr(text_search, "QUERY_BLOCK", 1)
+    names = [f"d{number:03}" for number in range(102)]  # all alike, the query too; the last names rank first
+    put("beir/alike/corpus.jsonl", "".join(json.dumps({"_id": name, "text": "red"}) + "\n" for name in names))
+    put("beir/alike/queries.jsonl", "".join(json.dumps({"_id": name, "text": "red"}) + "\n" for name in ("d000", "other")))
+    rows = [f"{query}\t{name}\t1\n" for query in ("d000", "other") for name in names[1:]]
+    put("beir/alike/qrels/test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(rows))
+    result = open_suite("beir/alike", data, config.model_copy(update={"depth": 100})).run(encoder, "test")
+    recall = next(figure for figure in result.figures if figure.metric == "recall@100")
+    assert list(recall.values) == pytest.approx([100 / 101, 99 / 101])  # of "other" d000 is among the first 100
+
+
 def test_splits_are_those_that_have_judgements(put, data, config):
     write_beir(put, split="dev")
     suite = open_suite("beir/tiny", data, config)
@@ -48,6 +61,22 @@ def test_splits_are_those_that_have_judgements(put, data, config):
     with pytest.raises(MissingData, match=r"beir/nfcorpus/corpus.jsonl is not there.*BEIR/datasets/nfcorpus.zip"):
         open_suite("beir/nfcorpus", data, config).paths("test")
     assert len(GROUPS["beir-11"]) == 11
+
+
+def test_a_folder_of_cqadupstack(put, data, config, encoder):
+    for name, records in (("corpus", CORPUS), ("queries", QUERIES)):
+        put(f"beir/cqadupstack/android/{name}.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    put("beir/cqadupstack/android/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq2\td2\t1\n")
+    figure = open_suite("beir/cqadupstack/android", data, config).run(encoder, "test").figures[0]
+    assert figure.task == "beir/cqadupstack/android" and figure.interval.value == 1.0
+    with pytest.raises(MissingData, match=r"cqadupstack/gis/corpus.jsonl is not there.*BEIR/datasets/cqadupstack.zip"):
+        open_suite("beir/cqadupstack/gis", data, config).paths("test")
+
+
+@pytest.mark.parametrize("name", ["beir", "beir/", "codexglue"])
+def test_a_family_without_a_folder_is_no_suite(data, config, name):
+    with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER, codexglue/FOLDER"):
+        open_suite(name, data, config)
 
 
 def test_graded_and_broken_judgements(put, data, config, encoder):
@@ -58,8 +87,31 @@ def test_graded_and_broken_judgements(put, data, config, encoder):
     with pytest.raises(UserError, match=r"test.tsv, line 2: grade 'yes'"):
         open_suite("beir/tiny", data, config).run(encoder, "test")
     write_beir(put, (("q9", "d1", 1),))
-    with pytest.raises(UserError, match="1 judged queries have no text, 'q9' first"):
+    suite = open_suite("beir/tiny", data, config)
+    for of_suite in (lambda: suite.run(encoder, "test"), lambda: list(suite.texts("test"))):
+        with pytest.raises(UserError, match="1 judged queries have no text, 'q9' first"):
+            of_suite()
+
+
+def test_a_corpus_without_the_relevant_documents_is_no_figure_of_zero(put, data, config, encoder):
+    write_beir(put, (("q1", "d1", 1), ("q2", "d8", 1)))
+    assert open_suite("beir/tiny", data, config).run(encoder, "test").facts["relevant_not_in_corpus"] == 1
+    write_beir(put, (("q1", "d9", 1), ("q2", "d8", 1), ("q2", "d1", 0)))
+    with pytest.raises(UserError, match="tiny, test: none of the 2 relevant documents is in the corpus, 'd8' for one"):
         open_suite("beir/tiny", data, config).run(encoder, "test")
+
+
+def test_a_broken_download_is_named(put, data, config):
+    write_beir(put, suffix=".gz")
+    path = data / "beir/tiny/corpus.jsonl.gz"
+    whole = path.read_bytes()
+    for broken in (whole[:-9], whole[:12] + bytes([255] * 20) + whole[32:], b"<html>"):  # cut off, overwritten, another file
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"corpus.jsonl.gz: cannot be read to its end as utf-8 .*get the file again"):
+            list(open_suite("beir/tiny", data, config).corpus())
+    put("beir/tiny/qrels/test.tsv", 'query-id\tcorpus-id\tscore\nq1\t"' + "d1\t1\n" * 30_000)  # a quote that nothing closes
+    with pytest.raises(UserError, match=r"qrels/test.tsv: cannot be read to its end .*field larger than field limit"):
+        open_suite("beir/tiny", data, config).qrels("test")
 
 
 def test_texts_for_decontamination_are_queries_and_relevant_documents(put, data, config):
@@ -101,6 +153,14 @@ def test_smart_collections(put, data, config, encoder):
     assert [document.text for document in open_suite("cacm", data, config).corpus()] == ["sorting lists", "graphs"]
     for name in ("cranfield", "med", "cacm"):
         assert open_suite(name, data, config).run(encoder, "test").figures[0].interval.value == 1.0
+
+
+@pytest.mark.parametrize(("name", "line"), [("cranqrel", "1 0 184 2"), ("MED.REL", "1 13 1")])
+def test_judgements_that_somebody_rewrote_are_refused(put, data, config, name, line):
+    put(f"ir/{name}", line + "\n")
+    suite = open_suite({"cranqrel": "cranfield", "MED.REL": "med"}[name], data, config)
+    with pytest.raises(UserError, match=rf"{name}, line 1: '{line}': . columns, expected .; get {name} as ir.dcs"):
+        suite.qrels("test")
 
 
 def test_text_before_a_record_is_refused(put, data, config):
