@@ -22,6 +22,7 @@ from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import SuiteResult
 from tasks.publishing import _bias_metrics
 
@@ -145,6 +146,9 @@ def test_two_encoders_compare_by_their_effect_sizes(tmp_path: Path) -> None:
             assert row["mean"] == pytest.approx(results["other"][row["task"]] - results["random-0"][row["task"]], abs=1e-6)
             assert row["low"] < row["mean"] < row["high"]
         assert all(row["low"] == row["mean"] == row["high"] == 0 for row in differences(mine, again, 50))
+        page = write_suite_report(tmp_path / "report", [mine, theirs], "test", {}).read_text()
+        cells = {metric: cell for metric, cell in re.findall(r"<td>(\w+)</td><td>\d+</td>\s*<td>(.*?)</td>", page, re.DOTALL)}
+        assert "<small>" in cells["effect_size"] and "<small>" not in cells["p_value"]
 
 
 def test_groups_are_fair() -> None:
