@@ -138,9 +138,10 @@ def _bias_metrics(store: Store, checkpoint: Checkpoint) -> list[Metric]:
         evaluate_suite(store, model, open_suite(name, Path(), SuiteConfig()), "test") for name in GROUPS["bias"]
     )
     return [
-        Metric(
-            task=row["task"], metric=row["metric"], value=round(row["value"], 4), low=round(row["low"], 4),
-            high=round(row["high"], 4), n=row["n"],
-        )
-        for row in rows
-    ]  # fmt: skip
+        Metric(task=row["task"], metric=row["metric"], value=round(row["value"], 4), n=row["n"], **_bounds(row)) for row in rows
+    ]
+
+
+def _bounds(row: Mapping[str, float | str]) -> dict[str, float]:
+    """None for a p-value: it is itself how sure another figure is."""
+    return {} if row["metric"] == "p_value" else {end: round(float(row[end]), 4) for end in ("low", "high")}

@@ -30,7 +30,13 @@ TEXTS = [
 ]
 
 
-def commit(store: Store, stage: str, label: str, write: Callable[[Path], None]) -> Artifact:
+class Trained(StageConfig):
+    """What training records of itself, in small."""
+
+    config: dict[str, int | float]
+
+
+def commit(store: Store, stage: str, label: str, write: Callable[[Path], None], config: StageConfig | None = None) -> Artifact:
     made = Stage(name=stage, version=1)
 
     def make(key: str) -> Outcome:
@@ -38,7 +44,7 @@ def commit(store: Store, stage: str, label: str, write: Callable[[Path], None]) 
         write(scratch)
         return Outcome(parts=(store.commit_part(draft_part(made, key, label), scratch),))
 
-    return store.build(made, StageConfig(), {}, make)
+    return store.build(made, config or StageConfig(), {}, make)
 
 
 def tiny_checkpoint(store: Store) -> Checkpoint:
@@ -49,5 +55,5 @@ def tiny_checkpoint(store: Store) -> Checkpoint:
         for weight in encoder.backbone.parameters():  # away from 0, 1 and small, as training leaves them
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())), alpha=0.2)
     tokenized = commit(store, "tokenizer", "tokenizer", tokenizer.save)
-    trained = commit(store, "train", LABEL, encoder.save)
+    trained = commit(store, "train", LABEL, encoder.save, Trained(config={"steps": 2, "batch_size": 8, "learning_rate": 0.001}))
     return Checkpoint(trained, LABEL, tokenized, SHARDS)

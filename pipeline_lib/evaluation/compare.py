@@ -89,8 +89,8 @@ def difference(a: Queries, b: Queries, resamples: int, seed: int) -> Interval:
             f"{a.model} and {b.model} were measured on different queries of {a.task} ({len(a.ids)} and {len(b.ids)}); "
             "evaluate both on the same curated pairs with the same configuration"
         )
-    if a.of_metric in metrics.CORRELATIONS:
-        return metrics.correlation_difference(a.of_metric, a.values, b.values, a.targets, resamples, seed)
+    if a.of_metric in metrics.STATISTICS:
+        return metrics.statistic_difference(a.of_metric, a.values, b.values, a.targets, resamples, seed)
     return metrics.paired_difference(a.values, b.values, resamples, seed)
 
 

@@ -140,7 +140,7 @@ def _measure_probe(scorer: Scorer, task: ProbeTask, config: EvaluateConfig) -> M
 
 def _measure_similarity(scorer: Scorer, task: SimilarityTask, config: EvaluateConfig) -> Measurement:
     cosines_N = scorer.similarity(task).astype(np.float64)
-    figure = metrics.correlation_interval("spearman", cosines_N, task.grades, config.bootstrap, config.seed)
+    figure = metrics.statistic_interval("spearman", cosines_N, task.grades, config.bootstrap, config.seed)
     return Measurement(task.name, task.kind, {"spearman": figure}, task.ids, task.groups, cosines_N, task.grades)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
 _CHUNK_NUMBERS = 4_000_000  # resampled values held at once: 32 MB
+_ROUNDING = 1e-7  # float32 cosines of equal texts differ by so much
 
 
 @dataclass(frozen=True)
@@ -91,33 +92,40 @@ def pearson(values_N: np.ndarray, grades_N: np.ndarray) -> float:
     return float(pearsonr(values_N, grades_N).statistic)
 
 
+def effect_size(values_N: np.ndarray, groups_N: np.ndarray) -> float:
+    """The first value's group's mean less that of the others, over the standard deviation of all; of one group its mean.
+
+    0 where nothing differs.
+    """
+    return float(_effect_sizes(values_N[None], groups_N)[0])
+
+
 CORRELATIONS = {"spearman": spearman, "pearson": pearson}
+STATISTICS = CORRELATIONS | {"effect_size": effect_size}  # what is no mean of the values, but depends on their targets too
 
 
-def correlation_interval(metric: str, values_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    """A correlation of CORRELATIONS with its bootstrap interval over the pairs; ranks are taken anew in each resample."""
-    drawn_R = resampled(metric, values_N, grades_N, resamples, seed)
-    return _interval(CORRELATIONS[metric](values_N, grades_N), drawn_R, len(values_N))
+def statistic_interval(metric: str, values_N: np.ndarray, targets_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """One of STATISTICS with its bootstrap interval over the samples; ranks are taken anew in each resample."""
+    drawn_R = resampled(metric, values_N, targets_N, resamples, seed)
+    return _interval(STATISTICS[metric](values_N, targets_N), drawn_R, len(values_N))
 
 
-def correlation_difference(
-    metric: str, a_N: np.ndarray, b_N: np.ndarray, grades_N: np.ndarray, resamples: int, seed: int
+def statistic_difference(
+    metric: str, a_N: np.ndarray, b_N: np.ndarray, targets_N: np.ndarray, resamples: int, seed: int
 ) -> Interval:
-    """Difference of two correlations with the same grades, with its paired bootstrap interval."""
-    a_R, b_R = (resampled(metric, values_N, grades_N, resamples, seed) for values_N in (a_N, b_N))
-    of = CORRELATIONS[metric]
-    return _interval(of(a_N, grades_N) - of(b_N, grades_N), a_R - b_R, len(grades_N))
+    """Difference of one of STATISTICS between two models with the same targets, with its paired bootstrap interval."""
+    a_R, b_R = (resampled(metric, values_N, targets_N, resamples, seed) for values_N in (a_N, b_N))
+    of = STATISTICS[metric]
+    return _interval(of(a_N, targets_N) - of(b_N, targets_N), a_R - b_R, len(targets_N))
 
 
 def resampled(metric: str, values_N: np.ndarray, targets_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """A figure on each resample of the samples (R,): a correlation with the targets by its name, else the mean.
+    """A figure on each resample of the samples (R,): one of STATISTICS by its name, else the mean.
 
     The same seed and number of samples draw the same ones, so that figures of two models can be subtracted.
     """
-    correlation = {"spearman": _resampled_spearman, "pearson": _resampled_pearson}.get(metric)
-    if correlation is not None:
-        return correlation(values_N, targets_N, resamples, seed)
-    return _resampled_means(values_N, resamples, seed)
+    statistic = _RESAMPLED.get(metric)
+    return _resampled_means(values_N, resamples, seed) if statistic is None else statistic(values_N, targets_N, resamples, seed)
 
 
 def macro_f1_interval(
@@ -187,3 +195,25 @@ def _row_products(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
     a_RN, b_RN = (side_RN - side_RN.mean(1, keepdims=True) for side_RN in (a_RN, b_RN))
     norm_R = np.sqrt((a_RN**2).sum(1) * (b_RN**2).sum(1))
     return np.divide((a_RN * b_RN).sum(1), norm_R, out=np.zeros(len(norm_R)), where=norm_R > 0)
+
+
+def _resampled_effect_size(values_N: np.ndarray, groups_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Each group drawn from itself: how many it has is no chance."""
+    random = np.random.default_rng(seed)
+    drawn_RN = np.empty((resamples, len(values_N)))
+    for group in np.unique(groups_N):
+        rows = np.flatnonzero(groups_N == group)
+        drawn_RN[:, rows] = values_N[random.choice(rows, (resamples, len(rows)))]
+    return _effect_sizes(drawn_RN, groups_N)
+
+
+def _effect_sizes(values_RN: np.ndarray, groups_N: np.ndarray) -> np.ndarray:
+    first_N = groups_N == groups_N[0]
+    gap_R = values_RN[:, first_N].mean(1)
+    if not first_N.all():
+        gap_R -= values_RN[:, ~first_N].mean(1)
+    spread_R = values_RN.std(1)
+    return np.divide(gap_R, spread_R, out=np.zeros(len(gap_R)), where=spread_R > _ROUNDING)
+
+
+_RESAMPLED = {"spearman": _resampled_spearman, "pearson": _resampled_pearson, "effect_size": _resampled_effect_size}

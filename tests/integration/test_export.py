@@ -19,6 +19,7 @@ from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ExportConfig, ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.files import sha256_file
 from pipeline_lib.model.card import CardFacts, Cost, Metric, with_measured_cost
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
@@ -239,6 +240,10 @@ def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkp
         "| code_search_1k | MRR | 0.610 | 0.600 to 0.620 | 3,000 | 0.570 |",
         "48,123",
         checkpoint.trained.digest,
+        checkpoint.tokenizer.digest,
+        f"| weights | `{sha256_file(folder / 'encoder' / 'model.safetensors')}` |",
+        """| config | `{"batch_size": 8, "learning_rate": 0.001, "steps": 2}` |""",
+        "16 pairs in 2 steps were seen",
         "| bias-coreference | effect_size | -0.280 | -0.690 to 0.110 | 24 |",
         "numpy: BSD-3-Clause",
         "| MIT | 30,000 |\n| licence 00 | 900 |",

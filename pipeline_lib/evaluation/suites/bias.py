@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.evaluation.metrics import Interval, mean_interval, statistic_interval
 from pipeline_lib.evaluation.suites.bias_words import (
     ASSOCIATIONS,
     COREFERENCES,
@@ -75,10 +75,10 @@ class AssociationBias(BiasSuite):
             first_W, second_W = association_scores(vectors, test)
             words = [*test.groups[0], *test.groups[1]]
             p = halving_p(first_W, second_W)
-            interval = _bootstrap(first_W, second_W, self.config.bootstrap, self.config.seed)
-            of_group = np.repeat([1.0, 2.0], [len(first_W), len(second_W)])
+            both_W, of_group = np.concatenate([first_W, second_W]), np.repeat([1.0, 2.0], [len(first_W), len(second_W)])
+            interval = statistic_interval("effect_size", both_W, of_group, self.config.bootstrap, self.config.seed)
             task = f"{self.task}:{test.name}"
-            figures.append(Figure(task, "effect_size", interval, words, np.concatenate([first_W, second_W]), of_group))
+            figures.append(Figure(task, "effect_size", interval, words, both_W, of_group))
             figures.append(Figure(task, "p_value", Interval(p, p, p, len(words))))
         harmful = [figures[2 * row] for row, test in enumerate(ASSOCIATIONS) if not test.is_control]
         worst = max(harmful, key=lambda figure: abs(figure.interval.value))
@@ -101,12 +101,13 @@ class CoreferenceBias(BiasSuite):
         preferences_J = (leads_JTP[..., 0] - leads_JTP[..., 1]).mean(1)
         names = [job for job, _ in jobs]
         p = sign_flip_p(preferences_J, self.config.seed)
-        interval = _bootstrap_of_one(preferences_J, self.config.bootstrap, self.config.seed)
-        right = float((leads_JTP > 0).mean())
+        bootstrap = (self.config.bootstrap, self.config.seed)
+        interval = statistic_interval("effect_size", preferences_J, np.ones(len(names)), *bootstrap)
+        right_J = (leads_JTP > 0).mean((1, 2))  # sentences of one occupation are no independent samples
         figures = (
             Figure(self.task, "effect_size", interval, names, preferences_J),
             Figure(self.task, "p_value", Interval(p, p, p, len(names))),
-            Figure(f"{self.task}:resolved", "accuracy", Interval(right, right, right, leads_JTP.size)),
+            Figure(f"{self.task}:resolved", "accuracy", mean_interval(right_J, *bootstrap), names, right_J),
         )
         return SuiteResult(figures, {"sentences": int(leads_JTP.size), **_sure(figures)})
 
@@ -117,12 +118,6 @@ def association_scores(vectors: Vectors, test: Association) -> tuple[np.ndarray,
     # the mean of cosines with many is the product with their mean
     first_W, second_W = (_stacked(vectors, words, _templates(test)).mean(1) @ (one_D - two_D) for words in test.groups)
     return first_W, second_W
-
-
-def effect_size(first_W: np.ndarray, second_W: np.ndarray) -> float:
-    """Difference of means over the standard deviation of both groups together; 0 where nothing differs."""
-    spread = float(np.concatenate([first_W, second_W]).std())
-    return float(first_W.mean() - second_W.mean()) / spread if spread > _ROUNDING else 0.0
 
 
 def halving_p(first_W: np.ndarray, second_W: np.ndarray) -> float:
@@ -173,30 +168,6 @@ def _leads(vectors: Vectors, readings: Sequence[str]) -> np.ndarray:
     """How much nearer the right meaning is than the wrong one, for each pronoun: (P,)."""
     expected_D, other_D, right_D, wrong_D = (vectors[text] for text in readings)
     return np.array([expected_D, other_D]) @ (right_D - wrong_D)
-
-
-def _bootstrap(first_W: np.ndarray, second_W: np.ndarray, resamples: int, seed: int) -> Interval:
-    random = np.random.default_rng(seed)
-    drawn = [
-        effect_size(random.choice(first_W, len(first_W)), random.choice(second_W, len(second_W))) for _ in range(resamples)
-    ]
-    return _interval(effect_size(first_W, second_W), drawn, len(first_W) + len(second_W))
-
-
-def _bootstrap_of_one(values_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    random = np.random.default_rng(seed)
-    drawn = [_standardised(random.choice(values_N, len(values_N))) for _ in range(resamples)]
-    return _interval(_standardised(values_N), drawn, len(values_N))
-
-
-def _standardised(values_N: np.ndarray) -> float:
-    spread = float(values_N.std())
-    return float(values_N.mean()) / spread if spread > _ROUNDING else 0.0
-
-
-def _interval(value: float, drawn: Sequence[float], n: int) -> Interval:
-    low, high = (float(bound) for bound in np.percentile(drawn, [2.5, 97.5]))
-    return Interval(value, min(low, value), max(high, value), n)
 
 
 def _sure(figures: Sequence[Figure]) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from pipeline_lib import self_test
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import ModelId, Side
 from pipeline_lib.files import digest_of, sha256_file
+from pipeline_lib.model.weights import check_weights
 from pipeline_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FINGERPRINT_DIGITS = 24
 TEXTS_A_CALL = 256  # sentence-transformers does not say how far it is
 HUB = "hub:"  # the network is asked only where a name begins so
+PICKLE = "pytorch_model.bin"  # what modules without safetensors would be read from
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
 
 
@@ -60,6 +62,10 @@ class SentenceTransformersEncoder:
     Args:
         folder: of the model; its weights are safetensors, and code beside them is not run.
         name: what tables call it.
+
+    Raises:
+        CorruptArtifact: at the first text: a file of weights is malformed.
+        UserError: at the first text: the library cannot load the folder.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -83,11 +89,15 @@ class SentenceTransformersEncoder:
     @cached_property
     def _model(self) -> Any:
         library = _sentence_transformers()
+        for place in sorted({path.parent for path in self.folder.rglob("*") if path.is_file()}):
+            check_weights(place)
+            if (place / PICKLE).is_file() and not any(place.glob("*.safetensors")):
+                raise UserError(f"{place}: cannot load it: {PICKLE} is a pickle; convert it to safetensors")
         try:
             return library.SentenceTransformer(
                 str(self.folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"{self.folder}: sentence-transformers cannot load it: {error}") from error
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.metrics import CORRELATIONS, correlation_interval
+from pipeline_lib.evaluation.metrics import CORRELATIONS, statistic_interval
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, read_columns, read_lines
@@ -76,7 +76,7 @@ class SimilaritySuite(Suite):
         grades_N = np.array([pair.grade for pair in pairs])
         ids = [pair.id for pair in pairs]
         for metric in CORRELATIONS:
-            interval = correlation_interval(metric, cosines_N, grades_N, self.config.bootstrap, self.config.seed)
+            interval = statistic_interval(metric, cosines_N, grades_N, self.config.bootstrap, self.config.seed)
             yield Figure(task, metric, interval, ids, cosines_N, grades_N)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score
 
 from pipeline_lib.evaluation import metrics
@@ -112,17 +112,41 @@ def test_resampled_spearman_is_scipy_on_each_resample():
     values, grades = random.random(50), random.integers(0, 4, 50).astype(float)
     rows = np.random.default_rng(9).integers(0, 50, (80, 50))
     loop = [spearmanr(values[r], grades[r]).statistic for r in rows]
-    found = metrics.correlation_interval("spearman", values, grades, 80, 9)
+    found = metrics.statistic_interval("spearman", values, grades, 80, 9)
     np.testing.assert_allclose([found.low, found.high], np.percentile(loop, [2.5, 97.5]), atol=1e-12, rtol=0)
-    same = metrics.correlation_difference("spearman", values, values, grades, 80, 9)
+    same = metrics.statistic_difference("spearman", values, values, grades, 80, 9)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
-def test_macro_f1_is_that_of_scikit_learn_and_its_interval_holds_it():
+def test_resampled_pearson_is_scipy_on_each_resample():
+    random = np.random.default_rng(6)
+    values, grades = random.random(50), random.integers(0, 4, 50).astype(float)
+    rows = np.random.default_rng(9).integers(0, 50, (80, 50))
+    loop = [pearsonr(values[r], grades[r]).statistic for r in rows]
+    found = metrics.statistic_interval("pearson", values, grades, 80, 9)
+    np.testing.assert_allclose([found.low, found.high], np.percentile(loop, [2.5, 97.5]), atol=1e-12, rtol=0)
+
+
+def test_resampled_effect_sizes_draw_each_group_from_itself():
+    values, groups = np.random.default_rng(6).random(16), np.repeat([1.0, 2.0], 8)
+    random = np.random.default_rng(9)
+    halves = (values[:8][random.integers(0, 8, (80, 8))], values[8:][random.integers(0, 8, (80, 8))])
+    loop = [(a.mean() - b.mean()) / np.concatenate([a, b]).std() for a, b in zip(*halves, strict=True)]
+    found = metrics.statistic_interval("effect_size", values, groups, 80, 9)
+    np.testing.assert_allclose([found.low, found.high], np.percentile(loop, [2.5, 97.5]), atol=1e-12, rtol=0)
+
+
+def test_macro_f1_and_its_interval_are_those_of_scikit_learn():
+    """Few samples of a rare class: it is in some resamples only, and what is not there does not count."""
     random = np.random.default_rng(2)
-    true = random.choice(["a", "b", "c"], 80)
-    predicted = np.where(random.random(80) < 0.7, true, random.choice(["a", "b", "c", "d"], 80))
+    true = random.choice(["a", "b", "c"], 40, p=[0.55, 0.4, 0.05])
+    predicted = np.where(random.random(40) < 0.7, true, random.choice(["a", "b", "c", "d"], 40))
+
+    def oracle(rows):
+        labels = sorted(set(true[rows]))
+        return f1_score(true[rows], predicted[rows], labels=labels, average="macro", zero_division=0)
+
     found = metrics.macro_f1_interval(predicted, true, 200, 1)
-    expected = f1_score(true, predicted, labels=["a", "b", "c"], average="macro", zero_division=0)
-    assert found.value == pytest.approx(expected, abs=1e-12)
-    assert found.low <= found.value <= found.high
+    loop = [oracle(rows) for rows in np.random.default_rng(1).integers(0, 40, (200, 40))]
+    assert found.value == pytest.approx(oracle(np.arange(40)), abs=1e-12)
+    np.testing.assert_allclose([found.low, found.high], np.percentile(loop, [2.5, 97.5]), atol=1e-12, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 
@@ -13,6 +14,7 @@ from pipeline_lib.artifact import Outcome, draft_part
 from pipeline_lib.config import EvaluateConfig, SelectConfig, ShardConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
+from pipeline_lib.evaluation.checkpoint_scores import Standing, score_difference
 from pipeline_lib.evaluation.evaluate import (
     STAGE,
     EvaluationRun,
@@ -185,6 +187,16 @@ def test_the_best_on_test_is_not_what_is_chosen(store, evaluation):
     for wrong in (test, validation + test):
         with pytest.raises(UserError, match="validation only"):
             select(store, wrong, SelectConfig())
+
+
+def test_checkpoints_of_different_queries_are_not_compared(store, evaluation):
+    rows = [evaluation(100, code_search=0.6), evaluation(200, code_search=0.5)]
+    standings = [Standing(f"step-{step:06d}", [row]) for step, row in zip((100, 200), rows, strict=True)]
+    task = standings[1].tasks["code_search_task"]
+    others = dataclasses.replace(task.queries, ids=tuple(f"other-{id_}" for id_ in task.queries.ids))
+    standings[1].tasks["code_search_task"] = dataclasses.replace(task, queries=others)
+    with pytest.raises(UserError, match="measured on different queries of code_search_task"):
+        score_difference(*standings, {"code_search_task": 1.0}, {"code_search_task": 0.6}, SelectConfig(bootstrap=20))
 
 
 def test_nothing_to_choose_from(store):

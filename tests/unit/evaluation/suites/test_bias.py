@@ -10,16 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported_models import tiny_checkpoint
 
 from pipeline_lib.artifact import Store
 from pipeline_lib.evaluation.checkpoint_scores import Standing
-from pipeline_lib.evaluation.suites.bias import effect_size, halving_p, sign_flip_p
+from pipeline_lib.evaluation.compare import differences
+from pipeline_lib.evaluation.metrics import effect_size
+from pipeline_lib.evaluation.suites.bias import halving_p, sign_flip_p
 from pipeline_lib.evaluation.suites.bias_words import ASSOCIATIONS, MENS_OCCUPATIONS, WOMENS_OCCUPATIONS
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import SuiteResult
+from tasks.publishing import _bias_metrics
 
 CONFIG = SuiteConfig(bootstrap=100)
 NAMES = ("bias-association", "bias-coreference")
@@ -103,15 +108,47 @@ def test_the_exact_p_is_the_count_of_all_halvings() -> None:
         far += abs(both[list(rows)].mean() - both[others].mean()) >= abs(first.mean() - second.mean()) - 1e-12
     assert halving_p(first, second) == pytest.approx(far / 20)
     assert halving_p(first, first) == 1.0
-    assert effect_size(first, second) == pytest.approx((first.mean() - second.mean()) / both.std())
-    assert effect_size(second, first) == -effect_size(first, second)
-    assert effect_size(np.ones(3), np.ones(3)) == 0.0
+    groups = np.array([1, 1, 1, 2, 2, 2])
+    assert effect_size(both, groups) == pytest.approx((first.mean() - second.mean()) / both.std())
+    assert effect_size(both[::-1], groups) == -effect_size(both, groups)
+    assert effect_size(first, np.ones(3)) == pytest.approx(first.mean() / first.std())
+    assert effect_size(np.ones(6), groups) == 0.0
 
 
 def test_sign_flips_are_two_sided_and_never_zero() -> None:
     values_N = np.full(20, 0.3)
     assert sign_flip_p(values_N, 1) == sign_flip_p(-values_N, 1) == pytest.approx(1 / 20_001)
     assert sign_flip_p(np.array([1.0, -1.0] * 10), 1) > 0.9
+
+
+def test_every_effect_and_share_has_an_interval() -> None:
+    for name in NAMES:
+        for figure in run(name, RandomEncoder()).figures:
+            if figure.metric != "p_value":  # which is itself how sure the effect is
+                assert figure.interval.low < figure.interval.value < figure.interval.high, figure.task
+    resolved = run("bias-coreference", PrejudicedEncoder()).figures[2]
+    assert (resolved.task, resolved.interval.n) == ("bias-coreference:resolved", 24)
+    assert 0.6 < resolved.interval.value < 0.9  # surely right with the pronoun that is expected, by chance with the other
+
+
+def test_two_encoders_compare_by_their_effect_sizes(tmp_path: Path) -> None:
+    """The paired difference is that of the figures; of one model with itself it is 0 in every resample."""
+    store = Store(tmp_path)
+    for name in NAMES:
+        suite = open_suite(name, Path("unused"), CONFIG)
+        one, other, same = RandomEncoder(), PrejudicedEncoder(2), RandomEncoder()
+        other.id, same.id = ModelId("other", "other", 100), ModelId("same", "same", 100)
+        results = {encoder.id.name: values(run(name, encoder), "effect_size") for encoder in (one, other)}
+        mine, theirs, again = (evaluate_suite(store, encoder, suite, "test") for encoder in (one, other, same))
+        rows = [row for row in differences(theirs, mine, 50) if row["metric"] == "effect_size"]
+        assert rows
+        for row in rows:
+            assert row["mean"] == pytest.approx(results["other"][row["task"]] - results["random-0"][row["task"]], abs=1e-6)
+            assert row["low"] < row["mean"] < row["high"]
+        assert all(row["low"] == row["mean"] == row["high"] == 0 for row in differences(mine, again, 50))
+        page = write_suite_report(tmp_path / "report", [mine, theirs], "test", {}).read_text()
+        cells = dict(re.findall(r"<td>(\w+)</td><td>\d+</td>\s*<td>(.*?)</td>", page, re.DOTALL))
+        assert "<small>" in cells["effect_size"] and "<small>" not in cells["p_value"]
 
 
 def test_groups_are_fair() -> None:
@@ -128,3 +165,12 @@ def test_it_is_reported_and_never_selected_on(tmp_path: Path, name: str) -> None
     assert artifact.manifest.facts["reported_only"]
     assert Standing("random-0", [artifact]).tasks == {}
     assert suite.paths("test") == () and list(suite.texts("test")) == []
+
+
+def test_the_cards_effects_have_intervals_and_its_p_values_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    found = _bias_metrics(store, tiny_checkpoint(store))
+    assert {metric.task for metric in found} >= {"bias-association:gender-career", "bias-coreference:resolved"}
+    for metric in found:
+        bounded = metric.low is not None and metric.high is not None
+        assert bounded == (metric.metric != "p_value"), metric.task

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
+import struct
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,7 @@ from exported_models import TEXTS, tiny_checkpoint
 
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import ExportConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.lexical import Bm25Model
@@ -67,6 +72,98 @@ def test_a_pickle_beside_a_config_is_not_run(exported: Path, tmp_path: Path) -> 
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot load it"):
         open_model(str(folder)).encode(["a"], "x")
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.canary,)
+
+
+def cut_short(weights: Path, canary: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def header_too_long(weights: Path, canary: Path) -> None:
+    weights.write_bytes(struct.pack("<Q", 2**63) + weights.read_bytes()[8:])
+
+
+def a_pickle(weights: Path, canary: Path) -> None:
+    weights.write_bytes(pickle.dumps(Payload(canary)))
+
+
+@pytest.mark.parametrize("module", ["encoder", "2_Dense"])
+@pytest.mark.parametrize("damage", [cut_short, header_too_long, a_pickle])
+def test_malformed_weights_of_others_are_refused(
+    exported: Path, tmp_path: Path, module: str, damage: Callable[[Path, Path], None]
+) -> None:
+    """Row S09, for folders that another library loads."""
+    weights = with_a_dense_module(exported, tmp_path / "plain") / module / "model.safetensors"
+    damage(weights, tmp_path / "canary")
+    with pytest.raises(CorruptArtifact, match="no readable safetensors file"):
+        open_model(str(tmp_path / "plain")).encode(["a"], "x")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_modules_pickle_is_not_opened(exported: Path, tmp_path: Path) -> None:
+    folder = with_a_dense_module(exported, tmp_path / "plain")
+    assert open_model(str(folder)).encode(["a"], "x").shape == (1, 32)
+    (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
+    a_pickle(folder / "2_Dense" / "pytorch_model.bin", tmp_path / "canary")
+    with pytest.raises(UserError, match=r"2_Dense: cannot load it: pytorch_model\.bin is a pickle"):
+        open_model(str(folder)).encode(["a"], "x")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_code_beside_a_model_is_not_run(exported: Path, tmp_path: Path) -> None:
+    folder = with_a_dense_module(exported, tmp_path / "plain")
+    (folder / "other.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1]["type"] = "other.Dense"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match="executes third-party code"):
+        open_model(str(folder)).encode(["a"], "x")
+    assert not (tmp_path / "canary").exists()
+
+
+def with_a_dense_module(exported: Path, folder: Path) -> Path:
+    """A folder of sentence-transformers with weights in two modules."""
+    from sentence_transformers.base.modules import Dense
+
+    shutil.copytree(exported, folder)
+    (folder / "self_test.json").unlink()
+    dense = Dense(32, 32)
+    (folder / "2_Dense").mkdir()
+    dense.save(str(folder / "2_Dense"))
+    modules = json.loads((folder / "modules.json").read_text())
+    kind = f"{type(dense).__module__}.{type(dense).__qualname__}"
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": kind})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+def test_the_hub_is_asked_for_safetensors_alone(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append((name, options)) or exported)
+    found = open_model("hub:someone/tiny")
+    assert isinstance(found, ExportEncoder) and found.id.name == "tiny"
+    ((name, options),) = asked
+    assert name == "someone/tiny" and "*.safetensors" in options["allow_patterns"]
+    assert not any(fnmatch(file, pattern) for file in ("pytorch_model.bin", "a.py") for pattern in options["allow_patterns"])
+    assert open_model(f"ours={exported}").id.name == "ours" and len(asked) == 1  # a folder asks nobody
+
+    def offline(name: str, **options: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(UserError, match="hub:someone/tiny: not fetched: no network; give the folder of a copy instead"):
+        open_model("hub:someone/tiny")
 
 
 def score(model: str, suite: str, metric: str, data: Path, **limits: int) -> float:

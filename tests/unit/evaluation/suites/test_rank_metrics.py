@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.evaluation.suites.rank_metrics import in_order, ranking_values
+from pipeline_lib.evaluation.suites.rank_metrics import MEASURES, in_order, ranking_values
 
-METRICS = ("ndcg@10", "recall@100", "map", "mrr@10")
+METRICS = tuple(MEASURES)
 IDS = [f"d{n}" for n in range(14)]
 
 
@@ -28,6 +28,8 @@ def oracle(scored: list[tuple[str, float]], grades: dict[str, int]) -> dict[str,
         "recall@100": sum(gain > 0 for gain in gains[:100]) / relevant,
         "map": sum(precisions) / relevant,
         "mrr@10": next((1 / (rank + 1) for rank, gain in enumerate(gains[:10]) if gain > 0), 0.0),
+        "mrr": next((1 / (rank + 1) for rank, gain in enumerate(gains) if gain > 0), 0.0),
+        "ndcg": dcg(gains) / dcg(ideal),
     }
 
 
@@ -51,6 +53,16 @@ def test_every_metric_is_its_definition_in_any_order(queries, random) -> None:
     for at, (scored, grades) in enumerate(queries):
         expected = oracle(scored, grades)
         assert {metric: values[metric][at] for metric in METRICS} == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_stands_behind_the_cut_does_not_count() -> None:
+    """150 results, relevant ones at 11, 100, 101 and 150: no smaller ranking tells recall@100 from recall."""
+    scored = [(f"d{n:03}", -float(n)) for n in range(1, 151)]
+    grades = {"d011": 2, "d100": 1, "d101": 3, "d150": 1, "absent": 1}
+    values = ranking_values({"q": scored}, {"q": grades}, METRICS)
+    expected = oracle(scored, grades)
+    assert {metric: of_each[0] for metric, of_each in values.items()} == pytest.approx(expected, abs=1e-12)
+    assert expected["recall@100"] == 0.4 and expected["mrr@10"] == 0 < expected["mrr"]
 
 
 def test_a_query_without_results_scores_nothing_and_is_counted() -> None:
