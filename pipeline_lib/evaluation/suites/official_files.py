@@ -68,10 +68,19 @@ def read_columns(path: Path, at_least: int, encoding: str = "utf-8") -> Iterator
     for number, line in enumerate(read_lines(path, encoding), 1):
         if not line:
             continue
-        columns = line.split("\t")
-        if len(columns) < at_least:
-            raise UserError(f"{path}, line {number}: {len(columns)} columns, expected {at_least} or more; get the file again")
-        yield columns
+        yield split_columns(line, path, number, at_least)
+
+
+def split_columns(line: str, path: Path, number: int, at_least: int) -> list[str]:
+    """The tab-separated columns of one line.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    columns = line.split("\t")
+    if len(columns) < at_least:
+        raise UserError(f"{path}, line {number}: {len(columns)} columns, expected {at_least} or more; get the file again")
+    return columns
 
 
 def read_csv(path: Path, required: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
