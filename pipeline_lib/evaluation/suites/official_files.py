@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,12 +118,15 @@ def read_json_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, A
 
 
 def as_number(text: str, path: Path, what: str) -> float:
-    """The number that a column holds.
+    """The finite number that a column holds.
 
     Raises:
-        UserError: it holds none.
+        UserError: it holds none; NaN would make the whole set's figure NaN.
     """
     try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{path}: {what} is {text!r}, expected a number; get the file again") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{path}: {what} is {text!r}, expected a number; get the file again")
+    return number

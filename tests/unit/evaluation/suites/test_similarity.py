@@ -97,9 +97,10 @@ def test_sts_b_takes_quotes_as_they_are_and_extra_columns(put, data, config):
     assert [(pair.left, pair.right, pair.grade) for pair in pairs] == [('"an open quote', "another", 4.5), ("a", "b", 0.5)]
 
 
-def test_a_grade_that_is_no_number_names_its_line(put, data, config):
-    put("STS/STSBenchmark/sts-test.csv", "g\tf\ty\ti\tfour\ta\tb\n")
-    with pytest.raises(UserError, match=r"sts-test.csv: line 1's grade is 'four'"):
+@pytest.mark.parametrize("grade", ["four", "nan", "inf", ""])
+def test_a_grade_that_is_no_number_names_its_line(put, data, config, grade):
+    put("STS/STSBenchmark/sts-test.csv", f"g\tf\ty\ti\t{grade}\ta\tb\n")
+    with pytest.raises(UserError, match=rf"sts-test.csv: line 1's grade is '{grade}'"):
         list(open_suite("sts-b", data, config).pairs("test"))
 
 
