@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,7 @@ def open_lines(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
         else:
             with path.open(encoding=encoding, newline="\n") as stream:
                 yield stream
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read to its end as {encoding} ({error}); get the file again") from error
 
 
