@@ -89,14 +89,17 @@ def read_csv(path: Path, required: Sequence[str], delimiter: str = ",") -> Itera
     """Rows of a quoted table with a header.
 
     Raises:
-        UserError: the header lacks a column.
+        UserError: the header or a row lacks a column.
     """
     with open_lines(path) as stream:
         reader = csv.DictReader(stream, delimiter=delimiter)
         missing = [name for name in required if name not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path}: no column {', '.join(missing)} in its header {reader.fieldnames}; get the file again")
-        yield from reader
+        for row in reader:
+            if any(row[name] is None for name in required):
+                raise UserError(f"{path}, line {reader.line_num}: fewer columns than its header; get the file again")
+            yield row
 
 
 def read_json_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:

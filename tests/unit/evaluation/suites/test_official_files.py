@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.official_files import read_lines
+from pipeline_lib.evaluation.suites.official_files import read_csv, read_lines
 
 
 @pytest.mark.parametrize("damage", ["cut off", "checksum", "a block of no type", "not gzip"])
@@ -23,3 +23,12 @@ def test_a_broken_gzip_file_is_named(tmp_path, damage):
     path.write_bytes(damaged[damage])
     with pytest.raises(UserError, match=r"sentiment-train.gz: cannot be read to its end .*get the file again"):
         list(read_lines(path))
+
+
+def test_a_table_that_was_cut_off_names_its_line(tmp_path):
+    path = tmp_path / "annotationStore.csv"
+    path.write_text('Language,Query,Relevance\nGo,"a ""quoted"", query",3\nGo,an\n')
+    rows = read_csv(path, ("Query", "Relevance"))
+    assert next(rows)["Query"] == 'a "quoted", query'
+    with pytest.raises(UserError, match=r"annotationStore.csv, line 3: fewer columns than its header"):
+        next(rows)
