@@ -70,9 +70,9 @@ def read_one_class(path: Path) -> Iterator[Example]:
 
 
 def read_sentence_and_label(path: Path) -> Iterator[Example]:
-    """`sentence<TAB>label` lines (SST-2)."""
+    """`sentence<TAB>label` lines (SST-2); an editor may have put a byte order mark before a set of one's own."""
     name = path.name.removesuffix(".gz")
-    for number, columns in enumerate(read_columns(path, 2), 1):
+    for number, columns in enumerate(read_columns(path, 2, "utf-8-sig"), 1):
         yield Example(f"{name}-{number}", columns[1].strip(), _spaced(columns[0]))
 
 
