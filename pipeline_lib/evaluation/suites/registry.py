@@ -77,7 +77,8 @@ def suite_names(wanted: Iterable[str]) -> list[str]:
     found: dict[str, None] = {}
     for name in wanted:
         for member in GROUPS.get(name, (name,)):
-            if member not in SUITES and member.partition("/")[0] not in FAMILIES:
+            family, _, folder = member.partition("/")
+            if member not in SUITES and not (family in FAMILIES and folder):
                 families = [f"{family}/FOLDER" for family in FAMILIES]
                 raise UserError(f"no suite {name!r}; there are: {', '.join([*SUITES, *families])}; groups: {', '.join(GROUPS)}")
             found[member] = None

@@ -70,6 +70,9 @@ def test_names_and_groups(data, config):
     )
     with pytest.raises(UserError, match=r"no suite 'sts99'; there are: sts12, .*groups: similarity"):
         suite_names(["sts99"])
+    for name in ("beir", "probe/"):  # a family is no suite without a folder
+        with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER, "):
+            open_suite(name, data, config)
     assert {name: open_suite(name, data, config).name for name in SUITES} == {name: name for name in SUITES}
     with pytest.raises(UserError, match="no model 'bert'"):
         open_model("bert")
