@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.config import SuiteConfig
-from pipeline_lib.evaluation.suites.labelled_sets import POOL, Example, LabelledSet
+from pipeline_lib.evaluation.suites.labelled_sets import POOL, SENTEVAL_SETS, Example, LabelledSet
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.scoring import probe_features
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
@@ -45,7 +45,7 @@ class LinearProbe(Suite):
     def __init__(self, labelled: LabelledSet, data: Path, config: SuiteConfig) -> None:
         super().__init__(data, config)
         self.labelled = labelled
-        self.name = labelled.name
+        self.name = labelled.name if labelled in SENTEVAL_SETS else f"probe/{labelled.name}"
         # without a split of its own a set is judged as a whole, which is its test
         self.splits = ("test",) if POOL in labelled.files else ("validation", "test")
 
