@@ -86,6 +86,45 @@ def test_mrpc_compares_u_and_v_and_reports_f1(put, data, small, encoder, embed_w
     assert by_metric["macro_f1"] == pytest.approx(f1_score(y_test, predicted, average="macro"))
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        (
+            "sst2",
+            "SST/binary/sentiment-test",
+            "sentence\tlabel\n",
+            "sentiment-test-1 is labelled 'label', expected one of 0, 1",
+        ),
+        ("sst2", "SST/binary/sentiment-test", "fine\t1\ndull\t\n", "sentiment-test-2 is labelled '', expected one of 0, 1"),
+        (
+            "trec",
+            "TREC/TREC_10.label",
+            "Time to go: what now\n",
+            "TREC_10.label-1 is labelled 'Time to go', expected one of ABBR",
+        ),
+        (
+            "mrpc",
+            "MRPC/msr_paraphrase_test.txt",
+            "Quality\t#1\t#2\tA\tB\n7\t1\t2\ta\tb\n",
+            "msr_paraphrase_test.txt-1 is labelled '7'",
+        ),
+        ("probe/own", "labelled/own/test.tsv", "fine\t \n", "test.tsv-1 is labelled '', expected a label"),
+    ],
+)
+def test_an_example_of_no_class_of_the_set_is_refused(put, data, small, name, file, content, message):
+    """A header that the official file has not, a label that is cut off, a file of another set."""
+    put(file, content)
+    with pytest.raises(UserError, match=rf"{file}: {message}"):
+        open_suite(name, data, small).labelled.examples(data, "test")
+
+
+def test_each_file_of_a_set_must_hold_an_example(put, data, small):
+    put("MR/rt-polarity.pos", "fine\n")
+    put("MR/rt-polarity.neg", "")
+    with pytest.raises(UserError, match=r"mr: .*rt-polarity.neg holds no example; get it from SentEval"):
+        open_suite("mr", data, small).labelled.examples(data, "pool")
+
+
 def write_sst(put, parts=("train", "dev", "test")):
     for part in parts:
         rows = [(text, label == "pos") for label in ("pos", "neg") for text in sentences(label, 30, len(part))]
