@@ -226,3 +226,17 @@ def test_shared_sets_have_their_published_sizes(eval_data, small):
         for split in ("train", "test")
     }
     assert found == {("sst2", "train"): 67349, ("sst2", "test"): 1821, ("trec", "train"): 5452, ("trec", "test"): 500}
+
+
+def test_too_few_examples_for_the_folds_are_refused(put, data, small, encoder):
+    write_mr(put, 4)
+    with pytest.raises(UserError, match=r"mr: .* are 4 of 'neg', 4 of 'pos'; expected two classes with 5 or more"):
+        open_suite("mr", data, small).run(encoder, "test")
+    write_mr(put, 5)
+    assert open_suite("mr", data, small).run(encoder, "test").figures[0].interval.n == 10
+    for part in ("train", "dev"):
+        put(f"labelled/mail/{part}.tsv", "buy now\tspam\n")
+    with pytest.raises(
+        UserError, match=r"probe/mail: the training examples are 1 of 'spam'; expected two classes with 1 or more"
+    ):
+        open_suite("probe/mail", data, small).run(encoder, "validation")
