@@ -86,6 +86,16 @@ def test_mrpc_compares_u_and_v_and_reports_f1(put, data, small, encoder, embed_w
     assert by_metric["macro_f1"] == pytest.approx(f1_score(y_test, predicted, average="macro"))
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_mrpc_as_it_is_downloaded(put, data, small, suffix):
+    """A byte order mark, CRLF, open quotes, and a character that splits lines elsewhere."""
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+    rows = '1\t10\t11\t" He said so\tIt \u2028 was " said\r\n0\t12\t13\t$ 5 caf\xe9\tnone\r\n'
+    put(f"MRPC/msr_paraphrase_test.txt{suffix}", header + rows, "utf-8-sig")
+    found = [example[1:] for example in open_suite("mrpc", data, small).labelled.examples(data, "test")]
+    assert found == [("1", '" He said so', 'It \u2028 was " said'), ("0", "$ 5 caf\xe9", "none")]
+
+
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
