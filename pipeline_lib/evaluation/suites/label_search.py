@@ -19,7 +19,7 @@ from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.labelled_sets import SST2, Example, LabelledSet, read_sentence_and_label, split_files
 from pipeline_lib.evaluation.suites.models import Model
-from pipeline_lib.evaluation.suites.official_files import find_file
+from pipeline_lib.evaluation.suites.official_files import find_file, read_lines
 from pipeline_lib.evaluation.suites.searching import Document, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.top import NO_ROW
@@ -113,9 +113,10 @@ class ZeroShot(LabelSuite):
         if self.labelled is SST2:
             return SST2_PROMPTS
         path = self._prompts_file()
+        content = "\n".join(read_lines(path, "utf-8-sig"))
         try:
-            texts = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            texts = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON ({error}); expected one object, label to its text") from error
         if not (isinstance(texts, dict) and texts and all(isinstance(text, str) for text in texts.values())):
             raise UserError(f"{path}: expected one object, label to its text")

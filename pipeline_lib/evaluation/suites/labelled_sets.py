@@ -32,6 +32,7 @@ class LabelledSet:
     Attributes:
         files: split to its files; `POOL` alone where the set has no split, which is then cross-validated.
         pairs: whether an example is two texts.
+        classes: the set's own; empty: any.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LabelledSet:
     places: tuple[str, ...] = PLACES
     source: str = SENTEVAL
     pairs: bool = False
+    classes: tuple[str, ...] = ()
 
     def paths(self, data: Path, split: str) -> tuple[Path, ...]:
         """The files of one split.
@@ -53,11 +55,20 @@ class LabelledSet:
         """The examples of one split, in the order of its files.
 
         Raises:
-            UserError: there are none.
+            UserError: a file holds none, or one of no class of the set.
         """
-        found = [example for path in self.paths(data, split) for example in self.read(path)]
+        return [example for path in self.paths(data, split) for example in self._of_file(path)]
+
+    def _of_file(self, path: Path) -> list[Example]:
+        found = list(self.read(path))
         if not found:
-            raise UserError(f"{self.name}: {self.paths(data, split)[0]} holds no example; get it from {self.source}")
+            raise UserError(f"{self.name}: {path} holds no example; get it from {self.source}")
+        for example in found:
+            if not example.label or (self.classes and example.label not in self.classes):
+                expected = f"one of {', '.join(self.classes)}" if self.classes else "a label"
+                raise UserError(
+                    f"{path}: {example.id} is labelled {example.label!r}, expected {expected}; get it from {self.source}"
+                )
         return found
 
 
@@ -70,9 +81,9 @@ def read_one_class(path: Path) -> Iterator[Example]:
 
 
 def read_sentence_and_label(path: Path) -> Iterator[Example]:
-    """`sentence<TAB>label` lines (SST-2)."""
+    """`sentence<TAB>label` lines (SST-2); an editor may have put a byte order mark before a set of one's own."""
     name = path.name.removesuffix(".gz")
-    for number, columns in enumerate(read_columns(path, 2), 1):
+    for number, columns in enumerate(read_columns(path, 2, "utf-8-sig"), 1):
         yield Example(f"{name}-{number}", columns[1].strip(), _spaced(columns[0]))
 
 
@@ -122,6 +133,7 @@ SST2 = LabelledSet(
         "SST/binary/sentiment-dev",
     ),
     read_sentence_and_label,
+    classes=("0", "1"),
 )
 
 SENTEVAL_SETS = (
@@ -130,11 +142,17 @@ SENTEVAL_SETS = (
     LabelledSet("subj", _pool("SUBJ/subj.objective", "SUBJ/subj.subjective"), read_one_class),
     LabelledSet("mpqa", _pool("MPQA/mpqa.pos", "MPQA/mpqa.neg"), read_one_class),
     SST2,
-    LabelledSet("trec", split_files("TREC/train_5500.label", "TREC/TREC_10.label"), read_trec),
+    LabelledSet(
+        "trec",
+        split_files("TREC/train_5500.label", "TREC/TREC_10.label"),
+        read_trec,
+        classes=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"),
+    ),
     LabelledSet(
         "mrpc",
         split_files("MRPC/msr_paraphrase_train.txt", "MRPC/msr_paraphrase_test.txt"),
         read_paraphrases,
         pairs=True,
+        classes=("0", "1"),
     ),
 )

@@ -9,6 +9,7 @@ N examples, D width.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +22,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.config import SuiteConfig
-from pipeline_lib.evaluation.suites.labelled_sets import POOL, Example, LabelledSet
+from pipeline_lib.evaluation.suites.labelled_sets import POOL, SENTEVAL_SETS, Example, LabelledSet
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.scoring import probe_features
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
@@ -45,7 +47,7 @@ class LinearProbe(Suite):
     def __init__(self, labelled: LabelledSet, data: Path, config: SuiteConfig) -> None:
         super().__init__(data, config)
         self.labelled = labelled
-        self.name = labelled.name
+        self.name = labelled.name if labelled in SENTEVAL_SETS else f"probe/{labelled.name}"
         # without a split of its own a set is judged as a whole, which is its test
         self.splits = ("test",) if POOL in labelled.files else ("validation", "test")
 
@@ -91,6 +93,7 @@ class LinearProbe(Suite):
         self, model: Model, examples: dict[str, list[Example]], split: str, progress: Progress
     ) -> tuple[list[Example], np.ndarray, list[float]]:
         """The judged examples, the class predicted for each, and the C of each fit."""
+        self._check_enough(examples)
         features = _Features(model, [example for part in examples.values() for example in part], progress)
         if POOL in examples:
             return _cross_validated(features, examples[POOL], self.config, progress)
@@ -107,6 +110,19 @@ class LinearProbe(Suite):
         c = self.config.inverse_regularisation[best]
         train_features, test_features = features.of(train, examples["test"])
         return examples["test"], _fit(train_features, _labels(train), c).predict(test_features), [c]
+
+    def _check_enough(self, examples: dict[str, list[Example]]) -> None:
+        """Raises UserError where some fit would see one class alone."""
+        train = examples[POOL if POOL in examples else "train"]
+        # a fold takes at most two of so many, and one is left for each inner fold
+        least = 1 if "validation" in examples else self.config.folds + 2
+        counts = Counter(example.label for example in train)
+        if sum(n >= least for n in counts.values()) < 2:
+            found = ", ".join(f"{n} of {label!r}" for label, n in sorted(counts.items()))
+            raise UserError(
+                f"{self.name}: the training examples are {found}; expected two classes with {least} or more each"
+                f" ({self.config.folds} folds); are the files whole, and samples large enough?"
+            )
 
 
 class _Features:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,24 +72,36 @@ def read_columns(path: Path, at_least: int, encoding: str = "utf-8") -> Iterator
     for number, line in enumerate(read_lines(path, encoding), 1):
         if not line:
             continue
-        columns = line.split("\t")
-        if len(columns) < at_least:
-            raise UserError(f"{path}, line {number}: {len(columns)} columns, expected {at_least} or more; get the file again")
-        yield columns
+        yield split_columns(line, path, number, at_least)
+
+
+def split_columns(line: str, path: Path, number: int, at_least: int) -> list[str]:
+    """The tab-separated columns of one line.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    columns = line.split("\t")
+    if len(columns) < at_least:
+        raise UserError(f"{path}, line {number}: {len(columns)} columns, expected {at_least} or more; get the file again")
+    return columns
 
 
 def read_csv(path: Path, required: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
     """Rows of a quoted table with a header.
 
     Raises:
-        UserError: the header lacks a column.
+        UserError: the header or a row lacks a column.
     """
     with open_lines(path) as stream:
         reader = csv.DictReader(stream, delimiter=delimiter)
         missing = [name for name in required if name not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path}: no column {', '.join(missing)} in its header {reader.fieldnames}; get the file again")
-        yield from reader
+        for row in reader:
+            if any(row[name] is None for name in required):
+                raise UserError(f"{path}, line {reader.line_num}: fewer columns than its header; get the file again")
+            yield row
 
 
 def read_json_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -111,12 +124,15 @@ def read_json_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, A
 
 
 def as_number(text: str, path: Path, what: str) -> float:
-    """The number that a column holds.
+    """The finite number that a column holds.
 
     Raises:
-        UserError: it holds none.
+        UserError: it holds none; NaN would make the whole set's figure NaN.
     """
     try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{path}: {what} is {text!r}, expected a number; get the file again") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{path}: {what} is {text!r}, expected a number; get the file again")
+    return number

@@ -6,7 +6,7 @@ figure of its own. Layouts are those of SentEval's download.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import CORRELATIONS, statistic_interval
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
-from pipeline_lib.evaluation.suites.official_files import as_number, find_file, read_columns, read_lines
+from pipeline_lib.evaluation.suites.official_files import as_number, find_file, read_columns, read_lines, split_columns
 from pipeline_lib.evaluation.suites.scoring import pair_similarity
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.progress import Progress, silent
@@ -33,6 +33,7 @@ SOURCES = {
 }
 STS_B_FILES = {"train": "sts-train.csv", "validation": "sts-dev.csv", "test": "sts-test.csv"}
 SICK_FILES = {"train": "SICK_train.txt", "validation": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
+SICK_HEADER = ["pair_ID", "sentence_A", "sentence_B", "relatedness_score"]
 
 
 class GradedPair(NamedTuple):
@@ -96,18 +97,25 @@ class SemEval(SimilaritySuite):
         return tuple(find_file(self.data, PLACES, name, SENTEVAL) for name in names)
 
     def pairs(self, split: str) -> Iterator[GradedPair]:
-        """Raises UserError where input and grades have not the same number of lines."""
+        """The pairs of each source that have a grade."""
         paths = self.paths(split)
         for source, sentences, grades in zip(SOURCES[self.name], paths[::2], paths[1::2], strict=True):
-            lines, marks = list(read_columns(sentences, 2)), list(read_lines(grades))
-            while marks and not marks[-1].strip() and len(marks) > len(lines):
-                marks.pop()
-            if len(lines) != len(marks):
-                raise UserError(f"{sentences}: {len(lines)} pairs, but {len(marks)} grades in {grades.name}; get both again")
-            for number, (columns, mark) in enumerate(zip(lines, marks, strict=True), 1):
-                if mark.strip():
-                    grade = as_number(mark, grades, f"line {number}")
-                    yield GradedPair(f"{source}-{number}", source, columns[0], columns[1], grade)
+            yield from _some(self._of_source(source, sentences, grades), grades)
+
+    def _of_source(self, source: str, sentences: Path, grades: Path) -> Iterator[GradedPair]:
+        """Raises UserError where the files have not the same number of lines, or a graded line is no pair."""
+        lines, marks = list(read_lines(sentences)), list(read_lines(grades))
+        # a blank line is a line of its own, or grades would move to other pairs; at the end alone it may be one too many
+        for longer, other in ((lines, marks), (marks, lines)):
+            while len(longer) > len(other) and not longer[-1].strip():
+                longer.pop()
+        if len(lines) != len(marks):
+            raise UserError(f"{sentences}: {len(lines)} pairs, but {len(marks)} grades in {grades.name}; get both again")
+        for number, (line, mark) in enumerate(zip(lines, marks, strict=True), 1):
+            if mark.strip():
+                columns = split_columns(line, sentences, number, 2)
+                grade = as_number(mark, grades, f"line {number}")
+                yield GradedPair(f"{source}-{number}", source, columns[0], columns[1], grade)
 
 
 class StsBenchmark(SimilaritySuite):
@@ -122,9 +130,12 @@ class StsBenchmark(SimilaritySuite):
 
     def pairs(self, split: str) -> Iterator[GradedPair]:
         """The sources are the three genres."""
-        for path in self.paths(split):
-            for number, row in enumerate(read_columns(path, 7), 1):
-                yield GradedPair(f"{split}-{number}", row[0], row[5], row[6], as_number(row[4], path, f"line {number}'s grade"))
+        (path,) = self.paths(split)
+        return _some(self._of_file(split, path), path)
+
+    def _of_file(self, split: str, path: Path) -> Iterator[GradedPair]:
+        for number, row in enumerate(read_columns(path, 7), 1):
+            yield GradedPair(f"{split}-{number}", row[0], row[5], row[6], as_number(row[4], path, f"line {number}'s grade"))
 
 
 class Sick(SimilaritySuite):
@@ -140,12 +151,15 @@ class Sick(SimilaritySuite):
     def pairs(self, split: str) -> Iterator[GradedPair]:
         """All pairs of these files."""
         for path in self.paths(split):
-            rows = read_columns(path, 4)
-            header = next(rows, [])
-            if header[:4] != ["pair_ID", "sentence_A", "sentence_B", "relatedness_score"]:
-                raise UserError(f"{path}: its header is {header[:4]}, expected that of SICK; get the file again")
-            for row in rows:
-                yield GradedPair(row[0], "sick", row[1], row[2], as_number(row[3], path, f"the grade of pair {row[0]}"))
+            yield from _some(self._of_file(path), path)
+
+    def _of_file(self, path: Path) -> Iterator[GradedPair]:
+        rows = read_columns(path, 4)
+        header = next(rows, [])
+        if header[:4] != SICK_HEADER:
+            raise UserError(f"{path}: its header is {header[:4]}, expected {SICK_HEADER}; get the file again")
+        for row in rows:
+            yield GradedPair(row[0], "sick", row[1], row[2], as_number(row[3], path, f"the grade of pair {row[0]}"))
 
 
 class SickAll(Sick):
@@ -158,3 +172,17 @@ class SickAll(Sick):
         """All three files."""
         names = (SICK_FILES[name] for name in ("train", "validation", "test"))
         return tuple(find_file(self.data, PLACES, f"SICK/{name}", SENTEVAL) for name in names)
+
+
+def _some(pairs: Iterable[GradedPair], path: Path) -> Iterator[GradedPair]:
+    """The pairs of one file; a file without any would drop out of the figure over all, unseen.
+
+    Raises:
+        UserError: there is none.
+    """
+    rest = iter(pairs)
+    first = next(rest, None)
+    if first is None:
+        raise UserError(f"{path}: no graded pair in it; get the file again from {SENTEVAL}")
+    yield first
+    yield from rest

@@ -9,7 +9,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.compare import differences, read_evaluations, read_queries
 from pipeline_lib.evaluation.suites.encoders import OPENERS, open_model
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
-from pipeline_lib.evaluation.suites.registry import GROUPS, SUITES, open_suite, suite_names
+from pipeline_lib.evaluation.suites.registry import FAMILIES, GROUPS, SUITES, open_suite, suite_names
 
 
 @pytest.fixture
@@ -70,6 +70,11 @@ def test_names_and_groups(data, config):
     )
     with pytest.raises(UserError, match=r"no suite 'sts99'; there are: sts12, .*groups: similarity"):
         suite_names(["sts99"])
+    families = [f"{family}/sst2" for family in FAMILIES]  # a folder may be called like a suite
+    assert [open_suite(name, data, config).name for name in families] == families
+    for name in ("beir", "probe/"):  # a family is no suite without a folder
+        with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER, "):
+            open_suite(name, data, config)
     assert {name: open_suite(name, data, config).name for name in SUITES} == {name: name for name in SUITES}
     with pytest.raises(UserError, match="no model 'bert'"):
         open_model("bert")

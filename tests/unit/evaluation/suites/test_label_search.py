@@ -71,3 +71,20 @@ def test_any_labelled_set_with_prompts(put, data, config, encoder):
     prompts.write_text("[1]")
     with pytest.raises(UserError, match="expected one object"):
         open_suite("zero-shot/mail", data, config).run(encoder, "test")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_set_of_ones_own_may_be_gzipped_and_begin_with_a_byte_order_mark(put, data, config, encoder, suffix):
+    put(f"labelled/mail/test.tsv{suffix}", "buy\tspam\nmeet me\tham\n", "utf-8-sig")
+    put(f"labelled/mail/prompts.json{suffix}", '{"spam": "buy", "ham": "meet"}', "utf-8-sig")
+    suite = open_suite("zero-shot/mail", data, config)
+    assert suite.run(encoder, "test").figures[0].interval.value == 1.0
+    assert [text.text for text in suite.texts("test")] == ["buy", "meet me"]
+
+
+@pytest.mark.parametrize(("content", "encoding"), [("[" * 100_000, "ascii"), ('"caf\xe9"', "latin-1"), ("{", "ascii")])
+def test_prompts_that_cannot_be_read_name_their_file(put, data, config, encoder, content, encoding):
+    put("labelled/mail/test.tsv", "buy\tspam\n")
+    put("labelled/mail/prompts.json", content, encoding)
+    with pytest.raises(UserError, match=r"mail/prompts.json: (not JSON|cannot be read to its end as utf-8)[^/]*$"):
+        open_suite("zero-shot/mail", data, config).run(encoder, "test")

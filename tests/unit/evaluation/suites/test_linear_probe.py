@@ -86,6 +86,55 @@ def test_mrpc_compares_u_and_v_and_reports_f1(put, data, small, encoder, embed_w
     assert by_metric["macro_f1"] == pytest.approx(f1_score(y_test, predicted, average="macro"))
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_mrpc_as_it_is_downloaded(put, data, small, suffix):
+    """A byte order mark, CRLF, open quotes, and a character that splits lines elsewhere."""
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+    rows = '1\t10\t11\t" He said so\tIt \u2028 was " said\r\n0\t12\t13\t$ 5 caf\xe9\tnone\r\n'
+    put(f"MRPC/msr_paraphrase_test.txt{suffix}", header + rows, "utf-8-sig")
+    found = [example[1:] for example in open_suite("mrpc", data, small).labelled.examples(data, "test")]
+    assert found == [("1", '" He said so', 'It \u2028 was " said'), ("0", "$ 5 caf\xe9", "none")]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        (
+            "sst2",
+            "SST/binary/sentiment-test",
+            "sentence\tlabel\n",
+            "sentiment-test-1 is labelled 'label', expected one of 0, 1",
+        ),
+        ("sst2", "SST/binary/sentiment-test", "fine\t1\ndull\t\n", "sentiment-test-2 is labelled '', expected one of 0, 1"),
+        (
+            "trec",
+            "TREC/TREC_10.label",
+            "Time to go: what now\n",
+            "TREC_10.label-1 is labelled 'Time to go', expected one of ABBR",
+        ),
+        (
+            "mrpc",
+            "MRPC/msr_paraphrase_test.txt",
+            "Quality\t#1\t#2\tA\tB\n7\t1\t2\ta\tb\n",
+            "msr_paraphrase_test.txt-1 is labelled '7'",
+        ),
+        ("probe/own", "labelled/own/test.tsv", "fine\t \n", "test.tsv-1 is labelled '', expected a label"),
+    ],
+)
+def test_an_example_of_no_class_of_the_set_is_refused(put, data, small, name, file, content, message):
+    """A header that the official file has not, a label that is cut off, a file of another set."""
+    put(file, content)
+    with pytest.raises(UserError, match=rf"{file}: {message}"):
+        open_suite(name, data, small).labelled.examples(data, "test")
+
+
+def test_each_file_of_a_set_must_hold_an_example(put, data, small):
+    put("MR/rt-polarity.pos", "fine\n")
+    put("MR/rt-polarity.neg", "")
+    with pytest.raises(UserError, match=r"mr: .*rt-polarity.neg holds no example; get it from SentEval"):
+        open_suite("mr", data, small).labelled.examples(data, "pool")
+
+
 def write_sst(put, parts=("train", "dev", "test")):
     for part in parts:
         rows = [(text, label == "pos") for label in ("pos", "neg") for text in sentences(label, 30, len(part))]
@@ -187,3 +236,17 @@ def test_shared_sets_have_their_published_sizes(eval_data, small):
         for split in ("train", "test")
     }
     assert found == {("sst2", "train"): 67349, ("sst2", "test"): 1821, ("trec", "train"): 5452, ("trec", "test"): 500}
+
+
+def test_too_few_examples_for_the_folds_are_refused(put, data, small, encoder):
+    write_mr(put, 4)
+    with pytest.raises(UserError, match=r"mr: .* are 4 of 'neg', 4 of 'pos'; expected two classes with 5 or more"):
+        open_suite("mr", data, small).run(encoder, "test")
+    write_mr(put, 5)
+    assert open_suite("mr", data, small).run(encoder, "test").figures[0].interval.n == 10
+    for part in ("train", "dev"):
+        put(f"labelled/mail/{part}.tsv", "buy now\tspam\n")
+    with pytest.raises(
+        UserError, match=r"probe/mail: the training examples are 1 of 'spam'; expected two classes with 1 or more"
+    ):
+        open_suite("probe/mail", data, small).run(encoder, "validation")

@@ -57,6 +57,39 @@ def test_input_and_grades_of_different_length_are_refused(put, data, config, enc
         open_suite("sts12", data, config).run(encoder, "test")
 
 
+def test_a_blank_line_moves_no_grade_to_another_pair(put, data, config):
+    write_sts(put, "sts15", ("5.0", "", "2.0", ""))
+    folder = "STS/STS15-en-test/STS.input.belief.txt"
+    put(folder, "a\tb\n\nc\td\ne\tf\n")
+    pairs = list(open_suite("sts15", data, config).pairs("test"))
+    assert [pair[2:] for pair in pairs if pair.source == "belief"] == [("a", "b", 5.0), ("c", "d", 2.0)]
+    put(folder, "a\tb\nc\td\n\ne\tf\n")
+    with pytest.raises(UserError, match=r"STS.input.belief.txt, line 3: 1 columns, expected 2"):
+        list(open_suite("sts15", data, config).pairs("test"))
+
+
+@pytest.mark.parametrize("grades", [("", "", "", ""), ()])
+def test_a_source_without_a_grade_is_refused(put, data, config, encoder, grades):
+    write_sts(put, "sts13")
+    if not grades:
+        put("STS/STS13-en-test/STS.input.headlines.txt", "")
+    put("STS/STS13-en-test/STS.gs.headlines.txt", "".join(f"{grade}\n" for grade in grades))
+    with pytest.raises(UserError, match=r"STS.gs.headlines.txt: no graded pair in it; .* from SentEval"):
+        open_suite("sts13", data, config).run(encoder, "test")
+
+
+def test_empty_files_are_refused(put, data, config, encoder):
+    put("STS/STSBenchmark/sts-test.csv", "")
+    with pytest.raises(UserError, match=r"sts-test.csv: no graded pair in it"):
+        open_suite("sts-b", data, config).run(encoder, "test")
+    put("SICK/SICK_test_annotated.txt", "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\r\n")
+    with pytest.raises(UserError, match=r"SICK_test_annotated.txt: no graded pair in it"):
+        open_suite("sick-r", data, config).run(encoder, "test")
+    put("SICK/SICK_test_annotated.txt", "pair_ID\tsentence_A\tsentence_B\tentailment_label\trelatedness_score\n")
+    with pytest.raises(UserError, match=r"its header is .*entailment_label'\], expected .*relatedness_score"):
+        open_suite("sick-r", data, config).run(encoder, "test")
+
+
 def test_sts_b_takes_quotes_as_they_are_and_extra_columns(put, data, config):
     rows = ['main-news\tMSRpar\t2012\t0001\t4.5\t"an open quote\tanother\tsource\tsource', "main-forums\tf\t2\t3\t0.5\ta\tb"]
     put("senteval/STS/STSBenchmark/sts-dev.csv", "\n".join(rows))
@@ -64,9 +97,10 @@ def test_sts_b_takes_quotes_as_they_are_and_extra_columns(put, data, config):
     assert [(pair.left, pair.right, pair.grade) for pair in pairs] == [('"an open quote', "another", 4.5), ("a", "b", 0.5)]
 
 
-def test_a_grade_that_is_no_number_names_its_line(put, data, config):
-    put("STS/STSBenchmark/sts-test.csv", "g\tf\ty\ti\tfour\ta\tb\n")
-    with pytest.raises(UserError, match=r"sts-test.csv: line 1's grade is 'four'"):
+@pytest.mark.parametrize("grade", ["four", "nan", "inf", ""])
+def test_a_grade_that_is_no_number_names_its_line(put, data, config, grade):
+    put("STS/STSBenchmark/sts-test.csv", f"g\tf\ty\ti\t{grade}\ta\tb\n")
+    with pytest.raises(UserError, match=rf"sts-test.csv: line 1's grade is '{grade}'"):
         list(open_suite("sts-b", data, config).pairs("test"))
 
 
