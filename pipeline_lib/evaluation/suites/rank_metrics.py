@@ -1,7 +1,7 @@
 """Metrics of rankings by ir_measures (trec_eval's own code beneath), with one rule for ties in all of them.
 
 The providers behind ir_measures break ties differently, so that ties are broken here, as trec_eval does: of equal scores the
-document whose id comes later. What is not judged is not relevant; a query without results scores 0.
+document whose id comes later. What is not judged is not relevant, nor is a grade below 1; a query without results scores 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ def ranking_values(rankings: Rankings, qrels: Qrels, metrics: Sequence[str]) -> 
     import ir_measures
 
     asked = {MEASURES[metric]: metric for metric in metrics}
-    judged = [ir_measures.Qrel(query, document, grade) for query, graded in qrels.items() for document, grade in graded.items()]
+    judged = [
+        ir_measures.Qrel(query, document, max(grade, 0))  # uncut nDCG of negative grades alone never ends in trec_eval
+        for query, graded in qrels.items()
+        for document, grade in graded.items()
+    ]
     run = [
         ir_measures.ScoredDoc(query, document, -float(rank))
         for query in qrels
