@@ -100,23 +100,39 @@ def score(standing: Standing, weights: Mapping[str, float], best: Mapping[str, f
 def score_difference(
     a: Standing, b: Standing, weights: Mapping[str, float], best: Mapping[str, float], config: SelectConfig
 ) -> Interval:
-    """Score of a less score of b with its 95 % interval: queries drawn again, the same for both; tasks independently.
+    """Score of a less score of b with its 95 % interval.
 
     Raises:
         UserError: the two were measured on different queries.
     """
+    factors = {name: weights[name] / value for name, value in best.items()}
+    return _difference(a, b, factors, score(a, weights, best) - score(b, weights, best), config)
+
+
+def kind_difference(a: Standing, b: Standing, kind: str, weights: Mapping[str, float], config: SelectConfig) -> Interval:
+    """Mean over the kind's tasks of a's value less b's with its 95 % interval.
+
+    Raises:
+        UserError: the two were measured on different queries.
+    """
+    names = [name for name in weights if a.tasks[name].kind == kind]
+    mean = float(np.mean([a.tasks[name].value - b.tasks[name].value for name in names]))
+    return _difference(a, b, dict.fromkeys(names, 1 / len(names)), mean, config)
+
+
+def _difference(a: Standing, b: Standing, factors: Mapping[str, float], found: float, config: SelectConfig) -> Interval:
+    """A sum over tasks with its 95 % interval: queries drawn again, the same for both; tasks independently."""
     drawn_R = np.zeros(config.bootstrap)
-    for number, (name, value) in enumerate(sorted(best.items())):
+    for number, (name, factor) in enumerate(sorted(factors.items())):
         mine, theirs = a.tasks[name].queries, b.tasks[name].queries
         if mine.ids != theirs.ids:
             raise UserError(
                 f"{a.label} and {b.label} were measured on different queries of {name}; evaluate both on the same data"
             )
         seed = config.seed + number
-        drawn_R += weights[name] / value * (_drawn(mine, config.bootstrap, seed) - _drawn(theirs, config.bootstrap, seed))
-    found = score(a, weights, best) - score(b, weights, best)
+        drawn_R += factor * (_drawn(mine, config.bootstrap, seed) - _drawn(theirs, config.bootstrap, seed))
     low, high = (float(bound) for bound in np.percentile(drawn_R, [2.5, 97.5]))
-    return Interval(found, min(low, found), max(high, found), sum(len(a.tasks[name].queries.ids) for name in best))
+    return Interval(found, min(low, found), max(high, found), sum(len(a.tasks[name].queries.ids) for name in factors))
 
 
 def _drawn(queries: Queries, resamples: int, seed: int) -> np.ndarray:

@@ -12,23 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import SelectConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.checkpoint_scores import (
     Standing,
     best_values,
+    kind_difference,
     kind_weights,
     score,
     score_difference,
     task_weights,
 )
-from pipeline_lib.evaluation.compare import difference
 from pipeline_lib.evaluation.metrics import Interval
 
-STAGE = Stage(name="select", version=2)
+STAGE = Stage(name="select", version=3)
 RULE = (
     "the highest weighted mean of value / best value of each task, each kind's weight shared by its tasks; "
     "of all whose score is within the noise of the highest (paired bootstrap over queries, 95 %) the latest checkpoint"
@@ -191,14 +189,8 @@ def _peak(
     if standings[chosen].kinds[kind] == top:
         return Peak(kind, chosen, top, 0.0, 0.0, 0.0)
     peak = next(standing for standing in standings.values() if standing.kinds[kind] == top)
-    ours = standings[chosen].tasks
-    found = [
-        difference(peak.tasks[name].queries, ours[name].queries, config.bootstrap, config.seed)
-        for name in weights
-        if ours[name].kind == kind
-    ]
-    ahead, low, high = (float(np.mean([getattr(interval, name) for interval in found])) for name in ("value", "low", "high"))
-    return Peak(kind, peak.label, top, ahead, low, high)
+    ahead = kind_difference(peak, standings[chosen], kind, weights, config)
+    return Peak(kind, peak.label, top, ahead.value, ahead.low, ahead.high)
 
 
 def _sentence(chosen: CheckpointScore, scores: Sequence[CheckpointScore], peaks: Sequence[Peak], split: str) -> str:

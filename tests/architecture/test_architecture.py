@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,15 @@ def test_modules_imported_by_name_are_sources_too() -> None:
     assert readers >= {"json_lines", "parquet", "warc"} and languages >= {"java", "ruby"}
     assert {f"pipeline_lib.sources.{name}" for name in readers} <= set(modules)
     assert {f"pipeline_lib.pairs.languages.{name}" for name in languages} <= set(modules)
+
+
+def test_a_suites_protocol_is_a_source_of_its_figures() -> None:
+    """An evaluation is found done by its version: with a suite's code changed, old figures would pass for new ones."""
+    modules = record_stages.stages_of(SOURCES)["evaluate_suite"]["modules"]
+    suites = {
+        name for name, source in SOURCES.items() if re.search(r"^class \w+\((\w*Suite|Sick|Suite)\):", source, re.MULTILINE)
+    }
+    assert len(suites) >= 10 and suites <= set(modules)
 
 
 def test_the_recorder_refuses_a_silent_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ class LinearProbe(Suite):
             return _cross_validated(features, examples[POOL], self.config, progress)
         train = examples["train"]
         if "validation" in examples:  # C is chosen there, and kept for the test
-            fits = _path(features, train, examples["validation"], self.config)
+            fits = _path(features, train, examples["validation"], self.config, progress)
             best = _best([right.mean() for right, _ in fits], self.config)
             if split == "validation":
                 return examples["validation"], fits[best][1], [self.config.inverse_regularisation[best]]
@@ -184,16 +184,21 @@ def _fit(features: Any, labels: np.ndarray, c: float, start: LogisticRegression 
 
 
 def _path(
-    features: _Features, train: Sequence[Example], held_out: Sequence[Example], config: SuiteConfig
+    features: _Features,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    config: SuiteConfig,
+    progress: Progress = silent,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each C: which of the held-out examples are right, and what was predicted; each fit starts from the last."""
     train_features, test_features = features.of(train, held_out)
     labels, true_N = _labels(train), _labels(held_out)
-    probe, found = None, []
-    for c in config.inverse_regularisation:
+    probe, found, grid = None, [], config.inverse_regularisation
+    for number, c in enumerate(grid, 1):
         probe = _fit(train_features, labels, c, probe)
         predicted = probe.predict(test_features)
         found.append((predicted == true_N, predicted))
+        progress(number, len(grid), f"probe {number} of {len(grid)} fitted, C = {c:g}")
     return found
 
 

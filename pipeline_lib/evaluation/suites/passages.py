@@ -78,9 +78,8 @@ class OpenQuestions(Suite):
         part = {"validation": "dev", "test": "test"}[split]
         passages = ("dpr/data/wikipedia_split", "downloads/data/wikipedia_split", "dpr", "")
         questions = ("dpr/data/retriever/qas", "downloads/data/retriever/qas", "dpr", "")
-        named = [
-            f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")
-        ]  # as it is published, and as DPR's script saves it
+        # as it is published, and as DPR's script saves it
+        named = [f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")]
         return (find_file(self.data, passages, "psgs_w100.tsv", DPR), find_file(self.data, questions, named, DPR))
 
     def texts(self, split: str) -> Iterator[SuiteText]:
@@ -169,9 +168,8 @@ def _first_answer(texts: dict[str, str], hits: Sequence[tuple[str, float]], answ
 def contains_answer(text: str, answers: Sequence[tuple[str, ...]]) -> bool:
     """Whether the tokens of one answer stand in a row in the text."""
     folded = unicodedata.normalize("NFD", text).casefold()  # lower() writes a sigma in two ways, by what follows the word
-    likely = [
-        answer for answer in answers if all(token.casefold() in folded for token in answer)
-    ]  # tokens cost 100 times as much
+    # tokens cost 100 times as much
+    likely = [answer for answer in answers if all(token.casefold() in folded for token in answer)]
     if not likely:
         return False
     tokens = dpr_tokens(text)

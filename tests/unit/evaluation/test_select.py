@@ -14,7 +14,7 @@ from pipeline_lib.artifact import Outcome, draft_part
 from pipeline_lib.config import EvaluateConfig, SelectConfig, ShardConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
-from pipeline_lib.evaluation.checkpoint_scores import Standing, score_difference
+from pipeline_lib.evaluation.checkpoint_scores import Standing, kind_difference, score_difference
 from pipeline_lib.evaluation.evaluate import (
     STAGE,
     EvaluationRun,
@@ -197,6 +197,19 @@ def test_checkpoints_of_different_queries_are_not_compared(store, evaluation):
     standings[1].tasks["code_search_task"] = dataclasses.replace(task, queries=others)
     with pytest.raises(UserError, match="measured on different queries of code_search_task"):
         score_difference(*standings, {"code_search_task": 1.0}, {"code_search_task": 0.6}, SelectConfig(bootstrap=20))
+
+
+def test_a_kinds_interval_draws_its_tasks_together(store, evaluation):
+    """The mean of the tasks' own bounds would be wider: their noises rarely add up."""
+    drawn = {f"text_search_{n}": (noisy(0.5, 2 * n), noisy(0.4, 2 * n + 1)) for n in range(4)}
+    rows = [evaluation(step, **{name: pair[at] for name, pair in drawn.items()}) for at, step in enumerate((100, 200))]
+    standings = [Standing(f"step-{step:06d}", [row]) for step, row in zip((100, 200), rows, strict=True)]
+    weights = dict.fromkeys(standings[0].tasks, 0.25)
+    found = kind_difference(*standings, "text_search", weights, SelectConfig(bootstrap=300, seed=5))
+    resamples = [np.random.default_rng(5 + n).integers(0, 40, (300, 40)) for n in range(4)]
+    loop = np.mean([(a - b)[rows_RN].mean(1) for rows_RN, (a, b) in zip(resamples, drawn.values(), strict=True)], axis=0)
+    assert found.value == pytest.approx(0.1)
+    np.testing.assert_allclose([found.low, found.high], np.percentile(loop, [2.5, 97.5]), atol=1e-12, rtol=0)
 
 
 def test_nothing_to_choose_from(store):
