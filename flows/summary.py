@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -38,22 +39,27 @@ def print_summary(report: dict[str, Any]) -> None:
         console.print(f"  {command}", markup=False, highlight=False)
 
 
+def evaluations_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
+    """Every figure with its 95 % interval; a p-value has none."""
+    table = Table(title=title)
+    for column in ("model", "task", "metric", "value", "95 % interval", "n"):
+        table.add_column(column, overflow="fold")  # a task's name cut off is that of another
+    for row in rows:
+        interval = "" if row["metric"] == "p_value" else f"[{row['low']:.3f}, {row['high']:.3f}]"
+        table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
+    return table
+
+
 def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
     """Print the figures of these evaluations, baselines last."""
     from flows.workspace import open_store
     from pipeline_lib.evaluation.compare import read_evaluations
 
     store = open_store(artifacts)
-    table = Table(title=f"on {found.split}")
-    for column in ("model", "task", "metric", "value", "95 % interval", "n"):
-        table.add_column(column)
     evaluations = [store.open("evaluate", key) for key in [*found.checkpoints.values(), found.baselines] if key]
     evaluations += [store.open("evaluate_suite", key) for key in found.suites]
-    for row in read_evaluations(evaluations):
-        interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-        table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
     console = Console()
-    console.print(table)
+    console.print(evaluations_table(read_evaluations(evaluations), f"on {found.split}"))
     for suite, reason in found.skipped.items():
         console.print(f"passed over {suite}: {reason}", markup=False, highlight=False)
 
