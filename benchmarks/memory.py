@@ -5,7 +5,7 @@ the most that the process ever held, of which what it held before its first step
 to stay under 4 GB. Memory a pair is what the step added, over the pairs. The last line is one flat JSON object.
 
 `--steps N` takes N steps of a Llama instead (six blocks, 50 million weights at random, bfloat16, other lengths each step), in a
-process with the trainer's environment, and prints what it holds as they go by: from the tenth part of them on that may grow by a
+process with the trainer's environment, and prints what it holds as they go by: from a tenth of them on that may grow by a
 twentieth. `--unbounded` leaves out the bound on compiled primitives, to see what it is for.
 """
 
