@@ -103,7 +103,10 @@ def _of_parameters(params: CheckpointParams, label: str) -> TrainedRun:
     if not key:
         planned = [checkpoint_label(step) for step in checkpoint_steps(work.config.train.steps, work.config.train.checkpoints)]
         if label and label not in planned:
-            raise UserError(f"a run with these parameters has no checkpoint {label!r}; it has: {', '.join(planned)}")
+            others = ", ".join(_having(work.store, label)) or "none"
+            raise UserError(
+                f"a run with these parameters has no checkpoint {label!r}, but: {', '.join(planned)}; of finished runs: {others}"
+            )
         found = train(TrainParams.model_validate(params.model_dump(include=set(TrainParams.model_fields))))
         key, dataset = found.trained, found.dataset
     store = work.store
@@ -114,6 +117,12 @@ def _of_parameters(params: CheckpointParams, label: str) -> TrainedRun:
     check_fit(lineage)
     asked = params.model_dump(include=set(RunParams.model_fields))
     return TrainedRun(work, RunParams.model_validate(asked), dataset, lineage, {**asked, "dataset": dataset})
+
+
+def _having(store: Store, label: str) -> list[str]:
+    """The checkpoints of that label, by their whole names."""
+    runs = store.artifacts("train")
+    return [f"{run.manifest.key}/{label}" for run in runs if any(part.label == label for part in run.manifest.parts)]
 
 
 def _dataset_of(store: Store, lineage: Lineage) -> DatasetRef:
