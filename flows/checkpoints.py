@@ -105,7 +105,8 @@ def _of_parameters(params: CheckpointParams, label: str) -> TrainedRun:
         if label and label not in planned:
             others = ", ".join(_having(work.store, label)) or "none"
             raise UserError(
-                f"a run with these parameters has no checkpoint {label!r}, but: {', '.join(planned)}; of finished runs: {others}"
+                f"a run with these parameters has no checkpoint {label!r}; it has: {', '.join(planned)}."
+                f" Finished runs that do: {others}"
             )
         found = train(TrainParams.model_validate(params.model_dump(include=set(TrainParams.model_fields))))
         key, dataset = found.trained, found.dataset

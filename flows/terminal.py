@@ -80,5 +80,6 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
         first = error.errors()[0]
         if not first["loc"]:
             raise UserError(first["msg"].removeprefix("Value error, ")) from error
-        flags = {option.path: option.flag for option in options}
-        raise UserError(f"{flags.get(first['loc'][:1], first['loc'][0])} {first['input']!r}: {first['msg']}") from error
+        name = str(first["loc"][0])
+        flag = next((option.flag for option in options if option.path == (name,)), name)
+        raise UserError(f"{flag} {first['input']!r}: {first['msg']}") from error

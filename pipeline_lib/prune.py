@@ -116,7 +116,7 @@ def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[st
 def _start(artifact: Artifact, holders: Mapping[str, str]) -> Iterator[str]:
     """The artifact whose part training began from: a config names it by its content."""
     model = artifact.manifest.config.get("model")
-    start = model.get("init") if isinstance(model, dict) else None
+    start = str(model.get("init")) if isinstance(model, dict) else ""
     if start in holders:
         yield holders[start]
 
