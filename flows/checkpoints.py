@@ -95,7 +95,6 @@ def _own_params(params: CheckpointParams, recorded: RunParams | None) -> RunPara
 
 
 def _of_parameters(params: CheckpointParams, label: str) -> TrainedRun:
-    assert params.preset is not None or params.key, "CheckpointParams refuses this"
     if params.preset is None:
         raise UserError(f"train {params.key} is given with a dataset: give its preset too, or the key alone")
     work = open_workspace(params)

@@ -126,7 +126,7 @@ def check_fit(lineage: Lineage) -> None:
     """Compare content digests along the way from the corpus to the weights.
 
     Raises:
-        UserError: an artifact is not the one that the next was made from, with got against expected.
+        UserError: an artifact is not the one that the next was made from.
     """
     trained, shards, tokenizer = lineage.trained, lineage.shards, lineage.tokenizer
     root = lineage
@@ -139,13 +139,22 @@ def check_fit(lineage: Lineage) -> None:
         (root.shards, "curated", lineage.curated),
     ]
     for made, name, given in ways:
-        expected = made.manifest.inputs[name]
-        if given.digest != expected:
-            raise UserError(
-                f"{given.manifest.stage} {given.manifest.key} (content {given.digest[:12]}) does not belong to"
-                f" {made.manifest.stage} {made.manifest.key}, which was made from content {expected[:12]};"
-                " name the run alone: it brings what belongs to it"
-            )
+        require_input(made, name, given)
+
+
+def require_input(made: Artifact, name: str, given: Artifact) -> None:
+    """Compare an artifact with what another was made from, under that name.
+
+    Raises:
+        UserError: it is another one, with got against expected.
+    """
+    expected = made.manifest.inputs[name]
+    if given.digest != expected:
+        raise UserError(
+            f"{given.manifest.stage} {given.manifest.key} (content {given.digest[:12]}) does not belong to"
+            f" {made.manifest.stage} {made.manifest.key}, which was made from content {expected[:12]};"
+            " leave it out: what belongs to it is found"
+        )
 
 
 def _checkpoint(trained: Artifact, label: str, tokenizer: Artifact, shards: Artifact) -> Checkpoint:

@@ -67,9 +67,11 @@ def all_flows():
     answers["tuned"] = tuned.model_dump()
     answers["tuned, published"] = publish(PublishParams(**a, checkpoint=tuned.checkpoint)).model_dump()
     answers["stages"] = {stage: manifests().count(stage) for stage in ("curate", "tokenizer", "shards", "train")}
+    other = runs["b"].dataset.tokenizer
     hybrid = {"trained": runs["b"].trained, "dataset": runs["a"].dataset}
     answers["refused"] = {
         "hybrid": refusal(publish, PublishParams(preset="smoke", **hybrid)),
+        "training": refusal(train, TrainParams(**a, dataset={**runs["a"].dataset.model_dump(), "tokenizer": other})),
         "label": refusal(evaluate, EvaluateParams(checkpoint=f"{runs['b'].trained}/step-000011")),
         "planned": refusal(evaluate, EvaluateParams(**a, checkpoint="step-000010")),
         "key": refusal(publish, PublishParams(checkpoint="0123/step-000010")),
@@ -178,6 +180,7 @@ def test_a_tuned_checkpoint_prints_what_makes_it(ran: Ran) -> None:
     ("way", "says"),
     [
         ("hybrid", ["does not belong to train", "shards"]),
+        ("training", ["tokenizer", "does not belong to shards"]),
         ("label", ["step-000011", "step-000008", "step-000010"]),
         ("planned", ["step-000010", "step-000006", "Finished runs that do: "]),
         ("key", ["no finished train artifact '0123'", "there are"]),

@@ -24,7 +24,7 @@ from pipeline_lib.errors import UserError
 NAMES = ["tree", "my corpus", "it's", "-dash", "a;b && c", "$HOME", "größe", "new\nline", 'quo"te', "*", "--steps"]
 SUITES = ("sts-b", "beir/scifact", "similarity")
 EXACTLY = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
 )
 
 
