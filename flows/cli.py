@@ -9,279 +9,51 @@ import errno
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flows.plan import load_weights, plan_app
 from flows.prune import prune
 from flows.suite_texts import suite_texts
-from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
-
-if TYPE_CHECKING:
-    from flows.parameters import RunParams
 
 DEFAULT_PORT = 4200
 WRONG_USE = 2
 INTERRUPTED = 130
 
+
+class Commands(TyperGroup):
+    """The commands below, and after them those that start a flow.
+
+    Their options are made from the flows' parameters: to import those would be a tenth of a search's second.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; None where there is none."""
+        return super().get_command(ctx, cmd_name) or _flow_commands().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All of them, as --help lists them."""
+        return [*_flow_commands().list_commands(ctx), *super().list_commands(ctx)]
+
+
+def _flow_commands() -> TyperGroup:
+    from flows.run_commands import runs
+
+    return typer.main.get_group(runs)
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
 )
 
-Preset = Annotated[
-    str, typer.Option(help="The named configuration: demo, smoke, or cpt_text_{s,m,l,xl}, cpt_code_{s,m}.", show_default=False)
-]
-Source = Annotated[str, typer.Option(metavar="DIR", help="A folder of code and prose. Empty: this machine's own Python.")]
-Dump = Annotated[str, typer.Option(metavar="SPEC", help="A dump spec: a YAML list of sources, in place of --source.")]
-Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the preset's name, or the folder's or spec's.")]
-Steps = Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")]
-BatchSize = Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")]
-PretrainSteps = Annotated[int, typer.Option(help="Steps of causal language modelling first; -1: the preset's.")]
-Init = Annotated[str, typer.Option(metavar="DIR|ID", help="A causal language model to start from: folder, or hub id.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch --init from the hub if it is not in its cache.")]
-Seed = Annotated[int, typer.Option(help="Of weights and sample order; -1: the preset's.")]
-NearDuplicates = Annotated[
-    float, typer.Option(help="Drop texts nearer than this to an earlier one (Jaccard, e.g. 0.8); 0: none, -1: the preset's.")
-]
-Contamination = Annotated[str, typer.Option(metavar="DIR", help="Texts of evaluation suites, kept out of training.")]
 Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")]
-Workers = Annotated[int, typer.Option(help="Dask processes for extraction; 0: one a core.")]
-Scheduler = Annotated[str, typer.Option(help="An existing Dask scheduler (tcp://HOST:PORT), in place of processes here.")]
-Processes = Annotated[int, typer.Option(help="Trainer processes (torchrun), one a GPU.")]
-Checkpoint = Annotated[str, typer.Option(help="step-000400 or TRAINKEY/step-000400. Empty: all, or the selected one.")]
-Split = Annotated[str, typer.Option(help="validation, or test.")]
-
-Suites = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A suite or group, e.g. sts-b; may be repeated.")]
-Data = Annotated[str, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")]
-SelectSuites = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A suite that counts in the selection.")]
-Models = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Another model: bm25, tfidf, FOLDER, NAME=FOLDER or hub:ORG/MODEL."),
-]
-Quick = Annotated[bool, typer.Option("--quick", help="Suites cut to samples.")]
-SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Pass over suites whose files are not there.")]
-
-
-@app.command()
-def run(
-    preset: Preset,
-    source: Source = "",
-    dump: Dump = "",
-    name: Name = "",
-    steps: Steps = 0,
-    batch_size: BatchSize = 0,
-    pretrain_steps: PretrainSteps = -1,
-    init: Init = "",
-    download: Download = False,
-    seed: Seed = -1,
-    near_duplicates: NearDuplicates = -1.0,
-    contamination: Contamination = "",
-    select_suite: SelectSuites = None,
-    data: Data = "",
-    workers: Workers = 0,
-    scheduler: Scheduler = "",
-    processes: Processes = 1,
-    artifacts: Artifacts = "",
-) -> None:
-    """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
-    given = {name: value for name, value in locals().items() if name not in ("select_suite", "data")}
-    params = run_params(given | {"select_suites": tuple(select_suite or ()), "suite_data": data})
-    _announce(params)
-
-    def flow() -> dict[str, Any]:
-        from flows.retrain import retrain
-
-        return retrain(params)
-
-    from flows.summary import print_summary
-
-    print_summary(with_server(flow))
-
-
-@app.command("build-dataset")
-def build_dataset(
-    preset: Preset,
-    source: Source = "",
-    dump: Dump = "",
-    name: Name = "",
-    workers: Workers = 0,
-    scheduler: Scheduler = "",
-    artifacts: Artifacts = "",
-) -> None:
-    """Raw dump to token shards."""
-    params = run_params(locals())
-
-    def flow() -> Any:
-        from flows.build_dataset import build_dataset as build
-
-        return build(params)
-
-    _print_record(with_server(flow))
-
-
-@app.command()
-def pretrain(
-    preset: Preset,
-    source: Source = "",
-    dump: Dump = "",
-    name: Name = "",
-    pretrain_steps: PretrainSteps = -1,
-    seed: Seed = -1,
-    artifacts: Artifacts = "",
-) -> None:
-    """A causal language model on the training split, to start from."""
-    params = run_params(locals())
-
-    def flow() -> str:
-        from flows.parameters import TrainParams
-        from flows.pretrain import pretrain as train_language_model
-
-        return train_language_model(TrainParams(**params.model_dump()))
-
-    typer.echo(with_server(flow))
-
-
-@app.command()
-def train(
-    preset: Preset,
-    source: Source = "",
-    dump: Dump = "",
-    name: Name = "",
-    steps: Steps = 0,
-    batch_size: BatchSize = 0,
-    pretrain_steps: PretrainSteps = -1,
-    init: Init = "",
-    download: Download = False,
-    seed: Seed = -1,
-    processes: Processes = 1,
-    artifacts: Artifacts = "",
-) -> None:
-    """Token shards to checkpoints."""
-    params = run_params(locals())
-
-    def flow() -> Any:
-        from flows.parameters import TrainParams
-        from flows.train import train as train_encoder
-
-        return train_encoder(TrainParams(**params.model_dump()))
-
-    _print_record(with_server(flow))
-
-
-@app.command()
-def finetune(
-    checkpoint: Annotated[str, typer.Option(metavar="TRAINKEY/step-000400", help="What to tune.", show_default=False)],
-    data: Annotated[
-        list[str], typer.Option(metavar="[NAME=]PATH", help="A training set; may be repeated.", show_default=False)
-    ],
-    mine: Annotated[int, typer.Option(help="Hard negatives mined for each pair.")] = 0,
-    mine_ranks: Annotated[str, typer.Option(metavar="FIRST-LAST", help="Ranks that they are taken from.")] = "5-100",
-    margin: Annotated[float, typer.Option(help="How far below the positive they score at least (cosine).")] = 0.05,
-    epochs: Annotated[float, typer.Option(help="How often each pair is seen.")] = 3.0,
-    batch_size: Annotated[int, typer.Option(help="Pairs of one global batch.")] = 256,
-    rate_share: Annotated[float, typer.Option(help="Learning rates, as a share of the run's that the checkpoint is of.")] = 1.0,
-    require_negatives: Annotated[bool, typer.Option("--require-negatives", help="Drop pairs without any given one.")] = False,
-    seed: Annotated[int, typer.Option(help="Of sample order.")] = 1,
-    processes: Processes = 1,
-    suite: Suites = None,
-    suite_data: Data = "",
-    quick: Quick = False,
-    artifacts: Artifacts = "",
-) -> None:
-    """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
-    options = locals()
-
-    def flow() -> Any:
-        from flows.finetune import finetune as tune
-        from flows.finetune_parameters import from_terminal
-
-        return tune(from_terminal(options))
-
-    _print_record(with_server(flow))
-
-
-@app.command()
-def evaluate(
-    preset: Preset,
-    checkpoint: Checkpoint = "",
-    split: Split = "validation",
-    source: Source = "",
-    dump: Dump = "",
-    name: Name = "",
-    suite: Suites = None,
-    data: Data = "",
-    model: Models = None,
-    quick: Quick = False,
-    skip_missing: SkipMissing = False,
-    artifacts: Artifacts = "",
-) -> None:
-    """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
-    options = locals()
-    params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
-    _one_of("split", split, ("validation", "test"))
-    of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
-    of_suites["data"] = os.path.abspath(data) if data else ""  # noqa: PTH100 - a string for JSON, links kept
-
-    def flow() -> Any:
-        from flows.evaluate import evaluate as evaluate_flow
-        from flows.parameters import EvaluateParams
-        from flows.summary import print_evaluations
-
-        found = evaluate_flow(EvaluateParams(**params.model_dump(), checkpoint=checkpoint, split=split, **of_suites))
-        print_evaluations(found, artifacts)
-        return found
-
-    with_server(flow)
-
-
-@app.command()
-def publish(
-    preset: Preset,
-    checkpoint: Checkpoint = "",
-    source: Source = "",
-    dump: Dump = "",
-    name: Name = "",
-    artifacts: Artifacts = "",
-) -> None:
-    """Select, test, export, index and promote."""
-    params = run_params({key: value for key, value in locals().items() if key != "checkpoint"})
-
-    def flow() -> Any:
-        from flows.parameters import PublishParams
-        from flows.publish import publish as publish_flow
-
-        return publish_flow(PublishParams(**params.model_dump(), checkpoint=checkpoint))
-
-    _print_record(with_server(flow))
-
-
-@app.command()
-def ablate(
-    preset: Preset,
-    lever: Annotated[list[str] | None, typer.Option(metavar="NAME", help="batch, start, delimiters, steps, data.")] = None,
-    pairs: Annotated[int, typer.Option(help="Pairs that a run sees.")] = 20_000,
-    seeds: Annotated[int, typer.Option(help="Each arm is run so often.", min=1)] = 3,
-    source: Source = "",
-    dump: Dump = "",
-    artifacts: Artifacts = "",
-) -> None:
-    """The paper's levers in small: each arm with each seed, as one table and one plot."""
-    params = run_params({"preset": preset, "source": source, "dump": dump, "artifacts": artifacts})
-    levers = {"levers": lever} if lever else {}
-
-    def flow() -> Any:
-        from flows.ablate import ablate as ablate_flow
-        from flows.ablate_parameters import for_terminal
-
-        return ablate_flow(for_terminal(params, {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}))
-
-    _print_record(with_server(flow))
-
 
 app.add_typer(plan_app)
 app.command()(prune)
@@ -384,16 +156,6 @@ def _home() -> Any:
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"--{option} {value!r}: choose one of {', '.join(word for word in allowed if word)}")
-
-
-def _announce(params: RunParams) -> None:
-    from pipeline_lib.presets import describe
-
-    typer.echo(describe(params.resolve(), params.preset), err=True)
-
-
-def _print_record(record: Any) -> None:
-    typer.echo(record.model_dump_json(indent=1))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.finetune_parameters import FinetunedRef, FinetuneParams
+from flows.origins import origin_of_tuning
 from flows.workspace import open_store
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
-from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
 from tasks.dataset import check_shards_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
@@ -31,6 +32,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
         sets = [mine_task(store, training_set, checkpoint, params.mining) for training_set in sets]
     shards = _shards(store, join_task(store, sets), checkpoint)
     trained = finetune_task(store, checkpoint, shards, params.training)
+    record_origin(trained, origin_of_tuning(params, shards.manifest.key))
     tuned = Checkpoint(trained, _last(trained), checkpoint.tokenizer, checkpoint.shards)
     return FinetunedRef(
         before=checkpoint.name,

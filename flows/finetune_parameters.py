@@ -1,4 +1,4 @@
-"""The parameters of fine-tuning and of ablations, whose descriptions are the form in Prefect's UI."""
+"""The parameters of fine-tuning, whose descriptions are the form in Prefect's UI and the terminal's help."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.options import Option, command_words, fields_of, join_words, options_of, public_place
 from pipeline_lib.errors import UserError
 from pipeline_lib.finetune_config import FinetuneConfig, Layout, MiningConfig, TrainingSetConfig
+from pipeline_lib.stage_config import operational
+
+OPTION_NAMES = {
+    "mining.per_pair": "mine",
+    "mining.margin": "margin",
+    "mining.spread": "mine_spread",
+    "mining.factory": "mine_factory",
+    "mining.batch_tokens": "mine_batch_tokens",
+    "mining.rows_per_slice": "mine_rows_per_slice",
+    "suites": "suite",
+}
+RANKS = ("mining.first_rank", "mining.last_rank")  # of one option, --mine-ranks FIRST-LAST
 
 
 class FinetuneParams(BaseModel):
@@ -24,7 +37,7 @@ class FinetuneParams(BaseModel):
         " ANLI, MS MARCO, BEIR, Tevatron, FlagEmbedding or plain triplets.",
         min_length=1,
     )
-    artifacts: str = Field(
+    artifacts: str = operational(
         "", title="Artifacts", description="Where artifacts lie: a bucket's URL or a folder. Empty: below the artifact root."
     )
     layout: Layout = Field("auto", title="Layout", description="Of all sets; `auto`: by the names of their files.")
@@ -35,12 +48,12 @@ class FinetuneParams(BaseModel):
     )
     mining: MiningConfig = Field(MiningConfig(), title="Mining", description="Hard negatives from the sets' own passages.")
     training: FinetuneConfig = Field(FinetuneConfig(), title="Training", description="Epochs, batches and rates.")
-    suites: tuple[str, ...] = Field(
+    suites: tuple[str, ...] = operational(
         (), title="Suites", description="Evaluation suites or groups, run on the checkpoint before and after."
     )
-    suite_data: str = Field("", title="Evaluation data", description="The folder of the suites' downloads.")
-    suite_split: Literal["validation", "test"] = Field("test", title="Evaluation split", description="Of the suites.")
-    quick: bool = Field(False, title="Quick", description="Suites cut to samples.")
+    suite_data: str = operational("", title="Evaluation data", description="The folder of the suites' downloads.")
+    suite_split: Literal["validation", "test"] = operational("test", title="Evaluation split", description="Of the suites.")
+    quick: bool = operational(False, title="Quick", description="Suites cut to samples.")
 
     def training_sets(self) -> list[TrainingSetConfig]:
         """One configuration a set; a set without a name is called `pairs`."""
@@ -56,6 +69,25 @@ class FinetuneParams(BaseModel):
             for name, _, path in (entry.rpartition("=") for entry in self.data)
         ]
 
+    def command(self) -> str:
+        """What does this again at a terminal; of a training set's absolute path the last part."""
+        sets = [entry.rpartition("=") for entry in self.data]
+        public = self.model_copy(update={"data": tuple(f"{name}{eq}{public_place(path)}" for name, eq, path in sets)})
+        ranks = f"{self.mining.first_rank}-{self.mining.last_rank}"
+        words = [] if ranks == default_ranks() else ["--mine-ranks", ranks]
+        return join_words("cpt", "finetune", *command_words(finetune_options(), public), *words)
+
+
+def finetune_options() -> list[Option]:
+    """The parameters of fine-tuning as options of a command; --mine-ranks is its own."""
+    return options_of(FinetuneParams, OPTION_NAMES, RANKS)
+
+
+def default_ranks() -> str:
+    """What --mine-ranks is where it is not given."""
+    config = MiningConfig()
+    return f"{config.first_rank}-{config.last_rank}"
+
 
 def from_terminal(options: Mapping[str, Any]) -> FinetuneParams:
     """The parameters that the options of `cpt finetune` stand for; paths become absolute.
@@ -63,19 +95,13 @@ def from_terminal(options: Mapping[str, Any]) -> FinetuneParams:
     Raises:
         UserError: an option is out of its range.
     """
-    sets = [entry.rpartition("=") for entry in options["data"]]
-    first, _, last = options["mine_ranks"].partition("-")
-    fields = {
-        "checkpoint": options["checkpoint"],
-        "data": [f"{name}{equals}{Path(path).expanduser().absolute()}" for name, equals, path in sets],
-        "require_negatives": options["require_negatives"],
-        "artifacts": options["artifacts"],
-        "mining": {"per_pair": options["mine"], "first_rank": first, "last_rank": last, "margin": options["margin"]},
-        "training": {name: options[name] for name in ("epochs", "batch_size", "rate_share", "seed", "processes")},
-        "suites": options["suite"] or (),
-        "suite_data": str(Path(options["suite_data"]).expanduser().absolute()) if options["suite_data"] else "",
-        "quick": options["quick"],
-    }
+    fields = fields_of(finetune_options(), options)
+    first, _, last = options.get("mine_ranks", default_ranks()).partition("-")
+    fields["mining"] = {**fields.get("mining", {}), "first_rank": first, "last_rank": last}
+    sets = [entry.rpartition("=") for entry in fields["data"]]
+    fields["data"] = [f"{name}{equals}{Path(path).expanduser().absolute()}" for name, equals, path in sets]
+    if fields.get("suite_data"):
+        fields["suite_data"] = str(Path(fields["suite_data"]).expanduser().absolute())
     try:
         return FinetuneParams.model_validate(fields)
     except ValidationError as error:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from pathlib import PurePath
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from flows.options import Option, command_words, join_words, options_of
 from pipeline_lib.config import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.presets import preset as preset_config
+from pipeline_lib.stage_config import operational
 from pipeline_lib.train_config import TrainConfig
 
 PresetName = Literal["demo", "smoke", "cpt_text_s", "cpt_text_m", "cpt_text_l", "cpt_text_xl", "cpt_code_s", "cpt_code_m"]
+
+PLACES = ("source", "dump", "contamination", "suite_data", "data", "init")  # fields that hold a path (init: or a hub id)
+OPTION_NAMES = {"select_suites": "select_suite", "suite_data": "data", "suites": "suite", "models": "model"}
 
 
 class RunParams(BaseModel):
@@ -40,7 +45,7 @@ class RunParams(BaseModel):
         description="Names the report's folder. Empty: the preset's name, or the source folder's or dump spec's.",
         pattern=r"^([a-z0-9][a-z0-9_.-]*)?$",
     )
-    artifacts: str = Field(
+    artifacts: str = operational(
         "",
         title="Artifacts",
         description="Where artifacts lie, for every machine that works on them: the URL of a bucket's folder (s3://bucket/prefix),"
@@ -93,7 +98,7 @@ class RunParams(BaseModel):
         description="Folder of a causal language model to start from, or its id on the Hugging Face hub; its tokenizer is taken"
         " too. Empty: the preset's own start.",
     )
-    download: bool = Field(
+    download: bool = operational(
         False, title="Download", description="Fetch the start from the hub if it is not in its cache; off: no network."
     )
     seed: int = Field(-1, title="Seed", description="Of weights and sample order; -1: the preset's.", ge=-1)
@@ -103,13 +108,15 @@ class RunParams(BaseModel):
         description="Suites or groups whose validation splits count in the choice of a checkpoint; needs their folder.",
     )
     suite_data: str = Field("", title="Suites' data", description="The folder of their downloads.")
-    workers: int = Field(0, title="Dask workers", description="Processes for extraction; 0: one a core.", ge=0)
-    scheduler: str = Field(
+    workers: int = operational(0, title="Dask workers", description="Processes for extraction; 0: one a core.", ge=0)
+    scheduler: str = operational(
         "",
         title="Dask scheduler",
         description="tcp://HOST:PORT, tls://HOST:PORT or a scheduler file of a cluster. Empty: processes of this machine.",
     )
-    processes: int = Field(1, title="Trainer processes", description="torchrun processes: one a GPU, or one a socket.", ge=1)
+    processes: int = operational(
+        1, title="Trainer processes", description="torchrun processes: one a GPU, or one a socket.", ge=1
+    )
 
     def resolve(self) -> RunConfig:
         """The whole configuration: the preset's, with what was asked for in place.
@@ -140,15 +147,9 @@ class RunParams(BaseModel):
         }
         return RunConfig.model_validate(config.model_copy(update=update).model_dump())
 
-    def command(self) -> str:
-        """What makes this run again at a terminal; of a path the last part, for the rest is this machine's."""
-        fields = set(RunParams.model_fields) - {"name", "workers", "processes", "artifacts", "cluster"}
-        words = ["cpt run"]
-        for name, value in self.model_dump(include=fields, exclude_defaults=True).items():
-            for one in value if isinstance(value, tuple | list) else (value,):
-                option = {"select_suites": "select-suite", "suite_data": "data"}.get(name, name.replace("_", "-"))
-                words.append(f"--{option} {Path(one).name if str(one).startswith('/') else one}")
-        return " ".join(words)
+    def command(self, start: str = "cpt run") -> str:
+        """What does this again at a terminal: every parameter that an output depends on (see `options.command_words`)."""
+        return join_words(*start.split(), *command_words(run_options(), self, PLACES))
 
     def _train(self, train: TrainConfig) -> TrainConfig:
         if self.steps and self.pairs:
@@ -167,6 +168,11 @@ class RunParams(BaseModel):
             return config.name
         last = (self.source or PurePath(self.dump).stem).rstrip("/").rsplit("/", 1)[-1].lower()
         return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-") or config.name
+
+
+def run_options() -> list[Option]:
+    """The parameters of a run as the options of a command."""
+    return options_of(RunParams, OPTION_NAMES)
 
 
 class DatasetRef(BaseModel):
@@ -189,8 +195,16 @@ class TrainParams(RunParams):
 
 
 class CheckpointParams(TrainParams):
-    """Which checkpoints of which training run."""
+    """Which checkpoints of which training run.
 
+    A run that is named by its key brings its own data, tokenizer and parameters; those beside it are not looked at.
+    """
+
+    preset: PresetName | None = Field(  # type: ignore[assignment]
+        None,
+        title="Preset",
+        description="The named configuration of the run. Not needed where the run is named by its key.",
+    )
     trained: str = Field(
         "",
         title="Training run",
@@ -202,6 +216,22 @@ class CheckpointParams(TrainParams):
         description="One checkpoint, as `step-000400` of the run that these parameters name or as `TRAINKEY/step-000400`. "
         "Empty: every checkpoint where they are evaluated, the one that selection chooses where one is published.",
     )
+
+    @model_validator(mode="after")
+    def _names_a_run(self) -> Self:
+        if self.preset is None and not self.key:
+            raise ValueError("give a preset, or a checkpoint as TRAINKEY/step-000400")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Key of the training run; empty where the parameters name it."""
+        return self.trained or self.checkpoint.rpartition("/")[0]
+
+    @property
+    def subject(self) -> str:
+        """What the flow's run is called after."""
+        return self.checkpoint or self.trained or str(self.preset)
 
 
 class EvaluateParams(CheckpointParams):
@@ -284,5 +314,7 @@ class PublishedRef(BaseModel):
     validation: EvaluatedRef | None = Field(None, description="None where the checkpoint was named by hand.")
     test: EvaluatedRef
     export: str
+    card: str
+    folder: str = Field(description="Where the model lies, its card beside it.")
     index: str
     negatives: str

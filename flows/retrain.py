@@ -48,6 +48,7 @@ def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef)
         "train": ("train", trained.trained),
         "select": ("select", published.selection),
         "export": ("export", published.export),
+        "card": ("card", published.card),
         "index": ("index", published.index),
         "negatives": ("negatives", published.negatives),
         "check validation": ("check_evaluations", published.validation.checked if published.validation else ""),

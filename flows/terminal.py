@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from flows.options import fields_of
 from pipeline_lib.errors import UserError
 from pipeline_lib.home import artifact_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from flows.options import Option
     from flows.parameters import RunParams
+
+    Params = TypeVar("Params", bound=RunParams)
 
 
 def with_server(flow: Callable[[], Any]) -> Any:
@@ -43,7 +47,7 @@ def _import_libraries() -> None:
         importlib.import_module(name)
 
 
-def run_params(options: dict[str, Any]) -> RunParams:
+def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str, Any]) -> Params:
     """The parameters that a command's options stand for; what is wrong with them is told before anything starts.
 
     Raises:
@@ -51,26 +55,31 @@ def run_params(options: dict[str, Any]) -> RunParams:
     """
     from pydantic import ValidationError
 
-    from flows.parameters import RunParams
+    from flows.parameters import PLACES
     from pipeline_lib.presets import preset
 
-    if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
-        options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
-    preset(options["preset"])  # an unknown one is answered with those that there are
-    for place in ("source", "dump", "contamination", "suite_data", "init"):
-        if options.get(place) and (place != "init" or os.path.isdir(options[place])):  # noqa: PTH112 - else a hub id
-            options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
-    # what is wrong is told before anything starts
-    if options.get("source"):
+    fields = fields_of(options, given)
+    if "preset" in fields:
+        preset(fields["preset"])  # an unknown one is answered with those that there are
+    for place in PLACES:
+        if fields.get(place) and (place != "init" or os.path.isdir(fields[place])):  # noqa: PTH112 - else a hub id
+            fields[place] = os.path.abspath(fields[place])  # noqa: PTH100 - a string for JSON, links kept
+    if (artifacts := fields.get("artifacts")) and "://" not in artifacts:
+        fields["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as above
+    if fields.get("source"):
         from pipeline_lib.sources.source_tree import readable_folder
 
-        readable_folder(options["source"])
-    if options.get("dump"):
+        readable_folder(fields["source"])
+    if fields.get("dump"):
         from pipeline_lib.sources.dump_spec import read_spec
 
-        read_spec(options["dump"])
+        read_spec(fields["dump"])
     try:
-        return RunParams(**options)
+        return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error
+        if not first["loc"]:
+            raise UserError(first["msg"].removeprefix("Value error, ")) from error
+        name = str(first["loc"][0])
+        flag = next((option.flag for option in options if option.path == (name,)), name)
+        raise UserError(f"{flag} {first['input']!r}: {first['msg']}") from error

@@ -35,8 +35,11 @@ def open_store(artifacts: str = "") -> Store:
     return Store.at(artifacts or str(artifact_home() / "store"))
 
 
-def open_workspace(params: RunParams) -> Workspace:
+def open_workspace(params: RunParams, trains: bool = True) -> Workspace:
     """The workspace of these parameters.
+
+    Args:
+        trains: whether a run may have to be made: the model that it starts from is looked for.
 
     Raises:
         UserError: the disk is nearly full, or there is no such model to start from.
@@ -49,5 +52,7 @@ def open_workspace(params: RunParams) -> Workspace:
             "free some, or point CPT_HOME at another disk"
         )
     config = params.resolve()
-    model = config.model.model_copy(update={"init": find_start(config.model.init, params.download)})
-    return Workspace(home=home, store=open_store(params.artifacts), config=config.model_copy(update={"model": model}))
+    if trains:
+        model = config.model.model_copy(update={"init": find_start(config.model.init, params.download)})
+        config = config.model_copy(update={"model": model})
+    return Workspace(home=home, store=open_store(params.artifacts), config=config)

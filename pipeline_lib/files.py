@@ -45,6 +45,16 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name on its disk, in place of what is there."""
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".link-", dir=target.parent) as beside:
+        os.link(source, Path(beside) / "file")
+        os.replace(Path(beside) / "file", target)
+
+
 def _write_beside(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -3,8 +3,9 @@
 Found, in this order:
 - scratch folders whose process is dead (`in_use`); those without a lock of a process, when untouched for `idle_hours`;
 - folders of parts without a record, and journals of hung texts whose part is finished, when untouched for `idle_hours`;
-- with `keep_runs`: artifacts that are no ancestor of the newest so many indexes and exports nor of the published ones, and the
-  parts that no manifest names then. A manifest goes before its parts, so that no artifact is ever seen without them.
+- with `keep_runs`: artifacts that are no ancestor of the newest so many indexes and exports nor of the published ones, and no
+  card of theirs, and the parts that no manifest names then. A manifest goes before its parts, so that no artifact is ever seen
+  without them. The run whose checkpoint was tuned is an ancestor of the tuned one: it is measured on that run's corpus.
 
 A trainer's states are kept: a killed run goes on from them.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.in_use import LOCKS, at_work, is_alive
 
 ENDS = ("index", "export")  # stages whose artifacts people use
+CARD = "card"  # stays with its export
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def find_unneeded(store: Store, keep_runs: int, published: Sequence[str], idle_h
     if working := at_work(store.root):
         raise UserError(f"{working[0]}: a process is at work in this store; old runs can be removed when it is done")
     everything = [artifact for stage in _stages(store.root) for artifact in store.artifacts(stage)]
-    kept = _with_ancestors(everything, _ends(everything, keep_runs) | set(published))
+    ends = _ends(everything, keep_runs) | set(published)
+    ends |= {found.digest for found in everything if found.manifest.stage == CARD and ends & {*found.manifest.inputs.values()}}
+    kept = _with_ancestors(everything, ends)
     young = {artifact.digest for artifact in everything if time.time() - _touched(artifact.folder) < idle_hours * 3600}
     gone = [artifact for artifact in everything if artifact.digest not in _with_ancestors(everything, kept | young)]
     lost = {artifact.folder for artifact in gone}
@@ -97,7 +101,8 @@ def _ends(everything: Sequence[Artifact], keep_runs: int) -> set[str]:
 
 
 def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[str]:
-    inputs = {artifact.digest: tuple(artifact.manifest.inputs.values()) for artifact in everything}
+    holders = {part.digest: artifact.digest for artifact in everything for part in artifact.manifest.parts}
+    inputs = {artifact.digest: (*artifact.manifest.inputs.values(), *_start(artifact, holders)) for artifact in everything}
     seen: set[str] = set()
     waiting = list(digests)
     while waiting:
@@ -106,6 +111,14 @@ def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[st
             seen.add(digest)
             waiting += inputs.get(digest, ())
     return seen
+
+
+def _start(artifact: Artifact, holders: Mapping[str, str]) -> Iterator[str]:
+    """The artifact whose part training began from: a config names it by its content."""
+    model = artifact.manifest.config.get("model")
+    start = str(model.get("init")) if isinstance(model, dict) else ""
+    if start in holders:
+        yield holders[start]
 
 
 def _stages(root: Path) -> list[str]:

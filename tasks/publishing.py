@@ -18,14 +18,12 @@ from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
-from pipeline_lib.model.card import CardFacts, Metric
+from pipeline_lib.model.card import CardFacts, Metric, model_folder, write_card
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.export import export
-from pipeline_lib.model.starting_points import start_name
 from pipeline_lib.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
-from pipeline_lib.sources.dump_spec import read_spec
 from tasks.ui import StageProgress, show_table, stage_task
 
 
@@ -42,31 +40,40 @@ def select_task(store: Store, evaluations: Sequence[Artifact], config: RunConfig
 
 
 @stage_task("export")
-def export_task(
-    store: Store, checkpoint: Checkpoint, config: RunConfig, command: str, found: Mapping[str, Artifact]
+def export_task(store: Store, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
+    """The folder that sentence-transformers, transformers and onnxruntime load."""
+    progress = StageProgress("export")
+    artifact = export(store, checkpoint, config.export, progress)
+    progress.finish(checkpoint.name)
+    return artifact
+
+
+@stage_task("card")
+def card_task(
+    store: Store, exported: Artifact, checkpoint: Checkpoint, said: Mapping[str, str], found: Mapping[str, Artifact]
 ) -> Artifact:
-    """The folder that sentence-transformers, transformers and onnxruntime load.
+    """The model card, which then lies beside the export's files in one folder.
 
     Args:
-        command: what makes this run again.
+        said: in words: "name" of the run, "base" that training started from, "data", and the "command" that makes it again.
         found: "curated", and the evaluations "tested" and "baselines" on the test split.
     """
-    progress = StageProgress("export")
-    card = CardFacts(
-        title=f"{config.name}: text and code embeddings",
-        base=start_name(config.model.init) or "a new causal transformer, trained on this corpus alone",
-        data=_data_sentence(config),
+    progress = StageProgress("model card")
+    facts = CardFacts(
+        title=f"{said['name']}: text and code embeddings",
+        base=said["base"],
+        data=said["data"],
         metrics=tuple(_card_metrics(found["tested"], found["baselines"])),
         counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(found["curated"], "kind").items()},
         licences=count_training_pairs(found["curated"], "licence"),
         decontamination=_decontamination(found["curated"]),
         bias=tuple(_bias_metrics(store, checkpoint)),
-        command=command,
+        command=said["command"],
         licence="Each text of the training data keeps the licence of the package or file it comes from (the pairs' column "
         "`licence`).",
     )  # fmt: skip
-    artifact = export(store, checkpoint, config.export, card, progress)
-    progress.finish(str(artifact.part_folder()))
+    artifact = write_card(store, exported, checkpoint, facts)
+    progress.finish(str(model_folder(exported, artifact)))
     return artifact
 
 
@@ -100,14 +107,6 @@ def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> A
     artifact = hardest_negatives(store, curated, checkpoint, progress=progress)
     progress.finish("the 50 highest-scoring")
     return artifact
-
-
-def _data_sentence(config: RunConfig) -> str:
-    if config.source.folder:
-        return f"The folder {Path(config.source.folder).name}."
-    if config.source.dump:
-        return "; ".join(f"{source.name} ({source.licence})" for source in read_spec(config.source.dump)) + "."
-    return "A Python installation: its standard library and the packages that this project depends on."
 
 
 def _card_metrics(tested: Artifact, baselines: Artifact) -> list[Metric]:

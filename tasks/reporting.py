@@ -27,7 +27,7 @@ from pipeline_lib.files import replace_file
 from pipeline_lib.hardware import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.lineage import git_commit
 from pipeline_lib.meter import Meter
-from pipeline_lib.model.card import Cost, with_measured_cost
+from pipeline_lib.model.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.search.query import search
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
@@ -105,8 +105,8 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
 
 
 def _write_model_card(folder: Path, run: RunArtifacts, processes: int) -> None:
-    """The export's card with what the making cost on this machine."""
-    card = (run.stages["export"].part_folder() / "README.md").read_text(encoding="utf-8")
+    """The model's card with what the making cost on this machine."""
+    card = (run.stages["card"].part_folder() / FILE).read_text(encoding="utf-8")
     training = StageRow.of(run.stages["train"])
     cost = Cost(
         cpu_seconds=sum(row.cpu_seconds for row in run.rows()),
@@ -161,7 +161,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
             "test_functions": twins.n, "with_near_twin": twins.count, "share": twins.share, "jaccard": twins.threshold,
         },
         contamination=stages["curate"].manifest.facts.get("contamination", {}),
-        export=str(stages["export"].part_folder()),
+        export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
     )  # fmt: skip
 

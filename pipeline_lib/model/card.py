@@ -1,15 +1,26 @@
-"""The model card: what the model is, how to use it in three ways, what it was trained on and how well it does."""
+"""The model card: what the model is, how to use it in three ways, what it was trained on and how well it does.
+
+It is an artifact beside the export and no part of it: two runs may come to the same weights by other commands and with other
+figures, and a sentence must not give the model, or its vectors, another name.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import StageConfig
+from pipeline_lib.files import link_file
+from pipeline_lib.model.checkpoint import Checkpoint
+
+STAGE = Stage(name="card", version=1)
+FILE = "README.md"
 
 WATTS_A_CORE, WATTS_A_GPU = 10, 500  # a server's processor with its memory, shared by its cores; an accelerator under load
 
@@ -43,6 +54,50 @@ class CardFacts(StageConfig):
     decontamination: str = Field("", description="What was done that training holds no text of an evaluation.")
     bias: tuple[Metric, ...] = Field((), description="Figures of the bias suites.")
     command: str = Field("", description="What makes the model again at a terminal.")
+
+
+class CardKey(StageConfig):
+    """All that a card says."""
+
+    facts: CardFacts
+    figures: dict[str, Any] = Field(description="What the manifests of model and training say; see `model_card`.")
+
+
+def write_card(store: Store, exported: Artifact, checkpoint: Checkpoint, facts: CardFacts) -> Artifact:
+    """The card of an export as README.md: stage "card", part "card"."""
+    said = CardKey(facts=facts, figures=_figures_of(exported, checkpoint))
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(STAGE.name)
+        (scratch / FILE).write_text(model_card(said.facts, said.figures), encoding="utf-8")
+        return Outcome(parts=(store.commit_part(draft_part(STAGE, key, "card"), scratch),))
+
+    return store.build(STAGE, said, {"exported": exported}, make)
+
+
+def model_folder(exported: Artifact, card: Artifact) -> Path:
+    """The folder that people load, copy and upload: the card beside the export's files, which are linked and not copied."""
+    source, folder = exported.part_folder(), card.part_folder()
+    for file in exported.manifest.parts[0].files:
+        link_file(source / file.name, folder / file.name)
+    return folder
+
+
+def _figures_of(exported: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
+    trained, tokenizer, (model,) = checkpoint.trained, checkpoint.tokenizer, exported.manifest.parts
+    lengths = {name: exported.manifest.config[name] for name in ("label", "max_x_tokens", "max_y_tokens")}
+    return {
+        **model.facts,
+        **lengths,
+        "training": trained.manifest.config,
+        "lineage": {
+            "weights": next(file.sha256 for file in model.files if file.name == "encoder/model.safetensors"),
+            "training": trained.digest,
+            **{f"training's {name}": digest for name, digest in trained.manifest.inputs.items()},
+            "tokenizer": tokenizer.digest,
+            **{f"tokenizer's {name}": digest for name, digest in tokenizer.manifest.inputs.items()},
+        },
+    }
 
 
 _USAGE = """\

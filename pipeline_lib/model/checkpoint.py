@@ -1,13 +1,19 @@
-"""One checkpoint of a training run, with all that is needed to embed with it."""
+"""A checkpoint of a training run with what belongs to it: its tokenizer, lengths and corpus, found by what the run records."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from pipeline_lib.artifact import Artifact, Store
+from pydantic import Field, ValidationError
+
+from pipeline_lib.artifact import Artifact, Record, Store, to_json
 from pipeline_lib.config import ShardConfig
 from pipeline_lib.errors import UserError
+
+ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,52 @@ class Checkpoint:
         return f"{self.trained.manifest.key}/{self.label}"
 
 
+class Origin(Record):
+    """How a training run came about: what its manifest, which holds content alone, cannot know."""
+
+    params: dict[str, Any] = Field(default_factory=dict)  # of the flow "train"
+    tuning: dict[str, Any] = Field(default_factory=dict)  # of the flow "finetune", in their place
+    keys: dict[str, str] = Field(default_factory=dict)  # stage to key: which of the artifacts of equal content were used
+    base: str = ""  # the model that it started from, in words
+    data: str = ""  # what it was trained on, in a sentence
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A training run and what it was made from.
+
+    Attributes:
+        curated: the pairs of its corpus, on whose held-out splits it is measured; of a tuned run its base's.
+        base: the run whose checkpoint was tuned; None where training began otherwise.
+    """
+
+    trained: Artifact
+    shards: Artifact
+    tokenizer: Artifact
+    curated: Artifact
+    origin: Origin
+    base: Lineage | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The checkpoints, earliest first."""
+        return sorted(part.label for part in self.trained.manifest.parts if part.label.startswith("step-"))
+
+    def checkpoint(self, label: str) -> Checkpoint:
+        """One checkpoint.
+
+        Raises:
+            UserError: there is none of that label; the message lists those that there are.
+        """
+        return _checkpoint(self.trained, label, self.tokenizer, self.shards)
+
+
+def record_origin(trained: Artifact, origin: Origin) -> None:
+    """Keep beside a training run how it came about; the first record stays."""
+    if trained.note(ORIGIN) is None:
+        trained.add_note(ORIGIN, to_json(origin))
+
+
 def open_checkpoint(store: Store, name: str) -> Checkpoint:
     """The checkpoint TRAINKEY/step-000400 with the tokenizer and the lengths of its run, which the run's inputs name.
 
@@ -46,12 +98,119 @@ def open_checkpoint(store: Store, name: str) -> Checkpoint:
         raise UserError(f"checkpoint {name!r}: expected TRAINKEY/step-000400, as `cpt train` prints its key")
     trained = store.open("train", key)
     trained.part(label)
-    shards, tokenizer = (_by_digest(store, stage, trained.manifest.inputs[stage]) for stage in ("shards", "tokenizer"))
+    origin = _origin(trained)
+    shards, tokenizer = (_input(store, trained, stage, origin) for stage in ("shards", "tokenizer"))
+    return _checkpoint(trained, label, tokenizer, shards)
+
+
+def lineage_of(store: Store, trained: Artifact) -> Lineage:
+    """A training run with all that belongs to it.
+
+    Raises:
+        UserError: what it was made from is gone, does not fit, or cannot be told from others of the same content.
+    """
+    origin = _origin(trained)
+    tokenizer = _input(store, trained, "tokenizer", origin)
+    shards = _input(store, trained, "shards", origin, one_corpus=True)
+    base = None
+    curated = next(_of_digest(store, "curate", shards.manifest.inputs["curated"], origin), None)
+    if curated is None:  # training sets have no held-out splits
+        base = _base_of(store, trained, origin)
+        curated = base.curated
+    lineage = Lineage(trained, shards, tokenizer, curated, origin, base)
+    check_fit(lineage)
+    return lineage
+
+
+def check_fit(lineage: Lineage) -> None:
+    """Compare content digests along the way from the corpus to the weights.
+
+    Raises:
+        UserError: an artifact is not the one that the next was made from.
+    """
+    trained, shards, tokenizer = lineage.trained, lineage.shards, lineage.tokenizer
+    root = lineage
+    while root.base is not None:
+        root = root.base
+    ways = [
+        (trained, "shards", shards),
+        (trained, "tokenizer", tokenizer),
+        (shards, "tokenizer", tokenizer),
+        (root.shards, "curated", lineage.curated),
+    ]
+    for made, name, given in ways:
+        require_input(made, name, given)
+
+
+def require_input(made: Artifact, name: str, given: Artifact) -> None:
+    """Compare an artifact with what another was made from, under that name.
+
+    Raises:
+        UserError: it is another one, with got against expected.
+    """
+    expected = made.manifest.inputs[name]
+    if given.digest != expected:
+        raise UserError(
+            f"{given.manifest.stage} {given.manifest.key} (content {given.digest[:12]}) does not belong to"
+            f" {made.manifest.stage} {made.manifest.key}, which was made from content {expected[:12]};"
+            " leave it out: what belongs to it is found"
+        )
+
+
+def _checkpoint(trained: Artifact, label: str, tokenizer: Artifact, shards: Artifact) -> Checkpoint:
+    trained.part(label)
     return Checkpoint(trained, label, tokenizer, ShardConfig.model_validate(shards.manifest.config))
 
 
-def _by_digest(store: Store, stage: str, digest: str) -> Artifact:
-    for found in store.artifacts(stage):
-        if found.digest == digest:
-            return found
-    raise UserError(f"{store.place}: no artifact {stage} of content {digest[:12]}, which the checkpoint was made from")
+def _origin(trained: Artifact) -> Origin:
+    """What was recorded; nothing of a run that an earlier version trained, or a later one recorded in another way."""
+    try:
+        return Origin.model_validate_json(trained.note(ORIGIN) or b"{}")
+    except ValidationError:
+        return Origin()
+
+
+def _of_digest(store: Store, stage: str, digest: str, origin: Origin) -> Iterator[Artifact]:
+    """The artifacts of that content, the one whose key was recorded first."""
+    recorded = store.find(stage, origin.keys[stage]) if stage in origin.keys else None
+    if recorded is not None and recorded.digest == digest:
+        yield recorded
+    yield from (found for found in store.artifacts(stage) if found.digest == digest)
+
+
+def _input(store: Store, made: Artifact, stage: str, origin: Origin, one_corpus: bool = False) -> Artifact:
+    """The artifact of a stage that another was made from.
+
+    Args:
+        one_corpus: equal shards may come from corpora whose held-out splits differ; refuse where nothing tells which was meant.
+    """
+    digest = made.manifest.inputs[stage]
+    candidates = _of_digest(store, stage, digest, origin)
+    found = next(candidates, None)
+    if found is None:
+        raise UserError(
+            f"{store.place}: no artifact {stage} of content {digest[:12]}, which train {made.manifest.key} was made from"
+        )
+    if one_corpus and found.manifest.key != origin.keys.get(stage):
+        others = [other for other in candidates if other.manifest.inputs["curated"] != found.manifest.inputs["curated"]]
+        if others:
+            keys = ", ".join(artifact.manifest.key for artifact in (found, *others))
+            raise UserError(
+                f"train {made.manifest.key} was made from shards that come from several corpora ({stage} {keys}), and it is not"
+                " recorded which; run `cpt train` with the parameters of the one that you mean: it is found done, and recorded"
+            )
+    return found
+
+
+def _base_of(store: Store, trained: Artifact, origin: Origin) -> Lineage:
+    """The run of the checkpoint that a tuned run began as: the one with that part's content."""
+    init = trained.manifest.config["model"]["init"]
+    key = str(origin.tuning.get("checkpoint", "")).rpartition("/")[0]
+    named = store.find("train", key) if key else None
+    for found in (*([named] if named else []), *store.artifacts("train")):
+        if any(part.digest == init for part in found.manifest.parts):
+            return lineage_of(store, found)
+    raise UserError(
+        f"{store.place}: train {trained.manifest.key} was tuned from a checkpoint of content {init[:12]}, which is gone,"
+        " and with it the corpus that it is to be measured on; train that run again"
+    )

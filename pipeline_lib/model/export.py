@@ -1,6 +1,5 @@
 """A checkpoint as a folder that the ecosystem loads: sentence-transformers, transformers, tokenizers and onnxruntime.
 
-    README.md                        the model card
     modules.json, router_config.json, config_sentence_transformers.json
     query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it
     encoder/                         the weights, stored once; a plain AutoModel folder
@@ -29,7 +28,6 @@ from safetensors.numpy import save as save_tensors
 from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part, sha256_file
 from pipeline_lib.config import ExportConfig, StageConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.card import CardFacts, model_card
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
@@ -38,13 +36,13 @@ from pipeline_lib.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.self_test import write_self_test
 from pipeline_lib.tokens.tokenizer import PairTokenizer, Side, side_tokenizer_json
 
-STAGE = Stage(name="export", version=3)
+STAGE = Stage(name="export", version=4)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}
 ONNX_TOLERANCE = 1e-4
 
 
 class ExportKey(StageConfig):
-    """All that an export depends on beside its input artifacts."""
+    """All that an export depends on beside its input artifacts; what a card says of it is an artifact of its own (card.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,20 +50,13 @@ class ExportKey(StageConfig):
     label: str = Field(description="The checkpoint's part label.")
     max_x_tokens: int = Field(description="Longest query (tokens).")
     max_y_tokens: int = Field(description="Longest document (tokens).")
-    card: CardFacts
 
 
-def export(
-    store: Store,
-    checkpoint: Checkpoint,
-    config: ExportConfig,
-    card: CardFacts | None = None,
-    progress: Progress = silent,
-) -> Artifact:
+def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress: Progress = silent) -> Artifact:
     """Write the checkpoint as one self-contained folder: stage "export", part "model".
 
-    Args:
-        card: what the model card says beside the manifests' own figures.
+    Facts: dim, parameters, layers, vocab_size, pooling, distinct (delimiters of x and y), onnx (whether there is a model.onnx)
+    and, where it was asked for and could not be written, no_onnx: why.
 
     Raises:
         UserError: there is no such checkpoint, or model and lengths do not fit.
@@ -75,7 +66,6 @@ def export(
         label=checkpoint.label,
         max_x_tokens=checkpoint.shards.max_x_tokens,
         max_y_tokens=checkpoint.shards.max_y_tokens,
-        card=card or CardFacts(),
     )
     inputs = {"trained": checkpoint.trained, "tokenizer": checkpoint.tokenizer}
     source = checkpoint.trained.part_folder(checkpoint.label)
@@ -94,7 +84,7 @@ def export(
 class _Folder:
     """The export in the making: each method writes one of its files or folders."""
 
-    STEPS = 5
+    STEPS = 4
 
     def __init__(self, place: Path, source: Path, checkpoint: Checkpoint, progress: Progress) -> None:
         self.place, self.source, self.checkpoint, self.progress = place, source, checkpoint, progress
@@ -124,16 +114,21 @@ class _Folder:
         self._step(2, "self-test")
         vectors = self._write_self_test()
         self._step(3, "ONNX")
-        facts = {"dim": self.width, "parameters": sum(p.numel() for p in self.encoder.backbone.parameters())}
+        facts: dict[str, Any] = {
+            "dim": self.width,
+            "parameters": sum(p.numel() for p in self.encoder.backbone.parameters()),
+            "layers": self.encoder.backbone.config.num_hidden_layers,
+            "vocab_size": self.tokenizer.vocab_size,
+            "pooling": self.encoder.pooling,
+            "distinct": self.tokenizer.x_open != self.tokenizer.y_open,
+            "onnx": config.export.onnx,
+        }
         if config.export.onnx:
             try:
                 self._write_onnx(vectors)
             except UserError as error:  # the weights are good all the same: the card says so, and search takes torch
-                facts["no_onnx"] = str(error)
-        self._step(4, "model card")
-        card = model_card(config.card, self._card_figures(config, facts))
-        (self.place / "README.md").write_text(card, encoding="utf-8")
-        self._step(5, "done")
+                facts |= {"onnx": False, "no_onnx": str(error)}
+        self._step(4, "done")
         return facts
 
     def _step(self, done: int, note: str) -> None:
@@ -254,28 +249,6 @@ class _Folder:
                 "weights_sha256": self._weights_sha256(),
             },
         )
-
-    def _card_figures(self, config: ExportKey, facts: dict[str, Any]) -> dict[str, Any]:
-        trained, tokenizer = self.checkpoint.trained, self.checkpoint.tokenizer
-        return {
-            **facts,
-            "pooling": self.encoder.pooling,
-            "distinct": self.tokenizer.x_open != self.tokenizer.y_open,
-            "layers": self.encoder.backbone.config.num_hidden_layers,
-            "vocab_size": self.tokenizer.vocab_size,
-            "max_x_tokens": config.max_x_tokens,
-            "max_y_tokens": config.max_y_tokens,
-            "label": config.label,
-            "onnx": config.export.onnx and "no_onnx" not in facts,
-            "training": trained.manifest.config,
-            "lineage": {
-                "weights": self._weights_sha256(),
-                "training": trained.digest,
-                **{f"training's {name}": digest for name, digest in trained.manifest.inputs.items()},
-                "tokenizer": tokenizer.digest,
-                **{f"tokenizer's {name}": digest for name, digest in tokenizer.manifest.inputs.items()},
-            },
-        }
 
 
 _TRANSFORMER_MODULE = {

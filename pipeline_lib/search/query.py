@@ -155,7 +155,7 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
 
         return OnnxEncoder(folder, sides=("query",))
     if load_weights is None:
-        raise UserError(f"{folder}: no model.onnx (its README.md says why); search with `cpt search`, which takes torch then")
+        raise UserError(f"{folder}: no model.onnx (the model card says why); search with `cpt search`, which takes torch then")
     return load_weights(folder)
 
 

@@ -20,7 +20,7 @@ from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ExportConfig, ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.files import sha256_file
-from pipeline_lib.model.card import CardFacts, Cost, Metric, with_measured_cost
+from pipeline_lib.model.card import CardFacts, Cost, Metric, model_folder, with_measured_cost, write_card
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.export import SIDES, export
@@ -42,7 +42,12 @@ def checkpoint(store: Store) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def exported(store: Store, checkpoint: Checkpoint) -> Artifact:
-    card = CardFacts(
+    return export(store, checkpoint, ExportConfig())
+
+
+@pytest.fixture(scope="module")
+def card(store: Store, checkpoint: Checkpoint, exported: Artifact) -> Artifact:
+    facts = CardFacts(
         counts={"code pairs": 48_123},
         licences={"MIT": 30_000} | {f"licence {n:02}": 900 - n for n in range(21)},
         metrics=(
@@ -53,12 +58,13 @@ def exported(store: Store, checkpoint: Checkpoint) -> Artifact:
         decontamination="pairs that hold a text of these were dropped: sts-b (10 texts, 1 found, 2 pairs dropped).",
         command="cpt run --preset demo --steps 3",
     )
-    return export(store, checkpoint, ExportConfig(), card)
+    return write_card(store, exported, checkpoint, facts)
 
 
 @pytest.fixture(scope="module")
-def folder(exported: Artifact) -> Path:
-    return exported.part_folder("model")
+def folder(exported: Artifact, card: Artifact) -> Path:
+    """The model and its card, as a run's report names them."""
+    return model_folder(exported, card)
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +215,35 @@ def test_another_architecture_goes_through_the_exporter(tmp_path: Path) -> None:
         np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", ids), expected_BD, atol=1e-4)
 
 
-def test_the_same_bytes_each_time_and_nothing_of_the_place(exported: Artifact, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    card = CardFacts.model_validate(exported.manifest.config["card"])
-    again = export(Store(tmp_path), checkpoint, ExportConfig(), card)
-    assert again.digest == exported.digest
-    for path in again.part_folder().rglob("*"):
+def test_the_same_bytes_each_time_and_nothing_of_the_place(
+    exported: Artifact, card: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    store, facts = Store(tmp_path), CardFacts.model_validate(card.manifest.config["facts"])
+    again = export(store, checkpoint, ExportConfig())
+    another_card = write_card(store, again, checkpoint, facts)
+    assert (again.digest, another_card.digest) == (exported.digest, card.digest)
+    for path in model_folder(again, another_card).rglob("*"):
         if path.is_file():
             assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_no_sentence_of_a_card_names_the_model_and_no_card_tells_of_anothers_run(
+    store: Store, checkpoint: Checkpoint, exported: Artifact, card: Artifact, folder: Path
+) -> None:
+    before = exported.digest, sorted(path.name for path in exported.part_folder().iterdir())
+    other = write_card(
+        store, exported, checkpoint, CardFacts(data="The folder other.", command="cpt run --preset demo --steps 4")
+    )
+    theirs = model_folder(exported, other)
+    assert other.manifest.key != card.manifest.key and theirs != folder
+    assert "--steps 4" in (theirs / "README.md").read_text() and "--steps 3" in (folder / "README.md").read_text()
+    assert (exported.digest, sorted(path.name for path in exported.part_folder().iterdir())) == before
+    assert "card" not in exported.manifest.config and not (exported.part_folder() / "README.md").exists()
+    for file in exported.manifest.parts[0].files:
+        assert (theirs / file.name).samefile(folder / file.name), "linked, not copied"
+    weights = theirs / "encoder" / "model.safetensors"
+    weights.unlink()
+    assert model_folder(exported, other) == theirs and weights.is_file(), "what is gone is linked again"
 
 
 def test_other_lengths_are_another_export(store: Store, checkpoint: Checkpoint, exported: Artifact) -> None:

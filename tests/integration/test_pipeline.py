@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -24,9 +25,10 @@ class Run(NamedTuple):
     output: str
 
 
-def cpt(home: Path, *words: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(home)}
-    return subprocess.run([*CPT, *words], env=env, cwd=PROJECT, capture_output=True, text=True, timeout=timeout, check=False)
+def cpt(home: Path, *words: str, timeout: float = 400, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    env |= {"CPT_HOME": str(home), "PYTHONPATH": str(PROJECT)}
+    return subprocess.run([*CPT, *words], env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def run_words(corpus: Path) -> list[str]:
@@ -77,16 +79,30 @@ def test_search_finds_the_planted_function(finished: Run) -> None:
     assert PLANTED_NAME in source[hits[0]["line"] - 1]
 
 
-def test_a_second_run_finds_every_stage_done(finished: Run) -> None:
+def files_of(store: Path) -> dict[Path, int]:
+    """Every file and when it was written; but the note that says where the dump's files lie."""
+    return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file() and path.name != "places.json"}
+
+
+ELSEWHERE = ("--scheduler", "tcp://127.0.0.1:9", "--workers", "3", "--download")  # nobody listens there
+
+
+def test_what_the_card_prints_finds_every_stage_done_whatever_the_machine(finished: Run, tmp_path: Path) -> None:
+    """The command of the card, where the corpus is another copy and the work would be done by others: nothing is made again."""
+    shutil.copytree(finished.corpus, tmp_path / finished.corpus.name)
+    model = Path(json.loads((finished.home / "reports" / "tree" / "report.json").read_text())["export"])
+    command = (model / "README.md").read_text().split("## Again\n\n```\n")[1].split("\n```")[0]
+    assert command == "cpt run --preset smoke --source tree --name tree --steps 20"
+    words = command.split()[1:]
     store = finished.home / "store"
-    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    before = files_of(store)
     report = finished.home / "reports" / "tree" / "report.json"
     written = report.read_bytes()
     started = time.monotonic()
-    answer = cpt(finished.home, *run_words(finished.corpus))
+    answer = cpt(finished.home, *words, *ELSEWHERE, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr[-4000:]
     assert time.monotonic() - started < 60
-    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+    assert files_of(store) == before
     assert report.read_bytes() == written
 
 
@@ -110,7 +126,19 @@ def test_prefect_holds_the_history_the_tables_and_the_progress(finished: Run) ->
     states = dict(database.execute("select state_type, count(*) from flow_run group by 1"))
     assert set(states) == {"COMPLETED"}
     tasks = {row[0].rsplit("-", 1)[0] for row in database.execute("select name from task_run where state_type = 'COMPLETED'")}
-    assert {"extract", "validate", "curate", "tokenizer", "shards", "train", "select", "export", "index", "promote"} <= tasks
+    assert {
+        "extract",
+        "validate",
+        "curate",
+        "tokenizer",
+        "shards",
+        "train",
+        "select",
+        "export",
+        "card",
+        "index",
+        "promote",
+    } <= tasks
     tables = {row[0] for row in database.execute("select key from artifact where type = 'table'")}
     assert {"extract", "validate", "curate", "shards"} <= tables
 

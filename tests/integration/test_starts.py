@@ -18,6 +18,7 @@ from transformers import AutoModel
 from data_contracts.check_shards import check_shards, read_limits
 from pipeline_lib.artifact import Artifact, Outcome, Store, draft_part
 from pipeline_lib.config import ContractConfig, ExportConfig, ModelConfig, ShardConfig
+from pipeline_lib.model.card import CardFacts, write_card
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.export import SIDES, export
 from pipeline_lib.model.exported import ExportedModel, TorchQueries
@@ -141,7 +142,7 @@ def test_an_export_without_onnx_says_why_and_is_searched_with_torch(tmp_path: Pa
     exported = export(Store(tmp_path / "store"), checkpoint, ExportConfig())
     folder = exported.part_folder("model")
     assert "at most 10,000 fit one file" in exported.manifest.facts["no_onnx"]
-    assert not (folder / "model.onnx").exists() and "There is no model.onnx" in (folder / "README.md").read_text()
-    assert "cpt search" not in (folder / "README.md").read_text()
+    card = (write_card(Store(tmp_path / "store"), exported, checkpoint, CardFacts()).part_folder() / "README.md").read_text()
+    assert not (folder / "model.onnx").exists() and "There is no model.onnx" in card and "cpt search" not in card
     queries = TorchQueries(folder)
     assert queries.embed(["a query"], "query").shape == (1, queries.dim) == (1, 32)

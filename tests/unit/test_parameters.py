@@ -85,6 +85,15 @@ def test_checkpoint_names() -> None:
         split_checkpoint("best")
 
 
+def test_a_run_that_is_named_by_its_key_needs_no_preset() -> None:
+    assert PublishParams(checkpoint="abc/step-000400").key == EvaluateParams(trained="abc").key == "abc"
+    for fields in ({}, {"checkpoint": "step-000400"}, {"suites": ("sts-b",), "models": ("bm25",)}):
+        with pytest.raises(ValidationError, match="give a preset, or a checkpoint as TRAINKEY"):
+            EvaluateParams(**fields)  # type: ignore[arg-type]
+    schema = EvaluateParams.model_json_schema()
+    assert "preset" not in schema.get("required", []), "the form of the deployment takes a checkpoint alone"
+
+
 def test_a_dump_spec_stands_in_for_a_folder_and_names_the_run() -> None:
     config = RunParams(preset="smoke", dump="/data/Common Crawl.yaml").resolve()
     assert (config.source.dump, config.source.folder, config.name) == ("/data/Common Crawl.yaml", "", "common-crawl")

@@ -30,6 +30,10 @@ class Named(StageConfig):
     name: str
 
 
+class Tuned(StageConfig):
+    model: dict[str, str]
+
+
 def made(store: Store, stage_name: str, name: str, inputs: Mapping[str, Artifact]) -> Artifact:
     stage = Stage(name=stage_name, version=1)
 
@@ -112,6 +116,23 @@ def test_old_runs_go_but_what_a_kept_one_comes_from_stays(tmp_path: Path) -> Non
     for artifact in old:
         assert store.find(artifact.manifest.stage, artifact.manifest.key) is None
         assert store.find_part(artifact.manifest.stage, artifact.manifest.parts[0].key) is None
+
+
+def test_a_kept_exports_cards_and_the_run_that_a_kept_one_was_tuned_from_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    source = made(store, "source", "dump", {})
+    base, gone = (made(store, "train", name, {"source": source}) for name in ("base", "gone"))
+    stage = Stage(name="train", version=1)
+    init = base.manifest.parts[0].digest
+    part = store.commit_part(draft_part(stage, "tuned", "step-000004"), store.scratch("train"))
+    tuned = store.build(stage, Tuned(model={"init": init}), {"source": source}, lambda _: Outcome(parts=(part,)))
+    old = made(store, "export", "old", {"trained": gone})
+    cards = [made(store, "card", f"of {export.manifest.key}", {"exported": export}) for export in (old,)]
+    export = made(store, "export", "new", {"trained": tuned})
+    cards += [made(store, "card", f"{name} of the new", {"exported": export}) for name in ("one", "another")]
+    found = {leftover.path for leftover in find_unneeded(store, 1, [], idle_hours=0)}
+    assert {artifact.folder for artifact in (old, gone, cards[0])} <= found
+    assert not found & {artifact.folder for artifact in (base, tuned, export, *cards[1:])}
 
 
 def test_no_run_is_removed_while_a_process_is_at_work(tmp_path: Path) -> None:

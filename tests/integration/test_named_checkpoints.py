@@ -1,0 +1,192 @@
+"""A checkpoint that is named by its key is measured and published as its own run, whatever stands beside the name.
+
+Two runs of other corpora, tokenizers and delimiters, and one that is tuned from the second, through the real flows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from corpus import NOUNS, write_corpus
+
+from pipeline_lib.artifact import Store
+from pipeline_lib.evaluation.compare import read_evaluations
+
+PROJECT = Path(__file__).parents[2]
+
+FLOWS = """
+import json, sys
+from pathlib import Path
+
+from flows.finetune_parameters import FinetuneParams
+from flows.parameters import DatasetRef, EvaluateParams, PublishParams, TrainParams
+from flows.terminal import with_server
+from pipeline_lib.errors import UserError
+from pipeline_lib.home import artifact_home
+
+
+def manifests():
+    return sorted(path.parent.parent.name for path in (artifact_home() / "store").glob("*/*/manifest.json"))
+
+
+def refusal(flow, params):
+    try:
+        flow(params)
+    except UserError as error:
+        return str(error)
+
+
+def all_flows():
+    from flows.evaluate import evaluate
+    from flows.finetune import finetune
+    from flows.publish import publish
+    from flows.train import train
+
+    first, second, sets = sys.argv[1:4]
+    a = {"preset": "smoke", "source": first, "steps": 6}
+    b = {"preset": "smoke", "source": second, "steps": 10, "delimiters": "shared", "workers": 1}
+    runs = {"a": train(TrainParams(**a)), "b": train(TrainParams(**b))}
+    name = f"{runs['b'].trained}/step-000010"
+    answers = {"runs": {key: run.model_dump() for key, run in runs.items()}}
+    answers["by its parameters"] = evaluate(EvaluateParams(**b, checkpoint="step-000010", split="test")).model_dump()
+    before = manifests()
+    answers["beside others"] = evaluate(EvaluateParams(**a, checkpoint=name, split="test")).model_dump()
+    answers["alone"] = evaluate(EvaluateParams(checkpoint=name, split="test")).model_dump()
+    answers["made by measuring"] = len(manifests()) - len(before)
+    selected = publish(PublishParams(**b))
+    answers["as a run"] = selected.model_dump()
+    chosen = f"{selected.trained}/{selected.checkpoint}"
+    answers["published"] = publish(PublishParams(**a, checkpoint=chosen)).model_dump()
+    tuned = finetune(FinetuneParams(checkpoint=name, data=[sets], training={"epochs": 2, "batch_size": 20}))
+    answers["tuned"] = tuned.model_dump()
+    answers["tuned, published"] = publish(PublishParams(**a, checkpoint=tuned.checkpoint)).model_dump()
+    answers["stages"] = {stage: manifests().count(stage) for stage in ("curate", "tokenizer", "shards", "train")}
+    other = runs["b"].dataset.tokenizer
+    hybrid = {"trained": runs["b"].trained, "dataset": runs["a"].dataset}
+    answers["refused"] = {
+        "hybrid": refusal(publish, PublishParams(preset="smoke", **hybrid)),
+        "training": refusal(train, TrainParams(**a, dataset={**runs["a"].dataset.model_dump(), "tokenizer": other})),
+        "label": refusal(evaluate, EvaluateParams(checkpoint=f"{runs['b'].trained}/step-000011")),
+        "planned": refusal(evaluate, EvaluateParams(**a, checkpoint="step-000010")),
+        "key": refusal(publish, PublishParams(checkpoint="0123/step-000010")),
+        "two": refusal(publish, PublishParams(checkpoint=name, trained=runs["a"].trained)),
+    }
+    return answers
+
+
+if __name__ == "__main__":
+    Path(sys.argv[4]).write_text(json.dumps(with_server(all_flows)))
+"""
+
+
+class Ran(NamedTuple):
+    home: Path
+    place: Path
+    answers: dict[str, Any]
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home / "store")
+
+    def figures(self, found: dict[str, Any]) -> list[dict[str, Any]]:
+        keys = [*found["checkpoints"].values(), found["baselines"]]
+        return read_evaluations([self.store.open("evaluate", key) for key in keys])
+
+    def card(self, published: dict[str, Any]) -> str:
+        return (Path(published["folder"]) / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    place = tmp_path_factory.mktemp("named")
+    first = write_corpus(place / "first tree", packages=14, functions=8)
+    second = write_corpus(place / "second", packages=16, functions=8, seed=8)
+    lines = [
+        {"anchor": f"{noun} {n}", "positive": f"the {noun}", "negative": f"{NOUNS[n - 9]} {n}"} for n, noun in enumerate(NOUNS)
+    ]
+    (place / "a set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (place / "flows_of_the_test.py").write_text(FLOWS)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    words = [str(first), str(second), f"nouns={place / 'a set.jsonl'}", str(place / "answers.json")]
+    answer = subprocess.run(
+        [sys.executable, str(place / "flows_of_the_test.py"), *words],
+        env=env | {"CPT_HOME": str(place / "home"), "PYTHONPATH": str(PROJECT)},
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    assert "comes with its own data and parameters" in answer.stderr
+    return Ran(place / "home", place, json.loads((place / "answers.json").read_text()))
+
+
+def test_its_figures_are_those_of_its_own_run(ran: Ran) -> None:
+    own = ran.figures(ran.answers["by its parameters"])
+    assert len(own) > 5
+    for way in ("beside others", "alone"):
+        assert ran.answers[way]["checkpoints"] == ran.answers["by its parameters"]["checkpoints"]
+        assert ran.figures(ran.answers[way]) == own
+
+
+def test_measuring_it_trains_and_builds_nothing(ran: Ran) -> None:
+    assert ran.answers["made by measuring"] == 0
+    runs = ran.answers["runs"]
+    assert {ran.answers["published"]["trained"], ran.answers["as a run"]["trained"]} == {runs["b"]["trained"]}
+    assert ran.answers["stages"] == {"curate": 2, "tokenizer": 2, "shards": 3, "train": 3}
+
+
+def test_it_is_published_with_its_own_tokenizer_and_corpus(ran: Ran) -> None:
+    published, own = ran.answers["published"], ran.answers["runs"]["b"]["dataset"]
+    assert published["dataset"] | {"checked": ""} == own | {"checked": ""}
+    exported = ran.store.open("export", published["export"])
+    trained = ran.store.open("train", published["trained"])
+    assert exported.manifest.inputs["tokenizer"] == trained.manifest.inputs["tokenizer"]
+    assert exported.manifest.facts["distinct"] is False
+    index = ran.store.open("index", published["index"])
+    assert index.manifest.inputs["curated"] == ran.store.open("curate", own["curated"]).digest
+
+
+def test_one_export_has_the_card_of_each_run_in_its_own_folder(ran: Ran) -> None:
+    """A checkpoint is published as the one that selection chose, and by its name: one model, two commands."""
+    named, selected = ran.answers["published"], ran.answers["as a run"]
+    command = "cpt run --preset smoke --source second --steps 10 --delimiters shared"
+    assert f"\n{command}\n" in ran.card(selected)
+    assert f"\n{command.replace('run', 'publish', 1)} --checkpoint {named['checkpoint']}\n" in ran.card(named)
+    assert "The folder second." in ran.card(named) and str(ran.place) not in ran.card(named) + ran.card(selected)
+    assert named["folder"] != selected["folder"]
+    assert (named["export"], named["index"]) == (selected["export"], selected["index"])
+    weights = Path("encoder/model.safetensors")
+    exported = ran.store.open("export", named["export"]).part_folder()
+    assert (exported / weights).samefile(Path(named["folder"]) / weights), "linked, not copied"
+
+
+def test_a_tuned_checkpoint_prints_what_makes_it(ran: Ran) -> None:
+    tuned, published = ran.answers["tuned"], ran.answers["tuned, published"]
+    again = ran.card(published).split("## Again\n\n```\n")[1].split("\n```")[0].splitlines()
+    assert again == [
+        "cpt train --preset smoke --source second --steps 10 --delimiters shared",
+        f"cpt finetune --checkpoint {tuned['before']} --data 'nouns=a set.jsonl' --epochs 2.0 --batch-size 20",
+        f"cpt publish --checkpoint {tuned['checkpoint']}",
+    ]
+    assert published["trained"] == tuned["checkpoint"].split("/")[0]
+    assert published["dataset"]["curated"] == ran.answers["runs"]["b"]["dataset"]["curated"]
+
+
+@pytest.mark.parametrize(
+    ("way", "says"),
+    [
+        ("hybrid", ["does not belong to train", "shards"]),
+        ("training", ["tokenizer", "does not belong to shards"]),
+        ("label", ["step-000011", "step-000008", "step-000010"]),
+        ("planned", ["step-000010", "step-000006", "Finished runs that do: "]),
+        ("key", ["no finished train artifact '0123'", "there are"]),
+        ("two", ["is not of the run"]),
+    ],
+)
+def test_what_does_not_fit_is_refused(ran: Ran, way: str, says: list[str]) -> None:
+    message = ran.answers["refused"][way]
+    assert message and all(words in message for words in says), message
