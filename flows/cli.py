@@ -6,15 +6,15 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.plan import load_weights, plan_app
+from flows.plan import plan_app
 from flows.prune import prune
+from flows.search import search
 from flows.suite_texts import suite_texts
 from flows.terminal import run_params, with_server
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
@@ -42,7 +42,10 @@ Name = Annotated[str, typer.Option(help="Names the report's folder. Empty: the p
 Steps = Annotated[int, typer.Option(help="Optimizer steps; 0: the preset's.")]
 BatchSize = Annotated[int, typer.Option(help="Pairs of one global batch; 0: the preset's.")]
 PretrainSteps = Annotated[int, typer.Option(help="Steps of causal language modelling first; -1: the preset's.")]
-Init = Annotated[str, typer.Option(metavar="DIR|ID", help="A causal language model to start from: folder, or hub id.")]
+Init = Annotated[
+    str,
+    typer.Option(metavar="DIR|ID|random", help="A causal language model to start from, or random weights."),
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch --init from the hub if it is not in its cache.")]
 Seed = Annotated[int, typer.Option(help="Of weights and sample order; -1: the preset's.")]
 NearDuplicates = Annotated[
@@ -109,6 +112,8 @@ def build_dataset(
     source: Source = "",
     dump: Dump = "",
     name: Name = "",
+    init: Init = "",
+    download: Download = False,
     workers: Workers = 0,
     scheduler: Scheduler = "",
     artifacts: Artifacts = "",
@@ -131,6 +136,8 @@ def pretrain(
     dump: Dump = "",
     name: Name = "",
     pretrain_steps: PretrainSteps = -1,
+    init: Init = "",
+    download: Download = False,
     seed: Seed = -1,
     artifacts: Artifacts = "",
 ) -> None:
@@ -163,6 +170,7 @@ def train(
 ) -> None:
     """Token shards to checkpoints."""
     params = run_params(locals())
+    _announce(params)
 
     def flow() -> Any:
         from flows.parameters import TrainParams
@@ -213,6 +221,7 @@ def evaluate(
     source: Source = "",
     dump: Dump = "",
     name: Name = "",
+    init: Init = "",
     suite: Suites = None,
     data: Data = "",
     model: Models = None,
@@ -222,7 +231,7 @@ def evaluate(
 ) -> None:
     """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
     options = locals()
-    params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
+    params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "init", "artifacts")})
     _one_of("split", split, ("validation", "test"))
     of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
     of_suites["data"] = os.path.abspath(data) if data else ""  # noqa: PTH100 - a string for JSON, links kept
@@ -246,6 +255,7 @@ def publish(
     source: Source = "",
     dump: Dump = "",
     name: Name = "",
+    init: Init = "",
     artifacts: Artifacts = "",
 ) -> None:
     """Select, test, export, index and promote."""
@@ -271,7 +281,7 @@ def ablate(
     artifacts: Artifacts = "",
 ) -> None:
     """The paper's levers in small: each arm with each seed, as one table and one plot."""
-    params = run_params({"preset": preset, "source": source, "dump": dump, "artifacts": artifacts})
+    params = run_params({"preset": preset, "source": source, "dump": dump, "artifacts": artifacts, "init": "random"})
     levers = {"levers": lever} if lever else {}
 
     def flow() -> Any:
@@ -285,28 +295,8 @@ def ablate(
 
 app.add_typer(plan_app)
 app.command()(prune)
+app.command()(search)
 app.command("suite-texts")(suite_texts)
-
-
-@app.command()
-def search(
-    query: Annotated[str, typer.Argument(help="What you look for, in words.")],
-    kind: Annotated[str, typer.Option(help="code, text, or empty for both.")] = "",
-    k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
-) -> None:
-    """Ranked functions and passages of the published index."""
-    from pipeline_lib.search.query import search as search_index
-
-    _one_of("kind", kind, ("", "code", "text"))
-    hits = search_index(_home(), query, kind or None, k, load_weights)
-    if as_json:
-        typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
-        return
-    for hit in hits:
-        typer.secho(f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", bold=True)
-        typer.echo(f"            {hit.path}:{hit.line}")
-        typer.echo(f"            {hit.doc}")
 
 
 @app.command()

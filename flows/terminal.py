@@ -52,13 +52,15 @@ def run_params(options: dict[str, Any]) -> RunParams:
     from pydantic import ValidationError
 
     from flows.parameters import RunParams
-    from pipeline_lib.presets import preset
+    from pipeline_lib.model.starting_points import find_start
+    from pipeline_lib.presets import RANDOM, preset
 
     if (artifacts := options.get("artifacts", "")) and "://" not in artifacts:
         options["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as below
     preset(options["preset"])  # an unknown one is answered with those that there are
     for place in ("source", "dump", "contamination", "suite_data", "init"):
-        if options.get(place) and (place != "init" or os.path.isdir(options[place])):  # noqa: PTH112 - else a hub id
+        is_folder = place != "init" or (options.get(place) != RANDOM and os.path.isdir(options.get(place, "")))  # noqa: PTH112
+        if options.get(place) and is_folder:  # else a hub id
             options[place] = os.path.abspath(options[place])  # noqa: PTH100 - a string for JSON, links kept
     # what is wrong is told before anything starts
     if options.get("source"):
@@ -70,7 +72,9 @@ def run_params(options: dict[str, Any]) -> RunParams:
 
         read_spec(options["dump"])
     try:
-        return RunParams(**options)
+        params = RunParams(**options)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error
+    find_start(params.resolve().model.init, params.download)  # a start that is not there, too
+    return params

@@ -48,6 +48,7 @@ def open_workspace(params: RunParams) -> Workspace:
             f"{home}: {free / 1e9:.1f} GB free, a run needs {NEEDED_DISK_BYTES / 1e9:.1f} GB; "
             "free some, or point CPT_HOME at another disk"
         )
-    config = params.resolve()
-    model = config.model.model_copy(update={"init": find_start(config.model.init, params.download)})
+    folder = find_start(params.resolve().model.init, params.download)
+    config = params.resolve()  # again: rates go by the size of a start that may have been fetched just now
+    model = config.model.model_copy(update={"init": folder})
     return Workspace(home=home, store=open_store(params.artifacts), config=config.model_copy(update={"model": model}))

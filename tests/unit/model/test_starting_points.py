@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertMo
 from pipeline_lib.config import ModelConfig, PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.starting_points import find_start, start_name
+from pipeline_lib.model.starting_points import find_start, start_name, start_weights
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.causal import CausalObjective
 from pipeline_lib.train.distributed import Ranks
@@ -29,8 +29,9 @@ def test_a_folder_is_itself_and_nothing_is_nothing(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_not_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="nothing is fetched unasked: give --download"):
+    with pytest.raises(UserError, match=r"nothing is fetched unasked: give --download .*`hf download nobody/no-such-model`"):
         find_start("nobody/no-such-model")
+    assert start_weights("nobody/no-such-model") is None and start_weights("") is None
     with pytest.raises(UserError, match="no such folder"):
         find_start("/no/such/folder")
 
@@ -43,6 +44,8 @@ def test_a_cached_hub_id_needs_no_network(tmp_path: Path, monkeypatch: pytest.Mo
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)
     assert Path(find_start("somebody/tiny")) == snapshot
+    model = AutoModelForCausalLM.from_pretrained(snapshot)
+    assert start_weights("somebody/tiny") == start_weights(str(snapshot)) == sum(w.numel() for w in model.parameters())
 
 
 def start_from(folder: Path) -> Encoder:
