@@ -11,6 +11,7 @@ from pipeline_lib.config import (
     EvaluateConfig,
     ExtractConfig,
     ModelConfig,
+    PretrainConfig,
     RunConfig,
     ShardConfig,
     TokenizerConfig,
@@ -65,6 +66,7 @@ def smoke() -> RunConfig:
         tokenizer=TokenizerConfig(vocab_size=2_048, max_training_texts=20_000),
         shards=ShardConfig(max_x_tokens=24, max_y_tokens=48),
         model=ModelConfig(layers=2, width=64, heads=2, inner=128, positions=64),
+        pretrain=PretrainConfig(sequence_tokens=64),  # no more than positions
         train=TrainConfig(steps=30, batch_size=64, checkpoints=5, warmup_steps=3),
         evaluate=EvaluateConfig(candidates=100, max_queries=200, bootstrap=100),
     )

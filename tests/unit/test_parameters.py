@@ -127,6 +127,12 @@ def test_what_a_user_sets_wins_over_the_starts_rates(language_model: Path) -> No
     assert (train.steps, train.batch_size, train.seed, train.train_temperature, train.warmup_steps) == (1000, 96, 7, False, 100)
 
 
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_pre_trainings_sequences_fit_the_presets_model(name: str) -> None:
+    config = RunParams(preset=name, init="random", pretrain_steps=5).resolve()  # type: ignore[arg-type]
+    assert config.pretrain.sequence_tokens <= config.model.positions
+
+
 def test_no_start_leaves_the_presets_rates_and_a_pre_trained_one_too() -> None:
     for asked in ({}, {"pretrain_steps": 10}, {"init": "random"}):
         assert RunParams(preset="demo", **asked).resolve().train == preset("demo").train  # type: ignore[arg-type]
