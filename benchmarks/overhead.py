@@ -137,8 +137,8 @@ def prepare(folder: Path, batch_size: int) -> Job:
     return job
 
 
-def write_pairs(store: Store, limit: int) -> Artifact:
-    """(docstring, function) pairs as a curated training split."""
+def write_pairs(store: Store, limit: int, held_out: int = 0) -> Artifact:
+    """(docstring, function) pairs as a curated training split, and so many of them as validation."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -155,11 +155,17 @@ def write_pairs(store: Store, limit: int) -> Artifact:
         for n, (x, y) in enumerate(zip(*stdlib_pairs(limit), strict=True))
     ]
 
+    table = pa.Table.from_pylist(rows, schema=PAIRS).sort_by("id")  # which are hashes: any slice is a fair sample
+    splits = {"train": table.slice(held_out)} | ({"validation": table.slice(0, held_out)} if held_out else {})
+
     def make(key: str) -> Outcome:
-        scratch, counts = store.scratch(STAGE.name), Counts(n_in=len(rows), n_out=len(rows))
-        pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS).sort_by("id"), scratch / "pairs.parquet")
-        part = store.commit_part(draft_part(STAGE, key, "train", counts, {"pairs.parquet": len(rows)}), scratch)
-        return Outcome(parts=(part,), counts=counts)
+        parts = []
+        for split, own in splits.items():
+            scratch, counts = store.scratch(STAGE.name), Counts(n_in=len(own), n_out=len(own))
+            pq.write_table(own, scratch / "pairs.parquet")
+            draft = draft_part(STAGE, key if split == "train" else f"{key}-{split}", split, counts, {"pairs.parquet": len(own)})
+            parts.append(store.commit_part(draft, scratch))
+        return Outcome(parts=tuple(parts), counts=Counts(n_in=len(rows), n_out=len(rows)))
 
     return store.build(STAGE, StageConfig(), {}, make)
 

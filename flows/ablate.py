@@ -13,6 +13,7 @@ from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.ablation import Measured
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.presets import RANDOM
 from tasks.ablation import ablation_task
 from tasks.evaluation import checkpoint_task
 from tasks.training import lexical_start_task, pretrain_task, train_task
@@ -25,6 +26,7 @@ def ablate(params: AblateParams) -> AblatedRef:
     Args:
         params: the preset whose data and sizes are used, and which levers are pulled.
     """
+    params = params.model_copy(update={"init": params.init or RANDOM})  # of a preset that names a start, its sizes alone
     work = open_workspace(params)
     datasets: dict[str, DatasetRef] = {}
     measured = []

@@ -6,7 +6,6 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from typing import Annotated, Any
@@ -14,8 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.plan import load_weights, plan_app
+from flows.plan import plan_app
 from flows.prune import prune
+from flows.search import search
 from flows.suite_texts import suite_texts
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
@@ -57,28 +57,8 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 
 app.add_typer(plan_app)
 app.command()(prune)
+app.command()(search)
 app.command("suite-texts")(suite_texts)
-
-
-@app.command()
-def search(
-    query: Annotated[str, typer.Argument(help="What you look for, in words.")],
-    kind: Annotated[str, typer.Option(help="code, text, or empty for both.")] = "",
-    k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
-) -> None:
-    """Ranked functions and passages of the published index."""
-    from pipeline_lib.search.query import search as search_index
-
-    _one_of("kind", kind, ("", "code", "text"))
-    hits = search_index(_home(), query, kind or None, k, load_weights)
-    if as_json:
-        typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
-        return
-    for hit in hits:
-        typer.secho(f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", bold=True)
-        typer.echo(f"            {hit.path}:{hit.line}")
-        typer.echo(f"            {hit.doc}")
 
 
 @app.command()

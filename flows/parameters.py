@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flows.options import Option, command_words, join_words, options_of
 from pipeline_lib.config import RunConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.starting_points import start_weights
+from pipeline_lib.presets import RANDOM
 from pipeline_lib.presets import preset as preset_config
 from pipeline_lib.stage_config import operational
 from pipeline_lib.train_config import TrainConfig
@@ -64,7 +66,9 @@ class RunParams(BaseModel):
         ge=-1,
         le=1,
     )
-    steps: int = Field(0, title="Training steps", description="Optimizer steps; 0: as many as the preset says.", ge=0)
+    steps: int = Field(
+        0, title="Training steps", description="Optimizer steps, warm-up in proportion; 0: as many as the preset says.", ge=0
+    )
     batch_size: int = Field(
         0, title="Batch size", description="Pairs of one global batch; 0: as many as the preset says.", ge=0
     )
@@ -96,7 +100,8 @@ class RunParams(BaseModel):
         "",
         title="Start from",
         description="Folder of a causal language model to start from, or its id on the Hugging Face hub; its tokenizer is taken"
-        " too. Empty: the preset's own start.",
+        " too, and a language model's learning rates. random: random weights, where the preset names such a start. Empty: the"
+        " preset's own start.",
     )
     download: bool = operational(
         False, title="Download", description="Fetch the start from the hub if it is not in its cache; off: no network."
@@ -126,9 +131,9 @@ class RunParams(BaseModel):
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
-        config = preset_config(self.preset)
+        config = preset_config(self.preset, self.init, None if self.init == RANDOM else start_weights(self.init))
         near = {"threshold": self.near_duplicates} if self.near_duplicates >= 0 else {}
-        pretrain = {"steps": self.pretrain_steps} if self.pretrain_steps >= 0 else {}
+        pretrain = config.pretrain.model_copy(update={"steps": 0}) if self.pretrain_steps == 0 else config.pretrain
         update = {
             "name": self.name or self._default_name(config),
             "source": config.source.model_copy(update={"folder": self.source, "dump": self.dump}),
@@ -139,11 +144,9 @@ class RunParams(BaseModel):
             "curate": config.curate.model_copy(update={"near": config.curate.near.model_copy(update=near)}),
             "tokenizer": config.tokenizer.model_copy(update={"delimiters": self.delimiters} if self.delimiters else {}),
             "train": self._train(config.train),
-            "pretrain": config.pretrain.model_copy(update=pretrain),
+            "pretrain": pretrain.lasting(self.pretrain_steps) if self.pretrain_steps > 0 else pretrain,
             "select": config.select.model_copy(update={"suites": self.select_suites, "suite_data": self.suite_data}),
-            "model": config.model.model_copy(
-                update={name: value for name in ("init", "pooling") if (value := getattr(self, name))}
-            ),
+            "model": config.model.model_copy(update={"pooling": self.pooling} if self.pooling else {}),
         }
         return RunConfig.model_validate(config.model_copy(update=update).model_dump())
 
@@ -154,11 +157,10 @@ class RunParams(BaseModel):
     def _train(self, train: TrainConfig) -> TrainConfig:
         if self.steps and self.pairs:
             raise UserError(f"steps {self.steps} and pairs {self.pairs}: give one, the other follows from the batch size")
-        if self.pairs:
-            batch_size = self.batch_size or train.batch_size
-            train = train.lasting(round(self.pairs / batch_size))
+        steps = round(self.pairs / (self.batch_size or train.batch_size)) if self.pairs else self.steps
+        train = train.lasting(steps) if self.pairs or self.steps else train
         update: dict[str, Any] = {"processes": self.processes}
-        update |= {name: value for name in ("steps", "batch_size", "directions") if (value := getattr(self, name))}
+        update |= {name: value for name in ("batch_size", "directions") if (value := getattr(self, name))}
         update |= {"seed": self.seed} if self.seed >= 0 else {}
         update |= {"train_temperature": self.temperature == "trained"} if self.temperature else {}
         return train.model_copy(update=update)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,6 +14,10 @@ plan_app = typer.Typer()
 @plan_app.command("plan")
 def plan_run(
     preset: Annotated[str, typer.Argument(help="A preset, e.g. cpt_text_s.", metavar="PRESET")],
+    init: Annotated[
+        str,
+        typer.Option(metavar="DIR|ID|random", help="Another start: a folder, a hub id, or random weights."),
+    ] = "",
     gpus: Annotated[int, typer.Option(help="How many.")] = 1,
     gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
     price: Annotated[float, typer.Option(help="Of one GPU-hour, in any currency; 0: no cost is told.")] = 0.0,
@@ -29,10 +32,13 @@ def plan_run(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
+    from pipeline_lib.model.starting_points import find_start
+    from pipeline_lib.model_shapes import HUB_MODELS
+    from pipeline_lib.presets import RANDOM
     from pipeline_lib.presets import preset as preset_config
     from pipeline_lib.train.plan import Terms, describe_plan, plan
 
-    config = preset_config(preset)
+    config = preset_config(preset, init if init == RANDOM or init in HUB_MODELS else find_start(init))
     train = config.train.at_batch_size(batch_size) if batch_size else config.train
     train = train.model_copy(update={"checkpoint_activations": checkpoint_activations or train.checkpoint_activations})
     found = plan(config.model_copy(update={"train": train}), Terms(gpus, gpu, price, utilisation))
@@ -50,10 +56,3 @@ def plan_run(
             *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
         ]
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))
-
-
-def load_weights(folder: Path) -> Any:
-    """An export without model.onnx, for `cpt search`."""
-    from pipeline_lib.model.exported import TorchQueries  # torch: only where there is no model.onnx
-
-    return TorchQueries(folder)

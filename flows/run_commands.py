@@ -76,7 +76,10 @@ def pretrain(given: dict[str, Any]) -> None:
 @takes(RUN)
 def train(given: dict[str, Any]) -> None:
     """Token shards to checkpoints."""
+    from pipeline_lib.presets import describe
+
     params = params_of(TrainParams, RUN, given)
+    typer.echo(describe(params.resolve(), params.preset), err=True)
 
     def flow() -> Any:
         from flows.train import train as train_encoder
@@ -146,7 +149,9 @@ def ablate(
 ) -> None:
     """The paper's levers in small: each arm with each seed, as one table and one plot."""
     levers = {"levers": lever} if lever else {}
-    params = for_terminal(params_of(RunParams, ABLATE, given), {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers})
+    params = for_terminal(
+        params_of(RunParams, ABLATE, given, init="random"), {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}
+    )
 
     def flow() -> Any:
         from flows.ablate import ablate as ablate_flow

@@ -47,7 +47,7 @@ def _import_libraries() -> None:
         importlib.import_module(name)
 
 
-def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str, Any]) -> Params:
+def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str, Any], **fixed: Any) -> Params:
     """The parameters that a command's options stand for; what is wrong with them is told before anything starts.
 
     Raises:
@@ -55,14 +55,16 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
     """
     from pydantic import ValidationError
 
-    from flows.parameters import PLACES
-    from pipeline_lib.presets import preset
+    from flows.parameters import PLACES, RunParams
+    from pipeline_lib.model.starting_points import find_start
+    from pipeline_lib.presets import RANDOM, preset
 
-    fields = fields_of(options, given)
+    fields = fields_of(options, given) | fixed
     if "preset" in fields:
         preset(fields["preset"])  # an unknown one is answered with those that there are
     for place in PLACES:
-        if fields.get(place) and (place != "init" or os.path.isdir(fields[place])):  # noqa: PTH112 - else a hub id
+        is_folder = place != "init" or (fields.get(place) != RANDOM and os.path.isdir(fields.get(place, "")))  # noqa: PTH112
+        if fields.get(place) and is_folder:  # else a hub id
             fields[place] = os.path.abspath(fields[place])  # noqa: PTH100 - a string for JSON, links kept
     if (artifacts := fields.get("artifacts")) and "://" not in artifacts:
         fields["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as above
@@ -75,7 +77,7 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
 
         read_spec(fields["dump"])
     try:
-        return model.model_validate(fields)
+        params = model.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
@@ -83,3 +85,6 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
         name = str(first["loc"][0])
         flag = next((option.flag for option in options if option.path == (name,)), name)
         raise UserError(f"{flag} {first['input']!r}: {first['msg']}") from error
+    if isinstance(params, RunParams) and "preset" in fields and not fields.get("checkpoint"):
+        find_start(params.resolve().model.init, params.download)  # a start that is not there, too
+    return params

@@ -53,6 +53,7 @@ def open_workspace(params: RunParams, trains: bool = True) -> Workspace:
         )
     config = params.resolve()
     if trains:
-        model = config.model.model_copy(update={"init": find_start(config.model.init, params.download)})
-        config = config.model_copy(update={"model": model})
+        folder = find_start(config.model.init, params.download)
+        config = params.resolve()  # again: rates go by the size of a start that may have been fetched just now
+        config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
     return Workspace(home=home, store=open_store(params.artifacts), config=config)

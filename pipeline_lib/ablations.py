@@ -107,14 +107,14 @@ def _batches(base: RunConfig, config: AblateConfig) -> list[Arm]:
 
 def _starts(base: RunConfig, config: AblateConfig) -> list[Arm]:
     # one language model for all seeds, as a given one would be
-    pretrain = {
-        "steps": config.pretrain_steps,
+    sizes = {
         "batch_tokens": config.pretrain_batch_tokens,
         "sequence_tokens": min(base.pretrain.sequence_tokens, base.model.positions),
     }
+    pretrain = base.pretrain.lasting(config.pretrain_steps).model_copy(update=sizes)
     return [
         Arm("start", "random", base, is_base=True),
-        Arm("start", "pre-trained", _changed(base, "pretrain", pretrain)),
+        Arm("start", "pre-trained", base.model_copy(update={"pretrain": pretrain})),
         Arm("start", "lexical", _changed(base, "model", {"start": "lexical"})),
     ]
 

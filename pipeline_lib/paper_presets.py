@@ -15,6 +15,16 @@ SOURCE = (
     "heads and learning rate: GPT-3's of the same width (arXiv 2005.14165, table 2.1, as remembered); lengths, steps and "
     "temperature: this project's choice"
 )
+# The paper begins from GPT-3 and Codex, which are not open: the open language models nearest to each size. Pythia has the
+# paper's widths and depths; Qwen3 has seen much code.
+STARTS = {
+    ("text", "s"): "EleutherAI/pythia-410m",
+    ("text", "m"): "EleutherAI/pythia-1.4b",
+    ("text", "l"): "EleutherAI/pythia-6.9b",
+    ("code", "s"): "Qwen/Qwen3-0.6B-Base",
+    ("code", "m"): "Qwen/Qwen3-1.7B-Base",
+}
+NO_START = "; no open language model of this size is known here: random weights, for plans alone"
 VOCABULARY = 50_257  # GPT-2's, as GPT-3's
 
 
@@ -41,6 +51,8 @@ MIXTURES = {"text": {"neighbour": 1.0}, "code": {"docstring": 1.0}}
 def paper_run(kind: str, size: str) -> RunConfig:
     """cpt-text or cpt-code in one of the sizes: neighbouring pieces of text, or docstrings and their functions.
 
+    Sizes of the model, vocabulary and rates are a new GPT-2's, for whoever asks for random weights in place of the start.
+
     Args:
         kind: "text" or "code".
         size: "s", "m", "l" or "xl".
@@ -48,11 +60,18 @@ def paper_run(kind: str, size: str) -> RunConfig:
     row = SIZES[size]
     return RunConfig(
         name=f"cpt_{kind}_{size}",
-        reference=SOURCE,
+        reference=SOURCE + ("" if (kind, size) in STARTS else NO_START),
         extract=ExtractConfig(code=CodePairsConfig(), text=TextPairsConfig(target_words=200, max_words=400)),
         tokenizer=TokenizerConfig(vocab_size=VOCABULARY, lower_case=False, split_identifiers=False, punctuation="keep"),
         shards=ShardConfig(max_x_tokens=256, max_y_tokens=512, splits=("train",)),
-        model=ModelConfig(layers=row.layers, width=row.width, heads=row.heads, inner=4 * row.width, positions=2048),
+        model=ModelConfig(
+            init=STARTS.get((kind, size), ""),
+            layers=row.layers,
+            width=row.width,
+            heads=row.heads,
+            inner=4 * row.width,
+            positions=2048,
+        ),
         train=TrainConfig(
             steps=20_000,
             batch_size=row.batch_size,

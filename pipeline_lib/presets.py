@@ -11,6 +11,7 @@ from pipeline_lib.config import (
     EvaluateConfig,
     ExtractConfig,
     ModelConfig,
+    PretrainConfig,
     RunConfig,
     ShardConfig,
     TokenizerConfig,
@@ -18,6 +19,7 @@ from pipeline_lib.config import (
 )
 from pipeline_lib.errors import UserError
 from pipeline_lib.hardware import has_fast_bfloat16
+from pipeline_lib.model_shapes import hub_weights
 from pipeline_lib.paper_presets import paper_run
 
 
@@ -64,6 +66,7 @@ def smoke() -> RunConfig:
         tokenizer=TokenizerConfig(vocab_size=2_048, max_training_texts=20_000),
         shards=ShardConfig(max_x_tokens=24, max_y_tokens=48),
         model=ModelConfig(layers=2, width=64, heads=2, inner=128, positions=64),
+        pretrain=PretrainConfig(sequence_tokens=64),  # no more than positions
         train=TrainConfig(steps=30, batch_size=64, checkpoints=5, warmup_steps=3),
         evaluate=EvaluateConfig(candidates=100, max_queries=200, bootstrap=100),
     )
@@ -81,15 +84,38 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
 }
 
 
-def preset(name: str) -> RunConfig:
-    """The configuration of that name.
+RANDOM = "random"  # in place of a start's folder or id
+
+
+def preset(name: str, init: str = "", n_weights: int | None = None) -> RunConfig:
+    """The configuration of that name, with its own start or another one; a given start brings a language model's rates.
+
+    What a user sets beside the start is to be put in afterwards, so that it wins.
+
+    Args:
+        name: of `PRESETS`.
+        init: folder or hub id of a causal language model, in place of the preset's start; "random": random weights and the
+            preset's own rates, even where it names a start; empty: the preset's own start.
+        n_weights: of the given start, where known: the learning rate goes by it.
 
     Raises:
         UserError: there is none; the message lists those that there are.
     """
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]()
+    config = PRESETS[name]()
+    start = init or config.model.init
+    if init == RANDOM:
+        return config.model_copy(update={"model": config.model.model_copy(update={"init": "", "start": "random"})})
+    if not start:
+        return config
+    n_weights = hub_weights(start) or n_weights
+    update = {
+        "model": config.model.model_copy(update={"init": start}),
+        "pretrain": config.pretrain.for_language_model(n_weights),
+        "train": config.train.for_language_model(n_weights),
+    }
+    return config.model_copy(update=update)
 
 
 def describe(config: RunConfig, name: str) -> str:
@@ -102,9 +128,11 @@ def describe(config: RunConfig, name: str) -> str:
         precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"
     new = f"{model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}"
     sizes = f"from {model.init}, with its tokenizer" if model.init else new
+    whose = "a language model's" if model.init else "the preset's"
     lines = [
         f"preset {name}: {source}",
         f"  model     {sizes}, {precision}",
         f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
+        f"  rates     {whose}: {train.rates()}",
     ]
     return "\n".join(lines)

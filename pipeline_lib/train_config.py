@@ -9,6 +9,10 @@ from pydantic import Field
 from pipeline_lib.stage_config import StageConfig, added, operational
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
+# (weights up to, peak rate): what language models of that size are tuned to embed with, all of their weights at once
+LANGUAGE_MODEL_RATES = ((200_000_000, 3e-4), (500_000_000, 1e-4), (2_000_000_000, 5e-5), (float("inf"), 2e-5))
+UNKNOWN_SIZE_RATE = 1e-4
+WARMUP_SHARE = 0.1  # of the steps
 
 
 class LexicalStartConfig(StageConfig):
@@ -28,7 +32,10 @@ class LexicalStartConfig(StageConfig):
 class ModelConfig(StageConfig):
     """The causal transformer; `transformers` builds it."""
 
-    init: str = Field("", description="Folder of a causal language model to start from; empty: a new GPT-2 of the sizes below.")
+    init: str = Field(
+        "",
+        description="Folder of a causal language model to start from, or its id on the hub; empty: a GPT-2 of the sizes below.",
+    )
     start: Literal["random", "lexical"] = Field(
         "random",
         description="How a new model's weights begin. lexical: so that step 0 computes a weighted bag of words, from the "
@@ -63,6 +70,7 @@ class ReadingConfig(StageConfig):
 class OptimizerConfig(StageConfig):
     """What contrastive training and causal language modelling share: AdamW, its schedule, and the trainer processes."""
 
+    steps: int = Field(0, description="Optimizer steps.", ge=0)
     reading: ReadingConfig = operational(ReadingConfig(), description="How far ahead token files are read.")
     learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
     embedding_learning_rate: float = Field(0.0, description="Peak for the token embeddings; 0: as all others.", ge=0)
@@ -127,6 +135,41 @@ class OptimizerConfig(StageConfig):
     max_restarts: int = operational(
         2, description="Restarts of a dead trainer from its last complete state, without a step gained between.", ge=0
     )
+
+    def lasting(self, steps: int) -> Self:
+        """The same for so many steps, at least one; the warm-up keeps its share of them (a tenth where there were none)."""
+        share = self.warmup_steps / self.steps if self.steps else WARMUP_SHARE
+        return self.model_copy(update={"steps": max(1, steps), "warmup_steps": round(share * steps)})
+
+    def for_language_model(self, n_weights: int | None = None) -> Self:
+        """The same with what a given language model is trained with: one rate by its size for all weights, clip 1, a warm-up
+        of a tenth of the steps, no averaging.
+
+        A rate and an epsilon of the table's own are for tables that begin as counted words or at random: a given model's table
+        holds what it knows, and they overwrite it. Steps, batches, temperature, precision and all else stay.
+
+        Args:
+            n_weights: of the model; None: not known, a rate that suits from a hundred million to a billion.
+        """
+        known = (rate for most, rate in LANGUAGE_MODEL_RATES if n_weights is not None and n_weights <= most)
+        update = {
+            "learning_rate": next(known, UNKNOWN_SIZE_RATE),
+            "embedding_learning_rate": 0.0,
+            "embedding_epsilon": OptimizerConfig.model_fields["embedding_epsilon"].default,
+            "scale_learning_rate": 0.0,
+            "warmup_steps": round(WARMUP_SHARE * self.steps),
+            "clip_norm": 1.0,
+            "weight_average": 0.0,
+        }
+        return self.model_copy(update=update)
+
+    def rates(self) -> str:
+        """The learning rates and what goes with them, for a line that people read."""
+        own = {"the token table": self.embedding_learning_rate, "the logit scale": self.scale_learning_rate}
+        apart = "".join(f", {rate:g} for {what}" for what, rate in own.items() if rate)
+        averaging = f"averaging {self.weight_average:g}" if self.weight_average else "no averaging"
+        all_weights = f"{self.learning_rate:g} for {'all other' if apart else 'all'} weights{apart}"
+        return f"{all_weights}, warm-up {self.warmup_steps:,} steps, clip {self.clip_norm:g}, {averaging}"
 
 
 class TrainConfig(OptimizerConfig):
@@ -213,10 +256,14 @@ class TrainConfig(OptimizerConfig):
         """The same pairs seen in batches of another size: steps and warm-up change in proportion."""
         return self.model_copy(update={"batch_size": batch_size}).lasting(round(self.steps * self.batch_size / batch_size))
 
-    def lasting(self, steps: int) -> Self:
-        """The same for so many steps, at least one; the warm-up keeps its share of them."""
-        update = {"steps": max(1, steps), "warmup_steps": round(self.warmup_steps * steps / self.steps)}
-        return type(self).model_validate({**self.model_dump(), **update})
+    def for_language_model(self, n_weights: int | None = None) -> Self:
+        """The same with what a given language model is tuned with: as the others train, and no token dropout."""
+        return super().for_language_model(n_weights).model_copy(update={"token_dropout": 0.0})
+
+    def rates(self) -> str:
+        """The learning rates and what goes with them, for a line that people read."""
+        dropout = f"token dropout {self.token_dropout:g}" if self.token_dropout else "no token dropout"
+        return f"{super().rates()}, {dropout}"
 
 
 class PretrainConfig(OptimizerConfig):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.weights import count_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WANTED = ("*.json", "*.safetensors")  # no pickled weights, no code
@@ -36,11 +37,25 @@ def find_start(init: str, download: bool = False) -> str:
         if download:
             raise UserError(f"init {init!r}: the hub does not answer ({_first_line(error)}); run it again") from error
         raise UserError(
-            f"init {init!r}: no such folder, and no such model in the hub's cache; nothing is fetched unasked: "
-            "give --download to fetch it from the hub"
+            f"init {init!r}: no such folder, and no such model in the hub's cache; nothing is fetched unasked: give --download "
+            f"(`download` in a flow's form), or run `hf download {init}` on this machine; for random weights instead give "
+            "--init random"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"init {init!r}: the hub does not answer ({_first_line(error)}); run it again") from error
+
+
+def start_weights(init: str) -> int | None:
+    """Weights of a start that is on this machine already, its head for words included; None: none is given, or not here.
+
+    Raises:
+        CorruptArtifact: a file of weights is malformed.
+    """
+    try:
+        folder = find_start(init)
+    except UserError:
+        return None  # whoever needs the folder itself is told why it is not there
+    return (count_weights(Path(folder)) or None) if folder else None
 
 
 def start_name(folder: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -23,3 +24,17 @@ def check_weights(folder: Path) -> None:
                 tensors.keys()
         except (SafetensorError, OSError) as error:
             raise CorruptArtifact(f"{path}: no readable safetensors file: {error}; fetch or export it again") from error
+
+
+def count_weights(folder: Path) -> int:
+    """Numbers in all safetensors files of a folder, by their headers.
+
+    Raises:
+        CorruptArtifact: a file is malformed, as above.
+    """
+    check_weights(folder)
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - no mapping
+    return total

@@ -54,7 +54,7 @@ class CausalObjective:
 
     @classmethod
     def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> CausalObjective:
-        """A new model of the encoder's sizes with tied embeddings, or the given one.
+        """A new model of the encoder's sizes, its head apart from its table of embeddings, or the given one.
 
         Raises:
             UserError: sequences are longer than the model's positions, or a step holds less than one sequence a process.
@@ -81,6 +81,7 @@ class CausalObjective:
             f"language model: {config.steps} steps of about {config.batch_tokens:,} tokens over {self.ranks.size} "
             f"process(es) on {self.ranks.device}",
             f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}",
+            f"rates: {config.rates()}",
         ]
 
     def read_sequences(self, step: int) -> Tensor:
@@ -150,7 +151,10 @@ def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
         return _given_model(job.start, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
-        return AutoModelForCausalLM.from_config(gpt2_config(job.model, tokenizer), attn_implementation="sdpa")
+        config = gpt2_config(job.model, tokenizer)
+        # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
+        config.tie_word_embeddings = False
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
 def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:

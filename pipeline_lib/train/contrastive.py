@@ -38,6 +38,7 @@ from pipeline_lib.train.stopwatch import Stopwatch
 HARDEST = 50  # in-batch negatives kept for the report
 HARDEST_STEPS = 10  # the last steps, from which they are taken
 NEGATIVES_FILE = "negatives.json"
+LARGEST_TABLE_STEP = 0.1  # AdamW moves a weight by about its rate: this share of the table's deviation in one step
 
 
 class ContrastiveObjective:
@@ -49,6 +50,8 @@ class ContrastiveObjective:
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
+        # of the table while it is whole: what its rate is held against
+        self._table_deviation = float(encoder.backbone.get_input_embeddings().weight.detach().float().std())
         self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = not_told
@@ -97,7 +100,15 @@ class ContrastiveObjective:
             f"{self.ranks.device}: {config.batch_size - 1:,} in-batch negatives for each x and each y",
             f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}, "
             f"micro-batches of {self.micro_batch_tokens:,} tokens" + (", packed" if self.module.packed else ""),
+            f"rates: {config.rates()}",
         ]
+        rate = config.embedding_learning_rate or config.learning_rate
+        if rate > self._table_deviation * LARGEST_TABLE_STEP:
+            lines.append(
+                f"the token table's rate, {rate:g}, is {rate / self._table_deviation:.2g} times the standard deviation of its "
+                f"weights, {self._table_deviation:.2g}: a few steps overwrite it. That may suit random weights; it ruins a "
+                "language model, which wants train.embedding_learning_rate 0 (as of all others)"
+            )
         if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
             lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")
         return lines

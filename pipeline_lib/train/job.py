@@ -19,7 +19,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.files import digest_of
 
 TRAIN = Stage(name="train", version=3)
-PRETRAIN = Stage(name="pretrain", version=2)
+PRETRAIN = Stage(name="pretrain", version=3)
 
 EVENT_MARK = "@@"
 EVALUATION_FILE = "evaluation.jsonl"  # of the part "metrics", where there is an evaluation

@@ -27,6 +27,7 @@ from pipeline_lib.files import digest_of, replace_file, sha256_file
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
+    PRETRAIN,
     TRAIN,
     ArtifactRef,
     Job,
@@ -139,9 +140,9 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
 
 def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:
     """The folder of the causal language model to start from and its content's digest; empty where there is none."""
-    if start is not None and model.init:
-        raise UserError(f"model.init is {model.init} and pre-training is asked for too; choose one of them")
-    if start is not None:
+    if start is not None and model.init and start.manifest.stage != PRETRAIN.name:
+        raise UserError(f"model.init is {model.init}, and a {start.manifest.stage} start is given too; choose one of them")
+    if start is not None:  # a pre-trained one went on from model.init, where there is one
         return str(start.part_folder("model")), start.digest
     if not model.init:
         return "", ""

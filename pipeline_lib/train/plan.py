@@ -5,12 +5,14 @@ P weights, N GPUs, B pairs of the global batch, T tokens of a micro-batch, D wid
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline_lib.config import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.train_config import ModelConfig
+from pipeline_lib.model_shapes import HUB_MODELS, Shape
 
 MEMORY_SHARE = 0.9  # of a GPU; the rest is the driver's, the allocator's and the libraries'
 MICRO_BATCH_TOKENS = [1 << power for power in range(17, 7, -1)]  # tried from the largest on
@@ -82,26 +84,45 @@ class Layout:
     cached: bool = True
 
 
-def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Weights of the encoder that `Encoder.build` makes, the logit scale among them."""
-    return (vocab_size + model.positions) * model.width + model.layers * _block(model) + 2 * model.width + 1
+def shape_of(config: RunConfig) -> Shape:
+    """The model that is trained: the given start's, by a table or its config.json, or a new GPT-2 of the config's sizes.
+
+    Raises:
+        UserError: the start is neither known nor here, or its sizes cannot be told.
+    """
+    init = config.model.init
+    if not init:
+        return Shape.new(config.model, config.tokenizer.vocab_size)
+    if init in HUB_MODELS:
+        return Shape.of(HUB_MODELS[init], init)
+    path = Path(init) / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"init {init!r}: no config.json there to plan by; give the folder of a causal language model, one of "
+            f"{', '.join(HUB_MODELS)}, or `random`"
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+    return Shape.of(fields, init)
 
 
-def _block(model: ModelConfig) -> int:
-    width, inner = model.width, model.inner
-    return 4 * width * width + 4 * width + 2 * width * inner + inner + width + 4 * width
+def parameters(config: RunConfig) -> int:
+    """Weights of the encoder that is trained, the logit scale among them; appended delimiters are not counted."""
+    return shape_of(config).weights + 1
 
 
 def step_memory(config: RunConfig, layout: Layout) -> Memory:
-    """Bytes of one process at the peak of a training step of a new model (float32 weights, AdamW).
+    """Bytes of one process at the peak of a training step (float32 weights, AdamW).
 
     What autocast to bfloat16 changes is estimated, not measured: weights are cast a matrix at a time, activations of
     matrix products take half.
     """
-    model, train, vocabulary = config.model, config.train, config.tokenizer.vocab_size
-    n_weights = parameters(model, vocabulary)
+    shape, train = shape_of(config), config.train
+    n_weights = parameters(config)
     share = n_weights if layout.parallel == "ddp" else -(-n_weights // layout.processes)
-    group = max(_block(model), vocabulary * model.width) if layout.parallel == "fsdp" else 0
+    group = max(shape.block, shape.vocabulary * shape.width) if layout.parallel == "fsdp" else 0
     whole = n_weights if layout.parallel == "fsdp" and layout.synchronise == "step" else 2 * group
     averaged = 4 * share if train.weight_average else 0
     cast = 0 if train.precision == "float32" else 2 * (n_weights if layout.parallel == "ddp" else whole)
@@ -117,19 +138,32 @@ def step_memory(config: RunConfig, layout: Layout) -> Memory:
 
 def _activations(config: RunConfig, layout: Layout) -> int:
     """Graphs until backward, and the widest buffers that one layer's backward has beside them."""
-    model = config.model
+    shape = shape_of(config)
     tokens = layout.micro_batch_tokens
     if not layout.cached:
         tokens = -(-config.train.batch_size * tokens_per_pair(config) // layout.processes)
-    low = config.train.precision == "bfloat16"
-    a_layer = 28 * model.width + 4 * model.inner if low else 4 * (8 * model.width + 2 * model.inner)
-    kept, again = (model.layers - 1) * a_layer, 0
-    if config.train.checkpoint_activations and model.layers > 2:
-        kept, again = (model.layers - 1) * 4 * model.width, a_layer  # each layer's input, and one layer at a time
-    ends = 4 * 4 * model.width  # the look-up and its gradient, the last layer's input and its gradient
-    widest = 4 * (3 * model.width + model.inner) if model.layers > 1 else 0
+    a_layer = _layer_bytes(shape, low=config.train.precision == "bfloat16")
+    layers = shape.layers - 1 if shape.lean else shape.layers  # the lean path's last one keeps next to nothing
+    kept, again = layers * a_layer, 0
+    if config.train.checkpoint_activations and shape.layers > 2:
+        kept, again = layers * 4 * shape.width, a_layer  # each layer's input, and one layer at a time
+    ends = 4 * 4 * shape.width  # the look-up and its gradient, the last layer's input and its gradient
+    widest = 4 * (3 * shape.width + shape.inner) if layers else 0
     in_backward = min(tokens, layout.micro_batch_tokens) * (widest + again)
     return tokens * (kept + ends) + in_backward
+
+
+def _layer_bytes(shape: Shape, low: bool) -> int:
+    """What a layer keeps of one token until backward.
+
+    Gated layers keep four tensors of the feed-forward width in place of two, keys and values repeated for each head, and of
+    each RMS norm, which stays float32, its input, its result and what the matrices read of it.
+    """
+    if not shape.gated:
+        return 28 * shape.width + 4 * shape.inner if low else 4 * (8 * shape.width + 2 * shape.inner)
+    if low:
+        return 20 * shape.width + 12 * shape.queries + 8 * shape.inner
+    return 4 * (6 * shape.width + 5 * shape.queries + 4 * shape.inner)
 
 
 def _loss(config: RunConfig, layout: Layout) -> int:
@@ -137,7 +171,7 @@ def _loss(config: RunConfig, layout: Layout) -> int:
     pairs = config.train.batch_size
     tile = min(pairs * pairs, TILE_LOGITS)
     copies = 4 if layout.processes == 1 else 6
-    return 2 * 4 * pairs * config.model.width * copies + LOGIT_BYTES * tile
+    return 2 * 4 * pairs * shape_of(config).width * copies + LOGIT_BYTES * tile
 
 
 def _communication(config: RunConfig, layout: Layout, n_weights: int, group: int) -> int:
@@ -155,15 +189,15 @@ def step_flops(config: RunConfig, cached: bool) -> float:
     """Operations of one step's matrix products, over all GPUs: backward costs two forwards, gradient caching one more, and
     checkpointed activations one of every layer but the last.
     """
-    model, shards = config.model, config.shards
-    matrices = model.layers * (4 * model.width**2 + 2 * model.width * model.inner)
+    shape, shards = shape_of(config), config.shards
+    matrices = shape.layers * shape.block_matrices
     lengths = (shards.max_x_tokens, shards.max_y_tokens)
-    forward = sum(length * (2 * matrices + 2 * model.layers * model.width * length) for length in lengths)
+    forward = sum(length * (2 * matrices + 2 * shape.layers * shape.queries * length) for length in lengths)
     pairs = config.train.batch_size
-    logits = 2 * 2 * 2 * pairs * model.width  # three products, both directions in one
+    logits = 2 * 2 * 2 * pairs * shape.width  # three products, both directions in one
     passes = 4.0 if cached else 3.0
     if config.train.checkpoint_activations:
-        passes += (model.layers - 1) / model.layers
+        passes += (shape.layers - 1) / shape.layers
     return pairs * (forward * passes + logits)
 
 
@@ -207,8 +241,9 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
     return {
         "preset": config.name,
         "reference": config.reference,
-        "parameters": parameters(config.model, config.tokenizer.vocab_size),
-        "embedding_width": config.model.width,
+        "start": config.model.init or {"random": "random weights", "lexical": "the lexical start"}[config.model.start],
+        "parameters": parameters(config),
+        "embedding_width": shape_of(config).width,
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
         "pairs_seen": config.train.steps * config.train.batch_size,
@@ -243,6 +278,7 @@ def describe_plan(found: dict[str, Any]) -> str:
     lines = [
         f"{found['preset']}: {found['parameters'] / 1e6:,.0f} million weights, embeddings of {found['embedding_width']:,}, "
         f"{found['batch_size']:,} pairs a step",
+        f"  start: {found['start']}",
         f"  on {found['gpus']:,} x {found['gpu']}: {sharding}",
         f"  micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}, activations "
         + ("computed again" if found["checkpoint_activations"] else "kept"),

@@ -18,6 +18,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.finetune_config import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from pipeline_lib.presets import preset
 from pipeline_lib.search.mining import Embedder, mine
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.train.finetune import finetune, tuned_config
@@ -106,6 +107,13 @@ def test_tuning_keeps_the_optimizer_and_scales_its_rates() -> None:
     assert tuned.mixture == {"a": 300.0, "b": 100.0} and tuned.mask_same_document == ()
     small = tuned_config(base, FinetuneConfig(batch_size=64, temperature=0.1), {"a": 10}, 0.03)
     assert (small.batch_size, small.steps, small.temperature) == (10, 3, 0.1)
+
+
+def test_a_checkpoint_of_a_language_model_keeps_its_rates() -> None:
+    base = preset("demo", "somebody/a-language-model", 135_000_000).train
+    tuned = tuned_config(base, FinetuneConfig(rate_share=0.5), {"a": 300}, 0.03)
+    assert (tuned.learning_rate, tuned.embedding_learning_rate, tuned.scale_learning_rate) == (1.5e-4, 0.0, 0.0)
+    assert (tuned.embedding_epsilon, tuned.clip_norm, tuned.weight_average) == (1e-8, 1.0, 0.0)
 
 
 @pytest.mark.slow

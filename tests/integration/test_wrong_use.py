@@ -25,11 +25,16 @@ PROJECT = Path(__file__).parents[2]
         (["run", "--preset", "smoke", "--dump", "a.yaml", "--source", "."], "a.yaml"),
         (["inspect", "/nonexistent/folder"], "/nonexistent/folder"),
         (["trace", "0123456789abcdef"], "no pair"),
+        (["train", "--preset", "cpt_code_s"], "hf download Qwen/Qwen3-0.6B-Base"),
+        (["plan", "cpt_text_s", "--init", "nobody/nothing"], "hf download nobody/nothing"),
         (["fly"], "fly"),
     ],
 )
 def test_one_line(tmp_path: Path, words: list[str], says: str) -> None:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(tmp_path)}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {
+        "CPT_HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path),
+    }
     answer = subprocess.run(
         [sys.executable, "-m", "flows.cli", *words],
         env=env,

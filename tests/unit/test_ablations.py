@@ -38,7 +38,8 @@ def test_every_arm_changes_what_its_lever_is_about_and_no_more(preset) -> None: 
     assert set(bases) == {"batch", "start", "delimiters", "steps", "data"}
     allowed = {
         "batch": {"train.batch_size", "train.steps", "train.warmup_steps"},
-        "start": {"pretrain.steps", "pretrain.batch_tokens", "pretrain.sequence_tokens", "model.start"},
+        "start": {f"pretrain.{name}" for name in ("steps", "warmup_steps", "batch_tokens", "sequence_tokens")}
+        | {"model.start"},
         "delimiters": {"tokenizer.delimiters"},
         "steps": {"train.steps", "train.warmup_steps"},
         "data": {"train.mixture"},

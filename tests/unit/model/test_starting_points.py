@@ -11,14 +11,16 @@ from causal_lms import write_causal_lm
 from training_runs import MODEL, write_inputs, write_job
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
-from pipeline_lib.config import ModelConfig, PretrainConfig
+from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.config import ModelConfig, PretrainConfig, StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.starting_points import find_start, start_name
+from pipeline_lib.model.starting_points import find_start, start_name, start_weights
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.causal import CausalObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN, Job
+from pipeline_lib.train.launch import _start_folder
 
 
 def test_a_folder_is_itself_and_nothing_is_nothing(tmp_path: Path) -> None:
@@ -29,8 +31,9 @@ def test_a_folder_is_itself_and_nothing_is_nothing(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_not_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="nothing is fetched unasked: give --download"):
+    with pytest.raises(UserError, match=r"nothing is fetched unasked: give --download .*`hf download nobody/no-such-model`"):
         find_start("nobody/no-such-model")
+    assert start_weights("nobody/no-such-model") is None and start_weights("") is None
     with pytest.raises(UserError, match="no such folder"):
         find_start("/no/such/folder")
 
@@ -43,6 +46,8 @@ def test_a_cached_hub_id_needs_no_network(tmp_path: Path, monkeypatch: pytest.Mo
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)
     assert Path(find_start("somebody/tiny")) == snapshot
+    model = AutoModelForCausalLM.from_pretrained(snapshot)
+    assert start_weights("somebody/tiny") == start_weights(str(snapshot)) == sum(w.numel() for w in model.parameters())
 
 
 def start_from(folder: Path) -> Encoder:
@@ -107,6 +112,24 @@ def test_what_pre_training_writes_is_a_start_with_its_own_delimiters(tmp_path: P
     before = dict(objective.module.named_parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in again.module.named_parameters())
     assert again.gradients(0).loss > 0
+
+
+def test_what_pre_training_made_of_a_given_model_is_the_start_and_a_lexical_one_beside_it_is_refused(tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "store"), write_causal_lm(tmp_path / "lm", "gpt2")
+
+    def build(stage: Stage) -> Artifact:
+        def make(key: str) -> Outcome:
+            scratch = store.scratch(stage.name)
+            (scratch / "config.json").write_text("{}")
+            return Outcome(parts=(store.commit_part(draft_part(stage, key, "model"), scratch),))
+
+        return store.build(stage, StageConfig(), {}, make)
+
+    given, more = ModelConfig(init=str(folder)), build(PRETRAIN)
+    assert _start_folder(more, given) == (str(more.part_folder("model")), more.digest)
+    assert _start_folder(None, given)[0] == str(folder)
+    with pytest.raises(UserError, match="a lexical_start start is given too; choose one of them"):
+        _start_folder(build(Stage(name="lexical_start", version=1)), given)
 
 
 def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> None:

@@ -44,6 +44,19 @@ def test_the_mask_changes_the_loss_only_where_it_is_asked_for(tmp_path: Path, vi
     assert (with_mask < without) if views else (with_mask == without)
 
 
+@pytest.mark.parametrize(
+    ("rates", "warned"),
+    [({"learning_rate": 1e-3}, False), ({"learning_rate": 3e-3}, True), ({"embedding_learning_rate": 5e-2}, True)],
+)
+def test_a_rate_that_overwrites_the_token_table_is_warned_of(tmp_path: Path, rates: dict[str, float], warned: bool) -> None:
+    lines = objective(tmp_path, **rates).describe()  # a new table's deviation is 0.02
+    assert any(line.startswith("rates: ") and "warm-up 2 steps" in line for line in lines)
+    found = [line for line in lines if "standard deviation" in line]
+    assert bool(found) is warned
+    if warned:
+        assert f"{max(rates.values()) / 0.02:.2g} times the standard deviation of its weights, 0.02" in found[0]
+
+
 def test_a_batch_from_one_dataset_holds_no_other(tmp_path: Path) -> None:
     made = objective(tmp_path, batches_from="one_dataset", mixture={"docstring": 0.5, "neighbour": 0.5})
     views = set()

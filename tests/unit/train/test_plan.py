@@ -11,14 +11,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from causal_lms import FAMILIES, write_causal_lm
+from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
 from flows.cli import app
 from pipeline_lib.config import ModelConfig, RunConfig, ShardConfig, TokenizerConfig, TrainConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.model_shapes import HUB_MODELS, Shape
 from pipeline_lib.paper_presets import SIZES
 from pipeline_lib.presets import PRESETS, preset
-from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, step_flops, step_memory
+from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, shape_of, step_flops, step_memory
 
 SCRIPT = Path(__file__).parents[2] / "step_memory.py"
 
@@ -41,7 +45,36 @@ def test_parameters_are_those_of_the_built_model(sizes: dict[str, int]) -> None:
     config = small_run(**sizes)
     tokens = SimpleNamespace(vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
     encoder = Encoder.build(config.model, tokens, seed=1)  # type: ignore[arg-type]
-    assert parameters(config.model, tokens.vocab_size) == sum(weight.numel() for weight in encoder.parameters())
+    assert parameters(config) == sum(weight.numel() for weight in encoder.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_given_start_is_planned_by_its_own_shape(tmp_path: Path, family: str) -> None:
+    folder = write_causal_lm(tmp_path / "lm", family)
+    built = AutoModel.from_pretrained(folder)
+    config = preset("cpt_text_s", str(folder))
+    assert parameters(config) == sum(weight.numel() for weight in built.parameters()) + 1
+    found = plan(config, Terms())
+    assert (found["start"], found["embedding_width"]) == (str(folder), 32)
+    assert found["memory_bytes"]["total"] < plan(preset("cpt_text_s"), Terms())["memory_bytes"]["total"] / 10
+
+
+@pytest.mark.parametrize("init", HUB_MODELS)
+def test_the_presets_starts_have_the_weights_that_transformers_builds(init: str) -> None:
+    with torch.device("meta"):
+        built = AutoModel.from_config(AutoConfig.for_model(**HUB_MODELS[init]))
+    assert Shape.of(HUB_MODELS[init], init).weights == sum(weight.numel() for weight in built.parameters())
+
+
+def test_a_start_whose_sizes_are_not_known_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json there to plan by; give the folder"):
+        plan(preset("demo", "nobody/nothing"), Terms())
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(UserError, match="a model of type 'mamba' cannot be planned; known are gpt2"):
+        plan(preset("demo", str(tmp_path)), Terms())
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"its config\.json has no field 'hidden_size'"):
+        plan(preset("demo", str(tmp_path)), Terms())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +100,32 @@ def test_parameters_are_those_of_the_built_model(sizes: dict[str, int]) -> None:
 def test_memory_is_within_15_percent_of_a_measured_step(
     tmp_path: Path, sizes: dict[str, int], micro_batch_tokens: int, cached: bool
 ) -> None:
-    config = small_run(**sizes)
+    planned, measured = planned_and_measured(tmp_path, small_run(**sizes), micro_batch_tokens, cached)
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+LARGER: dict[str, dict[str, Any]] = {
+    "gpt_neox": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4},
+    "llama": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4},
+    "qwen3": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 8, "head_dim": 64},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "cached"),
+    [("qwen3", True), *(pytest.param(family, False, marks=pytest.mark.slow) for family in LARGER)],
+)
+def test_memory_of_a_given_start_is_within_15_percent_too(tmp_path: Path, family: str, cached: bool) -> None:
+    fields = {"num_hidden_layers": 4, "max_position_embeddings": 64, "num_key_value_heads": 4, **LARGER[family]}
+    AutoModel.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(tmp_path / "lm")
+    run = small_run()
+    run = run.model_copy(update={"model": run.model.model_copy(update={"init": str(tmp_path / "lm")})})
+    planned, measured = planned_and_measured(tmp_path, run, 4096, cached)
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+def planned_and_measured(tmp_path: Path, config: RunConfig, micro_batch_tokens: int, cached: bool) -> tuple[int, int]:
+    """Bytes of a step in one process."""
     (tmp_path / "config.json").write_text(config.model_dump_json())
     # freed blocks go back to the system at once, so that its count of resident bytes is that of live ones
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
@@ -75,16 +133,17 @@ def test_memory_is_within_15_percent_of_a_measured_step(
     done = subprocess.run(
         [*command, "cached" if cached else "direct"], env=environment, check=True, capture_output=True, text=True
     )
-    planned = step_memory(config, Layout(1, micro_batch_tokens=micro_batch_tokens, cached=cached)).total
-    assert planned == pytest.approx(int(done.stdout), rel=0.15)
+    return step_memory(config, Layout(1, micro_batch_tokens=micro_batch_tokens, cached=cached)).total, int(done.stdout)
 
 
 @pytest.mark.parametrize(("size", "billions"), [("s", 0.302), ("m", 1.208), ("l", 6.44), ("xl", 173.9)])
 def test_the_papers_sizes_come_to_the_papers_parameters(size: str, billions: float) -> None:
-    config = preset(f"cpt_text_{size}")
+    config = preset(f"cpt_text_{size}", "random")
     model = config.model
     outside = (config.tokenizer.vocab_size + model.positions) * model.width
-    assert (parameters(model, config.tokenizer.vocab_size) - outside) / 1e9 == pytest.approx(billions, rel=0.01)
+    assert (parameters(config) - outside) / 1e9 == pytest.approx(billions, rel=0.01)
+    start = shape_of(preset(f"cpt_text_{size}"))
+    assert (start.layers, start.width) == (model.layers, model.width), "a start of the paper's shape"
     assert (config.train.batch_size, model.width) == (SIZES[size].batch_size, SIZES[size].width)
     assert "check against the paper" in config.reference
 
@@ -109,7 +168,7 @@ def test_hours_cost_and_energy_follow_from_the_operations() -> None:
     assert found["gpu_hours"] == pytest.approx(config.train.steps * seconds * 4 / 3600)
     assert (found["cost"], found["energy_kwh"]) == pytest.approx((2 * found["gpu_hours"], 0.4 * found["gpu_hours"]))
     # 6 operations a weight and token, a third more with gradient caching; attention and logits are the rest
-    dense = 12 * 24 * 1024**2 * config.train.batch_size * (256 + 512) * 8
+    dense = 28 * (1024 * (2 * 2048 + 2 * 1024) + 3 * 1024 * 3072) * config.train.batch_size * (256 + 512) * 8
     assert 1.0 < step_flops(config, cached=True) / dense < 1.1
     assert plan(config, Terms(4))["cost"] is None
     assert "GPU-hours" in describe_plan(found) and "give --price" in describe_plan(plan(config, Terms(4)))
@@ -140,6 +199,9 @@ def test_the_terminals_options_change_the_plan() -> None:
     usual, smaller = planned(), planned("--batch-size", "1536")
     assert (smaller["batch_size"], smaller["steps"]) == (1536, 8 * usual["steps"])
     assert planned("--utilisation", "0.2")["gpu_hours"] == pytest.approx(2 * usual["gpu_hours"])
+    assert usual["start"] == "EleutherAI/pythia-410m"
+    scratch = planned("--init", "random")
+    assert scratch["start"] == "random weights" and scratch["parameters"] != usual["parameters"]
     again = planned("--checkpoint-activations")
     assert again["gpu_hours"] > 1.2 * usual["gpu_hours"] and again["micro_batch_tokens"] >= usual["micro_batch_tokens"]
     refused = CliRunner().invoke(app, ["plan", "cpt_text_s", "--utilisation", "1.5"])
