@@ -20,8 +20,11 @@ from flows.finetune_parameters import FinetuneParams, from_terminal
 from flows.parameters import PLACES, RunParams, run_options
 from flows.terminal import params_of
 from pipeline_lib.errors import UserError
+from pipeline_lib.model_shapes import HUB_MODELS
+from pipeline_lib.presets import RANDOM
 
 NAMES = ["tree", "my corpus", "it's", "-dash", "a;b && c", "$HOME", "größe", "new\nline", 'quo"te', "*", "--steps"]
+OTHER_STARTS = ("gpt2", "EleutherAI/pythia-70m")  # than those that presets name
 SUITES = ("sts-b", "beir/scifact", "similarity")
 EXACTLY = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
@@ -35,6 +38,12 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in NAMES:
             (place / name).mkdir(parents=True)
             (place / f"{name}.yaml").write_text("- {name: one, reader: tree, url: tree, licence: MIT}\n")
+    for model in (*HUB_MODELS, *OTHER_STARTS):
+        cached = tmp_path / "cache" / f"models--{model.replace('/', '--')}"
+        (cached / "snapshots" / "0123abcd").mkdir(parents=True)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "there"
 
@@ -50,7 +59,7 @@ def values(name: str, field: FieldInfo, there: Path) -> st.SearchStrategy[Any]:
     if name == "dump":
         return st.sampled_from([str(there / f"{each}.yaml") for each in NAMES])
     if name == "init":
-        return places | st.sampled_from(["gpt2", "EleutherAI/pythia-70m"])
+        return places | st.sampled_from([*OTHER_STARTS, RANDOM])
     if name == "data" and get_origin(annotation) is tuple:
         return st.lists(st.builds(str.__add__, st.sampled_from(["", "nli="]), places), min_size=1)
     if name in PLACES:

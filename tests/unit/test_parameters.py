@@ -9,8 +9,8 @@ import pytest
 from causal_lms import write_causal_lm
 from pydantic import BaseModel, ValidationError
 
-from flows.parameters import EvaluateParams, PublishParams, RunParams, TrainParams, split_checkpoint
-from flows.terminal import run_params
+from flows.parameters import EvaluateParams, PublishParams, RunParams, TrainParams, run_options, split_checkpoint
+from flows.terminal import params_of
 from pipeline_lib.config import RunConfig, StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.starting_points import HUB_ID
@@ -166,11 +166,11 @@ def test_the_terminal_tells_of_a_missing_start_before_anything_runs(tmp_path: Pa
     (tmp_path / "random").mkdir()  # the word is no folder
     for options in ({"preset": "cpt_text_s"}, {"preset": "smoke", "init": "EleutherAI/pythia-410m"}):
         with pytest.raises(UserError, match=r"give --download .*hf download EleutherAI/pythia-410m.*--init random"):
-            run_params(dict(options))
+            params_of(RunParams, run_options(), options)
     options: dict[str, Any] = {"preset": "cpt_text_s", "init": "random"}
-    assert run_params(options).resolve().model.init == ""
+    assert params_of(RunParams, run_options(), options).resolve().model.init == ""
     write_causal_lm(tmp_path / "lm", "gpt2")
-    assert run_params({"preset": "smoke", "init": "lm"}).init == str(tmp_path / "lm")
+    assert params_of(RunParams, run_options(), {"preset": "smoke", "init": "lm"}).init == str(tmp_path / "lm")
 
 
 def test_curation_does_more_where_it_is_asked_to() -> None:
