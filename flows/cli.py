@@ -6,7 +6,6 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -186,6 +185,10 @@ def finetune(
     batch_size: Annotated[int, typer.Option(help="Pairs of one global batch.")] = 256,
     rate_share: Annotated[float, typer.Option(help="Learning rates, as a share of the run's that the checkpoint is of.")] = 1.0,
     require_negatives: Annotated[bool, typer.Option("--require-negatives", help="Drop pairs without any given one.")] = False,
+    columns: Annotated[
+        str, typer.Option(metavar="X,Y,...", help="A table's columns of query, positive, negatives: names or numbers.")
+    ] = "",
+    max_dropped_share: Annotated[float, typer.Option(help="A set that loses more of its items is refused.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of sample order.")] = 1,
     processes: Processes = 1,
     suite: Suites = None,
@@ -296,17 +299,12 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
 ) -> None:
     """Ranked functions and passages of the published index."""
+    from pipeline_lib.search.query import render_json, render_text
     from pipeline_lib.search.query import search as search_index
 
     _one_of("kind", kind, ("", "code", "text"))
     hits = search_index(_home(), query, kind or None, k, load_weights)
-    if as_json:
-        typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
-        return
-    for hit in hits:
-        typer.secho(f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", bold=True)
-        typer.echo(f"            {hit.path}:{hit.line}")
-        typer.echo(f"            {hit.doc}")
+    typer.echo(render_json(query, hits) if as_json else render_text(hits, kind))
 
 
 @app.command()

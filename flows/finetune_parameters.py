@@ -28,6 +28,15 @@ class FinetuneParams(BaseModel):
         "", title="Artifacts", description="Where artifacts lie: a bucket's URL or a folder. Empty: below the artifact root."
     )
     layout: Layout = Field("auto", title="Layout", description="Of all sets; `auto`: by the names of their files.")
+    columns: str = Field(
+        "",
+        title="Columns",
+        description="Of tables whose layout is not known: the columns of query, positive and hard negatives, as numbers from"
+        " 1 or names in the first row, parted by commas.",
+    )
+    max_dropped_share: float = Field(
+        0.5, title="Dropped at most", description="A set that loses more of its items (share) is refused.", ge=0, le=1
+    )
     split: str = Field("train", title="Split", description="Which judgements of retrieval sets are read.")
     max_negatives: int = Field(8, title="Given negatives", description="That a set brings for one pair, at most.", ge=0)
     require_negatives: bool = Field(
@@ -49,6 +58,8 @@ class FinetuneParams(BaseModel):
                 path=path,
                 view=name or "pairs",
                 layout=self.layout,
+                columns=self.columns,
+                max_dropped_share=self.max_dropped_share,
                 split=self.split,
                 max_negatives=self.max_negatives,
                 require_negatives=self.require_negatives,
@@ -68,7 +79,7 @@ def from_terminal(options: Mapping[str, Any]) -> FinetuneParams:
     fields = {
         "checkpoint": options["checkpoint"],
         "data": [f"{name}{equals}{Path(path).expanduser().absolute()}" for name, equals, path in sets],
-        "require_negatives": options["require_negatives"],
+        **{name: options[name] for name in ("require_negatives", "columns", "max_dropped_share") if name in options},
         "artifacts": options["artifacts"],
         "mining": {"per_pair": options["mine"], "first_rank": first, "last_rank": last, "margin": options["margin"]},
         "training": {name: options[name] for name in ("epochs", "batch_size", "rate_share", "seed", "processes")},
