@@ -41,6 +41,15 @@ class FinetuneParams(BaseModel):
         "", title="Artifacts", description="Where artifacts lie: a bucket's URL or a folder. Empty: below the artifact root."
     )
     layout: Layout = Field("auto", title="Layout", description="Of all sets; `auto`: by the names of their files.")
+    columns: str = Field(
+        "",
+        title="Columns",
+        description="A table whose layout is not known: its columns of query, positive and hard negatives, as numbers from"
+        " 1 or names in the first row, parted by commas.",
+    )
+    max_dropped_share: float = Field(
+        0.5, title="Dropped at most", description="A set that loses more of its items (share) is refused.", ge=0, le=1
+    )
     split: str = Field("train", title="Split", description="Which judgements of retrieval sets are read.")
     max_negatives: int = Field(8, title="Given negatives", description="That a set brings for one pair, at most.", ge=0)
     require_negatives: bool = Field(
@@ -62,6 +71,8 @@ class FinetuneParams(BaseModel):
                 path=path,
                 view=name or "pairs",
                 layout=self.layout,
+                columns=self.columns,
+                max_dropped_share=self.max_dropped_share,
                 split=self.split,
                 max_negatives=self.max_negatives,
                 require_negatives=self.require_negatives,

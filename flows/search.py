@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,18 +20,13 @@ def search(
 ) -> None:
     """Ranked functions and passages of the published index."""
     from pipeline_lib.home import artifact_home
+    from pipeline_lib.search.query import render_json, render_text
     from pipeline_lib.search.query import search as search_index
 
     if kind not in ("", *KINDS):
         raise UserError(f"--kind {kind!r}: choose one of {', '.join(KINDS)}")
     hits = search_index(artifact_home(), query, kind or None, k, load_weights)
-    if as_json:
-        typer.echo(json.dumps({"query": query, "hits": [vars(hit) for hit in hits]}, ensure_ascii=False))
-        return
-    for hit in hits:
-        typer.secho(f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", bold=True)
-        typer.echo(f"            {hit.path}:{hit.line}")
-        typer.echo(f"            {hit.doc}")
+    typer.echo(render_json(query, hits) if as_json else render_text(hits, kind))
 
 
 def load_weights(folder: Path) -> Any:

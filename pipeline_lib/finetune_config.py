@@ -18,8 +18,13 @@ class TrainingSetConfig(StageConfig):
     layout: Layout = Field(
         "auto",
         description="`records`: JSON Lines, each record known by its fields (SNLI, MNLI, ANLI, anchor/positive/negative,"
-        " Tevatron, FlagEmbedding); `triples`: lines of query, positive and negative parted by tabs; `beir`: a folder with"
-        " corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the names of the files.",
+        " Tevatron, FlagEmbedding); `triples`: tables, as lines of query, positive and negative parted by tabs; `beir`: a"
+        " folder with corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the names of the files.",
+    )
+    columns: str = Field(
+        "",
+        description="Columns of a table (.tsv, .txt, .csv) that hold query, positive and hard negatives, in this order, parted"
+        " by commas: numbers from 1, or names in its first row. Empty: the layout is known, or the file is refused.",
     )
     view: str = Field("pairs", description="Names the set's rows in shards and in `mixture`.", pattern=r"^[a-z0-9][a-z0-9_]*$")
     split: str = Field("train", description="Which judgements of a retrieval set are read: qrels/SPLIT.tsv, qrels.SPLIT.tsv.")
@@ -28,6 +33,14 @@ class TrainingSetConfig(StageConfig):
     min_relevance: int = Field(1, description="Least grade of a judgement that makes a positive.", ge=1)
     max_negatives: int = Field(8, description="Hard negatives of one pair at most, the first ones of the set.", ge=0)
     require_negatives: bool = Field(False, description="Drop pairs for which the set holds no hard negative.")
+    max_dropped_share: float = Field(
+        0.5,
+        description="A set of which more items give no pair (share of items) is refused: what cannot be read, names no known"
+        " text, has no label, is a pair of equals or comes again. Neutral pairs, negatives and grades below `min_relevance`"
+        " do not count; of a set of fewer than 40 items, 40 are reckoned with.",
+        ge=0,
+        le=1,
+    )
     max_text_bytes: int = Field(100_000, description="Records with a longer text go to quarantine (bytes).", gt=0)
 
 

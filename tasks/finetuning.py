@@ -29,7 +29,12 @@ def training_set_task(store: Store, config: TrainingSetConfig) -> Artifact:
     progress = StageProgress(f"read {config.view}")
     artifact = read_training_set(store, config, progress)
     counts = artifact.part("train").counts
-    progress.finish(f"{counts.n_out:,} pairs of {counts.n_in:,} items, {counts.quarantined:,} in quarantine")
+    dropped = counts.n_in - counts.n_out - counts.quarantined
+    most = ", most was left out" if 2 * counts.n_out < counts.n_in else ""
+    progress.finish(
+        f"{counts.n_out:,} pairs of {counts.n_in:,} items, {counts.quarantined:,} in quarantine, {dropped:,} dropped{most}"
+        + "".join(f", {reason} {count:,}" for reason, count in sorted(counts.dropped.items()))
+    )
     show_table(f"training-set-{config.view}", drop_rows(artifact), f"What came in of {config.view}, and what was dropped")
     return artifact
 

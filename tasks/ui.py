@@ -6,6 +6,7 @@ import base64
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -40,6 +41,17 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
+def release_frames(error: BaseException) -> None:
+    """Let go of what the functions held that an error went through: Prefect keeps the error until the process ends.
+
+    Native libraries report objects as leaked that are alive then, such as DuckDB its connections, closed ones too.
+    """
+    chain: list[BaseException] = [error]
+    for link in chain:
+        traceback.clear_frames(link.__traceback__)
+        chain += [cause for cause in (link.__cause__, link.__context__) if cause is not None and cause not in chain]
+
+
 def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A Prefect task without caching or stored results: the artifact store is the only cache.
 
@@ -49,7 +61,11 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                release_frames(error)
+                raise
 
         return task(
             name=name,

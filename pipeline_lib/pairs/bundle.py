@@ -25,7 +25,7 @@ from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 from pipeline_lib.sources.time_limit import TimeLimit, forget, within_time
 
-STAGE = Stage(name="extract", version=3)
+STAGE = Stage(name="extract", version=4)
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
 _DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article", "unknown_language"})

@@ -44,17 +44,20 @@ class _Smallest:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.heap: list[tuple[int, str, Row]] = []
+        self.heap: list[tuple[int, str, int, Row]] = []
+        self.seen = 0  # decides between rows of one id, which do not compare
 
     def add(self, row: Row) -> None:
         rank = -int(row_id(row["id"])[:12], 16)
+        self.seen += 1
+        entry = (rank, row["id"], self.seen, row)
         if len(self.heap) < self.size:
-            heapq.heappush(self.heap, (rank, row["id"], row))
+            heapq.heappush(self.heap, entry)
         elif self.heap and rank > self.heap[0][0]:
-            heapq.heapreplace(self.heap, (rank, row["id"], row))
+            heapq.heapreplace(self.heap, entry)
 
     def rows(self) -> list[Row]:
-        return [row for _, _, row in sorted(self.heap, key=lambda entry: (entry[2]["path"], entry[1]))]
+        return [row for *_, row in sorted(self.heap, key=lambda entry: (entry[-1]["path"], *entry[1:3]))]
 
 
 def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int = 0) -> Sample:

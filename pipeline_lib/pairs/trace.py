@@ -26,7 +26,7 @@ class Trace:
     part: str  # label of its part
     listing: str  # key of the `source` artifact; empty where it is gone
     file: str  # path of the dump's file inside its source
-    record: str  # URL, member or record inside that file; empty: the file is one text
+    record: str  # URL, member or record inside that file, with "#copy=2" the second of that name; empty: the file is one text
     place: str  # where the file lay when it was listed last, as a path or URL; empty where nobody knows
     bytes: int
     sha256: str  # of the dump's file, or commit:ID or etag:DIGEST; empty where its listing is gone

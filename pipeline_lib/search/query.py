@@ -161,15 +161,19 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
 
 def render_json(query: str, hits: Sequence[Hit]) -> str:
     """{query, hits: [{rank, score, kind, name, path, line, doc}]} as one JSON object."""
-    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False, indent=1)
+    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
 
 
-def render_text(hits: Sequence[Hit]) -> str:
-    """Two lines a hit: rank, score, name and place; below it what it is about."""
+def render_text(hits: Sequence[Hit], kind: str = "") -> str:
+    """Three lines a hit: rank, score and name; its place; what it is about. Without hits a line that says so.
+
+    Args:
+        kind: what was searched for; empty: both.
+    """
     if not hits:
-        return "nothing found"
+        return f"nothing found: the index holds no {kind}" if kind else "nothing found"
     return "\n".join(
-        f"{hit.rank:>3}  {hit.score:.3f}  {hit.name}  {hit.path}:{hit.line}\n            {hit.doc}" for hit in hits
+        f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}\n            {hit.path}:{hit.line}\n            {hit.doc}" for hit in hits
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pipeline_lib.artifact import Record, digest_of
 from pipeline_lib.config import SourceConfig
 from pipeline_lib.sources.dump_files import list_dump
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.sources.python_installation import list_python
-from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.source_file import COPY_MARK, SourceFile
 from pipeline_lib.sources.source_tree import list_tree
 
 # One path in 32 may start a bundle once it is half full. So where a bundle ends depends on the paths near it alone, and a
@@ -52,7 +52,7 @@ def bundles_of(files: Iterable[SourceFile], max_bytes: int) -> list[Bundle]:
     pending: list[SourceFile] = []
     size = 0
     last_source = ""
-    for file in sorted(files, key=lambda file: (file.source, file.path)):
+    for file in _told_apart(sorted(files, key=lambda file: (file.source, file.path, file.sha256))):
         full = size + file.bytes > max_bytes or (size > max_bytes // 2 and _may_start(file))
         if pending and full:
             bundles.append(_bundle(pending, last_source))
@@ -62,6 +62,15 @@ def bundles_of(files: Iterable[SourceFile], max_bytes: int) -> list[Bundle]:
     if pending:
         bundles.append(_bundle(pending, last_source))
     return bundles
+
+
+def _told_apart(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+    """The files, each with a path of its own: names of other bytes can be shown alike."""
+    last, copies = ("", ""), 1
+    for file in files:
+        copies = copies + 1 if (file.source, file.path) == last else 1
+        last = file.source, file.path
+        yield file.model_copy(update={"path": f"{file.path}{COPY_MARK}{copies}"}) if copies > 1 else file
 
 
 def _may_start(file: SourceFile) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.found_text import address
 from pipeline_lib.sources.lines import bounded_lines
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal, decode
@@ -58,7 +59,7 @@ def _found(file: SourceFile, number: int, line: bytes | Refusal, limits: ReadLim
     place = record.get("url") or f"{record['repo']}/{record['path']}#{number}"
     data = _source(record).encode("utf-8", "surrogatepass")
     update = {
-        "path": f"{file.path}!{_valid(str(place))}",
+        "path": f"{file.path}!{address(str(place))}",
         "group": _valid(record["repo"]),
         "form": record["language"],
         "bytes": len(data),

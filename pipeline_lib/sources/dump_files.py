@@ -58,7 +58,7 @@ def _local_files(source: DumpSource) -> Iterator[SourceFile]:
     if folder.exists():
         places, root = [source.url], str(folder.parent)
     else:
-        places, root = sorted(glob.glob(source.url, recursive=True)), _fixed_folder(source.url)  # noqa: PTH207 - absolute
+        places, root = sorted(set(glob.glob(source.url, recursive=True))), _fixed_folder(source.url)  # noqa: PTH207 - absolute
     for place in places:
         if not os.path.isdir(place):  # noqa: PTH112 - a string that may hold bytes that are no UTF-8
             path = os.path.relpath(place, root)

@@ -58,7 +58,7 @@ def unsafe_path(name: str) -> Refusal | None:
 
 def member(container: SourceFile, name: str, form: Form | None, content: bytes | Refusal, limits: ReadLimits) -> Found:
     """A member's text, a page's main text, or why there is none; its path is the container's, "!" and its own."""
-    update: dict[str, Any] = {"path": f"{container.path}!{shown(name)[:MAX_NAME_CHARACTERS]}", "form": form or "plain"}
+    update: dict[str, Any] = {"path": f"{container.path}!{shown(name[:MAX_NAME_CHARACTERS])}", "form": form or "plain"}
     if isinstance(content, Refusal):
         return Found(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
     update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

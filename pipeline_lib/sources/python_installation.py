@@ -89,7 +89,8 @@ class InstalledDistribution:
     def files(self) -> Iterable[SourceFile]:
         """Its code, prose and description, as RECORD lists them; hashes are RECORD's where it has them."""
         root = str(self.distribution.locate_file("")).rstrip("/")
-        for path, digest, size in csv.reader(self.record.splitlines()):
+        rows = {row[0]: row for row in csv.reader(self.record.splitlines())}  # some installers list a file twice
+        for path, digest, size in rows.values():
             form = _form_in_distribution(path)
             if form is None:
                 continue

@@ -7,6 +7,7 @@ A reader with options declares them as a pydantic model `Options` in its module;
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import ModuleType
@@ -19,14 +20,14 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import read_whole, without_suffix
 from pipeline_lib.sources.remote import local_copy
 from pipeline_lib.sources.safe_open import Refusal, SourceText, decode, read_source
-from pipeline_lib.sources.source_file import Form, SourceFile
+from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile
 
 
 class Found(NamedTuple):
     """One text inside a container, or why it could not be read.
 
     `file` is the container's record with what is the text's own: path (the container's, "!" and the record's name, member
-    or URL), form, group, licence, the sha256 and the length of its bytes.
+    or URL; no two texts of a container have the same), form, group, licence, the sha256 and the length of its bytes.
     """
 
     file: SourceFile
@@ -45,6 +46,8 @@ _READERS: dict[str, str] = {
     "git": "pipeline_lib.sources.git_repository:read_repository",
     "code_search_net": "pipeline_lib.sources.code_search_net:read_records",
 }
+
+_LINED: frozenset[Form] = frozenset({"json_lines", "parquet"})  # the path of each record ends in its line
 
 
 def reader_of(form: Form) -> Reader | None:
@@ -89,8 +92,41 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[Found]:
         elif reader is None:
             yield Found(file, _read_text(here, config))
         else:
+            names = _Names()
             for found in reader(here, config.limits):
-                yield _in_one_group(found, file.group) if file.one_group else found
+                own = found if file.form in _LINED or found.file.path == file.path else names.told_apart(found)
+                yield _in_one_group(own, file.group) if file.one_group else own
+
+
+class _Names:
+    """The paths of a container's texts so far, 8 bytes of hash each: a text whose path an earlier one has gets a number."""
+
+    def __init__(self) -> None:
+        self.known: set[int] = set()
+        self.copies: dict[int, int] = {}  # of paths that came again: the last number given
+
+    def told_apart(self, found: Found) -> Found:
+        """The text under a path of its own; a refusal as it is, for no row of a table is named by it."""
+        path = found.file.path
+        if isinstance(found.content, Refusal) or self._is_new(path):
+            return found
+        first = _short_hash(path)
+        number = self.copies.get(first, 1) + 1
+        while not self._is_new(f"{path}{COPY_MARK}{number}"):
+            number += 1
+        self.copies[first] = number
+        return Found(found.file.model_copy(update={"path": f"{path}{COPY_MARK}{number}"}), found.content)
+
+    def _is_new(self, path: str) -> bool:
+        key = _short_hash(path)
+        if key in self.known:
+            return False
+        self.known.add(key)
+        return True
+
+
+def _short_hash(path: str) -> int:
+    return int.from_bytes(hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _read_text(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:

@@ -10,7 +10,7 @@ from pipeline_lib.config import ReadLimits
 from pipeline_lib.sources.found_text import found_text
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
+from pipeline_lib.sources.source_file import CODE_FORMS, LINE_MARK, SourceFile
 
 
 class FieldNames(BaseModel):
@@ -82,17 +82,16 @@ def found_record(file: SourceFile, number: int, record: object, options: Options
         if form not in CODE_FORMS:
             return _refused(file, number, Refusal("unknown_language", f"{ascii(form)[:60]}, known are {sorted(CODE_FORMS)}"))
         name = f"{group}/{name}"
-    licence = _word(record, fields.licence)
-    found = found_text(
-        file, f"{name}#L{number}", text, limits, form=form, group=group or name or f"{file.path}#L{number}", licence=licence
-    )
+    line, licence = f"{LINE_MARK}{number}", _word(record, fields.licence)
+    of_split = group or name or f"{file.path}{line}"
+    found = found_text(file, name, text, limits, line, form=form, group=of_split, licence=licence)
     if isinstance(found.content, Refusal):
         return Found(found.file, Refusal(found.content.reason, found.content.detail, number))
     return found
 
 
 def _refused(file: SourceFile, number: int, refusal: Refusal) -> Found:
-    place = file.model_copy(update={"path": f"{file.path}!#L{number}", "bytes": 0, "sha256": ""})
+    place = file.model_copy(update={"path": f"{file.path}!{LINE_MARK}{number}", "bytes": 0, "sha256": ""})
     return Found(place, Refusal(refusal.reason, refusal.detail, number))
 
 

@@ -6,7 +6,6 @@ an archive is not opened.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from pipeline_lib.config import ReadLimits
@@ -28,7 +27,7 @@ _ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".ta
 def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     """Every member that holds code or prose, and every one that is refused, in the archive's order.
 
-    Refusals of members: unsafe_path, link, not_a_file, duplicate_name, nested_archive, encrypted, unsupported_compression,
+    Refusals of members: unsafe_path, link, not_a_file, nested_archive, encrypted, unsupported_compression,
     file_too_large, damaged, and those of decoding. Of the archive: truncated, damaged, expansion_limit, too_many_members.
     """
     refusal = check_stream(file.place, limits, file.sha256)
@@ -53,12 +52,11 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
 
 
 class _Chosen:
-    """Which members are read: by the names that came before, and how many were refused."""
+    """Which members are read, and how many were refused."""
 
     def __init__(self, limits: ReadLimits, html: bool) -> None:
         self.limits = limits
         self.html = html
-        self.names: set[int] = set()
         self.refused = 0
 
     def is_read(self, entry: TarEntry | ZipEntry) -> bool:
@@ -90,8 +88,4 @@ class _Chosen:
             return Refusal("nested_archive", "an archive in an archive is not opened: list it by itself")
         if entry.size > self.limits.max_text_bytes:
             return Refusal("file_too_large", f"{entry.size} bytes, at most {self.limits.max_text_bytes} are read")
-        name = int.from_bytes(hashlib.sha256(entry.name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
-        if name in self.names:
-            return Refusal("duplicate_name", "an earlier member has this name, and was read")
-        self.names.add(name)
         return None

@@ -50,6 +50,9 @@ _NOT_PROSE = re.compile(
 )
 # a container's path, and what stands in a URL before the path of a file
 _BEFORE_PATH = re.compile(r"^[^!]*!(?:https?://[^/]+/(?:[^/]+/[^/]+/blob/[^/]+/)?)?")
+# what may stand behind a record's name: a digest of all of it, its line, and which text of that name it is
+DIGEST_MARK, LINE_MARK, COPY_MARK = "#sha256=", "#L", "#copy="
+_BEHIND_PATH = re.compile(rf"(?:{DIGEST_MARK}|{LINE_MARK}|{COPY_MARK}).*", re.DOTALL)
 
 
 class SourceFile(Record):
@@ -71,7 +74,7 @@ class SourceFile(Record):
     @property
     def inner_path(self) -> str:
         """The path without the container's; of a forge's URL, the path inside the repository."""
-        return _BEFORE_PATH.sub("", self.path).partition("#L")[0] if "!" in self.path else self.path
+        return _BEHIND_PATH.sub("", _BEFORE_PATH.sub("", self.path)) if "!" in self.path else self.path
 
     @property
     def identity(self) -> list[Any]:

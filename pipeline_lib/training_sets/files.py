@@ -6,9 +6,10 @@ they are there, triples of ids (qidpidtriples.SPLIT*.tsv). Each may be compresse
 
 from __future__ import annotations
 
+import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,16 @@ from pipeline_lib.finetune_config import TrainingSetConfig
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
 from pipeline_lib.sources.lines import bounded_lines
 from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.training_sets.columns import NLI, cells_of, faults_of, look_at, places_of, refusal
 from pipeline_lib.training_sets.items import Bad, Dropped, Example, Item, Judgement, Text, check_text
 from pipeline_lib.training_sets.records import items_of, joined
 
 LINE_PER_TEXT = 64  # a line may hold many passages, and their escapes
-RECORDS, TABLES = (".jsonl", ".json"), (".tsv", ".txt")
+RECORDS, TABLES = (".jsonl", ".json"), (".tsv", ".txt", ".csv")
+KNOWN = (
+    "JSON Lines of SNLI, MultiNLI, ANLI, triplets, Tevatron and FlagEmbedding; SNLI and MultiNLI as .txt; lines of query,"
+    " positive and, if any, hard negatives as texts parted by tabs, without a header; folders of BEIR and MS MARCO"
+)
 ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 
 LineReader = Callable[[bytes, TrainingSetConfig], Iterator[Item]]
@@ -37,13 +43,14 @@ class SetFile:
     path: Path
     read_line: LineReader
     part: Literal["train", "corpus"] = "train"
+    has_header: bool = False  # whether its first line is none of them
 
 
 def find_files(config: TrainingSetConfig) -> list[SetFile]:
     """The files of a training set, in the order in which they are read.
 
     Raises:
-        UserError: there is no such file or folder, or it is none of the known layouts.
+        UserError: there is no such file or folder, or it is not surely in one of the known layouts.
     """
     place = place_of(config)
     layout = _guess(place) if config.layout == "auto" else config.layout
@@ -51,11 +58,11 @@ def find_files(config: TrainingSetConfig) -> list[SetFile]:
         return _beir_files(place, config)
     if layout == "msmarco":
         return _msmarco_files(place, config)
-    endings, reader = (RECORDS, read_record) if layout == "records" else (TABLES, read_triple)
+    endings = RECORDS if layout == "records" else TABLES
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if _kind(path) in endings)
     if not files:
         raise UserError(f"{place}: no file of {', '.join(endings)}; expected a training set in the layout {layout!r}")
-    return [SetFile(path, reader) for path in files]
+    return [SetFile(path, read_record) for path in files] if layout == "records" else _tables(files, config)
 
 
 def place_of(config: TrainingSetConfig) -> Path:
@@ -74,12 +81,33 @@ def read_items(file: SetFile, config: TrainingSetConfig) -> Iterator[tuple[int, 
         with open_expanded(str(file.path), limits) as stream:
             lines = bounded_lines(io.BufferedReader(stream), config.max_text_bytes * LINE_PER_TEXT)
             for number, line in enumerate(lines, 1):
+                if number == 1 and file.has_header:
+                    continue
                 if isinstance(line, Refusal):
                     yield number, Bad("line_too_large", line.detail)
                 elif line.strip():
                     yield from ((number, item) for item in file.read_line(line, config))
     except Unreadable as error:
         yield 0, Bad(error.refusal.reason, error.refusal.detail)
+
+
+def _tables(files: Sequence[Path], config: TrainingSetConfig) -> list[SetFile]:
+    """Tables, each with what its columns are: those that the user named, SNLI's by their names, else texts alone."""
+    tables = [look_at(path, config.max_text_bytes * LINE_PER_TEXT) for path in files]
+    found, unknown = list[SetFile](), []
+    for table in tables:
+        if config.columns:
+            places, has_header = places_of(config.columns, table)
+            found.append(SetFile(table.path, partial(read_cells, table.delimiter, places), has_header=has_header))
+        elif table.rows and set(table.rows[0]) >= NLI:
+            found.append(SetFile(table.path, partial(read_statement, table.rows[0]), has_header=True))
+        elif faults := faults_of(table):
+            unknown.append((table, faults))
+        else:
+            found.append(SetFile(table.path, read_triple))
+    if unknown:
+        raise refusal(unknown, KNOWN)
+    return found
 
 
 def _guess(place: Path) -> str:
@@ -145,6 +173,33 @@ def read_triple(line: bytes, config: TrainingSetConfig) -> Iterator[Item]:
     yield bad or Example(fields[0], fields[1], fields[2:])
 
 
+def read_cells(delimiter: str, places: Sequence[int], line: bytes, config: TrainingSetConfig) -> Iterator[Item]:
+    """The cells of a row in the order query, positive, negatives; a cell without a text is no negative."""
+    try:
+        cells = cells_of(line.decode("utf-8-sig"), delimiter)
+    except (UnicodeDecodeError, csv.Error) as error:
+        yield Bad("no_row", ascii(str(error))[:200])
+        return
+    if len(cells) <= max(places):
+        yield Bad("too_few_fields", f"{len(cells)}, expected {max(places) + 1}: {ascii(cells)[:80]}")
+        return
+    x, y, *negatives = [cells[place] for place in places]
+    texts = [x, y, *filter(str.strip, negatives)]
+    bad = next((bad for text in texts if (bad := check_text(text, config.max_text_bytes))), None)
+    yield bad or Example(x, y, texts[2:])
+
+
+def read_statement(names: Sequence[str], line: bytes, config: TrainingSetConfig) -> Iterator[Item]:
+    """A row of SNLI or MultiNLI as .txt, whose first row names the columns."""
+    fields = _fields(line, len(NLI))
+    if isinstance(fields, Bad):
+        yield fields
+    elif len(fields) < len(names) and not set(names[: len(fields)]) >= NLI:
+        yield Bad("too_few_fields", f"{len(fields)}, expected {len(names)}: {ascii(fields)[:80]}")
+    else:
+        yield from items_of(dict(zip(names, fields, strict=False)), config.max_text_bytes)
+
+
 def read_beir_text(side: str, line: bytes, config: TrainingSetConfig) -> Iterator[Item]:
     """{"_id", "title", "text"}."""
     record = _json(line)
@@ -194,7 +249,7 @@ def read_id_triple(line: bytes, _: TrainingSetConfig) -> Iterator[Item]:
 
 def _fields(line: bytes, least: int) -> list[str] | Bad:
     try:
-        fields = line.decode().rstrip("\r\n").split("\t")
+        fields = line.decode().removeprefix("\ufeff").rstrip("\r\n").split("\t")
     except UnicodeDecodeError as error:
         return Bad("not_utf8", f"{error.reason} at byte {error.start}")
     if len(fields) == 1 and least > 2:  # TREC's judgements are parted by spaces

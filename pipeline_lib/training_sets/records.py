@@ -57,7 +57,7 @@ def _read(record: object) -> Iterator[Item]:
 def _statement(premise: Any, hypothesis: Any, label: Any) -> Item:
     if label in NO_LABEL:
         return Dropped("no_gold_label")
-    if isinstance(label, bool) or label not in LABELS:
+    if isinstance(label, bool | float) or label not in LABELS:  # 0.0 is a score
         return Bad("unknown_label", f"got {ascii(label)[:80]}, expected entailment, neutral or contradiction")
     return Statement(premise, hypothesis, LABELS[label])
 

@@ -82,9 +82,13 @@ class Quarantine:
     def __init__(self, folder: Path, stage: str) -> None:
         self.stage = stage
         self.table = TableWriter(folder / "quarantine.parquet", QUARANTINE)
+        self.reasons: Counter[str] = Counter()
+        self.first = ""  # for a message
 
     def add(self, file: str, line: int, bad: Bad) -> None:
         """A line that is no item; line 0 is the whole file."""
+        self.reasons[bad.reason] += 1
+        self.first = self.first or f"{file}, line {line}: {bad.reason}, {bad.detail}"
         self.table.add((self.stage, file, file, line or -1, "", bad.reason, bad.detail))
 
 

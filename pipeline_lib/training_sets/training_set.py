@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from pipeline_lib.training_sets.files import SetFile, find_files, place_of, read
 from pipeline_lib.training_sets.items import Bad
 from pipeline_lib.training_sets.spool import MEMORY, Quarantine, Spool, TableWriter
 
-STAGE = Stage(name="training_set", version=1)
+STAGE = Stage(name="training_set", version=2)
+USED = frozenset({"negative", "neutral", "below_min_relevance", "no_negatives"})  # drops that a set is meant to have
 CORPUS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("hash", pa.int64())])
+FEW_ITEMS = 40  # a smaller set is judged as if it had this many: two bad lines of three are no verdict
 SHOW_EVERY = 10_000  # lines between two reports of progress
 
 
@@ -47,7 +49,8 @@ def read_training_set(store: Store, config: TrainingSetConfig, progress: Progres
     dropped, and so are pairs of a text with itself.
 
     Raises:
-        UserError: there is no such file, its layout is not known, or it holds no pair.
+        UserError: there is no such file, its layout is not known for sure, it holds no pair, or more of it was dropped than
+            `config.max_dropped_share`.
     """
     files = find_files(config)
     names = [_name_of(file.path, place_of(config)) for file in files]
@@ -89,6 +92,15 @@ class _Reading:
     def run(self, files: Sequence[SetFile], names: Sequence[str], progress: Progress) -> tuple[Part, ...]:
         """Read every file into tables, then join them to pairs."""
         folders = {label: self.store.scratch(STAGE.name) for label in ("train", "corpus")}
+        try:
+            return self._read(files, names, folders, progress)
+        finally:
+            for folder in folders.values():
+                shutil.rmtree(folder, ignore_errors=True)  # moved away, unless something failed
+
+    def _read(
+        self, files: Sequence[SetFile], names: Sequence[str], folders: Mapping[str, Path], progress: Progress
+    ) -> tuple[Part, ...]:
         quarantines = {label: Quarantine(folder, STAGE.name) for label, folder in folders.items()}
         seen: Counter[str] = Counter()
         for number, (file, name) in enumerate(zip(files, names, strict=True)):
@@ -101,25 +113,25 @@ class _Reading:
                 if seen.total() % SHOW_EVERY == 0:
                     progress(number, len(files), f"{seen.total():,} items")
         self.spool.close()
-        bad = {label: quarantine.table.rows for label, quarantine in quarantines.items()}
         for quarantine in quarantines.values():
             quarantine.table.close()
-        parts = [self._train(folders["train"], names, seen["train"], bad["train"])]
+        parts = [self._train(folders["train"], names, seen["train"], quarantines["train"])]
         if seen["corpus"]:
-            parts.append(self._corpus(folders["corpus"], seen["corpus"], bad["corpus"]))
-        else:
-            shutil.rmtree(folders["corpus"])
+            self._check_dropped(seen["corpus"], Counter(), quarantines["corpus"])
+            parts.append(self._corpus(folders["corpus"], seen["corpus"], quarantines["corpus"].table.rows))
         return tuple(parts)
 
-    def _train(self, folder: Path, names: Sequence[str], n_in: int, n_bad: int) -> Part:
+    def _train(self, folder: Path, names: Sequence[str], n_in: int, quarantine: Quarantine) -> Part:
+        n_bad = quarantine.table.rows
         keys_N = np.fromiter((pair_key(pair["x"], pair["y"]) for pair in self.spool.pairs()), np.int64)
         positives = PositivePairs(keys_N)
         is_first_N = np.zeros(len(keys_N), bool)
         is_first_N[np.unique(keys_N, return_index=True)[1]] = True
-        dropped = Counter(self.spool.dropped)
+        dropped, more_negatives = Counter(self.spool.dropped), 0
         writer = TableWriter(self.spool.folder / "unordered.parquet", PAIRS_WITH_NEGATIVES)
         for pair, is_first in zip(self.spool.pairs(), is_first_N.tolist(), strict=True):
             reason = "" if is_first else "duplicate"
+            more_negatives += not is_first and bool(pair["negatives"])  # triples repeat a pair for each of its negatives
             negatives = self._negatives(pair, positives)
             if is_first and pair_key(pair["x"], "") == pair_key(pair["y"], ""):
                 reason = "same_text"
@@ -132,15 +144,26 @@ class _Reading:
         writer.close()
         if writer.rows == 0:
             raise UserError(
-                f"{self.config.path}: {n_in} items and no pair; dropped: {dict(dropped)}, could not be read: {n_bad}; "
-                "give another layout or file"
+                f"{self.config.path}: {n_in} items and no pair; dropped: {dict(dropped)}, could not be read:"
+                f" {dict(quarantine.reasons)}{_told(quarantine.first)}; give another layout or file"
             )
         lost = n_in - n_bad - writer.rows - dropped.total()  # judgements that name no known text, or the same pair again
         dropped.update({"unknown_id_or_judged_again": lost} if lost else {})
+        self._check_dropped(n_in, dropped - Counter(duplicate=more_negatives), quarantine)
         sort_by_id([self.spool.folder / "unordered.parquet"], folder / "pairs.parquet")
         counts = Counts(n_in=n_in, n_out=writer.rows, dropped=dict(sorted(dropped.items())), quarantined=n_bad)
         rows = {"pairs.parquet": writer.rows, "quarantine.parquet": n_bad}
         return self.store.commit_part(draft_part(STAGE, f"{self.key}-train", "train", counts, rows), folder)
+
+    def _check_dropped(self, n_in: int, dropped: Counter[str], quarantine: Quarantine) -> None:
+        lost = Counter({reason: count for reason, count in dropped.items() if reason not in USED}) + quarantine.reasons
+        if lost.total() > self.config.max_dropped_share * max(n_in, FEW_ITEMS):
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common())
+            raise UserError(
+                f"{self.config.path}: {lost.total():,} of {n_in:,} items ({lost.total() / n_in:.0%}) were dropped, at most"
+                f" {self.config.max_dropped_share:.0%} may: {reasons}{_told(quarantine.first)}; is it in another layout?"
+                " Mend or convert it, or raise max_dropped_share (--max-dropped-share)"
+            )
 
     def _negatives(self, pair: dict[str, Any], positives: PositivePairs) -> list[str]:
         kept = dict.fromkeys(text for text in pair["negatives"] if is_negative(pair["x"], text, positives))
@@ -167,6 +190,10 @@ class _Reading:
         counts = Counts(n_in=n_in, n_out=writer.rows, dropped=dropped, quarantined=n_bad)
         rows = {"corpus.parquet": writer.rows, "quarantine.parquet": n_bad}
         return self.store.commit_part(draft_part(STAGE, f"{self.key}-corpus", "corpus", counts, rows), folder)
+
+
+def _told(first: str) -> str:
+    return f"; the first: {first}" if first else ""
 
 
 def is_negative(x: str, text: str, positives: PositivePairs) -> bool:

@@ -31,6 +31,21 @@ PROJECT = Path(__file__).parents[2]
     ],
 )
 def test_one_line(tmp_path: Path, words: list[str], says: str) -> None:
+    last = fails(tmp_path, words).strip().splitlines()[-1]
+    assert says in last
+
+
+def test_nothing_follows_the_error_of_a_stage_that_holds_an_engine(tmp_path: Path) -> None:
+    """Prefect keeps the error, the error its frames, and DuckDB reports what is alive at the end of the process as leaked."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.md").write_text("Two words.\n")
+    printed = fails(tmp_path, ["build-dataset", "--preset", "smoke", "--source", str(tmp_path / "empty")])
+    assert printed.strip().splitlines()[-1].startswith("cpt: ")
+    assert "leak" not in printed
+
+
+def fails(tmp_path: Path, words: list[str]) -> str:
+    """What a command that is refused prints to its standard error."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {
         "CPT_HOME": str(tmp_path),
         "HF_HOME": str(tmp_path),
@@ -46,5 +61,4 @@ def test_one_line(tmp_path: Path, words: list[str], says: str) -> None:
     )
     assert answer.returncode == 2, answer.stderr
     assert "Traceback" not in answer.stderr
-    last = answer.stderr.strip().splitlines()[-1]
-    assert says in last
+    return answer.stderr

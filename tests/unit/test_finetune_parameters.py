@@ -13,7 +13,7 @@ from pipeline_lib.errors import UserError
 OPTIONS: dict[str, Any] = {
     "checkpoint": "k/step-000001", "data": ["nli=sets/nli", "plain.jsonl"], "mine": 3, "mine_ranks": "2-50", "margin": 0.1,
     "epochs": 1.5, "batch_size": 64, "rate_share": 0.2, "require_negatives": True, "seed": 4, "processes": 2,
-    "suite": ["sts-b"], "suite_data": "data", "quick": True, "artifacts": "",
+    "columns": "2,3", "max_dropped_share": 0.9, "suite": ["sts-b"], "suite_data": "data", "quick": True, "artifacts": "",
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def test_every_option_arrives() -> None:
         ("nli", Path("sets/nli").absolute()),
         ("pairs", Path("plain.jsonl").absolute()),
     ]
-    assert all(made.require_negatives for made in sets)
+    assert all(made.require_negatives and (made.columns, made.max_dropped_share) == ("2,3", 0.9) for made in sets)
     mining, training = params.mining, params.training
     assert (mining.per_pair, mining.first_rank, mining.last_rank, mining.margin) == (3, 2, 50, 0.1)
     assert (training.epochs, training.batch_size, training.rate_share, training.seed, training.processes) == (
@@ -43,6 +43,7 @@ def test_every_option_arrives() -> None:
         ({"mine_ranks": "9-3"}, "first_rank 9"),
         ({"mine_ranks": "3"}, "last-rank"),
         ({"epochs": 0}, "epochs"),
+        ({"max_dropped_share": 1.5}, "max-dropped-share"),
         ({"data": []}, "data"),
     ],
 )

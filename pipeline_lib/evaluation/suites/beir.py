@@ -24,7 +24,7 @@ BEIR_11 = (
 class Beir(SearchSuite):
     """One folder; its splits are those that it has judgements of."""
 
-    queries_are_documents = True  # in ArguAna and Quora; BEIR's own code does so everywhere
+    queries_are_documents = True  # in ArguAna and Quora
 
     def __init__(self, folder: str, data: Path, config: SuiteConfig) -> None:
         super().__init__(data, config)
@@ -59,7 +59,8 @@ class Beir(SearchSuite):
         """Title, where there is one, and text, joined by a space as BEIR does."""
         path = find_file(self.data, self.places, "corpus.jsonl", self.source)
         for record in read_json_lines(path, ("_id", "text")):
-            yield Document(str(record["_id"]), f"{record.get('title') or ''} {record['text']}".strip())
+            text = str(record["text"])
+            yield Document(str(record["_id"]), f"{record.get('title') or ''} {text}".strip(), text)
 
     def _qrels_file(self, split: str) -> Path | None:
         try:

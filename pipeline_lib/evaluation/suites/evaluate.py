@@ -26,7 +26,7 @@ from pipeline_lib.files import sha256_file
 from pipeline_lib.progress import Progress, silent
 from pipeline_lib.stage_config import StageConfig
 
-STAGE = Stage(name="evaluate_suite", version=3)
+STAGE = Stage(name="evaluate_suite", version=4)
 EMBEDDINGS = "embeddings"  # the cache's folder below the store; every file of it can be removed
 
 PER_QUERY = pa.schema(

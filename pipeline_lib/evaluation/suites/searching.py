@@ -25,10 +25,15 @@ TRAINING_VECTORS = 200_000  # at most; what an approximate index learns its cent
 
 
 class Document(NamedTuple):
-    """A text of a corpus under its official id."""
+    """A text of a corpus under its official id.
+
+    Attributes:
+        untitled: the text without its title, where `text` begins with one.
+    """
 
     id: str
     text: str
+    untitled: str = ""
 
 
 Corpus = Callable[[], Iterator[Document]]  # every call reads it from its beginning

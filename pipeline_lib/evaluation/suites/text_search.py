@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ class SearchSuite(Suite):
 
     Attributes:
         metrics: of rank_metrics.MEASURES, the headline first.
-        queries_are_documents: whether a document of the query's own id is the query, and no hit.
+        queries_are_documents: whether a document of the query's own id and text is the query, and no hit.
     """
 
     kind: Kind = "text_search"
@@ -62,7 +63,8 @@ class SearchSuite(Suite):
         depth = self.config.depth + self.queries_are_documents  # one more, as BEIR does: the query itself may be among them
         config = self.config.model_copy(update={"depth": depth})
         found = search(model, list(texts.values()), lambda: self._searched(qrels), config, "y", progress)
-        values = self._values(found.hits, ids_at(lambda: self._searched(qrels), found.hits), qrels)
+        own = self._queries_in_corpus(texts) if self.queries_are_documents else frozenset[str]()
+        values = self._values(found.hits, ids_at(lambda: self._searched(qrels), found.hits), qrels, own)
         bootstrap = (self.config.bootstrap, self.config.seed)
         figures = tuple(
             Figure(self.task, metric, metrics.mean_interval(of_each, *bootstrap), list(qrels), of_each)
@@ -73,18 +75,31 @@ class SearchSuite(Suite):
         facts |= {"queries_without_relevant": unanswerable, "relevant_not_in_corpus": absent}
         return SuiteResult(figures, facts)
 
-    def _values(self, hits: Hits, ids: dict[int, str], qrels: Graded) -> dict[str, np.ndarray]:
-        """Each metric's value for every query; a block of queries at a time, as a hit takes a few hundred bytes in Python."""
+    def _values(self, hits: Hits, ids: dict[int, str], qrels: Graded, own: Set[str]) -> dict[str, np.ndarray]:
+        """Each metric's value for every query; a block of queries at a time, as a hit takes a few hundred bytes in Python.
+
+        Args:
+            own: ids that a query and the same text in the corpus share.
+        """
         names, found = list(qrels), list[dict[str, np.ndarray]]()
         for at in range(0, len(names), QUERY_BLOCK):
             block = slice(at, at + QUERY_BLOCK)
             lists = ranked_ids(Hits(hits.rows_QK[block], hits.scores_QK[block]), ids)
             rankings = {
-                query: [pair for pair in ranked if not (self.queries_are_documents and pair[0] == query)][: self.config.depth]
+                query: [pair for pair in ranked if pair[0] != query or query not in own][: self.config.depth]
                 for query, ranked in zip(names[block], lists, strict=True)
             }
             found.append(ranking_values(rankings, {query: qrels[query] for query in rankings}, self.metrics))
         return {metric: np.concatenate([values[metric] for values in found]) for metric in self.metrics}
+
+    def _queries_in_corpus(self, queries: Mapping[str, str]) -> frozenset[str]:
+        """Ids of queries that are documents too, as in ArguAna: elsewhere both may be numbered from 0, and differ."""
+        words = {query: _words(text) for query, text in queries.items()}
+        return frozenset(
+            document.id
+            for document in self.corpus()
+            if document.id in words and words[document.id] in (_words(document.text), _words(document.untitled))
+        )
 
     def _asked(self, split: str) -> tuple[Graded, dict[str, str]]:
         """Judgements and texts of the queries that are asked, in one order."""
@@ -131,6 +146,10 @@ class SearchSuite(Suite):
         for row, document in enumerate(self.corpus()):
             if row in rows or document.id in judged:
                 yield document
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold()) or text.split()
 
 
 def _relevant(qrels: Graded) -> set[str]:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from pipeline_lib.artifact import Artifact, Store, digest_of
 from pipeline_lib.config import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
@@ -23,6 +25,7 @@ from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher, render_json, render_text, search
 
 Make = Callable[..., Artifact]
+CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None")] * 3
 
 
 def build(store: Store, exported: Artifact, curated: Artifact) -> Artifact:
@@ -194,6 +197,22 @@ def test_json_and_text_say_the_same(home: Path) -> None:
     for hit in hits:
         assert f"{hit.path}:{hit.line}" in render_text(hits)
     assert render_text([]) == "nothing found"
+
+
+def test_the_terminal_says_that_nothing_was_found(
+    store: Store, curate: Make, export_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export_model()
+    promote(store.root, exported, build(store, exported, curate(CODE_PAIRS)), "code alone")
+    monkeypatch.setenv("CPT_HOME", str(store.root))
+    found, none, as_json = (
+        CliRunner().invoke(app, ["search", "close it", "--kind", *words])
+        for words in (["code", "-k", "1"], ["text"], ["text", "--json"])
+    )
+    assert found.exit_code == none.exit_code == as_json.exit_code == 0
+    assert found.output.startswith("  1  0.") and found.output.count("\n") == 3
+    assert none.output == "nothing found: the index holds no text\n"
+    assert json.loads(as_json.output) == {"query": "close it", "hits": []}
 
 
 def test_a_search_imports_no_heavy_library(home: Path) -> None:

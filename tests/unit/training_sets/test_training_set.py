@@ -246,6 +246,131 @@ def test_the_same_set_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> N
     assert made[0].digest == made[1].digest and made[0].manifest.key == made[1].manifest.key
 
 
+def table(path: Path, *rows: str, n: int = 60) -> Path:
+    """Rows in which {0} is the number of the row."""
+    return write_lines(path, [row.format(i) for i in range(n) for row in rows])
+
+
+TEXTS = "what is thing {0}\tthing {0} is this\tnot thing {0}"
+HEADS = {
+    "sick": "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment",
+    "own": "Query text\tPositive\tHard negative",
+}
+NOT_KNOWN: dict[str, tuple[str, list[str], str]] = {
+    "sick": (
+        "s.txt",
+        [HEADS["sick"], *(f"{i}\ta dog {i} runs\tit {i} moves\t{i % 5}.5\tNEUTRAL" for i in range(30))],
+        "header",
+    ),
+    "sts-b": ("s.csv", [f"main\tMSR\t2012test\t{i:04}\t3.800\ta man {i} eats\tone {i} eats" for i in range(30)], "numbers"),
+    "scores last": ("s.tsv", [f"a man {i} eats\tone {i} eats\t{i / 30:.3f}" for i in range(30)], "column 3 holds numbers"),
+    "whole scores": ("s.tsv", [f"a man {i} eats\tone {i} eats\t{i % 2}" for i in range(30)], "column 3 holds numbers"),
+    "labels": ("s.tsv", [f"a man {i} eats\tone {i} eats\tcontradiction" for i in range(3)], "column 3 holds labels"),
+    "own labels": ("s.tsv", [f"a man {i} eats\tone {i} eats\t{'good bad'.split()[i % 2]}" for i in range(30)], "labels"),
+    "ids first": ("s.tsv", [f"q_{i}\ta man {i} eats\tone {i} eats" for i in range(30)], "column 1 holds ids"),
+    "header": ("s.tsv", ["anchor\tpositive\tnegative", *(TEXTS.format(i) for i in range(30))], "first row is a header"),
+    "header of words": ("s.tsv", [HEADS["own"], *(TEXTS.format(i) for i in range(30))], "first row is a header"),
+    "header of others": ("s.tsv", ["foo\tbar\tbaz", *(TEXTS.format(i) for i in range(30))], "first row is a header"),
+    "a header alone": ("s.tsv", ["query\tpositive\tnegative"], "first row is a header"),
+    "mostly empty": (
+        "s.tsv",
+        [f"a man {i} eats\tone {i} eats\t{'' if i % 3 else 'none'}" for i in range(30)],
+        "nothing in most",
+    ),
+    "all equal": ("s.tsv", ["\t".join([f"a man {i} eats"] * 3) for i in range(30)], "column 2 repeats column 1"),
+    "positive again": ("s.tsv", [f"what {i} is\tit {i} is\tit {i} is" for i in range(30)], "column 3 repeats column 2"),
+    "one column": ("s.txt", [f"a man {i} eats" for i in range(30)], "no two columns"),
+    "commas": ("s.csv", ["anchor,positive,negative", *(f'"what, {i}","this {i}",that {i}' for i in range(30))], "commas"),
+    "judgements": ("train.tsv", ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(30))], "header"),
+    "no text": ("s.bin", [b"\xff\xfe\x00"], "no row of text"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_KNOWN)
+@pytest.mark.parametrize("layout", ["auto", "triples"])
+def test_a_table_whose_columns_are_not_surely_texts_is_refused(tmp_path: Path, name: str, layout: str) -> None:
+    file, lines, message = NOT_KNOWN[name]
+    path = write_lines(tmp_path / "set" / file, lines)
+    with pytest.raises(UserError, match=message) as caught:
+        read(path, layout=layout)
+    for words in (str(path), "--columns", "SNLI"):
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_refused_with_the_file_that_nobody_knows(tmp_path: Path) -> None:
+    table(tmp_path / "set" / "a.tsv", TEXTS)
+    write_lines(tmp_path / "set" / "b.tsv", NOT_KNOWN["sts-b"][1])
+    with pytest.raises(UserError, match=r"b\.tsv: 7 columns"):
+        read(tmp_path / "set")
+
+
+def test_a_few_numbers_labels_and_gaps_among_texts_are_texts(tmp_path: Path) -> None:
+    odd = ["how many {0}\t42\tsome {0}", "is it {0}\tyes\tit may {0}", "{0}\tthe number {0}\tanother than {0}"]
+    made = read(table(tmp_path / "s.tsv", TEXTS, TEXTS.replace("thing", "one"), TEXTS.replace("thing", "other"), odd[0]))
+    assert made.manifest.counts.n_out == 240
+    assert (
+        read(table(tmp_path / "t.tsv", *[TEXTS.replace("thing", word) for word in "abcd"], *odd)).manifest.counts.n_out == 420
+    )
+    short = read(write_lines(tmp_path / "u.tsv", ["dog\thund\tkatze", "cat\tkatze\thund"]))
+    assert triples(short) == {("dog", "hund", ("katze",)), ("cat", "katze", ("hund",))}
+
+
+def test_snli_as_text_is_known_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    names = ["gold_label", "sentence1_binary_parse", "sentence1", "sentence2", "pairID", "label1", "label2"]
+    rows = [f"{label}\t( a )\t{p}\t{h}\t7\t{label}" for p, h, label in NLI]  # trailing labels are left out
+    made = read(write_lines(tmp_path / "snli_train.txt", ["\t".join(names), *rows, "-\t( a )\tp\th\t7\t", "neutral\tcut"]))
+    assert triples(made) == NLI_PAIRS
+    assert made.manifest.counts.dropped["no_gold_label"] == 1 and quarantined(made) == [(10, "too_few_fields")]
+
+
+def test_named_columns_are_taken_as_they_are_said_to_be(tmp_path: Path) -> None:
+    sick = write_lines(tmp_path / "sick.txt", NOT_KNOWN["sick"][1][:3])
+    for columns in ("sentence_A,sentence_B", "2, 3"):
+        assert triples(read(sick, columns=columns)) == {("a dog 0 runs", "it 0 moves", ()), ("a dog 1 runs", "it 1 moves", ())}
+    quoted = write_lines(tmp_path / "q.csv", ["a,p,n", '"what, ""x""",this,that', "y,z,", "short"])
+    made = read(quoted, columns="a,p,n")
+    assert triples(made) == {('what, "x"', "this", ("that",)), ("y", "z", ())}
+    assert quarantined(made) == [(4, "too_few_fields")]
+    for wrong, message in (("a,c", "no column 'c'"), ("1,4", "no column '4'"), ("1", "one column"), ("0,1", "no column '0'")):
+        with pytest.raises(UserError, match=message):
+            read(quoted, columns=wrong)
+
+
+def test_a_score_is_no_label(tmp_path: Path) -> None:
+    lines = [{"premise": "p", "hypothesis": "h", "label": score} for score in (0.0, 1.0, 2.0)]
+    with pytest.raises(UserError, match="'unknown_label': 3"):
+        read(write_lines(tmp_path / "s.jsonl", lines))
+
+
+@pytest.mark.parametrize("kind", ["bad", "duplicate", "unknown"])
+def test_a_set_of_which_most_is_dropped_is_refused_unless_that_is_allowed(tmp_path: Path, kind: str) -> None:
+    lines: list[Any] = [{"anchor": f"a{i}", "positive": f"p{i}"} for i in range(30)]
+    path, reason = tmp_path / "s.jsonl", {"bad": "no_text 31", "duplicate": "duplicate 31", "unknown": "unknown_id"}[kind]
+    more = {"anchor": "a", "positive": ""} if kind == "bad" else lines[0]
+    write_lines(path, [*lines, *[more] * 30])
+    if kind == "unknown":
+        path = tmp_path / "set"
+        write_lines(path / "corpus.jsonl", [{"_id": f"d{i}", "text": f"text {i}"} for i in range(30)])
+        write_lines(path / "queries.jsonl", [{"_id": f"q{i}", "text": f"query {i}"} for i in range(30)])
+        write_lines(path / "qrels" / "train.tsv", [f"q{i}\td{i}\t1" for i in range(61)])
+    else:
+        assert read(path).manifest.counts.n_out == 30  # half of them are there
+        write_lines(path, [*lines, *[more] * 31])
+    with pytest.raises(UserError, match=rf"31 of 61 items \(51%\) were dropped, at most 50% may: {reason}"):
+        read(path)
+    assert read(path, max_dropped_share=0.6).part("train").counts.n_out == 30
+
+
+def test_what_a_set_is_meant_to_drop_is_within_the_bound(tmp_path: Path) -> None:
+    """Triples name a pair once for each of its negatives; neutral pairs and low grades are left out by rule."""
+    again = [f"what is {i % 3}\tit is {i % 3}\tthe wrong one {i}" for i in range(90)]
+    assert read(write_lines(tmp_path / "s.tsv", again)).manifest.counts.dropped == {"duplicate": 87}
+    neutral = [SPELLINGS["simple"](f"p{i}", "h", "neutral") for i in range(90)]
+    made = read(write_lines(tmp_path / "s.jsonl", [*neutral, SPELLINGS["simple"]("p", "h", "entailment")]))
+    assert made.manifest.counts.n_out == 1
+
+
 @pytest.mark.slow
 def test_the_shared_samples(tmp_path: Path, eval_data: Path) -> None:
     store = Store(tmp_path)

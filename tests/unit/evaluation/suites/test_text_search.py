@@ -54,6 +54,23 @@ def test_a_query_that_is_a_document_takes_no_rank(put, data, config, encoder, mo
     assert list(recall.values) == pytest.approx([100 / 101, 99 / 101])  # of "other" d000 is among the first 100
 
 
+@pytest.mark.parametrize("model", ["bm25", "tfidf"])
+def test_a_document_that_has_but_the_id_of_a_query_is_a_hit(put, data, config, model):
+    """Queries and documents are both numbered from 0; the document of a query's own number answers it."""
+    topics = ["red cats", "blue dogs", "green birds", "old trees"]
+    texts = [f"about {topic}" for topic in topics]
+    documents = [{"_id": str(n), "title": topic, "text": f"the {topic} are known to us"} for n, topic in enumerate(topics)]
+    documents[3] |= {"title": "A title", "text": "About  old trees."}  # a query that is a document, as in ArguAna
+    documents.append({"_id": "4", "title": "", "text": "old trees"})
+    queries = [{"_id": str(n), "text": text} for n, text in enumerate(texts)]
+    for name, records in (("corpus", documents), ("queries", queries)):
+        put(f"beir/numbered/{name}.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    put("beir/numbered/qrels/test.tsv", "query-id\tcorpus-id\tscore\n0\t0\t1\n1\t1\t1\n2\t2\t1\n3\t4\t1\n")
+    result = open_suite("beir/numbered", data, config).run(open_model(model), "test")
+    ndcg = next(figure for figure in result.figures if figure.metric == "ndcg@10")
+    assert list(ndcg.values) == [1.0, 1.0, 1.0, 1.0]
+
+
 def test_splits_are_those_that_have_judgements(put, data, config):
     write_beir(put, split="dev")
     suite = open_suite("beir/tiny", data, config)
