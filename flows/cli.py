@@ -5,10 +5,8 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,14 +15,12 @@ from flows.plan import load_weights, plan_app
 from flows.prune import prune
 from flows.suite_texts import suite_texts
 from flows.terminal import run_params, with_server
-from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
+from pipeline_lib.errors import UserError
 
 if TYPE_CHECKING:
     from flows.parameters import RunParams
 
 DEFAULT_PORT = 4200
-WRONG_USE = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -345,36 +341,6 @@ def up(
     serve_platform(_home(), port, schedules)
 
 
-def main() -> None:
-    """The console script: known failures are one line and an exit code, never a traceback."""
-    try:
-        app(standalone_mode=False)
-    except (UserError, ContractViolation, CorruptArtifact, TrainingFailed) as error:
-        _fail(str(error))
-    except typer.Abort:
-        _interrupted()
-    except KeyboardInterrupt:
-        _interrupted()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        _fail(f"{error.filename or 'writing'}: {os.strerror(error.errno)}; free some space or mend the rights, and run again")
-    except Exception as error:
-        if hasattr(error, "format_message"):  # a wrong option, in typer's words
-            _fail(error.format_message())
-        raise
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"cpt: {message}", err=True)
-    sys.exit(WRONG_USE)
-
-
-def _interrupted() -> None:
-    typer.echo("cpt: interrupted; the same command goes on from here", err=True)
-    sys.exit(INTERRUPTED)
-
-
 def _home() -> Any:
     from pipeline_lib.home import artifact_home
 
@@ -395,6 +361,3 @@ def _announce(params: RunParams) -> None:
 def _print_record(record: Any) -> None:
     typer.echo(record.model_dump_json(indent=1))
 
-
-if __name__ == "__main__":
-    main()

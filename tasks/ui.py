@@ -23,6 +23,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from pipeline_lib import interruption
 from pipeline_lib.errors import TransientError
 
 P = ParamSpec("P")
@@ -49,7 +50,11 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **kwargs)
+            interruption.check()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                interruption.check()  # what a library made of a signal is no failure of this task
 
         return task(
             name=name,
@@ -80,6 +85,7 @@ class StageProgress:
         self._drawn = False
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
+        interruption.check()
         now = time.monotonic()
         if now - self.started < SHOW_AFTER_SECONDS:
             return

@@ -31,7 +31,7 @@ PROJECT = Path(__file__).parents[2]
 def test_one_line(tmp_path: Path, words: list[str], says: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(tmp_path)}
     answer = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words],
+        [sys.executable, "-m", "flows", *words],
         env=env,
         cwd=PROJECT,
         capture_output=True,
