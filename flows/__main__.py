@@ -6,6 +6,7 @@ Imports next to nothing, so that Ctrl-C is answered from the first moment on.
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from pipeline_lib import interruption
 
@@ -14,11 +15,11 @@ WRONG_USE = 2
 GO_ON = ("run", "build-dataset", "pretrain", "train", "finetune", "evaluate", "publish", "ablate")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Answer one command line and exit."""
     goes_on = next((word for word in sys.argv[1:] if not word.startswith("-")), "") in GO_ON
     last_words = "interrupted; the same command goes on from here" if goes_on else "stopped"
-    sys.exit(interruption.listening(_answer, last_words))
+    interruption.listening(_answer, last_words)
 
 
 def _answer() -> int:

@@ -14,7 +14,7 @@ import typer
 from flows.plan import load_weights, plan_app
 from flows.prune import prune
 from flows.suite_texts import suite_texts
-from flows.terminal import run_params, with_server
+from flows.terminal import check_folder, check_places, check_suites, run_params, with_server
 from pipeline_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -191,12 +191,16 @@ def finetune(
 ) -> None:
     """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
     options = locals()
+    from flows.finetune_parameters import from_terminal
+
+    params = from_terminal(options)
+    check_suites(params.suites)
+    check_places(params.artifacts)
 
     def flow() -> Any:
         from flows.finetune import finetune as tune
-        from flows.finetune_parameters import from_terminal
 
-        return tune(from_terminal(options))
+        return tune(params)
 
     _print_record(with_server(flow))
 
@@ -220,6 +224,9 @@ def evaluate(
     options = locals()
     params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
     _one_of("split", split, ("validation", "test"))
+    check_suites(suite or ())
+    check_folder("data", data)
+    _check_checkpoint(checkpoint)
     of_suites = {"suites": tuple(suite or ()), "models": tuple(model or ()), "quick": quick, "skip_missing": skip_missing}
     of_suites["data"] = os.path.abspath(data) if data else ""  # noqa: PTH100 - a string for JSON, links kept
 
@@ -246,6 +253,7 @@ def publish(
 ) -> None:
     """Select, test, export, index and promote."""
     params = run_params({key: value for key, value in locals().items() if key != "checkpoint"})
+    _check_checkpoint(checkpoint)
 
     def flow() -> Any:
         from flows.parameters import PublishParams
@@ -269,12 +277,14 @@ def ablate(
     """The paper's levers in small: each arm with each seed, as one table and one plot."""
     params = run_params({"preset": preset, "source": source, "dump": dump, "artifacts": artifacts})
     levers = {"levers": lever} if lever else {}
+    from flows.ablate_parameters import for_terminal
+
+    ablation = for_terminal(params, {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers})
 
     def flow() -> Any:
         from flows.ablate import ablate as ablate_flow
-        from flows.ablate_parameters import for_terminal
 
-        return ablate_flow(for_terminal(params, {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}))
+        return ablate_flow(ablation)
 
     _print_record(with_server(flow))
 
@@ -332,7 +342,7 @@ def trace(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.", min=1, max=65535)] = DEFAULT_PORT,
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch the cron schedules on; they are paused else.")] = False,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
@@ -352,6 +362,13 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"--{option} {value!r}: choose one of {', '.join(word for word in allowed if word)}")
 
 
+def _check_checkpoint(name: str) -> None:
+    from flows.parameters import split_checkpoint
+
+    if name:
+        split_checkpoint(name)
+
+
 def _announce(params: RunParams) -> None:
     from pipeline_lib.presets import describe
 
@@ -360,4 +377,3 @@ def _announce(params: RunParams) -> None:
 
 def _print_record(record: Any) -> None:
     typer.echo(record.model_dump_json(indent=1))
-

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.finetune_config import FinetuneConfig, Layout, MiningConfig, TrainingSetConfig
+from pipeline_lib.hardware import check_processes
 
 
 class FinetuneParams(BaseModel):
@@ -76,6 +77,7 @@ def from_terminal(options: Mapping[str, Any]) -> FinetuneParams:
         "suite_data": str(Path(options["suite_data"]).expanduser().absolute()) if options["suite_data"] else "",
         "quick": options["quick"],
     }
+    check_processes("processes", options["processes"])
     try:
         return FinetuneParams.model_validate(fields)
     except ValidationError as error:

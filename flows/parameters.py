@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline_lib.config import RunConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, in_one_line
+from pipeline_lib.hardware import check_processes
 from pipeline_lib.presets import preset as preset_config
 from pipeline_lib.train_config import TrainConfig
 
@@ -115,7 +116,7 @@ class RunParams(BaseModel):
         """The whole configuration: the preset's, with what was asked for in place.
 
         Raises:
-            UserError: both a source folder and a dump spec are given, or both steps and pairs.
+            UserError: values that exclude each other or that a stage refuses, or more processes than this machine can run.
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
@@ -138,7 +139,13 @@ class RunParams(BaseModel):
                 update={name: value for name in ("init", "pooling") if (value := getattr(self, name))}
             ),
         }
-        return RunConfig.model_validate(config.model_copy(update=update).model_dump())
+        try:
+            resolved = RunConfig.model_validate(config.model_copy(update=update).model_dump())
+        except ValidationError as error:
+            raise UserError(in_one_line(error)) from error
+        check_processes("workers", 0 if self.scheduler else self.workers)
+        check_processes("processes", self.processes)
+        return resolved
 
     def command(self) -> str:
         """What makes this run again at a terminal; of a path the last part, for the rest is this machine's."""
@@ -153,6 +160,8 @@ class RunParams(BaseModel):
     def _train(self, train: TrainConfig) -> TrainConfig:
         if self.steps and self.pairs:
             raise UserError(f"steps {self.steps} and pairs {self.pairs}: give one, the other follows from the batch size")
+        if self.batch_size == 1:
+            raise UserError("batch_size 1: a pair's negatives are the other pairs of its batch; give 2 or more")
         if self.pairs:
             batch_size = self.batch_size or train.batch_size
             train = train.lasting(round(self.pairs / batch_size))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.home import artifact_home
+from pipeline_lib.home import artifact_home, writable_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flows.parameters import RunParams
 
@@ -65,12 +65,61 @@ def run_params(options: dict[str, Any]) -> RunParams:
         from pipeline_lib.sources.source_tree import readable_folder
 
         readable_folder(options["source"])
+    for option in ("contamination", "suite_data"):
+        check_folder(option, options.get(option, ""))
+    if options.get("init") and not options.get("download"):
+        from pipeline_lib.model.starting_points import find_start
+
+        find_start(options["init"])
     if options.get("dump"):
         from pipeline_lib.sources.dump_spec import read_spec
 
         read_spec(options["dump"])
     try:
-        return RunParams(**options)
+        params = RunParams(**options)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{str(first['loc'][-1]).replace('_', '-')} {first['input']!r}: {first['msg']}") from error
+    params.resolve()
+    check_suites(params.select_suites)
+    check_places(params.artifacts, params.scheduler)
+    return params
+
+
+def check_places(artifacts: str, scheduler: str = "") -> None:
+    """Ask whatever a run is to use whether it is there, before the server starts.
+
+    Raises:
+        UserError: nothing can be written there, or nobody answers.
+    """
+    writable_home()
+    if scheduler:
+        from pipeline_lib.scheduler import check_scheduler  # Dask: half a second
+
+        check_scheduler(scheduler)
+    if artifacts:
+        from flows.workspace import open_store
+
+        open_store(artifacts).check_writable()
+
+
+def check_folder(option: str, folder: str) -> None:
+    """Whether there is the folder that an option names, if it names one.
+
+    Raises:
+        UserError: there is none.
+    """
+    if folder and not os.path.isdir(folder):  # noqa: PTH112 - a string for JSON
+        raise UserError(f"--{option.replace('_', '-')} {folder}: no such folder on this machine")
+
+
+def check_suites(names: Sequence[str]) -> None:
+    """Whether there are such suites.
+
+    Raises:
+        UserError: there is no suite or group of that name.
+    """
+    if names:
+        from pipeline_lib.evaluation.suites.registry import suite_names
+
+        suite_names(names)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +55,7 @@ def deaf_children() -> Iterator[None]:
     It goes to every process in the foreground; one that is not in a group of its own would die of it, with a traceback, before
     its parent stops it.
     """
+    resource_tracker.ensure_running()  # started later, it would lift the block for the thread that starts it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
