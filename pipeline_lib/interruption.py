@@ -51,12 +51,12 @@ def listening(command: Callable[[], int], last_words: str) -> NoReturn:
     os.set_blocking(writing, False)
     _state.last_words = last_words
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in SIGNALS:
-        signal.signal(number, _on_signal)
     sys.unraisablehook = _on_unraisable
     threading.Thread(target=_watch, args=(reading,), daemon=True, name="signals").start()
     try:
         try:
+            for number in SIGNALS:
+                signal.signal(number, _on_signal)
             code = command()
         finally:
             _state.ended = True

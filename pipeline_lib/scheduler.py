@@ -80,24 +80,32 @@ def on_fit_worker(fitness: Fitness, function: Callable[..., Any], *task: Any) ->
 
 
 def check_scheduler(address: str) -> None:
-    """Whether somebody listens at a scheduler's address; what Dask is told is known before it waits.
+    """Whether somebody listens at a scheduler's address, where that is not left to its file.
 
     Raises:
         UserError: it is no address, there is no such file, or nobody answers.
     """
+    found = _host_and_port(address)
+    if found is None:
+        return
+    try:
+        socket.create_connection(found, ANSWER_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise UserError(f"scheduler {address}: nobody answers ({why}); start it there, or give its address") from error
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Of an address; None for a scheduler file, for which Dask would wait for ever if it is not there."""
     if address.endswith(".json"):
         if not Path(address).is_file():
             raise UserError(f"scheduler {address}: no such scheduler file; start the scheduler with --scheduler-file")
-        return
+        return None
     scheme, _, place = address.rpartition("://")
     found = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/]+):(\d{1,5})", place)
     if scheme not in ("tcp", "tls") or not found or not 0 < int(found[2]) < 1 << 16:
         raise UserError(f"scheduler {address!r}: give tcp://HOST:PORT, tls://HOST:PORT or a scheduler file (.json)")
-    try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), ANSWER_SECONDS).close()
-    except OSError as error:
-        why = error.strerror or "no answer"
-        raise UserError(f"scheduler {address}: nobody answers ({why}); start it there, or give its address") from error
+    return found[1].strip("[]"), int(found[2])
 
 
 @contextmanager
@@ -150,6 +158,7 @@ def _remove(root: str, name: str) -> None:
 
 
 def _connect(address: str) -> Client:
+    _host_and_port(address)
     try:
         return Client(scheduler_file=address) if address.endswith(".json") else Client(address)
     except (ValueError, TypeError) as error:
