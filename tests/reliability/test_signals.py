@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from corpus import write_corpus
-from terminals import Terminal
+from terminals import PROJECT, Terminal
 
 from pipeline_lib.artifact import Store
 from pipeline_lib.interruption import STUCK_SECONDS
@@ -78,6 +80,21 @@ def over():
 interruption.listening(lambda: globals()[sys.argv[1]]() or 0, "stopped")
 """
 
+DEAF = """
+import multiprocessing, re, sys, time
+from pathlib import Path
+from pipeline_lib.children import deaf_children
+
+def blocked(pid):
+    return bool(int(re.search(r"SigBlk:\\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())[1], 16) & 2)
+
+with deaf_children():
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(30,))
+    child.start()
+print(blocked(child.pid), blocked("self"))
+child.kill()
+"""
+
 
 def small(tmp_path: Path, case: str) -> Terminal:
     terminal = Terminal(["-c", PROGRAM, case], tmp_path)
@@ -118,6 +135,12 @@ def test_sigterm_ends_it_with_143(tmp_path: Path) -> None:
     os.kill(terminal.child.pid, signal.SIGTERM)
     assert terminal.end(30) == 143
     assert "cleaned" in terminal.text
+
+
+def test_processes_that_dask_and_pools_start_do_not_hear_ctrl_c() -> None:
+    """In a program of its own: here the helper that lifts the block runs already."""
+    answer = subprocess.run([sys.executable, "-c", DEAF], capture_output=True, text=True, timeout=60, check=True, cwd=PROJECT)
+    assert answer.stdout.split() == ["True", "False"], "blocked in the child, and not in the parent"
 
 
 @pytest.mark.parametrize("words", [["search", "anything"], ["inspect", "."]])
