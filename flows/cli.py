@@ -5,9 +5,6 @@ Prefect, torch and the stages are imported inside the commands that need them: `
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -17,11 +14,8 @@ from flows.plan import plan_app
 from flows.prune import prune
 from flows.search import search
 from flows.suite_texts import suite_texts
-from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, UserError
 
 DEFAULT_PORT = 4200
-WRONG_USE = 2
-INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
@@ -88,7 +82,7 @@ def trace(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.", min=1, max=65535)] = DEFAULT_PORT,
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch the cron schedules on; they are paused else.")] = False,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
@@ -98,44 +92,16 @@ def up(
 
 
 def main() -> None:
-    """The console script: known failures are one line and an exit code, never a traceback."""
-    try:
-        app(standalone_mode=False)
-    except (UserError, ContractViolation, CorruptArtifact, TrainingFailed) as error:
-        _fail(str(error))
-    except typer.Abort:
-        _interrupted()
-    except KeyboardInterrupt:
-        _interrupted()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        _fail(f"{error.filename or 'writing'}: {os.strerror(error.errno)}; free some space or mend the rights, and run again")
-    except Exception as error:
-        if hasattr(error, "format_message"):  # a wrong option, in typer's words
-            _fail(error.format_message())
-        raise
+    """The console script, with its answers to signals."""
+    from flows.__main__ import main as answer
 
-
-def _fail(message: str) -> None:
-    typer.echo(f"cpt: {message}", err=True)
-    sys.exit(WRONG_USE)
-
-
-def _interrupted() -> None:
-    typer.echo("cpt: interrupted; the same command goes on from here", err=True)
-    sys.exit(INTERRUPTED)
+    answer()
 
 
 def _home() -> Any:
     from pipeline_lib.home import artifact_home
 
     return artifact_home()
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"--{option} {value!r}: choose one of {', '.join(word for word in allowed if word)}")
 
 
 if __name__ == "__main__":

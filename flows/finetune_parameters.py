@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flows.options import Option, command_words, fields_of, join_words, options_of, public_place
 from pipeline_lib.errors import UserError
 from pipeline_lib.finetune_config import FinetuneConfig, Layout, MiningConfig, TrainingSetConfig
+from pipeline_lib.hardware import check_processes
 from pipeline_lib.stage_config import operational
 
 OPTION_NAMES = {
@@ -114,11 +115,13 @@ def from_terminal(options: Mapping[str, Any]) -> FinetuneParams:
     if fields.get("suite_data"):
         fields["suite_data"] = str(Path(fields["suite_data"]).expanduser().absolute())
     try:
-        return FinetuneParams.model_validate(fields)
+        params = FinetuneParams.model_validate(fields)
     except ValidationError as error:
         found = error.errors()[0]
         place = " ".join(map(str, found["loc"])).replace("_", "-")
         raise UserError(f"cpt finetune: {place}: {found['msg']}, got {found['input']!r}") from error
+    check_processes("processes", params.training.processes)
+    return params
 
 
 class FinetunedRef(BaseModel):

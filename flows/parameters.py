@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.options import Option, command_words, join_words, options_of
 from pipeline_lib.config import RunConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, in_one_line
+from pipeline_lib.hardware import check_processes
 from pipeline_lib.model.starting_points import start_weights
 from pipeline_lib.presets import RANDOM
 from pipeline_lib.presets import preset as preset_config
@@ -127,7 +128,7 @@ class RunParams(BaseModel):
         """The whole configuration: the preset's, with what was asked for in place.
 
         Raises:
-            UserError: both a source folder and a dump spec are given, or both steps and pairs.
+            UserError: values that exclude each other or that a stage refuses, or more processes than this machine can run.
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
@@ -148,7 +149,13 @@ class RunParams(BaseModel):
             "select": config.select.model_copy(update={"suites": self.select_suites, "suite_data": self.suite_data}),
             "model": config.model.model_copy(update={"pooling": self.pooling} if self.pooling else {}),
         }
-        return RunConfig.model_validate(config.model_copy(update=update).model_dump())
+        try:
+            resolved = RunConfig.model_validate(config.model_copy(update=update).model_dump())
+        except ValidationError as error:
+            raise UserError(in_one_line(error)) from error
+        check_processes("workers", 0 if self.scheduler else self.workers)
+        check_processes("processes", self.processes)
+        return resolved
 
     def command(self, start: str = "cpt run") -> str:
         """What does this again at a terminal: every parameter that an output depends on (see `options.command_words`)."""
@@ -157,6 +164,8 @@ class RunParams(BaseModel):
     def _train(self, train: TrainConfig) -> TrainConfig:
         if self.steps and self.pairs:
             raise UserError(f"steps {self.steps} and pairs {self.pairs}: give one, the other follows from the batch size")
+        if self.batch_size == 1:
+            raise UserError("batch_size 1: a pair's negatives are the other pairs of its batch; give 2 or more")
         steps = round(self.pairs / (self.batch_size or train.batch_size)) if self.pairs else self.steps
         train = train.lasting(steps) if self.pairs or self.steps else train
         update: dict[str, Any] = {"processes": self.processes}

@@ -10,7 +10,7 @@ from flows.ablate_parameters import for_terminal
 from flows.finetune_parameters import default_ranks, finetune_options, from_terminal
 from flows.options import options_of, takes
 from flows.parameters import OPTION_NAMES, EvaluateParams, PublishParams, RunParams, TrainParams, run_options
-from flows.terminal import params_of, with_server
+from flows.terminal import check_places, check_suites, params_of, with_server
 
 runs = typer.Typer()
 
@@ -99,6 +99,8 @@ def finetune(
 ) -> None:
     """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
     params = from_terminal(given | {"mine_ranks": mine_ranks})
+    check_suites(params.suites)
+    check_places(params.artifacts)
 
     def flow() -> Any:
         from flows.finetune import finetune as tune

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import socket
+import ssl
 import sys
 import time
 import urllib.error
@@ -26,6 +28,7 @@ from pipeline_lib.errors import UserError
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
 ROLES = ("run", "up")  # a run's own server ends with it; `cpt up`'s is shared by every run of the same home
 
 
@@ -54,6 +57,8 @@ def prefect_server(home: Path) -> Iterator[str]:
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
+        if not _answers(given):
+            raise UserError(f"PREFECT_API_URL {given}: no server answers; start it, or unset the variable to have one started")
         yield given
         return
     with _lock(home):
@@ -126,6 +131,20 @@ def is_healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _answers(url: str) -> bool:
+    """Whether anybody answers there, with whatever: a server of others may want a login or a certificate."""
+    try:
+        is_there = urllib.request.urlopen(f"{url}/health", timeout=ANSWER_SECONDS)  # noqa: S310 - an address that the user gave
+        is_there.close()
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
 
 
 def _start(home: Path, port: int, role: str) -> OwnedServer:

@@ -11,7 +11,7 @@ import typer
 
 from flows.options import fields_of
 from pipeline_lib.errors import UserError
-from pipeline_lib.home import artifact_home
+from pipeline_lib.home import artifact_home, writable_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +55,7 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
     """
     from pydantic import ValidationError
 
-    from flows.parameters import PLACES, RunParams
+    from flows.parameters import PLACES, split_checkpoint
     from pipeline_lib.model.starting_points import find_start
     from pipeline_lib.presets import RANDOM, preset
 
@@ -72,6 +72,8 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
         from pipeline_lib.sources.source_tree import readable_folder
 
         readable_folder(fields["source"])
+    for option in ("contamination", "suite_data", "data"):
+        check_folder(option, fields.get(option, ""))
     if fields.get("dump"):
         from pipeline_lib.sources.dump_spec import read_spec
 
@@ -85,6 +87,49 @@ def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str
         name = str(first["loc"][0])
         flag = next((option.flag for option in options if option.path == (name,)), name)
         raise UserError(f"{flag} {first['input']!r}: {first['msg']}") from error
-    if isinstance(params, RunParams) and "preset" in fields and not fields.get("checkpoint"):
-        find_start(params.resolve().model.init, params.download)  # a start that is not there, too
+    if not getattr(params, "key", ""):  # a run that is named by its key brings its own
+        find_start(params.resolve().model.init, params.download)
+    if fields.get("checkpoint"):
+        split_checkpoint(fields["checkpoint"])
+    check_suites((*params.select_suites, *fields.get("suites", ())))
+    check_places(params.artifacts, params.scheduler)
     return params
+
+
+def check_places(artifacts: str, scheduler: str = "") -> None:
+    """Ask whatever a run is to use whether it is there, before the server starts.
+
+    Raises:
+        UserError: nothing can be written there, or nobody answers.
+    """
+    writable_home()
+    if scheduler:
+        from pipeline_lib.scheduler import check_scheduler  # Dask: half a second
+
+        check_scheduler(scheduler)
+    if artifacts:
+        from flows.workspace import open_store
+
+        open_store(artifacts).check_writable()
+
+
+def check_folder(option: str, folder: str) -> None:
+    """Whether there is the folder that an option names, if it names one.
+
+    Raises:
+        UserError: there is none.
+    """
+    if folder and not os.path.isdir(folder):  # noqa: PTH112 - a string for JSON
+        raise UserError(f"--{option.replace('_', '-')} {folder}: no such folder on this machine")
+
+
+def check_suites(names: Sequence[str]) -> None:
+    """Whether there are such suites.
+
+    Raises:
+        UserError: there is no suite or group of that name.
+    """
+    if names:
+        from pipeline_lib.evaluation.suites.registry import suite_names
+
+        suite_names(names)

@@ -8,12 +8,8 @@ from pathlib import Path
 from flows.parameters import RunParams
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import RunConfig
-from pipeline_lib.errors import UserError
-from pipeline_lib.hardware import free_disk_bytes
-from pipeline_lib.home import artifact_home
+from pipeline_lib.home import artifact_home, writable_home
 from pipeline_lib.model.starting_points import find_start
-
-NEEDED_DISK_BYTES = 2 * 1024**3  # the demo leaves 0.6 GB; Dask and the shards want room to work
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,9 @@ def open_workspace(params: RunParams, trains: bool = True) -> Workspace:
         trains: whether a run may have to be made: the model that it starts from is looked for.
 
     Raises:
-        UserError: the disk is nearly full, or there is no such model to start from.
+        UserError: the artifact root cannot be written to, this machine is too small, or there is no such model to start from.
     """
-    home = artifact_home()
-    free = free_disk_bytes(home)
-    if free < NEEDED_DISK_BYTES:
-        raise UserError(
-            f"{home}: {free / 1e9:.1f} GB free, a run needs {NEEDED_DISK_BYTES / 1e9:.1f} GB; "
-            "free some, or point CPT_HOME at another disk"
-        )
+    home = writable_home()
     config = params.resolve()
     if trains:
         folder = find_start(config.model.init, params.download)

@@ -19,6 +19,7 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -85,6 +86,23 @@ class Store:
     def remote(self) -> str:
         """The bucket's URL; empty for a store on a disk."""
         return self.bucket.url if self.bucket else ""
+
+    def check_writable(self) -> None:
+        """Write a file and take it away again: keys, rights and addresses are right, or wrong, before any work is done.
+
+        Raises:
+            UserError: the root cannot be written to.
+            TransientError: nobody answers there.
+        """
+        name = f"probes/{uuid.uuid4().hex}"
+        try:
+            if self.bucket is None:
+                replace_file(self.root / name, b"")
+            else:
+                self.bucket.replace(name, b"")
+        except OSError as error:
+            raise UserError(f"{self.place}: cannot be written to ({error.strerror}); give a folder of yours") from error
+        self._remove(name)
 
     def key(self, stage: Stage, config: StageConfig, inputs: Mapping[str, str]) -> str:
         """The name of this work: stage, version, the config without operational fields, and the inputs' content digests."""

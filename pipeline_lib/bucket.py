@@ -22,6 +22,19 @@ from pipeline_lib.files import sha256_file
 PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # a fault of this machine's disk, not of the network
 
+# of botocore, google-auth and azure-core, which are not imported here
+_NO_CREDENTIALS = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+        "DefaultCredentialsError",
+        "RefreshError",
+        "ClientAuthenticationError",
+    }
+)
+
 
 class Bucket:
     """The objects below one URL, by their names relative to it.
@@ -33,8 +46,10 @@ class Bucket:
     def __init__(self, url: str) -> None:
         import fsspec
 
+        scheme, _, place = url.partition("://")
+        if not place.strip("/"):
+            raise UserError(f"{url}: no bucket is named; expected {scheme}://BUCKET/PREFIX")
         self.url = url.rstrip("/")
-        scheme = url.partition("://")[0]
         if scheme not in PROTOCOLS:
             known = ", ".join(f"{name}://" for name in sorted(PROTOCOLS))
             raise UserError(f"{url}: artifacts need a store that puts an object only where there is none; expected {known}")
@@ -65,7 +80,10 @@ class Bucket:
     def replace(self, name: str, content: bytes) -> None:
         """Write an object in place of what is there."""
         with self._edge(name):
-            self._system.pipe_file(self._path(name), content)
+            try:
+                self._system.pipe_file(self._path(name), content)
+            except FileNotFoundError as error:
+                raise UserError(f"{self.url}: {error}; make the bucket first, or name another") from error
 
     def remove(self, name: str) -> None:
         """Take an object away, if there is one."""
@@ -128,9 +146,13 @@ class Bucket:
         """The network's edge: whatever fails here may pass, except a missing right or a full disk."""
         try:
             yield
+        except UserError:
+            raise
         except PermissionError as error:
             raise UserError(f"{self.url}/{name}: {error}; are the credentials those of this bucket?") from error
         except Exception as error:
+            if any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__):
+                raise UserError(f"{self.url}: {error}; give the store's credentials in its usual variables or files") from error
             if isinstance(error, OSError) and error.errno in _LOCAL:
                 raise
             raise TransientError(f"{self.url}/{name}: {type(error).__name__}: {error}") from error

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +46,21 @@ def start_child(
         start_new_session=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread holds a lock that prctl needs
     )
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes and threads started in the block, and all that these start, do not hear a terminal's Ctrl-C.
+
+    It goes to every process in the foreground; one that is not in a group of its own would die of it, with a traceback, before
+    its parent stops it.
+    """
+    resource_tracker.ensure_running()  # started later, it would lift the block for the thread that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_child(child: subprocess.Popen[bytes], grace_seconds: float) -> None:

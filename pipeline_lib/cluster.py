@@ -9,7 +9,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,7 +17,9 @@ import dask
 from distributed import Client, Future, LocalCluster, Security
 from distributed.scheduler import KilledWorker
 
+from pipeline_lib.children import deaf_children
 from pipeline_lib.errors import TransientError, UserError
+from pipeline_lib.interruption import postponed
 
 POLL_SECONDS = 0.2
 TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
@@ -68,24 +70,31 @@ def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls",
-            security=Security.temporary(),
-            dashboard_address="127.0.0.1:0",  # None would still serve HTTP, on port 8787 if that is free
-            scheduler_kwargs={"dashboard": False},
-            worker_dashboard_address=None,
-            memory_limit=memory_bytes,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask.config.set(settings), ExitStack() as running:
+        # half started, or half stopped, it would leave its processes behind
+        with postponed(), deaf_children():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                protocol="tls",
+                security=Security.temporary(),
+                dashboard_address="127.0.0.1:0",  # None would still serve HTTP, on port 8787 if that is free
+                scheduler_kwargs={"dashboard": False},
+                worker_dashboard_address=None,
+                memory_limit=memory_bytes,
+                silence_logs=logging.CRITICAL,
+            )
+            running.callback(_postponing, cluster.close)
+            client = Client(cluster)
+            running.callback(_postponing, client.close)
         yield client
+
+
+def _postponing(close: Callable[[], None]) -> None:
+    with postponed():
+        close()
 
 
 class Killed:

@@ -4,6 +4,13 @@ A message says what, where, what was got against what was expected, and what to 
 reads it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class UserError(ValueError):
     """A wrong use or a wrong input that the user can mend; the terminal prints it as one line, without a traceback."""
@@ -23,3 +30,13 @@ class TransientError(RuntimeError):
 
 class TrainingFailed(RuntimeError):
     """The trainer process ended without its last checkpoint; the message carries the tail of its log."""
+
+
+def in_one_line(error: ValidationError) -> str:
+    """Which values a model refused, what they are, and what was expected."""
+    refused = error.errors(include_url=False)
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'values'} {_short(one['input'])}: {one['msg']}" for one in refused)
+
+
+def _short(value: object) -> str:
+    return "" if isinstance(value, dict) else repr(value)

@@ -7,8 +7,11 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from pipeline_lib.errors import UserError
+
 FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # Arm names its own "bf16"
 PROC_CPUINFO = Path("/proc/cpuinfo")
+PROCESSES_A_CORE = 8  # beyond any use; a machine of 8 GPUs has more cores than this asks for
 
 
 def cores() -> int:
@@ -25,6 +28,16 @@ def cpu_flags(cpuinfo: Path = PROC_CPUINFO) -> frozenset[str]:
         if line.lower().startswith(("flags", "features")):
             return frozenset(line.split(":", 1)[1].split())
     return frozenset()
+
+
+def check_processes(what: str, asked: int) -> None:
+    """Refuse more processes than this machine could ever run: each takes memory, and thousands take the machine.
+
+    Raises:
+        UserError: there are too few cores.
+    """
+    if asked > (most := PROCESSES_A_CORE * cores()):
+        raise UserError(f"{what} {asked:,}: this machine has {cores():,} cores; give one a core, and no more than {most:,}")
 
 
 def has_gpu() -> bool:

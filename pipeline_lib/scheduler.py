@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.files import replace_file
 
 SHOWN_FAULTS = 3
+ANSWER_SECONDS = 10.0
 # what the rows of a part are made and checked with; the sources of this library and of the contracts come besides
 _PACKAGES = (
     "distributed", "dulwich", "fastwarc", "great-expectations", "mwparserfromhell", "numpy", "py3langid", "pyarrow", "pydantic",
@@ -75,6 +77,35 @@ def on_fit_worker(fitness: Fitness, function: Callable[..., Any], *task: Any) ->
     if (fault := fitness.fault()) is not None:
         raise UserError(fault)
     return function(*task)
+
+
+def check_scheduler(address: str) -> None:
+    """Whether somebody listens at a scheduler's address, where that is not left to its file.
+
+    Raises:
+        UserError: it is no address, there is no such file, or nobody answers.
+    """
+    found = _host_and_port(address)
+    if found is None:
+        return
+    try:
+        socket.create_connection(found, ANSWER_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise UserError(f"scheduler {address}: nobody answers ({why}); start it there, or give its address") from error
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Of an address; None for a scheduler file, for which Dask would wait for ever if it is not there."""
+    if address.endswith(".json"):
+        if not Path(address).is_file():
+            raise UserError(f"scheduler {address}: no such scheduler file; start the scheduler with --scheduler-file")
+        return None
+    scheme, _, place = address.rpartition("://")
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/]+):(\d{1,5})", place)
+    if scheme not in ("tcp", "tls") or not found or not 0 < int(found[2]) < 1 << 16:
+        raise UserError(f"scheduler {address!r}: give tcp://HOST:PORT, tls://HOST:PORT or a scheduler file (.json)")
+    return found[1].strip("[]"), int(found[2])
 
 
 @contextmanager
@@ -127,6 +158,7 @@ def _remove(root: str, name: str) -> None:
 
 
 def _connect(address: str) -> Client:
+    _host_and_port(address)
     try:
         return Client(scheduler_file=address) if address.endswith(".json") else Client(address)
     except (ValueError, TypeError) as error:

@@ -24,6 +24,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from pipeline_lib import interruption
 from pipeline_lib.errors import TransientError
 
 P = ParamSpec("P")
@@ -61,11 +62,14 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
+            interruption.check()
             try:
                 return function(*args, **kwargs)
             except BaseException as error:
                 release_frames(error)
                 raise
+            finally:
+                interruption.check()  # what a library made of a signal is no failure of this task
 
         return task(
             name=name,
@@ -96,6 +100,7 @@ class StageProgress:
         self._drawn = False
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
+        interruption.check()
         now = time.monotonic()
         if now - self.started < SHOW_AFTER_SECONDS:
             return

@@ -100,7 +100,19 @@ def train(
         UserError: the inputs do not fit together, or the saved state is another run's.
         TrainingFailed: the loss is not finite, or the trainer died too often; the message says where and carries its log.
     """
+    _check_batch(inputs.shards, config)
     return build_trained(store, TRAIN, inputs, Choices(config=config, model=model), Report(progress, log))
+
+
+def _check_batch(shards: Artifact, config: TrainConfig) -> None:
+    """Refuse a batch that would hold a pair twice however it is drawn: the second is no negative, and teaches nothing."""
+    parts = {part.label: part.counts.n_out for part in shards.manifest.parts}
+    pairs = sum(parts.get(f"train-{view}", 0) for view, weight in config.mixture.items() if weight > 0)
+    if config.batch_size > pairs > 0:
+        raise UserError(
+            f"batch_size {config.batch_size:,}: the training split has {pairs:,} pairs of {', '.join(sorted(config.mixture))}; "
+            f"set the batch size to at most {pairs:,}, or give a larger source"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from corpus import PLANTED_DOC, PLANTED_NAME
 
-CPT = [sys.executable, "-m", "flows.cli"]
+CPT = [sys.executable, "-m", "flows"]
 PROJECT = Path(__file__).parents[2]
 
 

@@ -49,7 +49,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> None:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     home, port = tmp_path_factory.mktemp("home"), free_port()
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(home)}
-    words = [sys.executable, "-m", "flows.cli", "up", "--port", str(port), "--schedules"]
+    words = [sys.executable, "-m", "flows", "up", "--port", str(port), "--schedules"]
     process = subprocess.Popen(words, env=env, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said = ""

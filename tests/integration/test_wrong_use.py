@@ -31,28 +31,80 @@ PROJECT = Path(__file__).parents[2]
     ],
 )
 def test_one_line(tmp_path: Path, words: list[str], says: str) -> None:
-    last = fails(tmp_path, words).strip().splitlines()[-1]
-    assert says in last
+    assert says in the_line(words, tmp_path)
+
+
+RUN = ["run", "--preset", "smoke", "--source", "flows"]
+NO_KEYS = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
+KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}
+S3 = [*RUN, "--artifacts", "s3://nowhere/prefix"]
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "says"),
+    [
+        ([*RUN, "--batch-size", "1"], {}, "batch_size 1: a pair's negatives"),
+        ([*RUN, "--processes", "9999"], {}, "processes 9,999: this machine has"),
+        ([*RUN, "--workers", "9999"], {}, "workers 9,999: this machine has"),
+        (["finetune", "--checkpoint", "K/step-000001", "--data", ".", "--processes", "9999"], {}, "processes 9,999"),
+        ([*RUN, "--scheduler", "nonsense"], {}, "tcp://HOST:PORT"),
+        ([*RUN, "--scheduler", "tcp://127.0.0.1:99999"], {}, "tcp://HOST:PORT"),
+        ([*RUN, "--scheduler", "tcp://127.0.0.1:1"], {}, "nobody answers"),
+        ([*RUN, "--scheduler", "/nonexistent.json"], {}, "no such scheduler file"),
+        ([*RUN, "--artifacts", "s3://"], {}, "no bucket is named"),
+        ([*RUN, "--artifacts", "README.md"], {}, "cannot be written to"),
+        (S3, NO_KEYS, "credentials"),
+        (S3, KEYS | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Could not connect"),
+        ([*RUN, "--init", "/nonexistent/model"], {}, "no such folder"),
+        ([*RUN, "--contamination", "/nonexistent"], {}, "no such folder"),
+        ([*RUN, "--select-suite", "sts-c", "--data", "."], {}, "no suite 'sts-c'"),
+        (["evaluate", "--preset", "smoke", "--suite", "sts-c", "--data", "."], {}, "no suite 'sts-c'"),
+        (["evaluate", "--preset", "smoke", "--suite", "sts-b", "--data", "/nonexistent"], {}, "no such folder"),
+        (["publish", "--preset", "smoke", "--checkpoint", "last"], {}, "step-000400"),
+        (["ablate", "--preset", "smoke", "--lever", "luck"], {}, "levers"),
+        (RUN, {"PREFECT_API_URL": "http://127.0.0.1:1/api"}, "no server answers"),
+        (RUN, {"PREFECT_API_URL": "nonsense"}, "no server answers"),
+        (RUN, {"CPT_HOME": str(PROJECT / "README.md")}, "is a file"),
+        (["search", "anything"], {"CPT_HOME": str(PROJECT / "README.md" / "home")}, "is a file"),
+        (["up"], {"CPT_HOME": str(PROJECT / "README.md")}, "is a file"),
+        (["up", "--port", "99999"], {}, "--port"),
+        (RUN, {"CPT_HOME": "/proc/home"}, "cannot be written to"),
+    ],
+)
+def test_one_line_before_anything_starts(tmp_path: Path, words: list[str], env: dict[str, str], says: str) -> None:
+    if words[-1].startswith("s3://n"):
+        pytest.importorskip("s3fs")
+    assert says in the_line(words, tmp_path, env)
+    assert not (tmp_path / "prefect").exists()
+
+
+def test_a_bucket_that_is_not_there(tmp_path: Path, s3: object) -> None:
+    assert "nowhere" in (line := the_line(S3, tmp_path)) and "make the bucket first" in line
 
 
 def test_nothing_follows_the_error_of_a_stage_that_holds_an_engine(tmp_path: Path) -> None:
     """Prefect keeps the error, the error its frames, and DuckDB reports what is alive at the end of the process as leaked."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.md").write_text("Two words.\n")
-    printed = fails(tmp_path, ["build-dataset", "--preset", "smoke", "--source", str(tmp_path / "empty")])
+    printed = printed_by(["build-dataset", "--preset", "smoke", "--source", str(tmp_path / "empty")], tmp_path)
     assert printed.strip().splitlines()[-1].startswith("cpt: ")
     assert "leak" not in printed
 
 
-def fails(tmp_path: Path, words: list[str]) -> str:
+def the_line(words: list[str], home: Path, more: dict[str, str] | None = None) -> str:
+    """What `cpt` says of a wrong use: one line, whatever it printed before."""
+    printed = printed_by(words, home, more).splitlines()
+    (line,) = [line for line in printed if line.startswith("cpt: ")]
+    assert line == printed[-1]
+    return line
+
+
+def printed_by(words: list[str], home: Path, more: dict[str, str] | None = None) -> str:
     """What a command that is refused prints to its standard error."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {
-        "CPT_HOME": str(tmp_path),
-        "HF_HOME": str(tmp_path),
-    }
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     answer = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words],
-        env=env,
+        [sys.executable, "-m", "flows", *words],
+        env=env | {"CPT_HOME": str(home), "HF_HOME": str(home)} | (more or {}),
         cwd=PROJECT,
         capture_output=True,
         text=True,

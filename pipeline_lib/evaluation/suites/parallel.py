@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.children import deaf_children
 from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
 from pipeline_lib.hardware import cores
 from pipeline_lib.progress import Progress, silent
@@ -58,7 +59,8 @@ class ParallelEncoder:
             share = order_N[at :: self.processes]
             for first in range(0, len(share), TEXTS_A_TASK):
                 rows = share[first : first + TEXTS_A_TASK]
-                rows_of[pool.submit(_encode, [texts[row] for row in rows], side)] = rows
+                with deaf_children():  # the first task starts the process
+                    rows_of[pool.submit(_encode, [texts[row] for row in rows], side)] = rows
         vectors_ND: np.ndarray | None = None
         done = 0
         for future in as_completed(rows_of):
