@@ -81,7 +81,7 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     Raises:
         UserError: a deployment is refused.
     """
-    whole = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
+    whole = declaration()
     declared = [Declared(entry) for entry in whole["deployments"]]
     record_file = home / "prefect" / "deployed.json"
     last = json.loads(record_file.read_text()) if record_file.exists() else {}
@@ -96,6 +96,11 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     if missing:
         _create({**whole, "deployments": missing})
     replace_file(record_file, json.dumps({one.name: one.record() for one in declared}, indent=1).encode())
+
+
+def declaration() -> dict[str, Any]:
+    """What prefect.yaml says."""
+    return dict(yaml.safe_load((PROJECT / "prefect.yaml").read_text()))
 
 
 def keep_changes(code: Any, last: Any, now: Any) -> Any:

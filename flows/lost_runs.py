@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -78,7 +78,8 @@ def skip_missed(client: SyncPrefectClient) -> int:
 class SilenceWatch:
     """Heartbeats of the runs that have no process here, from look to look; no clock but this process's own is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._heard: dict[UUID, tuple[str, float]] = {}
 
     def look(self, client: SyncPrefectClient) -> list[str]:
@@ -89,9 +90,9 @@ class SilenceWatch:
         for run in running:
             latest, interval = _heartbeats(client, run.id)
             before, since = heard.get(run.id, (None, 0.0))
-            since = since if before == latest else time.monotonic()
+            since = since if before == latest else self._clock()
             self._heard[run.id] = (latest, since)
-            is_silent = time.monotonic() - since > max(LEAST_SILENCE_SECONDS, MISSED_HEARTBEATS * interval)
+            is_silent = self._clock() - since > max(LEAST_SILENCE_SECONDS, MISSED_HEARTBEATS * interval)
             if is_silent and _close(client, run.id, f"its last heartbeat was {latest or 'never'}, and nothing is heard of it"):
                 closed.append(run.name)
         _close_children_of_ended(client, processes)
