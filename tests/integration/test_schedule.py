@@ -19,6 +19,7 @@ import pytest
 from training_runs import rank_processes
 
 from flows.server import free_port
+from pipeline_lib.children import is_running
 
 PROJECT = Path(__file__).parents[2]
 SCHEDULED_WITHIN_SECONDS = 75.0
@@ -187,6 +188,18 @@ def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platfo
     assert "retrain/nightly is switched on" in platform.said
 
 
+@pytest.mark.slow
+def test_a_worker_that_dies_is_started_again_and_its_run_is_ended(platform: Platform, corpus: Path) -> None:
+    demo = deployment_named(platform, "demo")["id"]
+    (worker,) = [child for child in psutil.Process(platform.process.pid).children() if "worker" in child.cmdline()]
+    flows = worker.children()
+    worker.kill()
+    wait_until(lambda: platform.states(demo) == ["CRASHED", "CRASHED"], 90)
+    wait_until(lambda: not any(map(is_running, flows)), 5)
+    platform.run("retrain/demo", preset="smoke", source=str(corpus), steps=100_000, name="third")
+    wait_until(lambda: platform.states(demo)[-1] == "RUNNING", 90)
+
+
 def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: Platform) -> None:
     (run,) = [run for run in runs_in(platform, "RUNNING") if run["deployment_id"]]
     wait_until(lambda: any(child["parent_task_run_id"] for child in runs_in(platform, "RUNNING")), 120)
@@ -194,7 +207,6 @@ def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: P
     platform.process.send_signal(signal.SIGINT)
     assert platform.process.wait(60) == 0
     assert platform.states(run["deployment_id"])[-1] == "CRASHED"
-    _, alive = psutil.wait_procs(below, timeout=5)
-    assert alive == []
+    wait_until(lambda: not any(map(is_running, below)), 5)
     with pytest.raises(OSError):
         urllib.request.urlopen(f"{platform.url}/health", timeout=2)
