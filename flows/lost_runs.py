@@ -7,6 +7,7 @@ host, another worker or a terminal is lost when its heartbeats stay away. Import
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -29,7 +30,6 @@ from prefect.states import Cancelled, Crashed
 from pipeline_lib.children import stop_processes
 
 HOST = socket.gethostname()
-WORKER_NAME = f"cpt up on {HOST}"
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 RUN_STOP_SECONDS = 45.0  # a trainer gets 20 of them to save its step
 SUBMISSION_SECONDS = 5.0  # between Pending and the label that names the worker
@@ -40,6 +40,11 @@ LONGEST_HEARTBEAT_SECONDS = 600.0  # two that are further apart had an outage be
 PAGE = 200
 
 
+def worker_name(home: Path) -> str:
+    """The name that ties a run to this host and this artifact root, by the label that a worker gives to its runs."""
+    return f"cpt up on {HOST} ({hashlib.sha256(str(home).encode()).hexdigest()[:8]})"
+
+
 def close_lost(client: SyncPrefectClient, home: Path) -> list[str]:
     """Close every run of this host's `cpt up` worker, which must not run, and free the slots; their processes are ended first.
 
@@ -47,7 +52,7 @@ def close_lost(client: SyncPrefectClient, home: Path) -> list[str]:
         the names of the closed runs.
     """
     processes = run_processes()
-    lost = [run for run in _read_runs(client, UNFINISHED) if _is_root(run) and _is_lost_here(run, processes)]
+    lost = [run for run in _read_runs(client, UNFINISHED) if _is_root(run) and _is_lost_here(run, home, processes)]
     stop_processes([processes[run.id] for run in lost if run.id in processes], RUN_STOP_SECONDS)
     names = [
         run.name for run in lost if _close(client, run.id, f"no process of it is left on {HOST}, where its worker was stopped")
@@ -114,10 +119,10 @@ def run_processes() -> dict[UUID, psutil.Process]:
     return tops
 
 
-def _is_lost_here(run: FlowRun, processes: dict[UUID, psutil.Process]) -> bool:
+def _is_lost_here(run: FlowRun, home: Path, processes: dict[UUID, psutil.Process]) -> bool:
     """Whether its worker was one of `cpt up` here; a run of another worker of this host only if it has no process."""
     worker = run.labels.get("prefect.worker.name")
-    if worker == WORKER_NAME:
+    if worker == worker_name(home):
         return True
     if run.id in processes or worker is not None:
         return False
@@ -165,7 +170,8 @@ def _close_children_of_ended(client: SyncPrefectClient, processes: dict[UUID, ps
             continue
         with contextlib.suppress(ObjectNotFound):
             caller_id = client.read_task_run(run.parent_task_run_id).flow_run_id
-            if caller_id is not None and caller_id not in processes and client.read_flow_run(caller_id).state.is_final():
+            caller = client.read_flow_run(caller_id) if caller_id is not None and caller_id not in processes else None
+            if caller and caller.state and caller.state.is_final():
                 _close(client, run.id, "so was the run that called it")
 
 

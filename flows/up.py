@@ -84,9 +84,9 @@ class _Platform:
     @contextlib.contextmanager
     def _worker(self) -> Iterator[subprocess.Popen[bytes]]:
         """A worker for as long as the block lasts; after it, no run of it is left unfinished."""
-        from flows.lost_runs import WORKER_NAME
+        from flows.lost_runs import worker_name
 
-        words = ["worker", "start", "--pool", "local-process", "--name", WORKER_NAME, "--limit", str(PARALLEL_RUNS)]
+        words = ["worker", "start", "--pool", "local-process", "--name", worker_name(self.home), "--limit", str(PARALLEL_RUNS)]
         with self.log.open("ab") as output:
             worker = start_child([sys.executable, "-m", "prefect", *words], {}, output, cwd=PROJECT)
         record = record_child(self.home, worker.pid, self.server.url, "worker")

@@ -106,7 +106,11 @@ def test_a_run_of_this_host_without_a_process_is_crashed_and_the_next_takes_its_
 ) -> None:
     known_by_pid = pid is not None and not by_us
     run = start(
-        served, deployment, state, lost_runs.WORKER_NAME if by_us else None, f"{lost_runs.HOST}:{pid}" if known_by_pid else pid
+        served,
+        deployment,
+        state,
+        lost_runs.worker_name(served.home) if by_us else None,
+        f"{lost_runs.HOST}:{pid}" if known_by_pid else pid,
     )
     assert slots(served, deployment) == 1
     lost_runs.close_lost(served.client, served.home)
@@ -128,7 +132,7 @@ def test_what_a_lost_run_called_is_closed_with_it(served: Served, deployment: UU
     def caller() -> None:
         pass
 
-    run = start(served, deployment, "Running", lost_runs.WORKER_NAME)
+    run = start(served, deployment, "Running", lost_runs.worker_name(served.home))
     step: TaskRun = served.client.create_task_run(caller, flow_run_id=run, dynamic_key="0", state=states.Running())
     child = served.client.create_flow_run(called, parent_task_run_id=step.id, state=states.Running()).id
     lost_runs.close_lost(served.client, served.home)
@@ -168,7 +172,7 @@ def test_runs_of_other_hosts_and_runs_with_a_process_are_left_alone(served: Serv
 def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(
     served: Served, deployment: UUID, lost_runs: Any
 ) -> None:
-    run = start(served, deployment, "Running", lost_runs.WORKER_NAME)
+    run = start(served, deployment, "Running", lost_runs.worker_name(served.home))
     child = process_of(run)
     lost_runs.close_lost(served.client, served.home)
     assert child.wait(10) == -15
