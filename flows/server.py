@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import time
 import urllib.error
@@ -22,23 +23,25 @@ from pathlib import Path
 import psutil
 
 from pipeline_lib.artifact import replace_file
-from pipeline_lib.children import start_child, stop_child
+from pipeline_lib.children import start_child, stop_child, stop_processes
 from pipeline_lib.errors import UserError
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 10.0
-ROLES = ("run", "up")  # a run's own server ends with it; `cpt up`'s is shared by every run of the same home
+STALE_LOCK_SECONDS = 10.0  # held for milliseconds
 
 
 def prefect_environment(home: Path) -> dict[str, str]:
-    """Prefect's settings for this artifact root: its own home, nothing sent anywhere, child heartbeats frequent enough."""
+    """Prefect's settings for this artifact root: its own home, nothing sent anywhere, leases that outlive the server."""
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
+        # in memory, as is the default, a restart forgets who holds a deployment's slot, and nobody gives it back
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
@@ -75,7 +78,7 @@ def prefect_server(home: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def shared_server(home: Path, port: int) -> Iterator[str]:
+def shared_server(home: Path, port: int) -> Iterator[OwnedServer]:
     """The server of `cpt up`, on a fixed port: runs of the same home find it and use it.
 
     Raises:
@@ -86,9 +89,10 @@ def shared_server(home: Path, port: int) -> Iterator[str]:
             raise UserError(f"a server of {home} runs already at {found}: stop it first, or use it")
         if not port_is_free(port):
             raise UserError(f"port {port} on {HOST} is in use: stop what listens there, or choose another with --port")
+        _forget_stale_lock(home)
         owned = _start(home, port, "up")
     try:
-        yield owned.url
+        yield owned
     finally:
         owned.stop()
 
@@ -96,14 +100,30 @@ def shared_server(home: Path, port: int) -> Iterator[str]:
 class OwnedServer:
     """A server process that this process started, with its pid file."""
 
-    def __init__(self, process: object, url: str, record: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, record: Path) -> None:
         self.process = process
         self.url = url
         self.record = record
 
     def stop(self) -> None:
-        stop_child(self.process, STOP_SECONDS)  # type: ignore[arg-type]
+        stop_child(self.process, STOP_SECONDS)
         self.record.unlink(missing_ok=True)
+
+
+def record_child(home: Path, pid: int, url: str, role: str) -> Path:
+    """A file by which the next start finds a child of this process, and stops it if its owner was killed."""
+    record = home / "prefect" / "servers" / f"{pid}.json"
+    owner = psutil.Process()
+    entry = {
+        "pid": pid,
+        "created": psutil.Process(pid).create_time(),
+        "owner": owner.pid,
+        "owner_created": owner.create_time(),
+        "url": url,
+        "role": role,
+    }
+    replace_file(record, json.dumps(entry).encode())
+    return record
 
 
 def free_port() -> int:
@@ -155,22 +175,7 @@ def _start(home: Path, port: int, role: str) -> OwnedServer:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with log.open("wb") as output:
         process = start_child(command, {**prefect_environment(home), "PREFECT_API_URL": url}, output)
-    record = folder / f"{process.pid}.json"
-    owner = psutil.Process()
-    replace_file(
-        record,
-        json.dumps(
-            {
-                "pid": process.pid,
-                "created": psutil.Process(process.pid).create_time(),
-                "owner": owner.pid,
-                "owner_created": owner.create_time(),
-                "url": url,
-                "role": role,
-            }
-        ).encode(),
-    )
-    server = OwnedServer(process, url, record)
+    server = OwnedServer(process, url, record_child(home, process.pid, url, role))
     deadline = time.monotonic() + START_SECONDS
     while not is_healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -181,14 +186,14 @@ def _start(home: Path, port: int, role: str) -> OwnedServer:
 
 
 def _reap(home: Path) -> str | None:
-    """Stop servers whose owner is gone, forget dead ones; the address of a living `cpt up` server, if there is one."""
+    """Stop servers and workers whose owner is gone, forget dead ones; the address of a living `cpt up` server, or None."""
     for record in sorted((home / "prefect" / "servers").glob("*.json")):
         entry = json.loads(record.read_text())
         if not _is_alive(entry["pid"], entry["created"]):
             record.unlink(missing_ok=True)
         elif not _is_alive(entry["owner"], entry["owner_created"]):
             with contextlib.suppress(psutil.NoSuchProcess):
-                _stop_tree(psutil.Process(entry["pid"]))
+                stop_processes([psutil.Process(entry["pid"])], STOP_SECONDS)
             record.unlink(missing_ok=True)
         elif entry["role"] == "up" and is_healthy(entry["url"]):
             return str(entry["url"])
@@ -203,13 +208,12 @@ def _is_alive(pid: int, created: float) -> bool:
         return False
 
 
-def _stop_tree(root: psutil.Process) -> None:
-    tree = [*root.children(recursive=True), root]
-    for process in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    for process in psutil.wait_procs(tree, timeout=STOP_SECONDS)[1]:
-        process.kill()
+def _forget_stale_lock(home: Path) -> None:
+    """Remove the lock of Prefect's leases that a power cut left: it holds a pid, which another program may have by now."""
+    with contextlib.suppress(FileNotFoundError):
+        lock = home / "prefect" / "concurrency_leases" / "expirations.lock"
+        if time.time() - lock.stat().st_mtime > STALE_LOCK_SECONDS:
+            lock.unlink()
 
 
 @contextlib.contextmanager

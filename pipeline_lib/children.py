@@ -8,16 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before exec: let the kernel send SIGTERM when the parent's thread ends."""
+def _before_exec() -> None:
+    """Runs in the child: Ctrl-C as a program expects it, and SIGTERM from the kernel when the parent's thread ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below `nohup cpt up &`, and a Prefect worker stops by it
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -44,7 +48,7 @@ def start_child(
         stdin=subprocess.DEVNULL,
         cwd=cwd,
         start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread holds a lock that prctl needs
+        preexec_fn=_before_exec,  # noqa: PLW1509 - no other thread holds a lock that prctl needs
     )
 
 
@@ -64,7 +68,8 @@ def deaf_children() -> Iterator[None]:
 
 
 def stop_child(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """SIGTERM to the whole group, and SIGKILL to what is left after the grace."""
+    """SIGTERM to the whole group, and SIGKILL to what is left of its tree after the grace, other groups included."""
+    below = descendants(child.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -72,3 +77,36 @@ def stop_child(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every process below this one; empty where it has ended."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether it has not ended; a zombie, which nobody has waited for yet, has."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stop_processes(roots: Sequence[psutil.Process], grace_seconds: float) -> None:
+    """SIGTERM to processes that need not be children of this one; SIGKILL to what is left of their trees after the grace."""
+    tree = [*roots, *(below for root in roots for below in descendants(root.pid))]
+    for root in roots:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root.terminate()
+    deadline = time.monotonic() + grace_seconds
+    while any(is_running(process) for process in tree) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

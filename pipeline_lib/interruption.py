@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_PRESS_SECONDS = 0.5  # a terminal and a program around this one may both hand on one Ctrl-C
 TOLD_AFTER_SECONDS = 1.0
 STUCK_SECONDS = 5.0  # for the main thread to come out of a library, which a signal does not interrupt
-END_SECONDS = 60.0  # a trainer has 20 s to save its state, Prefect's server 10 s to stop
+END_SECONDS = 120.0  # the platform's runs have 45 s to stop (a trainer's state is saved in 20), its worker 30, its server 10
 
 
 @dataclass

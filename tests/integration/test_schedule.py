@@ -1,41 +1,87 @@
-"""`cpt up`: a schedule yields runs (a broken scheduler starts and serves all the same), and a cancelled run stops."""
+"""`cpt up`: a schedule yields runs, a cancelled run stops, and neither a power cut nor a restart is felt by the next run."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import pytest
 from training_runs import rank_processes
 
 from flows.server import free_port
+from pipeline_lib.children import is_running
 
 PROJECT = Path(__file__).parents[2]
 SCHEDULED_WITHIN_SECONDS = 75.0
 
 
-class Platform(NamedTuple):
-    """`cpt up` as it runs: its API, what it said, its process and its artifact root."""
+class Platform:
+    """`cpt up` as it runs: its API, what it said, its process and its artifact root; may be started again."""
 
-    url: str
-    said: str
-    process: subprocess.Popen[str]
-    home: Path
+    def __init__(self, home: Path, port: int) -> None:
+        self.home, self.port, self.url = home, port, f"http://127.0.0.1:{port}/api"
+
+    def start(self, *words: str, before_exec: Callable[[], object] | None = None) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "up", "--port", str(self.port), *words],
+            env=kept | {"CPT_HOME": str(self.home)},
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=before_exec,
+        )
+        assert self.process.stdout is not None
+        self.said = ""
+        while "Ctrl-C stops all" not in self.said:
+            line = self.process.stdout.readline()
+            assert line, f"cpt up ended: {self.said}"
+            self.said += line
+
+    def cut(self) -> None:
+        """A power cut: SIGKILL to it and to all below it, at once."""
+        tree = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in tree:
+            process.send_signal(signal.SIGSTOP)
+        for process in tree:
+            process.kill()
+        self.process.wait(10)
+
+    def run(self, deployment: str, **params: Any) -> None:
+        words = ["deployment", "run", deployment, "-p", f"params={json.dumps(params)}"]
+        command = [sys.executable, "-m", "prefect", *words]
+        subprocess.run(command, env={**os.environ, "PREFECT_API_URL": self.url}, capture_output=True, timeout=60, check=True)
+
+    def states(self, deployment_id: str) -> list[str]:
+        """State types of a deployment's runs, the oldest first; read from the disk, where a stopped server left them."""
+        with sqlite3.connect(f"file:{self.home}/prefect/prefect.db?mode=ro", uri=True) as database:
+            wanted = "select state_type from flow_run where deployment_id = ? order by created"
+            return [row[0] for row in database.execute(wanted, (deployment_id,))]
 
 
-def post(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+def post(url: str, body: Any, method: str = "POST") -> list[dict[str, Any]]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read())
+        return json.loads(answer.read() or "[]")
+
+
+def runs_in(platform: Platform, state: str) -> list[dict[str, Any]]:
+    return post(f"{platform.url}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
+
+
+def deployment_named(platform: Platform, name: str) -> dict[str, Any]:
+    return next(found for found in post(f"{platform.url}/deployments/filter", {}) if found["name"] == name)
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> None:
@@ -47,21 +93,14 @@ def wait_until(done: Callable[[], bool], seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home, port = tmp_path_factory.mktemp("home"), free_port()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(home)}
-    words = [sys.executable, "-m", "flows", "up", "--port", str(port), "--schedules"]
-    process = subprocess.Popen(words, env=env, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    said = ""
-    while "Ctrl-C stops all" not in said:
-        line = process.stdout.readline()
-        assert line, f"cpt up ended: {said}"
-        said += line
-    yield Platform(f"http://127.0.0.1:{port}/api", said, process, home)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    process.stdout.close()
+    platform = Platform(tmp_path_factory.mktemp("home"), free_port())
+    platform.start("--schedules")
+    yield platform
+    if platform.process.poll() is None:
+        platform.process.send_signal(signal.SIGINT)
+        platform.process.wait(60)
+    assert platform.process.stdout is not None
+    platform.process.stdout.close()
 
 
 def test_up_deploys_everything_and_says_what_to_do_next(platform: Platform) -> None:
@@ -103,10 +142,6 @@ def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform: P
 def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform, corpus: Path) -> None:
     url, process = platform.url, platform.process
 
-    def prefect(*words: str) -> None:
-        command = [sys.executable, "-m", "prefect", *words]
-        subprocess.run(command, env={**os.environ, "PREFECT_API_URL": url}, capture_output=True, timeout=60, check=True)
-
     def run() -> dict[str, Any]:
         (found,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke"]}}})
         return found
@@ -114,13 +149,12 @@ def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform
     def steps() -> list[dict[str, Any]]:
         return [json.loads(line) for path in job.glob("*/timing.jsonl") for line in path.read_text().splitlines()]
 
-    params = {"preset": "smoke", "source": str(corpus), "steps": 100_000, "processes": 2, "name": "cancelled"}
-    prefect("deployment", "run", "retrain/smoke", "-p", f"params={json.dumps(params)}")
+    platform.run("retrain/smoke", preset="smoke", source=str(corpus), steps=100_000, processes=2, name="cancelled")
     job = platform.home / "store" / "train"
     wait_until(lambda: any(path.read_text().count("\n") >= 3 for path in job.glob("*/timing.jsonl")), 240)
     trainers = rank_processes(psutil.Process(process.pid))
     assert len(trainers) == 2
-    prefect("flow-run", "cancel", run()["id"])
+    post(f"{url}/flow_runs/{run()['id']}/set_state", {"state": {"type": "CANCELLING"}})
     _, alive = psutil.wait_procs(trainers, timeout=60)
     assert alive == []
     wait_until(lambda: run()["state_type"] == "CANCELLED", 60)
@@ -129,9 +163,50 @@ def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform
     assert max(saved) == steps()[-1]["step"], "the last step that was taken is saved, not the last of the clock's saves"
 
 
-def test_stopping_up_stops_all(platform: Platform) -> None:
-    url, process = platform.url, platform.process
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platform: Platform, corpus: Path) -> None:
+    demo, nightly = deployment_named(platform, "demo"), deployment_named(platform, "nightly")
+    post(f"{platform.url}/deployments/{demo['id']}", {"parameters": {"params": {"preset": "smoke"}}, "tags": ["mine"]}, "PATCH")
+    weekly = {"schedule": {"cron": "0 5 * * 0"}, "active": True, "parameters": {"params": {"preset": "smoke"}}}
+    post(f"{platform.url}/deployments/{nightly['id']}/schedules", [weekly])
+    params = {"preset": "smoke", "source": str(corpus), "steps": 100_000}
+    platform.run("retrain/demo", **params, name="cut")
+    wait_until(lambda: any(run["parent_task_run_id"] for run in runs_in(platform, "RUNNING")), 120)
+    platform.cut()
+
+    platform.start(before_exec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as below `nohup cpt up &`
+    assert "closed as Crashed" in platform.said
+    assert runs_in(platform, "RUNNING") == [], "neither the run nor the flow that it called is Running for ever"
+    (cut,) = [run for run in runs_in(platform, "CRASHED") if run["deployment_id"] == demo["id"]]
+    assert "no process of it is left" in cut["state"]["message"]
+    platform.run("retrain/demo", **params, name="next")
+    wait_until(lambda: platform.states(demo["id"]) == ["CRASHED", "RUNNING"], 60)
+
+    after = deployment_named(platform, "demo")
+    assert (after["parameters"], after["tags"]) == ({"params": {"preset": "smoke"}}, ["mine"])
+    schedules = deployment_named(platform, "nightly")["schedules"]
+    assert {s["schedule"]["cron"]: s["active"] for s in schedules} == {"0 2 * * *": True, "0 5 * * 0": True}
+    assert "retrain/nightly is switched on" in platform.said
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_started_again_and_its_run_is_ended(platform: Platform, corpus: Path) -> None:
+    demo = deployment_named(platform, "demo")["id"]
+    (worker,) = [child for child in psutil.Process(platform.process.pid).children() if "worker" in child.cmdline()]
+    flows = worker.children()
+    worker.kill()
+    wait_until(lambda: platform.states(demo) == ["CRASHED", "CRASHED"], 90)
+    wait_until(lambda: not any(map(is_running, flows)), 5)
+    platform.run("retrain/demo", preset="smoke", source=str(corpus), steps=100_000, name="third")
+    wait_until(lambda: platform.states(demo)[-1] == "RUNNING", 90)
+
+
+def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: Platform) -> None:
+    (run,) = [run for run in runs_in(platform, "RUNNING") if run["deployment_id"]]
+    wait_until(lambda: any(child["parent_task_run_id"] for child in runs_in(platform, "RUNNING")), 120)
+    below = psutil.Process(platform.process.pid).children(recursive=True)
+    platform.process.send_signal(signal.SIGINT)
+    assert platform.process.wait(60) == 0
+    assert platform.states(run["deployment_id"])[-1] == "CRASHED"
+    wait_until(lambda: not any(map(is_running, below)), 5)
     with pytest.raises(OSError):
-        urllib.request.urlopen(f"{url}/health", timeout=2)
+        urllib.request.urlopen(f"{platform.url}/health", timeout=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -85,3 +86,33 @@ def test_stopping_ends_a_child_that_ignores_sigterm() -> None:
     child.stdout.readline()
     stop_child(child, 0.2)
     assert child.returncode == -9
+
+
+def test_ctrl_c_reaches_the_child_of_a_parent_that_ignores_it() -> None:
+    program = "print(flush=True); import time; time.sleep(60)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as below `nohup ... &`
+    try:
+        child = start_child([sys.executable, "-c", program], {}, subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    try:
+        assert child.wait(10) == -signal.SIGINT
+    finally:
+        stop_child(child, 0.1)
+
+
+def test_stopping_ends_what_a_child_started_in_a_session_of_its_own() -> None:
+    program = (
+        "import subprocess, sys\n"
+        "inner = [sys.executable, '-c', 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)']\n"
+        "below = subprocess.Popen(inner, start_new_session=True); print(below.pid, flush=True); below.wait()"
+    )
+    child = start_child([sys.executable, "-c", program], {}, subprocess.PIPE)
+    assert child.stdout is not None
+    below = psutil.Process(int(child.stdout.readline()))
+    stop_child(child, 5)
+    below.wait(10)
+    assert not below.is_running()

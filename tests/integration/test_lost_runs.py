@@ -1,0 +1,325 @@
+"""Runs without a process, slots without a run, schedules missed, deployments that code and person changed: at a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import pytest
+
+from flows import server
+from flows.server import free_port, prefect_environment
+
+LIMIT_1 = {"collision_strategy": "CANCEL_NEW"}
+
+
+class Served(NamedTuple):
+    """A client of a server of our own, and the server's home."""
+
+    client: Any
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in prefect_environment(home).items():
+            patch.setenv(name, value)
+        owned = server._start(home, free_port(), "run")
+        from prefect.client.orchestration import SyncPrefectClient
+
+        with SyncPrefectClient(api=owned.url) as client:
+            yield Served(client, home)
+        owned.stop()
+
+
+@pytest.fixture
+def lost_runs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from flows import lost_runs
+
+    monkeypatch.setattr(lost_runs, "SUBMISSION_SECONDS", 0.0)
+    return lost_runs
+
+
+@pytest.fixture
+def deployment(served: Served) -> UUID:
+    """A deployment of one slot, whose next run is cancelled while another holds it."""
+    flow = served.client.create_flow_from_name(f"flow-{uuid4()}")
+    words = {"concurrency_limit": 1, "concurrency_options": LIMIT_1, "enforce_parameter_schema": False}
+    return served.client.create_deployment(flow_id=flow, name="one", entrypoint="x.py:x", **words)
+
+
+def start(served: Served, deployment: UUID, state: str, worker: str | None, pid: str | None = None) -> UUID:
+    """A run as a worker leaves it in the middle of its work; the new one's id."""
+    from prefect import states
+
+    run = served.client.create_flow_run_from_deployment(deployment).id
+    served.client.set_flow_run_state(run, states.Pending())
+    if worker:
+        served.client.request("PATCH", f"/flow_runs/{run}/labels", json={"prefect.worker.name": worker})
+    if pid:
+        served.client.update_flow_run(run, infrastructure_pid=pid)
+    for step in {"Pending": [], "Running": ["Running"], "Cancelling": ["Running", "Cancelling"]}[state]:
+        served.client.set_flow_run_state(run, getattr(states, step)())
+    assert state_of(served, run) == state.upper()
+    return run
+
+
+def state_of(served: Served, run: UUID) -> str:
+    return str(served.client.read_flow_run(run).state.type.value)
+
+
+def slots(served: Served, deployment: UUID) -> int:
+    return int(served.client.read_global_concurrency_limit_by_name(f"deployment:{deployment}").active_slots)
+
+
+def process_of(run: UUID) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(120)"]
+    child = subprocess.Popen(command, env={"PREFECT__FLOW_RUN_ID": str(run)}, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.stdout.close()
+    return child
+
+
+@pytest.mark.parametrize(
+    ("state", "by_us", "pid"),
+    [
+        ("Running", True, "1"),
+        ("Pending", True, None),
+        ("Cancelling", True, None),
+        ("Running", False, "2"),
+        ("Pending", False, None),
+    ],
+)
+def test_a_run_of_this_host_without_a_process_is_crashed_and_the_next_takes_its_slot(
+    served: Served, deployment: UUID, lost_runs: Any, state: str, by_us: bool, pid: str | None
+) -> None:
+    known_by_pid = pid is not None and not by_us
+    run = start(
+        served,
+        deployment,
+        state,
+        lost_runs.worker_name(served.home) if by_us else None,
+        f"{lost_runs.HOST}:{pid}" if known_by_pid else pid,
+    )
+    assert slots(served, deployment) == 1
+    lost_runs.close_lost(served.client, served.home)
+    closed = served.client.read_flow_run(run).state
+    assert closed.type.value == "CRASHED"
+    assert "no process of it is left" in closed.message and state in closed.message
+    start(served, deployment, "Running", "another")
+
+
+def test_what_a_lost_run_called_is_closed_with_it(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    from prefect import flow, states, task
+    from prefect.client.schemas.objects import TaskRun
+
+    @flow
+    def called() -> None:
+        pass
+
+    @task
+    def caller() -> None:
+        pass
+
+    run = start(served, deployment, "Running", lost_runs.worker_name(served.home))
+    step: TaskRun = served.client.create_task_run(caller, flow_run_id=run, dynamic_key="0", state=states.Running())
+    child = served.client.create_flow_run(called, parent_task_run_id=step.id, state=states.Running()).id
+    lost_runs.close_lost(served.client, served.home)
+    assert [state_of(served, run), state_of(served, child)] == ["CRASHED", "CRASHED"]
+    assert served.client.read_task_run(step.id).state.type.value == "CRASHED"
+
+
+def test_a_flow_whose_caller_was_reported_dead_is_closed(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    from prefect import flow, states, task
+
+    run = start(served, deployment, "Running", "another")
+    step = served.client.create_task_run(task(lambda: None, name="t"), flow_run_id=run, dynamic_key="0", state=states.Running())
+    child = served.client.create_flow_run(flow(name="f")(print), parent_task_run_id=step.id, state=states.Running()).id
+    lost_runs.SilenceWatch().look(served.client)
+    assert state_of(served, child) == "RUNNING"
+    served.client.set_flow_run_state(run, states.Crashed())
+    lost_runs.SilenceWatch().look(served.client)
+    assert state_of(served, child) == "CRASHED"
+
+
+def test_runs_of_other_hosts_and_runs_with_a_process_are_left_alone(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    far = start(served, deployment, "Running", "cpt up on elsewhere")
+    lost_runs.close_lost(served.client, served.home)
+    assert (state_of(served, far), slots(served, deployment)) == ("RUNNING", 1)
+    served.client.request("PATCH", f"/flow_runs/{far}/labels", json={"prefect.worker.name": "by hand"})
+    served.client.update_flow_run(far, infrastructure_pid=f"{lost_runs.HOST}:1")
+    child = process_of(far)
+    try:
+        assert lost_runs.run_processes()[far].pid == child.pid
+        lost_runs.close_lost(served.client, served.home)
+        assert (state_of(served, far), child.poll()) == ("RUNNING", None)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(
+    served: Served, deployment: UUID, lost_runs: Any
+) -> None:
+    run = start(served, deployment, "Running", lost_runs.worker_name(served.home))
+    child = process_of(run)
+    lost_runs.close_lost(served.client, served.home)
+    assert child.wait(10) == -15
+    assert state_of(served, run) == "CRASHED"
+
+
+def test_slots_and_leases_that_no_run_holds_are_freed(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    name = f"deployment:{deployment}"
+    body = {"names": [name], "slots": 1, "mode": "concurrency", "lease_duration": 86400}
+    served.client.request("POST", "/v2/concurrency_limits/increment-with-lease", json=body)
+    leases = served.home / "prefect" / "concurrency_leases"
+    limit = str(served.client.read_global_concurrency_limit_by_name(name).id)
+    assert [path for path in leases.glob("*-*.json") if limit in path.read_text()], "a restart would forget who holds the slot"
+    lost_runs.close_lost(served.client, served.home)
+    assert slots(served, deployment) == 0
+    assert not [path for path in leases.glob("*-*.json") if limit in path.read_text()]
+    served.client.request("POST", "/v2/concurrency_limits/increment", json={"names": [name], "slots": 1})
+    lost_runs.close_lost(served.client, served.home)
+    assert slots(served, deployment) == 0
+
+
+def test_a_run_is_closed_when_its_heartbeats_stay_away_and_only_then(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    clock = [0.0]
+    run, watch = start(served, deployment, "Running", "cpt up on elsewhere"), lost_runs.SilenceWatch(lambda: clock[0])
+    for beat in range(2):
+        clock[0] += lost_runs.LEAST_SILENCE_SECONDS + 1
+        heartbeat(served, run, datetime.now(UTC) + timedelta(seconds=30 * beat - 3600))  # a clock of its own, an hour behind
+        watch.look(served.client)
+    clock[0] += lost_runs.LEAST_SILENCE_SECONDS - 1
+    watch.look(served.client)
+    assert state_of(served, run) == "RUNNING"
+    clock[0] += 2
+    watch.look(served.client)
+    assert state_of(served, run) == "CRASHED"
+    assert "last heartbeat" in served.client.read_flow_run(run).state.message
+
+
+def heartbeat(served: Served, run: UUID, when: datetime) -> None:
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+    event = {"event": "prefect.flow-run.heartbeat", "occurred": when.isoformat(), "resource": resource, "id": str(uuid4())}
+    served.client.request("POST", "/events", json=[event])
+    wanted = {"filter": {"resource": {"id": [f"prefect.flow-run.{run}"]}, "event": {"name": [event["event"]]}, "order": "DESC"}}
+    for _ in range(100):
+        found = served.client.request("POST", "/events/filter", json=wanted).json()["events"]
+        if found and found[0]["id"] == event["id"]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the server did not store the heartbeat")
+
+
+def test_of_the_runs_that_an_outage_missed_the_latest_of_each_schedule_is_left(
+    served: Served, deployment: UUID, lost_runs: Any
+) -> None:
+    daily = [{"schedule": {"cron": f"{minute} 2 * * *", "timezone": "UTC"}, "slug": str(minute)} for minute in (0, 30)]
+    served.client.request("POST", f"/deployments/{deployment}/schedules", json=daily)
+    since = {"start_time": (datetime.now(UTC) - timedelta(days=4)).isoformat(), "end_time": datetime.now(UTC).isoformat()}
+    served.client.request("POST", f"/deployments/{deployment}/schedule", json={**since, "min_runs": 3, "max_runs": 9})
+    assert lost_runs.skip_missed(served.client) == 4
+    wanted = {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}}
+    due = [
+        run
+        for run in served.client.request("POST", "/flow_runs/filter", json=wanted).json()
+        if run["state_type"] == "SCHEDULED" and datetime.fromisoformat(run["expected_start_time"]) < datetime.now(UTC)
+    ]
+    assert len(due) == 2
+    assert {run["created_by"]["display_value"] for run in due} == {"0", "30"}
+
+
+def test_the_lock_of_the_leases_that_a_power_cut_left_is_removed_and_a_fresh_one_is_not(tmp_path: Path) -> None:
+    lock = tmp_path / "prefect" / "concurrency_leases" / "expirations.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("1")  # a pid that is always alive
+    server._forget_stale_lock(tmp_path)
+    assert lock.exists()
+    os.utime(lock, (0, 0))
+    server._forget_stale_lock(tmp_path)
+    assert not lock.exists()
+
+
+NIGHTLY = {"slug": "nightly", "cron": "0 2 * * *", "timezone": "UTC", "active": False}
+ENTRY = {
+    "name": "kept",
+    "description": "As in the code.",
+    "entrypoint": "flows/retrain.py:retrain",
+    "tags": ["cpt"],
+    "parameters": {"params": {"preset": "demo"}},
+    "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
+    "schedules": [NIGHTLY],
+    "work_pool": {"name": "local-process", "job_variables": {"env": {"CPT_HOME": "a"}}},
+}
+
+
+@pytest.fixture
+def redeploy(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Any]:
+    """`cpt up`'s deployment of one entry; what the server has afterwards."""
+    from flows import deployments
+
+    def deploy(entry: dict[str, Any]) -> Any:
+        declared = {
+            "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": "here"}}],
+            "deployments": [entry],
+        }
+        monkeypatch.setattr(deployments, "declaration", lambda: json.loads(json.dumps(declared)))
+        deployments.deploy_all(served.client, tmp_path)
+        return served.client.read_deployment_by_name("retrain/kept")
+
+    monkeypatch.setenv("PREFECT_API_URL", str(served.client.api_url))
+    deployments.ensure_work_pool(served.client)
+    return deploy
+
+
+def test_a_restart_brings_the_code_s_changes_and_keeps_a_person_s(
+    served: Served, redeploy: Callable[[dict[str, Any]], Any]
+) -> None:
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    first = redeploy(ENTRY)
+    assert redeploy(ENTRY).updated == first.updated, "nothing changed, and nothing was written"
+    mine = {"parameters": {"params": {"preset": "smoke"}}, "paused": True, "concurrency_limit": 3}
+    served.client.update_deployment(first.id, DeploymentUpdate(**mine))
+    served.client.update_deployment_schedule(first.id, first.schedules[0].id, active=True)
+    served.client.request("POST", f"/deployments/{first.id}/schedules", json=[{"schedule": {"interval": 3600}}])
+    later = ENTRY | {
+        "description": "As in the later code.",
+        "tags": ["cpt", "later"],
+        "parameters": {"params": {"preset": "demo", "name": "later"}},
+        "schedules": [NIGHTLY | {"cron": "0 3 * * *"}, NIGHTLY | {"slug": "weekly", "cron": "0 4 * * 0"}],
+        "work_pool": {"name": "local-process", "job_variables": {"env": {"CPT_HOME": "b"}}},
+    }
+    found = redeploy(later)
+    assert (found.description, found.tags) == ("As in the later code.", ["cpt", "later"])
+    assert found.job_variables == {"env": {"CPT_HOME": "b"}}
+    assert found.parameters == {"params": {"preset": "smoke", "name": "later"}}
+    assert (found.paused, found.global_concurrency_limit.limit) == (True, 3)
+    schedules = {one.slug: (getattr(one.schedule, "cron", None), one.active) for one in found.schedules}
+    assert schedules == {"nightly": ("0 3 * * *", True), "weekly": ("0 4 * * 0", False), None: (None, True)}
+
+    served.client.delete_deployment_schedule(first.id, next(one.id for one in found.schedules if one.slug == "weekly"))
+    assert {one.slug for one in redeploy(later).schedules} == {"nightly", None}, "what was deleted stays so"
+
+
+def test_parameters_that_the_code_no_longer_takes_do_not_stop_a_start(
+    served: Served, redeploy: Callable[[dict[str, Any]], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = redeploy(ENTRY | {"enforce_parameter_schema": False})
+    body = {"parameters": {"params": {"preset": "demo", "steps": "many"}}, "enforce_parameter_schema": False}
+    served.client.request("PATCH", f"/deployments/{found.id}", json=body)
+    later = redeploy(ENTRY | {"enforce_parameter_schema": True})
+    assert later.parameters == {"params": {"preset": "demo"}}
+    assert "retrain/kept: what was set in the UI does not fit the code" in capsys.readouterr().out
