@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline_lib.config import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.presets import preset as preset_config
-from pipeline_lib.train_config import TrainConfig
+from pipeline_lib.train_config import TrainConfig, check_divides
 
 PresetName = Literal["demo", "smoke", "cpt_text_s", "cpt_text_m", "cpt_text_l", "cpt_text_xl", "cpt_code_s", "cpt_code_m"]
 
@@ -115,7 +115,8 @@ class RunParams(BaseModel):
         """The whole configuration: the preset's, with what was asked for in place.
 
         Raises:
-            UserError: both a source folder and a dump spec are given, or both steps and pairs.
+            UserError: both a source folder and a dump spec are given, or both steps and pairs; or the batch does not divide
+                among the processes.
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
@@ -160,7 +161,9 @@ class RunParams(BaseModel):
         update |= {name: value for name in ("steps", "batch_size", "directions") if (value := getattr(self, name))}
         update |= {"seed": self.seed} if self.seed >= 0 else {}
         update |= {"train_temperature": self.temperature == "trained"} if self.temperature else {}
-        return train.model_copy(update=update)
+        train = train.model_copy(update=update)
+        check_divides(train.batch_size, train.processes * train.nodes)
+        return train
 
     def _default_name(self, config: RunConfig) -> str:
         if not (self.source or self.dump):

@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+from pipeline_lib.train.failure import report
+
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.5
 SAVE_GRACE_SECONDS = 20.0
@@ -35,21 +37,20 @@ def _end_after(torchrun: int) -> None:
 
 
 def main(path: Path) -> int:
-    """Train as the job says; 0 when done or stopped with the state saved, 1 when the run cannot go on."""
-    from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
-    from pipeline_lib.train.job import Events, Job
-    from pipeline_lib.train.worker import work
-
-    job = Job.model_validate_json(path.read_bytes())
-    events = Events(enabled=os.environ.get("RANK", "0") == "0")
+    """Train as the job says; 0 when done or stopped with the state saved, 1 when it failed, which every rank reports."""
     try:
-        work(job, events)
-    except (UserError, CorruptArtifact, TrainingFailed) as error:
-        events.send("failed", kind=type(error).__name__, message=str(error))
+        from pipeline_lib.train.job import Events, Job
+        from pipeline_lib.train.worker import work
+
+        job = Job.model_validate_json(path.read_bytes())
+        work(job, Events(enabled=os.environ.get("RANK", "0") == "0"))
+    except Exception as error:  # whatever it is: the launcher has no other way to learn it
+        report(error)
         return 1
     return 0
 
 
 if __name__ == "__main__":
     end_with_torchrun()
-    sys.exit(main(Path(sys.argv[1])))
+    if main(Path(sys.argv[1])):
+        os._exit(1)  # at once: other ranks and threads of this one may be waiting for it
