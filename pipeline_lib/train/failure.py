@@ -135,14 +135,15 @@ class Witness:
         if number != signal.SIGKILL:
             return Death(f"{'out of memory: ' if self._memory else ''}{text}", out_of_memory=self._memory)
         counted = f"the kernel killed {kernel_kills} for lack of memory meanwhile"
-        return Death(f"{text}: {counted if kernel_kills else 'most often the kernel, for lack of memory'}", killed=True)
+        why = counted if kernel_kills else "most often the kernel, for lack of memory"
+        return Death(f"{text}: {why}", killed=True)
 
     def _who(self, rank: int) -> str:
         return f"rank {rank} of {self.size}" if self.size > 1 else "the trainer process"
 
 
 def kernel_kills() -> int:
-    """Processes that the kernel has killed for memory so far, on this machine or in this container; 0 where it does not tell."""
+    """Processes that the kernel has killed for memory so far, of this machine or container; 0 where it does not tell."""
     return max((int(value) for path in KERNEL_COUNTERS for name, value in _counters(path) if name == "oom_kill"), default=0)
 
 
