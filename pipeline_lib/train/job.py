@@ -20,7 +20,7 @@ from pipeline_lib.files import digest_of
 from pipeline_lib.progress import WARNING
 from pipeline_lib.train.failure import EVENT_MARK
 
-TRAIN = Stage(name="train", version=3)
+TRAIN = Stage(name="train", version=4)
 PRETRAIN = Stage(name="pretrain", version=2)
 
 EVALUATION_FILE = "evaluation.jsonl"  # of the part "metrics", where there is an evaluation

@@ -185,12 +185,16 @@ def test_what_is_not_finite_is_named_by_model_task_and_row(store, curated, embed
         vectors_ND[[text == spoilt for text in texts], 1] = np.nan
         return vectors_ND
 
-    with pytest.raises(UserError, match=r"^late on \w+: the embedding on the x side of row \d+, .*training diverged") as failure:
+    with pytest.raises(
+        UserError, match=r"^late on \w+: the embedding on the x side of row \d+, .*training diverged"
+    ) as failure:
         EmbeddingScorer("late", 10, embed, tasks)
     assert repr(spoilt[:60]) in str(failure.value)
 
 
-@pytest.mark.parametrize(("kind", "method"), [("text_search", "search"), ("similarity", "similarity"), ("classification", "features")])
+@pytest.mark.parametrize(
+    ("kind", "method"), [("text_search", "search"), ("similarity", "similarity"), ("classification", "features")]
+)
 def test_a_score_that_is_not_finite_is_named_by_model_task_and_row(store, curated, embed_words, kind, method):
     tasks = build_tasks(curated, "validation", CONFIG)
     scorer = EmbeddingScorer("late", 10, embed_words, tasks)

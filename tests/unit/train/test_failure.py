@@ -20,7 +20,7 @@ HUGE = 1 << 50  # bytes that no machine has
 
 
 def of(act: Callable[[], Any]) -> Exception:
-    with pytest.raises(Exception) as failure:  # noqa: PT011 - which one is what is asked
+    with pytest.raises(Exception) as failure:
         act()
     return failure.value
 
