@@ -33,7 +33,7 @@ from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.packing import should_pack
 from pipeline_lib.train.pair_batches import Batch, PairRows, at_least, read_batch
 from pipeline_lib.train.read_ahead import ReadAhead
-from pipeline_lib.train.sharding import shard
+from pipeline_lib.train.sharding import cut_again, shard
 from pipeline_lib.train.stopwatch import Stopwatch
 from pipeline_lib.train.training_rows import check_views
 from pipeline_lib.train_config import check_divides
@@ -198,7 +198,12 @@ class ContrastiveObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and MRR of the held-out pairs, if any are asked for."""
-        return self.held_out.measure(self.module, self.micro_batch_tokens, self.ranks) if self.held_out else {}
+        if self.held_out is None:
+            return {}
+        figures = self.held_out.measure(self.module, self.micro_batch_tokens, self.ranks)
+        if self._sharded:  # else the averaged weights would be the next step's, and no file's
+            cut_again(self.module.backbone)
+        return figures
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""

@@ -68,7 +68,7 @@ class Trainer:
         self.watch = Stopwatch()
         self.stop = StopRequest()
         self.pairs_seen = 0
-        self._steps_done = 0
+        self._reached = 0  # the step that is taken, or was
 
     def run(self) -> bool:
         """Go on from the newest usable state to the last step; False where a SIGTERM came first and the state is saved.
@@ -80,7 +80,7 @@ class Trainer:
         try:
             finished = self._run()
         except Exception as error:
-            error.add_note(f"step {self._steps_done + 1}")
+            error.add_note(f"step {self._reached}" if self._reached else "before the first step")
             self._settle()
             raise
         self.resume.wait()
@@ -94,15 +94,14 @@ class Trainer:
             self.events.warn(f"the state before was not saved: {error}")
 
     def _run(self) -> bool:
-        first = self._steps_done = self._start()
+        first = self._reached = self._start()
         for line in self.objective.describe() if first == 0 else [f"going on after step {first}"]:
             self.events.log(line)
         self.clock = Clock(self.job.folder / "timing.jsonl" if self.ranks.is_first else None, self.config.steps)
         for step in range(first, self.config.steps):
-            self._steps_done = step
+            self._reached = step + 1
             self.take_step(step)
             done = step + 1
-            self._steps_done = done
             if done in self.checkpoints.labels:
                 with self.watch.timed("checkpoint"):
                     self._save_checkpoint(done)

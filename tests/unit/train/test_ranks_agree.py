@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,9 @@ from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batc
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import ALONE, Ranks, sum_over_ranks
-from pipeline_lib.train.job import PRETRAIN, Job
+from pipeline_lib.train.job import PRETRAIN, Events, Job
 from pipeline_lib.train.launch import TrainInputs
+from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.train.worker import build_objective
 
 Inputs = tuple[Store, TrainInputs]
@@ -120,3 +122,22 @@ def test_a_language_model_whose_step_has_one_sequence_trains_on_two_ranks(inputs
 
 def alone_config(config: Any) -> Any:
     return config.model_copy(update={"parallel": "ddp"})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The losses of a run that measures held-out pairs with averaged weights on its way."""
+
+    job: Job
+
+    def __call__(self, ranks: Ranks) -> list[float]:
+        trainer = Trainer(self.job, build_objective(self.job, ranks), ranks, Events(enabled=False))
+        assert trainer.run()
+        return [json.loads(line)["loss"] for line in trainer.log.text().splitlines()]
+
+
+def test_weights_that_were_gathered_to_measure_are_cut_again(inputs: Inputs) -> None:
+    config = tiny_config(steps=4, checkpoints=2, evaluation_pairs=16, parallel="fsdp", learning_rate=1e-2)
+    expected = Trained(alone(write_job(*inputs, config, key="measured-alone")))(ALONE)
+    for losses in run_ranks(2, Trained(write_job(*inputs, config, key="measured"))):
+        assert losses == pytest.approx(expected, rel=1e-5)
