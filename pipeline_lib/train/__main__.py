@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import TracebackType
 
 from pipeline_lib.train.failure import report
 
@@ -36,21 +37,22 @@ def _end_after(torchrun: int) -> None:
     os._exit(1)
 
 
-def main(path: Path) -> int:
-    """Train as the job says; 0 when done or stopped with the state saved, 1 when it failed, which every rank reports."""
-    try:
-        from pipeline_lib.train.job import Events, Job
-        from pipeline_lib.train.worker import work
+def end_with_report(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    """Tell the launcher what ended this process, then end at once: other ranks and threads of this one may wait for it."""
+    report(error)
+    os._exit(1)
 
-        job = Job.model_validate_json(path.read_bytes())
-        work(job, Events(enabled=os.environ.get("RANK", "0") == "0"))
-    except Exception as error:  # whatever it is: the launcher has no other way to learn it
-        report(error)
-        return 1
-    return 0
+
+def main(path: Path) -> None:
+    """Train as the job says, to its end or until it is stopped and its state saved. Raises what ended it else."""
+    from pipeline_lib.train.job import Events, Job
+    from pipeline_lib.train.worker import work
+
+    job = Job.model_validate_json(path.read_bytes())
+    work(job, Events(enabled=os.environ.get("RANK", "0") == "0"))
 
 
 if __name__ == "__main__":
+    sys.excepthook = end_with_report
     end_with_torchrun()
-    if main(Path(sys.argv[1])):
-        os._exit(1)  # at once: other ranks and threads of this one may be waiting for it
+    main(Path(sys.argv[1]))

@@ -40,7 +40,7 @@ _EXIT = re.compile(r"^\s*exitcode\s*:\s*-(\d+) \(pid: (\d+)\)")
 _FORCED = re.compile(r"Unable to shutdown process (\d+)")
 
 
-def report(error: Exception) -> None:
+def report(error: BaseException) -> None:
     """Tell the launcher why this process ends, in one line; before it the traceback, where the message is not enough."""
     kind = type(error).__name__
     if kind not in FINAL:

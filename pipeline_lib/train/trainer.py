@@ -81,17 +81,11 @@ class Trainer:
             finished = self._run()
         except Exception as error:
             error.add_note(f"step {self._reached}" if self._reached else "before the first step")
-            self._settle()
+            if beside := self.resume.settle():  # said beside what ended the run, and not in its place
+                self.events.warn(f"the state before was not saved: {beside}")
             raise
         self.resume.wait()
         return finished
-
-    def _settle(self) -> None:
-        """Let the saving of a state end; what ended the run is said, and what its saving meets only beside it."""
-        try:
-            self.resume.wait()
-        except Exception as error:
-            self.events.warn(f"the state before was not saved: {error}")
 
     def _run(self) -> bool:
         first = self._reached = self._start()

@@ -38,10 +38,10 @@ def fault():
 
 with Path({starts!r}).open("a") as stream:
     stream.write(os.environ["RANK"] + "\\n")
+sys.excepthook = trainer.end_with_report
 trainer.end_with_torchrun()
 faults.arm({point!r}, fault)
-code = trainer.main(Path(sys.argv[1]))
-os._exit(code)
+trainer.main(Path(sys.argv[1]))
 """
 
 
@@ -111,10 +111,10 @@ def test_the_same_kill_twice_ends_the_run_and_each_is_said(fails: Start) -> None
 
 TOO_FAST = """
 import sys
-from functools import partial
 from pipeline_lib import presets
 smoke = presets.smoke()
-fast = smoke.model_copy(update={"train": smoke.train.model_copy(update={"learning_rate": 1e25})})
+train = {"learning_rate": 1e25, "mixture": {"docstring": 0.6, "name": 0.1, "neighbour": 0.3}}
+fast = smoke.model_copy(update={"train": smoke.train.model_copy(update=train)})
 presets.PRESETS["smoke"] = lambda: fast
 from flows.cli import main
 main()
@@ -139,6 +139,7 @@ def test_a_run_that_diverges_says_what_was_not_finite_in_terminal_and_ui(tmp_pat
     assert last.startswith("cpt: step 2: embeddings are not finite: 64 of 64 x (pair "), answer.stdout[-3000:]
     assert "last good checkpoint: none; try a lower learning_rate" in last
     assert "Traceback" not in answer.stdout
+    assert "warning: the mixture asks for name, of which this dataset has no rows" in answer.stdout
     database = sqlite3.connect(f"file:{tmp_path}/prefect/prefect.db?mode=ro", uri=True)
     states = dict(database.execute("select f.name, s.message from flow_run r join flow f on f.id = r.flow_id "
                                    "join flow_run_state s on s.id = r.state_id where s.type = 'FAILED'"))  # fmt: skip

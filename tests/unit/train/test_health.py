@@ -123,7 +123,7 @@ def test_a_temperature_that_is_not_finite_is_named(inputs: tuple[Store, TrainInp
 def test_a_gradient_that_is_not_finite_is_named_by_its_weight(inputs: tuple[Store, TrainInputs]) -> None:
     trainer = trainer_of(inputs, "gradient")
     norm = trainer.objective.module.backbone.ln_f.weight
-    handle = norm.register_hook(lambda gradient: gradient * math.inf)
+    handle = norm.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(TrainingFailed, match=r"step 1: gradient norm is \w+, .*in the gradients of backbone\.ln_f\.weight;"):
         trainer.take_step(0)
     handle.remove()
