@@ -207,5 +207,5 @@ def test_a_score_that_is_not_finite_is_named_by_model_task_and_row(store, curate
         return found
 
     setattr(scorer, method, spoilt)
-    with pytest.raises(UserError, match=rf"^late on {task.name}: .* of row 0, '\w+', and 0 more of \d+ are not finite"):
+    with pytest.raises(UserError, match=rf"^late on {task.name}: .* of row 0, '[^']+', and 0 more of \d+ are not finite"):
         measure(scorer, dataclasses.replace(tasks, tasks=(task,)), CONFIG, lambda name: None)

@@ -87,13 +87,13 @@ def test_an_embedding_that_is_not_finite_is_named_by_suite_model_and_text(store,
 
     def spoilt(texts, side="x"):
         vectors_ND = np.array(whole(texts, side))
-        vectors_ND[[text == "blue dog number 4" for text in texts]] = np.nan
+        vectors_ND[[text == "blue dog number 6" for text in texts]] = np.nan
         return vectors_ND
 
     encoder.embed = spoilt
-    with pytest.raises(UserError, match=r"^sts-b, test: words: the embedding of row \d+, 'blue dog number 4', and 0 more"):
+    with pytest.raises(UserError, match=r"^sts-b, test: words: the embedding of row \d+, 'blue dog number 6', and 0 more"):
         evaluate_suite(store, encoder, sts_b, "test")
-    with pytest.raises(UserError, match=r"^words: the embedding on the x side of row 44, 'blue dog number 4'"):
+    with pytest.raises(UserError, match=r"^words: the embedding on the x side of row 46, 'blue dog number 6'"):
         sts_b.run(encoder, "test")
 
 
