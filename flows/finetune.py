@@ -11,6 +11,7 @@ from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
+from pipeline_lib.train_config import check_divides
 from tasks.dataset import check_shards_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
@@ -25,6 +26,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     Args:
         params: which checkpoint, which training sets, and how.
     """
+    check_divides(params.training.batch_size, params.training.processes)
     store = open_store(params.artifacts)
     checkpoint = open_checkpoint(store, params.checkpoint)
     sets = [training_set_task(store, config) for config in params.training_sets()]

@@ -15,7 +15,7 @@ from pipeline_lib.model.starting_points import start_weights
 from pipeline_lib.presets import RANDOM
 from pipeline_lib.presets import preset as preset_config
 from pipeline_lib.stage_config import operational
-from pipeline_lib.train_config import TrainConfig
+from pipeline_lib.train_config import TrainConfig, check_divides
 
 PresetName = Literal["demo", "smoke", "cpt_text_s", "cpt_text_m", "cpt_text_l", "cpt_text_xl", "cpt_code_s", "cpt_code_m"]
 
@@ -128,7 +128,8 @@ class RunParams(BaseModel):
         """The whole configuration: the preset's, with what was asked for in place.
 
         Raises:
-            UserError: values that exclude each other or that a stage refuses, or more processes than this machine can run.
+            UserError: values that exclude each other or that a stage refuses, more processes than this machine can run, or a
+                batch that does not divide among them.
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
@@ -172,7 +173,9 @@ class RunParams(BaseModel):
         update |= {name: value for name in ("batch_size", "directions") if (value := getattr(self, name))}
         update |= {"seed": self.seed} if self.seed >= 0 else {}
         update |= {"train_temperature": self.temperature == "trained"} if self.temperature else {}
-        return train.model_copy(update=update)
+        train = train.model_copy(update=update)
+        check_divides(train.batch_size, train.processes * train.nodes)
+        return train
 
     def _default_name(self, config: RunConfig) -> str:
         if not (self.source or self.dump):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+WARNING = "warning: "  # begins a line for people that they should see wherever they look, and not in a log alone
+
 
 class Progress(Protocol):
     """Called with what is done of what there is; the caller draws it, throttled as it likes."""

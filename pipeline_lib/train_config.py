@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.stage_config import StageConfig, added, operational
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
@@ -264,6 +265,21 @@ class TrainConfig(OptimizerConfig):
         """The learning rates and what goes with them, for a line that people read."""
         dropout = f"token dropout {self.token_dropout:g}" if self.token_dropout else "no token dropout"
         return f"{super().rates()}, {dropout}"
+
+
+def check_divides(batch_size: int, processes: int) -> None:
+    """Every trainer process takes equally many pairs.
+
+    Raises:
+        UserError: the batch does not divide; the message names the nearest sizes that do.
+    """
+    if batch_size % processes:
+        below = batch_size - batch_size % processes
+        sizes = f"{below} or {below + processes}" if below else f"{processes}"
+        raise UserError(
+            f"a batch of {batch_size} pairs does not divide among {processes} processes: batch_size {sizes} would, "
+            "or another number of processes"
+        )
 
 
 class PretrainConfig(OptimizerConfig):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from prefect import get_run_logger
 
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.evaluation.compare import read_evaluations
@@ -69,7 +68,7 @@ def join_task(store: Store, sets: Sequence[Artifact]) -> Artifact:
 def finetune_task(store: Store, checkpoint: Checkpoint, shards: Artifact, config: FinetuneConfig) -> Artifact:
     """Contrastive training that goes on from a checkpoint, in a child process that restarts by itself."""
     progress = StageProgress("finetune")
-    artifact = finetune(store, checkpoint, shards, config, progress, get_run_logger().info)
+    artifact = finetune(store, checkpoint, shards, config, progress, progress.tell)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['step']:,} steps, {facts['pairs_seen']:,} pairs seen, loss {facts['loss']:.3f}")
     return artifact

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger
-
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import RunConfig
 from pipeline_lib.train.batch_advice import AdviceConfig, build_advice
@@ -16,7 +14,7 @@ from tasks.ui import StageProgress, stage_task
 def pretrain_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
     """Causal language modelling on the training split."""
     progress = StageProgress("pretrain")
-    artifact = pretrain(store, shards, tokenizer, config.pretrain, config.model, progress)
+    artifact = pretrain(store, TrainInputs(shards, tokenizer), config.pretrain, config.model, progress, progress.tell)
     progress.finish(f"{config.pretrain.steps:,} steps")
     return artifact
 
@@ -36,7 +34,7 @@ def lexical_start_task(store: Store, shards: Artifact, tokenizer: Artifact, conf
 def train_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig, start: Artifact | None) -> Artifact:
     """Contrastive training in a child process; it restarts from its last complete state by itself."""
     progress = StageProgress("train")
-    artifact = train(store, TrainInputs(shards, tokenizer, start), config.train, config.model, progress, get_run_logger().info)
+    artifact = train(store, TrainInputs(shards, tokenizer, start), config.train, config.model, progress, progress.tell)
     progress.finish(f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")
     return artifact
 

@@ -26,6 +26,7 @@ from prefect.tasks import exponential_backoff
 
 from pipeline_lib import interruption
 from pipeline_lib.errors import TransientError
+from pipeline_lib.progress import WARNING
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,6 +112,15 @@ class StageProgress:
         if now - self._line_at > (REDRAW_SECONDS if self._redraws else LINE_SECONDS):
             self._line_at = now
             self._draw(progress_line(self.name, share, note, self._seconds_left(share, now)))
+
+    def tell(self, line: str) -> None:
+        """A line of the stage's own log, to the run's log; a warning to the terminal too."""
+        if not line.startswith(WARNING):
+            get_run_logger().info("%s", line)
+            return
+        get_run_logger().warning("%s", line.removeprefix(WARNING))
+        self._clear()
+        say(f"  {self.name:<18} {line}")
 
     def finish(self, note: str) -> None:
         """The last line of the stage: what came of it."""

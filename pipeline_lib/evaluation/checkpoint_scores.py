@@ -140,13 +140,22 @@ def _drawn(queries: Queries, resamples: int, seed: int) -> np.ndarray:
 
 
 def _results(evaluation: Artifact) -> dict[str, TaskResult]:
-    """The headline tasks by their primary metrics; a suite's parts (SUITE:PART) are inside its headline already."""
+    """The headline tasks by their primary metrics; a suite's parts (SUITE:PART) are inside its headline already.
+
+    Raises:
+        UserError: a value is not finite.
+    """
     queries = {task: found for (_, task), found in read_queries(evaluation).items() if ":" not in task}
-    return {
+    results = {
         row["task"]: TaskResult(row["kind"], row["value"], queries[row["task"]])
         for row in read_evaluations([evaluation])
         if row["task"] in queries and row["metric"] == queries[row["task"]].of_metric
     }
+    for task, result in results.items():  # a NaN would rank below nothing and above nothing
+        where = f"{evaluation.manifest.config['model']} on {task}"
+        metrics.require_finite(result.queries.values, where, "the value", result.queries.ids)
+        metrics.require_finite(np.array([result.value]), where, result.queries.of_metric, ("the figure",))
+    return results
 
 
 def _step_of(evaluation: Artifact) -> int:

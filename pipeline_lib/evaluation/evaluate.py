@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part
 from pipeline_lib.config import EvaluateConfig, StageConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
-from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, TaskSet
+from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, Task, TaskSet
 from pipeline_lib.evaluation.tasks import build_tasks, only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.progress import Progress, embedding, silent
@@ -50,9 +50,11 @@ class EmbeddingScorer:
         texts = {"x": _texts_of(tasks, "x"), "y": _texts_of(tasks, "y")}
         self.texts_embedded = sum(map(len, texts.values()))
         self._row = {side: {text: row for row, text in enumerate(distinct)} for side, distinct in texts.items()}
-        self._x_ND = self._embed_side(embed, texts["x"], "x", embedding(progress, 0, self.texts_embedded))
+        self._x_ND = _embed_side(embed, texts["x"], "x", embedding(progress, 0, self.texts_embedded))
         shift = len(texts["x"])
-        self._y_ND = self._embed_side(embed, texts["y"], "y", embedding(progress, shift, self.texts_embedded))
+        self._y_ND = _embed_side(embed, texts["y"], "y", embedding(progress, shift, self.texts_embedded))
+        for task in tasks.tasks:
+            self._require_finite(task)
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         x_QD = self._x(task.queries[queries])
@@ -74,17 +76,12 @@ class EmbeddingScorer:
     def _x(self, texts: Sequence[str]) -> np.ndarray:
         return self._x_ND[[self._row["x"][text] for text in texts]]
 
-    def _embed_side(self, embed: Embed, texts: Sequence[str], side: Side, progress: Progress) -> np.ndarray:
-        if not texts:
-            return np.zeros((0, 1), np.float32)
-        vectors_ND = embed(texts, side, progress)
-        bad = int((~np.isfinite(vectors_ND).all(1)).sum())
-        if bad:
-            raise UserError(
-                f"{self.name}: {bad} of {len(texts)} embeddings are not finite: the training diverged; "
-                "lower its learning rate or take an earlier checkpoint"
-            )
-        return vectors_ND
+    def _require_finite(self, task: Task) -> None:
+        """Raises UserError where the embedding of one of the task's texts is not."""
+        for side, vectors_ND in (("x", self._x_ND), ("y", self._y_ND)):
+            texts = _texts_of_task(task, "x" if side == "x" else "y")
+            rows = [self._row[side][text] for text in texts]
+            metrics.require_finite(vectors_ND[rows], f"{self.name} on {task.name}", f"the embedding on the {side} side", texts)
 
 
 def evaluate_checkpoint(
@@ -194,14 +191,21 @@ def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
     return embed_texts
 
 
+def _embed_side(embed: Embed, texts: Sequence[str], side: Side, progress: Progress) -> np.ndarray:
+    return embed(texts, side, progress) if texts else np.zeros((0, 1), np.float32)
+
+
 def _texts_of(tasks: TaskSet, side: Side) -> list[str]:
-    texts: dict[str, None] = {}  # an ordered set
-    for task in tasks.tasks:
-        if isinstance(task, SearchTask):
-            texts.update(dict.fromkeys(task.queries[: task.asked] if side == "x" else task.candidates))
-        elif side == "x":
-            texts.update(dict.fromkeys(task.texts if isinstance(task, ProbeTask) else (*task.left, *task.right)))
-    return list(texts)
+    """All tasks' texts of a side, each once."""
+    return list(dict.fromkeys(text for task in tasks.tasks for text in _texts_of_task(task, side)))
+
+
+def _texts_of_task(task: Task, side: Side) -> Sequence[str]:
+    if isinstance(task, SearchTask):
+        return task.queries[: task.asked] if side == "x" else task.candidates
+    if side == "y":
+        return ()
+    return task.texts if isinstance(task, ProbeTask) else (*task.left, *task.right)
 
 
 def _named(progress: Progress, label: str) -> Progress:

@@ -102,16 +102,13 @@ def measure(scorer: Scorer, tasks: TaskSet, config: EvaluateConfig, done: Callab
 
 
 def _measure_search(scorer: Scorer, task: SearchTask, config: EvaluateConfig) -> Measurement:
-    ranks_Q = np.concatenate(
-        [
-            metrics.ranks(
-                scorer.search(task, queries, candidates),
-                np.arange(queries.stop - queries.start),
-                task.masked(queries, candidates),
-            )
-            for queries, candidates in task.batches()
-        ]
-    )
+    ranks = []
+    for queries, candidates in task.batches():
+        scores_QC = scorer.search(task, queries, candidates)
+        metrics.require_finite(scores_QC, f"{scorer.name} on {task.name}", "a score", task.ids[queries])
+        right_Q = np.arange(queries.stop - queries.start)
+        ranks.append(metrics.ranks(scores_QC, right_Q, task.masked(queries, candidates)))
+    ranks_Q = np.concatenate(ranks)
     values_Q = metrics.reciprocal_ranks(ranks_Q)
     figures = {
         "mrr": metrics.mean_interval(values_Q, config.bootstrap, config.seed),
@@ -128,6 +125,10 @@ def _measure_probe(scorer: Scorer, task: ProbeTask, config: EvaluateConfig) -> M
     for fold in np.unique(task.folds):
         held_out_N = task.folds == fold
         train_features, test_features = scorer.features(task, int(fold))
+        for features, rows_N in ((train_features, ~held_out_N), (test_features, held_out_N)):
+            dense = features if isinstance(features, np.ndarray) else np.asarray(features.sum(axis=1))
+            names = [task.ids[row] for row in np.flatnonzero(rows_N)]
+            metrics.require_finite(dense, f"{scorer.name} on {task.name}", "a feature", names)
         probe = LogisticRegression(C=scorer.probe_c, max_iter=_MAX_ITERATIONS)
         predicted_N[held_out_N] = probe.fit(train_features, true_N[~held_out_N]).predict(test_features)
     right_N = (predicted_N == true_N).astype(np.float64)
@@ -140,15 +141,22 @@ def _measure_probe(scorer: Scorer, task: ProbeTask, config: EvaluateConfig) -> M
 
 def _measure_similarity(scorer: Scorer, task: SimilarityTask, config: EvaluateConfig) -> Measurement:
     cosines_N = scorer.similarity(task).astype(np.float64)
+    metrics.require_finite(cosines_N, f"{scorer.name} on {task.name}", "the similarity", task.ids)
     figure = metrics.statistic_interval("spearman", cosines_N, task.grades, config.bootstrap, config.seed)
     return Measurement(task.name, task.kind, {"spearman": figure}, task.ids, task.groups, cosines_N, task.grades)
 
 
 def write_measurements(folder: Path, scorer: Scorer, split: str, measurements: Iterable[Measurement]) -> dict[str, int]:
-    """Write evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (PER_QUERY); returns the rows of each."""
+    """Write evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (PER_QUERY); returns the rows of each.
+
+    Raises:
+        UserError: a figure is not finite.
+    """
     figures, queries = [], []
     for m in measurements:
         for metric, interval in m.figures.items():
+            bounds = np.array([interval.value, interval.low, interval.high])
+            metrics.require_finite(bounds, f"{scorer.name} on {m.task}", metric, ("the figure", "its low", "its high"))
             row = (scorer.name, scorer.step, split, m.kind, m.task, metric)
             figures.append((*row, interval.value, interval.low, interval.high, interval.n))
         for id_, group, value, target in zip(m.ids, m.groups, m.values, m.targets, strict=True):

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
+from pipeline_lib.errors import UserError
+
+SHOWN_CHARACTERS = 60  # of a text in a message
 _CHUNK_NUMBERS = 4_000_000  # resampled values held at once: 32 MB
 _ROUNDING = 1e-7  # float32 cosines of equal texts differ by so much
+
+
+class NotFiniteError(UserError):
+    """An embedding, a score or a figure is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,29 @@ class Interval:
     low: float
     high: float
     n: int
+
+
+def require_finite(values_N: np.ndarray, where: str, what: str, names: Sequence[str]) -> None:
+    """Refuse what would rank, or be averaged, as if it were a figure.
+
+    Args:
+        values_N: numbers, or rows of numbers.
+        where: the model and the task.
+        what: they are.
+        names: of the rows: the texts' ids, or the texts.
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite: where, the first row, and how many there are.
+    """
+    values_N = np.asarray(values_N)
+    bad = np.flatnonzero(~np.isfinite(values_N.reshape(len(values_N), -1)).all(axis=1)) if values_N.size else ()
+    if len(bad):
+        row = int(bad[0])
+        first = f"row {row}, {str(names[row])[:SHOWN_CHARACTERS]!r}"
+        raise NotFiniteError(
+            f"{where}: {what} of {first}, and {len(bad) - 1} more of {len(values_N)} are not finite: the training diverged; "
+            "take an earlier checkpoint, or train with a lower learning rate"
+        )
 
 
 def ranks(scores_QC: np.ndarray, right_Q: np.ndarray, masked_QC: np.ndarray | None = None) -> np.ndarray:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.permutation import Indices, key_of, mix, permute
 from pipeline_lib.tokens.turns import Turns, by_largest_remainder
+from pipeline_lib.train_config import check_divides
 
 BatchesFrom = Literal["mixed", "one_dataset"]
 
@@ -201,8 +202,7 @@ def split_for_ranks(lengths: NDArray[np.integer], ranks: int) -> list[Indices]:
     Raises:
         UserError: the batch does not divide.
     """
-    if len(lengths) % ranks:
-        raise UserError(f"a batch of {len(lengths)} pairs does not divide among {ranks} processes; change one of them")
+    check_divides(len(lengths), ranks)
     by_length = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").reshape(-1, ranks)
     by_length[1::2] = by_length[1::2, ::-1]
     return [np.ascontiguousarray(column) for column in by_length.T]

@@ -9,6 +9,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import TracebackType
+
+from pipeline_lib.train.failure import report
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.5
@@ -34,22 +37,22 @@ def _end_after(torchrun: int) -> None:
     os._exit(1)
 
 
-def main(path: Path) -> int:
-    """Train as the job says; 0 when done or stopped with the state saved, 1 when the run cannot go on."""
-    from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+def end_with_report(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    """Tell the launcher what ended this process, then end at once: other ranks and threads of this one may wait for it."""
+    report(error)
+    os._exit(1)
+
+
+def main(path: Path) -> None:
+    """Train as the job says, to its end or until it is stopped and its state saved. Raises what ended it else."""
     from pipeline_lib.train.job import Events, Job
     from pipeline_lib.train.worker import work
 
     job = Job.model_validate_json(path.read_bytes())
-    events = Events(enabled=os.environ.get("RANK", "0") == "0")
-    try:
-        work(job, events)
-    except (UserError, CorruptArtifact, TrainingFailed) as error:
-        events.send("failed", kind=type(error).__name__, message=str(error))
-        return 1
-    return 0
+    work(job, Events(enabled=os.environ.get("RANK", "0") == "0"))
 
 
 if __name__ == "__main__":
+    sys.excepthook = end_with_report
     end_with_torchrun()
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

@@ -26,8 +26,12 @@ class Beside:
         else:
             work()
 
+    def settle(self) -> BaseException | None:
+        """Until all is done; returns what it raised."""
+        pending, self._pending = self._pending, None
+        return pending.exception() if pending is not None else None
+
     def wait(self) -> None:
         """Until all is done. Raises what it raised."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if error := self.settle():
+            raise error

@@ -31,7 +31,7 @@ from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.sharding import shard
-from pipeline_lib.train.training_rows import PairRows
+from pipeline_lib.train.training_rows import PairRows, check_views
 
 DEFAULT_TOKENS = 2_048  # of a forward pass: its logits take 4 x this x vocabulary bytes
 
@@ -61,6 +61,13 @@ class CausalObjective:
         """
         config = job.config
         assert isinstance(config, PretrainConfig), f"a language-model job with a {type(config).__name__}"
+        if (least := config.sequence_tokens * ranks.size) > config.batch_tokens:
+            raise UserError(
+                f"pretrain.batch_tokens is {config.batch_tokens}: less than one sequence of {config.sequence_tokens} tokens "
+                f"for each of {ranks.size} process(es), which is {least}; raise it, or lower sequence_tokens or processes"
+            )
+        check_views(shards, config)
+        rows = _rows_of_steps(shards, config)
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         model = _build_model(job, pair_tokenizer)
         positions = getattr(model.config, "max_position_embeddings", config.sequence_tokens)
@@ -72,7 +79,7 @@ class CausalObjective:
         nn.Module.to(model, ranks.device).train()
         if config.checkpoint_activations:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        return cls(job, model, pair_tokenizer, _rows_of_steps(shards, config), ranks)
+        return cls(job, model, pair_tokenizer, rows, ranks)
 
     def describe(self) -> list[str]:
         """Sizes that matter, before the first step."""
@@ -96,6 +103,11 @@ class CausalObjective:
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient of the mean cross entropy over all predicted tokens of the step."""
         ids_ML = self._ahead.get(step)
+        if not len(ids_ML):
+            raise UserError(
+                f"step {step + 1}: its pairs hold less than one sequence of {self.config.sequence_tokens} tokens; raise "
+                f"pretrain.batch_tokens ({self.config.batch_tokens:,}) or lower sequence_tokens"
+            )
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
         height = max(1, (self.config.micro_batch_tokens or DEFAULT_TOKENS) // ids_ML.shape[1])
@@ -104,7 +116,8 @@ class CausalObjective:
         pieces = own_ML.tensor_split(passes) if self._sharded else own_ML.split(height)
         loss = 0.0
         for number, ids_mL in enumerate(pieces, 1):
-            piece = self._summed_loss(ids_mL if len(ids_mL) else own_ML[:1]) * (len(ids_mL) > 0) / predicted
+            # a rank that has nothing left, or nothing at all, computes a sequence that does not count
+            piece = self._summed_loss(ids_mL if len(ids_mL) else ids_ML[:1].to(own_ML.device)) * (len(ids_mL) > 0) / predicted
             self._before_backward(number == len(pieces))
             piece.backward()
             loss += float(piece.detach())

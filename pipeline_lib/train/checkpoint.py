@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline_lib.artifact import Part, Stage, Store, draft_part, verify_part
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.faults import fault_point
+from pipeline_lib.progress import WARNING
 from pipeline_lib.train.distributed import ALONE, Ranks
 from pipeline_lib.train.job import Job, forget_part, part_key
 from pipeline_lib.train.pieces import Like, Piece, Pieces
@@ -139,6 +140,8 @@ class StateFolder:
             try:
                 verify_part(self.store.root, part)
                 state = self._read(part)
+                if note := check_identity(self._identity_of(state), self.identity, self.folder):
+                    log(note)
             except CorruptArtifact as error:
                 log(f"{part.label} is damaged, taking the one before it: {error}")
             else:
@@ -154,10 +157,13 @@ class StateFolder:
             forget_part(self.store, part)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _identity_of(self, state: SavedState) -> dict[str, Any]:
+        identity: dict[str, Any] = json.loads((state.folder / "state.json").read_text())["identity"]
+        return identity
+
     def _read(self, part: Part) -> SavedState:
         folder = self.store.root / part.folder
         saved = json.loads((folder / "state.json").read_text())
-        check_identity(saved["identity"], self.identity, self.folder)
         names = [file.name for file in part.files if not file.name.endswith(".safetensors") and file.name != "state.json"]
         return SavedState(saved["step"], folder, {name: (folder / name).read_text() for name in names})
 
@@ -175,18 +181,33 @@ def _await_receipts(scratch: Path, n_ranks: int) -> None:
         receipt.unlink()
 
 
-def check_identity(saved: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
+def check_identity(saved: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> str:
     """Compare what a state was written under with what is about to run.
+
+    Returns:
+        A warning where torch is another build or patch of the same version, which may move the last bits; else nothing.
 
     Raises:
         UserError: with the first field that differs, got and expected.
     """
     for name in sorted({*saved, *expected}):
-        if saved.get(name) != expected.get(name):
+        differs = saved.get(name) != expected.get(name)
+        if differs and (name != "torch" or torch_minor(saved.get(name)) != torch_minor(expected.get(name))):
             raise UserError(
                 f"{where}: the saved state has {name} = {saved.get(name)!r}, this run has {expected.get(name)!r}; "
                 f"go on with what it was started with, or remove {where} to start again"
             )
+    if saved.get("torch") == expected.get("torch"):
+        return ""
+    return (
+        f"{WARNING}the saved state is of torch {saved.get('torch')}, this is {expected.get('torch')}: training goes on, "
+        "and may differ in the last bits from a run that was not interrupted"
+    )
+
+
+def torch_minor(version: Any) -> str:
+    """ "2.13" of "2.13.0+cu126": what the meaning of a state may depend on."""
+    return ".".join(str(version).partition("+")[0].split(".")[:2])
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline_lib.artifact import Artifact
@@ -25,15 +26,17 @@ from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.compiling import should_compile
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest
-from pipeline_lib.train.health import effective_rank
+from pipeline_lib.train.health import effective_rank, rows_not_finite
 from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.packing import should_pack
-from pipeline_lib.train.pair_batches import Batch, PairRows, read_batch
+from pipeline_lib.train.pair_batches import Batch, PairRows, at_least, read_batch
 from pipeline_lib.train.read_ahead import ReadAhead
-from pipeline_lib.train.sharding import shard
+from pipeline_lib.train.sharding import cut_again, shard
 from pipeline_lib.train.stopwatch import Stopwatch
+from pipeline_lib.train.training_rows import check_views
+from pipeline_lib.train_config import check_divides
 
 HARDEST = 50  # in-batch negatives kept for the report
 HARDEST_STEPS = 10  # the last steps, from which they are taken
@@ -64,6 +67,7 @@ class ContrastiveObjective:
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
         self._effective_rank: float | None = None  # of the last step's embeddings
+        self._not_finite = ""  # which of them are not
         self._watch = Stopwatch()
         self._hardest: dict[tuple[str, str], float] = {}
 
@@ -76,6 +80,8 @@ class ContrastiveObjective:
         """
         config = job.config
         assert isinstance(config, TrainConfig), f"a contrastive job with a {type(config).__name__}"
+        check_divides(config.batch_size, ranks.size)
+        check_views(shards, config)
         model = job.model.model_copy(update={"init": job.start})
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
         encoder.precision = config.precision
@@ -123,19 +129,23 @@ class ContrastiveObjective:
         shares = split_for_ranks(batch.lengths(), self.ranks.size)
         own_b = shares[self.ranks.rank]
         sequences = batch.sequences(own_b)
+        n_tokens = sum(map(len, sequences))
         passes = self._equal_passes(batch, shares)
+        sequences = at_least(sequences, passes, batch)
         cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes, packed=self.module.packed)
         micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         kept = (self.config.activation_bytes, self.module.lean, self.module.checkpointed)
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
-        # cut weights are gathered for one forward and one backward pass at a time
-        cached |= self._sharded and len(micro_batches) > 1
+        if self._sharded:
+            # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
+            # that ranks whose padded tokens lie on both sides of the budget have to decide together
+            cached = bool(largest(cached or passes > 1, self.ranks))
         loss_of = self._watch.timed("loss")(self._loss_of(step, batch, shares))
         loss = batch_gradients(self.module, micro_batches, loss_of, cached, self._before_backward)
-        n_tokens = sum(map(len, sequences))
         figures = (float(loss), len(own_b), n_tokens, padded_tokens)
-        return StepFigures(*figures, self._ahead.wait_seconds, self._effective_rank, self._watch.lap()["loss"])
+        watched = (self._ahead.wait_seconds, self._effective_rank, self._watch.lap()["loss"], self._not_finite)
+        return StepFigures(*figures, *watched)
 
     def _equal_passes(self, batch: Batch, shares: list[np.ndarray]) -> int:
         """Micro-batches that every rank has to make at least: the most of any, where each pass is a collective."""
@@ -154,14 +164,27 @@ class ContrastiveObjective:
         own = slice(begin, begin + sizes[self.ranks.rank]) if self.ranks.size > 1 else None
 
         def loss_of(emb_ND: Tensor) -> Tensor:
-            x_BD, y_KD = gather_sides(emb_ND, sizes, n_negatives, self.ranks)
+            n_own = 2 * sizes[self.ranks.rank] + n_negatives[self.ranks.rank]
+            x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
             # every rank, from the same bits: all of them stop after the same step
             self._effective_rank = min(effective_rank(x_BD.detach()), effective_rank(y_KD[: len(x_BD)].detach()))
-            if self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
+            self._not_finite = self._name_not_finite(step, x_BD, y_KD, order_B)
+            if self._not_finite:
+                self._effective_rank = math.nan
+            elif self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
                 self._note_hardest(step, hardest_negatives(x_BD, y_KD[: len(x_BD)], hashes, HARDEST), order_B)
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
+
+    def _name_not_finite(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> str:
+        """The sides whose embeddings are not finite, how many, and the first pair of each; empty where all are."""
+        n_pairs, found = len(x_BD), []
+        for side, emb_ND in (("x", x_BD), ("y", y_KD[:n_pairs]), ("hard negatives", y_KD[n_pairs:])):
+            if rows := rows_not_finite(emb_ND):
+                first = f" (pair {self.pair_ids(step)[int(order_B[rows[0]])]} first)" if side in ("x", "y") else ""
+                found.append(f"{len(rows)} of {len(emb_ND)} {side}{first}")
+        return f"embeddings are not finite: {', '.join(found)}" if found else ""
 
     def _note_hardest(self, step: int, found: list[HardNegative], order_B: np.ndarray) -> None:
         ids = self.pair_ids(step)
@@ -177,8 +200,8 @@ class ContrastiveObjective:
             clamp_temperature(self.module, self.config.min_temperature)
 
     def temperature(self) -> float:
-        """exp(-tau)."""
-        return math.exp(-float(self.module.log_scale.detach()))
+        """exp(-tau); infinite where that passes all numbers."""
+        return float(torch.exp(-self.module.log_scale.detach().double()))
 
     def pair_ids(self, step: int) -> list[str]:
         """The global batch by the ids of its pairs, in row order."""
@@ -186,7 +209,12 @@ class ContrastiveObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and MRR of the held-out pairs, if any are asked for."""
-        return self.held_out.measure(self.module, self.micro_batch_tokens, self.ranks) if self.held_out else {}
+        if self.held_out is None:
+            return {}
+        figures = self.held_out.measure(self.module, self.micro_batch_tokens, self.ranks)
+        if self._sharded:  # else the averaged weights would be the next step's, and no file's
+            cut_again(self.module.backbone)
+        return figures
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""

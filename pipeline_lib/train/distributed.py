@@ -8,6 +8,28 @@ reduce in each of the backward passes that gradient caching makes, or need `no_s
 see the gradient of the token table, which is added up outside of autograd. That both give the same gradients is in the table
 of benchmarks/equivalence.py. Weights that one device does not hold are cut over the ranks by sharding.py.
 
+A collective that one rank reaches and another does not is a hang. Why all ranks reach each equally often:
+
+    collective                                  where                        decided by
+    groups of weights gathered, summed (FSDP)   sharding.py                  micro-batches of the rank with the most, which all
+                                                                             make (fillers included), cached or not by all: the
+                                                                             largest of all ranks' answers (contrastive.py);
+                                                                             passes of the rank with the most (causal.py)
+    embeddings gathered, their gradients        gather_sides                 once a step, and once a held-out measurement
+    largest of "cache"                          contrastive.gradients        once a step, under FSDP alone (configuration)
+    gradients of whole weights                  sum_gradients                once a step; a rank without one adds zeros
+    loss, pairs, tokens                         Trainer.take_step            once a step
+    norm of cut gradients                       optim.clip_gradients         once a step; which are cut is the same on all ranks
+    "stop", "save"                              Trainer._run                 once a step, and acted upon by all
+    held-out loss and ranks                     HeldOut.measure              at the steps of checkpoints: arithmetic on the step
+    whole weights of a checkpoint               ModelCheckpoints.save        likewise; whether it is there is asked after them
+    the step to go on from                      Resume.start                 once, before the first step
+    the largest micro-batch that fits           ContrastiveObjective         once, where the configuration leaves it open
+    the end                                     worker._run                  once
+
+Whether to raise is decided from figures that all ranks have alike, or by one alone: then it ends, and torchrun the others.
+What only the first rank does (files, events, the hardest negatives) holds no collective.
+
 b rows of this rank, B rows of the global batch, D width.
 """
 
@@ -26,6 +48,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.hardware import cores
 
 CPU = torch.device("cpu")
@@ -61,6 +84,7 @@ def join_ranks(threads: int) -> Ranks:
     torch.set_num_threads(threads or max(1, cores() // local_size))
     device = CPU
     if torch.cuda.is_available():
+        check_gpus(torch.cuda.device_count(), local_size)
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if size > 1:
@@ -68,6 +92,19 @@ def join_ranks(threads: int) -> Ranks:
         store = _meeting_file(size) if local_size == size else None
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     return Ranks(rank, size, device)
+
+
+def check_gpus(gpus: int, processes: int) -> str:
+    """What people should know of this machine's GPUs and processes; empty where they are as many.
+
+    Raises:
+        UserError: there are more processes than GPUs.
+    """
+    if processes > gpus:
+        raise UserError(f"{processes} trainer processes for {gpus} GPU(s) of this machine: one a GPU; take processes={gpus}")
+    if processes == gpus:
+        return ""
+    return f"{processes} of the {gpus} GPUs of this machine train, one a process; processes={gpus} would use all of them"
 
 
 def leave_ranks(ranks: Ranks) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.config import ModelConfig, TrainConfig
+from pipeline_lib.errors import UserError
 from pipeline_lib.finetune_config import FinetuneConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.progress import Progress, silent
+from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.train.launch import Log, TrainInputs, log_line, train
+from pipeline_lib.train_config import check_divides
 
 RATES = ("learning_rate", "embedding_learning_rate", "scale_learning_rate")
 
@@ -31,7 +34,8 @@ def finetune(
     choices = checkpoint.trained.manifest.config
     folder = checkpoint.trained.part_folder(checkpoint.label)
     temperature = json.loads((folder / "state.json").read_text())["temperature"]
-    rows = {part.label.removeprefix("train-"): part.facts["rows"] for part in shards.manifest.parts}
+    labels = labels_of(shards, "train")
+    rows = {label.removeprefix("train-"): sum(part.facts["rows"] for part in parts_of(shards, label)) for label in labels}
     tuned = tuned_config(TrainConfig.model_validate(choices["config"]), config, rows, temperature)
     model = ModelConfig.model_validate({**choices["model"], "init": str(folder)})
     return train(store, TrainInputs(shards, checkpoint.tokenizer), tuned, model, progress, log)
@@ -45,9 +49,16 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         config: what is asked for.
         rows: pairs of each view; a batch holds each in that proportion.
         temperature: of the checkpoint.
+
+    Raises:
+        UserError: the batch does not divide among the processes, or there are fewer rows than processes.
     """
+    check_divides(config.batch_size, config.processes)
     n_rows = sum(rows.values())
-    batch_size = max(2, min(config.batch_size, n_rows))
+    if n_rows < config.processes:
+        raise UserError(f"{n_rows} pairs to tune on and {config.processes} processes: give more pairs or fewer processes")
+    # fewer rows than a batch: as many of them as divide among the processes
+    batch_size = max(2, min(config.batch_size, n_rows - n_rows % config.processes))
     steps = max(1, round(config.epochs * n_rows / batch_size))
     update = {
         "steps": steps,
@@ -59,6 +70,9 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "mask_same_document": (),
         "weight_average": 0.0,
         "checkpoints": config.checkpoints,
+        # a training set has no held-out split to measure on, and each checkpoint that was asked for stays
+        "evaluation_pairs": 0,
+        "keep_checkpoints": 0,
         "seed": config.seed,
         "processes": config.processes,
         # the rows lie in the order of ids, which are hashes: any window of them is a fair sample

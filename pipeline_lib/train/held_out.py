@@ -18,7 +18,7 @@ from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.tokens.dataset import labels_of
 from pipeline_lib.train.distributed import Ranks, gather_sides, sum_over_ranks
-from pipeline_lib.train.pair_batches import Batch, PairRows, read_batch
+from pipeline_lib.train.pair_batches import Batch, PairRows, at_least, read_batch
 
 
 class ValidationRows(PairRows):
@@ -54,10 +54,11 @@ class HeldOut:
         texts = [batch.sequences(share) for share in shares]
         packed = encoder.packed
         passes = max(count_micro_batches(np.array([*map(len, sequences)]), limit, packed) for sequences in texts)
-        cut = cut_micro_batches(texts[ranks.rank], limit, at_least=passes, packed=packed)
+        own = texts[ranks.rank]
+        cut = cut_micro_batches(at_least(own, passes, batch), limit, at_least=passes, packed=packed)
         pieces = [piece.to(ranks.device) for piece in cut]
         encoder.eval()
-        emb_ND = in_input_order([encoder(piece.ids_BL, piece.lengths_B) for piece in pieces], pieces)
+        emb_ND = in_input_order([encoder(piece.ids_BL, piece.lengths_B) for piece in pieces], pieces)[: len(own)]
         encoder.train()
         sizes = [len(share) for share in shares]
         negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]

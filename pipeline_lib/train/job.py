@@ -17,11 +17,12 @@ from pipeline_lib.artifact import Artifact, Part, Stage, Store
 from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.files import digest_of
+from pipeline_lib.progress import WARNING
+from pipeline_lib.train.failure import EVENT_MARK
 
-TRAIN = Stage(name="train", version=3)
+TRAIN = Stage(name="train", version=4)
 PRETRAIN = Stage(name="pretrain", version=3)
 
-EVENT_MARK = "@@"
 EVALUATION_FILE = "evaluation.jsonl"  # of the part "metrics", where there is an evaluation
 
 
@@ -153,6 +154,10 @@ class Events:
     def log(self, line: str) -> None:
         """Write a line that people read."""
         self._write(line)
+
+    def warn(self, line: str) -> None:
+        """Write a line that people should see wherever they look."""
+        self._write(WARNING + line)
 
     def _write(self, line: str) -> None:
         if not self.enabled:

@@ -24,7 +24,8 @@ from pipeline_lib.children import start_child, stop_child
 from pipeline_lib.config import ModelConfig, PretrainConfig, StageConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.files import digest_of, replace_file, sha256_file
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.progress import WARNING, Progress, silent
+from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
     PRETRAIN,
@@ -39,6 +40,8 @@ from pipeline_lib.train.job import (
     part_key,
 )
 from pipeline_lib.train.torchrun import command, environment
+from pipeline_lib.train.training_rows import check_views
+from pipeline_lib.train_config import check_divides
 
 SAVE_GRACE_SECONDS = 20.0
 MEETING = "meeting-"  # and the machine's number: where the processes of one attempt find each other, and their temporary files
@@ -51,7 +54,12 @@ FAILURES: dict[str, type[Exception]] = {
 }
 
 Log = Callable[[str], None]
-log_line = logging.getLogger("pipeline_lib.train").info
+
+
+def log_line(line: str) -> None:
+    """To the logger of training, a warning as one."""
+    level = logging.WARNING if line.startswith(WARNING) else logging.INFO
+    logging.getLogger("pipeline_lib.train").log(level, line.removeprefix(WARNING))
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def train(
         config: `processes` trainer processes are started.
         model: sizes of a new model, where none is given to start from.
         progress: told the steps done, twice a second.
-        log: told lines for people: sizes, estimate, restarts.
+        log: told lines for people: sizes, estimate, restarts; those that begin with `WARNING` should be seen by all.
 
     Returns:
         A part a checkpoint, labelled "step-000100", and the part "metrics" (metrics.jsonl, negatives.json).
@@ -141,6 +149,8 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
             config=choices.config,
             model=choices.model,
         )
+        for line in _refused_or_said(inputs.shards, job.config):
+            report.log(WARNING + line)
         node = job.config.node_rank
         lock = job.folder / (f"launcher-{node}.lock" if node else "launcher.lock")
         with exclusive(lock, lambda: report.log("another process trains this; waiting for it")):
@@ -148,6 +158,19 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
         return _outcome(store, job)
 
     return store.build(stage, named, inputs.named(), make)
+
+
+def _refused_or_said(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:
+    """What people should know of a run before it starts.
+
+    Raises:
+        UserError: what would end it as soon as its model is loaded.
+    """
+    if isinstance(config, TrainConfig):
+        check_divides(config.batch_size, config.processes * config.nodes)
+    missing = check_views(shards, config)
+    said = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
+    return [said] if missing else []
 
 
 def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:
@@ -199,9 +222,34 @@ def _evaluation(store: Store, job: Job) -> str:
 class Attempt:
     """One life of the trainer, by what it said."""
 
-    events: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last of each kind
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last of each kind, but the first failure
     tail: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=TAIL_LINES))
+    witness: Witness = field(default_factory=Witness)
     code: int | None = None
+    kernel_kills: int = 0
+
+    def hear(self, line: str) -> None:
+        """A line that is no event; what comes after the first failure is torchrun's, and other ranks'."""
+        self.witness.hear(line)
+        if "failed" not in self.events:
+            self.tail.append(line)
+
+    def learn(self, event: dict[str, Any]) -> None:
+        """An event; the rank that fails first is the cause of all other failures."""
+        if event["event"] != "failed":
+            self.events[event["event"]] = event
+        elif "failed" not in self.events:
+            self.events["failed"] = self.witness.report = event
+
+    @property
+    def step(self) -> int:
+        """The newest step that it did."""
+        return int(self.events.get("progress", {}).get("done", 0))
+
+    @property
+    def death(self) -> Death | None:
+        """What ended it, where that is known."""
+        return self.witness.death(self.code, self.step, self.kernel_kills)
 
     @property
     def saved_step(self) -> int:
@@ -236,14 +284,28 @@ class Supervisor:
             if self.job.config.nodes > 1 and self._is_done():
                 return  # torchrun ends with an error where another machine's was gone first
             self._raise_if_final(attempt)
-            deaths = 1 if attempt.saved_step > best else deaths + 1
+            gained = attempt.saved_step > best
+            deaths = 1 if gained else deaths + 1
             best = max(best, attempt.saved_step)
-            if deaths > self.job.config.max_restarts:
-                raise TrainingFailed(
-                    f"the trainer died {deaths} times without a step gained (exit {attempt.code}); the end of its log:\n"
-                    + "\n".join(attempt.tail)
-                )
-            self.report.log(f"the trainer died (exit {attempt.code}); starting it again from its last complete state")
+            if deaths > self._restarts(attempt.death, gained):
+                raise TrainingFailed(self._last_words(attempt, deaths))
+            what = f": {attempt.death.text}" if attempt.death else f" (exit {attempt.code})"
+            self.report.log(f"{WARNING}the trainer died{what}; starting it again from its last complete state")
+
+    def _restarts(self, death: Death | None, gained: bool) -> int:
+        """How many are worth it: what ran out of memory does so again where no step was gained, a kill may be a person's."""
+        most = self.job.config.max_restarts
+        if death and death.out_of_memory:
+            return min(most, int(gained))
+        return min(most, 1) if death and death.killed else most
+
+    def _last_words(self, attempt: Attempt, deaths: int) -> str:
+        """What a run is ended with; the cause stands last."""
+        death, times = attempt.death, f"{deaths} times" if deaths > 1 else "once"
+        died = f"the trainer died {times} without a step gained (exit {attempt.code})"
+        if death and (death.out_of_memory or death.killed):
+            return f"{died}: {death.text}; {memory_advice(self.job.config)}"
+        return "\n".join([f"{died}; the end of its log:", *attempt.tail, *([death.text] if death else [])])
 
     def _is_done(self) -> bool:
         try:
@@ -254,15 +316,16 @@ class Supervisor:
         return True
 
     def _raise_if_final(self, attempt: Attempt) -> None:
-        if "failed" in attempt.events:
-            failed = attempt.events["failed"]
+        failed = attempt.events.get("failed", {})
+        if failed.get("kind") in FAILURES:
             raise FAILURES[failed["kind"]](failed["message"])
         if "stopped" in attempt.events:
             step = attempt.events["stopped"]["step"]
             raise TrainingFailed(f"training was stopped after step {step}; its state is saved: run the same to go on")
 
     def _attempt(self, attempts: int) -> Attempt:
-        attempt, config = Attempt(), self.job.config
+        config = self.job.config
+        attempt, killed_before = Attempt(witness=Witness(config.processes * config.nodes)), kernel_kills()
         prefix = f"{MEETING}{config.node_rank}-"
         for left in self.job.folder.glob(f"{prefix}*"):  # by a launcher that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -275,7 +338,7 @@ class Supervisor:
             finally:
                 if child.poll() is None:
                     stop_child(child, SAVE_GRACE_SECONDS)
-        attempt.code = child.returncode
+        attempt.code, attempt.kernel_kills = child.returncode, kernel_kills() - killed_before
         return attempt
 
     def _listen(self, child: subprocess.Popen[bytes], attempt: Attempt) -> None:
@@ -293,10 +356,10 @@ class Supervisor:
                 return
             event = parse_event(line)
             if event is None:
-                attempt.tail.append(line)
+                attempt.hear(line)
                 self.report.log(line)
                 continue
-            attempt.events[event["event"]] = event
+            attempt.learn(event)
             if event["event"] == "progress":
                 heard = event
 

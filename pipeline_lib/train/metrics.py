@@ -36,9 +36,10 @@ class StepMetrics:
     pairs_seen: int
 
     @property
-    def is_finite(self) -> bool:
-        """Whether the step may be taken."""
-        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+    def not_finite(self) -> list[str]:
+        """What forbids the step to be taken, in the order in which one brings about the next."""
+        values = {"temperature": self.temperature, "loss": self.loss, "gradient norm": self.gradient_norm}
+        return [f"{name} is {value}" for name, value in values.items() if value is not None and not math.isfinite(value)]
 
     def to_line(self) -> str:
         """One line of JSON."""

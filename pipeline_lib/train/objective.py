@@ -17,6 +17,7 @@ class StepFigures:
     Attributes:
         loss_seconds: of the loss from the embeddings on, the gather of other ranks' included.
         effective_rank: of the batch's embeddings, see health.py; None where it was not measured.
+        not_finite: which embeddings are not; empty where all are.
     """
 
     loss: float
@@ -26,6 +27,7 @@ class StepFigures:
     wait_seconds: float = 0.0
     effective_rank: float | None = None
     loss_seconds: float = 0.0
+    not_finite: str = ""
 
 
 class Objective(Protocol):

@@ -78,13 +78,17 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> float:
-    """Scale all gradients to a joint norm of at most `max_norm`; returns the norm before."""
+    """Scale all gradients to a joint norm of at most `max_norm`; returns the norm before.
+
+    One that is not finite scales nothing: it would spread to all gradients, and hide which were not finite.
+    """
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    if not any(isinstance(gradient, DTensor) for gradient in gradients):
-        return float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
-    norm = total_norm(gradients)
-    for parameter in module.parameters():  # one at a time: a foreach operation takes either cut or whole tensors
-        nn.utils.clip_grads_with_norm_(parameter, max_norm, norm)
+    cut = any(isinstance(gradient, DTensor) for gradient in gradients)
+    norm = total_norm(gradients) if cut else nn.utils.get_total_norm(gradients)
+    if math.isfinite(norm):
+        # one at a time where some are cut: a foreach operation takes either cut or whole tensors
+        for group in module.parameters() if cut else [module.parameters()]:
+            nn.utils.clip_grads_with_norm_(group, max_norm, norm)
     return float(norm)
 
 

@@ -46,6 +46,14 @@ class Batch:
         return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B, torch.cat([of_pair[i] for i in order_B]))
 
 
+def at_least(sequences: list[np.ndarray], passes: int, batch: Batch) -> list[np.ndarray]:
+    """The sequences, and copies of the batch's first x behind them up to so many: a rank that has fewer makes as many passes.
+
+    The copies' embeddings are no part of anything; their gradients are zero.
+    """
+    return sequences + [batch.x_ids[0]] * (passes - len(sequences))
+
+
 def read_batch(source: PairRows, step: int, config: TrainConfig, share: float) -> Batch:
     """Global batch `step` with `share` of the tokens dropped; a pure function of the step, the same on every rank."""
     x_ids: list[np.ndarray] = []

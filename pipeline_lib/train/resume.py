@@ -96,6 +96,10 @@ class Resume:
         """Until the last state is on the disk. Raises what its writing met."""
         self._beside.wait()
 
+    def settle(self) -> BaseException | None:
+        """Until the last state is on the disk; returns what its writing met."""
+        return self._beside.settle()
+
     def start(self) -> checkpoint.SavedState | None:
         """Put back the newest state that the first rank found whole; None where a run begins.
 

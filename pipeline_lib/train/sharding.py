@@ -54,6 +54,13 @@ def shard(backbone: nn.Module, ranks: Ranks, synchronise: Synchronise) -> Callab
     return before_backward
 
 
+def cut_again(backbone: nn.Module) -> None:
+    """Let go of gathered weights, which a forward pass without a backward one leaves under "step"; no collective."""
+    for module in backbone.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:
     """The transformer's blocks: the outermost list of modules that is as long as its config says."""
     config = getattr(backbone, "config", None)

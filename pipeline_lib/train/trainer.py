@@ -7,6 +7,7 @@ A step depends on the state and on its number alone. Random numbers are drawn fr
 from __future__ import annotations
 
 import json
+import math
 import signal
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline_lib.faults import fault_point
 from pipeline_lib.files import digest_of, replace_file
 from pipeline_lib.train import optim
 from pipeline_lib.train.distributed import Ranks, largest_of, sum_gradients, sum_over_ranks
-from pipeline_lib.train.health import Trouble, trouble_of
+from pipeline_lib.train.health import FINITE_ADVICE, Trouble, names_not_finite, trouble_of
 from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job
 from pipeline_lib.train.metrics import Clock, StepLog, StepMetrics, spell_seconds
 from pipeline_lib.train.model_checkpoints import ModelCheckpoints, state_json
@@ -27,6 +28,7 @@ from pipeline_lib.train.stopwatch import Stopwatch
 
 ESTIMATE_AFTER_STEPS = 3
 NAMED_PAIRS = 4
+NAMED_WEIGHTS = 3
 
 
 class StopRequest:
@@ -66,6 +68,7 @@ class Trainer:
         self.watch = Stopwatch()
         self.stop = StopRequest()
         self.pairs_seen = 0
+        self._reached = 0  # the step that is taken, or was
 
     def run(self) -> bool:
         """Go on from the newest usable state to the last step; False where a SIGTERM came first and the state is saved.
@@ -75,16 +78,22 @@ class Trainer:
             UserError: the saved state belongs to another configuration, vocabulary or torch.
         """
         try:
-            return self._run()
-        finally:
-            self.resume.wait()
+            finished = self._run()
+        except Exception as error:
+            error.add_note(f"step {self._reached}" if self._reached else "before the first step")
+            if beside := self.resume.settle():  # said beside what ended the run, and not in its place
+                self.events.warn(f"the state before was not saved: {beside}")
+            raise
+        self.resume.wait()
+        return finished
 
     def _run(self) -> bool:
-        first = self._start()
+        first = self._reached = self._start()
         for line in self.objective.describe() if first == 0 else [f"going on after step {first}"]:
             self.events.log(line)
         self.clock = Clock(self.job.folder / "timing.jsonl" if self.ranks.is_first else None, self.config.steps)
         for step in range(first, self.config.steps):
+            self._reached = step + 1
             self.take_step(step)
             done = step + 1
             if done in self.checkpoints.labels:
@@ -104,7 +113,12 @@ class Trainer:
         return True
 
     def save_state(self, done: int) -> None:
-        """Copy the full state after so many steps; it is written beside the next ones."""
+        """Copy the full state after so many steps; it is written beside the next ones.
+
+        Raises:
+            TrainingFailed: a weight is not finite.
+        """
+        self._require_finite_weights(done)
         with self.watch.timed("saving"):
             self.resume.save(done, self._texts())
 
@@ -126,7 +140,7 @@ class Trainer:
         norm = optim.clip_gradients(self.objective.module, self.config.clip_norm)
         self.pairs_seen += int(pairs)
         metrics = StepMetrics(step + 1, loss, temperature, norm, rate, 1.0 - tokens / padded, self.pairs_seen)
-        if trouble := trouble_of(metrics, figures.effective_rank, self.config):
+        if trouble := trouble_of(metrics, figures.effective_rank, self.config, figures.not_finite):
             raise TrainingFailed(self._describe(trouble, metrics.step))
         self.optimizer.step()
         self.objective.after_step()
@@ -155,10 +169,28 @@ class Trainer:
         if self.ranks.is_first:
             replace_file(path, json.dumps({"step": step, "pair_ids": ids}, indent=1).encode())
         return (
-            f"step {step}: {trouble.what}; the batch is {', '.join(ids[:NAMED_PAIRS])} and "
+            f"step {step}: {trouble.what}{self._origin()}; the batch is {', '.join(ids[:NAMED_PAIRS])} and "
             f"{max(0, len(ids) - NAMED_PAIRS)} more in {path}; last good checkpoint: "
             f"{self.checkpoints.last_good(step) or 'none'}; try {trouble.advice}"
         )
+
+    def _origin(self) -> str:
+        """The weights, or else the gradients, that are not finite."""
+        parameters = dict(self.objective.module.named_parameters())
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        for what, tensors in (("the weights", parameters), ("the gradients of", gradients)):
+            if names := names_not_finite(tensors):
+                return f"; not finite in {what} {_few(names)}"
+        return ""
+
+    def _require_finite_weights(self, done: int) -> None:
+        """Raises TrainingFailed before a weight that is not finite, live or averaged, is written anywhere."""
+        averaged = {f"average of {name}": mean for name, mean in self.average.tensors().items()}
+        if names := names_not_finite({**dict(self.objective.module.named_parameters()), **averaged}):
+            raise TrainingFailed(
+                f"step {done}: weights that are not finite: {_few(names)}; nothing of them was saved; last good checkpoint: "
+                f"{self.checkpoints.last_good(done) or 'none'}; try {FINITE_ADVICE}"
+            )
 
     def _start(self) -> int:
         """Every rank takes the state that the first one found whole. Returns the steps done."""
@@ -176,25 +208,37 @@ class Trainer:
         return {"metrics.jsonl": self.log.text(), **evaluation, **self.objective.texts()}
 
     def _save_checkpoint(self, done: int) -> None:
-        """Measure the model where that is asked for, and commit it as a part."""
+        """Measure the model where that is asked for, and commit it as a part.
+
+        Raises:
+            TrainingFailed: a weight or a figure is not finite.
+        """
+        self._require_finite_weights(done)
         with self.average.in_place():
-            figures = self.objective.evaluate()
+            figures, temperature = self.objective.evaluate(), self.objective.temperature()
+        if bad := [f"held-out {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]:
+            raise TrainingFailed(f"step {done}: {', '.join(bad)}, expected finite ones; try {FINITE_ADVICE}")
         if figures:
             self.evaluation += json.dumps({"step": done, **figures}) + "\n"
             self.events.log(f"step {done}: " + ", ".join(f"held-out {name} {value:.4f}" for name, value in figures.items()))
-        files = {"state.json": state_json(self._checkpoint_fields(done))}
+        files = {"state.json": state_json(self._checkpoint_fields(done, temperature))}
         if self.job.stage != TRAIN:
             files["metrics.jsonl"] = self.log.text()
         self.checkpoints.save(done, self.objective, self.average, files)
 
-    def _checkpoint_fields(self, done: int) -> dict[str, Any]:
+    def _checkpoint_fields(self, done: int, temperature: float | None) -> dict[str, Any]:
         last = self.log.last
         return {
             "step": done,
             "pairs_seen": self.pairs_seen,
-            "temperature": self.objective.temperature(),
+            "temperature": temperature,  # of the weights beside it, which may be averaged
             "loss": last["loss"],
             "config_digest": digest_of([self.config.key_fields(), self.job.model.key_fields()]),
             "torch": torch.__version__,
             "world_size": self.ranks.size,
         }
+
+
+def _few(names: list[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:NAMED_WEIGHTS]) + (f" and {len(names) - NAMED_WEIGHTS} more" if len(names) > NAMED_WEIGHTS else "")

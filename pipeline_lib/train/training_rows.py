@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from typing import Any, get_args
 
 import numpy as np
 
 from pipeline_lib.artifact import Artifact
+from pipeline_lib.config import TextView, View
+from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
-from pipeline_lib.train_config import ReadingConfig
+from pipeline_lib.train_config import PretrainConfig, ReadingConfig, TrainConfig
+
+PIPELINE_VIEWS = frozenset((*get_args(View), *get_args(TextView)))
 
 Read = dict[str, tuple[np.ndarray, TokenRows]]
+
+
+def check_views(shards: Artifact, config: TrainConfig | PretrainConfig, split: str = "train") -> list[str]:
+    """The views of a configuration's mixture that have weight, and no rows in a split.
+
+    Raises:
+        UserError: a name that no view has, neither the pipeline's nor a training set's of these shards.
+    """
+    present = {part.label.partition("-")[2].partition("@")[0] for part in shards.manifest.parts}
+    known = sorted(PIPELINE_VIEWS | present)
+    for field in ("mixture", "mask_same_document"):
+        for view in getattr(config, field, ()):
+            if view not in known:
+                near = difflib.get_close_matches(view, known) or known
+                raise UserError(
+                    f"{field}: no view is called {view!r}; did you mean {' or '.join(near)}? "
+                    f"This dataset has rows of {', '.join(sorted(present))}"
+                )
+    labels = labels_of(shards, split)
+    return [view for view, weight in config.mixture.items() if weight > 0 and f"{split}-{view}" not in labels]
 
 
 class PairRows:

@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.artifact import Store
 from pipeline_lib.config import TrainConfig
-from pipeline_lib.train.distributed import Ranks, join_ranks, largest, leave_ranks
+from pipeline_lib.train.distributed import Ranks, check_gpus, join_ranks, largest, leave_ranks
 from pipeline_lib.train.job import Events, Job, exclusive
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.trainer import Trainer
@@ -40,6 +40,10 @@ def work(job: Job, events: Events) -> None:
 def _run(job: Job, ranks: Ranks, events: Events) -> None:
     trainer = Trainer(job, build_objective(job, ranks), ranks, events)
     trainer.stop.listen()
+    if ranks.device.type == "cuda" and (
+        note := check_gpus(torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    ):
+        events.warn(note)
     events.send("ready", pid=os.getpid(), ranks=ranks.size, device=str(ranks.device))
     finished = trainer.run()
     largest(0, ranks)  # the others stay until the first one has written everything

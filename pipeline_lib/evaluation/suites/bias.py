@@ -34,6 +34,7 @@ from pipeline_lib.evaluation.suites.bias_words import (
     Coreference,
 )
 from pipeline_lib.evaluation.suites.models import Model, TextEncoder
+from pipeline_lib.evaluation.suites.scoring import embedded
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText
 from pipeline_lib.progress import Progress, silent
 
@@ -140,7 +141,7 @@ def sign_flip_p(values_N: np.ndarray, seed: int) -> float:
 def _embedded(model: TextEncoder, texts: Sequence[str]) -> Vectors:
     """All texts in one go, each once."""
     distinct = list(dict.fromkeys(texts))
-    return dict(zip(distinct, model.encode(distinct, "x").astype(np.float64), strict=True))
+    return dict(zip(distinct, embedded(model, distinct, "x").astype(np.float64), strict=True))
 
 
 def _templates(test: Association) -> tuple[str, ...]:

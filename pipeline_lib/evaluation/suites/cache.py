@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.metrics import require_finite
 from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
 from pipeline_lib.evaluation.suites.places import NOWHERE, Places
 from pipeline_lib.files import put_if_absent
@@ -68,7 +69,7 @@ class CachedEncoder:
         for at in range(0, len(wanted), self.block_texts):
             block = [rows[key] for key in wanted[at : at + self.block_texts]]
             within = embedding(progress, at, len(wanted))
-            vectors_ND = checked(self.encoder.encode([texts[row] for row in block], side, within), self.id.name)
+            vectors_ND = checked(self.encoder.encode(found := [texts[row] for row in block], side, within), self.id.name, found)
             content = save({"hashes": hashes_N2[block], "vectors": vectors_ND})
             path = self.folder / side / f"{hashlib.sha256(content).hexdigest()}.safetensors"
             put_if_absent(path, content)
@@ -107,16 +108,14 @@ def text_hashes(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 
-def checked(vectors_ND: np.ndarray, name: str) -> np.ndarray:
+def checked(vectors_ND: np.ndarray, name: str, texts: Sequence[str]) -> np.ndarray:
     """The vectors in float32, if each is finite and of length 1.
 
     Raises:
-        UserError: how many are not.
+        UserError: how many are not, and the first text.
     """
     vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
-    bad = int((~np.isfinite(vectors_ND).all(1)).sum())
-    if bad:
-        raise UserError(f"{name}: {bad} of {len(vectors_ND)} embeddings are not finite: the training diverged")
+    require_finite(vectors_ND, name, "the embedding", texts)
     off = np.abs(np.linalg.norm(vectors_ND, axis=1) - 1) > 1e-3
     if off.any():
         raise UserError(f"{name}: {int(off.sum())} of {len(vectors_ND)} embeddings are not of length 1; normalise them")

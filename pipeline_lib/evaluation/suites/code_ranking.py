@@ -15,7 +15,7 @@ import numpy as np
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Model, WordModel
-from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS
+from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS, embedded
 from pipeline_lib.evaluation.suites.suite import Figure
 from pipeline_lib.files import digest_of
 from pipeline_lib.progress import Progress, embedding, silent
@@ -102,8 +102,8 @@ def _ranks(model: Model, batch: CodeSet, progress: Progress) -> np.ndarray:
     if isinstance(model, WordModel):
         hits = model.search(texts, batch.codes, len(batch.codes))
         return np.array([_word_rank(*ranked, len(batch.codes)) for ranked in zip(*hits, right_Q, strict=True)], np.float64)
-    x_QD = model.encode(texts, "x", progress)
-    y_CD = model.encode(batch.codes, "y", lambda done, total, note="": progress(len(texts) + done, batch.texts, note))
+    x_QD = embedded(model, texts, "x", progress)
+    y_CD = embedded(model, batch.codes, "y", lambda done, total, note="": progress(len(texts) + done, batch.texts, note))
     ranks = []
     for at in range(0, len(texts), QUERY_BLOCK):
         scores_QC = np.round(x_QD[at : at + QUERY_BLOCK] @ y_CD.T, COSINE_DECIMALS)

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import EVALUATIONS
 from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, draft_part
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
 from pipeline_lib.evaluation.suites.cache import CachedEncoder
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model, TextEncoder
@@ -59,6 +61,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
     Raises:
         MissingData: the suite's files are not there.
         UserError: the suite has no such split.
+        NotFiniteError: an embedding or a figure is not finite.
     """
     check_split(suite, split)
     paths = suite.paths(split)
@@ -74,11 +77,24 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
 
     def make(key: str) -> Outcome:
         with _prepared(store, model, suite.config) as used:
-            result = suite.run(used, split, progress)
+            try:
+                result = suite.run(used, split, progress)
+            except NotFiniteError as error:  # what embeds texts does not know for what
+                raise NotFiniteError(f"{suite.task}, {split}: {error}") from error
+        _require_finite(run.model, result)
         part = _write(store, key, run, suite, result)
         return Outcome(parts=(part,), facts=_facts(suite, result))
 
     return store.build(STAGE, run, {}, make)
+
+
+def _require_finite(model: str, result: SuiteResult) -> None:
+    """Raises NotFiniteError where a figure, or the value of one query behind it, is not finite."""
+    for figure in result.figures:
+        where, bounds = f"{model} on {figure.task}", figure.interval
+        require_finite(figure.values, where, f"{figure.metric}'s value", figure.ids)
+        numbers = np.array([bounds.value, bounds.low, bounds.high])
+        require_finite(numbers, where, figure.metric, ("the figure", "its low", "its high"))
 
 
 def check_split(suite: Suite, split: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Hits, Model, Side, TextEncoder, WordModel
-from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS
+from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS, embedded
 from pipeline_lib.evaluation.suites.top import NO_ROW, best_of, merged
 from pipeline_lib.progress import Progress, embedding, silent
 
@@ -69,7 +69,7 @@ def search(
     def told(documents_before: int) -> Progress:
         return embedding(progress, len(queries) + documents_before, len(queries) + n)
 
-    queries_QD = model.encode(queries, "x", told(-len(queries)))
+    queries_QD = embedded(model, queries, "x", told(-len(queries)))
     blocks = _embedded(model, corpus(), config, side, told)
     if n >= config.faiss_from_rows and config.faiss_factory != "Flat":
         sample_ND = _training_sample(model, corpus, n, config, side, told)
@@ -110,7 +110,7 @@ def _embedded(
 ) -> Iterator[np.ndarray]:
     rest, done = iter(documents), 0
     while block := list(islice(rest, config.block_texts)):
-        yield model.encode([document.text for document in block], side, told(done))
+        yield embedded(model, [document.text for document in block], side, told(done))
         told(done)(len(block), len(block))  # an encoder says nothing of what it remembers
         done += len(block)
 

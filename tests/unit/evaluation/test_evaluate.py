@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -172,3 +173,39 @@ def test_a_real_encoder_of_the_house_can_be_measured(store, curated):
     assert 1 / 50 < values["code_search"] <= 1
     assert notes[-1][0] == notes[-1][1] == found.manifest.facts["texts_embedded"]
     assert notes[-1][2].startswith("step-000001: ")
+
+
+def test_what_is_not_finite_is_named_by_model_task_and_row(store, curated, embed_words):
+    tasks = build_tasks(curated, "validation", CONFIG)
+    similarity = next(task for task in tasks.tasks if task.kind == "similarity")
+    spoilt = similarity.left[2]
+
+    def embed(texts, side, progress=None):
+        vectors_ND = embed_words(texts, side).copy()
+        vectors_ND[[text == spoilt for text in texts], 1] = np.nan
+        return vectors_ND
+
+    with pytest.raises(
+        UserError, match=r"^late on \w+: the embedding on the x side of row \d+, .*training diverged"
+    ) as failure:
+        EmbeddingScorer("late", 10, embed, tasks)
+    assert repr(spoilt[:60]) in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [("text_search", "search"), ("similarity", "similarity"), ("classification", "features")]
+)
+def test_a_score_that_is_not_finite_is_named_by_model_task_and_row(store, curated, embed_words, kind, method):
+    tasks = build_tasks(curated, "validation", CONFIG)
+    scorer = EmbeddingScorer("late", 10, embed_words, tasks)
+    task = next(task for task in tasks.tasks if task.kind == kind)
+    whole = getattr(scorer, method)
+
+    def spoilt(*given):
+        found = whole(*given)
+        (found[1] if method == "features" else found)[0] = np.nan
+        return found
+
+    setattr(scorer, method, spoilt)
+    with pytest.raises(UserError, match=rf"^late on {task.name}: .* of row 0, '[^']+', and 0 more of \d+ are not finite"):
+        measure(scorer, dataclasses.replace(tasks, tasks=(task,)), CONFIG, lambda name: None)

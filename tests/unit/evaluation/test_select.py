@@ -284,3 +284,18 @@ def test_selection_does_without_the_test_parts_files(store, curated, monkeypatch
     shutil.rmtree(curated.part_folder("test"))  # reads past Python's audit events would fail here
     evaluation = evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG)
     assert read_selection(select(store, [evaluation], SelectConfig(bootstrap=20)))["chosen"] == "train"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_figure_that_is_not_finite_is_never_selected_on(store, evaluation, monkeypatch, value):
+    good = evaluation(100, code_search=0.40)
+    values = np.full(40, 0.5)
+    values[3] = value
+    with pytest.raises(UserError, match=r"^step-000200 on code_search_task: mrr of row 0, 'the figure', .* not finite"):
+        evaluation(200, code_search=values)
+    # one that was written before figures were looked at
+    monkeypatch.setattr("pipeline_lib.evaluation.metrics.require_finite", lambda *_: None)
+    spoilt = evaluation(200, code_search=values)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"^step-000200 on code_search_task: the value of row 3, '3', and 0 more of 40"):
+        chosen(store, [good, spoilt])

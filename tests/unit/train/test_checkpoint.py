@@ -188,3 +188,31 @@ def test_tensors_of_another_shape_are_refused() -> None:
         restore_module(nn.Linear(2, 2), module_tensors(nn.Linear(2, 3)) | {"bias": torch.zeros(2)})
     with pytest.raises(CorruptArtifact, match="bias"):
         restore_module(nn.Linear(2, 2, bias=False), module_tensors(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "goes_on"),
+    [
+        ("2.13.0+cu126", "2.13.0+cu128", True),
+        ("2.13.0+cpu", "2.13.1", True),
+        ("2.13.0", "2.13.0", True),
+        ("2.13.0+cpu", "2.14.0+cpu", False),
+        ("2.1.0", "2.13.0", False),
+        ("2.13.0", "3.13.0", False),
+    ],
+)
+def test_a_state_is_of_a_version_of_torch_and_of_no_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: str, now: str, goes_on: bool
+) -> None:
+    monkeypatch.setattr(torch, "__version__", saved)
+    StateFolder(make_job(tmp_path)).save(make_state(5))
+    monkeypatch.setattr(torch, "__version__", now)
+    states, lines = StateFolder(make_job(tmp_path)), list[str]()
+    if not goes_on:
+        with pytest.raises(UserError, match=f"torch = '{saved}', this run has '{now}'".replace("+", r"\+")):
+            newest(states, lines)
+        return
+    found = newest(states, lines)
+    assert found is not None and found.step == 5
+    assert lines == ([] if saved == now else [line for line in lines if line.startswith("warning: ") and saved in line])
+    assert len(lines) == (saved != now)

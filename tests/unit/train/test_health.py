@@ -94,3 +94,76 @@ def test_timing_carries_the_effective_rank(inputs: tuple[Store, TrainInputs]) ->
     Trainer(job, build_objective(job, Ranks()), Ranks(), Events(enabled=False)).run()
     rows = [json.loads(line) for line in (job.folder / "timing.jsonl").read_text().splitlines()]
     assert all(1.2 < row["effective_rank"] <= 16 for row in rows)
+
+
+def trainer_of(inputs: tuple[Store, TrainInputs], key: str, **changes: Any) -> Trainer:
+    job = write_job(*inputs, tiny_config(**changes), key=key)
+    return Trainer(job, build_objective(job, Ranks()), Ranks(), Events(enabled=False))
+
+
+def test_an_embedding_that_is_not_finite_is_named_with_its_weight(inputs: tuple[Store, TrainInputs]) -> None:
+    trainer = trainer_of(inputs, "infinite")
+    trainer.take_step(0)
+    with torch.no_grad():
+        trainer.objective.module.backbone.h[0].mlp.c_fc.weight[0, 0] = math.inf
+    expected = r"step 2: embeddings are not finite: 16 of 16 x \(pair \w+ first\), .*weights backbone\.h\.0\.mlp\.c_fc\.weight;"
+    with pytest.raises(TrainingFailed, match=expected):
+        trainer.take_step(1)
+    assert math.isnan(effective_rank(torch.full((4, 4), math.nan)))
+
+
+@pytest.mark.parametrize(("log_scale", "named"), [(math.nan, "temperature is nan"), (-1e25, "temperature is inf")])
+def test_a_temperature_that_is_not_finite_is_named(inputs: tuple[Store, TrainInputs], log_scale: float, named: str) -> None:
+    trainer = trainer_of(inputs, "temperature")
+    trainer.objective.module.log_scale.data.fill_(log_scale)
+    with pytest.raises(TrainingFailed, match=f"step 1: {named}, "):
+        trainer.take_step(0)
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_its_weight(inputs: tuple[Store, TrainInputs]) -> None:
+    trainer = trainer_of(inputs, "gradient")
+    norm = trainer.objective.module.backbone.ln_f.weight
+    handle = norm.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(TrainingFailed, match=r"step 1: gradient norm is \w+, .*in the gradients of backbone\.ln_f\.weight;"):
+        trainer.take_step(0)
+    handle.remove()
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_weights_that_are_not_finite_are_never_saved(inputs: tuple[Store, TrainInputs], average: float) -> None:
+    rates = {"learning_rate": 1e39, "steps": 1, "warmup_steps": 0, "checkpoints": 1}
+    trainer = trainer_of(inputs, f"last-step-{average}", weight_average=average, **rates)
+    with pytest.raises(TrainingFailed, match=r"step 1: weights that are not finite: .* and \d+ more; nothing of them was"):
+        trainer.run()
+    with pytest.raises(TrainingFailed, match="step 1: weights that are not finite"):
+        trainer.save_state(1)
+    assert trainer.checkpoints.whole_part("step-000001") is None
+    assert not list((trainer.job.folder / "states").rglob("*.safetensors"))
+
+
+def test_an_average_that_is_not_finite_is_named(inputs: tuple[Store, TrainInputs]) -> None:
+    trainer = trainer_of(inputs, "average")
+    trainer.take_step(0)
+    trainer.average.tensors()["backbone.wpe.weight"][0, 0] = math.nan
+    with pytest.raises(TrainingFailed, match=r"weights that are not finite: average of backbone\.wpe\.weight;"):
+        trainer.save_state(1)
+
+
+def test_a_held_out_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    trainer = trainer_of(write_inputs(tmp_path, held_out=20), "held-out", evaluation_pairs=16, weight_average=0.0)
+    trainer.take_step(0)
+    for weight in trainer.objective.module.backbone.h[0].mlp.parameters():
+        weight.data.fill_(3e38)  # finite, and no activation is
+    with pytest.raises(TrainingFailed, match=r"step 4: held-out loss is nan"):
+        trainer._save_checkpoint(4)
+
+
+def test_a_checkpoint_says_the_temperature_of_the_weights_beside_it(tmp_path: Path) -> None:
+    trainer = trainer_of(write_inputs(tmp_path), "averaged", scale_learning_rate=0.05, weight_average=0.99, checkpoints=1)
+    trainer.run()
+    live = trainer.objective.temperature()
+    with trainer.average.in_place():
+        averaged = trainer.objective.temperature()
+    part = trainer.checkpoints.whole_part("step-000012")
+    assert part is not None and live != averaged
+    assert json.loads((tmp_path / part.folder / "state.json").read_text())["temperature"] == averaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pipeline_lib.artifact import Store
@@ -79,3 +80,24 @@ def test_names_and_groups(data, config):
     with pytest.raises(UserError, match="no model 'bert'"):
         open_model("bert")
     assert {name: open_model(name).id.name for name in OPENERS} == {name: name for name in OPENERS}
+
+
+def test_an_embedding_that_is_not_finite_is_named_by_suite_model_and_text(store, sts_b, encoder):
+    whole = encoder.embed
+
+    def spoilt(texts, side="x"):
+        vectors_ND = np.array(whole(texts, side))
+        vectors_ND[[text == "blue dog number 6" for text in texts]] = np.nan
+        return vectors_ND
+
+    encoder.embed = spoilt
+    with pytest.raises(UserError, match=r"^sts-b, test: words: the embedding of row \d+, 'blue dog number 6', and 0 more"):
+        evaluate_suite(store, encoder, sts_b, "test")
+    with pytest.raises(UserError, match=r"^words: the embedding on the x side of row 46, 'blue dog number 6'"):
+        sts_b.run(encoder, "test")
+
+
+def test_a_figure_that_is_not_finite_is_named_by_model_and_task(store, sts_b, encoder, monkeypatch):
+    monkeypatch.setattr("pipeline_lib.evaluation.suites.similarity.pair_similarity", lambda *_: np.full(40, np.nan))
+    with pytest.raises(UserError, match=r"^words on sts-b: spearman's value of row 0, 'test-1', and 39 more of 40 are not fin"):
+        evaluate_suite(store, encoder, sts_b, "test")
