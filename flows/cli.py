@@ -220,7 +220,7 @@ def evaluate(
     skip_missing: SkipMissing = False,
     artifacts: Artifacts = "",
 ) -> None:
-    """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
+    """Checkpoints and baselines on the held-out splits, or with --suite on public evaluation sets."""
     options = locals()
     params = run_params({key: options[key] for key in ("preset", "source", "dump", "name", "artifacts")})
     _one_of("split", split, ("validation", "test"))

@@ -1,4 +1,4 @@
-"""Checkpoints and baselines on held-out packages; people start this one from the UI."""
+"""Checkpoints and baselines on what was held out of the corpus; people start this one from the UI."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def evaluate_labels(work: Workspace, dataset: DatasetRef, trained: Artifact, lab
         label: checkpoint_task(work.store, curated, checkpoint, split, work.config) for label, checkpoint in checkpoints.items()
     }
     checked = check_evaluations_task(work.store, [*found.values(), baselines])
-    show_evaluations_task(found, baselines, split)
+    show_evaluations_task(found, baselines, split, work.config.name)
     return EvaluatedRef(
         split=split,
         checkpoints={label: artifact.manifest.key for label, artifact in found.items()},

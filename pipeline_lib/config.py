@@ -299,6 +299,10 @@ class RunConfig(StageConfig):
     """A whole life: from raw dump to searchable index."""
 
     name: str = operational("run", description="Names the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    preset: str = operational("", description="The preset that it began as, by which `cpt plan` knows it.")
+    tests_plumbing: bool = operational(
+        False, description="Sizes that only show that everything works: reports say that the figures mean nothing."
+    )
     reference: str = operational("", description="Where the figures are from, if they are not this project's own.")
     sample_queries: tuple[str, ...] = operational(
         (

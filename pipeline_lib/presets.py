@@ -61,6 +61,7 @@ def smoke() -> RunConfig:
     """The same code in the smallest sizes that exercise every stage: minutes, no claim to quality."""
     return RunConfig(
         name="smoke",
+        tests_plumbing=True,
         tokenizer=TokenizerConfig(vocab_size=2_048, max_training_texts=20_000),
         shards=ShardConfig(max_x_tokens=24, max_y_tokens=48),
         model=ModelConfig(layers=2, width=64, heads=2, inner=128, positions=64),
@@ -89,7 +90,7 @@ def preset(name: str) -> RunConfig:
     """
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]()
+    return PRESETS[name]().model_copy(update={"preset": name})
 
 
 def describe(config: RunConfig, name: str) -> str:
@@ -107,4 +108,6 @@ def describe(config: RunConfig, name: str) -> str:
         f"  model     {sizes}, {precision}",
         f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
     ]
+    if config.tests_plumbing:
+        lines.append("  purpose   tests the plumbing; its figures mean nothing")
     return "\n".join(lines)

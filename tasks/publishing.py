@@ -12,6 +12,7 @@ from pipeline_lib.config import RunConfig
 from pipeline_lib.curation.provenance import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import load_embedder
+from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.select import read_selection, select
 from pipeline_lib.evaluation.suites.config import SuiteConfig
@@ -37,7 +38,7 @@ def select_task(store: Store, evaluations: Sequence[Artifact], config: RunConfig
     selection = read_selection(artifact)
     progress.finish(selection["chosen"])
     rows = [{"checkpoint": c["label"], "score": c["score"], **c["kinds"]} for c in selection["checkpoints"]]
-    show_table("selection", rows, selection["sentence"])
+    show_table(f"selection-{config.name}", rows, selection["sentence"])
     return artifact
 
 
@@ -52,6 +53,9 @@ def export_task(
         found: "curated", and the evaluations "tested" and "baselines" on the test split.
     """
     progress = StageProgress("export")
+    held_out = HeldOut.of(found["curated"].manifest.facts, config.source)
+    tested = read_evaluations([found["tested"]])
+    said = notes(config, held_out, found["tested"].manifest.facts["tasks"], tested)
     card = CardFacts(
         title=f"{config.name}: text and code embeddings",
         base=start_name(config.model.init) or "a new causal transformer, trained on this corpus alone",
@@ -62,8 +66,9 @@ def export_task(
         decontamination=_decontamination(found["curated"]),
         bias=tuple(_bias_metrics(store, checkpoint)),
         command=command,
-        licence="Each text of the training data keeps the licence of the package or file it comes from (the pairs' column "
-        "`licence`).",
+        notes=tuple(said if held_out.unit == "document" else [held_out.sentence(), *said]),
+        licence=f"Each text of the training data keeps the licence of the {held_out.group} or file it comes from (the pairs' "
+        "column `licence`).",
     )  # fmt: skip
     artifact = export(store, checkpoint, config.export, card, progress)
     progress.finish(str(artifact.part_folder()))
