@@ -126,7 +126,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 def _read_attempts(path: Path, of: str, now: float) -> tuple[float, list[dict[str, Any]]]:
     """When the first of the unfinished attempts at this work began, and what each took."""
-    record = json.loads(path.read_text()) if path.is_file() else {"finished": True}
+    record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"finished": True}
     if record.get("finished") or record.get("of", "") != of:
         return now, []
     return record.get("began_at", now - sum(a["seconds"] for a in record["attempts"])), list(record["attempts"])
