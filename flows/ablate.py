@@ -21,7 +21,7 @@ from tasks.training import lexical_start_task, pretrain_task, train_task
 
 @flow(name="ablate", flow_run_name="ablate-{params.preset}")
 def ablate(params: AblateParams) -> AblatedRef:
-    """Train and measure each arm on validation packages; an arm that is done already is found done.
+    """Train and measure each arm on the validation split; an arm that is done already is found done.
 
     Args:
         params: the preset whose data and sizes are used, and which levers are pulled.

@@ -1,4 +1,4 @@
-"""Checkpoints and baselines on held-out packages; people start this one from the UI."""
+"""Checkpoints and baselines on what was held out of the corpus; people start this one from the UI."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def evaluate_labels(run: TrainedRun, labels: Sequence[str], split: str) -> Evalu
     baselines = baselines_task(store, curated, split, config)
     found = {label: checkpoint_task(store, curated, run.lineage.checkpoint(label), split, config) for label in labels}
     checked = check_evaluations_task(store, [*found.values(), baselines])
-    show_evaluations_task(found, baselines, split)
+    show_evaluations_task(found, baselines, split, config.name)
     return EvaluatedRef(
         split=split,
         checkpoints={label: artifact.manifest.key for label, artifact in found.items()},

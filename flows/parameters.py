@@ -254,12 +254,12 @@ class EvaluateParams(CheckpointParams):
     split: Literal["validation", "test"] = Field(
         "validation",
         title="Split",
-        description="Held-out packages to measure on. Choose checkpoints on `validation` only.",
+        description="Held-out part of the corpus to measure on. Choose checkpoints on `validation` only.",
     )
     suites: tuple[str, ...] = Field(
         (),
         title="Suites",
-        description="Evaluation suites or groups of them, as `sts-b` or `similarity`, in place of the held-out packages.",
+        description="Evaluation suites or groups of them, as `sts-b` or `similarity`, in place of the held-out split.",
     )
     data: str = Field(
         "", title="Evaluation data", description="The folder of the suites' downloads, on the machine that runs the flow."

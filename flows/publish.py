@@ -33,7 +33,7 @@ def publish(params: PublishParams) -> PublishedRef:
     exported = export_task(work.store, checkpoint, work.config)
     measured = {"tested": test.checkpoints[label], "baselines": test.baselines}
     found = {"curated": curated} | {name: work.store.open("evaluate", key) for name, key in measured.items()}
-    card = card_task(work.store, exported, checkpoint, _said(run, label, selection is not None), found)
+    card = card_task(work.store, exported, checkpoint, work.config, _said(run, label, selection is not None), found)
     index = index_task(work.store, exported, curated, checkpoint, work.config)
     negatives = negatives_task(work.store, curated, checkpoint)
     promote_task(work.home, exported, index, work.config.name)

@@ -12,6 +12,7 @@ from flows.publish import publish
 from flows.train import train
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.artifact import Artifact
+from pipeline_lib.files import digest_of
 from pipeline_lib.meter import Meter
 from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
@@ -25,13 +26,19 @@ def retrain(params: RunParams) -> dict[str, Any]:
         params: what to run, and on what.
     """
     work = open_workspace(params)
-    with Meter(work.home / "runs" / f"{work.config.name}.json") as meter:
+    with Meter(work.home / "runs" / f"{work.config.name}.json", of=name_of_work(work)) as meter:
         dataset = build_dataset(params)
         trained = train(TrainParams(**params.model_dump(), dataset=dataset))
         published = publish(PublishParams(**params.model_dump(), dataset=dataset, trained=trained.trained))
         run = run_artifacts(work, trained, published)
         advice = batch_advice_task(work.store, run.stages["train"], published.checkpoint)
         return report_task(work.home, work.config, run.with_stage("batch_advice", advice), meter)
+
+
+def name_of_work(work: Workspace) -> str:
+    """A digest of what a run was asked to do: attempts at the same are one run, and their costs add up."""
+    source = work.config.source
+    return digest_of([work.config.key_fields(), source.folder, source.dump])
 
 
 def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef) -> RunArtifacts:

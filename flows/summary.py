@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline_lib.evaluation.held_out import PLUMBING
 from pipeline_lib.home import artifact_home
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def print_summary(report: dict[str, Any]) -> None:
     console = Console()
     console.print()
     console.print(_results(report))
+    for note in report["notes"]:
+        console.print(note, markup=False, highlight=False, style="bold" if note == PLUMBING else None)
     if sentence := report["selection"].get("sentence"):
         console.print(sentence, markup=False, highlight=False)
     for found in report["searches"]:
@@ -65,7 +68,9 @@ def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
 
 
 def _results(report: dict[str, Any]) -> Table:
-    table = Table(title=f"{report['name']}: held-out packages, opened once", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"{report['name']}: held-out {report['held_out']['units']}, opened once", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in ("task", "metric", "model", "95 % interval", "BM25", "TF-IDF", "n"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     for task, entry in report["test"].items():
@@ -88,9 +93,21 @@ def _print_hits(console: Console, found: dict[str, Any]) -> None:
 
 
 def _print_costs(console: Console, report: dict[str, Any]) -> None:
+    console.print(f"\n{costs_sentence(report)}", highlight=False)
+
+
+def costs_sentence(report: Mapping[str, Any]) -> str:
+    """What the run took; of one that found everything done, what it took to see that and what the earlier one had taken."""
     memory = report["peak_memory_bytes"] / 1024**3
-    console.print(
-        f"\n{report['seconds']['total'] / 60:.1f} minutes, {report['cpu_seconds']:,.0f} CPU-seconds, "
-        f"{memory:.1f} GB at most over the process tree",
-        highlight=False,
+    text = (
+        f"{report['seconds']['total'] / 60:.1f} minutes, {report['cpu_seconds']:,.0f} CPU-seconds, "
+        f"{memory:.1f} GB at most over the process tree"
     )
+    if report.get("attempts", 1) > 1:
+        text += f", over {report['attempts']} attempts"
+    stages = report["lineage"].values()
+    if reused := sum(stage.get("reused", False) for stage in stages):
+        text += f"; {reused} of {len(stages)} stages were found done and are not in this"
+    if now := report.get("now"):
+        return f"All was found done, in {now['seconds']:.0f} seconds. The run that made it took {text}"
+    return text

@@ -230,7 +230,10 @@ class EvaluateConfig(StageConfig):
         1000, description="Candidates of one ranking, the right one among them; fewer where the split has fewer.", ge=2
     )
     max_per_group: int = Field(
-        50, description="Functions or passages of one group at most, so that large packages do not rule.", ge=1
+        50,
+        description="Functions or passages of one group at most, so that large groups do not rule; raised until there are"
+        " `candidates` of a corpus that is split by document, or of a split's only group.",
+        ge=1,
     )
     max_queries: int = Field(1000, description="Queries of one search task on validation; the test takes all.", ge=2)
     min_class_texts: int = Field(20, description="Pieces of prose that a group needs to be a class of the linear probe.", ge=4)
@@ -258,7 +261,7 @@ class SelectConfig(StageConfig):
         description="Weight of a task among those of its kind; 1 where none is given, 0 leaves the task out.",
     )
     suites: tuple[str, ...] = Field(
-        (), description="Public suites or groups of them whose validation splits count beside the held-out packages."
+        (), description="Public suites or groups of them whose validation splits count beside the held-out part of the corpus."
     )
     suite_data: str = operational("", description="The folder of the suites' downloads, where `suites` names any.")
     quick_suites: bool = Field(True, description="Suites cut to samples, as for use beside training; false: whole.")
@@ -296,6 +299,10 @@ class RunConfig(StageConfig):
     """A whole life: from raw dump to searchable index."""
 
     name: str = operational("run", description="Names the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    preset: str = operational("", description="The preset that it began as, by which `cpt plan` knows it.")
+    tests_plumbing: bool = operational(
+        False, description="Sizes that only show that everything works: reports say that the figures mean nothing."
+    )
     reference: str = operational("", description="Where the figures are from, if they are not this project's own.")
     sample_queries: tuple[str, ...] = operational(
         (

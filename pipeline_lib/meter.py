@@ -24,14 +24,19 @@ class Meter:
     """Samples the process tree in a thread and adds this attempt to the file of all attempts.
 
     Args:
-        path: JSON file {"attempts": [{"seconds", "cpu_seconds", "peak_memory_bytes"}, ...], "finished": bool}; an attempt
-            that was killed keeps what was last written, at most five seconds old. A finished file starts afresh.
+        path: JSON file {"of", "began_at", "attempts": [{"seconds", "cpu_seconds", "peak_memory_bytes"}, ...], "finished"};
+            an attempt that was killed keeps what was last written, at most five seconds old. A finished file starts afresh.
+        of: names the work; attempts at another under the same path are no part of this one.
+
+    Attributes:
+        began_at: start of the first attempt (seconds since 1970).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, of: str = "") -> None:
         self.path = path
-        self._earlier = _read_attempts(path)
+        self.of = of
         self._started = time.time()
+        self.began_at, self._earlier = _read_attempts(path, of, self._started)
         self._root = psutil.Process()
         self._cpu_at_start = self._tree_cpu_seconds()
         self._peak_bytes = 0
@@ -49,10 +54,11 @@ class Meter:
         self.flush()
 
     def total(self) -> dict[str, float]:
-        """Seconds and CPU seconds summed over all attempts, memory of the largest."""
+        """Attempts, when the first began, seconds and CPU seconds summed over all, memory of the largest."""
         attempts = [*self._earlier, self._attempt()]
         return {
             "attempts": len(attempts),
+            "began_at": self.began_at,
             "seconds": sum(a["seconds"] for a in attempts),
             "cpu_seconds": sum(a["cpu_seconds"] for a in attempts),
             "peak_memory_bytes": max(a["peak_memory_bytes"] for a in attempts),
@@ -65,7 +71,8 @@ class Meter:
 
     def flush(self) -> None:
         """Write the attempts, this one included."""
-        record = {"attempts": [*self._earlier, self._attempt()], "finished": self._finished}
+        attempts = [*self._earlier, self._attempt()]
+        record = {"of": self.of, "began_at": self.began_at, "attempts": attempts, "finished": self._finished}
         replace_file(self.path, json.dumps(record, indent=1).encode())
 
     def _attempt(self) -> dict[str, float]:
@@ -77,8 +84,10 @@ class Meter:
 
     def _watch(self) -> None:
         samples = 0
-        while not self._stop.wait(SAMPLE_SECONDS):
+        while True:
             self._peak_bytes = max(self._peak_bytes, tree_pss_bytes(self._root))
+            if self._stop.wait(SAMPLE_SECONDS):
+                return
             samples += 1
             if samples % FLUSH_SAMPLES == 0:
                 self.flush()
@@ -115,8 +124,9 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _read_attempts(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    record = json.loads(path.read_text())
-    return [] if record.get("finished") else list(record["attempts"])
+def _read_attempts(path: Path, of: str, now: float) -> tuple[float, list[dict[str, Any]]]:
+    """When the first of the unfinished attempts at this work began, and what each took."""
+    record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"finished": True}
+    if record.get("finished") or record.get("of", "") != of:
+        return now, []
+    return record.get("began_at", now - sum(a["seconds"] for a in record["attempts"])), list(record["attempts"])

@@ -63,6 +63,7 @@ def smoke() -> RunConfig:
     """The same code in the smallest sizes that exercise every stage: minutes, no claim to quality."""
     return RunConfig(
         name="smoke",
+        tests_plumbing=True,
         tokenizer=TokenizerConfig(vocab_size=2_048, max_training_texts=20_000),
         shards=ShardConfig(max_x_tokens=24, max_y_tokens=48),
         model=ModelConfig(layers=2, width=64, heads=2, inner=128, positions=64),
@@ -103,7 +104,7 @@ def preset(name: str, init: str = "", n_weights: int | None = None) -> RunConfig
     """
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}")
-    config = PRESETS[name]()
+    config = PRESETS[name]().model_copy(update={"preset": name})
     start = init or config.model.init
     if init == RANDOM:
         return config.model_copy(update={"model": config.model.model_copy(update={"init": "", "start": "random"})})
@@ -135,4 +136,6 @@ def describe(config: RunConfig, name: str) -> str:
         f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
         f"  rates     {whose}: {train.rates()}",
     ]
+    if config.tests_plumbing:
+        lines.append("  purpose   tests the plumbing; its figures mean nothing")
     return "\n".join(lines)

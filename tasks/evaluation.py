@@ -44,9 +44,10 @@ def check_evaluations_task(store: Store, evaluated: Sequence[Artifact]) -> Artif
 
 
 @stage_task("show-evaluations")
-def show_evaluations_task(found: Mapping[str, Artifact], baselines: Artifact, split: str) -> None:
-    """The table of all figures, with their intervals."""
-    show_table(f"evaluate-{split}", read_evaluations([*found.values(), baselines]), f"Figures on {split}, 95 % intervals")
+def show_evaluations_task(found: Mapping[str, Artifact], baselines: Artifact, split: str, name: str) -> None:
+    """The table of all figures, with their intervals, under the name of the run."""
+    rows = read_evaluations([*found.values(), baselines])
+    show_table(f"evaluate-{split}-{name}", rows, f"Figures on {split}, 95 % intervals")
 
 
 def headline(artifact: Artifact) -> str:

@@ -12,6 +12,7 @@ from pipeline_lib.config import RunConfig
 from pipeline_lib.curation.provenance import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import load_embedder
+from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.select import read_selection, select
 from pipeline_lib.evaluation.suites.config import SuiteConfig
@@ -35,7 +36,7 @@ def select_task(store: Store, evaluations: Sequence[Artifact], config: RunConfig
     selection = read_selection(artifact)
     progress.finish(selection["chosen"])
     rows = [{"checkpoint": c["label"], "score": c["score"], **c["kinds"]} for c in selection["checkpoints"]]
-    show_table("selection", rows, selection["sentence"])
+    show_table(f"selection-{config.name}", rows, selection["sentence"])
     return artifact
 
 
@@ -50,7 +51,12 @@ def export_task(store: Store, checkpoint: Checkpoint, config: RunConfig) -> Arti
 
 @stage_task("card")
 def card_task(
-    store: Store, exported: Artifact, checkpoint: Checkpoint, said: Mapping[str, str], found: Mapping[str, Artifact]
+    store: Store,
+    exported: Artifact,
+    checkpoint: Checkpoint,
+    config: RunConfig,
+    said: Mapping[str, str],
+    found: Mapping[str, Artifact],
 ) -> Artifact:
     """The model card, which then lies beside the export's files in one folder.
 
@@ -59,6 +65,8 @@ def card_task(
         found: "curated", and the evaluations "tested" and "baselines" on the test split.
     """
     progress = StageProgress("model card")
+    held_out = HeldOut.of(found["curated"].manifest.facts, config.source)
+    first = notes(config, held_out, found["tested"].manifest.facts["tasks"], read_evaluations([found["tested"]]))
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
@@ -69,8 +77,9 @@ def card_task(
         decontamination=_decontamination(found["curated"]),
         bias=tuple(_bias_metrics(store, checkpoint)),
         command=said["command"],
-        licence="Each text of the training data keeps the licence of the package or file it comes from (the pairs' column "
-        "`licence`).",
+        notes=tuple(first if held_out.unit == "document" else [held_out.sentence(), *first]),
+        licence=f"Each text of the training data keeps the licence of the {held_out.group} or file it comes from (the pairs' "
+        "column `licence`).",
     )  # fmt: skip
     artifact = write_card(store, exported, checkpoint, facts)
     progress.finish(str(model_folder(exported, artifact)))

@@ -19,6 +19,7 @@ from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.compare import differences, read_evaluations
+from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
@@ -56,14 +57,14 @@ class RunArtifacts:
         """One stage more, the last."""
         return dataclasses.replace(self, stages={**self.stages, name: artifact})
 
-    def rows(self) -> list[StageRow]:
-        """A row a stage, in the order of the run."""
+    def rows(self, began_at: float = 0.0) -> list[StageRow]:
+        """A row a stage, in the order of the run, which began at `began_at` (seconds since 1970)."""
         named = [
             *self.stages.items(),
             *((f"validation {label}", artifact) for label, artifact in self.validation.items()),
             *((f"test {label}", artifact) for label, artifact in self.test.items()),
         ]
-        return [StageRow.of(artifact, name) for name, artifact in named]
+        return [StageRow.of(artifact, name, began_at) for name, artifact in named]
 
     def lineage(self) -> dict[str, str]:
         """Name to content digest: two runs with the same lineage have the same report."""
@@ -77,41 +78,61 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     Where a file of them is gone, they are written again, with the cost of the run that made what they tell of.
 
     Returns:
-        The content of report.json.
+        The content of report.json; and under "now", where that run was an earlier one, what this one took to find all done.
     """
     folder = home / "reports" / config.name
     found = _read(folder / "report.json")
     is_same = bool(found) and {name: row["digest"] for name, row in found["lineage"].items()} == run.lineage()
+    total = meter.close()
+    now = {"now": total} if is_same else {}
     if is_same and all((folder / name).is_file() for name in ("report.html", "model_card.md")):
-        return found
+        return found | now
     progress = StageProgress("report")
-    data = _collect(home, config, run, meter)
+    data = _collect(home, config, run, _costs_told(found) if is_same else total)
     if is_same:
-        cost = {name: found[name] for name in ("cpu_seconds", "peak_memory_bytes")}
-        data = data.model_copy(update={**cost, "seconds_total": found["seconds"]["total"]})
-    _write_model_card(folder, run, config.train.processes)
+        reused = {name: row.get("reused", False) for name, row in found["lineage"].items()}
+        data = data.model_copy(
+            update={"stages": tuple(row.model_copy(update={"reused": reused[row.stage]}) for row in data.stages)}
+        )
+    _write_model_card(folder, run, data, config.train.processes)
     page = write_report(folder, data)
     progress.finish(str(page))
+    _show(folder, data)
+    return json.loads((folder / "report.json").read_text()) | now
+
+
+def _show(folder: Path, data: ReportData) -> None:
+    """The report's tables in the UI, under the run's name: another corpus has its own beside them, not in their history."""
     sentence = str(data.selection.get("sentence", ""))
-    show_table("results", results_table(data.evaluations, data.differences, data.chosen), sentence)
-    show_table("selection", data.selection.get("checkpoints", []), sentence)
-    show_picture("selection-curves", folder / "selection.png", "Search, classification and similarity over steps")
+    results = results_table(data.evaluations, data.differences, data.chosen)
+    show_table(f"results-{data.name}", results, " ".join((*data.notes, sentence)))
+    show_table(f"selection-{data.name}", data.selection.get("checkpoints", []), sentence)
+    picture = "Search, classification and similarity over steps"
+    show_picture(f"selection-curves-{data.name}", folder / "selection.png", picture)
     if "curve" in data.batch:
-        show_table("batch-size", data.batch["curve"], data.batch["sentence"])
-    show_table("stages", [row.model_dump(exclude={"dropped", "digest"}) for row in data.stages], "Stages and their cost")
-    show_table("hardest-negatives", [_negative_row(row) for row in data.negatives], "In-batch negatives that score highest")
-    show_markdown("sample-searches", searches_markdown(data.searches), "What search finds now")
-    return json.loads((folder / "report.json").read_text())
+        show_table(f"batch-size-{data.name}", data.batch["curve"], data.batch["sentence"])
+    stages = [row.model_dump(exclude={"dropped", "digest"}) for row in data.stages]
+    show_table(f"stages-{data.name}", stages, "Stages and the cost of making each; a reused one was found done")
+    negatives = [_negative_row(row) for row in data.negatives]
+    show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
+    show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
 
 
-def _write_model_card(folder: Path, run: RunArtifacts, processes: int) -> None:
-    """The model's card with what the making cost on this machine."""
+def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
+    """What a report says that its run took, as `Meter.total` says it."""
+    names = ("attempts", "cpu_seconds", "peak_memory_bytes")
+    return {name: report.get(name, 1) for name in names} | {"seconds": report["seconds"]["total"], "began_at": 0.0}
+
+
+def _write_model_card(folder: Path, run: RunArtifacts, data: ReportData, processes: int) -> None:
+    """The export's card with what the making cost: all attempts of this run, and the stages that it found done."""
     card = (run.stages["card"].part_folder() / FILE).read_text(encoding="utf-8")
     training = StageRow.of(run.stages["train"])
     cost = Cost(
-        cpu_seconds=sum(row.cpu_seconds for row in run.rows()),
+        cpu_seconds=data.cpu_seconds + sum(row.cpu_seconds for row in data.stages if row.reused),
         training_cpu_seconds=training.cpu_seconds,
         gpu_seconds=training.seconds * processes if has_gpu() else 0.0,
+        attempts=data.attempts,
     )
     replace_file(folder / "model_card.md", with_measured_cost(card, cost).encode())
 
@@ -128,15 +149,18 @@ def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> ReportData:
+def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
     model, baselines = run.test[run.chosen], run.test["baselines"]
     evaluated = {"validation": list(run.validation.values()), "test": list(run.test.values())}
     twins = near_twins_in(stages["curate"])
-    total = meter.close()
+    held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
     return ReportData(
         name=config.name,
+        preset=config.preset,
+        held_out=held_out,
+        attempts=int(total["attempts"]),
         commit=git_commit(),
         machine=_machine(),
         config=config.model_dump(mode="json"),
@@ -144,7 +168,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
         cpu_seconds=total["cpu_seconds"],
         peak_memory_bytes=int(total["peak_memory_bytes"]),
         counts=_counts(extracted),
-        stages=tuple(run.rows()),
+        stages=tuple(run.rows(total["began_at"])),
         funnel=_funnel(stages),
         training=tuple(_json_lines((trained.part_folder("metrics") / "metrics.jsonl").read_bytes())),
         pace=tuple(_json_lines(trained.note("timing.jsonl") or b"")),
@@ -163,6 +187,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> 
         contamination=stages["curate"].manifest.facts.get("contamination", {}),
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
+        notes=tuple(notes(config, held_out, model.manifest.facts["tasks"], read_evaluations([model]))),
     )  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from pipeline_lib.config import EvaluateConfig, StageConfig
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
 from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, Task, TaskSet
-from pipeline_lib.evaluation.tasks import build_tasks, only_part
+from pipeline_lib.evaluation.tasks import build_tasks, kinds_of_few_groups, only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.progress import Progress, embedding, silent
+from pipeline_lib.stage_config import added
 
 STAGE = Stage(name="evaluate", version=1)
 
@@ -36,6 +37,7 @@ class EvaluationRun(StageConfig):
     max_x_tokens: int = 0
     max_y_tokens: int = 0
     evaluate: EvaluateConfig
+    few_groups: tuple[str, ...] = added((), description="Kinds of pairs whose `max_per_group` gives way.")
 
 
 class EmbeddingScorer:
@@ -110,6 +112,7 @@ def evaluate_checkpoint(
         max_x_tokens=checkpoint.shards.max_x_tokens,
         max_y_tokens=checkpoint.shards.max_y_tokens,
         evaluate=config,
+        few_groups=kinds_of_few_groups(curated, split),
     )
     inputs = {
         "curated": only_part(curated, split),
@@ -156,7 +159,8 @@ def evaluate_baselines(
             parts.append(store.find_part(STAGE.name, part_key) or _measured_part(store, part_key, scorer, tasks, config, done))
         return Outcome(parts=tuple(parts), facts=tasks.facts())
 
-    return store.build(STAGE, EvaluationRun(model="baselines", split=split, evaluate=config), inputs, make)
+    run = EvaluationRun(model="baselines", split=split, evaluate=config, few_groups=kinds_of_few_groups(curated, split))
+    return store.build(STAGE, run, inputs, make)
 
 
 def _measured_part(

@@ -20,7 +20,7 @@ _TEXTS_PER_DOCUMENT = 20  # one long manual would else be its whole class
 _GRADES = (3, 2, 1, 0)
 
 
-def probe_task(pairs: Sequence[Pair], config: EvaluateConfig) -> ProbeTask:
+def probe_task(pairs: Sequence[Pair], config: EvaluateConfig, name: str = "package_of_prose") -> ProbeTask:
     """Pieces of prose labelled with their group, cut into three folds by document.
 
     Raises:
@@ -38,7 +38,7 @@ def probe_task(pairs: Sequence[Pair], config: EvaluateConfig) -> ProbeTask:
     if len(classes) < 2:
         raise TooFewError(f"{len(classes)} groups with {config.min_class_texts} pieces of {_FOLDS} documents, 2 are needed")
     return ProbeTask(
-        name="package_of_prose",
+        name=name,
         ids=tuple(pair.id for pair, _ in rows),
         texts=tuple(pair.x for pair, _ in rows),
         labels=tuple(pair.group for pair, _ in rows),

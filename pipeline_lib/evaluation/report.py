@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,18 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 
 def report_json(data: ReportData) -> Row:
-    """The machine-readable report: figures as SPLIT.TASK.MODEL.METRIC, the chosen checkpoint under the name "model"."""
+    """The machine-readable report: figures as SPLIT.TASK.MODEL.METRIC, the chosen checkpoint under the name "model".
+
+    Seconds are those of this run: none of a stage that it found done, whose making `lineage` tells.
+    """
     seconds: dict[str, float] = defaultdict(float)
     for stage in data.stages:
-        seconds[stage.stage] += stage.seconds
+        seconds[stage.stage] += 0.0 if stage.reused else stage.seconds
     return {
         "report_version": REPORT_VERSION,
         "name": data.name,
+        "preset": data.preset,
+        "held_out": asdict(data.held_out) | {"units": data.held_out.units},
         "commit": data.commit,
         "machine": data.machine,
         "counts": data.counts,
@@ -51,6 +57,7 @@ def report_json(data: ReportData) -> Row:
         "near_twins": data.near_twins,
         "contamination": data.contamination,
         "seconds": {**seconds, "total": data.seconds_total},
+        "attempts": data.attempts,
         "cpu_seconds": data.cpu_seconds,
         "peak_memory_bytes": data.peak_memory_bytes,
         "export": data.export,

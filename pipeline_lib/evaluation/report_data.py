@@ -8,12 +8,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.artifact import Artifact
+from pipeline_lib.evaluation.held_out import HeldOut
 
 Row = dict[str, Any]
 
 
 class StageRow(BaseModel):
-    """One stage of the run: its artifact, where its rows went, and what it cost."""
+    """One stage of the run: its artifact, where its rows went, and what making it cost.
+
+    Attributes:
+        reused: it was found done, made before this run began: its cost is not of this run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,10 +34,15 @@ class StageRow(BaseModel):
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    reused: bool = False
 
     @classmethod
-    def of(cls, artifact: Artifact, name: str = "") -> StageRow:
-        """The row of an artifact, its costs from run.json; `name` tells apart artifacts of one stage."""
+    def of(cls, artifact: Artifact, name: str = "", began_at: float = 0.0) -> StageRow:
+        """The row of an artifact, its costs from run.json; `name` tells apart artifacts of one stage.
+
+        Args:
+            began_at: when the run began (seconds since 1970); what was made earlier was reused.
+        """
         manifest, run = artifact.manifest, _run_record(artifact)
         return cls(
             stage=name or manifest.stage,
@@ -47,6 +57,7 @@ class StageRow(BaseModel):
             seconds=run.get("seconds", 0.0),
             cpu_seconds=run.get("cpu_seconds", 0.0),
             peak_memory_bytes=run.get("peak_memory_bytes", 0),
+            reused=run.get("started_at", began_at) < began_at,
         )
 
 
@@ -65,6 +76,9 @@ class ReportData(BaseModel):
     """All that a report may show; a section without data is left out.
 
     Attributes:
+        preset: that the run began as.
+        held_out: how its corpus was split.
+        attempts: how often it was started until it was done; its costs are those of all.
         counts: documents, code_pairs, text_pairs, and what else was counted.
         stages: in the order of the run.
         funnel: (name, rows) of what became of the rows, largest first: documents, pairs, validated, ...
@@ -81,15 +95,18 @@ class ReportData(BaseModel):
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         contamination: evaluation suite -> what curation found of it: texts, texts_found, pairs, samples.
         export, index: their folders.
-        notes: findings said in a sentence each.
+        notes: what whoever reads the figures must know first (`held_out.notes`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    preset: str = ""
+    held_out: HeldOut = HeldOut("group", "groups", "")
     commit: str = ""
     machine: Row = Field(default_factory=dict)
     config: Row = Field(default_factory=dict)
+    attempts: int = 1
     seconds_total: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0

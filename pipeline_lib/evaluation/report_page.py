@@ -25,7 +25,7 @@ _KIND_TITLES = {
 _KIND_GLOSS = {
     "code_search": "a docstring finds its function",
     "text_search": "a passage finds its neighbour",
-    "classification": "which package a passage is from",
+    "classification": "which {group} a passage is from",
     "similarity": "cosine against graded nearness",
 }
 _METRIC_TITLES = {
@@ -95,7 +95,7 @@ def _cards(data: ReportData, split: str) -> list[Row]:
         cards.append(
             {
                 "title": title,
-                "gloss": _KIND_GLOSS[kind],
+                "gloss": _KIND_GLOSS[kind].format(group=data.held_out.group),
                 "metric": _METRIC_TITLES[PRIMARY_METRIC[kind]],
                 "row": by_model[data.chosen],
                 "facts": data.tasks.get(split, {}).get("tasks", {}).get(task, {}),

@@ -24,9 +24,10 @@ from pipeline_lib.evaluation.checkpoint_scores import (
     score_difference,
     task_weights,
 )
+from pipeline_lib.evaluation.held_out import FEW_QUERIES
 from pipeline_lib.evaluation.metrics import Interval
 
-STAGE = Stage(name="select", version=3)
+STAGE = Stage(name="select", version=4)
 RULE = (
     "the highest weighted mean of value / best value of each task, each kind's weight shared by its tasks; "
     "of all whose score is within the noise of the highest (paired bootstrap over queries, 95 %) the latest checkpoint"
@@ -130,7 +131,7 @@ def choose(evaluations: Sequence[Artifact], split: str, config: SelectConfig) ->
         chosen=chosen.label,
         step=chosen.step,
         score=chosen.score,
-        sentence=_sentence(chosen, scores, peaks, split),
+        sentence=_sentence(chosen, scores, peaks, split) + _smallness(standings, weights, split),
         rule=RULE,
         split=split,
         weights=kinds,
@@ -210,6 +211,20 @@ def _sentence(chosen: CheckpointScore, scores: Sequence[CheckpointScore], peaks:
                 f"{within} the noise of its queries."
             )
     return text
+
+
+def _smallness(standings: Sequence[Standing], weights: Mapping[str, float], split: str) -> str:
+    """A warning where the noise of few queries decides: no weighted task but of similarity has `FEW_QUERIES`."""
+    tasks = standings[0].tasks
+    used = [tasks[name] for name in weights if tasks[name].kind != "similarity"]
+    sizes = {task.kind: len(task.queries.ids) for task in sorted(used, key=lambda task: len(task.queries.ids))}
+    if len(standings) < 2 or not sizes or max(sizes.values()) >= FEW_QUERIES:
+        return ""
+    counts = ", ".join(f"{_said(kind)} {size:,}" for kind, size in sizes.items())
+    return (
+        f" The {split} split is small ({counts}; fewer than {FEW_QUERIES} queries): its noise hides the differences between "
+        "checkpoints, so that the latest is nearly always the one chosen."
+    )
 
 
 def _rivals(chosen: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:

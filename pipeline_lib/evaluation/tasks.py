@@ -6,7 +6,8 @@ the part of the split that is asked for is opened, so that selection on validati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -42,6 +43,25 @@ def read_split(curated: Artifact, split: str) -> list[Pair]:
     return sorted(Pair(*row) for row in zip(*(columns[name] for name in Pair._fields), strict=True))
 
 
+def kinds_of_few_groups(curated: Artifact, split: str) -> tuple[str, ...]:
+    """Kinds of pairs whose `max_per_group` gives way, for it would leave little of one project but its first 50 functions.
+
+    All kinds where documents were held out, whose few groups are in every split; else a kind of which the split has one group.
+    """
+    facts = curated.manifest.facts
+    sizes = facts.get("splits", {}).get(split, {})
+    return tuple(kind for kind in sorted(sizes) if facts["split_unit"] == "document" or sizes[kind]["groups"] == 1)
+
+
+def raised_cap(pairs: Sequence[Pair], config: EvaluateConfig) -> EvaluateConfig:
+    """The config with a `max_per_group` raised for all groups alike, until `candidates` pairs are left or all are."""
+    sizes = Counter(pair.group for pair in pairs).values()
+    cap = config.max_per_group
+    while cap < max(sizes, default=0) and sum(min(size, cap) for size in sizes) < config.candidates:
+        cap += 1
+    return config.model_copy(update={"max_per_group": cap})
+
+
 def build_tasks(curated: Artifact, split: str, config: EvaluateConfig) -> TaskSet:
     """All tasks that the split has enough for.
 
@@ -54,11 +74,14 @@ def build_tasks(curated: Artifact, split: str, config: EvaluateConfig) -> TaskSe
     code = [pair for pair in pairs if pair.kind == "code" and pair.view == "docstring"]
     text = [pair for pair in pairs if pair.kind == "text"]
     most = None if split == "test" else config.max_queries
+    few = kinds_of_few_groups(curated, split)
+    of_code, of_text = (raised_cap(rows, config) if kind in few else config for kind, rows in (("code", code), ("text", text)))
+    by_group = curated.manifest.facts.get("split_unit", "group") == "group"
     makers: dict[str, Callable[[], Task]] = {
-        "code_search": lambda: search_task("code_search", code, config, most),
-        "text_search": lambda: search_task("text_search", text, config, most),
-        "classification": lambda: probe_task(text, config),
-        "similarity": lambda: similarity_task(text, config),
+        "code_search": lambda: search_task("code_search", code, of_code, most),
+        "text_search": lambda: search_task("text_search", text, of_text, most),
+        "classification": lambda: probe_task(text, config, "package_of_prose" if by_group else "group_of_prose"),
+        "similarity": lambda: similarity_task(text, of_text),
     }
     tasks: list[Task] = []
     skipped = {}

@@ -18,6 +18,7 @@ from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.config import StageConfig
 from pipeline_lib.files import link_file
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.stage_config import added
 
 STAGE = Stage(name="card", version=1)
 FILE = "README.md"
@@ -53,6 +54,7 @@ class CardFacts(StageConfig):
     licences: dict[str, int] = Field({}, description="Training pairs by the licence that each came with.")
     decontamination: str = Field("", description="What was done that training holds no text of an evaluation.")
     bias: tuple[Metric, ...] = Field((), description="Figures of the bias suites.")
+    notes: tuple[str, ...] = added((), description="What must be known before the figures, a sentence or two each.")
     command: str = Field("", description="What makes the model again at a terminal.")
 
 
@@ -267,11 +269,17 @@ def _cost(figures: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the making of a model took, added up over its stages."""
+    """What the making of a model took.
+
+    Attributes:
+        training_cpu_seconds, gpu_seconds: of the last attempt at training.
+        attempts: how often the run was started until it was done.
+    """
 
     cpu_seconds: float
     training_cpu_seconds: float
     gpu_seconds: float
+    attempts: int = 1
 
 
 def with_measured_cost(card: str, cost: Cost) -> str:
@@ -281,10 +289,14 @@ def with_measured_cost(card: str, cost: Cost) -> str:
         seconds / 3600 for seconds in (cost.cpu_seconds, cost.training_cpu_seconds, cost.gpu_seconds)
     )
     energy = (cpu_hours * WATTS_A_CORE + gpu_hours * WATTS_A_GPU) / 1000
+    interrupted = (
+        f" The run was started {cost.attempts} times; training counts from its last start." if cost.attempts > 1 else ""
+    )
     return card.replace(
         MEASURED_ELSEWHERE,
-        f"All stages took {cpu_hours:.3g} CPU-hours ({training_hours:.3g} of them training) and {gpu_hours:.3g} GPU-hours: "
-        f"about {energy:.2g} kWh, estimated at {WATTS_A_CORE} W a busy core and {WATTS_A_GPU} W a GPU, which was not measured.",
+        f"The run took {cpu_hours:.3g} CPU-hours ({training_hours:.3g} of them training) and {gpu_hours:.3g} GPU-hours: "
+        f"about {energy:.2g} kWh, estimated at {WATTS_A_CORE} W a busy core and {WATTS_A_GPU} W a GPU, which was not measured. "
+        f"Stages that were there already count as when they were made.{interrupted}",
     )
 
 
@@ -310,7 +322,7 @@ def _objective(config: Mapping[str, Any]) -> str:
 
 
 def _evaluation(facts: CardFacts) -> str:
-    return "## Evaluation\n\n" + _figures(facts.metrics)
+    return "\n\n".join(["## Evaluation", *facts.notes, _figures(facts.metrics)])
 
 
 def _figures(metrics: Sequence[Metric]) -> str:

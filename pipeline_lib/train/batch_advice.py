@@ -16,7 +16,7 @@ from pipeline_lib.stage_config import StageConfig
 if TYPE_CHECKING:
     from pipeline_lib.train.batch_size import BatchAdvice
 
-STAGE = Stage(name="batch_advice", version=1)
+STAGE = Stage(name="batch_advice", version=2)
 LARGE_MODEL_BYTES = 200 << 20  # it would be measured where the flow runs, perhaps without a GPU
 
 
@@ -31,8 +31,8 @@ def build_advice(store: Store, trained: Artifact, config: AdviceConfig, progress
     """`batch_size.advise` as an artifact of facts alone: some seconds with the demo's model, nothing where it is there.
 
     Facts: "run", which `cpt plan --run` takes; and "noise_scale" (pairs; None: lost in noise), "sentence" and "curve": rows of
-    pairs, loss, bits, and the bits that the doubling brought. Or, where it was not measured, "why": no run fails for want of
-    this advice.
+    pairs, loss, bits, and the bits that the doubling brought. Or, where it was not measured, "why", and "elsewhere" where
+    `cpt plan --run` can measure it: no run fails for want of this advice.
     """
     run = f"{trained.manifest.key}/{config.label}"
 
@@ -41,12 +41,12 @@ def build_advice(store: Store, trained: Artifact, config: AdviceConfig, progress
         has_job = (Path(store.root) / "train" / trained.manifest.key / "job.json").is_file()
         if not has_job or size > LARGE_MODEL_BYTES:
             why = "the model is large" if has_job else "the run's job.json does not lie on this machine"
-            return Outcome(parts=(), facts={"run": run, "why": why})
+            return Outcome(parts=(), facts={"run": run, "why": why, "elsewhere": True})
         from pipeline_lib.train.batch_size import advise  # torch, which a run with nothing to do need not import
 
         try:
             found = _facts(advise(store, run, config.pairs, progress))
-        except UserError as error:  # such as a view of which a smaller batch has no pair
+        except UserError as error:  # fewer pairs than the batch, or a view of which a smaller batch has none
             found = {"why": str(error)}
         return Outcome(parts=(), facts={"run": run, **found})
 

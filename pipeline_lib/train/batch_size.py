@@ -26,6 +26,7 @@ from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order
 from pipeline_lib.progress import Progress, silent
+from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
@@ -43,7 +44,7 @@ class BatchAdvice:
     """What was measured, and what follows.
 
     Attributes:
-        noise_scale: pairs; infinite where the gradient is lost in its noise.
+        noise_scale: pairs; not finite where it cannot be told: the gradient or its noise is lost in the other.
         losses: batch size to the mean loss of batches of that size, of the same pairs.
     """
 
@@ -71,15 +72,22 @@ class BatchAdvice:
         """The verdict, for people."""
         largest, until = max(self.losses), self.negatives_pay_until
         bound = f"beyond {largest:,} pairs, the largest measured" if until == largest else f"up to {until:,} pairs"
-        noise = "cannot be told from this batch" if math.isinf(self.noise_scale) else f"is {self.noise_scale:,.0f} pairs"
-        return f"negatives of a larger batch pay {bound} ({WORTH_BITS} bits a doubling); the gradient's noise scale {noise}"
+        text = f"negatives of a larger batch pay {bound} ({WORTH_BITS} bits a doubling)"
+        if not math.isfinite(self.noise_scale):
+            return text
+        return f"{text}; the gradient's noise scale is {self.noise_scale:,.0f} pairs"
 
 
 def simple_noise_scale(big_squared: float, small_squared: float, big: int, small: int) -> float:
-    """tr(covariance) / |gradient|^2 from squared norms at two batch sizes, both unbiased; infinite where none is left."""
+    """tr(covariance) / |gradient|^2 from squared norms at two batch sizes, both unbiased.
+
+    Infinite where no signal is left, not a number where the estimate of the noise is negative: neither is an answer.
+    """
     signal = (big * big_squared - small * small_squared) / (big - small)
     noise = (small_squared - big_squared) / (1 / small - 1 / big)
-    return max(0.0, noise) / signal if signal > 0 else math.inf
+    if noise < 0:
+        return math.nan
+    return noise / signal if signal > 0 else math.inf
 
 
 def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES, progress: Progress = silent) -> float:
@@ -124,7 +132,7 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
         progress: told how far it is.
 
     Raises:
-        UserError: there is no such run or checkpoint.
+        UserError: there is no such run or checkpoint, or its training split has fewer pairs than the largest batch takes.
     """
     key, _, label = run.partition("/")
     trained = store.open("train", key)
@@ -136,6 +144,8 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
     job = job.model_copy(update={"root": str(store.root), "start": str(place)})
     temperature = float(json.loads((place / "state.json").read_text())["temperature"])
     small, large = (_objective(store, job, size, temperature) for size in (NOISE_PAIRS, curve_pairs))
+    for size, made in ((NOISE_PAIRS, small), (curve_pairs, large)):
+        _check_enough(made.rows.plan, size)
     noise = gradient_noise(small.module.eval(), small.read_batch(0), progress=progress)
     return BatchAdvice(noise, loss_by_batch_size(large.module, large.read_batch(0)))
 
@@ -147,6 +157,17 @@ def _objective(store: Store, job: Job, pairs: int, temperature: float) -> Contra
     made = ContrastiveObjective.build(job.model_copy(update={"config": config}), *inputs, Ranks())
     set_temperature(made.module, temperature)
     return made
+
+
+def _check_enough(plan: BatchPlan, size: int) -> None:
+    """Refuse a batch that holds a pair twice: the repeated ones are masked, and the loss falls for want of negatives.
+
+    Raises:
+        UserError: a view has fewer pairs than its share of the batch.
+    """
+    taken = {view: len(rows) for view, rows in plan.rows(0).items()}
+    if lacking := [f"{view} has {plan.sizes[view]:,} of {n:,}" for view, n in taken.items() if n > plan.sizes[view]]:
+        raise UserError(f"the training split has fewer pairs than a batch of {size:,} takes: {', '.join(lacking)}")
 
 
 def _part(hashes: PairHashes, first: int, size: int) -> PairHashes:

@@ -53,6 +53,7 @@ def card(store: Store, checkpoint: Checkpoint, exported: Artifact) -> Artifact:
         metrics=(
             Metric(task="code_search_1k", metric="MRR", value=0.61, low=0.6, high=0.62, n=3000, baselines={"bm25": 0.57}),
         ),
+        notes=("Measured on documents.",),
         bias=(Metric(task="bias-coreference", metric="effect_size", value=-0.28, low=-0.69, high=0.11, n=24),),
         licence="numpy: BSD-3-Clause",
         decontamination="pairs that hold a text of these were dropped: sts-b (10 texts, 1 found, 2 pairs dropped).",
@@ -265,6 +266,7 @@ def test_wrong_use_is_answered_in_one_line(store: Store, checkpoint: Checkpoint)
 def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkpoint) -> None:
     card = (folder / "README.md").read_text()
     for words in (
+        "## Evaluation\n\nMeasured on documents.\n\n| task",
         "| code_search_1k | MRR | 0.610 | 0.600 to 0.620 | 3,000 | 0.570 |",
         "48,123",
         checkpoint.trained.digest,
@@ -284,7 +286,8 @@ def test_the_card_says_figures_data_and_lineage(folder: Path, checkpoint: Checkp
         assert words in card, words
     measured = with_measured_cost(card, Cost(cpu_seconds=7200, training_cpu_seconds=3600, gpu_seconds=0))
     assert "2 CPU-hours (1 of them training) and 0 GPU-hours: about 0.02 kWh" in measured
-    assert "beside the run's report" not in measured
+    assert "beside the run's report" not in measured and "started" not in measured
+    assert "started 3 times" in with_measured_cost(card, Cost(7200, 3600, 0, attempts=3))
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from corpus import PLANTED_DOC, PLANTED_NAME
+from corpus import PLANTED_DOC, PLANTED_NAME, write_corpus
+from distributed import LocalCluster
 
 CPT = [sys.executable, "-m", "flows"]
 PROJECT = Path(__file__).parents[2]
@@ -62,10 +63,42 @@ def test_the_report_accounts_for_the_run(finished: Run) -> None:
         assert 0 <= figures["low"] <= figures["mrr"] <= figures["high"] <= 1
     assert Path(report["export"]).is_dir()
     assert Path(report["index"]).is_dir()
-    assert [row["pairs"] for row in report["batch"]["curve"]] == [2**power for power in range(4, 12)]
+    assert "fewer pairs than a batch" in report["batch"]["why"] and "curve" not in report["batch"]
+    assert report["held_out"]["units"] == "top-level folders"
+    assert report["attempts"] == 1 and not any(stage["reused"] for stage in report["lineage"].values())
     page = (finished.home / "reports" / "tree" / "report.html").read_text()
     assert "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page.replace("http://www.w3.org", "")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One project: everything in one folder, so that it is split by document."""
+    home = tmp_path_factory.mktemp("project")
+    corpus = write_corpus(home / "mine" / "src", packages=20, functions=40).parent
+    answer = cpt(home, "run", "--preset", "smoke", "--source", str(corpus), "--steps", "4")
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    return Run(home, corpus, answer.stdout + answer.stderr)
+
+
+def test_one_project_is_told_as_one(project: Run) -> None:
+    """Terminal, report and both cards: the split, the whole test set, the plumbing; no packages, nobody else's figures."""
+    report = json.loads((project.home / "reports" / "mine" / "report.json").read_text())
+    assert report["held_out"]["unit"] == "document" and "1 groups" in report["held_out"]["reason"]
+    (search,) = (task for task in report["test"].values() if task["kind"] == "code_search")
+    assert search["n"] == search["candidates"] > 50
+    page, card = ((project.home / "reports" / "mine" / name).read_text() for name in ("report.html", "model_card.md"))
+    export = (Path(report["export"]) / "README.md").read_text()
+    for told in (" ".join(project.output.split()), page, card, export):
+        assert "tests the plumbing" in told and "its figures mean nothing" in told
+        assert "split by document" in told and "beside those of no other corpus" in told
+        assert "package" not in told
+    assert "held-out documents, opened once" in project.output
+    assert "validation split is small" in report["selection"]["sentence"]
+    assert "curve" not in report["batch"] and "fewer pairs than a batch" in page
+    database = sqlite3.connect(f"file:{project.home}/prefect/prefect.db?mode=ro", uri=True)
+    tables = {row[0] for row in database.execute("select key from artifact where type = 'table'")}
+    assert {"results-mine", "selection-mine", "evaluate-test-mine"} <= tables and "results" not in tables
 
 
 def test_search_finds_the_planted_function(finished: Run) -> None:
@@ -84,9 +117,6 @@ def files_of(store: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file() and path.name != "places.json"}
 
 
-ELSEWHERE = ("--scheduler", "tcp://127.0.0.1:9", "--workers", "3", "--download")  # nobody listens there
-
-
 def test_what_the_card_prints_finds_every_stage_done_whatever_the_machine(finished: Run, tmp_path: Path) -> None:
     """The command of the card, where the corpus is another copy and the work would be done by others: nothing is made again."""
     shutil.copytree(finished.corpus, tmp_path / finished.corpus.name)
@@ -99,10 +129,14 @@ def test_what_the_card_prints_finds_every_stage_done_whatever_the_machine(finish
     report = finished.home / "reports" / "tree" / "report.json"
     written = report.read_bytes()
     started = time.monotonic()
-    answer = cpt(finished.home, *words, *ELSEWHERE, cwd=tmp_path)
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as nobody_works_there:
+        elsewhere = ("--scheduler", nobody_works_there.scheduler_address, "--workers", "3", "--download")
+        answer = cpt(finished.home, *words, *elsewhere, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr[-4000:]
     assert time.monotonic() - started < 60
     assert files_of(store) == before
+    assert "All was found done, in" in answer.stdout
+    assert json.loads((finished.home / "runs" / "tree.json").read_text())["finished"], "its seconds are no part of the next run"
     assert report.read_bytes() == written
 
 

@@ -25,6 +25,24 @@ def test_attempts_add_up_and_a_finished_run_starts_afresh(tmp_path: Path) -> Non
         assert meter.total()["attempts"] == 1
 
 
+def test_attempts_at_other_work_under_the_same_name_cost_this_run_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    for of, attempts in (("steps 20", 1), ("steps 20", 2), ("steps 40", 1), ("steps 20", 1)):
+        with Meter(path, of=of) as meter:
+            began_at = meter.began_at
+        record = json.loads(path.read_text())
+        assert len(record["attempts"]) == attempts and record["of"] == of
+        assert record["began_at"] == began_at
+        if attempts == 2:
+            assert began_at < meter._started, "the run began with its first attempt"
+
+
+def test_a_run_of_a_moment_has_a_peak_too(tmp_path: Path) -> None:
+    with Meter(tmp_path / "run.json") as meter:
+        pass
+    assert meter.total()["peak_memory_bytes"] > 10e6
+
+
 def test_the_memory_of_children_counts() -> None:
     alone = tree_pss_bytes(psutil.Process())
     program = "x = bytearray(100_000_000); print('ready', flush=True); input()"

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from flows.summary import evaluations_table
+from flows.summary import costs_sentence, evaluations_table
 
 ROW = {"model": "step-000240", "value": 0.29, "low": -1.2, "high": 0.4, "n": 16}
 
@@ -33,3 +33,15 @@ def test_a_p_value_has_no_interval() -> None:
     lines = printed(160)
     assert sum("[-1.200, 0.400]" in line for line in lines) == 2
     assert not any("[" in line for line in lines if "p_value" in line)
+
+
+def test_costs_are_those_of_the_run_that_is_told_of() -> None:
+    report = {"seconds": {"total": 540.0}, "cpu_seconds": 620.0, "peak_memory_bytes": 2 * 1024**3, "attempts": 1}
+    report["lineage"] = {"extract": {"reused": False}, "train": {"reused": False}}
+    plain = "9.0 minutes, 620 CPU-seconds, 2.0 GB at most over the process tree"
+    assert costs_sentence(report) == plain
+    assert costs_sentence(report | {"attempts": 3}) == f"{plain}, over 3 attempts"
+    reused = report | {"lineage": {"extract": {"reused": True}, "train": {"reused": False}}}
+    assert costs_sentence(reused) == f"{plain}; 1 of 2 stages were found done and are not in this"
+    again = costs_sentence(report | {"now": {"seconds": 20.4}})
+    assert again == f"All was found done, in 20 seconds. The run that made it took {plain}"

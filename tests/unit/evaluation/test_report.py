@@ -8,9 +8,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pipeline_lib.artifact import Outcome, Stage
+from pipeline_lib.config import SourceConfig
 from pipeline_lib.evaluation.charts import Chart, Series, line_chart, ticks
+from pipeline_lib.evaluation.held_out import PLUMBING, HeldOut, notes
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.presets import preset
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onload=\"y"
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
@@ -53,7 +57,8 @@ def data():
     side = {"text": EVIL, "source": EVIL, "path": EVIL, "line": 3, "name": EVIL, "kind": "code", "licence": EVIL}
     hit = {"rank": 1, "score": 0.7, "kind": "code", "name": EVIL, "path": EVIL, "line": 1, "doc": EVIL}
     return ReportData(
-        name="demo",
+        name="mine",
+        preset="demo",
         commit="abc123",
         machine={"cpu": EVIL},
         config={"train": {"steps": 3}},
@@ -191,10 +196,62 @@ def test_the_page_says_where_a_larger_batch_stops_paying(tmp_path, data):
     assert "log2(batch) 6: 1.10" in text, "the last point of the chart"
     assert json.loads((tmp_path / "report.json").read_text())["batch"]["curve"][2]["loss"] == 1.1
     text = write_report(
-        tmp_path, data.model_copy(update={"batch": {"run": "k2/step-000200", "why": "the model is large"}})
+        tmp_path, data.model_copy(update={"batch": {"run": "k2/step-000200", "why": "the model is large", "elsewhere": True}})
     ).read_text()
     assert "Not measured here: the model is large." in text and "cpt plan demo --run k2/step-000200" in text
     assert "a larger batch" not in write_report(tmp_path, data).read_text()
+    few = {"run": "k2/step-000200", "why": "the training split has fewer pairs than a batch of 2,048 takes"}
+    text = write_report(tmp_path, data.model_copy(update={"batch": few})).read_text()
+    assert "fewer pairs" in text and "cpt plan" not in text, "another measurement has no more pairs"
+
+
+@pytest.mark.parametrize(
+    "source, unit, said",
+    [
+        (SourceConfig(), "group", "Measured on packages of which nothing was seen in training."),
+        (SourceConfig(folder="mine"), "group", "Measured on top-level folders of which nothing was seen in training."),
+        (SourceConfig(dump="mine.yaml"), "group", "Measured on groups of which nothing was seen in training."),
+        (SourceConfig(folder="mine"), "document", "Measured on documents that training did not see."),
+    ],
+)
+def test_the_page_names_what_was_held_out(tmp_path, data, source, unit, said):
+    held_out = HeldOut.of({"split_unit": unit, "split_reason": "1 groups"}, source)
+    evaluations = (*data.evaluations, figure("step-000200", 200, "test", "classification", 0.4))
+    page = write_report(tmp_path, data.model_copy(update={"held_out": held_out, "evaluations": evaluations})).read_text()
+    assert said in page
+    assert ("package" in page.replace("package_of_prose", "").replace("package of prose", "")) == (
+        not (source.folder or source.dump)
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["held_out"]["unit"] == unit and report["held_out"]["units"] in said
+
+
+def test_what_must_be_known_first_is_said_of_the_runs_that_it_holds_of():
+    demo, smoke = preset("demo"), preset("smoke")
+    tasks = {"code_search_1k": {"kind": "code_search", "candidates": 1000}}
+    figures = [{"kind": "code_search", "n": 1000}]
+    by_group = HeldOut.of({"split_unit": "group"}, SourceConfig())
+    assert notes(demo, by_group, tasks, figures) == []
+    assert notes(smoke, by_group, tasks, figures) == [PLUMBING]
+    by_document = HeldOut.of({"split_unit": "document", "split_reason": "1 groups, fewer than 10"}, SourceConfig(folder="mine"))
+    small = {"code_search_80": {"kind": "code_search", "candidates": 80}}
+    said = notes(demo, by_document, small, [{"kind": "code_search", "n": 80}])
+    assert len(said) == 3
+    assert "split by document (1 groups, fewer than 10)" in said[0] and "beside those of no other corpus" in said[0]
+    assert "Fewer candidates than the 1,000" in said[1] and "code search ranks 80" in said[1]
+    assert "code search 80" in said[2] and "rough" in said[2]
+
+
+def test_a_stage_that_was_there_costs_this_run_nothing(tmp_path, data, store):
+    made = store.build(Stage(name="extract", version=1), SourceConfig(), {}, lambda key: Outcome(parts=()))
+    began_at = json.loads(made.note("run.json"))["started_at"]
+    rows = [StageRow.of(made, began_at=at).model_copy(update={"seconds": 12.0}) for at in (0.0, began_at, began_at + 1)]
+    assert [row.reused for row in rows] == [False, False, True]
+    page = write_report(tmp_path, data.model_copy(update={"stages": (rows[2], data.stages[1])})).read_text()
+    assert page.count("found done</span>") == 1 and "no part of its costs" in page
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["seconds"] == {"extract": 0.0, "train": 600.0, "total": 900.5}
+    assert report["lineage"]["extract"]["seconds"] == 12.0
 
 
 def test_what_was_left_out_is_said(tmp_path, data):

@@ -43,15 +43,15 @@ class Named:
 def evaluation(store):
     """Writes the evaluation of a checkpoint whose every query of a kind has the value given, or the values given."""
 
-    def write(step, split="validation", **values):
+    def write(step, split="validation", n=40, **values):
         name = f"step-{step:06d}"
         measurements = []
         for task, value in values.items():
             kind = next(kind for kind in METRICS if task.startswith(kind))
-            value_N = value if isinstance(value, np.ndarray) else value + np.linspace(-0.01, 0.01, 40)
+            value_N = value if isinstance(value, np.ndarray) else value + np.linspace(-0.01, 0.01, n)
             figures = {METRICS[kind]: mean_interval(value_N, 10, 1)}
-            ids = [str(i) for i in range(40)]
-            measurements.append(Measurement(f"{task}_task", kind, figures, ids, ["g"] * 40, value_N, np.arange(40.0)))
+            ids = [str(i) for i in range(n)]
+            measurements.append(Measurement(f"{task}_task", kind, figures, ids, ["g"] * n, value_N, np.arange(float(n))))
 
         def make(key):
             scratch = store.scratch("evaluate")
@@ -59,7 +59,7 @@ def evaluation(store):
             return Outcome(parts=(store.commit_part(draft_part(STAGE, key, f"{name}-{split}"), scratch),))
 
         seed = int(row_id(str({name: np.mean(value) for name, value in values.items()})), 16) % 2**32
-        run = EvaluationRun(model=name, split=split, evaluate=CONFIG.model_copy(update={"seed": seed}))
+        run = EvaluationRun(model=name, split=split, evaluate=CONFIG.model_copy(update={"seed": seed + n}))
         return store.build(STAGE, run, {}, make)
 
     return write
@@ -122,6 +122,13 @@ def test_within_the_noise_the_later_is_taken_and_it_says_so(store, evaluation):
     assert "the latest of 2 whose score is within the noise of the highest (step-000200 with 1.000, +0.0" in found["sentence"]
     by_label = {row["label"]: row for row in found["checkpoints"]}
     assert by_label["step-000400"]["behind_low"] > 0 > by_label["step-000300"]["behind_low"]
+
+
+def test_a_small_validation_split_is_named_as_what_decides(store, evaluation):
+    found = chosen(store, [evaluation(step, code_search=0.4, similarity=0.4) for step in (100, 200)])
+    assert "The validation split is small (code search 40; fewer than 200 queries)" in found["sentence"]
+    assert "small" not in chosen(store, [evaluation(100, code_search=0.4)])["sentence"], "one checkpoint is no choice"
+    assert "small" not in chosen(store, [evaluation(step, n=200, code_search=0.4) for step in (100, 200)])["sentence"]
 
 
 def test_a_difference_beyond_the_noise_is_not_given_away(store, evaluation):

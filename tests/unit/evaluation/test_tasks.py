@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pipeline_lib.artifact import Artifact
 from pipeline_lib.config import EvaluateConfig
 from pipeline_lib.evaluation.task_records import Pair
 from pipeline_lib.evaluation.tasks import build_tasks, read_split, search_task
@@ -128,3 +129,21 @@ def test_a_folder_with_one_document_a_group_has_no_grade_1(curated_of, split_row
 def test_candidates_shrink_to_what_there_is_and_the_name_says_so(curated):
     task = by_kind(build_tasks(curated, "validation", EvaluateConfig(max_per_group=25)))["code_search"]
     assert (task.name, task.batch_size, task.left_out) == ("code_search_100", 100, 0)
+
+
+@pytest.mark.parametrize(
+    "unit, groups, expected", [("document", 1, 70), ("document", 3, 210), ("group", 1, 70), ("group", 3, 75)]
+)
+def test_one_project_is_measured_whole_and_many_groups_are_capped(curated_of, split_rows, unit, groups, expected):
+    """Seventy functions of a group, a cap of 25: of one project all, of three packages 25 each."""
+    curated = curated_of({"test": split_rows("t", groups=groups, documents=14)})
+    sizes = {kind: {"documents": 14 * groups, "groups": groups, "rows": 70 * groups} for kind in ("code", "text")}
+    facts = {"split_unit": unit, "splits": {"test": sizes}}
+    curated = Artifact(curated.root, curated.manifest.model_copy(update={"facts": facts}))
+    config = CONFIG.model_copy(update={"candidates": 1000})
+    tasks = by_kind(build_tasks(curated, "test", config))
+    assert tasks["code_search"].asked == tasks["code_search"].batch_size == expected
+    capped = by_kind(build_tasks(curated, "test", config.model_copy(update={"candidates": 20})))["code_search"]
+    assert max(Counter(capped.groups).values()) <= 25, "twenty candidates need no more than the cap leaves"
+    if groups > 1:
+        assert tasks["classification"].name == ("group_of_prose" if unit == "document" else "package_of_prose")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import tiny_config, write_inputs, write_job
+from training_runs import MODEL, tiny_config, write_inputs, write_job
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.train import batch_size
+from pipeline_lib.train.batch_advice import AdviceConfig, build_advice
 from pipeline_lib.train.batch_size import (
     BatchAdvice,
     gradient_noise,
@@ -18,6 +20,7 @@ from pipeline_lib.train.batch_size import (
 )
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
+from pipeline_lib.train.launch import train
 
 
 def test_the_scale_of_known_gaussian_gradients_is_found() -> None:
@@ -32,6 +35,7 @@ def test_the_scale_of_known_gaussian_gradients_is_found() -> None:
     expected = 400 * deviation**2 / float(signal.square().sum())  # 100 pairs
     assert simple_noise_scale(float(squares[big]), float(squares[small]), big, small) == pytest.approx(expected, rel=0.1)
     assert simple_noise_scale(1.0, 8.0, 64, 8) == math.inf and simple_noise_scale(2.0, 2.0, 64, 8) == 0.0
+    assert math.isnan(simple_noise_scale(2.0, 1.0, 64, 8)), "the whole has more than its slices: no noise is left to estimate"
 
 
 def tiny_objective(root: Path) -> ContrastiveObjective:
@@ -73,5 +77,17 @@ def test_the_verdict_follows_the_curve() -> None:
     assert advice.gains == pytest.approx({32: 0.8, 64: 0.5, 128: 0.0, 256: 0.0})
     assert advice.negatives_pay_until == 64
     assert "up to 64 pairs" in advice.sentence() and "1,234 pairs" in advice.sentence()
-    easy = BatchAdvice(math.inf, {16: 0.0, 32: 0.0})
-    assert "beyond 32 pairs, the largest measured" in easy.sentence() and "cannot be told" in easy.sentence()
+    for untold in (math.inf, math.nan):
+        easy = BatchAdvice(untold, {16: 0.0, 32: 0.0})
+        assert "beyond 32 pairs, the largest measured" in easy.sentence() and "noise scale" not in easy.sentence()
+
+
+def test_fewer_pairs_than_the_batch_give_no_advice(tmp_path: Path) -> None:
+    """Of 120 code pairs a batch of 256 holds each twice; they are masked, and the loss would fall for want of negatives."""
+    store, inputs = write_inputs(tmp_path)
+    trained = train(store, inputs, tiny_config(steps=2, warmup_steps=1, checkpoints=1), MODEL)
+    facts = build_advice(store, trained, AdviceConfig(label="step-000002", pairs=256)).manifest.facts
+    assert facts.keys() == {"run", "why"}
+    assert "fewer pairs than a batch of 256 takes" in facts["why"] and "docstring has 120 of" in facts["why"]
+    with pytest.raises(UserError, match="fewer pairs"):
+        batch_size.advise(store, facts["run"])
