@@ -133,6 +133,8 @@ class RunParams(BaseModel):
         """
         if self.source and self.dump:
             raise UserError(f"source {self.source} and dump {self.dump}: give one; a dump spec can list a folder")
+        check_processes("workers", 0 if self.scheduler else self.workers)
+        check_processes("processes", self.processes)
         config = preset_config(self.preset, self.init, None if self.init == RANDOM else start_weights(self.init))
         near = {"threshold": self.near_duplicates} if self.near_duplicates >= 0 else {}
         pretrain = config.pretrain.model_copy(update={"steps": 0}) if self.pretrain_steps == 0 else config.pretrain
@@ -151,12 +153,9 @@ class RunParams(BaseModel):
             "model": config.model.model_copy(update={"pooling": self.pooling} if self.pooling else {}),
         }
         try:
-            resolved = RunConfig.model_validate(config.model_copy(update=update).model_dump())
+            return RunConfig.model_validate(config.model_copy(update=update).model_dump())
         except ValidationError as error:
             raise UserError(in_one_line(error)) from error
-        check_processes("workers", 0 if self.scheduler else self.workers)
-        check_processes("processes", self.processes)
-        return resolved
 
     def command(self, start: str = "cpt run") -> str:
         """What does this again at a terminal: every parameter that an output depends on (see `options.command_words`)."""

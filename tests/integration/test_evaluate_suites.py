@@ -30,7 +30,7 @@ def evaluate(home: Path, exported: Path, data: Path, *words: str) -> str:
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     common = ["evaluate", "--preset", "smoke", "--name", "sets", "--split", "test", "--data", str(data), "--skip-missing"]
     answer = subprocess.run(
-        [sys.executable, "-m", "flows", *common, "--model", f"tiny={exported}", "--model", "tfidf", *words],
+        [sys.executable, "-m", "flows.cli", *common, "--model", f"tiny={exported}", "--model", "tfidf", *words],
         env=env | {"CPT_HOME": str(home), "COLUMNS": "160"},
         cwd=PROJECT,
         capture_output=True,

@@ -128,7 +128,7 @@ def test_the_command_tunes_and_compares(base: tuple[Store, Checkpoint], tmp_path
     (home / "store").symlink_to(store.root)
     environment = {**os.environ, "CPT_HOME": str(home)}
     answer = subprocess.run(
-        [sys.executable, "-m", "flows", "finetune", *words], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "flows.cli", "finetune", *words], env=environment, capture_output=True, text=True, timeout=300
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
     record = json.loads(answer.stdout)

@@ -13,7 +13,7 @@ from dump_files import response
 from typer.testing import CliRunner
 
 from data_contracts.validate import validate
-from flows.cli import app
+from flows.cli.commands import app
 from pipeline_lib.artifact import Artifact, Manifest, Outcome, Part, Store, sum_counts
 from pipeline_lib.config import ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.errors import UserError

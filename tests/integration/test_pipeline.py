@@ -16,7 +16,7 @@ import pytest
 from corpus import PLANTED_DOC, PLANTED_NAME, write_corpus
 from distributed import LocalCluster
 
-CPT = [sys.executable, "-m", "flows"]
+CPT = [sys.executable, "-m", "flows.cli"]
 PROJECT = Path(__file__).parents[2]
 
 

@@ -34,7 +34,7 @@ class Platform:
     def start(self, *words: str, before_exec: Callable[[], object] | None = None) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows", "up", "--port", str(self.port), *words],
+            [sys.executable, "-m", "flows.cli", "up", "--port", str(self.port), *words],
             env=kept | {"CPT_HOME": str(self.home)},
             cwd=PROJECT,
             stdout=subprocess.PIPE,
@@ -198,6 +198,7 @@ def test_a_worker_that_dies_is_started_again_and_its_run_is_ended(platform: Plat
     wait_until(lambda: not any(map(is_running, flows)), 5)
     platform.run("retrain/demo", preset="smoke", source=str(corpus), steps=100_000, name="third")
     wait_until(lambda: platform.states(demo)[-1] == "RUNNING", 90)
+    assert platform.states(demo) == ["CRASHED", "CRASHED", "RUNNING"]
 
 
 def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: Platform) -> None:

@@ -103,7 +103,7 @@ def printed_by(words: list[str], home: Path, more: dict[str, str] | None = None)
     """What a command that is refused prints to its standard error."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     answer = subprocess.run(
-        [sys.executable, "-m", "flows", *words],
+        [sys.executable, "-m", "flows.cli", *words],
         env=env | {"CPT_HOME": str(home), "HF_HOME": str(home)} | (more or {}),
         cwd=PROJECT,
         capture_output=True,

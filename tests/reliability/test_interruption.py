@@ -30,7 +30,7 @@ def cross():
 
 if place:
     faults.arm(place, cross)
-from flows.__main__ import main
+from flows.cli import main
 sys.argv = ["cpt", *words]
 main()
 """

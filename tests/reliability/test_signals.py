@@ -145,7 +145,7 @@ def test_processes_that_dask_and_pools_start_do_not_hear_ctrl_c() -> None:
 
 @pytest.mark.parametrize("words", [["search", "anything"], ["inspect", "."]])
 def test_a_command_that_leaves_nothing_is_just_stopped(tmp_path: Path, words: list[str]) -> None:
-    terminal = Terminal(["-m", "flows", *words], tmp_path)
+    terminal = Terminal(["-m", "flows.cli", *words], tmp_path)
     terminal.until_listening()
     terminal.press_ctrl_c()
     assert terminal.end(30) == 130
@@ -166,7 +166,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, tree: Path, *more: str) -> Terminal:
     words = ["run", "--preset", "smoke", "--source", str(tree), "--steps", "5", "--name", "tree", *more]
-    return Terminal(["-m", "flows", *words], home)
+    return Terminal(["-m", "flows.cli", *words], home)
 
 
 def check_end(terminal: Terminal, code: int) -> None:

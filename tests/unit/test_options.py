@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
-from flows.cli import app
+from flows.cli.commands import app
 from flows.finetune_parameters import FinetuneParams, from_terminal
 from flows.parameters import PLACES, RunParams, run_options
 from flows.terminal import params_of

@@ -146,7 +146,7 @@ def test_no_run_is_removed_while_a_process_is_at_work(tmp_path: Path) -> None:
 
 
 def test_the_command_lists_and_removes_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.cli import app
+    from flows.cli.commands import app
 
     monkeypatch.setenv("CPT_HOME", str(tmp_path))
     child, left = start_worker(tmp_path / "store")

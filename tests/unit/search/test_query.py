@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from pipeline_lib.artifact import Artifact, Store, digest_of
 from pipeline_lib.config import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError

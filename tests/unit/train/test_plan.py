@@ -16,7 +16,7 @@ from causal_lms import FAMILIES, write_causal_lm
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from pipeline_lib.config import ModelConfig, RunConfig, ShardConfig, TokenizerConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model_shapes import HUB_MODELS, Shape

@@ -28,7 +28,7 @@ def main() -> NoReturn:
 
 def _answer() -> int:
     """The exit code of the command."""
-    from flows.cli import app
+    from flows.cli.commands import app
 
     try:
         code = app(standalone_mode=False)  # a number where typer ended it, after --help; else what the command returned
@@ -51,7 +51,3 @@ def _told(error: Exception) -> str | None:
     if hasattr(error, "format_message"):  # a wrong option, in typer's words
         return str(error.format_message())
     return None
-
-
-if __name__ == "__main__":
-    main()

@@ -91,18 +91,7 @@ def up(
     serve_platform(_home(), port, schedules)
 
 
-def main() -> None:
-    """The console script, with its answers to signals."""
-    from flows.__main__ import main as answer
-
-    answer()
-
-
 def _home() -> Any:
     from pipeline_lib.home import artifact_home
 
     return artifact_home()
-
-
-if __name__ == "__main__":
-    main()
