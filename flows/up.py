@@ -75,11 +75,8 @@ class _Platform:
                         raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
                     with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
                         _say_closed(watch.look(self.client))
-                if not stopped.is_set():
-                    typer.echo(
-                        f"the worker ended by itself (exit {worker.returncode}), and is started again; its log: {self.log}"
-                    )
-        typer.echo("the runs, the worker and the server stop")
+                died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"
+                typer.echo("stopping the runs, the worker and the server" if stopped.is_set() else died)
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[subprocess.Popen[bytes]]:

@@ -83,7 +83,7 @@ def trace(
 @app.command()
 def up(
     port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.", min=1, max=65535)] = DEFAULT_PORT,
-    schedules: Annotated[bool, typer.Option("--schedules", help="Switch the cron schedules on; they are paused else.")] = False,
+    schedules: Annotated[bool, typer.Option("--schedules", help="Switch every schedule on; else none is changed.")] = False,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
     from flows.up import serve_platform
