@@ -44,8 +44,10 @@ def report(error: BaseException) -> None:
     """Tell the launcher why this process ends, in one line; before it the traceback, where the message is not enough."""
     kind = type(error).__name__
     if kind not in FINAL:
-        sys.stderr.write("".join(traceback.format_exception(error)))
-        sys.stderr.flush()
+        # torch.distributed's hook has put a buffer in the place of sys.stderr, which an end at once would lose
+        stream = sys.__stderr__ or sys.stderr
+        stream.write("".join(traceback.format_exception(error)))
+        stream.flush()
     text = str(error) if kind in FINAL else f"{_qualified(error)}: {' '.join(str(error).split())}".rstrip(": ")
     fields = {"kind": kind, "rank": int(os.environ.get("RANK", "0")), "at": " ".join(getattr(error, "__notes__", ()))}
     event = {"event": "failed", **fields, "memory": is_out_of_memory(error), "message": _cut(text)}
