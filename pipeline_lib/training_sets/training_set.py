@@ -31,7 +31,6 @@ from pipeline_lib.training_sets.spool import MEMORY, Quarantine, Spool, TableWri
 STAGE = Stage(name="training_set", version=2)
 USED = frozenset({"negative", "neutral", "below_min_relevance", "no_negatives"})  # drops that a set is meant to have
 CORPUS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("hash", pa.int64())])
-FEW_ITEMS = 40  # a smaller set is judged as if it had this many: two bad lines of three are no verdict
 SHOW_EVERY = 10_000  # lines between two reports of progress
 
 
@@ -157,7 +156,7 @@ class _Reading:
 
     def _check_dropped(self, n_in: int, dropped: Counter[str], quarantine: Quarantine) -> None:
         lost = Counter({reason: count for reason, count in dropped.items() if reason not in USED}) + quarantine.reasons
-        if lost.total() > self.config.max_dropped_share * max(n_in, FEW_ITEMS):
+        if lost.total() > self.config.max_dropped_share * n_in:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common())
             raise UserError(
                 f"{self.config.path}: {lost.total():,} of {n_in:,} items ({lost.total() / n_in:.0%}) were dropped, at most"

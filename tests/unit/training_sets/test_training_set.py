@@ -125,7 +125,7 @@ def test_what_is_no_record_goes_to_quarantine_and_the_rest_goes_on(tmp_path: Pat
         {"gold_label": "-", "sentence1": "p", "sentence2": "h"}, good, {"anchor": "same", "positive": " Same"}, b"",
         b'{"anchor": "' + b"y" * 70_000 + b'"}', {"query": "q", "positive_passages": [3]}, b"[" * 30_000,
     ]  # fmt: skip
-    made = read(write_lines(tmp_path / "set.jsonl", lines), max_text_bytes=256)
+    made = read(write_lines(tmp_path / "set.jsonl", lines), max_text_bytes=256, max_dropped_share=1.0)
     assert triples(made) == {("a", "b", ("c",))}
     assert dict(quarantined(made)) == {
         2: "not_json", 3: "not_a_record", 4: "unknown_label", 5: "no_text", 6: "no_text", 7: "unknown_layout",
@@ -181,7 +181,7 @@ def beir(folder: Path, ending: str = "") -> Path:
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_a_beir_folder(tmp_path: Path, ending: str) -> None:
-    made = read(beir(tmp_path / "set", ending))
+    made = read(beir(tmp_path / "set", ending), max_dropped_share=0.7)
     assert triples(made) == {("what is iron", "Iron a metal", ()), ("what is air", "a gas", ())}
     assert quarantined(made) == [(8, "too_few_fields"), (9, "no_grade")] and quarantined(made, "corpus") == [(3, "no_id")]
     train, corpus = (made.manifest.parts[i].counts for i in (0, 1))
@@ -189,7 +189,7 @@ def test_a_beir_folder(tmp_path: Path, ending: str) -> None:
     assert corpus.dropped == {"query_or_id_again": 3} and corpus.n_out == 3
     texts = pq.read_table(made.part_folder("corpus") / "corpus.parquet").to_pydict()
     assert texts["id"] == ["d1", "d2", "d3"] and texts["text"][0] == "Iron a metal"
-    assert read(tmp_path / "set", min_relevance=2).manifest.parts[0].counts.n_out == 1
+    assert read(tmp_path / "set", min_relevance=2, max_dropped_share=0.7).manifest.parts[0].counts.n_out == 1
 
 
 def test_ms_marco_by_judgements_and_by_triples_of_ids(tmp_path: Path) -> None:
@@ -360,6 +360,12 @@ def test_a_set_of_which_most_is_dropped_is_refused_unless_that_is_allowed(tmp_pa
     with pytest.raises(UserError, match=rf"31 of 61 items \(51%\) were dropped, at most 50% may: {reason}"):
         read(path)
     assert read(path, max_dropped_share=0.6).part("train").counts.n_out == 30
+
+
+def test_a_small_set_of_which_most_is_dropped_is_refused_too(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "s.jsonl", [{"anchor": "a", "positive": "p"}, *[{"anchor": "a", "positive": ""}] * 2])
+    with pytest.raises(UserError, match=r"2 of 3 items \(67%\) were dropped, at most 50% may: no_text 2"):
+        read(path)
 
 
 def test_what_a_set_is_meant_to_drop_is_within_the_bound(tmp_path: Path) -> None:
