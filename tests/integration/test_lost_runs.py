@@ -135,9 +135,10 @@ def test_what_a_lost_run_called_is_closed_with_it(served: Served, deployment: UU
     run = start(served, deployment, "Running", lost_runs.worker_name(served.home))
     step: TaskRun = served.client.create_task_run(caller, flow_run_id=run, dynamic_key="0", state=states.Running())
     child = served.client.create_flow_run(called, parent_task_run_id=step.id, state=states.Running()).id
+    inner = served.client.create_task_run(caller, flow_run_id=child, dynamic_key="0", state=states.Running())
     lost_runs.close_lost(served.client, served.home)
     assert [state_of(served, run), state_of(served, child)] == ["CRASHED", "CRASHED"]
-    assert served.client.read_task_run(step.id).state.type.value == "CRASHED"
+    assert [served.client.read_task_run(task.id).state.type.value for task in (step, inner)] == ["CRASHED", "CRASHED"]
 
 
 def test_a_flow_whose_caller_was_reported_dead_is_closed(served: Served, deployment: UUID, lost_runs: Any) -> None:
@@ -154,19 +155,18 @@ def test_a_flow_whose_caller_was_reported_dead_is_closed(served: Served, deploym
 
 
 def test_runs_of_other_hosts_and_runs_with_a_process_are_left_alone(served: Served, deployment: UUID, lost_runs: Any) -> None:
-    far = start(served, deployment, "Running", "cpt up on elsewhere")
-    lost_runs.close_lost(served.client, served.home)
-    assert (state_of(served, far), slots(served, deployment)) == ("RUNNING", 1)
-    served.client.request("PATCH", f"/flow_runs/{far}/labels", json={"prefect.worker.name": "by hand"})
-    served.client.update_flow_run(far, infrastructure_pid=f"{lost_runs.HOST}:1")
-    child = process_of(far)
+    run = start(served, deployment, "Running", None, f"{lost_runs.HOST}:1")
+    child = process_of(run)
     try:
-        assert lost_runs.run_processes()[far].pid == child.pid
+        assert lost_runs.run_processes()[run].pid == child.pid
         lost_runs.close_lost(served.client, served.home)
-        assert (state_of(served, far), child.poll()) == ("RUNNING", None)
+        assert (state_of(served, run), child.poll()) == ("RUNNING", None)
     finally:
         child.kill()
         child.wait()
+    served.client.request("PATCH", f"/flow_runs/{run}/labels", json={"prefect.worker.name": "cpt up on elsewhere"})
+    lost_runs.close_lost(served.client, served.home)
+    assert (state_of(served, run), slots(served, deployment)) == ("RUNNING", 1)
 
 
 def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(

@@ -57,6 +57,7 @@ class Platform:
         for process in tree:
             process.kill()
         self.process.wait(10)
+        self.process.stdout.close()
 
     def run(self, deployment: str, **params: Any) -> None:
         words = ["deployment", "run", deployment, "-p", f"params={json.dumps(params)}"]
@@ -64,10 +65,17 @@ class Platform:
         subprocess.run(command, env={**os.environ, "PREFECT_API_URL": self.url}, capture_output=True, timeout=60, check=True)
 
     def states(self, deployment_id: str) -> list[str]:
-        """State types of a deployment's runs, the oldest first; read from the disk, where a stopped server left them."""
+        """State types of a deployment's runs, the oldest first."""
+        return [row[0] for row in self.rows(deployment_id)]
+
+    def rows(self, deployment_id: str) -> list[tuple[str, str]]:
+        """State types and messages of a deployment's runs; read from the disk, where a stopped server left them."""
         with sqlite3.connect(f"file:{self.home}/prefect/prefect.db?mode=ro", uri=True) as database:
-            wanted = "select state_type from flow_run where deployment_id = ? order by created"
-            return [row[0] for row in database.execute(wanted, (deployment_id,))]
+            wanted = (
+                "select run.state_type, state.message from flow_run run join flow_run_state state on state.id = run.state_id"
+                " where run.deployment_id = ? order by run.created"
+            )
+            return database.execute(wanted, (deployment_id,)).fetchall()
 
 
 def post(url: str, body: Any, method: str = "POST") -> list[dict[str, Any]]:
@@ -207,7 +215,7 @@ def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: P
     below = psutil.Process(platform.process.pid).children(recursive=True)
     platform.process.send_signal(signal.SIGINT)
     assert platform.process.wait(60) == 0
-    assert platform.states(run["deployment_id"])[-1] == "CRASHED"
+    assert platform.rows(run["deployment_id"])[-1] == ("CRASHED", "Execution was aborted by a termination signal.")
     wait_until(lambda: not any(map(is_running, below)), 5)
     with pytest.raises(OSError):
         urllib.request.urlopen(f"{platform.url}/health", timeout=2)
