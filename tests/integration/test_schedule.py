@@ -206,6 +206,7 @@ def test_a_worker_that_dies_is_started_again_and_its_run_is_ended(platform: Plat
     wait_until(lambda: not any(map(is_running, flows)), 5)
     platform.run("retrain/demo", preset="smoke", source=str(corpus), steps=100_000, name="third")
     wait_until(lambda: platform.states(demo)[-1] == "RUNNING", 90)
+    assert platform.states(demo) == ["CRASHED", "CRASHED", "RUNNING"]
 
 
 def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: Platform) -> None:
