@@ -45,7 +45,8 @@ def require_finite(values_N: np.ndarray, where: str, what: str, names: Sequence[
         NotFiniteError: a value is NaN or infinite: where, the first row, and how many there are.
     """
     values_N = np.asarray(values_N)
-    bad = np.flatnonzero(~np.isfinite(values_N.reshape(len(values_N), -1)).all(axis=1)) if values_N.size else ()
+    rows_ND = values_N.reshape(len(values_N), -1) if values_N.size else np.zeros((0, 1))
+    bad = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
     if len(bad):
         row = int(bad[0])
         first = f"row {row}, {str(names[row])[:SHOWN_CHARACTERS]!r}"
