@@ -37,7 +37,7 @@ class TrainedRun:
 
     @property
     def key(self) -> str:
-        """Of the `train` artifact."""
+        """The key of the `train` artifact."""
         return self.lineage.trained.manifest.key
 
     def again(self, model: type[Params], **more: Any) -> Params:

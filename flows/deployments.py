@@ -112,7 +112,7 @@ def keep_changes(code: Any, last: Any, now: Any) -> Any:
 
 
 def _flow_name(entrypoint: str) -> str:
-    """As the decorator says it, else the function's; nothing is imported."""
+    """The name that the decorator gives it, else the function's; nothing is imported."""
     return load_flow_arguments_from_entrypoint(entrypoint).get("name") or entrypoint.rsplit(":", 1)[1].replace("_", "-")
 
 

@@ -120,7 +120,7 @@ def run_processes() -> dict[UUID, psutil.Process]:
 
 
 def _is_lost_here(run: FlowRun, home: Path, processes: dict[UUID, psutil.Process]) -> bool:
-    """Whether its worker was one of `cpt up` here; a run of another worker of this host only if it has no process."""
+    """True if its worker was one of `cpt up` here; a run of another worker of this host only if it has no process."""
     worker = run.labels.get("prefect.worker.name")
     if worker == worker_name(home):
         return True
@@ -133,7 +133,7 @@ def _is_lost_here(run: FlowRun, home: Path, processes: dict[UUID, psutil.Process
 
 
 def _is_root(run: FlowRun) -> bool:
-    """Whether it has a process of its own: a flow called within another has not, unless it was run as a deployment."""
+    """True if it has a process of its own: a flow called within another has not, unless it was run as a deployment."""
     return run.parent_task_run_id is None or run.deployment_id is not None
 
 

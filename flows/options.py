@@ -38,7 +38,7 @@ class Option:
 
     @property
     def is_operational(self) -> bool:
-        """Whether no output depends on it."""
+        """True if no output depends on it."""
         marks = self.field.json_schema_extra
         return bool(isinstance(marks, dict) and marks.get("operational"))
 

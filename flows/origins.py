@@ -86,7 +86,7 @@ def whole_story(lineage: Lineage) -> tuple[str, str]:
 
 
 def _start_in_words(lineage: Lineage) -> str:
-    """As far as the manifest knows it."""
+    """The start as far as the manifest knows it."""
     given = lineage.trained.manifest.config.get("model", {}).get("init")
     return "a given causal language model" if given else "a new causal transformer, trained on this corpus alone"
 

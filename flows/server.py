@@ -154,7 +154,7 @@ def is_healthy(url: str) -> bool:
 
 
 def _answers(url: str) -> bool:
-    """Whether anybody answers there, with whatever: a server of others may want a login or a certificate."""
+    """True if anybody answers there, with whatever: a server of others may want a login or a certificate."""
     try:
         is_there = urllib.request.urlopen(f"{url}/health", timeout=ANSWER_SECONDS)  # noqa: S310 - an address that the user gave
         is_there.close()

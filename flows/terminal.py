@@ -114,7 +114,7 @@ def check_places(artifacts: str, scheduler: str = "") -> None:
 
 
 def check_folder(option: str, folder: str) -> None:
-    """Whether there is the folder that an option names, if it names one.
+    """Look for the folder that an option names, if it names one.
 
     Raises:
         UserError: there is none.
@@ -124,7 +124,7 @@ def check_folder(option: str, folder: str) -> None:
 
 
 def check_suites(names: Sequence[str]) -> None:
-    """Whether there are such suites.
+    """Look each name up among the suites and groups.
 
     Raises:
         UserError: there is no suite or group of that name.

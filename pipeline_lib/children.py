@@ -91,7 +91,7 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether it has not ended; a zombie, which nobody has waited for yet, has."""
+    """True if it has not ended; a zombie, which nobody has waited for yet, has."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

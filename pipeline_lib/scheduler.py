@@ -80,7 +80,7 @@ def on_fit_worker(fitness: Fitness, function: Callable[..., Any], *task: Any) ->
 
 
 def check_scheduler(address: str) -> None:
-    """Whether somebody listens at a scheduler's address, where that is not left to its file.
+    """Ask a scheduler's address for somebody who listens, where that is not left to its file.
 
     Raises:
         UserError: it is no address, there is no such file, or nobody answers.
@@ -96,7 +96,7 @@ def check_scheduler(address: str) -> None:
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
-    """Of an address; None for a scheduler file, for which Dask would wait for ever if it is not there."""
+    """Host and port of an address; None for a scheduler file, for which Dask would wait for ever if it is not there."""
     if address.endswith(".json"):
         if not Path(address).is_file():
             raise UserError(f"scheduler {address}: no such scheduler file; start the scheduler with --scheduler-file")

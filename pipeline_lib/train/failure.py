@@ -57,7 +57,7 @@ def report(error: BaseException) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it came of, says that memory ran out: of a GPU, of the machine or of a limit."""
+    """True if an error, or what it came of, says that memory ran out: of a GPU, of the machine or of a limit."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -68,7 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def speaks_of_memory(text: str) -> bool:
-    """Whether a message is one of those by which allocators say that they found none."""
+    """True if a message is one of those by which allocators say that they found none."""
     return any(words in text.lower() for words in MEMORY_WORDS)
 
 

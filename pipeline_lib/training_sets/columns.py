@@ -80,7 +80,7 @@ def cells_of(line: str, delimiter: str) -> list[str]:
 
 
 def is_header(row: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
-    """Whether a row names columns: by the words of its cells, or by single words above a column of sentences or numbers."""
+    """True if a row names columns: by the words of its cells, or by single words above a column of sentences or numbers."""
     cells = [cell.strip() for cell in row]
     if all(cells) and all(_header_words(cell) <= _HEADER_WORDS for cell in cells):
         return True
