@@ -199,14 +199,18 @@ def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platfo
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_again_and_its_run_is_ended(platform: Platform, corpus: Path) -> None:
     demo = deployment_named(platform, "demo")["id"]
+    words = {"preset": "smoke", "source": str(corpus), "steps": 100_000}
+    if platform.states(demo)[-1:] != ["RUNNING"]:  # where no test before this one left a run
+        platform.run("retrain/demo", **words, name="second")
+        wait_until(lambda: platform.states(demo)[-1:] == ["RUNNING"], 90)
     (worker,) = [child for child in psutil.Process(platform.process.pid).children() if "worker" in child.cmdline()]
     flows = worker.children()
     worker.kill()
-    wait_until(lambda: platform.states(demo) == ["CRASHED", "CRASHED"], 90)
+    wait_until(lambda: platform.states(demo)[-1] == "CRASHED", 90)
     wait_until(lambda: not any(map(is_running, flows)), 5)
-    platform.run("retrain/demo", preset="smoke", source=str(corpus), steps=100_000, name="third")
+    platform.run("retrain/demo", **words, name="third")
     wait_until(lambda: platform.states(demo)[-1] == "RUNNING", 90)
-    assert platform.states(demo) == ["CRASHED", "CRASHED", "RUNNING"]
+    assert platform.states(demo)[-2:] == ["CRASHED", "RUNNING"]
 
 
 def test_stopping_up_stops_all_once_the_runs_have_reported_their_end(platform: Platform) -> None:
