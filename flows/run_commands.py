@@ -113,7 +113,7 @@ def finetune(
 @runs.command()
 @takes(EVALUATE)
 def evaluate(given: dict[str, Any]) -> None:
-    """Checkpoints and baselines on held-out packages, or with --suite on public evaluation sets."""
+    """Checkpoints and baselines on the held-out splits, or with --suite on public evaluation sets."""
     params = params_of(EvaluateParams, EVALUATE, given)
 
     def flow() -> Any:
