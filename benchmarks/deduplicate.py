@@ -29,11 +29,10 @@ import numpy as np
 
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
-from pipeline_lib.config import SourceConfig
-from pipeline_lib.curate_config import NearDuplicatesConfig
-from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates
-from pipeline_lib.curation.shingles import jaccard, shingle_sets
-from pipeline_lib.sources.bundles import list_files
+from pipeline_lib.config.data import NearDuplicatesConfig
+from pipeline_lib.config.run import SourceConfig
+from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates, jaccard, shingle_sets
+from pipeline_lib.sources.dump_files import list_files
 
 CONFIG = NearDuplicatesConfig(threshold=0.8, permutations=112, bands=14)
 ENGINE_BYTES = 256 * 1024**2

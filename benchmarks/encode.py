@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.stdlib_pairs import stdlib_pairs
 
 if TYPE_CHECKING:
-    from pipeline_lib.config import ModelConfig
+    from pipeline_lib.config.training import ModelConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SIZES = {  # the demo's, and two where layers weigh more
@@ -59,11 +59,13 @@ def main() -> None:
 
 def write_export(place: Path, sizes: dict[str, int], texts: list[str]) -> Path:
     """A model of random weights and a tokenizer of these texts, exported without ONNX."""
-    from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-    from pipeline_lib.config import ExportConfig, ModelConfig, ShardConfig, StageConfig, TokenizerConfig
+    from pipeline_lib.config.base import StageConfig
+    from pipeline_lib.config.run import ExportConfig, ShardConfig, TokenizerConfig
+    from pipeline_lib.config.training import ModelConfig
+    from pipeline_lib.export.export import export
     from pipeline_lib.model.checkpoint import Checkpoint
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.export import export
+    from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
     from pipeline_lib.tokens.tokenizer import train_bpe
 
     store = Store(place)
@@ -119,7 +121,7 @@ def measure(folder: Path, queries: Sequence[str], documents: Sequence[str], devi
 
 def ours(folder: Path, device: str, precision: str) -> Encode:
     """The export by our own loader."""
-    from pipeline_lib.model.exported import ExportedModel
+    from pipeline_lib.export.exported import ExportedModel
 
     model = ExportedModel(folder, device, precision)  # type: ignore[arg-type]
     return lambda queries, documents: np.concatenate([model.embed(queries, "x"), model.embed(documents, "y")])
@@ -137,7 +139,7 @@ def peer(folder: Path, device: str) -> Encode:
 
 def bfloat16_here(device: str) -> str:
     """Whether the comparison in bfloat16 can be made."""
-    from pipeline_lib.model.precision import fast_bfloat16
+    from pipeline_lib.model.encoder import fast_bfloat16
 
     return "in hardware" if fast_bfloat16(device) else f"not in this {device}'s hardware: not measured"
 

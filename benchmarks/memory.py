@@ -66,11 +66,11 @@ def measure(n_pairs: int) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from pipeline_lib.config.presets import preset
     from pipeline_lib.model.encoder import Encoder
     from pipeline_lib.model.grad_cache import batch_gradients, fitting_tokens, should_cache
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
-    from pipeline_lib.presets import preset
     from pipeline_lib.train.optim import build_optimizer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -105,8 +105,8 @@ def measure(n_pairs: int) -> dict[str, float]:
 
 def watch_steps(options: argparse.Namespace) -> int:
     """Run this module again with the trainer's environment, to take the steps; 1 where memory grew."""
+    from pipeline_lib.config.training import TrainConfig
     from pipeline_lib.train.torchrun import environment, steady_memory
-    from pipeline_lib.train_config import TrainConfig
 
     if os.environ.get(CHILD):
         print(json.dumps(held_by_step(options.steps, options.batch, options.layers, options.vocabulary)))
@@ -129,12 +129,12 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
     import torch
     from transformers import AutoModel, LlamaConfig
 
+    from pipeline_lib.config.training import TrainConfig
     from pipeline_lib.model.encoder import Encoder
     from pipeline_lib.model.grad_cache import batch_gradients, fitting_tokens, should_cache
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer, clip_gradients
-    from pipeline_lib.train_config import TrainConfig
 
     torch.manual_seed(0)
     # SmolLM2-135M's sizes

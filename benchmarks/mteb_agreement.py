@@ -45,7 +45,7 @@ def compare(folder: Path, data: Path, names: list[str]) -> dict[str, Any]:
     from sentence_transformers import SentenceTransformer
 
     from pipeline_lib.evaluation.suites.encoders import open_model
-    from pipeline_lib.evaluation.suites.outside import ExportEncoder
+    from pipeline_lib.evaluation.suites.models import ExportEncoder
 
     model = open_model(f"model={folder}")
     others: dict[str, Any] = {"mteb": SentenceTransformer(str(folder), device="cpu")}
@@ -63,7 +63,7 @@ def compare(folder: Path, data: Path, names: list[str]) -> dict[str, Any]:
 
 def by_suite(model: Any, data: Path, name: str) -> float:
     """Our figure, times 100."""
-    from pipeline_lib.evaluation.suites.config import SuiteConfig
+    from pipeline_lib.config.evaluation import SuiteConfig
     from pipeline_lib.evaluation.suites.registry import open_suite
 
     _, suite, metric = SUITES[name]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline_lib.artifact import Artifact, Store
+    from pipeline_lib.store.store import Artifact, Store
     from pipeline_lib.train.distributed import Ranks
     from pipeline_lib.train.job import Job
 
@@ -118,8 +118,8 @@ def with_model(job: Job, key: str, sizes: dict[str, Any]) -> Job:
 
 def prepare(folder: Path, batch_size: int) -> Job:
     """Token shards of pairs of the standard library, and the demo's training on them."""
-    from pipeline_lib.artifact import Store
-    from pipeline_lib.presets import preset
+    from pipeline_lib.config.presets import preset
+    from pipeline_lib.store.store import Store
     from pipeline_lib.tokens.shards import write_shards
     from pipeline_lib.tokens.tokenizer import train_tokenizer
     from pipeline_lib.train.job import TRAIN, ArtifactRef, Job
@@ -144,9 +144,9 @@ def write_pairs(store: Store, limit: int, held_out: int = 0) -> Artifact:
 
     from benchmarks.stdlib_pairs import stdlib_pairs
     from data_contracts.schemas import PAIRS, row_id, text_hash
-    from pipeline_lib.artifact import Counts, Outcome, draft_part
-    from pipeline_lib.config import StageConfig
+    from pipeline_lib.config.base import StageConfig
     from pipeline_lib.curation.curate import STAGE
+    from pipeline_lib.store.store import Counts, Outcome, draft_part
 
     same = {"kind": "code", "view": "docstring", "line": 1, "language": "en", "licence": None, "generation": 0}
     same |= dict.fromkeys(("document_id", "source", "group", "path", "name"), "stdlib")

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.stdlib_pairs import stdlib_pairs
 from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ShardConfig, StageConfig, TokenizerConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import ShardConfig, TokenizerConfig
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.dataset import TokenDataset
 from pipeline_lib.tokens.pair_tokenizer import side_tokenizer_json
 from pipeline_lib.tokens.shards import write_shards

@@ -26,7 +26,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from benchmarks.training_steps import Batch, Setting, Step
-    from pipeline_lib.config import ModelConfig
+    from pipeline_lib.config.training import ModelConfig
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 Figures = dict[str, float | int | str]
@@ -75,8 +75,8 @@ def measure(folder: Path, quick: bool, rounds: int) -> Figures:
         rounds: timed steps of each contender; fewer where the quick run's time is up, never under 2.
     """
     from benchmarks.training_steps import OurStep, PeerStep, peer_losses
-    from pipeline_lib.config import ModelConfig
-    from pipeline_lib.presets import preset
+    from pipeline_lib.config.presets import preset
+    from pipeline_lib.config.training import ModelConfig
 
     batch_size = 256 if quick else 512
     corpus = prepare(folder, n_pairs=3 * batch_size if quick else LARGE_BATCH)
@@ -187,9 +187,8 @@ class Corpus:
     def setting(self, model: ModelConfig) -> Setting:
         """What both sides share, with fresh weights of these sizes in a folder of their own."""
         from benchmarks.training_steps import Setting
-        from pipeline_lib.model.encoder import Encoder
-        from pipeline_lib.model.precision import fast_bfloat16
-        from pipeline_lib.presets import preset
+        from pipeline_lib.config.presets import preset
+        from pipeline_lib.model.encoder import Encoder, fast_bfloat16
 
         demo = preset("demo")
         train = demo.train.model_copy(update={"precision": "bfloat16" if fast_bfloat16() else "float32"})
@@ -203,8 +202,8 @@ class Corpus:
 
         from benchmarks.training_steps import Batch
         from data_contracts.schemas import text_hash
+        from pipeline_lib.config.presets import preset
         from pipeline_lib.model.loss import PairHashes
-        from pipeline_lib.presets import preset
 
         shards = preset("demo").shards
         x_ids = [np.array(row) for row in self.tokenizer.encode(self.x, "x", shards.max_x_tokens)]
@@ -220,7 +219,7 @@ class Corpus:
 def prepare(folder: Path, n_pairs: int) -> Corpus:
     """At most `n_pairs` of the standard library, then of the installed packages."""
     from benchmarks.stdlib_pairs import stdlib_pairs
-    from pipeline_lib.presets import preset
+    from pipeline_lib.config.presets import preset
     from pipeline_lib.tokens.tokenizer import train_bpe
 
     docs, functions = stdlib_pairs(n_pairs)

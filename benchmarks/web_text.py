@@ -30,17 +30,17 @@ from statistics import median
 
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
-from pipeline_lib.artifact import Part
-from pipeline_lib.config import ExtractConfig, ReadLimits, SourceConfig
-from pipeline_lib.filter_config import FilterConfig, QualityConfig, RepetitionConfig
-from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
-from pipeline_lib.sources.bundles import bundles_of
+from pipeline_lib.config.data import FilterConfig, QualityConfig, RepetitionConfig
+from pipeline_lib.config.run import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract_bundle
 from pipeline_lib.sources.decompress import open_expanded
+from pipeline_lib.sources.dump_files import bundles_of
+from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.html import main_text
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import Form, SourceFile
-from pipeline_lib.sources.source_tree import describe
-from pipeline_lib.sources.warc_records import warc_records
+from pipeline_lib.sources.warc import warc_records
+from pipeline_lib.store.store import Part
 
 EVAL_DATA = Path(os.environ.get("CPT_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FILTERS = FilterConfig(quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))

@@ -34,12 +34,12 @@ import psutil
 
 from benchmarks.deduplicate import paragraphs
 from data_contracts.validate import check_shards, validate
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.presets import demo
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
-from pipeline_lib.meter import tree_pss_bytes
 from pipeline_lib.pairs.extract import extract
-from pipeline_lib.presets import demo
+from pipeline_lib.runtime.cost import tree_pss_bytes
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 

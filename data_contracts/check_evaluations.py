@@ -17,8 +17,8 @@ from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import Verdict, check_many
 from data_contracts.schemas import EVALUATIONS
 from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
-from pipeline_lib.config import ContractConfig
+from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
 
 STAGE_VERSION = 1
 STAGE = Stage(name="check_evaluations", version=STAGE_VERSION * 100 + CONTRACT_VERSION)

@@ -24,9 +24,9 @@ from data_contracts.facts import EarlierIds, check_schema
 from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import Verdict, check_many
 from data_contracts.schemas import DOCUMENTS, PAIRS
-from pipeline_lib.arrow_memory import system_memory
-from pipeline_lib.artifact import Counts, Part, Stage, Store, draft_part
-from pipeline_lib.config import ContractConfig
+from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.runtime.machine import system_memory
+from pipeline_lib.store.store import Counts, Part, Stage, Store, draft_part
 
 STAGE_VERSION = 1
 # the contracts are part of what the stage does: a changed one redoes its parts

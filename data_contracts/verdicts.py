@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifact import Artifact, Part, replace_file
-from pipeline_lib.config import ContractConfig
+from pipeline_lib.config.run import ContractConfig
 from pipeline_lib.errors import ContractViolation
+from pipeline_lib.store.store import Artifact, Part, replace_file
 
 REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
 REPORT_PARTS = 200  # worst parts that a report lists

@@ -8,12 +8,12 @@ from flows.ablate_parameters import AblatedRef, AblateParams
 from flows.build_dataset import build_dataset
 from flows.parameters import DatasetRef, RunParams
 from flows.workspace import Workspace, open_workspace
-from pipeline_lib.ablations import arms, rankings, with_seed
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.ablations import arms, rankings, with_seed
+from pipeline_lib.config.presets import RANDOM
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.ablation import Measured
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.presets import RANDOM
+from pipeline_lib.store.store import Artifact
 from tasks.ablation import ablation_task
 from tasks.evaluation import checkpoint_task
 from tasks.training import lexical_start_task, pretrain_task, train_task

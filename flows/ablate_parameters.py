@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.parameters import RunParams
-from pipeline_lib.ablations import AblateConfig
+from pipeline_lib.config.ablations import AblateConfig
 from pipeline_lib.errors import UserError
 
 

@@ -9,9 +9,9 @@ from flows.origins import origin_of, recorded_params
 from flows.parameters import CheckpointParams, DatasetRef, RunParams, TrainParams, run_options, split_checkpoint
 from flows.train import train
 from flows.workspace import Workspace, open_store, open_workspace
-from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Lineage, check_fit, lineage_of
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.train.job import checkpoint_label, checkpoint_steps
 from tasks.ui import say
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.options import Option, command_words, fields_of, join_words, options_of, public_place
+from pipeline_lib.config.base import operational
+from pipeline_lib.config.training import FinetuneConfig, Layout, MiningConfig, TrainingSetConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.finetune_config import FinetuneConfig, Layout, MiningConfig, TrainingSetConfig
-from pipeline_lib.hardware import check_processes
-from pipeline_lib.stage_config import operational
+from pipeline_lib.runtime.machine import check_processes
 
 OPTION_NAMES = {
     "mining.per_pair": "mine",

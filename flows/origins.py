@@ -9,9 +9,8 @@ from pydantic import ValidationError
 from flows.finetune_parameters import FinetuneParams
 from flows.options import public_place
 from flows.parameters import DatasetRef, RunParams
-from pipeline_lib.config import RunConfig
-from pipeline_lib.model.checkpoint import Lineage, Origin
-from pipeline_lib.model.starting_points import start_name
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.model.checkpoint import Lineage, Origin, start_name
 from pipeline_lib.sources.dump_spec import read_spec
 
 STAGES = {"extracted": "extract", "validated": "validate", "curated": "curate", "tokenizer": "tokenizer", "shards": "shards"}

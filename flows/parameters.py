@@ -8,14 +8,14 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.options import Option, command_words, join_words, options_of
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.base import operational
+from pipeline_lib.config.presets import RANDOM
+from pipeline_lib.config.presets import preset as preset_config
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError, in_one_line
-from pipeline_lib.hardware import check_processes
-from pipeline_lib.model.starting_points import start_weights
-from pipeline_lib.presets import RANDOM
-from pipeline_lib.presets import preset as preset_config
-from pipeline_lib.stage_config import operational
-from pipeline_lib.train_config import TrainConfig, check_divides
+from pipeline_lib.model.checkpoint import start_weights
+from pipeline_lib.runtime.machine import check_processes
 
 PresetName = Literal["demo", "smoke", "cpt_text_s", "cpt_text_m", "cpt_text_l", "cpt_text_xl", "cpt_code_s", "cpt_code_m"]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.parameters import RunParams
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import RunConfig
-from pipeline_lib.home import artifact_home, writable_home
-from pipeline_lib.model.starting_points import find_start
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.model.checkpoint import find_start
+from pipeline_lib.runtime.machine import artifact_home, writable_home
+from pipeline_lib.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from pipeline_lib.artifact import Artifact, Store
 from pipeline_lib.evaluation.ablation import Measured, write_ablation
+from pipeline_lib.store.store import Artifact, Store
 from tasks.ui import StageProgress, show_markdown, stage_task
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_contracts.validate import check_shards, validate, verdict_rows
-from pipeline_lib.artifact import Artifact, Store, sum_counts
-from pipeline_lib.config import RunConfig
-from pipeline_lib.curation.contamination import hash_evaluations
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
+from pipeline_lib.curation.decontaminate import hash_evaluations
 from pipeline_lib.pairs.extract import extract
+from pipeline_lib.store.store import Artifact, Store, sum_counts
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, show_table, stage_task

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from data_contracts.check_evaluations import check_evaluations
 from data_contracts.verdicts import verdict_rows
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import evaluate_baselines, evaluate_checkpoint
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.store.store import Artifact, Store
 from tasks.ui import StageProgress, show_table, stage_task
 
 

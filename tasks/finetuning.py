@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.tasks import only_part
-from pipeline_lib.finetune_config import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.mining import Embedder, mine
-from pipeline_lib.train.finetune import finetune
-from pipeline_lib.training_sets.join import join_sets
-from pipeline_lib.training_sets.training_set import read_training_set
+from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.train.stages import finetune
+from pipeline_lib.training_sets.training_set import join_sets, read_training_set
 from tasks.dataset import drop_rows
 from tasks.ui import StageProgress, show_table, stage_task
 

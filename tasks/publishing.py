@@ -7,24 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import RunConfig
-from pipeline_lib.curation.provenance import count_training_pairs
+from pipeline_lib.config.evaluation import SuiteConfig
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.curation.curate import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.select import read_selection, select
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
-from pipeline_lib.model.card import CardFacts, Metric, model_folder, write_card
+from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
+from pipeline_lib.export.export import export
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.model.export import export
-from pipeline_lib.progress import Progress
+from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
+from pipeline_lib.store.store import Artifact, Store
 from tasks.ui import StageProgress, show_table, stage_task
 
 

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.verdicts import verdict_rows
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.compare import differences, read_evaluations
 from pipeline_lib.evaluation.held_out import HeldOut, notes
@@ -24,12 +23,13 @@ from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.select import read_selection
-from pipeline_lib.files import replace_file
-from pipeline_lib.hardware import cores, has_fast_bfloat16, has_gpu
-from pipeline_lib.lineage import git_commit
-from pipeline_lib.meter import Meter
-from pipeline_lib.model.card import FILE, Cost, model_folder, with_measured_cost
+from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
+from pipeline_lib.runtime.cost import Meter
+from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.search.query import search
+from pipeline_lib.store.artifact import git_commit
+from pipeline_lib.store.files import replace_file
+from pipeline_lib.store.store import Artifact
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.cached import embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import check_split, evaluate_suite
 from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.parallel import embedding_processes
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
 from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import Suite
+from pipeline_lib.store.store import Artifact, Store
 from tasks.ui import StageProgress, say, show_table, stage_task
 
 OpenSuites = tuple[list[Suite], dict[str, str]]

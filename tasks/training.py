@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import RunConfig
-from pipeline_lib.train.batch_advice import AdviceConfig, build_advice
-from pipeline_lib.train.language_model import pretrain
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.train.launch import TrainInputs, train
+from pipeline_lib.train.stages import AdviceConfig, build_advice, pretrain
 from tasks.ui import StageProgress, stage_task
 
 

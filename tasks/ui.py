@@ -24,9 +24,9 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from pipeline_lib import interruption
 from pipeline_lib.errors import TransientError
-from pipeline_lib.progress import WARNING
+from pipeline_lib.runtime import processes as interruption
+from pipeline_lib.runtime.progress import WARNING
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig, TokenizerConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import ShardConfig, TokenizerConfig
+from pipeline_lib.config.training import ModelConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.tokenizer import train_bpe
 
 SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part, sum_counts
-from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig, TokenizerConfig, TrainConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import ShardConfig, TokenizerConfig
+from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sum_counts
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Job

@@ -10,8 +10,8 @@ import os
 import sys
 from typing import NoReturn
 
-from pipeline_lib import interruption
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, TransientError, UserError
+from pipeline_lib.runtime import processes as interruption
 
 WRONG_USE = 2
 KNOWN = (UserError, ContractViolation, CorruptArtifact, TrainingFailed, TransientError)

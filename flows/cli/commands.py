@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.plan import plan_app
-from flows.prune import prune
-from flows.search import search
-from flows.suite_texts import suite_texts
+from flows.cli.plan import plan_app
+from flows.cli.search import search, suite_texts
+from flows.cli.store import prune
 
 DEFAULT_PORT = 4200
 
@@ -34,7 +33,7 @@ class Commands(TyperGroup):
 
 
 def _flow_commands() -> TyperGroup:
-    from flows.run_commands import runs
+    from flows.cli.run_commands import runs
 
     return typer.main.get_group(runs)
 
@@ -64,7 +63,7 @@ def inspect(
     filters: Annotated[bool, typer.Option("--filters", help="Show what each filter drops, with samples, instead.")] = False,
 ) -> None:
     """What a dump is: its reader, bytes and texts, what would be left out and why, and ten documents and pairs."""
-    from flows.inspect_dump import inspect_dump
+    from flows.cli.inspect import inspect_dump
 
     inspect_dump(target, reader, records, samples, filters)
 
@@ -75,7 +74,7 @@ def trace(
     artifacts: Artifacts = "",
 ) -> None:
     """Where a pair came from: source, file or URL, record, line, and the hash of the dump's file."""
-    from flows.trace_pair import print_trace
+    from flows.cli.inspect import print_trace
 
     print_trace(pair_id, artifacts)
 
@@ -86,12 +85,12 @@ def up(
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch every schedule on; else none is changed.")] = False,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
-    from flows.up import serve_platform
+    from flows.cli.up import serve_platform
 
     serve_platform(_home(), port, schedules)
 
 
 def _home() -> Any:
-    from pipeline_lib.home import artifact_home
+    from pipeline_lib.runtime.machine import artifact_home
 
     return artifact_home()

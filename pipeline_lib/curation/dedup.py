@@ -28,7 +28,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.errors import ContractViolation
 
 DROP_REASONS = (

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
 
 Split = Literal["train", "validation", "test"]
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.evaluation.ablation_plot import draw
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.evaluation.charts import draw
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
-from pipeline_lib.stage_config import StageConfig
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
 STAGE = Stage(name="ablate", version=1)
 STANDARD_ERRORS = 2

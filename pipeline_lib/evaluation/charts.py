@@ -1,13 +1,24 @@
-"""Line charts as inline SVG: no scripts, no requests, colours from the page's CSS variables, so that they follow its theme."""
+"""Line charts as inline SVG: no scripts, no requests, colours from the page's CSS variables, so that they follow its theme.
+
+The plot of an ablation as one SVG file: a panel a task, a row an arm, a dot a seed, a bar at their mean.
+
+The curves that a checkpoint is chosen by, as files: search, classification and similarity over steps (paper, figure 4).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from io import BytesIO
+from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from markupsafe import Markup
+
+from pipeline_lib.store.files import replace_file
 
 _WIDTH, _HEIGHT = 420, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 26
@@ -183,3 +194,124 @@ def _running_mean(points: Sequence[tuple[float, float]], width: int) -> list[tup
 
 def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+
+
+ArmValues = tuple[str, str, str, tuple[float, ...]]  # lever, arm, task, a value a seed
+
+_LABEL, _PANEL, _GAP, _ROW, _ABLATION_TOP, _MARGIN = 150, 210, 18, 18, 44, 12
+_COLOURS = ("#2f6fb4", "#b4532f", "#3b8f5a", "#7b4fa3", "#8a7a1f")
+_MARGIN_SHARE = 0.08  # of a panel's range, left free on both sides
+
+
+def draw(rows: Sequence[ArmValues]) -> str:
+    """The whole file; panels have scales of their own, which are written below them."""
+    tasks = list(dict.fromkeys(task for _, _, task, _ in rows))
+    arms = list(dict.fromkeys((lever, arm) for lever, arm, _, _ in rows))
+    levers = list(dict.fromkeys(lever for lever, _ in arms))
+    width = _LABEL + len(tasks) * (_PANEL + _GAP) + _MARGIN
+    height = _ABLATION_TOP + len(arms) * _ROW + 30
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for line, (lever, arm) in enumerate(arms):
+        y = _ABLATION_TOP + line * _ROW + _ROW * 0.7
+        parts.append(f'<text x="{_LABEL - 8}" y="{y:.1f}" text-anchor="end">{escape(f"{lever}: {arm}")}</text>')
+    for column, task in enumerate(tasks):
+        of_task = {(lever, arm): values for lever, arm, name, values in rows if name == task}
+        left = _LABEL + column * (_PANEL + _GAP)
+        parts += [f'<g transform="translate({left} {_ABLATION_TOP})">', *_panel(task, arms, of_task, levers), "</g>"]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _panel(
+    task: str,
+    arms: Sequence[tuple[str, str]],
+    values: dict[tuple[str, str], tuple[float, ...]],
+    levers: Sequence[str],
+) -> list[str]:
+    every = [value for found in values.values() for value in found]
+    low, high = min(every), max(every)
+    margin = (high - low or 1.0) * _MARGIN_SHARE
+    low, high = low - margin, high + margin
+    height = len(arms) * _ROW
+    parts = [
+        f'<text x="0" y="-12" font-weight="bold">{escape(task)}</text>',
+        f'<rect width="{_PANEL}" height="{height}" fill="none" stroke="#ccc"/>',
+        f'<text x="0" y="{height + 14}" fill="#555">{low:.3f}</text>',
+        f'<text x="{_PANEL}" y="{height + 14}" fill="#555" text-anchor="end">{high:.3f}</text>',
+    ]
+    for line, arm in enumerate(arms):
+        found = values.get(arm, ())
+        colour = _COLOURS[levers.index(arm[0]) % len(_COLOURS)]
+        y = (line + 0.5) * _ROW
+        if line and arms[line - 1][0] != arm[0]:
+            parts.append(f'<line x1="0" x2="{_PANEL}" y1="{line * _ROW}" y2="{line * _ROW}" stroke="#ccc"/>')
+        for value in found:
+            parts.append(
+                f'<circle cx="{_PANEL * (value - low) / (high - low):.1f}" cy="{y}" r="3" fill="{colour}" opacity="0.6"/>'
+            )
+        if found:
+            x = _PANEL * (mean(found) - low) / (high - low)
+            parts.append(f'<rect x="{x - 1:.1f}" y="{y - 7}" width="2" height="14" fill="{colour}"/>')
+    return parts
+
+
+Row = Mapping[str, Any]
+
+KINDS = {  # colours that stay apart for colour-blind readers (Okabe and Ito)
+    "code_search": ("code search", "#0072B2"),
+    "text_search": ("text search", "#56B4E9"),
+    "classification": ("classification", "#009E73"),
+    "similarity": ("similarity", "#D55E00"),
+}
+FORMATS = ("png", "svg")
+NAME = "selection"
+
+
+def write_selection_curves(folder: Path, selection: Row) -> tuple[Path, ...]:
+    """Write selection.png and selection.svg; the same bytes for the same figures.
+
+    Each curve is in units of its kind's best checkpoint, as the weighted score is, so that a rise and a fall of one per cent
+    look alike.
+
+    Args:
+        folder: of the report.
+        selection: the content of selection.json.
+
+    Returns:
+        The files; none where fewer than two checkpoints were measured.
+    """
+    checkpoints = selection.get("checkpoints", ())
+    if len(checkpoints) < 2:
+        return ()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    paths = tuple(folder / f"{NAME}.{kind}" for kind in FORMATS)
+    with rc_context({"svg.hashsalt": NAME, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        _draw(figure.add_subplot(), selection)
+        for path in paths:
+            content = BytesIO()
+            no_dates = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
+            figure.savefig(content, format=path.suffix[1:], dpi=120, metadata=no_dates)
+            replace_file(path, content.getvalue())
+    return paths
+
+
+def _draw(axes: Any, selection: Row) -> None:
+    for kind, (title, colour) in KINDS.items():
+        points = [(row["step"], row["kinds"][kind]) for row in selection["checkpoints"] if kind in row["kinds"]]
+        best = max((value for _, value in points), default=0.0)
+        if best <= 0:
+            continue
+        steps = [step for step, _ in points]
+        weight = selection["weights"].get(kind, 0.0)
+        label = f"{title}: best {best:.3f}, weight {weight:.2f}"
+        axes.plot(steps, [value / best for _, value in points], "o-", color=colour, label=label, markersize=4)
+    axes.axvline(selection["step"], color="black", linestyle=":", linewidth=1, label=f"chosen: {selection['chosen']}")
+    axes.set_xlabel("training steps")
+    axes.set_ylabel(f"value / best value, {selection.get('split', 'validation')}")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)

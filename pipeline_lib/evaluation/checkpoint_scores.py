@@ -14,13 +14,13 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import SelectConfig
+from pipeline_lib.config.run import SelectConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.compare import Queries, read_evaluations, read_queries
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.store.store import Artifact
 
 Weights = dict[str, float]
 

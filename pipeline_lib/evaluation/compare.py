@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline_lib.artifact import Artifact
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.store.store import Artifact
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part
-from pipeline_lib.config import EvaluateConfig, StageConfig
+from pipeline_lib.config.base import StageConfig, added
+from pipeline_lib.config.run import EvaluateConfig
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
 from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, Task, TaskSet
 from pipeline_lib.evaluation.tasks import build_tasks, kinds_of_few_groups, only_part
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.progress import Progress, embedding, silent
-from pipeline_lib.stage_config import added
+from pipeline_lib.runtime.progress import Progress, embedding, silent
+from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part
 
 STAGE = Stage(name="evaluate", version=1)
 
@@ -181,8 +181,8 @@ def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
     """The checkpoint as a function from texts and side to unit vectors, cut to the lengths of training."""
     import torch
 
-    from pipeline_lib.model.embed import embed_ids
     from pipeline_lib.model.encoder import Encoder
+    from pipeline_lib.model.micro_batches import embed_ids
     from pipeline_lib.tokens.tokenizer import PairTokenizer
 
     encoder = Encoder.load(checkpoint.trained.part_folder(checkpoint.label))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline_lib.config import RunConfig, SourceConfig
+from pipeline_lib.config.run import RunConfig, SourceConfig
 
 FEW_QUERIES = 200  # the 95 % interval of an MRR of 0.5 is then some 0.1 wide
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import StageConfig
+from pipeline_lib.config.base import StageConfig
 from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.tasks import only_part
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
 STAGE = Stage(name="negatives", version=1)
 

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifact import replace_file
+from pipeline_lib.evaluation.charts import write_selection_curves
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.evaluation.report_page import render
-from pipeline_lib.evaluation.selection_curves import write_selection_curves
+from pipeline_lib.store.store import replace_file
 
 REPORT_VERSION = 1
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import SelectConfig
+from pipeline_lib.config.run import SelectConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.checkpoint_scores import (
     Standing,
@@ -26,6 +25,7 @@ from pipeline_lib.evaluation.checkpoint_scores import (
 )
 from pipeline_lib.evaluation.held_out import FEW_QUERIES
 from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
 STAGE = Stage(name="select", version=4)
 RULE = (

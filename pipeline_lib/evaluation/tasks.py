@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import EvaluateConfig
+from pipeline_lib.config.run import EvaluateConfig
 from pipeline_lib.evaluation.prose_tasks import probe_task, similarity_task
 from pipeline_lib.evaluation.task_records import (
     MIN_QUERIES,
@@ -24,6 +23,7 @@ from pipeline_lib.evaluation.task_records import (
     TooFewError,
     at_most_per_group,
 )
+from pipeline_lib.store.store import Artifact
 
 
 def only_part(artifact: Artifact, label: str) -> Artifact:

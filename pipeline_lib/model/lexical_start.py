@@ -20,11 +20,11 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from transformers import AutoModel, GPT2Model
 
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ModelConfig
+from pipeline_lib.config.training import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import gpt2_config
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 

@@ -1,6 +1,10 @@
 """Sequences of any length, cut into micro-batches of similar length: right-padded, or packed end to end without padding.
 
 N sequences, B rows of a micro-batch, L its longest row in tokens, D embedding width.
+
+The one place that turns texts into embeddings outside of training.
+
+N texts, B rows of a micro-batch, L tokens, D embedding width.
 """
 
 from __future__ import annotations
@@ -12,6 +16,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.runtime.progress import Progress, silent
 
 PADDING_DIVISOR = 64
 
@@ -114,3 +121,33 @@ def in_input_order(pieces: Sequence[Tensor], batches: Sequence[MicroBatch]) -> T
     """Rows computed micro-batch by micro-batch, (N, D), back in the order of the sequences; differentiable."""
     rows_N = torch.cat([batch.rows_B for batch in batches])
     return torch.cat(list(pieces))[torch.argsort(rows_N)]
+
+
+def embed_ids(
+    encoder: Encoder,
+    sequences: Sequence[Sequence[int] | np.ndarray],
+    batch_tokens: int = 16_384,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Unit vectors of token sequences, float32 (N, D), in their order.
+
+    Args:
+        encoder: its mode is restored afterwards; dropout is off meanwhile.
+        sequences: ids with their delimiters, as `PairTokenizer.encode` gives them.
+        batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
+        progress: told the texts done after each forward pass.
+    """
+    emb_ND = np.empty((len(sequences), encoder.width), dtype=np.float32)
+    was_training = encoder.training
+    encoder.eval()
+    done = 0
+    try:
+        with torch.inference_mode():
+            for batch in cut_micro_batches(sequences, batch_tokens, packed=encoder.packed):
+                emb_BD = encoder(batch.ids_BL.to(encoder.device), batch.lengths_B.to(encoder.device))
+                emb_ND[batch.rows_B.numpy()] = emb_BD.float().cpu().numpy()
+                done += len(batch.rows_B)
+                progress(done, len(sequences), f"{done:,} texts")
+    finally:
+        encoder.train(was_training)
+    return emb_ND

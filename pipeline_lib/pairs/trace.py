@@ -10,9 +10,9 @@ from typing import Any
 
 import duckdb
 
-from pipeline_lib.artifact import Artifact, Manifest, Part, Store
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.listing import FILES, PLACES
+from pipeline_lib.sources.dump_files import FILES, PLACES
+from pipeline_lib.store.store import Artifact, Manifest, Part, Store
 
 MIN_DIGITS = 6  # a shorter start of an id would fit many pairs of a large set
 

@@ -1,6 +1,11 @@
 """All functions and passages of the curated pairs in one FAISS index: stage "index".
 
 Legend: N rows, D width.
+
+Which texts of the curated pairs are searchable: every distinct function body, and every distinct piece of prose.
+
+A function may come in several pairs (views of it); the one made of its docstring speaks for it. A passage stands in up to
+two pairs, as y of one and x of the next: y is preferred, because a pair's line is that of its y.
 """
 
 from __future__ import annotations
@@ -17,13 +22,123 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data_contracts.schemas import INDEX_ROWS
-from pipeline_lib.artifact import KEY_DIGITS, Artifact, Counts, Outcome, Part, Stage, Store, digest_of, draft_part
-from pipeline_lib.config import IndexConfig
+from data_contracts.schemas import INDEX_ROWS, row_id
+from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
-from pipeline_lib.progress import Progress, silent
-from pipeline_lib.search.rows import Piece, choose_pieces, read_pieces
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.store import KEY_DIGITS, Artifact, Counts, Outcome, Part, Stage, Store, digest_of, draft_part
+
+BATCH_ROWS = 4096
+DOC_CHARACTERS = 160
+DOC_WORDS = 12
+DOCSTRING = "docstring"
+_COLUMNS = ["id", "kind", "x", "y", "document_id", "source", "path", "line", "name"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One searchable text and its columns of INDEX_ROWS."""
+
+    text: str
+    id: str
+    kind: str
+    name: str
+    path: str
+    line: int
+    doc: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen texts: x of pair p is 2 p, y of it 2 p + 1, p counting over all files in order; both arrays ascend."""
+
+    code: np.ndarray
+    text: np.ndarray
+    n_seen: int
+
+    @property
+    def n_code(self) -> int:
+        """Distinct functions."""
+        return len(self.code)
+
+    @property
+    def n_text(self) -> int:
+        """Distinct passages."""
+        return len(self.text)
+
+
+def choose_pieces(paths: Sequence[Path]) -> Choice:
+    """One text of each hash and kind, from the hashes alone: 24 bytes of memory a text."""
+    seen: dict[str, list[np.ndarray]] = {"code": [], "text": []}
+    first = 0
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["kind", "view", "x_hash", "y_hash"]):
+            kinds, views = (np.array(batch[name].to_pylist(), dtype=object) for name in ("kind", "view"))
+            pairs = np.arange(first, first + len(kinds), dtype=np.int64)
+            x_hash, y_hash = (batch[name].to_numpy() for name in ("x_hash", "y_hash"))
+            code, text = kinds == "code", kinds == "text"
+            seen["code"].append(_candidates(y_hash, views != DOCSTRING, 2 * pairs + 1)[:, code])
+            seen["text"].append(_candidates(y_hash, np.zeros(len(kinds)), 2 * pairs + 1)[:, text])
+            seen["text"].append(_candidates(x_hash, np.ones(len(kinds)), 2 * pairs)[:, text])
+            first += len(kinds)
+    chosen = {kind: _first_of_each(candidates) for kind, candidates in seen.items()}
+    return Choice(**chosen, n_seen=sum(part.shape[1] for parts in seen.values() for part in parts))
+
+
+def read_pieces(paths: Sequence[Path], choice: Choice) -> Iterator[Piece]:
+    """The chosen texts, all functions before all passages, each kind in the order of the files."""
+    for kind, chosen in (("code", choice.code), ("text", choice.text)):
+        first = at = 0
+        for path in paths:
+            for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=_COLUMNS):
+                end = np.searchsorted(chosen, 2 * (first + batch.num_rows))
+                wanted = chosen[at:end]
+                rows = batch.take(wanted // 2 - first).to_pylist()
+                for row, is_y in zip(rows, (wanted % 2).tolist(), strict=True):
+                    yield _function(row) if kind == "code" else _passage(row, bool(is_y))
+                first, at = first + batch.num_rows, int(end)
+
+
+def _candidates(hashes: np.ndarray, priority: np.ndarray, places: np.ndarray) -> np.ndarray:
+    return np.stack([hashes, priority.astype(np.int64), places])
+
+
+def _first_of_each(candidates: list[np.ndarray]) -> np.ndarray:
+    """Of each hash, the place with the lowest priority, then the lowest place; ascending."""
+    if not candidates:
+        return np.empty(0, np.int64)
+    hashes, priority, places = np.concatenate(candidates, axis=1)
+    order = np.lexsort((places, priority, hashes))
+    hashes, places = hashes[order], places[order]
+    is_first = np.ones(len(hashes), bool)
+    is_first[1:] = hashes[1:] != hashes[:-1]
+    return np.sort(places[is_first])
+
+
+def _function(row: dict[str, Any]) -> Piece:
+    return Piece(row["y"], row["id"], "code", row["name"], row["path"], row["line"], _first_line(row["x"]), row["source"])
+
+
+def _passage(row: dict[str, Any], is_y: bool) -> Piece:
+    text = row["y"] if is_y else row["x"]
+    identity = row_id("passage", row["document_id"], text)
+    return Piece(text, identity, "text", row["name"], row["path"], row["line"], _first_words(text), row["source"])
+
+
+def _first_line(text: str) -> str:
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    line = " ".join(line.split())
+    return line if len(line) <= DOC_CHARACTERS else line[: DOC_CHARACTERS - 1] + "…"
+
+
+def _first_words(text: str) -> str:
+    words = text.split(maxsplit=DOC_WORDS)
+    shown = " ".join(words[:DOC_WORDS]) + (" …" if len(words) > DOC_WORDS else "")
+    return shown if len(shown) <= DOC_CHARACTERS else shown[: DOC_CHARACTERS - 1] + "…"
+
 
 STAGE = Stage(name="index", version=1)
 # embeddings by slice, kept so that a killed build goes on where it was and another factory needs no model

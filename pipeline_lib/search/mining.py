@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, text_hash
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
-from pipeline_lib.finetune_config import MiningConfig
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.training import MiningConfig
+from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.index import filled_index
-from pipeline_lib.stage_config import StageConfig
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.training_sets.spool import TableWriter
 from pipeline_lib.training_sets.training_set import PositivePairs, is_negative, pair_key, read_rows
 

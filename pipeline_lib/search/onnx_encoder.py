@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import onnxruntime
 
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.export.self_test import SelfTest
+from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.current import read_json
-from pipeline_lib.self_test import SelfTest
 from pipeline_lib.tokens.side_tokenizer import SideTokenizer
 
 Side = Literal["query", "document"]

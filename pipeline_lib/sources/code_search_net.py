@@ -14,14 +14,12 @@ import tokenize
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline_lib.config import ReadLimits
+from pipeline_lib.config.run import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
-from pipeline_lib.sources.found_text import address
-from pipeline_lib.sources.lines import bounded_lines
-from pipeline_lib.sources.readers import Found
-from pipeline_lib.sources.safe_open import Refusal, decode
+from pipeline_lib.sources.folder import shown
+from pipeline_lib.sources.readers import Found, address
+from pipeline_lib.sources.safe_open import Refusal, bounded_lines, decode
 from pipeline_lib.sources.source_file import SourceFile
-from pipeline_lib.sources.source_tree import shown
 
 LINE_PER_TEXT = 16  # a line holds the function twice as text and twice as a list of tokens, escaped
 _FIELDS = ("repo", "path", "language")

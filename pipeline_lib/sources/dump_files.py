@@ -1,18 +1,33 @@
-"""The files that a dump spec names, on this machine or not, each with what tells its content."""
+"""The files that a dump spec names, on this machine or not, each with what tells its content.
+
+Cutting a dump into bundles: what one process reads in one go.
+
+What a dump consists of, as an artifact: the head of every lineage; and, beside it, where the files lay.
+"""
 
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import without_suffix
-from pipeline_lib.sources.dump_spec import DumpSource
+from pipeline_lib.sources.dump_spec import DumpSource, read_spec
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, list_tree, shown, walk
+from pipeline_lib.sources.python_installation import list_origins, list_python
 from pipeline_lib.sources.remote import is_remote, list_url
-from pipeline_lib.sources.source_file import Form, SourceFile, member_form_of
-from pipeline_lib.sources.source_tree import SKIPPED_FOLDERS, describe, shown, walk
+from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, member_form_of
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Record, Stage, Store, digest_of, draft_part
 
 _TEXT_FORMS: dict[str, Form] = {
     ".txt": "plain",
@@ -87,7 +102,7 @@ def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
 
 
 def _repository(source: DumpSource) -> SourceFile:
-    from pipeline_lib.sources.git_repository import describe_repository
+    from pipeline_lib.sources.git import describe_repository
 
     if is_remote(source.url):
         raise UserError(f"source {source.name}: {source.url}: a repository is read from disk; `git clone --bare` it first")
@@ -132,3 +147,139 @@ def _fixed_folder(pattern: str) -> str:
     parts = pattern.split("/")
     first = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
     return "/".join(parts[:first]) or "/"
+
+
+# One path in 32 may start a bundle once it is half full. So where a bundle ends depends on the paths near it alone, and a
+# new file moves one bound or two, not all that follow.
+CUT_ONE_IN = 32
+
+
+class Bundle(Record):
+    """Files that are extracted together, as one part. Equal digests: equal rows come out."""
+
+    label: str  # its first file's source, and its path where that is not the source's first
+    digest: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+def list_bundles(config: SourceConfig) -> list[Bundle]:
+    """The bundles of a dump spec or a folder or, where neither is named, of this machine's Python.
+
+    Raises:
+        UserError: the folder cannot be read or is empty; the project is not installed.
+    """
+    return bundles_of(list_files(config), config.max_bundle_bytes)
+
+
+def list_files(config: SourceConfig) -> list[SourceFile]:
+    """The files of a dump spec or a folder or, where neither is named, of this machine's Python."""
+    if config.dump:
+        return list_dump(read_spec(config.dump))
+    return list_tree(config.folder) if config.folder else list_python()
+
+
+def bundles_of(files: Iterable[SourceFile], max_bytes: int) -> list[Bundle]:
+    """Cut files, in the order of (source, path), into bundles of at most `max_bytes`; a larger file is alone in its own."""
+    bundles: list[Bundle] = []
+    pending: list[SourceFile] = []
+    size = 0
+    last_source = ""
+    for file in _told_apart(sorted(files, key=lambda file: (file.source, file.path, file.sha256))):
+        full = size + file.bytes > max_bytes or (size > max_bytes // 2 and _may_start(file))
+        if pending and full:
+            bundles.append(_bundle(pending, last_source))
+            last_source, pending, size = pending[-1].source, [], 0
+        pending.append(file)
+        size += file.bytes
+    if pending:
+        bundles.append(_bundle(pending, last_source))
+    return bundles
+
+
+def _told_apart(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+    """The files, each with a path of its own: names of other bytes can be shown alike."""
+    last, copies = ("", ""), 1
+    for file in files:
+        copies = copies + 1 if (file.source, file.path) == last else 1
+        last = file.source, file.path
+        yield file.model_copy(update={"path": f"{file.path}{COPY_MARK}{copies}"}) if copies > 1 else file
+
+
+def _may_start(file: SourceFile) -> bool:
+    return int.from_bytes(hashlib.sha256(file.path.encode()).digest()[:4], "big") % CUT_ONE_IN == 0
+
+
+def _bundle(files: list[SourceFile], source_before: str) -> Bundle:
+    first = files[0]
+    label = first.source if first.source != source_before else f"{first.source} from {first.path}"
+    digest = digest_of([label, [file.identity for file in files]])
+    return Bundle(label=label, digest=digest, files=tuple(files))
+
+
+STAGE = Stage(name="source", version=2)
+FILES = "files.parquet"
+PLACES = "places.json"
+
+
+class ListedContent(StageConfig):
+    """A listing is named by what it lists."""
+
+    digest: str
+
+
+def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle]) -> Artifact:
+    """Write listing.json (sources with licence and version, bundles with their digest) and files.parquet (with hashes).
+
+    Where the files lie is no part of that: places.json, beside the manifest, says where they were listed last.
+    """
+    listing = {
+        "sources": _origins(config),
+        "bundles": [
+            {"label": bundle.label, "digest": bundle.digest, "files": len(bundle.files), "bytes": bundle.bytes}
+            for bundle in bundles
+        ],
+    }
+    content = json.dumps(listing, sort_keys=True, indent=1).encode() + b"\n"
+    digest = digest_of(listing)
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(STAGE.name)
+        (scratch / "listing.json").write_bytes(content)
+        rows = _write_files(scratch / FILES, bundles)
+        facts = {"files": sum(len(bundle.files) for bundle in bundles), "bytes": sum(bundle.bytes for bundle in bundles)}
+        draft = draft_part(STAGE, key, "listing", Counts(n_in=len(bundles), n_out=len(bundles)), {FILES: rows}, facts)
+        part = store.commit_part(draft, scratch)
+        return Outcome(parts=(part,), counts=part.counts, facts=facts)
+
+    artifact = store.build(STAGE, ListedContent(digest=digest), {}, make)
+    artifact.add_note(PLACES, json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n")
+    return artifact
+
+
+def _origins(config: SourceConfig) -> list[dict[str, Any]]:
+    if config.dump:
+        # by name: the order in which a spec lists its sources changes nothing
+        sources = sorted(read_spec(config.dump), key=lambda source: source.name)
+        return [source.model_dump(mode="json", exclude={"url"}) for source in sources]
+    return [] if config.folder else [origin.model_dump() for origin in list_origins()]
+
+
+def _write_files(path: Path, bundles: Sequence[Bundle]) -> int:
+    """The files by source and path, which is their order in the bundles. Returns their number."""
+    files = [file for bundle in bundles for file in bundle.files]
+    columns = {name: [getattr(file, name) for file in files] for name in ("source", "path", "form", "bytes", "sha256")}
+    pq.write_table(pa.table(columns), path, compression="zstd", write_statistics=False)
+    return len(files)
+
+
+def _roots(bundles: Sequence[Bundle]) -> dict[str, str]:
+    """Source to what stood before the path of its first file: a folder, or a URL."""
+    roots: dict[str, str] = {}
+    for bundle in bundles:
+        for file in bundle.files:
+            roots.setdefault(file.source, file.place.removesuffix(file.path))
+    return roots

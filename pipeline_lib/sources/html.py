@@ -11,10 +11,9 @@ import html
 import re
 from collections.abc import Iterator
 
-from pipeline_lib.config import ReadLimits
+from pipeline_lib.config.run import ReadLimits
 from pipeline_lib.sources.decompress import read_whole
-from pipeline_lib.sources.found_text import as_text
-from pipeline_lib.sources.readers import Found
+from pipeline_lib.sources.readers import Found, as_text
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time

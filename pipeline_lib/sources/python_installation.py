@@ -20,10 +20,10 @@ from functools import cached_property
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline_lib.artifact import Record
 from pipeline_lib.errors import UserError
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, shown, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
-from pipeline_lib.sources.source_tree import SKIPPED_FOLDERS, describe, shown, walk
+from pipeline_lib.store.store import Record
 
 PROJECT = "cpt-factory"
 STDLIB_SKIPPED = SKIPPED_FOLDERS | {"test", "tests", "idle_test"}

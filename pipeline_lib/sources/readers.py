@@ -3,6 +3,8 @@
 A reader yields what it finds as files of their own, in a fixed order, holding one text at a time. It raises nothing that an
 input can cause: what cannot be read comes out as a `Refusal` with the place where the trouble lies, and the rest is read.
 A reader with options declares them as a pydantic model `Options` in its module; it gets them checked, in `file.options`.
+
+What a reader of records hands on: one record's text as a file of its own inside its container.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from pipeline_lib.config import ReadLimits, SourceConfig
+from pipeline_lib.config.run import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import read_whole, without_suffix
 from pipeline_lib.sources.remote import local_copy
 from pipeline_lib.sources.safe_open import Refusal, SourceText, decode, read_source
-from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile
+from pipeline_lib.sources.source_file import COPY_MARK, DIGEST_MARK, Form, SourceFile
 
 
 class Found(NamedTuple):
@@ -40,10 +42,10 @@ _READERS: dict[str, str] = {
     "html": "pipeline_lib.sources.html:read_html",
     "warc": "pipeline_lib.sources.warc:read_warc",
     "mediawiki": "pipeline_lib.sources.mediawiki:read_mediawiki",
-    "json_lines": "pipeline_lib.sources.json_lines:read_json_lines",
-    "parquet": "pipeline_lib.sources.parquet:read_parquet",
-    "archive": "pipeline_lib.sources.source_archive:read_archive",
-    "git": "pipeline_lib.sources.git_repository:read_repository",
+    "json_lines": "pipeline_lib.sources.records:read_json_lines",
+    "parquet": "pipeline_lib.sources.records:read_parquet",
+    "archive": "pipeline_lib.sources.archives:read_archive",
+    "git": "pipeline_lib.sources.git:read_repository",
     "code_search_net": "pipeline_lib.sources.code_search_net:read_records",
 }
 
@@ -147,3 +149,56 @@ def _load(reader: str, module: str) -> ModuleType:
         raise UserError(
             f"the reader {reader} needs {error.name}, which is not here: pip install 'cpt-factory[dumps]'"
         ) from error
+
+
+_NAME_CHARACTERS = 500  # a URL may be of any length, and stands in every row
+_DIGEST_DIGITS = 16
+
+
+def found_text(
+    container: SourceFile, name: str, content: str | Refusal, limits: ReadLimits, mark: str = "", **own: Any
+) -> Found:
+    """A record as it was found.
+
+    Args:
+        name: of the record: its URL, title or id.
+        content: its text, or why there is none. NUL bytes and unpaired surrogates, which escapes can make, are refused.
+        mark: stands behind the name, such as the record's line.
+        own: what is the record's own among group, licence and form.
+    """
+    text = as_text(content, limits) if isinstance(content, str) else content
+    data = text.data if isinstance(text, SourceText) else b""
+    changes: dict[str, Any] = {key: shown(value) for key, value in own.items() if value}
+    changes |= {
+        "path": f"{container.path}!{address(name)}{mark}",
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return Found(container.model_copy(update=changes), text)
+
+
+def as_text(text: str, limits: ReadLimits) -> SourceText | Refusal:
+    """A string of unknown origin as text: valid Unicode without NUL, its newlines folded, no longer than the limit."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > limits.max_text_bytes:
+        return too_large(len(data), limits)
+    return decode(data)
+
+
+def too_large(size: int, limits: ReadLimits) -> Refusal:
+    """The refusal of a text that is longer than the limit (bytes)."""
+    return Refusal("file_too_large", f"{size} bytes, at most {limits.max_text_bytes} are read")
+
+
+def address(name: str) -> str:
+    """A record's name as a path that no other name has: one that cannot be shown whole ends in a digest of all of it."""
+    short = shown(name)
+    if short == name:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+    return f"{short}{DIGEST_MARK}{digest}"
+
+
+def shown(name: str) -> str:
+    """A name that any table can hold: on one line, valid Unicode, not endless."""
+    return " ".join(name[:_NAME_CHARACTERS].replace("\0", " ").encode("utf-8", "replace").decode().split())

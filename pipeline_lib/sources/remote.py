@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from pipeline_lib.errors import TransientError, UserError
-from pipeline_lib.files import digest_of
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import unlimited
+from pipeline_lib.store.files import digest_of
 
 PIECE_BYTES = 1 << 20
 

@@ -1,4 +1,7 @@
-"""Bytes of an unknown hand to text, or a refusal with its reason: nothing is guessed and nothing is executed."""
+"""Bytes of an unknown hand to text, or a refusal with its reason: nothing is guessed and nothing is executed.
+
+Lines of a file that may have one without an end.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import os
 import stat
 import tokenize
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MORE_BYTES = 1 << 16  # read at a time of a file that grew since it was opened
@@ -118,3 +122,12 @@ def _decode_as_declared(data: bytes) -> tuple[str, bytes] | None:
         return text, text.encode("utf-8")  # utf-7 and the like can yield unpaired surrogates: refused here
     except (SyntaxError, LookupError, UnicodeError):
         return None
+
+
+def bounded_lines(stream: io.BufferedReader, max_bytes: int) -> Iterator[bytes | Refusal]:
+    """Each line with its newline; one of more than `max_bytes` is passed over, and no more than that of it is held."""
+    while line := stream.readline(max_bytes):
+        whole = line.endswith(b"\n") or len(line) < max_bytes
+        yield line if whole else Refusal("file_too_large", f"a line of more than {max_bytes} bytes")
+        while not whole and (rest := stream.readline(max_bytes)):
+            whole = rest.endswith(b"\n")

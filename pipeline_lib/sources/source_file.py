@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from pipeline_lib.artifact import Record
+from pipeline_lib.store.store import Record
 
 CodeForm = Literal["python", "javascript", "java", "go", "php", "ruby"]
 ProseForm = Literal["markdown", "restructuredtext", "plain", "html", "metadata"]

@@ -5,23 +5,157 @@ within each window of W blocks, so that reads stay near each other; a window tha
 The permutations are keyed Feistel networks (permutation.py): one row's place costs the same whatever the size of the data.
 
 N rows of a view, R ranks, n rows of one view in a batch (its share), P pairs.
+
+Keyed permutations of any size: one place costs the same whatever the size, and the bits are ours on every machine.
+
+P places.
+
+Whose turn it is, where every global batch is drawn from one dataset: arithmetic on (key, step), like all of the order.
+
+Batches come in rounds. A round gives each dataset the batches that its weight asks for, in an order of the round's own; so
+how many batches a dataset had before a step is arithmetic too, and a run goes on at any step without a state.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError
-from pipeline_lib.tokens.permutation import Indices, key_of, mix, permute
-from pipeline_lib.tokens.turns import Turns, by_largest_remainder
-from pipeline_lib.train_config import check_divides
+
+Indices = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+FEISTEL_ROUNDS = 6
+
+
+def permute(index: Indices, size: Indices, key: Words) -> Indices:
+    """Where keyed permutations of 0 ... size - 1 send each index: a Feistel network, walked until it lands inside.
+
+    Args:
+        index: (P,) with 0 <= index < size.
+        size: (P,) lengths of the permutations.
+        key: (P,) which permutation; equal keys and sizes are one permutation.
+    """
+    highest = np.maximum(size.astype(np.uint64), np.uint64(2)) - np.uint64(1)
+    half = (_bit_length(highest) + np.uint64(1)) // np.uint64(2)
+    out = index.astype(np.uint64)
+    walking = np.arange(len(out))
+    while len(walking):  # the network's domain is at most 4 times the size: 4 turns on average, at most
+        out[walking] = _feistel(out[walking], half[walking], key[walking])
+        walking = walking[out[walking] >= size[walking].astype(np.uint64)]
+    return out.astype(np.int64)
+
+
+def _feistel(value: Words, half: Words, key: Words) -> Words:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & mask
+    for turn in range(FEISTEL_ROUNDS):
+        left, right = right, left ^ (mix(right ^ mix(key + np.uint64(turn))) & mask)
+    return (left << half) | right
+
+
+def mix(value: Words) -> Words:
+    """splitmix64's finaliser: 64 bits to 64 bits, each depending on all."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _bit_length(value: Words) -> Words:
+    bits = np.zeros(len(value), dtype=np.uint64)
+    rest = value.copy()
+    while rest.any():
+        bits += rest > 0
+        rest >>= np.uint64(1)
+    return bits
+
+
+def key_of(*parts: int | str) -> int:
+    """63 bits that are a pure function of the parts."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+ROUND = 100  # batches: shares of whole per cents are kept exactly
+LONGEST_ROUND = 10_000
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The order in which datasets take their turns.
+
+    Attributes:
+        shares: batches of each dataset in a round.
+        key: another key is another order.
+    """
+
+    shares: Mapping[str, int]
+    key: int
+
+    @classmethod
+    def by_weight(cls, weights: Mapping[str, float], key: int) -> Turns:
+        """A round is as long as the smallest weight needs to have a batch in it.
+
+        Raises:
+            UserError: that would be a round of over 10,000 batches.
+        """
+        rarest = min(weights, key=lambda name: weights[name])
+        fewest = sum(weights.values()) / weights[rarest]
+        if fewest > LONGEST_ROUND:
+            raise UserError(
+                f"mixture: {rarest} would have one batch in {fewest:,.0f}, expected one in {LONGEST_ROUND:,} at least; "
+                "raise its weight or take batches_from=mixed"
+            )
+        return cls(by_largest_remainder(weights, max(ROUND, math.ceil(fewest))), key)
+
+    def at(self, step: int) -> tuple[str, int]:
+        """The dataset of batch `step`, from 0, and how many batches it had before."""
+        names = list(self.shares)
+        number, place = divmod(step, self._length)
+        turn = int(self._order(number)[place])
+        return names[turn], self.before(step)[names[turn]]
+
+    def before(self, step: int) -> dict[str, int]:
+        """Batches of each dataset among the first `step`."""
+        number, place = divmod(step, self._length)
+        in_this = np.bincount(self._order(number)[:place], minlength=len(self.shares)).tolist()
+        return {name: number * share + n for (name, share), n in zip(self.shares.items(), in_this, strict=True)}
+
+    @property
+    def _length(self) -> int:
+        return sum(self.shares.values())
+
+    def _order(self, number: int) -> Indices:
+        return _shuffled(tuple(self.shares.values()), key_of(self.key, number))
+
+
+@lru_cache(maxsize=4)
+def _shuffled(shares: tuple[int, ...], key: int) -> Indices:
+    """Each dataset's number as often as its share, in the key's order."""
+    turns = np.repeat(np.arange(len(shares)), shares)
+    return turns[permute(np.arange(len(turns)), np.full(len(turns), len(turns)), np.full(len(turns), key, dtype=np.uint64))]
+
+
+def by_largest_remainder(weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """Whole shares in proportion to the weights that add up to the total; ties by name."""
+    quotas = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
+    shares = {name: int(quota) for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: (shares[name] - quotas[name], name))
+    for name in by_remainder[: total - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
 
 BatchesFrom = Literal["mixed", "one_dataset"]
 

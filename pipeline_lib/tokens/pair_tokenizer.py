@@ -18,10 +18,9 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from pipeline_lib.config import Delimiting
+from pipeline_lib.config.run import Delimiting
 from pipeline_lib.errors import UserError
-from pipeline_lib.tokens.repeats import without_repeat_step
-from pipeline_lib.tokens.words import WordReader, word_pattern
+from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_pattern
 
 Side = Literal["x", "y"]
 

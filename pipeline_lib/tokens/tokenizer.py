@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
-from pipeline_lib.config import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
+from pipeline_lib.config.run import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
 from pipeline_lib.tokens.pair_tokenizer import (
     RESERVED,
     Delimiters,
@@ -24,7 +24,7 @@ from pipeline_lib.tokens.pair_tokenizer import (
     bare_tokenizer,
     side_tokenizer_json,
 )
-from pipeline_lib.tokens.repeats import repeated_word
+from pipeline_lib.tokens.words import repeated_word
 
 __all__ = [
     "STAGE",

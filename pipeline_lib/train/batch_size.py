@@ -18,19 +18,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import TrainConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.embed import embed_ids
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
-from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.model.micro_batches import cut_micro_batches, embed_ids, in_input_order
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import BatchPlan
+from pipeline_lib.train.batches import Batch
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
-from pipeline_lib.train.pair_batches import Batch
 
 SLICES = 8
 NOISE_PAIRS = 256

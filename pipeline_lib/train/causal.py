@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import PretrainConfig
+from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
 from pipeline_lib.model.grad_cache import BeforeBackward, not_told
-from pipeline_lib.model.weights import check_weights
+from pipeline_lib.store.store import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.train.batches import ReadAhead
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.read_ahead import ReadAhead
+from pipeline_lib.train.rows import PairRows, check_views
 from pipeline_lib.train.sharding import shard
-from pipeline_lib.train.training_rows import PairRows, check_views
 
 DEFAULT_TOKENS = 2_048  # of a forward pass: its logits take 4 x this x vocabulary bytes
 

@@ -2,12 +2,18 @@
 
 B pairs of the global batch, b of this rank's share, m hard negatives that these pairs bring, N = 2 b + m sequences of the
 share (all x, then all y, then all hard negatives), K candidates of an x, D embedding width.
+
+Whether a run's layers are compiled.
+
+Whether a run's texts lie end to end in their micro-batches, or are padded.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,28 +21,84 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import TrainConfig
-from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
+from pipeline_lib.config.training import TrainConfig, check_divides
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
+from pipeline_lib.model.fast_gpt2 import kernel_obstacle
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, not_told, should_cache
 from pipeline_lib.model.loss import HardNegative, contrastive_loss, hardest_negatives
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
-from pipeline_lib.model.precision import fast_bfloat16
+from pipeline_lib.store.store import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.train.compiling import should_compile
+from pipeline_lib.train.batches import Batch, PairRows, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest
-from pipeline_lib.train.health import effective_rank, rows_not_finite
 from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.packing import should_pack
-from pipeline_lib.train.pair_batches import Batch, PairRows, at_least, read_batch
-from pipeline_lib.train.read_ahead import ReadAhead
+from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.sharding import cut_again, shard
-from pipeline_lib.train.stopwatch import Stopwatch
-from pipeline_lib.train.training_rows import check_views
-from pipeline_lib.train_config import check_divides
+
+AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
+
+
+def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
+    """What `compile` comes to for this model and machine.
+
+    Raises:
+        UserError: "on", where it cannot be.
+    """
+    if config.compile == "off":
+        return False
+    obstacle = _compiling_obstacle(config, encoder, ranks)
+    if config.compile == "auto":
+        return not obstacle and ranks.device.type == "cuda" and config.steps >= AUTO_STEPS
+    if obstacle:
+        raise UserError(f"train.compile is on, but {obstacle}; take compile=off")
+    return True
+
+
+def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
+    if not encoder.lean:
+        return "only a GPT-2 that is pooled at its last token is compiled"
+    if config.parallel == "fsdp" and ranks.size > 1:
+        return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
+    if encoder.packed and ranks.device.type == "cpu":
+        return "attention=packed is computed here length by length, each with a shape of its own"
+    if ranks.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        return "this machine has no C++ compiler (g++, or the one that CXX names)"
+    return ""
+
+
+def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
+    """What `attention` comes to for this model and machine.
+
+    Raises:
+        UserError: "packed", where it cannot be.
+    """
+    if config.attention == "padded":
+        return False
+    obstacle = _packing_obstacle(config, encoder, ranks)
+    by_kernel = ranks.device.type == "cuda" and config.precision == "bfloat16"
+    if by_kernel and not obstacle:
+        model = encoder.backbone.config
+        obstacle = kernel_obstacle(ranks.device, model.hidden_size // model.num_attention_heads)
+    if config.attention == "auto":
+        # a single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
+        return by_kernel and not obstacle and encoder.backbone.config.num_hidden_layers > 1
+    if obstacle:
+        raise UserError(f"train.attention is packed, but {obstacle}; take attention=padded")
+    return True
+
+
+def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
+    if not encoder.lean:
+        return "only a GPT-2 that is pooled at its last token is packed"
+    if config.parallel == "fsdp" and ranks.size > 1:
+        return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
+    return ""
+
 
 HARDEST = 50  # in-batch negatives kept for the report
 HARDEST_STEPS = 10  # the last steps, from which they are taken

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.hardware import cores
+from pipeline_lib.runtime.machine import cores
 
 CPU = torch.device("cpu")
 MEETING_FOLDER = "CPT_MEETING_FOLDER"  # set by the launcher, which removes it

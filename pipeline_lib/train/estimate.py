@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import ModelConfig, TrainConfig
+from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Events, Job
 from pipeline_lib.train.launch import TrainInputs

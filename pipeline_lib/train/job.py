@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_lib.artifact import Artifact, Part, Stage, Store
-from pipeline_lib.config import ModelConfig, PretrainConfig, TrainConfig
+from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.files import digest_of
-from pipeline_lib.progress import WARNING
+from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.store import Artifact, Part, Stage, Store
 from pipeline_lib.train.failure import EVENT_MARK
 
 TRAIN = Stage(name="train", version=4)

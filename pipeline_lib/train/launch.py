@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, verify_part
-from pipeline_lib.children import start_child, stop_child
-from pipeline_lib.config import ModelConfig, PretrainConfig, StageConfig, TrainConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
-from pipeline_lib.files import digest_of, replace_file, sha256_file
-from pipeline_lib.progress import WARNING, Progress, silent
+from pipeline_lib.runtime.processes import start_child, stop_child
+from pipeline_lib.runtime.progress import WARNING, Progress, silent
+from pipeline_lib.store.files import digest_of, replace_file, sha256_file
+from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, verify_part
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
@@ -39,9 +40,8 @@ from pipeline_lib.train.job import (
     parse_event,
     part_key,
 )
+from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.torchrun import command, environment
-from pipeline_lib.train.training_rows import check_views
-from pipeline_lib.train_config import check_divides
 
 SAVE_GRACE_SECONDS = 20.0
 MEETING = "meeting-"  # and the machine's number: where the processes of one attempt find each other, and their temporary files

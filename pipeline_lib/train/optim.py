@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from pipeline_lib.config.training import OptimizerConfig
 from pipeline_lib.train.sharding import own, total_norm
-from pipeline_lib.train_config import OptimizerConfig
 
 Optimizer = torch.optim.AdamW
 FIRST_MOMENT_DECAY = 0.9

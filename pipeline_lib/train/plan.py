@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline_lib.config import RunConfig
+from pipeline_lib.config.model_shapes import HUB_MODELS, Shape
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model_shapes import HUB_MODELS, Shape
 
 MEMORY_SHARE = 0.9  # of a GPU; the rest is the driver's, the allocator's and the libraries'
 MICRO_BATCH_TOKENS = [1 << power for power in range(17, 7, -1)]  # tried from the largest on

@@ -6,9 +6,9 @@ import sys
 import uuid
 from pathlib import Path
 
+from pipeline_lib.config.training import OptimizerConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.hardware import cores
-from pipeline_lib.train_config import OptimizerConfig
+from pipeline_lib.runtime.machine import cores
 
 # oneDNN keeps a compiled primitive, its code and scratch space, for each shape of a bfloat16 product, and torch a second list
 # of the same: 1,024 each unless told. Nearly every micro-batch has a shape of its own, so that both fill up and hold gigabytes;

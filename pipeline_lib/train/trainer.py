@@ -14,17 +14,23 @@ from typing import Any
 import torch
 
 from pipeline_lib.errors import TrainingFailed
-from pipeline_lib.faults import fault_point
-from pipeline_lib.files import digest_of, replace_file
+from pipeline_lib.store.files import digest_of, fault_point, replace_file
 from pipeline_lib.train import optim
+from pipeline_lib.train.checkpoints import ModelCheckpoints, Resume, Trained, state_json
 from pipeline_lib.train.distributed import Ranks, largest_of, sum_gradients, sum_over_ranks
-from pipeline_lib.train.health import FINITE_ADVICE, Trouble, names_not_finite, trouble_of
 from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job
-from pipeline_lib.train.metrics import Clock, StepLog, StepMetrics, spell_seconds
-from pipeline_lib.train.model_checkpoints import ModelCheckpoints, state_json
+from pipeline_lib.train.metrics import (
+    FINITE_ADVICE,
+    Clock,
+    StepLog,
+    StepMetrics,
+    Stopwatch,
+    Trouble,
+    names_not_finite,
+    spell_seconds,
+    trouble_of,
+)
 from pipeline_lib.train.objective import Objective, StepFigures
-from pipeline_lib.train.resume import Resume, Trained
-from pipeline_lib.train.stopwatch import Stopwatch
 
 ESTIMATE_AFTER_STEPS = 3
 NAMED_PAIRS = 4

@@ -8,8 +8,8 @@ import torch
 import torch.utils.deterministic
 from transformers.utils import logging as transformers_logging
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import TrainConfig
+from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks, check_gpus, join_ranks, largest, leave_ranks
 from pipeline_lib.train.job import Events, Job, exclusive
 from pipeline_lib.train.objective import Objective

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import QUARANTINE
-from pipeline_lib.training_sets.items import SCHEMAS, Bad, Dropped, Example, Item, Judgement, Statement, Text
+from pipeline_lib.training_sets.records import SCHEMAS, Bad, Dropped, Example, Item, Judgement, Statement, Text
 
 WAITING_ROWS = 1024
 MEMORY = "1GB"

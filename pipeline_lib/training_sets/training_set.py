@@ -2,6 +2,8 @@
 
 Two parts. "train": pairs.parquet (schemas.PAIRS_WITH_NEGATIVES, in the order of ids, which are hashes) and quarantine.parquet.
 "corpus", of retrieval sets: corpus.parquet (id, text, hash) for mining, and what of it could not be read.
+
+Stage "training_mix": several training sets as one table of pairs, each under its view.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.training import TrainingSetConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.files import sha256_file
-from pipeline_lib.finetune_config import TrainingSetConfig
-from pipeline_lib.progress import Progress, silent
-from pipeline_lib.stage_config import StageConfig
-from pipeline_lib.training_sets.files import SetFile, find_files, place_of, read_items
-from pipeline_lib.training_sets.items import Bad
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.files import sha256_file
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.training_sets.layouts import SetFile, find_files, place_of, read_items
+from pipeline_lib.training_sets.records import Bad
 from pipeline_lib.training_sets.spool import MEMORY, Quarantine, Spool, TableWriter
 
 STAGE = Stage(name="training_set", version=2)
@@ -226,3 +228,31 @@ def read_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
 
 def _name_of(path: Path, place: Path) -> str:
     return path.name if place.is_file() else path.relative_to(place).as_posix()
+
+
+MIX_STAGE = Stage(name="training_mix", version=1)
+
+
+def join_sets(store: Store, sets: Sequence[Artifact]) -> Artifact:
+    """The pairs of all sets in the order of their ids; one set alone is returned as it is.
+
+    Raises:
+        UserError: two sets have the same pair under the same view.
+    """
+    if len(sets) == 1:
+        return sets[0]
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(MIX_STAGE.name)
+        rows = sum(made.part("train").counts.n_out for made in sets)
+        paths = [made.part_folder("train") / "pairs.parquet" for made in sets]
+        distinct = sort_by_id(paths, scratch / "pairs.parquet")
+        if distinct < rows:
+            raise UserError(
+                f"{rows - distinct} pairs come in two training sets under one view; give each set its own NAME=PATH"
+            )
+        counts = Counts(n_in=rows, n_out=rows)
+        part = store.commit_part(draft_part(MIX_STAGE, key, "train", counts, {"pairs.parquet": rows}), scratch)
+        return Outcome(parts=(part,), counts=counts)
+
+    return store.build(MIX_STAGE, StageConfig(), {f"set-{n}": made for n, made in enumerate(sets)}, make)

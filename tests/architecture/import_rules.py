@@ -10,20 +10,25 @@ SOURCE_FOLDERS = ("flows", "tasks", "pipeline_lib", "data_contracts", "benchmark
 
 # A room is the longest of these prefixes; it imports itself, the rooms listed, and the ground.
 GROUND = "data_contracts.schemas"
-LIBRARY = "pipeline_lib"  # its top-level modules: configs, artifacts, errors
+LIBRARY = "pipeline_lib"
+FLOOR = (f"{LIBRARY}.errors", f"{LIBRARY}.config", f"{LIBRARY}.store", f"{LIBRARY}.runtime")  # what every stage shares
+TOKENS, MODEL, SOURCES = f"{LIBRARY}.tokens", f"{LIBRARY}.model", f"{LIBRARY}.sources"
 ROOMS: dict[str, tuple[str, ...]] = {
     GROUND: (),
     LIBRARY: (),
-    "pipeline_lib.sources": (LIBRARY,),
-    "pipeline_lib.pairs": (LIBRARY, "pipeline_lib.sources"),
-    "pipeline_lib.training_sets": (LIBRARY, "pipeline_lib.sources"),
-    "pipeline_lib.curation": (LIBRARY,),
-    "pipeline_lib.tokens": (LIBRARY,),
-    "pipeline_lib.model": (LIBRARY, "pipeline_lib.tokens"),
-    "pipeline_lib.train": (LIBRARY, "pipeline_lib.tokens", "pipeline_lib.model"),
-    "pipeline_lib.evaluation": (LIBRARY, "pipeline_lib.tokens", "pipeline_lib.model"),
-    "pipeline_lib.search": (LIBRARY, "pipeline_lib.tokens"),
-    "pipeline_lib.search.mining": (LIBRARY, "pipeline_lib.search", "pipeline_lib.training_sets"),
+    **dict.fromkeys(FLOOR, FLOOR),
+    SOURCES: FLOOR,
+    "pipeline_lib.pairs": (*FLOOR, SOURCES),
+    "pipeline_lib.training_sets": (*FLOOR, SOURCES),
+    "pipeline_lib.curation": FLOOR,
+    TOKENS: FLOOR,
+    MODEL: (*FLOOR, TOKENS),
+    "pipeline_lib.export.self_test": FLOOR,
+    "pipeline_lib.export": (*FLOOR, TOKENS, MODEL, "pipeline_lib.export.self_test"),
+    "pipeline_lib.train": (*FLOOR, TOKENS, MODEL),
+    "pipeline_lib.evaluation": (*FLOOR, TOKENS, MODEL, "pipeline_lib.export", "pipeline_lib.export.self_test"),
+    "pipeline_lib.search": (*FLOOR, TOKENS, "pipeline_lib.export.self_test"),
+    "pipeline_lib.search.mining": (*FLOOR, "pipeline_lib.search", "pipeline_lib.training_sets"),
     "data_contracts": ("pipeline_lib.*",),
     "tasks": ("data_contracts", "pipeline_lib.*"),
     "flows": ("tasks", "data_contracts", "pipeline_lib.*"),

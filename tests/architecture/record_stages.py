@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from import_rules import GROUND, LIBRARY, SOURCE_FOLDERS, imports_of, module_name, room_of
+from import_rules import FLOOR, GROUND, LIBRARY, SOURCE_FOLDERS, imports_of, module_name, room_of
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("stage_sources.json")
@@ -104,7 +104,7 @@ def _closure(roots: Iterable[str], sources: dict[str, str]) -> set[str]:
     waiting = list(roots)
     while waiting:
         current = waiting.pop()
-        if current in seen or current not in sources or (room_of(current) in (GROUND, LIBRARY)):
+        if current in seen or current not in sources or room_of(current) in (GROUND, LIBRARY, *FLOOR):
             continue
         seen.add(current)
         waiting += [imported for _, imported in imports_of(sources[current], sources)]

@@ -1,6 +1,6 @@
 """Stages over a store in a bucket: machines that share nothing but its URL work on one run.
 
-tests/unit/test_bucket_store.py is the quick sibling: the same store without stages.
+tests/unit/store/test_bucket.py is the quick sibling: the same store without stages.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import pytest
 from training_runs import MODEL, tiny_config, write_inputs
 
 from data_contracts.validate import validate
-from pipeline_lib.artifact import Store
-from pipeline_lib.bucket import Bucket
-from pipeline_lib.config import ContractConfig, ExtractConfig, SourceConfig
+from pipeline_lib.config.run import ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.pairs.trace import trace_pair
+from pipeline_lib.store.bucket import Bucket
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import ArtifactRef
 from pipeline_lib.train.launch import TrainInputs, train
 

@@ -15,15 +15,14 @@ import pytest
 from corpus import write_corpus
 from distributed import Client, Security
 
-from pipeline_lib.artifact import Part, Store
-from pipeline_lib.children import start_child, stop_child
-from pipeline_lib.cluster import TASKS_A_WORKER, run_tasks
-from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.config.run import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
-from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
-from pipeline_lib.pairs.extract import extract
-from pipeline_lib.scheduler import Fitness, code_versions, existing_cluster, on_fit_worker
-from pipeline_lib.sources.bundles import list_bundles
+from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
+from pipeline_lib.runtime.cluster import TASKS_A_WORKER, run_tasks
+from pipeline_lib.runtime.processes import start_child, stop_child
+from pipeline_lib.runtime.shared_cluster import Fitness, code_versions, existing_cluster, on_fit_worker
+from pipeline_lib.sources.dump_files import list_bundles
+from pipeline_lib.store.store import Part, Store
 
 PROJECT = Path(__file__).parents[2]
 # The same path in every process, and another folder in each that has another working folder.

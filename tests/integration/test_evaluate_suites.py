@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from exported_models import tiny_checkpoint
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import ExportConfig
-from pipeline_lib.model.export import export
+from pipeline_lib.config.run import ExportConfig
+from pipeline_lib.export.export import export
+from pipeline_lib.store.store import Store
 
 PROJECT = Path(__file__).parents[2]
 

@@ -16,17 +16,17 @@ import pytest
 import torch
 from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import ExportConfig, ShardConfig
+from pipeline_lib.config.run import ExportConfig, ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.files import sha256_file
-from pipeline_lib.model.card import CardFacts, Cost, Metric, model_folder, with_measured_cost, write_card
+from pipeline_lib.export.card import CardFacts, Cost, Metric, model_folder, with_measured_cost, write_card
+from pipeline_lib.export.export import SIDES, export
+from pipeline_lib.export.exported import ExportedModel
+from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.export import SIDES, export
-from pipeline_lib.model.exported import ExportedModel
-from pipeline_lib.model.onnx_export import pad, run_onnx, write_onnx
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
+from pipeline_lib.store.files import sha256_file
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens.tokenizer import PairTokenizer
 
 
@@ -295,7 +295,7 @@ IN_ANOTHER = """
 import socket, sys
 from pathlib import Path
 import numpy as np, torch
-from pipeline_lib.model.exported import ExportedModel
+from pipeline_lib.export.exported import ExportedModel
 folder, out, threads = sys.argv[1:]
 socket.socket.connect = None
 torch.set_num_threads(int(threads))

@@ -12,19 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from training_runs import MODEL, WORDS, tiny_config, write_inputs
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import ShardConfig, TrainConfig
+from pipeline_lib.config.presets import preset
+from pipeline_lib.config.run import ShardConfig
+from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainConfig, TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import load_embedder
-from pipeline_lib.finetune_config import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
-from pipeline_lib.presets import preset
 from pipeline_lib.search.mining import Embedder, mine
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens.shards import write_shards
-from pipeline_lib.train.finetune import finetune, tuned_config
 from pipeline_lib.train.launch import train
-from pipeline_lib.training_sets.join import join_sets
-from pipeline_lib.training_sets.training_set import read_rows, read_training_set
+from pipeline_lib.train.stages import finetune, tuned_config
+from pipeline_lib.training_sets.training_set import join_sets, read_rows, read_training_set
 
 
 def write_set(path: Path, n: int = 40) -> Path:

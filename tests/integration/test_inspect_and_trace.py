@@ -14,16 +14,14 @@ from typer.testing import CliRunner
 
 from data_contracts.validate import validate
 from flows.cli.commands import app
-from pipeline_lib.artifact import Artifact, Manifest, Outcome, Part, Store, sum_counts
-from pipeline_lib.config import ContractConfig, ExtractConfig, SourceConfig
+from pipeline_lib.config.run import ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle
-from pipeline_lib.pairs.sample import sample_source
+from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract_bundle
+from pipeline_lib.pairs.inspect import sample_source
 from pipeline_lib.pairs.trace import trace_pair
-from pipeline_lib.sources.bundles import list_bundles
-from pipeline_lib.sources.dump_spec import read_spec
-from pipeline_lib.sources.guess import guess_reader, sources_of
-from pipeline_lib.sources.listing import write_listing
+from pipeline_lib.sources.dump_files import list_bundles, write_listing
+from pipeline_lib.sources.dump_spec import guess_reader, read_spec, sources_of
+from pipeline_lib.store.store import Artifact, Manifest, Outcome, Part, Store, sum_counts
 
 CODE = 'def {name}(items):\n    """Adds all numbers of {name}."""\n    total = 0\n'
 CODE += "    for i in items:\n        total += i\n    return total\n"

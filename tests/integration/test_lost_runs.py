@@ -15,8 +15,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flows import server
-from flows.server import free_port, prefect_environment
+from flows.cli import server
+from flows.cli.server import free_port, prefect_environment
 
 LIMIT_1 = {"collision_strategy": "CANCEL_NEW"}
 
@@ -44,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def lost_runs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from flows import lost_runs
+    from flows.cli import lost_runs
 
     monkeypatch.setattr(lost_runs, "SUBMISSION_SECONDS", 0.0)
     return lost_runs
@@ -268,7 +268,7 @@ ENTRY = {
 @pytest.fixture
 def redeploy(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Any]:
     """`cpt up`'s deployment of one entry; what the server has afterwards."""
-    from flows import deployments
+    from flows.cli import deployments
 
     def deploy(entry: dict[str, Any]) -> Any:
         declared = {

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from corpus import NOUNS, write_corpus
 
-from pipeline_lib.artifact import Store
 from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.store.store import Store
 
 PROJECT = Path(__file__).parents[2]
 
@@ -26,9 +26,9 @@ from pathlib import Path
 
 from flows.finetune_parameters import FinetuneParams
 from flows.parameters import DatasetRef, EvaluateParams, PublishParams, TrainParams
-from flows.terminal import with_server
+from flows.cli.terminal import with_server
 from pipeline_lib.errors import UserError
-from pipeline_lib.home import artifact_home
+from pipeline_lib.runtime.machine import artifact_home
 
 
 def manifests():

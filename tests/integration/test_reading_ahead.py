@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline_lib.artifact import Counts, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.training import ReadingConfig
+from pipeline_lib.store.store import Counts, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.batches import BatchPlan
-from pipeline_lib.train.read_ahead import ReadAhead
-from pipeline_lib.train.training_rows import PairRows
-from pipeline_lib.train_config import ReadingConfig
+from pipeline_lib.train.batches import ReadAhead
+from pipeline_lib.train.rows import PairRows
 
 STAGE = Stage(name="shards", version=1)
 STEP_SECONDS, X_TOKENS, Y_TOKENS = 0.06, 48, 256

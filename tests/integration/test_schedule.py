@@ -18,8 +18,8 @@ import psutil
 import pytest
 from training_runs import rank_processes
 
-from flows.server import free_port
-from pipeline_lib.children import is_running
+from flows.cli.server import free_port
+from pipeline_lib.runtime.processes import is_running
 
 PROJECT = Path(__file__).parents[2]
 SCHEDULED_WITHIN_SECONDS = 75.0

@@ -16,13 +16,14 @@ from training_runs import tiny_config, write_curated, write_job
 from transformers import AutoModel
 
 from data_contracts.check_shards import check_shards, read_limits
-from pipeline_lib.artifact import Artifact, Outcome, Store, draft_part
-from pipeline_lib.config import ContractConfig, ExportConfig, ModelConfig, ShardConfig
-from pipeline_lib.model.card import CardFacts, write_card
+from pipeline_lib.config.run import ContractConfig, ExportConfig, ShardConfig
+from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.export.card import CardFacts, write_card
+from pipeline_lib.export.export import SIDES, export
+from pipeline_lib.export.exported import ExportedModel, TorchQueries
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.model.export import SIDES, export
-from pipeline_lib.model.exported import ExportedModel, TorchQueries
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
+from pipeline_lib.store.store import Artifact, Outcome, Store, draft_part
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer
@@ -137,7 +138,7 @@ def test_its_tokenizer_lends_brackets_or_gets_new_ids_and_the_contract_knows(tmp
 
 
 def test_an_export_without_onnx_says_why_and_is_searched_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline_lib.model.onnx_export.MAX_BYTES", 10_000)
+    monkeypatch.setattr("pipeline_lib.export.onnx.MAX_BYTES", 10_000)
     checkpoint, _ = train_from(tmp_path, "llama")
     exported = export(Store(tmp_path / "store"), checkpoint, ExportConfig())
     folder = exported.part_folder("model")

@@ -18,10 +18,11 @@ from data_contracts import validate as validate_module
 from data_contracts.schemas import SPLITS
 from data_contracts.validate import check_shards, validate, verdict_rows
 from data_contracts.verdicts import RowsRejected
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ContractConfig, CurateConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.run import ContractConfig, ShardConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
 
 CONFIG = ContractConfig(max_quarantined_share=0.1, min_rows_for_share=30)

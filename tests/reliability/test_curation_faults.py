@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from unit.curation.rows import pair, validated
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.curate_config import ContaminationConfig, CurateConfig, NearDuplicatesConfig
-from pipeline_lib.curation.contamination import hash_evaluations
+from pipeline_lib.config.data import ContaminationConfig, CurateConfig, NearDuplicatesConfig
 from pipeline_lib.curation.curate import curate
-from pipeline_lib.curation.shingles import jaccard, shingle_sets
+from pipeline_lib.curation.decontaminate import hash_evaluations
+from pipeline_lib.curation.near_duplicates import jaccard, shingle_sets
+from pipeline_lib.store.store import Artifact, Store
 
 NEAR = NearDuplicatesConfig(threshold=0.8, sides=("y",), bands=12)  # bands of ten: recall is far enough from 1 to be tested
 GROUPS = 12

@@ -17,16 +17,15 @@ import yaml
 from corpus import write_corpus
 
 from data_contracts.validate import validate
-from pipeline_lib.artifact import Artifact, Outcome, Part, Store, sum_counts
-from pipeline_lib.cluster import local_cluster, run_tasks
-from pipeline_lib.config import ContractConfig, CurateConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig
+from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.run import ContractConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.pairs.bundle import STAGE, ExtractWork, extract_bundle
-from pipeline_lib.pairs.extract import extract
-from pipeline_lib.pairs.rows import Rows
-from pipeline_lib.sources.bundles import list_bundles
-from pipeline_lib.sources.listing import write_listing
+from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract, extract_bundle
+from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.runtime.cluster import local_cluster, run_tasks
+from pipeline_lib.sources.dump_files import list_bundles, write_listing
+from pipeline_lib.store.store import Artifact, Outcome, Part, Store, sum_counts
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 
@@ -36,7 +35,7 @@ PROJECT = Path(__file__).parents[2]
 DIES = textwrap.dedent("""
     import hashlib, os
     from pathlib import Path
-    from pipeline_lib.pairs import bundle
+    from pipeline_lib.pairs import extract as bundle
 
     def dying(file, work, rows):
         mark = Path({marks!r}) / hashlib.sha256(file.path.encode()).hexdigest()
@@ -92,7 +91,7 @@ def test_r12_control_tasks_that_write_as_they_go_and_commit_nothing_give_rows_tw
     out = tmp_path / "rows.txt"
 
     def append_rows(bundle: Any, work: ExtractWork) -> None:
-        from pipeline_lib.pairs import bundle as module
+        from pipeline_lib.pairs import extract as module
 
         for file in bundle.files:
             rows = Rows(0)
@@ -112,8 +111,8 @@ def test_r12_control_tasks_that_write_as_they_go_and_commit_nothing_give_rows_tw
 ON_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import SourceConfig
+from pipeline_lib.store.store import Store
+from pipeline_lib.config.run import SourceConfig
 from pipeline_lib.errors import UserError
 sys.path.insert(0, sys.argv[3])
 from test_extraction_faults import extract_here

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from corpus import write_corpus
 
-from flows.server import prefect_environment, prefect_server
+from flows.cli.server import prefect_environment, prefect_server
 
 PROJECT = Path(__file__).parents[2]
 BOUNDARY, BEFORE_MANIFEST, BEFORE_RECORD = "artifact:after_manifest", "artifact:before_manifest", "part:before_record"
@@ -20,7 +20,7 @@ KILLED = -9
 PROGRAM = """
 import os, signal, sys
 place, crossings, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-from pipeline_lib import faults
+from pipeline_lib.store import files as faults
 
 def cross():
     global crossings

@@ -15,22 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 from corpus import NOUNS
 
-from pipeline_lib.artifact import Artifact, Outcome, Part, Store
-from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.config.run import ExtractConfig, SourceConfig
 from pipeline_lib.evaluation.suites.models import ModelId
-from pipeline_lib.model.precision import fast_bfloat16
-from pipeline_lib.pairs import rows
-from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
-from pipeline_lib.pairs.extract import STAGE
-from pipeline_lib.progress import Progress, silent
-from pipeline_lib.sources.bundles import list_bundles
+from pipeline_lib.model.encoder import fast_bfloat16
+from pipeline_lib.pairs import tables as rows
+from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract_bundle
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.sources.dump_files import list_bundles
+from pipeline_lib.store.store import Artifact, Outcome, Part, Store
 
 # In a process of its own, and VmHWM: ru_maxrss remembers the parent that this process was forked from.
 CHILD = """
 import re, sys
 from pathlib import Path
-from pipeline_lib.model.precision import fast_bfloat16
-from pipeline_lib.pairs import rows
+from pipeline_lib.model.encoder import fast_bfloat16
+from pipeline_lib.pairs import tables as rows
 rows.ROW_GROUP_CHARACTERS = int(sys.argv[3])
 sys.path.insert(0, sys.argv[4])
 from test_memory import extract_one
@@ -44,8 +43,8 @@ import re, sys
 from pathlib import Path
 from data_contracts import validate_parts
 from data_contracts.validate import validate
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import ContractConfig
+from pipeline_lib.store.store import Store
+from pipeline_lib.config.run import ContractConfig
 validate_parts.RUN_BYTES = int(sys.argv[3])
 sys.path.insert(0, sys.argv[4])
 from test_memory import extracted_as_one_part
@@ -58,8 +57,8 @@ print(artifact.manifest.counts.n_out, int(re.search(r"VmHWM:\\s+(\\d+)", open("/
 SEARCHING = """
 import re, sys
 from pathlib import Path
-from pipeline_lib.artifact import Store
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.store.store import Store
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.registry import open_suite
 sys.path.insert(0, sys.argv[4])

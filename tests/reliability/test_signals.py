@@ -14,15 +14,15 @@ import pytest
 from corpus import write_corpus
 from terminals import PROJECT, Terminal
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.interruption import STUCK_SECONDS
+from pipeline_lib.runtime.processes import STUCK_SECONDS
+from pipeline_lib.store.store import Store
 
 GOES_ON = "cpt: interrupted; the same command goes on from here"
 PROGRAM = """
 import gc, hashlib, sys, time
 from pathlib import Path
-from pipeline_lib import interruption
-from pipeline_lib.children import start_child
+from pipeline_lib.runtime import processes as interruption
+from pipeline_lib.runtime.processes import start_child
 
 def say(line):
     sys.stdout.write(line + "\\n")
@@ -83,7 +83,7 @@ interruption.listening(lambda: globals()[sys.argv[1]]() or 0, "stopped")
 DEAF = """
 import multiprocessing, re, sys, time
 from pathlib import Path
-from pipeline_lib.children import deaf_children
+from pipeline_lib.runtime.processes import deaf_children
 
 def blocked(pid):
     return bool(int(re.search(r"SigBlk:\\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())[1], 16) & 2)

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from dump_files import page, response
 
-from pipeline_lib.artifact import Part, Store
-from pipeline_lib.config import ExtractConfig, ReadLimits, SourceConfig
-from pipeline_lib.pairs.bundle import ExtractWork, extract_bundle
-from pipeline_lib.pairs.extract import extract
-from pipeline_lib.sources.bundles import list_bundles
+from pipeline_lib.config.run import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
+from pipeline_lib.sources.dump_files import list_bundles
 from pipeline_lib.sources.time_limit import MOST_TIMEOUTS, TimeLimit, hung_steps
+from pipeline_lib.store.store import Part, Store
 
 SECONDS = 1.0
 START_SECONDS = 15.0  # that a worker may take to start on a machine with other work
@@ -26,8 +25,9 @@ START_SECONDS = 15.0  # that a worker may take to start on a machine with other 
 # Dask loads this in every worker. The regular expression takes years, and neither a signal nor another thread stops it there.
 HANGS = textwrap.dedent("""
     import re
-    from pipeline_lib.pairs import bundle
-    from pipeline_lib.sources import readers, warc
+    from pipeline_lib.pairs import extract as bundle
+    from pipeline_lib.sources import readers
+    from pipeline_lib.sources import warc
 
     def hang_on(text):
         if "HANG" in str(text):

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from training_runs import MODEL, tiny_config, write_inputs
 
-from pipeline_lib.artifact import Store
 from pipeline_lib.errors import TrainingFailed
-from pipeline_lib.progress import WARNING
+from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.store.store import Store
 from pipeline_lib.train import launch
 from pipeline_lib.train.launch import TrainInputs, train
 
@@ -28,7 +28,7 @@ Start = Callable[..., tuple[str, list[str], int]]
 FAULTY = """
 import itertools, os, signal, sys
 from pathlib import Path
-from pipeline_lib import faults
+from pipeline_lib.store import files as faults
 from pipeline_lib.train import __main__ as trainer
 passes = itertools.count(1)
 
@@ -111,7 +111,7 @@ def test_the_same_kill_twice_ends_the_run_and_each_is_said(fails: Start) -> None
 
 TOO_FAST = """
 import sys
-from pipeline_lib import presets
+from pipeline_lib.config.run import presets
 smoke = presets.smoke()
 train = {"learning_rate": 1e25, "mixture": {"docstring": 0.6, "name": 0.1, "neighbour": 0.3}}
 fast = smoke.model_copy(update={"train": smoke.train.model_copy(update=train)})

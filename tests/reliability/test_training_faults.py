@@ -19,10 +19,10 @@ import torch
 from safetensors import safe_open
 from training_runs import MODEL, tiny_config, write_inputs, write_job
 
-from pipeline_lib import faults
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import PretrainConfig
+from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import TrainingFailed
+from pipeline_lib.store import files as faults
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.estimate import estimate_seconds

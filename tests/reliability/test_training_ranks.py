@@ -12,9 +12,9 @@ import torch
 from training_runs import tiny_config, write_inputs, write_job
 
 from benchmarks.gloo import run_ranks
-from pipeline_lib import faults
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import PretrainConfig
+from pipeline_lib.config.training import PretrainConfig
+from pipeline_lib.store import files as faults
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN, Events, Job, part_key
 from pipeline_lib.train.launch import TrainInputs

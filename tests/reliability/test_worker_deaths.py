@@ -13,23 +13,15 @@ from corpus import write_corpus
 
 from data_contracts import validate as validate_stage
 from data_contracts.validate import validate
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.cluster import local_cluster
-from pipeline_lib.config import (
-    ContractConfig,
-    CurateConfig,
-    ExtractConfig,
-    ShardConfig,
-    SourceConfig,
-    TokenizerConfig,
-    WorkersConfig,
-)
+from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.run import ContractConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig, WorkersConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract
+from pipeline_lib.runtime.cluster import HERE, Workers, local_cluster
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens import shards as shards_stage
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
-from pipeline_lib.workers import HERE, Workers
 
 # Dask loads this in every worker: the first two tasks end their processes when their work is done, before they can say so.
 DIES = textwrap.dedent("""
@@ -72,7 +64,7 @@ def sharded(store: Store, extracted: Artifact, processes: WorkersConfig) -> Arti
 @pytest.mark.parametrize(
     ("make", "module", "function"),
     [
-        (sharded, "pipeline_lib.tokens.shard_file", "write_shard"),
+        (sharded, "pipeline_lib.tokens.shards", "write_shard"),
         pytest.param(validated, "data_contracts.validate_parts", "validate_parts", marks=pytest.mark.slow),
     ],
 )

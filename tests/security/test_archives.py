@@ -18,19 +18,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config import ReadLimits
+from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.sources.archives import read_archive
+from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.source_archive import read_archive
-from pipeline_lib.sources.source_tree import describe
 
 MAX_RSS = 512 * 1024**2
 READ = """
 import json, re, sys
 from collections import Counter
-from pipeline_lib.config import ReadLimits
+from pipeline_lib.config.run import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.source_archive import read_archive
-from pipeline_lib.sources.source_tree import describe
+from pipeline_lib.sources.archives import read_archive
+from pipeline_lib.sources.folder import describe
 file = describe(sys.argv[1], "a", "s", "g").model_copy(update={"form": "archive"})
 found = Counter()
 for _, content in read_archive(file, ReadLimits(max_expansion=300)):

@@ -9,10 +9,10 @@ from typing import get_args
 
 import pytest
 
-from pipeline_lib.config import CodePairsConfig, ExtractConfig, Language, SourceConfig
-from pipeline_lib.pairs.bundle import ExtractWork, extract_file
-from pipeline_lib.pairs.rows import Rows
-from pipeline_lib.sources.source_tree import list_tree
+from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
+from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.sources.folder import list_tree
 
 SUFFIXES = {"python": "py", "javascript": "js", "java": "java", "go": "go", "php": "php", "ruby": "rb"}
 LANGUAGES = get_args(Language)

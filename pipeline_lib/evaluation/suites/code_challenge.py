@@ -13,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.code_search_net import LANGUAGES, PLACES, code_text, record_files
-from pipeline_lib.evaluation.suites.code_search_net import SOURCE as FUNCTIONS
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.code_search import LANGUAGES, PLACES, code_text, record_files
+from pipeline_lib.evaluation.suites.code_search import SOURCE as FUNCTIONS
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import MissingData, as_number, find_file, read_csv, read_json_lines
-from pipeline_lib.evaluation.suites.rank_metrics import in_order
-from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, in_order, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 SOURCE = "github.com/github/CodeSearchNet/tree/master/resources"
 PARTS = ("train", "valid", "test")

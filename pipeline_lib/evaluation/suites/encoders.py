@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.artifact import Artifact
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import Embed, load_embedder
 from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
-from pipeline_lib.evaluation.suites.models import Model, ModelId, Side
-from pipeline_lib.evaluation.suites.outside import open_outside
+from pipeline_lib.evaluation.suites.models import Model, ModelId, Side, open_outside
 from pipeline_lib.evaluation.tasks import only_part
-from pipeline_lib.files import digest_of
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.store import Artifact
 
 EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
 FINGERPRINT_DIGITS = 24

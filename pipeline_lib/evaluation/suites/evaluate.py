@@ -16,17 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import EVALUATIONS
-from pipeline_lib.artifact import Artifact, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
-from pipeline_lib.evaluation.suites.cache import CachedEncoder
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
 from pipeline_lib.evaluation.suites.models import Model, TextEncoder
-from pipeline_lib.evaluation.suites.parallel import ParallelEncoder
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
-from pipeline_lib.files import sha256_file
-from pipeline_lib.progress import Progress, silent
-from pipeline_lib.stage_config import StageConfig
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.files import sha256_file
+from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, draft_part
 
 STAGE = Stage(name="evaluate_suite", version=4)
 EMBEDDINGS = "embeddings"  # the cache's folder below the store; every file of it can be removed

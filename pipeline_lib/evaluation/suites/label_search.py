@@ -14,16 +14,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.labelled_sets import SST2, Example, LabelledSet, read_sentence_and_label, split_files
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import find_file, read_lines
-from pipeline_lib.evaluation.suites.searching import Document, search
+from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
-from pipeline_lib.evaluation.suites.top import NO_ROW
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 SST2_PROMPTS = {
     "words": {"0": "negative", "1": "positive"},

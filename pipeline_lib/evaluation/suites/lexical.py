@@ -13,7 +13,7 @@ import numpy as np
 from pipeline_lib.evaluation import baselines
 from pipeline_lib.evaluation.baselines import words
 from pipeline_lib.evaluation.suites.models import Hits, ModelId
-from pipeline_lib.evaluation.suites.top import NO_ROW, best_of
+from pipeline_lib.evaluation.suites.searching import NO_ROW, best_of
 
 _BLOCK_QUERIES = 256  # 256 queries x 1,000,000 documents of float32: 1 GB
 

@@ -22,15 +22,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.labelled_sets import POOL, SENTEVAL_SETS, Example, LabelledSet
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.scoring import probe_features
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
-from pipeline_lib.hardware import cores
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.machine import cores
+from pipeline_lib.runtime.progress import Progress, silent
 
 MAX_ITERATIONS = 1000
 NEWTON_FEATURES = 1024  # up to here a Newton step with the whole Hessian is cheaper than one by conjugate gradients

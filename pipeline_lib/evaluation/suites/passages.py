@@ -17,15 +17,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 MS_MARCO = "microsoft.github.io/msmarco/Datasets (collection.tar.gz, queries.tar.gz, qrels.dev.small.tsv)"
 DPR = "github.com/facebookresearch/DPR (dpr/data/download_data.py: data.wikipedia_split.psgs_w100, data.retriever.qas)"

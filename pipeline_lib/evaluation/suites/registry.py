@@ -1,25 +1,31 @@
-"""Suites by name and by group."""
+"""Suites by name and by group.
+
+The judged texts of suites, written out for decontamination: curation reads files, and knows no suite.
+"""
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import similarity
-from pipeline_lib.evaluation.suites.beir import BEIR_11, Beir
 from pipeline_lib.evaluation.suites.bias import AssociationBias, CoreferenceBias
 from pipeline_lib.evaluation.suites.code_challenge import CHALLENGES, CodeChallenge
-from pipeline_lib.evaluation.suites.code_search_net import LANGUAGES, CodeSearchNet
-from pipeline_lib.evaluation.suites.codexglue import AdvTest, Codebase, CoSqa
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.code_search import LANGUAGES, AdvTest, Codebase, CodeSearchNet, CoSqa
 from pipeline_lib.evaluation.suites.label_search import Neighbours, ZeroShot, given_set
 from pipeline_lib.evaluation.suites.labelled_sets import SENTEVAL_SETS, SST2
 from pipeline_lib.evaluation.suites.linear_probe import LinearProbe
+from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.passages import MsMarco, OpenQuestions
-from pipeline_lib.evaluation.suites.smart import COLLECTIONS, Smart
-from pipeline_lib.evaluation.suites.suite import Suite
+from pipeline_lib.evaluation.suites.suite import Suite, SuiteText
+from pipeline_lib.evaluation.suites.text_search import BEIR_11, COLLECTIONS, Beir, Smart
+from pipeline_lib.store.files import replace_file
 
 Maker = Callable[[Path, SuiteConfig], Suite]
 
@@ -98,3 +104,38 @@ def open_suite(name: str, data: Path, config: SuiteConfig) -> Suite:
     if name not in SUITES:
         raise UserError(f"{name!r} is a group of suites; name one of {', '.join(GROUPS.get(name, ()))}")
     return SUITES[name](data, config)
+
+
+JUDGED_SPLITS = ("validation", "test")
+
+
+def write_judged_texts(suite: Suite, folder: Path, skip_missing: bool = False) -> int:
+    """Write `NAME.jsonl.gz`, its records as the stage "contamination" takes them; returns how many texts it holds.
+
+    Both judged splits are written, each distinct text once: equal downloads give equal bytes.
+
+    Args:
+        skip_missing: a split whose files are not there is passed over; where none is there, nothing is written.
+
+    Raises:
+        MissingData: what is missing, and where to get it.
+    """
+    texts: dict[str, SuiteText] = {}
+    for split in suite.splits:
+        if split in JUDGED_SPLITS:
+            try:
+                for text in suite.texts(split):
+                    texts.setdefault(text.text, text)
+            except MissingData:
+                if not skip_missing:
+                    raise
+    texts.pop("", None)
+    if texts:
+        content = io.BytesIO()
+        with gzip.GzipFile(fileobj=content, mode="wb", mtime=0) as stream:
+            for text in texts.values():
+                kind = "code" if text.is_code else "text"
+                record = {"suite": suite.name, "id": text.id, "text": text.text, "kind": kind}
+                stream.write(json.dumps(record).encode() + b"\n")
+        replace_file(folder / f"{suite.name.replace('/', '-')}.jsonl.gz", content.getvalue())
+    return len(texts)

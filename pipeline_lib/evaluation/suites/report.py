@@ -9,9 +9,9 @@ from typing import Any
 
 import jinja2
 
-from pipeline_lib.artifact import Artifact
 from pipeline_lib.evaluation.compare import differences, read_evaluations
-from pipeline_lib.files import replace_file
+from pipeline_lib.store.files import replace_file
+from pipeline_lib.store.store import Artifact
 
 Row = dict[str, Any]
 

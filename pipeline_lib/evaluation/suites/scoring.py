@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline_lib.evaluation.metrics import require_finite
 from pipeline_lib.evaluation.suites.models import Model, Side, TextEncoder, WordModel
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
 

@@ -3,22 +3,70 @@
 A small corpus is searched by one matrix product a block; one of `faiss_from_rows` documents or more through FAISS: exactly
 block by block (factory "Flat", memory bounded), or in an approximate index whose codes are held in memory.
 Q queries, C documents of a block, K hits, D width.
+
+The best k of many scores.
+
+Q queries, C candidates, K hits.
+
+Metrics of rankings by ir_measures (trec_eval's own code beneath), with one rule for ties in all of them.
+
+The providers behind ir_measures break ties differently, so that ties are broken here, as trec_eval does: of equal scores the
+document whose id comes later. What is not judged is not relevant, nor is a grade below 1; a query without results scores 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Hits, Model, Side, TextEncoder, WordModel
 from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS, embedded
-from pipeline_lib.evaluation.suites.top import NO_ROW, best_of, merged
-from pipeline_lib.progress import Progress, embedding, silent
+from pipeline_lib.runtime.progress import Progress, embedding, silent
+
+NO_ROW = -1
+
+
+def best_of(scores_QC: np.ndarray, depth: int, first_row: int = 0, floor: float = -np.inf) -> Hits:
+    """The best `depth` columns of each row, best first; of equal scores the lower column.
+
+    Args:
+        first_row: what the first column is called.
+        floor: candidates that do not score above it are no hits; their row is -1.
+    """
+    depth = min(depth, scores_QC.shape[1])
+    rows_QK = _columns_kept(scores_QC, depth)
+    scores_QK = np.take_along_axis(scores_QC, rows_QK, axis=1)
+    order_QK = np.argsort(-scores_QK, axis=1, kind="stable")
+    scores_QK = np.take_along_axis(scores_QK, order_QK, axis=1).astype(np.float64)
+    rows_QK = np.take_along_axis(rows_QK, order_QK, axis=1).astype(np.int64) + first_row
+    rows_QK[scores_QK <= floor] = NO_ROW
+    return Hits(rows_QK, scores_QK)
+
+
+def _columns_kept(scores_QC: np.ndarray, depth: int) -> np.ndarray:
+    """The columns of the best `depth` of each row in rising order; of those that tie with the last one the lowest."""
+    Q, C = scores_QC.shape
+    if depth == C:
+        return np.broadcast_to(np.arange(C), (Q, C))
+    last_Q1 = np.partition(scores_QC, C - depth, axis=1)[:, C - depth, None]
+    above_QC, ties_QC = scores_QC > last_Q1, scores_QC == last_Q1
+    wanted_Q1 = depth - above_QC.sum(1, keepdims=True)
+    kept_QC = above_QC | (ties_QC & (np.cumsum(ties_QC, axis=1, dtype=np.int32) <= wanted_Q1))
+    return np.nonzero(kept_QC)[1].reshape(Q, depth)
+
+
+def merged(a: Hits, b: Hits, depth: int) -> Hits:
+    """The best of both; of equal scores those of `a` first."""
+    rows_QK = np.concatenate([a.rows_QK, b.rows_QK], axis=1)
+    scores_QK = np.concatenate([a.scores_QK, b.scores_QK], axis=1)
+    order_QK = np.argsort(-scores_QK, axis=1, kind="stable")[:, :depth]
+    return Hits(np.take_along_axis(rows_QK, order_QK, axis=1), np.take_along_axis(scores_QK, order_QK, axis=1))
+
 
 QUERY_BLOCK = 1024  # 1,024 queries x 8,192 documents of float32: 34 MB
 TRAINING_VECTORS = 200_000  # at most; what an approximate index learns its centroids from
@@ -160,3 +208,45 @@ def _training_sample(
     stride = -(-n // TRAINING_VECTORS)
     spread = (document for row, document in enumerate(corpus()) if row % stride == 0)
     return np.concatenate(list(_embedded(model, spread, config, side, told)))
+
+
+Qrels = Mapping[str, Mapping[str, int]]  # query id -> document id -> grade
+Rankings = Mapping[str, Sequence[tuple[str, float]]]  # query id -> (document id, score)
+
+MEASURES = {"ndcg@10": "nDCG@10", "recall@100": "R@100", "map": "AP", "mrr@10": "RR@10", "mrr": "RR", "ndcg": "nDCG"}
+
+
+def ranking_values(rankings: Rankings, qrels: Qrels, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    """Each metric's value for every judged query, in the order of `qrels`.
+
+    Raises:
+        ValueError: a score is NaN, which no rule can rank.
+    """
+    import ir_measures
+
+    asked = {MEASURES[metric]: metric for metric in metrics}
+    judged = [
+        ir_measures.Qrel(query, document, max(grade, 0))  # uncut nDCG of negative grades alone never ends in trec_eval
+        for query, graded in qrels.items()
+        for document, grade in graded.items()
+    ]
+    run = [
+        ir_measures.ScoredDoc(query, document, -float(rank))
+        for query in qrels
+        for rank, document in enumerate(in_order(rankings.get(query, ())))
+    ]
+    row = {query: at for at, query in enumerate(qrels)}
+    values = {metric: np.zeros(len(row)) for metric in metrics}
+    measures = [ir_measures.parse_measure(name) for name in asked]
+    for found in ir_measures.iter_calc(measures, judged, run):
+        values[asked[str(found.measure)]][row[found.query_id]] = found.value
+    return values
+
+
+def in_order(scored: Iterable[tuple[str, float]]) -> list[str]:
+    """Document ids, best first; of equal scores the id that comes later, as trec_eval does."""
+    scored = list(scored)
+    if any(np.isnan(score) for _, score in scored):
+        raise ValueError("a score is NaN, which no rule can rank")
+    by_id = sorted(scored, key=lambda pair: pair[0], reverse=True)
+    return [document for document, _ in sorted(by_id, key=lambda pair: -pair[1])]

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import CORRELATIONS, statistic_interval
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, read_columns, read_lines, split_columns
 from pipeline_lib.evaluation.suites.scoring import pair_similarity
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 PLACES = ("senteval", "downstream", "data/downstream", "")
 SENTEVAL = "SentEval's data/downstream (github.com/facebookresearch/SentEval, get_transfer_data.bash)"

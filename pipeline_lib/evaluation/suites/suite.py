@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation.metrics import Interval
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.models import Model
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 Kind = Literal["text_search", "code_search", "classification", "similarity", "bias"]
 Split = Literal["train", "validation", "test"]

@@ -1,21 +1,31 @@
-"""A search suite: queries, a corpus and judgements; queries are embedded on the x side, documents on the y side."""
+"""A search suite: queries, a corpus and judgements; queries are embedded on the x side, documents on the y side.
+
+Any BEIR folder: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv with grades.
+
+SMART collections: documents and queries as `.I` records with `.T`, `.A`, `.W` fields, and a table of judgements.
+
+Title and text are searched; authors, cross-references and keywords are not. All judgements count as equally relevant.
+"""
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Hits, Model
-from pipeline_lib.evaluation.suites.rank_metrics import ranking_values
-from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
+from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, read_csv, read_json_lines, read_lines
+from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, ranking_values, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 
 QUERY_BLOCK = 256  # queries whose hits are named and judged at a time
 
@@ -154,3 +164,158 @@ def _words(text: str) -> list[str]:
 
 def _relevant(qrels: Graded) -> set[str]:
     return {document for graded in qrels.values() for document, grade in graded.items() if grade > 0}
+
+
+BEIR_SOURCE = "public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/{}.zip"
+QRELS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+
+# the sets of the paper's table of zero-shot search
+BEIR_11 = (
+    "trec-covid", "nfcorpus", "fiqa", "arguana", "webis-touche2020", "quora", "scifact", "climate-fever", "dbpedia-entity",
+    "hotpotqa", "fever",
+)  # fmt: skip
+
+
+class Beir(SearchSuite):
+    """One folder; its splits are those that it has judgements of."""
+
+    queries_are_documents = True  # in ArguAna and Quora
+
+    def __init__(self, folder: str, data: Path, config: SuiteConfig) -> None:
+        super().__init__(data, config)
+        self.name = f"beir/{folder}"
+        self.places = (f"beir/{folder}", folder)
+        self.source = BEIR_SOURCE.format(folder.partition("/")[0])  # CQADupStack is one zip of twelve folders
+        there = tuple(split for split in QRELS if self._qrels_file(split))
+        self.splits = there or tuple(QRELS)
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Corpus, queries and judgements."""
+        names = ("corpus.jsonl", "queries.jsonl", f"qrels/{QRELS[split]}")
+        return tuple(find_file(self.data, self.places, name, self.source) for name in names)
+
+    def queries(self, split: str) -> dict[str, str]:
+        """Of all splits, as the folder has them."""
+        path = self.paths(split)[1]
+        return {str(record["_id"]): str(record["text"]) for record in read_json_lines(path, ("_id", "text"))}
+
+    def qrels(self, split: str) -> Graded:
+        """Grades below zero, as TREC-COVID has a few, are not relevant."""
+        path = self.paths(split)[2]
+        found: Graded = {}
+        for number, row in enumerate(read_csv(path, ("query-id", "corpus-id", "score"), "\t"), 2):
+            try:
+                found.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path}, line {number}: grade {row['score']!r} is no integer; get the file again") from error
+        return found
+
+    def corpus(self) -> Iterator[Document]:
+        """Title, where there is one, and text, joined by a space as BEIR does."""
+        path = find_file(self.data, self.places, "corpus.jsonl", self.source)
+        for record in read_json_lines(path, ("_id", "text")):
+            text = str(record["text"])
+            yield Document(str(record["_id"]), f"{record.get('title') or ''} {text}".strip(), text)
+
+    def _qrels_file(self, split: str) -> Path | None:
+        try:
+            return find_file(self.data, self.places, f"qrels/{QRELS[split]}", self.source)
+        except MissingData:
+            return None
+
+
+SMART_SOURCE = "ir.dcs.gla.ac.uk/resources/test_collections"
+READ_FIELDS = ("T", "W")
+_RECORD = re.compile(r"\.I\s+(\d+)\s*$")
+_FIELD = re.compile(r"\.([A-Z])\s*$")
+_NO_INTEREST = {"-1", "5"}  # Cranfield lists references that it judged to be of no interest
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The official names of a collection's files, and where its table of judgements holds what."""
+
+    documents: str
+    queries: str
+    judgements: str
+    columns: int = 4  # of every row; copies in other shapes are about, whose documents would all be "0" or "1"
+    document_column: int = 1
+    grade_column: int = -1  # -1: every row is relevant
+    ordinal_queries: bool = False  # the table numbers queries from 1, whatever their .I says (Cranfield)
+
+
+COLLECTIONS = {
+    "cisi": Collection("CISI.ALL", "CISI.QRY", "CISI.REL"),
+    "cranfield": Collection("cran.all.1400", "cran.qry", "cranqrel", columns=3, grade_column=2, ordinal_queries=True),
+    "med": Collection("MED.ALL", "MED.QRY", "MED.REL", document_column=2),
+    "cacm": Collection("cacm.all", "query.text", "qrels.text"),
+}
+
+
+class Smart(SearchSuite):
+    """One collection; what it has is its test."""
+
+    splits = ("test",)
+
+    def __init__(self, name: str, data: Path, config: SuiteConfig) -> None:
+        super().__init__(data, config)
+        self.name = name
+        self.files = COLLECTIONS[name]
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Documents, queries and judgements."""
+        return tuple(self._find(name) for name in (self.files.documents, self.files.queries, self.files.judgements))
+
+    def corpus(self) -> Iterator[Document]:
+        """Title and text of each record."""
+        yield from read_records(self._find(self.files.documents))
+
+    def queries(self, split: str) -> dict[str, str]:
+        """Text by query id."""
+        records = read_records(self._find(self.files.queries))
+        return {str(at) if self.files.ordinal_queries else record.id: record.text for at, record in enumerate(records, 1)}
+
+    def qrels(self, split: str) -> Graded:
+        """Relevant documents of each judged query."""
+        path, files = self._find(self.files.judgements), self.files
+        found: Graded = {}
+        for number, line in enumerate(read_lines(path, "latin-1"), 1):
+            columns = line.split()
+            if not columns:
+                continue
+            if len(columns) != files.columns:
+                what = f"{len(columns)} columns, expected {files.columns}"
+                raise UserError(f"{path}, line {number}: {line!r}: {what}; get {files.judgements} as {SMART_SOURCE} has it")
+            if files.grade_column < 0 or columns[files.grade_column] not in _NO_INTEREST:
+                found.setdefault(_number(columns[0]), {})[_number(columns[files.document_column])] = 1
+        return found
+
+    def _find(self, name: str) -> Path:
+        return find_file(self.data, (f"ir/{self.name}", self.name, "ir"), name, SMART_SOURCE)
+
+
+def read_records(path: Path) -> Iterator[Document]:
+    """The records of a file, each with its title and text in one line.
+
+    Raises:
+        UserError: text stands before the first `.I`.
+    """
+    record, field, lines = "", "", list[str]()
+    for number, line in enumerate(read_lines(path, "latin-1"), 1):
+        if begins := _RECORD.match(line):
+            if record:
+                yield Document(record, " ".join(" ".join(lines).split()))
+            record, field, lines = _number(begins[1]), "", []
+        elif marks := _FIELD.match(line):
+            field = marks[1]
+        elif not record and line.strip():
+            raise UserError(f"{path}, line {number}: {line[:60]!r} before the first `.I`; this is no SMART collection")
+        elif field in READ_FIELDS:
+            lines.append(line)
+    if record:
+        yield Document(record, " ".join(" ".join(lines).split()))
+
+
+def _number(text: str) -> str:
+    """ "001" and "1" name the same record."""
+    return text.lstrip("0") or "0"

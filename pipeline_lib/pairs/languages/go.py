@@ -7,8 +7,7 @@ import re
 import tree_sitter_go
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.comments import run_of_lines, without_stars
-from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named
+from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named, run_of_lines, without_stars
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline

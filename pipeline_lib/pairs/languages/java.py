@@ -6,14 +6,15 @@ import re
 
 import tree_sitter_java
 
-from pipeline_lib.pairs.languages.comments import last_doc_block, tagged_prose
 from pipeline_lib.pairs.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
     TEST_CLASS,
     TEST_FUNCTION,
     CommentedRules,
+    last_doc_block,
     named,
+    tagged_prose,
 )
 
 JAVA = CommentedRules(

@@ -7,13 +7,14 @@ import re
 import tree_sitter_javascript
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.comments import last_doc_block, tagged_prose
 from pipeline_lib.pairs.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
     TEST_CLASS,
     TEST_FUNCTION,
     CommentedRules,
+    last_doc_block,
+    tagged_prose,
 )
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")

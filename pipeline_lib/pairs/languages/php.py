@@ -6,8 +6,7 @@ import re
 
 import tree_sitter_php
 
-from pipeline_lib.pairs.languages.comments import last_doc_block, tagged_prose
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, named
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, last_doc_block, named, tagged_prose
 
 PHP = CommentedRules(
     name="php",

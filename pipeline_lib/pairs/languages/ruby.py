@@ -7,8 +7,7 @@ import re
 import tree_sitter_ruby
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.comments import run_of_lines, without_markup
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, CommentedRules, named
+from pipeline_lib.pairs.languages.rules import TEST_CLASS, CommentedRules, named, run_of_lines, without_markup
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:

@@ -12,12 +12,12 @@ import pytest
 from unit.curation.rows import pair, validated
 
 from data_contracts.schemas import PAIRS, SPLITS
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation import curate as module
 from pipeline_lib.curation.curate import curate, write_pairs
 from pipeline_lib.curation.split import split_of
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.store import Artifact, Store
 
 CONFIG = CurateConfig(threads=1)
 

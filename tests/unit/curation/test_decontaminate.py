@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.curation.rows import pair, validated
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.curate_config import ContaminationConfig, CurateConfig
-from pipeline_lib.curation.contamination import hash_evaluations
+from pipeline_lib.config.data import ContaminationConfig, CurateConfig
 from pipeline_lib.curation.curate import curate
-from pipeline_lib.curation.decontaminate import EvaluationTexts
-from pipeline_lib.curation.shingles import words_of
+from pipeline_lib.curation.decontaminate import EvaluationTexts, hash_evaluations
+from pipeline_lib.curation.near_duplicates import words_of
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.store import Artifact, Store
 
 CURATE = CurateConfig(threads=1)
 

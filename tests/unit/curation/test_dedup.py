@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from unit.curation.rows import pair
 
 from data_contracts.schemas import PAIRS, text_hash
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.errors import ContractViolation
 

@@ -16,12 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.curation.rows import pair, validated
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.curate_config import CurateConfig, NearDuplicatesConfig
+from pipeline_lib.config.data import CurateConfig, NearDuplicatesConfig
 from pipeline_lib.curation.curate import curate
-from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates
-from pipeline_lib.curation.shingles import grams, hash_words, jaccard, shingle_sets, words_of
+from pipeline_lib.curation.near_duplicates import (
+    Text,
+    band_hashes,
+    find_near_duplicates,
+    grams,
+    hash_words,
+    jaccard,
+    shingle_sets,
+    words_of,
+)
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.store import Store
 
 NEAR = NearDuplicatesConfig(threshold=0.5, shingle_words=2, permutations=24, bands=24)  # bands of one: every pair meets
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.curation.rows import pair, validated
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation import near_twins as module
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.near_twins import IDENTIFIER, Twin, identifiers, near_twin_share, near_twins_in, words
+from pipeline_lib.store.store import Store
 
 TEXT = st.lists(st.sampled_from([f"w{chr(97 + at)}" for at in range(12)]), max_size=14).map(" ".join)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_lib.artifact import Counts, Outcome, Store, draft_part
-from pipeline_lib.config import StageConfig
-from pipeline_lib.curation.curate import STAGE
-from pipeline_lib.curation.provenance import count_training_pairs
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.curation.curate import STAGE, count_training_pairs
+from pipeline_lib.store.store import Counts, Outcome, Store, draft_part
 
 LICENCES = {"train": ["MIT", None, "ISC", "MIT", "", "Apache-2.0"], "test": ["GPL-3.0-only"]}
 

@@ -14,9 +14,9 @@ from data_contracts import check_evaluations as module
 from data_contracts.check_evaluations import check_evaluations, check_table
 from data_contracts.schemas import QUARANTINE
 from data_contracts.verdicts import RowsRejected, verdict_rows
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.stage_config import StageConfig
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
 
 class Named(StageConfig):

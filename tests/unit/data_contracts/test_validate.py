@@ -15,9 +15,9 @@ from data_contracts import validate as module
 from data_contracts import validate_parts
 from data_contracts.schemas import PAIRS, QUARANTINE
 from data_contracts.validate import validate, verdict_rows
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import ContractConfig, WorkersConfig
+from pipeline_lib.config.run import ContractConfig, WorkersConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
+from pipeline_lib.store.store import Artifact, Store
 
 LENIENT = ContractConfig(max_quarantined_share=1.0, max_unreadable_share=1.0)
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import CurateConfig
+from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.evaluation.compare import Queries
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
 VERBS = ("read", "write", "merge", "split", "rotate", "encode", "decode", "cache", "flush", "trace")
 NOUNS = ("matrix", "socket", "archive", "cookie", "token", "widget", "kernel", "packet", "ledger", "glyph")

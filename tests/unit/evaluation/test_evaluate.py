@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import EVALUATIONS
-from pipeline_lib.artifact import Outcome, Stage, draft_part
-from pipeline_lib.config import EvaluateConfig, ModelConfig, ShardConfig, TokenizerConfig, TrainConfig
+from pipeline_lib.config.run import EvaluateConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.config.training import ModelConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.compare import differences, read_evaluations
@@ -19,6 +19,7 @@ from pipeline_lib.evaluation.evaluate import EmbeddingScorer, evaluate_baselines
 from pipeline_lib.evaluation.measure import PER_QUERY, measure
 from pipeline_lib.evaluation.tasks import build_tasks
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.store.store import Outcome, Stage, draft_part
 
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)
 

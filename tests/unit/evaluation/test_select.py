@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data_contracts.schemas import row_id
-from pipeline_lib.artifact import Outcome, draft_part
-from pipeline_lib.config import EvaluateConfig, SelectConfig, ShardConfig
+from pipeline_lib.config.evaluation import SuiteConfig
+from pipeline_lib.config.run import EvaluateConfig, SelectConfig, ShardConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.checkpoint_scores import Standing, kind_difference, score_difference
@@ -24,11 +24,11 @@ from pipeline_lib.evaluation.evaluate import (
 from pipeline_lib.evaluation.measure import Measurement, write_measurements
 from pipeline_lib.evaluation.metrics import mean_interval
 from pipeline_lib.evaluation.select import read_selection, select
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.evaluation.suites.registry import open_suite
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.store.store import Outcome, draft_part
 
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)

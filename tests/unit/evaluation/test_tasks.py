@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.config import EvaluateConfig
+from pipeline_lib.config.run import EvaluateConfig
 from pipeline_lib.evaluation.task_records import Pair
 from pipeline_lib.evaluation.tasks import build_tasks, read_split, search_task
+from pipeline_lib.store.store import Artifact
 
 CONFIG = EvaluateConfig(candidates=20, max_per_group=25, bootstrap=20, min_class_texts=12, similarity_pairs=30)
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, digest_of, draft_part
-from pipeline_lib.config import ModelConfig, ShardConfig, StageConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import ShardConfig
+from pipeline_lib.config.training import ModelConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.files import digest_of as content_of
-from pipeline_lib.files import sha256_file
-from pipeline_lib.model.card import CardFacts, model_folder, write_card
+from pipeline_lib.export.card import CardFacts, model_folder, write_card
 from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_fit, lineage_of, open_checkpoint, record_origin
+from pipeline_lib.store.files import digest_of as content_of
+from pipeline_lib.store.files import sha256_file
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, digest_of, draft_part
 
 
 class Named(StageConfig):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.config import ModelConfig
-from pipeline_lib.model.embed import embed_ids
+from pipeline_lib.config.training import ModelConfig
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.micro_batches import embed_ids
 
 
 class ByteTokenizer:

@@ -7,8 +7,8 @@ import torch
 from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from pipeline_lib.model import last_attention
-from pipeline_lib.model.last_attention import attend_pooled
+from pipeline_lib.model import fast_gpt2 as last_attention
+from pipeline_lib.model.fast_gpt2 import attend_pooled
 
 
 def make_block(dtype: torch.dtype = torch.float64) -> GPT2Block:

@@ -11,12 +11,11 @@ from threadpoolctl import threadpool_limits
 from training_runs import write_inputs
 from transformers import GPT2Config, GPT2Model
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import ModelConfig
+from pipeline_lib.config.training import LexicalStartConfig, ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.lexical_start import inverse_document_frequency, lexical_start, set_bag_of_words, word_vectors
-from pipeline_lib.train_config import LexicalStartConfig
+from pipeline_lib.store.store import Store
 
 WIDTH, VOCAB = 64, 200
 DELIMITERS = [0, 1, 2, 3, 4]

@@ -11,15 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config import ModelConfig
+from pipeline_lib.config.training import ModelConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model import packed_attention
-from pipeline_lib.model.embed import embed_ids
+from pipeline_lib.model import fast_gpt2 as packed_attention
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.fast_gpt2 import Layout, attend, kernel_obstacle, takes_kernel
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
-from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches, in_input_order, padding_share
-from pipeline_lib.model.packed_attention import Layout, attend, kernel_obstacle, takes_kernel
+from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches, embed_ids, in_input_order, padding_share
 
 VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
 LONGEST = 24

@@ -11,11 +11,12 @@ from causal_lms import write_causal_lm
 from training_runs import MODEL, write_inputs, write_job
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ModelConfig, PretrainConfig, StageConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.training import ModelConfig, PretrainConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import find_start, start_name, start_weights
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.starting_points import find_start, start_name, start_weights
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.causal import CausalObjective
 from pipeline_lib.train.distributed import Ranks

@@ -12,12 +12,13 @@ from torch.nn.functional import cross_entropy, normalize
 from training_runs import tiny_config, write_inputs, write_job
 from transformers import LlamaConfig, LlamaModel
 
-from pipeline_lib.config import AdoptedTokenizerConfig, ModelConfig, TokenizerConfig, TrainConfig
+from pipeline_lib.config.run import AdoptedTokenizerConfig, TokenizerConfig
+from pipeline_lib.config.training import ModelConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.card import CardFacts, model_card
+from pipeline_lib.export.card import CardFacts, model_card
+from pipeline_lib.export.onnx import run_onnx, write_onnx
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
-from pipeline_lib.model.onnx_export import run_onnx, write_onnx
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks

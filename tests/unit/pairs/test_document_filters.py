@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config import ExtractConfig, SourceConfig, TextPairsConfig
-from pipeline_lib.filter_config import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
-from pipeline_lib.pairs.bundle import ExtractWork, extract_file
+from pipeline_lib.config.data import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
+from pipeline_lib.config.run import ExtractConfig, SourceConfig, TextPairsConfig
 from pipeline_lib.pairs.document_filters import (
     CODE,
     GENERAL,
@@ -23,11 +22,14 @@ from pipeline_lib.pairs.document_filters import (
     _too_repetitive,
     active_filters,
     document_drop,
+    repeated_ngram_share,
+    repeated_share,
+    repeated_size_share,
+    top_ngram_share,
 )
-from pipeline_lib.pairs.filter_report import report_on_documents, report_on_text_pairs
-from pipeline_lib.pairs.filters import text_drop, word_overlap
-from pipeline_lib.pairs.repetition import repeated_ngram_share, repeated_share, repeated_size_share, top_ngram_share
-from pipeline_lib.pairs.rows import Rows
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
+from pipeline_lib.pairs.filters import report_on_documents, report_on_text_pairs, text_drop, word_overlap
+from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.source_file import SourceFile
 
 ON = FilterConfig(

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import PAIRS, SPLITS, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import StageConfig, TokenizerConfig
-from pipeline_lib.model.onnx_graph import gpt2_graph
-from pipeline_lib.self_test import TEXTS, write_self_test
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import TokenizerConfig
+from pipeline_lib.export.onnx import gpt2_graph
+from pipeline_lib.export.self_test import TEXTS, write_self_test
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.side_tokenizer import SideTokenizer
 from pipeline_lib.tokens.tokenizer import PairTokenizer, side_tokenizer_json, train_bpe
 

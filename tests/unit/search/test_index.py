@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from data_contracts.schemas import INDEX_ROWS, text_hash
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import IndexConfig
+from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
-from pipeline_lib.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.index import build_index, filled_index
+from pipeline_lib.store.store import Artifact, Store
 
 DIM = 16
 
@@ -120,8 +120,8 @@ def empty(tmp_path) -> Artifact:
     import pyarrow.parquet as pq
 
     from data_contracts.schemas import PAIRS
-    from pipeline_lib.artifact import Outcome, Stage, draft_part
-    from pipeline_lib.config import StageConfig
+    from pipeline_lib.config.base import StageConfig
+    from pipeline_lib.store.store import Outcome, Stage, draft_part
 
     store, stage = Store(tmp_path / "empty"), Stage(name="curate", version=1)
 

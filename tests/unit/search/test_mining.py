@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.finetune_config import MiningConfig, TrainingSetConfig
+from pipeline_lib.config.training import MiningConfig, TrainingSetConfig
 from pipeline_lib.search.mining import Embedder, mine
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.training_sets.training_set import read_rows, read_training_set
 
 ANGLES = {"q": 0.0, "q2": 90.0, "p": 20.0, "p2": 95.0} | {f"d{n}": 10.0 * n for n in range(1, 19)}

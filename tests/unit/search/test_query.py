@@ -15,14 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
-from pipeline_lib.artifact import Artifact, Store, digest_of
-from pipeline_lib.config import IndexConfig
+from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.search import current as current_module
 from pipeline_lib.search.current import promote, read_current
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher, render_json, render_text, search
+from pipeline_lib.store.store import Artifact, Store, digest_of
 
 Make = Callable[..., Artifact]
 CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None")] * 3

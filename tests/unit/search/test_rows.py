@@ -8,9 +8,9 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.artifact import Artifact
-from pipeline_lib.search import rows
-from pipeline_lib.search.rows import choose_pieces, read_pieces
+from pipeline_lib.search import index as rows
+from pipeline_lib.search.index import choose_pieces, read_pieces
+from pipeline_lib.store.store import Artifact
 
 
 def pieces_of(curated: Artifact) -> list[rows.Piece]:

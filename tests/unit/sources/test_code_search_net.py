@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config import CodePairsConfig, ExtractConfig, ReadLimits, SourceConfig
-from pipeline_lib.pairs.bundle import ExtractWork, extract_file
-from pipeline_lib.pairs.rows import Rows
+from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
+from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.code_search_net import read_records
+from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import Found
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
-from pipeline_lib.sources.source_tree import describe
 
 PYTHON = "@cached\ndef add(items: list[int] = [1, 2],\n        start=lambda: 0):  # adds\n    total = 0\n    return total"
 RECORD = {

@@ -13,17 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import ExtractConfig, SourceConfig
+from pipeline_lib.config.run import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
-from pipeline_lib.pairs.bundle import ExtractWork, extract_file, is_taken
-from pipeline_lib.pairs.rows import Rows
-from pipeline_lib.sources.bundles import bundles_of, list_bundles, list_files
-from pipeline_lib.sources.dump_files import list_dump
+from pipeline_lib.pairs.extract import ExtractWork, extract_file, is_taken
+from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.sources.dump_files import bundles_of, list_bundles, list_dump, list_files, write_listing
 from pipeline_lib.sources.dump_spec import read_spec
-from pipeline_lib.sources.listing import write_listing
+from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import texts_of
-from pipeline_lib.sources.source_tree import describe
+from pipeline_lib.store.store import Store
 
 BODY = "def {name}(items):\n    '''Adds all numbers of a list.'''\n"
 BODY += "    total = 0\n    for i in items:\n        total += i\n    return total\n"

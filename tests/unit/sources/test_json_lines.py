@@ -11,10 +11,10 @@ import pytest
 import zstandard
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config import ReadLimits
-from pipeline_lib.sources.json_lines import Options, read_json_lines
+from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.records import Options, read_json_lines
 from pipeline_lib.sources.safe_open import Refusal, SourceText
-from pipeline_lib.sources.source_tree import describe
 
 RECORDS: dict[str, dict[str, Any]] = {
     "dolma": {"id": "doc-7", "text": "Some prose.", "source": "web", "metadata": {"source_domain": "a.org", "license": "CC0"}},

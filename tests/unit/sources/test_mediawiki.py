@@ -11,10 +11,10 @@ from xml.sax.saxutils import escape
 import pytest
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config import ReadLimits
+from pipeline_lib.config.run import ReadLimits
 from pipeline_lib.pairs.prose import paragraphs
+from pipeline_lib.sources.mediawiki import prose_of
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.wikitext import prose_of
 
 
 def page(title: str, text: str, ns: int = 0, extra: str = "", model: str = "wikitext") -> str:

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.artifact import Artifact, Counts, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import StageConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
 
 VIEWS = {"code": "docstring", "text": "neighbour"}
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.tokens.batches import BatchPlan, micro_batches, padding_share, split_for_ranks
-from pipeline_lib.tokens.permutation import permute
+from pipeline_lib.tokens.batches import BatchPlan, micro_batches, padding_share, permute, split_for_ranks
 
 QUICK = settings(deadline=None, max_examples=40)
 SIZES = st.integers(1, 150)

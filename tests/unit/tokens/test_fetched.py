@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline_lib.tokens.fetched import Fetched
+from pipeline_lib.tokens.dataset import Fetched
 
 
 class Far:

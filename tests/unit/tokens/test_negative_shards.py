@@ -14,8 +14,9 @@ from data_contracts.check_shards import check_shards, read_limits
 from data_contracts.runner import check
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, text_hash, tokens_schema
 from data_contracts.shard_suite import shard_facts, shard_suite
-from pipeline_lib.artifact import Artifact, Outcome, Stage, Store, draft_part
-from pipeline_lib.config import ContractConfig, ShardConfig, StageConfig, TokenizerConfig
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import ContractConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.dataset import TokenDataset
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer

@@ -16,16 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_contracts.schemas import SPLITS, text_hash, tokens_schema
-from pipeline_lib.arrow_memory import system_memory
-from pipeline_lib.artifact import Artifact, Store
-from pipeline_lib.config import ShardConfig, TokenizerConfig, WorkersConfig
+from pipeline_lib.config.run import ShardConfig, TokenizerConfig, WorkersConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.faults import arm, disarm
+from pipeline_lib.runtime.machine import system_memory
+from pipeline_lib.store.files import arm, disarm
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens import shards as shards_stage
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
-from pipeline_lib.tokens.shard_file import rows_files
-from pipeline_lib.tokens.shards import write_shards
+from pipeline_lib.tokens.shards import rows_files, write_shards
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
 
 Row = dict[str, object]

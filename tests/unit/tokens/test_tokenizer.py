@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pipeline_lib.artifact import Artifact, Counts, Store
-from pipeline_lib.config import TokenizerConfig
+from pipeline_lib.config.run import TokenizerConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.store import Artifact, Counts, Store
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
-from pipeline_lib.tokens.repeats import REACH
 from pipeline_lib.tokens.tokenizer import (
     PairTokenizer,
     adopt_tokenizer,
@@ -23,6 +22,7 @@ from pipeline_lib.tokens.tokenizer import (
     train_bpe,
     train_tokenizer,
 )
+from pipeline_lib.tokens.words import REACH
 
 QUICK = settings(deadline=None, max_examples=60)
 CORPUS = [path.read_text() for path in sorted(Path(json.__file__).parent.glob("*.py"))]

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.tokens.batches import BatchPlan
-from pipeline_lib.tokens.turns import ROUND, Turns
+from pipeline_lib.tokens.batches import ROUND, BatchPlan, Turns
 
 QUICK = settings(deadline=None, max_examples=40)
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.01, 5), min_size=1)

@@ -11,7 +11,6 @@ from training_runs import MODEL, tiny_config, write_inputs, write_job
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.train import batch_size
-from pipeline_lib.train.batch_advice import AdviceConfig, build_advice
 from pipeline_lib.train.batch_size import (
     BatchAdvice,
     gradient_noise,
@@ -21,6 +20,7 @@ from pipeline_lib.train.batch_size import (
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.launch import train
+from pipeline_lib.train.stages import AdviceConfig, build_advice
 
 
 def test_the_scale_of_known_gaussian_gradients_is_found() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.config import PretrainConfig, TrainConfig
+from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.train.failure import ATOMIC_BYTES, Witness, is_out_of_memory, memory_advice, report
 from pipeline_lib.train.job import parse_event

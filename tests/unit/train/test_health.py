@@ -12,16 +12,15 @@ import torch
 from torch.nn.functional import normalize
 from training_runs import tiny_config, write_inputs, write_job
 
-from pipeline_lib.artifact import Store
+from pipeline_lib.config.training import OptimizerConfig, TrainConfig
 from pipeline_lib.errors import TrainingFailed
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks
-from pipeline_lib.train.health import effective_rank, trouble_of
 from pipeline_lib.train.job import Events
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.metrics import StepMetrics
+from pipeline_lib.train.metrics import StepMetrics, effective_rank, trouble_of
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.train.worker import build_objective
-from pipeline_lib.train_config import OptimizerConfig, TrainConfig
 
 
 def test_effective_rank_is_the_number_of_even_dimensions() -> None:

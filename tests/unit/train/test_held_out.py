@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from training_runs import tiny_config, write_inputs, write_job
 
-from pipeline_lib.artifact import Store
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import ALONE, Ranks
 from pipeline_lib.train.held_out import HeldOut

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_lib.config import TrainConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.train import optim
 
 

@@ -10,12 +10,10 @@ import torch
 from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.train import packing
-from pipeline_lib.train.compiling import should_compile
-from pipeline_lib.train.contrastive import ContrastiveObjective
+from pipeline_lib.train import contrastive as packing
+from pipeline_lib.train.contrastive import ContrastiveObjective, should_compile, should_pack
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Events
-from pipeline_lib.train.packing import should_pack
 from pipeline_lib.train.trainer import Trainer
 
 GPU = Ranks(device=torch.device("cuda"))

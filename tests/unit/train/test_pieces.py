@@ -12,8 +12,7 @@ from torch import nn
 from benchmarks.gloo import run_ranks
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.train.distributed import ALONE, Ranks
-from pipeline_lib.train.pieces import Piece, Pieces
-from pipeline_lib.train.sharding import own, shard, whole
+from pipeline_lib.train.sharding import Piece, Pieces, own, shard, whole
 
 
 def build() -> nn.Module:

@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
-from pipeline_lib.config import ModelConfig, RunConfig, ShardConfig, TokenizerConfig, TrainConfig
+from pipeline_lib.config.model_shapes import HUB_MODELS, Shape
+from pipeline_lib.config.presets import PRESETS, SIZES, preset
+from pipeline_lib.config.run import RunConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.config.training import ModelConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model_shapes import HUB_MODELS, Shape
-from pipeline_lib.paper_presets import SIZES
-from pipeline_lib.presets import PRESETS, preset
 from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, shape_of, step_flops, step_memory
 
 SCRIPT = Path(__file__).parents[2] / "step_memory.py"

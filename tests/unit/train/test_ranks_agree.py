@@ -14,10 +14,10 @@ from training_runs import tiny_config, write_inputs, write_job
 
 from benchmarks import gloo
 from benchmarks.gloo import run_ranks
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import PretrainConfig
+from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.model.grad_cache import activation_bytes
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import ALONE, Ranks, sum_over_ranks

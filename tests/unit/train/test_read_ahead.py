@@ -10,10 +10,10 @@ import pytest
 from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows
+from pipeline_lib.train.batches import ReadAhead
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Events
-from pipeline_lib.train.read_ahead import ReadAhead
 from pipeline_lib.train.trainer import Trainer
 
 LATENCY = 0.05

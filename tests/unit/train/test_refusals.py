@@ -10,17 +10,15 @@ from training_runs import MODEL, tiny_config, write_inputs, write_job
 
 from flows.finetune_parameters import FinetuneParams
 from flows.parameters import RunParams
-from pipeline_lib.artifact import Store
-from pipeline_lib.config import PretrainConfig, TrainConfig
+from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.finetune_config import FinetuneConfig
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks, check_gpus
-from pipeline_lib.train.finetune import tuned_config
 from pipeline_lib.train.job import PRETRAIN
-from pipeline_lib.train.language_model import pretrain
 from pipeline_lib.train.launch import TrainInputs, train
-from pipeline_lib.train.training_rows import check_views
+from pipeline_lib.train.rows import check_views
+from pipeline_lib.train.stages import pretrain, tuned_config
 from pipeline_lib.train.worker import build_objective
 
 Inputs = tuple[Store, TrainInputs]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.train.token_dropout import drop_tokens
+from pipeline_lib.train.batches import drop_tokens
 
 X_OPEN, X_CLOSE = 900, 901
 texts = st.lists(st.lists(st.integers(0, 800), max_size=12), min_size=1, max_size=8)

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, QUARANTINE, text_hash
-from pipeline_lib.artifact import Artifact, Store
+from pipeline_lib.config.training import TrainingSetConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.finetune_config import TrainingSetConfig
-from pipeline_lib.training_sets.items import Bad
-from pipeline_lib.training_sets.records import items_of
+from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.training_sets.records import Bad, items_of
 from pipeline_lib.training_sets.training_set import read_rows, read_training_set
 
 Triple = tuple[str, str, tuple[str, ...]]

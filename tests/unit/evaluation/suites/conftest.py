@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation.suites.models import ModelId
 
 

@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 from exported_models import tiny_checkpoint
 
-from pipeline_lib.artifact import Store
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation.checkpoint_scores import Standing
 from pipeline_lib.evaluation.compare import differences
 from pipeline_lib.evaluation.metrics import effect_size
-from pipeline_lib.evaluation.suites.bias import halving_p, sign_flip_p
-from pipeline_lib.evaluation.suites.bias_words import ASSOCIATIONS, MENS_OCCUPATIONS, WOMENS_OCCUPATIONS
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.bias import ASSOCIATIONS, MENS_OCCUPATIONS, WOMENS_OCCUPATIONS, halving_p, sign_flip_p
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.evaluation.suites.registry import open_suite
 from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import SuiteResult
+from pipeline_lib.store.store import Store
 from tasks.publishing import _bias_metrics
 
 CONFIG = SuiteConfig(bootstrap=100)

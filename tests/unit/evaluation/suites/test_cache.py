@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.cache import CachedEncoder
+from pipeline_lib.evaluation.suites.cached import CachedEncoder
 
 TEXTS = [f"text {'word ' * (n % 7)} number {n}" for n in range(50)] + ["text  number 0", "", "half of a pair: \ud800"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites import code_search_net
+from pipeline_lib.evaluation.suites import code_search as code_search_net
 from pipeline_lib.evaluation.suites.code_challenge import challenge_ndcg
 from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.official_files import MissingData

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_lib.artifact import Store
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.compare import differences, read_evaluations, read_queries
 from pipeline_lib.evaluation.suites.encoders import OPENERS, open_model
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.registry import FAMILIES, GROUPS, SUITES, open_suite, suite_names
+from pipeline_lib.store.store import Store
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import json
 
 import pytest
 
-from pipeline_lib.artifact import Store
-from pipeline_lib.curate_config import ContaminationConfig
-from pipeline_lib.curation.contamination import hash_evaluations
-from pipeline_lib.evaluation.suites.judged_texts import write_judged_texts
+from pipeline_lib.config.data import ContaminationConfig
+from pipeline_lib.curation.decontaminate import hash_evaluations
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.registry import open_suite, write_judged_texts
+from pipeline_lib.store.store import Store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.config import SuiteConfig
 from pipeline_lib.evaluation.suites.label_search import SST2_PROMPTS
 from pipeline_lib.evaluation.suites.registry import open_suite
 

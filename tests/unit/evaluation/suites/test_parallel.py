@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from length_encoder import LengthEncoder
 
-from pipeline_lib.evaluation.suites.cache import text_hashes
-from pipeline_lib.evaluation.suites.parallel import TEXTS_A_TASK, ParallelEncoder
-from pipeline_lib.evaluation.suites.places import Places
+from pipeline_lib.evaluation.suites.cached import TEXTS_A_TASK, ParallelEncoder, Places, text_hashes
 
 
 def test_processes_give_the_same_vectors_in_the_same_order():

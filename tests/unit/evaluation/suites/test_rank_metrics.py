@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.evaluation.suites.rank_metrics import MEASURES, in_order, ranking_values
+from pipeline_lib.evaluation.suites.searching import MEASURES, in_order, ranking_values
 
 METRICS = tuple(MEASURES)
 IDS = [f"d{n}" for n in range(14)]
@@ -68,7 +68,7 @@ def test_what_stands_behind_the_cut_does_not_count() -> None:
 
 
 NEGATIVE_ALONE = """
-from pipeline_lib.evaluation.suites.rank_metrics import MEASURES, ranking_values
+from pipeline_lib.evaluation.suites.searching import MEASURES, ranking_values
 ids = [f"d{n}" for n in range(14)]
 for n in range(1, 2000):  # what trec_eval left in memory before decides whether it loops
     scored = [(id_, float(at)) for at, id_ in enumerate(ids[: 1 + n % 14])]

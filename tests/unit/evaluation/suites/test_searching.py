@@ -8,14 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.cache import CachedEncoder
-from pipeline_lib.evaluation.suites.config import SuiteConfig
+from pipeline_lib.evaluation.suites.cached import CachedEncoder
 from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.models import Hits, ModelId
-from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
-from pipeline_lib.evaluation.suites.top import NO_ROW
-from pipeline_lib.progress import silent
+from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, ids_at, ranked_ids, search
+from pipeline_lib.runtime.progress import silent
 
 DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]
 QUERIES = ["word3 number3", "other1", "word16 other4", "nothing of it"]

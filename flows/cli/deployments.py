@@ -1,0 +1,214 @@
+"""prefect.yaml on the server: what it lacks is created, what it has follows the code in all that no person has changed.
+
+A three-way comparison, field by field: what the code says now, what it said at the last start (deployed.json beside the
+database), and what the server holds. A deployment that was deleted is created anew, as prefect.yaml says.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import construct_schedule
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.flows import load_flow_arguments_from_entrypoint, load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.templating import apply_values
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.store.files import replace_file
+
+WORK_POOL = "local-process"
+PROJECT = Path(__file__).resolve().parents[1]
+ABSENT: Any = object()
+CONFLICT, UNPROCESSABLE = 409, 422
+
+
+class Declared:
+    """A deployment as prefect.yaml declares it, in the server's terms."""
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        self.entry = entry
+        self.entrypoint: str = entry["entrypoint"]
+        self.name = f"{_flow_name(self.entrypoint)}/{entry['name']}"
+
+    def shared_fields(self) -> dict[str, Any]:
+        """What a person may change as well."""
+        limit = self.entry.get("concurrency_limit")
+        options = {key: value for key, value in limit.items() if key != "limit"} if isinstance(limit, dict) else None
+        pool = apply_values(self.entry["work_pool"], {})  # {{ $NAME }} is looked up in the environment
+        return {
+            "description": self.entry["description"],
+            "tags": self.entry.get("tags", []),
+            "parameters": self.entry.get("parameters", {}),
+            "enforce_parameter_schema": self.entry.get("enforce_parameter_schema", True),
+            "concurrency_limit": limit["limit"] if isinstance(limit, dict) else limit,
+            "concurrency_options": options,
+            "work_pool_name": pool["name"],
+            "job_variables": pool.get("job_variables", {}),
+        }
+
+    def schedules(self) -> dict[str, dict[str, Any]]:
+        """Its schedules by their slugs."""
+        found = {}
+        for entry in self.entry.get("schedules", []):
+            words = {key: entry[key] for key in ("cron", "interval", "rrule", "anchor_date", "timezone") if key in entry}
+            found[entry["slug"]] = {
+                "schedule": construct_schedule(**words).model_dump(mode="json"),
+                "active": entry.get("active", True),
+                "parameters": entry.get("parameters", {}),
+            }
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """What the next start compares with."""
+        return {"fields": self.shared_fields(), "schedules": self.schedules()}
+
+
+def deploy_all(client: SyncPrefectClient, home: Path) -> None:
+    """Bring prefect.yaml to the server, and keep what a person set there.
+
+    Raises:
+        UserError: a deployment is refused.
+    """
+    whole = declaration()
+    declared = [Declared(entry) for entry in whole["deployments"]]
+    record_file = home / "prefect" / "deployed.json"
+    last = json.loads(record_file.read_text()) if record_file.exists() else {}
+    missing = []
+    for one in declared:
+        try:
+            found = client.read_deployment_by_name(one.name)
+        except ObjectNotFound:
+            missing.append(one.entry)
+            continue
+        _update(client, one, found, apply_values(whole["pull"], {}), last.get(one.name))
+    if missing:
+        _create({**whole, "deployments": missing})
+    replace_file(record_file, json.dumps({one.name: one.record() for one in declared}, indent=1).encode())
+
+
+def declaration() -> dict[str, Any]:
+    """What prefect.yaml says."""
+    return dict(yaml.safe_load((PROJECT / "prefect.yaml").read_text()))
+
+
+def keep_changes(code: Any, last: Any, now: Any) -> Any:
+    """A field's value: the server's where a person changed it since the last start, else the code's; of a dict, key by key."""
+    if isinstance(code, dict) and isinstance(last, dict) and isinstance(now, dict):
+        kept = {key: keep_changes(*(side.get(key, ABSENT) for side in (code, last, now))) for key in {**code, **now}}
+        return {key: value for key, value in kept.items() if value is not ABSENT}
+    return code if now == last else now
+
+
+def _flow_name(entrypoint: str) -> str:
+    """The name that the decorator gives it, else the function's; nothing is imported."""
+    return load_flow_arguments_from_entrypoint(entrypoint).get("name") or entrypoint.rsplit(":", 1)[1].replace("_", "-")
+
+
+def _update(
+    client: SyncPrefectClient, code: Declared, found: DeploymentResponse, pull: list[Any], record: dict[str, Any] | None
+) -> None:
+    now, fields = _fields_now(found), code.shared_fields()
+    # with no record of an earlier start, what differs is a person's; job variables name folders, and follow the code
+    last = record["fields"] if record else {**fields, "job_variables": now["job_variables"]}
+    own = {
+        "entrypoint": code.entrypoint,
+        "pull_steps": pull,
+        "parameter_openapi_schema": parameter_schema(load_flow_from_entrypoint(code.entrypoint)).model_dump(exclude_unset=True),
+    }
+    wanted = own | {key: keep_changes(fields[key], last.get(key, now[key]), now[key]) for key in fields}
+    changed = {key: value for key, value in wanted.items() if value != (now | _own_now(found))[key]}
+    if changed:
+        try:
+            client.update_deployment(found.id, DeploymentUpdate(**changed))
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code not in (CONFLICT, UNPROCESSABLE):
+                raise
+            typer.echo(f"{code.name}: what was set in the UI does not fit the code any more, and is as in prefect.yaml again")
+            _put(client, code, found, own | fields)
+    _update_schedules(client, code.schedules(), found, record["schedules"] if record else code.schedules())
+
+
+def _put(client: SyncPrefectClient, code: Declared, found: DeploymentResponse, fields: dict[str, Any]) -> None:
+    try:
+        client.update_deployment(found.id, DeploymentUpdate(**fields))
+    except PrefectHTTPStatusError as error:
+        raise UserError(f"deployment {code.name} of prefect.yaml is refused: {error.response.text}") from error
+
+
+def _own_now(found: DeploymentResponse) -> dict[str, Any]:
+    return {key: getattr(found, key) for key in ("entrypoint", "pull_steps", "parameter_openapi_schema")}
+
+
+def _fields_now(found: DeploymentResponse) -> dict[str, Any]:
+    limit, options = found.global_concurrency_limit, found.concurrency_options
+    names = ("description", "tags", "parameters", "enforce_parameter_schema", "work_pool_name", "job_variables")
+    return {key: getattr(found, key) for key in names} | {
+        "concurrency_limit": limit.limit if limit else None,
+        "concurrency_options": options.model_dump(mode="json", exclude_none=True) if options else None,
+    }
+
+
+def _update_schedules(client: SyncPrefectClient, code: dict[str, Any], found: DeploymentResponse, last: dict[str, Any]) -> None:
+    there = {schedule.slug: schedule for schedule in found.schedules if schedule.slug}
+    for slug in {**last, **code}:
+        if slug not in there:
+            if slug not in last:  # else a person deleted it
+                client.create_deployment_schedules(found.id, [DeploymentScheduleCreate(slug=slug, **code[slug])])
+            continue
+        now = there[slug].model_dump(mode="json", include={"schedule", "active", "parameters"})
+        wanted = keep_changes(code.get(slug, ABSENT), last.get(slug, ABSENT), now)
+        if wanted is ABSENT:
+            client.delete_deployment_schedule(found.id, there[slug].id)
+        elif wanted != now:
+            update = DeploymentScheduleCreate(**wanted)
+            client.update_deployment_schedule(found.id, there[slug].id, update.active, update.schedule, None, update.parameters)
+
+
+def _create(declared: dict[str, Any]) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(declared, file)
+        file.flush()
+        prefect("--no-prompt", "deploy", "--all", "--prefect-file", file.name)
+
+
+def ensure_work_pool(client: SyncPrefectClient) -> None:
+    """Create the work pool that prefect.yaml names, unless it is there, with what a person set on it."""
+    try:
+        client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        prefect("work-pool", "create", WORK_POOL, "--type", "process")
+
+
+def prefect(*words: str) -> None:
+    """Prefect's own command, in the project's folder.
+
+    Raises:
+        UserError: it failed; with the end of what it said.
+    """
+    answer = subprocess.run([sys.executable, "-m", "prefect", *words], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        tail = (answer.stdout + answer.stderr).strip().splitlines()[-3:]
+        raise UserError(f"`prefect {' '.join(words)}` failed: {' '.join(tail)}")
+
+
+if __name__ == "__main__":
+    with get_client(sync_client=True) as prefect_client:
+        try:
+            ensure_work_pool(prefect_client)
+            deploy_all(prefect_client, artifact_home())
+            if "--schedules" in sys.argv[1:]:
+                prefect("--no-prompt", "deployment", "schedule", "resume", "--all")
+        except UserError as error:
+            sys.exit(str(error))

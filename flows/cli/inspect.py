@@ -1,0 +1,170 @@
+"""`cpt inspect`: what a dump is, what extraction would make of it, and ten documents and pairs; nothing is written.
+
+`cpt trace`: where a pair came from, down to the line and the hash of the dump's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.workspace import open_store
+from pipeline_lib.pairs.filters import FilterReport, SampledDrops
+from pipeline_lib.pairs.inspect import Row, Sample, sample_source
+from pipeline_lib.pairs.trace import trace_pair
+from pipeline_lib.sources.dump_spec import sources_of
+
+CHARACTERS, LINES = 400, 8  # shown of a text
+DROPS_SHOWN = 3  # of what each filter drops
+
+
+def inspect_dump(target: str, reader: str, max_texts: int, shown: int, filters: bool = False) -> None:
+    """Print what is in a dump spec, a path, a glob or a URL, source by source.
+
+    Args:
+        filters: show in place of documents and pairs what each filter drops, with samples.
+
+    Raises:
+        UserError: the target or its spec is wrong, or a source holds nothing for its reader.
+    """
+    console = Console()
+    for source in sources_of(target, reader):
+        sample = sample_source(source, max_texts, shown, DROPS_SHOWN if filters else 0)
+        console.print(_facts(sample))
+        if sample.left_out:
+            console.print(_left_out(sample))
+        if filters:
+            console.print(_filters(sample.filters))
+            console.print(_drops(sample.dropped))
+            continue
+        if sample.documents_shown:
+            console.print(_documents(sample.documents_shown))
+        if sample.pairs_shown:
+            console.print(_pairs(sample.pairs_shown))
+
+
+def _facts(sample: Sample) -> Table:
+    source = sample.source
+    table = Table(title=Text(source.name, style="bold"), box=None, show_header=False, title_justify="left")
+    read = f"{sample.texts:,}" if sample.whole else f"{sample.texts:,} read, there are more (--records)"
+    rows = {
+        "reader": source.reader,
+        "url": source.url,
+        "licence": source.licence,
+        "files": f"{sample.files:,}, {sample.bytes:,} bytes",
+        "texts": read,
+        "pairs": f"{sample.pairs:,} of them",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(printable(value), overflow="fold"))
+    return table
+
+
+def _left_out(sample: Sample) -> Table:
+    table = Table("reason", "texts or candidates", title="left out", box=SIMPLE_HEAD, title_justify="left")
+    for reason, count in sample.left_out.most_common():
+        table.add_row(Text(reason), f"{count:,}")
+    return table
+
+
+def _filters(report: FilterReport) -> Table:
+    title = f"filters of documents at published bounds: {report.dropped.total():,} of {report.seen:,} texts would go"
+    table = Table(
+        "filter", "first", "alone", "why, and what", title=title, box=SIMPLE_HEAD, title_justify="left", show_lines=True
+    )
+    for name, reason in report.reasons.items():
+        samples = [f"- {printable(short(text))}" for text in report.samples.get(name, [])]
+        what = Text("\n".join([reason, *samples]), overflow="fold")
+        table.add_row(name, f"{report.dropped[name]:,}", f"{report.alone[name]:,}", what)
+    return table
+
+
+def _drops(dropped: SampledDrops) -> Table:
+    title = f"filters of pairs, as extraction applies them: {dropped.total():,} candidates left out"
+    table = Table("filter", "dropped", "what", title=title, box=SIMPLE_HEAD, title_justify="left", show_lines=True)
+    for reason, count in dropped.most_common():
+        samples = [f"x  {printable(short(x))}\ny  {printable(short(y))}" for x, y in dropped.samples[reason]]
+        table.add_row(reason, f"{count:,}", Text("\n\n".join(samples), overflow="fold"))
+    return table
+
+
+def _documents(rows: Sequence[Row]) -> Table:
+    table = _list(f"{len(rows)} documents")
+    for row in rows:
+        about = f"{row['kind']}, {row['language']}, {len(row['text']):,} characters"
+        table.add_row(_entry(row["path"], about, short(row["text"])))
+    return table
+
+
+def _pairs(rows: Sequence[Row]) -> Table:
+    table = _list(f"{len(rows)} pairs")
+    for row in rows:
+        about = f"{row['view']}, {row['language']}, {row['name']}"
+        table.add_row(_entry(f"{row['path']}:{row['line']}", about, f"x  {short(row['x'])}", f"y  {short(row['y'])}"))
+    return table
+
+
+def _list(title: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", show_header=False, show_lines=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _entry(path: str, about: str, *texts: str) -> Text:
+    entry = Text.assemble((printable(path), "bold"), "\n", (printable(about), "dim"))
+    for text in texts:
+        entry.append("\n" + printable(text))
+    return entry
+
+
+def short(text: str) -> str:
+    """The beginning of a text, without empty lines."""
+    lines = [line.rstrip() for line in text[: CHARACTERS * 2].splitlines() if line.strip()]
+    begins = "\n".join(lines[:LINES])[:CHARACTERS]
+    return begins if len(text.strip()) <= len(begins) else begins + " ..."
+
+
+def printable(text: str) -> str:
+    """Without control characters: a text from a dump must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_trace(pair_id: str, artifacts: str = "") -> None:
+    """Print a pair and its origin.
+
+    Raises:
+        UserError: there is no such pair in the store.
+    """
+    found = trace_pair(open_store(artifacts), pair_id)
+    pair = found.pair
+    table = Table(box=None, show_header=False)
+    rows = {
+        "pair": f"{pair['id']} ({pair['view']}, {pair['language']})",
+        "name": pair["name"],
+        "source": pair["source"],
+        "licence": pair["licence"] or "not stated",
+        "group": pair["group"],
+        "file": found.file,
+        "record": found.record or "the file is one text",
+        "line": str(pair["line"]),
+        "place": found.place or "not recorded",
+        "hash": _hash(found.sha256),
+        "bytes": f"{found.bytes:,}",
+        "extracted": f"extract/{found.extracted}, part {found.part}",
+        "listed": f"source/{found.listing}" if found.listing else "its listing is gone",
+        "x": short(pair["x"]),
+        "y": short(pair["y"]),
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(printable(value), overflow="fold"))
+    Console().print(table)
+
+
+def _hash(sha256: str) -> str:
+    if not sha256:
+        return "not recorded"
+    return sha256 if ":" in sha256 else f"sha256:{sha256}"

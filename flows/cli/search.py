@@ -1,0 +1,54 @@
+"""`cpt search`: ranked functions and passages of what was published last.
+
+`cpt suite-texts`: the judged texts of evaluation suites as files that keep them out of training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline_lib.errors import UserError
+
+KINDS = ("code", "text")
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What you look for, in words.")],
+    kind: Annotated[str, typer.Option(help="code, text, or empty for both.")] = "",
+    k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
+) -> None:
+    """Ranked functions and passages of the published index."""
+    from pipeline_lib.runtime.machine import artifact_home
+    from pipeline_lib.search.query import render_json, render_text
+    from pipeline_lib.search.query import search as search_index
+
+    if kind not in ("", *KINDS):
+        raise UserError(f"--kind {kind!r}: choose one of {', '.join(KINDS)}")
+    hits = search_index(artifact_home(), query, kind or None, k, load_weights)
+    typer.echo(render_json(query, hits) if as_json else render_text(hits, kind))
+
+
+def load_weights(folder: Path) -> Any:
+    """An export without model.onnx, for `cpt search`."""
+    from pipeline_lib.export.exported import TorchQueries  # torch: only where there is no model.onnx
+
+    return TorchQueries(folder)
+
+
+def suite_texts(
+    suite: Annotated[list[str], typer.Option(metavar="NAME", help="A suite or group, e.g. beir/scifact; may be repeated.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the texts go: what --contamination takes.")],
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Pass over splits whose files are not there.")] = False,
+) -> None:
+    """Write the judged texts of evaluation suites, for `cpt run --contamination DIR`."""
+    from pipeline_lib.config.evaluation import SuiteConfig
+    from pipeline_lib.evaluation.suites.registry import open_suite, suite_names, write_judged_texts
+
+    for name in suite_names(suite):
+        written = write_judged_texts(open_suite(name, data, SuiteConfig()), out, skip_missing)
+        typer.echo(f"{name}: {written:,} texts" if written else f"passed over {name}: none of its files is there")

@@ -1,0 +1,47 @@
+"""`cpt prune`: lists, and with --yes removes, what lies in the artifact store and nobody needs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline_lib.runtime.machine import artifact_home
+
+
+def prune(
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")] = "",
+    keep_runs: Annotated[
+        int, typer.Option(help="Keep the newest so many indexes and exports with all they come from, and nothing else; 0: all.")
+    ] = 0,
+    idle_hours: Annotated[
+        float, typer.Option(help="What no living process owns goes when untouched for so long.", min=0)
+    ] = 24.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is listed only.")] = False,
+) -> None:
+    """List what killed workers left in the artifact store and, with --keep-runs, old runs; --yes removes it."""
+    from flows.workspace import open_store
+    from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
+
+    store = open_store(artifacts)
+    found = find_leftovers(store, idle_hours)
+    if keep_runs > 0:
+        found += find_unneeded(store, keep_runs, _published(), idle_hours)
+    for leftover in found:
+        typer.echo(f"{leftover.bytes:>15,}  {leftover.path.relative_to(store.root)}  ({leftover.why})")
+    total = sum(leftover.bytes for leftover in found)
+    if yes:
+        typer.echo(f"{remove(store, found):,} bytes removed from {store.root}, {len(found)} files and folders")
+    else:
+        typer.echo(f"{total:,} bytes in {len(found)} files and folders of {store.root}; --yes removes them")
+
+
+def _published() -> list[str]:
+    """The digests of the index and the export that search reads now."""
+    from pipeline_lib.search.current import FILE, read_current
+
+    home = artifact_home()
+    if not (home / FILE).exists():
+        return []
+    current = read_current(home)
+    return [current.index_digest, current.model_digest]

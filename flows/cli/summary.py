@@ -1,0 +1,113 @@
+"""The last screen of a run: results with baselines, sample searches, the report's place, the next commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline_lib.evaluation.held_out import PLUMBING
+from pipeline_lib.runtime.machine import artifact_home
+
+if TYPE_CHECKING:
+    from flows.parameters import EvaluatedRef
+
+HITS_SHOWN = 3
+
+
+def print_summary(report: dict[str, Any]) -> None:
+    """Print what a finished run came to."""
+    console = Console()
+    console.print()
+    console.print(_results(report))
+    for note in report["notes"]:
+        console.print(note, markup=False, highlight=False, style="bold" if note == PLUMBING else None)
+    if sentence := report["selection"].get("sentence"):
+        console.print(sentence, markup=False, highlight=False)
+    for found in report["searches"]:
+        _print_hits(console, found)
+    _print_costs(console, report)
+    name = report["name"]
+    console.print(f"\nReport:  {artifact_home() / 'reports' / name / 'report.html'}", highlight=False)
+    console.print("Next:")
+    for command in (
+        'cpt search "compute a moving average"',
+        "cpt run --preset demo --source DIR   (your own folder of code and prose)",
+        "make up                              (Prefect's UI, deployments, a worker)",
+    ):
+        console.print(f"  {command}", markup=False, highlight=False)
+
+
+def evaluations_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
+    """Every figure with its 95 % interval; a p-value has none."""
+    table = Table(title=title)
+    for column in ("model", "task", "metric", "value", "95 % interval", "n"):
+        table.add_column(column, overflow="fold")  # a task's name cut off is that of another
+    for row in rows:
+        interval = "" if row["metric"] == "p_value" else f"[{row['low']:.3f}, {row['high']:.3f}]"
+        table.add_row(row["model"], row["task"], row["metric"], f"{row['value']:.3f}", Text(interval), f"{row['n']:,}")
+    return table
+
+
+def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
+    """Print the figures of these evaluations, baselines last."""
+    from flows.workspace import open_store
+    from pipeline_lib.evaluation.compare import read_evaluations
+
+    store = open_store(artifacts)
+    evaluations = [store.open("evaluate", key) for key in [*found.checkpoints.values(), found.baselines] if key]
+    evaluations += [store.open("evaluate_suite", key) for key in found.suites]
+    console = Console()
+    console.print(evaluations_table(read_evaluations(evaluations), f"on {found.split}"))
+    for suite, reason in found.skipped.items():
+        console.print(f"passed over {suite}: {reason}", markup=False, highlight=False)
+
+
+def _results(report: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"{report['name']}: held-out {report['held_out']['units']}, opened once", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in ("task", "metric", "model", "95 % interval", "BM25", "TF-IDF", "n"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
+    for task, entry in report["test"].items():
+        if "model" not in entry:
+            continue
+        model = entry["model"]
+        for row, (metric, bounds) in enumerate(model["intervals"].items()):
+            interval = Text(f"[{bounds['low']:.3f}, {bounds['high']:.3f}]")
+            others = [f"{entry[name][metric]:.3f}" if metric in entry.get(name, {}) else "-" for name in ("bm25", "tfidf")]
+            table.add_row("" if row else task, metric, f"{model[metric]:.3f}", interval, *others, f"{model['n']:,}")
+    return table
+
+
+def _print_hits(console: Console, found: dict[str, Any]) -> None:
+    console.print(Text(f'\ncpt search "{found["query"]}"', style="italic"))
+    for hit in found["hits"][:HITS_SHOWN]:
+        head = Text.assemble(f" {hit['score']:.3f}  ", (hit["name"], "bold"), (f"  {hit['path']}:{hit['line']}", "dim"))
+        for line in (head, Text(f"        {hit['doc']}")):
+            console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def _print_costs(console: Console, report: dict[str, Any]) -> None:
+    console.print(f"\n{costs_sentence(report)}", highlight=False)
+
+
+def costs_sentence(report: Mapping[str, Any]) -> str:
+    """What the run took; of one that found everything done, what it took to see that and what the earlier one had taken."""
+    memory = report["peak_memory_bytes"] / 1024**3
+    text = (
+        f"{report['seconds']['total'] / 60:.1f} minutes, {report['cpu_seconds']:,.0f} CPU-seconds, "
+        f"{memory:.1f} GB at most over the process tree"
+    )
+    if report.get("attempts", 1) > 1:
+        text += f", over {report['attempts']} attempts"
+    stages = report["lineage"].values()
+    if reused := sum(stage.get("reused", False) for stage in stages):
+        text += f"; {reused} of {len(stages)} stages were found done and are not in this"
+    if now := report.get("now"):
+        return f"All was found done, in {now['seconds']:.0f} seconds. The run that made it took {text}"
+    return text

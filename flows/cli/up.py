@@ -1,0 +1,154 @@
+"""`cpt up`: server, work pool, deployments and worker on loopback, until Ctrl-C; what an earlier one left is closed first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import typer
+
+from flows.cli.server import prefect_environment, record_child, shared_server
+from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from flows.cli.server import OwnedServer
+
+PROJECT = Path(__file__).resolve().parents[1]
+WORKER_STOP_SECONDS = 30.0
+LOOK_SECONDS = 15.0
+PARALLEL_RUNS = 2
+
+
+def serve_platform(home: Path, port: int, schedules: bool) -> None:
+    """Serve Prefect for this artifact root until a signal comes; the runs and the worker stop before the server.
+
+    Args:
+        home: the artifact root; Prefect's database and the worker's runs lie below it.
+        port: of the UI and the API.
+        schedules: switch the cron schedules on, which are deployed paused.
+
+    Raises:
+        UserError: the port is taken, a deployment is refused, or the server ends by itself.
+    """
+    os.environ.update(prefect_environment(home))
+    with shared_server(home, port) as server:
+        venv = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the worker's `python` is this one
+        os.environ.update({"PREFECT_API_URL": server.url, "CPT_HOME": str(home), "PIPELINE_HOME": str(PROJECT), "PATH": venv})
+        _deploy(schedules)
+        from prefect.client.orchestration import get_client  # takes seconds, and reads the environment
+
+        with get_client(sync_client=True) as client:
+            _Platform(home, server, client).serve()
+
+
+class _Platform:
+    """The worker beside its server, and what is done about runs that either of them leaves."""
+
+    def __init__(self, home: Path, server: OwnedServer, client: SyncPrefectClient) -> None:
+        self.home, self.server, self.client = home, server, client
+        self.log = home / "prefect" / "worker.log"
+
+    def serve(self) -> None:
+        """Work until a signal comes."""
+        from flows.cli.lost_runs import SilenceWatch, skip_missed
+
+        stopped, watch = _stop_signal(), SilenceWatch()
+        while not stopped.is_set():
+            self._close_lost()
+            skip_missed(self.client)
+            with self._worker() as worker:
+                typer.echo(self._welcome())
+                while not stopped.wait(LOOK_SECONDS) and worker.poll() is None:
+                    if self.server.process.poll() is not None:
+                        raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
+                    with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
+                        _say_closed(watch.look(self.client))
+                died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"
+                typer.echo("stopping the runs, the worker and the server" if stopped.is_set() else died)
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker for as long as the block lasts; after it, no run of it is left unfinished."""
+        from flows.cli.lost_runs import worker_name
+
+        words = ["worker", "start", "--pool", "local-process", "--name", worker_name(self.home), "--limit", str(PARALLEL_RUNS)]
+        with self.log.open("ab") as output:
+            worker = start_child([sys.executable, "-m", "prefect", *words], {}, output, cwd=PROJECT)
+        record = record_child(self.home, worker.pid, self.server.url, "worker")
+        try:
+            yield worker
+        finally:
+            _stop_worker(worker)
+            record.unlink(missing_ok=True)
+            with contextlib.suppress(httpx.HTTPError):  # the server is gone: the next start closes them
+                self._close_lost()
+
+    def _close_lost(self) -> None:
+        from flows.cli.lost_runs import close_lost
+
+        _say_closed(close_lost(self.client, self.home))
+
+    def _welcome(self) -> str:
+        found = self.client.read_deployment_by_name("retrain/nightly")
+        is_on = not found.paused and any(schedule.active for schedule in found.schedules)
+        nightly = "switched on" if is_on else "paused: switch it on in the UI, or start with --schedules"
+        url = self.server.url
+        return "\n".join(
+            [
+                f"Prefect's UI:  {url.removesuffix('/api')}    (worker's log: {self.log})",
+                f"retrain/nightly is {nightly}.",
+                "From another terminal:",
+                f"  export PREFECT_API_URL={url}",
+                "  prefect deployment run 'retrain/demo' --watch",
+                """  prefect deployment run 'evaluate/manual' -p 'params={"checkpoint": "TRAINKEY/step-000240"}'""",
+                "Ctrl-C stops all.",
+            ]
+        )
+
+
+def _stop_worker(worker: subprocess.Popen[bytes]) -> None:
+    """Let its runs report their end, then stop it. Told to stop while they run, it would kill them with no word said."""
+    from flows.cli.lost_runs import RUN_STOP_SECONDS
+
+    if worker.poll() is None:
+        os.kill(worker.pid, signal.SIGSTOP)  # it must not take the next run in place of one that ends
+        stop_processes(psutil.Process(worker.pid).children(), RUN_STOP_SECONDS)
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGCONT)
+    stop_child(worker, WORKER_STOP_SECONDS)
+
+
+def _say_closed(names: list[str]) -> None:
+    if names:
+        typer.echo(f"closed as Crashed, for nobody works at them any more: {', '.join(names)}")
+
+
+def _stop_signal() -> threading.Event:
+    """Set by Ctrl-C, by SIGTERM, and by the end of the terminal, unless `nohup` has that ignored."""
+    stopped = threading.Event()
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped
+
+
+def _deploy(schedules: bool) -> None:
+    """Run flows/cli/deployments.py as a process: it imports every flow, 600 MB that this one need not hold for weeks."""
+    words = [sys.executable, "-m", "flows.cli.deployments", *(["--schedules"] if schedules else [])]
+    answer = subprocess.run(words, cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False)
+    if answer.returncode:
+        raise UserError(answer.stderr.strip().splitlines()[-1])

@@ -1,0 +1,125 @@
+"""Sizes of causal transformers by the fields of their config.json, and those of the hub models that presets start from.
+
+What a plan and a learning rate ask of a model is known from these alone: nothing is asked of the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.errors import UserError
+
+FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
+
+_PYTHIA = {"model_type": "gpt_neox", "vocab_size": 50_304, "max_position_embeddings": 2048}
+_QWEN3 = {"model_type": "qwen3", "vocab_size": 151_936, "max_position_embeddings": 32_768, "head_dim": 128}
+
+
+def _sizes(layers: int, width: int, inner: int, heads: int) -> dict[str, int]:
+    return {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner, "num_attention_heads": heads}
+
+
+# the fields of config.json that decide sizes, by hub id
+HUB_MODELS: dict[str, dict[str, Any]] = {
+    "EleutherAI/pythia-410m": _PYTHIA | _sizes(24, 1024, 4096, 16),
+    "EleutherAI/pythia-1.4b": _PYTHIA | _sizes(24, 2048, 8192, 16),
+    "EleutherAI/pythia-6.9b": _PYTHIA | _sizes(32, 4096, 16_384, 32) | {"vocab_size": 50_432},
+    "Qwen/Qwen3-0.6B-Base": _QWEN3 | _sizes(28, 1024, 3072, 16) | {"num_key_value_heads": 8},
+    "Qwen/Qwen3-1.7B-Base": _QWEN3 | _sizes(28, 2048, 6144, 16) | {"num_key_value_heads": 8},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A causal transformer without its head for words.
+
+    Attributes:
+        inner: width of the feed-forward part.
+        queries: all heads' queries of one token together; the output's input.
+        keys: all heads' keys; values are as wide.
+        vectors: weights of a block that are no matrix: biases and norms.
+        final: weights of the last norm.
+        positions: rows of a learned table of positions; 0: rotary.
+        gated: the feed-forward part has three matrices in place of two.
+        lean: its last layer is computed at the pooled position alone (pooled_gpt2.py).
+    """
+
+    layers: int
+    width: int
+    inner: int
+    queries: int
+    keys: int
+    vocabulary: int
+    vectors: int
+    final: int
+    positions: int = 0
+    gated: bool = False
+    lean: bool = False
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], name: str) -> Self:
+        """The shape that a config.json describes.
+
+        Raises:
+            UserError: it is of a family whose sizes are not known here.
+        """
+        family = fields.get("model_type")
+        if family not in FAMILIES:
+            raise UserError(f"{name}: a model of type {family!r} cannot be planned; known are {', '.join(FAMILIES)}")
+        try:
+            return cls(**(_gpt2(fields) if family == "gpt2" else _rotary(fields)))
+        except KeyError as error:
+            raise UserError(f"{name}: its config.json has no field {error}, of a model of type {family!r}") from error
+
+    @classmethod
+    def new(cls, model: ModelConfig, vocabulary: int) -> Self:
+        """The GPT-2 that `Encoder.build` makes from random weights."""
+        sizes = {"n_embd": model.width, "n_inner": model.inner, "n_layer": model.layers, "n_positions": model.positions}
+        return cls(**_gpt2({**sizes, "vocab_size": vocabulary}))
+
+    @property
+    def block_matrices(self) -> int:
+        """Weights of one block's matrices, each of which multiplies every token once."""
+        attention = self.width * (2 * self.queries + 2 * self.keys)
+        return attention + (3 if self.gated else 2) * self.width * self.inner
+
+    @property
+    def block(self) -> int:
+        """Weights of one block."""
+        return self.block_matrices + self.vectors
+
+    @property
+    def weights(self) -> int:
+        """All weights."""
+        return (self.vocabulary + self.positions) * self.width + self.layers * self.block + self.final
+
+
+def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = {"layers": fields["n_layer"], "vocabulary": fields["vocab_size"], "positions": fields["n_positions"]}
+    return sizes | {"lean": True} | _with_biases(fields["n_embd"], fields.get("n_inner") or 4 * fields["n_embd"])
+
+
+def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
+    width, inner, heads = (fields[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"]}
+    if fields["model_type"] == "gpt_neox":
+        return sizes | _with_biases(width, inner)
+    head = fields.get("head_dim") or width // heads
+    queries, keys = heads * head, (fields.get("num_key_value_heads") or heads) * head
+    vectors = 2 * width + {"qwen2": queries + 2 * keys, "qwen3": 2 * head}.get(fields["model_type"], 0)  # biases; norms
+    parts = {"queries": queries, "keys": keys, "vectors": vectors, "final": width, "gated": True}
+    return sizes | {"width": width, "inner": inner} | parts
+
+
+def _with_biases(width: int, inner: int) -> dict[str, int]:
+    """Sizes of a block of GPT-2 and GPT-NeoX: square attention, a bias on everything, two layer norms."""
+    vectors = 4 * width + inner + width + 4 * width
+    return {"width": width, "inner": inner, "queries": width, "keys": width, "vectors": vectors, "final": 2 * width}
+
+
+def hub_weights(init: str) -> int | None:
+    """Weights of a hub model that is known here; None for any other."""
+    return Shape.of(HUB_MODELS[init], init).weights if init in HUB_MODELS else None

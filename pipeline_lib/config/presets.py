@@ -1,0 +1,220 @@
+"""Named runs: each a function that returns the whole configuration.
+
+The paper's models as runs: sizes and batch sizes as remembered, each with its source.
+
+A width of D over N layers has 12 N D^2 weights besides the embeddings: 0.30, 1.21, 6.4 and 174 billion for the four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.model_shapes import hub_weights
+from pipeline_lib.config.run import (
+    CodePairsConfig,
+    EvaluateConfig,
+    ExtractConfig,
+    RunConfig,
+    ShardConfig,
+    TextPairsConfig,
+    TokenizerConfig,
+)
+from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.machine import has_fast_bfloat16
+
+SOURCE = (
+    "arXiv 2201.10005: parameters, embedding width and batch size as remembered of table 1, check against the paper; layers, "
+    "heads and learning rate: GPT-3's of the same width (arXiv 2005.14165, table 2.1, as remembered); lengths, steps and "
+    "temperature: this project's choice"
+)
+# The paper begins from GPT-3 and Codex, which are not open: the open language models nearest to each size. Pythia has the
+# paper's widths and depths; Qwen3 has seen much code.
+STARTS = {
+    ("text", "s"): "EleutherAI/pythia-410m",
+    ("text", "m"): "EleutherAI/pythia-1.4b",
+    ("text", "l"): "EleutherAI/pythia-6.9b",
+    ("code", "s"): "Qwen/Qwen3-0.6B-Base",
+    ("code", "m"): "Qwen/Qwen3-1.7B-Base",
+}
+NO_START = "; no open language model of this size is known here: random weights, for plans alone"
+VOCABULARY = 50_257  # GPT-2's, as GPT-3's
+
+
+@dataclass(frozen=True)
+class Size:
+    """One row of the tables."""
+
+    layers: int
+    width: int
+    heads: int
+    batch_size: int
+    learning_rate: float
+
+
+SIZES = {
+    "s": Size(layers=24, width=1024, heads=16, batch_size=12_288, learning_rate=3e-4),  # 300M
+    "m": Size(layers=24, width=2048, heads=16, batch_size=6_912, learning_rate=2e-4),  # 1.2B; 24 heads do not divide 2048
+    "l": Size(layers=32, width=4096, heads=32, batch_size=5_896, learning_rate=1.2e-4),  # 6B
+    "xl": Size(layers=96, width=12_288, heads=96, batch_size=4_976, learning_rate=0.6e-4),  # 175B
+}
+MIXTURES = {"text": {"neighbour": 1.0}, "code": {"docstring": 1.0}}
+
+
+def paper_run(kind: str, size: str) -> RunConfig:
+    """cpt-text or cpt-code in one of the sizes: neighbouring pieces of text, or docstrings and their functions.
+
+    Sizes of the model, vocabulary and rates are a new GPT-2's, for whoever asks for random weights in place of the start.
+
+    Args:
+        kind: "text" or "code".
+        size: "s", "m", "l" or "xl".
+    """
+    row = SIZES[size]
+    return RunConfig(
+        name=f"cpt_{kind}_{size}",
+        reference=SOURCE + ("" if (kind, size) in STARTS else NO_START),
+        extract=ExtractConfig(code=CodePairsConfig(), text=TextPairsConfig(target_words=200, max_words=400)),
+        tokenizer=TokenizerConfig(vocab_size=VOCABULARY, lower_case=False, split_identifiers=False, punctuation="keep"),
+        shards=ShardConfig(max_x_tokens=256, max_y_tokens=512, splits=("train",)),
+        model=ModelConfig(
+            init=STARTS.get((kind, size), ""),
+            layers=row.layers,
+            width=row.width,
+            heads=row.heads,
+            inner=4 * row.width,
+            positions=2048,
+        ),
+        train=TrainConfig(
+            steps=20_000,
+            batch_size=row.batch_size,
+            mixture=MIXTURES[kind],
+            mask_same_document=("neighbour",) if kind == "text" else (),
+            learning_rate=row.learning_rate,
+            warmup_steps=400,
+            precision="bfloat16",
+            temperature=0.07,
+            checkpoints=10,
+        ),
+    )
+
+
+def demo() -> RunConfig:
+    """The machine's own Python to a searchable index in about 8 minutes on 2 cores, in float32 on any CPU.
+
+    One block, wide, over word-like tokens: in this budget what counts is which words two texts share, how rare those are,
+    and which others mean the same. The lexical start brings the first two, training the rest.
+    """
+    return RunConfig(
+        name="demo",
+        # of the salts tried, the one with 1,000 capped functions in both held-out splits and the most left for training
+        curate=CurateConfig(validation_percent=12, test_percent=16, split_salt="cpt-58"),
+        extract=ExtractConfig(code=CodePairsConfig(views=("docstring", "name", "class"))),
+        tokenizer=TokenizerConfig(vocab_size=24_576, max_repeats=2, max_training_texts=60_000),
+        shards=ShardConfig(max_x_tokens=96, max_y_tokens=128, order="path", splits=("train",)),
+        model=ModelConfig(start="lexical", layers=1, width=512, heads=4, inner=128, positions=160),
+        train=TrainConfig(
+            steps=240,
+            batch_size=1024,
+            mixture={"docstring": 0.65, "name": 0.15, "class": 0.08, "neighbour": 0.12},
+            mask_same_document=("neighbour",),
+            block_rows=16,
+            window_blocks=1,
+            token_dropout=0.3,
+            learning_rate=5e-4,
+            embedding_learning_rate=5e-2,
+            embedding_epsilon=2e-4,  # four times the root mean square of their first gradient
+            clip_norm=10.0,
+            scale_learning_rate=5e-3,
+            warmup_steps=20,
+            weight_decay=0.0,
+            weight_average=0.98,
+            temperature=0.05,
+            checkpoints=6,
+        ),
+    )
+
+
+def smoke() -> RunConfig:
+    """The same code in the smallest sizes that exercise every stage: minutes, no claim to quality."""
+    return RunConfig(
+        name="smoke",
+        tests_plumbing=True,
+        tokenizer=TokenizerConfig(vocab_size=2_048, max_training_texts=20_000),
+        shards=ShardConfig(max_x_tokens=24, max_y_tokens=48),
+        model=ModelConfig(layers=2, width=64, heads=2, inner=128, positions=64),
+        pretrain=PretrainConfig(sequence_tokens=64),  # no more than positions
+        train=TrainConfig(steps=30, batch_size=64, checkpoints=5, warmup_steps=3),
+        evaluate=EvaluateConfig(candidates=100, max_queries=200, bootstrap=100),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "smoke": smoke,
+    "cpt_text_s": partial(paper_run, "text", "s"),
+    "cpt_text_m": partial(paper_run, "text", "m"),
+    "cpt_text_l": partial(paper_run, "text", "l"),
+    "cpt_text_xl": partial(paper_run, "text", "xl"),
+    "cpt_code_s": partial(paper_run, "code", "s"),
+    "cpt_code_m": partial(paper_run, "code", "m"),
+}
+
+
+RANDOM = "random"  # in place of a start's folder or id
+
+
+def preset(name: str, init: str = "", n_weights: int | None = None) -> RunConfig:
+    """The configuration of that name, with its own start or another one; a given start brings a language model's rates.
+
+    What a user sets beside the start is to be put in afterwards, so that it wins.
+
+    Args:
+        name: of `PRESETS`.
+        init: folder or hub id of a causal language model, in place of the preset's start; "random": random weights and the
+            preset's own rates, even where it names a start; empty: the preset's own start.
+        n_weights: of the given start, where known: the learning rate goes by it.
+
+    Raises:
+        UserError: there is none; the message lists those that there are.
+    """
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}")
+    config = PRESETS[name]().model_copy(update={"preset": name})
+    start = init or config.model.init
+    if init == RANDOM:
+        return config.model_copy(update={"model": config.model.model_copy(update={"init": "", "start": "random"})})
+    if not start:
+        return config
+    n_weights = hub_weights(start) or n_weights
+    update = {
+        "model": config.model.model_copy(update={"init": start}),
+        "pretrain": config.pretrain.for_language_model(n_weights),
+        "train": config.train.for_language_model(n_weights),
+    }
+    return config.model_copy(update=update)
+
+
+def describe(config: RunConfig, name: str) -> str:
+    """What a run is about to do, in a few lines for the terminal."""
+    train, model = config.train, config.model
+    given = config.source.folder or config.source.dump
+    source = given or "this machine's own Python: its standard library and the runtime dependencies"
+    precision: str = train.precision
+    if precision == "float32" and not has_fast_bfloat16():
+        precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"
+    new = f"{model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}"
+    sizes = f"from {model.init}, with its tokenizer" if model.init else new
+    whose = "a language model's" if model.init else "the preset's"
+    lines = [
+        f"preset {name}: {source}",
+        f"  model     {sizes}, {precision}",
+        f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
+        f"  rates     {whose}: {train.rates()}",
+    ]
+    if config.tests_plumbing:
+        lines.append("  purpose   tests the plumbing; its figures mean nothing")
+    return "\n".join(lines)

@@ -1,0 +1,291 @@
+"""A checkpoint as a folder that the ecosystem loads: sentence-transformers, transformers, tokenizers and onnxruntime.
+
+    modules.json, router_config.json, config_sentence_transformers.json
+    query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it
+    encoder/                         the weights, stored once; a plain AutoModel folder
+    pooling/, 1_Normalize/
+    model.onnx, search.json          the same for onnxruntime, and what a reader without transformers must know
+    self_test.json                   texts, their ids and vectors, which our own loaders check
+
+sentence-transformers can wrap a side's texts in its own opening and closing token only with a tokenizer a side, and a
+tokenizer only comes with a transformer; two of the real one would be loaded as two copies. So each side has an empty one, whose
+output the shared encoder overwrites. The files are written by hand: the library is no runtime dependency, and its own `save`
+puts versions and unordered keys into them. Checked against sentence-transformers 6.2.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from safetensors.numpy import save as save_tensors
+
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.run import ExportConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
+from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
+from pipeline_lib.export.self_test import write_self_test
+from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sha256_file
+from pipeline_lib.tokens.tokenizer import PairTokenizer, Side, side_tokenizer_json
+
+STAGE = Stage(name="export", version=4)
+SIDES: dict[str, Side] = {"query": "x", "document": "y"}
+ONNX_TOLERANCE = 1e-4
+
+
+class ExportKey(StageConfig):
+    """All that an export depends on beside its input artifacts; what a card says of it is an artifact of its own (card.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    export: ExportConfig
+    label: str = Field(description="The checkpoint's part label.")
+    max_x_tokens: int = Field(description="Longest query (tokens).")
+    max_y_tokens: int = Field(description="Longest document (tokens).")
+
+
+def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress: Progress = silent) -> Artifact:
+    """Write the checkpoint as one self-contained folder: stage "export", part "model".
+
+    Facts: dim, parameters, layers, vocab_size, pooling, distinct (delimiters of x and y), onnx (whether there is a model.onnx)
+    and, where it was asked for and could not be written, no_onnx: why.
+
+    Raises:
+        UserError: there is no such checkpoint, or model and lengths do not fit.
+    """
+    key_config = ExportKey(
+        export=config,
+        label=checkpoint.label,
+        max_x_tokens=checkpoint.shards.max_x_tokens,
+        max_y_tokens=checkpoint.shards.max_y_tokens,
+    )
+    inputs = {"trained": checkpoint.trained, "tokenizer": checkpoint.tokenizer}
+    source = checkpoint.trained.part_folder(checkpoint.label)
+
+    def make(key: str) -> Outcome:
+        part = store.find_part(STAGE.name, key)
+        if part is None:
+            scratch = store.scratch(STAGE.name)
+            facts = _Folder(scratch, source, checkpoint, progress).write(key_config)
+            part = store.commit_part(draft_part(STAGE, key, "model", Counts(n_in=1, n_out=1), facts=facts), scratch)
+        return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
+
+    return store.build(STAGE, key_config, inputs, make)
+
+
+class _Folder:
+    """The export in the making: each method writes one of its files or folders."""
+
+    STEPS = 4
+
+    def __init__(self, place: Path, source: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+        self.place, self.source, self.checkpoint, self.progress = place, source, checkpoint, progress
+        self.encoder = Encoder.load(source)
+        self.tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
+        self.width = self.encoder.width
+        longest = max(map(checkpoint.max_tokens, SIDES.values()))
+        positions = getattr(self.encoder.backbone.config, "max_position_embeddings", longest)
+        if positions < longest:
+            raise UserError(
+                f"{source}: {positions} positions, but texts of {longest} tokens; lower shards.max_*_tokens or raise "
+                "model.positions"
+            )
+
+    def write(self, config: ExportKey) -> dict[str, Any]:
+        """Write everything; returns the part's facts."""
+        self._step(0, "weights")
+        _copy(self.source / "model.safetensors", self.place / "encoder" / "model.safetensors")
+        _write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json"))
+        _write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE)
+        # sentence-transformers asks every transformer for a tokenizer; this one is never called
+        self._write_tokenizer("encoder", "query")
+        self._step(1, "tokenizers and modules")
+        for name in SIDES:
+            self._write_side(name)
+        self._write_modules()
+        self._step(2, "self-test")
+        vectors = self._write_self_test()
+        self._step(3, "ONNX")
+        facts: dict[str, Any] = {
+            "dim": self.width,
+            "parameters": sum(p.numel() for p in self.encoder.backbone.parameters()),
+            "layers": self.encoder.backbone.config.num_hidden_layers,
+            "vocab_size": self.tokenizer.vocab_size,
+            "pooling": self.encoder.pooling,
+            "distinct": self.tokenizer.x_open != self.tokenizer.y_open,
+            "onnx": config.export.onnx,
+        }
+        if config.export.onnx:
+            try:
+                self._write_onnx(vectors)
+            except UserError as error:  # the weights are good all the same: the card says so, and search takes torch
+                facts |= {"onnx": False, "no_onnx": str(error)}
+        self._step(4, "done")
+        return facts
+
+    def _step(self, done: int, note: str) -> None:
+        self.progress(done, self.STEPS, note)
+
+    def _write_side(self, name: str) -> None:
+        """A transformer without layers, which only carries the side's tokenizer through the loader."""
+        max_tokens = self.checkpoint.max_tokens(SIDES[name])
+        vocab_size = self.encoder.backbone.config.vocab_size
+        _write_json(self.place / name / "config.json", _empty_config(vocab_size, max_tokens))
+        tensors = {
+            "wte.weight": np.zeros((vocab_size, 1), np.float32),
+            "wpe.weight": np.zeros((max_tokens, 1), np.float32),
+            "ln_f.weight": np.zeros(1, np.float32),
+            "ln_f.bias": np.zeros(1, np.float32),
+        }
+        (self.place / name / "model.safetensors").write_bytes(save_tensors(tensors, metadata={"format": "pt"}))
+        _write_json(self.place / name / "sentence_bert_config.json", _TRANSFORMER_MODULE)
+        self._write_tokenizer(name, name)
+
+    def _write_tokenizer(self, folder: str, name: str) -> None:
+        max_tokens = self.checkpoint.max_tokens(SIDES[name])
+        text = side_tokenizer_json(self.checkpoint.tokenizer.part_folder(), SIDES[name], max_tokens)
+        (self.place / folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        _write_json(
+            self.place / folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": max_tokens,
+                "pad_token": self.tokenizer.pad_token,
+                "padding_side": "right",
+                "truncation_side": "right",
+                # a text that spells a reserved token stays text
+                "split_special_tokens": True,
+                "clean_up_tokenization_spaces": False,
+                # without this, GPT-2 would be given token types, and add the embedding of token 0 everywhere
+                "model_input_names": ["input_ids", "attention_mask"],
+            },
+        )
+
+    def _write_modules(self) -> None:
+        base, dense = "sentence_transformers.base.modules", "sentence_transformers.sentence_transformer.modules"
+        router = {
+            "types": {
+                "query": f"{base}.transformer.Transformer",
+                "encoder": f"{base}.transformer.Transformer",
+                "pooling": f"{dense}.pooling.Pooling",
+                "document": f"{base}.transformer.Transformer",
+            },
+            "structure": {name: [name, "encoder", "pooling"] for name in SIDES},
+            # plain encode() is for symmetric tasks, which use the x side as the evaluation does
+            "parameters": {"default_route": "query", "allow_empty_key": True, "route_mappings": {}},
+        }
+        modules = [
+            {"idx": 0, "name": "0", "path": "", "type": f"{base}.router.Router"},
+            {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{base}.normalize.Normalize"},
+        ]
+        mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
+        pooling = {"embedding_dimension": self.width, "pooling_mode": mode, "include_prompt": True}
+        embedding = "sentence_embedding"
+        _write_json(self.place / "modules.json", modules)
+        _write_json(self.place / "router_config.json", router)
+        _write_json(self.place / "pooling" / "config.json", pooling)
+        _write_json(
+            self.place / "1_Normalize" / "config.json",
+            {"module_input_name": embedding, "module_output_name": embedding},
+        )
+        _write_json(
+            self.place / "config_sentence_transformers.json",
+            {
+                "model_type": "SentenceTransformer",
+                "prompts": {"query": "", "document": ""},
+                "default_prompt_name": None,
+                "similarity_fn_name": "cosine",
+            },
+        )
+
+    def _token_ids(self, name: str) -> list[list[int]]:
+        return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.checkpoint.max_tokens(SIDES[name]))
+
+    def _write_self_test(self) -> dict[str, np.ndarray]:
+        """Vectors of the self-test texts by side, from our own encoder."""
+        vectors = {}
+        for name in SIDES:
+            ids_BL, lengths_B = map(torch.from_numpy, pad(self._token_ids(name)))
+            with torch.no_grad():
+                vectors[name] = self.encoder(ids_BL, lengths_B).numpy()
+        write_self_test(self.place, {name: self._token_ids(name) for name in SIDES}, vectors, self._weights_sha256())
+        return vectors
+
+    def _weights_sha256(self) -> str:
+        return sha256_file(self.place / "encoder" / "model.safetensors")
+
+    def _write_onnx(self, vectors: dict[str, np.ndarray]) -> None:
+        path = self.place / "model.onnx"
+        write_onnx(self.encoder.backbone, path)
+        for name, expected in vectors.items():
+            gap = float(np.abs(run_onnx(path, self._token_ids(name)) - expected).max())
+            if not gap <= ONNX_TOLERANCE:
+                path.unlink()
+                raise UserError(f"its ONNX graph's {name} vectors differ from the encoder's by {gap:.1e}")
+        delimiters = self.tokenizer.delimiters
+        sides = {
+            name: {
+                "max_tokens": self.checkpoint.max_tokens(side),
+                "open_id": delimiters.of(side)[0],
+                "close_id": delimiters.of(side)[1],
+            }
+            for name, side in SIDES.items()
+        }
+        _write_json(
+            self.place / "search.json",
+            {
+                "version": 1,
+                "dim": self.width,
+                **sides,
+                "model_sha256": sha256_file(path),
+                "weights_sha256": self._weights_sha256(),
+            },
+        )
+
+
+_TRANSFORMER_MODULE = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
+
+
+def _empty_config(vocab_size: int, positions: int) -> dict[str, Any]:
+    """A GPT-2 of no layers, width 1, which takes any token id and costs two additions a token."""
+    return {
+        "architectures": ["GPT2Model"],
+        "model_type": "gpt2",
+        "vocab_size": vocab_size,
+        "n_positions": positions,
+        "n_embd": 1,
+        "n_layer": 0,
+        "n_head": 1,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "dtype": "float32",
+        "use_cache": False,
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

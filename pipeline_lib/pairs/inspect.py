@@ -1,0 +1,119 @@
+"""A look into a source: how much there is, what would become of it, and some documents and pairs, within bounds."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from data_contracts.schemas import DOCUMENTS, PAIRS, row_id
+from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.pairs.extract import as_document, extract_found
+from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, report_on_documents
+from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.sources.dump_files import list_source
+from pipeline_lib.sources.dump_spec import DumpSource
+from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.safe_open import SourceText
+from pipeline_lib.sources.source_file import SourceFile
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Sample:
+    """What was seen of one source."""
+
+    source: DumpSource
+    files: int
+    bytes: int
+    texts: int = 0  # documents, records, members or pages that were read
+    whole: bool = True  # whether that was all of the source
+    pairs: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # by reason, as extraction counts and quarantines
+    documents_shown: list[Row] = field(default_factory=list)
+    pairs_shown: list[Row] = field(default_factory=list)
+    filters: FilterReport = field(default_factory=FilterReport)  # of documents; empty where it was not asked for
+    dropped: SampledDrops = field(default_factory=SampledDrops)  # pairs by reason; empty where it was not asked for
+
+
+class _Smallest:
+    """The rows with the smallest hashes of their ids: a sample that holds no more than its size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.heap: list[tuple[int, str, int, Row]] = []
+        self.seen = 0  # decides between rows of one id, which do not compare
+
+    def add(self, row: Row) -> None:
+        rank = -int(row_id(row["id"])[:12], 16)
+        self.seen += 1
+        entry = (rank, row["id"], self.seen, row)
+        if len(self.heap) < self.size:
+            heapq.heappush(self.heap, entry)
+        elif self.heap and rank > self.heap[0][0]:
+            heapq.heapreplace(self.heap, entry)
+
+    def rows(self) -> list[Row]:
+        return [row for *_, row in sorted(self.heap, key=lambda entry: (entry[-1]["path"], *entry[1:3]))]
+
+
+def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int = 0) -> Sample:
+    """Read a source up to `max_texts` texts and keep `shown` of its documents and of its pairs, the same ones every time.
+
+    Args:
+        n_dropped: samples kept of what each filter drops; 0: the filters are not tried one by one.
+
+    Raises:
+        UserError: the source is missing or holds nothing for its reader.
+        TransientError: a server did not answer.
+    """
+    files = list_source(source)
+    sample = Sample(source, len(files), sum(file.bytes for file in files))
+    config = SourceConfig()
+    extract = ExtractConfig(code=CodePairsConfig(languages=get_args(Language)))
+    documents, pairs = _Smallest(shown), _Smallest(shown)
+    for file in sorted(files, key=_shuffled):
+        for found in texts_of(file, config):
+            if sample.texts == max_texts:
+                sample.whole = False
+                break
+            sample.texts += 1
+            rows = Rows(0)
+            if n_dropped:
+                rows.dropped = SampledDrops(n_dropped)
+            extract_found(found, extract, rows)
+            _count(sample, rows)
+            if n_dropped:
+                _try_filters(sample, found, rows.dropped, n_dropped)
+            for values in rows.documents:
+                documents.add(dict(zip(DOCUMENTS.names, values, strict=True)))
+            for values in rows.pairs:
+                pairs.add(dict(zip(PAIRS.names, values, strict=True)))
+        if not sample.whole:
+            break
+    sample.documents_shown, sample.pairs_shown = documents.rows(), pairs.rows()
+    return sample
+
+
+def _count(sample: Sample, rows: Rows) -> None:
+    sample.pairs += len(rows.pairs)
+    sample.left_out += rows.dropped
+    sample.left_out += Counter(row[-2] for row in rows.quarantine)
+
+
+def _try_filters(sample: Sample, found: Found, dropped: Counter[str], n_samples: int) -> None:
+    """Note which filters apply to a text, and what was dropped of its pairs."""
+    if isinstance(found.content, SourceText):
+        document = as_document(found.file, found.content.text)
+        sample.filters.add(report_on_documents([document], PUBLISHED, n_samples), n_samples)
+    assert isinstance(dropped, SampledDrops), f"drops are counted by a {type(dropped).__name__}"
+    for reason, samples in dropped.samples.items():
+        sample.dropped[reason] += dropped[reason]
+        for x, y in samples:
+            sample.dropped.keep(reason, x, y)
+
+
+def _shuffled(file: SourceFile) -> str:
+    return row_id(file.source, file.path)

@@ -1,0 +1,330 @@
+"""Archives of source: .tar (plain or compressed), .zip, wheels and sdists, member by member; nothing is ever unpacked.
+
+A member's name is metadata here, never a place: no file is written, no link followed, no device opened. An archive inside
+an archive is not opened.
+
+What is known of a member of an archive or a file of a repository before it is read: a name, which is never a place.
+
+A tar archive as a stream of entries: tarfile reads the headers, within bounds, and stops loudly where they are broken.
+
+A zip archive as entries: its directory is read within bounds, and a directory that lies about it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BufferedReader
+from typing import IO, Any, Literal, NamedTuple, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.sources.decompress import FREE_BYTES, Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, shown
+from pipeline_lib.sources.html import main_text
+from pipeline_lib.sources.readers import Found, as_text
+from pipeline_lib.sources.safe_open import Refusal, decode
+from pipeline_lib.sources.source_file import Form, SourceFile, member_form_of
+from pipeline_lib.sources.time_limit import within_time
+
+MAX_NAME_CHARACTERS = 4096
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+class Options(BaseModel):
+    """What the readers of archives and repositories take in a dump spec."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    html: bool = Field(False, description="Whether pages (.html, .htm) are read too; in source they are mostly generated.")
+
+
+def wanted_form(name: str, html: bool) -> Form | None:
+    """What a member holds, by its name; None: it is not read. The folders that a tree skips are skipped here too.
+
+    Args:
+        html: whether pages are read.
+    """
+    folders = name.split("/")[:-1]
+    if not SKIPPED_FOLDERS.isdisjoint(folders):
+        return None
+    if name.endswith(".dist-info/METADATA"):
+        return "metadata"
+    if html and name.lower().endswith((".html", ".htm")):
+        return "html"
+    return member_form_of(name)
+
+
+def unsafe_path(name: str) -> Refusal | None:
+    """Why a name would leave the folder that it is unpacked in. Nothing is ever unpacked: it tells a hostile archive."""
+    if name.startswith(("/", "\\")) or _DRIVE.match(name):
+        return Refusal("unsafe_path", "an absolute path")
+    if ".." in re.split(r"[/\\]", name):
+        return Refusal("unsafe_path", "a path with `..`")
+    if len(name) > MAX_NAME_CHARACTERS:
+        return Refusal("unsafe_path", f"a path of {len(name)} characters, at most {MAX_NAME_CHARACTERS} are read")
+    return None
+
+
+def member(container: SourceFile, name: str, form: Form | None, content: bytes | Refusal, limits: ReadLimits) -> Found:
+    """A member's text, a page's main text, or why there is none; its path is the container's, "!" and its own."""
+    update: dict[str, Any] = {"path": f"{container.path}!{shown(name[:MAX_NAME_CHARACTERS])}", "form": form or "plain"}
+    if isinstance(content, Refusal):
+        return Found(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
+    update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    file = container.model_copy(update=update)
+    if form != "html":
+        return Found(file, decode(content, python=form == "python"))
+    text = within_time("page", lambda: main_text(content, limits))
+    return Found(file, text if isinstance(text, Refusal) else as_text(text, limits))
+
+
+MAX_HEADER_BYTES = 256 * 1024  # of one extended header: tarfile reads it whole; real ones hold a long path or attributes
+
+_EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+_BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+
+
+class TarEntry(NamedTuple):
+    """One member: readable until the next one is asked for."""
+
+    name: str
+    kind: Literal["file", "folder", "link", "special"]
+    size: int
+    target: str  # of a link
+    archive: tarfile.TarFile
+    info: tarfile.TarInfo
+
+    def read(self, max_bytes: int) -> bytes | Refusal:
+        """Its content, of which no more than `max_bytes` + 1 are read."""
+        try:
+            stream = self.archive.extractfile(self.info)
+            assert stream is not None, f"{self.name}: a regular member without content"
+            content = stream.read(max_bytes + 1)
+        except _BROKEN as error:
+            raise _unreadable(error) from error
+        return content if len(content) == self.size else Refusal("damaged", f"{len(content)} bytes of {self.size}")
+
+
+def tar_entries(stream: io.RawIOBase) -> Iterator[TarEntry]:
+    """The entries of a tar archive in its order.
+
+    Raises:
+        Unreadable: `truncated`, `damaged` or `expansion_limit`; the members before were good.
+    """
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Header, encoding="utf-8") as archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # it keeps them all: a gigabyte for a million
+                yield TarEntry(info.name.removeprefix("./"), _kind(info), info.size, info.linkname, archive, info)
+    except _BROKEN as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> Unreadable:
+    reason = "truncated" if "unexpected end" in str(error) else "damaged"
+    return Unreadable(Refusal(reason, f"no sound tar archive: {type(error).__name__}: {ascii(str(error))[:200]}"))
+
+
+class _Header(tarfile.TarInfo):
+    """A header that ends the reading where it is broken; tarfile itself would take it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As tarfile's, but a broken header is refused."""
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise Unreadable(Refusal("truncated", "the archive ends without its end mark: get the file again")) from error
+        except tarfile.HeaderError as error:
+            raise Unreadable(Refusal("damaged", f"a broken header: {error}")) from error
+        if info.type in _EXTENDED and info.size > MAX_HEADER_BYTES:
+            detail = f"an extended header of {info.size} bytes, at most {MAX_HEADER_BYTES} are read"
+            raise Unreadable(Refusal("expansion_limit", detail))
+        if info.size < 0:
+            raise Unreadable(Refusal("damaged", f"a member of {info.size} bytes"))
+        return info
+
+
+def _kind(info: tarfile.TarInfo) -> Literal["file", "folder", "link", "special"]:
+    if info.issparse():
+        return "special"  # a terabyte of holes in one block, and a map that tarfile does not check
+    if info.isreg():
+        return "file"
+    if info.isdir():
+        return "folder"
+    return "link" if info.issym() or info.islnk() else "special"
+
+
+MAX_DIRECTORY_BYTES = 32 * 1024**2  # some 300,000 members, which take 300 MB of memory
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may decompress to any size in one call
+_LOCAL_HEADER_BYTES = 30
+
+
+class _Budget:
+    """How much may still come out of an archive."""
+
+    def __init__(self, size: int, limits: ReadLimits) -> None:
+        self.most = self.left = min(limits.max_expanded_bytes, max(FREE_BYTES, int(size * limits.max_expansion)))
+
+    def take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise Unreadable(Refusal("expansion_limit", f"more than {self.most} bytes come out; see source.limits"))
+
+
+class ZipEntry(NamedTuple):
+    """One member."""
+
+    name: str
+    kind: Literal["file", "folder", "link", "special"]
+    size: int
+    target: str
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
+    budget: _Budget
+
+    def read(self, max_bytes: int) -> bytes | Refusal:
+        """Its content, of which no more than `max_bytes` + 1 are decompressed."""
+        if self.info.flag_bits & 0x1:
+            return Refusal("encrypted", "a member that needs a password")
+        if self.info.compress_type not in _METHODS:
+            return Refusal("unsupported_compression", f"method {self.info.compress_type}, only stored and deflated are read")
+        try:
+            with self.archive.open(self.info) as stream:
+                content = stream.read(max_bytes + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, struct.error, NotImplementedError, OSError) as error:
+            return Refusal("damaged", f"{type(error).__name__}: {ascii(str(error))[:200]}", self.info.header_offset)
+        self.budget.take(len(content))
+        return content if len(content) == self.size else Refusal("damaged", f"{len(content)} bytes of {self.size}")
+
+
+def zip_entries(stream: BufferedReader, limits: ReadLimits) -> Iterator[ZipEntry]:
+    """The entries of a zip archive in the order of its directory.
+
+    Raises:
+        Unreadable: `truncated`, `damaged` or `expansion_limit`.
+    """
+    size = stream.seek(0, 2)
+    _check_directory(stream)
+    try:
+        archive = zipfile.ZipFile(stream)
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError, OverflowError) as error:
+        raise Unreadable(Refusal("damaged", f"no sound zip directory: {ascii(str(error))[:200]}")) from error
+    infos = archive.infolist()
+    _check_overlaps(infos, archive.start_dir)
+    budget = _Budget(size, limits)
+    for info in infos:
+        yield ZipEntry(info.filename, _zip_kind(info), info.file_size, "its content", archive, info, budget)
+
+
+def _check_directory(stream: BufferedReader) -> None:
+    end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # the one way to know the size before it is read
+    if end is None:
+        raise Unreadable(Refusal("truncated", "a zip archive without its directory, which stands at the end: get it again"))
+    if end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+        detail = f"a directory of {end[zipfile._ECD_SIZE]} bytes, at most {MAX_DIRECTORY_BYTES} are read"  # type: ignore[attr-defined]
+        raise Unreadable(Refusal("too_many_members", detail))
+
+
+def _check_overlaps(infos: list[zipfile.ZipInfo], directory: int) -> None:
+    """Members that share bytes are how 10 MB become 281 TB (D. Fifield, A better zip bomb, 2019)."""
+    bounds = [(info.header_offset, info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size) for info in infos]
+    last = 0
+    for start, end in [*sorted(bounds), (directory, directory)]:
+        if start < last:
+            raise Unreadable(Refusal("expansion_limit", "members that overlap: a bomb, or a damaged directory", start))
+        last = end
+
+
+def _zip_kind(info: zipfile.ZipInfo) -> Literal["file", "folder", "link", "special"]:
+    mode = info.external_attr >> 16
+    if info.is_dir():
+        return "folder"
+    if stat.S_ISLNK(mode):
+        return "link"
+    return "file" if not stat.S_IFMT(mode) or stat.S_ISREG(mode) else "special"
+
+
+__all__ = ["Options", "read_archive"]
+
+MAX_REFUSED = 10_000  # members refused one by one; an archive with more is left there: each is a row in memory
+_ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+    """Every member that holds code or prose, and every one that is refused, in the archive's order.
+
+    Refusals of members: unsafe_path, link, not_a_file, nested_archive, encrypted, unsupported_compression,
+    file_too_large, damaged, and those of decoding. Of the archive: truncated, damaged, expansion_limit, too_many_members.
+    """
+    refusal = check_stream(file.place, limits, file.sha256)
+    if refusal is not None:
+        yield Found(file, refusal)
+        return
+    html = Options.model_validate(file.options).html
+    chosen = _Chosen(limits, html)
+    try:
+        with open_expanded(file.place, limits) as stream:
+            head = stream.raw.peek(4)[:4]
+            entries: Iterator[TarEntry | ZipEntry] = tar_entries(stream)
+            if head in (b"PK\3\4", b"PK\5\6"):
+                entries = zip_entries(stream.raw, limits)
+            for count, entry in enumerate(entries, start=1):
+                if count > limits.max_members:
+                    raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
+                if chosen.is_read(entry):
+                    yield member(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
+    except Unreadable as error:
+        yield Found(file, error.refusal)
+
+
+class _Chosen:
+    """Which members are read, and how many were refused."""
+
+    def __init__(self, limits: ReadLimits, html: bool) -> None:
+        self.limits = limits
+        self.html = html
+        self.refused = 0
+
+    def is_read(self, entry: TarEntry | ZipEntry) -> bool:
+        """Whether a member shows in the rows, as a text or as a refusal: folders, pictures and the like do not."""
+        if entry.kind == "folder":
+            return False
+        if entry.kind == "special" or unsafe_path(entry.name) is not None:
+            return True
+        return wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES)
+
+    def content(self, entry: TarEntry | ZipEntry) -> bytes | Refusal:
+        """A member's bytes, or why they are not read."""
+        content = self._refusal(entry) or entry.read(self.limits.max_text_bytes)
+        if isinstance(content, Refusal):
+            self.refused += 1
+            if self.refused > MAX_REFUSED:
+                raise Unreadable(Refusal("too_many_members", f"more than {MAX_REFUSED} members were refused"))
+        return content
+
+    def _refusal(self, entry: TarEntry | ZipEntry) -> Refusal | None:
+        unsafe = unsafe_path(entry.name)
+        if unsafe is not None:
+            return unsafe
+        if entry.kind == "link":
+            return Refusal("link", f"a link to {ascii(entry.target)[:200]}; links are not followed")
+        if entry.kind == "special":
+            return Refusal("not_a_file", "a device, a pipe, a sparse file or the like")
+        if entry.name.lower().endswith(_ARCHIVES):
+            return Refusal("nested_archive", "an archive in an archive is not opened: list it by itself")
+        if entry.size > self.limits.max_text_bytes:
+            return Refusal("file_too_large", f"{entry.size} bytes, at most {self.limits.max_text_bytes} are read")
+        return None

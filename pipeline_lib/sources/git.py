@@ -1,0 +1,247 @@
+"""A git repository, bare or checked out, at a revision: read from its objects, without a checkout and without running git.
+
+Git objects that are read only where they are small: dulwich inflates each in memory, however large it says it is.
+
+A pack states the inflated length of every object before its bytes, and a delta begins with the length of what it makes: a
+bomb of any shape is seen before it goes off. The format is that of git's Documentation/gitformat-pack.txt.
+"""
+
+from __future__ import annotations
+
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository, WrongObjectException
+from dulwich.object_store import MaxTreeDepthExceeded, ObjectContainer, iter_tree_contents
+from dulwich.objects import Commit, ObjectID, RawObjectID, ShaFile
+from dulwich.objectspec import parse_commit
+from dulwich.pack import ApplyDeltaError, Pack
+from dulwich.repo import Repo
+from pydantic import Field
+
+from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.errors import UserError
+from pipeline_lib.sources.archives import Options as MemberOptions
+from pipeline_lib.sources.archives import member, unsafe_path, wanted_form
+from pipeline_lib.sources.folder import shown
+from pipeline_lib.sources.readers import Found
+from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.time_limit import sign_of_life
+
+_OFS_DELTA, _REF_DELTA = 6, 7
+_MAX_CHAIN = 4095  # git's own limit for a chain of deltas
+_HEAD_BYTES = 128  # hold every length that is asked for
+
+
+class ObjectTooLargeError(Exception):
+    """An object, or one that it is a delta to, is larger than may be read."""
+
+
+class SmallObjects:
+    """The objects of a repository of which neither they nor what they are made of is longer than a bound.
+
+    Args:
+        max_bytes: of one object, inflated.
+    """
+
+    def __init__(self, repository: Repo, max_bytes: int) -> None:
+        self.store = repository.object_store
+        self.store.loose_object_size_limit = max_bytes + _HEAD_BYTES
+        self.packs = self.store.packs
+        self.max_bytes = max_bytes
+
+    def __getitem__(self, sha: ObjectID) -> ShaFile:
+        """The object of that name.
+
+        Raises:
+            ObjectTooLargeError: it is in a pack and too large; known before it is read.
+            zlib.error, KeyError and others of dulwich: it is loose and too large, broken or missing.
+        """
+        for pack in self.packs:
+            if sha in pack:
+                self._check(pack, pack.index.object_offset(sha))
+                break
+        return self.store[sha]
+
+    def _check(self, pack: Pack, offset: int) -> None:
+        """Follow a chain of deltas to its end."""
+        with Path(pack.data.path).open("rb") as stream:
+            for _ in range(_MAX_CHAIN):
+                kind, base, sizes = _entry(stream, offset)
+                if max(sizes) > self.max_bytes:
+                    raise ObjectTooLargeError(f"an object of {max(sizes)} bytes, at most {self.max_bytes} are read")
+                if isinstance(base, bytes):
+                    offset = pack.index.object_offset(RawObjectID(base))
+                elif kind == _OFS_DELTA:
+                    offset -= base
+                else:
+                    return
+        raise ObjectTooLargeError(f"a chain of more than {_MAX_CHAIN} deltas")
+
+
+def _entry(stream: BinaryIO, offset: int) -> tuple[int, int | bytes, tuple[int, ...]]:
+    """Its kind, its base (distance or name), and every length that it states."""
+    stream.seek(offset)
+    head = stream.read(_HEAD_BYTES)
+    size, at = _varint(head, 0)
+    kind, size = (head[0] >> 4) & 7, (size & 15) | (size >> 7 << 4)  # the first byte holds the kind beside four bits
+    if kind == _OFS_DELTA:
+        base, at = _distance(head, at)
+        return kind, base, (size, *_delta_sizes(head[at:]))
+    if kind == _REF_DELTA:
+        return kind, head[at : at + 20], (size, *_delta_sizes(head[at + 20 :]))
+    return kind, 0, (size,)
+
+
+def _delta_sizes(compressed: bytes) -> tuple[int, int]:
+    """The length of a delta's base and of what it makes."""
+    delta = zlib.decompressobj().decompress(compressed, _HEAD_BYTES)
+    before, at = _varint(delta, 0)
+    return before, _varint(delta, at)[0]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A little-endian number of seven bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        shift, at = shift + 7, at + 1
+        if byte < 128:
+            return value, at
+
+
+def _distance(data: bytes, at: int) -> tuple[int, int]:
+    """How far back the base begins, and where the number ends."""
+    value = data[at] & 127
+    while data[at] >= 128:
+        at += 1
+        value = ((value + 1) << 7) | (data[at] & 127)
+    if value == 0:
+        raise ValueError("a delta to itself")
+    return value, at + 1
+
+
+_SUBMODULE = 0o160000
+# whatever broken objects make dulwich raise
+_BROKEN = (
+    ObjectTooLargeError,
+    MaxTreeDepthExceeded,
+    ChecksumMismatch,
+    FileFormatException,
+    WrongObjectException,
+    ApplyDeltaError,
+    NotGitRepository,
+    zlib.error,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+)
+
+
+class Options(MemberOptions):
+    """Of the reader `git`."""
+
+    revision: str = Field("HEAD", description="A branch, a tag or a commit.", min_length=1)
+
+
+def describe_repository(place: str, source: str, revision: str) -> SourceFile:
+    """The record of a repository: the commit that the revision is now stands for its content.
+
+    Raises:
+        UserError: there is no repository, or no such revision in it.
+    """
+    folder = Path(place).expanduser()
+    try:
+        with Repo(str(folder)) as repository:
+            commit = parse_commit(repository, revision.encode())
+            objects = Path(repository.commondir()) / "objects"
+    except NotGitRepository as error:
+        raise UserError(f"source {source}: {folder}: no git repository there; give its folder, bare or checked out") from error
+    except _BROKEN as error:
+        raise UserError(f"source {source}: {folder}: no revision {revision!r}; give a branch, a tag or a commit") from error
+    name = shown(folder.resolve().name)
+    return SourceFile(
+        place=str(folder.resolve()),
+        path=name,
+        source=source,
+        group=name.removesuffix(".git") or name,
+        licence=None,
+        form="git",
+        bytes=sum(path.stat().st_size for path in sorted(objects.rglob("*")) if path.is_file()),
+        sha256="commit:" + commit.id.decode(),
+    )
+
+
+def read_repository(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+    """Every file of code or prose of the listed commit, by path; its group is the repository.
+
+    Refusals of files: link, submodule, unsafe_path, file_too_large, damaged, and those of decoding. Of the repository:
+    unreadable, damaged, too_many_members.
+    """
+    try:
+        with Repo(file.place) as repository:
+            yield from _files(file, repository, limits)
+    except (NotGitRepository, PermissionError) as error:
+        yield Found(file, Refusal("unreadable", ascii(str(error))[:200]))
+    except _BROKEN as error:
+        yield Found(file, Refusal("damaged", f"{type(error).__name__}: {ascii(str(error))[:200]}"))
+
+
+def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[Found]:
+    commit = repository[file.sha256.removeprefix("commit:").encode()]
+    if not isinstance(commit, Commit):
+        raise ValueError(f"{file.sha256} is no commit")
+    html = Options.model_validate(file.options).html
+    objects = SmallObjects(repository, limits.max_text_bytes)
+    # folders are counted too: a few objects can nest to any number of them
+    for count, entry in enumerate(
+        iter_tree_contents(cast(ObjectContainer, objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
+    ):
+        sign_of_life()
+        if count > limits.max_members:
+            yield Found(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
+            return
+        mode, name = entry.mode or 0, shown((entry.path or b"").decode("utf-8", "surrogateescape"))
+        if stat.S_ISDIR(mode) or entry.sha is None:
+            continue
+        form = wanted_form(name, html)
+        if mode == _SUBMODULE:
+            yield member(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
+        elif form is not None:
+            yield member(file, name, form, _content(objects, mode, name, entry.sha), limits)
+
+
+def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> bytes | Refusal:
+    if stat.S_ISLNK(mode):
+        return Refusal("link", "a symbolic link; links are not followed")
+    if (unsafe := unsafe_path(name)) is not None:
+        return unsafe
+    try:
+        blob = objects[sha]
+    except ObjectTooLargeError as error:
+        return Refusal("file_too_large", str(error))
+    except _BROKEN as error:
+        reason = "file_too_large" if "exceeds maximum size" in str(error) else "damaged"
+        return Refusal(reason, f"object {sha.decode()}: {type(error).__name__}: {ascii(str(error))[:200]}")
+    content = blob.as_raw_string()
+    if _digest(objects, content) != sha.decode():
+        return Refusal("damaged", f"object {sha.decode()}: its content is not what its name says")
+    return content
+
+
+def _digest(objects: SmallObjects, content: bytes) -> str:
+    digest = objects.store.object_format.hash_func()
+    digest.update(b"blob %d\0" % len(content) + content)
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""Named places where a test may make a fault happen; they do nothing unless one was armed.
+
+Files that are whole or not there: the primitives under every artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_armed: dict[str, Callable[[], None]] = {}
+
+
+def fault_point(name: str) -> None:
+    """Run the fault armed under that name, if any."""
+    if _armed and name in _armed:
+        _armed[name]()
+
+
+def arm(name: str, fault: Callable[[], None]) -> None:
+    """Let `fault` run each time that the named place is passed."""
+    _armed[name] = fault
+
+
+def disarm() -> None:
+    """Forget every armed fault."""
+    _armed.clear()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the value's canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def put_if_absent(path: Path, content: bytes) -> bool:
+    """Write a file whole or not at all, unless there is one. Returns whether this call wrote it."""
+    temporary = _write_beside(path, content)
+    fault_point("file:before_link")
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    fault_point("file:after_link")
+    sync_folder(path.parent)
+    return True
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, in place of what is there."""
+    os.replace(_write_beside(path, content), path)
+    sync_folder(path.parent)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name on its disk, in place of what is there."""
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".link-", dir=target.parent) as beside:
+        os.link(source, Path(beside) / "file")
+        os.replace(Path(beside) / "file", target)
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "wb") as stream:
+        os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would keep a report from whoever shares the folder
+        stream.write(content)
+        stream.flush()
+        fault_point("file:before_fsync")
+        os.fsync(stream.fileno())
+    return Path(name)
+
+
+@cache
+def _umask() -> int:
+    """What this process began with; asking for it sets it for a moment, so that it is asked once."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename is atomic, but only this makes it last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,214 @@
+"""The models that a run leaves behind: committed as parts, whole or not there, all of them or the newest and the best.
+
+What a restart goes on from: the trainer's parts taken together into a state, and put back from one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.store.store import Part, Store, draft_part, verify_part
+from pipeline_lib.train import optim
+from pipeline_lib.train import state as checkpoint
+from pipeline_lib.train.distributed import Ranks, largest
+from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job, checkpoint_labels, forget_part, kept_labels, part_key
+from pipeline_lib.train.objective import Objective
+from pipeline_lib.train.optim import WeightAverage
+from pipeline_lib.train.sharding import Piece, whole_on_cpu
+from pipeline_lib.train.state import Beside, module_tensors
+
+
+class ModelCheckpoints:
+    """Writes a run's models and its metrics.
+
+    Args:
+        job: what is due when, and where it goes.
+        ranks: the first one writes; all have to call where weights are cut over them.
+        events: told of damaged ones.
+    """
+
+    def __init__(self, job: Job, ranks: Ranks, events: Events) -> None:
+        self.job, self.ranks, self.events = job, ranks, events
+        self.store = Store(job.root)
+        self.labels = checkpoint_labels(job)
+
+    def save(self, done: int, objective: Objective, average: WeightAverage, files: dict[str, str]) -> None:
+        """Commit the model after step `done`, with the averaged weights, and these texts beside it."""
+        label = self.labels[done]
+        cut = _is_cut(objective.module)
+        if not cut and (not self.ranks.is_first or self.whole_part(label) is not None):
+            return
+        with average.in_place():
+            weights = whole_on_cpu(module_tensors(objective.module)) if cut else None
+            if not self.ranks.is_first or (cut and self.whole_part(label) is not None):
+                return
+            scratch = self.store.scratch(self.job.stage.name)
+            objective.save(scratch, weights)
+        self._commit(label, scratch, files, {"step": done})
+
+    def keep(self, states: list[int], evaluation: str) -> None:
+        """Take away the models that neither the newest of these saved states (steps) nor an older one needs."""
+        needed = {label for step in states for label in kept_labels(self.job, evaluation, step)}
+        for step, label in self.labels.items():
+            if step <= max(states) and label not in needed:
+                forget_label(self.store, self.job, label)
+
+    def save_metrics(self, files: dict[str, str]) -> None:
+        """Commit the records of a finished run."""
+        if self.ranks.is_first and self.job.stage == TRAIN and self.whole_part("metrics") is None:
+            self._commit("metrics", self.store.scratch(self.job.stage.name), files, {})
+
+    def _commit(self, label: str, scratch: Path, files: dict[str, str], facts: dict[str, Any]) -> None:
+        for name, text in files.items():
+            (scratch / name).write_text(text)
+        draft = draft_part(self.job.stage, part_key(self.job.key, label), label, facts=facts)
+        self.store.commit_part(draft, scratch)
+
+    def are_whole(self, step: int, texts: dict[str, str]) -> bool:
+        """Whether every model that is kept of those due by a step is there, byte by byte."""
+        kept = kept_labels(self.job, texts.get(EVALUATION_FILE, ""), step)
+        return all(self.whole_part(label) is not None for label in kept)
+
+    def last_good(self, step: int) -> str | None:
+        """The newest one written before a step."""
+        good = [label for due, label in self.labels.items() if due < step]
+        return good[-1] if good else None
+
+    def whole_part(self, label: str) -> Part | None:
+        """The part if every byte is right; a damaged one is taken away, so that it is written again."""
+        key = part_key(self.job.key, label)
+        part = self.store.find_part(self.job.stage.name, key)
+        if part is None:
+            return None
+        try:
+            verify_part(self.store.root, part)
+        except CorruptArtifact as error:
+            self.events.log(f"{label} is damaged and will be written again: {error}")
+            forget_part(self.store, part)
+            return None
+        return part
+
+
+def forget_label(store: Store, job: Job, label: str) -> None:
+    """Take a run's model away, if it is there."""
+    if part := store.find_part(job.stage.name, part_key(job.key, label)):
+        forget_part(store, part)
+
+
+def state_json(fields: dict[str, Any]) -> str:
+    """A checkpoint's state.json."""
+    return json.dumps(fields, sort_keys=True, indent=1) + "\n"
+
+
+def _is_cut(module: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+@dataclass
+class Trained:
+    """What changes with the steps, but for the records."""
+
+    objective: Objective
+    optimizer: optim.Optimizer
+    average: optim.WeightAverage
+
+    @property
+    def module(self) -> nn.Module:
+        """All weights that are trained."""
+        return self.objective.module
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of tensors by name; those that are empty left out."""
+        groups = {
+            "weights": checkpoint.module_tensors(self.module),
+            "moments": optim.moments(self.module, self.optimizer),
+            "average": self.average.tensors(),
+        }
+        return {name: group for name, group in groups.items() if group}
+
+    def restore(self, state: checkpoint.SavedState) -> None:
+        """Put back what `tensors` gave, from whatever number of ranks.
+
+        Raises:
+            CorruptArtifact: a name or a shape differs.
+        """
+        parameters = dict(self.module.named_parameters())
+        checkpoint.restore_module(self.module, state.read("weights", checkpoint.module_tensors(self.module).get))
+        moments = state.read("moments", lambda name: parameters[name.rpartition("/")[0]])
+        optim.restore_moments(self.module, self.optimizer, moments)
+        if averaged := self.average.tensors():
+            self.average.restore(state.read("average", averaged.get))
+
+
+class Resume:
+    """Saves states while the steps go on, and finds the one to start from.
+
+    Args:
+        job: whose folder holds them.
+        trained: what a state is made of.
+        checkpoints: those due before a state have to be whole for it to count.
+        ranks: each writes its own files.
+        events: told of each state that is on the disk.
+    """
+
+    def __init__(self, job: Job, trained: Trained, checkpoints: ModelCheckpoints, ranks: Ranks, events: Events) -> None:
+        self.states = checkpoint.StateFolder(job, ranks)
+        self.trained, self.checkpoints, self.ranks, self.events = trained, checkpoints, ranks, events
+        self._every_seconds = job.config.resume_every_seconds
+        self._beside = Beside(job.config.save_beside)
+        self._last_save = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the first rank's clock says so."""
+        return self.ranks.is_first and time.monotonic() - self._last_save > self._every_seconds
+
+    def save(self, done: int, texts: dict[str, str]) -> None:
+        """Copy the state and write it beside the next steps; every rank has to call.
+
+        Raises:
+            OSError: what the writing of the state before met.
+        """
+        pieces = {name: Piece(group, self.ranks) for name, group in self.trained.tensors().items()}
+        state = checkpoint.TrainerState(done, pieces, texts)
+
+        def write() -> None:
+            if kept := self.states.save(state):
+                self.checkpoints.keep(kept, texts.get(EVALUATION_FILE, ""))
+            self.events.send("saved", step=done)
+
+        self._beside.start(write)
+        self._last_save = time.monotonic()
+
+    def wait(self) -> None:
+        """Until the last state is on the disk. Raises what its writing met."""
+        self._beside.wait()
+
+    def settle(self) -> BaseException | None:
+        """Until the last state is on the disk; returns what its writing met."""
+        return self._beside.settle()
+
+    def start(self) -> checkpoint.SavedState | None:
+        """Put back the newest state that the first rank found whole; None where a run begins.
+
+        Raises:
+            UserError: the state belongs to another run.
+        """
+        state = self.states.newest(self._is_usable, self.events.log) if self.ranks.is_first else None
+        step = largest(state.step if state else 0, self.ranks)
+        if step == 0:
+            return None
+        state = state or self.states.load(step)
+        self.trained.restore(state)
+        return state
+
+    def _is_usable(self, state: checkpoint.SavedState) -> bool:
+        return self.checkpoints.are_whole(state.step, state.texts)

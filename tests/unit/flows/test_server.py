@@ -1,0 +1,118 @@
+"""The server of our own: found, refused, reaped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.cli import server
+from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.processes import start_child, stop_child
+
+
+def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((server.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use") as caught,
+            server.shared_server(tmp_path, port),
+        ):
+            pytest.fail("started on a port in use")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_killed_owner_left_is_stopped_by_the_next_start(tmp_path: Path) -> None:
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    folder = tmp_path / "prefect" / "servers"
+    folder.mkdir(parents=True)
+    record = {
+        "pid": orphan.pid,
+        "created": psutil.Process(orphan.pid).create_time(),
+        "owner": 2**22 + 1,  # above the largest pid: nobody
+        "owner_created": 0.0,
+        "url": "http://127.0.0.1:1/api",
+        "role": "run",
+    }
+    (folder / f"{orphan.pid}.json").write_text(json.dumps(record))
+    assert server._reap(tmp_path) is None
+    orphan.wait(10)
+    assert not psutil.pid_exists(orphan.pid)
+    assert not list(folder.iterdir())
+
+
+def test_a_process_with_a_recycled_pid_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "prefect" / "servers"
+    folder.mkdir(parents=True)
+    record = {"pid": os.getpid(), "created": 1.0, "owner": 1, "owner_created": 0.0, "url": "", "role": "run"}
+    (folder / "x.json").write_text(json.dumps(record))
+    assert server._reap(tmp_path) is None
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pipeline_lib.runtime.processes import start_child\n"
+        "child = start_child([sys.executable, '-c', 'import time; time.sleep(60)'], {}, None)\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert psutil.pid_exists(child)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.05)
+
+
+def test_stopping_ends_a_child_that_ignores_sigterm() -> None:
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    child = start_child([sys.executable, "-c", program], {}, subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    stop_child(child, 0.2)
+    assert child.returncode == -9
+
+
+def test_ctrl_c_reaches_the_child_of_a_parent_that_ignores_it() -> None:
+    program = "print(flush=True); import time; time.sleep(60)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as below `nohup ... &`
+    try:
+        child = start_child([sys.executable, "-c", program], {}, subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    try:
+        assert child.wait(10) == -signal.SIGINT
+    finally:
+        stop_child(child, 0.1)
+
+
+def test_stopping_ends_what_a_child_started_in_a_session_of_its_own() -> None:
+    program = (
+        "import subprocess, sys\n"
+        "inner = [sys.executable, '-c', 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)']\n"
+        "below = subprocess.Popen(inner, start_new_session=True); print(below.pid, flush=True); below.wait()"
+    )
+    child = start_child([sys.executable, "-c", program], {}, subprocess.PIPE)
+    assert child.stdout is not None
+    below = psutil.Process(int(child.stdout.readline()))
+    stop_child(child, 5)
+    below.wait(10)
+    assert not below.is_running()

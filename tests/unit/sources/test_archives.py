@@ -1,0 +1,156 @@
+"""Archives of source: every text of every kind of archive, and nothing else."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.sources.archives import read_archive
+from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.safe_open import Refusal, SourceText
+from pipeline_lib.sources.source_file import SourceFile
+
+MEMBERS = {
+    "pkg/src/sums.py": b"total = 1\n",
+    "pkg/web/app.mjs": b"export const a = 1\n",
+    "pkg/Main.java": b"class Main {}\n",
+    "pkg/README.md": "Größe\n".encode(),
+    "pkg/image.png": b"\x89PNG\0\0",
+    "pkg/node_modules/other.js": b"var b",
+    "pkg-1.0.dist-info/METADATA": b"Name: pkg\n\nA package.\n",
+}
+TEXTS = {name: data for name, data in MEMBERS.items() if not name.endswith((".png", "other.js"))}
+FORMS = ["python", "javascript", "java", "markdown", "metadata"]
+
+
+def tar_of(members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def zip_of(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+MAKERS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
+    "a.tar": tar_of,
+    "gnu.tar": lambda members: tar_of(members, tarfile.GNU_FORMAT),
+    "a.tar.gz": lambda members: gzip.compress(tar_of(members)),
+    "a.tgz": lambda members: gzip.compress(tar_of(members)),
+    "a.tar.bz2": lambda members: bz2.compress(tar_of(members)),
+    "a.tar.xz": lambda members: lzma.compress(tar_of(members)),
+    "a.tar.zst": lambda members: zstandard.compress(tar_of(members)),
+    "a.zip": zip_of,
+    "a.whl": lambda members: zip_of(members, zipfile.ZIP_STORED),
+}
+
+
+def container(path: Path, content: bytes) -> SourceFile:
+    path.write_bytes(content)
+    return describe(str(path), path.name, "wheels", path.name, "MIT").model_copy(update={"form": "archive"})
+
+
+def contents(file: SourceFile, limits: ReadLimits | None = None) -> list[tuple[str, bytes | str]]:
+    """Member name and its bytes, or the reason of its refusal."""
+    found = list(read_archive(file, limits or ReadLimits()))
+    return [
+        (f.file.path.partition("!")[2], f.content.reason if isinstance(f.content, Refusal) else f.content.data) for f in found
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_every_text_comes_out_of_every_archive(tmp_path: Path, name: str) -> None:
+    file = container(tmp_path / name, MAKERS[name](MEMBERS))
+    found = list(read_archive(file, ReadLimits()))
+    assert [f.file.path for f in found] == [f"{name}!{member}" for member in TEXTS]
+    assert [f.content.data for f in found if isinstance(f.content, SourceText)] == list(TEXTS.values())
+    assert [f.file.form for f in found] == FORMS
+    assert [f.file.sha256 for f in found] == [hashlib.sha256(data).hexdigest() for data in TEXTS.values()]
+    assert {(f.file.source, f.file.licence, f.file.group) for f in found} == {("wheels", "MIT", name)}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.dictionaries(
+        st.text("abcäß/ .", min_size=1, max_size=30).map(lambda s: f"p/{s.replace('..', '').strip('/')}x.py"),
+        st.text(max_size=50).map(lambda text: text.replace("\r", "").replace("\0", "").encode()),
+        max_size=8,
+    ),
+    st.sampled_from(["a.tar", "gnu.tar", "a.tar.gz", "a.zip"]),
+)
+def test_names_and_contents_are_as_they_went_in(tmp_path_factory: pytest.TempPathFactory, members, name: str) -> None:
+    file = container(tmp_path_factory.mktemp("archive") / name, MAKERS[name](members))
+    bom = b"\xef\xbb\xbf"
+    assert contents(file) == [(member, data.removeprefix(bom)) for member, data in members.items()]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_bounds_are_told(tmp_path: Path, name: str) -> None:
+    file = container(tmp_path / name, MAKERS[name]({"a.py": b"x" * 100, "b.py": b"y" * 10, "c.py": b"z", "d.zip": b"PK"}))
+    assert contents(file, ReadLimits(max_text_bytes=50)) == [
+        ("a.py", "file_too_large"),
+        ("b.py", b"y" * 10),
+        ("c.py", b"z"),
+        ("d.zip", "nested_archive"),
+    ]
+    assert contents(file, ReadLimits(max_members=2))[-1] == ("", "too_many_members")
+
+
+def test_a_changed_archive_is_refused(tmp_path: Path) -> None:
+    file = container(tmp_path / "a.zip", zip_of(MEMBERS))
+    (tmp_path / "a.zip").write_bytes(zip_of({"a.py": b"1"}))
+    assert contents(file) == [("", "content_changed")]
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_a_cut_archive_gives_whole_members_and_a_reason(tmp_path: Path, name: str) -> None:
+    whole = MAKERS[name]({f"m{i}.py": bytes([97 + i]) * 700 for i in range(8)})
+    good = {f"m{i}.py": bytes([97 + i]) * 700 for i in range(8)}
+    for cut in range(0, len(whole) - 1, max(1, len(whole) // 40)):
+        end = whole[cut:].strip(b"\0")
+        found = contents(container(tmp_path / name, whole[:cut]))
+        read = [(member, data) for member, data in found if isinstance(data, bytes)]
+        assert all(good[member] == data for member, data in read)
+        if end:  # more was cut off than the zeros that end a tar archive
+            assert found[-1][1] in ("truncated", "damaged"), (cut, found[-1])
+
+
+def test_a_broken_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    whole = bytearray(tar_of({"a.py": b"1", "b.py": b"2", "c.py": b"3"}, tarfile.USTAR_FORMAT))
+    whole[1024] ^= 1  # the name of the second member: its checksum is wrong now
+    assert contents(container(tmp_path / "a.tar", bytes(whole))) == [("a.py", b"1"), ("", "damaged")]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_pages_are_read_where_that_is_asked_for(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("resiliparse")
+    page = b"<html><body><nav>Home</nav><main><h1>Pages</h1><p>A paragraph of prose.</p></main></body></html>"
+    deep = b"<div>" * 5_000
+    file = container(tmp_path / name, MAKERS[name]({"a.py": b"x = 1", "doc/b.html": page, "doc/c.HTM": deep}))
+    assert contents(file) == [("a.py", b"x = 1")]
+    asked = file.model_copy(update={"options": {"html": True}})
+    (_, code), (page_name, text), last = contents(asked)
+    assert (code, page_name, last) == (b"x = 1", "doc/b.html", ("doc/c.HTM", "html_depth"))
+    assert [line for line in text.split(b"\n") if line] == [b"# Pages", b"A paragraph of prose."]

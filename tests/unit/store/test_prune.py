@@ -1,0 +1,157 @@
+"""What `cpt prune` takes: a killed worker's scratch, not a living one's; old runs, not what a kept one comes from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from pipeline_lib.store.store import Store
+scratch = Store(sys.argv[1]).scratch("extract")
+(scratch / "rows").write_bytes(bytes(1000))
+print(scratch, flush=True)
+sys.stdin.read()
+"""
+
+
+class Named(StageConfig):
+    name: str
+
+
+class Tuned(StageConfig):
+    model: dict[str, str]
+
+
+def made(store: Store, stage_name: str, name: str, inputs: Mapping[str, Artifact]) -> Artifact:
+    stage = Stage(name=stage_name, version=1)
+
+    def make(key: str) -> Outcome:
+        scratch = store.scratch(stage_name)
+        (scratch / "data").write_text(name)
+        return Outcome(parts=(store.commit_part(draft_part(stage, key, name), scratch),))
+
+    return store.build(stage, Named(name=name), inputs, make)
+
+
+def run_of(store: Store, name: str, source: Artifact) -> list[Artifact]:
+    shards = made(store, "shards", name, {"source": source})
+    export = made(store, "export", name, {"shards": shards})
+    return [shards, export, made(store, "index", name, {"export": export, "shards": shards})]
+
+
+def start_worker(root: Path) -> tuple[subprocess.Popen[str], Path]:
+    command = [sys.executable, "-c", WORKER, str(root)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    return child, Path(child.stdout.readline().strip())
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    child.communicate()
+
+
+def test_a_killed_workers_scratch_goes_and_a_running_ones_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (killed, left), (running, used) = start_worker(tmp_path), start_worker(tmp_path)
+    own = store.scratch("extract")
+    try:
+        end(killed)
+        found = find_leftovers(store)
+        assert [(leftover.path, leftover.bytes) for leftover in found] == [(left, 1000)]
+        assert left.is_dir(), "nothing is removed by looking"
+        assert remove(store, found) == 1000
+        assert not left.exists() and (used / "rows").exists() and own.is_dir()
+        assert not {used, own} & {leftover.path for leftover in find_leftovers(store, idle_hours=0)}
+    finally:
+        end(running)
+    found = find_leftovers(store, idle_hours=0)
+    assert used in {leftover.path for leftover in found} and own not in {leftover.path for leftover in found}
+    assert [leftover.why for leftover in found if leftover.path.parent.name == "locks"] == [
+        "lock of a process that is gone"
+    ] * 2
+
+
+def test_half_parts_and_journals_go_when_nobody_touches_them(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = made(store, "extract", "a", {})
+    half = tmp_path / "extract" / "parts" / "0123-4567"
+    half.mkdir()
+    journals = tmp_path / "extract" / "journals"
+    for key in (artifact.manifest.parts[0].key, "unfinished"):
+        (journals / key).mkdir(parents=True)
+    assert find_leftovers(store) == []
+    found = find_leftovers(store, idle_hours=0)
+    assert [leftover.path for leftover in found] == [half, journals / artifact.manifest.parts[0].key]
+    remove(store, found)
+    store.open("extract", artifact.manifest.key).verify()
+    assert not half.exists() and (journals / "unfinished").is_dir()
+
+
+def test_old_runs_go_but_what_a_kept_one_comes_from_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    source = made(store, "source", "dump", {})
+    published, old, new = (run_of(store, name, source) for name in ("published", "old", "new"))
+    digests = [artifact.digest for artifact in published[1:]]
+    assert find_unneeded(store, 1, digests) == [], "all are younger than a day"
+    found = find_unneeded(store, 1, digests, idle_hours=0)
+    assert {leftover.path for leftover in found} == {
+        *(artifact.folder for artifact in old), *(artifact.part_folder() for artifact in old)
+    }  # fmt: skip
+    remove(store, found)
+    for artifact in (source, *published, *new):
+        store.open(artifact.manifest.stage, artifact.manifest.key).verify()
+    for artifact in old:
+        assert store.find(artifact.manifest.stage, artifact.manifest.key) is None
+        assert store.find_part(artifact.manifest.stage, artifact.manifest.parts[0].key) is None
+
+
+def test_a_kept_exports_cards_and_the_run_that_a_kept_one_was_tuned_from_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    source = made(store, "source", "dump", {})
+    base, gone = (made(store, "train", name, {"source": source}) for name in ("base", "gone"))
+    stage = Stage(name="train", version=1)
+    init = base.manifest.parts[0].digest
+    part = store.commit_part(draft_part(stage, "tuned", "step-000004"), store.scratch("train"))
+    tuned = store.build(stage, Tuned(model={"init": init}), {"source": source}, lambda _: Outcome(parts=(part,)))
+    old = made(store, "export", "old", {"trained": gone})
+    cards = [made(store, "card", f"of {export.manifest.key}", {"exported": export}) for export in (old,)]
+    export = made(store, "export", "new", {"trained": tuned})
+    cards += [made(store, "card", f"{name} of the new", {"exported": export}) for name in ("one", "another")]
+    found = {leftover.path for leftover in find_unneeded(store, 1, [], idle_hours=0)}
+    assert {artifact.folder for artifact in (old, gone, cards[0])} <= found
+    assert not found & {artifact.folder for artifact in (base, tuned, export, *cards[1:])}
+
+
+def test_no_run_is_removed_while_a_process_is_at_work(tmp_path: Path) -> None:
+    child, _ = start_worker(tmp_path)
+    try:
+        with pytest.raises(UserError, match="a process is at work in this store"):
+            find_unneeded(Store(tmp_path), 1, [])
+    finally:
+        end(child)
+    assert find_unneeded(Store(tmp_path), 1, []) == []
+
+
+def test_the_command_lists_and_removes_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.cli.commands import app
+
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    child, left = start_worker(tmp_path / "store")
+    end(child)
+    listed = CliRunner().invoke(app, ["prune"])
+    assert listed.exit_code == 0 and "1,000 bytes in 1 files and folders" in listed.output and left.is_dir()
+    done = CliRunner().invoke(app, ["prune", "--yes", "--keep-runs", "1"])
+    assert done.exit_code == 0 and "1,000 bytes removed" in done.output and not left.exists()
