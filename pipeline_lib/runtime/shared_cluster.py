@@ -192,7 +192,7 @@ def code_versions() -> dict[str, str]:
 
 
 def _sources_digest() -> str:
-    library = Path(__file__).parent
+    library = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in [*sorted(library.rglob("*.py")), *sorted(Path(schemas.__file__).parent.glob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
