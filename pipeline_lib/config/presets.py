@@ -13,19 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.config.data import CurateConfig
-from pipeline_lib.config.model_shapes import hub_weights
+from pipeline_lib.config.data import CodePairsConfig, CurateConfig, ExtractConfig, ShardConfig, TextPairsConfig, TokenizerConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
+from pipeline_lib.config.model import ModelConfig, hub_weights
 from pipeline_lib.config.overrides import Layer, apply, in_yaml, read_config
-from pipeline_lib.config.run import (
-    CodePairsConfig,
-    EvaluateConfig,
-    ExtractConfig,
-    RunConfig,
-    ShardConfig,
-    TextPairsConfig,
-    TokenizerConfig,
-)
-from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home, has_fast_bfloat16
 
