@@ -29,8 +29,7 @@ import numpy as np
 
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
-from pipeline_lib.config.data import NearDuplicatesConfig
-from pipeline_lib.config.run import SourceConfig
+from pipeline_lib.config.data import NearDuplicatesConfig, SourceConfig
 from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates, jaccard, shingle_sets
 from pipeline_lib.sources.dump_files import list_files
 

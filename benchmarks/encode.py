@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.stdlib_pairs import stdlib_pairs
 
 if TYPE_CHECKING:
-    from pipeline_lib.config.training import ModelConfig
+    from pipeline_lib.config.model import ModelConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SIZES = {  # the demo's, and two where layers weigh more
@@ -60,8 +60,9 @@ def main() -> None:
 def write_export(place: Path, sizes: dict[str, int], texts: list[str]) -> Path:
     """A model of random weights and a tokenizer of these texts, exported without ONNX."""
     from pipeline_lib.config.base import StageConfig
-    from pipeline_lib.config.run import ExportConfig, ShardConfig, TokenizerConfig
-    from pipeline_lib.config.training import ModelConfig
+    from pipeline_lib.config.data import ShardConfig, TokenizerConfig
+    from pipeline_lib.config.model import ModelConfig
+    from pipeline_lib.config.run import ExportConfig
     from pipeline_lib.export.export import export
     from pipeline_lib.model.checkpoint import Checkpoint
     from pipeline_lib.model.encoder import Encoder

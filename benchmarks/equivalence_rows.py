@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, not_told

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from distributed import Client
 
-from pipeline_lib.config.run import ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, commit_rows, extract_bundle, extract_file
 from pipeline_lib.pairs.filters import is_test_path
 from pipeline_lib.pairs.languages import rules_of

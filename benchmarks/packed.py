@@ -22,7 +22,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from pipeline_lib.config.training import ModelConfig
+    from pipeline_lib.config.model import ModelConfig
     from pipeline_lib.model.encoder import Encoder
     from pipeline_lib.model.micro_batches import MicroBatch
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -45,7 +45,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
-    from pipeline_lib.config.training import ModelConfig
+    from pipeline_lib.config.model import ModelConfig
 
     device = torch.device(options.device)
     batch_size, rounds = (256, 3) if options.quick else (512, 5)

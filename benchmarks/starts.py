@@ -39,8 +39,8 @@ def main() -> None:
 
 def measure(root: Path, name: str, options: argparse.Namespace) -> float:
     """Train in this process, one thread; MRR after the last step."""
+    from pipeline_lib.config.data import ShardConfig
     from pipeline_lib.config.presets import preset
-    from pipeline_lib.config.run import ShardConfig
     from pipeline_lib.model.checkpoint import start_weights
     from pipeline_lib.store.store import Store
     from pipeline_lib.tokens.shards import write_shards

@@ -26,7 +26,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from benchmarks.training_steps import Batch, Setting, Step
-    from pipeline_lib.config.training import ModelConfig
+    from pipeline_lib.config.model import ModelConfig
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 Figures = dict[str, float | int | str]
@@ -75,8 +75,8 @@ def measure(folder: Path, quick: bool, rounds: int) -> Figures:
         rounds: timed steps of each contender; fewer where the quick run's time is up, never under 2.
     """
     from benchmarks.training_steps import OurStep, PeerStep, peer_losses
+    from pipeline_lib.config.model import ModelConfig
     from pipeline_lib.config.presets import preset
-    from pipeline_lib.config.training import ModelConfig
 
     batch_size = 256 if quick else 512
     corpus = prepare(folder, n_pairs=3 * batch_size if quick else LARGE_BATCH)

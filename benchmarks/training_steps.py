@@ -20,8 +20,9 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from pipeline_lib.config.run import ShardConfig
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss

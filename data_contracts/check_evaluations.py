@@ -17,7 +17,7 @@ from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import Verdict, check_many
 from data_contracts.schemas import EVALUATIONS
 from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
 
 STAGE_VERSION = 1

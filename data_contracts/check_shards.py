@@ -17,7 +17,7 @@ from data_contracts.runner import check_many
 from data_contracts.schemas import tokens_schema
 from data_contracts.shard_suite import CONTRACT_VERSION, TokenLimits, has_negatives, shard_facts, shard_suite
 from data_contracts.verdicts import judge, reject_if, verdict_report
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.errors import ContractViolation
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts

@@ -9,7 +9,7 @@ from data_contracts.document_suite import path_expectations
 from data_contracts.facts import EarlierIds, filled, free_of_nul, hash_agrees, repair_unicode, word_counts
 from data_contracts.schemas import KINDS
 from data_contracts.suite import HEX_ID, Suite, is_true, matches, one_of, within
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 
 CONTRACT_VERSION = 2
 

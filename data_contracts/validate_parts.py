@@ -24,7 +24,7 @@ from data_contracts.facts import EarlierIds, check_schema
 from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import Verdict, check_many
 from data_contracts.schemas import DOCUMENTS, PAIRS
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.runtime.machine import system_memory
 from pipeline_lib.store.store import Counts, Part, Stage, Store, draft_part
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.errors import ContractViolation
 from pipeline_lib.store.store import Artifact, Part, replace_file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import Found, reader_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText

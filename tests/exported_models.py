@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import ShardConfig, TokenizerConfig
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part

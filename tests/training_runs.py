@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import ShardConfig, TokenizerConfig
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sum_counts
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer

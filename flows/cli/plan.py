@@ -32,7 +32,7 @@ def plan_run(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
-    from pipeline_lib.config.model_shapes import HUB_MODELS
+    from pipeline_lib.config.model import HUB_MODELS
     from pipeline_lib.config.presets import RANDOM
     from pipeline_lib.config.presets import preset as preset_config
     from pipeline_lib.model.checkpoint import find_start

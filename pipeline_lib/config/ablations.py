@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import EvaluateConfig, RunConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
+from pipeline_lib.config.run import RunConfig
 
 Lever = Literal["batch", "start", "delimiters", "steps", "data"]
 TEXT_VIEWS = ("neighbour", "title", "section")

@@ -19,46 +19,6 @@ UNKNOWN_SIZE_RATE = 1e-4
 WARMUP_SHARE = 0.1  # of the steps
 
 
-class LexicalStartConfig(StageConfig):
-    """How a lexical start counts."""
-
-    latent_share: float = Field(
-        0.85,
-        description="Weight of the latent semantic vectors; the rest is random and keeps each word's identity.",
-        ge=0,
-        le=1,
-    )
-    singular_value_power: float = Field(0.5, description="Each latent dimension is scaled by its singular value to this.", ge=0)
-    power_iterations: int = Field(1, description="Of the randomised decomposition; more is slower and more exact.", ge=0)
-    seed: int = Field(1, description="Of decomposition and noise.", ge=0)
-
-
-class ModelConfig(StageConfig):
-    """The causal transformer; `transformers` builds it."""
-
-    init: str = Field(
-        "",
-        description="Folder of a causal language model to start from, or its id on the hub; empty: a GPT-2 of the sizes below.",
-    )
-    start: Literal["random", "lexical"] = Field(
-        "random",
-        description="How a new model's weights begin. lexical: so that step 0 computes a weighted bag of words, from the "
-        "training split's own statistics.",
-    )
-    lexical: LexicalStartConfig = LexicalStartConfig()
-    layers: int = Field(2, description="Transformer blocks.", ge=1)
-    width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
-    heads: int = Field(4, description="Attention heads.", ge=1)
-    inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
-    positions: int = Field(160, description="Longest input (tokens).", ge=8)
-    pooling: Literal["last", "mean"] = added(
-        "last",
-        description="What of the last layer is the embedding. last: the state at the closing delimiter (the paper's); mean: the"
-        " mean over all tokens, for comparison.",
-    )
-    dropout: float = Field(0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1)
-
-
 class ReadingConfig(StageConfig):
     """How training reads its token files: from a disk by memory map, from a bucket file by file before they are needed."""
 

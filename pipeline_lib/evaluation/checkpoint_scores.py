@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline_lib.config.run import SelectConfig
+from pipeline_lib.config.evaluation import SelectConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.compare import Queries, read_evaluations, read_queries

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline_lib.config.base import StageConfig, added
-from pipeline_lib.config.run import EvaluateConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC, Scorer, measure, write_measurements
 from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, Task, TaskSet

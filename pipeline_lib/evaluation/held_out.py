@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline_lib.config.run import RunConfig, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.run import RunConfig
 
 FEW_QUERIES = 200  # the 95 % interval of an MRR of 0.5 is then some 0.1 wide
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegression
 
 from data_contracts.schemas import EVALUATIONS
-from pipeline_lib.config.run import EvaluateConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.metrics import Interval
 from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, SimilarityTask, TaskSet

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from data_contracts.schemas import row_id
-from pipeline_lib.config.run import EvaluateConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation.task_records import MIN_QUERIES, Pair, ProbeTask, SimilarityTask, TooFewError, at_most_per_group
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline_lib.config.run import SelectConfig
+from pipeline_lib.config.evaluation import SelectConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.checkpoint_scores import (
     Standing,

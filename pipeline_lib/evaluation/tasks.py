@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline_lib.config.run import EvaluateConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation.prose_tasks import probe_task, similarity_task
 from pipeline_lib.evaluation.task_records import (
     MIN_QUERIES,

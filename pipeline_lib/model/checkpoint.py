@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from pipeline_lib.config.run import ShardConfig
+from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store.store import Artifact, Record, Store, to_json
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import fast_gpt2 as pooled_gpt2
 from pipeline_lib.model.checkpoint import check_weights

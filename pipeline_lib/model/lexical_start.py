@@ -20,7 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from transformers import AutoModel, GPT2Model
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import gpt2_config
 from pipeline_lib.runtime.progress import Progress, silent

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 
-from pipeline_lib.config.run import View
+from pipeline_lib.config.data import View
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.languages.rules import Doc, LanguageRules
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline_lib.config.run import CodePairsConfig, View
+from pipeline_lib.config.data import CodePairsConfig, View
 from pipeline_lib.pairs.candidates import Candidate
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.filters import code_drop, note_drop

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language

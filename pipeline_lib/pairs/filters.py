@@ -11,8 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline_lib.config.data import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
-from pipeline_lib.config.run import CodePairsConfig, TextPairsConfig
+from pipeline_lib.config.data import (
+    CodeFilterConfig,
+    CodePairsConfig,
+    FilterConfig,
+    QualityConfig,
+    RepetitionConfig,
+    TextPairsConfig,
+)
 from pipeline_lib.pairs.candidates import Candidate
 from pipeline_lib.pairs.document_filters import Document, active_filters
 

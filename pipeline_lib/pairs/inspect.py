@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, row_id
-from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, Language, SourceConfig
 from pipeline_lib.pairs.extract import as_document, extract_found
 from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, report_on_documents
 from pipeline_lib.pairs.tables import Rows

@@ -10,7 +10,7 @@ from itertools import pairwise
 from textwrap import wrap
 from typing import NamedTuple
 
-from pipeline_lib.config.run import TextPairsConfig, TextView
+from pipeline_lib.config.data import TextPairsConfig, TextView
 from pipeline_lib.pairs.filters import note_drop, text_drop
 from pipeline_lib.pairs.prose import Paragraph
 

@@ -20,7 +20,7 @@ import dask
 from distributed import Client, Future, LocalCluster, Security
 from distributed.scheduler import KilledWorker
 
-from pipeline_lib.config.run import WorkersConfig
+from pipeline_lib.config.data import WorkersConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.runtime.processes import deaf_children, postponed
 from pipeline_lib.store.store import Store

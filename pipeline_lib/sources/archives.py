@@ -26,7 +26,7 @@ from typing import IO, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import FREE_BYTES, Unreadable, check_stream, open_expanded
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, shown
 from pipeline_lib.sources.html import main_text

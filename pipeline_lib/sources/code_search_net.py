@@ -14,7 +14,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
 from pipeline_lib.sources.folder import shown
 from pipeline_lib.sources.readers import Found, address

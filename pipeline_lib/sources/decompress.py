@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal, open_regular, read_bytes
 from pipeline_lib.sources.time_limit import sign_of_life
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import SourceConfig
+from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import DumpSource, read_spec

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import options_of

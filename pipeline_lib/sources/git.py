@@ -22,7 +22,7 @@ from dulwich.pack import ApplyDeltaError, Pack
 from dulwich.repo import Repo
 from pydantic import Field
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.archives import Options as MemberOptions
 from pipeline_lib.sources.archives import member, unsafe_path, wanted_form

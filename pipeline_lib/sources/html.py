@@ -11,7 +11,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import read_whole
 from pipeline_lib.sources.readers import Found, as_text
 from pipeline_lib.sources.safe_open import Refusal

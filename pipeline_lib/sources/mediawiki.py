@@ -19,7 +19,7 @@ from xml.sax.handler import ContentHandler
 from defusedxml.common import DefusedXmlException
 from defusedxml.sax import make_parser
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
 from pipeline_lib.sources.readers import Found, found_text, too_large
 from pipeline_lib.sources.safe_open import Refusal

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from pipeline_lib.config.run import ReadLimits, SourceConfig
+from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import read_whole, without_suffix
 from pipeline_lib.sources.remote import local_copy

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
 from pipeline_lib.sources.readers import Found, found_text
 from pipeline_lib.sources.safe_open import Refusal, bounded_lines

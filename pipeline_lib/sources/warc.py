@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.html import main_text
 from pipeline_lib.sources.readers import Found, found_text, too_large

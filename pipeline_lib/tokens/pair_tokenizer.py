@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from pipeline_lib.config.run import Delimiting
+from pipeline_lib.config.data import Delimiting
 from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_pattern
 

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from data_contracts.schemas import text_hash, tokens_schema
-from pipeline_lib.config.run import ShardConfig, WorkersConfig
+from pipeline_lib.config.data import ShardConfig, WorkersConfig
 from pipeline_lib.runtime.cluster import HERE, Workers, where_it_pays
 from pipeline_lib.runtime.machine import system_memory
 from pipeline_lib.runtime.progress import Progress, silent

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline_lib.config.run import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part

@@ -7,7 +7,8 @@ import time
 
 import torch
 
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Events, Job

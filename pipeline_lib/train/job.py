@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.files import digest_of

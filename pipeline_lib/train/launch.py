@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline_lib.config.model_shapes import HUB_MODELS, Shape
+from pipeline_lib.config.model import HUB_MODELS, Shape
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline_lib.config.run import TextView, View
+from pipeline_lib.config.data import TextView, View
 from pipeline_lib.config.training import PretrainConfig, ReadingConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.store import Artifact

@@ -13,7 +13,7 @@ import pytest
 from training_runs import MODEL, tiny_config, write_inputs
 
 from data_contracts.validate import validate
-from pipeline_lib.config.run import ContractConfig, ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.pairs.trace import trace_pair
 from pipeline_lib.store.bucket import Bucket

@@ -15,7 +15,7 @@ import pytest
 from corpus import write_corpus
 from distributed import Client, Security
 
-from pipeline_lib.config.run import ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
 from pipeline_lib.runtime.cluster import TASKS_A_WORKER, run_tasks

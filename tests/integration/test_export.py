@@ -16,7 +16,8 @@ import pytest
 import torch
 from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
 
-from pipeline_lib.config.run import ExportConfig, ShardConfig
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.export.card import CardFacts, Cost, Metric, model_folder, with_measured_cost, write_card
 from pipeline_lib.export.export import SIDES, export

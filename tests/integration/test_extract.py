@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, text_hash
-from pipeline_lib.config.run import ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.pairs import extract as stage
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.cluster import Failure, guarded, local_cluster, run_tasks
@@ -244,7 +244,7 @@ def test_a_task_that_fails_fails_the_caller(task: Callable[[int], object], error
 PARENT = """
 import sys
 from pipeline_lib.store.store import Store
-from pipeline_lib.config.run import ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.runtime.cluster import Failure, guarded, local_cluster, run_tasks
 from pipeline_lib.pairs.extract import extract
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from training_runs import MODEL, WORDS, tiny_config, write_inputs
 
+from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.config.run import ShardConfig
 from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainConfig, TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import load_embedder

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from data_contracts.validate import validate
 from flows.cli.commands import app
-from pipeline_lib.config.run import ContractConfig, ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract_bundle
 from pipeline_lib.pairs.inspect import sample_source

@@ -16,8 +16,9 @@ from training_runs import tiny_config, write_curated, write_job
 from transformers import AutoModel
 
 from data_contracts.check_shards import check_shards, read_limits
-from pipeline_lib.config.run import ContractConfig, ExportConfig, ShardConfig
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.data import ContractConfig, ShardConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.export.card import CardFacts, write_card
 from pipeline_lib.export.export import SIDES, export
 from pipeline_lib.export.exported import ExportedModel, TorchQueries

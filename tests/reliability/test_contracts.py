@@ -18,8 +18,7 @@ from data_contracts import validate as validate_module
 from data_contracts.schemas import SPLITS
 from data_contracts.validate import check_shards, validate, verdict_rows
 from data_contracts.verdicts import RowsRejected
-from pipeline_lib.config.data import CurateConfig
-from pipeline_lib.config.run import ContractConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.config.data import ContractConfig, CurateConfig, ShardConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part

@@ -17,8 +17,7 @@ import yaml
 from corpus import write_corpus
 
 from data_contracts.validate import validate
-from pipeline_lib.config.data import CurateConfig
-from pipeline_lib.config.run import ContractConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig
+from pipeline_lib.config.data import ContractConfig, CurateConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract, extract_bundle
@@ -112,7 +111,7 @@ ON_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
 from pipeline_lib.store.store import Store
-from pipeline_lib.config.run import SourceConfig
+from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.errors import UserError
 sys.path.insert(0, sys.argv[3])
 from test_extraction_faults import extract_here

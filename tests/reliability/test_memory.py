@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from corpus import NOUNS
 
-from pipeline_lib.config.run import ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.model.encoder import fast_bfloat16
 from pipeline_lib.pairs import tables as rows
@@ -44,7 +44,7 @@ from pathlib import Path
 from data_contracts import validate_parts
 from data_contracts.validate import validate
 from pipeline_lib.store.store import Store
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 validate_parts.RUN_BYTES = int(sys.argv[3])
 sys.path.insert(0, sys.argv[4])
 from test_memory import extracted_as_one_part

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from dump_files import page, response
 
-from pipeline_lib.config.run import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
 from pipeline_lib.sources.dump_files import list_bundles
 from pipeline_lib.sources.time_limit import MOST_TIMEOUTS, TimeLimit, hung_steps

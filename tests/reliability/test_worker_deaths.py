@@ -13,8 +13,15 @@ from corpus import write_corpus
 
 from data_contracts import validate as validate_stage
 from data_contracts.validate import validate
-from pipeline_lib.config.data import CurateConfig
-from pipeline_lib.config.run import ContractConfig, ExtractConfig, ShardConfig, SourceConfig, TokenizerConfig, WorkersConfig
+from pipeline_lib.config.data import (
+    ContractConfig,
+    CurateConfig,
+    ExtractConfig,
+    ShardConfig,
+    SourceConfig,
+    TokenizerConfig,
+    WorkersConfig,
+)
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.cluster import HERE, Workers, local_cluster

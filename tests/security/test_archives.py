@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.archives import read_archive
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.safe_open import Refusal
@@ -27,7 +27,7 @@ MAX_RSS = 512 * 1024**2
 READ = """
 import json, re, sys
 from collections import Counter
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.archives import read_archive
 from pipeline_lib.sources.folder import describe

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, Language, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import list_tree

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
 
 VALIDATE = Stage(name="validate", version=1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import DOCUMENTS, EVALUATIONS, PAIRS, QUARANTINE, row_id, text_hash, tokens_schema
-from pipeline_lib.config.run import ExtractConfig
+from pipeline_lib.config.data import ExtractConfig
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
 
 EXTRACT = Stage(name="extract", version=1)

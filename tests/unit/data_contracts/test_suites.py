@@ -27,7 +27,7 @@ from data_contracts.pair_suite import pair_facts, pair_suite
 from data_contracts.runner import Verdict, check, check_many, to_gx
 from data_contracts.shard_suite import TokenLimits, shard_facts, shard_suite
 from data_contracts.suite import Suite
-from pipeline_lib.config.run import ContractConfig
+from pipeline_lib.config.data import ContractConfig
 
 ROWS = 12
 PLANTED = 7  # not the first and not the last

@@ -15,7 +15,7 @@ from data_contracts import validate as module
 from data_contracts import validate_parts
 from data_contracts.schemas import PAIRS, QUARANTINE
 from data_contracts.validate import validate, verdict_rows
-from pipeline_lib.config.run import ContractConfig, WorkersConfig
+from pipeline_lib.config.data import ContractConfig, WorkersConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
 from pipeline_lib.store.store import Artifact, Store
 

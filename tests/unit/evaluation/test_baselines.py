@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline_lib.config.run import EvaluateConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation.baselines import Bm25, Tfidf, words
 from pipeline_lib.evaluation.measure import measure
 from pipeline_lib.evaluation.tasks import build_tasks

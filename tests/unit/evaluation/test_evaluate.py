@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import EVALUATIONS
-from pipeline_lib.config.run import EvaluateConfig, ShardConfig, TokenizerConfig
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.compare import differences, read_evaluations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_contracts.schemas import text_hash
-from pipeline_lib.config.run import ShardConfig
+from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.evaluation import negatives as negatives_module
 from pipeline_lib.evaluation.evaluate import only_part
 from pipeline_lib.evaluation.negatives import allowed_negatives, hardest_negatives, read_negatives

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.config.run import SourceConfig
 from pipeline_lib.evaluation.charts import Chart, Series, line_chart, ticks
 from pipeline_lib.evaluation.held_out import PLUMBING, HeldOut, notes
 from pipeline_lib.evaluation.report import results_table, write_report

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data_contracts.schemas import row_id
-from pipeline_lib.config.evaluation import SuiteConfig
-from pipeline_lib.config.run import EvaluateConfig, SelectConfig, ShardConfig
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.checkpoint_scores import Standing, kind_difference, score_difference

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline_lib.config.run import EvaluateConfig
+from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation.task_records import Pair
 from pipeline_lib.evaluation.tasks import build_tasks, read_split, search_task
 from pipeline_lib.store.store import Artifact

@@ -19,7 +19,7 @@ from flows.cli.commands import app
 from flows.cli.terminal import params_of
 from flows.finetune_parameters import FinetuneParams, from_terminal
 from flows.parameters import PLACES, RunParams, run_options
-from pipeline_lib.config.model_shapes import HUB_MODELS
+from pipeline_lib.config.model import HUB_MODELS
 from pipeline_lib.config.presets import RANDOM
 from pipeline_lib.errors import UserError
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from flows.cli.terminal import params_of
 from flows.parameters import EvaluateParams, PublishParams, RunParams, TrainParams, run_options, split_checkpoint
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.model_shapes import HUB_MODELS
+from pipeline_lib.config.model import HUB_MODELS
 from pipeline_lib.config.presets import PRESETS, describe, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import ShardConfig
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.export.card import CardFacts, model_folder, write_card
 from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_fit, lineage_of, open_checkpoint, record_origin

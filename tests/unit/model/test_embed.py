@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import embed_ids
 

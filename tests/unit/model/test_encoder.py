@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2Model, LlamaConfig
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
 

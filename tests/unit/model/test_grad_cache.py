@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import activation_bytes, batch_gradients, fitting_tokens, should_cache
 from pipeline_lib.model.loss import PairHashes, contrastive_loss

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from training_runs import write_inputs
 from transformers import GPT2Config, GPT2Model
 
-from pipeline_lib.config.training import LexicalStartConfig, ModelConfig
+from pipeline_lib.config.model import LexicalStartConfig, ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.lexical_start import inverse_document_frequency, lexical_start, set_bag_of_words, word_vectors

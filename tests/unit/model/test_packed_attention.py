@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.training import ModelConfig
+from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model import fast_gpt2 as packed_attention
 from pipeline_lib.model.encoder import Encoder

@@ -12,7 +12,8 @@ from training_runs import MODEL, write_inputs, write_job
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.training import ModelConfig, PretrainConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import find_start, start_name, start_weights
 from pipeline_lib.model.encoder import Encoder

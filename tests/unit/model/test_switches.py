@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy, normalize
 from training_runs import tiny_config, write_inputs, write_job
 from transformers import LlamaConfig, LlamaModel
 
-from pipeline_lib.config.run import AdoptedTokenizerConfig, TokenizerConfig
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, TokenizerConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.export.card import CardFacts, model_card
 from pipeline_lib.export.onnx import run_onnx, write_onnx

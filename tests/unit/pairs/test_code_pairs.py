@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from awkward_python import CASES
 
-from pipeline_lib.config.run import CodePairsConfig
+from pipeline_lib.config.data import CodePairsConfig
 from pipeline_lib.pairs.code_pairs import CodePair, code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.languages.python import PYTHON

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config.run import CodePairsConfig
+from pipeline_lib.config.data import CodePairsConfig
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.languages import rules_of

@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
-from pipeline_lib.config.run import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.config.data import (
+    CodeFilterConfig,
+    ExtractConfig,
+    FilterConfig,
+    QualityConfig,
+    RepetitionConfig,
+    SourceConfig,
+    TextPairsConfig,
+)
 from pipeline_lib.pairs.document_filters import (
     CODE,
     GENERAL,

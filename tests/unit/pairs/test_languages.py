@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from pipeline_lib.config.run import CodePairsConfig, Language
+from pipeline_lib.config.data import CodePairsConfig, Language
 from pipeline_lib.errors import UserError
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions

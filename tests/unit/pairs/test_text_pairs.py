@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.run import TextPairsConfig
+from pipeline_lib.config.data import TextPairsConfig
 from pipeline_lib.pairs.prose import Paragraph, paragraphs
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, segment, text_pairs
 

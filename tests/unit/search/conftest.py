@@ -15,7 +15,7 @@ import pytest
 
 from data_contracts.schemas import PAIRS, SPLITS, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import TokenizerConfig
+from pipeline_lib.config.data import TokenizerConfig
 from pipeline_lib.export.onnx import gpt2_graph
 from pipeline_lib.export.self_test import TEXTS, write_self_test
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, ReadLimits, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.code_search_net import read_records

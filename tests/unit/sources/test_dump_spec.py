@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline_lib.config.run import ExtractConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.extract import ExtractWork, extract_file, is_taken
 from pipeline_lib.pairs.tables import Rows

@@ -16,7 +16,7 @@ from dulwich import porcelain
 from dulwich.objects import Blob, Commit, ObjectID, Tree
 from dulwich.repo import Repo
 
-from pipeline_lib.config.run import ReadLimits, SourceConfig
+from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import list_files
 from pipeline_lib.sources.git import describe_repository, read_repository

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.records import Options, read_json_lines
 from pipeline_lib.sources.safe_open import Refusal, SourceText

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config.run import SourceConfig
+from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import list_bundles
 from pipeline_lib.sources.python_installation import closure, list_origins, list_python

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from dump_files import page, response
 
-from pipeline_lib.config.run import SourceConfig
+from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.pairs.inspect import sample_source
 from pipeline_lib.pairs.tables import document_id
 from pipeline_lib.sources.dump_files import bundles_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dump_files import conversion, page, read_dump, reasons, response, texts
 
-from pipeline_lib.config.run import ReadLimits
+from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.html import decode_page, main_text
 from pipeline_lib.sources.safe_open import Refusal
 

@@ -15,7 +15,7 @@ from data_contracts.runner import check
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, text_hash, tokens_schema
 from data_contracts.shard_suite import shard_facts, shard_suite
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.run import ContractConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.config.data import ContractConfig, ShardConfig, TokenizerConfig
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.dataset import TokenDataset
 from pipeline_lib.tokens.shards import write_shards

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_contracts.schemas import SPLITS, text_hash, tokens_schema
-from pipeline_lib.config.run import ShardConfig, TokenizerConfig, WorkersConfig
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig, WorkersConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.machine import system_memory
 from pipeline_lib.store.files import arm, disarm

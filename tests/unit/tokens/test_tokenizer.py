@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pipeline_lib.config.run import TokenizerConfig
+from pipeline_lib.config.data import TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.store import Artifact, Counts, Store
 from pipeline_lib.tokens.pair_tokenizer import RESERVED

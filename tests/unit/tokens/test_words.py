@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from pipeline_lib.config.run import TokenizerConfig
+from pipeline_lib.config.data import TokenizerConfig
 from pipeline_lib.tokens import words
 from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
 from pipeline_lib.tokens.words import WordReader, word_pattern

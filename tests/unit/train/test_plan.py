@@ -17,10 +17,11 @@ from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
-from pipeline_lib.config.model_shapes import HUB_MODELS, Shape
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig
+from pipeline_lib.config.model import HUB_MODELS, ModelConfig, Shape
 from pipeline_lib.config.presets import PRESETS, SIZES, preset
-from pipeline_lib.config.run import RunConfig, ShardConfig, TokenizerConfig
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, shape_of, step_flops, step_memory
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_lib.config.training import ModelConfig, TrainConfig
+from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store import files as faults
 from pipeline_lib.store.store import Stage, verify_part

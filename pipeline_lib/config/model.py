@@ -1,15 +1,17 @@
-"""Sizes of causal transformers by the fields of their config.json, and those of the hub models that presets start from.
+"""The model: its options, and the sizes of causal transformers by their config.json, those of hub models among them.
 
-What a plan and a learning rate ask of a model is known from these alone: nothing is asked of the hub.
+Plans and learning rates need these sizes alone: nothing is asked of the hub.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pipeline_lib.config.training import ModelConfig
+from pydantic import Field
+
+from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.errors import UserError
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
@@ -30,6 +32,46 @@ HUB_MODELS: dict[str, dict[str, Any]] = {
     "Qwen/Qwen3-0.6B-Base": _QWEN3 | _sizes(28, 1024, 3072, 16) | {"num_key_value_heads": 8},
     "Qwen/Qwen3-1.7B-Base": _QWEN3 | _sizes(28, 2048, 6144, 16) | {"num_key_value_heads": 8},
 }
+
+
+class LexicalStartConfig(StageConfig):
+    """How a lexical start counts."""
+
+    latent_share: float = Field(
+        0.85,
+        description="Weight of the latent semantic vectors; the rest is random and keeps each word's identity.",
+        ge=0,
+        le=1,
+    )
+    singular_value_power: float = Field(0.5, description="Each latent dimension is scaled by its singular value to this.", ge=0)
+    power_iterations: int = Field(1, description="Of the randomised decomposition; more is slower and more exact.", ge=0)
+    seed: int = Field(1, description="Of decomposition and noise.", ge=0)
+
+
+class ModelConfig(StageConfig):
+    """The causal transformer; `transformers` builds it."""
+
+    init: str = Field(
+        "",
+        description="Folder of a causal language model to start from, or its id on the hub; empty: a GPT-2 of the sizes below.",
+    )
+    start: Literal["random", "lexical"] = Field(
+        "random",
+        description="How a new model's weights begin. lexical: so that step 0 computes a weighted bag of words, from the "
+        "training split's own statistics.",
+    )
+    lexical: LexicalStartConfig = LexicalStartConfig()
+    layers: int = Field(2, description="Transformer blocks.", ge=1)
+    width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
+    heads: int = Field(4, description="Attention heads.", ge=1)
+    inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
+    positions: int = Field(160, description="Longest input (tokens).", ge=8)
+    pooling: Literal["last", "mean"] = added(
+        "last",
+        description="What of the last layer is the embedding. last: the state at the closing delimiter (the paper's); mean: the"
+        " mean over all tokens, for comparison.",
+    )
+    dropout: float = Field(0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1)
 
 
 @dataclass(frozen=True)
