@@ -16,12 +16,12 @@ from pathlib import Path
 from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.run import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
-from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.tables import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs

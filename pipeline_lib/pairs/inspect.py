@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, row_id
-from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.config.run import CodePairsConfig, ExtractConfig, SourceConfig
+from pipeline_lib.languages import language_names
 from pipeline_lib.pairs.extract import as_document, extract_found
 from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, report_on_documents
 from pipeline_lib.pairs.tables import Rows
@@ -72,7 +73,7 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
     files = list_source(source)
     sample = Sample(source, len(files), sum(file.bytes for file in files))
     config = SourceConfig()
-    extract = ExtractConfig(code=CodePairsConfig(languages=get_args(Language)))
+    extract = ExtractConfig(code=CodePairsConfig(languages=language_names()))
     documents, pairs = _Smallest(shown), _Smallest(shown)
     for file in sorted(files, key=_shuffled):
         for found in texts_of(file, config):

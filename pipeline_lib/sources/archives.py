@@ -32,7 +32,7 @@ from pipeline_lib.sources.folder import SKIPPED_FOLDERS, shown
 from pipeline_lib.sources.html import main_text
 from pipeline_lib.sources.readers import Found, as_text
 from pipeline_lib.sources.safe_open import Refusal, decode
-from pipeline_lib.sources.source_file import Form, SourceFile, member_form_of
+from pipeline_lib.sources.source_file import Form, SourceFile, form_of
 from pipeline_lib.sources.time_limit import within_time
 
 MAX_NAME_CHARACTERS = 4096
@@ -60,7 +60,7 @@ def wanted_form(name: str, html: bool) -> Form | None:
         return "metadata"
     if html and name.lower().endswith((".html", ".htm")):
         return "html"
-    return member_form_of(name)
+    return form_of(name)
 
 
 def unsafe_path(name: str) -> Refusal | None:

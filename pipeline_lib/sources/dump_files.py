@@ -26,7 +26,7 @@ from pipeline_lib.sources.dump_spec import DumpSource, read_spec
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, list_tree, shown, walk
 from pipeline_lib.sources.python_installation import list_origins, list_python
 from pipeline_lib.sources.remote import is_remote, list_url
-from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, member_form_of
+from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, form_of
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Record, Stage, Store, digest_of, draft_part
 
 _TEXT_FORMS: dict[str, Form] = {
@@ -66,7 +66,7 @@ def _local_files(source: DumpSource) -> Iterator[SourceFile]:
     folder = Path(source.url)
     if folder.is_dir():
         _refuse_folder(source)
-        wanted = member_form_of if source.reader == "tree" else _text_form
+        wanted = form_of if source.reader == "tree" else _text_form
         for place, path in walk(str(folder.resolve()), wanted=wanted):
             yield _described(source, place, path, wanted(path))
         return
@@ -85,7 +85,7 @@ def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
     if folder:
         _refuse_folder(source)
     for file in files:
-        wanted = member_form_of if source.reader == "tree" else _text_form
+        wanted = form_of if source.reader == "tree" else _text_form
         form = wanted(file.path) if folder else _form(source, file.path)
         if form is None or not SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]):
             continue
@@ -117,7 +117,7 @@ def _described(source: DumpSource, place: str, path: str, form: Form | None) -> 
 def _form(source: DumpSource, path: str) -> Form:
     """What a file is that was named by itself or by a glob: the reader's word counts, not the suffix."""
     if source.reader == "tree":
-        return member_form_of(path) or "plain"
+        return form_of(path) or "plain"
     if source.reader == "text":
         return _text_form(path) or "plain"
     return source.reader
