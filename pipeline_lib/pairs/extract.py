@@ -29,7 +29,8 @@ from pipeline_lib.runtime.cluster import Killed, Workers, gathered
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
 from pipeline_lib.sources.folder import book_of
-from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
@@ -122,7 +123,7 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
         extract_found(found, work.extract, rows)
 
 
-def extract_found(found: Found, config: ExtractConfig, rows: Rows) -> None:
+def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
     """Add one text's documents and pairs to the rows, or the reason why there are none."""
     if isinstance(found.content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1

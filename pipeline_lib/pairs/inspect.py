@@ -15,7 +15,8 @@ from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, re
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import list_source
 from pipeline_lib.sources.dump_spec import DumpSource
-from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -104,7 +105,7 @@ def _count(sample: Sample, rows: Rows) -> None:
     sample.left_out += Counter(row[-2] for row in rows.quarantine)
 
 
-def _try_filters(sample: Sample, found: Found, dropped: Counter[str], n_samples: int) -> None:
+def _try_filters(sample: Sample, found: SourceRecord, dropped: Counter[str], n_samples: int) -> None:
     """Note which filters apply to a text, and what was dropped of its pairs."""
     if isinstance(found.content, SourceText):
         document = as_document(found.file, found.content.text)

@@ -23,8 +23,7 @@ from typing import Any
 from distributed import Client
 from packaging.requirements import Requirement
 
-import data_contracts
-import pipeline_lib
+from data_contracts import schemas
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.store.bucket import Bucket
 from pipeline_lib.store.files import replace_file
@@ -199,8 +198,7 @@ def _packages_of_dumps() -> list[str]:
 
 def _sources_digest() -> str:
     digest = hashlib.sha256()
-    for package in (pipeline_lib, data_contracts):
-        folder = Path(package.__path__[0])
+    for folder in (Path(__file__).parents[1], Path(schemas.__file__).parent):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -11,9 +11,7 @@ from pipeline_lib.languages import language_names, languages_by_suffix
 from pipeline_lib.store.records import Record
 
 ProseForm = Literal["markdown", "restructuredtext", "plain", "html", "metadata"]
-# files that hold many texts, each read by a reader of its own: see readers.py
-ContainerForm = Literal["warc", "mediawiki", "json_lines", "parquet", "archive", "git", "code_search_net"]
-Form = str  # a language, a form of prose, or the reader of a container
+Form = str  # a language, a form of prose, or the reader of a file that holds many texts
 
 CODE_FORMS = frozenset(language_names())
 
