@@ -21,7 +21,7 @@ GOES_ON = "cpt: interrupted; the same command goes on from here"
 PROGRAM = """
 import gc, hashlib, sys, time
 from pathlib import Path
-from pipeline_lib.runtime import processes as interruption
+from pipeline_lib.runtime import interruption
 from pipeline_lib.runtime.processes import start_child
 
 def say(line):
