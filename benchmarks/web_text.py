@@ -35,10 +35,10 @@ from pipeline_lib.pairs.extract import ExtractWork, extract_bundle
 from pipeline_lib.sources.decompress import open_expanded
 from pipeline_lib.sources.dump_files import bundles_of
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.html import main_text
+from pipeline_lib.sources.readers.html import main_text
+from pipeline_lib.sources.readers.warc import warc_records
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import Form, SourceFile
-from pipeline_lib.sources.warc import warc_records
 from pipeline_lib.store.store import Part
 
 EVAL_DATA = Path(os.environ.get("CPT_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))

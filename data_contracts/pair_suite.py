@@ -10,11 +10,12 @@ from data_contracts.facts import EarlierIds, filled, free_of_nul, hash_agrees, r
 from data_contracts.schemas import KINDS
 from data_contracts.suite import HEX_ID, Suite, is_true, matches, one_of, within
 from pipeline_lib.config.data import ContractConfig
+from pipeline_lib.languages import language_names
 
 CONTRACT_VERSION = 2
 
-# a programming language of the six of CodeSearchNet, or the two- or three-letter code of a natural one (ISO 639)
-LANGUAGE = r"^(?:python|java|javascript|php|ruby|[a-z]{2,3})$"
+# a programming language, or the two- or three-letter code of a natural one (ISO 639)
+LANGUAGE = rf"^(?:{'|'.join(language_names())}|[a-z]{{2,3}})$"
 
 VIEW = r"^[a-z][a-z0-9_]{0,30}$"  # names shards
 

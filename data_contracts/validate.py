@@ -13,8 +13,8 @@ from data_contracts.check_shards import check_shards
 from data_contracts.validate_parts import PARTS, STAGE, validate_parts
 from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report, verdict_rows
 from pipeline_lib.config.data import ContractConfig, WorkersConfig
-from pipeline_lib.runtime.cluster import HERE, where_it_pays
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.runtime.workers import HERE, where_it_pays
 from pipeline_lib.store.store import Artifact, Outcome, Part, Store, sum_counts
 
 __all__ = ["STAGE", "check_evaluations", "check_shards", "validate", "verdict_rows"]

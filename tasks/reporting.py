@@ -27,8 +27,8 @@ from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cos
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.search.query import search
-from pipeline_lib.store.artifact import git_commit
 from pipeline_lib.store.files import replace_file
+from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import Artifact
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 

@@ -25,7 +25,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from pipeline_lib.errors import TransientError
-from pipeline_lib.runtime import processes as interruption
+from pipeline_lib.runtime import interruption
 from pipeline_lib.runtime.progress import WARNING
 
 P = ParamSpec("P")

@@ -10,27 +10,28 @@ from warcio.warcwriter import WARCWriter
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.readers import Found, reader_of
+from pipeline_lib.sources.readers import reader_of
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import Form
 
 LIMITS = ReadLimits()
 
 
-def read_dump(path: Path, form: Form, limits: ReadLimits = LIMITS) -> list[Found]:
+def read_dump(path: Path, form: Form, limits: ReadLimits = LIMITS) -> list[SourceRecord]:
     """All that a reader finds in a file."""
     file = describe(str(path), path.name, "dump", "group", "CC0-1.0").model_copy(update={"form": form})
     reader = reader_of(form)
     assert reader is not None
-    return list(reader(file, limits))
+    return list(reader.read(file, limits))
 
 
-def texts(found: list[Found]) -> dict[str, str]:
+def texts(found: list[SourceRecord]) -> dict[str, str]:
     """Texts by the name of their record."""
     return {item.file.path.split("!", 1)[1]: item.content.text for item in found if isinstance(item.content, SourceText)}
 
 
-def reasons(found: list[Found]) -> list[str]:
+def reasons(found: list[SourceRecord]) -> list[str]:
     """The reasons of all refusals, in order."""
     return [item.content.reason for item in found if isinstance(item.content, Refusal)]
 

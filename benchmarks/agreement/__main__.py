@@ -17,10 +17,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.rules import ParseLimit
 from pipeline_lib.pairs.candidates import first_paragraph
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.rules import ParseLimit
 from pipeline_lib.sources.safe_open import SourceText, decode
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import sys
 from typing import NoReturn
 
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, TransientError, UserError
-from pipeline_lib.runtime import processes as interruption
+from pipeline_lib.runtime import interruption
 
 WRONG_USE = 2
 KNOWN = (UserError, ContractViolation, CorruptArtifact, TrainingFailed, TransientError)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational
+from pipeline_lib.languages import language_names
 
-Language = Literal["python", "javascript", "java", "go", "php", "ruby"]
+
+def _known(language: str) -> str:
+    if language not in language_names():
+        raise ValueError(f"no language {language!r}; there are {', '.join(language_names())}")
+    return language
+
+
+Language = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*language_names()]})]
 View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
@@ -55,7 +63,7 @@ class CodePairsConfig(StageConfig):
     """Rules for (docstring, function) pairs: CodeSearchNet's, each drop with its reason."""
 
     languages: tuple[Language, ...] = Field(
-        get_args(Language),
+        language_names(),
         description="Languages whose functions are extracted; all but Python need the extra `dumps`.",
     )
     views: tuple[View, ...] = Field(

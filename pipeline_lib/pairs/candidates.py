@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from itertools import islice
 
 from pipeline_lib.config.data import View
+from pipeline_lib.languages.rules import Doc, LanguageRules
 from pipeline_lib.pairs.definitions import Definition
-from pipeline_lib.pairs.languages.rules import Doc, LanguageRules
 
 
 class Candidate:

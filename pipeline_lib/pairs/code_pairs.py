@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline_lib.config.data import CodePairsConfig, View
+from pipeline_lib.languages.rules import DefinitionKind, LanguageRules
 from pipeline_lib.pairs.candidates import Candidate
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.filters import code_drop, note_drop
-from pipeline_lib.pairs.languages.rules import DefinitionKind, LanguageRules
 
 VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function", "class": "class"}
 

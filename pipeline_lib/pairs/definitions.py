@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, WalkedRules
+from pipeline_lib.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, WalkedRules
 
 
 @dataclass(slots=True)

@@ -16,20 +16,21 @@ from pathlib import Path
 from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
-from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.tables import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
-from pipeline_lib.runtime.cluster import Killed, Workers, gathered
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.runtime.workers import Killed, Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
 from pipeline_lib.sources.folder import book_of
-from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
@@ -122,7 +123,7 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
         extract_found(found, work.extract, rows)
 
 
-def extract_found(found: Found, config: ExtractConfig, rows: Rows) -> None:
+def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
     """Add one text's documents and pairs to the rows, or the reason why there are none."""
     if isinstance(found.content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1

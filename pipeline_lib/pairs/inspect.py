@@ -5,16 +5,18 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, row_id
-from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, SourceConfig
+from pipeline_lib.languages import language_names
 from pipeline_lib.pairs.extract import as_document, extract_found
 from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, report_on_documents
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import list_source
 from pipeline_lib.sources.dump_spec import DumpSource
-from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -72,7 +74,7 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
     files = list_source(source)
     sample = Sample(source, len(files), sum(file.bytes for file in files))
     config = SourceConfig()
-    extract = ExtractConfig(code=CodePairsConfig(languages=get_args(Language)))
+    extract = ExtractConfig(code=CodePairsConfig(languages=language_names()))
     documents, pairs = _Smallest(shown), _Smallest(shown)
     for file in sorted(files, key=_shuffled):
         for found in texts_of(file, config):
@@ -103,7 +105,7 @@ def _count(sample: Sample, rows: Rows) -> None:
     sample.left_out += Counter(row[-2] for row in rows.quarantine)
 
 
-def _try_filters(sample: Sample, found: Found, dropped: Counter[str], n_samples: int) -> None:
+def _try_filters(sample: Sample, found: SourceRecord, dropped: Counter[str], n_samples: int) -> None:
     """Note which filters apply to a text, and what was dropped of its pairs."""
     if isinstance(found.content, SourceText):
         document = as_document(found.file, found.content.text)

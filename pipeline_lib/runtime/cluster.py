@@ -1,7 +1,4 @@
-"""Where the tasks of a stage run: in worker processes of our own, on an existing cluster, or, where few, in this process.
-
-The Dask cluster of one stage: worker processes on this machine, on loopback, gone when the work is done.
-"""
+"""Dask cluster of one stage: worker processes on this machine, on loopback, gone when the work is done; and its tasks."""
 
 from __future__ import annotations
 
@@ -11,119 +8,19 @@ import os
 import queue
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import dask
 from distributed import Client, Future, LocalCluster, Security
 from distributed.scheduler import KilledWorker
 
-from pipeline_lib.config.data import WorkersConfig
 from pipeline_lib.errors import TransientError, UserError
-from pipeline_lib.runtime.processes import deaf_children, postponed
-from pipeline_lib.store.store import Store
-
-if TYPE_CHECKING:  # 0.5 s of imports that a stage with few tasks does without
-    from distributed import Client
-
-    from pipeline_lib.runtime.shared_cluster import Fitness
-
-Task = tuple[Any, ...]
-HERE = WorkersConfig(workers=1)  # one process: this one
-
-
-class Workers:
-    """Runs a stage's tasks, each at least once: a task gets paths and configs, and returns text.
-
-    Args:
-        config: of the processes.
-        client: of the cluster; None: tasks run in this process, one after another.
-        fitness: what each worker must find, where they are not ours.
-    """
-
-    def __init__(self, config: WorkersConfig, client: Client | None = None, fitness: Fitness | None = None) -> None:
-        self.config = config
-        self.client = client
-        self.fitness = fitness
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        tasks: Iterable[Task],
-        on_result: Callable[[int, Any], None],
-        tick: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Run `function(*task)` for each task; see `cluster.run_tasks`, whose `Killed` may be among the results."""
-        if self.client is None:
-            for index, task in enumerate(tasks):
-                on_result(index, function(*task))
-                tick()
-            return
-
-        if self.fitness is not None:
-            from pipeline_lib.runtime.shared_cluster import on_fit_worker
-
-            fitness, inner, function = self.fitness, function, on_fit_worker
-            tasks = ((fitness, inner, *task) for task in tasks)
-        run_tasks(self.client, function, tasks, on_result, tick, self.config.worker_wait_seconds)
-
-    def run_all(
-        self,
-        stage: str,
-        function: Callable[..., str],
-        tasks: Iterable[Task],
-        on_result: Callable[[int, str], None],
-        tick: Callable[[], None] = lambda: None,
-    ) -> None:
-        """As `run`, where no task may be left out.
-
-        Raises:
-            RuntimeError: one killed each worker that it was given to.
-        """
-
-        def take(index: int, result: object) -> None:
-            if not isinstance(result, str):
-                limit = self.config.worker_memory_bytes
-                raise RuntimeError(
-                    f"{stage}: task {index} killed its workers, which may use {limit:,} bytes each; raise"
-                    " extract.worker_memory_bytes, or set extract.workers to 1 to run it without a limit"
-                )
-            on_result(index, result)
-
-        self.run(function, tasks, take, tick)
-
-
-@contextmanager
-def gathered(config: WorkersConfig, store: Store, tasks: int, places: Sequence[str] = ()) -> Iterator[Workers]:
-    """A cluster for that many tasks, gone when the work is done; see `cluster.local_cluster` and `scheduler.existing_cluster`.
-
-    Args:
-        store: whose root the workers of an existing cluster must see.
-        places: files or folders that they must see too.
-    """
-    if config.scheduler:
-        from pipeline_lib.runtime.shared_cluster import existing_cluster
-
-        given = (config.scheduler, store.place, places, config.worker_wait_seconds)
-        with existing_cluster(*given) as (client, fitness):
-            yield Workers(config, client, fitness)
-        return
-
-    with local_cluster(worker_count(config.workers, tasks), config.worker_memory_bytes) as client:
-        yield Workers(config, client)
-
-
-@contextmanager
-def where_it_pays(config: WorkersConfig, store: Store, tasks: int, is_much: bool) -> Iterator[Workers]:
-    """As `gathered` where there is much to do for more than one process; else this process."""
-    if is_much and tasks > 1 and (config.scheduler or config.workers != 1):
-        with gathered(config, store, tasks) as workers:
-            yield workers
-    else:
-        yield Workers(config)
-
+from pipeline_lib.runtime.interruption import postponed
+from pipeline_lib.runtime.processes import deaf_children
+from pipeline_lib.runtime.workers import Killed
 
 POLL_SECONDS = 0.2
 TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
@@ -201,10 +98,6 @@ def _postponing(close: Callable[[], None]) -> None:
         close()
 
 
-class Killed:
-    """Stands for the result of a task that killed every worker that it was given to."""
-
-
 @dataclass(frozen=True)
 class Failure:
     """An exception that a task raised, as text.
@@ -280,7 +173,7 @@ def run_tasks(
 
 
 class _Crew:
-    """How many workers there are now. Notices when none comes up any more: Dask would wait for ever."""
+    """The number of workers now, and the error when none comes up any more: Dask would wait for ever."""
 
     def __init__(self, client: Client, wait_seconds: float) -> None:
         self.client = client
@@ -289,7 +182,7 @@ class _Crew:
         self.asked, self.workers = -COUNT_SECONDS, 0
 
     def count(self) -> int:
-        """Workers as of the last count, no more than two seconds ago; 1 where all have just died and are being restarted."""
+        """The number at the last count, no more than two seconds ago; 1 where all have just died and are being restarted."""
         now = time.monotonic()
         if now - self.asked >= COUNT_SECONDS:
             self.asked = now

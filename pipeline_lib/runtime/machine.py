@@ -1,9 +1,4 @@
-"""What this machine can do, read without importing torch.
-
-Where this machine keeps what runs leave; imports nothing heavy.
-
-Where Arrow takes its memory from.
-"""
+"""This machine: cores, processor, GPU, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -16,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-
-import pyarrow as pa
 
 from pipeline_lib.errors import UserError
 
@@ -53,12 +46,12 @@ def check_processes(what: str, asked: int) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver answers here; torch has the last word when training starts."""
+    """True where an NVIDIA driver answers; torch has the last word when training starts."""
     return Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is not None
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether bfloat16 matrix products beat float32: AVX512-BF16 or AMX on a CPU (4.5 times as fast), a recent GPU."""
+    """True where bfloat16 matrix products beat float32: AVX512-BF16 or AMX on a CPU (4.5 times as fast), a recent GPU."""
     return has_gpu() or bool(FAST_BFLOAT16_FLAGS & cpu_flags()) or "bf16" in cpu_flags()
 
 
@@ -107,14 +100,16 @@ def writable_home() -> Path:
 
 
 def cache_folder(url: str) -> Path:
-    """Where this machine keeps its copies of a bucket's artifacts: below CPT_CACHE, or below the artifact root."""
+    """The folder of this machine's copies of a bucket's artifacts: below CPT_CACHE, or below the artifact root."""
     caches = Path(os.environ.get("CPT_CACHE") or artifact_home() / "cache").absolute()
     return caches / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 @contextmanager
 def system_memory() -> Iterator[None]:
-    """Arrow's memory from the system's allocator: mimalloc, its default, keeps 10 MB at least, and what was freed."""
+    """Take Arrow's memory from the system's allocator: mimalloc, its default, keeps 10 MB at least, and what was freed."""
+    import pyarrow as pa
+
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:

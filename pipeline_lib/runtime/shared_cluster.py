@@ -13,14 +13,15 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from distributed import Client
+from packaging.requirements import Requirement
 
 from data_contracts import schemas
 from pipeline_lib.errors import TransientError, UserError
@@ -29,11 +30,10 @@ from pipeline_lib.store.files import replace_file
 
 SHOWN_FAULTS = 3
 ANSWER_SECONDS = 10.0
-# what the rows of a part are made and checked with; the sources of this library and of the contracts come besides
+PROJECT = "cpt-factory"
+# what every part is made and checked with; besides come the packages of the extra `dumps`, which readers and languages need
 _PACKAGES = (
-    "distributed", "dulwich", "fastwarc", "great-expectations", "mwparserfromhell", "numpy", "py3langid", "pyarrow", "pydantic",
-    "resiliparse", "tokenizers", "tree-sitter", "tree-sitter-go", "tree-sitter-java", "tree-sitter-javascript",
-    "tree-sitter-php", "tree-sitter-python", "tree-sitter-ruby", "zstandard",
+    "distributed", "great-expectations", "numpy", "pyarrow", "pydantic", "tokenizers", "tree-sitter", "tree-sitter-python",
 )  # fmt: skip
 
 
@@ -183,17 +183,22 @@ def _check_workers(client: Client, address: str, fitness: Fitness) -> None:
 def code_versions() -> dict[str, str]:
     """What rows are made by in this process: Python, packages, and a digest of our own sources."""
     found = {"Python": platform.python_version(), "pipeline_lib": _sources_digest()}
-    for name in _PACKAGES:
-        try:
+    for name in {*_PACKAGES, *_packages_of_dumps()}:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
+def _packages_of_dumps() -> list[str]:
+    with suppress(PackageNotFoundError):
+        needed = map(Requirement, requires(PROJECT) or ())
+        return [one.name for one in needed if one.marker and one.marker.evaluate({"extra": "dumps"})]
+    return []
+
+
 def _sources_digest() -> str:
-    library = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in [*sorted(library.rglob("*.py")), *sorted(Path(schemas.__file__).parent.glob("*.py"))]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for folder in (Path(__file__).parents[1], Path(schemas.__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

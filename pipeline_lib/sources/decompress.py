@@ -5,7 +5,7 @@ would depend on where. So it is read to its end once before, and refused as a wh
 
     refusal = check_stream(file.place, limits, file.sha256)
     if refusal is not None:
-        yield Found(file, refusal)
+        yield SourceRecord(file, refusal)
         return
     with open_expanded(file.place, limits) as stream:
         ...  # a binary file: stream.readline(), tarfile.open(fileobj=stream, mode="r|")

@@ -22,11 +22,12 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import without_suffix
-from pipeline_lib.sources.dump_spec import DumpSource, read_spec
-from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, list_tree, shown, walk
+from pipeline_lib.sources.dump_spec import TEXT, TREE, DumpSource, read_spec
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, list_tree, valid_name, walk
 from pipeline_lib.sources.python_installation import list_origins, list_python
-from pipeline_lib.sources.remote import is_remote, list_url
-from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, member_form_of
+from pipeline_lib.sources.readers import reader_of
+from pipeline_lib.sources.remote import fixed_folder, is_remote, list_url
+from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, form_of
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Record, Stage, Store, digest_of, draft_part
 
 _TEXT_FORMS: dict[str, Form] = {
@@ -51,8 +52,9 @@ def list_dump(sources: Sequence[DumpSource]) -> list[SourceFile]:
 
 def list_source(source: DumpSource) -> list[SourceFile]:
     """Every file of one source, by path. Raises as `list_dump` does."""
-    if source.reader == "git":
-        files = [_repository(source)]
+    reader = reader_of(source.reader)
+    if reader is not None and reader.describe is not None:
+        files = [reader.describe(source.url, source.name, source.options)]
     else:
         files = list(_remote_files(source) if is_remote(source.url) else _local_files(source))
     if not files:
@@ -66,14 +68,14 @@ def _local_files(source: DumpSource) -> Iterator[SourceFile]:
     folder = Path(source.url)
     if folder.is_dir():
         _refuse_folder(source)
-        wanted = member_form_of if source.reader == "tree" else _text_form
+        wanted = form_of if source.reader == TREE else _text_form
         for place, path in walk(str(folder.resolve()), wanted=wanted):
             yield _described(source, place, path, wanted(path))
         return
     if folder.exists():
         places, root = [source.url], str(folder.parent)
     else:
-        places, root = sorted(set(glob.glob(source.url, recursive=True))), _fixed_folder(source.url)  # noqa: PTH207 - absolute
+        places, root = sorted(set(glob.glob(source.url, recursive=True))), fixed_folder(source.url)  # noqa: PTH207 - absolute
     for place in places:
         if not os.path.isdir(place):  # noqa: PTH112 - a string that may hold bytes that are no UTF-8
             path = os.path.relpath(place, root)
@@ -85,7 +87,7 @@ def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
     if folder:
         _refuse_folder(source)
     for file in files:
-        wanted = member_form_of if source.reader == "tree" else _text_form
+        wanted = form_of if source.reader == TREE else _text_form
         form = wanted(file.path) if folder else _form(source, file.path)
         if form is None or not SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]):
             continue
@@ -101,14 +103,6 @@ def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
         )
 
 
-def _repository(source: DumpSource) -> SourceFile:
-    from pipeline_lib.sources.git import describe_repository
-
-    if is_remote(source.url):
-        raise UserError(f"source {source.name}: {source.url}: a repository is read from disk; `git clone --bare` it first")
-    return describe_repository(source.url, source.name, source.options.get("revision", "HEAD"))
-
-
 def _described(source: DumpSource, place: str, path: str, form: Form | None) -> SourceFile:
     file = describe(place, path, source.name, _group(source, path), source.licence)
     return file.model_copy(update={"form": form or "plain"})
@@ -116,9 +110,9 @@ def _described(source: DumpSource, place: str, path: str, form: Form | None) -> 
 
 def _form(source: DumpSource, path: str) -> Form:
     """What a file is that was named by itself or by a glob: the reader's word counts, not the suffix."""
-    if source.reader == "tree":
-        return member_form_of(path) or "plain"
-    if source.reader == "text":
+    if source.reader == TREE:
+        return form_of(path) or "plain"
+    if source.reader == TEXT:
         return _text_form(path) or "plain"
     return source.reader
 
@@ -129,24 +123,17 @@ def _text_form(path: str) -> Form | None:
 
 def _group(source: DumpSource, path: str) -> str:
     """A folder of a tree is a group, as a file of texts is; a container's texts may get groups of their own."""
-    if source.reader == "tree":
-        return shown(path.split("/", maxsplit=1)[0] if "/" in path else source.name)
-    return shown(path)
+    if source.reader == TREE:
+        return valid_name(path.split("/", maxsplit=1)[0] if "/" in path else source.name)
+    return valid_name(path)
 
 
 def _refuse_folder(source: DumpSource) -> None:
-    if source.reader not in ("tree", "text"):
+    if source.reader not in (TREE, TEXT):
         raise UserError(
             f"source {source.name}: {source.url} is a folder; the reader {source.reader} takes files: give a glob such as"
             f" {source.url.rstrip('/')}/*"
         )
-
-
-def _fixed_folder(pattern: str) -> str:
-    """The folders of a glob before its first wild card."""
-    parts = pattern.split("/")
-    first = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return "/".join(parts[:first]) or "/"
 
 
 # One path in 32 may start a bundle once it is half full. So where a bundle ends depends on the paths near it alone, and a

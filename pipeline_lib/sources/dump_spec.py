@@ -1,4 +1,4 @@
-"""A dump spec: the sources of one data set, as a YAML list; each says where it lies, what reads it and under which licence.
+"""Dump specs: the sources of one data set, as a YAML list; each says where it lies, what reads it and under which licence.
 
 - name: wiki
   reader: mediawiki
@@ -10,50 +10,58 @@
   licence: BSD-3-Clause
   options: {revision: v3.0.0}
 
-What a dump is that nobody described: its reader, by its name and, for JSON Lines, its first record.
+A path, glob or URL that nobody described is a source too: its reader is the one that recognises it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.decompress import Unreadable, open_expanded
-from pipeline_lib.sources.readers import options_of
-from pipeline_lib.sources.remote import is_remote
-from pipeline_lib.sources.source_file import ContainerForm
-from pipeline_lib.store.store import Record
+from pipeline_lib.sources import readers
+from pipeline_lib.sources.readers import options_of, reader_names
+from pipeline_lib.sources.remote import has_wild_card, is_remote
+from pipeline_lib.store.records import Record
 
-# "tree": a folder of code and prose; "text": files that are one text each; else the container that each file is
-ReaderName = Literal["tree", "text", ContainerForm]
+TREE, TEXT = "tree", "text"  # a folder of code and prose; files that are one text each
+
+
+def known_readers() -> tuple[str, ...]:
+    """The names that a spec may give as `reader`."""
+    return (TREE, TEXT, *reader_names())
+
+
+def _known_reader(name: str) -> str:
+    if name not in known_readers():
+        raise ValueError(f"one of {', '.join(known_readers())}")
+    return name
 
 
 class DumpSource(Record):
     """One entry of a dump spec."""
 
-    reader: ReaderName = Field(description="What the files are, and so what reads them.")
+    reader: Annotated[str, AfterValidator(_known_reader)] = Field(description="Kind of the files, and so what reads them.")
     url: str = Field(
         description="A path, a glob or a URL of fsspec (s3://, gs://, file://). A relative path counts from the spec's folder.",
         min_length=1,
     )
     licence: str = Field(
-        description="Of all texts that state none of their own, as an SPDX id; `unknown` where nobody can say.", min_length=1
+        description="Licence of all texts that state none of their own, as an SPDX id; `unknown` where nobody can say.",
+        min_length=1,
     )
     weight: float = Field(
         1.0, description="Share of the source's texts that are taken, by the hash of their path; 1: all.", gt=0, le=1
     )
     name: str = Field("", description="Names the source in every row. Empty: the last part of its URL.")
     group: str = Field(
-        "", description="What a split may not cut through, for all its texts. Empty: their folder, repository, site or file."
+        "", description="Group that no split cuts through, for all its texts. Empty: their folder, repository, site or file."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="What its reader takes besides, such as `revision`.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of its reader, such as `revision`.")
 
 
 def read_spec(place: str) -> list[DumpSource]:
@@ -107,15 +115,16 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
-        return f"{field}: is missing; expected {_known(field)}"
+        return f"{field}: is missing; expected {_expected(field)}"
     if first["type"] == "extra_forbidden":
         return f"{field}: there is no such field; known are {', '.join(DumpSource.model_fields)}"
-    return f"{field}: got {first['input']!r}, expected: {first['msg'].removeprefix('Input should be ')}"
+    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{field}: got {first['input']!r}, expected: {message}"
 
 
-def _known(field: str) -> str:
+def _expected(field: str) -> str:
     if field == "reader":
-        return f"one of {', '.join((*get_args(ReaderName),))}"
+        return f"one of {', '.join(known_readers())}"
     known = DumpSource.model_fields.get(field)
     return (known.description if known and known.description else "a value").lower()
 
@@ -127,17 +136,8 @@ def _absolute(url: str, folder: Path) -> str:
 
 
 def _name(url: str) -> str:
-    parts = [part for part in url.rstrip("/").split("/") if part and not any(c in part for c in "*?[")]
+    parts = [part for part in url.rstrip("/").split("/") if part and not has_wild_card(part)]
     return parts[-1] if parts else "root"
-
-
-_SUFFIXES: dict[ReaderName, tuple[str, ...]] = {
-    "warc": (".warc.gz", ".warc", ".wet.gz", ".wet"),
-    "mediawiki": (".xml.bz2", ".xml.gz", ".xml", "-shortened.bz2"),
-    "parquet": (".parquet",),
-    "archive": (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
-    "json_lines": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".ndjson"),
-}
 
 
 def sources_of(target: str, reader: str = "") -> list[DumpSource]:
@@ -152,40 +152,19 @@ def sources_of(target: str, reader: str = "") -> list[DumpSource]:
     if target.endswith((".yaml", ".yml")):
         return read_spec(target)
     url = target if is_remote(target) else os.path.abspath(Path(target.removeprefix("file://")).expanduser())  # noqa: PTH100
-    known = {name: name for name in get_args(ReaderName)}
-    name = known.get(reader or guess_reader(url))
-    if name is None:
-        raise UserError(f"reader {reader!r}: choose one of {', '.join(known)}")
+    name = reader or guess_reader(url)
+    if name not in known_readers():
+        raise UserError(f"reader {reader!r}: choose one of {', '.join(known_readers())}")
     options = options_of(name, {})
     return [DumpSource(reader=name, url=url, licence="unknown", name=url.rstrip("/").rsplit("/", 1)[-1], options=options)]
 
 
-def guess_reader(url: str) -> ReaderName:
+def guess_reader(url: str) -> str:
     """The reader that a path, glob or URL most likely is for.
 
     Raises:
         UserError: a path on this machine at which there is nothing.
     """
-    place = Path(url)
-    if not is_remote(url) and not any(c in url for c in "*?["):
-        if not place.exists():
-            raise UserError(f"{url}: there is no such file or folder; give a path, a glob, a URL or a dump spec (.yaml)")
-        if place.is_dir():
-            bare = (place / "HEAD").is_file() and (place / "objects").is_dir()
-            return "git" if bare or (place / ".git").exists() else "tree"
-    for reader, suffixes in _SUFFIXES.items():
-        if url.lower().endswith(suffixes):
-            return "code_search_net" if reader == "json_lines" and _holds_functions(url) else reader
-    return "text"
-
-
-def _holds_functions(place: str) -> bool:
-    """Whether the first record of a JSON Lines file is one of CodeSearchNet's."""
-    if not Path(place).is_file():
-        return False
-    try:
-        with open_expanded(place, ReadLimits()) as stream:
-            record = json.loads(stream.readline(10_000_000))
-    except (Unreadable, ValueError):
-        return False
-    return isinstance(record, dict) and {"repo", "func_name", "docstring"} <= record.keys()
+    if not is_remote(url) and not has_wild_card(url) and not Path(url).exists():
+        raise UserError(f"{url}: there is no such file or folder; give a path, a glob, a URL or a dump spec (.yaml)")
+    return readers.guess(url) or (TREE if Path(url).is_dir() else TEXT)

@@ -33,7 +33,7 @@ def list_tree(folder: str) -> list[SourceFile]:
         UserError: the folder is missing, is none, cannot be read, or holds nothing to read.
     """
     root = readable_folder(folder)
-    name = shown(root.name) or "root"
+    name = valid_name(root.name) or "root"
     files = [describe(place, path, name, path.split("/")[0] if "/" in path else name) for place, path in walk(str(root))]
     if not files:
         read = ".py, .js, .java, .go, .php, .rb, .md, .rst, .txt"
@@ -90,9 +90,9 @@ def describe(place: str, path: str, source: str, group: str, licence: str | None
         sha256, size = "", 0
     return SourceFile(
         place=place,
-        path=shown(path),
+        path=valid_name(path),
         source=source,
-        group=shown(group),
+        group=valid_name(group),
         licence=licence,
         form=form_of(path) or "plain",
         bytes=size,
@@ -100,7 +100,7 @@ def describe(place: str, path: str, source: str, group: str, licence: str | None
     )
 
 
-def shown(name: str) -> str:
+def valid_name(name: str) -> str:
     """A file name as valid Unicode: bytes that are no UTF-8 are written as \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

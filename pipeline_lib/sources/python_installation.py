@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, shown, walk
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, valid_name, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
 from pipeline_lib.store.store import Record
 
@@ -100,7 +100,7 @@ class InstalledDistribution:
                 continue
             yield SourceFile(
                 place=place,
-                path=shown(path),
+                path=valid_name(path),
                 source=self.source,
                 group=self.name,
                 licence=self.licence,

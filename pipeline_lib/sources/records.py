@@ -1,213 +1,115 @@
-"""Which fields of a record hold its text, its address and its licence: the layouts of the known data sets, or a user's own.
-
-JSON Lines (.jsonl, .gz, .zst): one record a line, in the layout of Dolma, C4, RedPajama, The Stack or of one's own.
-
-Parquet files of records: row group by row group, only the columns that hold text, name and licence.
-"""
+"""Records: the texts inside a file, each with a path, a group and a licence of its own, or the reason why it has no text."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, NamedTuple
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
-from pipeline_lib.sources.readers import Found, found_text
-from pipeline_lib.sources.safe_open import Refusal, bounded_lines
-from pipeline_lib.sources.source_file import CODE_FORMS, LINE_MARK, SourceFile
+from pipeline_lib.sources.safe_open import Refusal, SourceText, bounded_lines, decode
+from pipeline_lib.sources.source_file import DIGEST_MARK, SourceFile
+
+_NAME_CHARACTERS = 500  # a URL may be of any length, and stands in every row
+_DIGEST_DIGITS = 16
 
 
-class FieldNames(BaseModel):
-    """Names of fields; a dot goes into a nested object (`metadata.url`)."""
+class SourceRecord(NamedTuple):
+    """One text inside a file, or why it could not be read.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    `file` describes the container with what is the text's own: path (the container's, "!" and the record's name, member
+    or URL; no two texts of a container have the same), form, group, licence, the sha256 and the length of its bytes.
+    """
 
-    text: str = Field("", description="Holds the text; empty: as the layout says.")
-    name: str = Field("", description="Names the record: its URL, path or id.")
-    group: str = Field("", description="What a split may not cut through, such as the repository; empty: the name.")
-    licence: str = Field("", description="Its licence, or a list of them; empty or missing: the container's.")
-    language: str = Field("", description="The programming language; empty: the text is prose.")
+    file: SourceFile
+    content: SourceText | Refusal
 
-
-class Options(FieldNames):
-    """What the readers of JSON Lines and Parquet take in a dump spec."""
-
-    layout: Literal["auto", "the_stack", "the_stack_smol", "dolma", "redpajama", "c4", "plain"] = Field(
-        "auto", description="The fields of a known data set; auto: the first of these whose fields a record has."
-    )
+    def changed(self, **own: Any) -> SourceRecord:
+        """The same text under another path, group or the like."""
+        return SourceRecord(self.file.model_copy(update=own), self.content)
 
 
-LAYOUTS: dict[str, FieldNames] = {
-    "the_stack": FieldNames(
-        text="content",
-        name="max_stars_repo_path",
-        group="max_stars_repo_name",
-        licence="max_stars_repo_licenses",
-        language="lang",
-    ),
-    "the_stack_smol": FieldNames(text="content", name="path", group="repository_name", licence="licenses", language="lang"),
-    "dolma": FieldNames(text="text", name="id", group="metadata.source_domain", licence="metadata.license"),
-    "redpajama": FieldNames(text="text", name="meta.url", licence="meta.license"),
-    "c4": FieldNames(text="text", name="url"),
-    "plain": FieldNames(text="text"),
-}
-_MARKS = {"the_stack": "max_stars_repo_path", "the_stack_smol": "lang", "dolma": "id", "redpajama": "meta", "c4": "url"}
-
-
-def fields_of(record: dict[str, Any], options: Options) -> FieldNames:
-    """The names that hold for a record: the user's own before those of its layout."""
-    layout: str = options.layout
-    if layout == "auto":
-        layout = next((name for name, mark in _MARKS.items() if mark in record and LAYOUTS[name].text in record), "plain")
-    own = {name: value for name, value in options.model_dump(exclude={"layout"}).items() if value}
-    return LAYOUTS[layout].model_copy(update=own)
-
-
-def found_record(file: SourceFile, number: int, record: object, options: Options, limits: ReadLimits) -> Found:
-    """A record of a data set as a text of its own.
+def text_record(
+    container: SourceFile, name: str, content: str | Refusal, limits: ReadLimits, mark: str = "", **own: Any
+) -> SourceRecord:
+    """A record that states its text as a string.
 
     Args:
-        number: of its line or row, from 1; part of its path, and the offset of a refusal.
-
-    Refusals: not_a_record, unknown_language, file_too_large, nul_byte, not_utf8.
+        name: of the record: its URL, title or id.
+        content: its text, or why there is none. NUL bytes and unpaired surrogates, which escapes can make, are refused.
+        mark: stands behind the name, such as the record's line.
+        own: what is the record's own among group, licence and form.
     """
-    if isinstance(record, Refusal):
-        return _refused(file, number, record)
-    if not isinstance(record, dict):
-        return _refused(file, number, Refusal("not_a_record", f"a {type(record).__name__}, expected an object"))
-    fields = fields_of(record, options)
-    text = _inside(record, fields.text)
-    if not isinstance(text, str):
-        return _refused(file, number, Refusal("not_a_record", f"no text in the field {fields.text}"))
-    name, group = _word(record, fields.name), _word(record, fields.group)
-    form = "plain"
-    if fields.language:
-        form = _word(record, fields.language).lower()
-        if form not in CODE_FORMS:
-            return _refused(file, number, Refusal("unknown_language", f"{ascii(form)[:60]}, known are {sorted(CODE_FORMS)}"))
-        name = f"{group}/{name}"
-    line, licence = f"{LINE_MARK}{number}", _word(record, fields.licence)
-    of_split = group or name or f"{file.path}{line}"
-    found = found_text(file, name, text, limits, line, form=form, group=of_split, licence=licence)
-    if isinstance(found.content, Refusal):
-        return Found(found.file, Refusal(found.content.reason, found.content.detail, number))
-    return found
+    text = as_text(content, limits) if isinstance(content, str) else content
+    data = text.data if isinstance(text, SourceText) else b""
+    changes: dict[str, Any] = {key: one_line(value) for key, value in own.items() if value}
+    changes |= {
+        "path": f"{container.path}!{address(name)}{mark}",
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return SourceRecord(container.model_copy(update=changes), text)
 
 
-def _refused(file: SourceFile, number: int, refusal: Refusal) -> Found:
-    place = file.model_copy(update={"path": f"{file.path}!{LINE_MARK}{number}", "bytes": 0, "sha256": ""})
-    return Found(place, Refusal(refusal.reason, refusal.detail, number))
+def refused_record(container: SourceFile, name: str, refusal: Refusal, number: int) -> SourceRecord:
+    """A record without a text; its number, from 1, is the refusal's offset."""
+    file = container.model_copy(update={"path": f"{container.path}!{name}", "bytes": 0, "sha256": ""})
+    return SourceRecord(file, Refusal(refusal.reason, refusal.detail, number))
 
 
-def _inside(record: Any, name: str) -> Any:
-    """A field's value; None where there is none. A name with dots is looked up as it is before it is taken apart."""
-    if not isinstance(record, dict) or not name:
-        return None
-    if name in record:
-        return record[name]
-    head, _, rest = name.partition(".")
-    return _inside(record.get(head), rest)
+def as_text(text: str, limits: ReadLimits) -> SourceText | Refusal:
+    """A string of unknown origin as text: valid Unicode without NUL, its newlines folded, no longer than the limit."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > limits.max_text_bytes:
+        return too_large(len(data), limits)
+    return decode(data)
 
 
-def _word(record: dict[str, Any], name: str) -> str:
-    """A field as a name: of a list, such as of licences, its parts joined by OR."""
-    value = _inside(record, name)
-    if isinstance(value, list):
-        return " OR ".join(str(part) for part in value[:10] if isinstance(part, str))
-    return str(value) if isinstance(value, str | int) else ""
+def too_large(size: int, limits: ReadLimits) -> Refusal:
+    """The refusal of a text that is longer than the limit (bytes)."""
+    return Refusal("file_too_large", f"{size} bytes, at most {limits.max_text_bytes} are read")
 
 
-LINE_PER_TEXT = 8  # a line holds metadata beside the text, and an escape takes six bytes (\u00e9) where UTF-8 takes two
+def address(name: str) -> str:
+    """A record's name as a path that no other name has: one that cannot be shown whole ends in a digest of all of it."""
+    short = one_line(name)
+    if short == name:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+    return f"{short}{DIGEST_MARK}{digest}"
 
 
-def read_json_lines(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
-    """Every record of a file, by line; a bad line is refused with its number as offset.
+def one_line(name: str) -> str:
+    """A name that any table can hold: on one line, valid Unicode, not endless."""
+    return " ".join(name[:_NAME_CHARACTERS].replace("\0", " ").encode("utf-8", "replace").decode().split())
 
-    Refusals: not_json, file_too_large, and those of `found_record`. Of the file: truncated, damaged, expansion_limit,
-    too_many_members.
+
+def numbered_lines(file: SourceFile, limits: ReadLimits, line_per_text: int) -> Iterator[tuple[int, bytes | Refusal]]:
+    """The lines of a file that are not blank, each with its number from 1; one that is too long is refused.
+
+    Args:
+        line_per_text: how many times as long as a text a line may be: it holds metadata and escapes too.
+
+    Raises:
+        Unreadable: `truncated`, `damaged`, `expansion_limit`, `content_changed` or `too_many_members`.
     """
-    refusal = check_stream(file.place, limits, file.sha256)
-    if refusal is not None:
-        yield Found(file, refusal)
-        return
-    options = Options.model_validate(file.options)
-    try:
-        with open_expanded(file.place, limits) as stream:
-            for number, line in enumerate(bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * LINE_PER_TEXT), 1):
-                if number > limits.max_members:
-                    raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits", number))
-                if isinstance(line, Refusal) or line.strip():
-                    yield found_record(file, number, line if isinstance(line, Refusal) else _record(line), options, limits)
-    except Unreadable as error:
-        yield Found(file, error.refusal)
+    if (refusal := check_stream(file.place, limits, file.sha256)) is not None:
+        raise Unreadable(refusal)
+    with open_expanded(file.place, limits) as stream:
+        lines = bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * line_per_text)
+        for number, line in enumerate(lines, start=1):
+            if number > limits.max_members:
+                raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits", number))
+            if isinstance(line, Refusal) or line.strip():
+                yield number, line
 
 
-def _record(line: bytes) -> object:
+def json_of(line: bytes) -> Any:
+    """The value that a line states as JSON, or the refusal `not_json`."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         return Refusal("not_json", ascii(str(error))[:200])
-
-
-__all__ = ["Options", "read_parquet"]
-
-BATCH_ROWS = 64
-# what pyarrow raises on bytes that are not what they claim to be
-_BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
-
-
-def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
-    """Every row, in order; a row group that cannot be read is refused with its first row as offset, the others are read.
-
-    Refusals: damaged, no_text_column, expansion_limit, too_many_members, and those of `found_record`.
-    """
-    options = Options.model_validate(file.options)
-    try:
-        with open_expanded(file.place, limits) as stream:
-            try:
-                table = pq.ParquetFile(stream.raw, page_checksum_verification=True)
-                rows = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]
-                size = sum(table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups))
-                columns = _columns(table.schema_arrow.names, options)
-            except _BROKEN as error:
-                raise Unreadable(Refusal("damaged", f"no Parquet: {_line(error)}")) from error
-            if sum(rows) > limits.max_members:
-                raise Unreadable(Refusal("too_many_members", f"{sum(rows)} rows, at most {limits.max_members} are read"))
-            if size > stream.most:
-                raise Unreadable(Refusal("expansion_limit", f"{size} bytes come out of {stream.size}; see source.limits"))
-            if not columns:
-                raise Unreadable(Refusal("no_text_column", f"columns are {ascii(table.schema_arrow.names)[:300]}"))
-            for index, count in enumerate(rows):
-                first = sum(rows[:index]) + 1
-                for number, record in enumerate(_records(table, index, columns), first):
-                    if isinstance(record, Refusal):
-                        yield Found(file, Refusal(record.reason, f"{record.detail} ({first + count - number} rows)", number))
-                    else:
-                        yield found_record(file, number, record, options, limits)
-    except Unreadable as error:
-        yield Found(file, error.refusal)
-
-
-def _columns(names: list[str], options: Options) -> list[str]:
-    """The columns that the layout names, of those that there are; none where its text is not among them."""
-    fields = fields_of(dict.fromkeys(names), options)
-    wanted = [name if name in names else name.partition(".")[0] for name in fields.model_dump().values()]
-    return [name for name in dict.fromkeys(wanted) if name in names] if wanted[0] in names else []
-
-
-def _records(table: pq.ParquetFile, index: int, columns: list[str]) -> Iterator[object]:
-    try:
-        for batch in table.iter_batches(BATCH_ROWS, row_groups=[index], columns=columns, use_threads=False):
-            yield from batch.to_pylist()
-    except _BROKEN as error:
-        yield Refusal("damaged", f"row group {index}: {_line(error)}")
-
-
-def _line(error: BaseException) -> str:
-    return ascii(str(error))[:200]

@@ -42,14 +42,14 @@ def list_url(url: str) -> tuple[bool, list[RemoteFile]]:
 
     try:
         system, path = fsspec.core.url_to_fs(url)
-        magic = any(c in path for c in "*?[")
+        magic = has_wild_card(path)
         folder = not magic and system.isdir(path)
         details = system.glob(path, detail=True) if magic else system.find(path, detail=True)
     except (ValueError, ImportError, FileNotFoundError, PermissionError) as error:
         raise UserError(f"{url}: {error}; give a URL that can be read from here") from error
     except Exception as error:
         raise TransientError(f"{url}: listing failed: {type(error).__name__}: {error}") from error
-    root = _fixed(path) if magic else path if folder else path.rsplit("/", 1)[0]
+    root = fixed_folder(path) if magic else path if folder else path.rsplit("/", 1)[0]
     files = [
         RemoteFile(system.unstrip_protocol(name), name.removeprefix(root).lstrip("/"), int(info["size"] or 0), _identity(info))
         for name, info in sorted(details.items())
@@ -110,8 +110,13 @@ def _identity(info: dict[str, Any]) -> str:
     return "etag:" + digest_of([info["size"], str(mark)])
 
 
-def _fixed(pattern: str) -> str:
+def fixed_folder(pattern: str) -> str:
     """The folders of a glob before its first wild card."""
     parts = pattern.split("/")
-    first = next(index for index, part in enumerate(parts) if any(c in part for c in "*?["))
-    return "/".join(parts[:first])
+    first = next((index for index, part in enumerate(parts) if has_wild_card(part)), len(parts) - 1)
+    return "/".join(parts[:first]) or "/"
+
+
+def has_wild_card(place: str) -> bool:
+    """Whether a path or URL is a glob."""
+    return any(c in place for c in "*?[")

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline_lib.store.store import Record
+from pipeline_lib.languages import language_names, languages_by_suffix
+from pipeline_lib.store.records import Record
 
-CodeForm = Literal["python", "javascript", "java", "go", "php", "ruby"]
 ProseForm = Literal["markdown", "restructuredtext", "plain", "html", "metadata"]
-# files that hold many texts, each read by a reader of its own: see readers.py
-ContainerForm = Literal["warc", "mediawiki", "json_lines", "parquet", "archive", "git", "code_search_net"]
-Form = Literal[CodeForm, ProseForm, ContainerForm]
+Form = str  # a language, a form of prose, or the reader of a file that holds many texts
 
-CODE_FORMS: frozenset[str] = frozenset(get_args(CodeForm))
+CODE_FORMS = frozenset(language_names())
 
-_FORMS: dict[str, Form] = {
-    ".py": "python",
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".cjs": "javascript",
-    ".java": "java",
-    ".go": "go",
-    ".php": "php",
-    ".rb": "ruby",
+_PROSE: dict[str, ProseForm] = {
     ".md": "markdown",
     ".markdown": "markdown",
     ".rst": "restructuredtext",
     ".txt": "plain",
-}
-# read inside containers and where a dump spec says so; a plain folder is read for Python and prose
-_MORE_CODE: dict[str, Form] = {
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".cjs": "javascript",
-    ".jsx": "javascript",
-    ".java": "java",
-    ".go": "go",
-    ".php": "php",
-    ".rb": "ruby",
 }
 # No prose, or the same prose in every package: a licence that everybody ships would give thousands of equal pairs.
 _NOT_PROSE = re.compile(
@@ -84,17 +62,13 @@ class SourceFile(Record):
 
 
 def form_of(path: str) -> Form | None:
-    """What kind of text a file of that name holds; None: it is not read."""
+    """The kind of text in a file of that name; None: it is not read."""
     name = path.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
-    form = _FORMS.get(f".{suffix.lower()}") if dot and stem else None
-    if form is None and name.upper() == "README":
-        return "plain"
-    if form is not None and form not in CODE_FORMS and _NOT_PROSE.match(name):
-        return None
-    return form
-
-
-def member_form_of(path: str) -> Form | None:
-    """What a file of a container or of a dump spec's tree holds: all languages, not Python alone; None: it is not read."""
-    return form_of(path) or _MORE_CODE.get(PurePosixPath(path).suffix.lower())
+    if dot and stem:
+        ending = f".{suffix.lower()}"
+        if (language := languages_by_suffix().get(ending)) is not None:
+            return language
+        if (prose := _PROSE.get(ending)) is not None:
+            return None if _NOT_PROSE.match(name) else prose
+    return "plain" if name.upper() == "README" else None

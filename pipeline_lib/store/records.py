@@ -1,10 +1,19 @@
-"""The records that artifacts consist of: a file, a part, a manifest; frozen, and deterministic to the byte."""
+"""Records of artifacts: file, part and manifest, which are deterministic to the byte; and the record of the run that made one.
+
+What may differ between two runs that make the same bytes (seconds, host, memory, commit) stands in the last alone.
+"""
 
 from __future__ import annotations
 
 import json
+import platform
+import resource
+import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,7 +46,7 @@ class File(Record):
 
 
 class Counts(Record):
-    """Where every row went: n_in == n_out + sum(dropped) + quarantined."""
+    """Counts of rows by where they went: n_in == n_out + sum(dropped) + quarantined."""
 
     n_in: int = 0
     n_out: int = 0
@@ -77,7 +86,7 @@ class Part(Record):
 
 
 class Manifest(Record):
-    """Only what is deterministic: two runs over the same input write the same bytes."""
+    """An artifact's list of parts. Only what is deterministic: two runs over the same input write the same bytes."""
 
     manifest_version: int = MANIFEST_VERSION
     stage: str
@@ -91,7 +100,7 @@ class Manifest(Record):
 
 
 class Outcome(Record):
-    """What a stage's function returns: its parts, and figures about the whole."""
+    """Result of a stage's function: its parts, and figures about the whole."""
 
     parts: tuple[Part, ...]
     counts: Counts = Counts()
@@ -106,7 +115,7 @@ def draft_part(
     rows: Mapping[str, int] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Part:
-    """A part that is not on disk yet: what `Store.commit_part` completes with its folder and files."""
+    """A part that is not on disk yet, which `Store.commit_part` completes with its folder and files."""
     files = tuple(File(name=name, bytes=0, sha256="", rows=n) for name, n in (rows or {}).items())
     return Part(
         stage=stage.name,
@@ -130,3 +139,58 @@ def sum_counts(parts: Iterable[Part]) -> Counts:
     for part in parts:
         total = total + part.counts
     return total
+
+
+@dataclass
+class RunRecord:
+    """Seconds, CPU seconds, memory, host and commit of one stage's making."""
+
+    started_at: float
+    cpu_at_start: float = field(repr=False, default=0.0)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    host: str = ""
+    python: str = ""
+    commit: str = ""
+
+    @classmethod
+    def start(cls) -> RunRecord:
+        """Begin to count."""
+        return cls(
+            started_at=time.time(),
+            cpu_at_start=_cpu_seconds(),
+            host=platform.node(),
+            python=platform.python_version(),
+            commit=git_commit(),
+        )
+
+    def finish(self) -> RunRecord:
+        """The record with what has been used since `start`; of children, those that were waited for."""
+        self.seconds = time.time() - self.started_at
+        self.cpu_seconds = _cpu_seconds() - self.cpu_at_start
+        self.peak_memory_bytes = 1024 * max(
+            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        return self
+
+    def to_json(self) -> bytes:
+        record = asdict(self)
+        record.pop("cpu_at_start")
+        return json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def git_commit() -> str:
+    """The commit of the checkout that this code runs from; empty outside a checkout or without git."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _cpu_seconds() -> float:
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in usage)

@@ -1,4 +1,4 @@
-"""What a stage leaves behind, and the one rule by which it is there or not.
+"""Artifact store: what stages leave behind, and the one rule by which it is there or not.
 
     root/STAGE/parts/KEY-CONTENT/        the files of one part, content-named, never overwritten
     root/STAGE/parts/KEY.json            the part's record: the part exists if and only if this does
@@ -26,11 +26,23 @@ from pathlib import Path
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.runtime.machine import cache_folder
-from pipeline_lib.store.artifact import Artifact, RunRecord, fetch_part, part_is_there, record_name, unstored, verify_part
+from pipeline_lib.store.artifact import Artifact, fetch_part, part_is_there, record_name, unstored, verify_part
 from pipeline_lib.store.bucket import Bucket
 from pipeline_lib.store.files import digest_of, fault_point, put_if_absent, replace_file, sha256_file, sync_folder
 from pipeline_lib.store.locks import sign_in
-from pipeline_lib.store.records import Counts, File, Manifest, Outcome, Part, Record, Stage, draft_part, sum_counts, to_json
+from pipeline_lib.store.records import (
+    Counts,
+    File,
+    Manifest,
+    Outcome,
+    Part,
+    Record,
+    RunRecord,
+    Stage,
+    draft_part,
+    sum_counts,
+    to_json,
+)
 
 __all__ = [
     "Artifact",
@@ -77,7 +89,7 @@ class Store:
 
     @property
     def place(self) -> str:
-        """What another process, here or elsewhere, opens with `Store.at`."""
+        """The path or URL that another process, here or elsewhere, opens with `Store.at`."""
         return self.remote or str(self.root)
 
     @property
@@ -325,6 +337,6 @@ def _describe(folder: Path, path: Path, rows: Mapping[str, int | None]) -> File:
 
 
 def _bytes_of(manifest: Manifest) -> int:
-    """Of its files, or of those that it is a list of."""
+    """Bytes of its files, or of those that it lists."""
     files = sum(file.bytes for part in manifest.parts for file in part.files)
     return max(files, int(manifest.facts.get("bytes", 0)))

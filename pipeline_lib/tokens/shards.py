@@ -36,9 +36,9 @@ from pydantic import BaseModel
 
 from data_contracts.schemas import text_hash, tokens_schema
 from pipeline_lib.config.data import ShardConfig, WorkersConfig
-from pipeline_lib.runtime.cluster import HERE, Workers, where_it_pays
 from pipeline_lib.runtime.machine import system_memory
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.runtime.workers import HERE, Workers, where_it_pays
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
 from pipeline_lib.tokens.dataset import SHARD_SUFFIX, part_label
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side

@@ -13,12 +13,14 @@ GROUND = "data_contracts.schemas"
 LIBRARY = "pipeline_lib"
 FLOOR = (f"{LIBRARY}.errors", f"{LIBRARY}.config", f"{LIBRARY}.store", f"{LIBRARY}.runtime")  # what every stage shares
 TOKENS, MODEL, SOURCES = f"{LIBRARY}.tokens", f"{LIBRARY}.model", f"{LIBRARY}.sources"
+LANGUAGES = f"{LIBRARY}.languages"
 ROOMS: dict[str, tuple[str, ...]] = {
     GROUND: (),
     LIBRARY: (),
-    **dict.fromkeys(FLOOR, FLOOR),
-    SOURCES: FLOOR,
-    "pipeline_lib.pairs": (*FLOOR, SOURCES),
+    LANGUAGES: (f"{LIBRARY}.errors",),
+    **dict.fromkeys(FLOOR, (*FLOOR, LANGUAGES)),
+    SOURCES: (*FLOOR, LANGUAGES),
+    "pipeline_lib.pairs": (*FLOOR, SOURCES, LANGUAGES),
     "pipeline_lib.training_sets": (*FLOOR, SOURCES),
     "pipeline_lib.curation": FLOOR,
     TOKENS: FLOOR,

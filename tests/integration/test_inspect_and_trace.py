@@ -125,7 +125,7 @@ def test_a_reader_is_guessed_by_name(tmp_path: Path, name: str, reader: str) -> 
 def test_wrong_targets_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         sources_of(str(tmp_path / "none"))
-    with pytest.raises(UserError, match="choose one of tree, text, warc"):
+    with pytest.raises(UserError, match="choose one of tree, text, archive"):
         sources_of(str(tmp_path), "zip")
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.archives import read_archive
 from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.readers.archive import read_archive
 from pipeline_lib.sources.safe_open import Refusal
 
 MAX_RSS = 512 * 1024**2
@@ -29,7 +29,7 @@ import json, re, sys
 from collections import Counter
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.archives import read_archive
+from pipeline_lib.sources.readers.archive import read_archive
 from pipeline_lib.sources.folder import describe
 file = describe(sys.argv[1], "a", "s", "g").model_copy(update={"form": "archive"})
 found = Counter()

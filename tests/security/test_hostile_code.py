@@ -5,17 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, Language, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, SourceConfig
+from pipeline_lib.languages import language_names
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import list_tree
 
 SUFFIXES = {"python": "py", "javascript": "js", "java": "java", "go": "go", "php": "php", "ruby": "rb"}
-LANGUAGES = get_args(Language)
+LANGUAGES = language_names()
 CASES = Path(__file__).parents[1] / "unit" / "pairs" / "cases"
 
 # a documented function, by language; %s is its name's end, its doc's end and a statement

@@ -9,9 +9,9 @@ import pytest
 from awkward_python import CASES
 
 from pipeline_lib.config.data import CodePairsConfig
+from pipeline_lib.languages.python import RULES as PYTHON
 from pipeline_lib.pairs.code_pairs import CodePair, code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages.python import PYTHON
 
 
 def pairs_of(source: str | bytes, **choices: object) -> tuple[list[CodePair], Counter[str]]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.config.data import CodePairsConfig
+from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.python import RULES as PYTHON
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.python import PYTHON
 from pipeline_lib.sources.python_installation import _standard_library
 from pipeline_lib.sources.safe_open import SourceText, read_source
 

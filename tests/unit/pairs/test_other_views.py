@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from pipeline_lib.config.data import CodePairsConfig
+from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.go import go_prose
+from pipeline_lib.languages.rules import tagged_prose
 from pipeline_lib.pairs.code_pairs import CodePair, code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.go import go_prose
-from pipeline_lib.pairs.languages.rules import tagged_prose
 
 DOC = "Keeps the running total of all orders of a day."
 SOURCES = {

@@ -7,9 +7,9 @@ import re
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.rules import tagged_prose, without_stars
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.languages import rules_of
-from pipeline_lib.pairs.languages.rules import tagged_prose, without_stars
 
 _PIECES = ("\n", " ", "\t", "*", "* ", "**", "/", "@", "@param x", "@file", "@summary", "@description ", "a", "b.", "{@code x}")
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.archives import read_archive
 from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.readers.archive import read_archive
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
 

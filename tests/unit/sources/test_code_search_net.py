@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, ReadLimits, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
-from pipeline_lib.sources.code_search_net import read_records
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.readers import Found
+from pipeline_lib.sources.readers.code_search_net import read_records
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -34,11 +34,11 @@ def container(folder: Path, lines: list[Any]) -> SourceFile:
     return describe(str(path), path.name, "csn", "csn", "MIT").model_copy(update={"form": "code_search_net"})
 
 
-def read(folder: Path, *lines: Any, limits: ReadLimits | None = None) -> list[Found]:
+def read(folder: Path, *lines: Any, limits: ReadLimits | None = None) -> list[SourceRecord]:
     return list(read_records(container(folder, list(lines)), limits or ReadLimits()))
 
 
-def text(found: Found) -> str:
+def text(found: SourceRecord) -> str:
     assert isinstance(found.content, SourceText), found
     return found.content.text
 

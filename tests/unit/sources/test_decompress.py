@@ -90,7 +90,7 @@ def test_an_expansion_beyond_the_limits_is_refused(tmp_path: Path, codec: str) -
 def test_a_file_in_another_format_than_its_name_says_is_damaged(tmp_path: Path) -> None:
     for codec in ("gz", "bz2", "xz", "zst"):
         path = tmp_path / f"a.{codec}"
-        path.write_bytes(b"<html>404 Not Found</html>")
+        path.write_bytes(b"<html>404 Not SourceRecord</html>")
         refusal = check_stream(str(path), LIMITS)
         assert refusal is not None and (refusal.reason, refusal.offset) == ("damaged", 0)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.extract import ExtractWork, extract_file, is_taken
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import bundles_of, list_bundles, list_dump, list_files, write_listing
-from pipeline_lib.sources.dump_spec import read_spec
+from pipeline_lib.sources.dump_spec import guess_reader, read_spec
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.readers import reader_of, texts_of
 from pipeline_lib.store.store import Store
 
 BODY = "def {name}(items):\n    '''Adds all numbers of a list.'''\n"
@@ -90,9 +91,9 @@ def test_moving_a_dump_changes_no_digest_and_a_changed_weight_does(tmp_path: Pat
         ("reader: tree", "got a dict, expected a list"),
         ("- [", "no valid YAML"),
         ([3], "entry 1: got 3, expected a mapping"),
-        ([{"url": "x", "licence": "MIT"}], "entry 1: reader: is missing; expected one of tree, text, warc"),
+        ([{"url": "x", "licence": "MIT"}], "entry 1: reader: is missing; expected one of tree, text, archive"),
         ([{"reader": "tree", "url": "x"}], "entry 1: licence: is missing"),
-        ([{"reader": "zip", "url": "x", "licence": "MIT"}], "entry 1: reader: got 'zip', expected: 'tree', 'text'"),
+        ([{"reader": "zip", "url": "x", "licence": "MIT"}], "entry 1: reader: got 'zip', expected: one of tree, text, archive"),
         (
             [{"reader": "tree", "url": "x", "licence": "MIT", "weight": 2}],
             "entry 1: weight: got 2, expected: less than",
@@ -229,3 +230,13 @@ def test_an_empty_bucket_or_none_is_one_line(bucket: Any, tmp_path: Path) -> Non
         spec = write(tmp_path, [{"reader": "text", "url": url, "licence": "MIT"}])
         with pytest.raises(UserError, match=re.escape(url)):
             list_files(SourceConfig(dump=spec))
+
+
+def test_a_reader_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = write(tmp_path, [{"reader": "mediawiki", "url": "x.xml", "licence": "CC-BY-SA-4.0"}])
+    read_spec(spec)
+    reader_of.cache_clear()
+    monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
+    with pytest.raises(UserError, match=r"mediawiki needs mwparserfromhell.*pip install 'cpt-factory\[dumps\]'"):
+        read_spec(spec)
+    assert guess_reader(str(Path(spec).parent / "*.xml.bz2")) == "mediawiki"  # recognised without it

@@ -19,7 +19,7 @@ from dulwich.repo import Repo
 from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import list_files
-from pipeline_lib.sources.git import describe_repository, read_repository
+from pipeline_lib.sources.readers.git import describe_repository, read_repository
 from pipeline_lib.sources.safe_open import Refusal
 
 FILES = {b"README.md": b"Hello\n", b"pkg/sums.py": b"total = 1\n", b"pkg/app.rb": b"x = 1\n", b"pkg/logo.png": b"\x89PNG"}

@@ -13,7 +13,8 @@ from dump_files import read_dump, reasons, texts
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.records import Options, read_json_lines
+from pipeline_lib.sources.readers.json_lines import read_json_lines
+from pipeline_lib.sources.record_fields import Options
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 
 RECORDS: dict[str, dict[str, Any]] = {

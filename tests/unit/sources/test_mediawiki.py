@@ -13,7 +13,7 @@ from dump_files import read_dump, reasons, texts
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.pairs.prose import paragraphs
-from pipeline_lib.sources.mediawiki import prose_of
+from pipeline_lib.sources.readers.mediawiki import prose_of
 from pipeline_lib.sources.safe_open import Refusal
 
 

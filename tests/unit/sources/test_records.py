@@ -21,7 +21,8 @@ from pipeline_lib.pairs.tables import document_id
 from pipeline_lib.sources.dump_files import bundles_of
 from pipeline_lib.sources.dump_spec import DumpSource, sources_of
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.readers import Found, texts_of
+from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import Form, SourceFile
 
@@ -31,7 +32,7 @@ LONG = "https://a.org/" + "x" * 600
 
 def warc(path: Path) -> None:
     urls = [URL, URL, URL + "?q=1", URL + "#copy=2", URL.upper(), URL, LONG + "1", LONG + "2"]
-    missing = response(URL, page("gone"), status="404 Not Found")  # a refusal takes no number
+    missing = response(URL, page("gone"), status="404 Not SourceRecord")  # a refusal takes no number
     path.write_bytes(missing + b"".join(response(url, page(f"topic {n}")) for n, url in enumerate(urls)))
 
 
@@ -88,7 +89,7 @@ WRITERS: dict[str, tuple[Form, object]] = {
 }
 
 
-def found_in(folder: Path, name: str) -> list[Found]:
+def found_in(folder: Path, name: str) -> list[SourceRecord]:
     form, write = WRITERS[name]
     write(folder / name)  # type: ignore[operator]
     file = describe(str(folder / name), name, "dump", "group").model_copy(update={"form": form})

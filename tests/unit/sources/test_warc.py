@@ -8,7 +8,7 @@ import pytest
 from dump_files import conversion, page, read_dump, reasons, response, texts
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.html import decode_page, main_text
+from pipeline_lib.sources.readers.html import decode_page, main_text
 from pipeline_lib.sources.safe_open import Refusal
 
 
@@ -38,7 +38,7 @@ def test_what_is_no_page_is_refused_by_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "a.warc.gz"
     records = [
         response("http://a.org/1", b"%PDF", content_type="application/pdf"),
-        response("http://a.org/2", page("gone"), status="404 Not Found"),
+        response("http://a.org/2", page("gone"), status="404 Not SourceRecord"),
         response("http://a.org/3", page("large") * 50),
         response("http://a.org/4", page("fine")),
     ]

@@ -1,10 +1,10 @@
-"""MediaWiki XML exports (.xml, .gz, .bz2), streamed: one page in memory at a time, articles to prose.
+"""MediaWiki XML exports (.xml, .gz, .bz2), streamed: one page in memory at a time; articles as prose.
 
 The XML is read by expat behind defusedxml: a document type, an entity or an external reference ends the file as
 `xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. The time of a page is bounded by its length
 (`limits.max_text_bytes`) and by how much markup it may leave open: a parser in C cannot be interrupted from a thread.
 
-Wikitext to prose: templates, tables, references, files and categories left out, headings as Markdown's.
+Prose is what a reader sees of the wikitext: templates, tables, references, files and categories are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from defusedxml.sax import make_parser
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
-from pipeline_lib.sources.readers import Found, found_text, too_large
+from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time
@@ -201,7 +202,7 @@ class _Pages(ContentHandler):
         return name in _FIELDS and parent == ("revision" if name in ("model", "text") else "page")
 
 
-def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """The articles of an export, in its order, as Markdown headings and paragraphs; group: the page.
 
     Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, unclosed_markup. Of the
@@ -209,16 +210,16 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     """
     refusal = check_stream(file.place, limits, file.sha256)
     if refusal is not None:
-        yield Found(file, refusal)
+        yield SourceRecord(file, refusal)
         return
     try:
         for number, page in enumerate(_pages(file.place, limits), 1):
             if number > limits.max_members:
                 raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members} pages; see source.limits"))
             title = page.get("title") or f"page {page.get('id')}"
-            yield found_text(file, title, _text(page, limits), limits, form="markdown", group=title)
+            yield text_record(file, title, _text(page, limits), limits, form="markdown", group=title)
     except Unreadable as error:
-        yield Found(file, error.refusal)
+        yield SourceRecord(file, error.refusal)
 
 
 def _text(page: _Page, limits: ReadLimits) -> str | Refusal:
@@ -232,6 +233,7 @@ def _text(page: _Page, limits: ReadLimits) -> str | Refusal:
 
 
 def _pages(place: str, limits: ReadLimits) -> Iterator[_Page]:
+
     handler = _Pages(limits)
     parser = make_parser()
     parser.forbid_dtd = True
@@ -257,3 +259,10 @@ def _pages(place: str, limits: ReadLimits) -> Iterator[_Page]:
             reason = "truncated" if handler.names and "no element found" in str(error) else "xml_damaged"
             raise Unreadable(Refusal(reason, ascii(str(error))[:200], fed)) from error
         yield from handler.done
+
+
+READER = Reader(
+    read=read_mediawiki,
+    suffixes=(".xml.bz2", ".xml.gz", ".xml", "-shortened.bz2"),
+    needs=("defusedxml", "mwparserfromhell"),
+)

@@ -6,10 +6,9 @@ import ast
 import re
 import warnings
 
-import tree_sitter_python
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.rules import Doc, WalkedRules
+from pipeline_lib.languages.rules import Doc, WalkedRules
 
 _DOC_START = re.compile(rb"[\s(]*(?:#|[rRuU]?[\"'])")
 
@@ -74,9 +73,9 @@ def decode_literal(token: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-PYTHON = WalkedRules(
-    name="python",
-    grammar=tree_sitter_python.language,
+RULES = WalkedRules(
+    suffixes=(".py",),
+    grammar="tree_sitter_python:language",
     definitions={"function_definition": "function", "class_definition": "class"},
     containers=(
         "module", "block", "decorated_definition", "ERROR",

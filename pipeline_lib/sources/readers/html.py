@@ -1,4 +1,4 @@
-"""The main text of a web page: what resiliparse takes for its content, headings as Markdown's, navigation left out.
+"""Main text of web pages: what resiliparse takes for their content, headings as Markdown's, navigation left out.
 
 Charset: a byte order mark, the HTTP header, the page's own declaration, then detection; each as the WHATWG maps its name, each
 strictly. The first that decodes every byte is taken; a page that none decodes is refused as `bad_encoding`, not patched.
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import read_whole
-from pipeline_lib.sources.readers import Found, as_text
+from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.records import SourceRecord, as_text
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time
@@ -29,11 +30,11 @@ _MARKED = re.compile(r"<(/?)(h[1-6]|p|ul|ol|li|pre|br)>")
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
-def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """A page in a file of its own, as its main text."""
     page = read_whole(file.place, limits, limits.max_text_bytes, file.sha256)
     text = page if isinstance(page, Refusal) else within_time("page", lambda: main_text(page, limits))
-    yield Found(file, text if isinstance(text, Refusal) else as_text(text, limits))
+    yield SourceRecord(file, text if isinstance(text, Refusal) else as_text(text, limits))
 
 
 def main_text(page: bytes, limits: ReadLimits, charset: str = "") -> str | Refusal:
@@ -109,3 +110,6 @@ def _as_markdown(tag: re.Match[str]) -> str:
     if name == "li":
         return "" if end else "- "
     return "\n```\n" if name == "pre" else "\n" if name == "br" else ""
+
+
+READER = Reader(read=read_html, needs=("resiliparse",))  # the reader `text` takes pages by their suffix

@@ -1,6 +1,6 @@
-"""What a language's file states, in the words of its tree-sitter grammar.
+"""Rules of a programming language, in the words of its tree-sitter grammar; and what documentation comments say in several.
 
-Documentation comments: which of them belong to a definition, and what they say without marks, tags and markup.
+A language's file states `WalkedRules`, whose definitions hold their documentation, or `CommentedRules`, where it stands above.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Literal
 
 from tree_sitter import Language, Node, Parser
+
+from pipeline_lib.errors import UserError
 
 DefinitionKind = Literal["module", "class", "function"]
 
@@ -33,8 +36,8 @@ class Doc:
 class LanguageRules:
     """One language, and how its definitions are told from each other."""
 
-    name: str
-    grammar: Callable[[], object]
+    suffixes: tuple[str, ...]  # of its files, in lower case, with the dot
+    grammar: str  # module and function of the tree-sitter grammar: imported when the first text is parsed
     code_line: re.Pattern[bytes]  # once in each line, after its newline, that holds code: no comment, no closing bracket
     comment_line: re.Pattern[str]  # after its newline, a line that is a comment alone; its group is what it says
     blank_name: str = "_"  # stands for a function's own name in the view `name`
@@ -47,7 +50,19 @@ class LanguageRules:
 
     @cached_property
     def language(self) -> Language:
-        return Language(self.grammar())
+        """The grammar.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        module, _, function = self.grammar.partition(":")
+        try:
+            return Language(getattr(import_module(module), function)())
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"code in {'/'.join(self.suffixes)} needs the module {error.name}, which is not installed here: "
+                "run `pip install 'cpt-factory[dumps]'`, or leave the language out of extract.code.languages"
+            ) from error
 
     @cached_property
     def parser(self) -> Parser:
@@ -56,7 +71,7 @@ class LanguageRules:
     def id_of(self, kind: str) -> int:
         """The number of a node type in the grammar."""
         number = self.language.id_for_node_kind(kind, True)
-        assert number is not None, f"{self.name}: its grammar has no node type {kind!r}"
+        assert number is not None, f"{self.grammar} has no node type {kind!r}"
         return number
 
     def module_name(self, path: str) -> str:

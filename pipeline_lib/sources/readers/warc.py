@@ -1,12 +1,10 @@
-"""Common Crawl: WARC responses to the main text of their pages, WET conversions as they are.
+"""Common Crawl: WARC responses as the main text of their pages, WET conversions as they are.
 
 Read: `response` records of HTML with status 200, `conversion` records of plain text. Requests, metadata, warcinfo, resources
 and revisits hold no page and are passed over; responses of other kinds are refused as `not_html` or `http_status`.
 
-A WARC file cut into its records; behind a damaged one it goes on with the next that can be found.
-
-fastwarc parses the records; where each begins and ends is found here, from the length that it declares and the empty lines
-that must follow, because behind a wrong length the next record has to be looked for.
+fastwarc parses the records. Their bounds are found here, from the length that each declares and the empty lines that must
+follow: behind a damaged record, or a wrong length, reading goes on with the next one that can be found.
 """
 
 from __future__ import annotations
@@ -19,8 +17,9 @@ from urllib.parse import urlsplit
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
-from pipeline_lib.sources.html import main_text
-from pipeline_lib.sources.readers import Found, found_text, too_large
+from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.readers.html import main_text
+from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time
@@ -159,7 +158,7 @@ class _Cut:
 _HTML = ("text/html", "application/xhtml+xml")
 
 
-def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """The pages of a WARC or WET file, in its order; group: the host.
 
     A file that is cut off or damaged keeps the records that are whole (each has a digest of its own), and the rest is looked
@@ -169,24 +168,24 @@ def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
         with open_expanded(file.place, limits) as stream:
             for count, record in enumerate(warc_records(stream, limits), 1):
                 if count > limits.max_members:
-                    yield Found(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
+                    yield SourceRecord(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
                     return
                 if isinstance(record, Refusal):
-                    yield Found(file, record)
+                    yield SourceRecord(file, record)
                 else:
                     yield _page(file, record, limits)
     except Unreadable as error:
-        yield Found(file, error.refusal)
+        yield SourceRecord(file, error.refusal)
 
 
-def _page(file: SourceFile, record: Any, limits: ReadLimits) -> Found:
+def _page(file: SourceFile, record: Any, limits: ReadLimits) -> SourceRecord:
     url = (record.headers.get("WARC-Target-URI") or record.record_id or "").strip("<>")
     try:
         text = within_time("page", lambda: _text(record, limits))
         host = urlsplit(url).hostname or ""
     except (OSError, ValueError) as error:  # of HTTP headers and transfer codings; of a URL that is none
         text, host = Refusal("bad_record", str(error)), ""
-    return found_text(file, url, text, limits, form="plain" if _is_wet(record) else "html", group=host)
+    return text_record(file, url, text, limits, form="plain" if _is_wet(record) else "html", group=host)
 
 
 def _is_wet(record: Any) -> bool:
@@ -208,3 +207,6 @@ def _text(record: Any, limits: ReadLimits) -> str | Refusal:
     if kind not in _HTML:
         return Refusal("not_html", f"Content-Type is {kind[:100] or 'not given'}")
     return main_text(record.reader.read(limits.max_text_bytes + 1), limits, record.http_charset or "")
+
+
+READER = Reader(read=read_warc, suffixes=(".warc.gz", ".warc", ".wet.gz", ".wet"), needs=("fastwarc", "resiliparse"))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-import tree_sitter_php
+from pipeline_lib.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, last_doc_block, named, tagged_prose
 
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, last_doc_block, named, tagged_prose
-
-PHP = CommentedRules(
-    name="php",
-    grammar=tree_sitter_php.language_php,
+RULES = CommentedRules(
+    suffixes=(".php",),
+    grammar="tree_sitter_php:language_php",
     definitions={
         "function_definition": "function", "method_declaration": "function",
         "class_declaration": "class", "interface_declaration": "class", "trait_declaration": "class",

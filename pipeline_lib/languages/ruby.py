@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import tree_sitter_ruby
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.rules import TEST_CLASS, CommentedRules, named, run_of_lines, without_markup
+from pipeline_lib.languages.rules import TEST_CLASS, CommentedRules, named, run_of_lines, without_markup
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -67,9 +66,9 @@ def ruby_prose(comments: list[str]) -> str:
     return without_markup(text).strip()
 
 
-RUBY = CommentedRules(
-    name="ruby",
-    grammar=tree_sitter_ruby.language,
+RULES = CommentedRules(
+    suffixes=(".rb",),
+    grammar="tree_sitter_ruby:language",
     definitions={"method": "function", "singleton_method": "function", "class": "class", "module": "class"},
     comments=("comment",),
     signs=tuple(map(re.compile, (rb"def\b", rb"class\b", rb"module\b"))),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-import tree_sitter_java
-
-from pipeline_lib.pairs.languages.rules import (
+from pipeline_lib.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
     TEST_CLASS,
@@ -17,9 +15,9 @@ from pipeline_lib.pairs.languages.rules import (
     tagged_prose,
 )
 
-JAVA = CommentedRules(
-    name="java",
-    grammar=tree_sitter_java.language,
+RULES = CommentedRules(
+    suffixes=(".java",),
+    grammar="tree_sitter_java:language",
     definitions={
         "method_declaration": "function", "constructor_declaration": "function",
         "compact_constructor_declaration": "function",

@@ -1,20 +1,12 @@
-"""Archives of source: .tar (plain or compressed), .zip, wheels and sdists, member by member; nothing is ever unpacked.
+"""Archives, member by member: .tar (plain or compressed), .zip, wheels and sdists. Nothing is ever unpacked.
 
-A member's name is metadata here, never a place: no file is written, no link followed, no device opened. An archive inside
-an archive is not opened.
-
-What is known of a member of an archive or a file of a repository before it is read: a name, which is never a place.
-
-A tar archive as a stream of entries: tarfile reads the headers, within bounds, and stops loudly where they are broken.
-
-A zip archive as entries: its directory is read within bounds, and a directory that lies about it is refused.
+A member's name is metadata here, never a place: no file is written, no link followed, no device opened. An archive inside an
+archive is not opened. Headers and directories are read within bounds, and one that is broken or lies is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 import stat
 import struct
 import tarfile
@@ -22,70 +14,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from io import BufferedReader
-from typing import IO, Any, Literal, NamedTuple, Self, cast
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import IO, Literal, NamedTuple, Self, cast
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import FREE_BYTES, Unreadable, check_stream, open_expanded
-from pipeline_lib.sources.folder import SKIPPED_FOLDERS, shown
-from pipeline_lib.sources.html import main_text
-from pipeline_lib.sources.readers import Found, as_text
-from pipeline_lib.sources.safe_open import Refusal, decode
-from pipeline_lib.sources.source_file import Form, SourceFile, member_form_of
-from pipeline_lib.sources.time_limit import within_time
-
-MAX_NAME_CHARACTERS = 4096
-_DRIVE = re.compile(r"^[A-Za-z]:")
-
-
-class Options(BaseModel):
-    """What the readers of archives and repositories take in a dump spec."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    html: bool = Field(False, description="Whether pages (.html, .htm) are read too; in source they are mostly generated.")
-
-
-def wanted_form(name: str, html: bool) -> Form | None:
-    """What a member holds, by its name; None: it is not read. The folders that a tree skips are skipped here too.
-
-    Args:
-        html: whether pages are read.
-    """
-    folders = name.split("/")[:-1]
-    if not SKIPPED_FOLDERS.isdisjoint(folders):
-        return None
-    if name.endswith(".dist-info/METADATA"):
-        return "metadata"
-    if html and name.lower().endswith((".html", ".htm")):
-        return "html"
-    return member_form_of(name)
-
-
-def unsafe_path(name: str) -> Refusal | None:
-    """Why a name would leave the folder that it is unpacked in. Nothing is ever unpacked: it tells a hostile archive."""
-    if name.startswith(("/", "\\")) or _DRIVE.match(name):
-        return Refusal("unsafe_path", "an absolute path")
-    if ".." in re.split(r"[/\\]", name):
-        return Refusal("unsafe_path", "a path with `..`")
-    if len(name) > MAX_NAME_CHARACTERS:
-        return Refusal("unsafe_path", f"a path of {len(name)} characters, at most {MAX_NAME_CHARACTERS} are read")
-    return None
-
-
-def member(container: SourceFile, name: str, form: Form | None, content: bytes | Refusal, limits: ReadLimits) -> Found:
-    """A member's text, a page's main text, or why there is none; its path is the container's, "!" and its own."""
-    update: dict[str, Any] = {"path": f"{container.path}!{shown(name[:MAX_NAME_CHARACTERS])}", "form": form or "plain"}
-    if isinstance(content, Refusal):
-        return Found(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
-    update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    file = container.model_copy(update=update)
-    if form != "html":
-        return Found(file, decode(content, python=form == "python"))
-    text = within_time("page", lambda: main_text(content, limits))
-    return Found(file, text if isinstance(text, Refusal) else as_text(text, limits))
-
+from pipeline_lib.sources.members import MemberOptions, member_record, unsafe_path, wanted_form
+from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.records import SourceRecord
+from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.source_file import SourceFile
 
 MAX_HEADER_BYTES = 256 * 1024  # of one extended header: tarfile reads it whole; real ones hold a long path or attributes
 
@@ -257,13 +194,11 @@ def _zip_kind(info: zipfile.ZipInfo) -> Literal["file", "folder", "link", "speci
     return "file" if not stat.S_IFMT(mode) or stat.S_ISREG(mode) else "special"
 
 
-__all__ = ["Options", "read_archive"]
-
 MAX_REFUSED = 10_000  # members refused one by one; an archive with more is left there: each is a row in memory
 _ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every member that holds code or prose, and every one that is refused, in the archive's order.
 
     Refusals of members: unsafe_path, link, not_a_file, nested_archive, encrypted, unsupported_compression,
@@ -271,9 +206,9 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
     """
     refusal = check_stream(file.place, limits, file.sha256)
     if refusal is not None:
-        yield Found(file, refusal)
+        yield SourceRecord(file, refusal)
         return
-    html = Options.model_validate(file.options).html
+    html = MemberOptions.model_validate(file.options).html
     chosen = _Chosen(limits, html)
     try:
         with open_expanded(file.place, limits) as stream:
@@ -285,9 +220,9 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
                 if count > limits.max_members:
                     raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
                 if chosen.is_read(entry):
-                    yield member(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
+                    yield member_record(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
     except Unreadable as error:
-        yield Found(file, error.refusal)
+        yield SourceRecord(file, error.refusal)
 
 
 class _Chosen:
@@ -328,3 +263,6 @@ class _Chosen:
         if entry.size > self.limits.max_text_bytes:
             return Refusal("file_too_large", f"{entry.size} bytes, at most {self.limits.max_text_bytes} are read")
         return None
+
+
+READER = Reader(read=read_archive, suffixes=_ARCHIVES, options=MemberOptions)

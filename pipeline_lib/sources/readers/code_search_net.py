@@ -12,13 +12,14 @@ import json
 import re
 import tokenize
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
-from pipeline_lib.sources.folder import shown
-from pipeline_lib.sources.readers import Found, address
-from pipeline_lib.sources.safe_open import Refusal, bounded_lines, decode
+from pipeline_lib.sources.decompress import Unreadable, open_expanded
+from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.records import SourceRecord, address, json_of, numbered_lines, one_line, refused_record
+from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.source_file import SourceFile
 
 LINE_PER_TEXT = 16  # a line holds the function twice as text and twice as a list of tokens, escaped
@@ -26,39 +27,28 @@ _FIELDS = ("repo", "path", "language")
 _NAME = re.compile(r"[^\W\d]\w*")
 
 
-def read_records(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+def read_records(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every record as a source file: its group is its repository, its path ends in the record's URL.
 
     Refusals, with the record's line as offset: not_json, not_a_record, unknown_language, file_too_large, and those of
     decoding. Of the file: truncated, damaged, expansion_limit, too_many_members.
     """
-    refusal = check_stream(file.place, limits, file.sha256)
-    if refusal is not None:
-        yield Found(file, refusal)
-        return
     try:
-        with open_expanded(file.place, limits) as stream:
-            for number, line in enumerate(
-                bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * LINE_PER_TEXT), start=1
-            ):
-                if number > limits.max_members:
-                    raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits", number))
-                if not isinstance(line, bytes) or line.strip():
-                    yield _found(file, number, line, limits)
+        for number, line in numbered_lines(file, limits, LINE_PER_TEXT):
+            yield _function(file, number, line, limits)
     except Unreadable as error:
-        yield Found(file, error.refusal)
+        yield SourceRecord(file, error.refusal)
 
 
-def _found(file: SourceFile, number: int, line: bytes | Refusal, limits: ReadLimits) -> Found:
-    record = line if isinstance(line, Refusal) else _record(line)
+def _function(file: SourceFile, number: int, line: bytes | Refusal, limits: ReadLimits) -> SourceRecord:
+    record = line if isinstance(line, Refusal) else _checked(json_of(line))
     if isinstance(record, Refusal):
-        at_line = file.model_copy(update={"path": f"{file.path}!{number}", "bytes": 0, "sha256": ""})
-        return Found(at_line, Refusal(record.reason, record.detail, number))
+        return refused_record(file, str(number), record, number)
     place = record.get("url") or f"{record['repo']}/{record['path']}#{number}"
     data = _source(record).encode("utf-8", "surrogatepass")
     update = {
         "path": f"{file.path}!{address(str(place))}",
-        "group": _valid(record["repo"]),
+        "group": one_line(record["repo"]),
         "form": record["language"],
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -66,14 +56,12 @@ def _found(file: SourceFile, number: int, line: bytes | Refusal, limits: ReadLim
     content = decode(data)
     if len(data) > limits.max_text_bytes:
         content = Refusal("file_too_large", f"{len(data)} bytes, at most {limits.max_text_bytes} are read", number)
-    return Found(file.model_copy(update=update), content)
+    return SourceRecord(file.model_copy(update=update), content)
 
 
-def _record(line: bytes) -> dict[str, Any] | Refusal:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Refusal("not_json", ascii(str(error))[:200])
+def _checked(record: Any) -> dict[str, Any] | Refusal:
+    if isinstance(record, Refusal):
+        return record
     if not isinstance(record, dict):
         return Refusal("not_a_record", f"a {type(record).__name__}, expected an object")
     if not isinstance(record.get("code", record.get("original_string")), str):
@@ -171,5 +159,16 @@ def _owner(name: str) -> str:
     return found[-1] if found else "Owner"
 
 
-def _valid(text: str) -> str:
-    return shown(text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape"))
+def holds_functions(place: str) -> bool:
+    """Whether the first record of a file on this machine is one of CodeSearchNet's."""
+    if not Path(place).is_file():
+        return False
+    try:
+        with open_expanded(place, ReadLimits()) as stream:
+            record = json.loads(stream.readline(10_000_000))
+    except (Unreadable, ValueError):
+        return False
+    return isinstance(record, dict) and {"repo", "func_name", "docstring"} <= record.keys()
+
+
+READER = Reader(read=read_records, suffixes=(".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".ndjson"), probe=holds_functions)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import tree_sitter_javascript
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.rules import (
+from pipeline_lib.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
     TEST_CLASS,
@@ -37,9 +36,9 @@ def given_name(node: Node, data: bytes) -> tuple[str, Node] | None:
     return None
 
 
-JAVASCRIPT = CommentedRules(
-    name="javascript",
-    grammar=tree_sitter_javascript.language,
+RULES = CommentedRules(
+    suffixes=(".js", ".mjs", ".cjs", ".jsx"),
+    grammar="tree_sitter_javascript:language",
     definitions={
         "function_declaration": "function", "generator_function_declaration": "function", "method_definition": "function",
         "variable_declarator": "function", "assignment_expression": "function", "pair": "function",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import tree_sitter_go
 from tree_sitter import Node
 
-from pipeline_lib.pairs.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named, run_of_lines, without_stars
+from pipeline_lib.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named, run_of_lines, without_stars
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
@@ -38,9 +37,9 @@ def go_prose(comments: list[str]) -> str:
     return _DOC_LINK.sub(r"\1", "\n".join(lines)).strip()
 
 
-GO = CommentedRules(
-    name="go",
-    grammar=tree_sitter_go.language,
+RULES = CommentedRules(
+    suffixes=(".go",),
+    grammar="tree_sitter_go:language",
     definitions={"function_declaration": "function", "method_declaration": "function", "type_spec": "class"},
     comments=("comment",),
     signs=(re.compile(rb"type\b"),),  # functions lie at the top, closures have no name

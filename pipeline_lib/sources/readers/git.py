@@ -1,9 +1,8 @@
-"""A git repository, bare or checked out, at a revision: read from its objects, without a checkout and without running git.
+"""Git repositories, bare or checked out, at a revision: read from their objects, without a checkout and without running git.
 
-Git objects that are read only where they are small: dulwich inflates each in memory, however large it says it is.
-
-A pack states the inflated length of every object before its bytes, and a delta begins with the length of what it makes: a
-bomb of any shape is seen before it goes off. The format is that of git's Documentation/gitformat-pack.txt.
+dulwich inflates each object in memory, however large it says it is, so only small ones are read: a pack states the inflated
+length of every object before its bytes, and a delta begins with the length of what it makes. A bomb of any shape is seen before
+it goes off. The format is that of git's Documentation/gitformat-pack.txt.
 """
 
 from __future__ import annotations
@@ -11,27 +10,30 @@ from __future__ import annotations
 import stat
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository, WrongObjectException
-from dulwich.object_store import MaxTreeDepthExceeded, ObjectContainer, iter_tree_contents
-from dulwich.objects import Commit, ObjectID, RawObjectID, ShaFile
-from dulwich.objectspec import parse_commit
-from dulwich.pack import ApplyDeltaError, Pack
-from dulwich.repo import Repo
 from pydantic import Field
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.archives import Options as MemberOptions
-from pipeline_lib.sources.archives import member, unsafe_path, wanted_form
-from pipeline_lib.sources.folder import shown
-from pipeline_lib.sources.readers import Found
+from pipeline_lib.sources.folder import valid_name
+from pipeline_lib.sources.members import MemberOptions, member_record, unsafe_path, wanted_form
+from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.records import SourceRecord
+from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import sign_of_life
 
+if TYPE_CHECKING:
+    from dulwich.object_store import ObjectContainer
+    from dulwich.objects import ObjectID, ShaFile
+    from dulwich.pack import Pack
+    from dulwich.repo import Repo
+
+_SUBMODULE = 0o160000
 _OFS_DELTA, _REF_DELTA = 6, 7
 _MAX_CHAIN = 4095  # git's own limit for a chain of deltas
 _HEAD_BYTES = 128  # hold every length that is asked for
@@ -69,6 +71,8 @@ class SmallObjects:
 
     def _check(self, pack: Pack, offset: int) -> None:
         """Follow a chain of deltas to its end."""
+        from dulwich.objects import RawObjectID
+
         with Path(pack.data.path).open("rb") as stream:
             for _ in range(_MAX_CHAIN):
                 kind, base, sizes = _entry(stream, offset)
@@ -126,32 +130,8 @@ def _distance(data: bytes, at: int) -> tuple[int, int]:
     return value, at + 1
 
 
-_SUBMODULE = 0o160000
-# whatever broken objects make dulwich raise
-_BROKEN = (
-    ObjectTooLargeError,
-    MaxTreeDepthExceeded,
-    ChecksumMismatch,
-    FileFormatException,
-    WrongObjectException,
-    ApplyDeltaError,
-    NotGitRepository,
-    zlib.error,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OSError,
-    EOFError,
-    OverflowError,
-    RecursionError,
-)
-
-
 class Options(MemberOptions):
-    """Of the reader `git`."""
+    """Options of the reader `git`."""
 
     revision: str = Field("HEAD", description="A branch, a tag or a commit.", min_length=1)
 
@@ -162,6 +142,12 @@ def describe_repository(place: str, source: str, revision: str) -> SourceFile:
     Raises:
         UserError: there is no repository, or no such revision in it.
     """
+    from dulwich.errors import NotGitRepository
+    from dulwich.objectspec import parse_commit
+    from dulwich.repo import Repo
+
+    if is_remote(place):
+        raise UserError(f"source {source}: {place}: a repository is read from disk; `git clone --bare` it first")
     folder = Path(place).expanduser()
     try:
         with Repo(str(folder)) as repository:
@@ -169,9 +155,9 @@ def describe_repository(place: str, source: str, revision: str) -> SourceFile:
             objects = Path(repository.commondir()) / "objects"
     except NotGitRepository as error:
         raise UserError(f"source {source}: {folder}: no git repository there; give its folder, bare or checked out") from error
-    except _BROKEN as error:
+    except _broken() as error:
         raise UserError(f"source {source}: {folder}: no revision {revision!r}; give a branch, a tag or a commit") from error
-    name = shown(folder.resolve().name)
+    name = valid_name(folder.resolve().name)
     return SourceFile(
         place=str(folder.resolve()),
         path=name,
@@ -184,22 +170,28 @@ def describe_repository(place: str, source: str, revision: str) -> SourceFile:
     )
 
 
-def read_repository(file: SourceFile, limits: ReadLimits) -> Iterator[Found]:
+def read_repository(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every file of code or prose of the listed commit, by path; its group is the repository.
 
     Refusals of files: link, submodule, unsafe_path, file_too_large, damaged, and those of decoding. Of the repository:
     unreadable, damaged, too_many_members.
     """
+    from dulwich.errors import NotGitRepository
+    from dulwich.repo import Repo
+
     try:
         with Repo(file.place) as repository:
             yield from _files(file, repository, limits)
     except (NotGitRepository, PermissionError) as error:
-        yield Found(file, Refusal("unreadable", ascii(str(error))[:200]))
-    except _BROKEN as error:
-        yield Found(file, Refusal("damaged", f"{type(error).__name__}: {ascii(str(error))[:200]}"))
+        yield SourceRecord(file, Refusal("unreadable", ascii(str(error))[:200]))
+    except _broken() as error:
+        yield SourceRecord(file, Refusal("damaged", f"{type(error).__name__}: {ascii(str(error))[:200]}"))
 
 
-def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[Found]:
+def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[SourceRecord]:
+    from dulwich.object_store import iter_tree_contents
+    from dulwich.objects import Commit
+
     commit = repository[file.sha256.removeprefix("commit:").encode()]
     if not isinstance(commit, Commit):
         raise ValueError(f"{file.sha256} is no commit")
@@ -207,20 +199,20 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[F
     objects = SmallObjects(repository, limits.max_text_bytes)
     # folders are counted too: a few objects can nest to any number of them
     for count, entry in enumerate(
-        iter_tree_contents(cast(ObjectContainer, objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
+        iter_tree_contents(cast("ObjectContainer", objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
     ):
         sign_of_life()
         if count > limits.max_members:
-            yield Found(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
+            yield SourceRecord(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
             return
-        mode, name = entry.mode or 0, shown((entry.path or b"").decode("utf-8", "surrogateescape"))
+        mode, name = entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape"))
         if stat.S_ISDIR(mode) or entry.sha is None:
             continue
         form = wanted_form(name, html)
         if mode == _SUBMODULE:
-            yield member(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
+            yield member_record(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
         elif form is not None:
-            yield member(file, name, form, _content(objects, mode, name, entry.sha), limits)
+            yield member_record(file, name, form, _content(objects, mode, name, entry.sha), limits)
 
 
 def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> bytes | Refusal:
@@ -232,7 +224,7 @@ def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> byte
         blob = objects[sha]
     except ObjectTooLargeError as error:
         return Refusal("file_too_large", str(error))
-    except _BROKEN as error:
+    except _broken() as error:
         reason = "file_too_large" if "exceeds maximum size" in str(error) else "damaged"
         return Refusal(reason, f"object {sha.decode()}: {type(error).__name__}: {ascii(str(error))[:200]}")
     content = blob.as_raw_string()
@@ -241,7 +233,32 @@ def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> byte
     return content
 
 
+@cache
+def _broken() -> tuple[type[Exception], ...]:
+    """What broken objects make dulwich raise."""
+    from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository, WrongObjectException
+    from dulwich.object_store import MaxTreeDepthExceeded
+    from dulwich.pack import ApplyDeltaError
+
+    own = (ApplyDeltaError, ChecksumMismatch, FileFormatException, MaxTreeDepthExceeded, NotGitRepository, WrongObjectException)
+    builtin = (zlib.error, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError, EOFError, OverflowError)
+    return (ObjectTooLargeError, *own, *builtin, RecursionError)
+
+
 def _digest(objects: SmallObjects, content: bytes) -> str:
     digest = objects.store.object_format.hash_func()
     digest.update(b"blob %d\0" % len(content) + content)
     return digest.hexdigest()
+
+
+def is_repository(place: str) -> bool:
+    """Whether a path on this machine is a repository, bare or checked out."""
+    folder = Path(place)
+    return (folder / ".git").exists() or ((folder / "HEAD").is_file() and (folder / "objects").is_dir())
+
+
+def _describe(place: str, source: str, options: dict[str, Any]) -> SourceFile:
+    return describe_repository(place, source, options.get("revision", "HEAD"))
+
+
+READER = Reader(read=read_repository, probe=is_repository, options=Options, needs=("dulwich",), describe=_describe)

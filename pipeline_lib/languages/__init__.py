@@ -1,0 +1,47 @@
+"""Programming languages, one file each: how its files are named, its grammar, its definitions and their documentation.
+
+A file NAME.py with `RULES` is all that another language takes: its name is one of `extract.code.languages`, its suffixes are
+read in every source, and contracts know it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline_lib.languages.rules import LanguageRules
+
+# CodeSearchNet's, in the order that names what has been extracted; further ones follow by name
+_FIRST = ("python", "javascript", "java", "go", "php", "ruby")
+
+
+@cache
+def language_names() -> tuple[str, ...]:
+    """All languages; nothing is imported for it."""
+    found = {module.name for module in iter_modules(__path__)} - {"rules"}
+    return tuple(sorted(found, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)))
+
+
+@cache
+def rules_of(language: str) -> LanguageRules:
+    """The rules of a language by its name; its grammar is imported when the first text is parsed."""
+    rules: LanguageRules = import_module(f"{__name__}.{language}").RULES
+    return rules
+
+
+@cache
+def languages_by_suffix() -> dict[str, str]:
+    """Suffix of a file to the name of its language.
+
+    Raises:
+        ValueError: two languages claim one suffix.
+    """
+    found: dict[str, str] = {}
+    for language in language_names():
+        for suffix in rules_of(language).suffixes:
+            if (other := found.setdefault(suffix, language)) != language:
+                raise ValueError(f"languages {other} and {language} both claim files in {suffix}; take it out of one of them")
+    return found
