@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store.bucket import Bucket
@@ -205,7 +205,6 @@ class RunRecord:
     host: str = ""
     python: str = ""
     commit: str = ""
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def start(cls) -> RunRecord:
