@@ -205,13 +205,12 @@ class Trainer:
             return 0
         self.log.restore(state.texts["metrics.jsonl"])
         self.evaluation = state.texts.get(EVALUATION_FILE, "")
-        self.objective.restore_texts(state.texts)
         self.pairs_seen = int(self.log.last["pairs_seen"])
         return state.step
 
     def _texts(self) -> dict[str, str]:
         evaluation = {EVALUATION_FILE: self.evaluation} if self.evaluation else {}
-        return {"metrics.jsonl": self.log.text(), **evaluation, **self.objective.texts()}
+        return {"metrics.jsonl": self.log.text(), **evaluation}
 
     def _save_checkpoint(self, done: int) -> None:
         """Measure the model where that is asked for, and commit it as a part.

@@ -227,18 +227,6 @@ def test_gradient_caching_is_the_same_run_within_rounding(inputs: Inputs) -> Non
     assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-5) for a, b in pairs)
 
 
-def test_negatives_name_pairs_of_the_last_steps(inputs: Inputs, uninterrupted: dict[str, str]) -> None:
-    store, _ = inputs
-    part = store.find_part("train", part_key("uninterrupted", "metrics"))
-    assert part is not None
-    rows = json.loads((store.root / part.folder / "negatives.json").read_text())
-    objective = build_objective(write_job(*inputs, tiny_config(), key="reader"), Ranks())
-    seen = {pair_id for step in range(2, 12) for pair_id in objective.pair_ids(step)}
-    assert len(rows) == 50
-    assert rows == sorted(rows, key=lambda row: -row[0])
-    assert all(x_id in seen and y_id in seen and x_id != y_id for _, x_id, y_id in rows)
-
-
 def test_a_language_model_is_trained_resumed_and_starts_the_encoder(inputs: Inputs) -> None:
     store, _ = inputs
     config = PretrainConfig(
