@@ -59,7 +59,7 @@ def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
 
 
 def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
-    if not encoder.lean:
+    if not encoder.fused:
         return "only a GPT-2 that is pooled at its last token is compiled"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
@@ -92,7 +92,7 @@ def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
 
 
 def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
-    if not encoder.lean:
+    if not encoder.fused:
         return "only a GPT-2 that is pooled at its last token is packed"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
@@ -117,9 +117,9 @@ class ContrastiveObjective:
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = not_told
         if self._sharded:
-            encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
+            encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        kept = (self.config.activation_bytes, encoder.lean, encoder.checkpointed)
+        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
         fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
@@ -192,7 +192,7 @@ class ContrastiveObjective:
         cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes, packed=self.module.packed)
         micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        kept = (self.config.activation_bytes, self.module.lean, self.module.checkpointed)
+        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if self._sharded:
             # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
