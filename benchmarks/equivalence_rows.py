@@ -169,7 +169,7 @@ def hashes_of(row: Row) -> PairHashes:
 def oracle(row: Row) -> Gradients:
     """Gradients in float64 on one process, by transformers' forward and torch's cross entropy over the whole matrix."""
     encoder = build(torch.float64)
-    encoder.lean = False
+    encoder.fused = False
     (batch,) = cut_micro_batches(sequences(row.negatives), 10**6)
     emb_ND = torch.empty(len(batch.rows_B), encoder.width, dtype=torch.float64)
     emb_ND = emb_ND.index_copy(0, batch.rows_B, encoder(batch.ids_BL, batch.lengths_B))
@@ -211,7 +211,7 @@ def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
         else:
             before_backward = not_told
             if row.parallel != "sum":
-                encoder.lean = False
+                encoder.fused = False
                 before_backward = shard(encoder.backbone, ranks, cast(Synchronise, row.parallel))
             batch_gradients(encoder, batches, loss_of, row.micro_rows > 0, before_backward)
             sum_gradients(encoder, ranks)
@@ -242,11 +242,11 @@ def micro_batches(texts: list[np.ndarray], micro_rows: int, ranks: Ranks, packed
 
 def _torch_ddp(encoder: Encoder, batches: list[MicroBatch], loss_of: BatchLoss, ranks: Ranks) -> None:
     """The same by DistributedDataParallel, which divides by the ranks."""
-    encoder.lean = False
+    encoder.fused = False
     # the logit scale gets its gradient from the loss, outside of the wrapped forward
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(encoder, ["log_scale"])
     wrapped = DistributedDataParallel(encoder)
-    wrapped.lean = False
+    wrapped.fused = False
     batch_gradients(cast(Encoder, wrapped), batches, loss_of, cached=False)
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name

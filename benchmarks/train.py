@@ -43,7 +43,7 @@ DEEP = {"layers": 4, "width": 256, "heads": 4, "inner": 1024, "positions": 160} 
 FACTORS = {  # our step with one thing undone
     "padding": {"sort": False},
     "single_forward": {"cached": True},
-    "pooled_last_layer": {"lean": False},
+    "pooled_last_layer": {"fused": False},
 }
 
 

@@ -70,16 +70,16 @@ class OurStep:
 
     Args:
         setting: shared with the peer.
-        lean: compute the last layer at the pooled position only.
+        fused: compute the last layer at the pooled position only.
         cached: forward twice (GradCache) instead of keeping the activations.
         sort: cut micro-batches by length; else one batch a side, padded to its longest row.
     """
 
-    def __init__(self, setting: Setting, lean: bool = True, cached: bool = False, sort: bool = True) -> None:
+    def __init__(self, setting: Setting, fused: bool = True, cached: bool = False, sort: bool = True) -> None:
         self.setting, self.cached, self.sort = setting, cached, sort
         self.tokenizing_seconds = 0.0
         self.encoder = Encoder.build(ModelConfig(init=str(setting.model_folder)), setting.tokenizer, seed=1).train()
-        self.encoder.lean = lean
+        self.encoder.fused = fused
         self.encoder.precision = setting.train.precision
         set_temperature(self.encoder, setting.train.temperature)
         self.optimizer = _optimizer(self.encoder, setting.train)

@@ -8,8 +8,6 @@ import hashlib
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
-
 KINDS = ("code", "text")
 SPLITS = ("train", "validation", "test")
 

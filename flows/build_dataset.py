@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import DatasetRef, RunParams
-from flows.workspace import Workspace, open_workspace
+from flows.workspace import open_workspace
 from tasks.dataset import (
     check_shards_task,
     contamination_task,
@@ -50,9 +50,3 @@ def require_dataset(params: RunParams, dataset: DatasetRef) -> DatasetRef:
         if dataset.shards
         else build_dataset(RunParams.model_validate(params.model_dump(include=set(RunParams.model_fields))))
     )
-
-
-def dataset_size(work: Workspace, dataset: DatasetRef) -> dict[str, int]:
-    """Rows of every token shard part, by its label."""
-    parts = work.store.open("shards", dataset.shards).manifest.parts
-    return {part.label: part.counts.n_out for part in parts}

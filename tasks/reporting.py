@@ -41,7 +41,6 @@ _CONTRACTS = {  # by the name of the stage that ran it
 
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
-EVALUATION_STAGES = ("evaluate", "baselines")
 
 
 @dataclass(frozen=True)

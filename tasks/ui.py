@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import sys
 import time
 import traceback
@@ -23,6 +22,9 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from pipeline_lib.errors import TransientError
 from pipeline_lib.runtime import interruption
@@ -36,6 +38,7 @@ LINE_SECONDS = 10.0  # between plain lines where there is no terminal to redraw
 REDRAW_SECONDS = 0.2
 SHOW_AFTER_SECONDS = 1.0
 BAR_WIDTH = 24
+PACE_SECONDS = 180.0  # of which the pace is taken: some tasks report but once a minute
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
@@ -70,6 +73,8 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
                 release_frames(error)
                 raise
             finally:
+                for progress in list(_DRAWN):  # of a stage that failed or was interrupted
+                    progress.clear()
                 interruption.check()  # what a library made of a signal is no failure of this task
 
         return task(
@@ -86,7 +91,7 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
 
 
 class StageProgress:
-    """Draws one stage's progress: what, how much, how long still.
+    """Progress of one stage: a line that is drawn over in a terminal, lines now and then elsewhere, a bar in Prefect's UI.
 
     Args:
         name: of the stage, as the line begins.
@@ -97,21 +102,32 @@ class StageProgress:
         self.started = time.monotonic()
         self._artifact: UUID | None = None
         self._ui_at = self._line_at = self.started
-        self._redraws = sys.stderr.isatty()
-        self._drawn = False
+        console = Console(stderr=True)
+        self._redraws = console.is_terminal and not console.is_dumb_terminal
+        # refreshed by hand: no thread draws while the process ends
+        self._line = Progress(
+            *LINE,
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            speed_estimate_period=PACE_SECONDS,
+        )
+        self._stage = self._line.add_task(name, total=None, note="")
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         interruption.check()
+        self._line.update(self._stage, completed=min(done, total), total=total or None, note=note)
         now = time.monotonic()
         if now - self.started < SHOW_AFTER_SECONDS:
             return
-        share = min(1.0, done / total) if total else 0.0
         if now - self._ui_at > UI_SECONDS:
             self._ui_at = now
-            self._update_ui(100 * share, note)
+            self._update_ui(self._line.tasks[0].percentage, note)
         if now - self._line_at > (REDRAW_SECONDS if self._redraws else LINE_SECONDS):
             self._line_at = now
-            self._draw(progress_line(self.name, share, note, self._seconds_left(share, now)))
+            self._draw()
 
     def tell(self, line: str) -> None:
         """A line of the stage's own log, to the run's log; a warning to the terminal too."""
@@ -119,20 +135,23 @@ class StageProgress:
             get_run_logger().info("%s", line)
             return
         get_run_logger().warning("%s", line.removeprefix(WARNING))
-        self._clear()
+        self.clear()
         say(f"  {self.name:<18} {line}")
 
     def finish(self, note: str) -> None:
         """The last line of the stage: what came of it."""
         if self._artifact is not None:
             self._update_ui(100.0, note)
-        self._clear()
+        self.clear()
         seconds = time.monotonic() - self.started
         get_run_logger().info("%s: %s [%s]", self.name, note, clock(seconds))
         say(f"  {self.name:<18} {note}  [{clock(seconds)}]")
 
-    def _seconds_left(self, share: float, now: float) -> float:
-        return (now - self.started) * (1 - share) / share if share > 0 else math.inf
+    def clear(self) -> None:
+        """Take the line off the terminal; the next call draws it again."""
+        if self in _DRAWN:
+            _DRAWN.discard(self)
+            self._line.stop()
 
     def _update_ui(self, percent: float, note: str) -> None:
         if self._artifact is None:
@@ -140,28 +159,46 @@ class StageProgress:
         else:
             update_progress_artifact(self._artifact, percent, description=note)
 
-    def _draw(self, line: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{line}" if self._redraws else f"{line}\n")
-        sys.stderr.flush()
-        self._drawn = True
+    def _draw(self) -> None:
+        if not self._redraws:
+            stage = self._line.tasks[0]
+            say(f"  {self.name:<18} {stage.percentage:3.0f} %  {stage.fields['note']}{time_left(stage)}")
+            return
+        _DRAWN.add(self)
+        self._line.start()
+        self._line.refresh()
 
-    def _clear(self) -> None:
-        if self._redraws and self._drawn:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+
+_DRAWN: set[StageProgress] = set()  # on the terminal, where the cursor is hidden meanwhile
+
+
+def time_left(stage: Task) -> str:
+    """The one clock of what is left: by the pace of the last minutes, so that a stage that goes on half done is not hurried."""
+    return "" if stage.time_remaining is None else f"  {clock(stage.time_remaining)} left"
+
+
+class _TimeLeft(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(time_left(task))
+
+
+def _plain(text: str) -> TextColumn:
+    return TextColumn(text, markup=False)
+
+
+LINE = (
+    _plain("  {task.description:<18}"),
+    BarColumn(BAR_WIDTH),
+    _plain("{task.percentage:3.0f} %"),
+    _plain("{task.fields[note]}"),
+    _TimeLeft(),
+)
 
 
 def say(line: str) -> None:
     """One line to whoever watches the terminal."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
-
-
-def progress_line(name: str, share: float, note: str, seconds_left: float) -> str:
-    """'  extract  [#####-----]  42 %  note  0:31 left'."""
-    full = round(BAR_WIDTH * share)
-    left = "" if math.isinf(seconds_left) else f"  {clock(seconds_left)} left"
-    return f"  {name:<18} [{'#' * full}{'-' * (BAR_WIDTH - full)}] {100 * share:3.0f} %  {note}{left}"
 
 
 def clock(seconds: float) -> str:

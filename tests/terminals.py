@@ -82,7 +82,24 @@ class Terminal:
     @property
     def lines(self) -> list[str]:
         """What stands on the screen, without lines that were drawn over."""
-        return [line for line in re.sub(r"\r\x1b\[2K|\r", "\n", self.text).split("\n") if line.strip()]
+        shown = re.sub(r"\r\x1b\[2K|\r", "\n", self.text)
+        return [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).split("\n") if line.strip()]
+
+    @property
+    def screen(self) -> list[str]:
+        """What stands there in the end: lines that were drawn over or erased are gone."""
+        rows, row = [""], 0
+        for token in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", self.text):
+            if token == "\n":
+                row += 1
+                rows += [""] * (row == len(rows))
+            elif token == "\x1b[1A":
+                row -= 1
+            elif token == "\x1b[2K":
+                rows[row] = ""
+            elif token[0] not in "\x1b\r":
+                rows[row] += token
+        return [line.rstrip() for line in rows if line.strip()]
 
     def left_behind(self) -> list[str]:
         """Command lines of processes of this home that still run, given a second to end."""

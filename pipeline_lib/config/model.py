@@ -86,7 +86,7 @@ class Shape:
         final: weights of the last norm.
         positions: rows of a learned table of positions; 0: rotary.
         gated: the feed-forward part has three matrices in place of two.
-        lean: its last layer is computed at the pooled position alone (pooled_gpt2.py).
+        fused: its last layer is computed at the pooled position alone (model/fast_gpt2.py).
     """
 
     layers: int
@@ -99,7 +99,7 @@ class Shape:
     final: int
     positions: int = 0
     gated: bool = False
-    lean: bool = False
+    fused: bool = False
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], name: str) -> Self:
@@ -141,7 +141,7 @@ class Shape:
 
 def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {"layers": fields["n_layer"], "vocabulary": fields["vocab_size"], "positions": fields["n_positions"]}
-    return sizes | {"lean": True} | _with_biases(fields["n_embd"], fields.get("n_inner") or 4 * fields["n_embd"])
+    return sizes | {"fused": True} | _with_biases(fields["n_embd"], fields.get("n_inner") or 4 * fields["n_embd"])
 
 
 def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sha256_file
 from pipeline_lib.tokens.tokenizer import PairTokenizer, Side, side_tokenizer_json
 
-STAGE = Stage(name="export", version=4)
+STAGE = Stage(name="export", version=5)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}
 ONNX_TOLERANCE = 1e-4
 

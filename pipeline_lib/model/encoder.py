@@ -1,8 +1,6 @@
 """E: a causal transformer, pooled at the closing delimiter, L2-normalised (paper, section 2).
 
 B rows, L tokens, D embedding width, T = B * L.
-
-Whether bfloat16 is fast here.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model import fast_gpt2 as pooled_gpt2
+from pipeline_lib.model import fast_gpt2
 from pipeline_lib.model.checkpoint import check_weights
 
 if TYPE_CHECKING:
@@ -52,8 +50,8 @@ class Encoder(nn.Module):
         precision: of matrix products; weights, norms and embeddings stay float32.
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
-        lean: pooled_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
-        packed: whoever cuts micro-batches for this encoder should lay them end to end; `lean` only.
+        fused: fast_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
+        packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
     """
 
     def __init__(self, backbone: PreTrainedModel, pooling: Pooling | None = None) -> None:
@@ -65,8 +63,8 @@ class Encoder(nn.Module):
             _set_pooling(backbone, pooling)
         self.pooling: Pooling = pooling_of(backbone)
         self.checkpointed = False
-        self._layer: pooled_gpt2.Layer = pooled_gpt2.full_layer
-        self.lean = self.pooling == "last" and pooled_gpt2.is_supported(backbone)
+        self._layer: fast_gpt2.Layer = fast_gpt2.full_layer
+        self.fused = self.pooling == "last" and fast_gpt2.is_supported(backbone)
         self.packed = False
 
     @classmethod
@@ -119,9 +117,9 @@ class Encoder(nn.Module):
         """Unit vectors (B, D), in the weights' precision.
 
         Args:
-            ids_BL: int64, right-padded; what padding holds does not matter. Or all rows' tokens end to end, (T,) (`lean` only).
+            ids_BL: int64, right-padded; what padding holds does not matter. Or all rows end to end, (T,) (`fused` only).
             lengths_B: int64, tokens of each row: the closing delimiter stands at `lengths_B - 1`.
-            tokens_TD: token embeddings of `ids_BL` from `look_up`, row by row, where the caller has them (`lean` only).
+            tokens_TD: token embeddings of `ids_BL` from `look_up`, row by row, where the caller has them (`fused` only).
         """
         self._check_length(ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max()))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -129,13 +127,13 @@ class Encoder(nn.Module):
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
     def compile_layers(self) -> None:
-        """From now on compute the lean path's full layers by torch.compile, one graph for all sizes; before checkpointing."""
+        """Compute the full layers of the fused forward by torch.compile, one graph for all sizes; call before checkpointing."""
         # eager's random numbers: gradient caching draws them again, and compiled or not a run has the same dropout
         options = {"fallback_random": True}
-        self._layer = torch.compile(pooled_gpt2.full_layer, dynamic=True, options=options)
+        self._layer = torch.compile(fast_gpt2.full_layer, dynamic=True, options=options)
 
     def checkpoint_activations(self) -> None:
-        """From now on keep a layer's input alone; its dropout is drawn again as it was, and gradients are the same."""
+        """Keep a layer's input alone; its dropout is drawn again as it was, and gradients are the same."""
         self.checkpointed = True
         self._layer = functools.partial(checkpoint, self._layer, use_reentrant=False)
         self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # where its own forward is computed
@@ -160,10 +158,10 @@ class Encoder(nn.Module):
         return cast(nn.Embedding, self.backbone.get_input_embeddings()).weight
 
     def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
-        if self.lean:
-            states = pooled_gpt2.packed_states if ids_BL.dim() == 1 else pooled_gpt2.pooled_states
+        if self.fused:
+            states = fast_gpt2.packed_last_token_states if ids_BL.dim() == 1 else fast_gpt2.last_token_states
             return states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD, self._layer)
-        assert ids_BL.dim() == 2, "packed rows are for the lean path"
+        assert ids_BL.dim() == 2, "packed rows are for the fused last-token forward"
         mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths_B[:, None]
         # padding may hold an id that this vocabulary lacks
         ids_BL = ids_BL.masked_fill(~mask_BL, 0)

@@ -1,31 +1,21 @@
-"""GPT-2's final hidden state at one position a row, without computing what nobody reads.
+"""Fused last-token forward of GPT-2: the final hidden state at one position a row, without computing what nobody reads.
 
-The same weights and the same mathematics as `GPT2Model.forward`, with two differences in work. Rows are right-padded and
-attention is causal, so no position up to the pooled one sees padding: no mask is needed below the last layer. In the last
-layer only the pooled position's query, feed-forward and norm are computed, and no keys and values at all: a token costs
-that layer 4 H D multiplications in place of 12 D^2 (last_attention.py).
+The weights and the mathematics are those of `GPT2Model.forward`; the work is less. Rows are right-padded and attention is
+causal, so no position up to the pooled one sees padding, and the layers below the last need no mask.
 
-Rows may also come packed, end to end without padding (packed_attention.py): same weights, same mathematics. The last layer
-then forms its keys and values, which the kernel of a GPU reads, for one query a row.
+In the last layer only the pooled position's query, feed-forward and norm are computed. Keys and values are never formed: with
+q the query and W_k the key weights of a head, q . (z W_k) = (W_k q) . z, and the values' weights move behind the sum over
+positions. A token costs that layer 4 H D multiplications in place of 12 D^2. What remains is memory traffic: on a CPU rows are
+taken a few at a time, so that their normed states stay in the cache, and are normed again for the gradient instead of being
+kept. Forward and backward together make four passes over the hidden states, not fifteen.
 
-B rows, L tokens, D hidden width, H heads, E = D / H width of a head, T = B * L; packed, T the tokens of all rows.
+Rows may also come packed, end to end without padding. Attention is then PyTorch's variable-length kernel
+(torch.nn.attention.varlen, FlashAttention) on a GPU in 16 bits, and elsewhere PyTorch's ordinary one for each run of neighbours
+of one length: micro-batches are sorted by length, so that there are as many runs as lengths. The last layer forms keys and
+values, which the kernel reads, for one query a row.
 
-The last layer's attention where one position a row is read: forward and gradient, written out.
-
-Keys and values are never formed. With q the query and W_k the key weights of a head, q . (z W_k) = (W_k q) . z; and the
-values' weights move behind the sum over positions. What remains per token is memory traffic: on a CPU rows are taken a few
-at a time, so that their normed states stay in the cache, and are normed again for the gradient instead of being kept. In
-place of some fifteen passes over all hidden states in memory, forward and backward together make four.
-
-B rows, L tokens, D hidden width, H heads, E = D / H width of a head; C rows of one tile.
-
-Causal self-attention over sequences that lie end to end, without padding.
-
-On a GPU in 16 bits by PyTorch's variable-length kernel (torch.nn.attention.varlen, FlashAttention); elsewhere by PyTorch's
-ordinary attention, once for each run of neighbours of one length: exact in every precision, on every device. Micro-batches
-are sorted by length, so that there are as many runs as lengths.
-
-B sequences, T tokens of all of them, H heads, E width of a head; S queries: T, one a token, or B, one a sequence.
+B rows, L tokens, D hidden width, H heads, E = D / H width of a head, C rows of one tile. Packed: T tokens of all rows, S
+queries (T, one a token, or B, one a row).
 """
 
 from __future__ import annotations
@@ -75,7 +65,7 @@ class _PooledAttention(torch.autograd.Function):
         gain_D, shift_D, weight_D3D, bias_3D, lengths_B, shape = others
         n_rows, n_tokens, width = hidden_BLD.shape
         last_BD = hidden_BLD[torch.arange(n_rows, device=hidden_BLD.device), lengths_B - 1]
-        query_DD, key_DHE, value_DHE = _by_head(weight_D3D, shape.n_heads)
+        query_DD, key_DHE, value_DHE = by_head(weight_D3D, shape.n_heads)
         z_BD = _norm(last_BD, gain_D, shift_D, shape)[0]
         query_BHE = torch.addmm(bias_3D[:width], z_BD, query_DD).view(n_rows, shape.n_heads, -1) * shape.scaling
         # the keys' bias shifts all scores of a row alike, and the softmax takes it out again
@@ -102,7 +92,7 @@ class _PooledAttention(torch.autograd.Function):
         hidden_BLD, gain_D, shift_D, weight_D3D, lengths_B, *kept = ctx.saved_tensors
         last_BD, z_BD, query_BHE, query_BHD, weights_BHL, mixed_BHD = kept
         n_rows, _, width = hidden_BLD.shape
-        query_DD, key_DHE, value_DHE = _by_head(weight_D3D, ctx.shape.n_heads)
+        query_DD, key_DHE, value_DHE = by_head(weight_D3D, ctx.shape.n_heads)
         grad_out_BHE = grad_out_BD.reshape(query_BHE.shape)
         grad_mixed_BHD = torch.einsum("bhe,dhe->bhd", grad_out_BHE, value_DHE)
 
@@ -144,7 +134,7 @@ def _tiles(hidden_BLD: Tensor) -> list[slice]:
     return [slice(begin, begin + height) for begin in range(0, n_rows, height)]
 
 
-def _by_head(weight_D3D: Tensor, n_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def by_head(weight_D3D: Tensor, n_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views: the query's weights (D, D), the key's and the value's (D, H, E)."""
     width = len(weight_D3D)
     query_DD, key_DD, value_DD = weight_D3D.split(width, dim=1)
@@ -200,7 +190,7 @@ def attend(q_SHE: Tensor, k_THE: Tensor, v_THE: Tensor, cu_lengths: Tensor, max_
 
 
 def takes_kernel(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
-    """Whether PyTorch's variable-length kernel is for such tensors; whether it runs here, `kernel_obstacle` says."""
+    """True if PyTorch's variable-length kernel takes such tensors; `kernel_obstacle` says if it runs here."""
     fits = head_width % KERNEL_WIDTH_STEP == 0 and head_width <= KERNEL_WIDEST
     return device.type == "cuda" and dtype in KERNEL_TYPES and fits
 
@@ -266,7 +256,7 @@ TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 def is_supported(backbone: nn.Module) -> bool:
-    """Whether the lean path computes what the backbone's own forward does: a GPT-2 without attention dropout."""
+    """True if the fused last-token forward computes what the backbone's own forward does: a GPT-2 without attention dropout."""
     if not isinstance(backbone, GPT2Model) or backbone.config.add_cross_attention:
         return False
     return all(cast(GPT2Block, block).attn.attn_dropout.p == 0 for block in backbone.h)
@@ -279,7 +269,7 @@ def full_layer(block: GPT2Block, hidden: Tensor, layout: Layout | None = None) -
     return hidden + _feed_forward(block, block.ln_2(hidden))
 
 
-def pooled_states(
+def last_token_states(
     backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None = None, layer: Layer = full_layer
 ) -> Tensor:
     """Last hidden state (after the final norm) at position `lengths_B - 1` of each right-padded row: (B, D).
@@ -299,13 +289,13 @@ def pooled_states(
     for block in blocks[:-1]:
         hidden_BLD = layer(block, hidden_BLD, None)
     last_BD, attended_BD = attend_pooled(blocks[-1], hidden_BLD, lengths_B)
-    return _finish(backbone, last_BD, attended_BD)
+    return finish(backbone, last_BD, attended_BD)
 
 
-def packed_states(
+def packed_last_token_states(
     backbone: GPT2Model, ids_T: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None = None, layer: Layer = full_layer
 ) -> Tensor:
-    """`pooled_states` of rows that lie end to end: `ids_T` has no padding, and its length is the sum of `lengths_B`."""
+    """`last_token_states` of rows that lie end to end: `ids_T` has no padding, and its length is the sum of `lengths_B`."""
     layout = Layout.of(lengths_B)
     if tokens_TD is None:
         tokens_TD = backbone.wte(ids_T)
@@ -315,14 +305,14 @@ def packed_states(
         hidden_TD = layer(block, hidden_TD, layout)
     attention, z_TD, last_B = blocks[-1].attn, blocks[-1].ln_1(hidden_TD), layout.last_tokens()
     width = z_TD.shape[1]
-    (query_DD, keys_values), (query_D, biases) = (w.split([width, 2 * width], dim=-1) for w in _joint(attention))
+    (query_DD, keys_values), (query_D, biases) = (w.split([width, 2 * width], dim=-1) for w in joint_projection(attention))
     q_BD = torch.addmm(query_D, z_TD[last_B], query_DD)
     q, k, v = (_heads(attention, z) for z in (q_BD, *torch.addmm(biases, z_TD, keys_values).split(width, dim=1)))
     attended_BHE = attend(q, k, v, layout.cu_lengths, layout.max_length, float(attention.scaling))
-    return _finish(backbone, hidden_TD[last_B], attended_BHE.flatten(1))
+    return finish(backbone, hidden_TD[last_B], attended_BHE.flatten(1))
 
 
-def _finish(backbone: GPT2Model, last_BD: Tensor, attended_BD: Tensor) -> Tensor:
+def finish(backbone: GPT2Model, last_BD: Tensor, attended_BD: Tensor) -> Tensor:
     """What follows the last layer's attention, at the pooled position."""
     block = cast(GPT2Block, backbone.h[-1])
     last_BD = last_BD + block.attn.resid_dropout(_affine(block.attn.c_proj, attended_BD))
@@ -351,7 +341,7 @@ def _heads(attention: GPT2Attention, z_TD: Tensor) -> Tensor:
     return z_TD.unflatten(1, (attention.num_heads, attention.head_dim))
 
 
-def _joint(attention: GPT2Attention) -> tuple[Tensor, Tensor]:
+def joint_projection(attention: GPT2Attention) -> tuple[Tensor, Tensor]:
     """The weights (D, 3D) and biases (3D) of query, key and value."""
     return cast(Tensor, attention.c_attn.weight), cast(Tensor, attention.c_attn.bias)
 

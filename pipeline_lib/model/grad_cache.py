@@ -82,7 +82,7 @@ def _cached(encoder: Encoder, batches: Sequence[MicroBatch], loss_of: BatchLoss,
 
 
 def _look_up(encoder: Encoder, batch: MicroBatch) -> Tensor | None:
-    return encoder.look_up(batch.ids_BL.flatten()) if encoder.lean else None
+    return encoder.look_up(batch.ids_BL.flatten()) if encoder.fused else None
 
 
 def _hand_on(encoder: Encoder, batch: MicroBatch, tokens_TD: Tensor | None) -> None:
@@ -105,17 +105,17 @@ def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iter
         yield
 
 
-def activation_bytes(config: PretrainedConfig, n_tokens: int, lean: bool = True, checkpointed: bool = False) -> int:
+def activation_bytes(config: PretrainedConfig, n_tokens: int, fused: bool = True, checkpointed: bool = False) -> int:
     """What the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
 
     A layer keeps eight hidden vectors a token (both norms' inputs and outputs, queries, keys and values, attention's
     output) and two of the feed-forward width; checkpointed, its input alone, with one layer at a time computed again. The
-    lean path's last layer keeps two, and the look-up two.
+    fused last-token forward's last layer keeps two, and the look-up two.
     """
     width = config.hidden_size
     inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
     layers = config.num_hidden_layers
-    full_layers = layers - 1 if lean else layers
+    full_layers = layers - 1 if fused else layers
     a_layer = 8 * width + 2 * inner
     kept = full_layers * a_layer
     if checkpointed:
@@ -124,14 +124,14 @@ def activation_bytes(config: PretrainedConfig, n_tokens: int, lean: bool = True,
 
 
 def should_cache(
-    config: PretrainedConfig, n_tokens: int, budget_bytes: int, lean: bool = True, checkpointed: bool = False
+    config: PretrainedConfig, n_tokens: int, budget_bytes: int, fused: bool = True, checkpointed: bool = False
 ) -> bool:
     """Whether keeping every graph of a batch of that many padded tokens would pass the budget for activations."""
-    return activation_bytes(config, n_tokens, lean, checkpointed) > budget_bytes
+    return activation_bytes(config, n_tokens, fused, checkpointed) > budget_bytes
 
 
 def fitting_tokens(
-    config: PretrainedConfig, device: torch.device, budget_bytes: int, lean: bool = True, checkpointed: bool = False
+    config: PretrainedConfig, device: torch.device, budget_bytes: int, fused: bool = True, checkpointed: bool = False
 ) -> int:
     """Padded tokens of the largest micro-batch whose activations fit, a power of two.
 
@@ -144,6 +144,6 @@ def fitting_tokens(
     else:
         budget_bytes, most = budget_bytes // 8, CPU_TOKENS
     n_tokens = FEWEST_TOKENS
-    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, lean, checkpointed) <= budget_bytes:
+    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, fused, checkpointed) <= budget_bytes:
         n_tokens *= 2
     return n_tokens

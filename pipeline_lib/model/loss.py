@@ -13,7 +13,6 @@ through the same code.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -192,36 +191,3 @@ def _gradients(slope_q_BD: Tensor, slope_c_KD: Tensor, q_BD: Tensor, scale: Tens
 def _tiles(begin: int, end: int, n_columns: int) -> list[tuple[int, int]]:
     height = max(1, TILE_LOGITS // n_columns)
     return [(start, min(start + height, end)) for start in range(begin, end, height)]
-
-
-@dataclass(frozen=True)
-class HardNegative:
-    """A query and a candidate of another pair that the model scores high: a hard negative, or a false one."""
-
-    x_row: int
-    y_row: int
-    score: float  # cosine
-
-
-def hardest_negatives(x_BD: Tensor, y_BD: Tensor, hashes: PairHashes, k: int) -> list[HardNegative]:
-    """The k highest-scoring entries that the loss takes as in-batch negatives, best first, ties by row.
-
-    Args:
-        x_BD: unit vectors.
-        y_BD: unit vectors.
-        hashes: of all B pairs, as given to the loss.
-        k: at most this many; fewer where the batch has fewer negatives.
-    """
-    found: list[HardNegative] = []
-    n_pairs = len(x_BD)
-    with torch.no_grad():
-        for begin, end in _tiles(0, n_pairs, n_pairs):
-            scores_CB = x_BD[begin:end] @ y_BD.T
-            rows_C = torch.arange(begin, end, device=x_BD.device)
-            scores_CB.masked_fill_(false_negatives(hashes.pairs_alone(), rows_C), -torch.inf)
-            scores_CB.diagonal(begin).fill_(-torch.inf)
-            best = scores_CB.flatten().topk(min(k, scores_CB.numel()))
-            for score, entry in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                if score > -math.inf:
-                    found.append(HardNegative(begin + entry // n_pairs, entry % n_pairs, score))
-    return sorted(found, key=lambda negative: (-negative.score, negative.x_row, negative.y_row))[:k]

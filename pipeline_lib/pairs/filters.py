@@ -222,11 +222,3 @@ def report_on_documents(documents: Iterable[Document], config: FilterConfig, n_s
         applying = [rule.name for rule in rules if document.kind in rule.kinds and rule.drops(document, config)]
         report.note(applying, document.text, n_samples)
     return report
-
-
-def report_on_text_pairs(pairs: Iterable[tuple[str, str]], config: TextPairsConfig, n_samples: int = 3) -> FilterReport:
-    """Try every rule for neighbouring pieces on every (x, y)."""
-    report = FilterReport(reasons={rule.name: rule.reason for rule in TEXT_RULES})
-    for x, y in pairs:
-        report.note([rule.name for rule in TEXT_RULES if rule.drops(x, y, config)], f"{x} | {y}", n_samples)
-    return report

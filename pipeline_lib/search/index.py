@@ -181,14 +181,6 @@ def build_index(
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """Consecutive rows, and the file of their vectors."""
-
-    pieces: list[Piece]
-    vectors: Path
-
-
-@dataclass(frozen=True)
 class _Build:
     store: Store
     model_digest: str

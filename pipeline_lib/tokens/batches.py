@@ -21,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -210,15 +210,6 @@ class BatchPlan:
                 "raise the weight or batch_size, set the weight to 0, or take batches_from=one_dataset"
             )
 
-    @classmethod
-    def from_json(cls, text: str) -> BatchPlan:
-        """The plan that `to_json` wrote."""
-        return cls(**json.loads(text))
-
-    def to_json(self) -> str:
-        """All that determines the order, as one line."""
-        return json.dumps(asdict(self), sort_keys=True)
-
     @cached_property
     def shares(self) -> dict[str, int]:
         """Rows of each view in every batch that holds it: the mixture's, by largest remainder; or all of a batch."""
@@ -340,32 +331,3 @@ def split_for_ranks(lengths: NDArray[np.integer], ranks: int) -> list[Indices]:
     by_length = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").reshape(-1, ranks)
     by_length[1::2] = by_length[1::2, ::-1]
     return [np.ascontiguousarray(column) for column in by_length.T]
-
-
-def micro_batches(lengths: NDArray[np.integer], max_padded_tokens: int) -> list[Indices]:
-    """Cut a batch, the longest rows first, so that rows times the longest stays within a bound.
-
-    Longest first, so that a batch that does not fit fails at once. A row longer than the bound is alone.
-
-    Args:
-        lengths: (P,) tokens of each row.
-        max_padded_tokens: rows times longest row of one micro-batch (tokens).
-
-    Returns:
-        Places in the batch; each of 0 ... P - 1 once.
-    """
-    by_length = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    cuts, start = [], 0
-    while start < len(by_length):
-        longest = max(int(lengths[by_length[start]]), 1)
-        end = start + max(max_padded_tokens // longest, 1)
-        cuts.append(by_length[start:end])
-        start = end
-    return cuts
-
-
-def padding_share(lengths: NDArray[np.integer], batches: Sequence[Indices]) -> float:
-    """Share of the padded tokens of these micro-batches that are padding, from 0."""
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    tokens = sum(int(lengths[batch].sum()) for batch in batches)
-    return 1 - tokens / padded if padded else 0.0

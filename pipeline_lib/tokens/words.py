@@ -32,11 +32,6 @@ def repeated_word(n: int) -> str:
     return rf"(?<![^ ])([^ ]+) (?={further}(?:[^ ]+ ){{0,{REACH}}}?\1(?: |$))"
 
 
-def drop_repeats(text: str, n: int) -> str:
-    """What replacing `repeated_word(n)` by nothing leaves of a text of words between single spaces."""
-    return " ".join(drop_repeated_words(text.split(" "), n))
-
-
 def drop_repeated_words(words: Sequence[str], n: int) -> list[str]:
     """The words that `repeated_word(n)` leaves."""
     often = {word for word, count in Counter(words).items() if count > n}

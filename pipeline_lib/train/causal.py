@@ -150,13 +150,6 @@ class CausalObjective:
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=1) + "\n")
 
-    def texts(self) -> dict[str, str]:
-        """Nothing besides the metrics."""
-        return {}
-
-    def restore_texts(self, texts: dict[str, str]) -> None:
-        """Nothing to go on from."""
-
 
 def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
     if job.start:

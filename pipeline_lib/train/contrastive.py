@@ -10,7 +10,6 @@ Whether a run's texts lie end to end in their micro-batches, or are padded.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -26,7 +25,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.fast_gpt2 import kernel_obstacle
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, not_told, should_cache
-from pipeline_lib.model.loss import HardNegative, contrastive_loss, hardest_negatives
+from pipeline_lib.model.loss import contrastive_loss
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
 from pipeline_lib.store.store import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
@@ -60,7 +59,7 @@ def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
 
 
 def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
-    if not encoder.lean:
+    if not encoder.fused:
         return "only a GPT-2 that is pooled at its last token is compiled"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
@@ -93,16 +92,13 @@ def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
 
 
 def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
-    if not encoder.lean:
+    if not encoder.fused:
         return "only a GPT-2 that is pooled at its last token is packed"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
     return ""
 
 
-HARDEST = 50  # in-batch negatives kept for the report
-HARDEST_STEPS = 10  # the last steps, from which they are taken
-NEGATIVES_FILE = "negatives.json"
 LARGEST_TABLE_STEP = 0.1  # AdamW moves a weight by about its rate: this share of the table's deviation in one step
 
 
@@ -121,9 +117,9 @@ class ContrastiveObjective:
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = not_told
         if self._sharded:
-            encoder.lean = False  # it reads the blocks' weights past the hooks that gather them
+            encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        kept = (self.config.activation_bytes, encoder.lean, encoder.checkpointed)
+        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
         fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
@@ -131,7 +127,6 @@ class ContrastiveObjective:
         self._effective_rank: float | None = None  # of the last step's embeddings
         self._not_finite = ""  # which of them are not
         self._watch = Stopwatch()
-        self._hardest: dict[tuple[str, str], float] = {}
 
     @classmethod
     def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> ContrastiveObjective:
@@ -197,7 +192,7 @@ class ContrastiveObjective:
         cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes, packed=self.module.packed)
         micro_batches = [piece.to(self.ranks.device) for piece in cut]
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        kept = (self.config.activation_bytes, self.module.lean, self.module.checkpointed)
+        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if self._sharded:
             # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
@@ -233,8 +228,6 @@ class ContrastiveObjective:
             self._not_finite = self._name_not_finite(step, x_BD, y_KD, order_B)
             if self._not_finite:
                 self._effective_rank = math.nan
-            elif self.ranks.is_first and step >= self.config.steps - HARDEST_STEPS:
-                self._note_hardest(step, hardest_negatives(x_BD, y_KD[: len(x_BD)], hashes, HARDEST), order_B)
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
@@ -247,14 +240,6 @@ class ContrastiveObjective:
                 first = f" (pair {self.pair_ids(step)[int(order_B[rows[0]])]} first)" if side in ("x", "y") else ""
                 found.append(f"{len(rows)} of {len(emb_ND)} {side}{first}")
         return f"embeddings are not finite: {', '.join(found)}" if found else ""
-
-    def _note_hardest(self, step: int, found: list[HardNegative], order_B: np.ndarray) -> None:
-        ids = self.pair_ids(step)
-        for negative in found:
-            key = ids[int(order_B[negative.x_row])], ids[int(order_B[negative.y_row])]
-            self._hardest[key] = max(negative.score, self._hardest.get(key, -math.inf))
-        best = sorted(self._hardest.items(), key=lambda item: (-item[1], item[0]))
-        self._hardest = dict(best[:HARDEST])
 
     def after_step(self) -> None:
         """Clamp a trained temperature from below."""
@@ -281,15 +266,6 @@ class ContrastiveObjective:
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""
         self.module.save(folder, _below(weights, "backbone.") if weights else None)
-
-    def texts(self) -> dict[str, str]:
-        """negatives.json: [[cosine, id of x's pair, id of y's pair], ...], the highest first."""
-        rows = [[score, x_id, y_id] for (x_id, y_id), score in self._hardest.items()]
-        return {NEGATIVES_FILE: json.dumps(rows, indent=0) + "\n"}
-
-    def restore_texts(self, texts: dict[str, str]) -> None:
-        """Go on from a state's negatives.json."""
-        self._hardest = {(x_id, y_id): score for score, x_id, y_id in json.loads(texts[NEGATIVES_FILE])}
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ A collective that one rank reaches and another does not is a hang. Why all ranks
     the end                                     worker._run                  once
 
 Whether to raise is decided from figures that all ranks have alike, or by one alone: then it ends, and torchrun the others.
-What only the first rank does (files, events, the hardest negatives) holds no collective.
+What only the first rank does (files, events) holds no collective.
 
 b rows of this rank, B rows of the global batch, D width.
 """

@@ -21,7 +21,7 @@ from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import Artifact, Part, Stage, Store
 from pipeline_lib.train.failure import EVENT_MARK
 
-TRAIN = Stage(name="train", version=4)
+TRAIN = Stage(name="train", version=5)
 PRETRAIN = Stage(name="pretrain", version=3)
 
 EVALUATION_FILE = "evaluation.jsonl"  # of the part "metrics", where there is an evaluation

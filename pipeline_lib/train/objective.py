@@ -65,11 +65,3 @@ class Objective(Protocol):
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the model as `transformers` loads it; with these weights, by the module's names, where its own are cut."""
         ...
-
-    def texts(self) -> dict[str, str]:
-        """Files of text that a state carries besides the metrics."""
-        ...
-
-    def restore_texts(self, texts: dict[str, str]) -> None:
-        """Go on from them."""
-        ...

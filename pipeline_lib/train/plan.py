@@ -143,7 +143,7 @@ def _activations(config: RunConfig, layout: Layout) -> int:
     if not layout.cached:
         tokens = -(-config.train.batch_size * tokens_per_pair(config) // layout.processes)
     a_layer = _layer_bytes(shape, low=config.train.precision == "bfloat16")
-    layers = shape.layers - 1 if shape.lean else shape.layers  # the lean path's last one keeps next to nothing
+    layers = shape.layers - 1 if shape.fused else shape.layers  # the fused forward's last one keeps next to nothing
     kept, again = layers * a_layer, 0
     if config.train.checkpoint_activations and shape.layers > 2:
         kept, again = layers * 4 * shape.width, a_layer  # each layer's input, and one layer at a time

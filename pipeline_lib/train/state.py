@@ -42,7 +42,7 @@ class TrainerState:
     Attributes:
         step: optimizer steps done.
         tensors: groups of tensors, a file each and rank: "weights", "moments", "average".
-        texts: files of text: the metrics' rows up to `step`, the hardest negatives; the first rank's are written.
+        texts: files of text: the metrics' rows up to `step` and the held-out figures; the first rank's are written.
     """
 
     step: int

@@ -160,13 +160,13 @@ class Trainer:
         self.watch.add("wait", figures.wait_seconds)
         self.watch.add("loss", figures.loss_seconds)
         speed = self.clock.tick(metrics.step, pairs, tokens, self.watch.lap(), figures.effective_rank)
-        left = self.clock.seconds_left(metrics.step)
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
+            left = self.clock.seconds_left(metrics.step)
             self.events.log(
                 f"{speed:,.0f} pairs/s on this machine: about {spell_seconds(left)} for the remaining "
                 f"{self.config.steps - metrics.step} steps"
             )
-        note = f"{speed:,.0f} pairs/s, loss {metrics.loss:.3f}, {spell_seconds(left)} left"
+        note = f"{speed:,.0f} pairs/s, loss {metrics.loss:.3f}"
         self.events.send("progress", done=metrics.step, total=self.config.steps, note=note)
 
     def _describe(self, trouble: Trouble, step: int) -> str:
@@ -205,13 +205,12 @@ class Trainer:
             return 0
         self.log.restore(state.texts["metrics.jsonl"])
         self.evaluation = state.texts.get(EVALUATION_FILE, "")
-        self.objective.restore_texts(state.texts)
         self.pairs_seen = int(self.log.last["pairs_seen"])
         return state.step
 
     def _texts(self) -> dict[str, str]:
         evaluation = {EVALUATION_FILE: self.evaluation} if self.evaluation else {}
-        return {"metrics.jsonl": self.log.text(), **evaluation, **self.objective.texts()}
+        return {"metrics.jsonl": self.log.text(), **evaluation}
 
     def _save_checkpoint(self, done: int) -> None:
         """Measure the model where that is asked for, and commit it as a part.

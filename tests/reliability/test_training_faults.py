@@ -10,14 +10,13 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from training_runs import MODEL, tiny_config, write_inputs, write_job
+from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import TrainingFailed
@@ -25,7 +24,6 @@ from pipeline_lib.store import files as faults
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.train.distributed import Ranks
-from pipeline_lib.train.estimate import estimate_seconds
 from pipeline_lib.train.job import PRETRAIN, Events, Job, checkpoint_labels, part_key
 from pipeline_lib.train.launch import TrainInputs
 from pipeline_lib.train.trainer import Trainer
@@ -229,18 +227,6 @@ def test_gradient_caching_is_the_same_run_within_rounding(inputs: Inputs) -> Non
     assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-5) for a, b in pairs)
 
 
-def test_negatives_name_pairs_of_the_last_steps(inputs: Inputs, uninterrupted: dict[str, str]) -> None:
-    store, _ = inputs
-    part = store.find_part("train", part_key("uninterrupted", "metrics"))
-    assert part is not None
-    rows = json.loads((store.root / part.folder / "negatives.json").read_text())
-    objective = build_objective(write_job(*inputs, tiny_config(), key="reader"), Ranks())
-    seen = {pair_id for step in range(2, 12) for pair_id in objective.pair_ids(step)}
-    assert len(rows) == 50
-    assert rows == sorted(rows, key=lambda row: -row[0])
-    assert all(x_id in seen and y_id in seen and x_id != y_id for _, x_id, y_id in rows)
-
-
 def test_a_language_model_is_trained_resumed_and_starts_the_encoder(inputs: Inputs) -> None:
     store, _ = inputs
     config = PretrainConfig(
@@ -267,16 +253,3 @@ def test_a_language_model_is_trained_resumed_and_starts_the_encoder(inputs: Inpu
     encoder.backbone.save_pretrained(store.root / "encoder")
     with safe_open(store.root / "encoder" / "model.safetensors", framework="np") as tensors:
         assert not [name for name in tensors.keys() if "head" in name], "which no encoder carries"  # noqa: SIM118 - no mapping
-
-
-def test_an_estimate_scales_with_the_steps_and_writes_nothing(inputs: Inputs) -> None:
-    store, inputs_ = inputs
-    before = {path for path in store.root.rglob("*") if path.is_file()}
-    seconds = estimate_seconds(store, inputs_, tiny_config(steps=1000), MODEL)
-    started = time.monotonic()
-    work(write_job(store, inputs_, tiny_config(checkpoints=1), key="timed"), SILENT)
-    twelve_steps = time.monotonic() - started
-    assert seconds / 1000 * 12 < 5 * twelve_steps, "includes what is no part of a step"
-    assert seconds > 1.0
-    assert {path for path in before if not path.exists()} == set()
-    assert not (store.root / "train/estimate").exists()

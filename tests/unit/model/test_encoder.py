@@ -1,4 +1,4 @@
-"""The lean forward against the backbone's own, pooling, padding, and what is saved. B rows, L tokens, D width."""
+"""The fused last-token forward against the backbone's own, pooling, padding, and what is saved. B rows, L tokens, D width."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def plain_embeddings(backbone: torch.nn.Module, ids_BL: torch.Tensor, lengths_B:
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_lean_path_equals_automodel_at_every_length(layers: int) -> None:
     encoder = small_encoder(layers).eval()
-    assert encoder.lean
+    assert encoder.fused
     ids_BL, lengths_B = random_rows(list(range(1, L_MAX + 1)))
     with torch.no_grad():
         emb_BD, plain_BD = encoder(ids_BL, lengths_B), plain_embeddings(encoder.backbone, ids_BL, lengths_B)
@@ -113,10 +113,10 @@ def test_dropout_is_drawn_in_training_only_and_centred_on_the_full_model() -> No
     with torch.no_grad():
         torch.manual_seed(0)
         lean_D = encoder.train()(many_BL, many_B).mean(dim=0)
-        encoder.lean = False
+        encoder.fused = False
         plain_D = encoder(many_BL, many_B).mean(dim=0)
         still_D = encoder.eval()(ids_BL, lengths_B)[0]
-        encoder.lean = True
+        encoder.fused = True
         torch.testing.assert_close(encoder(ids_BL, lengths_B)[0], still_D, atol=1e-6, rtol=0)
     assert (lean_D - plain_D).norm() < 0.03
     assert (lean_D - still_D).norm() > 0.03
@@ -151,7 +151,7 @@ def tiny_llama(folder: Path) -> Path:
 
 def test_another_architecture_takes_the_general_path(tmp_path: Path) -> None:
     encoder = Encoder.build(ModelConfig(init=str(tiny_llama(tmp_path))), VOCABULARY, seed=1).eval()
-    assert not encoder.lean
+    assert not encoder.fused
     ids_BL, lengths_B = random_rows([2, 5, L_MAX])
     with torch.no_grad():
         emb_BD = encoder(ids_BL, lengths_B)
@@ -266,4 +266,4 @@ def test_token_gradients_land_where_autograd_puts_them() -> None:
 
 def test_attention_dropout_takes_the_general_path() -> None:
     config = GPT2Config(vocab_size=97, n_positions=L_MAX, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.1)
-    assert not Encoder(AutoModel.from_config(config)).lean
+    assert not Encoder(AutoModel.from_config(config)).fused

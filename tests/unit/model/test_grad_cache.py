@@ -19,10 +19,10 @@ PAIRS = 8
 HASHES = PairHashes(torch.tensor([1, 2, 3, 4, 5, 6, 1, 8]), torch.arange(11, 19))
 
 
-def build(dropout: float = 0.0, dtype: torch.dtype = torch.float32, lean: bool = True) -> Encoder:
+def build(dropout: float = 0.0, dtype: torch.dtype = torch.float32, fused: bool = True) -> Encoder:
     config = ModelConfig(layers=2, width=32, heads=4, inner=64, positions=32, dropout=dropout)
     encoder = Encoder.build(config, VOCABULARY, seed=2).to(dtype).train()
-    encoder.lean = lean
+    encoder.fused = fused
     return encoder
 
 
@@ -57,7 +57,7 @@ def loss_and_gradients(encoder: Encoder, batches: list[MicroBatch], cached: bool
 def test_micro_batches_give_the_gradients_of_the_whole(dtype: torch.dtype, tolerance: float, rows: int, cached: bool) -> None:
     loss, grads = loss_and_gradients(build(dtype=dtype), by_rows(rows), cached)
     # the oracle: transformers' own forward over one padded batch
-    whole_loss, whole = loss_and_gradients(build(dtype=dtype, lean=False), by_rows(2 * PAIRS), cached=False)
+    whole_loss, whole = loss_and_gradients(build(dtype=dtype, fused=False), by_rows(2 * PAIRS), cached=False)
     assert loss == pytest.approx(whole_loss, rel=tolerance)
     assert grads.keys() == whole.keys()
     assert "log_scale" in grads
@@ -66,34 +66,34 @@ def test_micro_batches_give_the_gradients_of_the_whole(dtype: torch.dtype, toler
         torch.testing.assert_close(grad / scale, whole[name] / scale, atol=tolerance, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_cached_replays_dropout(lean: bool) -> None:
-    loss, grads = loss_and_gradients(build(0.2, torch.float64, lean), by_rows(4), cached=True)
-    direct_loss, direct = loss_and_gradients(build(0.2, torch.float64, lean), by_rows(4), cached=False)
-    still_loss, _ = loss_and_gradients(build(0.0, torch.float64, lean), by_rows(4), cached=False)
+@pytest.mark.parametrize("fused", [True, False])
+def test_cached_replays_dropout(fused: bool) -> None:
+    loss, grads = loss_and_gradients(build(0.2, torch.float64, fused), by_rows(4), cached=True)
+    direct_loss, direct = loss_and_gradients(build(0.2, torch.float64, fused), by_rows(4), cached=False)
+    still_loss, _ = loss_and_gradients(build(0.0, torch.float64, fused), by_rows(4), cached=False)
     assert loss == pytest.approx(direct_loss, rel=1e-10)
     assert abs(loss - still_loss) > 1e-3  # dropout was drawn at all
     for name, grad in grads.items():
         torch.testing.assert_close(grad, direct[name], atol=1e-10, rtol=1e-8, msg=name)
 
 
-@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("cached", [True, False])
-def test_checkpointed_layers_give_the_same_gradients_with_dropout(lean: bool, cached: bool) -> None:
-    loss, grads = loss_and_gradients(build(0.2, lean=lean), by_rows(4), cached)
-    encoder = build(0.2, lean=lean)
+def test_checkpointed_layers_give_the_same_gradients_with_dropout(fused: bool, cached: bool) -> None:
+    loss, grads = loss_and_gradients(build(0.2, fused=fused), by_rows(4), cached)
+    encoder = build(0.2, fused=fused)
     encoder.checkpoint_activations()
     again_loss, again = loss_and_gradients(encoder, by_rows(4), cached)
     assert again_loss == loss
     assert all(torch.equal(again[name], grad) for name, grad in grads.items()), "not to the bit"
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_checkpointed_layers_keep_little(lean: bool) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_checkpointed_layers_keep_little(fused: bool) -> None:
     kept = {}
     for checkpointed in (False, True):
         encoder = Encoder.build(ModelConfig(layers=6, width=32, heads=4, inner=128, positions=32), VOCABULARY, seed=2).train()
-        encoder.lean = lean
+        encoder.fused = fused
         if checkpointed:
             encoder.checkpoint_activations()
         own = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
@@ -111,7 +111,7 @@ def test_checkpointed_layers_keep_little(lean: bool) -> None:
         kept[checkpointed] = sum(sizes.values())
         assert emb_BD.requires_grad
         config = encoder.backbone.config
-        assert kept[checkpointed] < 1.5 * activation_bytes(config, batch.ids_BL.numel(), lean, checkpointed)
+        assert kept[checkpointed] < 1.5 * activation_bytes(config, batch.ids_BL.numel(), fused, checkpointed)
     assert kept[True] < kept[False] / 3
 
 
@@ -151,7 +151,7 @@ def test_bfloat16_gradients_keep_their_direction() -> None:
 def test_caching_starts_where_the_activations_pass_the_budget() -> None:
     config = build().backbone.config
     assert activation_bytes(config, 2000) == 2 * activation_bytes(config, 1000)
-    assert activation_bytes(config, 1000, lean=False) > activation_bytes(config, 1000)
+    assert activation_bytes(config, 1000, fused=False) > activation_bytes(config, 1000)
     assert not should_cache(config, 1000, activation_bytes(config, 1000))
     assert should_cache(config, 1001, activation_bytes(config, 1000))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline_lib.model import loss as loss_module
-from pipeline_lib.model.loss import PairHashes, contrastive_loss, false_negatives, hardest_negatives
+from pipeline_lib.model.loss import PairHashes, contrastive_loss, false_negatives
 
 
 def oracle_mask(hashes: PairHashes) -> list[list[bool]]:
@@ -143,15 +143,3 @@ def test_no_gradient_is_computed_for_evaluation() -> None:
     torch.testing.assert_close(
         contrastive_loss(x_BD, y_BD, log_scale, hashes, slice(0, 5)), oracle_loss(x_BD, y_BD, log_scale, hashes)
     )
-
-
-@pytest.mark.parametrize("tile", [1 << 24, 25])
-def test_hardest_negatives_are_the_best_unmasked_entries(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "TILE_LOGITS", tile)
-    x_BD, y_BD, _, hashes = batch(10, distinct=15)
-    mask, scores = oracle_mask(hashes), (x_BD @ y_BD.T).tolist()
-    entries = [(scores[i][j], i, j) for i in range(10) for j in range(10) if i != j and not mask[i][j]]
-    expected = [(i, j) for _, i, j in sorted(entries, reverse=True)[:7]]
-    found = hardest_negatives(x_BD, y_BD, hashes, 7)
-    assert [(negative.x_row, negative.y_row) for negative in found] == expected
-    assert len(hardest_negatives(x_BD, y_BD, hashes, 10_000)) == len(entries)

@@ -62,7 +62,7 @@ def test_packed_equals_transformers_in_any_order_of_lengths() -> None:
     ids_T = torch.from_numpy(np.concatenate(texts(lengths))).long()
     unsorted = [MicroBatch(ids_T, torch.tensor(lengths), torch.arange(6))]
     plain = build()
-    plain.lean = False
+    plain.fused = False
     padded = cut_micro_batches(texts(lengths), 10**6)
     assert_same(embeddings_and_gradients(build(), unsorted), embeddings_and_gradients(plain, padded))
 

@@ -35,7 +35,7 @@ from pipeline_lib.pairs.document_filters import (
     top_ngram_share,
 )
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
-from pipeline_lib.pairs.filters import report_on_documents, report_on_text_pairs, text_drop, word_overlap
+from pipeline_lib.pairs.filters import report_on_documents, text_drop, word_overlap
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -236,7 +236,3 @@ def test_the_report_shows_what_each_filter_drops() -> None:
     assert report.alone["marks"] == 2 and len(report.samples["generated"]) == 2
     assert set(report.samples) <= set(report.reasons)
     assert all(len(sample) <= 200 for samples in report.samples.values() for sample in samples)
-    config = TextPairsConfig(max_word_overlap=0.5)
-    pairs = report_on_text_pairs([("some words here", "some words here"), ("one thing", "another matter")], config)
-    assert (pairs.kept, pairs.dropped, pairs.alone) == (1, {"same_text": 1}, {"same_text": 1, "similar": 1})
-    assert pairs.samples["similar"] == ["some words here | some words here"]

@@ -1,10 +1,12 @@
-"""An exported model of random weights and curated pairs, both made without torch."""
+"""An exported model of random weights and curated pairs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import GPT2Config, GPT2Model
 
 from data_contracts.schemas import PAIRS, SPLITS, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import TokenizerConfig
-from pipeline_lib.export.onnx import gpt2_graph
+from pipeline_lib.export.onnx import write_onnx
 from pipeline_lib.export.self_test import TEXTS, write_self_test
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 from pipeline_lib.tokens.side_tokenizer import SideTokenizer
@@ -104,22 +108,25 @@ def pair_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairTokeni
     return tokenizer, folder
 
 
-def random_weights(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    shapes = {"wte.weight": (vocab_size, WIDTH), "wpe.weight": (POSITIONS, WIDTH), "ln_f.weight": (WIDTH,)}
-    shapes["ln_f.bias"] = (WIDTH,)
-    for layer in range(LAYERS):
-        for name, inputs, outputs in (
-            ("attn.c_attn", WIDTH, 3 * WIDTH),
-            ("attn.c_proj", WIDTH, WIDTH),
-            ("mlp.c_fc", WIDTH, 2 * WIDTH),
-            ("mlp.c_proj", 2 * WIDTH, WIDTH),
-        ):
-            shapes[f"h.{layer}.{name}.weight"] = (inputs, outputs)
-            shapes[f"h.{layer}.{name}.bias"] = (outputs,)
-        for name in ("ln_1", "ln_2"):
-            shapes[f"h.{layer}.{name}.weight"] = shapes[f"h.{layer}.{name}.bias"] = (WIDTH,)
-    return {name: random.standard_normal(shape).astype(np.float32) * 0.5 for name, shape in shapes.items()}
+@cache
+def random_graph(vocab_size: int, seed: int) -> bytes:
+    """A GPT-2's graph; the same seed is the same model."""
+    sizes = {
+        "vocab_size": vocab_size,
+        "n_positions": POSITIONS,
+        "n_embd": WIDTH,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "n_inner": 2 * WIDTH,
+    }
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        backbone = GPT2Model(GPT2Config(activation_function="gelu_pytorch_tanh", attn_pdrop=0.0, **sizes))
+        for weight in backbone.parameters():
+            weight.copy_(torch.randn(weight.shape) * 0.5)
+        with NamedTemporaryFile(suffix=".onnx") as file:
+            write_onnx(backbone, Path(file.name))
+            return Path(file.name).read_bytes()
 
 
 def record_self_test(folder: Path, settings: dict[str, Any]) -> None:
@@ -141,8 +148,7 @@ def export_model(store: Store, pair_tokenizer: tuple[PairTokenizer, Path]) -> Ca
 
     def export_model(seed: int = 0) -> Artifact:
         def write(folder: Path, _: str) -> None:
-            model = gpt2_graph(random_weights(tokenizer.vocab_size, seed), LAYERS, HEADS, 1e-5)
-            (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+            (folder / "model.onnx").write_bytes(random_graph(tokenizer.vocab_size, seed))
             settings: dict[str, Any] = {"version": 1, "dim": WIDTH}
             for name, side in (("query", "x"), ("document", "y")):
                 (folder / name).mkdir()

@@ -41,7 +41,7 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="compiler"):
         should_compile(config, encoder, Ranks())
-    encoder.lean = False
+    encoder.fused = False
     with pytest.raises(UserError, match="only a GPT-2"):
         should_compile(config, encoder, Ranks())
     assert not should_compile(tiny_config(compile="auto", steps=1000), encoder, Ranks(device=torch.device("cuda")))
@@ -60,7 +60,7 @@ def test_compiled_layers_train_to_the_same_losses(tmp_path: Path, monkeypatch: p
         for module in made.module.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.1
-        made.module.lean = True
+        made.module.fused = True
         trainer.run()
         losses[compiled] = [json.loads(line)["loss"] for line in trainer.log.text().splitlines()]
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-5)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.model import loss as loss_module
-from pipeline_lib.model.loss import PairHashes, contrastive_loss, false_negatives, hardest_negatives
+from pipeline_lib.model.loss import PairHashes, contrastive_loss, false_negatives
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks, gather_sides
 
@@ -82,7 +82,6 @@ def test_a_negative_counts_for_every_x_but_those_whose_own_text_it_is() -> None:
     x_BD, y_KD, log_scale, _ = batch(2, 3)
     with_all = contrastive_loss(x_BD, y_KD, log_scale, hashes)
     assert with_all > contrastive_loss(x_BD, y_KD[:2], log_scale, hashes.pairs_alone())
-    assert len(hardest_negatives(x_BD, y_KD[:2], hashes, 99)) == 2, "the report's are in-batch ones"
 
 
 def test_candidates_without_a_hash_are_refused() -> None:

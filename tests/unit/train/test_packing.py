@@ -50,7 +50,7 @@ def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
     encoder.packed = should_pack(config, encoder, Ranks())
     with pytest.raises(UserError, match=r"compile is on.*attention=packed"):
         should_compile(tiny_config(compile="on"), encoder, Ranks())
-    encoder.lean = False
+    encoder.fused = False
     with pytest.raises(UserError, match="only a GPT-2"):
         should_pack(config, encoder, Ranks())
 
