@@ -8,7 +8,10 @@ from data_contracts.validate import check_shards, validate, verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
+from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
+from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.sources.python_installation import differences
 from pipeline_lib.store.store import Artifact, Store, sum_counts
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
@@ -22,6 +25,8 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
     artifact = extract(store, config.source, config.extract, progress)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs")
+    if is_tracked(config) and (why := differences(artifact)):
+        progress.tell(f"{WARNING}the demo's figures will not be comparable with others': {'; '.join(why)}")
     show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
     return artifact
 

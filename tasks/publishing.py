@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.select import read_selection, select
@@ -21,7 +18,6 @@ from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
 from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
 from pipeline_lib.store.store import Artifact, Store
@@ -90,14 +86,8 @@ def card_task(
 def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
     """All functions and passages in one FAISS index, tied to the model by its hash."""
     progress = StageProgress("index")
-    embedder = None
-
-    def embed_documents(texts: Sequence[str], report: Progress) -> np.ndarray:
-        nonlocal embedder
-        embedder = embedder or load_embedder(checkpoint, config.index.batch_tokens)
-        return embedder(texts, "y", report)
-
-    artifact = build_index(store, exported, curated, config.index, embed_documents, progress)
+    encoder = CheckpointEncoder(checkpoint, config.index.batch_tokens)
+    artifact = build_index(store, exported, curated, config.index, encoder, progress)
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact

@@ -17,16 +17,20 @@ import pyarrow.parquet as pq
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
+from pipeline_lib.evaluation.candidates import compare, is_tracked
 from pipeline_lib.evaluation.compare import differences, read_evaluations
 from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.select import read_selection
+from pipeline_lib.evaluation.tasks import build_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
+from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.search.query import search
+from pipeline_lib.sources import python_installation
 from pipeline_lib.store.files import replace_file
 from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import Artifact
@@ -95,6 +99,8 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         )
     _write_model_card(folder, run, data, config.train.processes)
     page = write_report(folder, data)
+    if data.tracked:
+        progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))
     _show(folder, data)
     return json.loads((folder / "report.json").read_text()) | now
@@ -154,6 +160,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
     model, baselines = run.test[run.chosen], run.test["baselines"]
     evaluated = {"validation": list(run.validation.values()), "test": list(run.test.values())}
     twins = near_twins_in(stages["curate"])
+    tracked = _tracked(config, stages)
     held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
     return ReportData(
         name=config.name,
@@ -184,10 +191,22 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
             "test_functions": twins.n, "with_near_twin": twins.count, "share": twins.share, "jaccard": twins.threshold,
         },
         contamination=stages["curate"].manifest.facts.get("contamination", {}),
+        tracked=tracked,
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
-        notes=tuple(notes(config, held_out, model.manifest.facts["tasks"], read_evaluations([model]))),
+        notes=(
+            *notes(config, held_out, model.manifest.facts["tasks"], read_evaluations([model])),
+            *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
+        ),
     )  # fmt: skip
+
+
+def _tracked(config: RunConfig, stages: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The demo's candidates beside the tracked ones; nothing for another run."""
+    if not is_tracked(config):
+        return {}
+    tasks = [build_tasks(stages["curate"], split, config.evaluate) for split in ("validation", "test")]
+    return compare(tasks, python_installation.differences(stages["extract"]))
 
 
 def _counts(extracted: Artifact) -> dict[str, int]:

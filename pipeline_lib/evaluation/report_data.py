@@ -94,6 +94,7 @@ class ReportData(BaseModel):
         batch: facts of the artifact `batch_advice` of the chosen checkpoint.
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         contamination: evaluation suite -> what curation found of it: texts, texts_found, pairs, samples.
+        tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
         export, index: their folders.
         notes: what whoever reads the figures must know first (`held_out.notes`).
     """
@@ -126,6 +127,7 @@ class ReportData(BaseModel):
     batch: Row = Field(default_factory=dict)
     near_twins: Row = Field(default_factory=dict)
     contamination: dict[str, Row] = Field(default_factory=dict)
+    tracked: Row = Field(default_factory=dict)
     export: str = ""
     index: str = ""
     notes: tuple[str, ...] = ()

@@ -1,23 +1,22 @@
-"""All functions and passages of the curated pairs in one FAISS index: stage "index".
+"""FAISS index over all functions and passages of the curated pairs: stage "index".
 
-Legend: N rows, D width.
+Searchable is every distinct function body and every distinct piece of prose. A function may come in several pairs (views of
+it); the one made of its docstring speaks for it. A passage stands in up to two pairs, as y of one and x of the next: y is
+preferred, because a pair's line is that of its y. Vectors come from the store's cache (vectors.py), so that another factory,
+a killed build that goes on, and a corpus that grew embed only texts that are new.
 
-Which texts of the curated pairs are searchable: every distinct function body, and every distinct piece of prose.
-
-A function may come in several pairs (views of it); the one made of its docstring speaks for it. A passage stands in up to
-two pairs, as y of one and x of the next: y is preferred, because a pair's line is that of its y.
+N rows, D width.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -28,7 +27,8 @@ from data_contracts.schemas import INDEX_ROWS, row_id
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import KEY_DIGITS, Artifact, Counts, Outcome, Part, Stage, Store, digest_of, draft_part
+from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
 BATCH_ROWS = 4096
 DOC_CHARACTERS = 160
@@ -141,12 +141,28 @@ def _first_words(text: str) -> str:
 
 
 STAGE = Stage(name="index", version=1)
-# embeddings by slice, kept so that a killed build goes on where it was and another factory needs no model
-VECTORS = Stage(name="index-vectors", version=1)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
 
-EmbedDocuments = Callable[[Sequence[str], Progress], np.ndarray]
+
+class Named(Protocol):
+    """What names a model's vectors."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of weights, tokenizer and lengths."""
+        ...
+
+
+class DocumentEncoder(Protocol):
+    """A model that embeds documents."""
+
+    @property
+    def id(self) -> Named: ...
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, D), in the order of the texts."""
+        ...
 
 
 def build_index(
@@ -154,7 +170,7 @@ def build_index(
     exported: Artifact,
     curated: Artifact,
     config: IndexConfig,
-    embed_documents: EmbedDocuments,
+    encoder: DocumentEncoder,
     progress: Progress = silent,
 ) -> Artifact:
     """Index every distinct function and passage, code first; the part "index" ties it to the model's digest.
@@ -163,7 +179,7 @@ def build_index(
         exported: the model; only its digest is read here.
         curated: every split's pairs are read: a search finds all there is.
         config: the FAISS factory.
-        embed_documents: texts to (N, D) float32 vectors of length 1, by that model, as documents.
+        encoder: that model; a text that any run embedded with it before is not embedded again.
         progress: counts texts.
 
     Raises:
@@ -171,10 +187,16 @@ def build_index(
         ContractViolation: a vector is not finite or not of length 1.
     """
 
+    def embed(texts: Sequence[str], told: Progress) -> np.ndarray:
+        vectors_ND = encoder.encode(texts, "y", told)
+        _check_vectors(vectors_ND, len(texts))
+        return vectors_ND
+
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key)
         if part is None:
-            part = _Build(store, exported.digest, config, embed_documents, progress).run(key, curated)
+            cache = VectorCache(store, encoder.id.fingerprint, "y", embed)
+            part = _Build(store, exported.digest, config, cache, progress).run(key, curated)
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
     return store.build(STAGE, config, {"curated": curated, "exported": exported}, make)
@@ -185,30 +207,20 @@ class _Build:
     store: Store
     model_digest: str
     config: IndexConfig
-    embed_documents: EmbedDocuments
+    cache: VectorCache
     progress: Progress
 
     def run(self, key: str, curated: Artifact) -> Part:
-        """Embed slice by slice, then write rows, vectors and manifest."""
+        """Write rows and embed what is new slice by slice, then the vectors of all in one index."""
         paths = curated.paths("pairs.parquet")
         chosen = choose_pieces(paths)
         total = chosen.n_code + chosen.n_text
         if total == 0:
             raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
         scratch = self.store.scratch(STAGE.name)
-        files, done = [], 0
-        with (
-            pa.OSFile(str(scratch / "rows.arrow"), "wb") as sink,
-            pa.ipc.new_file(sink, INDEX_ROWS) as writer,
-        ):
-            for pieces in _slices(read_pieces(paths, chosen), self.config.rows_per_slice):
-                part = self._embedded(pieces, done, total)
-                files.append(self.store.folder_of(part) / "vectors.npy")
-                writer.write_batch(_row_batch(pieces))
-                done += len(pieces)
-                self.progress(done, total, f"{done:,} texts")
-        assert done == total, f"{curated.folder}: {total} pieces were chosen, {done} were read"
-        index = filled_index([np.load(file, mmap_mode="r", allow_pickle=False) for file in files], self.config.factory)
+        hashes_N2 = self._embedded(read_pieces(paths, chosen), total, scratch / "rows.arrow")
+        starts = range(0, total, self.config.rows_per_slice)
+        index = filled_index(lambda at: self.cache.read(hashes_N2[at : at + starts.step]), starts, self.config.factory)
         faiss.write_index(index, str(scratch / "index.faiss"))
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": index.d}
         record = {**facts, "version": 1, "model_digest": self.model_digest, "factory": self.config.factory}
@@ -217,43 +229,52 @@ class _Build:
         draft = draft_part(STAGE, key, "index", counts, rows={"rows.arrow": total, "index.faiss": total}, facts=facts)
         return self.store.commit_part(draft, scratch)
 
-    def _embedded(self, pieces: list[Piece], first: int, n_texts: int) -> Part:
-        """The part that holds the slice's vectors, found by model and texts, or made."""
-        texts = hashlib.sha256()
-        for piece in pieces:
-            texts.update(hashlib.sha256(piece.text.encode()).digest())
-        key = digest_of([VECTORS.name, VECTORS.version, self.model_digest, texts.hexdigest()])[:KEY_DIGITS]
-        found = self.store.find_part(VECTORS.name, key)
-        if found is not None:
-            return found
+    def _embedded(self, pieces: Iterator[Piece], total: int, rows_path: Path) -> np.ndarray:
+        """Write the rows, and embed the texts that have no vector yet, a slice of them at a time; returns the texts' hashes."""
+        hashes_N2 = np.empty((total, 2), np.uint64)
+        new: dict[bytes, str] = {}
+        done = 0
+        with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, INDEX_ROWS) as writer:
+            while slice_ := list(islice(pieces, self.config.rows_per_slice)):
+                writer.write_batch(_row_batch(slice_))
+                slice_N2 = hashes_N2[done : done + len(slice_)] = text_hashes([piece.text for piece in slice_])
+                new |= {slice_N2[row].tobytes(): slice_[row].text for row in self.cache.missing(slice_N2).tolist()}
+                done += len(slice_)
+                if len(new) >= self.config.rows_per_slice or done == total:
+                    self._embed(new, done, total)
+                    new = {}
+                self.progress(done - len(new), total, f"{done - len(new):,} texts")
+        assert done == total, f"{total} pieces were chosen, {done} were read"
+        return hashes_N2
 
-        def within(done: float, total: float, note: str = "") -> None:
-            self.progress(first + done, n_texts, f"{int(first + done):,} texts")
+    def _embed(self, new: dict[bytes, str], done: int, total: int) -> None:
+        def within(texts: float, _: float, note: str = "") -> None:
+            self.progress(done - len(new) + texts, total, f"{int(done - len(new) + texts):,} texts")
 
-        vectors_ND = np.ascontiguousarray(self.embed_documents([piece.text for piece in pieces], within), np.float32)
-        _check_vectors(vectors_ND, len(pieces))
-        scratch = self.store.scratch(VECTORS.name)
-        np.save(scratch / "vectors.npy", vectors_ND, allow_pickle=False)
-        counts = Counts(n_in=len(pieces), n_out=len(pieces))
-        label = f"{first:09d}"
-        return self.store.commit_part(draft_part(VECTORS, key, label, counts, rows={"vectors.npy": len(pieces)}), scratch)
+        if new:
+            self.cache.add(list(new.values()), np.frombuffer(b"".join(new), np.uint64).reshape(-1, 2), within)
 
 
-def filled_index(slices: list[np.ndarray], factory: str) -> faiss.Index:
-    """A FAISS index by inner product over float32 vectors that come in slices (n, D).
+def filled_index(read: Callable[[int], np.ndarray], starts: range, factory: str) -> faiss.Index:
+    """A FAISS index by inner product over vectors that are read slice by slice.
+
+    Args:
+        read: float32 vectors (n, D) from a row on, as many as the step of `starts` or to the end.
+        starts: the first row of each slice, up to the number of all rows.
+        factory: FAISS factory string.
 
     Raises:
         UserError: FAISS does not know the factory.
     """
     with _one_thread():  # of several, HNSW would link in the order in which they happen to come
         try:
-            index = faiss.index_factory(slices[0].shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.index_factory(read(0).shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
             raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
         if not index.is_trained:
-            index.train(_sample(slices))
-        for slice_ in slices:
-            index.add(np.ascontiguousarray(slice_))
+            index.train(_sample(read, starts))
+        for start in starts:
+            index.add(np.ascontiguousarray(read(start)))
         return index
 
 
@@ -266,11 +287,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(threads)
-
-
-def _slices(pieces: Iterator[Piece], rows: int) -> Iterator[list[Piece]]:
-    while slice_ := list(islice(pieces, rows)):
-        yield slice_
 
 
 def _row_batch(pieces: list[Piece]) -> pa.RecordBatch:
@@ -292,8 +308,6 @@ def _check_vectors(vectors_ND: np.ndarray, n_texts: int) -> None:
         )
 
 
-def _sample(slices: list[np.ndarray]) -> np.ndarray:
-    total = sum(map(len, slices))
-    step = -(-total // TRAINING_VECTORS)
-    starts = np.cumsum([0, *map(len, slices)])
-    return np.concatenate([slice_[(-start) % step :: step] for slice_, start in zip(slices, starts[:-1].tolist(), strict=True)])
+def _sample(read: Callable[[int], np.ndarray], starts: range) -> np.ndarray:
+    step = -(-starts.stop // TRAINING_VECTORS)
+    return np.concatenate([read(start)[(-start) % step :: step] for start in starts])

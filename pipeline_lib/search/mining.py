@@ -27,6 +27,7 @@ from pipeline_lib.config.training import MiningConfig
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.index import filled_index
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.vectors import Side
 from pipeline_lib.training_sets.spool import TableWriter
 from pipeline_lib.training_sets.training_set import PositivePairs, is_negative, pair_key, read_rows
 
@@ -34,7 +35,7 @@ STAGE = Stage(name="mine", version=1)
 DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
 PASSAGES = pa.schema([("text", pa.large_string()), ("hash", pa.int64())])
 
-EmbedSide = Callable[[Sequence[str], str], np.ndarray]
+EmbedSide = Callable[[Sequence[str], Side], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class _Mining:
         self.most_positives = int(np.unique(x_hashes, return_counts=True)[1].max())
         self.passages = _write_passages(training_set, folder / "passages.arrow")
         self.vectors_ND = self._embedded(folder / "vectors.npy")
-        self.index = filled_index(list(_slices(self.vectors_ND, config.rows_per_slice)), config.factory)
+        starts = range(0, len(self.vectors_ND), config.rows_per_slice)
+        self.index = filled_index(lambda at: self.vectors_ND[at : at + starts.step], starts, config.factory)
         hashes_N = self.passages["hash"].to_numpy()
         self._by_hash = np.argsort(hashes_N, kind="stable")
         self._hashes = hashes_N[self._by_hash]
@@ -193,8 +195,3 @@ def _texts_of(training_set: Artifact) -> Iterator[list[str]]:
     file = pq.ParquetFile(training_set.part_folder(part) / name)
     for batch in file.iter_batches(1024, columns=[column], use_threads=False):
         yield batch[column].to_pylist()
-
-
-def _slices(vectors_ND: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    for begin in range(0, len(vectors_ND), rows):
-        yield vectors_ND[begin : begin + rows]

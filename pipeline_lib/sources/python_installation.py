@@ -1,7 +1,11 @@
-"""This machine's own Python as a dump: the standard library and the installed runtime dependencies of the project.
+"""This machine's own Python as a dump: the standard library, and the installed distributions of a tracked list.
 
-It is real, there by licence and needs no download. The distributions are exactly the transitive closure of the project's
-requirements without extras: installing anything else changes nothing.
+It is real, there by licence and needs no download. demo_distributions.txt names each distribution with its version and a digest
+of the files that are read of it, as `benchmarks.pin_demo` wrote them; constraints.txt installs these versions. What else is
+installed, and what the project comes to require, changes nothing.
+
+A listed distribution that is missing is left out, and one of another version is read as it is, as is another Python's standard
+library: the demo runs on any machine. `differences` then says why its figures are not comparable with others'.
 """
 
 from __future__ import annotations
@@ -11,21 +15,27 @@ import csv
 import hashlib
 import importlib.metadata
 import platform
+import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from email.parser import HeaderParser
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
 
-from packaging.requirements import Requirement
+import pyarrow.parquet as pq
 from packaging.utils import canonicalize_name
 
-from pipeline_lib.errors import UserError
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, valid_name, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
-from pipeline_lib.store.store import Record
+from pipeline_lib.store.store import Artifact, Record, Store
 
-PROJECT = "cpt-factory"
+LIST = Path(__file__).with_name("demo_distributions.txt")
+STDLIB = "python-stdlib"
+DIGEST_DIGITS = 16
+_OF_THE_BUILD = re.compile(r"_sysconfigdata|config-")  # files of the standard library that hold the paths it was built at
 STDLIB_SKIPPED = SKIPPED_FOLDERS | {"test", "tests", "idle_test"}
 MAX_LICENCE_CHARACTERS = 100  # some distributions put the whole licence text into the field
 
@@ -79,13 +89,6 @@ class InstalledDistribution:
         classifiers = [c.rsplit(" :: ", 1)[-1] for c in self.headers.get_all("Classifier", []) if c.startswith("License ::")]
         return ", ".join(sorted(classifiers)) or None
 
-    def requirements(self, extra: str) -> Iterable[Requirement]:
-        """What it requires here, with one extra or with none."""
-        for line in self.distribution.requires or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                yield requirement
-
     def files(self) -> Iterable[SourceFile]:
         """Its code, prose and description, as RECORD lists them; hashes are RECORD's where it has them."""
         root = str(self.distribution.locate_file("")).rstrip("/")
@@ -110,54 +113,81 @@ class InstalledDistribution:
             )
 
 
-def list_python() -> list[SourceFile]:
-    """Every file of the standard library and of the runtime dependencies.
+class Pinned(NamedTuple):
+    """A line of the list: NAME==VERSION DIGEST."""
 
-    Raises:
-        UserError: the project or one of its direct requirements is not installed.
-    """
+    name: str
+    version: str
+    digest: str
+
+
+@cache
+def pinned() -> tuple[Pinned, ...]:
+    """The tracked list by name, the standard library among them."""
+    lines = (line.split() for line in LIST.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
+    return tuple(Pinned(*what.split("=="), digest) for what, digest in lines)
+
+
+def list_python() -> list[SourceFile]:
+    """Every file of the standard library and of the listed distributions that are installed."""
     files = list(_standard_library())
-    for distribution in closure():
+    for distribution in installed():
         files.extend(distribution.files())
     return files
 
 
 def list_origins() -> list[Origin]:
     """The sources of `list_python` by name, version and hash of RECORD."""
-    return [_standard_library_origin(), *(distribution.origin for distribution in closure())]
+    return [_standard_library_origin(), *(distribution.origin for distribution in installed())]
 
 
-def closure(project: str = PROJECT, search_path: list[str] | None = None) -> list[InstalledDistribution]:
-    """The installed distributions that the project needs at run time, directly or not, by name; without itself.
+def installed(search_path: list[str] | None = None) -> list[InstalledDistribution]:
+    """The listed distributions that are installed, in whatever version, by name.
 
     Args:
         search_path: folders to look in instead of sys.path.
-
-    Raises:
-        UserError: the project or one of its direct requirements is not installed.
     """
-    root = _find(project, search_path)
-    if root is None:
-        raise UserError(f"distribution {project} is not installed here: run `pip install -e .` in its checkout, or `make demo`")
-    found: dict[str, InstalledDistribution] = {}
-    seen: set[tuple[str, str]] = set()
-    pending = [(root, "")]
-    while pending:
-        needing, extra = pending.pop()
-        for requirement in needing.requirements(extra):
-            name = str(canonicalize_name(requirement.name))
-            wanted = {(name, extra) for extra in ("", *requirement.extras)} - seen
-            seen |= wanted
-            if name not in found and wanted:
-                distribution = _find(name, search_path)
-                if distribution is None:
-                    if needing is root:
-                        raise UserError(f"{project} needs {requirement}, which is not installed: run `pip install -e .`")
-                    continue  # an optional backend that its packager left out: not there, so no part of the dump
-                found[name] = distribution
-            pending.extend((found[name], extra) for _, extra in sorted(wanted) if name in found)
-    found.pop(str(canonicalize_name(project)), None)
-    return [found[name] for name in sorted(found)]
+    found = (_find(line.name, search_path) for line in pinned() if line.name != STDLIB)
+    return [distribution for distribution in found if distribution is not None]
+
+
+def digests_of(files: Iterable[tuple[str, str, str]]) -> dict[str, tuple[str, str]]:
+    """Name to version and digest of each source of a listing.
+
+    Args:
+        files: source ("numpy 2.4.6"), path and sha256 of each file.
+    """
+    by_source: dict[str, list[str]] = defaultdict(list)
+    for source, path, sha256 in files:
+        if not (source.startswith(STDLIB) and _OF_THE_BUILD.match(path)):
+            by_source[source].append(f"{path} {sha256}\n")
+    digests = {source: hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() for source, lines in by_source.items()}
+    return {source.split(" ")[0]: (source.split(" ")[1], digest[:DIGEST_DIGITS]) for source, digest in digests.items()}
+
+
+def differences(extracted: Artifact) -> list[str]:
+    """Why the Python that was extracted is not that of the tracked list, a reason a distribution; none where it is."""
+    return list(_differences(digests_of(read_listed(extracted))))
+
+
+def read_listed(extracted: Artifact) -> list[tuple[str, str, str]]:
+    """Source, path and sha256 of every file that an extraction read."""
+    store = Store(extracted.root, extracted.bucket.url if extracted.bucket else "")
+    digest = extracted.manifest.inputs["source"]
+    listing = next(artifact for artifact in store.artifacts("source") if artifact.digest == digest)
+    table = pq.read_table(listing.part_folder() / "files.parquet", columns=["source", "path", "sha256"])
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _differences(found: dict[str, tuple[str, str]]) -> Iterator[str]:
+    for name, version, digest in pinned():
+        got, got_digest = found.get(name, ("", ""))
+        if not got:
+            yield f"{name} {version} is not installed"
+        elif got != version:
+            yield f"{name} is {got} instead of {version}"
+        elif got_digest != digest:
+            yield f"{name} {version} has other files"
 
 
 def _find(name: str, search_path: list[str] | None) -> InstalledDistribution | None:
@@ -169,7 +199,7 @@ def _find(name: str, search_path: list[str] | None) -> InstalledDistribution | N
 
 def _standard_library_origin() -> Origin:
     version = platform.python_version()
-    return Origin(source=f"python-stdlib {version}", name="python-stdlib", version=version, licence="PSF-2.0", record_sha256="")
+    return Origin(source=f"{STDLIB} {version}", name=STDLIB, version=version, licence="PSF-2.0", record_sha256="")
 
 
 def _standard_library() -> Iterable[SourceFile]:

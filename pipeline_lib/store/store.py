@@ -165,6 +165,16 @@ class Store:
         content = self.bucket.read(record_name(stage, key)) if self.bucket else None
         return Part.model_validate_json(content) if content else None
 
+    def parts(self, stage: str, prefix: str) -> list[Part]:
+        """The finished parts of a stage whose keys begin so, by key."""
+        folder = f"{stage}/parts/"
+        names = {path.name for path in (self.root / folder).glob(f"{prefix}*.json")}
+        if self.bucket is not None:
+            below = (name.removeprefix(folder) for name in self.bucket.sizes(folder.rstrip("/")))
+            names |= {name for name in below if name.startswith(prefix) and name.endswith(".json") and "/" not in name}
+        found = (self.find_part(stage, name.removesuffix(".json")) for name in sorted(names))
+        return [part for part in found if part is not None]
+
     def folder_of(self, part: Part) -> Path:
         """The folder of a part, with every file there; see `Artifact.folder_of`."""
         return fetch_part(self.root, self.bucket, part)

@@ -1,34 +1,18 @@
-"""Embeddings that were computed once, by (weights, text, side): an encoder that remembers.
+"""Encoders that wrap another: one remembers vectors in the store's cache, one deals texts out to several processes.
 
-    FOLDER/FINGERPRINT/SIDE/SHA256.safetensors     hashes (n, 2) uint64 of texts, and their vectors (n, D)
-
-A segment is named by its own bytes and written whole or not at all, so that processes can share the folder. Only the places of
-texts are held in memory; a segment's vectors are read when a text of it is asked for.
+A worker process has the encoder's weights, its share of the cores, and the GPU of its number where there are some.
 N texts, D width.
-
-One encoder in several processes: the texts of a call are dealt out by length, the vectors come back in order.
-
-Each process has the encoder's weights, its share of the cores, and the GPU of its number where there are some.
-N texts, D width.
-
-Where each text's vector lies: 28 bytes a text, so that the places of tens of millions fit into memory.
-
-N texts. A place is (segment, row); segments are numbered by their owner.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import require_finite
@@ -36,49 +20,8 @@ from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
 from pipeline_lib.runtime.machine import cores
 from pipeline_lib.runtime.processes import deaf_children
 from pipeline_lib.runtime.progress import Progress, embedding, silent
-from pipeline_lib.store.files import put_if_absent
-
-NOWHERE = -1
-
-
-class _Run(NamedTuple):
-    """Places sorted by the first half of their hash."""
-
-    first: np.ndarray
-    second: np.ndarray
-    segment: np.ndarray
-    row: np.ndarray
-
-    @classmethod
-    def of(cls, hashes_N2: np.ndarray, segment: np.ndarray, row: np.ndarray) -> _Run:
-        order_N = np.argsort(hashes_N2[:, 0], kind="stable")
-        return cls(hashes_N2[order_N, 0], hashes_N2[order_N, 1], segment[order_N], row[order_N])
-
-
-class Places:
-    """Hashes to places. Runs are merged as they grow alike, so that a text is moved some log N times in all."""
-
-    def __init__(self) -> None:
-        self._runs: list[_Run] = []
-
-    def add(self, hashes_N2: np.ndarray, segment: int) -> None:
-        """The texts of one segment, in the order of its rows."""
-        n = len(hashes_N2)
-        self._runs.append(_Run.of(hashes_N2, np.full(n, segment, np.int32), np.arange(n, dtype=np.int64)))
-        while len(self._runs) > 1 and len(self._runs[-2].first) <= 2 * len(self._runs[-1].first):
-            a, b = self._runs[-2:]
-            hashes = np.stack([np.concatenate([a.first, b.first]), np.concatenate([a.second, b.second])], axis=1)
-            self._runs[-2:] = [_Run.of(hashes, np.concatenate([a.segment, b.segment]), np.concatenate([a.row, b.row]))]
-
-    def find(self, hashes_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Segment and row of each text; the segment is -1 where there is none."""
-        segment_N, row_N = np.full(len(hashes_N2), NOWHERE, np.int64), np.zeros(len(hashes_N2), np.int64)
-        for run in self._runs:
-            if len(run.first):
-                at_N = np.minimum(np.searchsorted(run.first, hashes_N2[:, 0]), len(run.first) - 1)
-                there_N = (run.first[at_N] == hashes_N2[:, 0]) & (run.second[at_N] == hashes_N2[:, 1])
-                segment_N[there_N], row_N[there_N] = run.segment[at_N[there_N]], run.row[at_N[there_N]]
-        return segment_N, row_N
+from pipeline_lib.store.store import Store
+from pipeline_lib.store.vectors import VectorCache, text_hashes
 
 
 class CachedEncoder:
@@ -86,82 +29,49 @@ class CachedEncoder:
 
     Args:
         encoder: computes what is missing.
-        folder: of all models' caches.
+        store: keeps the vectors of all models.
         block_texts: texts embedded and written at a time.
     """
 
-    def __init__(self, encoder: TextEncoder, folder: Path, block_texts: int = 8192) -> None:
-        self.encoder = encoder
-        self.folder = folder / encoder.id.fingerprint
-        self.block_texts = block_texts
-        self.computed = 0  # texts that were not there
-        self._segments: list[Path] = []
-        self._places: dict[Side, Places] = {}
+    def __init__(self, encoder: TextEncoder, store: Store, block_texts: int = 8192) -> None:
+        self.encoder, self.store, self.block_texts = encoder, store, block_texts
+        self._caches: dict[Side, VectorCache] = {}
 
     @property
     def id(self) -> ModelId:
         """Of the encoder behind it."""
         return self.encoder.id
 
+    @property
+    def computed(self) -> int:
+        """Texts that were not there."""
+        return sum(cache.computed for cache in self._caches.values())
+
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D).
+
+        What is missing is sorted by length: a block needs little padding, and the time left is not underestimated.
 
         Raises:
             UserError: a vector is not finite, or not of length 1.
         """
-        hashes_N2 = text_hashes(texts)
-        places = self._known(side)
-        segment_N, row_N = places.find(hashes_N2)
-        missing = np.flatnonzero(segment_N == NOWHERE)
-        if missing.size:
-            self._compute([texts[at] for at in missing.tolist()], hashes_N2[missing], side, progress)
-            segment_N, row_N = places.find(hashes_N2)
-        return self._read(segment_N, row_N)
-
-    def _compute(self, texts: Sequence[str], hashes_N2: np.ndarray, side: Side, progress: Progress) -> None:
-        """Sorted by length, so that texts of a block need little padding and the time left is not underestimated."""
-        rows = {hashes.tobytes(): row for row, hashes in enumerate(hashes_N2)}
-        wanted = sorted(rows, key=lambda key: (-len(texts[rows[key]]), key))
+        cache, hashes_N2 = self._cache(side), text_hashes(texts)
+        wanted = sorted(cache.missing(hashes_N2).tolist(), key=lambda row: (-len(texts[row]), hashes_N2[row].tobytes()))
         for at in range(0, len(wanted), self.block_texts):
-            block = [rows[key] for key in wanted[at : at + self.block_texts]]
+            rows = wanted[at : at + self.block_texts]
             within = embedding(progress, at, len(wanted))
-            vectors_ND = checked(self.encoder.encode(found := [texts[row] for row in block], side, within), self.id.name, found)
-            content = save({"hashes": hashes_N2[block], "vectors": vectors_ND})
-            path = self.folder / side / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-            put_if_absent(path, content)
-            self._add(side, path, hashes_N2[block])
-            self.computed += len(block)
-            within(len(block), len(block))
+            cache.add([texts[row] for row in rows], hashes_N2[rows], within)
+            within(len(rows), len(rows))
+        return cache.read(hashes_N2)
 
-    def _add(self, side: Side, path: Path, hashes_N2: np.ndarray) -> None:
-        self._segments.append(path)
-        self._places[side].add(hashes_N2, len(self._segments) - 1)
+    def _cache(self, side: Side) -> VectorCache:
+        if side not in self._caches:
 
-    def _known(self, side: Side) -> Places:
-        if side not in self._places:
-            self._places[side] = Places()
-            for path in sorted((self.folder / side).glob("*.safetensors")):
-                segment = _load(path)
-                if segment:
-                    self._add(side, path, segment["hashes"])
-        return self._places[side]
+            def embed(texts: Sequence[str], progress: Progress) -> np.ndarray:
+                return checked(self.encoder.encode(texts, side, progress), self.id.name, texts)
 
-    def _read(self, segment_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:
-        """The vectors, segment by segment: one is in memory at a time, beside the result."""
-        vectors_ND: np.ndarray | None = None
-        for number in np.unique(segment_N):
-            segment = load(self._segments[number].read_bytes())["vectors"]
-            if vectors_ND is None:
-                vectors_ND = np.empty((len(segment_N), segment.shape[1]), np.float32)
-            to = np.flatnonzero(segment_N == number)
-            vectors_ND[to] = segment[row_N[to]]
-        return np.zeros((0, 1), np.float32) if vectors_ND is None else vectors_ND
-
-
-def text_hashes(texts: Sequence[str]) -> np.ndarray:
-    """16 bytes that name each text, (N, 2) uint64; half of a surrogate pair, which JSON can spell, does not stop it."""
-    digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] for text in texts)
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+            self._caches[side] = VectorCache(self.store, self.id.fingerprint, side, embed)
+        return self._caches[side]
 
 
 def checked(vectors_ND: np.ndarray, name: str, texts: Sequence[str]) -> np.ndarray:
@@ -176,18 +86,6 @@ def checked(vectors_ND: np.ndarray, name: str, texts: Sequence[str]) -> np.ndarr
     if off.any():
         raise UserError(f"{name}: {int(off.sum())} of {len(vectors_ND)} embeddings are not of length 1; normalise them")
     return vectors_ND
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The segment, or nothing where its bytes are not those of its name; it is computed again then."""
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() == path.stem:
-        try:
-            return load(content)
-        except SafetensorError:  # named rightly, but by something that writes other files
-            pass
-    path.unlink()
-    return {}
 
 
 DRIVER_LIST = Path("/proc/driver/nvidia/gpus")

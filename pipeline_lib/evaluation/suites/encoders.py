@@ -11,12 +11,11 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import Embed, load_embedder
 from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
 from pipeline_lib.evaluation.suites.models import Model, ModelId, Side, open_outside
-from pipeline_lib.evaluation.tasks import only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import digest_of
-from pipeline_lib.store.store import Artifact
 
+MODEL_FILES = ("config.json", "model.safetensors")  # of a checkpoint; the state of its training gives no vector
 EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
 FINGERPRINT_DIGITS = 24
 
@@ -33,10 +32,14 @@ class CheckpointEncoder:
 
     @property
     def id(self) -> ModelId:
-        """Named by the checkpoint's label; the fingerprint covers weights, tokenizer and lengths."""
+        """Named by the checkpoint's label; the fingerprint covers weights and their shape, tokenizer and lengths.
+
+        Processors are no part of it: float32 vectors of one and another are up to 1e-5 apart.
+        """
         lengths = [self.checkpoint.max_tokens(side) for side in ("x", "y")]
-        weights: Artifact = only_part(self.checkpoint.trained, self.checkpoint.label)
-        content = [EMBED_VERSION, weights.digest, self.checkpoint.tokenizer.digest, lengths]
+        files = self.checkpoint.trained.part(self.checkpoint.label).files
+        model = [(file.name, file.sha256) for file in files if file.name in MODEL_FILES]
+        content = [EMBED_VERSION, model, self.checkpoint.tokenizer.digest, lengths]
         return ModelId(self.checkpoint.label, digest_of(content)[:FINGERPRINT_DIGITS], self.checkpoint.step)
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:

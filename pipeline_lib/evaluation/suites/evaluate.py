@@ -28,7 +28,6 @@ from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, draft_part
 
 STAGE = Stage(name="evaluate_suite", version=4)
-EMBEDDINGS = "embeddings"  # the cache's folder below the store; every file of it can be removed
 
 PER_QUERY = pa.schema(
     [
@@ -110,7 +109,7 @@ def _prepared(store: Store, model: Model, config: SuiteConfig) -> Iterator[Model
         return
     parallel = ParallelEncoder(model, config.processes)
     try:
-        yield CachedEncoder(parallel, store.root / EMBEDDINGS, config.block_texts)
+        yield CachedEncoder(parallel, store, config.block_texts)
     finally:
         parallel.close()
 

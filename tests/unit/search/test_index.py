@@ -20,6 +20,17 @@ from pipeline_lib.store.store import Artifact, Store
 DIM = 16
 
 
+class Named:
+    """A model as the index sees it: what its vectors depend on, and a function."""
+
+    def __init__(self, embed: Callable[..., np.ndarray], fingerprint: str = "planted") -> None:
+        self.id, self.fingerprint, self.embed = self, fingerprint, embed
+
+    def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
+        assert side == "y"
+        return self.embed(texts, progress)
+
+
 def by_hash(texts: Sequence[str], progress: Progress = silent) -> np.ndarray:
     """A unit vector that is a pure function of the text."""
     vectors_ND = np.stack([np.random.default_rng(text_hash(text) % 2**32).standard_normal(DIM) for text in texts])
@@ -33,7 +44,7 @@ def many(n: int) -> list[tuple[str, str, str, str]]:
 def test_a_row_stands_at_the_vector_of_its_text(
     store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
 ) -> None:
-    indexed = build_index(store, export_model(), curate(), IndexConfig(rows_per_slice=2), by_hash)
+    indexed = build_index(store, export_model(), curate(), IndexConfig(rows_per_slice=2), Named(by_hash))
     folder = indexed.part_folder()
     index = faiss.read_index(str(folder / "index.faiss"))
     rows = pa.ipc.open_file(folder / "rows.arrow").read_all()
@@ -48,7 +59,7 @@ def test_manifest_ties_it_to_the_model(
     store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
 ) -> None:
     exported = export_model()
-    indexed = build_index(store, exported, curate(), IndexConfig(), by_hash)
+    indexed = build_index(store, exported, curate(), IndexConfig(), Named(by_hash))
     record = json.loads((indexed.part_folder() / "index.json").read_text())
     assert record["model_digest"] == exported.digest
     assert (record["count"], record["code"], record["text"], record["dim"]) == (6, 3, 3, DIM)
@@ -56,7 +67,7 @@ def test_manifest_ties_it_to_the_model(
 
 
 def test_flat_is_exact(store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]) -> None:
-    indexed = build_index(store, export_model(), curate(many(300)), IndexConfig(rows_per_slice=70), by_hash)
+    indexed = build_index(store, export_model(), curate(many(300)), IndexConfig(rows_per_slice=70), Named(by_hash))
     index = faiss.read_index(str(indexed.part_folder() / "index.faiss"))
     corpus_ND = index.reconstruct_n(0, index.ntotal)
     queries_QD = by_hash([f"query {i}" for i in range(20)])
@@ -70,7 +81,8 @@ def test_other_factories_are_trained_and_repeatable(
 ) -> None:
     curated, exported = curate(many(400)), export_model()
     digests = {
-        build_index(Store(tmp_path / name), exported, curated, IndexConfig(factory=factory), by_hash).digest for name in "ab"
+        build_index(Store(tmp_path / name), exported, curated, IndexConfig(factory=factory), Named(by_hash)).digest
+        for name in "ab"
     }
     assert len(digests) == 1
 
@@ -88,15 +100,17 @@ def test_a_killed_build_goes_on_with_the_slices_it_has(
         return by_hash(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        build_index(store, exported, curated, config, killed_at_third)
-    build_index(store, exported, curated, config, killed_at_third)
+        build_index(store, exported, curated, config, Named(killed_at_third))
+    build_index(store, exported, curated, config, Named(killed_at_third))
     assert calls == [20, 20, 20, 20, 20, 10][: len(calls)]
     assert sum(calls) == 20 + 90  # the third slice twice, no other
 
 
 def test_progress_counts_texts(store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]) -> None:
     said: list[tuple[float, float]] = []
-    build_index(store, export_model(), curate(), IndexConfig(rows_per_slice=4), by_hash, lambda d, t, n="": said.append((d, t)))
+    build_index(
+        store, export_model(), curate(), IndexConfig(rows_per_slice=4), Named(by_hash), lambda d, t, n="": said.append((d, t))
+    )
     assert said == [(4, 6), (6, 6)]
 
 
@@ -104,16 +118,16 @@ def test_a_broken_model_is_refused(
     store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
 ) -> None:
     with pytest.raises(ContractViolation, match="not of length 1"):
-        build_index(store, export_model(), curate(), IndexConfig(), lambda texts, _: np.full((len(texts), DIM), np.nan))
+        build_index(store, export_model(), curate(), IndexConfig(), Named(lambda texts, _: np.full((len(texts), DIM), np.nan)))
 
 
 def test_nothing_to_index_and_unknown_factory_are_said(
     store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact], tmp_path
 ) -> None:
     with pytest.raises(UserError, match="FAISS does not take it"):
-        build_index(store, export_model(), curate(), IndexConfig(factory="Flatt"), by_hash)
+        build_index(store, export_model(), curate(), IndexConfig(factory="Flatt"), Named(by_hash))
     with pytest.raises(UserError, match="nothing to index"):
-        build_index(Store(tmp_path / "other"), export_model(1), empty(tmp_path), IndexConfig(), by_hash)
+        build_index(Store(tmp_path / "other"), export_model(1), empty(tmp_path), IndexConfig(), Named(by_hash))
 
 
 def empty(tmp_path) -> Artifact:
@@ -137,10 +151,10 @@ def test_filling_an_index_leaves_the_process_its_threads() -> None:
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(before + 1)  # so that it is not one on any machine
     try:
-        filled_index([np.eye(8, dtype=np.float32)], "Flat")
+        filled_index(lambda _: np.eye(8, dtype=np.float32), range(0, 8, 8), "Flat")
         assert faiss.omp_get_max_threads() == before + 1
         with pytest.raises(UserError, match=r"index\.factory"):
-            filled_index([np.eye(8, dtype=np.float32)], "Nothing")
+            filled_index(lambda _: np.eye(8, dtype=np.float32), range(0, 8, 8), "Nothing")
         assert faiss.omp_get_max_threads() == before + 1
     finally:
         faiss.omp_set_num_threads(before)

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search import current as current_module
 from pipeline_lib.search.current import promote, read_current
 from pipeline_lib.search.index import build_index
@@ -28,9 +29,18 @@ Make = Callable[..., Artifact]
 CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None")] * 3
 
 
+class Exported:
+    """An export as the index's encoder."""
+
+    def __init__(self, exported: Artifact) -> None:
+        self.id, self.fingerprint, self.encoder = self, exported.digest[:24], OnnxEncoder(exported.part_folder())
+
+    def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
+        return self.encoder.embed(texts, "document")
+
+
 def build(store: Store, exported: Artifact, curated: Artifact) -> Artifact:
-    encoder = OnnxEncoder(exported.part_folder())
-    return build_index(store, exported, curated, IndexConfig(), lambda texts, _: encoder.embed(texts, "document"))
+    return build_index(store, exported, curated, IndexConfig(), Exported(exported))
 
 
 @pytest.fixture

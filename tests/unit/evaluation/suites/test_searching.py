@@ -15,6 +15,7 @@ from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.models import Hits, ModelId
 from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, ids_at, ranked_ids, search
 from pipeline_lib.runtime.progress import silent
+from pipeline_lib.store.store import Store
 
 DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]
 QUERIES = ["word3 number3", "other1", "word16 other4", "nothing of it"]
@@ -139,7 +140,7 @@ def test_a_search_says_how_far_it_is_within_a_block_and_over_all_of_them(encoder
             return encoder.encode(texts, side)
 
     heard = Heard()
-    cached = CachedEncoder(SlowEncoder(), tmp_path, block_texts=200)
+    cached = CachedEncoder(SlowEncoder(), Store(tmp_path), block_texts=200)
     search(cached, QUERIES, CORPUS, SuiteConfig(block_texts=200), "y", heard)
     assert {done / 504 for done in (104, 204, 304, 404, 504)} <= set(heard.shares)  # 104 and 304 lie within a block of 200
     assert heard.shares == sorted(heard.shares)
