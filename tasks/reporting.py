@@ -1,4 +1,4 @@
-"""The run as one page: what came in, what became of it, how good the model is, what it cost."""
+"""Report of a run as a task: what came in, what became of it, how good the model is, what it cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.compare import differences, read_evaluations
 from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import read_negatives
-from pipeline_lib.evaluation.report import results_table, write_report
+from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
@@ -28,7 +28,6 @@ from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.search.query import search
 from pipeline_lib.store.artifact import git_commit
-from pipeline_lib.store.files import replace_file
 from pipeline_lib.store.store import Artifact
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
@@ -41,7 +40,7 @@ _CONTRACTS = {  # by the name of the stage that ran it
 
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
-EVALUATION_STAGES = ("evaluate", "baselines")
+CARD = "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -81,24 +80,35 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         The content of report.json; and under "now", where that run was an earlier one, what this one took to find all done.
     """
     folder = home / "reports" / config.name
-    found = _read(folder / "report.json")
-    is_same = bool(found) and {name: row["digest"] for name, row in found["lineage"].items()} == run.lineage()
+    lineage = run.lineage()
+    own = folder / report_name(run.stages["train"].manifest.key, lineage)
+    found = next((report for place in (own, folder) if _lineage_of(report := _read(place / "report.json")) == lineage), {})
     total = meter.close()
-    now = {"now": total} if is_same else {}
-    if is_same and all((folder / name).is_file() for name in ("report.html", "model_card.md")):
+    now = {"now": total} if found else {}
+    if found and _is_newest(folder, own):
         return found | now
     progress = StageProgress("report")
-    data = _collect(home, config, run, _costs_told(found) if is_same else total)
-    if is_same:
+    data = _collect(home, config, run, _costs_told(found) if found else total)
+    if found:
         reused = {name: row.get("reused", False) for name, row in found["lineage"].items()}
         data = data.model_copy(
             update={"stages": tuple(row.model_copy(update={"reused": reused[row.stage]}) for row in data.stages)}
         )
-    _write_model_card(folder, run, data, config.train.processes)
+    keep_newest(folder, own.name, {CARD: _model_card(run, data, config.train.processes)})
     page = write_report(folder, data)
     progress.finish(str(page))
     _show(folder, data)
     return json.loads((folder / "report.json").read_text()) | now
+
+
+def _lineage_of(report: Mapping[str, Any]) -> dict[str, str]:
+    return {name: row["digest"] for name, row in report.get("lineage", {}).items()}
+
+
+def _is_newest(folder: Path, own: Path) -> bool:
+    """True where every file of the run's report is there, and stands for the newest one."""
+    places = [place / name for place in (folder, own) for name in (CARD, "report.html", "report.json")]
+    return all(path.is_file() for path in places) and _read(folder / "report.json") == _read(own / "report.json")
 
 
 def _show(folder: Path, data: ReportData) -> None:
@@ -124,7 +134,7 @@ def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: report.get(name, 1) for name in names} | {"seconds": report["seconds"]["total"], "began_at": 0.0}
 
 
-def _write_model_card(folder: Path, run: RunArtifacts, data: ReportData, processes: int) -> None:
+def _model_card(run: RunArtifacts, data: ReportData, processes: int) -> bytes:
     """The export's card with what the making cost: all attempts of this run, and the stages that it found done."""
     card = (run.stages["card"].part_folder() / FILE).read_text(encoding="utf-8")
     training = StageRow.of(run.stages["train"])
@@ -134,7 +144,7 @@ def _write_model_card(folder: Path, run: RunArtifacts, data: ReportData, process
         gpu_seconds=training.seconds * processes if has_gpu() else 0.0,
         attempts=data.attempts,
     )
-    replace_file(folder / "model_card.md", with_measured_cost(card, cost).encode())
+    return with_measured_cost(card, cost).encode()
 
 
 def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
