@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli.plan import plan_app
+from flows.cli.runs import runs
 from flows.cli.search import search, suite_texts
 from flows.cli.store import prune
 
@@ -50,6 +51,7 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 
 app.add_typer(plan_app)
 app.command()(prune)
+app.command()(runs)
 app.command()(search)
 app.command("suite-texts")(suite_texts)
 

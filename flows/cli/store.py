@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline_lib.runtime.machine import artifact_home
-
 
 def prune(
     artifacts: Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")] = "",
@@ -38,6 +36,7 @@ def prune(
 
 def _published() -> list[str]:
     """The digests of the index and the export that search reads now."""
+    from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search.current import FILE, read_current
 
     home = artifact_home()

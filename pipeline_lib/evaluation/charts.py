@@ -1,8 +1,8 @@
 """Charts of a run, drawn by matplotlib in one style and one palette that colour-blind readers can tell apart.
 
 Charts of a page are SVG elements whose colours are the page's CSS variables, so that they follow its light or dark theme.
-Charts in files are whole SVG documents with a theme of their own, and a PNG where Prefect's UI shows one. Each has a title and a
-description for readers who do not see it. Equal figures give equal bytes.
+Charts in files are whole SVG documents with a theme of their own, and a PNG where Prefect's UI shows one. Each has a title and
+a description for readers who do not see it. Equal figures give equal bytes.
 """
 
 from __future__ import annotations

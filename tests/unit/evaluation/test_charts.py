@@ -19,7 +19,7 @@ def chart(**more):
 
 def test_a_chart_says_what_it_shows_and_keeps_labels_harmless():
     svg = str(line_chart(chart()))
-    told = ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="x" ', 1))  # noqa: S314 - our own
+    told = ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="x" ', 1))
     assert (told.get("role"), told.get("aria-label"), told.findtext("title")) == ("img", EVIL, EVIL)
     assert told.findtext("desc") == f"step 1: 0.5; step 2: 0.7; {EVIL}: 0.6"
     assert "<script" not in svg
@@ -50,7 +50,7 @@ def test_long_curves_are_thinned_and_told_by_their_ends_and_extremes():
 
 def test_an_ablation_is_one_file_with_a_panel_a_task_and_a_row_an_arm():
     svg = ablation_chart(ROWS)
-    ElementTree.fromstring(svg)  # noqa: S314 - our own
+    ElementTree.fromstring(svg)
     for text in ("code search 1k", "graded prose", "batch: 64", "batch: 256"):
         assert svg.count(f">{text}</text>") == 1
     assert "code_search_1k: batch 64 0.200" in svg

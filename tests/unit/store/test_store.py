@@ -166,7 +166,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_key_may_be_cut_short(store: Store) -> None:
-    """Four digits or more open the one artifact that they begin; what fits none or several is told with those that there are."""
+    """Four digits or more open the one artifact that they begin; what fits none or several is told."""
     made = [
         store.build(Stage(name="stage", version=n), CONFIG, {}, lambda key: Outcome(parts=(write_part(store, key, "a", key),)))
         for n in (1, 2, 3)
