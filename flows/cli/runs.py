@@ -146,7 +146,9 @@ def _print(found: list[Run]) -> None:
         console.print(f"* {checkpoint} is what `cpt search` uses.", markup=False, highlight=False)
     if champion is not None and champion.report:
         console.print(f"  Its report: {champion.report}/report.html", markup=False, highlight=False, soft_wrap=True)
-    console.print("A checkpoint is named KEY/LABEL, as in `cpt evaluate --checkpoint KEY/LABEL`; first digits of a key will do.")
+    console.print(
+        "A checkpoint is named KEY/LABEL, as in `cpt evaluate --checkpoint KEY/LABEL`; first digits of a key will do."
+    )
 
 
 def _table(found: list[Run]) -> Table:
