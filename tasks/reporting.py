@@ -22,6 +22,7 @@ from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.runtime.cost import Meter
@@ -41,6 +42,7 @@ _CONTRACTS = {  # by the name of the stage that ran it
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
 CARD = "model_card.md"
+SHOWN_DIGITS, ID_DIGITS = 8, 12  # of a key and of a pair's id: enough for every command
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def _show(folder: Path, data: ReportData) -> None:
     negatives = [_negative_row(row) for row in data.negatives]
     show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
     show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
+    show_markdown(f"model-{data.name}", model_markdown(folder, data), "The model: what it is, where it lies, how to use it")
 
 
 def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
@@ -151,12 +154,30 @@ def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
     """A heading and a table of hits for each query; what would break a table or be markup is escaped."""
     lines = []
     for found in searches:
-        lines.append(f"\n## {_cell(found['query'])}\n\n| score | name | where | doc |\n|---|---|---|---|")
-        lines += [
-            f"| {hit['score']:.3f} | {_cell(hit['name'])} | {_cell(hit['path'])}:{hit['line']} | {_cell(hit['doc'])} |"
-            for hit in found["hits"]
-        ]
+        lines.append(f"\n## {_cell(found['query'])}\n\n| score | name | where | pair | doc |\n|---|---|---|---|---|")
+        for hit in found["hits"]:
+            cells = (f"{hit['score']:.3f}", hit["name"], f"{hit['path']}:{hit['line']}", hit["id"][:ID_DIGITS], hit["doc"])
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
+
+
+def model_markdown(folder: Path, data: ReportData) -> str:
+    """The published model on one page: its checkpoint, its headline, where it and its report lie, and the next commands."""
+    key = next(stage.key for stage in data.stages if stage.stage == "train")
+    return "\n".join(
+        [
+            f"# {_cell(data.name)}",
+            f"\n{_cell(headline(data))}\n",
+            f"- checkpoint: `{key}/{data.chosen}`",
+            f"- report: `{folder / 'report.html'}`",
+            f"- model, with its card: `{data.export}`",
+            "\n```sh",
+            'cpt search "parse an ISO 8601 date"',
+            f"cpt evaluate --checkpoint {key[:SHOWN_DIGITS]}/{data.chosen} --split test",
+            "cpt runs",
+            "```",
+        ]
+    )
 
 
 def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
@@ -261,6 +282,7 @@ def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "score": row["score"],
         "x": row["x"]["text"][:200],
         "scores above": row["y_negative"]["text"][:200],
+        "pair": row["y_negative"]["id"][:ID_DIGITS],
         "from": f"{row['y_negative']['source']} {row['y_negative']['path']}:{row['y_negative']['line']}",
     }
 

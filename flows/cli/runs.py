@@ -128,7 +128,7 @@ def _reports(home: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
 
 
 def _champion(home: Path, store: Store) -> tuple[str, str]:
-    """Content digest of the run, and label of the checkpoint, behind the model that search uses; empty where there is none."""
+    """Content digest of the run, and label of the checkpoint, behind the model that search uses; empty without one."""
     current = home / "current.json"
     digest = json.loads(current.read_bytes())["model_digest"] if current.is_file() else ""
     exported = next((made for made in store.artifacts("export") if made.digest == digest), None) if digest else None
@@ -146,9 +146,8 @@ def _print(found: list[Run]) -> None:
         console.print(f"* {checkpoint} is what `cpt search` uses.", markup=False, highlight=False)
     if champion is not None and champion.report:
         console.print(f"  Its report: {champion.report}/report.html", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        "A checkpoint is named KEY/LABEL, as in `cpt evaluate --checkpoint KEY/LABEL`; first digits of a key will do."
-    )
+    hint = "Commands take a checkpoint as it stands here: cpt evaluate --checkpoint KEY/step-..., cpt publish --checkpoint ..."
+    console.print(hint, markup=False, highlight=False)
 
 
 def _table(found: list[Run]) -> Table:

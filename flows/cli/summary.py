@@ -1,4 +1,4 @@
-"""Last screen of a run: results with baselines, sample searches, costs, the report's place, the run's key and what to do next."""
+"""Last screen of a run: results with baselines, sample searches, costs, the report, what to do next, and the key."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _draw_curve(axes: Axes, points: Sequence[Point], chart: Chart) -> None:
 
 
 def _draw_references(axes: Axes, chart: Chart) -> None:
-    """Dashed lines with their names at the left, where curves are still far below; of two close ones the lower name goes below."""
+    """Dashed lines, named at the left, where curves are still far below; of two close ones the lower is named below."""
     low, high = axes.get_ylim()
     levels = [value for _, value, _ in chart.references]
     low, high = min([low, *levels]), max([high, *levels])

@@ -55,7 +55,7 @@ _CURVES = (
 
 def render(data: ReportData) -> str:
     """The whole page as one string without external requests; every text of the corpus is escaped."""
-    split = "test" if any(row["split"] == "test" for row in data.evaluations) else "validation"
+    split = _split(data)
     cards = _cards(data, split)
     return render_page(
         "report.html",
@@ -63,7 +63,7 @@ def render(data: ReportData) -> str:
         split=split,
         cards=cards,
         key=next((stage.key for stage in data.stages if stage.stage == "train"), ""),
-        headline=_headline(cards),
+        headline=_sentence(cards),
         stats=_stats(data),
         funnel=_funnel(data),
         selection_charts=_selection_charts(data),
@@ -93,7 +93,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def link_pages(folder: Path) -> None:
-    """Let the pages of a run's name link to each other: its newest report, its pages of suites, and each earlier report to both.
+    """Link the pages of a run's name: its newest report with its pages of suites, and each run's own report with both.
 
     Args:
         folder: reports/NAME, with a folder a run below it.
@@ -137,8 +137,16 @@ def _cards(data: ReportData, split: str) -> list[Row]:
     return cards
 
 
-def _headline(cards: list[Row]) -> str:
-    """The first card's result in a sentence."""
+def headline(data: ReportData) -> str:
+    """The result of the first kind of task in a sentence; on test, if that was measured."""
+    return _sentence(_cards(data, _split(data)))
+
+
+def _split(data: ReportData) -> str:
+    return "test" if any(row["split"] == "test" for row in data.evaluations) else "validation"
+
+
+def _sentence(cards: list[Row]) -> str:
     if not cards:
         return ""
     card = cards[0]

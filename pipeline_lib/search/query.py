@@ -33,7 +33,7 @@ OVERFETCH = 8  # how many times more rows are asked for when too few are of the 
 
 @dataclass(frozen=True)
 class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine, `id` is of a pair that holds the text, as `cpt trace` takes it."""
+    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
 
     rank: int
     score: float
@@ -167,18 +167,17 @@ def render_json(query: str, hits: Sequence[Hit]) -> str:
 
 
 def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place and the beginning of its id; what it is about. Without hits a line
-    that says so.
+    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
 
     Args:
         kind: what was searched for; empty: both.
     """
     if not hits:
         return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    return "\n".join(
-        f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}\n            {hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}\n            {hit.doc}"
-        for hit in hits
-    )
+    shown = [
+        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
+    ]
+    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:

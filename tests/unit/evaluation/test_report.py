@@ -142,7 +142,7 @@ def test_the_page_tells_the_ids_that_trace_takes(tmp_path, data):
 
 
 def test_each_run_keeps_its_report_and_the_newest_stands_above(tmp_path, data):
-    """The files of the newest run under the name itself; an earlier run's in a folder of its own, unchanged; links both ways."""
+    """The newest run's files under the name itself; an earlier run's in a folder of its own, unchanged; links both ways."""
     write_report(tmp_path, data)
     files = ["report.html", "report.json", "selection.png", "selection.svg"]
     (first,) = (path for path in tmp_path.iterdir() if path.is_dir())
