@@ -94,7 +94,7 @@ def _record(url: str, block: bytes) -> bytes:
 
 
 def write_records(path: Path, n: int) -> int:
-    """So many documents of 3 to 30 paragraphs of the real ones, as C4 spells them; returns n."""
+    """Write `n` documents of 3 to 30 paragraphs of the real ones, as C4 spells them; returns n."""
     generator, paragraphs = random.Random(1), dict[str, None]()
     for real in sorted((EVAL_DATA / "dumps" / "jsonl").glob("*.jsonl.gz")):
         for line in gzip.decompress(real.read_bytes()).splitlines():

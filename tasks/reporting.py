@@ -76,7 +76,8 @@ class RunArtifacts:
 def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> dict[str, Any]:
     """Write the report and the model card, unless those of this very lineage are there; show its tables in the UI.
 
-    Where a file of them is gone, they are written again, with the cost of the run that made what they tell of.
+    They are written again if a file of them is gone, with the cost of the run that made what they tell of. If another run of
+    the same name was reported since, they become the newest.
 
     Returns:
         The content of report.json; and under "now", where that run was an earlier one, what this one took to find all done.

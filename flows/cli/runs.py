@@ -1,4 +1,4 @@
-"""`cpt runs`: the training runs of a store, with what each was made of, its checkpoints, its figures, and the champion."""
+"""List of training runs, `cpt runs`: sources, checkpoints, figures, and the champion that search uses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Run:
 
 
 def runs(
-    artifacts: Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")] = "",
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array of runs, newest first.")] = False,
 ) -> None:
     """Finished training runs, newest first: key, name, source, checkpoints, figures; * marks the one that search uses."""

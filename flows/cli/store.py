@@ -1,4 +1,4 @@
-"""`cpt prune`: lists, and with --yes removes, what lies in the artifact store and nobody needs."""
+"""Garbage collection of the artifact store, `cpt prune`: what nobody needs is listed and, with --yes, removed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import typer
 
 
 def prune(
-    artifacts: Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")] = "",
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
     keep_runs: Annotated[
-        int, typer.Option(help="Keep the newest so many indexes and exports with all they come from, and nothing else; 0: all.")
+        int, typer.Option(help="Newest indexes and exports to keep, with all they come from, and nothing else; 0: all.")
     ] = 0,
     idle_hours: Annotated[
-        float, typer.Option(help="What no living process owns goes when untouched for so long.", min=0)
+        float, typer.Option(help="Hours that a file without a living owner has to be untouched.", min=0)
     ] = 24.0,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is listed only.")] = False,
 ) -> None:

@@ -204,9 +204,9 @@ def _draw_curve(axes: Axes, points: Sequence[Point], chart: Chart) -> None:
     axes.plot(xs, ys, "o-" if len(points) <= _SMOOTH_FROM else "-", color=colour, markersize=4)
     for x, y in points:
         if x == chart.marked_x:
-            ring = {"markersize": 9, "markeredgecolor": _light("ink"), "markeredgewidth": 1.6}
+            ring: dict[str, Any] = {"markersize": 9, "markeredgecolor": _light("ink"), "markeredgewidth": 1.6}
             axes.plot([x], [y], "o", color=colour, zorder=3, **ring)
-            place = {"xytext": (-9, 9), "textcoords": "offset points", "ha": "right", "fontweight": "bold"}
+            place: dict[str, Any] = {"xytext": (-9, 9), "textcoords": "offset points", "ha": "right", "fontweight": "bold"}
             axes.annotate(chart.format_y(y), (x, y), fontsize=10.5, zorder=4, **place)
 
 
