@@ -1,4 +1,4 @@
-"""datatrove as the benchmarks run it: one process, words between white space, and what stands in for modules that are not here.
+"""datatrove as a peer: one process, words between white space, and stand-ins for modules that are not installed.
 
 datatrove takes English words from spaCy, which is no dependency of ours: it gets `str.split` here, as ours does, and is the
 faster for it. Its WARC reader asks `magic` for the type of records that do not name one, and `cchardet` for the charset of

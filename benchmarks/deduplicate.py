@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def documents(n: int) -> tuple[list[str], dict[int, tuple[int, float]]]:
-    """So many texts, and of each copy among them (by place) its original and their Jaccard index."""
+    """`n` texts, and of each copy among them (by place) its original and their Jaccard index."""
     generator = random.Random(1)
     pool = paragraphs()
     originals = [

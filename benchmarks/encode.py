@@ -139,7 +139,7 @@ def peer(folder: Path, device: str) -> Encode:
 
 
 def bfloat16_here(device: str) -> str:
-    """Whether the comparison in bfloat16 can be made."""
+    """True where the comparison in bfloat16 can be made."""
     from pipeline_lib.model.encoder import fast_bfloat16
 
     return "in hardware" if fast_bfloat16(device) else f"not in this {device}'s hardware: not measured"

@@ -61,7 +61,7 @@ def measure(sizes: tuple[int, ...], device: str = "cpu") -> dict[str, Any]:
 
 
 def _is_good(row: Row, precision: str, error: Errors) -> bool:
-    """Whether a row is inside its limit, and a control outside."""
+    """True for a row inside its limit, and for a control outside."""
     if precision == "bfloat16":
         return error["worst"] >= COSINE_LIMIT
     inside = max(error["worst"], error["temperature"]) <= LIMITS[precision]

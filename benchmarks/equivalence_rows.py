@@ -70,7 +70,7 @@ class Row:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has to fail."""
+        """True for a row that has to fail."""
         return bool(self.broken)
 
 

@@ -1,6 +1,6 @@
 """A model beside BM25, TF-IDF and all-MiniLM-L6-v2 on public sets: `python -m benchmarks.evaluate [--quick]`.
 
-Every suite with a test split whose files lie below `--data` (CPT_EVAL_DATA, else shared/data), by its headline figure with its
+Every suite with a test split whose files lie below `--data` (CPT_EVAL_DATA), by its headline figure with its
 95 % interval, on the same queries, candidates and pairs. The model is the one that search uses now (`--home`), or
 `--model FOLDER`. Figures are kept as artifacts below `--home`, so that an interrupted table goes on; `--quick` cuts the sets to
 samples and takes three suites. The last line is one flat JSON object.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import EVAL_DATA
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.compare import read_evaluations
@@ -39,7 +40,7 @@ def main() -> None:
     """Print the table, and its figures as one flat JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="samples of a few sets, under 50 s on 2 cores")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CPT_EVAL_DATA", "shared/data")))
+    parser.add_argument("--data", type=Path, default=EVAL_DATA)
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("CPT_HOME", "artifacts")))
     parser.add_argument("--model", default="", help="an export or a sentence-transformers folder; empty: what search uses")
     parser.add_argument("--models", nargs="+", default=["model", "bm25", "tfidf", MINILM], help="columns, of these four")

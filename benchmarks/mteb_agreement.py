@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import EVAL_DATA
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
@@ -32,7 +34,7 @@ def main() -> None:
     """Measure, and print every figure, the largest difference last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="an export, or any sentence-transformers folder")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CPT_EVAL_DATA", "shared/data")))
+    parser.add_argument("--data", type=Path, default=EVAL_DATA)
     parser.add_argument("--tasks", nargs="+", default=list(SUITES), choices=list(SUITES))
     options = parser.parse_args()
     figures = compare(options.model, options.data, options.tasks)

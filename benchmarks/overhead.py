@@ -1,4 +1,4 @@
-"""What of a training step is not the model's arithmetic: `python -m benchmarks.overhead [--quick]`.
+"""Overhead of a training step beyond the model's arithmetic: `python -m benchmarks.overhead [--quick]`.
 
 The trainer itself, with the demo's model, batch and optimizer on pairs of the standard library: shares of its steps that go to
 waiting for data, the loss, synchronisation and saving, by the trainer's own meter; step time with a state saved every few

@@ -3,7 +3,7 @@
     python -m benchmarks.whole [--documents N] [--near] [--quick] [--keep FOLDER]
 
 The dump is generated: documents of some 290 words, put together at random by a fixed seed from the sentences of the prose on
-this machine and, where they are there, of the dumps in the evaluation data (CPT_EVAL_DATA, else ../shared/data), so that hardly
+this machine and, where they are there, of the dumps in the evaluation data (CPT_EVAL_DATA), so that hardly
 any two pieces are equal. It is written as JSON Lines in C4's layout, gzip, 4,000 documents a file; writing it is not counted.
 Then the stages run as `cpt build-dataset` runs them, with the demo's settings; `--near` turns near-duplicate removal on.
 
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import EVAL_DATA
 from benchmarks.deduplicate import paragraphs
 from data_contracts.validate import check_shards, validate
 from pipeline_lib.config.presets import demo
@@ -43,7 +44,6 @@ from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 
-EVAL_DATA = Path(os.environ.get("CPT_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FILE_DOCUMENTS = 4_000
 WORKERS = 2
 SAMPLE_SECONDS = 1.0

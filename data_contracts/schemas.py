@@ -101,7 +101,7 @@ EVALUATIONS = _columns(
 )
 
 INDEX_ROWS = _columns(
-    ("id", pa.string()),
+    ("id", pa.string()),  # of a pair that holds the text
     ("kind", pa.string()),
     ("name", pa.string()),
     ("path", pa.string()),

@@ -1,4 +1,4 @@
-"""The run as one page: what came in, what became of it, how good the model is, what it cost."""
+"""Report of a run as a task: what came in, what became of it, how good the model is, what it cost."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from pipeline_lib.evaluation.candidates import compare, is_tracked
 from pipeline_lib.evaluation.compare import differences, read_evaluations
 from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import read_negatives
-from pipeline_lib.evaluation.report import results_table, write_report
+from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.tasks import build_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
@@ -31,7 +32,6 @@ from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.search.query import search
 from pipeline_lib.sources import python_installation
-from pipeline_lib.store.files import replace_file
 from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import Artifact
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
@@ -45,6 +45,8 @@ _CONTRACTS = {  # by the name of the stage that ran it
 
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
+CARD = "model_card.md"
+SHOWN_DIGITS, ID_DIGITS = 8, 12  # of a key and of a pair's id: enough for every command
 
 
 @dataclass(frozen=True)
@@ -78,32 +80,44 @@ class RunArtifacts:
 def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> dict[str, Any]:
     """Write the report and the model card, unless those of this very lineage are there; show its tables in the UI.
 
-    Where a file of them is gone, they are written again, with the cost of the run that made what they tell of.
+    They are written again if a file of them is gone, with the cost of the run that made what they tell of. If another run of
+    the same name was reported since, they become the newest.
 
     Returns:
         The content of report.json; and under "now", where that run was an earlier one, what this one took to find all done.
     """
     folder = home / "reports" / config.name
-    found = _read(folder / "report.json")
-    is_same = bool(found) and {name: row["digest"] for name, row in found["lineage"].items()} == run.lineage()
+    lineage = run.lineage()
+    own = folder / report_name(run.stages["train"].manifest.key, lineage)
+    found = next((report for place in (own, folder) if _lineage_of(report := _read(place / "report.json")) == lineage), {})
     total = meter.close()
-    now = {"now": total} if is_same else {}
-    if is_same and all((folder / name).is_file() for name in ("report.html", "model_card.md")):
+    now = {"now": total} if found else {}
+    if found and _is_newest(folder, own):
         return found | now
     progress = StageProgress("report")
-    data = _collect(home, config, run, _costs_told(found) if is_same else total)
-    if is_same:
+    data = _collect(home, config, run, _costs_told(found) if found else total)
+    if found:
         reused = {name: row.get("reused", False) for name, row in found["lineage"].items()}
         data = data.model_copy(
             update={"stages": tuple(row.model_copy(update={"reused": reused[row.stage]}) for row in data.stages)}
         )
-    _write_model_card(folder, run, data, config.train.processes)
+    keep_newest(folder, own.name, {CARD: _model_card(run, data, config.train.processes)})
     page = write_report(folder, data)
     if data.tracked:
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))
     _show(folder, data)
     return json.loads((folder / "report.json").read_text()) | now
+
+
+def _lineage_of(report: Mapping[str, Any]) -> dict[str, str]:
+    return {name: row["digest"] for name, row in report.get("lineage", {}).items()}
+
+
+def _is_newest(folder: Path, own: Path) -> bool:
+    """True where every file of the run's report is there, and stands for the newest one."""
+    places = [place / name for place in (folder, own) for name in (CARD, "report.html", "report.json")]
+    return all(path.is_file() for path in places) and _read(folder / "report.json") == _read(own / "report.json")
 
 
 def _show(folder: Path, data: ReportData) -> None:
@@ -121,6 +135,7 @@ def _show(folder: Path, data: ReportData) -> None:
     negatives = [_negative_row(row) for row in data.negatives]
     show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
     show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
+    show_markdown(f"model-{data.name}", model_markdown(folder, data), "The model: what it is, where it lies, how to use it")
 
 
 def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
@@ -129,7 +144,7 @@ def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: report.get(name, 1) for name in names} | {"seconds": report["seconds"]["total"], "began_at": 0.0}
 
 
-def _write_model_card(folder: Path, run: RunArtifacts, data: ReportData, processes: int) -> None:
+def _model_card(run: RunArtifacts, data: ReportData, processes: int) -> bytes:
     """The export's card with what the making cost: all attempts of this run, and the stages that it found done."""
     card = (run.stages["card"].part_folder() / FILE).read_text(encoding="utf-8")
     training = StageRow.of(run.stages["train"])
@@ -139,19 +154,37 @@ def _write_model_card(folder: Path, run: RunArtifacts, data: ReportData, process
         gpu_seconds=training.seconds * processes if has_gpu() else 0.0,
         attempts=data.attempts,
     )
-    replace_file(folder / "model_card.md", with_measured_cost(card, cost).encode())
+    return with_measured_cost(card, cost).encode()
 
 
 def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
     """A heading and a table of hits for each query; what would break a table or be markup is escaped."""
     lines = []
     for found in searches:
-        lines.append(f"\n## {_cell(found['query'])}\n\n| score | name | where | doc |\n|---|---|---|---|")
-        lines += [
-            f"| {hit['score']:.3f} | {_cell(hit['name'])} | {_cell(hit['path'])}:{hit['line']} | {_cell(hit['doc'])} |"
-            for hit in found["hits"]
-        ]
+        lines.append(f"\n## {_cell(found['query'])}\n\n| score | name | where | pair | doc |\n|---|---|---|---|---|")
+        for hit in found["hits"]:
+            cells = (f"{hit['score']:.3f}", hit["name"], f"{hit['path']}:{hit['line']}", hit["id"][:ID_DIGITS], hit["doc"])
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
+
+
+def model_markdown(folder: Path, data: ReportData) -> str:
+    """The published model on one page: its checkpoint, its headline, where it and its report lie, and the next commands."""
+    key = next(stage.key for stage in data.stages if stage.stage == "train")
+    return "\n".join(
+        [
+            f"# {_cell(data.name)}",
+            f"\n{_cell(headline(data))}\n",
+            f"- checkpoint: `{key}/{data.chosen}`",
+            f"- report: `{folder / 'report.html'}`",
+            f"- model, with its card: `{data.export}`",
+            "\n```sh",
+            'cpt search "parse an ISO 8601 date"',
+            f"cpt evaluate --checkpoint {key[:SHOWN_DIGITS]}/{data.chosen} --split test",
+            "cpt runs",
+            "```",
+        ]
+    )
 
 
 def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
@@ -269,6 +302,7 @@ def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "score": row["score"],
         "x": row["x"]["text"][:200],
         "scores above": row["y_negative"]["text"][:200],
+        "pair": row["y_negative"]["id"][:ID_DIGITS],
         "from": f"{row['y_negative']['source']} {row['y_negative']['path']}:{row['y_negative']['line']}",
     }
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from flows.cli.config import config_app
 from flows.cli.plan import plan_app
+from flows.cli.runs import runs
 from flows.cli.search import search, suite_texts
 from flows.cli.store import prune
 
@@ -52,6 +53,7 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
 app.command()(prune)
+app.command()(runs)
 app.command()(search)
 app.command("suite-texts")(suite_texts)
 

@@ -1,7 +1,4 @@
-"""`cpt inspect`: what a dump is, what extraction would make of it, and ten documents and pairs; nothing is written.
-
-`cpt trace`: where a pair came from, down to the line and the hash of the dump's file.
-"""
+"""Looks into a dump, `cpt inspect`, and back from a pair to its origin, `cpt trace`; neither writes anything."""
 
 from __future__ import annotations
 
@@ -129,7 +126,7 @@ def short(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Without control characters: a text from a dump must not steer the terminal."""
+    """The text without control characters: one from a dump must not steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -1,7 +1,4 @@
-"""`cpt search`: ranked functions and passages of what was published last.
-
-`cpt suite-texts`: the judged texts of evaluation suites as files that keep them out of training.
-"""
+"""Search at a terminal, `cpt search`, and the texts of evaluation suites as files for decontamination, `cpt suite-texts`."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ KINDS = ("code", "text")
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="What you look for, in words.")],
-    kind: Annotated[str, typer.Option(help="code, text, or empty for both.")] = "",
+    query: Annotated[str, typer.Argument(help="The function or passage that you look for, in words.")],
+    kind: Annotated[str, typer.Option(help="code or text; empty: both.")] = "",
     k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
 ) -> None:
@@ -42,7 +39,7 @@ def load_weights(folder: Path) -> Any:
 def suite_texts(
     suite: Annotated[list[str], typer.Option(metavar="NAME", help="A suite or group, e.g. beir/scifact; may be repeated.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the texts go: what --contamination takes.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the texts go to, for --contamination.")],
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Pass over splits whose files are not there.")] = False,
 ) -> None:
     """Write the judged texts of evaluation suites, for `cpt run --contamination DIR`."""

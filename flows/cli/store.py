@@ -1,4 +1,4 @@
-"""`cpt prune`: lists, and with --yes removes, what lies in the artifact store and nobody needs."""
+"""Garbage collection of the artifact store, `cpt prune`: what nobody needs is listed and, with --yes, removed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline_lib.runtime.machine import artifact_home
-
 
 def prune(
-    artifacts: Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")] = "",
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
     keep_runs: Annotated[
-        int, typer.Option(help="Keep the newest so many indexes and exports with all they come from, and nothing else; 0: all.")
+        int, typer.Option(help="Newest indexes and exports to keep, with all they come from, and nothing else; 0: all.")
     ] = 0,
     idle_hours: Annotated[
-        float, typer.Option(help="What no living process owns goes when untouched for so long.", min=0)
+        float, typer.Option(help="Hours that a file without a living owner has to be untouched.", min=0)
     ] = 24.0,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is listed only.")] = False,
 ) -> None:
@@ -38,6 +36,7 @@ def prune(
 
 def _published() -> list[str]:
     """The digests of the index and the export that search reads now."""
+    from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search.current import FILE, read_current
 
     home = artifact_home()

@@ -1,8 +1,9 @@
-"""The last screen of a run: results with baselines, sample searches, the report's place, the next commands."""
+"""Last screen of a run: results with baselines, sample searches, costs, the report, what to do next, and the key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from flows.parameters import EvaluatedRef
 
 HITS_SHOWN = 3
+SHOWN_DIGITS = 8  # of a key: twice what a command needs
+ID_DIGITS = 12  # of a pair's id, which `cpt trace` takes
 
 
 def print_summary(report: dict[str, Any]) -> None:
@@ -30,16 +33,26 @@ def print_summary(report: dict[str, Any]) -> None:
         console.print(sentence, markup=False, highlight=False)
     for found in report["searches"]:
         _print_hits(console, found)
-    _print_costs(console, report)
-    name = report["name"]
-    console.print(f"\nReport:  {artifact_home() / 'reports' / name / 'report.html'}", highlight=False)
-    console.print("Next:")
-    for command in (
-        'cpt search "compute a moving average"',
-        "cpt run --preset demo --source DIR   (your own folder of code and prose)",
-        "make up                              (Prefect's UI, deployments, a worker)",
-    ):
-        console.print(f"  {command}", markup=False, highlight=False)
+    console.print(f"\n{costs_sentence(report)}", highlight=False)
+    page = artifact_home() / "reports" / report["name"] / "report.html"
+    for line in ("", *closing_lines(report, page)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)  # a path that is broken cannot be clicked
+
+
+def closing_lines(report: Mapping[str, Any], page: Path) -> list[str]:
+    """The report, commands to go on with, and last the key of the run, by which every command finds it again."""
+    key, chosen = report["lineage"]["train"]["key"], report["selection"].get("chosen", "")
+    checkpoint = f"{key[:SHOWN_DIGITS]}/{chosen}"
+    return [
+        f"Report:      {page}",
+        "Next:",
+        '  cpt search "parse an ISO 8601 date"',
+        f"  cpt evaluate --checkpoint {checkpoint} --split test",
+        "  cpt run --preset demo --source DIR        your own folder of code and prose",
+        "  cpt runs                                  all runs, with their figures",
+        "  make up                                   Prefect's UI, deployments, a worker",
+        f"Checkpoint:  {key}/{chosen}",
+    ]
 
 
 def evaluations_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
@@ -88,12 +101,8 @@ def _print_hits(console: Console, found: dict[str, Any]) -> None:
     console.print(Text(f'\ncpt search "{found["query"]}"', style="italic"))
     for hit in found["hits"][:HITS_SHOWN]:
         head = Text.assemble(f" {hit['score']:.3f}  ", (hit["name"], "bold"), (f"  {hit['path']}:{hit['line']}", "dim"))
-        for line in (head, Text(f"        {hit['doc']}")):
+        for line in (head, Text.assemble("        ", (f"{hit.get('id', '')[:ID_DIGITS]}  ", "dim"), hit["doc"])):
             console.print(line, no_wrap=True, overflow="ellipsis")
-
-
-def _print_costs(console: Console, report: dict[str, Any]) -> None:
-    console.print(f"\n{costs_sentence(report)}", highlight=False)
 
 
 def costs_sentence(report: Mapping[str, Any]) -> str:

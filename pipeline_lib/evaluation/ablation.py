@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.evaluation.charts import draw
+from pipeline_lib.evaluation.charts import ablation_chart
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
-STAGE = Stage(name="ablate", version=1)
+STAGE = Stage(name="ablate", version=2)
 STANDARD_ERRORS = 2
 
 
@@ -64,7 +64,7 @@ def write_ablation(store: Store, measured: Sequence[Measured]) -> Artifact:
         scratch = store.scratch(STAGE.name)
         (scratch / "ablation.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         (scratch / "ablation.md").write_text(render(rows))
-        (scratch / "ablation.svg").write_text(draw([(r.lever, r.arm, r.task, r.values) for r in rows]))
+        (scratch / "ablation.svg").write_text(ablation_chart([(r.lever, r.arm, r.task, r.values) for r in rows]))
         facts = {"rows": len(rows), "shown": sum(bool(row.shown) for row in rows)}
         return Outcome(parts=(store.commit_part(draft_part(STAGE, key, "ablation", facts=facts), scratch),), facts=facts)
 

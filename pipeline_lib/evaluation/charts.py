@@ -1,47 +1,96 @@
-"""Line charts as inline SVG: no scripts, no requests, colours from the page's CSS variables, so that they follow its theme.
+"""Charts of a run, drawn by matplotlib in one style and one palette that colour-blind readers can tell apart.
 
-The plot of an ablation as one SVG file: a panel a task, a row an arm, a dot a seed, a bar at their mean.
-
-The curves that a checkpoint is chosen by, as files: search, classification and similarity over steps (paper, figure 4).
+Charts of a page are SVG elements whose colours are the page's CSS variables, so that they follow its light or dark theme.
+Charts in files are whole SVG documents with a theme of their own, and a PNG where Prefect's UI shows one. Each has a title and
+a description for readers who do not see it. Equal figures give equal bytes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from pipeline_lib.store.files import replace_file
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = {  # CSS variable to its colour on light and on dark ground; the hues are those of Okabe and Ito
+    "page": ("#f7f6f3", "#121418"),
+    "surface": ("#ffffff", "#1a1d23"),
+    "sunk": ("#f1efea", "#22262d"),
+    "ink": ("#1c1e22", "#e9eaed"),
+    "soft": ("#565c66", "#a9afba"),
+    "faint": ("#6c727c", "#8f96a3"),
+    "line": ("#e4e1da", "#2c313a"),
+    "model": ("#0067a5", "#6cbcf0"),
+    "model-soft": ("#e1eff8", "#17324a"),
+    "tfidf": ("#b85a00", "#f0a44b"),
+    "bm25": ("#737d8a", "#9aa5b3"),
+    "good": ("#00714f", "#5fd3ac"),
+    "good-soft": ("#def2ea", "#12352a"),
+    "bad": ("#b3261e", "#ff9b8c"),
+    "bad-soft": ("#fbe6e4", "#41211f"),
+    "even-soft": ("#ecebe7", "#2a2e36"),
+    "series-1": ("#0072b2", "#5bb1e8"),
+    "series-2": ("#d55e00", "#f28a3c"),
+    "series-3": ("#009e73", "#3fcfa3"),
+    "series-4": ("#b0588a", "#e29bc3"),
+    "series-5": ("#9a7d0a", "#e0c341"),
+}
+KINDS = {
+    "code_search": "code search",
+    "text_search": "text search",
+    "classification": "classification",
+    "similarity": "similarity",
+}
+_STYLE = {
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cpt-factory",
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": PALETTE["line"][0],
+    "axes.labelcolor": PALETTE["soft"][0],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALETTE["line"][0],
+    "xtick.color": PALETTE["faint"][0],
+    "ytick.color": PALETTE["faint"][0],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": PALETTE["ink"][0],
+    "lines.linewidth": 1.9,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+}
+_POINTS_AN_INCH = 72  # of an SVG by matplotlib: sizes below are CSS pixels of the page
 _WIDTH, _HEIGHT = 420, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 26
-_TAG_HEIGHT = 13
 _MOST_POINTS = 300  # more than a pixel each only makes the file larger
 _SMOOTH_FROM = 40  # noisy curves with at least so many points get a running mean over a tenth of them
+_TOLD_POINTS = 12  # in a description; of a longer curve the ends and the extremes
 
-
-@dataclass(frozen=True)
-class Series:
-    """A curve: its points in the order of x, and the CSS colour variable it is drawn in."""
-
-    points: Sequence[tuple[float, float]]
-    colour: str = "--model"
-    name: str = ""
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn: curves, horizontal reference lines (name, value, colour) and a marked x."""
+    """A curve, horizontal reference lines (name, value, CSS variable) and a marked x."""
 
     title: str
-    series: Sequence[Series]
+    points: Sequence[Point]
     references: Sequence[tuple[str, float, str]] = ()
     marked_x: float | None = None
     format_y: Callable[[float], str] = field(default=lambda value: f"{value:g}")
@@ -49,228 +98,59 @@ class Chart:
     name_x: str = "step"
 
 
+def theme() -> str:
+    """The palette as CSS: the light one, and the dark one where the reader's system asks for it."""
+    light, dark = (" ".join(f"--{name}: {colours[n]};" for name, colours in PALETTE.items()) for n in (0, 1))
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+
+
 def line_chart(chart: Chart) -> Markup:
-    """The chart as one <svg> element; empty where no curve has two points."""
-    curves = [_thinned(_finite(series.points)) for series in chart.series]
-    curves = [points for points in curves if points]
-    if not any(len(points) > 1 for points in curves):
+    """The chart as one <svg> element for a page with the theme; empty where it has fewer than two points."""
+    points = _thinned([(x, y) for x, y in chart.points if math.isfinite(x) and math.isfinite(y)])
+    if len(points) < 2:
         return Markup("")
-    frame = _Frame.around([point for points in curves for point in points], [value for _, value, _ in chart.references])
-    drawn = [_grid(frame, chart.format_y), *_references(frame, chart), _mark(frame, chart)]
-    for series, points in zip(chart.series, curves, strict=False):
-        drawn.append(_curve(frame, points, series, chart))
-    label = escape(chart.title, quote=True)
-    return Markup(  # noqa: S704 - built from numbers and escaped labels
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(drawn)}</svg>'
-    )
+    with _style():
+        figure = _figure(_WIDTH, _HEIGHT)
+        axes = figure.add_subplot()
+        _draw_curve(axes, points, chart)
+        _draw_references(axes, chart)
+        if chart.marked_x is not None:
+            axes.axvline(chart.marked_x, color=_light("ink"), linestyle=":", linewidth=1, alpha=0.55)
+        _label_ticks(axes, chart.format_y)
+        return Markup(_svg(figure, chart.title, _told(points, chart)))  # noqa: S704 - numbers and escaped labels
 
 
-@dataclass(frozen=True)
-class _Frame:
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
+def ablation_chart(rows: Sequence[tuple[str, str, str, Sequence[float]]]) -> str:
+    """An ablation as one SVG file: a panel a task with a scale of its own, a row an arm, a dot a seed, a bar at their mean.
 
-    @classmethod
-    def around(cls, points: Sequence[tuple[float, float]], levels: Sequence[float]) -> _Frame:
-        xs = [x for x, _ in points]
-        ys = [y for _, y in points] + [level for level in levels if math.isfinite(level)]
-        low, high = min(ys), max(ys)
-        room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
-        return cls(min(xs), max(xs), max(0.0, low - room) if low >= 0 else low - room, high + room)
-
-    def x(self, value: float) -> float:
-        span = (self.x_high - self.x_low) or 1.0
-        return _LEFT + (value - self.x_low) / span * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _grid(frame: _Frame, format_y: Callable[[float], str]) -> str:
-    parts = []
-    for value in ticks(frame.y_low, frame.y_high, 4):
-        y = frame.y(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{format_y(value)}</text>')
-    for value in ticks(frame.x_low, frame.x_high, 5):
-        x = frame.x(value)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{value:g}</text>')
-    return "".join(parts)
-
-
-def _references(frame: _Frame, chart: Chart) -> list[str]:
-    """Dashed lines with their names at the left, where curves are still far below; names of close lines part."""
-    parts = []
-    above: float | None = None
-    for name, value, colour in sorted(chart.references, key=lambda reference: -reference[1]):
-        y = frame.y(value)
-        is_close = above is not None and y - above < 2 * _TAG_HEIGHT
-        text_y = y + _TAG_HEIGHT if is_close else y - 5
-        above = y
-        parts.append(
-            f'<line class="reference" style="stroke:var({colour})" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
-            f'y1="{y:.1f}" y2="{y:.1f}"/><text class="tag" style="fill:var({colour})" x="{_LEFT + 3}" '
-            f'y="{text_y:.1f}">{escape(name)} {escape(chart.format_y(value))}</text>'
-        )
-    return parts
-
-
-def _mark(frame: _Frame, chart: Chart) -> str:
-    if chart.marked_x is None or not frame.x_low <= chart.marked_x <= frame.x_high:
-        return ""
-    x = frame.x(chart.marked_x)
-    return f'<line class="marked" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-
-
-def _curve(frame: _Frame, points: Sequence[tuple[float, float]], series: Series, chart: Chart) -> str:
-    style = f'style="stroke:var({series.colour})"'
-    if chart.noisy and len(points) >= _SMOOTH_FROM:
-        smooth = _running_mean(points, max(3, len(points) // 10))
-        return (
-            f'<path class="curve faint" {style} d="{_path(frame, points)}"/>'
-            f'<path class="curve" {style} d="{_path(frame, smooth)}"/>'
-        )
-    parts = [f'<path class="curve" {style} d="{_path(frame, points)}"/>']
-    if len(points) <= _SMOOTH_FROM:
-        parts += [_dot(frame, point, series, chart) for point in points]
-    return "".join(parts)
-
-
-def _dot(frame: _Frame, point: tuple[float, float], series: Series, chart: Chart) -> str:
-    x, y = point
-    marked = x == chart.marked_x
-    label = f"{series.name} {chart.name_x} {x:g}: {chart.format_y(y)}".strip()
-    dot = (
-        f'<circle class="dot{" chosen" if marked else ""}" style="fill:var({series.colour})" '
-        f'cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="{5 if marked else 3}"><title>{escape(label)}</title></circle>'
-    )
-    if not marked:
-        return dot
-    anchor = "end" if frame.x(x) > _WIDTH * 0.9 else "middle"
-    shift = 21 if frame.y(y) < _TOP + 2 * _TAG_HEIGHT else -11  # below the dot where there is no room above
-    return dot + (
-        f'<text class="value" x="{frame.x(x):.1f}" y="{frame.y(y) + shift:.1f}" text-anchor="{anchor}">'
-        f"{escape(chart.format_y(y))}</text>"
-    )
-
-
-def _path(frame: _Frame, points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in points)
-
-
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers inside [low, high], 1, 2 or 5 times a power of ten apart: as near to so many as there are."""
-    span = high - low
-    if not (math.isfinite(span) and span > 0):
-        return [low] if math.isfinite(low) else []
-    decade = 10.0 ** math.floor(math.log10(span / about))
-    choices = [_multiples(low, high, decade * factor) for factor in (10, 5, 2, 1)]
-    return min(choices, key=lambda values: abs(len(values) - about))  # of two as near, the one of fewer
-
-
-def _multiples(low: float, high: float, step: float) -> list[float]:
-    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    return [round(number * step, 10) for number in numbers]
-
-
-def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-
-
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    stride = math.ceil(len(points) / _MOST_POINTS)
-    return points if stride <= 1 else [_mean(points[at : at + stride]) for at in range(0, len(points), stride)]
-
-
-def _running_mean(points: Sequence[tuple[float, float]], width: int) -> list[tuple[float, float]]:
-    half = width // 2
-    means = []
-    for at, (x, _) in enumerate(points):
-        means.append((x, _mean(points[max(0, at - half) : at + half + 1])[1]))
-    return means
-
-
-def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
-
-
-ArmValues = tuple[str, str, str, tuple[float, ...]]  # lever, arm, task, a value a seed
-
-_LABEL, _PANEL, _GAP, _ROW, _ABLATION_TOP, _MARGIN = 150, 210, 18, 18, 44, 12
-_COLOURS = ("#2f6fb4", "#b4532f", "#3b8f5a", "#7b4fa3", "#8a7a1f")
-_MARGIN_SHARE = 0.08  # of a panel's range, left free on both sides
-
-
-def draw(rows: Sequence[ArmValues]) -> str:
-    """The whole file; panels have scales of their own, which are written below them."""
+    Args:
+        rows: lever, arm, task, and a value a seed; panels, rows and colours come in their order.
+    """
     tasks = list(dict.fromkeys(task for _, _, task, _ in rows))
     arms = list(dict.fromkeys((lever, arm) for lever, arm, _, _ in rows))
     levers = list(dict.fromkeys(lever for lever, _ in arms))
-    width = _LABEL + len(tasks) * (_PANEL + _GAP) + _MARGIN
-    height = _ABLATION_TOP + len(arms) * _ROW + 30
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    for line, (lever, arm) in enumerate(arms):
-        y = _ABLATION_TOP + line * _ROW + _ROW * 0.7
-        parts.append(f'<text x="{_LABEL - 8}" y="{y:.1f}" text-anchor="end">{escape(f"{lever}: {arm}")}</text>')
-    for column, task in enumerate(tasks):
-        of_task = {(lever, arm): values for lever, arm, name, values in rows if name == task}
-        left = _LABEL + column * (_PANEL + _GAP)
-        parts += [f'<g transform="translate({left} {_ABLATION_TOP})">', *_panel(task, arms, of_task, levers), "</g>"]
-    return "\n".join([*parts, "</svg>\n"])
+    with _style():
+        figure = _figure(190 + 190 * len(tasks), 60 + 19 * len(arms))
+        panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for axes, task in zip(panels, tasks, strict=True):
+            for lever, arm, name, values in rows:
+                if name == task:
+                    colour, y = _series(levers.index(lever)), arms.index((lever, arm))
+                    axes.plot(values, [y] * len(values), "o", color=colour, alpha=0.55, markersize=5, markeredgewidth=0)
+                    axes.plot([mean(values)], [y], "|", color=colour, markersize=13, markeredgewidth=2.2)
+            axes.set_title(task.replace("_", " "), fontsize=10, fontweight="bold", loc="left")
+            axes.set_yticks(range(len(arms)), [f"{lever}: {arm}" for lever, arm in arms])
+            axes.margins(0.08, 0.5 / max(len(arms), 1))
+            for n in range(1, len(arms)):
+                if arms[n][0] != arms[n - 1][0]:
+                    axes.axhline(n - 0.5, color=_light("faint"), linewidth=0.6)
+        panels[0].invert_yaxis()
+        told = (f"{task}: {lever} {arm} {mean(values):.3f}" for lever, arm, task, values in rows)
+        return _svg(figure, "Ablation: every arm and seed by task", "; ".join(told), alone=True)
 
 
-def _panel(
-    task: str,
-    arms: Sequence[tuple[str, str]],
-    values: dict[tuple[str, str], tuple[float, ...]],
-    levers: Sequence[str],
-) -> list[str]:
-    every = [value for found in values.values() for value in found]
-    low, high = min(every), max(every)
-    margin = (high - low or 1.0) * _MARGIN_SHARE
-    low, high = low - margin, high + margin
-    height = len(arms) * _ROW
-    parts = [
-        f'<text x="0" y="-12" font-weight="bold">{escape(task)}</text>',
-        f'<rect width="{_PANEL}" height="{height}" fill="none" stroke="#ccc"/>',
-        f'<text x="0" y="{height + 14}" fill="#555">{low:.3f}</text>',
-        f'<text x="{_PANEL}" y="{height + 14}" fill="#555" text-anchor="end">{high:.3f}</text>',
-    ]
-    for line, arm in enumerate(arms):
-        found = values.get(arm, ())
-        colour = _COLOURS[levers.index(arm[0]) % len(_COLOURS)]
-        y = (line + 0.5) * _ROW
-        if line and arms[line - 1][0] != arm[0]:
-            parts.append(f'<line x1="0" x2="{_PANEL}" y1="{line * _ROW}" y2="{line * _ROW}" stroke="#ccc"/>')
-        for value in found:
-            parts.append(
-                f'<circle cx="{_PANEL * (value - low) / (high - low):.1f}" cy="{y}" r="3" fill="{colour}" opacity="0.6"/>'
-            )
-        if found:
-            x = _PANEL * (mean(found) - low) / (high - low)
-            parts.append(f'<rect x="{x - 1:.1f}" y="{y - 7}" width="2" height="14" fill="{colour}"/>')
-    return parts
-
-
-Row = Mapping[str, Any]
-
-KINDS = {  # colours that stay apart for colour-blind readers (Okabe and Ito)
-    "code_search": ("code search", "#0072B2"),
-    "text_search": ("text search", "#56B4E9"),
-    "classification": ("classification", "#009E73"),
-    "similarity": ("similarity", "#D55E00"),
-}
-FORMATS = ("png", "svg")
-NAME = "selection"
-
-
-def write_selection_curves(folder: Path, selection: Row) -> tuple[Path, ...]:
-    """Write selection.png and selection.svg; the same bytes for the same figures.
+def write_selection_curves(folder: Path, selection: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Write selection.png and selection.svg: search, classification and similarity over steps (paper, figure 4).
 
     Each curve is in units of its kind's best checkpoint, as the weighted score is, so that a rise and a fall of one per cent
     look alike.
@@ -282,36 +162,161 @@ def write_selection_curves(folder: Path, selection: Row) -> tuple[Path, ...]:
     Returns:
         The files; none where fewer than two checkpoints were measured.
     """
-    checkpoints = selection.get("checkpoints", ())
-    if len(checkpoints) < 2:
+    if len(selection.get("checkpoints", ())) < 2:
         return ()
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    paths = tuple(folder / f"{NAME}.{kind}" for kind in FORMATS)
-    with rc_context({"svg.hashsalt": NAME, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-        _draw(figure.add_subplot(), selection)
-        for path in paths:
-            content = BytesIO()
-            no_dates = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
-            figure.savefig(content, format=path.suffix[1:], dpi=120, metadata=no_dates)
-            replace_file(path, content.getvalue())
-    return paths
+    png, svg = folder / "selection.png", folder / "selection.svg"
+    with _style():
+        figure = _figure(640, 360)
+        told = _draw_selection(figure.add_subplot(), selection)
+        content = BytesIO()
+        figure.savefig(content, format="png", dpi=2 * _POINTS_AN_INCH, metadata={"Software": None})
+        replace_file(png, content.getvalue())
+        replace_file(svg, _svg(figure, "Checkpoint selection", told, alone=True).encode())
+    return png, svg
 
 
-def _draw(axes: Any, selection: Row) -> None:
-    for kind, (title, colour) in KINDS.items():
+def _draw_selection(axes: Axes, selection: Mapping[str, Any]) -> str:
+    told = []
+    for number, (kind, title) in enumerate(KINDS.items()):
         points = [(row["step"], row["kinds"][kind]) for row in selection["checkpoints"] if kind in row["kinds"]]
         best = max((value for _, value in points), default=0.0)
         if best <= 0:
             continue
-        steps = [step for step, _ in points]
-        weight = selection["weights"].get(kind, 0.0)
-        label = f"{title}: best {best:.3f}, weight {weight:.2f}"
-        axes.plot(steps, [value / best for _, value in points], "o-", color=colour, label=label, markersize=4)
-    axes.axvline(selection["step"], color="black", linestyle=":", linewidth=1, label=f"chosen: {selection['chosen']}")
+        label = f"{title}: best {best:.3f}, weight {selection['weights'].get(kind, 0.0):.2f}"
+        steps, shares = [step for step, _ in points], [value / best for _, value in points]
+        axes.plot(steps, shares, "osD^"[number] + "-", color=_series(number), label=label, markersize=4.5)
+        told.append(label)
+    chosen = f"chosen: {selection['chosen']}"
+    axes.axvline(selection["step"], color=_light("ink"), linestyle=":", linewidth=1, label=chosen)
     axes.set_xlabel("training steps")
     axes.set_ylabel(f"value / best value, {selection.get('split', 'validation')}")
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
+    axes.figure.legend(loc="outside upper left", ncols=3, fontsize=9.5, columnspacing=1.4, handlelength=1.6)
+    return "; ".join([*told, chosen])
+
+
+def _draw_curve(axes: Axes, points: Sequence[Point], chart: Chart) -> None:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    colour = _light("model")
+    if chart.noisy and len(points) >= _SMOOTH_FROM:
+        axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.28)
+        axes.plot(xs, _running_mean(ys, max(3, len(points) // 10)), color=colour)
+        return
+    axes.plot(xs, ys, "o-" if len(points) <= _SMOOTH_FROM else "-", color=colour, markersize=4)
+    for x, y in points:
+        if x == chart.marked_x:
+            ring: dict[str, Any] = {"markersize": 9, "markeredgecolor": _light("ink"), "markeredgewidth": 1.6}
+            axes.plot([x], [y], "o", color=colour, zorder=3, **ring)
+            place: dict[str, Any] = {"xytext": (-9, 9), "textcoords": "offset points", "ha": "right", "fontweight": "bold"}
+            axes.annotate(chart.format_y(y), (x, y), fontsize=10.5, zorder=4, **place)
+
+
+def _draw_references(axes: Axes, chart: Chart) -> None:
+    """Dashed lines, named at the left, where curves are still far below; of two close ones the lower is named below."""
+    low, high = axes.get_ylim()
+    levels = [value for _, value, _ in chart.references]
+    low, high = min([low, *levels]), max([high, *levels])
+    room = (high - low) * 0.09
+    axes.set_ylim(low - room if levels else low, high + room)
+    above: float | None = None
+    for name, value, variable in sorted(chart.references, key=lambda reference: -reference[1]):
+        colour = _light(variable)
+        axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.3)
+        is_close = above is not None and above - value < 2 * room
+        place: dict[str, Any] = {"xytext": (2, -3 if is_close else 3), "va": "top" if is_close else "bottom"}
+        text = f"{name} {chart.format_y(value)}"
+        axes.annotate(
+            text,
+            (0, value),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9.5,
+            **place,
+        )
+        above = value
+
+
+def _label_ticks(axes: Axes, format_y: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_y(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(False, axis="x")
+
+
+def _told(points: Sequence[Point], chart: Chart) -> str:
+    """The chart in words."""
+    shown = points
+    if len(points) > _TOLD_POINTS:
+        low, high = (choose(points, key=lambda point: point[1]) for choose in (min, max))
+        shown = sorted({points[0], low, high, points[-1]})
+    told = [f"{chart.name_x} {x:g}: {chart.format_y(y)}" for x, y in shown]
+    told += [f"{name}: {chart.format_y(value)}" for name, value, _ in chart.references]
+    return "; ".join(told)
+
+
+def _svg(figure: Figure, title: str, description: str, alone: bool = False) -> str:
+    """The figure as SVG whose colours are CSS variables.
+
+    Args:
+        alone: as a whole file, with the theme and a ground; else as an element for a page that has both.
+    """
+    content = BytesIO()
+    figure.savefig(
+        content, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    drawn = content.getvalue().decode()
+    drawn = drawn[drawn.index("<svg") :]
+    view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
+    assert view is not None, drawn[:200]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", drawn[drawn.index(">") + 1 :], flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # several charts on a page would have the same ids
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # a text's family is the page's
+    for name, (light, _) in PALETTE.items():
+        body = body.replace(light, f"var(--{name})")
+    body = re.sub(r"\n\s*", "\n", body)
+    names = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
+    head = f'viewBox="0 0 {view[1]} {view[2]}" role="img" aria-label="{escape(title, quote=True)}"'
+    if not alone:
+        return f"<svg {head}>{names}{body.strip()}"
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    ground = f'<rect width="{view[1]}" height="{view[2]}" style="fill: var(--surface)"/>'
+    style = f"<style>{theme()}\nsvg {{ font-family: sans-serif }}</style>"
+    size = f'width="{view[1]}" height="{view[2]}"'
+    return f"<svg {spaces} {size} {head}>{names}{style}{ground}{body.strip()}\n"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / _POINTS_AN_INCH, height / _POINTS_AN_INCH), layout="constrained")
+
+
+def _style() -> Any:
+    from matplotlib import rc_context
+
+    return rc_context(_STYLE)
+
+
+def _light(name: str) -> str:
+    """The colour that stands for a CSS variable while a chart is drawn; each variable has one of its own."""
+    return PALETTE[name][0]
+
+
+def _series(number: int) -> str:
+    return _light(f"series-{number % 5 + 1}")
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    stride = math.ceil(len(points) / _MOST_POINTS)
+    if stride <= 1:
+        return points
+    groups = [points[at : at + stride] for at in range(0, len(points), stride)]
+    return [(mean(x for x, _ in group), mean(y for _, y in group)) for group in groups]
+
+
+def _running_mean(ys: Sequence[float], width: int) -> list[float]:
+    half = width // 2
+    return [mean(ys[max(0, at - half) : at + half + 1]) for at in range(len(ys))]

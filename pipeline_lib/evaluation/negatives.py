@@ -18,9 +18,9 @@ from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
-STAGE = Stage(name="negatives", version=1)
+STAGE = Stage(name="negatives", version=2)
 
-_PROVENANCE = ("kind", "source", "group", "path", "line", "name", "licence")
+_PROVENANCE = ("id", "kind", "source", "group", "path", "line", "name", "licence")
 _SHOWN_CHARACTERS = 1_200  # of a text in the report; functions may be 20 kB
 
 
@@ -78,7 +78,7 @@ def allowed_negatives(x_hash_B: np.ndarray, y_hash_B: np.ndarray) -> np.ndarray:
 
 def _first_pairs(curated: Artifact, most: int) -> list[dict[str, Any]]:
     with (curated.part_folder("train") / "pairs.parquet").open("rb") as stream:
-        table = pq.read_table(stream, columns=["id", "x", "y", "x_hash", "y_hash", *_PROVENANCE])
+        table = pq.read_table(stream, columns=["x", "y", "x_hash", "y_hash", *_PROVENANCE])
     kinds = np.array(table["kind"].to_pylist())
     order = np.argsort(np.array(table["id"].to_pylist()), kind="stable")
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,10 @@
-"""What a run leaves for people and for programs: report.html to look at, report.json to compute with."""
+"""Report of a run: report.html to look at, report.json to compute with.
+
+    reports/NAME/KEY-CONTENT/    each run's own: key of its training run, digest of all that it was made from
+    reports/NAME/                the newest run's, under the same file names
+
+The newest is a copy, not a link: buckets, archives and shared disks without symbolic links keep it.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +19,43 @@ from typing import Any
 from pipeline_lib.evaluation.charts import write_selection_curves
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
-from pipeline_lib.evaluation.report_page import render
-from pipeline_lib.store.store import replace_file
+from pipeline_lib.evaluation.report_page import link_pages, render
+from pipeline_lib.store.files import digest_of, replace_file
 
 REPORT_VERSION = 1
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Write selection.{png,svg}, report.html and report.json into the folder, each whole or not at all.
+    """Write selection.{png,svg}, report.html and report.json of a run, each whole or not at all, and make it the newest.
 
     report.json comes last: where it is, the others were written.
 
+    Args:
+        folder: reports/NAME.
+
     Returns:
-        The path of report.html.
+        The path of the newest report.html.
     """
+    lineage = {stage.stage: stage.digest for stage in data.stages}
+    own = folder / report_name(next((stage.key for stage in data.stages if stage.stage == "train"), ""), lineage)
     content = json.dumps(_plain(report_json(data)), indent=1, ensure_ascii=False, allow_nan=False)
-    write_selection_curves(folder, data.selection)
-    page = folder / "report.html"
-    replace_file(page, render(data).encode())
-    replace_file(folder / "report.json", content.encode() + b"\n")
-    return page
+    curves = {path.name: path.read_bytes() for path in write_selection_curves(own, data.selection)}
+    keep_newest(folder, own.name, {**curves, "report.html": render(data).encode()})
+    link_pages(folder)
+    keep_newest(folder, own.name, {"report.json": content.encode() + b"\n"})
+    return folder / "report.html"
+
+
+def report_name(trained: str, lineage: Mapping[str, str]) -> str:
+    """The folder of a run's report: the key of its training run, and a digest of the content of all its artifacts."""
+    return f"{trained[:12] or 'run'}-{digest_of(dict(lineage))[:6]}"
+
+
+def keep_newest(folder: Path, own: str, files: Mapping[str, bytes]) -> None:
+    """Write files of a report into the run's own folder and, as those of the newest run, beside it."""
+    for name, content in files.items():
+        replace_file(folder / own / name, content)
+        replace_file(folder / name, content)
 
 
 def report_json(data: ReportData) -> Row:

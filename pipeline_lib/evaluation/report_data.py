@@ -1,4 +1,4 @@
-"""What a report is made of: plain rows, so that it can be written from any run, and in parts."""
+"""Content of a report: plain rows, so that it can be written from any run, and in parts."""
 
 from __future__ import annotations
 
@@ -73,30 +73,30 @@ class QuarantineReason(BaseModel):
 
 
 class ReportData(BaseModel):
-    """All that a report may show; a section without data is left out.
+    """Everything that a report may show; a section without data is left out.
 
     Attributes:
-        preset: that the run began as.
+        preset: the named configuration that the run began as.
         held_out: how its corpus was split.
-        attempts: how often it was started until it was done; its costs are those of all.
+        attempts: starts that it took; its costs are those of all.
         counts: documents, code_pairs, text_pairs, and what else was counted.
         stages: in the order of the run.
-        funnel: (name, rows) of what became of the rows, largest first: documents, pairs, validated, ...
+        funnel: (name, rows) step by step, largest first: documents, pairs, validated, ...
         training: rows of metrics.jsonl (step, loss, temperature, gradient_norm, padding_share, ...).
         pace: rows of the clock (step, pairs_per_second, tokens_per_second, memory_bytes).
         evaluations: rows of schemas.EVALUATIONS, of all models and splits.
         differences: rows of `compare.differences`.
         tasks: split -> the facts of its evaluation: tasks, skipped.
         selection: the content of selection.json.
-        searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc.
+        searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc, id.
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
         batch: facts of the artifact `batch_advice` of the chosen checkpoint.
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
-        contamination: evaluation suite -> what curation found of it: texts, texts_found, pairs, samples.
+        contamination: evaluation suite -> its texts in the dump: texts, texts_found, pairs, samples.
         tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
         export, index: their folders.
-        notes: what whoever reads the figures must know first (`held_out.notes`).
+        notes: sentences to read before the figures (`held_out.notes`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,8 +1,12 @@
-"""report.html: the values that the template shows, worked out here so that the template only lays them out."""
+"""Pages of a run: report.html and what it shares with the page of suites.
+
+The values that templates show are worked out here, so that a template only lays them out.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline_lib.evaluation.charts import Chart, Series, line_chart
+from pipeline_lib.evaluation.charts import Chart, line_chart, theme
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
+from pipeline_lib.store.files import replace_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -36,6 +41,7 @@ _METRIC_TITLES = {
     "macro_f1": "macro F1",
     "spearman": "Spearman",
 }
+_PAGES = re.compile("<!--pages-->.*?<!--/pages-->")
 _BASELINES = {"tfidf": "TF-IDF", "bm25": "BM25"}
 _CURVES = (
     ("loss", "Loss", lambda value: f"{value:.3g}"),
@@ -49,21 +55,15 @@ _CURVES = (
 
 def render(data: ReportData) -> str:
     """The whole page as one string without external requests; every text of the corpus is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "bytes": _bytes, "duration": _duration, "figure": _figure}
-    split = "test" if any(row["split"] == "test" for row in data.evaluations) else "validation"
+    split = _split(data)
     cards = _cards(data, split)
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
         data=data,
         split=split,
         cards=cards,
-        headline=_headline(cards),
+        key=next((stage.key for stage in data.stages if stage.stage == "train"), ""),
+        headline=_sentence(cards),
         stats=_stats(data),
         funnel=_funnel(data),
         selection_charts=_selection_charts(data),
@@ -77,6 +77,37 @@ def render(data: ReportData) -> str:
         kind_titles=_KIND_TITLES,
         settings=_flat(data.config),
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of a run in the look that all share."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "bytes": _bytes, "duration": _duration, "figure": _figure}
+    return environment.get_template(template).render(theme=Markup(theme()), **values)  # noqa: S704 - the palette
+
+
+def link_pages(folder: Path) -> None:
+    """Link the pages of a run's name: its newest report with its pages of suites, and each run's own report with both.
+
+    Args:
+        folder: reports/NAME, with a folder a run below it.
+    """
+    newest = [("Report", "report.html")] if (folder / "report.html").is_file() else []
+    suites = [(f"Suites, {page.stem.removeprefix('suites-')}", page.name) for page in sorted(folder.glob("suites-*.html"))]
+    for page in (*folder.glob("*.html"), *folder.glob("*/report.html")):
+        way = "" if page.parent == folder else "../"
+        shown = [(title if not way or name != "report.html" else "Newest report", name) for title, name in (*newest, *suites)]
+        links = "".join(f'<a href="{way}{name}">{title}</a>' for title, name in shown if way or name != page.name)
+        content = page.read_text(encoding="utf-8")
+        linked = _PAGES.sub(f"<!--pages-->{links}<!--/pages-->", content, count=1)
+        if linked != content:
+            replace_file(page, linked.encode())
 
 
 def _cards(data: ReportData, split: str) -> list[Row]:
@@ -100,14 +131,22 @@ def _cards(data: ReportData, split: str) -> list[Row]:
                 "row": by_model[data.chosen],
                 "facts": data.tasks.get(split, {}).get("tasks", {}).get(task, {}),
                 "bars": [_bar(name, label, row, scale) for name, label, row in shown],
-                "chips": [_chip(row) for row in data.differences if _is_of(row, split, task, data.chosen)],
+                "chips": [chip_of(row) for row in data.differences if _is_of(row, split, task, data.chosen)],
             }
         )
     return cards
 
 
-def _headline(cards: list[Row]) -> str:
-    """The first card's result in a sentence."""
+def headline(data: ReportData) -> str:
+    """The result of the first kind of task in a sentence; on test, if that was measured."""
+    return _sentence(_cards(data, _split(data)))
+
+
+def _split(data: ReportData) -> str:
+    return "test" if any(row["split"] == "test" for row in data.evaluations) else "validation"
+
+
+def _sentence(cards: list[Row]) -> str:
     if not cards:
         return ""
     card = cards[0]
@@ -138,7 +177,8 @@ def _is_of(row: Row, split: str, task: str, model: str) -> bool:
     return (row["split"], row["task"], row["model"]) == (split, task, model)
 
 
-def _chip(row: Row) -> Row:
+def chip_of(row: Row) -> Row:
+    """A row of differences with its verdict: better or worse where its interval is on one side of zero."""
     verdict = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "even"
     return {**row, "verdict": verdict, "label": _BASELINES.get(row["baseline"], row["baseline"])}
 
@@ -172,8 +212,8 @@ def _selection_charts(data: ReportData) -> list[Row]:
         levels = {row["model"]: row["value"] for row in rows if row["step"] < 0}
         chart = Chart(
             title=f"{title} over steps",
-            series=(Series(points, "--model", title),),
-            references=[(label, levels[name], f"--{name}") for name, label in _BASELINES.items() if name in levels],
+            points=points,
+            references=[(label, levels[name], name) for name, label in _BASELINES.items() if name in levels],
             marked_x=data.selection.get("step"),
             format_y=lambda value: f"{value:.3f}",
         )
@@ -213,12 +253,12 @@ def _training_chart(
     title: str, points: list[tuple[float, float]], format_y: Callable[[float], str], data: ReportData
 ) -> Markup:
     noisy = title not in ("Temperature", "Learning rate")
-    return line_chart(Chart(title, (Series(points),), marked_x=data.selection.get("step"), format_y=format_y, noisy=noisy))
+    return line_chart(Chart(title, points, marked_x=data.selection.get("step"), format_y=format_y, noisy=noisy))
 
 
 def _batch_chart(data: ReportData) -> Markup:
     points = [(math.log2(row["pairs"]), row["loss"]) for row in data.batch.get("curve", [])]
-    chart = Chart("Loss against log2(batch)", (Series(points),), format_y=lambda value: f"{value:.2f}", name_x="log2(batch)")
+    chart = Chart("Loss against log2(batch)", points, format_y=lambda value: f"{value:.2f}", name_x="log2(batch)")
     return line_chart(chart)
 
 
@@ -236,7 +276,7 @@ def _results(data: ReportData, split: str) -> list[Row]:
             "model": found[data.chosen],
             "baselines": [found.get(name) for name in _BASELINES],
             "chips": [
-                _chip(row) for row in data.differences if _is_of(row, split, task, data.chosen) and row["metric"] == metric
+                chip_of(row) for row in data.differences if _is_of(row, split, task, data.chosen) and row["metric"] == metric
             ],
         }
         for (task, metric), found in rows.items()

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import INDEX_ROWS, row_id
+from data_contracts.schemas import INDEX_ROWS
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.progress import Progress, silent
@@ -34,12 +34,12 @@ BATCH_ROWS = 4096
 DOC_CHARACTERS = 160
 DOC_WORDS = 12
 DOCSTRING = "docstring"
-_COLUMNS = ["id", "kind", "x", "y", "document_id", "source", "path", "line", "name"]
+_COLUMNS = ["id", "kind", "x", "y", "source", "path", "line", "name"]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One searchable text and its columns of INDEX_ROWS."""
+    """One searchable text and its columns of INDEX_ROWS; `id` is that of a pair it stands in."""
 
     text: str
     id: str
@@ -124,8 +124,7 @@ def _function(row: dict[str, Any]) -> Piece:
 
 def _passage(row: dict[str, Any], is_y: bool) -> Piece:
     text = row["y"] if is_y else row["x"]
-    identity = row_id("passage", row["document_id"], text)
-    return Piece(text, identity, "text", row["name"], row["path"], row["line"], _first_words(text), row["source"])
+    return Piece(text, row["id"], "text", row["name"], row["path"], row["line"], _first_words(text), row["source"])
 
 
 def _first_line(text: str) -> str:
@@ -140,7 +139,7 @@ def _first_words(text: str) -> str:
     return shown if len(shown) <= DOC_CHARACTERS else shown[: DOC_CHARACTERS - 1] + "…"
 
 
-STAGE = Stage(name="index", version=1)
+STAGE = Stage(name="index", version=2)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
 

@@ -27,12 +27,13 @@ WEIGHT_FILES = (
     *("encoder/config.json", "encoder/model.safetensors"),
 )
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
+ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine."""
+    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
 
     rank: int
     score: float
@@ -41,6 +42,7 @@ class Hit:
     path: str
     line: int
     doc: str
+    id: str
 
 
 class QueryEncoder(Protocol):
@@ -126,7 +128,7 @@ class Searcher:
         found = self._found(np.ascontiguousarray(vector_1D, np.float32), kind, k)
         # row by row: `take` would import pandas, another 0.3 s
         rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
-        columns = ("kind", "name", "path", "line", "doc")
+        columns = ("kind", "name", "path", "line", "doc", "id")
         return [
             Hit(rank, round(score, 6), *(row[column] for column in columns))
             for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
@@ -160,21 +162,22 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
 
 
 def render_json(query: str, hits: Sequence[Hit]) -> str:
-    """{query, hits: [{rank, score, kind, name, path, line, doc}]} as one JSON object."""
+    """{query, hits: [{rank, score, kind, name, path, line, doc, id}]} as one JSON object."""
     return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
 
 
 def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place; what it is about. Without hits a line that says so.
+    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
 
     Args:
         kind: what was searched for; empty: both.
     """
     if not hits:
         return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    return "\n".join(
-        f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}\n            {hit.path}:{hit.line}\n            {hit.doc}" for hit in hits
-    )
+    shown = [
+        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
+    ]
+    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:

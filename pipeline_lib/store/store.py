@@ -63,6 +63,7 @@ __all__ = [
 ]
 
 KEY_DIGITS = 24
+LEAST_DIGITS = 4  # of a key that is cut short, as of git's commits
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTES = (".json", ".jsonl", ".md")  # files beside a manifest that go where it goes
 
@@ -133,25 +134,43 @@ class Store:
             self._remove(record_name(part.stage, part.key))
         return None
 
+    def keys(self, stage: str) -> list[str]:
+        """The keys of the finished artifacts of a stage, in order."""
+        if self.bucket is None:
+            return sorted(path.parent.name for path in (self.root / stage).glob("*/manifest.json"))
+        return sorted(name.split("/")[-2] for name in self.bucket.sizes(stage) if name.endswith("/manifest.json"))
+
+    def find_key(self, stage: str, digits: str) -> str:
+        """The whole key of the finished artifact whose key begins with these digits.
+
+        Args:
+            digits: a key, or its beginning, 4 digits at least, as git takes a commit's.
+
+        Raises:
+            UserError: no key begins so, or several do; the message lists them.
+        """
+        keys = self.keys(stage)
+        found = [key for key in keys if key == digits or (key.startswith(digits) and len(digits) >= LEAST_DIGITS)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{stage} key {digits!r} is ambiguous: {', '.join(found)}")
+        raise UserError(self._no_such_key(stage, digits))
+
     def artifacts(self, stage: str) -> list[Artifact]:
         """The finished artifacts of a stage, by key; their files are not looked at."""
-        if self.bucket is None:
-            names = [path.relative_to(self.root).as_posix() for path in (self.root / stage).glob("*/manifest.json")]
-        else:
-            names = [name for name in self.bucket.sizes(stage) if name.endswith("/manifest.json")]
-        contents = (self._read(name) for name in sorted(names))
+        contents = (self._read(f"{stage}/{key}/manifest.json") for key in self.keys(stage))
         return [Artifact(self.root, Manifest.model_validate_json(found), self.bucket) for found in contents if found]
 
     def open(self, stage: str, key: str) -> Artifact:
-        """The finished artifact of that key.
+        """The finished artifact of that key, which may be cut short (see `find_key`).
 
         Raises:
             UserError: there is none; the message lists those that there are.
         """
-        found = self.find(stage, key)
+        found = self.find(stage, key if len(key) == KEY_DIGITS else self.find_key(stage, key))
         if found is None:
-            known = ", ".join(artifact.manifest.key for artifact in self.artifacts(stage)) or "none"
-            raise UserError(f"no finished {stage} artifact {key!r} under {self.remote or self.root}; there are: {known}")
+            raise UserError(self._no_such_key(stage, key))
         return found
 
     def find_part(self, stage: str, key: str) -> Part | None:
@@ -302,6 +321,10 @@ class Store:
             facts=outcome.facts,
         )
         return self.commit(manifest, run.finish())
+
+    def _no_such_key(self, stage: str, key: str) -> str:
+        known = ", ".join(self.keys(stage)) or "none"
+        return f"no such key: no finished {stage} artifact {key!r} under {self.place}; there are: {known}"
 
     def _no_room(self, stage: Stage, inputs: Mapping[str, Artifact]) -> str:
         disk = shutil.disk_usage(self.root)

@@ -137,9 +137,9 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
     trained = store.open("train", key)
     if label not in {part.label for part in trained.manifest.parts} or not label.startswith("step-"):
         labels = [part.label for part in trained.manifest.parts if part.label.startswith("step-")]
-        raise UserError(f"--run {run!r}: expected {key}/LABEL with one of {', '.join(labels)}")
+        raise UserError(f"--run {run!r}: expected {trained.manifest.key}/LABEL with one of {', '.join(labels)}")
     place = trained.part_folder(label)
-    job = Job.model_validate_json((Path(store.root) / "train" / key / "job.json").read_text())
+    job = Job.model_validate_json((Path(store.root) / "train" / trained.manifest.key / "job.json").read_text())
     job = job.model_copy(update={"root": str(store.root), "start": str(place)})
     temperature = float(json.loads((place / "state.json").read_text())["temperature"])
     small, large = (_objective(store, job, size, temperature) for size in (NOISE_PAIRS, curve_pairs))

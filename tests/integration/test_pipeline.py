@@ -107,7 +107,9 @@ def test_search_finds_the_planted_function(finished: Run) -> None:
     assert found["query"] == PLANTED_DOC
     hits = [hit for hit in found["hits"] if hit["name"].endswith(PLANTED_NAME)]
     assert hits, found
-    assert hits[0].keys() == {"rank", "score", "kind", "name", "path", "line", "doc"}
+    assert hits[0].keys() == {"rank", "score", "kind", "name", "path", "line", "doc", "id"}
+    traced = cpt(finished.home, "trace", hits[0]["id"][:12])
+    assert PLANTED_NAME in traced.stdout and hits[0]["path"] in traced.stdout, "its id leads back to the file"
     source = (finished.corpus / hits[0]["path"]).read_text().splitlines()
     assert PLANTED_NAME in source[hits[0]["line"] - 1]
 
@@ -140,16 +142,22 @@ def test_what_the_card_prints_finds_every_stage_done_whatever_the_machine(finish
     assert report.read_bytes() == written
 
 
+_TO_NEWEST = '<a href="../report.html">Newest report</a>'
+
+
 def test_a_report_that_is_gone_is_written_again_with_the_cost_of_its_run(finished: Run) -> None:
     folder = finished.home / "reports" / "tree"
     before = json.loads((folder / "report.json").read_text())
     page = (folder / "report.html").read_text()
+    (own,) = (path.parent for path in folder.glob("*/report.json"))
+    trained = before["lineage"]["train"]["key"]
+    assert own.name.startswith(trained[:12]) and (own / "report.json").read_bytes() == (folder / "report.json").read_bytes()
     (folder / "report.html").unlink()
-    (folder / "model_card.md").unlink()
+    (own / "model_card.md").unlink()
     answer = cpt(finished.home, *run_words(finished.corpus))
     assert answer.returncode == 0, answer.stderr[-4000:]
-    assert (folder / "model_card.md").is_file()
-    assert (folder / "report.html").read_text() == page
+    assert (own / "model_card.md").read_bytes() == (folder / "model_card.md").read_bytes()
+    assert (folder / "report.html").read_text() == page == (own / "report.html").read_text().replace(_TO_NEWEST, "")
     assert json.loads((folder / "report.json").read_text()) == before
 
 

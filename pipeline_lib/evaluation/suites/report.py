@@ -1,4 +1,4 @@
-"""What a run of suites leaves for people and for programs: suites-SPLIT.html to look at, suites-SPLIT.json to compute with."""
+"""Report of evaluation suites: suites-SPLIT.html to look at, suites-SPLIT.json to compute with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from pipeline_lib.evaluation.compare import differences, read_evaluations
+from pipeline_lib.evaluation.report_page import chip_of, link_pages, render_page
 from pipeline_lib.store.files import replace_file
 from pipeline_lib.store.store import Artifact
 
@@ -17,9 +16,10 @@ Row = dict[str, Any]
 
 
 def write_suite_report(folder: Path, evaluations: Sequence[Artifact], split: str, skipped: dict[str, str]) -> Path:
-    """Write both files; returns the page.
+    """Write both files, and link the page with the run's report; returns the page.
 
     Args:
+        folder: reports/NAME of the run.
         evaluations: of stage "evaluate_suite" on this split; the first model's paired differences to the others are shown.
         skipped: suite to the reason why it was passed over.
     """
@@ -35,7 +35,8 @@ def write_suite_report(folder: Path, evaluations: Sequence[Artifact], split: str
     }
     replace_file(folder / f"suites-{split}.json", json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
     page = folder / f"suites-{split}.html"
-    replace_file(page, _page(content, _table(rows)).encode())
+    replace_file(page, _page(folder.name, content, _table(rows)).encode())
+    link_pages(folder)
     return page
 
 
@@ -59,8 +60,7 @@ def _table(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str, int], dict[str
     return kinds
 
 
-def _page(content: Row, kinds: dict[str, Any]) -> str:
-    loader = jinja2.PackageLoader("pipeline_lib.evaluation", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    searched = {name: facts for name, facts in content["facts"].items() if "search" in facts}
-    return environment.get_template("suites.html").render(content, kinds=kinds, searched=searched)
+def _page(name: str, content: Row, kinds: dict[str, Any]) -> str:
+    searched = {model: facts for model, facts in content["facts"].items() if "search" in facts}
+    shown = content | {"differences": [chip_of(row) for row in content["differences"]]}
+    return render_page("suites.html", name=name, kinds=kinds, searched=searched, **shown)

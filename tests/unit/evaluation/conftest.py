@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from browser import CHROMIUM, Page, browser
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.config.data import CurateConfig
@@ -18,6 +19,15 @@ from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
 
 VERBS = ("read", "write", "merge", "split", "rotate", "encode", "decode", "cache", "flush", "trace")
 NOUNS = ("matrix", "socket", "archive", "cookie", "token", "widget", "kernel", "packet", "ledger", "glyph")
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    """A tab of a real browser."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with browser() as page:
+        yield page
 
 
 def make_pair(kind: str, group: str, document: str, position: int, x: str, y: str) -> dict[str, Any]:

@@ -7,15 +7,17 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from browser import too_wide
 
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.evaluation.charts import Chart, Series, line_chart, ticks
 from pipeline_lib.evaluation.held_out import PLUMBING, HeldOut, notes
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.evaluation.report_page import link_pages
 from pipeline_lib.store.store import Outcome, Stage
 
+PAIR_ID = "0123456789abcdef" * 2
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onload=\"y"
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 TASKS = {"code_search": "code_search_1k", "classification": "package_of_prose"}
@@ -54,8 +56,8 @@ def data():
     ]
     difference = {"split": "test", "kind": "code_search", "task": "code_search_1k", "metric": "mrr", "n": 100}
     difference |= {"model": "step-000200", "low": 0.02, "high": 0.1}
-    side = {"text": EVIL, "source": EVIL, "path": EVIL, "line": 3, "name": EVIL, "kind": "code", "licence": EVIL}
-    hit = {"rank": 1, "score": 0.7, "kind": "code", "name": EVIL, "path": EVIL, "line": 1, "doc": EVIL}
+    side = {"id": PAIR_ID, "text": EVIL, "source": EVIL, "path": EVIL, "line": 3, "name": EVIL, "kind": "code", "licence": EVIL}
+    hit = {"id": PAIR_ID, "rank": 1, "score": 0.7, "kind": "code", "name": EVIL, "path": EVIL, "line": 1, "doc": EVIL}
     return ReportData(
         name="mine",
         preset="demo",
@@ -107,7 +109,7 @@ def data():
 class Tags(HTMLParser):
     """All tags with their attributes; complains about what is left open."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "path"})
+    VOID = frozenset({"meta", "link", "img", "br", "path", "use"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,6 +136,32 @@ def parsed(path):
     return parser.tags
 
 
+def test_the_page_tells_the_ids_that_trace_takes(tmp_path, data):
+    page = write_report(tmp_path, data).read_text()
+    assert page.count(f'title="cpt trace {PAIR_ID}">{PAIR_ID[:12]}</span>') == 4, "a hit and three sides of a negative"
+
+
+def test_each_run_keeps_its_report_and_the_newest_stands_above(tmp_path, data):
+    """The newest run's files under the name itself; an earlier run's in a folder of its own, unchanged; links both ways."""
+    write_report(tmp_path, data)
+    files = ["report.html", "report.json", "selection.png", "selection.svg"]
+    (first,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert first.name.startswith("k2-") and sorted(path.name for path in first.iterdir()) == files
+    kept = (first / "report.json").read_bytes()
+    assert kept == (tmp_path / "report.json").read_bytes()
+    stages = (data.stages[0], data.stages[1].model_copy(update={"key": "k3", "digest": "d3"}))
+    write_report(tmp_path, data.model_copy(update={"stages": stages}))
+    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [path.name[:3] for path in folders] == ["k2-", "k3-"] and (first / "report.json").read_bytes() == kept
+    assert json.loads((tmp_path / "report.json").read_text())["lineage"]["train"]["key"] == "k3"
+    (tmp_path / "suites-test.html").write_text("<p><!--pages--><!--/pages--></p>")
+    for _ in range(2):
+        link_pages(tmp_path)
+        links = [re.findall(r'href="([^#"]+)"', (place / "report.html").read_text()) for place in (tmp_path, *folders)]
+        assert links == [["suites-test.html"], *[["../report.html", "../suites-test.html"]] * 2]
+        assert '<a href="report.html">Report</a>' in (tmp_path / "suites-test.html").read_text()
+
+
 def test_corpus_text_cannot_become_markup(tmp_path, data):
     page = write_report(tmp_path, data)
     tags = parsed(page)
@@ -146,8 +174,8 @@ def test_the_page_asks_nobody_for_anything(tmp_path, data):
     page = write_report(tmp_path, data)
     for _, attributes in parsed(page):
         assert "src" not in attributes
-        assert (attributes.get("href") or "#").startswith("#")
-    assert not re.search(r"@import|url\(|https?://", page.read_text())
+        assert all((attributes.get(name) or "#").startswith("#") for name in ("href", "xlink:href"))
+    assert not re.search(r"@import|url\((?!#)|https?://", page.read_text())
 
 
 def test_report_json_has_the_keys_that_programs_read(tmp_path, data):
@@ -318,21 +346,8 @@ def test_a_stage_row_reads_the_artifact(curated):
     assert row.seconds > 0
 
 
-def test_ticks_are_round_and_inside():
-    assert ticks(0.37, 0.61, 4) == [0.4, 0.5, 0.6]
-    assert ticks(0, 300, 5) == [0, 100, 200, 300]
-    assert ticks(0.58, 1.41, 4) == [0.6, 0.8, 1.0, 1.2, 1.4], "one number alone tells no scale"
-    assert ticks(1.0, 1.0, 4) == [1.0]
-
-
-def test_a_chart_marks_the_chosen_step_and_keeps_labels_harmless():
-    chart = Chart(EVIL, (Series([(1, 0.5), (2, 0.7)], name=EVIL),), references=((EVIL, 0.6, "--bm25"),), marked_x=2)
-    svg = line_chart(chart)
-    assert 'class="dot chosen"' in svg
-    assert "<script" not in svg
-    assert line_chart(Chart("one point", (Series([(1, 0.5)]),))) == ""
-
-
-def test_long_curves_are_thinned():
-    svg = line_chart(Chart("loss", (Series([(x, 1 / (x + 1)) for x in range(100_000)]),)))
-    assert len(svg) < 20_000
+def test_the_page_fits_every_width(tmp_path, data, tab):
+    long = "https://example.org/" + "a_name_that_has_no_place_to_break/" * 6
+    hit = data.searches[0]["hits"][0] | {"doc": long, "name": long, "path": long}
+    page = write_report(tmp_path, data.model_copy(update={"searches": ({"query": long, "hits": [hit]},)}))
+    assert too_wide(tab, page) == []

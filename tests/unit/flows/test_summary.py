@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
-from flows.cli.summary import costs_sentence, evaluations_table
+from flows.cli.summary import closing_lines, costs_sentence, evaluations_table
 
 ROW = {"model": "step-000240", "value": 0.29, "low": -1.2, "high": 0.4, "n": 16}
 
@@ -45,3 +46,11 @@ def test_costs_are_those_of_the_run_that_is_told_of() -> None:
     assert costs_sentence(reused) == f"{plain}; 1 of 2 stages were found done and are not in this"
     again = costs_sentence(report | {"now": {"seconds": 20.4}})
     assert again == f"All was found done, in 20 seconds. The run that made it took {plain}"
+
+
+def test_a_run_ends_with_the_key_it_made() -> None:
+    key = "0123456789abcdef01234567"
+    report = {"lineage": {"train": {"key": key}}, "selection": {"chosen": "step-000240"}}
+    lines = closing_lines(report, Path("home") / "report.html")
+    assert lines[0].endswith("home/report.html") and lines[-1].split() == ["Checkpoint:", f"{key}/step-000240"]
+    assert any(f"--checkpoint {key[:8]}/step-000240" in line for line in lines)

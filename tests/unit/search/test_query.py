@@ -203,9 +203,9 @@ def test_json_and_text_say_the_same(home: Path) -> None:
     hits = search(home, "größe", k=2)
     answer = json.loads(render_json("größe", hits))
     assert answer["query"] == "größe"
-    assert list(answer["hits"][0]) == ["rank", "score", "kind", "name", "path", "line", "doc"]
+    assert list(answer["hits"][0]) == ["rank", "score", "kind", "name", "path", "line", "doc", "id"]
     for hit in hits:
-        assert f"{hit.path}:{hit.line}" in render_text(hits)
+        assert f"{hit.path}:{hit.line}  {hit.id[:12]}\n" in render_text(hits) and len(hit.id) == 32
     assert render_text([]) == "nothing found"
 
 

@@ -22,7 +22,13 @@ def test_every_text_once_code_first(curate: Callable[..., Artifact]) -> None:
     pieces = pieces_of(curate())
     assert [piece.kind for piece in pieces] == ["code"] * 3 + ["text"] * 3
     assert len({piece.text for piece in pieces}) == len(pieces)
-    assert len({piece.id for piece in pieces}) == len(pieces)
+
+
+def test_the_id_of_a_piece_is_that_of_a_pair_that_holds_it(curate: Callable[..., Artifact]) -> None:
+    curated = curate()
+    pairs = {row["id"]: row for path in curated.paths("pairs.parquet") for row in pq.read_table(path).to_pylist()}
+    for piece in pieces_of(curated):
+        assert piece.text in (pairs[piece.id]["x"], pairs[piece.id]["y"])
 
 
 def test_a_function_speaks_through_its_docstring(curate: Callable[..., Artifact]) -> None:

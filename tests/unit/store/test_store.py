@@ -163,3 +163,24 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     replace_file(path, json.dumps({"a": 1}).encode())
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["current.json"]
+
+
+def test_a_key_may_be_cut_short(store: Store) -> None:
+    """Four digits or more open the one artifact that they begin; what fits none or several is told."""
+    made = [
+        store.build(Stage(name="stage", version=n), CONFIG, {}, lambda key: Outcome(parts=(write_part(store, key, "a", key),)))
+        for n in (1, 2, 3)
+    ]
+    keys = [artifact.manifest.key for artifact in made]
+    assert len(set(keys)) == 3
+    for key in keys:
+        assert store.find_key("stage", key[:8]) == key == store.open("stage", key[:8]).manifest.key
+    twin = keys[0][:12] + "0" * 12
+    (store.root / "stage" / twin).mkdir()
+    (store.root / "stage" / twin / "manifest.json").write_bytes((made[0].folder / "manifest.json").read_bytes())
+    with pytest.raises(UserError, match=f"stage key '{keys[0][:12]}' is ambiguous: .*{twin}"):
+        store.find_key("stage", keys[0][:12])
+    assert store.find_key("stage", keys[0]) == keys[0], "a whole key is never ambiguous"
+    for nothing in ("", keys[1][:3], "no-such-run"):
+        with pytest.raises(UserError, match=f"no such key: no finished stage artifact '{nothing}' .* there are: .*{keys[1]}"):
+            store.open("stage", nothing)

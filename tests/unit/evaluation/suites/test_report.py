@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from browser import too_wide
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.encoders import open_model
@@ -33,7 +34,18 @@ def test_models_side_by_side_with_paired_differences(sts_b, data, config, encode
     by_model = {row["model"]: row["value"] for row in content["evaluations"] if row["metric"] == "spearman"}
     assert difference["mean"] == pytest.approx(by_model["words"] - by_model["tfidf"]) and difference["n"] == 30
     assert f"{by_model['words']:.3f}" in page and f"{difference['mean']:+.3f}" in page
-    assert "&lt;missing&gt;" in page and "<missing>" not in page and "http" not in page
+    assert "&lt;missing&gt;" in page and "<missing>" not in page and "://" not in page
+
+
+def test_the_page_fits_every_width_and_follows_the_theme(sts_b, data, config, encoder, tmp_path, tab):
+    found = [evaluate_suite(Store(tmp_path / "store"), encoder, open_suite("sts-b", data, config), "test")]
+    page = write_suite_report(tmp_path / "report", found, "test", {"mr": "no_place_to_break/" * 20})
+    assert too_wide(tab, page) == []
+    grounds = []
+    for scheme in ("light", "dark"):
+        tab.open(page.as_uri(), 800, scheme=scheme)
+        grounds.append(tab.value("getComputedStyle(document.body).backgroundColor"))
+    assert grounds == ["rgb(247, 246, 243)", "rgb(18, 20, 24)"]
 
 
 def test_the_page_says_how_a_corpus_was_searched(put, data, config, encoder, tmp_path):
@@ -43,8 +55,8 @@ def test_the_page_says_how_a_corpus_was_searched(put, data, config, encoder, tmp
     suite = open_suite("beir/t", data, config.model_copy(update={"faiss_from_rows": 1, "faiss_factory": "HNSW8"}))
     found = [evaluate_suite(Store(tmp_path / "store"), model, suite, "test") for model in (encoder, open_model("bm25"))]
     page = write_suite_report(tmp_path / "report", found, "test", {}).read_text()
-    assert "<td>words beir/t</td><td>2</td><td>FAISS HNSW8, approximate</td>" in page
-    assert "<td>bm25 beir/t</td><td>2</td><td>words, exact</td>" in page
+    assert '<td>words beir/t</td><td class="number">2</td><td>FAISS HNSW8, approximate</td>' in page
+    assert '<td>bm25 beir/t</td><td class="number">2</td><td>words, exact</td>' in page
 
 
 def test_suites_are_opened_before_anything_runs(sts_b, data):

@@ -1,0 +1,173 @@
+"""List of training runs, `cpt runs`: sources, checkpoints, figures, and the champion that search uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipeline_lib.store.store import Artifact, Store
+
+SHOWN_DIGITS = 8  # of a key: twice what a command needs
+HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
+THIS_PYTHON = "this machine's Python"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        key: of its `train` artifact.
+        name: of its report; before it has one, what it was asked for as.
+        made: when its training began, as ISO 8601 in UTC.
+        source: the folder, dump spec or training sets that it learned from.
+        checkpoints: labels, earliest first.
+        chosen: the published checkpoint, by the run's newest report; empty without one.
+        champion: the checkpoint that `cpt search` uses now, if it is of this run.
+        figures: kind of task to its headline figure on the test split, by that report.
+        keys: stage to the key of an artifact that it was made from.
+        report: the folder of that report; empty without one.
+    """
+
+    key: str
+    name: str
+    made: str
+    source: str
+    checkpoints: tuple[str, ...]
+    chosen: str = ""
+    champion: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    report: str = ""
+
+
+def runs(
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array of runs, newest first.")] = False,
+) -> None:
+    """Finished training runs, newest first: key, name, source, checkpoints, figures; * marks the one that search uses."""
+    from pipeline_lib.runtime.machine import artifact_home
+    from pipeline_lib.store.store import Store
+
+    home = artifact_home()
+    store = Store.at(artifacts or str(home / "store"))
+    found = find_runs(home, store)
+    if as_json:
+        typer.echo(json.dumps([asdict(run) for run in found], indent=1, ensure_ascii=False))
+    elif not found:
+        typer.echo(f"no finished run under {store.place}: start one with `cpt run --preset demo`")
+    else:
+        _print(found)
+
+
+def find_runs(home: Path, store: Store) -> list[Run]:
+    """The runs of a store, newest first.
+
+    Args:
+        home: the artifact root with its reports and current.json.
+    """
+    reports = _reports(home)
+    champion = _champion(home, store)
+    found = [_run(trained, reports.get(trained.manifest.key), champion) for trained in store.artifacts("train")]
+    return sorted(found, key=lambda run: (run.made, run.key), reverse=True)
+
+
+def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champion: tuple[str, str]) -> Run:
+    began = json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0)
+    origin = json.loads(trained.note("origin.json") or b"{}")
+    params, tuning = origin.get("params") or {}, origin.get("tuning") or {}
+    told: dict[str, Any] = report[1] if report else {}
+    labels = sorted(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
+    return Run(
+        key=trained.manifest.key,
+        name=told.get("name") or params.get("name") or params.get("preset") or ("tuned" if tuning else ""),
+        made=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+        source=_source(params, tuning),
+        checkpoints=tuple(labels),
+        chosen=str(told.get("selection", {}).get("chosen", "")),
+        champion=champion[1] if trained.digest == champion[0] else "",
+        figures=_figures(told.get("test", {}).values()),
+        keys=origin.get("keys") or {},
+        report=str(report[0].parent) if report else "",
+    )
+
+
+def _source(params: Mapping[str, Any], tuning: Mapping[str, Any]) -> str:
+    if tuning:
+        return " ".join([str(tuning.get("checkpoint", "")), *map(str, tuning.get("data", ()))])
+    return str(params.get("source") or params.get("dump") or (THIS_PYTHON if params else ""))
+
+
+def _figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The headline of the first task of each kind."""
+    found: dict[str, float] = {}
+    for task in tasks:
+        kind, figures = task.get("kind", ""), task.get("model", {})
+        if HEADLINES.get(kind) in figures:
+            found.setdefault(kind, figures[HEADLINES[kind]])
+    return found
+
+
+def _reports(home: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Key of a training run to its newest report; an earlier version kept the newest run's alone."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    own = sorted((home / "reports").glob("*/*/report.json"), key=lambda path: path.stat().st_mtime)
+    for path in (*(home / "reports").glob("*/report.json"), *own):
+        report = json.loads(path.read_bytes())
+        found[report.get("lineage", {}).get("train", {}).get("key", "")] = path, report
+    return found
+
+
+def _champion(home: Path, store: Store) -> tuple[str, str]:
+    """Content digest of the run, and label of the checkpoint, behind the model that search uses; empty without one."""
+    current = home / "current.json"
+    digest = json.loads(current.read_bytes())["model_digest"] if current.is_file() else ""
+    exported = next((made for made in store.artifacts("export") if made.digest == digest), None) if digest else None
+    return (exported.manifest.inputs["trained"], exported.manifest.config["label"]) if exported else ("", "")
+
+
+def _print(found: list[Run]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table(found))
+    champion = next((run for run in found if run.champion), None)
+    if champion is not None:
+        checkpoint = f"{champion.key[:SHOWN_DIGITS]}/{champion.champion}"
+        console.print(f"* {checkpoint} is what `cpt search` uses.", markup=False, highlight=False)
+    if champion is not None and champion.report:
+        console.print(f"  Its report: {champion.report}/report.html", markup=False, highlight=False, soft_wrap=True)
+    hint = "Commands take a checkpoint as it stands here: cpt evaluate --checkpoint KEY/step-..., cpt publish --checkpoint ..."
+    console.print(hint, markup=False, highlight=False)
+
+
+def _table(found: list[Run]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("", "checkpoint"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("of", justify="right")
+    for column in ("name", "made", "source"):
+        table.add_column(column, overflow="fold")
+    for kind in HEADLINES:
+        table.add_column(kind.replace("_", "\n"), justify="right", no_wrap=True)
+    for run in found:
+        label = run.champion or run.chosen or (run.checkpoints[-1] if run.checkpoints else "-")
+        figures = [f"{run.figures[kind]:.3f}" if kind in run.figures else "-" for kind in HEADLINES]
+        made = run.made[:16].replace("T", " ")
+        mark = "*" if run.champion else ""
+        cells = (f"{run.key[:SHOWN_DIGITS]}/{label}", str(len(run.checkpoints)), run.name, made, run.source)
+        table.add_row(mark, *(Text(cell) for cell in cells), *figures, style="bold" if run.champion else None)
+    return table

@@ -1,0 +1,92 @@
+"""`cpt runs`: what a store and its reports say of each training run, the newest first."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.commands import app
+from flows.cli.runs import find_runs
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+
+
+class Named(StageConfig):
+    """A config whose key is its label."""
+
+    label: str
+
+
+def make(store: Store, stage: str, label: str, labels: tuple[str, ...], inputs: dict[str, Artifact] | None = None) -> Artifact:
+    def build(key: str) -> Outcome:
+        parts = []
+        for name in labels:
+            scratch = store.scratch(stage)
+            (scratch / "content").write_text(f"{label} {name}")
+            parts.append(store.commit_part(draft_part(Stage(name=stage, version=1), f"{key}-{name}", name), scratch))
+        return Outcome(parts=tuple(parts))
+
+    return store.build(Stage(name=stage, version=1), Named(label=label), inputs or {}, build)
+
+
+def write_report(folder: Path, trained: Artifact, mrr: float) -> None:
+    task = {"kind": "code_search", "model": {"mrr": mrr}, "bm25": {"mrr": 0.1}}
+    report = {
+        "name": "mine",
+        "lineage": {"train": {"key": trained.manifest.key}},
+        "selection": {"chosen": "step-000010"},
+        "test": {"code_search_1k": task},
+    }
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Two runs, the first with a report and published as it was at step 5, the second tuned from it."""
+    store = Store(tmp_path / "store")
+    first = make(store, "train", "first", ("step-000005", "step-000010", "metrics"))
+    first.add_note("run.json", b'{"started_at": 1000.0}')
+    params = {"params": {"preset": "demo", "source": "/src/mine", "name": ""}, "keys": {"curate": "c0ffee"}}
+    first.add_note("origin.json", json.dumps(params).encode())
+    tuned = make(store, "train", "second", ("step-000002",))
+    tuned.add_note("run.json", b'{"started_at": 2000.0}')
+    origin = {"tuning": {"checkpoint": f"{first.manifest.key}/step-000010", "data": ["nli=a.jsonl"]}}
+    tuned.add_note("origin.json", json.dumps(origin).encode())
+    exported = make(store, "export", "step-000005", ("model",), {"trained": first})
+    (tmp_path / "current.json").write_text(json.dumps({"model_digest": exported.digest}))
+    write_report(tmp_path / "reports" / "mine" / "aaaa-1", first, 0.4)
+    write_report(tmp_path / "reports" / "mine" / "aaaa-2", first, 0.5)
+    os.utime(tmp_path / "reports" / "mine" / "aaaa-1" / "report.json", (1, 1))
+    return tmp_path
+
+
+def test_each_run_with_what_it_came_from_and_the_champion(home: Path) -> None:
+    tuned, first = find_runs(home, Store(home / "store"))
+    assert (tuned.name, tuned.checkpoints, tuned.figures, tuned.champion) == ("tuned", ("step-000002",), {}, "")
+    assert tuned.source == f"{first.key}/step-000010 nli=a.jsonl" and tuned.made == "1970-01-01T00:33:20+00:00"
+    assert (first.name, first.source, first.checkpoints) == ("mine", "/src/mine", ("step-000005", "step-000010"))
+    assert (first.chosen, first.champion) == ("step-000010", "step-000005"), "another one was published by hand"
+    assert first.figures == {"code_search": 0.5} and first.report.endswith("aaaa-2"), "of its newest report"
+    assert first.keys == {"curate": "c0ffee"}
+
+
+def test_the_table_and_the_json_name_what_commands_take(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPT_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "140")
+    printed = CliRunner().invoke(app, ["runs"]).stdout
+    tuned, first = json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout)
+    (line,) = (line for line in printed.splitlines() if line.startswith(" *"))
+    assert f"{first['key'][:8]}/step-000005" in line and "0.500" in line and "/src/mine" in line
+    assert f"{tuned['key'][:8]}/step-000002" in printed
+    assert Store(home / "store").find_key("train", first["key"][:8]) == first["key"]
+
+
+def test_an_empty_root_says_how_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    assert "cpt run --preset demo" in CliRunner().invoke(app, ["runs"]).stdout
+    assert CliRunner().invoke(app, ["runs", "--json"]).stdout.strip() == "[]"
