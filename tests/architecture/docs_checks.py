@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import click
 import typer
 import yaml
 from pydantic import BaseModel
@@ -30,6 +29,7 @@ TEST_PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(TEST_FOLDERS)})/[\w/]+\.py)"
 MODULE = re.compile(rf"(?<![\w/.])((?:{'|'.join(FOLDERS)})(?:\.\w+)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.M)
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+(?<!\.json)(?<!\.onnx)(?<!\.py)(?<!\.html)")
 KEYS_OF_A_PRESET = {"base", "description"}
 
 
@@ -107,7 +107,7 @@ def dead_paths(page: Page) -> Iterator[str]:
 
 def missing_tests(page: Page) -> Iterator[str]:
     """Names of tests; `test_x_*` stands for all that begin so."""
-    for name in re.findall(r"(?<![\w/])(test_\w+\*?)(?!\w|\.py)", page.text):
+    for name in re.findall(r"(?<![\w/,])(test_\w+\*?)(?!\w|\.py)", page.text):
         if not re.search(rf"def {name.removesuffix('*')}{'' if name.endswith('*') else '[(]'}", test_code()):
             yield f"test {name}"
 
@@ -122,8 +122,8 @@ def wrong_commands(page: Page) -> Iterator[str]:
 def wrong_words(line: str) -> Iterator[str]:
     words = words_of(line)
     command = root = terminal()
-    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
-        found = command.get_command(click.Context(command), words[0])
+    while is_group(command) and words and not words[0].startswith("-") and not words[0].isupper():
+        found = command.get_command(None, words[0])
         if found is None:
             yield f"no command {words[0]}"
             return
@@ -158,7 +158,7 @@ def wrong_options(page: Page) -> Iterator[str]:
 def wrong_settings(page: Page) -> Iterator[str]:
     """Names such as `train.block_rows`, and YAML files of them."""
     for span in page.spans:
-        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) and span.partition(".")[0] in RunConfig.model_fields:
+        if SETTING.fullmatch(span) and span.partition(".")[0] in RunConfig.model_fields:
             yield from unknown_settings({span: None})
     for language, block in page.blocks:
         values = yaml.safe_load(block) if language == "yaml" else None
@@ -226,13 +226,15 @@ def own_preset(name: str) -> bool:
 
 
 @cache
-def terminal() -> click.Group:
-    """The commands of `cpt`."""
+def terminal() -> Any:
+    """The commands of `cpt`: a group as click has it, whose classes typer keeps to itself."""
     from flows.cli.commands import app
 
-    command = typer.main.get_command(app)
-    assert isinstance(command, click.Group)
-    return command
+    return typer.main.get_command(app)
+
+
+def is_group(command: Any) -> bool:
+    return hasattr(command, "list_commands")
 
 
 @cache
@@ -242,9 +244,8 @@ def all_options() -> set[str]:
     while waiting:
         command = waiting.pop()
         found |= {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            waiting += [one for name in command.list_commands(context) if (one := command.get_command(context, name))]
+        if is_group(command):
+            waiting += [command.get_command(None, name) for name in command.list_commands(None)]
     scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").rglob("*.py")]
     return found | set(re.findall(r'"(--[a-z][a-z-]*)"', "".join(scripts)))
 
