@@ -1,0 +1,96 @@
+"""README and documentation, held against the tree, the terminal and the configuration; and each check against a planted error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import docs_checks
+import pytest
+import yaml
+from docs_checks import ROOT, Check, Page, linked_files, read_page
+
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
+PICTURE_BYTES = 200_000
+CHECKS = [
+    docs_checks.dead_links,
+    docs_checks.dead_paths,
+    docs_checks.missing_tests,
+    docs_checks.wrong_commands,
+    docs_checks.wrong_options,
+    docs_checks.wrong_settings,
+    docs_checks.wrong_checkpoints,
+    docs_checks.wrong_targets,
+]
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    assert [number for number, line in enumerate(lines, start=1) if len(line) > 120] == []
+
+
+def test_the_two_commands_come_before_the_picture() -> None:
+    text = README.read_text(encoding="utf-8")
+    order = ("make demo", "make test", "docs/pictures/pipeline.svg", "## Results", "## Your own code", "## Tune it", "## Why not")
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_pictures_are_small() -> None:
+    pictures = [path for path in (DOCS / "pictures").iterdir() if path.suffix in (".png", ".svg")]
+    assert len(pictures) >= 2
+    assert [path.name for path in pictures if path.stat().st_size > PICTURE_BYTES] == []
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_pages_say_what_there_is(check: Check) -> None:
+    found = [f"{path.relative_to(ROOT)}: {what}" for path in PAGES for what in check(read_page(path))]
+    assert not found, "\n".join(found)
+
+
+def test_every_page_is_in_the_navigation_and_linked_from_the_index() -> None:
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert set(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])) == pages
+    linked = {path for _, path, _ in linked_files(read_page(DOCS / "index.md"))}
+    assert {DOCS / page for page in pages} - linked == {DOCS / "index.md"}
+
+
+def leaves(tree: Any) -> list[str]:
+    if isinstance(tree, str):
+        return [tree]
+    return [leaf for branch in (tree.values() if isinstance(tree, dict) else tree) for leaf in leaves(branch)]
+
+
+@pytest.mark.parametrize("check, planted", [
+    (docs_checks.dead_links, "See [there](nowhere.md)."),
+    (docs_checks.dead_links, "See [there](README.md#no-such-heading)."),
+    (docs_checks.dead_links, "![a picture](docs/pictures/none.png)"),
+    (docs_checks.dead_paths, "The rule stands in pipeline_lib/nothing.py."),
+    (docs_checks.dead_paths, "| a fault | `reliability/test_nothing.py` |"),
+    (docs_checks.dead_paths, "The bounds of `filter_config.py`."),
+    (docs_checks.dead_paths, "`pipeline_lib.model.loss.NoSuchLoss`"),
+    (docs_checks.dead_paths, "```sh\npython -m benchmarks.nothing --quick\n```"),
+    (docs_checks.missing_tests, "`test_r99_*`"),
+    (docs_checks.wrong_commands, "`cpt retrain --preset demo`"),
+    (docs_checks.wrong_commands, "```sh\ncpt run --preset demo \\\n    --learning-rate 1\n```"),
+    (docs_checks.wrong_commands, "    cpt run --steps 3"),
+    (docs_checks.wrong_commands, "`cpt run --preset dmeo`"),
+    (docs_checks.wrong_commands, "`cpt run --preset demo --set train.learningrate=1`"),
+    (docs_checks.wrong_options, "Raise it by `--margins`."),
+    (docs_checks.wrong_settings, "Raise `train.window_block`."),
+    (docs_checks.wrong_settings, "```yaml\ntrain:\n  reading:\n    bytes: 3\n```"),
+    (docs_checks.wrong_checkpoints, "`step-000400`"),
+    (docs_checks.wrong_targets, "`make tests`"),
+    (docs_checks.wrong_targets, "```sh\nprefect deployment run 'retrain/weekly'\n```"),
+])  # fmt: skip
+def test_a_check_finds_what_is_planted(check: Check, planted: str) -> None:
+    assert list(check(Page(ROOT / "planted.md", planted)))
+
+
+def test_parameters_of_a_printed_deployment_are_checked() -> None:
+    line = """```sh\nprefect deployment run 'retrain/demo' -p 'params={"preset": "demo", "nothing": 1}'\n```"""
+    with pytest.raises(ValueError, match="nothing"):
+        list(docs_checks.wrong_targets(Page(Path("planted.md"), line)))
