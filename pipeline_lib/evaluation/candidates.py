@@ -1,4 +1,4 @@
-"""Tracked candidates of the demo: whether a run was measured on the very texts that its published figures are of.
+"""Tracked evaluation candidates of the demo: whether a run was measured on the very texts that its published figures are of.
 
 demo_candidates.txt lists, for each task of the validation and the test split, every row's id and a digest of its texts, as
 `benchmarks.pin_demo` wrote them. Another Python, another version of a package or another filter changes some of them: the
@@ -45,7 +45,7 @@ class TaskSet(Protocol):
 
 
 def is_tracked(config: RunConfig) -> bool:
-    """Whether the run is the demo on its own source, which the list is of."""
+    """True for the demo on its own source, which the list is of."""
     return config.preset == "demo" and not config.source.folder and not config.source.dump
 
 

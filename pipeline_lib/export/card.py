@@ -1,7 +1,7 @@
-"""The model card: what the model is, how to use it in three ways, what it was trained on and how well it does.
+"""Model card: what the model is, how to use it in three ways, what it was trained on and how well it does.
 
-It is an artifact beside the export and no part of it: two runs may come to the same weights by other commands and with other
-figures, and a sentence must not give the model, or its vectors, another name.
+It is an artifact beside the export and no part of it. Two runs may come to the same weights by other commands and with other
+figures, and a sentence must not give the model, or its vectors, another name. `model_folder` lays both into one folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Metric(StageConfig):
 
 
 class CardFacts(StageConfig):
-    """What the card says and the manifests cannot know."""
+    """Statements of the card that the manifests cannot know."""
 
     title: str = Field("cpt embedding model", description="The card's heading.")
     base: str = Field("none: trained from random weights", description="What training started from.")
@@ -259,7 +259,7 @@ def _licence(facts: CardFacts) -> str:
 
 
 def _cost(figures: Mapping[str, Any]) -> str:
-    """What does not depend on the machine; `with_measured_cost` adds what does."""
+    """The cost as far as it is no machine's; `with_measured_cost` adds the rest."""
     config = figures["training"].get("config", {})
     steps, batch_size = config.get("steps"), config.get("batch_size")
     seen = f"{steps * batch_size:,} pairs in {steps:,} steps were seen. " if steps and batch_size else ""
@@ -268,7 +268,7 @@ def _cost(figures: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the making of a model took.
+    """Costs of making a model.
 
     Attributes:
         training_cpu_seconds, gpu_seconds: of the last attempt at training.

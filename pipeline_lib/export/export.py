@@ -1,4 +1,4 @@
-"""A checkpoint as a folder that the ecosystem loads: sentence-transformers, transformers, tokenizers and onnxruntime.
+"""Export: a checkpoint as a folder that sentence-transformers, transformers, tokenizers and onnxruntime load.
 
     modules.json, router_config.json, config_sentence_transformers.json
     query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it

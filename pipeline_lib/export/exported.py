@@ -1,4 +1,4 @@
-"""An exported folder as an encoder of ours: built from safetensors and JSON alone, self-tested before it answers.
+"""Loader of an exported model: an encoder from safetensors and JSON alone, self-tested before it answers.
 
 N texts, D width.
 """
@@ -85,7 +85,7 @@ class ExportedModel:
 def _read_tokenizers(folder: Path, self_test: SelfTest) -> tuple[PairTokenizer, dict[Side, int]]:
     """Both sides as one tokenizer, which reads no more of a text than is kept: 3 times as fast as the files' own way.
 
-    That both give the same ids is what the self-test checks.
+    The self-test checks that both give the same ids.
     """
     fields = {side: read_tokenizer_json(folder / name) for side, name in FOLDERS.items()}
     (x_open, x_close), (y_open, y_close) = (self_test.delimiters(name) for name in FOLDERS.values())

@@ -1,4 +1,4 @@
-"""self_test.json of an export: texts, their token ids and their vectors, checked by whoever loads it.
+"""Self-test of an export: texts with their token ids and vectors, checked by whoever loads it (self_test.json).
 
 A wrong tokenizer, a layer in the wrong place or other weights give vectors that look like any others; here they show.
 N texts, D width.
@@ -95,7 +95,7 @@ class SelfTest:
 
     @property
     def weights_sha256(self) -> str:
-        """Of encoder/model.safetensors."""
+        """The digest of encoder/model.safetensors."""
         return str(self.record["weights_sha256"])
 
     def delimiters(self, side: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""current.json: the one (model, index) pair that search reads, swapped whole.
+"""Current model and index: current.json names the one pair that search reads, and is swapped whole.
 
 Trust goes down a chain of sha256: current.json holds the two artifacts' content digests, a part's record lists the sha256
 of its files and must add up to that digest, and each file must have the sha256 of the record before any reader sees it.

@@ -30,6 +30,9 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
+STAGE = Stage(name="index", version=1)
+UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
+TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
 BATCH_ROWS = 4096
 DOC_CHARACTERS = 160
 DOC_WORDS = 12
@@ -107,7 +110,7 @@ def _candidates(hashes: np.ndarray, priority: np.ndarray, places: np.ndarray) ->
 
 
 def _first_of_each(candidates: list[np.ndarray]) -> np.ndarray:
-    """Of each hash, the place with the lowest priority, then the lowest place; ascending."""
+    """The place with the lowest priority of each hash, then the lowest place; ascending."""
     if not candidates:
         return np.empty(0, np.int64)
     hashes, priority, places = np.concatenate(candidates, axis=1)
@@ -139,6 +142,7 @@ def _first_words(text: str) -> str:
     return shown if len(shown) <= DOC_CHARACTERS else shown[: DOC_CHARACTERS - 1] + "…"
 
 
+<<<<<<< HEAD
 STAGE = Stage(name="index", version=2)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
@@ -146,10 +150,14 @@ TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factorie
 
 class Named(Protocol):
     """What names a model's vectors."""
+=======
+class Fingerprinted(Protocol):
+    """An identity of a model."""
+>>>>>>> part-d
 
     @property
     def fingerprint(self) -> str:
-        """Of weights, tokenizer and lengths."""
+        """A digest of weights, tokenizer and lengths."""
         ...
 
 
@@ -157,7 +165,7 @@ class DocumentEncoder(Protocol):
     """A model that embeds documents."""
 
     @property
-    def id(self) -> Named: ...
+    def id(self) -> Fingerprinted: ...
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D), in the order of the texts."""
@@ -246,9 +254,12 @@ class _Build:
         assert done == total, f"{total} pieces were chosen, {done} were read"
         return hashes_N2
 
-    def _embed(self, new: dict[bytes, str], done: int, total: int) -> None:
-        def within(texts: float, _: float, note: str = "") -> None:
-            self.progress(done - len(new) + texts, total, f"{int(done - len(new) + texts):,} texts")
+    def _embed(self, new: dict[bytes, str], read: int, n_texts: int) -> None:
+        """Embed the texts that are new among those read so far."""
+        there = read - len(new)
+
+        def within(done: float, total: float, note: str = "") -> None:
+            self.progress(there + done, n_texts, f"{int(there + done):,} texts")
 
         if new:
             self.cache.add(list(new.values()), np.frombuffer(b"".join(new), np.uint64).reshape(-1, 2), within)

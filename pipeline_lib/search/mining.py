@@ -1,4 +1,4 @@
-"""Stage "mine": hard negatives for the pairs of a training set, from a FAISS index over the set's own passages.
+"""Hard-negative mining: stage "mine" finds them for a training set in a FAISS index over its own passages.
 
 The passages are the set's corpus, where it has one, else every distinct y. For each x they are ranked by the model that is
 about to be tuned; known positives and x itself do not count. Of the ranks that the config names, a passage is taken unless
@@ -40,7 +40,7 @@ EmbedSide = Callable[[Sequence[str], Side], np.ndarray]
 
 @dataclass(frozen=True)
 class Embedder:
-    """Texts of a side ("x" or "y") to float32 vectors (N, D) of length 1, and the artifacts and lengths that they depend on."""
+    """A function from texts and side to float32 vectors (N, D) of length 1, and the artifacts and lengths it depends on."""
 
     embed: EmbedSide
     artifacts: Mapping[str, Artifact]
@@ -49,7 +49,7 @@ class Embedder:
 
 
 class MiningWork(StageConfig):
-    """What names the artifact beside its inputs."""
+    """Names the artifact beside its inputs."""
 
     rules: MiningConfig
     max_x_tokens: int

@@ -1,4 +1,4 @@
-"""One query to ranked functions and passages: what `cpt search` runs, in a fresh process, in under 1.5 s.
+"""Semantic search: one query to ranked functions and passages, in a fresh process in under 1.5 s.
 
 Legend: D width, N rows of the index, K results.
 """

@@ -1,4 +1,4 @@
-"""This machine's own Python as a dump: the standard library, and the installed distributions of a tracked list.
+"""Python installation as a dump: this machine's standard library, and the installed distributions of a tracked list.
 
 It is real, there by licence and needs no download. demo_distributions.txt names each distribution with its version and a digest
 of the files that are read of it, as `benchmarks.pin_demo` wrote them; constraints.txt installs these versions. What else is
@@ -124,8 +124,8 @@ class Pinned(NamedTuple):
 @cache
 def pinned() -> tuple[Pinned, ...]:
     """The tracked list by name, the standard library among them."""
-    lines = (line.split() for line in LIST.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
-    return tuple(Pinned(*what.split("=="), digest) for what, digest in lines)
+    lines = (line.partition(" ") for line in LIST.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    return tuple(Pinned(what.partition("==")[0], what.partition("==")[2], digest) for what, _, digest in lines)
 
 
 def list_python() -> list[SourceFile]:

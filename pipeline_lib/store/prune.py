@@ -4,7 +4,8 @@ Found, in this order:
 - scratch folders whose process is dead (`in_use`); those without a lock of a process, when untouched for `idle_hours`;
 - folders of parts without a record, and journals of hung texts whose part is finished, when untouched for `idle_hours`;
 - with `keep_runs`: artifacts that are no ancestor of the newest so many indexes and exports nor of the published ones, and no
-  card of theirs, and the parts that no manifest names then. A manifest goes before its parts, so that no artifact is ever seen
+  card of theirs, and the parts that no manifest names then; of cached vectors those that nobody read since the oldest of the
+  kept indexes and exports was made. A manifest goes before its parts, so that no artifact is ever seen
   without them. The run whose checkpoint was tuned is an ancestor of the tuned one: it is measured on that run's corpus.
 
 A trainer's states are kept: a killed run goes on from them.
@@ -24,6 +25,7 @@ from pipeline_lib.store.store import Artifact, Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use
 CARD = "card"  # stays with its export
+VECTORS = "vectors"  # the cache of embeddings: parts that no manifest names, touched when they are read
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ def find_unneeded(store: Store, keep_runs: int, published: Sequence[str], idle_h
         raise UserError(f"{store.remote}: artifacts of a bucket are not removed; give it a lifecycle rule, or prune a folder")
     if working := at_work(store.root):
         raise UserError(f"{working[0]}: a process is at work in this store; old runs can be removed when it is done")
+    now = time.time()
     everything = [artifact for stage in _stages(store.root) for artifact in store.artifacts(stage)]
     ends = _ends(everything, keep_runs) | set(published)
+    used_from = min((_touched(found.folder / "manifest.json") for found in everything if found.digest in ends), default=now)
     ends |= {found.digest for found in everything if found.manifest.stage == CARD and ends & {*found.manifest.inputs.values()}}
     kept = _with_ancestors(everything, ends)
-    young = {artifact.digest for artifact in everything if time.time() - _touched(artifact.folder) < idle_hours * 3600}
+    young = {artifact.digest for artifact in everything if now - _touched(artifact.folder) < idle_hours * 3600}
     gone = [artifact for artifact in everything if artifact.digest not in _with_ancestors(everything, kept | young)]
     lost = {artifact.folder for artifact in gone}
     named = {part.folder for artifact in everything if artifact.folder not in lost for part in artifact.manifest.parts}
@@ -74,7 +78,8 @@ def find_unneeded(store: Store, keep_runs: int, published: Sequence[str], idle_h
     for folder in sorted({part.folder for artifact in gone for part in artifact.manifest.parts} - named):
         place = store.root / folder
         found.append(Leftover(place, "part of artifacts that no kept lineage needs", _size(place)))
-    return found
+    unread = _unread_vectors(store.root, min(used_from, now - idle_hours * 3600))
+    return [*found, *(Leftover(place, "vectors that no kept run has read", _size(place)) for place in unread)]
 
 
 def remove(store: Store, leftovers: Sequence[Leftover]) -> int:
@@ -119,6 +124,13 @@ def _start(artifact: Artifact, holders: Mapping[str, str]) -> Iterator[str]:
     start = str(model.get("init")) if isinstance(model, dict) else ""
     if start in holders:
         yield holders[start]
+
+
+def _unread_vectors(root: Path, since: float) -> Iterator[Path]:
+    """Folders of cached vectors that were last read before then, by the time of their record."""
+    for place in sorted((root / VECTORS / "parts").glob("*")):
+        if place.is_dir() and _record(place).exists() and _record(place).stat().st_mtime < since:
+            yield place
 
 
 def _stages(root: Path) -> list[str]:

@@ -12,7 +12,9 @@ N texts, D width. A place is (segment, row); segments are numbered in the order 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,6 +118,8 @@ class VectorCache:
         assert segment is not None
         if segment.vectors_ND is None:
             segment.vectors_ND = self._load(segment.part, VECTORS)
+            with contextlib.suppress(FileNotFoundError):  # of a bucket's part there is no record here
+                os.utime(self.store.root / record_name(STAGE.name, segment.part.key))  # `prune` takes what nobody reads
         return segment.vectors_ND is not None
 
     def _vectors(self, number: int) -> np.ndarray:

@@ -88,9 +88,11 @@ def linked_files(page: Page) -> Iterator[tuple[str, Path, str]]:
 
 def dead_links(page: Page) -> Iterator[str]:
     for target, path, anchor in linked_files(page):
-        if not path.exists() or (anchor and anchor not in read_page(path).anchors and path != page.path):
-            yield f"link to {target}"
-        elif anchor and path == page.path and anchor not in page.anchors:
+        if (
+            not path.exists()
+            or (anchor and anchor not in read_page(path).anchors and path != page.path)
+            or (anchor and path == page.path and anchor not in page.anchors)
+        ):
             yield f"link to {target}"
 
 

@@ -138,7 +138,9 @@ def test_another_path_and_a_run_that_came_to_the_same_weights_embed_nothing(
     tokenizer = moved.open("tokenizer", checkpoint.tokenizer.manifest.key)
     same = replace(checkpoint, trained=rerun, tokenizer=tokenizer)
     assert rerun.digest != checkpoint.trained.digest
-    _, asked = index(same, corpus(moved, ["newcomer", *DOCUMENTS]), export(moved, same, ExportConfig()))
+    again = export(moved, same, ExportConfig())
+    assert again.digest == exported.digest
+    _, asked = index(same, corpus(moved, ["newcomer", *DOCUMENTS]), again)
     assert asked == ["def newcomer():\n    return 'newcomer'"]
     longer = replace(same, shards=same.shards.model_copy(update={"max_y_tokens": 31}))
     _, asked = index(longer, corpus(moved, DOCUMENTS), export(moved, longer, ExportConfig()))

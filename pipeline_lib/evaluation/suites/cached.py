@@ -1,4 +1,4 @@
-"""Encoders that wrap another: one remembers vectors in the store's cache, one deals texts out to several processes.
+"""Caching encoder and multi-process encoder: one looks vectors up in the store, one deals texts out to several processes.
 
 A worker process has the encoder's weights, its share of the cores, and the GPU of its number where there are some.
 N texts, D width.
@@ -39,7 +39,7 @@ class CachedEncoder:
 
     @property
     def id(self) -> ModelId:
-        """Of the encoder behind it."""
+        """The id of the encoder behind it."""
         return self.encoder.id
 
     @property
@@ -110,7 +110,7 @@ class ParallelEncoder:
 
     @property
     def id(self) -> ModelId:
-        """Of the encoder."""
+        """The id of the encoder."""
         return self.encoder.id
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:

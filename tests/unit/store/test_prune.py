@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +16,7 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
 from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.vectors import VectorCache, text_hashes
 
 WORKER = """
 import sys, time
@@ -155,3 +158,23 @@ def test_the_command_lists_and_removes_only_when_told(tmp_path: Path, monkeypatc
     assert listed.exit_code == 0 and "1,000 bytes in 1 files and folders" in listed.output and left.is_dir()
     done = CliRunner().invoke(app, ["prune", "--yes", "--keep-runs", "1"])
     assert done.exit_code == 0 and "1,000 bytes removed" in done.output and not left.exists()
+
+
+def test_vectors_go_when_nobody_has_read_them_since_the_oldest_kept_run(tmp_path: Path) -> None:
+    store, hashes = Store(tmp_path), {name: text_hashes([name]) for name in ("old", "shared")}
+
+    def cache() -> VectorCache:
+        return VectorCache(store, "0" * 24, "y", lambda texts, _: np.ones((len(texts), 1), np.float32))
+
+    for name, hashes_N2 in hashes.items():
+        cache().add([name], hashes_N2)
+    records = sorted((tmp_path / "vectors" / "parts").glob("*.json"))
+    for record in records:
+        os.utime(record, (0, 0))
+    run_of(store, "kept", made(store, "source", "dump", {}))
+    cache().read(hashes["shared"])
+    unneeded = find_unneeded(store, 1, [], idle_hours=0)
+    assert [found.why for found in unneeded] == ["vectors that no kept run has read"]
+    remove(store, unneeded)
+    assert cache().missing(np.concatenate([hashes["shared"], hashes["old"]])).tolist() == [1]
+    assert find_unneeded(store, 1, [], idle_hours=24) == []
