@@ -30,7 +30,7 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
-STAGE = Stage(name="index", version=1)
+STAGE = Stage(name="index", version=2)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
 BATCH_ROWS = 4096
@@ -142,18 +142,8 @@ def _first_words(text: str) -> str:
     return shown if len(shown) <= DOC_CHARACTERS else shown[: DOC_CHARACTERS - 1] + "…"
 
 
-<<<<<<< HEAD
-STAGE = Stage(name="index", version=2)
-UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
-TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
-
-
-class Named(Protocol):
-    """What names a model's vectors."""
-=======
 class Fingerprinted(Protocol):
     """An identity of a model."""
->>>>>>> part-d
 
     @property
     def fingerprint(self) -> str:
