@@ -42,8 +42,8 @@ class SourceConfig(StageConfig):
 
     folder: str = operational(
         "",
-        description="A folder of code and prose; empty: this machine's own Python (standard library and a"
-        " tracked list of packages). Its content, not its place, names the work.",
+        description="A folder of code and prose; empty: this machine's own Python (standard library and runtime"
+        " dependencies). Its content, not its place, names the work.",
     )
     dump: str = operational("", description="A dump spec (YAML) that lists sources, in place of the folder.")
     max_file_bytes: int = Field(2_000_000, description="Larger files are dropped with reason `file_too_large` (bytes).", gt=0)
