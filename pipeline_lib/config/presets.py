@@ -309,7 +309,7 @@ def describe(config: RunConfig, name: str) -> str:
     """What a run is about to do, in a few lines for the terminal."""
     train, model = config.train, config.model
     given = config.source.folder or config.source.dump
-    source = given or "this machine's own Python: its standard library and the runtime dependencies"
+    source = given or "this machine's own Python: its standard library and a tracked list of packages"
     precision: str = train.precision
     if precision == "float32" and not has_fast_bfloat16():
         precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"

@@ -5,7 +5,8 @@
 
 An index, a mining and an evaluation of the same model share them, and so do runs one after the other: a text is embedded once.
 A segment follows the store's commit rule: it exists if and only if its record does, and no later writer changes it.
-In memory are the hashes of the model's texts, 28 bytes each; vectors are memory-mapped.
+In memory are the hashes of the model's texts, 28 bytes each; vectors are memory-mapped. A text embedded beside other texts may
+differ in the last bits of float32; the vector that was there first stays.
 
 N texts, D width. A place is (segment, row); segments are numbered in the order in which they were opened.
 """
