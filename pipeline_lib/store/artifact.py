@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.runtime.machine import cpu_seconds
 from pipeline_lib.store.bucket import Bucket
 from pipeline_lib.store.files import digest_of, put_if_absent, replace_file, sha256_file
 from pipeline_lib.store.records import File, Manifest, Part, to_json
@@ -211,7 +212,7 @@ class RunRecord:
         """Begin to count."""
         return cls(
             started_at=time.time(),
-            cpu_at_start=_cpu_seconds(),
+            cpu_at_start=cpu_seconds(),
             host=platform.node(),
             python=platform.python_version(),
             commit=git_commit(),
@@ -220,7 +221,7 @@ class RunRecord:
     def finish(self) -> RunRecord:
         """The record with what has been used since `start`; of children, those that were waited for."""
         self.seconds = time.time() - self.started_at
-        self.cpu_seconds = _cpu_seconds() - self.cpu_at_start
+        self.cpu_seconds = cpu_seconds() - self.cpu_at_start
         self.peak_memory_bytes = 1024 * max(
             resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
@@ -241,8 +242,3 @@ def git_commit() -> str:
     except FileNotFoundError:
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
-def _cpu_seconds() -> float:
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in usage)
