@@ -262,7 +262,7 @@ def find_start(init: str, download: bool = False) -> str:
 
     Args:
         init: a folder, or the id of a model on the hub, as EleutherAI/pythia-70m. Empty: no start, and an empty answer.
-        download: whether what is not in the cache may be fetched; without it nothing is asked of the network.
+        download: fetch what is not in the cache; without it nothing is asked of the network.
 
     Raises:
         UserError: there is no such folder, and no such model in the cache (or on the hub), or the hub does not answer.

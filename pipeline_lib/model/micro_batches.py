@@ -133,7 +133,7 @@ def embed_ids(
         encoder: its mode is restored afterwards; dropout is off meanwhile.
         sequences: ids with their delimiters, as `PairTokenizer.encode` gives them.
         batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
-        progress: told the texts done after each forward pass.
+        progress: callback with the texts done after each forward pass.
     """
     emb_ND = np.empty((len(sequences), encoder.width), dtype=np.float32)
     was_training = encoder.training

@@ -43,7 +43,7 @@ class BatchAdvice:
     """Measurements, and the advice that follows.
 
     Attributes:
-        noise_scale: pairs; not finite where it cannot be told: the gradient or its noise is lost in the other.
+        noise_scale: pairs; not finite where it cannot be measured: the gradient or its noise is lost in the other.
         losses: batch size to the mean loss of batches of that size, of the same pairs.
     """
 
@@ -128,7 +128,7 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
         store: of the run.
         run: "KEY/step-000240" of a `train` artifact.
         curve_pairs: largest batch of the curve.
-        progress: told how far it is.
+        progress: callback with the share done.
 
     Raises:
         UserError: there is no such run or checkpoint, or its training split has fewer pairs than the largest batch takes.

@@ -32,7 +32,7 @@ class ModelCheckpoints:
     Args:
         job: what is due when, and where it goes.
         ranks: the first one writes; all have to call where weights are cut over them.
-        events: told of damaged ones.
+        events: receives a line for each damaged one.
     """
 
     def __init__(self, job: Job, ranks: Ranks, events: Events) -> None:
@@ -156,7 +156,7 @@ class Resume:
         trained: what a state is made of.
         checkpoints: those due before a state have to be whole for it to count.
         ranks: each writes its own files.
-        events: told of each state that is on the disk.
+        events: receives each state that is on the disk.
     """
 
     def __init__(self, job: Job, trained: Trained, checkpoints: ModelCheckpoints, ranks: Ranks, events: Events) -> None:

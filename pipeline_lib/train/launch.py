@@ -98,8 +98,8 @@ def train(
         inputs: shards, tokenizer, and a pre-trained model to start from.
         config: `processes` trainer processes are started.
         model: sizes of a new model, where none is given to start from.
-        progress: told the steps done, twice a second.
-        log: told lines for people: sizes, estimate, restarts; those that begin with `WARNING` should be seen by all.
+        progress: callback with the steps done, twice a second.
+        log: callback with lines for people: sizes, estimate, restarts; those that begin with `WARNING` should be seen by all.
 
     Returns:
         A part a checkpoint, labelled "step-000100", and the part "metrics" (metrics.jsonl).
@@ -169,8 +169,8 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     if isinstance(config, TrainConfig):
         check_divides(config.batch_size, config.processes * config.nodes)
     missing = check_views(shards, config)
-    said = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
-    return [said] if missing else []
+    warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
+    return [warning] if missing else []
 
 
 def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:
@@ -220,7 +220,7 @@ def _evaluation(store: Store, job: Job) -> str:
 
 @dataclass
 class Attempt:
-    """One life of the trainer, by what it said."""
+    """One attempt of the trainer, by its events."""
 
     events: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last of each kind, but the first failure
     tail: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=TAIL_LINES))

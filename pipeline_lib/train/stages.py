@@ -46,8 +46,8 @@ def pretrain(
         inputs: token shards, of which only the training split is opened, and the tokenizer they were made with.
         config: at least one step.
         model: the encoder's sizes; `init` continues a given model.
-        progress: told the steps done.
-        log: told lines for people, as by `train`.
+        progress: callback with the steps done.
+        log: callback with lines for people, as by `train`.
 
     Raises:
         UserError: no steps, or sizes that do not fit.

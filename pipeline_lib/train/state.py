@@ -129,8 +129,8 @@ class StateFolder:
         """The newest state that verifies and is accepted; the others are removed, each with a line that says why.
 
         Args:
-            accept: called with a state: whether the checkpoints due by then are whole.
-            log: told what was wrong with each state that is not used.
+            accept: predicate on a state: the checkpoints due by then are whole.
+            log: callback with what was wrong with each state that is not used.
 
         Raises:
             UserError: the state was written under another configuration, vocabulary or torch.
