@@ -22,7 +22,7 @@ BatchLoss = Callable[[Tensor], Tensor]
 BeforeBackward = Callable[[bool], None]
 
 
-def not_told(is_last: bool) -> None:
+def no_hook(is_last: bool) -> None:
     """For weights that hold their gradients until all of a step's backward passes are done."""
 
 
@@ -31,7 +31,7 @@ def batch_gradients(
     batches: Sequence[MicroBatch],
     loss_of: BatchLoss,
     cached: bool,
-    before_backward: BeforeBackward = not_told,
+    before_backward: BeforeBackward = no_hook,
 ) -> Tensor:
     """Add the gradients of the batch's loss to the encoder's `.grad`s and return the loss, detached.
 

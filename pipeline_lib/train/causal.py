@@ -22,7 +22,7 @@ from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
-from pipeline_lib.model.grad_cache import BeforeBackward, not_told
+from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.store.store import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -48,7 +48,7 @@ class CausalObjective:
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_sequences, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
-        self._before_backward: BeforeBackward = not_told
+        self._before_backward: BeforeBackward = no_hook
         if self._sharded:
             self._before_backward = shard(model, ranks, self.config.synchronise)
 

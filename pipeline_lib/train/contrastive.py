@@ -23,7 +23,7 @@ from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.fast_gpt2 import kernel_obstacle
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, not_told, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches
 from pipeline_lib.store.store import Artifact
@@ -111,7 +111,7 @@ class ContrastiveObjective:
         self._table_deviation = float(encoder.backbone.get_input_embeddings().weight.detach().float().std())
         self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
-        self._before_backward: BeforeBackward = not_told
+        self._before_backward: BeforeBackward = no_hook
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
