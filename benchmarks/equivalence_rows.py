@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, not_told
+from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, no_hook
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -209,7 +209,7 @@ def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
         if row.parallel == "torch_ddp":
             _torch_ddp(encoder, batches, loss_of, ranks)
         else:
-            before_backward = not_told
+            before_backward = no_hook
             if row.parallel != "sum":
                 encoder.fused = False
                 before_backward = shard(encoder.backbone, ranks, cast(Synchronise, row.parallel))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import sys
 import time
 import traceback
@@ -101,6 +102,7 @@ class StageProgress:
         self.name = name
         self.started = time.monotonic()
         self._artifact: UUID | None = None
+        self._told_at = -math.inf
         self._ui_at = self._line_at = self.started
         console = Console(stderr=True)
         self._redraws = console.is_terminal and not console.is_dumb_terminal
@@ -118,14 +120,17 @@ class StageProgress:
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         interruption.check()
-        self._line.update(self._stage, completed=min(done, total), total=total or None, note=note)
         now = time.monotonic()
+        if now - self._told_at < REDRAW_SECONDS:  # the pace is of so many samples: they should not all be of one second
+            return
+        self._told_at = now
+        self._line.update(self._stage, completed=min(done, total), total=total or None, note=note)
         if now - self.started < SHOW_AFTER_SECONDS:
             return
         if now - self._ui_at > UI_SECONDS:
             self._ui_at = now
             self._update_ui(self._line.tasks[0].percentage, note)
-        if now - self._line_at > (REDRAW_SECONDS if self._redraws else LINE_SECONDS):
+        if self._redraws or now - self._line_at > LINE_SECONDS:
             self._line_at = now
             self._draw()
 

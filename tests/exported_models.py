@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
+from builders import write_artifact
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.tokenizer import train_bpe
 
 SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32)
@@ -38,17 +36,6 @@ class Trained(StageConfig):
     config: dict[str, int | float]
 
 
-def commit(store: Store, stage: str, label: str, write: Callable[[Path], None], config: StageConfig | None = None) -> Artifact:
-    made = Stage(name=stage, version=1)
-
-    def make(key: str) -> Outcome:
-        scratch = store.scratch(stage)
-        write(scratch)
-        return Outcome(parts=(store.commit_part(draft_part(made, key, label), scratch),))
-
-    return store.build(made, config or StageConfig(), {}, make)
-
-
 def tiny_checkpoint(store: Store) -> Checkpoint:
     """Two layers of width 32, of random weights."""
     tokenizer = train_bpe(iter(TEXTS * 3), TokenizerConfig(vocab_size=500))
@@ -56,6 +43,7 @@ def tiny_checkpoint(store: Store) -> Checkpoint:
     with torch.no_grad():
         for weight in encoder.backbone.parameters():  # away from 0, 1 and small, as training leaves them
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())), alpha=0.2)
-    tokenized = commit(store, "tokenizer", "tokenizer", tokenizer.save)
-    trained = commit(store, "train", LABEL, encoder.save, Trained(config={"steps": 2, "batch_size": 8, "learning_rate": 0.001}))
+    config = Trained(config={"steps": 2, "batch_size": 8, "learning_rate": 0.001})
+    tokenized = write_artifact(store, "tokenizer", ["tokenizer"], lambda folder, _: tokenizer.save(folder))
+    trained = write_artifact(store, "train", [LABEL], lambda folder, _: encoder.save(folder), config)
     return Checkpoint(trained, LABEL, tokenized, SHARDS)

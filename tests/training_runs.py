@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
+from builders import pair_row, write_pairs
 
-from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES, row_id, text_hash
-from pipeline_lib.config.base import StageConfig
+from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.store import Artifact, Stage, Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Job
@@ -81,41 +79,16 @@ def write_curated(store: Store, negatives: bool = False, suffix: str = "", held_
     if held_out:
         splits["validation"] = [_pair(chance, "code" if n % 3 else "text", n) for n in range(len(rows), len(rows) + held_out)]
     schema = PAIRS_WITH_NEGATIVES if negatives else PAIRS
-    stage = Stage(name="curate", version=1)
-
-    def make(key: str) -> Outcome:
-        parts = []
-        for split, own in splits.items():
-            scratch = store.scratch(stage.name)
-            pq.write_table(pa.Table.from_pylist(own, schema=schema).sort_by("id"), scratch / "pairs.parquet")
-            counts = Counts(n_in=len(own), n_out=len(own))
-            draft = draft_part(stage, key if split == "train" else key + split, split, counts, {"pairs.parquet": len(own)})
-            parts.append(store.commit_part(draft, scratch))
-        return Outcome(parts=tuple(parts), counts=sum_counts(parts))
-
-    return store.build(stage, StageConfig(), {}, make)
+    by_id = {split: sorted(own, key=lambda row: row["id"]) for split, own in splits.items()}
+    return write_pairs(store, "curate", by_id, schema)
 
 
 def _pair(chance: random.Random, kind: str, number: int) -> dict[str, Any]:
     words = chance.sample(WORDS, 4)
     x = " ".join([*words, str(number)])
     y = " ".join([*chance.sample(words, 3), *chance.choices(WORDS, k=chance.randrange(3, 12)), str(number)])
-    text_fields = dict.fromkeys(("document_id", "source", "group", "path", "name"), f"p{number % 9}")
-    return {
-        "id": row_id(kind, x, y),
-        "kind": kind,
-        "view": "docstring" if kind == "code" else "neighbour",
-        "x": x,
-        "y": y,
-        "x_hash": text_hash(x),
-        "y_hash": text_hash(y),
-        "line": 1,
-        "position": number,
-        "language": "en",
-        "licence": None,
-        "generation": 0,
-        **text_fields,
-    }
+    places = dict.fromkeys(("document_id", "source", "group", "path", "name"), f"p{number % 9}")
+    return pair_row(x, y, kind, position=number, language="en", **places)
 
 
 def rank_processes(root: psutil.Process) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ Another server is used only where PREFECT_API_URL names one. Import this before 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import os
@@ -24,6 +23,7 @@ import psutil
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
+from pipeline_lib.store.locks import exclusive
 from pipeline_lib.store.store import replace_file
 
 HOST = "127.0.0.1"
@@ -219,8 +219,5 @@ def _forget_stale_lock(home: Path) -> None:
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[None]:
     """One start at a time: two first starts on a new home would both create the database, and fail."""
-    folder = home / "prefect"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "start.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with exclusive(home / "prefect" / "start.lock"):
         yield

@@ -1,8 +1,7 @@
-"""A checkpoint of a training run with what belongs to it: its tokenizer, lengths and corpus, found by what the run records.
+"""Checkpoints of a training run with what belongs to them: tokenizer, lengths and corpus, found by what the run records.
 
-Files of weights, looked at before anything is built from them: safetensors alone, whole and consistent.
-
-Where a run starts from: the folder of a causal language model, here already or fetched from the hub on demand.
+Weights are checked before a model is built from them: safetensors alone, whole and consistent. A starting point is the folder
+of a causal language model, here already or fetched from the hub on demand.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Checkpoint:
 
 
 class Origin(Record):
-    """How a training run came about: what its manifest, which holds content alone, cannot know."""
+    """Origin of a training run: facts that its manifest, which holds content alone, cannot know."""
 
     params: dict[str, Any] = Field(default_factory=dict)  # of the flow "train"
     tuning: dict[str, Any] = Field(default_factory=dict)  # of the flow "finetune", in their place
@@ -171,7 +170,7 @@ def _checkpoint(trained: Artifact, label: str, tokenizer: Artifact, shards: Arti
 
 
 def _origin(trained: Artifact) -> Origin:
-    """What was recorded; nothing of a run that an earlier version trained, or a later one recorded in another way."""
+    """The recorded origin; nothing of a run that an earlier version trained, or a later one recorded in another way."""
     try:
         return Origin.model_validate_json(trained.note(ORIGIN) or b"{}")
     except ValidationError:
@@ -263,7 +262,7 @@ def find_start(init: str, download: bool = False) -> str:
 
     Args:
         init: a folder, or the id of a model on the hub, as EleutherAI/pythia-70m. Empty: no start, and an empty answer.
-        download: whether what is not in the cache may be fetched; without it nothing is asked of the network.
+        download: fetch what is not in the cache; without it nothing is asked of the network.
 
     Raises:
         UserError: there is no such folder, and no such model in the cache (or on the hub), or the hub does not answer.
@@ -305,7 +304,7 @@ def start_weights(init: str) -> int | None:
 
 
 def start_name(folder: str) -> str:
-    """What a start is called in cards and reports: the hub's id and revision, or the folder's own name."""
+    """Name of a starting point in cards and reports: the hub's id and revision, or the folder's own name."""
     parts = Path(folder).parts
     if len(parts) > 3 and parts[-2] == "snapshots":
         return f"{parts[-3].removeprefix('models--').replace('--', '/')} at {parts[-1][:8]}"

@@ -21,6 +21,7 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import fast_gpt2
 from pipeline_lib.model.checkpoint import check_weights
+from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.tokenizer import PairTokenizer
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.log_scale.device
 
     def forward(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None = None) -> Tensor:
@@ -188,7 +189,7 @@ def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling) -> Tensor:
 
 
 def pooling_of(backbone: nn.Module) -> Pooling:
-    """How a backbone is pooled, by its config: at the last token where that says nothing."""
+    """Pooling of a backbone, by its config: at the last token where that says nothing."""
     pooling = getattr(backbone.config, POOLING_FIELD, "last")
     if pooling not in get_args(Pooling):
         raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
@@ -306,11 +307,10 @@ def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairToke
 
 
 def fast_bfloat16(device: str = "cpu") -> bool:
-    """Whether matrix products in bfloat16 run in hardware: AVX512_BF16 or AMX on a CPU, from Ampere on on a GPU.
+    """True if matrix products in bfloat16 run in hardware: on a CPU that has them, on a GPU from Ampere on.
 
-    Elsewhere bfloat16 is emulated and slower than float32, so that training should stay with float32. With AVX512_BF16
-    the products of this project's shapes ran 4.5 times as fast.
+    Elsewhere bfloat16 is emulated and slower than float32, so that training should stay with float32.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] >= 8
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return cpu_has_fast_bfloat16()

@@ -33,10 +33,15 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
 CPU_TILE_BYTES = 1 << 22  # of normed states; caches of the third level hold 16 MiB and more
+KERNEL_TYPES = (torch.bfloat16, torch.float16)
+KERNEL_WIDTH_STEP, KERNEL_WIDEST = 8, 256  # of a head; FlashAttention 2
+PROBE_LENGTHS = (1, 2, 7, 7, 33)
+PROBE_COSINE = 0.999
+TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 class Shape(NamedTuple):
-    """What of a block's config the products need."""
+    """Sizes of a block that the products need."""
 
     n_heads: int
     scaling: float
@@ -155,14 +160,8 @@ def _norm_backward(
     )
 
 
-KERNEL_TYPES = (torch.bfloat16, torch.float16)
-KERNEL_WIDTH_STEP, KERNEL_WIDEST = 8, 256  # of a head; FlashAttention 2
-PROBE_LENGTHS = (1, 2, 7, 7, 33)
-PROBE_COSINE = 0.999
-
-
 class Layout(NamedTuple):
-    """Where the sequences of a packed micro-batch stand."""
+    """Positions of the sequences of a packed micro-batch."""
 
     cu_lengths: Tensor  # int32 (B + 1,), sequence i is tokens cu_lengths[i] to cu_lengths[i + 1]
     max_length: int
@@ -178,7 +177,7 @@ class Layout(NamedTuple):
         return cls(F.pad(ends_B, (1, 0)).int(), int(lengths_B.max()), positions_T)
 
     def last_tokens(self) -> Tensor:
-        """Where each sequence's last token stands: int64 (B,)."""
+        """Index of each sequence's last token: int64 (B,)."""
         return self.cu_lengths[1:].long() - 1
 
 
@@ -197,7 +196,7 @@ def takes_kernel(device: torch.device, dtype: torch.dtype, head_width: int) -> b
 
 @functools.cache
 def kernel_obstacle(device: torch.device, head_width: int) -> str:
-    """Why the kernel cannot be had for bfloat16 on this device, "" if it can: it is run there, and its gradients compared."""
+    """Obstacle to the kernel for bfloat16 on this device, "" if none: it is run there, and its gradients compared."""
     if not takes_kernel(device, torch.bfloat16, head_width):
         return f"the kernel needs a GPU and heads of a multiple of {KERNEL_WIDTH_STEP} up to {KERNEL_WIDEST}"
     try:
@@ -251,8 +250,6 @@ def _by_runs(q_SHE: Tensor, k_THE: Tensor, v_THE: Tensor, cu_lengths: Tensor, sc
 
 
 Layer = Callable[[GPT2Block, Tensor, Layout | None], Tensor]
-
-TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 def is_supported(backbone: nn.Module) -> bool:
@@ -313,7 +310,7 @@ def packed_last_token_states(
 
 
 def finish(backbone: GPT2Model, last_BD: Tensor, attended_BD: Tensor) -> Tensor:
-    """What follows the last layer's attention, at the pooled position."""
+    """Rest of the forward pass after the last layer's attention, at the pooled position."""
     block = cast(GPT2Block, backbone.h[-1])
     last_BD = last_BD + block.attn.resid_dropout(_affine(block.attn.c_proj, attended_BD))
     last_BD = last_BD + _feed_forward(block, block.ln_2(last_BD))

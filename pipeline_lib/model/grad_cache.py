@@ -1,4 +1,4 @@
-"""Exact gradients of a loss over a whole batch, from forward passes over micro-batches (GradCache, arXiv 2101.06983).
+"""Gradient caching: exact gradients of a loss over a whole batch, micro-batch by micro-batch (GradCache, arXiv 2101.06983).
 
 N sequences of the batch (x and y together), D embedding width, T tokens of all micro-batches.
 """
@@ -22,7 +22,7 @@ BatchLoss = Callable[[Tensor], Tensor]
 BeforeBackward = Callable[[bool], None]
 
 
-def not_told(is_last: bool) -> None:
+def no_hook(is_last: bool) -> None:
     """For weights that hold their gradients until all of a step's backward passes are done."""
 
 
@@ -31,7 +31,7 @@ def batch_gradients(
     batches: Sequence[MicroBatch],
     loss_of: BatchLoss,
     cached: bool,
-    before_backward: BeforeBackward = not_told,
+    before_backward: BeforeBackward = no_hook,
 ) -> Tensor:
     """Add the gradients of the batch's loss to the encoder's `.grad`s and return the loss, detached.
 
@@ -106,7 +106,7 @@ def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iter
 
 
 def activation_bytes(config: PretrainedConfig, n_tokens: int, fused: bool = True, checkpointed: bool = False) -> int:
-    """What the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
+    """Bytes that the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
 
     A layer keeps eight hidden vectors a token (both norms' inputs and outputs, queries, keys and values, attention's
     output) and two of the feed-forward width; checkpointed, its input alone, with one layer at a time computed again. The
@@ -126,7 +126,7 @@ def activation_bytes(config: PretrainedConfig, n_tokens: int, fused: bool = True
 def should_cache(
     config: PretrainedConfig, n_tokens: int, budget_bytes: int, fused: bool = True, checkpointed: bool = False
 ) -> bool:
-    """Whether keeping every graph of a batch of that many padded tokens would pass the budget for activations."""
+    """True if the graphs of a batch of that many padded tokens pass the budget for activations."""
     return activation_bytes(config, n_tokens, fused, checkpointed) > budget_bytes
 
 

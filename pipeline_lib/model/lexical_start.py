@@ -1,4 +1,4 @@
-"""A start for a small encoder: weights with which step 0 computes a weighted bag of words, from the training split alone.
+"""Lexical initialisation: weights with which step 0 computes a weighted bag of words, from the training split alone.
 
 A causal transformer that begins at random must first learn what a lexical baseline knows: which words are rare, and which go
 together. Both can be counted. The sum of word vectors, weighted by inverse document frequency, compares texts as TF-IDF does

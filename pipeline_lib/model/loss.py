@@ -1,4 +1,4 @@
-"""Symmetric cross entropy over in-batch negatives, with known false negatives left out (paper, section 2).
+"""Contrastive loss: symmetric cross entropy over in-batch negatives, known false negatives left out (paper, section 2).
 
     logit(x_i, y_j) = cos(x_i, y_j) * exp(tau)
     loss = mean over i of (lse_j logit(x_i, y_j) + lse_j logit(x_j, y_i)) / 2 - logit(x_i, y_i)
@@ -179,7 +179,7 @@ class _DirectedLoss(torch.autograd.Function):
 
 
 def _gradients(slope_q_BD: Tensor, slope_c_KD: Tensor, q_BD: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the queries, the candidates and the scale, from d loss / d logit times the other side's vectors.
+    """Gradients of the queries, the candidates and the scale, from d loss / d logit times the other side's vectors.
 
     The scale's is the sum of (d loss / d logit) cos over all entries: that of the queries' rows with what they are multiplied
     by, so that no matrix of cosines is kept.

@@ -1,10 +1,8 @@
-"""Sequences of any length, cut into micro-batches of similar length: right-padded, or packed end to end without padding.
+"""Micro-batches: sequences of any length cut into batches of similar length, right-padded, or packed without padding.
+
+Embedding outside of training, `embed_ids`, runs over the same micro-batches.
 
 N sequences, B rows of a micro-batch, L its longest row in tokens, D embedding width.
-
-The one place that turns texts into embeddings outside of training.
-
-N texts, B rows of a micro-batch, L tokens, D embedding width.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ def cut_micro_batches(
 
 
 def _cuts(ascending: list[int], max_tokens: int, packed: bool = False) -> list[int]:
-    """Where micro-batches begin and end; a cut costs some milliseconds, padding costs in proportion."""
+    """Bounds of the micro-batches; a cut costs some milliseconds, padding costs in proportion."""
     cuts, tokens = [0], 0
     for row, length in enumerate(ascending):
         padded = tokens + length if packed else (row + 1 - cuts[-1]) * length
@@ -92,7 +90,7 @@ def _halved(cuts: list[int], at_least: int) -> list[int]:
 
 
 def count_micro_batches(lengths_N: np.ndarray, max_tokens: int, packed: bool = False) -> int:
-    """How many micro-batches `cut_micro_batches` makes of sequences of these lengths."""
+    """Number of micro-batches that `cut_micro_batches` makes of sequences of these lengths."""
     return len(_cuts(np.sort(lengths_N).tolist(), max_tokens, packed)) - 1
 
 
@@ -135,7 +133,7 @@ def embed_ids(
         encoder: its mode is restored afterwards; dropout is off meanwhile.
         sequences: ids with their delimiters, as `PairTokenizer.encode` gives them.
         batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
-        progress: told the texts done after each forward pass.
+        progress: callback with the texts done after each forward pass.
     """
     emb_ND = np.empty((len(sequences), encoder.width), dtype=np.float32)
     was_training = encoder.training

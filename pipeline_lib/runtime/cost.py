@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import psutil
 
+from pipeline_lib.runtime.machine import cpu_seconds
 from pipeline_lib.store.store import replace_file
 
 SAMPLE_SECONDS = 2.0  # reading the maps of a large process takes tens of milliseconds
@@ -93,7 +94,7 @@ class Meter:
                 self.flush()
 
     def _tree_cpu_seconds(self) -> float:
-        return sum(_cpu_seconds(process) for process in [self._root, *self._root.children(recursive=True)])
+        return sum(cpu_seconds(process) for process in [self._root, *self._root.children(recursive=True)])
 
 
 def tree_pss_bytes(root: psutil.Process) -> int:
@@ -113,15 +114,6 @@ def _pss_bytes(process: psutil.Process) -> int:
     if not rollup.exists():
         return int(process.memory_full_info().pss)
     return sum(1024 * int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Pss:"))
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    """User and system seconds of a process and of its children that it has waited for."""
-    try:
-        times = process.cpu_times()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0.0
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def _read_attempts(path: Path, of: str, now: float) -> tuple[float, list[dict[str, Any]]]:

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import psutil
+import pyarrow as pa
+
 from pipeline_lib.errors import UserError
 
 FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # Arm names its own "bf16"
@@ -45,14 +48,28 @@ def check_processes(what: str, asked: int) -> None:
         raise UserError(f"{what} {asked:,}: this machine has {cores():,} cores; give one a core, and no more than {most:,}")
 
 
+def cpu_seconds(process: psutil.Process | None = None) -> float:
+    """User and system seconds of a process, this one unless given, and of its children that it has waited for."""
+    try:
+        times = (process or psutil.Process()).cpu_times()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def has_gpu() -> bool:
     """True where an NVIDIA driver answers; torch has the last word when training starts."""
     return Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is not None
 
 
 def has_fast_bfloat16() -> bool:
-    """True where bfloat16 matrix products beat float32: AVX512-BF16 or AMX on a CPU (4.5 times as fast), a recent GPU."""
-    return has_gpu() or bool(FAST_BFLOAT16_FLAGS & cpu_flags()) or "bf16" in cpu_flags()
+    """True if bfloat16 matrix products beat float32 here: on a CPU that has them, or on a GPU, taken to be a recent one."""
+    return has_gpu() or cpu_has_fast_bfloat16()
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """True with AVX512-BF16 or AMX (4.5 times as fast for products of this project's shapes), or Arm's "bf16"."""
+    return bool((FAST_BFLOAT16_FLAGS | {"bf16"}) & cpu_flags())
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -108,7 +125,6 @@ def cache_folder(url: str) -> Path:
 @contextmanager
 def system_memory() -> Iterator[None]:
     """Take Arrow's memory from the system's allocator: mimalloc, its default, keeps 10 MB at least, and what was freed."""
-    import pyarrow as pa
 
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())

@@ -22,6 +22,11 @@ PR_SET_PDEATHSIG = 1
 def _before_exec() -> None:
     """Runs in the child: Ctrl-C as a program expects it, and SIGTERM from the kernel when the parent's thread ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below `nohup cpt up &`, and a Prefect worker stops by it
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent's thread ends."""
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

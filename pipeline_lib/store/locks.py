@@ -6,9 +6,11 @@ The kernel frees the lock of a killed process, so that what it left can be told 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import os
 import socket
+from collections.abc import Callable, Iterator
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
@@ -32,6 +34,19 @@ def sign_in(root: Path) -> str:
         except OSError:  # a file system without locks: then only what nobody touches for long is taken for left behind
             path.unlink()
     return name
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock file while inside; waits for another holder, and the kernel frees a dead one's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def is_alive(root: Path, owner: str) -> bool | None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline_lib.runtime.machine import cpu_seconds
 from pipeline_lib.store.files import digest_of
 
 MANIFEST_VERSION = 1
@@ -159,7 +160,7 @@ class RunRecord:
         """Begin to count."""
         return cls(
             started_at=time.time(),
-            cpu_at_start=_cpu_seconds(),
+            cpu_at_start=cpu_seconds(),
             host=platform.node(),
             python=platform.python_version(),
             commit=git_commit(),
@@ -168,7 +169,7 @@ class RunRecord:
     def finish(self) -> RunRecord:
         """The record with what has been used since `start`; of children, those that were waited for."""
         self.seconds = time.time() - self.started_at
-        self.cpu_seconds = _cpu_seconds() - self.cpu_at_start
+        self.cpu_seconds = cpu_seconds() - self.cpu_at_start
         self.peak_memory_bytes = 1024 * max(
             resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
@@ -189,8 +190,3 @@ def git_commit() -> str:
     except FileNotFoundError:
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
-def _cpu_seconds() -> float:
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in usage)

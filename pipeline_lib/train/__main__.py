@@ -1,10 +1,8 @@
-"""One trainer process: `python -m torch.distributed.run ... -m pipeline_lib.train JOB.json` starts as many as it is told."""
+"""Entry point of a trainer process: `python -m torch.distributed.run ... -m pipeline_lib.train JOB.json` starts them."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import threading
 import time
@@ -13,7 +11,6 @@ from types import TracebackType
 
 from pipeline_lib.train.failure import report
 
-PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.5
 SAVE_GRACE_SECONDS = 20.0
 
@@ -24,9 +21,10 @@ def end_with_torchrun() -> None:
     torchrun starts its workers in sessions of their own, where no signal to its group arrives. And Python's handler of
     SIGTERM waits for a collective that may never return; a thread does not.
     """
+    from pipeline_lib.runtime.processes import end_with_parent
+
     torchrun = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
     threading.Thread(target=_end_after, args=(torchrun,), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Where a larger batch stops paying on a corpus, from a checkpoint: its gradient noise, and its loss against log2(batch).
+"""Gradient noise scale and mutual-information bound of a checkpoint: where a larger batch stops paying on its corpus.
 
 The simple noise scale (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1) is the batch at which noise and signal of the
 gradient are equal: far below it twice the batch saves nearly half of the steps, far above it nearly nothing. In a contrastive
@@ -40,10 +40,10 @@ WORTH_BITS = 0.1  # a doubling that brings less is not worth its memory
 
 @dataclass(frozen=True)
 class BatchAdvice:
-    """What was measured, and what follows.
+    """Measurements, and the advice that follows.
 
     Attributes:
-        noise_scale: pairs; not finite where it cannot be told: the gradient or its noise is lost in the other.
+        noise_scale: pairs; not finite where it cannot be measured: the gradient or its noise is lost in the other.
         losses: batch size to the mean loss of batches of that size, of the same pairs.
     """
 
@@ -128,7 +128,7 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
         store: of the run.
         run: "KEY/step-000240" of a `train` artifact.
         curve_pairs: largest batch of the curve.
-        progress: told how far it is.
+        progress: callback with the share done.
 
     Raises:
         UserError: there is no such run or checkpoint, or its training split has fewer pairs than the largest batch takes.
@@ -170,7 +170,7 @@ def _check_enough(plan: BatchPlan, size: int) -> None:
 
 
 def _part(hashes: PairHashes, first: int, size: int) -> PairHashes:
-    """Of consecutive pairs, without their hard negatives."""
+    """Gradient of consecutive pairs, without their hard negatives."""
     rows = slice(first, first + size)
     return PairHashes(hashes.x_B[rows], hashes.y_B[rows], None if hashes.document_B is None else hashes.document_B[rows])
 

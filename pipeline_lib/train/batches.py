@@ -1,15 +1,12 @@
-"""Global batches of tokenized pairs: which rows they are, their tokens, and the identities of their texts.
+"""Global batches of tokenized pairs: their tokens, token dropout, the identities of their texts, and prefetching.
 
-B pairs of a global batch, M hard negatives of all of them.
+Token dropout leaves some of each text's tokens out, the same ones whichever process the pair is dealt to: each decision is a
+hash of (seed, step, side, row of the dataset, position in the text). This counter-based generator, splitmix64, has no state, so
+that neither the order of pairs nor the number of ranks matters.
 
-The next steps' batches are read while this one computes: the order is arithmetic, so that what comes next is known.
+The next steps' batches are read while this one computes: the order is arithmetic, so that the next rows are known.
 
-Leave some of each text's tokens out, the same ones whichever process the sample is dealt to.
-
-Each decision is a hash of (seed, step, side, row of the dataset, position in the text): a counter-based generator, splitmix64,
-in place of a stateful one, so that neither the order of samples nor the number of ranks matters.
-
-N sequences of one side and kind, T tokens of all of them.
+B pairs of a global batch, M hard negatives of all of them. Dropout: N sequences of one side and kind, T tokens of all of them.
 """
 
 from __future__ import annotations
@@ -87,7 +84,7 @@ class Batch:
         return np.array([len(x) + len(y) + sum(map(len, negatives)) for x, y, negatives in rows])
 
     def sequences(self, pairs: np.ndarray) -> list[np.ndarray]:
-        """All x of these pairs, then all y, then all hard negatives."""
+        """Sequences of these pairs: all x, then all y, then all hard negatives."""
         negatives = [sequence for i in pairs for sequence in self.negative_ids[i]]
         return [self.x_ids[i] for i in pairs] + [self.y_ids[i] for i in pairs] + negatives
 

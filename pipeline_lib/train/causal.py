@@ -1,4 +1,4 @@
-"""Next-token prediction on packed sequences: what one rank does with its share of a step.
+"""Causal language modelling (next-token prediction) on packed sequences: one rank's share of each step.
 
 Pairs come in the order of a BatchPlan, as in contrastive training; x and y ids of a step's pairs are one stream, cut into
 sequences of equal length, the rest of less than one left out. So a step stays a pure function of its number.
@@ -22,7 +22,7 @@ from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
-from pipeline_lib.model.grad_cache import BeforeBackward, not_told
+from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.store.store import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -37,7 +37,7 @@ DEFAULT_TOKENS = 2_048  # of a forward pass: its logits take 4 x this x vocabula
 
 
 class CausalObjective:
-    """A causal language model, its data and the loss; see `trainer.Objective`."""
+    """A causal language model, its data and the loss; see objective.py."""
 
     def __init__(self, job: Job, model: PreTrainedModel, tokenizer: PairTokenizer, rows: PairRows, ranks: Ranks) -> None:
         assert isinstance(job.config, PretrainConfig), f"a language-model job with a {type(job.config).__name__}"
@@ -48,7 +48,7 @@ class CausalObjective:
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_sequences, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
-        self._before_backward: BeforeBackward = not_told
+        self._before_backward: BeforeBackward = no_hook
         if self._sharded:
             self._before_backward = shard(model, ranks, self.config.synchronise)
 
@@ -130,7 +130,7 @@ class CausalObjective:
         return nn.functional.cross_entropy(logits_mLV.float().flatten(0, 1), ids_mL[:, 1:].flatten(), reduction="sum")
 
     def after_step(self) -> None:
-        """Nothing to bound."""
+        """Do nothing: a language model has no bounds."""
 
     def temperature(self) -> None:
         """A language model has none."""
@@ -140,7 +140,7 @@ class CausalObjective:
         return self.rows.pair_ids(self.rows.plan.rows(step))
 
     def evaluate(self) -> dict[str, float]:
-        """Nothing is held out."""
+        """Return no figures: no pairs are held out."""
         return {}
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -175,7 +175,7 @@ def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:
 
 
 def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> PairRows:
-    """So many pairs a step that their tokens come to `batch_tokens` on average."""
+    """Rows of each step, as many pairs as come to `batch_tokens` on average."""
     labels = labels_of(shards, PairRows.split)
     weights = {view: weight for view, weight in config.mixture.items() if f"{PairRows.split}-{view}" in labels}
     tokens = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items())

@@ -1,6 +1,7 @@
-"""The models that a run leaves behind: committed as parts, whole or not there, all of them or the newest and the best.
+"""Model checkpoints of a run, committed as parts and pruned by the newest and the best; and resumption from training states.
 
-What a restart goes on from: the trainer's parts taken together into a state, and put back from one.
+A checkpoint is a model that an evaluation can load. A training state (state.py) also holds the optimizer and the averaged
+weights; it is what a restart goes on from.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from torch.distributed.tensor import DTensor
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.store.store import Part, Store, draft_part, verify_part
 from pipeline_lib.train import optim
-from pipeline_lib.train import state as checkpoint
 from pipeline_lib.train.distributed import Ranks, largest
 from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job, checkpoint_labels, forget_part, kept_labels, part_key
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.optim import WeightAverage
-from pipeline_lib.train.sharding import Piece, whole_on_cpu
-from pipeline_lib.train.state import Beside, module_tensors
+from pipeline_lib.train.sharding import LocalShard, whole_on_cpu
+from pipeline_lib.train.state import AsyncWriter, SavedState, StateFolder, TrainerState, module_tensors, restore_module
 
 
 class ModelCheckpoints:
@@ -32,7 +32,7 @@ class ModelCheckpoints:
     Args:
         job: what is due when, and where it goes.
         ranks: the first one writes; all have to call where weights are cut over them.
-        events: told of damaged ones.
+        events: receives a line for each damaged one.
     """
 
     def __init__(self, job: Job, ranks: Ranks, events: Events) -> None:
@@ -73,7 +73,7 @@ class ModelCheckpoints:
         self.store.commit_part(draft, scratch)
 
     def are_whole(self, step: int, texts: dict[str, str]) -> bool:
-        """Whether every model that is kept of those due by a step is there, byte by byte."""
+        """True if every model that is kept of those due by a step is there, byte by byte."""
         kept = kept_labels(self.job, texts.get(EVALUATION_FILE, ""), step)
         return all(self.whole_part(label) is not None for label in kept)
 
@@ -114,7 +114,7 @@ def _is_cut(module: nn.Module) -> bool:
 
 @dataclass
 class Trained:
-    """What changes with the steps, but for the records."""
+    """Everything that changes with the steps, but for the records."""
 
     objective: Objective
     optimizer: optim.Optimizer
@@ -122,26 +122,26 @@ class Trained:
 
     @property
     def module(self) -> nn.Module:
-        """All weights that are trained."""
+        """Module with all weights that are trained."""
         return self.objective.module
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Groups of tensors by name; those that are empty left out."""
         groups = {
-            "weights": checkpoint.module_tensors(self.module),
+            "weights": module_tensors(self.module),
             "moments": optim.moments(self.module, self.optimizer),
             "average": self.average.tensors(),
         }
         return {name: group for name, group in groups.items() if group}
 
-    def restore(self, state: checkpoint.SavedState) -> None:
+    def restore(self, state: SavedState) -> None:
         """Put back what `tensors` gave, from whatever number of ranks.
 
         Raises:
             CorruptArtifact: a name or a shape differs.
         """
         parameters = dict(self.module.named_parameters())
-        checkpoint.restore_module(self.module, state.read("weights", checkpoint.module_tensors(self.module).get))
+        restore_module(self.module, state.read("weights", module_tensors(self.module).get))
         moments = state.read("moments", lambda name: parameters[name.rpartition("/")[0]])
         optim.restore_moments(self.module, self.optimizer, moments)
         if averaged := self.average.tensors():
@@ -156,47 +156,47 @@ class Resume:
         trained: what a state is made of.
         checkpoints: those due before a state have to be whole for it to count.
         ranks: each writes its own files.
-        events: told of each state that is on the disk.
+        events: receives each state that is on the disk.
     """
 
     def __init__(self, job: Job, trained: Trained, checkpoints: ModelCheckpoints, ranks: Ranks, events: Events) -> None:
-        self.states = checkpoint.StateFolder(job, ranks)
+        self.states = StateFolder(job, ranks)
         self.trained, self.checkpoints, self.ranks, self.events = trained, checkpoints, ranks, events
         self._every_seconds = job.config.resume_every_seconds
-        self._beside = Beside(job.config.save_beside)
+        self._writer = AsyncWriter(job.config.save_beside)
         self._last_save = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether the first rank's clock says so."""
+        """True once the interval between states has passed on the first rank's clock."""
         return self.ranks.is_first and time.monotonic() - self._last_save > self._every_seconds
 
     def save(self, done: int, texts: dict[str, str]) -> None:
-        """Copy the state and write it beside the next steps; every rank has to call.
+        """Copy the state and write it asynchronously; every rank has to call.
 
         Raises:
             OSError: what the writing of the state before met.
         """
-        pieces = {name: Piece(group, self.ranks) for name, group in self.trained.tensors().items()}
-        state = checkpoint.TrainerState(done, pieces, texts)
+        pieces = {name: LocalShard(group, self.ranks) for name, group in self.trained.tensors().items()}
+        state = TrainerState(done, pieces, texts)
 
         def write() -> None:
             if kept := self.states.save(state):
                 self.checkpoints.keep(kept, texts.get(EVALUATION_FILE, ""))
             self.events.send("saved", step=done)
 
-        self._beside.start(write)
+        self._writer.start(write)
         self._last_save = time.monotonic()
 
     def wait(self) -> None:
-        """Until the last state is on the disk. Raises what its writing met."""
-        self._beside.wait()
+        """Wait until the last state is on the disk. Raises what its writing met."""
+        self._writer.wait()
 
     def settle(self) -> BaseException | None:
-        """Until the last state is on the disk; returns what its writing met."""
-        return self._beside.settle()
+        """Wait until the last state is on the disk; returns what its writing met."""
+        return self._writer.settle()
 
-    def start(self) -> checkpoint.SavedState | None:
+    def start(self) -> SavedState | None:
         """Put back the newest state that the first rank found whole; None where a run begins.
 
         Raises:
@@ -210,5 +210,5 @@ class Resume:
         self.trained.restore(state)
         return state
 
-    def _is_usable(self, state: checkpoint.SavedState) -> bool:
+    def _is_usable(self, state: SavedState) -> bool:
         return self.checkpoints.are_whole(state.step, state.texts)

@@ -1,11 +1,10 @@
-"""Symmetric in-batch contrastive training of the encoder (paper, section 2): what one rank does with its share of a batch.
+"""Symmetric in-batch contrastive training of the encoder (paper, section 2): one rank's share of each global batch.
+
+A step reads its batch, deals the pairs to ranks, cuts this rank's into micro-batches, embeds them, gathers all ranks'
+embeddings and backpropagates the loss.
 
 B pairs of the global batch, b of this rank's share, m hard negatives that these pairs bring, N = 2 b + m sequences of the
 share (all x, then all y, then all hard negatives), K candidates of an x, D embedding width.
-
-Whether a run's layers are compiled.
-
-Whether a run's texts lie end to end in their micro-batches, or are padded.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.fast_gpt2 import kernel_obstacle
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, not_told, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss
-from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
+from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches
 from pipeline_lib.store.store import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -43,19 +42,34 @@ AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
 
 
 def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
-    """What `compile` comes to for this model and machine.
+    """Resolve `compile` for this model and machine.
 
     Raises:
         UserError: "on", where it cannot be.
     """
-    if config.compile == "off":
-        return False
-    obstacle = _compiling_obstacle(config, encoder, ranks)
-    if config.compile == "auto":
-        return not obstacle and ranks.device.type == "cuda" and config.steps >= AUTO_STEPS
-    if obstacle:
-        raise UserError(f"train.compile is on, but {obstacle}; take compile=off")
-    return True
+    pays = ranks.device.type == "cuda" and config.steps >= AUTO_STEPS
+    return _resolve("compile", config.compile, "on", _compiling_obstacle(config, encoder, ranks), pays)
+
+
+def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
+    """Resolve `attention` for this model and machine: True for rows end to end, False for padded ones.
+
+    Raises:
+        UserError: "packed", where it cannot be.
+    """
+    by_kernel = ranks.device.type == "cuda" and config.precision == "bfloat16"
+    # a single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
+    pays = by_kernel and encoder.backbone.config.num_hidden_layers > 1
+    return _resolve("attention", config.attention, "packed", _packing_obstacle(config, encoder, ranks, by_kernel), pays)
+
+
+def _resolve(name: str, choice: str, wanted: str, obstacle: str, pays: bool) -> bool:
+    """The answer to a field that names a way, "auto" or something else: "auto" takes the way where it can and pays."""
+    if choice == "auto":
+        return pays and not obstacle
+    if choice == wanted and obstacle:
+        raise UserError(f"train.{name} is {wanted}, but {obstacle}; take {name}={'off' if wanted == 'on' else 'padded'}")
+    return choice == wanted
 
 
 def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
@@ -70,32 +84,14 @@ def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> 
     return ""
 
 
-def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
-    """What `attention` comes to for this model and machine.
-
-    Raises:
-        UserError: "packed", where it cannot be.
-    """
-    if config.attention == "padded":
-        return False
-    obstacle = _packing_obstacle(config, encoder, ranks)
-    by_kernel = ranks.device.type == "cuda" and config.precision == "bfloat16"
-    if by_kernel and not obstacle:
-        model = encoder.backbone.config
-        obstacle = kernel_obstacle(ranks.device, model.hidden_size // model.num_attention_heads)
-    if config.attention == "auto":
-        # a single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
-        return by_kernel and not obstacle and encoder.backbone.config.num_hidden_layers > 1
-    if obstacle:
-        raise UserError(f"train.attention is packed, but {obstacle}; take attention=padded")
-    return True
-
-
-def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
+def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks, by_kernel: bool) -> str:
     if not encoder.fused:
         return "only a GPT-2 that is pooled at its last token is packed"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
+    if by_kernel and config.attention != "padded":
+        model = encoder.backbone.config
+        return kernel_obstacle(ranks.device, model.hidden_size // model.num_attention_heads)
     return ""
 
 
@@ -103,7 +99,7 @@ LARGEST_TABLE_STEP = 0.1  # AdamW moves a weight by about its rate: this share o
 
 
 class ContrastiveObjective:
-    """The encoder, its data and the loss; see `trainer.Objective`."""
+    """The encoder, its data and the loss; see objective.py."""
 
     def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks) -> None:
         assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
@@ -111,11 +107,11 @@ class ContrastiveObjective:
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
-        # of the table while it is whole: what its rate is held against
+        # of the table while it is whole; its rate is held against it
         self._table_deviation = float(encoder.backbone.get_input_embeddings().weight.detach().float().std())
         self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
-        self._before_backward: BeforeBackward = not_told
+        self._before_backward: BeforeBackward = no_hook
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
@@ -184,32 +180,42 @@ class ContrastiveObjective:
         """Add this rank's part of the gradient; all its sequences are one pass over micro-batches of similar length."""
         batch = self._ahead.get(step)
         shares = split_for_ranks(batch.lengths(), self.ranks.size)
-        own_b = shares[self.ranks.rank]
-        sequences = batch.sequences(own_b)
-        n_tokens = sum(map(len, sequences))
-        passes = self._equal_passes(batch, shares)
-        sequences = at_least(sequences, passes, batch)
-        cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes, packed=self.module.packed)
-        micro_batches = [piece.to(self.ranks.device) for piece in cut]
-        padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
-        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
-        if self._sharded:
-            # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
-            # that ranks whose padded tokens lie on both sides of the budget have to decide together
-            cached = bool(largest(cached or passes > 1, self.ranks))
+        sequences = batch.sequences(shares[self.ranks.rank])
+        micro_batches = self._cut(sequences, batch, shares)
         loss_of = self._watch.timed("loss")(self._loss_of(step, batch, shares))
+        cached = self._should_cache(micro_batches)
         loss = batch_gradients(self.module, micro_batches, loss_of, cached, self._before_backward)
-        figures = (float(loss), len(own_b), n_tokens, padded_tokens)
-        watched = (self._ahead.wait_seconds, self._effective_rank, self._watch.lap()["loss"], self._not_finite)
-        return StepFigures(*figures, *watched)
+        return StepFigures(
+            loss=float(loss),
+            pairs=len(shares[self.ranks.rank]),
+            tokens=sum(map(len, sequences)),
+            padded_tokens=sum(piece.padded_tokens for piece in micro_batches),
+            wait_seconds=self._ahead.wait_seconds,
+            effective_rank=self._effective_rank,
+            loss_seconds=self._watch.lap()["loss"],
+            not_finite=self._not_finite,
+        )
 
-    def _equal_passes(self, batch: Batch, shares: list[np.ndarray]) -> int:
-        """Micro-batches that every rank has to make at least: the most of any, where each pass is a collective."""
+    def _cut(self, sequences: list[np.ndarray], batch: Batch, shares: list[np.ndarray]) -> list[MicroBatch]:
+        """Micro-batches on this rank's device; under FSDP as many as the rank with the most makes: each is a collective."""
+        passes = 1
+        if self._sharded:
+            lengths = [np.array([len(ids) for ids in batch.sequences(share)]) for share in shares]
+            passes = max(count_micro_batches(lengths_N, self.micro_batch_tokens) for lengths_N in lengths)
+            sequences = at_least(sequences, passes, batch)
+        cut = cut_micro_batches(sequences, self.micro_batch_tokens, at_least=passes, packed=self.module.packed)
+        return [piece.to(self.ranks.device) for piece in cut]
+
+    def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
+        """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
+        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
+        padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
+        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if not self._sharded:
-            return 1
-        lengths = [np.array([len(ids) for ids in batch.sequences(share)]) for share in shares]
-        return max(count_micro_batches(lengths_N, self.micro_batch_tokens) for lengths_N in lengths)
+            return cached
+        # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
+        # that ranks whose padded tokens lie on both sides of the budget have to decide together
+        return bool(largest(cached or len(micro_batches) > 1, self.ranks))
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
@@ -219,18 +225,21 @@ class ContrastiveObjective:
         n_negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         begin = sum(sizes[: self.ranks.rank])
         own = slice(begin, begin + sizes[self.ranks.rank]) if self.ranks.size > 1 else None
+        n_own = 2 * sizes[self.ranks.rank] + n_negatives[self.ranks.rank]  # behind them stand fillers
 
         def loss_of(emb_ND: Tensor) -> Tensor:
-            n_own = 2 * sizes[self.ranks.rank] + n_negatives[self.ranks.rank]
             x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
-            # every rank, from the same bits: all of them stop after the same step
-            self._effective_rank = min(effective_rank(x_BD.detach()), effective_rank(y_KD[: len(x_BD)].detach()))
-            self._not_finite = self._name_not_finite(step, x_BD, y_KD, order_B)
-            if self._not_finite:
-                self._effective_rank = math.nan
+            self._check(step, x_BD.detach(), y_KD.detach(), order_B)
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
+
+    def _check(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> None:
+        """Note what divergence checks look at: every rank from the same bits, so that all stop after the same step."""
+        self._effective_rank = min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)]))
+        self._not_finite = self._name_not_finite(step, x_BD, y_KD, order_B)
+        if self._not_finite:
+            self._effective_rank = math.nan
 
     def _name_not_finite(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> str:
         """The sides whose embeddings are not finite, how many, and the first pair of each; empty where all are."""

@@ -1,4 +1,4 @@
-"""Several trainer processes that compute one global batch.
+"""Data parallelism: several trainer processes compute one global batch.
 
 One convention holds throughout: the *sum* over ranks of what each backpropagates is the gradient of the global loss. So the
 gather's backward sums, the gradients are summed, and a loss that every rank computes whole is divided by the number of ranks.
@@ -66,7 +66,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes files and talks to the launcher."""
+        """True for the process that writes files and talks to the launcher."""
         return self.rank == 0
 
 
@@ -95,7 +95,7 @@ def join_ranks(threads: int) -> Ranks:
 
 
 def check_gpus(gpus: int, processes: int) -> str:
-    """What people should know of this machine's GPUs and processes; empty where they are as many.
+    """Warning about this machine's GPUs and processes; empty where they are as many.
 
     Raises:
         UserError: there are more processes than GPUs.
@@ -121,7 +121,7 @@ def _meeting_file(size: int) -> dist.FileStore:
 
 
 def gather_rows(rows_bD: Tensor, sizes: Sequence[int], ranks: Ranks) -> Tensor:
-    """All ranks' rows, (B, D), in the order of the ranks; differentiable: gradients flow back to the rank of each row.
+    """Gather all ranks' rows, (B, D), in the order of the ranks; differentiable: gradients flow back to the rank of each row.
 
     Args:
         rows_bD: this rank's share.

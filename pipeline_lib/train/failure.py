@@ -1,4 +1,4 @@
-"""Why a trainer process ended: what it reports of itself, what torchrun saw, and what to lower where memory ran out.
+"""Failure reports of trainer processes: their own, torchrun's, and advice where memory ran out.
 
 Of several ranks the one that failed first is to blame: the others then fail in the next collective, and say so. A rank reports
 before it lets go of its sockets, so that the first report in the pipe is the cause's. A rank that is killed reports nothing.
@@ -74,7 +74,7 @@ def speaks_of_memory(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Death:
-    """What ended an attempt.
+    """Cause of the end of an attempt.
 
     Attributes:
         text: one line: which rank, when, and of what.
@@ -89,7 +89,7 @@ class Death:
 
 @dataclass
 class Witness:
-    """What was heard of one attempt's end: torchrun's table of exit codes, and the first report of a rank."""
+    """Evidence of one attempt's end: torchrun's table of exit codes, and the first report of a rank."""
 
     size: int = 1
     report: dict[str, Any] = field(default_factory=dict)
@@ -158,7 +158,7 @@ def _counters(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def memory_advice(config: Any) -> str:
-    """What of a run's configuration to lower where memory runs out, with its value of now."""
+    """Fields of the configuration to lower where memory runs out, each with its present value."""
     fields = ("micro_batch_tokens", "activation_bytes", "batch_size", "batch_tokens", "sequence_tokens")
     lower = [f"{name} ({getattr(config, name):,})" for name in fields if hasattr(config, name)]
     more = [] if config.checkpoint_activations else ["take checkpoint_activations=true"]

@@ -1,13 +1,10 @@
-"""What one training run is: the file that the launcher writes and every trainer process reads. Imports no torch."""
+"""Training job: the description of one run that the launcher writes and every trainer process reads. Imports no torch."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ EVALUATION_FILE = "evaluation.jsonl"  # of the part "metrics", where there is an
 
 
 class ArtifactRef(BaseModel):
-    """Where a trainer process finds an input."""
+    """Reference by which a trainer process finds an input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,11 +77,11 @@ class Job(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where the manifest will lie, and what belongs to no artifact lies meanwhile: job, timing, states."""
+        """Folder of the manifest to come, and meanwhile of what belongs to no artifact: job, timing, states."""
         return Path(self.root) / self.stage.name / self.key
 
     def identity(self, torch_version: str) -> dict[str, Any]:
-        """What a saved state must agree with, as flat names and JSON values; the number of processes is not in it."""
+        """Values that a saved state must agree with, as flat names and JSON values; the number of processes is not in it."""
         fields = {f"config.{name}": value for name, value in self.config.key_fields().items()}
         fields |= {f"model.{name}": value for name, value in self.model.key_fields().items() if name != "init"}
         fields |= {"start": self.start_digest, "shards": self.shards.digest, "vocabulary": self.tokenizer.digest}
@@ -99,7 +96,7 @@ def checkpoint_labels(job: Job) -> dict[int, str]:
 
 
 def kept_labels(job: Job, evaluation: str, done: int) -> list[str]:
-    """Of the checkpoints due by step `done`, those that are kept: all, or the newest `keep_checkpoints` and the best.
+    """Labels of the checkpoints due by step `done` that are kept: all, or the newest `keep_checkpoints` and the best.
 
     Args:
         job: with its config.
@@ -123,7 +120,7 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 
 
 def checkpoint_label(step: int) -> str:
-    """What the part of a checkpoint is called, and the model in evaluations."""
+    """Label of a checkpoint's part, and the model's name in evaluations."""
     return f"step-{step:06d}"
 
 
@@ -179,16 +176,3 @@ def parse_event(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None  # cut off by the trainer's death
     return fields if isinstance(fields, dict) and "event" in fields else None
-
-
-@contextlib.contextmanager
-def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file while inside; waits for another holder, and the kernel frees a dead one's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -1,4 +1,4 @@
-"""Contrastive training as a stage: trainer processes under torchrun, watched, restarted, and never left behind.
+"""Launcher of training: processes under torchrun, watched, restarted from the last state, and never left behind.
 
 Imports no torch: the processes do, and the memory is theirs.
 """
@@ -26,6 +26,7 @@ from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.files import digest_of, replace_file, sha256_file
+from pipeline_lib.store.locks import exclusive
 from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, verify_part
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
@@ -35,7 +36,6 @@ from pipeline_lib.train.job import (
     ArtifactRef,
     Job,
     checkpoint_labels,
-    exclusive,
     forget_part,
     kept_labels,
     parse_event,
@@ -65,7 +65,7 @@ def log_line(line: str) -> None:
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """What training reads: token shards, the tokenizer they were made with, and the model it starts from, if any."""
+    """Inputs of training: token shards, the tokenizer they were made with, and the model it starts from, if any."""
 
     shards: Artifact
     tokenizer: Artifact
@@ -99,8 +99,8 @@ def train(
         inputs: shards, tokenizer, and a pre-trained model to start from.
         config: `processes` trainer processes are started.
         model: sizes of a new model, where none is given to start from.
-        progress: told the steps done, twice a second.
-        log: told lines for people: sizes, estimate, restarts; those that begin with `WARNING` should be seen by all.
+        progress: callback with the steps done, twice a second.
+        log: callback with lines for people: sizes, estimate, restarts; those that begin with `WARNING` should be seen by all.
 
     Returns:
         A part a checkpoint, labelled "step-000100", and the part "metrics" (metrics.jsonl).
@@ -126,7 +126,7 @@ def _check_batch(shards: Artifact, config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Where the launcher tells how it goes."""
+    """Callbacks for the launcher's progress and log."""
 
     progress: Progress
     log: Log
@@ -150,7 +150,7 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
             config=choices.config,
             model=choices.model,
         )
-        for line in _refused_or_said(inputs.shards, job.config):
+        for line in _warnings(inputs.shards, job.config):
             report.log(WARNING + line)
         node = job.config.node_rank
         lock = job.folder / (f"launcher-{node}.lock" if node else "launcher.lock")
@@ -161,8 +161,8 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
     return store.build(stage, named, inputs.named(), make)
 
 
-def _refused_or_said(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:
-    """What people should know of a run before it starts.
+def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:
+    """Warnings about a run before it starts.
 
     Raises:
         UserError: what would end it as soon as its model is loaded.
@@ -170,8 +170,8 @@ def _refused_or_said(shards: Artifact, config: TrainConfig | PretrainConfig) -> 
     if isinstance(config, TrainConfig):
         check_divides(config.batch_size, config.processes * config.nodes)
     missing = check_views(shards, config)
-    said = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
-    return [said] if missing else []
+    warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
+    return [warning] if missing else []
 
 
 def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:
@@ -221,7 +221,7 @@ def _evaluation(store: Store, job: Job) -> str:
 
 @dataclass
 class Attempt:
-    """One life of the trainer, by what it said."""
+    """One attempt of the trainer, by its events."""
 
     events: dict[str, dict[str, Any]] = field(default_factory=dict)  # the last of each kind, but the first failure
     tail: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=TAIL_LINES))
@@ -249,7 +249,7 @@ class Attempt:
 
     @property
     def death(self) -> Death | None:
-        """What ended it, where that is known."""
+        """Cause of the end, where it is known."""
         return self.witness.death(self.code, self.step, self.kernel_kills)
 
     @property
@@ -294,14 +294,14 @@ class Supervisor:
             self.report.log(f"{WARNING}the trainer died{what}; starting it again from its last complete state")
 
     def _restarts(self, death: Death | None, gained: bool) -> int:
-        """How many are worth it: what ran out of memory does so again where no step was gained, a kill may be a person's."""
+        """Restarts that are worth it: what ran out of memory does so again unless steps were gained; others may not."""
         most = self.job.config.max_restarts
         if death and death.out_of_memory:
             return min(most, int(gained))
         return min(most, 1) if death and death.killed else most
 
     def _last_words(self, attempt: Attempt, deaths: int) -> str:
-        """What a run is ended with; the cause stands last."""
+        """Message that ends a run; the cause stands last."""
         death, times = attempt.death, f"{deaths} times" if deaths > 1 else "once"
         died = f"the trainer died {times} without a step gained (exit {attempt.code})"
         if death and (death.out_of_memory or death.killed):

@@ -1,10 +1,10 @@
-"""What is written down about each step: figures that two equal runs share, and apart from them those of the clock.
+"""Training metrics, step times, and divergence checks.
 
-What of a step is not the model's arithmetic, by the wall clock.
+Metrics are a pure function of the run's inputs: two equal runs share every row. Seconds, speed and memory go to a file of their
+own. Divergence checks end a run that has gone wrong for good: a figure that is not finite, embeddings or a temperature that
+have collapsed.
 
-When a run has gone wrong for good, and going on would only cost: what is not finite, or has collapsed.
-
-N embeddings of one side of a global batch, n of them looked at, D embedding width.
+N embeddings of one side of a global batch, n of them sampled, D embedding width.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pipeline_lib.config.training import OptimizerConfig, TrainConfig
 from pipeline_lib.train.sharding import own
 
 NONE: Mapping[str, float] = {}
+FINITE_ADVICE = "a lower learning_rate or clip_norm, or float32"
+SAMPLED_ROWS = 96  # a symmetric eigenvalue problem of this size takes about a millisecond
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class StepMetrics:
 
     @property
     def not_finite(self) -> list[str]:
-        """What forbids the step to be taken, in the order in which one brings about the next."""
+        """Figures that forbid the step, in the order in which one brings about the next."""
         values = {"temperature": self.temperature, "loss": self.loss, "gradient norm": self.gradient_norm}
         return [f"{name} is {value}" for name, value in values.items() if value is not None and not math.isfinite(value)]
 
@@ -104,7 +106,7 @@ class Clock:
             tokens: of the step.
             apart: seconds that were not the model's arithmetic, by name: "wait" for data, "loss", "synchronisation",
                 "saving" and "checkpoint" of the step before.
-            effective_rank: see health.py.
+            effective_rank: see `effective_rank` below.
         """
         self._times.append(time.monotonic())
         seconds = self._times[-1] - self._times[-2]
@@ -170,17 +172,13 @@ class Stopwatch:
         self._seconds[name] += seconds
 
     def lap(self) -> dict[str, float]:
-        """All since the last lap, and begin anew."""
+        """Seconds since the last lap; begins anew."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
 
 
-FINITE_ADVICE = "a lower learning_rate or clip_norm, or float32"
-SAMPLED_ROWS = 96  # a symmetric eigenvalue problem of this size takes about a millisecond
-
-
-class Trouble(NamedTuple):
-    """Why a run has to stop."""
+class Divergence(NamedTuple):
+    """Reason for which a run has to stop."""
 
     name: str  # of the file that lists the step's pairs
     what: str
@@ -189,7 +187,7 @@ class Trouble(NamedTuple):
 
 @torch.no_grad()
 def effective_rank(emb_ND: Tensor) -> float:
-    """How many dimensions the embeddings fill: exp of the entropy of their singular values' shares (Roy and Vetterli, 2007).
+    """Dimensions that the embeddings fill: exp of the entropy of their singular values' shares (Roy and Vetterli, 2007).
 
     1 where all lie on one line, as after a collapse to one point; at most min(n, D). Of evenly spaced rows, without their
     mean taken out: embeddings that all point nearly the same way have a low one. NaN where one of them is not finite.
@@ -217,8 +215,8 @@ def names_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, is_finite in zip(tensors, whole.tolist(), strict=True) if not is_finite]
 
 
-def trouble_of(metrics: StepMetrics, rank: float | None, config: OptimizerConfig, not_finite: str = "") -> Trouble | None:
-    """What is wrong with a step, before it is taken; None where nothing is.
+def divergence_of(metrics: StepMetrics, rank: float | None, config: OptimizerConfig, not_finite: str = "") -> Divergence | None:
+    """Find the divergence that a step shows, before it is taken; None where there is none.
 
     A collapse is judged after the warm-up only: a given language model's first embeddings may all point nearly the same way.
 
@@ -230,13 +228,13 @@ def trouble_of(metrics: StepMetrics, rank: float | None, config: OptimizerConfig
     """
     embeddings = not_finite or ("embeddings are not finite" if rank is not None and math.isnan(rank) else "")
     if found := [*([embeddings] if embeddings else []), *metrics.not_finite]:
-        return Trouble("not_finite", f"{', '.join(found)}, expected finite ones", FINITE_ADVICE)
+        return Divergence("not_finite", f"{', '.join(found)}, expected finite ones", FINITE_ADVICE)
     if not isinstance(config, TrainConfig) or metrics.step <= config.warmup_steps:
         return None
     if rank is not None and rank < config.min_effective_rank:
         what = f"the embeddings have collapsed: effective rank {rank:.3f}, expected at least {config.min_effective_rank}"
-        return Trouble("collapsed", what, "a lower learning_rate, more warmup_steps or a larger batch")
+        return Divergence("collapsed", what, "a lower learning_rate, more warmup_steps or a larger batch")
     if config.train_temperature and metrics.temperature is not None and metrics.temperature > config.max_temperature:
         what = f"the temperature has collapsed: {metrics.temperature:.3f}, expected at most {config.max_temperature}"
-        return Trouble("collapsed", what, "a lower scale_learning_rate, or train_temperature=false")
+        return Divergence("collapsed", what, "a lower scale_learning_rate, or train_temperature=false")
     return None

@@ -1,4 +1,4 @@
-"""What a trainer trains: the interface between the loop and the two objectives, contrastive.py and causal.py."""
+"""Training objective: the interface between the training loop and the two objectives, contrastive.py and causal.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one rank's share of a step came to; sums over ranks are the step's, but for the wait for its data (seconds).
+    """Figures of one rank's share of a step; sums over ranks are the step's, but for the wait for its data (seconds).
 
     Attributes:
         loss_seconds: of the loss from the embeddings on, the gather of other ranks' included.
-        effective_rank: of the batch's embeddings, see health.py; None where it was not measured.
+        effective_rank: of the batch's embeddings, see metrics.py; None where it was not measured.
         not_finite: which embeddings are not; empty where all are.
     """
 
@@ -31,11 +31,11 @@ class StepFigures:
 
 
 class Objective(Protocol):
-    """What is trained, and on what."""
+    """A model with its data and its loss."""
 
     @property
     def module(self) -> nn.Module:
-        """All weights that are trained."""
+        """Module with all weights that are trained."""
         ...
 
     def describe(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run would take: memory of a GPU by part, micro-batch, sharding, hours, money and energy. Arithmetic alone, no torch.
+"""Cost planning: a run's memory by part, micro-batch, sharding, hours, money and energy. Arithmetic alone, no torch.
 
 P weights, N GPUs, B pairs of the global batch, T tokens of a micro-batch, D width, I width of the feed-forward layers.
 """
@@ -42,7 +42,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What is asked of the planner beside the run itself.
+    """Questions to the planner beside the run itself.
 
     Attributes:
         gpu: a name of `GPUS`.
@@ -69,13 +69,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all parts."""
         return sum(asdict(self).values())
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step is spread: over how many processes, what each holds whole, and in which pieces it computes."""
+    """Layout of a step: its processes, what each holds whole, and the micro-batches that it computes."""
 
     processes: int
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -154,7 +154,7 @@ def _activations(config: RunConfig, layout: Layout) -> int:
 
 
 def _layer_bytes(shape: Shape, low: bool) -> int:
-    """What a layer keeps of one token until backward.
+    """Bytes that a layer keeps of one token until backward.
 
     Gated layers keep four tensors of the feed-forward width in place of two, keys and values repeated for each head, and of
     each RMS norm, which stays float32, its input, its result and what the matrices read of it.
@@ -181,7 +181,7 @@ def _communication(config: RunConfig, layout: Layout, n_weights: int, group: int
 
 
 def tokens_per_pair(config: RunConfig) -> int:
-    """Of x and y at their longest: what a run takes at most."""
+    """Tokens of x and y at their longest: the most that a run takes."""
     return config.shards.max_x_tokens + config.shards.max_y_tokens
 
 

@@ -1,4 +1,4 @@
-"""A split as a run sees it: which rows each step reads, and which files must be near by then. Imports no torch."""
+"""Rows of a training run: which rows of a split each step reads, and which files must be here by then. Imports no torch."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ class PairRows:
         return [pair_id for view, rows_n in rows.items() for pair_id in self.datasets[view].pair_ids(rows_n)]
 
     def describe(self, steps: int) -> str:
-        """How often each view is seen."""
+        """Epochs of each view, for people."""
         epochs = self.plan.epochs(steps)
         return "; ".join(f"{n:.2f} epochs of {self.plan.sizes[view]:,} {view} pairs" for view, n in epochs.items())

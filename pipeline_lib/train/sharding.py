@@ -1,4 +1,4 @@
-"""Weights, gradients and moments cut over the ranks by FSDP2, for a model that one device does not hold.
+"""Fully sharded data parallelism (FSDP2) and sharded checkpoints, for a model that one device does not hold.
 
 A transformer's block is one group of parameters, and what is around the blocks is another. Of every parameter each rank owns
 consecutive rows; a group is gathered when a pass needs it. Gradients are summed over ranks, not averaged (distributed.py).
@@ -8,11 +8,11 @@ Two ways to synchronise a step of M micro-batches and G groups, and the collecti
     "step"          parameters gathered once and full gradients held: G all-gathers, G reduce-scatters
     "micro_batch"   nothing full is held between passes: G reduce-scatters a micro-batch, and its all-gathers
 
-A state's tensors as several ranks write and read them: each rank a file of whole tensors and of rows of cut ones.
+A sharded checkpoint is a file a rank, of whole tensors and of the rows of cut ones:
 
     GROUP-00001-of-00002.safetensors     "first_rows" in its metadata names the tensors that are cut, as JSON
 
-Any number of ranks can read what any number wrote: of a cut tensor a rank takes the rows that it owns, from whichever files.
+Any number of ranks can read what any number wrote: a rank takes the rows that it owns, from whichever files hold them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def blocks_of(backbone: nn.Module) -> list[nn.Module]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All rows of a tensor that may be cut over the ranks; every rank has to ask."""
+    """Gather all rows of a tensor that may be cut over the ranks; every rank has to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -94,7 +94,7 @@ def own(tensor: Tensor) -> Tensor:
 
 
 def first_row(tensor: Tensor) -> int:
-    """Where the rows that this rank holds begin."""
+    """The first of the rows that this rank holds."""
     if not isinstance(tensor, DTensor):
         return 0
     rank, size = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
@@ -118,8 +118,8 @@ def total_norm(gradients: list[Tensor]) -> Tensor:
 Like = Callable[[str], Tensor | None]
 
 
-class Piece:
-    """What one rank writes of a group of tensors: copies in main memory, which training does not change any more."""
+class LocalShard:
+    """One rank's share of a group of tensors: copies in main memory, which training does not change any more."""
 
     def __init__(self, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
         self.name = f"{ranks.rank + 1:05d}-of-{ranks.size:05d}"
@@ -148,7 +148,7 @@ def _dealt(tensors: Mapping[str, Tensor], ranks: Ranks) -> list[str]:
     return mine
 
 
-class Pieces:
+class ShardedTensors:
     """A group of tensors in the files of all ranks that wrote it."""
 
     def __init__(self, folder: Path, group: str) -> None:
@@ -161,11 +161,11 @@ class Pieces:
                     self._places.setdefault(name, []).append((first_rows.get(name, 0), path))
 
     def names(self) -> set[str]:
-        """Of all tensors."""
+        """Names of all tensors."""
         return set(self._places)
 
     def read(self, like: Like = lambda name: None) -> dict[str, Tensor]:
-        """All tensors, whole; or cut as the tensor is that `like` returns for a name, where the shapes are the same.
+        """Read all tensors, whole; or cut as the tensor is that `like` returns for a name, where the shapes are the same.
 
         Raises:
             CorruptArtifact: a file cannot be read, or rows are missing.

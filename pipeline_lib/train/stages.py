@@ -1,8 +1,8 @@
-"""Causal language modelling on the training split, as a stage: what the paper's models start from (section 2).
+"""Stages beside contrastive training: pre-training, fine-tuning and the advice on batch size.
 
-Fine-tuning: contrastive training that goes on from a checkpoint, on training sets with hard negatives (paper, section 4).
-
-Where a larger batch stops paying, kept with a run: measured once a checkpoint, shown by every report of it.
+Pre-training is causal language modelling on the training split: the paper's models start from such a model (section 2).
+Fine-tuning is contrastive training that goes on from a checkpoint, on training sets with hard negatives (section 4). The advice
+says where a larger batch stops paying; it is measured once a checkpoint and shown by every report of it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def pretrain(
         inputs: token shards, of which only the training split is opened, and the tokenizer they were made with.
         config: at least one step.
         model: the encoder's sizes; `init` continues a given model.
-        progress: told the steps done.
-        log: told lines for people, as by `train`.
+        progress: callback with the steps done.
+        log: callback with lines for people, as by `train`.
 
     Raises:
         UserError: no steps, or sizes that do not fit.
@@ -133,7 +133,7 @@ LARGE_MODEL_BYTES = 200 << 20  # it would be measured where the flow runs, perha
 
 
 class AdviceConfig(StageConfig):
-    """Which checkpoint is measured, and how far."""
+    """Choice of the checkpoint, and of how far it is measured."""
 
     label: str = Field(description="Checkpoint of the run, such as step-000240.")
     pairs: int = Field(default=2048, ge=16, description="Largest batch of the curve, in pairs; half the time of 4,096.")

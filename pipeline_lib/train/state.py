@@ -1,11 +1,9 @@
-"""The trainer's state, complete or absent: what a restart goes on from.
+"""Training state: the full state of a run at one step, written asynchronously, complete or absent, and read by a restart.
 
     root/STAGE/KEY/states/parts/...      states of one run, as parts of a store: the newest that verifies is used
 
-They belong to no artifact and go when the run is done. Random numbers are no part of a state: each step seeds its own from
+States belong to no artifact and go when the run is done. Random numbers are no part of a state: each step seeds its own from
 (seed, step, rank), see trainer.py.
-
-One piece of work at a time in a thread beside the steps: the saving of a state.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from pipeline_lib.store.files import fault_point
 from pipeline_lib.store.store import Part, Stage, Store, draft_part, verify_part
 from pipeline_lib.train.distributed import ALONE, Ranks
 from pipeline_lib.train.job import Job, forget_part, part_key
-from pipeline_lib.train.sharding import Like, Piece, Pieces, own
+from pipeline_lib.train.sharding import Like, LocalShard, ShardedTensors, own
 
 RECEIPT = "written-"  # one a rank: its files of this state are on the disk
 POLL_SECONDS = 0.02
@@ -46,7 +44,7 @@ class TrainerState:
     """
 
     step: int
-    tensors: dict[str, Piece] = field(default_factory=dict)
+    tensors: dict[str, LocalShard] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,7 +62,7 @@ class SavedState:
         Raises:
             CorruptArtifact: a file cannot be read.
         """
-        return Pieces(self.folder, group).read(like)
+        return ShardedTensors(self.folder, group).read(like)
 
 
 class StateFolder:
@@ -131,8 +129,8 @@ class StateFolder:
         """The newest state that verifies and is accepted; the others are removed, each with a line that says why.
 
         Args:
-            accept: called with a state: whether the checkpoints due by then are whole.
-            log: told what was wrong with each state that is not used.
+            accept: predicate on a state: the checkpoints due by then are whole.
+            log: callback with what was wrong with each state that is not used.
 
         Raises:
             UserError: the state was written under another configuration, vocabulary or torch.
@@ -235,8 +233,8 @@ def restore_module(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
         own(tensor).copy_(own(saved[name]))
 
 
-class Beside:
-    """Runs what it is given in a thread of its own, one after the other.
+class AsyncWriter:
+    """Asynchronous writes: one piece of work at a time, in a thread beside the training steps.
 
     Args:
         enabled: False: in the caller's thread, at once.
@@ -244,7 +242,7 @@ class Beside:
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
         self._pending: Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
@@ -256,11 +254,11 @@ class Beside:
             work()
 
     def settle(self) -> BaseException | None:
-        """Until all is done; returns what it raised."""
+        """Wait until all is done; returns what it raised."""
         pending, self._pending = self._pending, None
         return pending.exception() if pending is not None else None
 
     def wait(self) -> None:
-        """Until all is done. Raises what it raised."""
+        """Wait until all is done. Raises what it raised."""
         if error := self.settle():
             raise error

@@ -1,4 +1,4 @@
-"""The command line and the environment of torchrun, for one machine or for one of many. Imports no torch."""
+"""Command line and environment of torchrun, for one machine or for one of many. Imports no torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def command(config: OptimizerConfig, meeting: Path, job_file: Path, attempt: int
 
 
 def environment(config: OptimizerConfig, meeting: str) -> dict[str, str]:
-    """What the processes get besides this one's variables."""
+    """Variables that the processes get besides this one's."""
     return {
         **(_alone(meeting) if config.nodes == 1 else {}),
         "TMPDIR": meeting,
@@ -63,7 +63,7 @@ def environment(config: OptimizerConfig, meeting: str) -> dict[str, str]:
 
 
 def steady_memory() -> dict[str, str]:
-    """What keeps a process that computes for days at the memory of its first steps; read when torch is loaded."""
+    """Settings that keep a process that computes for days at the memory of its first steps; read when torch is loaded."""
     return {
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(PRIMITIVES_KEPT),
         "LRU_CACHE_CAPACITY": str(PRIMITIVES_KEPT),  # torch's own list, of the same

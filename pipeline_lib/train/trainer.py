@@ -1,4 +1,4 @@
-"""The loop: gradients of a global batch, one synchronisation, clip, AdamW, average, write down; and what survives a kill.
+"""Training loop: gradients of a global batch, one synchronisation, clip, AdamW, average, record; it survives a kill.
 
 A step depends on the state and on its number alone. Random numbers are drawn from a generator seeded anew by
 (seed, step, rank), so that a restart needs none of the past ones and repeats the interrupted run to the bit.
@@ -22,13 +22,13 @@ from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job
 from pipeline_lib.train.metrics import (
     FINITE_ADVICE,
     Clock,
+    Divergence,
     StepLog,
     StepMetrics,
     Stopwatch,
-    Trouble,
+    divergence_of,
     names_not_finite,
     spell_seconds,
-    trouble_of,
 )
 from pipeline_lib.train.objective import Objective, StepFigures
 
@@ -44,7 +44,7 @@ class StopRequest:
         self.raised = False
 
     def listen(self) -> None:
-        """From now on, take SIGTERM so."""
+        """Handle SIGTERM from now on."""
         signal.signal(signal.SIGTERM, self._raise)
 
     def _raise(self, *_: object) -> None:
@@ -80,15 +80,15 @@ class Trainer:
         """Go on from the newest usable state to the last step; False where a SIGTERM came first and the state is saved.
 
         Raises:
-            TrainingFailed: something is not finite, or has collapsed (health.py).
+            TrainingFailed: something is not finite, or has collapsed (metrics.py).
             UserError: the saved state belongs to another configuration, vocabulary or torch.
         """
         try:
             finished = self._run()
         except Exception as error:
             error.add_note(f"step {self._reached}" if self._reached else "before the first step")
-            if beside := self.resume.settle():  # said beside what ended the run, and not in its place
-                self.events.warn(f"the state before was not saved: {beside}")
+            if unsaved := self.resume.settle():  # told with what ended the run, not in its place
+                self.events.warn(f"the state before was not saved: {unsaved}")
             raise
         self.resume.wait()
         return finished
@@ -119,7 +119,7 @@ class Trainer:
         return True
 
     def save_state(self, done: int) -> None:
-        """Copy the full state after so many steps; it is written beside the next ones.
+        """Copy the full state after so many steps; it is written asynchronously, during the next ones.
 
         Raises:
             TrainingFailed: a weight is not finite.
@@ -146,8 +146,8 @@ class Trainer:
         norm = optim.clip_gradients(self.objective.module, self.config.clip_norm)
         self.pairs_seen += int(pairs)
         metrics = StepMetrics(step + 1, loss, temperature, norm, rate, 1.0 - tokens / padded, self.pairs_seen)
-        if trouble := trouble_of(metrics, figures.effective_rank, self.config, figures.not_finite):
-            raise TrainingFailed(self._describe(trouble, metrics.step))
+        if divergence := divergence_of(metrics, figures.effective_rank, self.config, figures.not_finite):
+            raise TrainingFailed(self._describe(divergence, metrics.step))
         self.optimizer.step()
         self.objective.after_step()
         self.average.update(step)
@@ -169,15 +169,15 @@ class Trainer:
         note = f"{speed:,.0f} pairs/s, loss {metrics.loss:.3f}"
         self.events.send("progress", done=metrics.step, total=self.config.steps, note=note)
 
-    def _describe(self, trouble: Trouble, step: int) -> str:
+    def _describe(self, divergence: Divergence, step: int) -> str:
         ids = self.objective.pair_ids(step - 1)
-        path = self.job.folder / f"{trouble.name}.json"
+        path = self.job.folder / f"{divergence.name}.json"
         if self.ranks.is_first:
             replace_file(path, json.dumps({"step": step, "pair_ids": ids}, indent=1).encode())
         return (
-            f"step {step}: {trouble.what}{self._origin()}; the batch is {', '.join(ids[:NAMED_PAIRS])} and "
+            f"step {step}: {divergence.what}{self._origin()}; the batch is {', '.join(ids[:NAMED_PAIRS])} and "
             f"{max(0, len(ids) - NAMED_PAIRS)} more in {path}; last good checkpoint: "
-            f"{self.checkpoints.last_good(step) or 'none'}; try {trouble.advice}"
+            f"{self.checkpoints.last_good(step) or 'none'}; try {divergence.advice}"
         )
 
     def _origin(self) -> str:

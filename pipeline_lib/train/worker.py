@@ -1,4 +1,4 @@
-"""What every trainer process does with its job: build the objective and let the trainer run it."""
+"""Trainer process: build the objective of its job and let the trainer run it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch.utils.deterministic
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.store.locks import exclusive
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks, check_gpus, join_ranks, largest, leave_ranks
-from pipeline_lib.train.job import Events, Job, exclusive
+from pipeline_lib.train.job import Events, Job
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.trainer import Trainer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
@@ -195,6 +196,14 @@ def test_onnx_agrees_with_the_encoder_at_every_length(folder: Path, checkpoint: 
         with torch.no_grad():
             expected_BD = encoder(ids_BL, lengths_B).numpy()
         np.testing.assert_allclose(run_onnx(folder / "model.onnx", ids), expected_BD, atol=1e-5)
+
+
+def test_the_graph_tells_nothing_of_the_exporter(folder: Path) -> None:
+    """Its source lines and versions would change the bytes of a model whose weights did not change."""
+    graph = onnx.load(folder / "model.onnx")
+    assert (graph.producer_name, graph.producer_version) == ("cpt-factory", "")
+    assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
+    assert b"stack_trace" not in (folder / "model.onnx").read_bytes()
 
 
 def test_the_torch_free_encoder_agrees(folder: Path, expected: dict[str, np.ndarray]) -> None:

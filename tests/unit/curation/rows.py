@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from builders import RowsByPart, pair_row, write_pairs
 
-from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.config.data import ContractConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
-
-VALIDATE = Stage(name="validate", version=1)
+from data_contracts.schemas import row_id
+from pipeline_lib.store.store import Artifact, Store
 
 
 def pair(number: int, group: str = "g0", x: str = "", y: str = "", **changes: Any) -> dict[str, Any]:
     """A pair whose texts are its own unless they are given."""
     x, y = x or f"x of {number}", y or f"y of {number}"
-    row = {
-        "id": row_id(str(number)),
-        "kind": "code",
-        "view": "docstring",
-        "x": x,
-        "y": y,
-        "x_hash": text_hash(x),
-        "y_hash": text_hash(y),
-        "document_id": row_id("document", str(number // 2), group),
-        "source": "dump",
-        "group": group,
-        "path": f"{group}/{number // 2}.py",
-        "line": 1,
-        "position": number % 2,
-        "name": "f",
-        "language": "python",
-        "licence": None,
-        "generation": 0,
-    }
+    row = pair_row(
+        x,
+        y,
+        id=row_id(str(number)),
+        document_id=row_id("document", str(number // 2), group),
+        source="dump",
+        group=group,
+        path=f"{group}/{number // 2}.py",
+        position=number % 2,
+    )
     return {**row, **changes}
 
 
-def validated(store: Store, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> Artifact:
+def validated(store: Store, parts: RowsByPart) -> Artifact:
     """An artifact as the validate stage leaves it: one `pairs.parquet` a part."""
-
-    def make(_: str) -> Outcome:
-        made = []
-        for label, rows in parts.items():
-            scratch = store.scratch(VALIDATE.name)
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=PAIRS), scratch / "pairs.parquet")
-            counts = Counts(n_in=len(rows), n_out=len(rows))
-            made.append(store.commit_part(draft_part(VALIDATE, row_id(label, str(rows)), label, counts), scratch))
-        return Outcome(parts=tuple(made))
-
-    config = ContractConfig(max_x_words=1 + int(row_id(str(parts))[:6], 16))
-    return store.build(VALIDATE, config, {}, make)
+    return write_pairs(store, "validate", parts)

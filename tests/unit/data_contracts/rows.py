@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from builders import pair_row
 
 from data_contracts.schemas import DOCUMENTS, EVALUATIONS, PAIRS, QUARANTINE, row_id, text_hash, tokens_schema
 from pipeline_lib.config.data import ExtractConfig
@@ -33,25 +34,16 @@ def document(number: int, group: str = "package-a", **changes: Any) -> dict[str,
 def pair(number: int, document_: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A good pair of `document_`; hashes follow x and y unless they are given."""
     of = document(0) if document_ is None else document_
-    row = {
-        "id": row_id(of["id"], str(number)),
-        "kind": "code",
-        "view": "docstring",
+    of_document = {name: of[name] for name in ("source", "group", "path")} | {"document_id": of["id"]}
+    texts = {
         "x": f"Return the number {number} of {of['source']} {of['path']}.",
         "y": f"def function_{number}():\n    # {of['source']} {of['path']}\n    return {number}",
-        "document_id": of["id"],
-        "source": of["source"],
-        "group": of["group"],
-        "path": of["path"],
-        "line": number + 1,
-        "position": number,
-        "name": f"function_{number}",
-        "language": "python",
-        "licence": "MIT",
-        "generation": 0,
     }
-    row.update(changes)
-    return {"x_hash": text_hash(row["x"]), "y_hash": text_hash(row["y"]), **row}
+    texts |= {side: changes.pop(side) for side in ("x", "y") if side in changes}
+    own = {"id": row_id(of["id"], str(number)), "line": number + 1, "position": number, "name": f"function_{number}"}
+    row = pair_row("", "", licence="MIT", **of_document, **own) | texts | changes
+    hashes = {name: text_hash(row[name[0]]) for name in ("x_hash", "y_hash") if name not in changes}
+    return row | hashes
 
 
 def token_row(number: int, **changes: Any) -> dict[str, Any]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from browser import CHROMIUM, Page, browser
+from builders import pair_row, write_pairs
 
-from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.config.data import CurateConfig
+from data_contracts.schemas import row_id, text_hash
 from pipeline_lib.evaluation.compare import Queries
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.store import Artifact, Store
 
 VERBS = ("read", "write", "merge", "split", "rotate", "encode", "decode", "cache", "flush", "trace")
 NOUNS = ("matrix", "socket", "archive", "cookie", "token", "widget", "kernel", "packet", "ledger", "glyph")
@@ -31,25 +30,19 @@ def tab() -> Iterator[Page]:
 
 
 def make_pair(kind: str, group: str, document: str, position: int, x: str, y: str) -> dict[str, Any]:
-    return {
-        "id": row_id(kind, document, str(position), x, y),
-        "kind": kind,
-        "view": "docstring" if kind == "code" else "neighbour",
-        "x": x,
-        "y": y,
-        "x_hash": text_hash(x),
-        "y_hash": text_hash(y),
-        "document_id": document,
-        "source": f"{group} 1.0",
-        "group": group,
-        "path": f"{group}/{document}.py",
-        "line": 1 + position,
-        "position": position,
-        "name": f"{document}.f{position}",
-        "language": "python" if kind == "code" else "en",
-        "licence": None,
-        "generation": 0,
-    }
+    return pair_row(
+        x,
+        y,
+        kind,
+        id=row_id(kind, document, str(position), x, y),
+        document_id=document,
+        source=f"{group} 1.0",
+        group=group,
+        path=f"{group}/{document}.py",
+        line=1 + position,
+        position=position,
+        name=f"{document}.f{position}",
+    )
 
 
 def make_split(name: str, groups: int = 4, documents: int = 6, pieces: int = 6) -> list[dict[str, Any]]:
@@ -77,20 +70,7 @@ def store(tmp_path: Path) -> Store:
 def curated_of(store: Store) -> Callable[[dict[str, list[dict[str, Any]]]], Artifact]:
     """Writes a curated artifact from rows by split."""
 
-    def write(rows_by_split: dict[str, list[dict[str, Any]]]) -> Artifact:
-        stage = Stage(name="curate", version=1)
-
-        def make(key: str) -> Outcome:
-            parts = []
-            for split, rows in rows_by_split.items():
-                scratch = store.scratch("curate")
-                pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS), scratch / "pairs.parquet")
-                parts.append(store.commit_part(draft_part(stage, f"{key}{split}", split), scratch))
-            return Outcome(parts=tuple(parts))
-
-        return store.build(stage, CurateConfig(split_salt=str(len(str(rows_by_split)))), {}, make)
-
-    return write
+    return partial(write_pairs, store, "curate")
 
 
 @pytest.fixture
@@ -98,8 +78,8 @@ def split_rows() -> Callable[..., list[dict[str, Any]]]:
     return make_split
 
 
-@pytest.fixture
-def pair_row() -> Callable[..., dict[str, Any]]:
+@pytest.fixture(name="pair_row")
+def _pair_row() -> Callable[..., dict[str, Any]]:
     return make_pair
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 
 import pytest
-from awkward_python import CASES
+from python_extraction_cases import CASES
 
 from pipeline_lib.config.data import CodePairsConfig
 from pipeline_lib.languages.python import RULES as PYTHON

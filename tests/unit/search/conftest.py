@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from builders import pair_row, write_artifact, write_pairs
 from transformers import GPT2Config, GPT2Model
 
-from data_contracts.schemas import PAIRS, SPLITS, row_id, text_hash
-from pipeline_lib.config.base import StageConfig
+from data_contracts.schemas import SPLITS, row_id
 from pipeline_lib.config.data import TokenizerConfig
 from pipeline_lib.export.onnx import write_onnx
 from pipeline_lib.export.self_test import TEXTS, write_self_test
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.store import Artifact, Store
 from pipeline_lib.tokens.side_tokenizer import SideTokenizer
 from pipeline_lib.tokens.tokenizer import PairTokenizer, side_tokenizer_json, train_bpe
 
@@ -40,42 +38,22 @@ PAIRS_OF_WORDS = [
 
 def pair_rows(pairs: list[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
     return [
-        {
-            "id": row_id("pair", str(i), x, y),
-            "kind": kind,
-            "view": view,
-            "x": x,
-            "y": y,
-            "x_hash": text_hash(x),
-            "y_hash": text_hash(y),
-            "document_id": row_id("document", kind),
-            "source": "planted 1.0",
-            "group": "planted",
-            "path": f"planted/{kind}_{i}.py",
-            "line": 10 + i,
-            "position": i,
-            "name": f"planted.{kind}_{i}",
-            "language": "python" if kind == "code" else "en",
-            "licence": None,
-            "generation": 0,
-        }
+        pair_row(
+            x,
+            y,
+            kind,
+            id=row_id("pair", str(i), x, y),
+            view=view,
+            document_id=row_id("document", kind),
+            source="planted 1.0",
+            group="planted",
+            path=f"planted/{kind}_{i}.py",
+            line=10 + i,
+            position=i,
+            name=f"planted.{kind}_{i}",
+        )
         for i, (kind, view, x, y) in enumerate(pairs)
     ]
-
-
-def commit(store: Store, stage: str, labels: list[str], write: Callable[[Path, str], None]) -> Artifact:
-    """An artifact of one part a label, each filled by `write(folder, label)`."""
-    made = Stage(name=stage, version=1)
-
-    def make(key: str) -> Outcome:
-        parts = []
-        for label in labels:
-            scratch = store.scratch(stage)
-            write(scratch, label)
-            parts.append(store.commit_part(draft_part(made, f"{key[:20]}{len(parts)}", label), scratch))
-        return Outcome(parts=tuple(parts))
-
-    return store.build(made, StageConfig(), {}, make)
 
 
 @pytest.fixture
@@ -89,12 +67,7 @@ def curate(store: Store) -> Callable[..., Artifact]:
 
     def curate(pairs: list[tuple[str, str, str, str]] = PAIRS_OF_WORDS) -> Artifact:
         rows = pair_rows(pairs)
-
-        def write(folder: Path, label: str) -> None:
-            table = pa.Table.from_pylist(rows[SPLITS.index(label) :: len(SPLITS)], schema=PAIRS)
-            pq.write_table(table, folder / "pairs.parquet")
-
-        return commit(store, "curate", list(SPLITS), write)
+        return write_pairs(store, "curate", {split: rows[i :: len(SPLITS)] for i, split in enumerate(SPLITS)})
 
     return curate
 
@@ -158,6 +131,6 @@ def export_model(store: Store, pair_tokenizer: tuple[PairTokenizer, Path]) -> Ca
             (folder / "search.json").write_text(json.dumps(settings))
             record_self_test(folder, settings)
 
-        return commit(store, f"export-{seed}", ["model"], write)
+        return write_artifact(store, f"export-{seed}", ["model"], write)
 
     return export_model

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from builders import pair_row, write_pairs
 
-from data_contracts.schemas import PAIRS, row_id, text_hash
-from pipeline_lib.config.base import StageConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
-
-VIEWS = {"code": "docstring", "text": "neighbour"}
+from data_contracts.schemas import row_id
+from pipeline_lib.store.store import Artifact, Store
 
 
 def make_pair(kind: str, number: int, x: str, y: str) -> dict[str, object]:
-    row = dict.fromkeys(PAIRS.names, "") | {"line": 1, "position": 0, "generation": 0, "licence": None}
-    hashes = {"x_hash": text_hash(x), "y_hash": text_hash(y), "document_id": f"document {number // 3}"}
-    return row | hashes | {"id": row_id(kind, str(number)), "kind": kind, "view": VIEWS[kind], "x": x, "y": y}
+    names = dict.fromkeys(("source", "group", "path", "name", "language"), "")
+    return pair_row(x, y, kind, id=row_id(kind, str(number)), document_id=f"document {number // 3}", **names)
 
 
 def make_curated(store: Store, rows: dict[str, list[dict[str, object]]]) -> Artifact:
-    stage, config = Stage(name="curate", version=1), StageConfig()
-
-    def make(key: str) -> Outcome:
-        parts = []
-        for split, of_split in rows.items():
-            scratch = store.scratch("curate")
-            ordered = sorted(of_split, key=lambda row: str(row["id"]))
-            pq.write_table(pa.Table.from_pylist(ordered, schema=PAIRS), scratch / "pairs.parquet", row_group_size=64)
-            counts = Counts(n_in=len(ordered), n_out=len(ordered))
-            parts.append(store.commit_part(draft_part(stage, key + split, split, counts=counts), scratch))
-        return Outcome(parts=tuple(parts))
-
-    return store.build(stage, config, {}, make)
+    ordered = {split: sorted(of_split, key=lambda row: str(row["id"])) for split, of_split in rows.items()}
+    return write_pairs(store, "curate", ordered, row_group_rows=64)
 
 
 @pytest.fixture(scope="session")

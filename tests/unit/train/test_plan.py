@@ -25,7 +25,7 @@ from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, shape_of, step_flops, step_memory
 
-SCRIPT = Path(__file__).parents[2] / "step_memory.py"
+SCRIPT = Path(__file__).parents[2] / "training_step_memory.py"
 
 
 def small_run(**sizes: int) -> RunConfig:

@@ -16,7 +16,7 @@ from pipeline_lib.store import files as faults
 from pipeline_lib.store.store import Stage, verify_part
 from pipeline_lib.train.distributed import ALONE
 from pipeline_lib.train.job import ArtifactRef, Job
-from pipeline_lib.train.sharding import Piece
+from pipeline_lib.train.sharding import LocalShard
 from pipeline_lib.train.state import SavedState, StateFolder, TrainerState, module_tensors, restore_module
 
 
@@ -36,7 +36,7 @@ def make_job(root: Path, **changes: Any) -> Job:
 
 def make_state(step: int) -> TrainerState:
     return TrainerState(
-        step, {"weights": Piece({"w": torch.full((3,), float(step))}, ALONE)}, {"metrics.jsonl": f"row {step}\n"}
+        step, {"weights": LocalShard({"w": torch.full((3,), float(step))}, ALONE)}, {"metrics.jsonl": f"row {step}\n"}
     )
 
 

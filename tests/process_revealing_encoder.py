@@ -11,7 +11,7 @@ import numpy as np
 from pipeline_lib.evaluation.suites.models import ModelId
 
 
-class LengthEncoder:
+class ProcessRevealingEncoder:
     """Vectors that say which text and which process they come from."""
 
     id = ModelId("length", "length")

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.gloo import run_ranks
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.train.distributed import ALONE, Ranks
-from pipeline_lib.train.sharding import Piece, Pieces, own, shard, whole
+from pipeline_lib.train.sharding import LocalShard, ShardedTensors, own, shard, whole
 
 
 def build() -> nn.Module:
@@ -33,7 +33,7 @@ class Written:
         module = build()
         if self.cut:
             shard(module, ranks, "step")
-        piece = Piece(tensors_of(module), ranks)
+        piece = LocalShard(tensors_of(module), ranks)
         with torch.no_grad():
             for parameter in module.parameters():
                 own(parameter).zero_()  # what training does next is no part of what is saved
@@ -48,7 +48,7 @@ class Read:
     def __call__(self, ranks: Ranks) -> bool:
         module, expected = build(), tensors_of(build())
         shard(module, ranks, "step")
-        found = Pieces(self.folder, "weights").read(dict(module.named_parameters()).get)
+        found = ShardedTensors(self.folder, "weights").read(dict(module.named_parameters()).get)
         like = dict(module.named_parameters())
         return all(torch.equal(whole(found[name]), expected[name]) for name in expected) and all(
             own(found[name]).shape == own(like[name]).shape for name in like
@@ -68,7 +68,7 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path: Path, writers
     names = run_ranks(writers, Written(tmp_path, cut))
     held = [name for rank in names for name in rank if name in ("held", "count")]
     assert sorted(held) == ["count", "held"], "each whole tensor is written once"
-    found = Pieces(tmp_path, "weights").read()
+    found = ShardedTensors(tmp_path, "weights").read()
     expected = tensors_of(build())
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -76,12 +76,12 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path: Path, writers
     if cut and writers == 3:
         (tmp_path / "weights-00002-of-00003.safetensors").unlink()
         with pytest.raises(CorruptArtifact, match=r"0\.bias: 4 of the rows 0 to 7 are in 2 files"):
-            Pieces(tmp_path, "weights").read()
+            ShardedTensors(tmp_path, "weights").read()
 
 
 def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:
-    Piece({"w": torch.ones(3)}, ALONE).save(tmp_path, "weights")
+    LocalShard({"w": torch.ones(3)}, ALONE).save(tmp_path, "weights")
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"no tensors")
     with pytest.raises(CorruptArtifact, match="no readable safetensors"):
-        Pieces(tmp_path, "weights")
+        ShardedTensors(tmp_path, "weights")

@@ -1,6 +1,6 @@
 """A process that takes training steps of a run's sizes and prints the memory that they took (bytes), over that of its imports.
 
-python step_memory.py CONFIG.json MICRO_BATCH_TOKENS CACHED
+python training_step_memory.py CONFIG.json MICRO_BATCH_TOKENS CACHED
 """
 
 from __future__ import annotations

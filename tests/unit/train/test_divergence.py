@@ -18,7 +18,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Events
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.metrics import StepMetrics, effective_rank, trouble_of
+from pipeline_lib.train.metrics import StepMetrics, divergence_of, effective_rank
 from pipeline_lib.train.trainer import Trainer
 from pipeline_lib.train.worker import build_objective
 
@@ -55,14 +55,14 @@ def step_of(**changes: Any) -> StepMetrics:
     ],
 )
 def test_what_is_trouble(changes: dict[str, Any], rank: float | None, found: str | None) -> None:
-    trouble = trouble_of(step_of(**changes), rank, TrainConfig(warmup_steps=20))
-    assert (trouble is None) == (found is None)
-    assert found is None or found in trouble.what  # type: ignore[union-attr]
+    divergence = divergence_of(step_of(**changes), rank, TrainConfig(warmup_steps=20))
+    assert (divergence is None) == (found is None)
+    assert found is None or found in divergence.what  # type: ignore[union-attr]
 
 
 def test_a_fixed_temperature_is_the_users_choice() -> None:
-    assert trouble_of(step_of(temperature=1.5), 30.0, TrainConfig(train_temperature=False)) is None
-    assert trouble_of(step_of(temperature=None), None, OptimizerConfig()) is None
+    assert divergence_of(step_of(temperature=1.5), 30.0, TrainConfig(train_temperature=False)) is None
+    assert divergence_of(step_of(temperature=None), None, OptimizerConfig()) is None
 
 
 @pytest.fixture(scope="module")
