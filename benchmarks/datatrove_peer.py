@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stderr
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -37,7 +39,8 @@ def run(steps: list[Any], logs: Path, tasks: int = 1) -> None:
 
     for step in steps:
         step._requires_dependencies = []  # what is missing was plugged
-    LocalPipelineExecutor(steps, tasks=tasks, workers=1, logging_dir=str(logs)).run()
+    with redirect_stderr(StringIO()):  # its log: a screen for each step
+        LocalPipelineExecutor(steps, tasks=tasks, workers=1, logging_dir=str(logs)).run()
 
 
 def cpu_seconds() -> float:
