@@ -12,11 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from data_contracts.facts import check_schema
-from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import check_many
 from data_contracts.schemas import tokens_schema
 from data_contracts.shard_suite import CONTRACT_VERSION, TokenLimits, has_negatives, shard_facts, shard_suite
-from data_contracts.verdicts import judge, reject_if, verdict_report
+from data_contracts.verdicts import judge, quarantine_rows, reject_if, verdict_report, write_quarantine
 from pipeline_lib.config.run import ContractConfig
 from pipeline_lib.errors import ContractViolation
 from pipeline_lib.runtime.progress import Progress, silent

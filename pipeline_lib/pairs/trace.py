@@ -1,4 +1,4 @@
-"""From a pair back to where it came from: artifact, source, file or record, line, and the hash of the dump's file."""
+"""Origin of a pair: artifact, source, file or record, line, and the hash of the dump's file."""
 
 from __future__ import annotations
 

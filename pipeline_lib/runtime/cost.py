@@ -1,4 +1,4 @@
-"""What a run costs: seconds, CPU seconds and memory over the whole process tree, kept across interruptions.
+"""Cost of a run: seconds, CPU seconds and memory over the whole process tree, kept across interruptions.
 
 Memory is the sum of PSS (each shared page counted once, in shares) over the tree, sampled every two
 seconds; the largest sample counts.

@@ -1,4 +1,4 @@
-"""A text that takes too long: the process that reads it ends, and the next one passes that text over as `timeout`.
+"""Time limit of a text: the process that reads it too long ends, and the next one passes that text over as `timeout`.
 
 Nothing gentler stops a parser in C that holds Python's lock: no signal handler and no other Python thread gets a turn. A
 thread of `faulthandler`, which is written in C, ends the process. The process keeps a journal of the step that it is at, in

@@ -1,4 +1,4 @@
-"""What lies in a store and is needed by nobody: what killed workers left and, when asked, what no kept lineage needs.
+"""Garbage of a store: what killed workers left and, when asked, what no kept lineage needs.
 
 Found, in this order:
 - scratch folders whose process is dead (`in_use`); those without a lock of a process, when untouched for `idle_hours`;

@@ -14,7 +14,7 @@ import pytest
 from corpus import write_corpus
 from terminals import PROJECT, Terminal
 
-from pipeline_lib.runtime.processes import STUCK_SECONDS
+from pipeline_lib.runtime.interruption import STUCK_SECONDS
 from pipeline_lib.store.store import Store
 
 GOES_ON = "cpt: interrupted; the same command goes on from here"

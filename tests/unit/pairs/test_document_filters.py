@@ -18,7 +18,6 @@ from pipeline_lib.pairs.document_filters import (
     GENERAL,
     QUALITY,
     REPETITION,
-    Document,
     _too_repetitive,
     active_filters,
     document_drop,
@@ -27,8 +26,11 @@ from pipeline_lib.pairs.document_filters import (
     repeated_size_share,
     top_ngram_share,
 )
+from pipeline_lib.pairs.document_filters import (
+    DocumentText as Document,
+)
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
-from pipeline_lib.pairs.filters import report_on_documents, report_on_text_pairs, text_drop, word_overlap
+from pipeline_lib.pairs.filters import report_on_documents, text_drop, word_overlap
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -229,7 +231,3 @@ def test_the_report_shows_what_each_filter_drops() -> None:
     assert report.alone["marks"] == 2 and len(report.samples["generated"]) == 2
     assert set(report.samples) <= set(report.reasons)
     assert all(len(sample) <= 200 for samples in report.samples.values() for sample in samples)
-    config = TextPairsConfig(max_word_overlap=0.5)
-    pairs = report_on_text_pairs([("some words here", "some words here"), ("one thing", "another matter")], config)
-    assert (pairs.kept, pairs.dropped, pairs.alone) == (1, {"same_text": 1}, {"same_text": 1, "similar": 1})
-    assert pairs.samples["similar"] == ["some words here | some words here"]

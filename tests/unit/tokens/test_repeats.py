@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers
 
-from pipeline_lib.tokens.words import REACH, drop_repeats, repeated_word, without_repeat_step
+from pipeline_lib.tokens.words import REACH, drop_repeated_words, repeated_word, without_repeat_step
 
 PATTERNS = {n: normalizers.Replace(Regex(repeated_word(n)), "") for n in (1, 2, 3)}
+
+
+def drop_repeats(text: str, n: int) -> str:
+    return " ".join(drop_repeated_words(text.split(" "), n))
 
 
 @settings(deadline=None, max_examples=300)
