@@ -19,7 +19,9 @@ from data_contracts.verdicts import judge, quarantine_rows, reject_if, verdict_r
 from pipeline_lib.config.run import ContractConfig
 from pipeline_lib.errors import ContractViolation
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 STAGE_VERSION = 1

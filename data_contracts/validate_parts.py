@@ -26,7 +26,8 @@ from data_contracts.schemas import DOCUMENTS, PAIRS
 from data_contracts.verdicts import quarantine_rows, write_quarantine
 from pipeline_lib.config.run import ContractConfig
 from pipeline_lib.runtime.machine import system_memory
-from pipeline_lib.store.store import Counts, Part, Stage, Store, draft_part
+from pipeline_lib.store.records import Counts, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE_VERSION = 1
 # the contracts are part of what the stage does: a changed one redoes its parts

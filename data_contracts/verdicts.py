@@ -16,7 +16,9 @@ from data_contracts.runner import Verdict
 from data_contracts.schemas import QUARANTINE
 from pipeline_lib.config.run import ContractConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.store.store import Artifact, Part, replace_file
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import replace_file
+from pipeline_lib.store.records import Part
 
 REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
 REPORT_PARTS = 200  # worst parts that a report lists

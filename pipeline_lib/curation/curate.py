@@ -23,7 +23,9 @@ from pipeline_lib.curation.near_duplicates import drop_near_duplicates
 from pipeline_lib.curation.split import split_documents, split_groups
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="curate", version=1)
 

@@ -42,8 +42,10 @@ from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets, words_of
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 
 REASON = "contaminated"
 BATCH_ROWS = 1_000

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 IDENTIFIER = re.compile(r"\w+")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")

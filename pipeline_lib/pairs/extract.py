@@ -32,7 +32,10 @@ from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 from pipeline_lib.sources.time_limit import TimeLimit, forget, hung_steps, within_time
-from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.records import Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="extract", version=4)
 
@@ -104,7 +107,7 @@ class _Extraction:
 
     def hung(self, index: int) -> int:
         """Number of a bundle's texts that are known to hang their reader."""
-        return len(hung_steps(journals(self.store, self.bundles[index], self.work)))
+        return len(hung_steps(timeout_logs(self.store, self.bundles[index], self.work)))
 
     def extract_bundles(self, workers: Workers, indices: Sequence[int]) -> list[int]:
         """Extract bundles; returns those that killed their workers."""
@@ -153,9 +156,9 @@ def part_key(bundle: Bundle, work: ExtractWork) -> str:
     return digest_of([bundle.digest, work.key_fields(), STAGE.version])
 
 
-def journals(store: Store, bundle: Bundle, work: ExtractWork) -> Path:
-    """The folder of the journals that say which of a bundle's texts hung."""
-    return store.root / STAGE.name / "journals" / part_key(bundle, work)
+def timeout_logs(store: Store, bundle: Bundle, work: ExtractWork) -> Path:
+    """The folder of the timeout logs that say which of a bundle's texts hung."""
+    return store.root / STAGE.name / "timeouts" / part_key(bundle, work)
 
 
 def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
@@ -169,7 +172,7 @@ def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple
         The part's record, as JSON.
     """
     store = Store.at(place)
-    folder, scratch = journals(store, bundle, work), store.scratch(STAGE.name)
+    folder, scratch = timeout_logs(store, bundle, work), store.scratch(STAGE.name)
     rows = Rows(work.extract.generation, scratch)
     try:
         with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
@@ -189,7 +192,7 @@ def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple
 
 def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
     """Do for one file all that `extract_bundle` does, but write nothing: a worker survives it, or not."""
-    with TimeLimit(journals(Store.at(place), bundle, work), work.source.limits.seconds_per_text) as limit:
+    with TimeLimit(timeout_logs(Store.at(place), bundle, work), work.source.limits.seconds_per_text) as limit:
         if limit.begin(number) is None:
             extract_file(bundle.files[number], work, Rows(work.extract.generation))
 

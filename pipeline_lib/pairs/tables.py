@@ -13,7 +13,7 @@ from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, row_id, text_ha
 from pipeline_lib.pairs.code_pairs import CodePair
 from pipeline_lib.pairs.text_pairs import TextPair
 from pipeline_lib.sources.source_file import SourceFile
-from pipeline_lib.store.store import Counts
+from pipeline_lib.store.records import Counts
 
 Kind = Literal["code", "text"]
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import psutil
 
-from pipeline_lib.store.store import replace_file
+from pipeline_lib.store.files import replace_file
 
 SAMPLE_SECONDS = 2.0  # reading the maps of a large process takes tens of milliseconds
 FLUSH_SAMPLES = 2

@@ -27,7 +27,10 @@ from pipeline_lib.sources.python_installation import list_origins, list_python
 from pipeline_lib.sources.readers import reader_of
 from pipeline_lib.sources.remote import fixed_folder, is_remote, list_url
 from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, form_of
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Record, Stage, Store, digest_of, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.records import Counts, Outcome, Record, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="source", version=2)
 FILES = "files.parquet"

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, valid_name, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
-from pipeline_lib.store.store import Record
+from pipeline_lib.store.records import Record
 
 PROJECT = "cpt-factory"
 STDLIB_SKIPPED = SKIPPED_FOLDERS | {"test", "tests", "idle_test"}

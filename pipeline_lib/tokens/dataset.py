@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline_lib.store.store import Artifact, File, Part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import File, Part
 
 T = TypeVar("T")
 

@@ -37,7 +37,9 @@ from pipeline_lib.config.run import ShardConfig, WorkersConfig
 from pipeline_lib.runtime.machine import system_memory
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import HERE, Workers, where_it_pays
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import SHARD_SUFFIX, part_label
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
 

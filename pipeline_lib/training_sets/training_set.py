@@ -23,8 +23,10 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.training import TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.training_sets.layouts import SetFile, find_files, place_of, read_items
 from pipeline_lib.training_sets.records import Bad
 from pipeline_lib.training_sets.spool import MEMORY, Quarantine, Spool, TableWriter

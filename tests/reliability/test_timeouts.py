@@ -85,7 +85,7 @@ def test_r14_a_hanging_text_is_set_aside_as_timeout_and_its_neighbours_are_kept(
         assert got == wanted
     assert hurt.manifest.counts.quarantined == 3
     assert took < 3 * SECONDS + 5 * START_SECONDS
-    assert not list((tmp_path / "hurt" / "extract" / "journals").iterdir())
+    assert not list((tmp_path / "hurt" / "extract" / "timeouts").iterdir())
 
 
 CHILD = """
@@ -135,6 +135,6 @@ def test_a_file_of_nothing_but_hanging_texts_is_given_up_as_a_whole(tmp_path: Pa
 
 @pytest.mark.parametrize("step", ["1", "11"])
 def test_a_file_that_hung_outside_its_texts_is_given_up_and_no_other(tmp_path: Path, step: str) -> None:
-    (tmp_path / "journal").write_bytes(step.encode().ljust(64) + b"Timeout (0:00:01)!\n")
+    (tmp_path / "log").write_bytes(step.encode().ljust(64) + b"Timeout (0:00:01)!\n")
     with TimeLimit(tmp_path, 60.0) as limit:
         assert [number for number in range(20) if limit.begin(number)] == [int(step)]

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.config.run import ContractConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 VALIDATE = Stage(name="validate", version=1)
 
