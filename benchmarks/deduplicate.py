@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
 from pipeline_lib.config.data import NearDuplicatesConfig, SourceConfig
-from pipeline_lib.curation.near_duplicates import Text, band_hashes, find_near_duplicates, jaccard, shingle_sets
+from pipeline_lib.curation.near_duplicates import RankedText, band_hashes, find_near_duplicates, jaccard, shingle_sets
 from pipeline_lib.sources.dump_files import list_files
 
 CONFIG = NearDuplicatesConfig(threshold=0.8, permutations=112, bands=14)
@@ -146,8 +146,8 @@ def engine(scratch: Path) -> dict[str, str | int]:
     return {"threads": 1, "memory_limit": f"{ENGINE_BYTES}B", "temp_directory": str(scratch)}
 
 
-def _ranked(texts: list[str]) -> Iterator[Text]:
-    return (Text(rank, 0, text) for rank, text in enumerate(texts))
+def _ranked(texts: list[str]) -> Iterator[RankedText]:
+    return (RankedText(rank, 0, text) for rank, text in enumerate(texts))
 
 
 def peak_bytes() -> int:

@@ -66,7 +66,9 @@ def write_export(place: Path, sizes: dict[str, int], texts: list[str]) -> Path:
     from pipeline_lib.export.export import export
     from pipeline_lib.model.checkpoint import Checkpoint
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+    from pipeline_lib.store.artifact import Artifact
+    from pipeline_lib.store.records import Outcome, Stage, draft_part
+    from pipeline_lib.store.store import Store
     from pipeline_lib.tokens.tokenizer import train_bpe
 
     store = Store(place)

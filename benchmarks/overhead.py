@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline_lib.store.store import Artifact, Store
+    from pipeline_lib.store.artifact import Artifact
+    from pipeline_lib.store.store import Store
     from pipeline_lib.train.distributed import Ranks
     from pipeline_lib.train.job import Job
 
@@ -146,7 +147,7 @@ def write_pairs(store: Store, limit: int, held_out: int = 0) -> Artifact:
     from data_contracts.schemas import PAIRS, row_id, text_hash
     from pipeline_lib.config.base import StageConfig
     from pipeline_lib.curation.curate import STAGE
-    from pipeline_lib.store.store import Counts, Outcome, draft_part
+    from pipeline_lib.store.records import Counts, Outcome, draft_part
 
     same = {"kind": "code", "view": "docstring", "line": 1, "language": "en", "licence": None, "generation": 0}
     same |= dict.fromkeys(("document_id", "source", "group", "path", "name"), "stdlib")

@@ -16,7 +16,8 @@ from pipeline_lib.config.presets import preset
 from pipeline_lib.evaluation import candidates
 from pipeline_lib.evaluation.tasks import build_tasks
 from pipeline_lib.sources import python_installation
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 PINNED = "# What the demo reads: NAME==VERSION and a digest of the files that are read; see benchmarks/pin_demo.py.\n"
 

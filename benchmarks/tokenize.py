@@ -28,7 +28,9 @@ from benchmarks.stdlib_pairs import stdlib_pairs
 from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import TokenDataset
 from pipeline_lib.tokens.pair_tokenizer import side_tokenizer_json
 from pipeline_lib.tokens.shards import write_shards

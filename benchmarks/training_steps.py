@@ -27,7 +27,7 @@ from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
-from pipeline_lib.tokens.tokenizer import PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
 
 DIRECTIONS = ("query_to_doc", "doc_to_query")  # the peer's loss made symmetric, as ours is
 PEER_MINI_BATCH = 64

@@ -39,7 +39,7 @@ from pipeline_lib.sources.readers.html import main_text
 from pipeline_lib.sources.readers.warc import warc_records
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import Form, SourceFile
-from pipeline_lib.store.store import Part
+from pipeline_lib.store.records import Part
 
 FILTERS = FilterConfig(quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))
 WORK = ExtractWork(source=SourceConfig(), extract=ExtractConfig(filters=FILTERS))

@@ -34,13 +34,15 @@ import psutil
 
 from benchmarks import EVAL_DATA
 from benchmarks.deduplicate import paragraphs
-from data_contracts.validate import check_shards, validate
+from data_contracts.check_shards import check_shards
+from data_contracts.validate import validate
 from pipeline_lib.config.presets import demo
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.cost import tree_pss_bytes
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 

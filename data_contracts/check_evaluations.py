@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 
 from data_contracts.evaluation_suite import CONTRACT_VERSION, evaluation_facts, evaluation_suite
 from data_contracts.facts import check_schema
-from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import Verdict, check_many
 from data_contracts.schemas import EVALUATIONS
-from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report
+from data_contracts.verdicts import REPORT_EXAMPLES, judge, quarantine_rows, reject_if, verdict_report, write_quarantine
 from pipeline_lib.config.data import ContractConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 
 STAGE_VERSION = 1
 STAGE = Stage(name="check_evaluations", version=STAGE_VERSION * 100 + CONTRACT_VERSION)

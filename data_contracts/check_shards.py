@@ -12,15 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from data_contracts.facts import check_schema
-from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import check_many
 from data_contracts.schemas import tokens_schema
 from data_contracts.shard_suite import CONTRACT_VERSION, TokenLimits, has_negatives, shard_facts, shard_suite
-from data_contracts.verdicts import judge, reject_if, verdict_report
+from data_contracts.verdicts import judge, quarantine_rows, reject_if, verdict_report, write_quarantine
 from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.errors import ContractViolation
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 STAGE_VERSION = 1

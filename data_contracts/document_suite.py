@@ -1,4 +1,4 @@
-"""What a good document is (rows of schemas.DOCUMENTS)."""
+"""Contract of documents (rows of schemas.DOCUMENTS)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARENT_STEP = r"(?:^|[/\\])\.\.(?:[/\\]|$)"  # leads out of the source
 
 
 def path_expectations() -> tuple[Expect, ...]:
-    """Where a row comes from: shared by documents and pairs."""
+    """Expectations of a row's origin: shared by documents and pairs."""
     return (
         matches("source", NOT_BLANK, "source_blank", "the name of the dump"),
         # the split hashes the group: rows without one would all be held out, or trained on, together

@@ -1,4 +1,4 @@
-"""Small columns derived from long ones with pyarrow and numpy: what the expectations look at instead of the texts."""
+"""Facts: small columns derived from long ones with pyarrow and numpy, which the expectations look at instead of the texts."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class EarlierIds:
 
     @classmethod
     def of_file(cls, path: Path) -> EarlierIds:
-        """Those of a Parquet file with a column `id`."""
+        """The ids of a Parquet file with a column `id`."""
         with pq.ParquetFile(path) as file:
             batches = file.iter_batches(ID_ROWS, columns=["id"], use_threads=False)
             return cls(pa.chunked_array([batch["id"]]) for batch in batches)

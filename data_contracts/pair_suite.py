@@ -1,4 +1,4 @@
-"""What a good pair is (rows of schemas.PAIRS)."""
+"""Contract of pairs (rows of schemas.PAIRS)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Runs a contract with Great Expectations over the facts of a table: the only file that imports the library.
+"""Runner of contracts: Great Expectations over the facts of a table. The only file that imports the library.
 
-The import takes 4.5 s, so that it happens in functions; one validation costs 0.2-0.4 s however few its rows, so that
+The import takes 4.5 s and happens in functions; one validation costs 0.2-0.4 s however few its rows, so that
 `check_many` takes the facts of several parts at once.
 """
 
@@ -23,7 +23,7 @@ MAX_VALUE_CHARACTERS = 80  # of a bad value that is quoted in a detail
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a contract said about a table.
+    """Verdict of a contract on a table.
 
     Args:
         suite: the contract's name.
@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def success(self) -> bool:
-        """Whether no row breaks the contract."""
+        """True where no row breaks the contract."""
         return not self.flagged
 
     @property

@@ -1,4 +1,4 @@
-"""The columns of every table that one stage hands to the next: the ground floor, which imports pyarrow only.
+"""Schemas of every table that one stage hands to the next: the ground floor, which imports pyarrow only.
 
 Ids are 32 hexadecimal digits (128 bits of sha256), hashes are the first 64 bits of sha256 as a signed integer: equal texts
 have equal hashes on every machine.

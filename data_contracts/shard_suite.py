@@ -1,4 +1,4 @@
-"""What a good row of token ids is (rows of schemas.tokens_schema).
+"""Contract of token ids (rows of schemas.tokens_schema).
 
 Legend: N rows, T tokens of all rows of a column, one after another.
 """
@@ -38,7 +38,7 @@ class TokenLimits:
 
 
 def has_negatives(schema: pa.Schema) -> bool:
-    """Whether rows of this schema carry hard negatives."""
+    """True where rows of this schema carry hard negatives."""
     return "negative_ids" in schema.names
 
 

@@ -1,6 +1,6 @@
-"""What a contract is made of: expectations over small columns, each with the one word that a bad row is counted under.
+"""Contracts as data: expectations over small columns, each with the one word that a bad row is counted under.
 
-A suite names classes of Great Expectations and is itself plain data, so that reading a contract costs no import of the
+A suite names classes of Great Expectations and is itself plain data: reading a contract costs no import of the
 library; `runner` builds and runs it. Expectations look at *facts*: the short columns of a table, and numbers and flags
 derived from the long ones with pyarrow, so that no text goes through pandas.
 """

@@ -15,7 +15,9 @@ from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_r
 from pipeline_lib.config.data import ContractConfig, WorkersConfig
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import HERE, where_it_pays
-from pipeline_lib.store.store import Artifact, Outcome, Part, Store, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Part, sum_counts
+from pipeline_lib.store.store import Store
 
 __all__ = ["STAGE", "check_evaluations", "check_shards", "validate", "verdict_rows"]
 

@@ -1,4 +1,4 @@
-"""Some extract parts against their contracts: what a task of the stage "validate" does.
+"""Validation of some extract parts: the task of the stage "validate".
 
 Tables are read row group by row group, and texts are let go as soon as they are judged: what is held of a part are the ids of
 its documents, while ids are compared a number for each, and the rows that are set aside.
@@ -21,12 +21,13 @@ from pydantic import TypeAdapter
 from data_contracts import document_suite as documents_contract
 from data_contracts import pair_suite as pairs_contract
 from data_contracts.facts import EarlierIds, check_schema
-from data_contracts.quarantine import quarantine_rows, write_quarantine
 from data_contracts.runner import Verdict, check_many
 from data_contracts.schemas import DOCUMENTS, PAIRS
+from data_contracts.verdicts import quarantine_rows, write_quarantine
 from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.runtime.machine import system_memory
-from pipeline_lib.store.store import Counts, Part, Stage, Store, draft_part
+from pipeline_lib.store.records import Counts, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE_VERSION = 1
 # the contracts are part of what the stage does: a changed one redoes its parts

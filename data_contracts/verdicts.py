@@ -1,4 +1,4 @@
-"""Whether a stage's rows are good enough to go on, and the report that says why not."""
+"""Verdicts of stages: rows in quarantine, shares over their threshold, and the report that says why a stage stops."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.facts import repair_unicode
+from data_contracts.runner import Verdict
+from data_contracts.schemas import QUARANTINE
 from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.store.store import Artifact, Part, replace_file
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import replace_file
+from pipeline_lib.store.records import Part
 
 REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
 REPORT_PARTS = 200  # worst parts that a report lists
@@ -143,3 +151,36 @@ def reject_if(stage: str, faults: Sequence[str], report: Path) -> None:
         return
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     raise RowsRejected(f"{stage}: {faults[0]}{more}; every row and reason: {report}", report)
+
+
+def quarantine_rows(verdict: Verdict, stage: str, table: pa.Table, id_column: str, offset: int = 0) -> pa.Table:
+    """Rows that broke a contract, as rows of schemas.QUARANTINE: the reasons of each joined by commas.
+
+    Args:
+        verdict: on `table`.
+        stage: said in the first column, e.g. "validate:pairs".
+        table: the rows themselves; `source` and `path` are taken where it has them.
+        id_column: what names a row.
+        offset: of the table's first row in its file or part.
+    """
+    rows = list(verdict.flagged)
+    names = [name for name in ("source", "path", id_column) if name in table.column_names]
+    picked, _ = repair_unicode(table.select(names).take(pa.array(rows, pa.int64())))
+    blank = [""] * len(rows)
+    columns = {
+        "stage": [stage] * len(rows),
+        "source": picked["source"].to_pylist() if "source" in names else blank,
+        "path": picked["path"].to_pylist() if "path" in names else blank,
+        "offset": [row + offset for row in rows],
+        "record_id": picked[id_column].to_pylist(),
+        "reason": [",".join(verdict.flagged[row]) for row in rows],
+        "detail": [verdict.details[row] for row in rows],
+    }
+    return pa.table(columns, schema=QUARANTINE)
+
+
+def write_quarantine(folder: Path, rows: list[pa.Table]) -> int:
+    """Write `quarantine.parquet` into the folder; returns its rows."""
+    table = pa.concat_tables([QUARANTINE.empty_table(), *rows]).combine_chunks()
+    pq.write_table(table, folder / "quarantine.parquet", compression="zstd")
+    return table.num_rows

@@ -13,7 +13,7 @@ from pipeline_lib.config.presets import RANDOM
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.ablation import Measured
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from tasks.ablation import ablation_task
 from tasks.evaluation import checkpoint_task
 from tasks.training import lexical_start_task, pretrain_task, train_task

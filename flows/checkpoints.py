@@ -11,7 +11,8 @@ from flows.train import train
 from flows.workspace import Workspace, open_store, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Lineage, check_fit, lineage_of
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import checkpoint_label, checkpoint_steps
 from tasks.ui import say
 

@@ -11,7 +11,8 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from tasks.dataset import check_shards_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task

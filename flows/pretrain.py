@@ -8,7 +8,7 @@ from flows.build_dataset import require_dataset
 from flows.parameters import DatasetRef, TrainParams
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from tasks.training import pretrain_task
 
 

@@ -11,7 +11,7 @@ from flows.evaluate import checkpoint_encoders, evaluate, evaluate_labels
 from flows.origins import publishing_commands, whole_story
 from flows.parameters import EvaluatedRef, EvaluateParams, PublishedRef, PublishParams
 from pipeline_lib.export.card import model_folder
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from tasks.publishing import card_task, export_task, index_task, negatives_task, promote_task, select_task
 from tasks.suites import open_suites_task, suite_task
 

@@ -12,8 +12,8 @@ from flows.publish import publish
 from flows.train import train
 from flows.workspace import Workspace, open_workspace
 from pipeline_lib.runtime.cost import Meter
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
-from pipeline_lib.store.store import Artifact
 from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 

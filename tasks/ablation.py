@@ -6,7 +6,8 @@ import base64
 from collections.abc import Sequence
 
 from pipeline_lib.evaluation.ablation import Measured, write_ablation
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from tasks.ui import StageProgress, show_markdown, stage_task
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_contracts.validate import check_shards, validate, verdict_rows
+from data_contracts.check_shards import check_shards
+from data_contracts.validate import validate
+from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
@@ -12,7 +14,9 @@ from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.sources.python_installation import differences
-from pipeline_lib.store.store import Artifact, Store, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, show_table, stage_task

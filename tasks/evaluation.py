@@ -11,7 +11,8 @@ from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.evaluate import evaluate_baselines, evaluate_checkpoint
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from tasks.ui import StageProgress, show_table, stage_task
 
 

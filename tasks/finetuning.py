@@ -11,7 +11,8 @@ from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.evaluation.tasks import only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.mining import Embedder, mine
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.stages import finetune
 from pipeline_lib.training_sets.training_set import join_sets, read_training_set
 from tasks.dataset import drop_rows

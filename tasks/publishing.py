@@ -20,7 +20,8 @@ from pipeline_lib.export.export import export
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from tasks.ui import StageProgress, show_table, stage_task
 
 

@@ -32,8 +32,8 @@ from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.search.query import search
 from pipeline_lib.sources import python_installation
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
-from pipeline_lib.store.store import Artifact
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it

@@ -15,7 +15,8 @@ from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
 from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import Suite
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from tasks.ui import StageProgress, say, show_table, stage_task
 
 OpenSuites = tuple[list[Suite], dict[str, str]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.stages import AdviceConfig, build_advice, pretrain
 from tasks.ui import StageProgress, stage_task

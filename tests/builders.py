@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 
 VIEWS = {"code": "docstring", "text": "neighbour"}
 LANGUAGES = {"code": "python", "text": "en"}

@@ -13,7 +13,9 @@ from data_contracts.schemas import PAIRS, PAIRS_WITH_NEGATIVES
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
-from pipeline_lib.store.store import Artifact, Stage, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Stage
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
 from pipeline_lib.train.job import TRAIN, ArtifactRef, Job

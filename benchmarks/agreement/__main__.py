@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.rules import ParseLimit
-from pipeline_lib.pairs.candidates import first_paragraph
+from pipeline_lib.pairs.code_pairs import first_paragraph
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.sources.safe_open import SourceText, decode
 

@@ -14,7 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipeline_lib.store.store import Artifact, Store
+    from pipeline_lib.store.artifact import Artifact
+    from pipeline_lib.store.store import Store
 
 SHOWN_DIGITS = 8  # of a key: twice what a command needs
 HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}

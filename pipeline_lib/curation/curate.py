@@ -1,21 +1,14 @@
 """Stage "curate": validated pairs, each text once, cut into train, validation and test.
 
-The near-duplicate passes of curation: which rows the near-duplicates among documents, x and y take with them.
-
-Each pass goes over the survivors of the one before. Of x and of y only those of one kind and view are compared, as in exact
-deduplication. A document is what its pairs hold, of one generation, dropped as duplicates or not; it is compared while any
-of its rows survives, and where it goes all of its rows go.
-
-What training data is made of, for the model card: pairs by kind, and by the licence that each came with.
+Contaminated pairs go first, then exact duplicates, then near-duplicates; what survives is split by group, and a text that two
+splits share stays in one of them.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,84 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS, SPLITS
-from pipeline_lib.config.data import CurateConfig, NearDuplicatesConfig
+from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation.decontaminate import decontaminate
 from pipeline_lib.curation.dedup import Curation
-from pipeline_lib.curation.near_duplicates import Text, find_near_duplicates
+from pipeline_lib.curation.near_duplicates import drop_near_duplicates
 from pipeline_lib.curation.split import split_documents, split_groups
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
-
-BATCH_ROWS = 1_000  # texts that the engine hands over at a time
-
-_RANKED_ROWS = """
-CREATE OR REPLACE TEMP TABLE ranked AS
-SELECT id, row_number() OVER (ORDER BY generation, id) - 1 AS rank, dense_rank() OVER (ORDER BY kind, view) AS scope
-FROM keys WHERE dropped = ''
-"""
-
-_ROW_TEXTS = "SELECT rank, scope, {side} FROM read_parquet($paths) AS pairs JOIN ranked USING (id)"
-
-_RANKED_DOCUMENTS = """
-CREATE OR REPLACE TEMP TABLE ranked AS
-SELECT document_id, generation, row_number() OVER (ORDER BY generation, document_id) - 1 AS rank
-FROM keys WHERE dropped = '' GROUP BY document_id, generation
-"""
-
-# in the order of rank, so that the rows of one document follow each other
-_DOCUMENT_TEXTS = """
-SELECT rank, 0 AS scope, x || chr(10) || y AS text
-FROM read_parquet($paths) AS pairs
-JOIN (SELECT id, document_id, generation FROM keys WHERE dropped <> 'contaminated') AS clean USING (id)
-JOIN ranked ON ranked.document_id = clean.document_id AND ranked.generation = clean.generation
-ORDER BY rank, pairs.position, pairs.id
-"""
-
-_DROP_ROWS = """
-UPDATE keys SET dropped = $reason FROM ranked JOIN gone USING (rank) WHERE keys.id = ranked.id
-"""
-
-_DROP_DOCUMENTS = """
-UPDATE keys SET dropped = $reason FROM ranked JOIN gone USING (rank)
-WHERE keys.document_id = ranked.document_id AND keys.generation = ranked.generation AND keys.dropped = ''
-"""
-
-
-def drop_near_duplicates(curation: Curation, config: NearDuplicatesConfig) -> None:
-    """Mark the rows to drop as `near_duplicate_document`, `near_duplicate_x` and `near_duplicate_y`.
-
-    Args:
-        curation: the table of keys, exact duplicates dropped.
-
-    Raises:
-        UserError: `rensa` is not installed.
-    """
-    for side in config.sides:
-        with tempfile.TemporaryDirectory(dir=curation.scratch) as folder:
-            _drop_side(curation, side, config, Path(folder))
-
-
-def _drop_side(curation: Curation, side: str, config: NearDuplicatesConfig, scratch: Path) -> None:
-    connection = curation.connection
-    of_documents = side == "document"
-    connection.execute(_RANKED_DOCUMENTS if of_documents else _RANKED_ROWS)
-    (n,) = connection.execute("SELECT count(*) FROM ranked").fetchall()[0]
-    query = _DOCUMENT_TEXTS if of_documents else _ROW_TEXTS.format(side=side)
-    gone = find_near_duplicates(_texts(curation, query), n, config, connection, scratch)
-    connection.register("gone", pa.table({"rank": gone}))
-    connection.execute(_DROP_DOCUMENTS if of_documents else _DROP_ROWS, {"reason": f"near_duplicate_{side}"})
-    connection.unregister("gone")
-    connection.execute("DROP TABLE ranked")
-
-
-def _texts(curation: Curation, query: str) -> Iterator[Text]:
-    """One text a rank: rows that follow each other and have the same rank are one."""
-    reader = curation.connection.sql(query, params={"paths": curation.paths}).to_arrow_reader(BATCH_ROWS)
-    rows = (row for batch in reader for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    for (rank, scope), found in groupby(rows, key=lambda row: row[:2]):
-        yield Text(rank, scope, "\n".join(row[2] for row in found))
-
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="curate", version=1)
 
@@ -124,7 +49,7 @@ def curate(
         store: where the parts go.
         validated: of the stage "validate".
         config: what is dropped, and how the rest is split.
-        progress: told about every pass.
+        progress: called after every pass.
         contamination: of the stage "contamination"; pairs that hold one of its texts are dropped first.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which pairs hold a text of an evaluation suite.
+"""Decontamination: pairs that hold a text of an evaluation suite, and the stage "contamination" that prepares those texts.
 
 A pair is contaminated by an evaluation text of 13 words or more (`ngram_words`) when both share 13 words in a row; by one of
 kind `code` when it holds at least half (`code_share`) of its 13-grams, an exact copy being all of them; by a shorter text
@@ -8,17 +8,16 @@ from x, so that a text that was cut between the two is found.
 What is held in memory is the evaluation side: some 20 bytes a gram. Every pair is judged alone, and before deduplication:
 no clean pair goes with a contaminated one that it resembles, and the count by suite is that of the dump.
 
-Legend: R rows of a batch, G grams of them, M distinct grams of all evaluation texts, H places where a row holds one.
-
-Stage "contamination": the texts of evaluation suites as hashed word n-grams, which curation looks for.
-
-Whoever evaluates writes the texts out; curation reads hashes and knows no suite. A folder holds files of records:
+Stage "contamination" hashes the word n-grams of those texts. Whoever evaluates writes the texts out; curation reads hashes and
+knows no suite. A folder holds files of records:
 
     {"suite": "scifact", "id": "q-17", "text": "..."}             a .jsonl or .jsonl.gz line, or a row of a .parquet
     {"suite": "codesearchnet", "id": "7", "text": "...", "kind": "code"}
 
 `id` and `kind` may be missing. One part a file: `texts.parquet` (suite, id, how many grams a pair needs to hold) and
 `grams.parquet` (gram, the text's row number).
+
+Legend: R rows of a batch, G grams of them, M distinct grams of all evaluation texts, H places where a row holds one.
 """
 
 from __future__ import annotations
@@ -43,8 +42,10 @@ from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets, words_of
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 
 REASON = "contaminated"
 BATCH_ROWS = 1_000

@@ -1,4 +1,4 @@
-"""Exact deduplication and the keeping apart of splits, in SQL over Parquet, free of the order of files and rows.
+"""Exact deduplication, and splits kept apart, in SQL over Parquet, free of the order of files and rows.
 
 Only keys are held by the engine (ids, hashes, kinds: some 150 bytes a row, spilled to disk beyond the memory limit); texts
 are read again when the survivors are written.
@@ -12,9 +12,9 @@ Four passes, each over the survivors of the one before, each keeping the lowest 
    generation, and within that to test before validation before train; every row of another split that holds it is dropped.
 
 Rows that hold texts of evaluation suites go before the first pass (decontaminate.py), near-duplicates between the third and
-the fourth (near_rows.py), both where the config asks for it.
+the fourth (near_duplicates.py), both where the config asks for it.
 
-So a row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
+A row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
 set. A later generation never removes a row of an earlier one, since in each pass the lower generation wins, and what earlier
 generations keep does not depend on later ones.
 """

@@ -9,13 +9,15 @@ The rule: in order of rank, lowest (generation, id) first, a text is dropped whe
 near it. Of a chain a ~ b ~ c where a and c are not near, c stays. The rule depends on the ranks alone, so that the order of
 files and rows does not show, and on lower ranks alone, so that a later generation removes nothing of an earlier one.
 
+Curation makes one pass each over documents, x and y, over the survivors of the one before. Of x and of y only those of one kind
+and view are compared, as in exact deduplication. A document is what its pairs hold, of one generation, dropped as duplicates or
+not; it is compared while any of its rows survives, and where it goes all of its rows go.
+
 Bounded memory: texts are streamed; shingles and band hashes go to files in the scratch folder; buckets are joined in SQL, a
 band at a time, which spills; what is held is 17 bytes a text. In a bucket a text meets the `bucket_texts` lowest only.
 
-Texts as sets of hashed word n-grams: what near-duplicates and contamination are both judged by.
-
-A word is a run of letters and digits; case, spacing, punctuation and compatibility forms (full-width letters, ligatures)
-do not count. A text of fewer than n words is one gram: all that it has.
+Shingles are hashed, and what contamination is judged by too. A word is a run of letters and digits; case, spacing, punctuation
+and compatibility forms (full-width letters, ligatures) do not count. A text of fewer than n words is one gram: all that it has.
 
 Legend: T texts, W words of all texts, G grams of all texts.
 """
@@ -24,9 +26,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +39,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.config.data import NearDuplicatesConfig
+from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.errors import UserError
 
 WORD = re.compile(r"[^\W_]+")
@@ -144,7 +148,7 @@ WHERE low.place < high.place AND low.place <= $most
 """
 
 
-class Text(NamedTuple):
+class RankedText(NamedTuple):
     """A text to compare: its rank from 0, lower ones being kept first; only texts of one scope are compared."""
 
     rank: int
@@ -153,7 +157,7 @@ class Text(NamedTuple):
 
 
 def find_near_duplicates(
-    texts: Iterable[Text], n: int, config: NearDuplicatesConfig, connection: duckdb.DuckDBPyConnection, scratch: Path
+    texts: Iterable[RankedText], n: int, config: NearDuplicatesConfig, connection: duckdb.DuckDBPyConnection, scratch: Path
 ) -> np.ndarray:
     """The ranks of the texts to drop, in rising order.
 
@@ -182,7 +186,7 @@ def find_near_duplicates(
 
 
 def _decide(candidates: Iterable[pa.RecordBatch], identical: np.ndarray, shingles: ShingleFile, threshold: float) -> np.ndarray:
-    """Whether each rank is dropped. Candidates come in order of the higher rank, so that the lower one is decided already.
+    """Mark each rank that is dropped. Candidates come in order of the higher rank, so that the lower one is decided already.
 
     Texts of identical sets were no candidates but the lowest of them: where that one is kept it is near the others, and
     where it is dropped, what dropped it is near them as well.
@@ -221,14 +225,14 @@ class ShingleFile:
         return np.frombuffer(self.stream.read(int(self.sizes[rank]) * 8), np.uint64)
 
     def are_near(self, one: int, other: int, threshold: float) -> bool:
-        """Whether the Jaccard index reaches the threshold, which sets of too different sizes cannot."""
+        """True where the Jaccard index reaches the threshold, which sets of too different sizes cannot."""
         small, large = sorted((int(self.sizes[one]), int(self.sizes[other])))
         if small < threshold * large - ROUNDING:
             return False
         return jaccard(self.read(one), self.read(other)) >= threshold - ROUNDING
 
 
-def _write_signatures(texts: Iterable[Text], config: NearDuplicatesConfig, shingles: ShingleFile, path: Path) -> None:
+def _write_signatures(texts: Iterable[RankedText], config: NearDuplicatesConfig, shingles: ShingleFile, path: Path) -> None:
     """A row a text that has words: rank, scope, the hash of its set, and the hash of each band."""
     bands = [(f"band_{band}", pa.int64()) for band in range(config.bands)]
     schema = pa.schema([("rank", pa.int64()), ("scope", pa.int32()), ("content", pa.int64()), *bands])
@@ -278,8 +282,8 @@ def _content_hash(shingles: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(shingles.tobytes(), digest_size=8).digest(), "little", signed=True)
 
 
-def _batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    batch: list[Text] = []
+def _batches(texts: Iterable[RankedText]) -> Iterator[list[RankedText]]:
+    batch: list[RankedText] = []
     characters = 0
     for item in texts:
         batch.append(item)
@@ -289,3 +293,73 @@ def _batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+BATCH_ROWS = 1_000  # texts that the engine hands over at a time
+
+_RANKED_ROWS = """
+CREATE OR REPLACE TEMP TABLE ranked AS
+SELECT id, row_number() OVER (ORDER BY generation, id) - 1 AS rank, dense_rank() OVER (ORDER BY kind, view) AS scope
+FROM keys WHERE dropped = ''
+"""
+
+_ROW_TEXTS = "SELECT rank, scope, {side} FROM read_parquet($paths) AS pairs JOIN ranked USING (id)"
+
+_RANKED_DOCUMENTS = """
+CREATE OR REPLACE TEMP TABLE ranked AS
+SELECT document_id, generation, row_number() OVER (ORDER BY generation, document_id) - 1 AS rank
+FROM keys WHERE dropped = '' GROUP BY document_id, generation
+"""
+
+# in the order of rank, so that the rows of one document follow each other
+_DOCUMENT_TEXTS = """
+SELECT rank, 0 AS scope, x || chr(10) || y AS text
+FROM read_parquet($paths) AS pairs
+JOIN (SELECT id, document_id, generation FROM keys WHERE dropped <> 'contaminated') AS clean USING (id)
+JOIN ranked ON ranked.document_id = clean.document_id AND ranked.generation = clean.generation
+ORDER BY rank, pairs.position, pairs.id
+"""
+
+_DROP_ROWS = """
+UPDATE keys SET dropped = $reason FROM ranked JOIN gone USING (rank) WHERE keys.id = ranked.id
+"""
+
+_DROP_DOCUMENTS = """
+UPDATE keys SET dropped = $reason FROM ranked JOIN gone USING (rank)
+WHERE keys.document_id = ranked.document_id AND keys.generation = ranked.generation AND keys.dropped = ''
+"""
+
+
+def drop_near_duplicates(curation: Curation, config: NearDuplicatesConfig) -> None:
+    """Mark the rows to drop as `near_duplicate_document`, `near_duplicate_x` and `near_duplicate_y`.
+
+    Args:
+        curation: the table of keys, exact duplicates dropped.
+
+    Raises:
+        UserError: `rensa` is not installed.
+    """
+    for side in config.sides:
+        with tempfile.TemporaryDirectory(dir=curation.scratch) as folder:
+            _drop_side(curation, side, config, Path(folder))
+
+
+def _drop_side(curation: Curation, side: str, config: NearDuplicatesConfig, scratch: Path) -> None:
+    connection = curation.connection
+    of_documents = side == "document"
+    connection.execute(_RANKED_DOCUMENTS if of_documents else _RANKED_ROWS)
+    (n,) = connection.execute("SELECT count(*) FROM ranked").fetchall()[0]
+    query = _DOCUMENT_TEXTS if of_documents else _ROW_TEXTS.format(side=side)
+    gone = find_near_duplicates(_texts(curation, query), n, config, connection, scratch)
+    connection.register("gone", pa.table({"rank": gone}))
+    connection.execute(_DROP_DOCUMENTS if of_documents else _DROP_ROWS, {"reason": f"near_duplicate_{side}"})
+    connection.unregister("gone")
+    connection.execute("DROP TABLE ranked")
+
+
+def _texts(curation: Curation, query: str) -> Iterator[RankedText]:
+    """One text a rank: rows that follow each other and have the same rank are one."""
+    reader = curation.connection.sql(query, params={"paths": curation.paths}).to_arrow_reader(BATCH_ROWS)
+    rows = (row for batch in reader for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    for (rank, scope), found in groupby(rows, key=lambda row: row[:2]):
+        yield RankedText(rank, scope, "\n".join(row[2] for row in found))

@@ -1,4 +1,4 @@
-"""How many held-out functions have a near twin in training: the share of a test that measures memory.
+"""Near twins of held-out functions in training: the share of a test that measures memory.
 
 Similarity is the Jaccard index of two functions' sets of words, identifiers split at case and underscores. The search is
 exact. It uses the prefix filter of set similarity joins (Chaudhuri, Ganti and Kaushik, ICDE 2006; Bayardo, Ma and Srikant,
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 IDENTIFIER = re.compile(r"\w+")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
@@ -46,7 +46,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class NearTwins:
-    """Of `n` test texts, `count` have a train text at least as similar as the threshold; `examples` are the closest."""
+    """Near twins: of `n` test texts, `count` have a train text at least that similar; `examples` are the closest."""
 
     n: int
     count: int

@@ -1,4 +1,4 @@
-"""Which rows are held out: whole groups, by the hash of their name."""
+"""Held-out splits: whole groups, by the hash of their name."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.evaluation.charts import ablation_chart
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="ablate", version=2)
 STANDARD_ERRORS = 2

@@ -20,7 +20,7 @@ from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.compare import Queries, read_evaluations, read_queries
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.metrics import Interval
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 Weights = dict[str, float]
 

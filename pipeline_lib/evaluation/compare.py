@@ -13,7 +13,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.metrics import Interval
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ from pipeline_lib.evaluation.task_records import ProbeTask, SearchTask, Similari
 from pipeline_lib.evaluation.tasks import build_tasks, kinds_of_few_groups, only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, embedding, silent
-from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.records import Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="evaluate", version=1)
 
@@ -183,7 +186,7 @@ def load_embedder(checkpoint: Checkpoint, batch_tokens: int) -> Embed:
 
     from pipeline_lib.model.encoder import Encoder
     from pipeline_lib.model.micro_batches import embed_ids
-    from pipeline_lib.tokens.tokenizer import PairTokenizer
+    from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
     encoder = Encoder.load(checkpoint.trained.part_folder(checkpoint.label))
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")

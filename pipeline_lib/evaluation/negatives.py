@@ -16,7 +16,9 @@ from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.evaluation.tasks import only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="negatives", version=2)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.evaluation.held_out import HeldOut
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 Row = dict[str, Any]
 

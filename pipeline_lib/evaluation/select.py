@@ -25,7 +25,9 @@ from pipeline_lib.evaluation.checkpoint_scores import (
 )
 from pipeline_lib.evaluation.held_out import FEW_QUERIES
 from pipeline_lib.evaluation.metrics import Interval
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="select", version=4)
 RULE = (

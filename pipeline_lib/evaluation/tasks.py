@@ -23,7 +23,7 @@ from pipeline_lib.evaluation.task_records import (
     TooFewError,
     at_most_per_group,
 )
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 
 def only_part(artifact: Artifact, label: str) -> Artifact:

@@ -16,8 +16,10 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import link_file
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="card", version=1)
 FILE = "README.md"

@@ -34,8 +34,12 @@ from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part, sha256_file
-from pipeline_lib.tokens.tokenizer import PairTokenizer, Side, side_tokenizer_json
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import sha256_file
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.tokenizer import Side
 
 STAGE = Stage(name="export", version=5)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}

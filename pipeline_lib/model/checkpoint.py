@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.store.store import Artifact, Record, Store, to_json
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Record
+from pipeline_lib.store.store import Store, to_json
 
 ORIGIN = "origin.json"
 

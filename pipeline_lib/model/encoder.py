@@ -24,7 +24,7 @@ from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
 
 if TYPE_CHECKING:
-    from pipeline_lib.tokens.tokenizer import PairTokenizer
+    from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
 

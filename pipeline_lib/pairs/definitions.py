@@ -1,4 +1,4 @@
-"""The modules, classes and functions of a source file, through tree-sitter: parsed only, never run."""
+"""Definitions of a source file (modules, classes, functions), through tree-sitter: parsed only, never run."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
 
 
 def _signs(data: bytes, rules: CommentedRules) -> tuple[list[int], list[int]]:
-    """Where the signs of definitions lie, and up to where a node must reach to hold one of those or a later one."""
+    """Places of the signs of definitions, and up to where a node must reach to hold one of those or a later one."""
     # pattern by pattern: a search for one literal is 5 times as fast as for one of several
     text = data.lower() if rules.ignore_case else data
     signs = sorted([match.start() for sign in rules.signs for match in sign.finditer(text)])

@@ -1,9 +1,7 @@
-"""One bundle of files to one part: what a Dask task does. It gets paths and configs and returns the part's record.
+"""Stage "extract": a raw dump to documents and pairs, bundle by bundle, in Dask worker processes.
 
-Stage `extract`: a raw dump to documents and pairs, bundle by bundle, in Dask worker processes.
-
-Parts are committed by the workers as they finish: whatever is killed, a rerun does the unfinished bundles only. Where all
-are done no cluster is started.
+A task gets paths and configs, makes one bundle of files one part and returns the part's record. Parts are committed by the
+workers as they finish: whatever is killed, a rerun does the unfinished bundles only. Where all are done no cluster is started.
 """
 
 from __future__ import annotations
@@ -20,22 +18,24 @@ from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.code_pairs import code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.document_filters import Document, document_drop, identify_language
+from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
-from pipeline_lib.pairs.prose import docstring_paragraphs, paragraphs
+from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.tables import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import Killed, Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
-from pipeline_lib.sources.folder import book_of
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
 from pipeline_lib.sources.time_limit import TimeLimit, forget, hung_steps, within_time
-from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, digest_of, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.records import Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="extract", version=4)
 
@@ -51,202 +51,6 @@ class ExtractWork(StageConfig):
 
     source: SourceConfig
     extract: ExtractConfig
-
-
-def part_key(bundle: Bundle, work: ExtractWork) -> str:
-    """The name of a bundle's part."""
-    return digest_of([bundle.digest, work.key_fields(), STAGE.version])
-
-
-def journals(store: Store, bundle: Bundle, work: ExtractWork) -> Path:
-    """The folder of the journals that say which of a bundle's texts hung."""
-    return store.root / STAGE.name / "journals" / part_key(bundle, work)
-
-
-def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
-    """Extract a bundle and commit its part. Ends this process where a text hangs: see `time_limit`.
-
-    Args:
-        place: of the store; on another machine it must be reached by the same path or URL.
-        killers: places of files that killed every worker that met them; they are quarantined unread.
-
-    Returns:
-        The part's record, as JSON.
-    """
-    store = Store.at(place)
-    folder, scratch = journals(store, bundle, work), store.scratch(STAGE.name)
-    rows = Rows(work.extract.generation, scratch)
-    try:
-        with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
-            for number, file in enumerate(bundle.files):
-                if file.place in killers:
-                    rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
-                elif hung := limit.begin(number):
-                    rows.refuse(file, kind_of(file), hung.reason, hung.detail)
-                else:
-                    extract_file(file, work, rows)
-        part = commit_rows(store, bundle, work, rows)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
-    forget(folder)
-    return part.model_dump_json()
-
-
-def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
-    """Do for one file all that `extract_bundle` does, but write nothing: whether a worker survives it."""
-    with TimeLimit(journals(Store.at(place), bundle, work), work.source.limits.seconds_per_text) as limit:
-        if limit.begin(number) is None:
-            extract_file(bundle.files[number], work, Rows(work.extract.generation))
-
-
-def kind_of(file: SourceFile) -> Kind:
-    """Whether a file is code or prose."""
-    return "code" if file.form in CODE_FORMS else "text"
-
-
-def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> Part:
-    """Complete the tables of a bundle in their folder and make that its part."""
-    assert rows.folder is not None, "rows that are to be a part need a scratch folder"
-    written = rows.write()
-    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
-    draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
-    return store.commit_part(draft, rows.folder)
-
-
-def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
-    """Add a file's documents and pairs to the rows, or the reason why there are none."""
-    rows.facts["files"] += 1
-    rows.facts["bytes"] += file.bytes
-    if _is_test(file, rows):
-        return
-    for found in texts_of(file, work.source):
-        extract_found(found, work.extract, rows)
-
-
-def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
-    """Add one text's documents and pairs to the rows, or the reason why there are none."""
-    if isinstance(found.content, SourceText) and not is_taken(found.file):
-        rows.dropped["not_sampled"] += 1
-    elif not _is_test(found.file, rows):
-        hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
-        if hung is not None:
-            rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
-
-
-def is_taken(file: SourceFile) -> bool:
-    """Whether a text belongs to the share of its source that is taken: by the hash of its path, whatever else there is."""
-    return file.weight >= 1 or int(row_id(file.source, file.path)[:8], 16) < file.weight * 2**32
-
-
-def _is_test(file: SourceFile, rows: Rows) -> bool:
-    """Whether a file holds tests, by its name: it is counted and not even read."""
-    if file.form in CODE_FORMS and is_test_path(file.inner_path):
-        rows.dropped["file_of_tests"] += 1
-        return True
-    return False
-
-
-def _extract_text(file: SourceFile, source: SourceText | Refusal, config: ExtractConfig, rows: Rows) -> None:
-    if isinstance(source, Refusal):
-        if source.reason in _DROPS:
-            rows.dropped[source.reason] += 1
-        else:
-            rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
-    elif not source.text.strip():
-        rows.dropped["file_empty"] += 1
-    elif reason := document_drop(as_document(file, source.text), config.filters):
-        rows.dropped[reason] += 1
-    elif file.form in CODE_FORMS:
-        _extract_code(file, source, config, rows)
-    else:
-        _extract_prose(file, source, config, rows)
-
-
-def as_document(file: SourceFile, text: str) -> Document:
-    """A file's text as the rules for documents look at it."""
-    prose = description(text)[0] if file.form == "metadata" else text
-    return Document(prose, "code" if file.form in CODE_FORMS else "prose", file.licence)
-
-
-def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
-    language = file.form
-    document = rows.add_document(file, "code", language, source.text)
-    if language not in config.code.languages:
-        return
-    rules = rules_of(language)
-    try:
-        definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
-    except ParseLimit as error:
-        rows.refuse(file, "code", "parse_limit", str(error))
-        return
-    pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
-    for position, pair in enumerate(pairs):
-        rows.add_code_pair(file, document, language, position, pair)
-    sections = []
-    for definition in definitions:
-        doc = definition.doc
-        if doc is None or definition.in_test or definition.broken or not _is_long(doc, config.text):
-            continue
-        if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
-            rows.dropped["not_text"] += 1
-            continue
-        sections.append(Section(definition.qualified_name, docstring_paragraphs(doc.value, doc.line)))
-    _add_text_pairs(file, sections, config, rows)
-
-
-def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
-    """Whether a docstring is long enough for two pieces; words are counted only where the characters may suffice."""
-    least = least_size_of_a_pair(config)
-    if config.unit == "characters":
-        return len(doc.value) >= least - 2  # the ends of two pieces
-    return len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least
-
-
-def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
-    text, line, markdown = source.text, 1, file.form == "markdown"
-    name = file.path.rsplit("/", 1)[-1]
-    if file.form == "metadata":
-        text, line, markdown = description(text)
-        name = file.source
-    elif file.form == "plain":
-        text, line = book_of(text)
-    _add_text_pairs(file, [Section(name, paragraphs(text, line, indented_code=markdown))], config, rows)
-
-
-def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractConfig, rows: Rows) -> None:
-    """Add one prose document for all sections, and the pairs of neighbours inside each."""
-    sections = [section for section in sections if section.paragraphs]
-    if not sections:
-        return
-    text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
-    if file.form in CODE_FORMS and (reason := document_drop(Document(text, "docstrings"), config.filters)):
-        rows.dropped[reason] += 1
-        return
-    language = identify_language(text) if config.filters.languages else prose_language(text)
-    document = rows.add_document(file, "text", language, text)
-    for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped)):
-        rows.add_text_pair(file, document, language, position, pair)
-
-
-def description(metadata: str) -> tuple[str, int, bool]:
-    """The long description in a METADATA file: its text, the line that it starts at, whether it is Markdown."""
-    head, _, body = metadata.partition("\n\n")
-    headers = HeaderParser().parsestr(head)
-    markdown = (headers["Description-Content-Type"] or "").strip().lower().startswith("text/markdown")
-    if body.strip():
-        return body, head.count("\n") + 3, markdown
-    folded = headers["Description"] or ""  # metadata before version 2.1 holds it in a folded header
-    return "\n".join(line.removeprefix("        ").removeprefix("       |") for line in folded.split("\n")), 1, markdown
-
-
-def prose_language(text: str) -> str:
-    """`en` where at least one in 20 of the first 500 words is a common English one, else `und` (undetermined)."""
-    words = text[:4000].lower().split()[:500]
-    common = sum(map(_STOPWORDS.__contains__, words))
-    return "en" if words and common * 20 >= len(words) else "und"
-
-
-__all__ = ["STAGE", "extract"]
 
 
 def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
@@ -297,13 +101,13 @@ class _Extraction:
         return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
 
     def places(self) -> list[str]:
-        """What each worker must see of the dump."""
+        """Files and folders of the dump that each worker must see."""
         files = (file for bundle in self.bundles for file in bundle.files)
         return list({file.source: file.place for file in files if not is_remote(file.place)}.values())
 
     def hung(self, index: int) -> int:
-        """How many texts of a bundle are known to hang their reader."""
-        return len(hung_steps(journals(self.store, self.bundles[index], self.work)))
+        """Number of a bundle's texts that are known to hang their reader."""
+        return len(hung_steps(timeout_logs(self.store, self.bundles[index], self.work)))
 
     def extract_bundles(self, workers: Workers, indices: Sequence[int]) -> list[int]:
         """Extract bundles; returns those that killed their workers."""
@@ -345,3 +149,196 @@ class _Extraction:
         done = sum(self.bundles[index].bytes for index in self.parts)
         pairs = sum(part.counts.n_out for part in self.parts.values())
         self.progress(done, self.total_bytes, f"{pairs:,} pairs")
+
+
+def part_key(bundle: Bundle, work: ExtractWork) -> str:
+    """The name of a bundle's part."""
+    return digest_of([bundle.digest, work.key_fields(), STAGE.version])
+
+
+def timeout_logs(store: Store, bundle: Bundle, work: ExtractWork) -> Path:
+    """The folder of the timeout logs that say which of a bundle's texts hung."""
+    return store.root / STAGE.name / "timeouts" / part_key(bundle, work)
+
+
+def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple[str, ...] = ()) -> str:
+    """Extract a bundle and commit its part. Ends this process where a text hangs: see `time_limit`.
+
+    Args:
+        place: of the store; on another machine it must be reached by the same path or URL.
+        killers: places of files that killed every worker that met them; they are quarantined unread.
+
+    Returns:
+        The part's record, as JSON.
+    """
+    store = Store.at(place)
+    folder, scratch = timeout_logs(store, bundle, work), store.scratch(STAGE.name)
+    rows = Rows(work.extract.generation, scratch)
+    try:
+        with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
+            for number, file in enumerate(bundle.files):
+                if file.place in killers:
+                    rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
+                elif hung := limit.begin(number):
+                    rows.refuse(file, kind_of(file), hung.reason, hung.detail)
+                else:
+                    extract_file(file, work, rows)
+        part = commit_rows(store, bundle, work, rows)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
+    forget(folder)
+    return part.model_dump_json()
+
+
+def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
+    """Do for one file all that `extract_bundle` does, but write nothing: a worker survives it, or not."""
+    with TimeLimit(timeout_logs(Store.at(place), bundle, work), work.source.limits.seconds_per_text) as limit:
+        if limit.begin(number) is None:
+            extract_file(bundle.files[number], work, Rows(work.extract.generation))
+
+
+def kind_of(file: SourceFile) -> Kind:
+    """The kind of a file's pairs: code or prose."""
+    return "code" if file.form in CODE_FORMS else "text"
+
+
+def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> Part:
+    """Complete the tables of a bundle in their folder and make that its part."""
+    assert rows.folder is not None, "rows that are to be a part need a scratch folder"
+    written = rows.write()
+    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+    draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
+    return store.commit_part(draft, rows.folder)
+
+
+def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
+    """Add a file's documents and pairs to the rows, or the reason why there are none."""
+    rows.facts["files"] += 1
+    rows.facts["bytes"] += file.bytes
+    if _is_test(file, rows):
+        return
+    for found in texts_of(file, work.source):
+        extract_found(found, work.extract, rows)
+
+
+def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
+    """Add one text's documents and pairs to the rows, or the reason why there are none."""
+    if isinstance(found.content, SourceText) and not is_taken(found.file):
+        rows.dropped["not_sampled"] += 1
+    elif not _is_test(found.file, rows):
+        hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
+        if hung is not None:
+            rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
+
+
+def is_taken(file: SourceFile) -> bool:
+    """True where a text belongs to the share of its source that is taken: by the hash of its path, whatever else there is."""
+    return file.weight >= 1 or int(row_id(file.source, file.path)[:8], 16) < file.weight * 2**32
+
+
+def _is_test(file: SourceFile, rows: Rows) -> bool:
+    """True where a file holds tests, by its name: it is counted and not even read."""
+    if file.form in CODE_FORMS and is_test_path(file.inner_path):
+        rows.dropped["file_of_tests"] += 1
+        return True
+    return False
+
+
+def _extract_text(file: SourceFile, source: SourceText | Refusal, config: ExtractConfig, rows: Rows) -> None:
+    if isinstance(source, Refusal):
+        if source.reason in _DROPS:
+            rows.dropped[source.reason] += 1
+        else:
+            rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
+    elif not source.text.strip():
+        rows.dropped["file_empty"] += 1
+    elif reason := document_drop(as_document(file, source.text), config.filters):
+        rows.dropped[reason] += 1
+    elif file.form in CODE_FORMS:
+        _extract_code(file, source, config, rows)
+    else:
+        _extract_prose(file, source, config, rows)
+
+
+def as_document(file: SourceFile, text: str) -> DocumentText:
+    """A file's text as the rules for documents look at it."""
+    prose = description(text)[0] if file.form == "metadata" else text
+    return DocumentText(prose, "code" if file.form in CODE_FORMS else "prose", file.licence)
+
+
+def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
+    language = file.form
+    document = rows.add_document(file, "code", language, source.text)
+    if language not in config.code.languages:
+        return
+    rules = rules_of(language)
+    try:
+        definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
+    except ParseLimit as error:
+        rows.refuse(file, "code", "parse_limit", str(error))
+        return
+    pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
+    for position, pair in enumerate(pairs):
+        rows.add_code_pair(file, document, language, position, pair)
+    sections = []
+    for definition in definitions:
+        doc = definition.doc
+        if doc is None or definition.in_test or definition.broken or not _is_long(doc, config.text):
+            continue
+        if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
+            rows.dropped["not_text"] += 1
+            continue
+        sections.append(Section(definition.qualified_name, docstring_paragraphs(doc.value, doc.line)))
+    _add_text_pairs(file, sections, config, rows)
+
+
+def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
+    """True where a docstring is long enough for two segments; words are counted only where the characters may suffice."""
+    least = least_size_of_a_pair(config)
+    if config.unit == "characters":
+        return len(doc.value) >= least - 2  # the ends of two segments
+    return len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least
+
+
+def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
+    text, line, markdown = source.text, 1, file.form == "markdown"
+    name = file.path.rsplit("/", 1)[-1]
+    if file.form == "metadata":
+        text, line, markdown = description(text)
+        name = file.source
+    elif file.form == "plain":
+        text, line = book_of(text)
+    _add_text_pairs(file, [Section(name, paragraphs(text, line, indented_code=markdown))], config, rows)
+
+
+def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractConfig, rows: Rows) -> None:
+    """Add one prose document for all sections, and the pairs of neighbours inside each."""
+    sections = [section for section in sections if section.paragraphs]
+    if not sections:
+        return
+    text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
+    if file.form in CODE_FORMS and (reason := document_drop(DocumentText(text, "docstrings"), config.filters)):
+        rows.dropped[reason] += 1
+        return
+    language = identify_language(text) if config.filters.languages else prose_language(text)
+    document = rows.add_document(file, "text", language, text)
+    for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped)):
+        rows.add_text_pair(file, document, language, position, pair)
+
+
+def description(metadata: str) -> tuple[str, int, bool]:
+    """The long description in a METADATA file: its text, the line that it starts at, whether it is Markdown."""
+    head, _, body = metadata.partition("\n\n")
+    headers = HeaderParser().parsestr(head)
+    markdown = (headers["Description-Content-Type"] or "").strip().lower().startswith("text/markdown")
+    if body.strip():
+        return body, head.count("\n") + 3, markdown
+    folded = headers["Description"] or ""  # metadata before version 2.1 holds it in a folded header
+    return "\n".join(line.removeprefix("        ").removeprefix("       |") for line in folded.split("\n")), 1, markdown
+
+
+def prose_language(text: str) -> str:
+    """`en` where at least one in 20 of the first 500 words is a common English one, else `und` (undetermined)."""
+    words = text[:4000].lower().split()[:500]
+    common = sum(map(_STOPWORDS.__contains__, words))
+    return "en" if words and common * 20 >= len(words) else "und"

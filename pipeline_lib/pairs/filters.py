@@ -1,6 +1,6 @@
-"""The drop rules as data: a name to count by, and when it applies. The first rule that applies names the reason.
+"""Drop rules of text pairs as data: a name to count by, and when it applies; and reports of what rules drop, with samples.
 
-What each filter drops, with samples: for people who choose the bounds.
+The first rule that applies names the reason. The reports are for people who choose the bounds.
 """
 
 from __future__ import annotations
@@ -11,22 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline_lib.config.data import (
-    CodeFilterConfig,
-    CodePairsConfig,
-    FilterConfig,
-    QualityConfig,
-    RepetitionConfig,
-    TextPairsConfig,
-)
-from pipeline_lib.pairs.candidates import Candidate
-from pipeline_lib.pairs.document_filters import Document, active_filters
-
-CodeRule = tuple[str, Callable[[Candidate, CodePairsConfig], bool]]
+from pipeline_lib.config.data import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig, TextPairsConfig
+from pipeline_lib.pairs.document_filters import DocumentText, active_filters
 
 
 class TextRule(NamedTuple):
-    """A rule for two neighbouring pieces."""
+    """A rule for two neighbouring segments."""
 
     name: str
     drops: Callable[[str, str, TextPairsConfig], bool]
@@ -40,39 +30,9 @@ _TEST_PATH = re.compile(
 
 
 def is_test_path(path: str) -> bool:
-    """Whether a file holds tests, by its path inside its source: such a file is not even parsed."""
+    """True where a file holds tests, by its path inside its source: such a file is not even parsed."""
     return _TEST_PATH.search(path) is not None
 
-
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__") and len(name) > 4
-
-
-def _is_constructor(candidate: Candidate) -> bool:
-    name, parent, rules = _last_name(candidate), candidate.definition.parent, candidate.rules
-    return name in rules.constructors or (rules.constructor_is_class and parent is not None and parent.name == name)
-
-
-def _last_name(candidate: Candidate) -> str:
-    """Without what it is a method of, where the name says it: Go's T.Name, JavaScript's Foo.bar."""
-    return candidate.definition.name.rpartition(".")[2]
-
-
-# In order of cost: the last ones read the function's text.
-CODE_RULES: tuple[CodeRule, ...] = (
-    ("test", lambda c, _: c.definition.in_test),
-    ("syntax_error", lambda c, _: c.definition.broken),
-    ("dunder", lambda c, _: _is_dunder(c.definition.name)),
-    ("constructor", lambda c, _: c.view != "class" and _is_constructor(c)),
-    ("standard_method", lambda c, _: c.view != "class" and _last_name(c) in c.rules.standard_methods),
-    ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
-    ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
-    ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),
-    ("short_doc", lambda c, config: c.view != "name" and len(c.x.split()) < config.min_doc_words),
-    ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
-    ("too_large", lambda c, config: c.size_bytes > config.max_function_bytes),
-    ("trivial", lambda c, config: not c.has_body(config.min_body_lines)),
-)
 
 TEXT_RULES: tuple[TextRule, ...] = (
     TextRule("not_text", lambda x, y, _: has_control_bytes(x) or has_control_bytes(y), "control characters"),
@@ -112,16 +72,8 @@ def note_drop(dropped: Counter[str], reason: str, pair: Callable[[], tuple[str, 
         dropped.keep(reason, *pair())
 
 
-def code_drop(candidate: Candidate, config: CodePairsConfig) -> str | None:
-    """The reason to drop a function, or None to keep it."""
-    for reason, applies in CODE_RULES:
-        if applies(candidate, config):
-            return reason
-    return None
-
-
 def text_drop(x: str, y: str, config: TextPairsConfig) -> str | None:
-    """The reason to drop a pair of pieces, or None to keep it."""
+    """The reason to drop a pair of segments, or None to keep it."""
     for rule in TEXT_RULES:
         if rule.drops(x, y, config):
             return rule.name
@@ -153,7 +105,7 @@ def word_overlap(x: str, y: str) -> float:
 
 
 def has_control_bytes(text: str) -> bool:
-    """Whether a text holds control characters or unpaired surrogates, as escapes in a docstring can make them."""
+    """True where a text holds control characters or unpaired surrogates, as escapes in a docstring can make them."""
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError:
@@ -184,7 +136,7 @@ class FilterReport:
 
     @property
     def kept(self) -> int:
-        """What no filter drops."""
+        """Number of texts that no filter drops."""
         return self.seen - self.dropped.total()
 
     def add(self, other: FilterReport, n_samples: int) -> None:
@@ -214,7 +166,7 @@ PUBLISHED = FilterConfig(
 )  # every family of rules that has bounds of its own, those of Gopher and The Stack
 
 
-def report_on_documents(documents: Iterable[Document], config: FilterConfig, n_samples: int = 3) -> FilterReport:
+def report_on_documents(documents: Iterable[DocumentText], config: FilterConfig, n_samples: int = 3) -> FilterReport:
     """Try every active filter on every document."""
     rules = list(active_filters(config))
     report = FilterReport(reasons={rule.name: rule.reason for rule in rules})

@@ -1,4 +1,4 @@
-"""A look into a source: how much there is, what would become of it, and some documents and pairs, within bounds."""
+"""Samples of a source: how much there is, what would become of it, and some documents and pairs, within bounds."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Row = dict[str, Any]
 
 @dataclass
 class Sample:
-    """What was seen of one source."""
+    """Sample of one source."""
 
     source: DumpSource
     files: int
     bytes: int
     texts: int = 0  # documents, records, members or pages that were read
-    whole: bool = True  # whether that was all of the source
+    whole: bool = True  # that was all of the source
     pairs: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # by reason, as extraction counts and quarantines
     documents_shown: list[Row] = field(default_factory=list)

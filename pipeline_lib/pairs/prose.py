@@ -1,4 +1,4 @@
-"""Prose from marked-up text: paragraphs with their line, without code blocks, directives, tables and underlines."""
+"""Prose of marked-up text: paragraphs with their line, without code blocks, directives, tables and underlines."""
 
 from __future__ import annotations
 
@@ -186,3 +186,19 @@ def _line(line: str, content: str) -> tuple[str | None, bool]:
     if match := _ITEM.match(line):
         return line[match.end() :].strip(), True
     return content.removeprefix("> "), False
+
+
+_BOOK_BEGIN = re.compile(r"^\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n(?:[^\n]+\*\*\*[ \t]*\n)?", re.MULTILINE)
+_BOOK_END = re.compile(
+    r"^(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg(?:'s)? )[^\n]*", re.MULTILINE
+)
+
+
+def book_of(text: str) -> tuple[str, int]:
+    """The book between Project Gutenberg's marks and the line that it begins at (from 1); any other text as it is."""
+    if "PROJECT GUTENBERG" not in text:
+        return text, 1
+    begin = _BOOK_BEGIN.search(text)
+    start = begin.end() if begin else 0
+    end = _BOOK_END.search(text, start)
+    return text[start : end.start() if end else len(text)], 1 + text.count("\n", 0, start)

@@ -1,4 +1,4 @@
-"""The three tables of one part in the making, written as they grow: no more of them is held than one row group."""
+"""Tables of one part in the making (documents, pairs, quarantine), written as they grow, a row group at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, row_id, text_ha
 from pipeline_lib.pairs.code_pairs import CodePair
 from pipeline_lib.pairs.text_pairs import TextPair
 from pipeline_lib.sources.source_file import SourceFile
-from pipeline_lib.store.store import Counts
+from pipeline_lib.store.records import Counts
 
 Kind = Literal["code", "text"]
 
@@ -115,7 +115,7 @@ class Rows:
         self._add_pair(file, document, ("code", pair.view, language), position, pair)
 
     def add_text_pair(self, file: SourceFile, document: str, language: str, position: int, pair: TextPair) -> None:
-        """Add a pair of pieces of one document."""
+        """Add a pair of segments of one document."""
         self._add_pair(file, document, ("text", pair.view, language), position, pair)
 
     def _add_pair(
@@ -142,9 +142,9 @@ class Rows:
         self._quarantine.add(row, len(file.path) + len(detail))
 
     def counts(self) -> Counts:
-        """Where every candidate went.
+        """Counts of every candidate by where it went.
 
-        A candidate is a function (once a view), two neighbouring pieces of prose, or a file that was not read; what comes
+        A candidate is a function (once a view), two neighbouring segments of prose, or a file that was not read; what comes
         out are the rows of pairs.parquet. A file that was read is no candidate: it is a document.
         """
         return Counts(

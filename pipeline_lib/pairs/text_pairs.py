@@ -1,4 +1,4 @@
-"""Pairs of neighbouring text: adjacent, non-overlapping pieces of one document (paper, section 2.1)."""
+"""Pairs of neighbouring text: adjacent, non-overlapping segments of one document (paper, section 2.1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline_lib.pairs.filters import note_drop, text_drop
 from pipeline_lib.pairs.prose import Paragraph
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """Between min_words and max_words of one document, cut at the bound of a paragraph or a sentence."""
 
     text: str
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A run of prose whose pieces are neighbours: a file, or one docstring."""
+    """A run of prose whose segments are neighbours: a file, or one docstring."""
 
     name: str
     paragraphs: Sequence[Paragraph]
@@ -33,7 +33,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A piece and the next one, or what else the view takes for x."""
+    """A segment and the next one, or what else the view takes for x."""
 
     x: str
     y: str
@@ -52,37 +52,37 @@ class _Unit(NamedTuple):
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
 
 
-def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Piece]:
-    """Cut a document into pieces, in order and without overlap; together they are its words but for a short remainder.
+def segment(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> list[Segment]:
+    """Cut a document into segments, in order and without overlap; together they are its words but for a short remainder.
 
-    A piece ends at a paragraph's end once it has `target_words`, at a sentence's end once it has twice as many, and before a
+    A segment ends at a paragraph's end once it has `target_words`, at a sentence's end once it has twice as many, and before a
     sentence that would bring it above `max_words`. A sentence of more than max_words - min_words is cut between words. What
-    is left at the end, fewer than min_words, joins the last piece where that stays within max_words, and is left out
+    is left at the end, fewer than min_words, joins the last segment where that stays within max_words, and is left out
     otherwise.
     """
-    pieces: list[list[_Unit]] = []
+    segments: list[list[_Unit]] = []
     current: list[_Unit] = []
     size = 0
     least, most = config.min_words, config.max_words
     enough, enough_inside = max(config.target_words, least), max(2 * config.target_words, least)
     for unit in _units(paragraphs, config):
         if size >= least and size + unit.size > most:
-            pieces.append(current)
+            segments.append(current)
             current, size = [], 0
         current.append(unit)
         size += unit.size
         if size >= (enough if unit.ends_paragraph else enough_inside):
-            pieces.append(current)
+            segments.append(current)
             current, size = [], 0
     if size >= least:
-        pieces.append(current)
-    elif current and pieces and size + sum(unit.size for unit in pieces[-1]) <= most:
-        pieces[-1].extend(current)
-    return [_piece(units) for units in pieces]
+        segments.append(current)
+    elif current and segments and size + sum(unit.size for unit in segments[-1]) <= most:
+        segments[-1].extend(current)
+    return [_joined(units) for units in segments]
 
 
 def least_size_of_a_pair(config: TextPairsConfig) -> int:
-    """Words, or characters, below which `segment` gives at most one piece, whatever the text."""
+    """Words, or characters, below which `segment` gives at most one segment, whatever the text."""
     return min(max(config.target_words, config.min_words) + config.min_words, config.max_words + 1)
 
 
@@ -122,9 +122,9 @@ def _sentences(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _piece(units: list[_Unit]) -> Piece:
+def _joined(units: list[_Unit]) -> Segment:
     text = "".join(unit.text + ("\n" if unit.ends_paragraph else " ") for unit in units).rstrip()
-    return Piece(text, sum(unit.size for unit in units), units[0].line)
+    return Segment(text, sum(unit.size for unit in units), units[0].line)
 
 
 def text_pairs(sections: Iterable[Section], config: TextPairsConfig, dropped: Counter[str]) -> list[TextPair]:
@@ -148,14 +148,14 @@ def text_pairs(sections: Iterable[Section], config: TextPairsConfig, dropped: Co
     return [pairs[index * len(pairs) // most] for index in range(most)]
 
 
-def _candidates(paragraphs: Sequence[Paragraph], config: TextPairsConfig) -> Iterator[tuple[TextView, str, Piece]]:
+def _candidates(paragraphs: Sequence[Paragraph], config: TextPairsConfig) -> Iterator[tuple[TextView, str, Segment]]:
     """View, x and y, each view's in the order of the document."""
     if "neighbour" in config.views:
         for run in [paragraphs] if config.across_headings else _by_heading(paragraphs):
             yield from (("neighbour", x.text, y) for x, y in pairwise(segment(run, config)))
     if config.views == ("neighbour",):
         return
-    firsts = [(run[0], pieces[0]) for run in _by_heading(paragraphs) if (pieces := segment(_body(run), config))]
+    firsts = [(run[0], segments[0]) for run in _by_heading(paragraphs) if (segments := segment(_body(run), config))]
     if "title" in config.views:
         yield from (("title", head.text, first) for head, first in firsts if head.heading)
     if "section" in config.views:

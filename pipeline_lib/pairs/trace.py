@@ -1,4 +1,4 @@
-"""From a pair back to where it came from: artifact, source, file or record, line, and the hash of the dump's file."""
+"""Origin of a pair: artifact, source, file or record, line, and the hash of the dump's file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import duckdb
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import FILES, PLACES
-from pipeline_lib.store.store import Artifact, Manifest, Part, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Manifest, Part
+from pipeline_lib.store.store import Store
 
 MIN_DIGITS = 6  # a shorter start of an id would fit many pairs of a large set
 

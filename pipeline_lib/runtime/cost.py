@@ -1,4 +1,4 @@
-"""What a run costs: seconds, CPU seconds and memory over the whole process tree, kept across interruptions.
+"""Cost of a run: seconds, CPU seconds and memory over the whole process tree, kept across interruptions.
 
 Memory is the sum of PSS (each shared page counted once, in shares) over the tree, sampled every two
 seconds; the largest sample counts.
@@ -15,7 +15,7 @@ from typing import Any, Self
 import psutil
 
 from pipeline_lib.runtime.machine import cpu_seconds
-from pipeline_lib.store.store import replace_file
+from pipeline_lib.store.files import replace_file
 
 SAMPLE_SECONDS = 2.0  # reading the maps of a large process takes tens of milliseconds
 FLUSH_SAMPLES = 2

@@ -1,4 +1,4 @@
-"""How a long piece of work says how far it is."""
+"""Progress callback: how far a long piece of work is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def silent(done: float, total: float, note: str = "") -> None:
 
 
 def embedding(progress: Progress, done_before: int, of_all: int) -> Progress:
-    """For one of several calls that embed texts: told how far it is itself, it tells how far all of them are."""
+    """Progress of one of several calls that embed texts, said as that of all of them."""
 
     def told(done: float, total: float, note: str = "") -> None:
         progress(done_before + done, of_all, f"{int(done_before + done):,} of {of_all:,} texts embedded")

@@ -1,7 +1,7 @@
-"""An existing Dask cluster, by its scheduler's address: its workers must see the artifact root and run this very code.
+"""Existing Dask cluster, by its scheduler's address: its workers must see the artifact root and run this very code.
 
-A worker on which the root is another folder would write parts that nobody finds. So every worker is asked once at the start,
-and each task asks again where it runs: workers come and go while the work goes on.
+A worker on which the root is another folder would write parts that nobody finds. Every worker is asked once at the start, and
+each task asks again where it runs: workers come and go while the work goes on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Fitness:
-    """What a worker must find where it runs."""
+    """Conditions that a worker must meet where it runs."""
 
     root: str  # of the artifacts: a folder, or a bucket's URL
     probe: str  # a file in it
@@ -48,7 +48,7 @@ class Fitness:
     places: tuple[str, ...]  # of the dump, one a source
 
     def fault(self) -> str | None:
-        """What is wrong with the process that asks, and what to do about it; None: nothing."""
+        """The fault of the process that asks, and what to do about it; None: nothing."""
         me = f"worker process {os.getpid()} on {socket.gethostname()}"
         try:
             seen = _read(self.root, self.probe)
@@ -181,7 +181,7 @@ def _check_workers(client: Client, address: str, fitness: Fitness) -> None:
 
 @cache
 def code_versions() -> dict[str, str]:
-    """What rows are made by in this process: Python, packages, and a digest of our own sources."""
+    """Versions that make the rows in this process: Python, packages, and a digest of our own sources."""
     found = {"Python": platform.python_version(), "pipeline_lib": _sources_digest()}
     for name in {*_PACKAGES, *_packages_of_dumps()}:
         with suppress(PackageNotFoundError):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.errors import CorruptArtifact, UserError
 
 if TYPE_CHECKING:
-    from pipeline_lib.store.store import Artifact
+    from pipeline_lib.store.artifact import Artifact
 
 FILE = "current.json"
 
@@ -47,7 +47,7 @@ def promote(home: Path, exported: Artifact, indexed: Artifact, run: str) -> Curr
         CorruptArtifact: a file's bytes are not those of its manifest.
         UserError: the index was made by another model.
     """
-    from pipeline_lib.store.store import replace_file
+    from pipeline_lib.store.files import replace_file
 
     exported.verify()
     indexed.verify()

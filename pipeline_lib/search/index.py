@@ -27,7 +27,9 @@ from data_contracts.schemas import INDEX_ROWS
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
 STAGE = Stage(name="index", version=2)

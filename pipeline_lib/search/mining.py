@@ -26,7 +26,9 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.training import MiningConfig
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.index import filled_index
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import Side
 from pipeline_lib.training_sets.spool import TableWriter
 from pipeline_lib.training_sets.training_set import PositivePairs, is_negative, pair_key, read_rows

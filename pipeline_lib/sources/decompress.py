@@ -1,7 +1,7 @@
-"""Compressed files as streams that stop at a bound and tell where they are broken: .gz, .bz2, .xz, .zst; plain ones too.
+"""Decompression: streams that stop at a bound and tell where they are broken. Reads .gz, .bz2, .xz, .zst; plain ones too.
 
 A file that is one stream (JSON Lines, a tar archive, an XML export) is worth nothing where it is cut off: what came out of it
-would depend on where. So it is read to its end once before, and refused as a whole:
+would depend on where. It is read to its end once before, and refused as a whole:
 
     refusal = check_stream(file.place, limits, file.sha256)
     if refusal is not None:
@@ -215,7 +215,7 @@ class Expanded(io.RawIOBase):
         return data
 
     def _find(self, wanted: bytes, position: int) -> int:
-        """Where in the file some bytes come next, from a position on; -1: nowhere."""
+        """Offset in the file of the next such bytes, from a position on; -1: none."""
         self.raw.seek(position)
         before = b""
         while data := self.raw.read(_READ_BYTES):
@@ -272,7 +272,7 @@ def check_stream(place: str, limits: ReadLimits, sha256: str = "") -> Refusal | 
 
 
 def read_whole(place: str, limits: ReadLimits, max_bytes: int, sha256: str = "") -> bytes | Refusal:
-    """What a file holds, decompressed where its name says so; or why it is not read: too large, damaged, or changed."""
+    """Content of a file, decompressed where its name says so; or why it is not read: too large, damaged, or changed."""
     if without_suffix(place) == place:
         return read_bytes(place, max_bytes, sha256)
     refusal = check_stream(place, limits, sha256)

@@ -1,8 +1,7 @@
-"""The files that a dump spec names, on this machine or not, each with what tells its content.
+"""Files of a dump, on this machine or not: listed with what tells their content, cut into bundles, and kept as an artifact.
 
-Cutting a dump into bundles: what one process reads in one go.
-
-What a dump consists of, as an artifact: the head of every lineage; and, beside it, where the files lay.
+A bundle is what one process reads in one go. The listing, stage "source", is the head of every lineage; the places where the
+files lay stand beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,17 @@ from pipeline_lib.sources.python_installation import list_origins, list_python
 from pipeline_lib.sources.readers import reader_of
 from pipeline_lib.sources.remote import fixed_folder, is_remote, list_url
 from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, form_of
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Record, Stage, Store, digest_of, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.records import Counts, Outcome, Record, Stage, draft_part
+from pipeline_lib.store.store import Store
+
+STAGE = Stage(name="source", version=2)
+FILES = "files.parquet"
+PLACES = "places.json"
+# One path in 32 may start a bundle once it is half full: its end depends on the paths near it alone, and a new file moves one
+# bound or two, not all that follow.
+CUT_ONE_IN = 32
 
 _TEXT_FORMS: dict[str, Form] = {
     ".txt": "plain",
@@ -109,7 +118,7 @@ def _described(source: DumpSource, place: str, path: str, form: Form | None) -> 
 
 
 def _form(source: DumpSource, path: str) -> Form:
-    """What a file is that was named by itself or by a glob: the reader's word counts, not the suffix."""
+    """The form of a file that was named by itself or by a glob: the reader's word counts, not the suffix."""
     if source.reader == TREE:
         return form_of(path) or "plain"
     if source.reader == TEXT:
@@ -134,11 +143,6 @@ def _refuse_folder(source: DumpSource) -> None:
             f"source {source.name}: {source.url} is a folder; the reader {source.reader} takes files: give a glob such as"
             f" {source.url.rstrip('/')}/*"
         )
-
-
-# One path in 32 may start a bundle once it is half full. So where a bundle ends depends on the paths near it alone, and a
-# new file moves one bound or two, not all that follow.
-CUT_ONE_IN = 32
 
 
 class Bundle(Record):
@@ -205,11 +209,6 @@ def _bundle(files: list[SourceFile], source_before: str) -> Bundle:
     label = first.source if first.source != source_before else f"{first.source} from {first.path}"
     digest = digest_of([label, [file.identity for file in files]])
     return Bundle(label=label, digest=digest, files=tuple(files))
-
-
-STAGE = Stage(name="source", version=2)
-FILES = "files.parquet"
-PLACES = "places.json"
 
 
 class ListedContent(StageConfig):

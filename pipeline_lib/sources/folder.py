@@ -1,13 +1,9 @@
-"""A folder of code and prose: which of its files are read, as what, and in which group.
-
-Project Gutenberg's books without the header and the licence around them, which are the same in all.
-"""
+"""Folders of code and prose: the files that are read, as what and in which group."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,7 +38,7 @@ def list_tree(folder: str) -> list[SourceFile]:
 
 
 def readable_folder(folder: str) -> Path:
-    """Where a source folder lies, `~` and links resolved.
+    """The path of a source folder, `~` and links resolved.
 
     Raises:
         UserError: it is missing, is none or cannot be read.
@@ -107,19 +103,3 @@ def valid_name(name: str) -> str:
 
 def _open_no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-_BEGIN = re.compile(r"^\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n(?:[^\n]+\*\*\*[ \t]*\n)?", re.MULTILINE)
-_END = re.compile(
-    r"^(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg(?:'s)? )[^\n]*", re.MULTILINE
-)
-
-
-def book_of(text: str) -> tuple[str, int]:
-    """The book between Project Gutenberg's marks and the line that it begins at (from 1); any other text as it is."""
-    if "PROJECT GUTENBERG" not in text:
-        return text, 1
-    begin = _BEGIN.search(text)
-    start = begin.end() if begin else 0
-    end = _END.search(text, start)
-    return text[start : end.start() if end else len(text)], 1 + text.count("\n", 0, start)

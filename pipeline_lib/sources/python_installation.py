@@ -30,7 +30,9 @@ from packaging.utils import canonicalize_name
 
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, valid_name, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
-from pipeline_lib.store.store import Artifact, Record, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Record
+from pipeline_lib.store.store import Store
 
 LIST = Path(__file__).with_name("demo_distributions.txt")
 STDLIB = "python-stdlib"

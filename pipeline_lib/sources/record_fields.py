@@ -19,7 +19,7 @@ class FieldNames(BaseModel):
 
     text: str = Field("", description="Holds the text; empty: as the layout says.")
     name: str = Field("", description="Names the record: its URL, path or id.")
-    group: str = Field("", description="What a split may not cut through, such as the repository; empty: the name.")
+    group: str = Field("", description="Group that no split cuts through, such as the repository; empty: the name.")
     licence: str = Field("", description="Its licence, or a list of them; empty or missing: the container's.")
     language: str = Field("", description="The programming language; empty: the text is prose.")
 

@@ -1,4 +1,4 @@
-"""Records: the texts inside a file, each with a path, a group and a licence of its own, or the reason why it has no text."""
+"""Records of a file: its texts, each with a path, a group and a licence of its own, or the reason why it has no text."""
 
 from __future__ import annotations
 

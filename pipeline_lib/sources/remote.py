@@ -1,4 +1,4 @@
-"""Files that are not on this machine: listed through fsspec, and copied to a temporary file while they are read."""
+"""Remote files: listed through fsspec, and copied to a temporary file while they are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import unlimited
 from pipeline_lib.store.files import digest_of
 
-PIECE_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
 class RemoteFile(NamedTuple):
@@ -27,12 +27,12 @@ class RemoteFile(NamedTuple):
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL that is not on this machine."""
+    """True for a URL that is not on this machine."""
     return "://" in place
 
 
 def list_url(url: str) -> tuple[bool, list[RemoteFile]]:
-    """Whether the URL is a folder, and every file that it names, by path.
+    """List every file that a URL names, by path; and say if the URL is a folder.
 
     Raises:
         UserError: there is no such scheme or nothing there, or its library or the right to read is missing.
@@ -92,15 +92,15 @@ def _download(file: SourceFile, copy: IO[bytes]) -> Refusal | None:
         return Refusal("content_changed", f"is {got}, listed as {file.sha256}: list again")
     left = file.bytes
     with system.open(path, "rb") as stream:
-        while left and (piece := stream.read(min(PIECE_BYTES, left))):
-            copy.write(piece)
-            left -= len(piece)
+        while left and (block := stream.read(min(BLOCK_BYTES, left))):
+            copy.write(block)
+            left -= len(block)
     copy.flush()
     return Refusal("truncated", f"{file.bytes} bytes were listed, {left} are missing") if left else None
 
 
 def _is_dead_server(cause: BaseException | None) -> bool:
-    """Whether fsspec, which says of HTTP that a file is not there whatever happened, means that its server is not."""
+    """True where fsspec, which says of HTTP that a file is not there whatever happened, means that its server is not."""
     unreachable = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | PermissionError)
     return unreachable or isinstance(cause, TimeoutError) or getattr(cause, "status", 0) >= 500
 
@@ -118,5 +118,5 @@ def fixed_folder(pattern: str) -> str:
 
 
 def has_wild_card(place: str) -> bool:
-    """Whether a path or URL is a glob."""
+    """True for a glob."""
     return any(c in place for c in "*?[")

@@ -1,7 +1,4 @@
-"""Bytes of an unknown hand to text, or a refusal with its reason: nothing is guessed and nothing is executed.
-
-Lines of a file that may have one without an end.
-"""
+"""Untrusted bytes as text or lines, or a refusal with its reason: nothing is guessed and nothing is executed."""
 
 from __future__ import annotations
 

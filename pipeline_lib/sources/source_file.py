@@ -1,4 +1,4 @@
-"""What is known of one file before it is read: enough to read it in another process, and to name the work on it."""
+"""Source file: what is known of it before it is read, enough to read it in another process, and to name the work on it."""
 
 from __future__ import annotations
 

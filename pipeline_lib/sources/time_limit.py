@@ -1,8 +1,8 @@
-"""A text that takes too long: the process that reads it ends, and the next one passes that text over as `timeout`.
+"""Time limit of a text: the process that reads it too long ends, and the next one passes that text over as `timeout`.
 
 Nothing gentler stops a parser in C that holds Python's lock: no signal handler and no other Python thread gets a turn. A
-thread of `faulthandler`, which is written in C, ends the process. The process keeps a journal of the step that it is at, in
-the shared store; a journal that ends in a traceback names a step that hung. Dask starts another worker and repeats the task.
+thread of `faulthandler`, which is written in C, ends the process. The process keeps a timeout log of the step that it is at,
+in the shared store; a log that ends in a traceback names a step that hung. Dask starts another worker and repeats the task.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Self, TypeVar
 from pipeline_lib.sources.safe_open import Refusal
 
 MOST_TIMEOUTS = 10  # of one file; then all of it is given up, so that a file of nothing but such texts ends
-_STEP_BYTES = 64  # the journal's head: the step, padded; a traceback follows it
+_STEP_BYTES = 64  # the log's head: the step, padded; a traceback follows it
 _ARM_SHARE = 0.1  # starting the clock anew costs 50 us, so it is done when a tenth of the time has passed
 
 _Result = TypeVar("_Result")
@@ -34,7 +34,7 @@ class TimeLimit:
     """Watches one task of this process, which runs one task at a time.
 
     Args:
-        folder: for the journals of this task, the same one at each try.
+        folder: for the timeout logs of this task, the same one at each try.
         seconds: what one step may take, no less than nine tenths of it.
     """
 
@@ -47,8 +47,8 @@ class TimeLimit:
 
     def __enter__(self) -> Self:
         global _current  # noqa: PLW0603 - faulthandler has one clock a process
-        self.journal, self.path = self._new_journal()
-        self.journal.write(b" " * _STEP_BYTES)  # moves to where a traceback goes
+        self.log, self.path = self._new_log()
+        self.log.write(b" " * _STEP_BYTES)  # moves to where a traceback goes
         self.arm()
         _current = self
         return self
@@ -57,10 +57,10 @@ class TimeLimit:
         global _current  # noqa: PLW0603
         _current = None
         faulthandler.cancel_dump_traceback_later()
-        self.journal.close()
+        self.log.close()
         self.path.unlink(missing_ok=True)
 
-    def _new_journal(self) -> tuple[io.FileIO, Path]:
+    def _new_log(self) -> tuple[io.FileIO, Path]:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another run, done with the same task, has just removed the folder
@@ -89,7 +89,7 @@ class TimeLimit:
 
     def note(self, step: str) -> None:
         """Write where the task is, and give it its time."""
-        os.pwrite(self.journal.fileno(), step.encode().ljust(_STEP_BYTES), 0)
+        os.pwrite(self.log.fileno(), step.encode().ljust(_STEP_BYTES), 0)
         self.extend()
 
     def extend(self) -> None:
@@ -100,7 +100,7 @@ class TimeLimit:
     def arm(self) -> None:
         """Start the clock anew."""
         self.armed = time.monotonic()
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.journal)
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.log)
 
     def timeout(self) -> Refusal:
         """The refusal of what took too long."""
@@ -137,11 +137,11 @@ def unlimited() -> Iterator[None]:
 
 
 def hung_steps(folder: Path) -> frozenset[str]:
-    """The steps at which processes were ended, as their journals say."""
-    journals = [path.read_bytes() for path in folder.glob("*")] if folder.is_dir() else []
-    return frozenset(journal[:_STEP_BYTES].decode().strip() for journal in journals if len(journal) > _STEP_BYTES)
+    """The steps at which processes were ended, as their timeout logs say."""
+    logs = [path.read_bytes() for path in folder.glob("*")] if folder.is_dir() else []
+    return frozenset(log[:_STEP_BYTES].decode().strip() for log in logs if len(log) > _STEP_BYTES)
 
 
 def forget(folder: Path) -> None:
-    """Remove the journals of a task that is done."""
+    """Remove the timeout logs of a task that is done."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A folder of an object store, through fsspec: objects are whole or not there, and a record is put only where there is none.
+"""Bucket: a folder of an object store, through fsspec. Objects are whole or absent, records are put once.
 
 A bucket has no rename, and needs none: an upload becomes visible when it is complete. What it must offer is a put that fails
 where an object is (`If-None-Match: *` and its like), for the records that make parts and artifacts exist.

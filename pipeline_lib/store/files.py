@@ -1,7 +1,4 @@
-"""Named places where a test may make a fault happen; they do nothing unless one was armed.
-
-Files that are whole or not there: the primitives under every artifact.
-"""
+"""Atomic files: whole or not there, under every artifact; with fault points, which do nothing unless a test armed one."""
 
 from __future__ import annotations
 
@@ -89,7 +86,7 @@ def _write_beside(path: Path, content: bytes) -> Path:
 
 @cache
 def _umask() -> int:
-    """What this process began with; asking for it sets it for a moment, so that it is asked once."""
+    """The mask that this process began with; asking for it sets it for a moment, so that it is asked once."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Which processes are at work in a store: each holds a lock file there while it lives, and its scratch folders carry its name.
+"""Locks of the processes at work in a store: each holds a lock file while it lives, and its scratch folders carry its name.
 
 The kernel frees the lock of a killed process, so that what it left can be told from what another one is writing.
 """
@@ -50,7 +50,7 @@ def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
 
 
 def is_alive(root: Path, owner: str) -> bool | None:
-    """Whether the process of that name holds its lock; None where there is no such lock."""
+    """True where the process of that name holds its lock; None where there is no such lock."""
     path = root / LOCKS / owner
     return is_held(path) if owner and path.is_file() else None
 
@@ -63,7 +63,7 @@ def at_work(root: Path) -> list[Path]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds this lock file."""
+    """True where a living process holds this lock file."""
     with path.open("r") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
-"""What lies in a store and is needed by nobody: what killed workers left and, when asked, what no kept lineage needs.
+"""Garbage of a store: what killed workers left and, when asked, what no kept lineage needs.
 
 Found, in this order:
-- scratch folders whose process is dead (`in_use`); those without a lock of a process, when untouched for `idle_hours`;
-- folders of parts without a record, and journals of hung texts whose part is finished, when untouched for `idle_hours`;
+- scratch folders whose process is dead (`locks`); those without a lock of a process, when untouched for `idle_hours`;
+- folders of parts without a record, and timeout logs of texts whose part is finished, when untouched for `idle_hours`;
 - with `keep_runs`: artifacts that are no ancestor of the newest so many indexes and exports nor of the published ones, and no
   card of theirs, and the parts that no manifest names then; of cached vectors those that nobody read since the oldest of the
   kept indexes and exports was made. A manifest goes before its parts, so that no artifact is ever seen
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.locks import LOCKS, at_work, is_alive
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.store import Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use
 CARD = "card"  # stays with its export
@@ -41,7 +42,7 @@ def find_leftovers(store: Store, idle_hours: float = 24.0) -> list[Leftover]:
     """What killed processes left in the store, or with a bucket in this machine's cache."""
     now = time.time()
     found = []
-    for path, why in [*_scratch(store.root), *_half_parts(store.root), *_journals(store.root), *_dead_locks(store.root)]:
+    for path, why in [*_scratch(store.root), *_half_parts(store.root), *_timeout_logs(store.root), *_dead_locks(store.root)]:
         alive = is_alive(store.root, _owner(path)) if path.parent.name == "scratch" else None
         if alive is False or (alive is None and now - _touched(path) >= idle_hours * 3600):
             found.append(Leftover(path, why, _size(path)))
@@ -147,10 +148,10 @@ def _half_parts(root: Path) -> Iterator[tuple[Path, str]]:
             yield path, "part without a record: its writer died before it"
 
 
-def _journals(root: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted(root.glob("*/journals/*")):
+def _timeout_logs(root: Path) -> Iterator[tuple[Path, str]]:
+    for path in sorted(root.glob("*/timeouts/*")):
         if (path.parents[1] / "parts" / f"{path.name}.json").exists():
-            yield path, "journal of a finished part"
+            yield path, "timeout log of a finished part"
 
 
 def _dead_locks(root: Path) -> Iterator[tuple[Path, str]]:

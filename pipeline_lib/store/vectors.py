@@ -26,7 +26,8 @@ import numpy as np
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import fetch_file, record_name
 from pipeline_lib.store.files import digest_of, sha256_file
-from pipeline_lib.store.store import KEY_DIGITS, Counts, Part, Stage, Store, draft_part
+from pipeline_lib.store.records import Counts, Part, Stage, draft_part
+from pipeline_lib.store.store import KEY_DIGITS, Store
 
 STAGE = Stage(name="vectors", version=1)
 HASHES, VECTORS = "hashes.npy", "vectors.npy"

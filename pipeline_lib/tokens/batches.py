@@ -1,19 +1,15 @@
-"""Which rows form a global batch, and how it is cut: arithmetic on (seed, step, dataset digest), no state but the step.
+"""Order of the global batches: arithmetic on (seed, step, dataset digest), no state but the step.
 
 Each view of pairs is an endless stream of epochs. An epoch is a permutation of blocks of consecutive rows, then of the rows
 within each window of W blocks, so that reads stay near each other; a window that covers all blocks is a full permutation.
-The permutations are keyed Feistel networks (permutation.py): one row's place costs the same whatever the size of the data.
+The permutations are keyed Feistel networks: one row's place costs the same whatever the size of the data, and the bits are
+ours on every machine.
 
-N rows of a view, R ranks, n rows of one view in a batch (its share), P pairs.
+A batch mixes the views by their weights, or comes whole from one of them by weighted interleaving: batches come in rounds, and
+a round gives each view the batches that its weight asks for, in an order of its own. How many batches a view had before a step
+is arithmetic too, and a run goes on at any step without a state.
 
-Keyed permutations of any size: one place costs the same whatever the size, and the bits are ours on every machine.
-
-P places.
-
-Whose turn it is, where every global batch is drawn from one dataset: arithmetic on (key, step), like all of the order.
-
-Batches come in rounds. A round gives each dataset the batches that its weight asks for, in an order of the round's own; so
-how many batches a dataset had before a step is arithmetic too, and a run goes on at any step without a state.
+Legend: N rows of a view, R ranks, n rows of one view in a batch (its share), P pairs, or places of a permutation.
 """
 
 from __future__ import annotations
@@ -39,7 +35,7 @@ FEISTEL_ROUNDS = 6
 
 
 def permute(index: Indices, size: Indices, key: Words) -> Indices:
-    """Where keyed permutations of 0 ... size - 1 send each index: a Feistel network, walked until it lands inside.
+    """Images of indices under keyed permutations of 0 ... size - 1: a Feistel network, walked until it lands inside.
 
     Args:
         index: (P,) with 0 <= index < size.
@@ -92,7 +88,7 @@ LONGEST_ROUND = 10_000
 
 
 @dataclass(frozen=True)
-class Turns:
+class WeightedInterleaving:
     """The order in which datasets take their turns.
 
     Attributes:
@@ -104,7 +100,7 @@ class Turns:
     key: int
 
     @classmethod
-    def by_weight(cls, weights: Mapping[str, float], key: int) -> Turns:
+    def by_weight(cls, weights: Mapping[str, float], key: int) -> WeightedInterleaving:
         """A round is as long as the smallest weight needs to have a batch in it.
 
         Raises:
@@ -202,7 +198,7 @@ class BatchPlan:
         if min(self.mixture.values()) < 0 or min(self.batch_size, self.block_rows, self.window_blocks) < 1:
             raise UserError(f"a negative weight, or a size below 1: {self}")
         if self.batches_from == "one_dataset":
-            _ = self._turns
+            _ = self._interleaving
         empty = [view for view, share in self.shares.items() if share == 0]
         if empty:
             raise UserError(
@@ -221,13 +217,13 @@ class BatchPlan:
         """Row numbers (n,) of each view in global batch `step`, from 0."""
         assert step >= 0, f"step {step} is negative"
         if self.batches_from == "one_dataset":
-            view, earlier = self._turns.at(step)
+            view, earlier = self._interleaving.at(step)
             return {view: self._stream(view).batch(earlier)}
         return {view: self._stream(view).batch(step) for view in self.shares}
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each view's rows have been seen when `step` batches are done."""
-        batches = self._turns.before(step) if self.batches_from == "one_dataset" else dict.fromkeys(self.shares, step)
+        batches = self._interleaving.before(step) if self.batches_from == "one_dataset" else dict.fromkeys(self.shares, step)
         return {view: batches[view] * share / self.sizes[view] for view, share in self.shares.items()}
 
     @cached_property
@@ -235,8 +231,8 @@ class BatchPlan:
         return {view: w for view, w in sorted(self.mixture.items()) if w > 0 and self.sizes.get(view, 0) > 0}
 
     @cached_property
-    def _turns(self) -> Turns:
-        return Turns.by_weight(self._weights, key_of(self.seed, self.digest, "turns"))
+    def _interleaving(self) -> WeightedInterleaving:
+        return WeightedInterleaving.by_weight(self._weights, key_of(self.seed, self.digest, "turns"))
 
     def _stream(self, view: str) -> _Stream:
         key = key_of(self.seed, self.digest, view)

@@ -1,9 +1,9 @@
-"""Rows of token ids as training reads them: memory-mapped, by number, whatever part and file they lie in.
+"""Token dataset: rows of token ids as training reads them, memory-mapped, by number, whatever part and file they lie in.
 
 The rows of one split and view lie in one part a generation: "train-docstring", then "train-docstring@1", ... A generation's
 rows come after those of all earlier ones, so that growth leaves every number as it is.
 
-Things that are fetched before they are asked for, several at a time, and given up when they take too much room.
+Files of a bucket come through a prefetching LRU cache: several are fetched at a time, before they are asked for.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline_lib.store.store import Artifact, File, Part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import File, Part
 
 T = TypeVar("T")
 
 FETCHES = 16  # at a time: with 50 ms of latency, 320 files a second
 
 
-class Fetched(Generic[T]):
+class PrefetchingCache(Generic[T]):
     """Numbered things with a known size, of which some are here or on their way.
 
     Args:
@@ -148,7 +149,7 @@ class TokenDataset:
 
     def __init__(self, paths: list[Path], rows: list[int]) -> None:
         self._paths = paths
-        self._fetched: Fetched[_Shard] | None = None
+        self._fetched: PrefetchingCache[_Shard] | None = None
         self._starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self._shards: dict[int, _Shard] = {}
 
@@ -171,7 +172,7 @@ class TokenDataset:
         dataset = cls([shards.root / part.folder / file.name for part, file in files], [file.rows or 0 for _, file in files])
         if shards.bucket is not None:
             sizes = [file.bytes for _, file in files]
-            dataset._fetched = Fetched(
+            dataset._fetched = PrefetchingCache(
                 lambda number: _fetched_shard(shards, *files[number]),
                 lambda number: dataset._paths[number].unlink(missing_ok=True),
                 sizes,
@@ -180,7 +181,7 @@ class TokenDataset:
         return dataset
 
     def want(self, indices: NDArray[np.integer], step: int, now: int) -> bool:
-        """Start to fetch the files of the rows of a step, or to read them from a disk; see `Fetched.want`."""
+        """Start to fetch the files of the rows of a step, or to read them from a disk; see `PrefetchingCache.want`."""
         shard_of, local = self._places(indices)
         files = np.unique(shard_of).tolist()
         if self._fetched is not None:

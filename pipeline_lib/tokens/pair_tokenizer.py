@@ -1,4 +1,4 @@
-"""Texts to ids and back: a byte-level BPE whose delimiters no text can produce, or a causal LM's tokenizer in the same clothes.
+"""Tokenizer of pairs: a byte-level BPE whose delimiters no text can produce, or a causal LM's tokenizer with the same use.
 
 x is `[` text `]`, y is `{` text `}`; the four, and the padding id, are reserved. Their names in tokenizer.json hold a space,
 which is no letter of the byte-level alphabet, so that no merge can end in one; and none is an added token, which the
@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from pipeline_lib.config.data import Delimiting
 from pipeline_lib.errors import UserError
+from pipeline_lib.tokens.side_tokenizer import ENCODE_TEXTS, without_surrogates
 from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_pattern
 
 Side = Literal["x", "y"]
@@ -29,7 +30,6 @@ BRACKETS = ("[", "]", "{", "}")
 TOKENIZER_FILE = "tokenizer.json"
 DELIMITERS_FILE = "delimiters.json"
 
-ENCODE_TEXTS = 1024  # an encoding takes some 100 bytes a token until its ids are read
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
 
 
@@ -176,7 +176,7 @@ class PairTokenizer:
         return self.encode_counting(texts, side, max_tokens)[0]
 
     def encode_counting(self, texts: Sequence[str], side: Side, max_tokens: int) -> tuple[list[list[int]], int]:
-        """As `encode`, and how many of the texts were cut."""
+        """Encode as `encode` does, and count the texts that were cut."""
         assert max_tokens >= 2, f"max_tokens is {max_tokens}: there is no room for the delimiters"
         opening, closing = self.delimiters.of(side)
         room = max_tokens - 2
@@ -210,7 +210,7 @@ class PairTokenizer:
         try:
             return self._ids_of_readable(texts)
         except (TypeError, UnicodeError):  # the library refuses lone surrogates, which a terminal or a file name may hold
-            return self._ids_of_readable([text.encode("utf-8", "replace").decode() for text in texts])
+            return self._ids_of_readable([without_surrogates(text) for text in texts])
 
     def _ids_of_readable(self, texts: list[str]) -> list[list[int]]:
         if self._words is not None:

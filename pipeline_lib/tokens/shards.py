@@ -1,15 +1,13 @@
 """Stage "shards": token ids in Arrow files that are memory-mapped, one part for each split, view and generation of pairs.
 
 Rows keep the order of the curated pairs, which is that of their ids: an id is a hash, so that consecutive rows are already
-mixed over sources and documents, and a block of them is a fair sample. Or, where asked for, that of their paths: then a
-block holds neighbours of one file, the hardest negatives that a corpus has. One file is one record batch, uncompressed: reading
+mixed over sources and documents, and a block of them is a fair sample. On demand it is that of their paths: then a block
+holds neighbours of one file, the hardest negatives that a corpus has. One file is one record batch, uncompressed: reading
 a row is address arithmetic.
 
 A part is named after the ids of its pairs, which are hashes of what the pairs hold: where a later generation comes in, the
 parts of the earlier ones are found and stay as they are. Pairs that carry hard negatives (schemas.PAIRS_WITH_NEGATIVES) are
-named after those too, and their shards have two columns more.
-
-One shard: what a task of the stage "shards" does. It gets a file of rows and writes the file of their token ids.
+named after those too, and their shards have two columns more. A task gets a file of rows and writes the file of their ids.
 """
 
 from __future__ import annotations
@@ -39,7 +37,9 @@ from pipeline_lib.config.data import ShardConfig, WorkersConfig
 from pipeline_lib.runtime.machine import system_memory
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import HERE, Workers, where_it_pays
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import SHARD_SUFFIX, part_label
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
 

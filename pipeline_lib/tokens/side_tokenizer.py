@@ -1,4 +1,4 @@
-"""One side's tokenizer of an exported model, read from its tokenizer.json alone."""
+"""Tokenizer of one side of an exported model, read from its tokenizer.json alone: light enough for each search."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SideTokenizer:
         """
         ids: list[list[int]] = []
         for start in range(0, len(texts), ENCODE_TEXTS):
-            cleaned = [_clean(text) for text in texts[start : start + ENCODE_TEXTS]]
+            cleaned = [without_surrogates(text) for text in texts[start : start + ENCODE_TEXTS]]
             ids.extend(encoding.ids for encoding in self._tokenizer.encode_batch_fast(cleaned))
         for row in ids:
             if row[0] != self.open_id or row[-1] != self.close_id:
@@ -53,6 +53,6 @@ def _read(path: Path) -> Tokenizer:
         raise CorruptArtifact(f"{path}: no readable tokenizer: {error}") from error
 
 
-def _clean(text: str) -> str:
-    """Replace lone surrogates, which a shell makes of bytes that are not UTF-8."""
+def without_surrogates(text: str) -> str:
+    """Replace lone surrogates by "?": a shell makes them of bytes that are not UTF-8, and JSON can spell them."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -15,7 +15,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from pipeline_lib.config.data import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import (
     RESERVED,
     Delimiters,

@@ -1,14 +1,14 @@
-"""Texts to ids word by word, each different word tokenized once: for tokenizers that read words apart from each other.
+"""Tokenization word by word, each different word once, and the limit on a word's repeats in a text.
 
 The library normalises and splits every text anew, 290 us a function of 600 characters; most of its words came before. What is
 between ASCII characters that are no letters or digits can be looked up: nothing that the tokenizer does reaches over one of
-these, since each becomes a space. A property test holds both ways against each other.
+these, since each becomes a space.
 
-Each word at most n times in a text: as a pattern that tokenizer.json can hold, and as the same rule in a tenth of its time.
+The limit on repeats is a pattern that tokenizer.json can hold, and the same rule in a tenth of its time. The pattern is for
+whoever loads the export; the search for a word's next occurrence at every word makes it dear. Both read words between single
+spaces, as the normaliser leaves them, and both look REACH words ahead, so that a long text costs a constant a word.
 
-The pattern is what others load; a search for a word's next occurrence at every word is what makes it dear. Both read words
-between single spaces, as the normaliser leaves them, and both look REACH words ahead, so that a long text costs a constant a
-word. A property test holds them against each other.
+Property tests hold the two ways of each against each other.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def word_pattern(tokenizer: Tokenizer) -> str | None:
 
 
 def _without_normalizer(tokenizer: Tokenizer) -> Tokenizer:
-    """Of the same model, in the same memory."""
+    """A tokenizer of the same model, in the same memory, without normaliser."""
     reader = Tokenizer(tokenizer.model)
     reader.pre_tokenizer = tokenizer.pre_tokenizer
     reader.encode_special_tokens = True

@@ -23,7 +23,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.batches import ReadAhead

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.store.store import Part, Store, draft_part, verify_part
+from pipeline_lib.store.artifact import verify_part
+from pipeline_lib.store.records import Part, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.train import optim
 from pipeline_lib.train.distributed import Ranks, largest
 from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job, checkpoint_labels, forget_part, kept_labels, part_key

@@ -26,16 +26,16 @@ from pipeline_lib.model.fast_gpt2 import kernel_obstacle
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.train.batches import Batch, PairRows, ReadAhead, at_least, read_batch
+from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest
 from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.rows import check_views
+from pipeline_lib.train.rows import PairRows, check_views
 from pipeline_lib.train.sharding import cut_again, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part

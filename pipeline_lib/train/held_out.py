@@ -15,10 +15,11 @@ from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches, in_input_order
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of
-from pipeline_lib.train.batches import Batch, PairRows, at_least, read_batch
+from pipeline_lib.train.batches import Batch, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, sum_over_ranks
+from pipeline_lib.train.rows import PairRows
 
 
 class ValidationRows(PairRows):

@@ -14,8 +14,10 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
-from pipeline_lib.store.store import Artifact, Part, Stage, Store
+from pipeline_lib.store.records import Part, Stage
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.failure import EVENT_MARK
 
 TRAIN = Stage(name="train", version=5)

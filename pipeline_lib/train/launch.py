@@ -25,9 +25,11 @@ from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divi
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
+from pipeline_lib.store.artifact import Artifact, verify_part
 from pipeline_lib.store.files import digest_of, replace_file, sha256_file
 from pipeline_lib.store.locks import exclusive
-from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, verify_part
+from pipeline_lib.store.records import Outcome, Part, Stage
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline_lib.config.data import TextView, View
 from pipeline_lib.config.training import PretrainConfig, ReadingConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
 

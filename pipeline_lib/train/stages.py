@@ -21,7 +21,9 @@ from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainCo
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.train.job import PRETRAIN
 from pipeline_lib.train.launch import Choices, Log, Report, TrainInputs, build_trained, log_line, train

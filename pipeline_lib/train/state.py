@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.store.artifact import verify_part
 from pipeline_lib.store.files import fault_point
-from pipeline_lib.store.store import Part, Stage, Store, draft_part, verify_part
+from pipeline_lib.store.records import Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import ALONE, Ranks
 from pipeline_lib.train.job import Job, forget_part, part_key
 from pipeline_lib.train.sharding import Like, LocalShard, ShardedTensors, own

@@ -1,4 +1,4 @@
-"""Which files a training set consists of, and the items that their lines hold.
+"""Layouts of training sets: which files one consists of, and the items that their lines hold.
 
 BEIR: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv. MS MARCO: collection.tsv, queries.SPLIT.tsv, qrels.SPLIT.tsv and, where
 they are there, triples of ids (qidpidtriples.SPLIT*.tsv). Each may be compressed.
@@ -23,11 +23,11 @@ from pipeline_lib.sources.safe_open import Refusal, bounded_lines
 from pipeline_lib.training_sets.records import (
     NLI,
     Bad,
+    CorpusText,
     Dropped,
     Example,
     Item,
     Judgement,
-    Text,
     cells_of,
     check_text,
     faults_of,
@@ -222,7 +222,7 @@ def read_beir_text(side: str, line: bytes, config: TrainingSetConfig) -> Iterato
         yield Bad("no_id", f"expected an object with `_id`, got {ascii(record)[:80]}")
     else:
         text = joined(record.get("title"), record.get("text"))
-        yield check_text(text, config.max_text_bytes) or Text(side, record["_id"], text)
+        yield check_text(text, config.max_text_bytes) or CorpusText(side, record["_id"], text)
 
 
 def read_tab_text(side: str, line: bytes, config: TrainingSetConfig) -> Iterator[Item]:
@@ -232,7 +232,7 @@ def read_tab_text(side: str, line: bytes, config: TrainingSetConfig) -> Iterator
         yield fields
     else:
         text = " ".join(fields[1:])
-        yield check_text(text, config.max_text_bytes) or Text(side, fields[0], text)
+        yield check_text(text, config.max_text_bytes) or CorpusText(side, fields[0], text)
 
 
 def read_judgement(line: bytes, config: TrainingSetConfig) -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""Items on their way to pairs: each kind in a table on disk, joined by DuckDB, so that memory does not grow with the set."""
+"""Spool of items on their way to pairs: a table on disk a kind, joined by DuckDB. Memory does not grow with the set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import QUARANTINE
-from pipeline_lib.training_sets.records import SCHEMAS, Bad, Dropped, Example, Item, Judgement, Statement, Text
+from pipeline_lib.training_sets.records import SCHEMAS, Bad, CorpusText, Dropped, Example, Item, Judgement, Statement
 
 WAITING_ROWS = 1024
 MEMORY = "1GB"
@@ -45,7 +45,7 @@ FROM relevant r JOIN texts q ON q.side = 'query' AND q.id = r.query JOIN texts p
 LEFT JOIN negatives n ON n.query = r.query
 ORDER BY r.place, r.passage
 """
-TABLES: dict[type, str] = {Example: "example", Statement: "statement", Text: "text", Judgement: "judgement"}
+TABLES: dict[type, str] = {Example: "example", Statement: "statement", CorpusText: "text", Judgement: "judgement"}
 
 
 class TableWriter:

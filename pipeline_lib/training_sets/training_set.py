@@ -1,9 +1,8 @@
-"""Stage "training_set": a published training set as pairs with hard negatives, and the passages that it was judged on.
+"""Stages "training_set", a published training set as pairs with hard negatives, and "training_mix", several as one table.
 
-Two parts. "train": pairs.parquet (schemas.PAIRS_WITH_NEGATIVES, in the order of ids, which are hashes) and quarantine.parquet.
-"corpus", of retrieval sets: corpus.parquet (id, text, hash) for mining, and what of it could not be read.
-
-Stage "training_mix": several training sets as one table of pairs, each under its view.
+A training set has two parts. "train": pairs.parquet (schemas.PAIRS_WITH_NEGATIVES, in the order of ids, which are hashes) and
+quarantine.parquet. "corpus", of retrieval sets: corpus.parquet (id, text, hash) for mining, and what of it could not be read.
+In a mix each set keeps its view.
 """
 
 from __future__ import annotations
@@ -24,8 +23,10 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.training import TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, draft_part, sum_counts
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
+from pipeline_lib.store.store import Store
 from pipeline_lib.training_sets.layouts import SetFile, find_files, place_of, read_items
 from pipeline_lib.training_sets.records import Bad
 from pipeline_lib.training_sets.spool import MEMORY, Quarantine, Spool, TableWriter
@@ -75,7 +76,7 @@ class PositivePairs:
         self.keys = np.unique(keys_N)
 
     def holds(self, x: str, y: str) -> bool:
-        """Whether y is a positive of x."""
+        """True where y is a positive of x."""
         key = pair_key(x, y)
         place = int(np.searchsorted(self.keys, key))
         return place < len(self.keys) and int(self.keys[place]) == key
@@ -198,7 +199,7 @@ def _told(first: str) -> str:
 
 
 def is_negative(x: str, text: str, positives: PositivePairs) -> bool:
-    """Whether a text may be held against x: it is none of its positives, and not x itself."""
+    """True where a text may be held against x: it is none of its positives, and not x itself."""
     return not positives.holds(x, text) and pair_key(x, "") != pair_key(text, "")
 
 

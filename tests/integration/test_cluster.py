@@ -22,7 +22,8 @@ from pipeline_lib.runtime.cluster import TASKS_A_WORKER, run_tasks
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.shared_cluster import Fitness, code_versions, existing_cluster, on_fit_worker
 from pipeline_lib.sources.dump_files import list_bundles
-from pipeline_lib.store.store import Part, Store
+from pipeline_lib.store.records import Part
+from pipeline_lib.store.store import Store
 
 PROJECT = Path(__file__).parents[2]
 # The same path in every process, and another folder in each that has another working folder.

@@ -27,9 +27,10 @@ from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Store
-from pipeline_lib.tokens.tokenizer import PairTokenizer
+from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 
 @pytest.fixture(scope="module")

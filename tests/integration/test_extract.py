@@ -24,7 +24,9 @@ from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.pairs import extract as stage
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.cluster import Failure, guarded, local_cluster, run_tasks
-from pipeline_lib.store.store import Artifact, Manifest, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Manifest
+from pipeline_lib.store.store import Store
 
 CONFIG = ExtractConfig(workers=2)
 

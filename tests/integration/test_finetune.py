@@ -19,7 +19,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.evaluate import load_embedder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
 from pipeline_lib.search.mining import Embedder, mine
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.train.launch import train
 from pipeline_lib.train.stages import finetune, tuned_config

@@ -21,7 +21,9 @@ from pipeline_lib.pairs.inspect import sample_source
 from pipeline_lib.pairs.trace import trace_pair
 from pipeline_lib.sources.dump_files import list_bundles, write_listing
 from pipeline_lib.sources.dump_spec import guess_reader, read_spec, sources_of
-from pipeline_lib.store.store import Artifact, Manifest, Outcome, Part, Store, sum_counts
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Manifest, Outcome, Part, sum_counts
+from pipeline_lib.store.store import Store
 
 CODE = 'def {name}(items):\n    """Adds all numbers of {name}."""\n    total = 0\n'
 CODE += "    for i in items:\n        total += i\n    return total\n"

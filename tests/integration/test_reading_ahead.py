@@ -22,7 +22,8 @@ import pytest
 
 from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.config.training import ReadingConfig
-from pipeline_lib.store.store import Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.train.batches import ReadAhead
 from pipeline_lib.train.rows import PairRows

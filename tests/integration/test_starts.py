@@ -24,15 +24,17 @@ from pipeline_lib.export.export import SIDES, export
 from pipeline_lib.export.exported import ExportedModel, TorchQueries
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
-from pipeline_lib.store.store import Artifact, Outcome, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
-from pipeline_lib.train.job import TRAIN, Job, part_key
+from pipeline_lib.train.job import TRAIN, Events, Job, part_key
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.trainer import Events, Trainer
+from pipeline_lib.train.trainer import Trainer
 
 SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32, splits=("train",))
 BRACKETS = " a[0] ] {x} }"

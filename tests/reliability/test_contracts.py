@@ -15,13 +15,16 @@ from tokenizers.models import BPE
 from unit.data_contracts.rows import bundle, extracted, token_row, tokens_table
 
 from data_contracts import validate as validate_module
+from data_contracts.check_shards import check_shards
 from data_contracts.schemas import SPLITS
-from data_contracts.validate import check_shards, validate, verdict_rows
-from data_contracts.verdicts import RowsRejected
+from data_contracts.validate import validate
+from data_contracts.verdicts import RowsRejected, verdict_rows
 from pipeline_lib.config.data import ContractConfig, CurateConfig, ShardConfig, TokenizerConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import RESERVED
 
 CONFIG = ContractConfig(max_quarantined_share=0.1, min_rows_for_share=30)

@@ -17,7 +17,8 @@ from pipeline_lib.config.data import ContaminationConfig, CurateConfig, NearDupl
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
 from pipeline_lib.curation.near_duplicates import jaccard, shingle_sets
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 NEAR = NearDuplicatesConfig(threshold=0.8, sides=("y",), bands=12)  # bands of ten: recall is far enough from 1 to be tested
 GROUPS = 12

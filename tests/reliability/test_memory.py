@@ -22,7 +22,9 @@ from pipeline_lib.pairs import tables as rows
 from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract_bundle
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.sources.dump_files import list_bundles
-from pipeline_lib.store.store import Artifact, Outcome, Part, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Part
+from pipeline_lib.store.store import Store
 
 # In a process of its own, and VmHWM: ru_maxrss remembers the parent that this process was forked from.
 CHILD = """

@@ -17,7 +17,8 @@ from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
 from pipeline_lib.sources.dump_files import list_bundles
 from pipeline_lib.sources.time_limit import MOST_TIMEOUTS, TimeLimit, hung_steps
-from pipeline_lib.store.store import Part, Store
+from pipeline_lib.store.records import Part
+from pipeline_lib.store.store import Store
 
 SECONDS = 1.0
 START_SECONDS = 15.0  # that a worker may take to start on a machine with other work
@@ -85,7 +86,7 @@ def test_r14_a_hanging_text_is_set_aside_as_timeout_and_its_neighbours_are_kept(
         assert got == wanted
     assert hurt.manifest.counts.quarantined == 3
     assert took < 3 * SECONDS + 5 * START_SECONDS
-    assert not list((tmp_path / "hurt" / "extract" / "journals").iterdir())
+    assert not list((tmp_path / "hurt" / "extract" / "timeouts").iterdir())
 
 
 CHILD = """
@@ -135,6 +136,6 @@ def test_a_file_of_nothing_but_hanging_texts_is_given_up_as_a_whole(tmp_path: Pa
 
 @pytest.mark.parametrize("step", ["1", "11"])
 def test_a_file_that_hung_outside_its_texts_is_given_up_and_no_other(tmp_path: Path, step: str) -> None:
-    (tmp_path / "journal").write_bytes(step.encode().ljust(64) + b"Timeout (0:00:01)!\n")
+    (tmp_path / "log").write_bytes(step.encode().ljust(64) + b"Timeout (0:00:01)!\n")
     with TimeLimit(tmp_path, 60.0) as limit:
         assert [number for number in range(20) if limit.begin(number)] == [int(step)]

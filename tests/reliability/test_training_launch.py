@@ -20,7 +20,8 @@ import torch
 from training_runs import MODEL, is_rank, rank_processes, tiny_config, write_inputs, write_job
 
 from pipeline_lib.errors import TrainingFailed, UserError
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import Events
 from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.worker import work

@@ -26,7 +26,8 @@ from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.cluster import local_cluster
 from pipeline_lib.runtime.workers import HERE, Workers
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens import shards as shards_stage
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer

@@ -24,8 +24,10 @@ from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
 from pipeline_lib.evaluation.suites.models import Model, TextEncoder
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Outcome, Part, Stage, Store, draft_part
+from pipeline_lib.store.records import Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="evaluate_suite", version=4)
 

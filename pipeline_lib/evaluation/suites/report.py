@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline_lib.evaluation.compare import differences, read_evaluations
 from pipeline_lib.evaluation.report_page import chip_of, link_pages, render_page
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import replace_file
-from pipeline_lib.store.store import Artifact
 
 Row = dict[str, Any]
 

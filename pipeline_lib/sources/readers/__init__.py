@@ -52,7 +52,7 @@ class Reader:
     numbered: bool = False
 
     def recognises(self, place: str) -> bool:
-        """Whether a path, glob or URL is one of these, by its name and, on this machine, by what it holds."""
+        """True for a path, glob or URL of this kind, by its name and, on this machine, by what it holds."""
         named = place.lower().endswith(self.suffixes) if self.suffixes else self.probe is not None
         return named and (self.probe is None or self.probe(place))
 

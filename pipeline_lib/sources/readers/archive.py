@@ -77,7 +77,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """As tarfile's, but a broken header is refused."""
+        """Read a header as tarfile does, but refuse a broken one."""
         try:
             info = super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -234,7 +234,7 @@ class _Chosen:
         self.refused = 0
 
     def is_read(self, entry: TarEntry | ZipEntry) -> bool:
-        """Whether a member shows in the rows, as a text or as a refusal: folders, pictures and the like do not."""
+        """True where a member shows in the rows, as a text or as a refusal: folders, pictures and the like do not."""
         if entry.kind == "folder":
             return False
         if entry.kind == "special" or unsafe_path(entry.name) is not None:

@@ -1,4 +1,4 @@
-"""CodeSearchNet's records (.jsonl.gz): one function each, given back as the source file that it was cut from.
+"""CodeSearchNet (.jsonl.gz): one function each, given back as the source file that it was cut from.
 
 A record holds a docstring and the function's source apart. The docstring is put where it stood, as a docstring in Python and
 as a comment above in the other languages, so that extraction finds both as it does in any file.
@@ -160,7 +160,7 @@ def _owner(name: str) -> str:
 
 
 def holds_functions(place: str) -> bool:
-    """Whether the first record of a file on this machine is one of CodeSearchNet's."""
+    """True where the first record of a file on this machine is one of CodeSearchNet's."""
     if not Path(place).is_file():
         return False
     try:

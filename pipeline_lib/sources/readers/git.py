@@ -252,7 +252,7 @@ def _digest(objects: SmallObjects, content: bytes) -> str:
 
 
 def is_repository(place: str) -> bool:
-    """Whether a path on this machine is a repository, bare or checked out."""
+    """True for a path on this machine that is a repository, bare or checked out."""
     folder = Path(place)
     return (folder / ".git").exists() or ((folder / "HEAD").is_file() and (folder / "objects").is_dir())
 

@@ -92,7 +92,7 @@ def _strictly(page: bytes, encoding: str) -> str | None:
 
 
 def _too_deep(text: str, most: int) -> int:
-    """Where the elements nest deeper than allowed; -1: nowhere. Elements that are left open count as nesting."""
+    """Offset at which elements nest deeper than allowed; -1: none. Elements that are left open count as nesting."""
     depth = 0
     for tag in _TAG.finditer(text):
         if tag.group(2).lower() not in _FLAT:

@@ -80,7 +80,7 @@ def prose_of(wikitext: str) -> str | Refusal:
 
 
 def _left_open(wikitext: str) -> int:
-    """How many pieces of markup of one kind have no end."""
+    """The most templates, links, tables or tags that have no end."""
     depths = dict.fromkeys(("}}", "]]", "|}", "]", "</"), 0)
     for bound in _BOUND.finditer(wikitext):
         mark = bound.group()
@@ -91,7 +91,7 @@ def _left_open(wikitext: str) -> int:
 
 
 def _plain(node: Any) -> str:
-    """What a reader of the page would see of a node as prose."""
+    """The prose of a node, as a reader of the page sees it."""
     kind = type(node).__name__
     if kind == "Text":
         return str(node.value)
@@ -121,7 +121,7 @@ def _all(code: Any) -> str:
 
 
 def _is_file(title: str) -> bool:
-    """Whether a link shows a file or names a category, or leads to another wiki: a known prefix, or a foreign one of it."""
+    """True where a link shows a file or names a category, or leads to another wiki: a known prefix, or a foreign one of it."""
     prefix, colon, _ = title.partition(":")
     return bool(colon) and (prefix.strip().lower() in _PREFIXES or (prefix.islower() and 2 <= len(prefix) <= 3))
 
@@ -197,7 +197,7 @@ class _Pages(ContentHandler):
             self.page = None
 
     def _keeps(self, name: str) -> bool:
-        """Whether an element is one of a page's own fields, or of its revision's: a contributor has an id too."""
+        """True where an element is one of a page's own fields, or of its revision's: a contributor has an id too."""
         parent = self.names[-2] if len(self.names) > 1 else ""
         return name in _FIELDS and parent == ("revision" if name in ("model", "text") else "page")
 

@@ -18,7 +18,9 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.presets import demo, smoke
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.ablation import Measured, tabulate, write_ablation
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 
 def changed(arm: Arm, base: Arm) -> set[str]:

@@ -7,7 +7,8 @@ from typing import Any
 from builders import RowsByPart, pair_row, write_pairs
 
 from data_contracts.schemas import row_id
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 
 def pair(number: int, group: str = "g0", x: str = "", y: str = "", **changes: Any) -> dict[str, Any]:

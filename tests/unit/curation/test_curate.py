@@ -17,7 +17,8 @@ from pipeline_lib.curation import curate as module
 from pipeline_lib.curation.curate import curate, write_pairs
 from pipeline_lib.curation.split import split_of
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 CONFIG = CurateConfig(threads=1)
 

@@ -22,7 +22,8 @@ from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import EvaluationTexts, hash_evaluations
 from pipeline_lib.curation.near_duplicates import words_of
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 CURATE = CurateConfig(threads=1)
 

@@ -19,7 +19,7 @@ from unit.curation.rows import pair, validated
 from pipeline_lib.config.data import CurateConfig, NearDuplicatesConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.near_duplicates import (
-    Text,
+    RankedText,
     band_hashes,
     find_near_duplicates,
     grams,
@@ -34,13 +34,13 @@ from pipeline_lib.store.store import Store
 NEAR = NearDuplicatesConfig(threshold=0.5, shingle_words=2, permutations=24, bands=24)  # bands of one: every pair meets
 
 
-def find(texts: list[Text], config: NearDuplicatesConfig, n: int = 0) -> list[int]:
+def find(texts: list[RankedText], config: NearDuplicatesConfig, n: int = 0) -> list[int]:
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(":memory:", config={"threads": 1}) as connection:
         size = n or 1 + max((text.rank for text in texts), default=-1)
         return find_near_duplicates(texts, size, config, connection, Path(folder)).tolist()
 
 
-def oracle(texts: list[Text], config: NearDuplicatesConfig) -> list[int]:
+def oracle(texts: list[RankedText], config: NearDuplicatesConfig) -> list[int]:
     """The rule word for word, over true sets of words."""
     kept: list[tuple[int, set[tuple[str, ...]]]] = []
     dropped = []
@@ -62,7 +62,7 @@ TEXTS = st.lists(st.tuples(st.integers(0, 1), st.lists(st.sampled_from("abcd"), 
 @given(drawn=TEXTS, seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=20)
 def test_what_goes_is_what_the_rule_says_in_any_order(drawn: list[tuple[int, str]], seed: int) -> None:
-    texts = [Text(rank, scope, text) for rank, (scope, text) in enumerate(drawn)]
+    texts = [RankedText(rank, scope, text) for rank, (scope, text) in enumerate(drawn)]
     expected = oracle(texts, NEAR)
     random.Random(seed).shuffle(texts)
     assert find(texts, NEAR) == expected
@@ -72,7 +72,7 @@ def test_of_a_chain_the_text_that_no_kept_one_is_near_stays() -> None:
     words = [f"w{at}" for at in range(100)]
     chain = [" ".join(words[at : at + 60]) for at in (0, 10, 20)]  # neighbours: 49 of 69 pairs of words
     config = NEAR.model_copy(update={"threshold": 0.7})
-    assert find([Text(rank, 0, text) for rank, text in enumerate(chain)], config) == [1]
+    assert find([RankedText(rank, 0, text) for rank, text in enumerate(chain)], config) == [1]
 
 
 def test_case_spacing_and_punctuation_do_not_count() -> None:
@@ -84,12 +84,12 @@ def test_case_spacing_and_punctuation_do_not_count() -> None:
         "!?",
         "...",
     ]
-    assert find([Text(rank, 0, text) for rank, text in enumerate(texts)], NEAR) == [1, 2]
+    assert find([RankedText(rank, 0, text) for rank, text in enumerate(texts)], NEAR) == [1, 2]
 
 
 def test_a_full_bucket_compares_with_the_lowest_only_and_still_finds_copies() -> None:
     words = [f"w{at}" for at in range(40)]
-    texts = [Text(rank, 0, " ".join([*words, f"tail{rank}"])) for rank in range(300)]
+    texts = [RankedText(rank, 0, " ".join([*words, f"tail{rank}"])) for rank in range(300)]
     config = NEAR.model_copy(update={"bucket_texts": 1})
     assert find(texts, config) == list(range(1, 300))
 
@@ -209,7 +209,7 @@ def test_growth_removes_no_earlier_row(tmp_path: Path) -> None:
 def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(UserError, match=r"need the package rensa.*install cpt-factory\[dumps\]"):
-        find([Text(0, 0, "a b c")], NEAR)
+        find([RankedText(0, 0, "a b c")], NEAR)
 
 
 def test_bands_cut_a_signature_evenly() -> None:

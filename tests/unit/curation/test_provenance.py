@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.curation.curate import STAGE, count_training_pairs
-from pipeline_lib.store.store import Counts, Outcome, Store, draft_part
+from pipeline_lib.store.records import Counts, Outcome, draft_part
+from pipeline_lib.store.store import Store
 
 LICENCES = {"train": ["MIT", None, "ISC", "MIT", "", "Apache-2.0"], "test": ["GPL-3.0-only"]}
 

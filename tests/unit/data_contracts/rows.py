@@ -11,7 +11,9 @@ from builders import pair_row
 
 from data_contracts.schemas import DOCUMENTS, EVALUATIONS, PAIRS, QUARANTINE, row_id, text_hash, tokens_schema
 from pipeline_lib.config.data import ExtractConfig
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 EXTRACT = Stage(name="extract", version=1)
 

@@ -16,7 +16,9 @@ from data_contracts.schemas import QUARANTINE
 from data_contracts.verdicts import RowsRejected, verdict_rows
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 
 class Named(StageConfig):

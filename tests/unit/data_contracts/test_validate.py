@@ -14,10 +14,12 @@ from unit.data_contracts.rows import bundle, document, extracted, pair
 from data_contracts import validate as module
 from data_contracts import validate_parts
 from data_contracts.schemas import PAIRS, QUARANTINE
-from data_contracts.validate import validate, verdict_rows
+from data_contracts.validate import validate
+from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.data import ContractConfig, WorkersConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 LENIENT = ContractConfig(max_quarantined_share=1.0, max_unreadable_share=1.0)
 

@@ -14,7 +14,8 @@ from builders import pair_row, write_pairs
 
 from data_contracts.schemas import row_id, text_hash
 from pipeline_lib.evaluation.compare import Queries
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 VERBS = ("read", "write", "merge", "split", "rotate", "encode", "decode", "cache", "flush", "trace")
 NOUNS = ("matrix", "socket", "archive", "cookie", "token", "widget", "kernel", "packet", "ledger", "glyph")

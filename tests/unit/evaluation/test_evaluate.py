@@ -21,7 +21,7 @@ from pipeline_lib.evaluation.evaluate import EmbeddingScorer, evaluate_baselines
 from pipeline_lib.evaluation.measure import PER_QUERY, measure
 from pipeline_lib.evaluation.tasks import build_tasks
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.store.store import Outcome, Stage, draft_part
+from pipeline_lib.store.records import Outcome, Stage, draft_part
 
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)
 

@@ -8,8 +8,8 @@ import pytest
 from data_contracts.schemas import text_hash
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.evaluation import negatives as negatives_module
-from pipeline_lib.evaluation.evaluate import only_part
 from pipeline_lib.evaluation.negatives import allowed_negatives, hardest_negatives, read_negatives
+from pipeline_lib.evaluation.tasks import only_part
 from pipeline_lib.model.checkpoint import Checkpoint
 
 

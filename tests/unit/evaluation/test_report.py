@@ -15,7 +15,7 @@ from pipeline_lib.evaluation.held_out import PLUMBING, HeldOut, notes
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.report_page import link_pages
-from pipeline_lib.store.store import Outcome, Stage
+from pipeline_lib.store.records import Outcome, Stage
 
 PAIR_ID = "0123456789abcdef" * 2
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onload=\"y"

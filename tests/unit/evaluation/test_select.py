@@ -28,7 +28,7 @@ from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.evaluation.suites.registry import open_suite
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.store.store import Outcome, draft_part
+from pipeline_lib.store.records import Outcome, draft_part
 
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)

@@ -11,7 +11,7 @@ import pytest
 from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.evaluation.task_records import Pair
 from pipeline_lib.evaluation.tasks import build_tasks, read_split, search_task
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 CONFIG = EvaluateConfig(candidates=20, max_per_group=25, bootstrap=20, min_class_texts=12, similarity_pairs=30)
 

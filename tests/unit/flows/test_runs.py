@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from flows.cli.runs import find_runs
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 
 class Named(StageConfig):

@@ -14,9 +14,11 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.export.card import CardFacts, model_folder, write_card
 from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_fit, lineage_of, open_checkpoint, record_origin
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of, sha256_file
 from pipeline_lib.store.files import digest_of as content_of
-from pipeline_lib.store.files import sha256_file
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, digest_of, draft_part
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 
 class Named(StageConfig):

@@ -17,7 +17,9 @@ from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import find_start, start_name, start_weights
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.causal import CausalObjective
 from pipeline_lib.train.distributed import Ranks

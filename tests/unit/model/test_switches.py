@@ -20,7 +20,8 @@ from pipeline_lib.export.card import CardFacts, model_card
 from pipeline_lib.export.onnx import run_onnx, write_onnx
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
-from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.tokenizer import train_bpe
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 

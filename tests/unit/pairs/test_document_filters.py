@@ -25,7 +25,6 @@ from pipeline_lib.pairs.document_filters import (
     GENERAL,
     QUALITY,
     REPETITION,
-    Document,
     _too_repetitive,
     active_filters,
     document_drop,
@@ -33,6 +32,9 @@ from pipeline_lib.pairs.document_filters import (
     repeated_share,
     repeated_size_share,
     top_ngram_share,
+)
+from pipeline_lib.pairs.document_filters import (
+    DocumentText as Document,
 )
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.filters import report_on_documents, text_drop, word_overlap

@@ -15,7 +15,8 @@ from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.index import build_index, filled_index
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 DIM = 16
 
@@ -135,7 +136,7 @@ def empty(tmp_path) -> Artifact:
 
     from data_contracts.schemas import PAIRS
     from pipeline_lib.config.base import StageConfig
-    from pipeline_lib.store.store import Outcome, Stage, draft_part
+    from pipeline_lib.store.records import Outcome, Stage, draft_part
 
     store, stage = Store(tmp_path / "empty"), Stage(name="curate", version=1)
 

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline_lib.config.training import MiningConfig, TrainingSetConfig
 from pipeline_lib.search.mining import Embedder, mine
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.training_sets.training_set import read_rows, read_training_set
 
 ANGLES = {"q": 0.0, "q2": 90.0, "p": 20.0, "p2": 95.0} | {f"d{n}": 10.0 * n for n in range(1, 19)}

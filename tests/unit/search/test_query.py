@@ -23,7 +23,9 @@ from pipeline_lib.search.current import promote, read_current
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher, render_json, render_text, search
-from pipeline_lib.store.store import Artifact, Store, digest_of
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.store import Store
 
 Make = Callable[..., Artifact]
 CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None")] * 3

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline_lib.search import index as rows
 from pipeline_lib.search.index import choose_pieces, read_pieces
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.artifact import Artifact
 
 
 def pieces_of(curated: Artifact) -> list[rows.Piece]:

@@ -25,7 +25,9 @@ from pipeline_lib.sources.python_installation import (
     pinned,
     read_listed,
 )
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage
+from pipeline_lib.store.store import Store
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,8 +17,11 @@ import pytest
 from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.store import files as faults
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.bucket import Bucket
-from pipeline_lib.store.store import Artifact, Counts, Outcome, Part, Stage, Store, digest_of, draft_part
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="stage", version=1)
 CONFIG = CurateConfig()

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import VectorCache, text_hashes
 
 WORKER = """
@@ -87,20 +89,20 @@ def test_a_killed_workers_scratch_goes_and_a_running_ones_stays(tmp_path: Path) 
     ] * 2
 
 
-def test_half_parts_and_journals_go_when_nobody_touches_them(tmp_path: Path) -> None:
+def test_half_parts_and_timeout_logs_go_when_nobody_touches_them(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = made(store, "extract", "a", {})
     half = tmp_path / "extract" / "parts" / "0123-4567"
     half.mkdir()
-    journals = tmp_path / "extract" / "journals"
+    logs = tmp_path / "extract" / "timeouts"
     for key in (artifact.manifest.parts[0].key, "unfinished"):
-        (journals / key).mkdir(parents=True)
+        (logs / key).mkdir(parents=True)
     assert find_leftovers(store) == []
     found = find_leftovers(store, idle_hours=0)
-    assert [leftover.path for leftover in found] == [half, journals / artifact.manifest.parts[0].key]
+    assert [leftover.path for leftover in found] == [half, logs / artifact.manifest.parts[0].key]
     remove(store, found)
     store.open("extract", artifact.manifest.key).verify()
-    assert not half.exists() and (journals / "unfinished").is_dir()
+    assert not half.exists() and (logs / "unfinished").is_dir()
 
 
 def test_old_runs_go_but_what_a_kept_one_comes_from_stays(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store import files as faults
-from pipeline_lib.store.store import Counts, Outcome, Part, Stage, Store, draft_part, put_if_absent, replace_file
+from pipeline_lib.store.files import put_if_absent, replace_file
+from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
+from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="stage", version=1)
 CONFIG = CurateConfig()

@@ -8,7 +8,8 @@ import pytest
 from builders import pair_row, write_pairs
 
 from data_contracts.schemas import row_id
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 
 
 def make_pair(kind: str, number: int, x: str, y: str) -> dict[str, object]:

@@ -16,10 +16,13 @@ from data_contracts.schemas import PAIRS_WITH_NEGATIVES, text_hash, tokens_schem
 from data_contracts.shard_suite import shard_facts, shard_suite
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ContractConfig, ShardConfig, TokenizerConfig
-from pipeline_lib.store.store import Artifact, Outcome, Stage, Store, draft_part
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Outcome, Stage, draft_part
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import TokenDataset
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.shards import write_shards
-from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
+from pipeline_lib.tokens.tokenizer import train_tokenizer
 
 CONFIG = ShardConfig(max_x_tokens=8, max_y_tokens=12, rows_per_shard=7)
 Row = dict[str, object]

@@ -19,13 +19,14 @@ from data_contracts.schemas import SPLITS, text_hash, tokens_schema
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig, WorkersConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.machine import system_memory
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import arm, disarm
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens import shards as shards_stage
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
-from pipeline_lib.tokens.pair_tokenizer import RESERVED
+from pipeline_lib.tokens.pair_tokenizer import RESERVED, PairTokenizer
 from pipeline_lib.tokens.shards import rows_files, write_shards
-from pipeline_lib.tokens.tokenizer import PairTokenizer, train_tokenizer
+from pipeline_lib.tokens.tokenizer import train_tokenizer
 
 Row = dict[str, object]
 CONFIG = ShardConfig(max_x_tokens=8, max_y_tokens=16, rows_per_shard=60)

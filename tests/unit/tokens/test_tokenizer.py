@@ -13,15 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipeline_lib.config.data import TokenizerConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.store import Artifact, Counts, Store
-from pipeline_lib.tokens.pair_tokenizer import RESERVED
-from pipeline_lib.tokens.tokenizer import (
-    PairTokenizer,
-    adopt_tokenizer,
-    side_tokenizer_json,
-    train_bpe,
-    train_tokenizer,
-)
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.records import Counts
+from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.pair_tokenizer import RESERVED, PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_bpe, train_tokenizer
 from pipeline_lib.tokens.words import REACH
 
 QUICK = settings(deadline=None, max_examples=60)

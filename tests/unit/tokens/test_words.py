@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pipeline_lib.config.data import TokenizerConfig
 from pipeline_lib.tokens import words
-from pipeline_lib.tokens.tokenizer import PairTokenizer, train_bpe
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.tokenizer import train_bpe
 from pipeline_lib.tokens.words import WordReader, word_pattern
 
 CORPUS = [path.read_text() for path in sorted(Path(json.__file__).parent.glob("*.py"))]

@@ -13,7 +13,8 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store import files as faults
-from pipeline_lib.store.store import Stage, verify_part
+from pipeline_lib.store.artifact import verify_part
+from pipeline_lib.store.records import Stage
 from pipeline_lib.train.distributed import ALONE
 from pipeline_lib.train.job import ArtifactRef, Job
 from pipeline_lib.train.sharding import LocalShard

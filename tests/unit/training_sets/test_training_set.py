@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, QUARANTINE, text_hash
 from pipeline_lib.config.training import TrainingSetConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.store import Artifact, Store
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
 from pipeline_lib.training_sets.records import Bad, items_of
 from pipeline_lib.training_sets.training_set import read_rows, read_training_set
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from pipeline_lib.sources.folder import book_of
+from pipeline_lib.pairs.prose import book_of
 
 BOOK = """The Project Gutenberg EBook of A Book
 

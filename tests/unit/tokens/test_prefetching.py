@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline_lib.tokens.dataset import Fetched
+from pipeline_lib.tokens.dataset import PrefetchingCache
 
 
 class Far:
@@ -19,7 +19,7 @@ class Far:
         self.most = 0
         self.seconds = seconds
         self.lock = threading.Lock()
-        self.near = Fetched(self.fetch, self.given_up.append, [10] * 100, room)
+        self.near = PrefetchingCache(self.fetch, self.given_up.append, [10] * 100, room)
 
     def fetch(self, number: int) -> str:
         time.sleep(self.seconds)
@@ -73,7 +73,7 @@ def test_a_failed_fetch_is_told_and_tried_again() -> None:
             raise OSError("the network is away")
         return number
 
-    near = Fetched(fetch, tries.append, [1] * 3, 10)
+    near = PrefetchingCache(fetch, tries.append, [1] * 3, 10)
     near.want([2], 0, 0)
     with pytest.raises(OSError, match="the network is away"):
         near.get(2)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.tokens.batches import ROUND, BatchPlan, Turns
+from pipeline_lib.tokens.batches import ROUND, BatchPlan, WeightedInterleaving
 
 QUICK = settings(deadline=None, max_examples=40)
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.01, 5), min_size=1)
@@ -56,7 +56,7 @@ def test_each_datasets_rows_come_once_an_epoch() -> None:
 @QUICK
 @given(WEIGHTS, st.integers(0, 2**62), st.integers(0, 3000))
 def test_a_turn_knows_how_many_came_before(weights: dict[str, float], key: int, step: int) -> None:
-    turns = Turns.by_weight(weights, key)
+    turns = WeightedInterleaving.by_weight(weights, key)
     seen = Counter(turns.at(earlier)[0] for earlier in range(max(0, step - 40), step))
     before, start = turns.before(step), turns.before(max(0, step - 40))
     assert sum(before.values()) == step
@@ -67,7 +67,7 @@ def test_a_turn_knows_how_many_came_before(weights: dict[str, float], key: int, 
 @QUICK
 @given(WEIGHTS, st.integers(0, 2**62))
 def test_a_round_holds_every_dataset_by_its_weight(weights: dict[str, float], key: int) -> None:
-    shares = Turns.by_weight(weights, key).shares
+    shares = WeightedInterleaving.by_weight(weights, key).shares
     length, total = sum(shares.values()), sum(weights.values())
     assert min(shares.values()) >= 1
     assert all(abs(shares[name] - length * weight / total) < 1 + 1e-6 for name, weight in weights.items())
