@@ -30,6 +30,7 @@ MODULE = re.compile(rf"(?<![\w/.])((?:{'|'.join(FOLDERS)})(?:\.\w+)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.M)
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+(?<!\.json)(?<!\.onnx)(?<!\.py)(?<!\.html)")
+NEED_A_PRESET = ("run", "build-dataset", "pretrain", "train", "ablate")  # their models ask for it, not their options
 KEYS_OF_A_PRESET = {"base", "description"}
 
 
@@ -134,7 +135,8 @@ def wrong_words(line: str) -> Iterator[str]:
     yield from (f"no option {flag}" for flag in flags if flag not in known)
     if flags and "..." not in words and not {"-h", "--help"} & set(flags):
         needed = [option.opts[0] for option in command.params if option.required and option.param_type_name == "option"]
-        yield from (f"lacks {flag}" for flag in needed if flag not in flags)
+        needed += ["--preset"] if command.name in NEED_A_PRESET else []
+        yield from (f"lacks {flag}" for flag in dict.fromkeys(needed) if flag not in flags)
     yield from wrong_values(words)
 
 
