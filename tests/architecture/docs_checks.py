@@ -143,7 +143,7 @@ def wrong_words(line: str) -> Iterator[str]:
 def wrong_values(words: list[str]) -> Iterator[str]:
     """Presets and settings that there are not."""
     for flag, value in zip(words, words[1:], strict=False):
-        if flag == "--preset" and value.islower() and value not in preset_names() and not own_preset(value):
+        if flag == "--preset" and value.islower() and value not in {*preset_names(), *own_presets()}:
             yield f"no preset {value}"
         if flag == "--set":
             yield from unknown_settings({value.partition("=")[0]: None})
@@ -222,9 +222,11 @@ def words_of(line: str) -> list[str]:
     return words if any("params=" in word for word in words) else [word.strip("[]") for word in words]
 
 
-def own_preset(name: str) -> bool:
-    """True if a page shows the file of that preset."""
-    return f"presets/{name}.yaml" in (ROOT / "docs/how-to/tuning.md").read_text(encoding="utf-8")
+@cache
+def own_presets() -> set[str]:
+    """Presets of a user, whose files the documentation shows or names."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    return set(re.findall(r"presets/(\w+)\.yaml", pages))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def test_every_page_is_in_the_navigation_and_linked_from_the_index() -> None:
     assert set(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])) == pages
     linked = {path for _, path, _ in linked_files(read_page(DOCS / "index.md"))}
     assert {DOCS / page for page in pages} - linked == {DOCS / "index.md"}
+
+
+def test_sources_name_pages_that_there_are() -> None:
+    """Errors and pages of a run send a reader to the documentation."""
+    files = [path for folder in docs_checks.FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".html")]
+    named = {(path.name, page) for path in files if path.parent != Path(__file__).parent for page in pages_in(path)}
+    assert named
+    assert {(name, page) for name, page in named if not (ROOT / page).is_file()} == set()
+
+
+def pages_in(path: Path) -> list[str]:
+    return re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))
 
 
 def leaves(tree: Any) -> list[str]:
