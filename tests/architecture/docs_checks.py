@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -89,9 +90,8 @@ def linked_files(page: Page) -> Iterator[tuple[str, Path, str]]:
 
 def dead_links(page: Page) -> Iterator[str]:
     for target, path, anchor in linked_files(page):
-        if not path.exists() or (anchor and anchor not in read_page(path).anchors and path != page.path):
-            yield f"link to {target}"
-        elif anchor and path == page.path and anchor not in page.anchors:
+        there = page if path == page.path else read_page(path) if path.suffix == ".md" and path.is_file() else None
+        if not path.exists() or (anchor and there and anchor not in there.anchors):
             yield f"link to {target}"
 
 
@@ -108,9 +108,10 @@ def dead_paths(page: Page) -> Iterator[str]:
 
 def missing_tests(page: Page) -> Iterator[str]:
     """Names of tests; `test_x_*` stands for all that begin so."""
-    for name in re.findall(r"(?<![\w/,])(test_\w+\*?)(?!\w|\.py)", page.text):
-        if not re.search(rf"def {name.removesuffix('*')}{'' if name.endswith('*') else '[(]'}", test_code()):
-            yield f"test {name}"
+    for name in re.findall(r"(?:(?<=::)|(?<![\w/,]))(test_\w+\*)|::(test_\w+)(?![\w*])", page.text):
+        start, whole = name
+        if not re.search(rf"def {start.removesuffix('*')}" if start else rf"def {whole}[(]", test_code()):
+            yield f"test {start or whole}"
 
 
 def wrong_commands(page: Page) -> Iterator[str]:
@@ -142,7 +143,7 @@ def wrong_words(line: str) -> Iterator[str]:
 
 def wrong_values(words: list[str]) -> Iterator[str]:
     """Presets and settings that there are not."""
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in pairwise(words):
         if flag == "--preset" and value.islower() and value not in {*preset_names(), *own_presets()}:
             yield f"no preset {value}"
         if flag == "--set":
