@@ -98,7 +98,7 @@ def dead_links(page: Page) -> Iterator[str]:
 def dead_paths(page: Page) -> Iterator[str]:
     """Paths of the tree anywhere; file names of Python and modules in code."""
     paths = PATH.findall(page.text) + [f"tests/{path}" for path in TEST_PATH.findall(page.text)]
-    yield from (f"path {path}" for path in paths if not any(ROOT.glob(path.rstrip("."))))
+    yield from (f"path {path}" for path in paths if not any(ROOT.glob(path.replace("NAME", "*"))))
     for span in page.spans:
         if re.fullmatch(r"\w+\.py", span) and span not in FILES_OF_OTHERS | python_files():
             yield f"file {span}"
