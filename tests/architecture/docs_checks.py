@@ -90,8 +90,11 @@ def linked_files(page: Page) -> Iterator[tuple[str, Path, str]]:
 
 def dead_links(page: Page) -> Iterator[str]:
     for target, path, anchor in linked_files(page):
-        there = page if path == page.path else read_page(path) if path.suffix == ".md" and path.is_file() else None
-        if not path.exists() or (anchor and there and anchor not in there.anchors):
+        if (
+            not path.exists()
+            or (anchor and anchor not in read_page(path).anchors and path != page.path)
+            or (anchor and path == page.path and anchor not in page.anchors)
+        ):
             yield f"link to {target}"
 
 
