@@ -322,8 +322,8 @@ def refusal(tables: Sequence[tuple[Table, list[str]]], known: str) -> UserError:
     row = f"; first row: {_shown(' | '.join(first.rows[0]), 2 * SHOWN)}" if first.rows else ""
     return UserError(
         f"{' // '.join(told)}{more}{row}; this is no layout of a training set that is known for sure. Known are {known}"
-        " (docs/fine-tuning.md). Convert it, or say which columns hold query, positive and hard negatives: --columns 2,3 or"
-        " --columns NAME,NAME"
+        " (docs/how-to/fine-tuning.md). Convert it, or say which columns hold query, positive and hard negatives:"
+        " --columns 2,3 or --columns NAME,NAME"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -30,6 +31,7 @@ MODULE = re.compile(rf"(?<![\w/.])((?:{'|'.join(FOLDERS)})(?:\.\w+)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.M)
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+(?<!\.json)(?<!\.onnx)(?<!\.py)(?<!\.html)")
+NEED_A_PRESET = ("run", "build-dataset", "pretrain", "train", "ablate")  # their models ask for it, not their options
 KEYS_OF_A_PRESET = {"base", "description"}
 
 
@@ -99,7 +101,7 @@ def dead_links(page: Page) -> Iterator[str]:
 def dead_paths(page: Page) -> Iterator[str]:
     """Paths of the tree anywhere; file names of Python and modules in code."""
     paths = PATH.findall(page.text) + [f"tests/{path}" for path in TEST_PATH.findall(page.text)]
-    yield from (f"path {path}" for path in paths if not any(ROOT.glob(path.rstrip("."))))
+    yield from (f"path {path}" for path in paths if not any(ROOT.glob(path.replace("NAME", "*"))))
     for span in page.spans:
         if re.fullmatch(r"\w+\.py", span) and span not in FILES_OF_OTHERS | python_files():
             yield f"file {span}"
@@ -109,9 +111,10 @@ def dead_paths(page: Page) -> Iterator[str]:
 
 def missing_tests(page: Page) -> Iterator[str]:
     """Names of tests; `test_x_*` stands for all that begin so."""
-    for name in re.findall(r"(?<![\w/,])(test_\w+\*?)(?!\w|\.py)", page.text):
-        if not re.search(rf"def {name.removesuffix('*')}{'' if name.endswith('*') else '[(]'}", test_code()):
-            yield f"test {name}"
+    for name in re.findall(r"(?:(?<=::)|(?<![\w/,]))(test_\w+\*)|::(test_\w+)(?![\w*])", page.text):
+        start, whole = name
+        if not re.search(rf"def {start.removesuffix('*')}" if start else rf"def {whole}[(]", test_code()):
+            yield f"test {start or whole}"
 
 
 def wrong_commands(page: Page) -> Iterator[str]:
@@ -136,14 +139,15 @@ def wrong_words(line: str) -> Iterator[str]:
     yield from (f"no option {flag}" for flag in flags if flag not in known)
     if flags and "..." not in words and not {"-h", "--help"} & set(flags):
         needed = [option.opts[0] for option in command.params if option.required and option.param_type_name == "option"]
-        yield from (f"lacks {flag}" for flag in needed if flag not in flags)
+        needed += ["--preset"] if command.name in NEED_A_PRESET else []
+        yield from (f"lacks {flag}" for flag in dict.fromkeys(needed) if flag not in flags)
     yield from wrong_values(words)
 
 
 def wrong_values(words: list[str]) -> Iterator[str]:
     """Presets and settings that there are not."""
-    for flag, value in zip(words, words[1:], strict=False):
-        if flag == "--preset" and value.islower() and value not in preset_names() and not own_preset(value):
+    for flag, value in pairwise(words):
+        if flag == "--preset" and value.islower() and value not in {*preset_names(), *own_presets()}:
             yield f"no preset {value}"
         if flag == "--set":
             yield from unknown_settings({value.partition("=")[0]: None})
@@ -222,9 +226,11 @@ def words_of(line: str) -> list[str]:
     return words if any("params=" in word for word in words) else [word.strip("[]") for word in words]
 
 
-def own_preset(name: str) -> bool:
-    """True if a page shows the file of that preset."""
-    return f"presets/{name}.yaml" in (ROOT / "docs/how-to/tuning.md").read_text(encoding="utf-8")
+@cache
+def own_presets() -> set[str]:
+    """Presets of a user, whose files the documentation shows or names."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    return set(re.findall(r"presets/(\w+)\.yaml", pages))
 
 
 @cache

@@ -1,7 +1,8 @@
-"""README and documentation, held against the tree, the terminal and the configuration; and each check against a planted error."""
+"""README and documentation against the tree, the terminal and the configuration; each check against planted errors."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_every_page_is_in_the_navigation_and_linked_from_the_index() -> None:
     assert {DOCS / page for page in pages} - linked == {DOCS / "index.md"}
 
 
+def test_sources_name_pages_that_there_are() -> None:
+    """Errors and pages of a run send a reader to the documentation."""
+    files = [path for folder in docs_checks.FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".html")]
+    named = {(path.name, page) for path in files if path.parent != Path(__file__).parent for page in pages_in(path)}
+    assert named
+    assert {(name, page) for name, page in named if not (ROOT / page).is_file()} == set()
+
+
+def pages_in(path: Path) -> list[str]:
+    return re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))
+
+
 def leaves(tree: Any) -> list[str]:
     if isinstance(tree, str):
         return [tree]
@@ -82,6 +95,7 @@ def leaves(tree: Any) -> list[str]:
     (docs_checks.dead_paths, "`pipeline_lib.model.loss.NoSuchLoss`"),
     (docs_checks.dead_paths, "```sh\npython -m benchmarks.nothing --quick\n```"),
     (docs_checks.missing_tests, "`test_r99_*`"),
+    (docs_checks.missing_tests, "`unit/train/test_state.py::test_r99_nothing`"),
     (docs_checks.wrong_commands, "`cpt retrain --preset demo`"),
     (docs_checks.wrong_commands, "```sh\ncpt run --preset demo \\\n    --learning-rate 1\n```"),
     (docs_checks.wrong_commands, "    cpt run --steps 3"),
