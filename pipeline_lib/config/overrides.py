@@ -33,6 +33,12 @@ class Layer(dict[str, Any]):
         line = next((f", line {self.lines[one]}" for one in known), "")
         return f"{self.file}{line}: "
 
+    def without(self, names: Sequence[str]) -> Layer:
+        """The same but for some of its top names."""
+        rest = Layer({name: value for name, value in self.items() if name not in names})
+        rest.file, rest.lines = self.file, self.lines
+        return rest
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars: `off`, `no` and 2026-01-01 are words, 1e-4 is a number.
@@ -81,7 +87,7 @@ for tag, pattern, first in (
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
-def read_config(path: str | Path, model: type[BaseModel] = RunConfig, besides: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(path: str | Path, model: type[BaseModel] = RunConfig, besides: Sequence[str] = ()) -> Layer:
     """The options that a YAML file gives; `apply` checks their values, and tells the line of a wrong one.
 
     Args:

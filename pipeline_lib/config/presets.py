@@ -1,4 +1,4 @@
-"""Named runs: each a function that returns the whole configuration.
+"""Named runs: a built-in preset is a function that returns a whole configuration, a user's is a YAML file in CPT_HOME/presets.
 
 The paper's models as runs: sizes and batch sizes as remembered, each with its source.
 
@@ -7,12 +7,15 @@ A width of D over N layers has 12 N D^2 weights besides the embeddings: 0.30, 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.config.model_shapes import hub_weights
+from pipeline_lib.config.overrides import Layer, apply, in_yaml, read_config
 from pipeline_lib.config.run import (
     CodePairsConfig,
     EvaluateConfig,
@@ -24,7 +27,7 @@ from pipeline_lib.config.run import (
 )
 from pipeline_lib.config.training import ModelConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.machine import has_fast_bfloat16
+from pipeline_lib.runtime.machine import artifact_home, has_fast_bfloat16
 
 SOURCE = (
     "arXiv 2201.10005: parameters, embedding width and batch size as remembered of table 1, check against the paper; layers, "
@@ -162,40 +165,125 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "cpt_code_s": partial(paper_run, "code", "s"),
     "cpt_code_m": partial(paper_run, "code", "m"),
 }
-
-
 RANDOM = "random"  # in place of a start's folder or id
+FOLDER = "presets"  # of a user's own, below the artifact root: NAME.yaml
+OF_A_PRESET = ("base", "description")  # what such a file may say beside its options
 
 
-def preset(name: str, init: str = "", n_weights: int | None = None) -> RunConfig:
-    """The configuration of that name, with its own start or another one; a given start brings a language model's rates.
+def users_presets() -> dict[str, Path]:
+    """The user's own presets by name, each a YAML file in CPT_HOME/presets."""
+    return {path.stem: path for path in sorted((artifact_home() / FOLDER).glob("*.yaml"))}
 
-    What a user sets beside the start is to be put in afterwards, so that it wins.
+
+def preset_names() -> tuple[str, ...]:
+    """The names that `preset` knows: the built-in ones, then the user's own."""
+    return (*PRESETS, *(name for name in users_presets() if name not in PRESETS))
+
+
+def preset(name: str, init: str = "", n_weights: int | None = None, layers: Sequence[Mapping[str, Any]] = ()) -> RunConfig:
+    """The configuration of that name, with what is to be otherwise in place.
+
+    A start, be it the preset's own or another one, brings a language model's rates; what a user's preset or a layer says of
+    rates wins over them.
 
     Args:
-        name: of `PRESETS`.
+        name: a built-in preset, or a user's.
         init: folder or hub id of a causal language model, in place of the preset's start; "random": random weights and the
-            preset's own rates, even where it names a start; empty: the preset's own start.
-        n_weights: of the given start, where known: the learning rate goes by it.
+            preset's own rates, even where it names a start; empty: what the layers say, or the preset.
+        n_weights: weights of the given start, where known: the learning rate goes by it.
+        layers: overrides, as `read_config` and `parse_set` give them; later ones win.
 
     Raises:
-        UserError: there is none; the message lists those that there are.
+        UserError: there is no such preset, or its file or a layer is wrong; the message says what there is.
+    """
+    _check_free(name)
+    built_in, own = _chain(name)
+    begun = PRESETS[built_in]() if built_in else RunConfig()
+    given = [{"name": name}, *own, *layers] if own else list(layers)
+    config = apply(begun, *given)
+    start = init or config.model.init
+    if start == RANDOM:
+        return _named(config, name, init="", start="random")
+    if start:
+        n_weights = hub_weights(start) or n_weights
+        update = {
+            "pretrain": config.pretrain.for_language_model(n_weights),
+            "train": config.train.for_language_model(n_weights),
+        }
+        config = apply(config.model_copy(update=update), *given)
+    return _named(config, name, init=start)
+
+
+def start_of(name: str, layers: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The causal language model that a preset with these layers starts from: a folder or a hub id; empty: none.
+
+    Raises:
+        UserError: as `preset`.
+    """
+    return preset(name, layers=layers).model.init
+
+
+def description(name: str) -> str:
+    """What a preset says of itself, in one line.
+
+    Raises:
+        UserError: there is none of that name, or its file is wrong.
     """
     if name not in PRESETS:
-        raise UserError(f"preset {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}")
-    config = PRESETS[name]().model_copy(update={"preset": name})
-    start = init or config.model.init
-    if init == RANDOM:
-        return config.model_copy(update={"model": config.model.model_copy(update={"init": "", "start": "random"})})
-    if not start:
-        return config
-    n_weights = hub_weights(start) or n_weights
-    update = {
-        "model": config.model.model_copy(update={"init": start}),
-        "pretrain": config.pretrain.for_language_model(n_weights),
-        "train": config.train.for_language_model(n_weights),
-    }
-    return config.model_copy(update=update)
+        return str(_own(name, ()).get("description", ""))
+    maker = PRESETS[name]
+    return str(getattr(maker, "func", maker).__doc__).split("\n")[0]
+
+
+def _named(config: RunConfig, name: str, **model: str) -> RunConfig:
+    return config.model_copy(update={"preset": name, "model": config.model.model_copy(update=model)})
+
+
+def _chain(name: str) -> tuple[str, list[dict[str, Any]]]:
+    """The built-in preset that a preset is built on, empty where there is none, and the layers over it, the lowest first."""
+    names: list[str] = []
+    layers: list[dict[str, Any]] = []
+    while name not in PRESETS:
+        if name in names:
+            raise UserError(f"preset {names[0]}: its bases go in a circle: {' -> '.join([*names, name])}")
+        content = _own(name, names)
+        names.append(name)
+        layers.insert(0, content.without(OF_A_PRESET))
+        if not content.get("base"):
+            return "", layers
+        name = content["base"]
+    return name, layers
+
+
+def _own(name: str, asked: Sequence[str]) -> Layer:
+    """The file of a user's preset.
+
+    Args:
+        asked: the presets whose bases led to it, from the one that was asked for on.
+
+    Raises:
+        UserError: there is no such file, or it is wrong.
+    """
+    files = users_presets()
+    if name not in files:
+        led = f"preset {asked[0]!r}: its base" if asked else "preset"
+        own = f"; your own in {artifact_home() / FOLDER}: {', '.join(files) or 'none'}"
+        raise UserError(f"{led} {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}{own}")
+    content = read_config(files[name], besides=OF_A_PRESET)
+    for word in OF_A_PRESET:
+        if not isinstance(content.get(word, ""), str):
+            raise UserError(f"{content.where((word,))}{word}: got {in_yaml(content[word])}, expected text")
+    return content
+
+
+def _check_free(name: str) -> None:
+    """Refuse a user's preset that stands in the place of a built-in one.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    if name in PRESETS and (file := users_presets().get(name)):
+        raise UserError(f"{file}: {name} is a built-in preset; give yours another name, and `base: {name}` to build on it")
 
 
 def describe(config: RunConfig, name: str) -> str:

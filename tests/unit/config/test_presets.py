@@ -1,0 +1,88 @@
+"""Presets of a user: a YAML file in CPT_HOME/presets is found by name, over a base or whole; what is wrong with it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.config.overrides import diff, parse_set
+from pipeline_lib.config.presets import PRESETS, RANDOM, description, preset, preset_names, start_of
+from pipeline_lib.errors import UserError
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a preset of that name into an artifact root of its own."""
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    (tmp_path / "presets").mkdir()
+
+    def to_file(name: str, text: str) -> Path:
+        path = tmp_path / "presets" / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def test_a_file_is_a_preset_over_its_base(write: Write) -> None:
+    write("mine", "base: demo\ndescription: The demo, longer.\ntrain:\n  steps: 400\n")
+    assert diff(preset("demo"), preset("mine")).splitlines() == [
+        "name: demo -> mine",
+        "preset: demo -> mine",
+        "train.steps: 240 -> 400",
+    ]
+    assert description("mine") == "The demo, longer."
+    assert description("cpt_text_s").startswith("cpt-text or cpt-code in one of the sizes")
+    assert preset_names() == (*PRESETS, "mine")
+
+
+def test_a_preset_may_be_built_on_a_users_or_on_none(write: Write) -> None:
+    write("first", "base: smoke\ntrain: {steps: 4, batch_size: 8}\n")
+    write("second", "base: first\ntrain: {steps: 5}\nname: named\n")
+    write("whole", "train: {steps: 6}\n")
+    second = preset("second")
+    assert (second.name, second.train.steps, second.train.batch_size, second.model) == ("named", 5, 8, preset("smoke").model)
+    assert diff(preset("whole"), preset("whole", layers=[parse_set(["train.steps=7"])])) == "train.steps: 6 -> 7"
+
+
+def test_rates_go_by_the_start_unless_the_file_gives_them(write: Write) -> None:
+    start = "Qwen/Qwen3-0.6B-Base"
+    write("by_start", f"base: demo\nmodel: {{init: {start}}}\n")
+    write("own_rate", f"base: demo\nmodel: {{init: {start}}}\ntrain: {{learning_rate: 0.5}}\n")
+    by_start, own_rate = preset("by_start"), preset("own_rate")
+    assert by_start.train.learning_rate == preset("demo", start).train.learning_rate != preset("demo").train.learning_rate
+    assert (own_rate.train.learning_rate, own_rate.train.clip_norm) == (0.5, by_start.train.clip_norm)
+    assert start_of("by_start") == start_of("demo", [{"model.init": start}]) == start
+    random = preset("own_rate", RANDOM)
+    assert (random.model.init, random.model.start, random.train.learning_rate) == ("", "random", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "files", "message"),
+    [
+        ("demo", {"demo": "train: {steps: 1}"}, "demo.yaml: demo is a built-in preset; give yours another name"),
+        ("a", {"a": "base: b", "b": "base: c", "c": "base: a"}, "preset a: its bases go in a circle: a -> b -> c -> a"),
+        ("a", {"a": "base: b"}, "preset 'a': its base 'b' is unknown; choose one of: cpt_code_m"),
+        ("nobody", {"mine": "base: demo"}, "presets: mine"),
+        ("", {"mine": "base: demo"}, "preset '' is unknown"),
+        ("../x", {}, "preset '../x' is unknown"),
+        (
+            "a",
+            {"a": "base: demo\ntrain:\n  lr: 1\n"},
+            "a.yaml, line 3: train.lr: there is no such option; did you mean train.learning_rate?",
+        ),
+        ("a", {"a": "base: demo\ntrain:\n  steps: x\n"}, "a.yaml, line 3: train.steps: got x, expected a whole number >= 1"),
+        ("a", {"a": "base: [demo]\n"}, "a.yaml, line 1: base: got [demo], expected text"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(write: Write, asked: str, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        write(name, text)
+    with pytest.raises(UserError) as refused:
+        preset(asked)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
