@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from flows.cli.config import config_app
 from flows.cli.plan import plan_app
 from flows.cli.search import search, suite_texts
 from flows.cli.store import prune
@@ -49,6 +50,7 @@ app = typer.Typer(
 Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")]
 
 app.add_typer(plan_app)
+app.add_typer(config_app, name="config")
 app.command()(prune)
 app.command()(search)
 app.command("suite-texts")(suite_texts)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,11 +14,12 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline_lib.config.reference import Option, find, options, takes_text
+from pipeline_lib.config.reference import Option, find, first_line, options, section_of, takes_text
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 
 MAX_FILE_BYTES = 1_000_000
+OPERATIONAL = "An operational option changes no output, and so nothing is computed again."
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -173,6 +175,35 @@ def diff(a: BaseModel, b: BaseModel) -> str:
     """The options in which two configurations differ, one a line with both values; empty where they are equal."""
     pairs = [(option.name, _value(a, option.path), _value(b, option.path)) for option in options(type(a))]
     return "\n".join(f"{name}: {in_yaml(one)} -> {in_yaml(other)}" for name, one, other in pairs if one != other)
+
+
+def show(config: BaseModel, heading: str = "") -> str:
+    """The whole configuration in YAML, descriptions as comments: read again and applied to any other, it makes this one.
+
+    Args:
+        heading: what the first comment says.
+    """
+    lines = _comment(heading, "") + _comment(OPERATIONAL, "") + [""] if heading else []
+    return "\n".join([*lines, *_shown(config, "")]) + "\n"
+
+
+def _shown(config: BaseModel, margin: str) -> Iterator[str]:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if section := section_of(field.annotation):
+            yield from _comment(first_line(section), margin)
+            yield f"{margin}{name}:"
+            yield from _shown(value, f"{margin}  ")
+        else:
+            option = Option((name,), field)
+            takes = f"{option.expected}; operational" if option.is_operational else option.expected
+            yield from _comment(f"{field.description} [{takes}]", margin)
+            yield f"{margin}{name}: {in_yaml(value)}"
+
+
+def _comment(text: str, margin: str) -> list[str]:
+    printable = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return textwrap.wrap(printable, 110, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ", break_on_hyphens=False)
 
 
 def in_yaml(value: Any) -> str:

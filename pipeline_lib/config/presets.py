@@ -198,20 +198,19 @@ def preset(name: str, init: str = "", n_weights: int | None = None, layers: Sequ
     """
     _check_free(name)
     built_in, own = _chain(name)
-    begun = PRESETS[built_in]() if built_in else RunConfig()
     given = [{"name": name}, *own, *layers] if own else list(layers)
-    config = apply(begun, *given)
-    start = init or config.model.init
-    if start == RANDOM:
-        return _named(config, name, init="", start="random")
-    if start:
-        n_weights = hub_weights(start) or n_weights
-        update = {
-            "pretrain": config.pretrain.for_language_model(n_weights),
-            "train": config.train.for_language_model(n_weights),
-        }
-        config = apply(config.model_copy(update=update), *given)
-    return _named(config, name, init=start)
+    return _made(name, built_in, given, init, n_weights)
+
+
+def preset_of_file(path: Path) -> RunConfig:
+    """The configuration that a file makes wherever it lies: over its own `base`, or over the defaults of all options.
+
+    Raises:
+        UserError: the file is wrong.
+    """
+    content = _read(path)
+    built_in, own = _chain(content["base"]) if content.get("base") else ("", [])
+    return _made(str(content.get("preset", "")), built_in, [*own, content.without(OF_A_PRESET)])
 
 
 def start_of(name: str, layers: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -232,7 +231,30 @@ def description(name: str) -> str:
     if name not in PRESETS:
         return str(_own(name, ()).get("description", ""))
     maker = PRESETS[name]
-    return str(getattr(maker, "func", maker).__doc__).split("\n")[0]
+    if isinstance(maker, partial):
+        kind, size = maker.args
+        row, start = SIZES[size], STARTS.get((kind, size), "random weights")
+        sizes = f"{row.layers} layers of {row.width}, {row.batch_size:,} pairs a batch"
+        return f"The paper's cpt-{kind} {size.upper()}: {sizes}; from {start}."
+    return str(maker.__doc__).split("\n")[0]
+
+
+def _made(
+    name: str, built_in: str, given: Sequence[Mapping[str, Any]], init: str = "", n_weights: int | None = None
+) -> RunConfig:
+    """What these layers make of a built-in preset, or of the defaults, with the rates that its start asks for."""
+    config = apply(PRESETS[built_in]() if built_in else RunConfig(), *given)
+    start = init or config.model.init
+    if start == RANDOM:
+        return _named(config, name, init="", start="random")
+    if start:
+        n_weights = hub_weights(start) or n_weights
+        update = {
+            "pretrain": config.pretrain.for_language_model(n_weights),
+            "train": config.train.for_language_model(n_weights),
+        }
+        config = apply(config.model_copy(update=update), *given)
+    return _named(config, name, init=start)
 
 
 def _named(config: RunConfig, name: str, **model: str) -> RunConfig:
@@ -269,7 +291,11 @@ def _own(name: str, asked: Sequence[str]) -> Layer:
         led = f"preset {asked[0]!r}: its base" if asked else "preset"
         own = f"; your own in {artifact_home() / FOLDER}: {', '.join(files) or 'none'}"
         raise UserError(f"{led} {name!r} is unknown; choose one of: {', '.join(sorted(PRESETS))}{own}")
-    content = read_config(files[name], besides=OF_A_PRESET)
+    return _read(files[name])
+
+
+def _read(path: Path) -> Layer:
+    content = read_config(path, besides=OF_A_PRESET)
     for word in OF_A_PRESET:
         if not isinstance(content.get(word, ""), str):
             raise UserError(f"{content.where((word,))}{word}: got {in_yaml(content[word])}, expected text")

@@ -53,6 +53,11 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
+def first_line(section: type[BaseModel]) -> str:
+    """What a section is."""
+    return (section.__doc__ or "").strip().split("\n")[0]
+
+
 def takes_text(annotation: Any) -> bool:
     """True if an option takes words alone, and so any as they are typed."""
     kinds = (

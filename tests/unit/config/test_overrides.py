@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.overrides import apply, diff, in_yaml, overrides_of, parse_set, read_config
+from pipeline_lib.config.overrides import apply, diff, in_yaml, overrides_of, parse_set, read_config, show
 from pipeline_lib.config.presets import PRESETS, preset
+from pipeline_lib.config.reference import Option, options
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 
@@ -167,3 +169,51 @@ def test_a_value_in_yaml_reads_as_itself_in_any_version(value: Any) -> None:
     assert yaml.load(line, _Loader) == expected
     assert yaml.safe_load(line) == expected
     assert "\n" not in line
+
+
+SHORT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def values_of(option: Option) -> st.SearchStrategy[Any]:
+    """Values that an option takes, at its bounds and between them."""
+    default = option.field.get_default(call_default_factory=True)
+    limits = {name: getattr(m, name) for m in option.field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    if get_origin(option.field.annotation) is Literal:
+        return st.sampled_from(get_args(option.field.annotation))
+    if isinstance(default, bool):
+        return st.booleans()
+    if isinstance(default, int):
+        low = limits.get("ge", limits.get("gt", -1) + 1)
+        return st.integers(low, limits.get("le", low + 10**12))
+    if isinstance(default, float):
+        low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt", 1e9))
+        return st.floats(low, high, exclude_min="gt" in limits, exclude_max="lt" in limits)
+    if isinstance(default, dict):
+        key = st.integers(1, 20) if option.name.startswith("extract") else st.just("docstring")
+        return st.dictionaries(st.just("code_search") if option.name == "select.weights" else key, st.floats(0, 1))
+    if isinstance(default, tuple):
+        kinds = get_args(get_args(option.field.annotation)[0])
+        return st.lists(st.sampled_from(kinds) if kinds else SHORT, min_size=1, max_size=3)
+    return st.just(default) if any(hasattr(m, "pattern") for m in option.field.metadata) else SHORT
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_is_shown_reads_as_the_same_configuration(data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(list(options(RunConfig))), max_size=8, unique_by=lambda one: one.name))
+    try:
+        config = apply(DEMO, {option.name: data.draw(values_of(option), option.name) for option in chosen})
+    except UserError as error:
+        assume(" is above " not in str(error) and "no multiple" not in str(error) and "select.suites" not in str(error))
+        raise
+    with TemporaryDirectory() as folder:
+        path = written(Path(folder), show(config, data.draw(SHORT)))
+        assert apply(preset("smoke"), read_config(path)) == config
+    assert apply(preset("smoke"), overrides_of(config, preset("smoke"))) == config
+
+
+def test_what_is_shown_says_what_each_option_means() -> None:
+    lines = show(DEMO, "demo").splitlines()
+    at = lines.index("  steps: 240")
+    assert lines[at - 1] == "  # Optimizer steps. [a whole number >= 1]"
+    assert "  # " in lines[lines.index("  workers: 0") - 1] and "operational]" in lines[lines.index("  workers: 0") - 1]

@@ -36,7 +36,7 @@ def test_a_file_is_a_preset_over_its_base(write: Write) -> None:
         "train.steps: 240 -> 400",
     ]
     assert description("mine") == "The demo, longer."
-    assert description("cpt_text_s").startswith("cpt-text or cpt-code in one of the sizes")
+    assert description("cpt_text_s").startswith("The paper's cpt-text S: 24 layers of 1024")
     assert preset_names() == (*PRESETS, "mine")
 
 
