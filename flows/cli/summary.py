@@ -14,7 +14,7 @@ from pipeline_lib.evaluation.held_out import PLUMBING
 from pipeline_lib.runtime.machine import artifact_home
 
 if TYPE_CHECKING:
-    from flows.parameters import EvaluatedRef
+    from flows.evaluate import EvaluatedRef
 
 HITS_SHOWN = 3
 
