@@ -210,7 +210,7 @@ def fields_of(model: type[Params], given: Mapping[str, Any]) -> dict[str, Any]:
     words: list[str] = []
     for option in options_of(model):
         value = given.get(option.name)
-        if value is None or value == []:
+        if value is None or (isinstance(value, list | tuple) and not value):
             continue
         if option.is_shortcut:
             words.append(word_of(model.ROOT, option.target, value))
@@ -219,7 +219,7 @@ def fields_of(model: type[Params], given: Mapping[str, Any]) -> dict[str, Any]:
         group = fields
         for part in groups:
             group = group.setdefault(part, {})
-        group[name] = [*group.get(name, ()), *value] if isinstance(value, list) else value
+        group[name] = [*group.get(name, ()), *value] if isinstance(value, list | tuple) else value
     return {**fields, "set": [*words, *fields.get("set", ())]} if words else fields
 
 

@@ -21,6 +21,7 @@ from pipeline_lib.model.checkpoint import start_weights
 from pipeline_lib.runtime.machine import check_processes
 
 PLACE, PLACE_OR_NAME = "place", "place or name"  # what a field marked so holds: a path; a folder, or else a name
+NAMES = (RANDOM, "published", "bm25", "tfidf")  # which are no folders, be there some of that name
 # settings that name a place: their last part is told, though no output depends on the whole
 PLACE_SETTINGS = {
     "source.folder": PLACE,
@@ -118,7 +119,7 @@ def public_place(path: str) -> str:
 
 def absolute_place(path: str, kind: str) -> str:
     """A place of this machine from its root on: another process may stand elsewhere."""
-    if "://" in path or (kind == PLACE_OR_NAME and not Path(path).expanduser().is_dir()):
+    if "://" in path or (kind == PLACE_OR_NAME and (path in NAMES or not Path(path).expanduser().is_dir())):
         return path
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string for JSON, links kept
 

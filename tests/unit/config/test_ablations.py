@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from data_contracts.schemas import EVALUATIONS
 from flows.ablate_parameters import AblatedRef, AblateParams, for_terminal
 from flows.parameters import RunParams
+
+from data_contracts.schemas import EVALUATIONS
 from pipeline_lib.config.ablations import AblateConfig, Arm, arms, rankings, with_seed
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.presets import demo, smoke

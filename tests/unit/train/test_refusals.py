@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import MODEL, tiny_config, write_inputs, write_job
-
 from flows.finetune_parameters import FinetuneParams
 from flows.parameters import RunParams
+from training_runs import MODEL, tiny_config, write_inputs, write_job
+
 from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
