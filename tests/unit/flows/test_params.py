@@ -242,8 +242,8 @@ def test_a_run_that_is_named_by_its_key_needs_no_preset() -> None:
         ({}, ("published",), ()),
         ({"preset": "demo"}, ("",), ()),
         (
-            {"models": ["published", "bm25", "a/step-000001", "step-000002"]},
-            ("published", "a/step-000001", "step-000002"),
+            {"models": ["published", "bm25", "k/step-000001", "step-000002"]},
+            ("published", "k/step-000001", "step-000002"),
             ("bm25",),
         ),
         ({"models": ["tfidf", "nice=/export"]}, (), ("tfidf", "nice=/export")),
