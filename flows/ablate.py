@@ -1,22 +1,33 @@
-"""The paper's levers in small: every arm with every seed, as one table and one plot."""
+"""Ablations: the paper's levers in small, every arm with every seed, as one table and one plot."""
 
 from __future__ import annotations
 
-from prefect import flow
+from dataclasses import replace
 
-from flows.ablate_parameters import AblatedRef, AblateParams
-from flows.build_dataset import build_dataset
-from flows.parameters import DatasetRef, RunParams
-from flows.workspace import Workspace, open_workspace
-from pipeline_lib.config.ablations import arms, rankings, with_seed
-from pipeline_lib.config.presets import RANDOM
-from pipeline_lib.config.run import RunConfig
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.build_dataset import dataset_of
+from flows.params import AblateParams
+from flows.train import start_of_training
+from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
+from pipeline_lib.config.ablations import AblateConfig, arms, rankings, with_seed
 from pipeline_lib.evaluation.ablation import Measured
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
 from tasks.ablation import ablation_task
 from tasks.evaluation import checkpoint_task
-from tasks.training import lexical_start_task, pretrain_task, train_task
+from tasks.training import train_task
+
+
+class AblatedRef(BaseModel):
+    """A finished table of ablations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ablation: str = Field(description="Key of the `ablate` artifact.")
+    folder: str = Field(description="Where ablation.json, ablation.md and ablation.svg lie.")
+    runs: int = Field(description="Arms times seeds.")
 
 
 @flow(name="ablate", flow_run_name="ablate-{params.preset}")
@@ -26,36 +37,29 @@ def ablate(params: AblateParams) -> AblatedRef:
     Args:
         params: the preset whose data and sizes are used, and which levers are pulled.
     """
-    params = params.model_copy(update={"init": params.init or RANDOM})  # of a preset that names a start, its sizes alone
-    work = open_workspace(params)
-    datasets: dict[str, DatasetRef] = {}
+    work, ablation = open_workspace(params), params.ablation()
+    datasets: dict[str, Dataset] = {}
     measured = []
-    for arm in arms(work.config, params.ablation):
+    for arm in arms(work.config, ablation):
         delimiters = arm.config.tokenizer.delimiters
         if delimiters not in datasets:
-            fields = params.model_dump(include=set(RunParams.model_fields)) | {"delimiters": delimiters}
-            datasets[delimiters] = build_dataset(RunParams.model_validate(fields))
-        for seed in params.ablation.seeds:
-            evaluations = measure(work, params, datasets[delimiters], with_seed(arm.config, seed))
+            of_arm = replace(work, config=arm.config)
+            datasets[delimiters] = in_subflow("build-dataset", delimiters, dataset_of, of_arm)
+        for seed in ablation.seeds:
+            run = replace(work, config=with_seed(arm.config, seed))
+            evaluations = measure(run, datasets[delimiters], ablation)
             measured.append(Measured(arm.lever, arm.name, arm.is_base, seed, evaluations))
     table = ablation_task(work.store, measured)
     return AblatedRef(ablation=table.manifest.key, folder=str(table.part_folder("ablation")), runs=len(measured))
 
 
-def measure(work: Workspace, params: AblateParams, dataset: DatasetRef, run: RunConfig) -> tuple[Artifact, ...]:
+def measure(work: Workspace, dataset: Dataset, ablation: AblateConfig) -> tuple[Artifact, ...]:
     """Train one run and rank with its last checkpoint."""
-    store = work.store
-    shards, tokenizer = store.open("shards", dataset.shards), store.open("tokenizer", dataset.tokenizer)
-    start = None
-    if run.pretrain.steps:
-        start = pretrain_task(store, shards, tokenizer, run)
-    elif run.model.start == "lexical":
-        start = lexical_start_task(store, shards, tokenizer, run)
-    trained = train_task(store, shards, tokenizer, run, start)
+    store, config = work.store, work.config
+    trained = train_task(store, dataset.shards, dataset.tokenizer, config, start_of_training(work, dataset))
     label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
-    checkpoint = Checkpoint(trained, label, tokenizer, run.shards)
-    curated = store.open("curate", dataset.curated)
+    checkpoint = Checkpoint(trained, label, dataset.tokenizer, config.shards)
     return tuple(
-        checkpoint_task(store, curated, checkpoint, "validation", run.model_copy(update={"evaluate": ranking}))
-        for ranking in rankings(run, params.ablation)
+        checkpoint_task(store, dataset.curate, checkpoint, "validation", config.model_copy(update={"evaluate": ranking}))
+        for ranking in rankings(config, ablation)
     )

@@ -1,11 +1,11 @@
-"""Raw dump to token shards."""
+"""Dataset building: raw dump to token shards."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from flows.parameters import DatasetRef, RunParams
-from flows.workspace import open_workspace
+from flows.params import DatasetParams
+from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace
 from tasks.dataset import (
     check_shards_task,
     contamination_task,
@@ -18,13 +18,17 @@ from tasks.dataset import (
 
 
 @flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}")
-def build_dataset(params: RunParams) -> DatasetRef:
+def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 
     Args:
         params: what to run, and on what.
     """
-    work = open_workspace(params)
+    return dataset_of(open_workspace(params)).ref
+
+
+def dataset_of(work: Workspace) -> Dataset:
+    """The dataset of a run, each stage made or found made."""
     store, config = work.store, work.config
     extracted = extract_task(store, config)
     validated = validate_task(store, extracted, config)
@@ -33,20 +37,4 @@ def build_dataset(params: RunParams) -> DatasetRef:
     tokenizer = tokenizer_task(store, curated, config)
     shards = shards_task(store, curated, tokenizer, config)
     checked = check_shards_task(store, shards, tokenizer, config)
-    return DatasetRef(
-        extracted=extracted.manifest.key,
-        validated=validated.manifest.key,
-        curated=curated.manifest.key,
-        tokenizer=tokenizer.manifest.key,
-        shards=shards.manifest.key,
-        checked=checked.manifest.key,
-    )
-
-
-def require_dataset(params: RunParams, dataset: DatasetRef) -> DatasetRef:
-    """The dataset that is named, or the one of these parameters, built first where it is not there."""
-    return (
-        dataset
-        if dataset.shards
-        else build_dataset(RunParams.model_validate(params.model_dump(include=set(RunParams.model_fields))))
-    )
+    return Dataset(extracted, validated, curated, tokenizer, shards, checked)

@@ -1,31 +1,50 @@
-"""Checkpoints and baselines on what was held out of the corpus; people start this one from the UI."""
+"""Evaluation of checkpoints and other models, on what was held out of the corpus or on public suites."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.checkpoints import TrainedRun, find_run
-from flows.parameters import EvaluatedRef, EvaluateParams
-from flows.workspace import open_workspace
+from flows.params import EvaluateParams
+from flows.train import find_run
+from flows.workspace import TrainedRun, Workspace, open_store
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder, open_model
 from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.runtime.machine import writable_home
+from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import baselines_task, check_evaluations_task, checkpoint_task, show_evaluations_task
 from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
 
 
+class EvaluatedRef(BaseModel):
+    """Finished evaluations of models on one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    checkpoints: dict[str, str] = Field(description="Checkpoint label to the key of its `evaluate` artifact.")
+    baselines: str | None = Field(None, description="Key of the baselines' `evaluate` artifact; None where suites were run.")
+    suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
+    checked: str | None = Field(None, description="Key of the `check_evaluations` artifact.")
+    skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
+
+
 @flow(name="evaluate", flow_run_name="evaluate-{params.subject}-{params.split}")
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
-    """Measure checkpoints and the baselines beside them on the same queries and candidates, or on public suites.
+    """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
 
     Args:
-        params: which checkpoints, on which split, and of which suites.
+        params: what is evaluated, on what, and how thoroughly.
     """
     if params.suites:
         return evaluate_suites(params)
-    run, label = find_run(params)
-    return evaluate_labels(run, [label] if label else run.lineage.labels, params.split)
+    run, labels = runs_of(params)
+    return held_out(run, labels, params.split).ref(params.split)
 
 
 def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
@@ -35,19 +54,42 @@ def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
         UserError: no data folder, or an unknown suite or model.
         MissingData: files of a suite are not there, and `skip_missing` was not asked for.
     """
-    suites, skipped = open_suites_task(params.suites, params.data, params.split, params.quick, params.skip_missing)
-    models: list[Model] = [open_model(name) for name in params.models]
-    if params.checkpoint or params.trained or not models:
-        run, label = find_run(params)
+    opened = open_suites_task(params.suites, params.suite_data or "", params.split, params.quick, params.skip_missing)
+    suites, skipped = opened
+    models: list[Model] = [open_model(name) for name in params.others]
+    if params.checkpoints:
+        run, labels = runs_of(params)
         work = run.work
-        models = [*checkpoint_encoders(run, [label] if label else run.lineage.labels), *models]
+        models = [*checkpoint_encoders(run, labels), *models]
     else:
-        work = open_workspace(params)
+        work = workspace_without_run(params)
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
-    checked = check_evaluations_task(work.store, found).manifest.key if found else ""
+    checked = check_evaluations_task(work.store, found).manifest.key if found else None
     show_suites_task(work.report_folder, found, params.split, skipped)
     keys = tuple(artifact.manifest.key for artifact in found)
     return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, checked=checked, skipped=skipped)
+
+
+def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
+    """The run whose checkpoints are evaluated, and their labels.
+
+    Raises:
+        UserError: they are of several runs; or a model that is none of ours is to be measured without suites.
+    """
+    if params.others and not params.suites:
+        raise UserError(f"{', '.join(params.others)}: the held-out part measures checkpoints and baselines; give suites")
+    found = [find_run(params, name) for name in params.checkpoints]
+    run = found[0][0]
+    if len({other.key for other, _ in found}) > 1:
+        raise UserError(f"{', '.join(params.checkpoints)}: checkpoints of several runs; evaluate one run at a time")
+    labels = [label for _, label in found]
+    return run, run.lineage.labels if "" in labels else labels
+
+
+def workspace_without_run(params: EvaluateParams) -> Workspace:
+    """Where evaluations of models that no run of ours made are kept."""
+    config = params.resolve() if params.preset else RunConfig(name=str(params.settings().get("name", "models")))
+    return Workspace(writable_home(), open_store(params.machine.artifacts), config)
 
 
 def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
@@ -55,16 +97,29 @@ def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
     return [CheckpointEncoder(run.lineage.checkpoint(label)) for label in labels]
 
 
-def evaluate_labels(run: TrainedRun, labels: Sequence[str], split: str) -> EvaluatedRef:
+@dataclass(frozen=True)
+class HeldOutEvaluations:
+    """Checkpoints and the baselines on one split of their run's corpus."""
+
+    checkpoints: dict[str, Artifact]
+    baselines: Artifact
+    checked: Artifact
+
+    def ref(self, split: str) -> EvaluatedRef:
+        """Their keys."""
+        return EvaluatedRef(
+            split=split,
+            checkpoints={label: artifact.manifest.key for label, artifact in self.checkpoints.items()},
+            baselines=self.baselines.manifest.key,
+            checked=self.checked.manifest.key,
+        )
+
+
+def held_out(run: TrainedRun, labels: Sequence[str], split: str) -> HeldOutEvaluations:
     """Evaluate these checkpoints and the baselines on one split of the run's corpus, and show the table in the UI."""
     store, config, curated = run.work.store, run.work.config, run.lineage.curated
     baselines = baselines_task(store, curated, split, config)
     found = {label: checkpoint_task(store, curated, run.lineage.checkpoint(label), split, config) for label in labels}
     checked = check_evaluations_task(store, [*found.values(), baselines])
     show_evaluations_task(found, baselines, split, config.name)
-    return EvaluatedRef(
-        split=split,
-        checkpoints={label: artifact.manifest.key for label, artifact in found.items()},
-        baselines=baselines.manifest.key,
-        checked=checked.manifest.key,
-    )
+    return HeldOutEvaluations(checkpoints=found, baselines=baselines, checked=checked)

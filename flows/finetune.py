@@ -1,14 +1,13 @@
-"""A contrastive checkpoint, tuned on training sets with hard negatives."""
+"""Fine-tuning of a checkpoint on training sets with hard negatives."""
 
 from __future__ import annotations
 
 from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.finetune_parameters import FinetunedRef, FinetuneParams
-from flows.origins import origin_of_tuning
-from flows.workspace import open_store
+from flows.params import PUBLISHED, FinetuneParams
+from flows.workspace import open_store, origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import check_divides
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
 from pipeline_lib.store.artifact import Artifact
@@ -16,6 +15,18 @@ from pipeline_lib.store.store import Store
 from tasks.dataset import check_shards_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
+
+
+class FinetunedRef(BaseModel):
+    """A finished fine-tuning run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: str = Field(description="The checkpoint that was tuned.")
+    checkpoint: str = Field(description="The last checkpoint of the run, as TRAINKEY/step-000400.")
+    training_sets: tuple[str, ...] = Field(description="STAGE/KEY of the pairs that were trained on, set by set.")
+    shards: str = Field(description="Key of the `shards` artifact.")
+    figures: dict[str, tuple[float, float]] = Field(description="SUITE TASK METRIC to its value before and after.")
 
 
 @flow(name="finetune", flow_run_name="finetune-{params.checkpoint}")
@@ -27,15 +38,16 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     Args:
         params: which checkpoint, which training sets, and how.
     """
-    check_divides(params.training.batch_size, params.training.processes)
-    store = open_store(params.artifacts)
-    checkpoint = open_checkpoint(store, params.checkpoint)
-    sets = [training_set_task(store, config) for config in params.training_sets()]
-    if params.mining.per_pair:
-        sets = [mine_task(store, training_set, checkpoint, params.mining) for training_set in sets]
+    config = params.resolve()
+    store = open_store(params.machine.artifacts)
+    name = published_checkpoint(store) if params.checkpoint == PUBLISHED else params.checkpoint
+    checkpoint = open_checkpoint(store, name)
+    sets = [training_set_task(store, training_set) for training_set in params.training_sets()]
+    if config.mining.per_pair:
+        sets = [mine_task(store, training_set, checkpoint, config.mining) for training_set in sets]
     shards = _shards(store, join_task(store, sets), checkpoint)
-    trained = finetune_task(store, checkpoint, shards, params.training)
-    record_origin(trained, origin_of_tuning(params, shards.manifest.key))
+    trained = finetune_task(store, checkpoint, shards, config.training)
+    record_origin(trained, origin_of_tuning(params.model_copy(update={"checkpoint": checkpoint.name}), shards.manifest.key))
     tuned = Checkpoint(trained, _last(trained), checkpoint.tokenizer, checkpoint.shards)
     return FinetunedRef(
         before=checkpoint.name,
@@ -48,7 +60,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
 
 def before_and_after(store: Store, params: FinetuneParams, checkpoint: Checkpoint, tuned: Checkpoint) -> Figures:
     """Both checkpoints on the same suites."""
-    suites, _ = open_suites_task(params.suites, params.suite_data, params.suite_split, params.quick, skip_missing=False)
+    suites, _ = open_suites_task(params.suites, params.suite_data or "", params.suite_split, params.quick, skip_missing=False)
     before, after = (
         [suite_task(store, CheckpointEncoder(model), suite, params.suite_split) for suite in suites]
         for model in (checkpoint, tuned)

@@ -1,35 +1,172 @@
-"""The options of a command and the words of a command line, both made from the fields of a parameters model."""
+"""Base of the parameter models: their settings, their form, and the command lines that are made from them.
+
+A choice is described once. Each field of a model is an option of its command; so are the model's shortcuts, short names of
+single settings of the configuration: `--steps 100` is `--set train.steps=100`.
+"""
 
 from __future__ import annotations
 
-import inspect
-import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, ClassVar, Self
 
-import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-PLAIN = (bool, int, float, str)
+from flows.settings import PLACE, PLACE_SETTINGS, TOLD, Values, find_setting, flat, public_place, word_of, words_of
+from pipeline_lib.config.base import StageConfig, operational
+from pipeline_lib.config.overrides import parse_set, read_config
+from pipeline_lib.config.reference import section_of
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.errors import UserError
+
+
+def place(title: str, description: str, kind: str = PLACE, default: Any = None, **options: Any) -> Any:
+    """A field that names a file, a folder or an address: looked at on the machine that the flow is started from."""
+    return Field(default, title=title, description=description, json_schema_extra={"place": kind, **options})
+
+
+def _plain(field: dict[str, Any]) -> dict[str, Any]:
+    (kind,) = [one for one in field.get("anyOf", [{}]) if one.get("type") != "null"]
+    default = field.get("default")
+    if isinstance(default, dict):  # of a group
+        default = {name: value for name, value in default.items() if value is not None}
+    rest = {name: value for name, value in field.items() if name not in ("anyOf", "default", "place", "operational")}
+    return kind | rest | ({} if default is None else {"default": default})
+
+
+def _plain_form(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """A form that asks plain questions: an optional field is an empty box, and not a choice between a box and nothing."""
+    properties = {name: _plain(field) for name, field in schema.get("properties", {}).items()}
+    schema["properties"] = {name: properties[name] for name in _in_order(model, properties)}
+
+
+def _in_order(model: type[BaseModel], names: Iterable[str]) -> list[str]:
+    """Fields as a form and a terminal's help show them."""
+    first = getattr(model, "FIRST", ())
+    rank = {name: place for place, name in enumerate([*first, "", "config", "set", "machine"])}
+    return sorted(names, key=lambda name: rank.get(name, rank[""]))
+
+
+class Group(BaseModel):
+    """Fields that a form shows together. An emptied box is an unset field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_plain_form)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None and value != ""}
+
+
+class Machine(Group):
+    """What this machine uses. No output depends on it."""
+
+    artifacts: str | None = place(
+        "Artifacts",
+        "Folder or bucket (s3://bucket/prefix) of the artifacts, for every machine that works on them; unset: store/ below the"
+        " artifact root of the machine that runs the flow.",
+        operational=True,
+    )
+    download: bool = operational(
+        False, title="Download", description="Fetch the start from the hub if it is not in its cache; off: no network."
+    )
+
+
+class Params(Group):
+    """Parameters of one flow.
+
+    Attributes:
+        COMMAND: the command of `cpt` that starts the flow.
+        ROOT: the configuration that `config` and `set` are about.
+        SHORTCUTS: an option's name to the setting that it gives.
+        FLAGS: a field to its option's name where that is another.
+        ALSO: an option's name to the field that it gives as well.
+        FIELDS: a field to the setting that it gives.
+        GONE: a name that there was to what is given in its place.
+        FIRST: fields that a form asks first.
+    """
+
+    COMMAND: ClassVar[str]
+    ROOT: ClassVar[type[StageConfig]] = RunConfig
+    SHORTCUTS: ClassVar[Mapping[str, str]] = {}
+    FLAGS: ClassVar[Mapping[str, str]] = {}
+    ALSO: ClassVar[Mapping[str, str]] = {}
+    FIELDS: ClassVar[Mapping[str, str]] = {}
+    GONE: ClassVar[Mapping[str, str]] = {}
+    FIRST: ClassVar[tuple[str, ...]] = ()
+
+    config: str | None = place(
+        "Configuration file",
+        "YAML file of settings on the machine that runs the flow, in part or whole, as `cpt config show` prints them.",
+        operational=True,
+    )
+    set: tuple[str, ...] = Field(
+        (), title="Settings", description="Single settings, as `train.learning_rate=1e-4`; they come last and win."
+    )
+    machine: Machine = Field(Machine(), title="Machine", description="Where artifacts lie, and what may be fetched.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, given: Any) -> Any:
+        for name in given if isinstance(given, dict) else ():
+            if name in cls.GONE:
+                raise ValueError(f"{name} is gone: give {cls.GONE[name]}")
+            if name in cls.SHORTCUTS and name not in cls.model_fields:
+                raise ValueError(f"{name} is a setting: give {cls.SHORTCUTS[name]}=... in `set`")
+        return given
+
+    @field_validator("set")
+    @classmethod
+    def _canonical(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Each setting once, in the order and spelling of the configuration."""
+        return words_of(cls.ROOT, flat(cls.ROOT, parse_set(words, cls.ROOT)))
+
+    def layers(self) -> list[Mapping[str, Any]]:
+        """What is asked for, the last first in force: the file's settings, the fields', those of `set`."""
+        file = [read_config(self.config, self.ROOT)] if self.config else []
+        return [*file, self.own_settings(), parse_set(self.set, self.ROOT)]
+
+    def own_settings(self) -> Values:
+        """The settings that fields give."""
+        given = {setting: getattr(self, name) for name, setting in self.FIELDS.items()}
+        return {setting: value for setting, value in given.items() if value is not None}
+
+    def settings(self) -> Values:
+        """All that is asked for, by the dotted name of each setting."""
+        return {name: value for layer in self.layers() for name, value in flat(self.ROOT, layer).items()}
+
+    def folded(self) -> Self:
+        """The same without a file: its settings stand in `set`."""
+        if self.config is None:
+            return self
+        file, _, words = (flat(self.ROOT, layer) for layer in self.layers())
+        given = self.own_settings()
+        kept = {name: value for name, value in file.items() if name not in given}
+        return self.model_copy(update={"config": None, "set": words_of(self.ROOT, kept | words)})
+
+    def command(self) -> str:
+        """What does this again at a terminal: every parameter that an output depends on; of a path the last part."""
+        public = type(self).model_validate(with_places(self.folded(), lambda place, _: public_place(place)))
+        return join_words("cpt", self.COMMAND, *command_words(public))
 
 
 @dataclass(frozen=True)
 class Option:
-    """One field as an option.
+    """One option of a command.
 
     Attributes:
-        path: of the field: ("training", "epochs").
-        name: of the option, as a Python name: `batch_size` is --batch-size.
+        name: as a Python name: `batch_size` is --batch-size.
+        path: of the field that it gives: ("machine", "artifacts"); of a shortcut that of a setting: ("train", "steps").
     """
 
-    path: tuple[str, ...]
     name: str
+    path: tuple[str, ...]
     field: FieldInfo
-    default: Any
+    is_shortcut: bool = False
 
     @property
     def flag(self) -> str:
@@ -37,97 +174,71 @@ class Option:
         return f"--{self.name.replace('_', '-')}"
 
     @property
-    def is_operational(self) -> bool:
-        """True if no output depends on it."""
-        marks = self.field.json_schema_extra
-        return bool(isinstance(marks, dict) and marks.get("operational"))
-
-    def parameter(self) -> inspect.Parameter:
-        """The argument that typer makes the option of; one that is not given is None, and the field's default holds."""
-        kind = _kind(self.field.annotation)
-        default = inspect.Parameter.empty if self.field.is_required() else None
-        shown = None if self.default in (None, "", (), False) else str(self.default)
-        option = typer.Option(self.flag, help=self.field.description, show_default=shown or False)
-        annotation = kind if self.field.is_required() else kind | None
-        return inspect.Parameter(
-            self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
-        )
+    def target(self) -> str:
+        """Dotted name of the field or setting."""
+        return ".".join(self.path)
 
     def words(self, value: Any) -> list[str]:
         """What is typed to give it this value; nothing where that is the default."""
-        if value == self.default:
+        if not self.is_shortcut and value == self.field.get_default():
             return []
         if isinstance(value, bool):
-            return [self.flag]
-        return [word for one in (value if isinstance(value, tuple) else (value,)) for word in _pair(self.flag, str(one))]
+            return [self.flag] if value else []
+        return [word for one in (value if isinstance(value, list | tuple) else (value,)) for word in _pair(self.flag, str(one))]
 
 
-def options_of(model: type[BaseModel], names: Mapping[str, str], without: Sequence[str] = ()) -> list[Option]:
-    """The options of a model's fields, those of its nested models among them.
+def options_of(model: type[Params]) -> list[Option]:
+    """The options of a model of parameters: its fields, those of its groups among them, and its shortcuts."""
+    found = [Option(model.FLAGS.get(name, name), path, field) for name, path, field in _fields(model)]
+    by_name = {option.path[-1]: option for option in found}
+    found += [Option(name, by_name[other].path, by_name[other].field) for name, other in model.ALSO.items()]
+    for name, setting in model.SHORTCUTS.items():
+        given = find_setting(model.ROOT, setting)
+        found.append(Option(name, given.path, given.field, is_shortcut=True))
+    return found
 
-    Args:
-        names: field, as `steps` or `mining.margin`, to the option's name where that is another.
-        without: fields that are no options.
+
+def fields_of(model: type[Params], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the given options stand for; what a shortcut gives comes before the words of --set.
+
+    Raises:
+        UserError: an option is one that there was; the message names what is given in its place.
     """
-    return [option for option in _options(model, (), names) if not {".".join(option.path), option.path[0]} & set(without)]
-
-
-def takes(options: Sequence[Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options; its function gets those that were given, by name, in one dictionary.
-
-    What else the function takes are options of its own.
-    """
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-
-        def command(**given: Any) -> None:
-            rest = {parameter.name: given.pop(parameter.name) for parameter in own}
-            function({name: value for name, value in given.items() if value is not None}, **rest)
-
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        signature = inspect.Signature([*(option.parameter() for option in options), *keyword])
-        command.__signature__ = signature  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def fields_of(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, as the fields of the model."""
+    for name, instead in model.GONE.items():
+        if given.get(name):
+            raise UserError(f"--{name.replace('_', '-')} is gone: give {instead}")
     fields: dict[str, Any] = {}
-    for option in options:
-        if given.get(option.name) is not None:
-            *sections, name = option.path
-            place = fields
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[name] = given[option.name]
-    return fields
-
-
-def command_words(options: Sequence[Option], params: BaseModel, places: Sequence[str] = ()) -> list[str]:
-    """The options that give a model's values, all that an output may depend on.
-
-    Args:
-        places: fields that hold a path. A machine's own are no one's business: of an absolute one the last part is said, which
-            is all that a source's rows know of it.
-    """
     words: list[str] = []
-    for option in options:
-        if option.is_operational:
+    for option in options_of(model):
+        value = given.get(option.name)
+        if value is None or (isinstance(value, list | tuple) and not value):
             continue
-        value: Any = params
-        for name in option.path:
-            value = getattr(value, name)
-        words += option.words(public_place(value) if option.path[0] in places else value)
-    return words
+        if option.is_shortcut:
+            words.append(word_of(model.ROOT, option.target, value))
+            continue
+        *groups, name = option.path
+        group = fields
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[name] = [*group.get(name, ()), *value] if isinstance(value, list | tuple) else value
+    return {**fields, "set": [*words, *fields.get("set", ())]} if words else fields
 
 
-def public_place(path: str) -> str:
-    """The last part of an absolute path, links resolved as reading it does; anything else as it is."""
-    return (PurePath(os.path.realpath(path)).name or path) if path.startswith("/") else path
+def command_words(params: Params) -> list[str]:
+    """The options that give these parameters: all that an output may depend on."""
+    words: list[str] = []
+    values = flat(params.ROOT, parse_set(params.set, params.ROOT))
+    for option in options_of(type(params)):
+        if option.target == "set" or option.name in params.ALSO or not _is_told(option):
+            continue
+        if not option.is_shortcut:
+            value = _value(params, option.path)
+            words += [] if value is None else option.words(value)
+        elif typed := option.words(values.get(option.target, [])):
+            words += typed
+            del values[option.target]
+    rest = {name: value for name, value in values.items() if name in TOLD or not find_setting(params.ROOT, name).is_operational}
+    return words + [word for setting in words_of(params.ROOT, rest) for word in ("--set", setting)]
 
 
 def join_words(*words: str) -> str:
@@ -135,28 +246,55 @@ def join_words(*words: str) -> str:
     return shlex.join(words)
 
 
+def with_places(params: Params, change: Callable[[str, str], str]) -> dict[str, Any]:
+    """The parameters as fields, each place changed.
+
+    Args:
+        change: of a place as it stands and of its kind, PLACE or PLACE_OR_NAME.
+    """
+    fields = params.model_dump()
+    for _, path, field in _fields(type(params)):
+        if kind := _marks(field).get("place"):
+            *groups, name = path
+            holder = fields
+            for group in groups:
+                holder = holder[group]
+            value = holder[name]
+            if isinstance(value, str):
+                holder[name] = change(value, kind)
+            elif value:
+                parted = [entry.rpartition("=") for entry in value]  # NAME=PLACE
+                holder[name] = tuple(f"{view}{equals}{change(path, kind)}" for view, equals, path in parted)
+    values = flat(params.ROOT, parse_set(params.set, params.ROOT))
+    for name, kind in PLACE_SETTINGS.items():
+        if values.get(name):
+            values[name] = change(values[name], kind)
+    return {**fields, "set": words_of(params.ROOT, values)}
+
+
+def _fields(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...], FieldInfo]]:
+    for name in _in_order(model, model.model_fields):
+        field = model.model_fields[name]
+        if group := section_of(field.annotation):
+            yield from _fields(group, (*above, name))
+        else:
+            yield name, (*above, name), field
+
+
+def _marks(field: FieldInfo) -> dict[str, Any]:
+    marks = field.json_schema_extra
+    return dict(marks) if isinstance(marks, dict) else {}
+
+
+def _is_told(option: Option) -> bool:
+    return option.target in TOLD or not _marks(option.field).get("operational")
+
+
+def _value(params: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        params = getattr(params, name)
+    return params
+
+
 def _pair(flag: str, value: str) -> list[str]:
     return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
-
-
-def _options(model: type[BaseModel], path: tuple[str, ...], names: Mapping[str, str]) -> list[Option]:
-    found: list[Option] = []
-    for name, field in model.model_fields.items():
-        place = (*path, name)
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            found += _options(nested, place, names)
-        else:
-            default = None if field.is_required() else field.get_default(call_default_factory=True)
-            found.append(Option(place, names.get(".".join(place), name), field, default))
-    return found
-
-
-def _kind(annotation: Any) -> Any:
-    """What typer shall read: a word, a number, or a list of words; the model says which words."""
-    if annotation in PLAIN:
-        return annotation
-    if get_origin(annotation) is tuple:
-        return list[str]
-    plain = {_kind(part) for part in get_args(annotation) if isinstance(part, type) and part is not type(None)}
-    return plain.pop() if len(plain) == 1 else str

@@ -1,19 +1,69 @@
-"""Selected checkpoint to exported model, index and promotion; only here is the test split opened."""
+"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.checkpoints import TrainedRun, find_run
-from flows.evaluate import checkpoint_encoders, evaluate, evaluate_labels
-from flows.origins import publishing_commands, whole_story
-from flows.parameters import EvaluatedRef, EvaluateParams, PublishedRef, PublishParams
+from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
+from flows.params import PublishParams
+from flows.train import find_run
+from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.artifact import Artifact
 from tasks.publishing import card_task, export_task, index_task, negatives_task, promote_task, select_task
 from tasks.suites import open_suites_task, suite_task
+
+
+class PublishedRef(BaseModel):
+    """The model and index that `cpt search` uses, and what they come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetRef
+    trained: str
+    checkpoint: str
+    selection: str | None = Field(None, description="Key of the `select` artifact; None where the checkpoint was named.")
+    validation: EvaluatedRef | None = Field(None, description="None where the checkpoint was named by hand.")
+    test: EvaluatedRef
+    export: str
+    card: str
+    folder: str = Field(description="Where the model lies, its card beside it.")
+    index: str
+    negatives: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """What publication made of a run.
+
+    Attributes:
+        stages: artifacts by the name of their stage.
+    """
+
+    run: TrainedRun
+    checkpoint: str
+    validation: HeldOutEvaluations | None
+    test: HeldOutEvaluations
+    stages: dict[str, Artifact]
+
+    @property
+    def ref(self) -> PublishedRef:
+        """Its keys."""
+        keys = {stage: artifact.manifest.key for stage, artifact in self.stages.items()}
+        return PublishedRef(
+            dataset=self.run.dataset.ref,
+            trained=self.run.key,
+            checkpoint=self.checkpoint,
+            selection=keys.get("select"),
+            validation=self.validation and self.validation.ref("validation"),
+            test=self.test.ref("test"),
+            folder=str(model_folder(self.stages["export"], self.stages["card"])),
+            **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
+        )
 
 
 @flow(name="publish", flow_run_name="publish-{params.subject}")
@@ -23,49 +73,37 @@ def publish(params: PublishParams) -> PublishedRef:
     Args:
         params: which run; a checkpoint named by hand skips the selection.
     """
-    run, label = find_run(params)
-    work, curated = run.work, run.lineage.curated
+    run, label = find_run(params, params.checkpoint)
+    return publish_run(run, label).ref
+
+
+def publish_run(run: TrainedRun, label: str = "") -> Published:
+    """Publish a checkpoint of a run.
+
+    Args:
+        label: of the checkpoint; empty: the one that selection chooses.
+    """
+    store, config, curated = run.work.store, run.work.config, run.lineage.curated
     validation, selection = (None, None) if label else select_checkpoint(run)
-    if selection is not None:
-        label = str(selection.manifest.facts["chosen"])
-    test = evaluate_labels(run, [label], "test")
+    label = label or str(selection.manifest.facts["chosen"])  # type: ignore[union-attr]
     checkpoint = run.lineage.checkpoint(label)
-    exported = export_task(work.store, checkpoint, work.config)
-    measured = {"tested": test.checkpoints[label], "baselines": test.baselines}
-    found = {"curated": curated} | {name: work.store.open("evaluate", key) for name, key in measured.items()}
-    card = card_task(work.store, exported, checkpoint, work.config, _said(run, label, selection is not None), found)
-    index = index_task(work.store, exported, curated, checkpoint, work.config)
-    negatives = negatives_task(work.store, curated, checkpoint)
-    promote_task(work.home, exported, index, work.config.name)
-    return PublishedRef(
-        dataset=run.dataset,
-        trained=run.key,
-        checkpoint=label,
-        selection=selection.manifest.key if selection else "",
-        validation=validation,
-        test=test,
-        export=exported.manifest.key,
-        card=card.manifest.key,
-        folder=str(model_folder(exported, card)),
-        index=index.manifest.key,
-        negatives=negatives.manifest.key,
-    )
+    test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
+    exported = export_task(store, checkpoint, config)
+    measured = {"curated": curated, "tested": test.checkpoints[label], "baselines": test.baselines}
+    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), measured)
+    index = index_task(store, exported, curated, checkpoint, config)
+    negatives = negatives_task(store, curated, checkpoint)
+    promote_task(run.work.home, exported, index, config.name)
+    made = {"select": selection, "export": exported, "card": card, "index": index, "negatives": negatives}
+    return Published(run, label, validation, test, {stage: artifact for stage, artifact in made.items() if artifact})
 
 
-def _said(run: TrainedRun, label: str, selected: bool) -> dict[str, str]:
-    """What the card says of the run in words."""
-    base, data = whole_story(run.lineage)
-    command = publishing_commands(run.lineage, run.params, label, selected)
-    return {"name": run.work.config.name, "base": base, "data": data, "command": command}
-
-
-def select_checkpoint(run: TrainedRun) -> tuple[EvaluatedRef, Artifact]:
+def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:
     """Evaluate every checkpoint on validation and choose one by the declared weights."""
-    store, labels = run.work.store, run.lineage.labels
-    validation = evaluate(run.again(EvaluateParams, split="validation"))
-    evaluations = [store.open("evaluate", validation.checkpoints[label]) for label in labels]
-    evaluations += suites_on_validation(run, labels)
-    return validation, select_task(store, evaluations, run.work.config)
+    config, labels = run.work.config, run.lineage.labels
+    validation = in_subflow("evaluate", f"{config.name}-validation", held_out, run, labels, "validation")
+    evaluations = [*validation.checkpoints.values(), *suites_on_validation(run, labels)]
+    return validation, select_task(run.work.store, evaluations, config)
 
 
 def suites_on_validation(run: TrainedRun, labels: Sequence[str]) -> list[Artifact]:
@@ -76,3 +114,10 @@ def suites_on_validation(run: TrainedRun, labels: Sequence[str]) -> list[Artifac
     suites, _ = open_suites_task(config.suites, config.suite_data, "validation", config.quick_suites, skip_missing=False)
     models = checkpoint_encoders(run, labels)
     return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
+
+
+def _said(run: TrainedRun, label: str, selected: bool) -> dict[str, str]:
+    """What the card says of the run in words."""
+    base, data = whole_story(run.lineage)
+    command = publishing_commands(run, label, selected)
+    return {"name": run.work.config.name, "base": base, "data": data, "command": command}

@@ -1,4 +1,4 @@
-"""The whole life: raw dump in, searchable index out."""
+"""Retraining, the whole life: raw dump in, searchable index out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 from prefect import flow
 
-from flows.build_dataset import build_dataset
-from flows.parameters import EvaluatedRef, PublishedRef, PublishParams, RunParams, TrainedRef, TrainParams
-from flows.publish import publish
-from flows.train import train
-from flows.workspace import Workspace, open_workspace
+from flows.build_dataset import dataset_of
+from flows.evaluate import HeldOutEvaluations
+from flows.params import RunParams
+from flows.publish import Published, publish_run
+from flows.train import train_on
+from flows.workspace import Workspace, in_subflow, open_workspace
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
@@ -26,13 +27,13 @@ def retrain(params: RunParams) -> dict[str, Any]:
         params: what to run, and on what.
     """
     work = open_workspace(params)
-    with Meter(work.home / "runs" / f"{work.config.name}.json", of=name_of_work(work)) as meter:
-        dataset = build_dataset(params)
-        trained = train(TrainParams(**params.model_dump(), dataset=dataset))
-        published = publish(PublishParams(**params.model_dump(), dataset=dataset, trained=trained.trained))
-        run = run_artifacts(work, trained, published)
-        advice = batch_advice_task(work.store, run.stages["train"], published.checkpoint)
-        return report_task(work.home, work.config, run.with_stage("batch_advice", advice), meter)
+    name = work.config.name
+    with Meter(work.home / "runs" / f"{name}.json", of=name_of_work(work)) as meter:
+        dataset = in_subflow("build-dataset", name, dataset_of, work)
+        run = in_subflow("train", name, train_on, work, params, dataset)
+        published = in_subflow("publish", name, publish_run, run)
+        advice = batch_advice_task(work.store, run.trained, published.checkpoint)
+        return report_task(work.home, work.config, run_artifacts(published, advice), meter)
 
 
 def name_of_work(work: Workspace) -> str:
@@ -41,37 +42,14 @@ def name_of_work(work: Workspace) -> str:
     return digest_of([work.config.key_fields(), source.folder, source.dump])
 
 
-def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef) -> RunArtifacts:
-    """The artifacts behind the keys, by the names that the report uses."""
-    dataset, open_artifact = trained.dataset, work.store.open
-    keys = {
-        "extract": ("extract", dataset.extracted),
-        "validate": ("validate", dataset.validated),
-        "curate": ("curate", dataset.curated),
-        "tokenizer": ("tokenizer", dataset.tokenizer),
-        "shards": ("shards", dataset.shards),
-        "check_shards": ("check_shards", dataset.checked),
-        "start": tuple(trained.start.split("/")) if trained.start else ("", ""),
-        "train": ("train", trained.trained),
-        "select": ("select", published.selection),
-        "export": ("export", published.export),
-        "card": ("card", published.card),
-        "index": ("index", published.index),
-        "negatives": ("negatives", published.negatives),
-        "check validation": ("check_evaluations", published.validation.checked if published.validation else ""),
-        "check test": ("check_evaluations", published.test.checked),
-    }
-    return RunArtifacts(
-        stages={name: open_artifact(stage, key) for name, (stage, key) in keys.items() if key},
-        validation=_evaluations(work, published.validation),
-        test=_evaluations(work, published.test),
-        chosen=published.checkpoint,
-    )
+def run_artifacts(published: Published, advice: Artifact) -> RunArtifacts:
+    """Everything that a run left, as the report takes it."""
+    evaluated = {"validation": published.validation, "test": published.test}
+    checks = {f"check {split}": found.checked for split, found in evaluated.items() if found}
+    validation, test = (_by_name(found) for found in evaluated.values())
+    stages = {**published.run.stages, **published.stages, **checks, "batch_advice": advice}
+    return RunArtifacts(stages, validation, test, published.checkpoint)
 
 
-def _evaluations(work: Workspace, found: EvaluatedRef | None) -> dict[str, Artifact]:
-    if found is None:
-        return {}
-    return {
-        label: work.store.open("evaluate", key) for label, key in [*found.checkpoints.items(), ("baselines", found.baselines)]
-    }
+def _by_name(found: HeldOutEvaluations | None) -> dict[str, Artifact]:
+    return {**found.checkpoints, "baselines": found.baselines} if found else {}

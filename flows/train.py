@@ -1,16 +1,41 @@
-"""Token shards to checkpoints."""
+"""Contrastive training: token shards to checkpoints."""
 
 from __future__ import annotations
 
 from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.build_dataset import require_dataset
-from flows.origins import origin_of
-from flows.parameters import TrainedRef, TrainParams
+from flows.build_dataset import dataset_of
+from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pretrain import pretrain_on
-from flows.workspace import open_workspace
-from pipeline_lib.model.checkpoint import record_origin, require_input
+from flows.workspace import (
+    Dataset,
+    DatasetRef,
+    TrainedRun,
+    Workspace,
+    check_planned,
+    in_subflow,
+    named_checkpoint,
+    named_run,
+    open_store,
+    open_workspace,
+    origin_of,
+    recorded_params,
+)
+from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
+from pipeline_lib.store.artifact import Artifact
 from tasks.training import lexical_start_task, train_task
+from tasks.ui import say
+
+
+class TrainedRef(BaseModel):
+    """A finished training run, and the dataset behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: DatasetRef
+    start: str | None = Field(None, description="STAGE/KEY of the artifact that training began from; None: random weights.")
+    trained: str = Field(description="Key of the `train` artifact.")
 
 
 @flow(name="train", flow_run_name="train-{params.preset}")
@@ -18,18 +43,63 @@ def train(params: TrainParams) -> TrainedRef:
     """Train the encoder contrastively, after causal language modelling where the preset asks for it.
 
     Args:
-        params: what to train, and on which dataset.
+        params: what to train, and on what.
     """
     work = open_workspace(params)
-    dataset = require_dataset(params, params.dataset)
-    shards = work.store.open("shards", dataset.shards)
-    tokenizer = work.store.open("tokenizer", dataset.tokenizer)
-    require_input(shards, "tokenizer", tokenizer)
-    start = pretrain_on(work, dataset)
-    if start is None and work.config.model.start == "lexical" and not work.config.model.init:
-        start = lexical_start_task(work.store, shards, tokenizer, work.config)
-    trained = train_task(work.store, shards, tokenizer, work.config, start)
-    record_origin(trained, origin_of(params, work.config, dataset))
-    return TrainedRef(
-        dataset=dataset, start=f"{start.manifest.stage}/{start.manifest.key}" if start else "", trained=trained.manifest.key
-    )
+    run = train_on(work, params, in_subflow("build-dataset", work.config.name, dataset_of, work))
+    start = run.start and f"{run.start.manifest.stage}/{run.start.manifest.key}"
+    return TrainedRef(dataset=run.dataset.ref, start=start, trained=run.key)
+
+
+def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> TrainedRun:
+    """The training run of a dataset.
+
+    Args:
+        params: which it is recorded with.
+    """
+    start = start_of_training(work, dataset)
+    trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start)
+    origin = origin_of(params, work.config, dataset)
+    record_origin(trained, origin)
+    lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
+    check_fit(lineage)
+    return TrainedRun(work, recorded_params(lineage), dataset, lineage, start)
+
+
+def start_of_training(work: Workspace, dataset: Dataset) -> Artifact | None:
+    """What training begins from, where that is made here: a language model, or weights that count words."""
+    config = work.config
+    if config.pretrain.steps:
+        return pretrain_on(work, dataset)
+    if config.model.start == "lexical" and not config.model.init:
+        return lexical_start_task(work.store, dataset.shards, dataset.tokenizer, config)
+    return None
+
+
+def find_run(params: CheckpointParams, checkpoint: str | None) -> tuple[TrainedRun, str]:
+    """The training run that is named and the checkpoint's label, empty for a whole run.
+
+    A run that is named by its key brings its own corpus, tokenizer, lengths and parameters, and nothing is made. One that is
+    named by parameters is trained where it is not there.
+
+    Args:
+        checkpoint: see `CheckpointParams`; empty or None: the run of the parameters.
+
+    Raises:
+        UserError: there is no such run or checkpoint (the message lists those that there are), or what belongs to it is gone
+            or does not fit.
+    """
+    store = open_store(params.machine.artifacts)
+    key, label = named_checkpoint(store, checkpoint) if checkpoint else ("", "")
+    if key:
+        run = named_run(params, key)
+        if run.note:
+            say(f"  {run.note}")
+    else:
+        check_planned(params, store, label)
+        work = open_workspace(params)
+        dataset = in_subflow("build-dataset", work.config.name, dataset_of, work)
+        run = in_subflow("train", work.config.name, train_on, work, params, dataset)
+    if label:
+        run.lineage.checkpoint(label)
+    return run, label

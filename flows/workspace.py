@@ -1,15 +1,40 @@
-"""Where a run's artifacts lie, and what it was asked to do."""
+"""Workspace of a run, its datasets and training runs as artifacts, and how each came about. Imports no Prefect."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
-from flows.parameters import RunParams
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flows.params import PUBLISHED, CheckpointParams, FinetuneParams, SourceParams, TrainParams, split_checkpoint
+from flows.settings import Values, find_setting, flat, public_place, words_of
+from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.model.checkpoint import find_start
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import Lineage, Origin, find_start, lineage_of, start_name
 from pipeline_lib.runtime.machine import artifact_home, writable_home
+from pipeline_lib.search.current import read_current
+from pipeline_lib.sources.dump_spec import read_spec
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
+from pipeline_lib.train.job import checkpoint_label, checkpoint_steps
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NEW_TRANSFORMER = "a new causal transformer, trained on this corpus alone"
+# sections that training does not depend on
+AFTER_TRAINING = (
+    "name",
+    "sample_queries",
+    "evaluate",
+    "select",
+    "export",
+    "index",
+)
 
 
 @dataclass(frozen=True)
@@ -26,24 +51,306 @@ class Workspace:
         return self.home / "reports" / self.config.name
 
 
-def open_store(artifacts: str = "") -> Store:
+class DatasetRef(BaseModel):
+    """A finished dataset by the keys of its artifacts; None for what is no longer there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extracted: str | None = Field(None, description="Key of the `extract` artifact.")
+    validated: str | None = Field(None, description="Key of the `validate` artifact.")
+    curated: str = Field(description="Key of the `curate` artifact.")
+    tokenizer: str = Field(description="Key of the `tokenizer` artifact.")
+    shards: str = Field(description="Key of the `shards` artifact.")
+    checked: str | None = Field(None, description="Key of the `check_shards` artifact.")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished dataset. Each field is named by its stage, in the order of the run."""
+
+    extract: Artifact | None
+    validate: Artifact | None
+    curate: Artifact
+    tokenizer: Artifact
+    shards: Artifact
+    check_shards: Artifact | None = None
+
+    @property
+    def stages(self) -> dict[str, Artifact]:
+        """What is there, by the name of its stage."""
+        return {stage: artifact for stage, artifact in vars(self).items() if artifact is not None}
+
+    @property
+    def ref(self) -> DatasetRef:
+        """Its keys."""
+        keys = {stage: artifact.manifest.key for stage, artifact in self.stages.items()}
+        return DatasetRef(
+            extracted=keys.get("extract"),
+            validated=keys.get("validate"),
+            curated=keys["curate"],
+            tokenizer=keys["tokenizer"],
+            shards=keys["shards"],
+            checked=keys.get("check_shards"),
+        )
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A training run, what it was made from, and the configuration that it is measured and published with.
+
+    Attributes:
+        params: that made the run; None where they were not recorded.
+        start: the artifact that training began from, where that was made here.
+        note: what a user is told of the run: that other parameters were given beside its key.
+    """
+
+    work: Workspace
+    params: TrainParams | None
+    dataset: Dataset
+    lineage: Lineage
+    start: Artifact | None = None
+    note: str = ""
+
+    @property
+    def trained(self) -> Artifact:
+        """The `train` artifact."""
+        return self.lineage.trained
+
+    @property
+    def key(self) -> str:
+        """The key of the `train` artifact."""
+        return self.trained.manifest.key
+
+    @property
+    def stages(self) -> dict[str, Artifact]:
+        """Its artifacts by the name of their stage."""
+        return {**self.dataset.stages, **({"start": self.start} if self.start else {}), "train": self.trained}
+
+
+def open_store(artifacts: str | None = None) -> Store:
     """The store at a URL or path; below the artifact root where none is given."""
     return Store.at(artifacts or str(artifact_home() / "store"))
 
 
-def open_workspace(params: RunParams, trains: bool = True) -> Workspace:
-    """The workspace of these parameters.
-
-    Args:
-        trains: whether a run may have to be made: the model that it starts from is looked for.
+def open_workspace(params: SourceParams) -> Workspace:
+    """The workspace of these parameters, whose configuration is resolved here and nowhere else.
 
     Raises:
         UserError: the artifact root cannot be written to, this machine is too small, or there is no such model to start from.
     """
     home = writable_home()
-    config = params.resolve()
-    if trains:
-        folder = find_start(config.model.init, params.download)
-        config = params.resolve()  # again: rates go by the size of a start that may have been fetched just now
-        config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
-    return Workspace(home=home, store=open_store(params.artifacts), config=config)
+    folder = find_start(params.start, params.machine.download)
+    config = params.resolve()  # once a start is here: rates go by its size
+    config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
+    return Workspace(home, open_store(params.machine.artifacts), config)
+
+
+def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
+    from prefect import flow
+
+    def body() -> R:
+        return step(*args, **kwargs)
+
+    return flow(name=name, flow_run_name=f"{name}-{subject}", persist_result=False)(body)()
+
+
+def published_checkpoint(store: Store) -> str:
+    """The checkpoint behind the model that search uses, as TRAINKEY/step-000400.
+
+    Raises:
+        UserError: nothing is published, or what it was made from is not in this store.
+    """
+    digest = read_current(artifact_home()).model_digest
+    exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
+    trained = exported.manifest.inputs["trained"] if exported else ""
+    run = next((found for found in store.artifacts("train") if found.digest == trained), None)
+    if exported is None or run is None:
+        raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
+    return f"{run.manifest.key}/{exported.manifest.config['label']}"
+
+
+def named_checkpoint(store: Store, name: str) -> tuple[str, str]:
+    """The run's key, empty where parameters name it, and the checkpoint's label, empty for a whole run.
+
+    Raises:
+        UserError: it is no such name, or nothing is published.
+    """
+    return split_checkpoint(published_checkpoint(store) if name == PUBLISHED else name)
+
+
+def named_run(params: CheckpointParams, key: str) -> TrainedRun:
+    """The finished training run of that key, with its own corpus, tokenizer, lengths and parameters; nothing is made.
+
+    Raises:
+        UserError: there is no such run (the message lists those that there are), or what belongs to it is gone or does not fit.
+    """
+    home, store = writable_home(), open_store(params.machine.artifacts)
+    lineage = lineage_of(store, store.open("train", key))
+    recorded = recorded_params(lineage)
+    own, note = _own_params(params, recorded, lineage.trained.manifest.key)
+    return TrainedRun(Workspace(home, store, own.resolve()), recorded, _dataset_of(store, lineage), lineage, note=note)
+
+
+def check_planned(params: SourceParams, store: Store, label: str) -> None:
+    """Look for a checkpoint among those that a run with these parameters leaves.
+
+    Raises:
+        UserError: it leaves none of that label; the message lists those that it does, and finished runs that have one.
+    """
+    train = params.resolve().train
+    planned = [checkpoint_label(step) for step in checkpoint_steps(train.steps, train.checkpoints)]
+    if label and label not in planned:
+        runs = store.artifacts("train")
+        others = [f"{run.manifest.key}/{label}" for run in runs if any(part.label == label for part in run.manifest.parts)]
+        raise UserError(
+            f"a run with these parameters has no checkpoint {label!r}; it has: {', '.join(planned)}."
+            f" Finished runs that do: {', '.join(others) or 'none'}"
+        )
+
+
+def origin_of(params: SourceParams, config: RunConfig, dataset: Dataset) -> Origin:
+    """What is to be recorded of a run with these parameters."""
+    return Origin(
+        params=_train_params(params).model_dump(mode="json", exclude={"machine"}, exclude_none=True),
+        keys={stage: artifact.manifest.key for stage, artifact in dataset.stages.items() if stage != "check_shards"},
+        base=start_name(config.model.init) or NEW_TRANSFORMER,
+        data=_data_sentence(config),
+    )
+
+
+def origin_of_tuning(params: FinetuneParams, shards_key: str) -> Origin:
+    """What is to be recorded of a fine-tuning run."""
+    names = ", ".join(Path(config.path).name for config in params.training_sets())
+    return Origin(
+        tuning=params.folded().model_dump(mode="json", exclude={"machine"}, exclude_none=True),
+        keys={"shards": shards_key},
+        base=f"the checkpoint {params.checkpoint}",
+        data=f"Tuned on {names}.",
+    )
+
+
+def recorded_params(lineage: Lineage) -> TrainParams | None:
+    """The parameters of the run, of a tuned one those of the run that it began as; None where they were not recorded."""
+    while lineage.base is not None:
+        lineage = lineage.base
+    try:
+        return TrainParams.model_validate(_of_earlier_versions(lineage.origin.params)) if lineage.origin.params else None
+    except ValidationError:  # by a version that took other values
+        return None
+
+
+def training_commands(lineage: Lineage, params: TrainParams | None) -> list[str]:
+    """What trains a run again, line by line; nothing where that was not recorded.
+
+    Args:
+        params: of the run, or of the one that it began as.
+    """
+    if lineage.base is None:
+        return [params.command()] if params else []
+    before = training_commands(lineage.base, params)
+    try:
+        return [*before, FinetuneParams.model_validate(lineage.origin.tuning).command()] if before else []
+    except ValidationError:  # see recorded_params
+        return []
+
+
+def publishing_commands(run: TrainedRun, label: str, selected: bool) -> str:
+    """What makes the published model again, line by line.
+
+    Args:
+        label: of the checkpoint.
+        selected: whether selection chose it; else it was named.
+    """
+    if run.lineage.base is not None:
+        before = training_commands(run.lineage, run.params)
+        return "\n".join([*before, f"cpt publish --checkpoint {run.key}/{label}"] if before else [])
+    if run.params is None:
+        return ""
+    command = run.params.command().removeprefix("cpt train")
+    return f"cpt run{command}" if selected else f"cpt publish{command} --checkpoint {label}"
+
+
+def whole_story(lineage: Lineage) -> tuple[str, str]:
+    """The start of training and the data, in words, of a tuned run from its first run on."""
+    if lineage.base is None:
+        return lineage.origin.base or _start_in_words(lineage), lineage.origin.data
+    start, data = whole_story(lineage.base)
+    return f"{lineage.origin.base or 'a checkpoint'} (which started from {start})", f"{data} {lineage.origin.data}".strip()
+
+
+def _own_params(params: CheckpointParams, recorded: TrainParams | None, key: str) -> tuple[SourceParams, str]:
+    """The run's own parameters with what is asked for of this machine and this time; and what is to be said of them."""
+    if recorded is None:
+        if params.preset is None:
+            raise UserError(f"train {key}: its parameters were not recorded; give the preset that it shall be measured as")
+        said = f"{key}: its parameters were not recorded; it is measured as preset {params.preset} says, on its own data"
+        return params, said
+    asked = params.settings()
+    now = {name: value for name, value in asked.items() if _is_asked_now(name)}
+    ignored = {**asked, "preset": params.preset}.keys() - now.keys() if params.preset else asked.keys() - now.keys()
+    is_other = bool(ignored) and (params.preset is None or _train_params(params).command() != recorded.command())
+    said = f"{key} comes with its own data and parameters, and not those given beside it: {recorded.command()}"
+    own = flat(RunConfig, parse_set(recorded.set))
+    words = words_of(RunConfig, own | now)
+    return recorded.model_copy(update={"set": words, "machine": params.machine}), said if is_other else ""
+
+
+def _is_asked_now(name: str) -> bool:
+    """Whether a setting is no choice of training: it is taken as it is given now."""
+    section = name.partition(".")[0]
+    return section in AFTER_TRAINING or (section != "source" and find_setting(RunConfig, name).is_operational)
+
+
+def _train_params(params: SourceParams) -> TrainParams:
+    """The parameters that train the same run, without a file of this machine."""
+    folded = params.folded()
+    fields = {name: getattr(folded, name) for name in TrainParams.model_fields if name in type(folded).model_fields}
+    values = flat(RunConfig, parse_set(folded.set))
+    for field, setting in TrainParams.FIELDS.items():
+        if field not in type(folded).model_fields and setting in values:
+            fields[field] = values.pop(setting)
+    return TrainParams.model_validate(fields | {"set": words_of(RunConfig, values)})
+
+
+def _of_earlier_versions(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded parameters as they are written now; before, each setting had a field, unset at 0, -1 or an empty text."""
+    fields = {name: value for name, value in given.items() if name in TrainParams.model_fields and name != "machine"}
+    unset: tuple[Any, ...] = ("", [], None, -1)
+    values: Values = {
+        setting: given[name]
+        for name, setting in {**TrainParams.SHORTCUTS, "select_suites": "select.suites"}.items()
+        if given.get(name) not in unset and (given[name] or name in ("near_duplicates", "pretrain_steps"))
+    }
+    if given.get("temperature"):
+        values["train.train_temperature"] = given["temperature"] == "trained"
+    if given.get("pairs"):
+        batch_size = given.get("batch_size") or TrainParams(preset=given["preset"]).resolve().train.batch_size
+        values["train.steps"] = round(given["pairs"] / batch_size)
+    return {**fields, "set": [*words_of(RunConfig, values), *given.get("set", ())]}
+
+
+def _dataset_of(store: Store, lineage: Lineage) -> Dataset:
+    """What a run was made from, as far back as it is there."""
+    validated = _found(store, "validate", lineage.curated, "validated")
+    extracted = _found(store, "extract", validated, "extracted") if validated else None
+    return Dataset(extracted, validated, lineage.curated, lineage.tokenizer, lineage.shards)
+
+
+def _found(store: Store, stage: str, made: Artifact, name: str) -> Artifact | None:
+    digest = made.manifest.inputs.get(name)
+    return next((found for found in store.artifacts(stage) if found.digest == digest), None)
+
+
+def _start_in_words(lineage: Lineage) -> str:
+    """The start as far as the manifest knows it."""
+    given = lineage.trained.manifest.config.get("model", {}).get("init")
+    return "a given causal language model" if given else NEW_TRANSFORMER
+
+
+def _data_sentence(config: RunConfig) -> str:
+    if config.source.folder:
+        return f"The folder {public_place(config.source.folder)}."
+    if config.source.dump:
+        return "; ".join(f"{source.name} ({source.licence})" for source in read_spec(config.source.dump)) + "."
+    return "A Python installation: its standard library and the packages that this project depends on."

@@ -43,6 +43,7 @@ def _flow_commands() -> TyperGroup:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",

@@ -22,14 +22,14 @@ Words = Annotated[
 @config_app.command("show")
 def show_config(preset: Preset, config: File = None, words: Words = None) -> None:
     """The whole configuration in YAML, each option with what it means; a file that `--config` reads."""
+    from flows.settings import configure
     from pipeline_lib.config.overrides import parse_set, read_config, show
     from pipeline_lib.config.presets import description
-    from pipeline_lib.config.presets import preset as preset_config
 
     layers = [*([read_config(config)] if config else []), parse_set(words or ())]
     given = [f" --config {config}" if config else "", *(f" --set {word}" for word in words or ())]
     heading = f"{preset}{''.join(given)}: {description(preset)}".strip().removesuffix(":")
-    typer.echo(show(preset_config(preset, layers=layers), heading), nl=False)
+    typer.echo(show(configure(preset, layers), heading), nl=False)
 
 
 @config_app.command("diff")

@@ -15,33 +15,42 @@ plan_app = typer.Typer()
 def plan_run(
     preset: Annotated[str, typer.Argument(help="A preset, e.g. cpt_text_s.", metavar="PRESET")],
     init: Annotated[
-        str,
-        typer.Option(metavar="DIR|ID|random", help="Another start: a folder, a hub id, or random weights."),
-    ] = "",
+        str | None, typer.Option(metavar="DIR|ID|random", help="Another start: a folder, a hub id, or random weights.")
+    ] = None,
     gpus: Annotated[int, typer.Option(help="How many.")] = 1,
     gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
-    price: Annotated[float, typer.Option(help="Of one GPU-hour, in any currency; 0: no cost is told.")] = 0.0,
+    price: Annotated[float | None, typer.Option(help="Of one GPU-hour, in any currency.")] = None,
     utilisation: Annotated[float, typer.Option(help="Of the data sheet's operations, 0 to 1.")] = 0.4,
-    batch_size: Annotated[int, typer.Option(help="Pairs of a step; steps change in proportion. 0: the preset's.", min=0)] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pairs of a step, of as many in all: steps change in proportion.", min=2)
+    ] = None,
     checkpoint_activations: Annotated[
         bool, typer.Option(help="Compute layers again on the way back: less memory, more operations.")
     ] = False,
     run: Annotated[
-        str, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
-    ] = "",
+        str | None, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML file of settings.")] = None,
+    words: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
+    from flows.cli.terminal import read_params
+    from flows.params import RunParams
+    from flows.settings import configure
     from pipeline_lib.config.model import HUB_MODELS
-    from pipeline_lib.config.presets import RANDOM
-    from pipeline_lib.config.presets import preset as preset_config
     from pipeline_lib.model.checkpoint import find_start
     from pipeline_lib.train.plan import Terms, describe_plan, plan
 
-    config = preset_config(preset, init if init == RANDOM or init in HUB_MODELS else find_start(init))
-    train = config.train.at_batch_size(batch_size) if batch_size else config.train
-    train = train.model_copy(update={"checkpoint_activations": checkpoint_activations or train.checkpoint_activations})
-    found = plan(config.model_copy(update={"train": train}), Terms(gpus, gpu, price, utilisation))
+    params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
+    asked = {"train.checkpoint_activations": True} if checkpoint_activations else {}
+    resolved = configure(preset, [*params.layers(), asked])
+    if resolved.model.init not in HUB_MODELS:
+        start = find_start(resolved.model.init)
+        resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
+    if batch_size:
+        resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
+    found = plan(resolved, Terms(gpus, gpu, price or 0.0, utilisation))
     lines = [describe_plan(found)]
     if run:
         from pipeline_lib.runtime.machine import artifact_home

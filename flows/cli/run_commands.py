@@ -1,39 +1,37 @@
-"""The commands of `cpt` that start a flow: their options are the flow's parameters."""
+"""Commands of `cpt` that start a flow, and the plan of a run: their options are the flow's parameters."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
 
 import typer
+from pydantic import BaseModel
 
-from flows.ablate_parameters import for_terminal
-from flows.cli.terminal import check_places, check_suites, params_of, with_server
-from flows.finetune_parameters import default_ranks, finetune_options, from_terminal
-from flows.options import options_of, takes
-from flows.parameters import OPTION_NAMES, EvaluateParams, PublishParams, RunParams, TrainParams, run_options
+from flows.cli.options import takes
+from flows.cli.terminal import params_of, with_server
+from flows.params import (
+    AblateParams,
+    DatasetParams,
+    EvaluateParams,
+    FinetuneParams,
+    PretrainParams,
+    PublishParams,
+    RunParams,
+    TrainParams,
+)
 
 runs = typer.Typer()
 
-NAMED_BY_KEY = ("dataset", "trained")  # for programs: at a terminal a run is found by its parameters or its checkpoint
-RUN = run_options()
-DATASET = [option for option in RUN if option.name in (
-    "preset", "source", "dump", "name", "contamination", "near_duplicates", "delimiters", "init", "download", "workers",
-    "scheduler", "artifacts",
-)]  # fmt: skip
-PRETRAIN = DATASET + [option for option in RUN if option.name in ("pretrain_steps", "seed", "processes")]
-EVALUATE = options_of(EvaluateParams, OPTION_NAMES, (*NAMED_BY_KEY, "select_suites", "suite_data"))
-PUBLISH = options_of(PublishParams, OPTION_NAMES, NAMED_BY_KEY)
-ABLATE = [option for option in RUN if option.name in ("preset", "source", "dump", "artifacts")]
-
 
 @runs.command()
-@takes(RUN)
+@takes(RunParams)
 def run(given: dict[str, Any]) -> None:
     """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
     from flows.cli.summary import print_summary
     from pipeline_lib.config.presets import describe
 
-    params = params_of(RunParams, RUN, given)
+    params = params_of(RunParams, given)
     typer.echo(describe(params.resolve(), params.preset), err=True)
 
     def flow() -> dict[str, Any]:
@@ -45,24 +43,24 @@ def run(given: dict[str, Any]) -> None:
 
 
 @runs.command("build-dataset")
-@takes(DATASET)
+@takes(DatasetParams)
 def build_dataset(given: dict[str, Any]) -> None:
     """Raw dump to token shards."""
-    params = params_of(RunParams, DATASET, given)
+    params = params_of(DatasetParams, given)
 
-    def flow() -> Any:
+    def flow() -> BaseModel:
         from flows.build_dataset import build_dataset as build
 
         return build(params)
 
-    _print_record(with_server(flow))
+    _print_record(flow)
 
 
 @runs.command()
-@takes(PRETRAIN)
+@takes(PretrainParams)
 def pretrain(given: dict[str, Any]) -> None:
     """A causal language model on the training split, to start from."""
-    params = params_of(TrainParams, PRETRAIN, given)
+    params = params_of(PretrainParams, given)
 
     def flow() -> str:
         from flows.pretrain import pretrain as train_language_model
@@ -73,95 +71,78 @@ def pretrain(given: dict[str, Any]) -> None:
 
 
 @runs.command()
-@takes(RUN)
+@takes(TrainParams)
 def train(given: dict[str, Any]) -> None:
     """Token shards to checkpoints."""
     from pipeline_lib.config.presets import describe
 
-    params = params_of(TrainParams, RUN, given)
+    params = params_of(TrainParams, given)
     typer.echo(describe(params.resolve(), params.preset), err=True)
 
-    def flow() -> Any:
+    def flow() -> BaseModel:
         from flows.train import train as train_encoder
 
         return train_encoder(params)
 
-    _print_record(with_server(flow))
+    _print_record(flow)
 
 
 @runs.command()
-@takes(finetune_options())
-def finetune(
-    given: dict[str, Any],
-    mine_ranks: Annotated[
-        str, typer.Option(metavar="FIRST-LAST", help="Ranks that mined ones are taken from.")
-    ] = default_ranks(),
-) -> None:
+@takes(FinetuneParams)
+def finetune(given: dict[str, Any]) -> None:
     """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
-    params = from_terminal(given | {"mine_ranks": mine_ranks})
-    check_suites(params.suites)
-    check_places(params.artifacts)
+    params = params_of(FinetuneParams, given)
 
-    def flow() -> Any:
+    def flow() -> BaseModel:
         from flows.finetune import finetune as tune
 
         return tune(params)
 
-    _print_record(with_server(flow))
+    _print_record(flow)
 
 
 @runs.command()
-@takes(EVALUATE)
+@takes(EvaluateParams)
 def evaluate(given: dict[str, Any]) -> None:
     """Checkpoints and baselines on the held-out splits, or with --suite on public evaluation sets."""
-    params = params_of(EvaluateParams, EVALUATE, given)
+    params = params_of(EvaluateParams, given)
 
-    def flow() -> Any:
+    def flow() -> None:
         from flows.cli.summary import print_evaluations
         from flows.evaluate import evaluate as evaluate_flow
 
-        found = evaluate_flow(params)
-        print_evaluations(found, params.artifacts)
-        return found
+        print_evaluations(evaluate_flow(params), params.machine.artifacts or "")
 
     with_server(flow)
 
 
 @runs.command()
-@takes(PUBLISH)
+@takes(PublishParams)
 def publish(given: dict[str, Any]) -> None:
     """Select, test, export, index and promote."""
-    params = params_of(PublishParams, PUBLISH, given)
+    params = params_of(PublishParams, given)
 
-    def flow() -> Any:
+    def flow() -> BaseModel:
         from flows.publish import publish as publish_flow
 
         return publish_flow(params)
 
-    _print_record(with_server(flow))
+    _print_record(flow)
 
 
 @runs.command()
-@takes(ABLATE)
-def ablate(
-    given: dict[str, Any],
-    lever: Annotated[list[str] | None, typer.Option(metavar="NAME", help="batch, start, delimiters, steps, data.")] = None,
-    pairs: Annotated[int, typer.Option(help="Pairs that a run sees.")] = 20_000,
-    seeds: Annotated[int, typer.Option(help="Each arm is run so often.", min=1)] = 3,
-) -> None:
+@takes(AblateParams)
+def ablate(given: dict[str, Any]) -> None:
     """The paper's levers in small: each arm with each seed, as one table and one plot."""
-    levers = {"levers": lever} if lever else {}
-    params = for_terminal(
-        params_of(RunParams, ABLATE, given, init="random"), {"pairs": pairs, "seeds": list(range(1, seeds + 1)), **levers}
-    )
+    params = params_of(AblateParams, given)
 
-    def flow() -> Any:
+    def flow() -> BaseModel:
         from flows.ablate import ablate as ablate_flow
 
         return ablate_flow(params)
 
-    _print_record(with_server(flow))
+    _print_record(flow)
 
 
-def _print_record(record: Any) -> None:
-    typer.echo(record.model_dump_json(indent=1))
+def _print_record(flow: Callable[[], BaseModel]) -> None:
+    typer.echo(with_server(flow).model_dump_json(indent=1, exclude_none=True))

@@ -15,7 +15,7 @@ from pipeline_lib.evaluation.held_out import PLUMBING
 from pipeline_lib.runtime.machine import artifact_home
 
 if TYPE_CHECKING:
-    from flows.parameters import EvaluatedRef
+    from flows.evaluate import EvaluatedRef
 
 HITS_SHOWN = 3
 SHOWN_DIGITS = 8  # of a key: twice what a command needs

@@ -1,25 +1,27 @@
-"""A flow from a terminal: its parameters from the options, its server, its log kept out of sight."""
+"""Start of a flow from a terminal: its parameters from the options, checked; its server; its log kept out of sight."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 
-from flows.options import fields_of
+from flows.options import Params, fields_of, options_of, with_places
+from flows.params import CheckpointParams, EvaluateParams, FinetuneParams, PublishParams, SourceParams
+from flows.settings import absolute_place
+from flows.workspace import check_planned, named_checkpoint, open_store
+from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import find_start, open_checkpoint
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from flows.options import Option
-    from flows.parameters import RunParams
-
-    Params = TypeVar("Params", bound=RunParams)
+Given = TypeVar("Given", bound=Params)
 
 
 def with_server(flow: Callable[[], Any]) -> Any:
@@ -47,57 +49,137 @@ def _import_libraries() -> None:
         importlib.import_module(name)
 
 
-def params_of(model: type[Params], options: Sequence[Option], given: Mapping[str, Any], **fixed: Any) -> Params:
-    """The parameters that a command's options stand for; what is wrong with them is told before anything starts.
+def params_of(model: type[Given], given: Mapping[str, Any]) -> Given:
+    """The parameters that a command's options stand for, with places from the root on.
 
     Raises:
-        UserError: an option is out of its range, or names what is not there.
+        UserError: an option is out of its range, or names what is not there; nothing has started.
     """
-    from pydantic import ValidationError
-
-    from flows.parameters import PLACES, split_checkpoint
-    from pipeline_lib.config.presets import RANDOM, preset
-    from pipeline_lib.model.checkpoint import find_start
-
-    fields = fields_of(options, given) | fixed
-    if "preset" in fields:
-        preset(fields["preset"])  # an unknown one is answered with those that there are
-    for place in PLACES:
-        is_folder = place != "init" or (fields.get(place) != RANDOM and os.path.isdir(fields.get(place, "")))  # noqa: PTH112
-        if fields.get(place) and is_folder:  # else a hub id
-            fields[place] = os.path.abspath(fields[place])  # noqa: PTH100 - a string for JSON, links kept
-    if (artifacts := fields.get("artifacts")) and "://" not in artifacts:
-        fields["artifacts"] = os.path.abspath(artifacts)  # noqa: PTH100 - as above
-    if fields.get("source"):
-        from pipeline_lib.sources.folder import readable_folder
-
-        readable_folder(fields["source"])
-    for option in ("contamination", "suite_data", "data"):
-        check_folder(option, fields.get(option, ""))
-    if fields.get("dump"):
-        from pipeline_lib.sources.dump_spec import read_spec
-
-        read_spec(fields["dump"])
-    try:
-        params = model.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            raise UserError(first["msg"].removeprefix("Value error, ")) from error
-        name = str(first["loc"][0])
-        flag = next((option.flag for option in options if option.path == (name,)), name)
-        raise UserError(f"{flag} {first['input']!r}: {first['msg']}") from error
-    if not getattr(params, "key", ""):  # a run that is named by its key brings its own
-        find_start(params.resolve().model.init, params.download)
-    if fields.get("checkpoint"):
-        split_checkpoint(fields["checkpoint"])
-    check_suites((*params.select_suites, *fields.get("suites", ())))
-    check_places(params.artifacts, params.scheduler)
+    params = read_params(model, given)
+    check_params(params)
     return params
 
 
-def check_places(artifacts: str, scheduler: str = "") -> None:
-    """Ask whatever a run is to use whether it is there, before the server starts.
+def read_params(model: type[Given], given: Mapping[str, Any]) -> Given:
+    """As `params_of`; nothing on this machine is looked for but the file of --config.
+
+    Raises:
+        UserError: an option is out of its range, or there is no such option or setting.
+    """
+    fields = fields_of(model, given)
+    if fields.get("config") and "preset" in model.model_fields and not fields.get("preset"):
+        fields["preset"] = read_config(fields["config"], model.ROOT).get("preset")  # of a whole configuration
+    try:
+        params = model.model_validate(fields)
+        return model.model_validate(with_places(params, absolute_place))
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise UserError(message) from error
+        flags = {option.path: option.flag for option in options_of(model) if not option.is_shortcut}
+        place = tuple(str(part) for part in first["loc"])
+        flag = next((flags[place[:depth]] for depth in range(len(place), 0, -1) if place[:depth] in flags), ".".join(place))
+        if first["type"] == "missing":
+            raise UserError(f"give {flag}: {model.model_fields[place[0]].description}") from error
+        raise UserError(f"{flag} {first['input']!r}: {message}") from error
+
+
+def check_params(params: Params) -> None:
+    """Look for all that parameters name, before anything starts.
+
+    Raises:
+        UserError: it is not there, or does not fit.
+    """
+    asked = params.settings()
+    suites = [*asked.get("select.suites", ()), *getattr(params, "suites", ())]
+    if isinstance(params, SourceParams):
+        check_source(asked)
+    check_folder("--contamination", asked.get("contamination.folder"))
+    check_folder("--suite-data", asked.get("select.suite_data") or getattr(params, "suite_data", None))
+    if suites:
+        from pipeline_lib.evaluation.suites.registry import suite_names
+
+        suite_names(suites)
+    check_places(params.machine.artifacts, asked.get("extract.scheduler", ""))
+    if isinstance(params, FinetuneParams):
+        check_tuning(params)
+    elif isinstance(params, EvaluateParams):
+        check_models(params)
+    elif isinstance(params, PublishParams):
+        check_checkpoint(params, params.checkpoint or "")
+    elif isinstance(params, SourceParams):
+        params.resolve()
+        find_start(params.start, params.machine.download)
+
+
+def check_source(asked: Mapping[str, Any]) -> None:
+    """Look for the source.
+
+    Raises:
+        UserError: there is no such folder, or the dump spec cannot be read.
+    """
+    if folder := asked.get("source.folder"):
+        from pipeline_lib.sources.folder import readable_folder
+
+        readable_folder(folder)
+    if dump := asked.get("source.dump"):
+        from pipeline_lib.sources.dump_spec import read_spec
+
+        read_spec(dump)
+
+
+def check_models(params: EvaluateParams) -> None:
+    """Look for every model.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    for name in params.checkpoints:
+        check_checkpoint(params, name)
+    if params.others:
+        from pipeline_lib.evaluation.suites.encoders import open_model
+
+        for name in params.others:
+            open_model(name)
+    if params.preset:
+        params.resolve()
+
+
+def check_checkpoint(params: CheckpointParams, name: str) -> None:
+    """Look for a checkpoint: among those that are there, or among those that a run with these parameters leaves.
+
+    Raises:
+        UserError: there is none.
+    """
+    store = open_store(params.machine.artifacts)
+    key, label = named_checkpoint(store, name) if name else ("", "")
+    if key:  # a run that is named by its key brings its own parameters
+        trained = store.open("train", key)
+        if label:
+            trained.part(label)
+        return
+    check_planned(params, store, label)
+    find_start(params.start, params.machine.download)
+
+
+def check_tuning(params: FinetuneParams) -> None:
+    """Look for the checkpoint and the training sets.
+
+    Raises:
+        UserError: one is not there, or a setting is out of its range.
+    """
+    params.resolve()
+    for training_set in params.training_sets():
+        if not Path(training_set.path).exists():
+            raise UserError(f"--training-data {training_set.path}: no such file or folder on this machine")
+    store = open_store(params.machine.artifacts)
+    key, label = named_checkpoint(store, params.checkpoint)
+    open_checkpoint(store, f"{key}/{label}" if key else params.checkpoint)
+
+
+def check_places(artifacts: str | None, scheduler: str) -> None:
+    """Ask whatever a run is to use whether it is there.
 
     Raises:
         UserError: nothing can be written there, or nobody answers.
@@ -108,28 +190,14 @@ def check_places(artifacts: str, scheduler: str = "") -> None:
 
         check_scheduler(scheduler)
     if artifacts:
-        from flows.workspace import open_store
-
         open_store(artifacts).check_writable()
 
 
-def check_folder(option: str, folder: str) -> None:
+def check_folder(flag: str, folder: str | None) -> None:
     """Look for the folder that an option names, if it names one.
 
     Raises:
         UserError: there is none.
     """
-    if folder and not os.path.isdir(folder):  # noqa: PTH112 - a string for JSON
-        raise UserError(f"--{option.replace('_', '-')} {folder}: no such folder on this machine")
-
-
-def check_suites(names: Sequence[str]) -> None:
-    """Look each name up among the suites and groups.
-
-    Raises:
-        UserError: there is no suite or group of that name.
-    """
-    if names:
-        from pipeline_lib.evaluation.suites.registry import suite_names
-
-        suite_names(names)
+    if folder and not Path(folder).is_dir():
+        raise UserError(f"{flag} {folder}: no such folder on this machine")

@@ -28,7 +28,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(home: Path, exported: Path, data: Path, *words: str) -> str:
     """What the command prints."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    common = ["evaluate", "--preset", "smoke", "--name", "sets", "--split", "test", "--data", str(data), "--skip-missing"]
+    common = ["evaluate", "--name", "sets", "--split", "test", "--suite-data", str(data), "--skip-missing"]
     answer = subprocess.run(
         [sys.executable, "-m", "flows.cli", *common, "--model", f"tiny={exported}", "--model", "tfidf", *words],
         env=env | {"CPT_HOME": str(home), "COLUMNS": "160"},

@@ -121,8 +121,16 @@ def test_the_command_tunes_and_compares(base: tuple[Store, Checkpoint], tmp_path
     import os
 
     store, checkpoint = base
-    words = ["--checkpoint", checkpoint.name, "--data", f"toy={write_set(tmp_path / 'set.jsonl')}", "--mine", "2", "--quick"]
-    words += ["--mine-ranks", "1-20", "--suite", "sts-b", "--suite-data", str(eval_data)]
+    words = [
+        "--checkpoint",
+        checkpoint.name,
+        "--training-data",
+        f"toy={write_set(tmp_path / 'set.jsonl')}",
+        "--mine",
+        "2",
+        "--quick",
+    ]
+    words += ["--mine-from", "1", "--mine-to", "20", "--suite", "sts-b", "--suite-data", str(eval_data)]
     home = tmp_path / "home"
     home.mkdir()
     (home / "store").symlink_to(store.root)

@@ -24,8 +24,7 @@ FLOWS = """
 import json, sys
 from pathlib import Path
 
-from flows.finetune_parameters import FinetuneParams
-from flows.parameters import DatasetRef, EvaluateParams, PublishParams, TrainParams
+from flows.params import EvaluateParams, FinetuneParams, PublishParams, TrainParams
 from flows.cli.terminal import with_server
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
@@ -49,33 +48,32 @@ def all_flows():
     from flows.train import train
 
     first, second, sets = sys.argv[1:4]
-    a = {"preset": "smoke", "source": first, "steps": 6}
-    b = {"preset": "smoke", "source": second, "steps": 10, "delimiters": "shared", "workers": 1}
+    a = {"preset": "smoke", "source": first, "set": ["train.steps=6"]}
+    b = {"preset": "smoke", "source": second, "set": ["train.steps=10", "tokenizer.delimiters=shared", "extract.workers=1"]}
     runs = {"a": train(TrainParams(**a)), "b": train(TrainParams(**b))}
     name = f"{runs['b'].trained}/step-000010"
     answers = {"runs": {key: run.model_dump() for key, run in runs.items()}}
-    answers["by its parameters"] = evaluate(EvaluateParams(**b, checkpoint="step-000010", split="test")).model_dump()
+    answers["by its parameters"] = evaluate(EvaluateParams(**b, models=["step-000010"], split="test")).model_dump()
     before = manifests()
-    answers["beside others"] = evaluate(EvaluateParams(**a, checkpoint=name, split="test")).model_dump()
-    answers["alone"] = evaluate(EvaluateParams(checkpoint=name, split="test")).model_dump()
+    answers["beside others"] = evaluate(EvaluateParams(**a, models=[name], split="test")).model_dump()
+    answers["alone"] = evaluate(EvaluateParams(models=[name], split="test")).model_dump()
     answers["made by measuring"] = len(manifests()) - len(before)
     selected = publish(PublishParams(**b))
     answers["as a run"] = selected.model_dump()
     chosen = f"{selected.trained}/{selected.checkpoint}"
     answers["published"] = publish(PublishParams(**a, checkpoint=chosen)).model_dump()
-    tuned = finetune(FinetuneParams(checkpoint=name, data=[sets], training={"epochs": 2, "batch_size": 20}))
+    tuned = finetune(FinetuneParams(checkpoint=name, training_data=[sets], set=["training.epochs=2", "training.batch_size=20"]))
     answers["tuned"] = tuned.model_dump()
     answers["tuned, published"] = publish(PublishParams(**a, checkpoint=tuned.checkpoint)).model_dump()
     answers["stages"] = {stage: manifests().count(stage) for stage in ("curate", "tokenizer", "shards", "train")}
-    other = runs["b"].dataset.tokenizer
-    hybrid = {"trained": runs["b"].trained, "dataset": runs["a"].dataset}
+    answers["the published one"] = evaluate(EvaluateParams(split="test")).model_dump()
+    answers["its whole run"] = evaluate(EvaluateParams(models=[runs["a"].trained])).model_dump()
+    of_both = [name, f"{runs['a'].trained}/step-000006"]
     answers["refused"] = {
-        "hybrid": refusal(publish, PublishParams(preset="smoke", **hybrid)),
-        "training": refusal(train, TrainParams(**a, dataset={**runs["a"].dataset.model_dump(), "tokenizer": other})),
-        "label": refusal(evaluate, EvaluateParams(checkpoint=f"{runs['b'].trained}/step-000011")),
-        "planned": refusal(evaluate, EvaluateParams(**a, checkpoint="step-000010")),
+        "runs": refusal(evaluate, EvaluateParams(models=of_both)),
+        "label": refusal(evaluate, EvaluateParams(models=[f"{runs['b'].trained}/step-000011"])),
+        "planned": refusal(evaluate, EvaluateParams(**a, models=["step-000010"])),
         "key": refusal(publish, PublishParams(checkpoint="0123/step-000010")),
-        "two": refusal(publish, PublishParams(checkpoint=name, trained=runs["a"].trained)),
     }
     return answers
 
@@ -132,6 +130,13 @@ def test_its_figures_are_those_of_its_own_run(ran: Ran) -> None:
         assert ran.figures(ran.answers[way]) == own
 
 
+def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> None:
+    published, tuned = ran.answers["the published one"], ran.answers["tuned, published"]
+    assert published["checkpoints"] == tuned["test"]["checkpoints"]
+    of_run = ran.store.open("train", ran.answers["runs"]["a"]["trained"]).manifest.parts
+    assert set(ran.answers["its whole run"]["checkpoints"]) == {part.label for part in of_run if part.label.startswith("step")}
+
+
 def test_measuring_it_trains_and_builds_nothing(ran: Ran) -> None:
     assert ran.answers["made by measuring"] == 0
     runs = ran.answers["runs"]
@@ -141,7 +146,7 @@ def test_measuring_it_trains_and_builds_nothing(ran: Ran) -> None:
 
 def test_it_is_published_with_its_own_tokenizer_and_corpus(ran: Ran) -> None:
     published, own = ran.answers["published"], ran.answers["runs"]["b"]["dataset"]
-    assert published["dataset"] | {"checked": ""} == own | {"checked": ""}
+    assert published["dataset"] | {"checked": None} == own | {"checked": None}
     exported = ran.store.open("export", published["export"])
     trained = ran.store.open("train", published["trained"])
     assert exported.manifest.inputs["tokenizer"] == trained.manifest.inputs["tokenizer"]
@@ -153,7 +158,7 @@ def test_it_is_published_with_its_own_tokenizer_and_corpus(ran: Ran) -> None:
 def test_one_export_has_the_card_of_each_run_in_its_own_folder(ran: Ran) -> None:
     """A checkpoint is published as the one that selection chose, and by its name: one model, two commands."""
     named, selected = ran.answers["published"], ran.answers["as a run"]
-    command = "cpt run --preset smoke --source second --steps 10 --delimiters shared"
+    command = "cpt run --preset smoke --source second --delimiters shared --steps 10"
     assert f"\n{command}\n" in ran.card(selected)
     assert f"\n{command.replace('run', 'publish', 1)} --checkpoint {named['checkpoint']}\n" in ran.card(named)
     assert "The folder second." in ran.card(named) and str(ran.place) not in ran.card(named) + ran.card(selected)
@@ -168,8 +173,8 @@ def test_a_tuned_checkpoint_prints_what_makes_it(ran: Ran) -> None:
     tuned, published = ran.answers["tuned"], ran.answers["tuned, published"]
     again = ran.card(published).split("## Again\n\n```\n")[1].split("\n```")[0].splitlines()
     assert again == [
-        "cpt train --preset smoke --source second --steps 10 --delimiters shared",
-        f"cpt finetune --checkpoint {tuned['before']} --data 'nouns=a set.jsonl' --epochs 2.0 --batch-size 20",
+        "cpt train --preset smoke --source second --delimiters shared --steps 10",
+        f"cpt finetune --checkpoint {tuned['before']} --training-data 'nouns=a set.jsonl' --epochs 2 --batch-size 20",
         f"cpt publish --checkpoint {tuned['checkpoint']}",
     ]
     assert published["trained"] == tuned["checkpoint"].split("/")[0]
@@ -179,12 +184,10 @@ def test_a_tuned_checkpoint_prints_what_makes_it(ran: Ran) -> None:
 @pytest.mark.parametrize(
     ("way", "says"),
     [
-        ("hybrid", ["does not belong to train", "shards"]),
-        ("training", ["tokenizer", "does not belong to shards"]),
+        ("runs", ["checkpoints of several runs"]),
         ("label", ["step-000011", "step-000008", "step-000010"]),
         ("planned", ["step-000010", "step-000006", "Finished runs that do: "]),
         ("key", ["no finished train artifact '0123'", "there are"]),
-        ("two", ["is not of the run"]),
     ],
 )
 def test_what_does_not_fit_is_refused(ran: Ran, way: str, says: list[str]) -> None:

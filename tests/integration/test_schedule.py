@@ -135,7 +135,7 @@ def test_the_nightly_deployment_is_scheduled_and_cancels_a_second_run(platform: 
 def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform: Platform) -> None:
     url = platform.url
     answer = subprocess.run(
-        [sys.executable, "-m", "prefect", "deployment", "run", "retrain/demo", "-p", 'params={"steps": 3}'],
+        [sys.executable, "-m", "prefect", "deployment", "run", "retrain/demo", "-p", 'params={"name": "x"}'],
         env={**os.environ, "PREFECT_API_URL": url},
         capture_output=True,
         text=True,
@@ -157,7 +157,8 @@ def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform
     def steps() -> list[dict[str, Any]]:
         return [json.loads(line) for path in job.glob("*/timing.jsonl") for line in path.read_text().splitlines()]
 
-    platform.run("retrain/smoke", preset="smoke", source=str(corpus), steps=100_000, processes=2, name="cancelled")
+    endless = ["train.steps=100000", "train.processes=2"]
+    platform.run("retrain/smoke", preset="smoke", source=str(corpus), set=endless, name="cancelled")
     job = platform.home / "store" / "train"
     wait_until(lambda: any(path.read_text().count("\n") >= 3 for path in job.glob("*/timing.jsonl")), 240)
     trainers = rank_processes(psutil.Process(process.pid))
@@ -176,7 +177,7 @@ def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platfo
     post(f"{platform.url}/deployments/{demo['id']}", {"parameters": {"params": {"preset": "smoke"}}, "tags": ["mine"]}, "PATCH")
     weekly = {"schedule": {"cron": "0 5 * * 0"}, "active": True, "parameters": {"params": {"preset": "smoke"}}}
     post(f"{platform.url}/deployments/{nightly['id']}/schedules", [weekly])
-    params = {"preset": "smoke", "source": str(corpus), "steps": 100_000}
+    params = {"preset": "smoke", "source": str(corpus), "set": ["train.steps=100000"]}
     platform.run("retrain/demo", **params, name="cut")
     wait_until(lambda: any(run["parent_task_run_id"] for run in runs_in(platform, "RUNNING")), 120)
     platform.cut()
@@ -199,7 +200,7 @@ def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platfo
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_again_and_its_run_is_ended(platform: Platform, corpus: Path) -> None:
     demo = deployment_named(platform, "demo")["id"]
-    words = {"preset": "smoke", "source": str(corpus), "steps": 100_000}
+    words = {"preset": "smoke", "source": str(corpus), "set": ["train.steps=100000"]}
     if platform.states(demo)[-1:] != ["RUNNING"]:  # where no test before this one left a run
         platform.run("retrain/demo", **words, name="second")
         wait_until(lambda: platform.states(demo)[-1:] == ["RUNNING"], 90)

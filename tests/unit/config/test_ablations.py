@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import EVALUATIONS
-from flows.ablate_parameters import AblatedRef, AblateParams, for_terminal
-from flows.parameters import RunParams
+from flows.ablate import AblatedRef
+from flows.cli.terminal import read_params
+from flows.params import AblateParams
 from pipeline_lib.config.ablations import AblateConfig, Arm, arms, rankings, with_seed
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.presets import demo, smoke
@@ -123,9 +124,10 @@ def test_of_a_task_that_both_rankings_hold_the_first_counts(tmp_path: Path) -> N
 
 
 def test_options_of_the_terminal() -> None:
-    params = for_terminal(RunParams(preset="smoke"), {"pairs": 640, "seeds": [1, 2], "levers": ["batch"]})
-    assert (params.ablation.pairs, params.ablation.seeds, params.ablation.levers) == (640, (1, 2), ("batch",))
-    with pytest.raises(UserError, match="levers"):
-        for_terminal(RunParams(preset="smoke"), {"levers": ["colour"]})
-    assert all(field.title and field.description for name, field in AblateParams.model_fields.items() if name == "ablation")
+    given = {"preset": "smoke", "pairs": 640, "seed": ["1", "2"], "lever": ["batch"], "set": ["ablation.candidates=[50]"]}
+    ablation = read_params(AblateParams, given).ablation()
+    assert (ablation.pairs, ablation.seeds, ablation.levers, ablation.candidates) == (640, (1, 2), ("batch",), (50,))
+    assert read_params(AblateParams, {"preset": "smoke"}).ablation() == AblateConfig()
+    with pytest.raises(UserError, match="--lever"):
+        read_params(AblateParams, {"preset": "smoke", "lever": ["colour"]})
     assert AblatedRef.model_fields["folder"].description

@@ -8,8 +8,7 @@ import pytest
 import torch
 from training_runs import MODEL, tiny_config, write_inputs, write_job
 
-from flows.finetune_parameters import FinetuneParams
-from flows.parameters import RunParams
+from flows.params import FinetuneParams, RunParams
 from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
@@ -84,12 +83,12 @@ def test_a_known_view_without_rows_is_said(inputs: Inputs, monkeypatch: pytest.M
 
 def test_options_whose_batch_does_not_divide_are_refused_before_a_dataset_is_built() -> None:
     with pytest.raises(UserError, match="64 pairs does not divide among 3"):
-        RunParams(preset="smoke", processes=3).resolve()
-    assert RunParams(preset="smoke", processes=2).resolve().train.processes == 2
+        RunParams(preset="smoke", set=("train.processes=3",)).resolve()
+    assert RunParams(preset="smoke", set=("train.processes=2",)).resolve().train.processes == 2
     with pytest.raises(UserError, match="256 pairs does not divide among 3"):
         from flows.finetune import finetune
 
-        params = FinetuneParams(checkpoint="k/step-000001", data=("set.jsonl",), training=FinetuneConfig(processes=3))
+        params = FinetuneParams(checkpoint="k/step-000001", training_data=("set.jsonl",), set=("training.processes=3",))
         finetune.fn(params)
 
 

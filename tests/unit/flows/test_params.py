@@ -9,14 +9,32 @@ import pytest
 from causal_lms import write_causal_lm
 from pydantic import BaseModel, ValidationError
 
-from flows.cli.terminal import params_of
-from flows.parameters import EvaluateParams, PublishParams, RunParams, TrainParams, run_options, split_checkpoint
+from flows.cli.terminal import params_of, read_params
+from flows.params import (
+    AblateParams,
+    DatasetParams,
+    EvaluateParams,
+    FinetuneParams,
+    PretrainParams,
+    PublishParams,
+    RunParams,
+    TrainParams,
+    split_checkpoint,
+)
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import HUB_MODELS
 from pipeline_lib.config.presets import PRESETS, describe, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import HUB_ID
+
+MODELS = (
+    RunParams, DatasetParams, PretrainParams, TrainParams, EvaluateParams, PublishParams, FinetuneParams, AblateParams,
+)  # fmt: skip
+
+
+def run(preset: str, *words: str, **fields: Any) -> RunParams:
+    return RunParams(preset=preset, set=words, **fields)
 
 
 def test_parameters_that_lose_their_preset_are_refused() -> None:
@@ -35,7 +53,7 @@ def test_every_parameter_has_a_title_and_a_description() -> None:
             else:
                 assert field.title and field.description, f"{model.__name__}.{name}"
 
-    for model in (RunParams, TrainParams, EvaluateParams, PublishParams):
+    for model in MODELS:
         check(model)
 
 
@@ -59,27 +77,41 @@ def test_presets_resolve_and_describe_themselves(name: str) -> None:
 
 
 def test_what_is_asked_for_takes_the_presets_place() -> None:
-    config = RunParams(preset="smoke", source="/data/My Corpus", steps=7, seed=5, processes=2).resolve()
+    asked = ("train.steps=7", "train.seed=5", "train.processes=2")
+    config = run("smoke", *asked, source="/data/My Corpus").resolve()
     assert (config.name, config.train.steps, config.train.seed, config.train.processes) == ("my-corpus", 7, 5, 2)
     assert config.train.batch_size == preset("smoke").train.batch_size
 
 
-def test_pairs_and_a_batch_size_give_the_steps_and_switches_reach_their_configs() -> None:
-    config = RunParams(preset="demo", pairs=61_440, batch_size=256, temperature="fixed", directions="y_to_x").resolve()
-    assert (config.train.steps, config.train.batch_size, config.train.warmup_steps) == (240, 256, 20)
-    assert (config.train.train_temperature, config.train.directions) == (False, "y_to_x")
-    config = RunParams(preset="demo", pooling="mean", delimiters="shared").resolve()
-    assert (config.model.pooling, config.tokenizer.delimiters) == ("mean", "shared")
-    with pytest.raises(UserError, match="give one"):
-        RunParams(preset="demo", pairs=1000, steps=10).resolve()
+def test_settings_reach_every_section_and_the_last_word_wins(tmp_path: Path) -> None:
+    config = run("demo", "model.pooling=mean", "tokenizer.delimiters=shared", "extract.filters.min_characters=9").resolve()
+    assert (config.model.pooling, config.tokenizer.delimiters, config.extract.filters.min_characters) == ("mean", "shared", 9)
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {learning_rate: 2e-4, seed: 3}\nsource: {folder: /of/the/file}\n")
+    params = run("demo", "train.seed=4", "train.seed=5", config=str(file), source="/of/the/field")
+    config = params.resolve()
+    assert (config.train.learning_rate, config.train.seed, config.source.folder) == (2e-4, 5, "/of/the/field")
+    assert params.folded().resolve() == config and params.folded().config is None
+    assert params.command() == "cpt run --preset demo --source field --seed 5 --set train.learning_rate=0.0002"
+
+
+def test_a_users_preset_is_told_as_a_built_in_one_with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "mine.yaml").write_text("base: smoke\ntrain: {learning_rate: 3e-4}\n")
+    params = run("mine", "train.seed=4")
+    assert params.folded().resolve().model_copy(update={"preset": "mine"}) == params.resolve()
+    assert params.command() == "cpt run --preset smoke --seed 4 --set name=mine --set train.learning_rate=0.0003"
+    assert "mine" in RunParams.model_json_schema()["properties"]["preset"]["enum"]
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("asked", [{"steps": 10}, {"steps": 7}, {"steps": 100_000}, {"pairs": 3_000_000}, {"steps": 1}])
-def test_the_warm_up_is_a_share_of_the_steps_that_are_asked_for(name: str, asked: dict[str, int]) -> None:
+@pytest.mark.parametrize("steps", [10, 7, 100_000, 1])
+def test_the_warm_up_is_a_share_of_the_steps_that_are_asked_for(name: str, steps: int) -> None:
     plain = preset(name).train
-    train = RunParams(preset=name, **asked).resolve().train  # type: ignore[arg-type]
-    assert train.steps == asked.get("steps", round(3_000_000 / plain.batch_size))
+    train = run(name, f"train.steps={steps}").resolve().train
+    assert train.steps == steps
+    assert run(name, f"train.steps={steps}", "train.warmup_steps=3").resolve().train.warmup_steps == 3
     assert abs(train.warmup_steps - train.steps * plain.warmup_steps / plain.steps) <= 0.5
     own = {"steps", "warmup_steps"}
     assert train.model_dump(exclude=own) == plain.model_dump(exclude=own)
@@ -92,8 +124,8 @@ def test_no_steps_asked_for_leave_each_presets_own_warm_up() -> None:
 
 def test_the_warm_up_of_pre_training_is_a_share_too() -> None:
     for steps in (10, 500):
-        assert RunParams(preset="demo", pretrain_steps=steps).resolve().pretrain.warmup_steps == steps / 10
-    assert RunParams(preset="demo", pretrain_steps=0).resolve().pretrain == preset("demo").pretrain
+        assert run("demo", f"pretrain.steps={steps}").resolve().pretrain.warmup_steps == steps / 10
+    assert run("demo", "pretrain.steps=0").resolve().pretrain == preset("demo").pretrain
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +135,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_given_start_brings_a_language_models_rates_in_any_preset(name: str, language_model: Path) -> None:
-    config = RunParams(preset=name, init=str(language_model), steps=50).resolve()  # type: ignore[arg-type]
+    config = run(name, "train.steps=50", init=str(language_model)).resolve()
     train = config.train
     assert config.model.init == str(language_model)
     rates = (train.embedding_learning_rate, train.embedding_epsilon, train.scale_learning_rate, train.clip_norm)
@@ -123,20 +155,21 @@ def test_the_learning_rate_goes_by_the_size_of_the_start(n_weights: int | None, 
 
 
 def test_what_a_user_sets_wins_over_the_starts_rates(language_model: Path) -> None:
-    params = RunParams(preset="demo", init=str(language_model), steps=1000, batch_size=96, seed=7, temperature="fixed")
-    train = params.resolve().train
+    asked = ("train.steps=1000", "train.batch_size=96", "train.seed=7", "train.train_temperature=false")
+    train = run("demo", *asked, init=str(language_model)).resolve().train
     assert (train.steps, train.batch_size, train.seed, train.train_temperature, train.warmup_steps) == (1000, 96, 7, False, 100)
+    assert run("demo", f"model.init={language_model}", "train.learning_rate=7e-4").resolve().train.learning_rate == 7e-4
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_pre_trainings_sequences_fit_the_presets_model(name: str) -> None:
-    config = RunParams(preset=name, init="random", pretrain_steps=5).resolve()  # type: ignore[arg-type]
+    config = run(name, "pretrain.steps=5", init="random").resolve()
     assert config.pretrain.sequence_tokens <= config.model.positions
 
 
 def test_no_start_leaves_the_presets_rates_and_a_pre_trained_one_too() -> None:
-    for asked in ({}, {"pretrain_steps": 10}, {"init": "random"}):
-        assert RunParams(preset="demo", **asked).resolve().train == preset("demo").train  # type: ignore[arg-type]
+    for asked in ((), ("pretrain.steps=10",), ("model.init=random",)):
+        assert run("demo", *asked).resolve().train == preset("demo").train
 
 
 @pytest.mark.parametrize("name", ["cpt_text_s", "cpt_text_m", "cpt_text_l", "cpt_code_s", "cpt_code_m"])
@@ -167,15 +200,15 @@ def test_the_terminal_tells_of_a_missing_start_before_anything_runs(tmp_path: Pa
     (tmp_path / "random").mkdir()  # the word is no folder
     for options in ({"preset": "cpt_text_s"}, {"preset": "smoke", "init": "EleutherAI/pythia-410m"}):
         with pytest.raises(UserError, match=r"give --download .*hf download EleutherAI/pythia-410m.*--init random"):
-            params_of(RunParams, run_options(), options)
+            params_of(RunParams, options)
     options: dict[str, Any] = {"preset": "cpt_text_s", "init": "random"}
-    assert params_of(RunParams, run_options(), options).resolve().model.init == ""
+    assert params_of(RunParams, options).resolve().model.init == ""
     write_causal_lm(tmp_path / "lm", "gpt2")
-    assert params_of(RunParams, run_options(), {"preset": "smoke", "init": "lm"}).init == str(tmp_path / "lm")
+    assert params_of(RunParams, {"preset": "smoke", "init": "lm"}).init == str(tmp_path / "lm")
 
 
 def test_curation_does_more_where_it_is_asked_to() -> None:
-    config = RunParams(preset="smoke", contamination="/suites", near_duplicates=0.8).resolve()
+    config = run("smoke", "contamination.folder=/suites", "curate.near.threshold=0.8").resolve()
     assert (config.contamination.folder, config.curate.near.threshold) == ("/suites", 0.8)
     plain = preset("smoke")
     assert (plain.contamination.folder, plain.curate.near.threshold) == ("", 0.0)
@@ -189,22 +222,95 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
 def test_checkpoint_names() -> None:
     assert split_checkpoint("step-000400") == ("", "step-000400")
     assert split_checkpoint("abc/step-000400") == ("abc", "step-000400")
+    assert split_checkpoint("01c534f6") == ("01c534f6", "")
     with pytest.raises(UserError, match="step-000400"):
         split_checkpoint("best")
 
 
 def test_a_run_that_is_named_by_its_key_needs_no_preset() -> None:
-    assert PublishParams(checkpoint="abc/step-000400").key == EvaluateParams(trained="abc").key == "abc"
-    for fields in ({}, {"checkpoint": "step-000400"}, {"suites": ("sts-b",), "models": ("bm25",)}):
+    assert PublishParams(checkpoint="abc/step-000400").preset is None
+    for fields in ({}, {"checkpoint": "step-000400"}):
         with pytest.raises(ValidationError, match="give a preset, or a checkpoint as TRAINKEY"):
-            EvaluateParams(**fields)  # type: ignore[arg-type]
-    schema = EvaluateParams.model_json_schema()
+            PublishParams(**fields)  # type: ignore[arg-type]
+    schema = PublishParams.model_json_schema()
     assert "preset" not in schema.get("required", []), "the form of the deployment takes a checkpoint alone"
 
 
+@pytest.mark.parametrize(
+    ("fields", "checkpoints", "others"),
+    [
+        ({}, ("published",), ()),
+        ({"preset": "demo"}, ("",), ()),
+        (
+            {"models": ["published", "bm25", "k/step-000001", "step-000002"]},
+            ("published", "k/step-000001", "step-000002"),
+            ("bm25",),
+        ),
+        ({"models": ["tfidf", "nice=/export"]}, (), ("tfidf", "nice=/export")),
+    ],
+)
+def test_what_is_evaluated(fields: dict[str, Any], checkpoints: tuple[str, ...], others: tuple[str, ...]) -> None:
+    params = EvaluateParams(**fields)
+    assert (params.checkpoints, params.others) == (checkpoints, others)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_form_asks_ten_plain_questions_at_most(model: Any) -> None:
+    """And a group. None of them is a choice between a value and nothing, which Prefect's form draws as a toggle."""
+    schema = model.model_json_schema()
+    plain = [name for name, field in schema["properties"].items() if "$ref" not in field]
+    assert len(plain) <= 10 and len(schema["properties"]) - len(plain) == 1
+    text = str(schema)
+    assert "null" not in text and "None" not in text and "anyOf" not in text
+    assert list(schema["properties"])[-3:] == ["config", "set", "machine"]
+
+
+def test_an_emptied_box_of_a_form_is_unset() -> None:
+    params = EvaluateParams(preset="", source="", models=[], suite_data=None, machine={"artifacts": ""})
+    assert params == EvaluateParams() and EvaluateParams().suite_data is None and EvaluateParams().machine.artifacts is None
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "says"),
+    [
+        (RunParams, {"preset": "demo", "steps": 3}, "train.steps=... in `set`"),
+        (RunParams, {"preset": "demo", "temperature": "fixed"}, "train.train_temperature=false"),
+        (RunParams, {"preset": "demo", "data": "x"}, "--suite-data"),
+        (EvaluateParams, {"data": "x"}, "--suite-data"),
+        (EvaluateParams, {"trained": "x"}, "as a checkpoint"),
+        (FinetuneParams, {"data": ["x"], "checkpoint": "k/step-000001"}, "--training-data"),
+        (RunParams, {"preset": "demo", "set": ["train.learnin_rate=1"]}, "did you mean train.learning_rate"),
+        (FinetuneParams, {"training_data": [], "checkpoint": "k/step-000001"}, "at least one training set"),
+    ],
+)
+def test_a_name_that_is_none_is_answered_with_the_right_one(model: Any, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        model(**fields)
+
+
+def test_a_training_set_is_read_as_its_settings_say(tmp_path: Path) -> None:
+    given = {
+        "checkpoint": "k/step-000001", "training_data": [f"nli={tmp_path}", "plain.jsonl"], "mine": 3, "mine_from": 2,
+        "mine_to": 50, "margin": 0.1, "epochs": 1.5, "batch_size": 64, "require_negatives": True, "processes": 2,
+        "columns": "2,3", "suite": ["sts-b"], "suite_data": "data", "quick": True,
+    }  # fmt: skip
+    params = read_params(FinetuneParams, given)
+    sets, config = params.training_sets(), params.resolve()
+    assert [(made.view, made.path) for made in sets] == [("nli", str(tmp_path)), ("pairs", str(Path("plain.jsonl").absolute()))]
+    assert all(made.require_negatives and made.columns == "2,3" for made in sets)
+    mining, training = config.mining, config.training
+    assert (mining.per_pair, mining.first_rank, mining.last_rank, mining.margin) == (3, 2, 50, 0.1)
+    assert (training.epochs, training.batch_size, training.processes) == (1.5, 64, 2)
+    assert params.suites == ("sts-b",) and Path(str(params.suite_data)).is_absolute() and params.quick
+    for change, message in (({"mine_from": 90}, "first_rank 90"), ({"epochs": 0}, "training.epochs: got 0")):
+        with pytest.raises(UserError, match=message):
+            read_params(FinetuneParams, given | change).resolve()
+
+
 def test_a_dump_spec_stands_in_for_a_folder_and_names_the_run() -> None:
-    config = RunParams(preset="smoke", dump="/data/Common Crawl.yaml").resolve()
+    config = run("smoke", "source.dump=/data/Common Crawl.yaml").resolve()
+    assert RunParams(preset="smoke", source="/data/Common Crawl.yaml").resolve() == config
     assert (config.source.dump, config.source.folder, config.name) == ("/data/Common Crawl.yaml", "", "common-crawl")
     assert config.source.key_fields() == RunParams(preset="smoke").resolve().source.key_fields()
     with pytest.raises(UserError, match="give one"):
-        RunParams(preset="smoke", dump="a.yaml", source="folder").resolve()
+        run("smoke", "source.dump=a.yaml", source="folder").resolve()

@@ -1,0 +1,130 @@
+"""Settings of a configuration: as layers, as words of --set, and what a preset becomes with them in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline_lib.config.overrides import in_yaml, parse_set
+from pipeline_lib.config.presets import RANDOM, preset
+from pipeline_lib.config.reference import Option as Setting
+from pipeline_lib.config.reference import find, options
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import check_divides
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import start_weights
+from pipeline_lib.runtime.machine import check_processes
+
+PLACE, PLACE_OR_NAME = "place", "place or name"  # what a field marked so holds: a path; a folder, or else a name
+NAMES = (RANDOM, "published", "bm25", "tfidf")  # which are no folders, be there some of that name
+# settings that name a place: their last part is told, though no output depends on the whole
+PLACE_SETTINGS = {
+    "source.folder": PLACE,
+    "source.dump": PLACE,
+    "contamination.folder": PLACE,
+    "select.suite_data": PLACE,
+    "model.init": PLACE_OR_NAME,
+}
+TOLD = {*PLACE_SETTINGS, "name"}
+Values = dict[str, Any]  # dotted name of a setting to its value
+
+
+def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
+    """A preset with settings in place.
+
+    A given start brings a language model's rates. Steps that are set without a warm-up keep the preset's share of it. A run
+    that is not named is called after its source.
+
+    Args:
+        name: of the preset.
+        layers: settings, the later ones over the earlier.
+
+    Raises:
+        UserError: as `SourceParams.resolve` says.
+    """
+    values = {setting: value for layer in layers for setting, value in flat(RunConfig, layer).items()}
+    folder, dump = (str(values.get(f"source.{kind}") or "") for kind in ("folder", "dump"))
+    if folder and dump:
+        raise UserError(f"source {folder} and dump {dump}: give one; a dump spec can list a folder")
+    init = str(values.get("model.init") or "")
+    make = partial(preset, name, "", None if init == RANDOM else start_weights(init))
+    config = make(layers)
+    last = _warm_ups(make, values)
+    if "name" not in values and (folder or dump):
+        last["name"] = _name_of(folder or PurePath(dump).stem) or config.name
+    config = make([*layers, last]) if last else config
+    check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers)
+    check_processes("train.processes", config.train.processes)
+    check_divides(config.train.batch_size, config.train.processes * config.train.nodes)
+    return config
+
+
+def _warm_ups(make: Callable[[Sequence[Values]], RunConfig], values: Values) -> Values:
+    """The warm-ups of stages whose steps are set and whose warm-ups are not."""
+    steps = {stage: values.get(f"{stage}.steps") for stage in ("train", "pretrain")}
+    asked = {stage: n for stage, n in steps.items() if isinstance(n, int) and n > 0 and f"{stage}.warmup_steps" not in values}
+    if not asked:
+        return {}
+    as_planned = make([{name: value for name, value in values.items() if name not in [f"{stage}.steps" for stage in asked]}])
+    return {f"{stage}.warmup_steps": getattr(as_planned, stage).lasting(n).warmup_steps for stage, n in asked.items()}
+
+
+def flat(root: type[BaseModel], layer: Mapping[str, Any], above: str = "") -> Values:
+    """A layer of a configuration by the dotted names of its settings."""
+    values: Values = {}
+    for name, value in layer.items():
+        dotted = f"{above}{name}"
+        is_section = not isinstance(find(root, tuple(dotted.split("."))), Setting)
+        values |= flat(root, value, f"{dotted}.") if is_section else {dotted: value}
+    return values
+
+
+def words_of(root: type[BaseModel], values: Values) -> tuple[str, ...]:
+    """The words of --set that give these settings, in the order of the configuration."""
+    return tuple(word_of(root, setting.name, values[setting.name]) for setting in options(root) if setting.name in values)
+
+
+def find_setting(root: type[BaseModel], name: str) -> Setting:
+    """The setting of that dotted name.
+
+    Raises:
+        UserError: there is none, or it is a section.
+    """
+    found = find(root, tuple(name.split(".")))
+    if not isinstance(found, Setting):
+        raise UserError(f"{name} is a section: name one of its settings, {', '.join(found.model_fields)}")
+    return found
+
+
+def word_of(root: type[BaseModel], name: str, value: Any) -> str:
+    """NAME=VALUE; a text stands as it is unless it would be read as something else."""
+    if isinstance(value, str):
+        try:
+            if flat(root, parse_set([f"{name}={value}"], root)) == {name: value}:
+                return f"{name}={value}"
+        except UserError:
+            pass
+    return f"{name}={in_yaml(value)}"
+
+
+def public_place(path: str) -> str:
+    """The last part of an absolute path, links resolved as reading it does; anything else as it is."""
+    return (PurePath(os.path.realpath(path)).name or path) if path.startswith("/") else path
+
+
+def absolute_place(path: str, kind: str) -> str:
+    """A place of this machine from its root on: another process may stand elsewhere."""
+    if "://" in path or (kind == PLACE_OR_NAME and (path in NAMES or not Path(path).expanduser().is_dir())):
+        return path
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string for JSON, links kept
+
+
+def _name_of(place: str) -> str:
+    """What a source's last part gives as a name."""
+    last = place.rstrip("/").rsplit("/", 1)[-1].lower()
+    return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-")
