@@ -56,6 +56,9 @@ def measure(work: Workspace, params: AblateParams, dataset: DatasetRef, run: Run
     checkpoint = Checkpoint(trained, label, tokenizer, run.shards)
     curated = store.open("curate", dataset.curated)
     return tuple(
-        checkpoint_task(store, curated, checkpoint, "validation", run.model_copy(update={"evaluate": ranking}))
+        evaluation
         for ranking in rankings(run, params.ablation)
+        for evaluation in checkpoint_task(
+            store, curated, checkpoint, "validation", run.model_copy(update={"evaluate": ranking})
+        )
     )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.checkpoints import TrainedRun, find_run
-from flows.parameters import EvaluatedRef, EvaluateParams
+from flows.parameters import BASELINES, EvaluatedRef, EvaluateParams
 from flows.workspace import open_workspace
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder, open_model
-from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
+from pipeline_lib.evaluation.suites.registry import open_model
+from pipeline_lib.store.store import Artifact, Store
 from tasks.evaluation import baselines_task, check_evaluations_task, checkpoint_task, show_evaluations_task
 from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
 
@@ -60,11 +61,13 @@ def evaluate_labels(run: TrainedRun, labels: Sequence[str], split: str) -> Evalu
     store, config, curated = run.work.store, run.work.config, run.lineage.curated
     baselines = baselines_task(store, curated, split, config)
     found = {label: checkpoint_task(store, curated, run.lineage.checkpoint(label), split, config) for label in labels}
-    checked = check_evaluations_task(store, [*found.values(), baselines])
-    show_evaluations_task(found, baselines, split, config.name)
-    return EvaluatedRef(
-        split=split,
-        checkpoints={label: artifact.manifest.key for label, artifact in found.items()},
-        baselines=baselines.manifest.key,
-        checked=checked.manifest.key,
-    )
+    found |= {BASELINES: baselines}
+    checked = check_evaluations_task(store, [artifact for evaluations in found.values() for artifact in evaluations])
+    show_evaluations_task(found, split, config.name)
+    keys = {label: tuple(artifact.manifest.key for artifact in evaluations) for label, evaluations in found.items()}
+    return EvaluatedRef(split=split, checkpoints=keys, checked=checked.manifest.key)
+
+
+def open_evaluations(store: Store, keys: Sequence[str]) -> tuple[Artifact, ...]:
+    """The artifacts of one model's evaluations."""
+    return tuple(store.open("evaluate_suite", key) for key in keys)

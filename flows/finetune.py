@@ -9,7 +9,7 @@ from flows.origins import origin_of_tuning
 from flows.workspace import open_store
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
 from pipeline_lib.store.store import Artifact, Store
 from tasks.dataset import check_shards_task, shards_task

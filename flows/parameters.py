@@ -302,14 +302,18 @@ class TrainedRef(BaseModel):
     trained: str = Field(description="Key of the `train` artifact.")
 
 
+BASELINES = "baselines"  # among the checkpoints of an evaluation
+
+
 class EvaluatedRef(BaseModel):
     """Finished evaluations of one training run on one split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: str
-    checkpoints: dict[str, str] = Field(description="Checkpoint label to the key of its `evaluate` artifact.")
-    baselines: str = Field("", description="Key of the baselines' `evaluate` artifact; empty where suites were run.")
+    checkpoints: dict[str, tuple[str, ...]] = Field(
+        description="Checkpoint label, or `baselines`, to the keys of its `evaluate_suite` artifacts on held-out pairs."
+    )
     suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
     checked: str = Field("", title="Figures' verdict", description="Key of a `check_evaluations` artifact.")
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.checkpoints import TrainedRun, find_run
-from flows.evaluate import checkpoint_encoders, evaluate, evaluate_labels
+from flows.evaluate import checkpoint_encoders, evaluate, evaluate_labels, open_evaluations
 from flows.origins import publishing_commands, whole_story
-from flows.parameters import EvaluatedRef, EvaluateParams, PublishedRef, PublishParams
+from flows.parameters import BASELINES, EvaluatedRef, EvaluateParams, PublishedRef, PublishParams
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.store import Artifact
 from tasks.publishing import card_task, export_task, index_task, negatives_task, promote_task, select_task
@@ -31,9 +31,9 @@ def publish(params: PublishParams) -> PublishedRef:
     test = evaluate_labels(run, [label], "test")
     checkpoint = run.lineage.checkpoint(label)
     exported = export_task(work.store, checkpoint, work.config)
-    measured = {"tested": test.checkpoints[label], "baselines": test.baselines}
-    found = {"curated": curated} | {name: work.store.open("evaluate", key) for name, key in measured.items()}
-    card = card_task(work.store, exported, checkpoint, work.config, _said(run, label, selection is not None), found)
+    names = {"checkpoint": label, "baselines": BASELINES}
+    measured = {name: open_evaluations(work.store, test.checkpoints[key]) for name, key in names.items()}
+    card = card_task(work.store, exported, checkpoint, work.config, _said(run, label, selection is not None), curated, measured)
     index = index_task(work.store, exported, curated, checkpoint, work.config)
     negatives = negatives_task(work.store, curated, checkpoint)
     promote_task(work.home, exported, index, work.config.name)
@@ -63,7 +63,7 @@ def select_checkpoint(run: TrainedRun) -> tuple[EvaluatedRef, Artifact]:
     """Evaluate every checkpoint on validation and choose one by the declared weights."""
     store, labels = run.work.store, run.lineage.labels
     validation = evaluate(run.again(EvaluateParams, split="validation"))
-    evaluations = [store.open("evaluate", validation.checkpoints[label]) for label in labels]
+    evaluations = [found for label in labels for found in open_evaluations(store, validation.checkpoints[label])]
     evaluations += suites_on_validation(run, labels)
     return validation, select_task(store, evaluations, run.work.config)
 

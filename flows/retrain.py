@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.build_dataset import build_dataset
+from flows.evaluate import open_evaluations
 from flows.parameters import EvaluatedRef, PublishedRef, PublishParams, RunParams, TrainedRef, TrainParams
 from flows.publish import publish
 from flows.train import train
@@ -69,9 +70,5 @@ def run_artifacts(work: Workspace, trained: TrainedRef, published: PublishedRef)
     )
 
 
-def _evaluations(work: Workspace, found: EvaluatedRef | None) -> dict[str, Artifact]:
-    if found is None:
-        return {}
-    return {
-        label: work.store.open("evaluate", key) for label, key in [*found.checkpoints.items(), ("baselines", found.baselines)]
-    }
+def _evaluations(work: Workspace, found: EvaluatedRef | None) -> dict[str, tuple[Artifact, ...]]:
+    return {label: open_evaluations(work.store, keys) for label, keys in found.checkpoints.items()} if found else {}

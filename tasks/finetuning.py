@@ -8,8 +8,7 @@ import numpy as np
 
 from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.evaluate import load_embedder
-from pipeline_lib.evaluation.tasks import only_part
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.mining import Embedder, mine
 from pipeline_lib.store.store import Artifact, Store
@@ -41,14 +40,12 @@ def training_set_task(store: Store, config: TrainingSetConfig) -> Artifact:
 def mine_task(store: Store, training_set: Artifact, checkpoint: Checkpoint, config: MiningConfig) -> Artifact:
     """Hard negatives from an index over the set's own passages."""
     progress = StageProgress("mine negatives")
-    embed = None
+    encoder = CheckpointEncoder(checkpoint, config.batch_tokens)
 
     def embed_side(texts: Sequence[str], side: str) -> np.ndarray:
-        nonlocal embed
-        embed = embed or load_embedder(checkpoint, config.batch_tokens)
-        return embed(texts, "x" if side == "x" else "y", lambda *_: None)
+        return encoder.encode(texts, "x" if side == "x" else "y")
 
-    artifacts = {"model": only_part(checkpoint.trained, checkpoint.label), "tokenizer": checkpoint.tokenizer}
+    artifacts = {"model": checkpoint.trained.only(checkpoint.label), "tokenizer": checkpoint.tokenizer}
     embedder = Embedder(embed_side, artifacts, checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
     artifact = mine(store, training_set, embedder, config, progress)
     facts = artifact.manifest.facts

@@ -11,12 +11,11 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.evaluate import load_embedder
-from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import hardest_negatives
+from pipeline_lib.evaluation.report_data import HeldOut, notes, split_facts
 from pipeline_lib.evaluation.select import read_selection, select
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
 from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
@@ -25,6 +24,7 @@ from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
 from pipeline_lib.store.store import Artifact, Store
+from tasks.evaluation import Evaluations
 from tasks.ui import StageProgress, show_table, stage_task
 
 
@@ -56,25 +56,28 @@ def card_task(
     checkpoint: Checkpoint,
     config: RunConfig,
     said: Mapping[str, str],
-    found: Mapping[str, Artifact],
+    curated: Artifact,
+    measured: Mapping[str, Evaluations],
 ) -> Artifact:
     """The model card, which then lies beside the export's files in one folder.
 
     Args:
         said: in words: "name" of the run, "base" that training started from, "data", and the "command" that makes it again.
-        found: "curated", and the evaluations "tested" and "baselines" on the test split.
+        curated: the pairs of the corpus.
+        measured: the evaluations on the test split, of the "checkpoint" and of the "baselines".
     """
     progress = StageProgress("model card")
-    held_out = HeldOut.of(found["curated"].manifest.facts, config.source)
-    first = notes(config, held_out, found["tested"].manifest.facts["tasks"], read_evaluations([found["tested"]]))
+    tested = measured["checkpoint"]
+    held_out = HeldOut.of(curated.manifest.facts, config.source)
+    first = notes(config, held_out, split_facts(tested)["tasks"], read_evaluations(tested))
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
         data=said["data"],
-        metrics=tuple(_card_metrics(found["tested"], found["baselines"])),
-        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(found["curated"], "kind").items()},
-        licences=count_training_pairs(found["curated"], "licence"),
-        decontamination=_decontamination(found["curated"]),
+        metrics=tuple(_card_metrics(tested, measured["baselines"])),
+        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(curated, "kind").items()},
+        licences=count_training_pairs(curated, "licence"),
+        decontamination=_decontamination(curated),
         bias=tuple(_bias_metrics(store, checkpoint)),
         command=said["command"],
         notes=tuple(first if held_out.unit == "document" else [held_out.sentence(), *first]),
@@ -90,12 +93,10 @@ def card_task(
 def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
     """All functions and passages in one FAISS index, tied to the model by its hash."""
     progress = StageProgress("index")
-    embedder = None
+    encoder = CheckpointEncoder(checkpoint, config.index.batch_tokens)
 
     def embed_documents(texts: Sequence[str], report: Progress) -> np.ndarray:
-        nonlocal embedder
-        embedder = embedder or load_embedder(checkpoint, config.index.batch_tokens)
-        return embedder(texts, "y", report)
+        return encoder.encode(texts, "y", report)
 
     artifact = build_index(store, exported, curated, config.index, embed_documents, progress)
     facts = artifact.manifest.parts[0].facts
@@ -118,16 +119,16 @@ def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> A
     return artifact
 
 
-def _card_metrics(tested: Artifact, baselines: Artifact) -> list[Metric]:
+def _card_metrics(tested: Evaluations, baselines: Evaluations) -> list[Metric]:
     others: dict[tuple[str, str], dict[str, float]] = {}
-    for row in read_evaluations([baselines]):
+    for row in read_evaluations(baselines):
         others.setdefault((row["task"], row["metric"]), {})[row["model"]] = round(row["value"], 4)
     return [
         Metric(
             task=row["task"], metric=row["metric"], value=round(row["value"], 4), low=round(row["low"], 4),
             high=round(row["high"], 4), n=row["n"], baselines=others.get((row["task"], row["metric"]), {}),
         )
-        for row in read_evaluations([tested])
+        for row in read_evaluations(tested)
     ]  # fmt: skip
 
 

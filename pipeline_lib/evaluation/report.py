@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.evaluation.charts import write_selection_curves
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.evaluation.report_page import render
 from pipeline_lib.store.store import replace_file

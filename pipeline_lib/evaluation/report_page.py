@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline_lib.evaluation.charts import Chart, Series, line_chart
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 
 TEMPLATES = Path(__file__).parent / "templates"

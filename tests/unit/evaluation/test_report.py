@@ -11,9 +11,8 @@ import pytest
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.run import SourceConfig
 from pipeline_lib.evaluation.charts import Chart, Series, line_chart, ticks
-from pipeline_lib.evaluation.held_out import PLUMBING, HeldOut, notes
 from pipeline_lib.evaluation.report import results_table, write_report
-from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.evaluation.report_data import PLUMBING, HeldOut, QuarantineReason, ReportData, StageRow, notes
 from pipeline_lib.store.store import Outcome, Stage
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onload=\"y"
