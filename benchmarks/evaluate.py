@@ -21,11 +21,10 @@ from benchmarks import EVAL_DATA
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.registry import SUITES, open_suite
+from pipeline_lib.evaluation.suites.registry import SUITES, open_model, open_suite
 from pipeline_lib.evaluation.suites.suite import Suite
 from pipeline_lib.store.store import Store
 

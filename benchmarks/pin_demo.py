@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline_lib.config.presets import preset
 from pipeline_lib.evaluation import candidates
-from pipeline_lib.evaluation.tasks import build_tasks
+from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
@@ -34,7 +34,7 @@ def main(home: Path) -> None:
     python_installation.LIST.write_text(PINNED + "".join(lines), encoding="utf-8")
     curated, config = _artifact(store, "curate", lineage["curate"]["digest"]), preset("demo").evaluate
     candidates.LIST.write_text(
-        candidates.written([build_tasks(curated, split, config) for split in ("validation", "test")]), encoding="utf-8"
+        candidates.written([draw_tasks(curated, split, config) for split in ("validation", "test")]), encoding="utf-8"
     )
 
 

@@ -100,6 +100,16 @@ EVALUATIONS = _columns(
     ("n", pa.int32()),  # queries, texts or pairs behind the figure
 )
 
+PER_QUERY = _columns(
+    ("task", pa.string()),
+    ("kind", pa.string()),
+    ("metric", pa.string()),
+    ("query_id", pa.string()),
+    ("group", pa.string()),  # of the query's pair: its package or repository; "" where the set has none
+    ("value", pa.float64()),  # what the query, text or pair got: reciprocal rank, 1 or 0 for a class, a pair's cosine
+    ("target", pa.float64()),  # the other side of a correlation; 1 elsewhere
+)
+
 INDEX_ROWS = _columns(
     ("id", pa.string()),  # of a pair that holds the text
     ("kind", pa.string()),

@@ -60,6 +60,9 @@ def measure(work: Workspace, dataset: Dataset, ablation: AblateConfig) -> tuple[
     label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
     checkpoint = Checkpoint(trained, label, dataset.tokenizer, config.shards)
     return tuple(
-        checkpoint_task(store, dataset.curate, checkpoint, "validation", config.model_copy(update={"evaluate": ranking}))
+        evaluation
         for ranking in rankings(config, ablation)
+        for evaluation in checkpoint_task(
+            store, dataset.curate, checkpoint, "validation", config.model_copy(update={"evaluate": ranking})
+        )
     )

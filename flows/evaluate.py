@@ -13,11 +13,18 @@ from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder, open_model
-from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
+from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.store.artifact import Artifact
-from tasks.evaluation import baselines_task, check_evaluations_task, checkpoint_task, show_evaluations_task
+from tasks.evaluation import (
+    BASELINES,
+    Evaluations,
+    baselines_task,
+    check_evaluations_task,
+    checkpoint_task,
+    show_evaluations_task,
+)
 from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
 
 
@@ -27,8 +34,9 @@ class EvaluatedRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: str
-    checkpoints: dict[str, str] = Field(description="Checkpoint label to the key of its `evaluate` artifact.")
-    baselines: str | None = Field(None, description="Key of the baselines' `evaluate` artifact; None where suites were run.")
+    checkpoints: dict[str, tuple[str, ...]] = Field(
+        description="Checkpoint label, or `baselines`, to the keys of its `evaluate_suite` artifacts on held-out pairs."
+    )
     suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
     checked: str | None = Field(None, description="Key of the `check_evaluations` artifact.")
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
@@ -99,20 +107,15 @@ def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
 
 @dataclass(frozen=True)
 class HeldOutEvaluations:
-    """Checkpoints and the baselines on one split of their run's corpus."""
+    """Checkpoints, and the baselines as one more, on one split of their run's corpus."""
 
-    checkpoints: dict[str, Artifact]
-    baselines: Artifact
+    checkpoints: dict[str, Evaluations]
     checked: Artifact
 
     def ref(self, split: str) -> EvaluatedRef:
         """Their keys."""
-        return EvaluatedRef(
-            split=split,
-            checkpoints={label: artifact.manifest.key for label, artifact in self.checkpoints.items()},
-            baselines=self.baselines.manifest.key,
-            checked=self.checked.manifest.key,
-        )
+        keys = {label: tuple(artifact.manifest.key for artifact in found) for label, found in self.checkpoints.items()}
+        return EvaluatedRef(split=split, checkpoints=keys, checked=self.checked.manifest.key)
 
 
 def held_out(run: TrainedRun, labels: Sequence[str], split: str) -> HeldOutEvaluations:
@@ -120,6 +123,7 @@ def held_out(run: TrainedRun, labels: Sequence[str], split: str) -> HeldOutEvalu
     store, config, curated = run.work.store, run.work.config, run.lineage.curated
     baselines = baselines_task(store, curated, split, config)
     found = {label: checkpoint_task(store, curated, run.lineage.checkpoint(label), split, config) for label in labels}
-    checked = check_evaluations_task(store, [*found.values(), baselines])
-    show_evaluations_task(found, baselines, split, config.name)
-    return HeldOutEvaluations(checkpoints=found, baselines=baselines, checked=checked)
+    found[BASELINES] = baselines
+    checked = check_evaluations_task(store, [artifact for evaluations in found.values() for artifact in evaluations])
+    show_evaluations_task(found, split, config.name)
+    return HeldOutEvaluations(found, checked)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.params import PUBLISHED, FinetuneParams
 from flows.workspace import open_store, origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

@@ -14,7 +14,8 @@ from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.artifact import Artifact
-from tasks.publishing import card_task, export_task, index_task, negatives_task, promote_task, select_task
+from tasks.evaluation import BASELINES
+from tasks.publishing import TestFigures, card_task, export_task, index_task, negatives_task, promote_task, select_task
 from tasks.suites import open_suites_task, suite_task
 
 
@@ -89,8 +90,8 @@ def publish_run(run: TrainedRun, label: str = "") -> Published:
     checkpoint = run.lineage.checkpoint(label)
     test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
     exported = export_task(store, checkpoint, config)
-    measured = {"curated": curated, "tested": test.checkpoints[label], "baselines": test.baselines}
-    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), measured)
+    figures = TestFigures(curated, test.checkpoints[label], test.checkpoints[BASELINES])
+    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), figures)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
     promote_task(run.work.home, exported, index, config.name)
@@ -102,8 +103,8 @@ def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:
     """Evaluate every checkpoint on validation and choose one by the declared weights."""
     config, labels = run.work.config, run.lineage.labels
     validation = in_subflow("evaluate", f"{config.name}-validation", held_out, run, labels, "validation")
-    evaluations = [*validation.checkpoints.values(), *suites_on_validation(run, labels)]
-    return validation, select_task(run.work.store, evaluations, config)
+    evaluations = [artifact for label in labels for artifact in validation.checkpoints[label]]
+    return validation, select_task(run.work.store, [*evaluations, *suites_on_validation(run, labels)], config)
 
 
 def suites_on_validation(run: TrainedRun, labels: Sequence[str]) -> list[Artifact]:

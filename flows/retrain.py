@@ -15,6 +15,7 @@ from flows.workspace import Workspace, in_subflow, open_workspace
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
+from tasks.evaluation import Evaluations
 from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
@@ -51,5 +52,5 @@ def run_artifacts(published: Published, advice: Artifact) -> RunArtifacts:
     return RunArtifacts(stages, validation, test, published.checkpoint)
 
 
-def _by_name(found: HeldOutEvaluations | None) -> dict[str, Artifact]:
-    return {**found.checkpoints, "baselines": found.baselines} if found else {}
+def _by_name(found: HeldOutEvaluations | None) -> dict[str, Evaluations]:
+    return found.checkpoints if found else {}

@@ -1,4 +1,4 @@
-"""Checkpoints and baselines on one split, with the table in the UI."""
+"""Held-out suites on checkpoints and baselines of one split, with the table in the UI."""
 
 from __future__ import annotations
 
@@ -8,30 +8,39 @@ from data_contracts.check_evaluations import check_evaluations
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.evaluate import evaluate_baselines, evaluate_checkpoint
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
+from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
+from tasks.suites import fits
 from tasks.ui import StageProgress, show_table, stage_task
+
+Evaluations = tuple[Artifact, ...]  # of one model, suite by suite
+BASELINES = "baselines"  # among the checkpoints of an evaluation
 
 
 @stage_task("evaluate-baselines")
-def baselines_task(store: Store, curated: Artifact, split: str, config: RunConfig) -> Artifact:
-    """BM25 and TF-IDF on the queries and candidates of a split."""
+def baselines_task(store: Store, curated: Artifact, split: str, config: RunConfig) -> Evaluations:
+    """BM25 and TF-IDF on the held-out suites of a split."""
     progress = StageProgress(f"baselines, {split}")
-    artifact = evaluate_baselines(store, curated, split, config.evaluate, progress)
-    progress.finish(headline(artifact))
-    return artifact
+    found = _measured(store, [open_model(name) for name in OPENERS], curated, split, config)
+    progress.finish(headline(found))
+    return found
 
 
 @stage_task("evaluate-checkpoint")
-def checkpoint_task(store: Store, curated: Artifact, checkpoint: Checkpoint, split: str, config: RunConfig) -> Artifact:
+def checkpoint_task(store: Store, curated: Artifact, checkpoint: Checkpoint, split: str, config: RunConfig) -> Evaluations:
     """One checkpoint on the same queries and candidates."""
     progress = StageProgress(f"{checkpoint.label}, {split}")
-    artifact = evaluate_checkpoint(store, curated, checkpoint, split, config.evaluate, progress)
-    progress.finish(headline(artifact))
-    return artifact
+    model = CheckpointEncoder(checkpoint, config.evaluate.batch_tokens)
+    found = _measured(store, [model], curated, split, config, progress)
+    progress.finish(headline(found))
+    return found
 
 
 @stage_task("check-evaluations")
@@ -45,16 +54,34 @@ def check_evaluations_task(store: Store, evaluated: Sequence[Artifact]) -> Artif
 
 
 @stage_task("show-evaluations")
-def show_evaluations_task(found: Mapping[str, Artifact], baselines: Artifact, split: str, name: str) -> None:
-    """The table of all figures, with their intervals, under the name of the run."""
-    rows = read_evaluations([*found.values(), baselines])
+def show_evaluations_task(found: Mapping[str, Evaluations], split: str, name: str) -> None:
+    """The table of all figures, with their intervals, under the name of the run.
+
+    Args:
+        found: checkpoint label, or "baselines", to its evaluations.
+    """
+    rows = read_evaluations(artifact for evaluations in found.values() for artifact in evaluations)
     show_table(f"evaluate-{split}-{name}", rows, f"Figures on {split}, 95 % intervals")
 
 
-def headline(artifact: Artifact) -> str:
+def headline(evaluations: Evaluations) -> str:
     """The primary metric of each kind in one line; both models' for the baselines."""
     figures: dict[str, list[str]] = {}
-    for row in read_evaluations([artifact]):
+    for row in read_evaluations(evaluations):
         if row["metric"] == PRIMARY_METRIC[row["kind"]]:
             figures.setdefault(row["kind"].replace("_", " "), []).append(f"{row['value']:.3f}")
     return ", ".join(f"{kind} {' / '.join(values)}" for kind, values in figures.items()) or "too little data for any task"
+
+
+def _measured(
+    store: Store,
+    models: Sequence[Model],
+    curated: Artifact,
+    split: str,
+    config: RunConfig,
+    progress: Progress = silent,
+) -> Evaluations:
+    suites = held_out_suites(curated, config.evaluate)
+    return tuple(
+        evaluate_suite(store, model, suite, split, progress) for model in models for suite in suites if fits(model, suite)
+    )

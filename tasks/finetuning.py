@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.evaluation.compare import read_evaluations
 from pipeline_lib.evaluation.suites.cached import CachedEncoder
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
-from pipeline_lib.evaluation.tasks import only_part
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.mining import Embedder, mine
 from pipeline_lib.store.artifact import Artifact
@@ -42,7 +41,7 @@ def mine_task(store: Store, training_set: Artifact, checkpoint: Checkpoint, conf
     """Hard negatives from an index over the set's own passages."""
     progress = StageProgress("mine negatives")
     encoder = CachedEncoder(CheckpointEncoder(checkpoint, config.batch_tokens), store)
-    artifacts = {"model": only_part(checkpoint.trained, checkpoint.label), "tokenizer": checkpoint.tokenizer}
+    artifacts = {"model": checkpoint.trained.only(checkpoint.label), "tokenizer": checkpoint.tokenizer}
     embedder = Embedder(encoder.encode, artifacts, checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
     artifact = mine(store, training_set, embedder, config, progress)
     facts = artifact.manifest.facts

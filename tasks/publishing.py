@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import count_training_pairs
 from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import hardest_negatives
+from pipeline_lib.evaluation.report_data import HeldOut, notes, split_facts
 from pipeline_lib.evaluation.select import read_selection, select
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
 from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
@@ -22,6 +23,7 @@ from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
+from tasks.evaluation import Evaluations
 from tasks.ui import StageProgress, show_table, stage_task
 
 
@@ -46,6 +48,14 @@ def export_task(store: Store, checkpoint: Checkpoint, config: RunConfig) -> Arti
     return artifact
 
 
+class TestFigures(NamedTuple):
+    """A corpus, and what was measured on its test split."""
+
+    curated: Artifact
+    checkpoint: Evaluations
+    baselines: Evaluations
+
+
 @stage_task("card")
 def card_task(
     store: Store,
@@ -53,25 +63,26 @@ def card_task(
     checkpoint: Checkpoint,
     config: RunConfig,
     said: Mapping[str, str],
-    found: Mapping[str, Artifact],
+    test: TestFigures,
 ) -> Artifact:
     """The model card, which then lies beside the export's files in one folder.
 
     Args:
         said: in words: "name" of the run, "base" that training started from, "data", and the "command" that makes it again.
-        found: "curated", and the evaluations "tested" and "baselines" on the test split.
+        test: the corpus, and the evaluations on its test split.
     """
     progress = StageProgress("model card")
-    held_out = HeldOut.of(found["curated"].manifest.facts, config.source)
-    first = notes(config, held_out, found["tested"].manifest.facts["tasks"], read_evaluations([found["tested"]]))
+    tested, curated = test.checkpoint, test.curated
+    held_out = HeldOut.of(curated.manifest.facts, config.source)
+    first = notes(config, held_out, split_facts(tested)["tasks"], read_evaluations(tested))
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
         data=said["data"],
-        metrics=tuple(_card_metrics(found["tested"], found["baselines"])),
-        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(found["curated"], "kind").items()},
-        licences=count_training_pairs(found["curated"], "licence"),
-        decontamination=_decontamination(found["curated"]),
+        metrics=tuple(_card_metrics(tested, test.baselines)),
+        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(curated, "kind").items()},
+        licences=count_training_pairs(curated, "licence"),
+        decontamination=_decontamination(curated),
         bias=tuple(_bias_metrics(store, checkpoint)),
         command=said["command"],
         notes=tuple(first if held_out.unit == "document" else [held_out.sentence(), *first]),
@@ -109,16 +120,16 @@ def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> A
     return artifact
 
 
-def _card_metrics(tested: Artifact, baselines: Artifact) -> list[Metric]:
+def _card_metrics(tested: Evaluations, baselines: Evaluations) -> list[Metric]:
     others: dict[tuple[str, str], dict[str, float]] = {}
-    for row in read_evaluations([baselines]):
+    for row in read_evaluations(baselines):
         others.setdefault((row["task"], row["metric"]), {})[row["model"]] = round(row["value"], 4)
     return [
         Metric(
             task=row["task"], metric=row["metric"], value=round(row["value"], 4), low=round(row["low"], 4),
             high=round(row["high"], 4), n=row["n"], baselines=others.get((row["task"], row["metric"]), {}),
         )
-        for row in read_evaluations([tested])
+        for row in read_evaluations(tested)
     ]  # fmt: skip
 
 

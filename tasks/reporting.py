@@ -19,13 +19,12 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.candidates import compare, is_tracked
 from pipeline_lib.evaluation.compare import differences, read_evaluations
-from pipeline_lib.evaluation.held_out import HeldOut, notes
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
-from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.evaluation.report_data import HeldOut, QuarantineReason, ReportData, StageRow, notes, split_facts
 from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
-from pipeline_lib.evaluation.tasks import build_tasks
+from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
@@ -34,6 +33,7 @@ from pipeline_lib.search.query import search
 from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
+from tasks.evaluation import Evaluations
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
@@ -54,8 +54,8 @@ class RunArtifacts:
     """Everything that a run left, by the name of its stage; several evaluations by checkpoint."""
 
     stages: Mapping[str, Artifact]
-    validation: Mapping[str, Artifact]
-    test: Mapping[str, Artifact]
+    validation: Mapping[str, Evaluations]
+    test: Mapping[str, Evaluations]
     chosen: str
 
     def with_stage(self, name: str, artifact: Artifact) -> RunArtifacts:
@@ -64,12 +64,15 @@ class RunArtifacts:
 
     def rows(self, began_at: float = 0.0) -> list[StageRow]:
         """A row a stage, in the order of the run, which began at `began_at` (seconds since 1970)."""
-        named = [
-            *self.stages.items(),
-            *((f"validation {label}", artifact) for label, artifact in self.validation.items()),
-            *((f"test {label}", artifact) for label, artifact in self.test.items()),
+        evaluations = {
+            f"{split} {label}": found
+            for split, by_label in (("validation", self.validation), ("test", self.test))
+            for label, found in by_label.items()
+        }
+        return [
+            *(StageRow.of(artifact, name, began_at) for name, artifact in self.stages.items()),
+            *(StageRow.of_all(found, name, began_at) for name, found in evaluations.items()),
         ]
-        return [StageRow.of(artifact, name, began_at) for name, artifact in named]
 
     def lineage(self) -> dict[str, str]:
         """Name to content digest: two runs with the same lineage have the same report."""
@@ -191,7 +194,8 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
     model, baselines = run.test[run.chosen], run.test["baselines"]
-    evaluated = {"validation": list(run.validation.values()), "test": list(run.test.values())}
+    evaluated = {"validation": run.validation, "test": run.test}
+    figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
     twins = near_twins_in(stages["curate"])
     tracked = _tracked(config, stages)
     held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
@@ -211,9 +215,9 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         funnel=_funnel(stages),
         training=tuple(_json_lines((trained.part_folder("metrics") / "metrics.jsonl").read_bytes())),
         pace=tuple(_json_lines(trained.note("timing.jsonl") or b"")),
-        evaluations=tuple(read_evaluations([*evaluated["validation"], *evaluated["test"]])),
+        evaluations=tuple(figures),
         differences=tuple(differences(model, baselines, config.evaluate.bootstrap, config.evaluate.seed)),
-        tasks={split: artifacts[0].manifest.facts for split, artifacts in evaluated.items() if artifacts},
+        tasks={split: split_facts(found[run.chosen]) for split, found in evaluated.items() if found},
         selection=read_selection(stages["select"]) if "select" in stages else {},
         searches=tuple(_searches(home, config)),
         batch=stages["batch_advice"].manifest.facts,
@@ -228,7 +232,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
         notes=(
-            *notes(config, held_out, model.manifest.facts["tasks"], read_evaluations([model])),
+            *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
         ),
     )  # fmt: skip
@@ -238,7 +242,7 @@ def _tracked(config: RunConfig, stages: Mapping[str, Artifact]) -> dict[str, Any
     """The demo's candidates beside the tracked ones; nothing for another run."""
     if not is_tracked(config):
         return {}
-    tasks = [build_tasks(stages["curate"], split, config.evaluate) for split in ("validation", "test")]
+    tasks = [draw_tasks(stages["curate"], split, config.evaluate) for split in ("validation", "test")]
     return compare(tasks, python_installation.differences(stages["extract"]))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline_lib.evaluation.held_out import PLUMBING
+from pipeline_lib.evaluation.report_data import PLUMBING
 from pipeline_lib.runtime.machine import artifact_home
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
     from pipeline_lib.evaluation.compare import read_evaluations
 
     store = open_store(artifacts)
-    evaluations = [store.open("evaluate", key) for key in [*found.checkpoints.values(), found.baselines] if key]
-    evaluations += [store.open("evaluate_suite", key) for key in found.suites]
+    keys = [key for keys in found.checkpoints.values() for key in keys]
+    evaluations = [store.open("evaluate_suite", key) for key in (*keys, *found.suites)]
     console = Console()
     console.print(evaluations_table(read_evaluations(evaluations), f"on {found.split}"))
     for suite, reason in found.skipped.items():

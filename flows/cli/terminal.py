@@ -138,7 +138,7 @@ def check_models(params: EvaluateParams) -> None:
     for name in params.checkpoints:
         check_checkpoint(params, name)
     if params.others:
-        from pipeline_lib.evaluation.suites.encoders import open_model
+        from pipeline_lib.evaluation.suites.registry import open_model
 
         for name in params.others:
             open_model(name)

@@ -18,8 +18,7 @@ from pipeline_lib.config.evaluation import SelectConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.compare import Queries, read_evaluations, read_queries
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
-from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC, Interval
 from pipeline_lib.store.artifact import Artifact
 
 Weights = dict[str, float]
@@ -39,12 +38,12 @@ class Standing:
 
     Args:
         label: of the checkpoint.
-        evaluations: of stage "evaluate" or "evaluate_suite", all on one split.
+        evaluations: of stage "evaluate_suite", all on one split.
     """
 
     def __init__(self, label: str, evaluations: Sequence[Artifact]) -> None:
         self.label = label
-        self.step = max(_step_of(evaluation) for evaluation in evaluations)
+        self.step = max(int(evaluation.manifest.config["step"]) for evaluation in evaluations)
         self.tasks: dict[str, TaskResult] = {}
         for evaluation in evaluations:
             if not evaluation.manifest.facts.get("reported_only"):
@@ -136,7 +135,7 @@ def _difference(a: Standing, b: Standing, factors: Mapping[str, float], found: f
 
 
 def _drawn(queries: Queries, resamples: int, seed: int) -> np.ndarray:
-    return metrics.resampled(queries.of_metric, queries.values, queries.targets, resamples, seed)
+    return metrics.resampled(queries.metric, queries.values, queries.targets, resamples, seed)
 
 
 def _results(evaluation: Artifact) -> dict[str, TaskResult]:
@@ -149,15 +148,10 @@ def _results(evaluation: Artifact) -> dict[str, TaskResult]:
     results = {
         row["task"]: TaskResult(row["kind"], row["value"], queries[row["task"]])
         for row in read_evaluations([evaluation])
-        if row["task"] in queries and row["metric"] == queries[row["task"]].of_metric
+        if row["task"] in queries and row["metric"] == queries[row["task"]].metric
     }
     for task, result in results.items():  # a NaN would rank below nothing and above nothing
         where = f"{evaluation.manifest.config['model']} on {task}"
         metrics.require_finite(result.queries.values, where, "the value", result.queries.ids)
-        metrics.require_finite(np.array([result.value]), where, result.queries.of_metric, ("the figure",))
+        metrics.require_finite(np.array([result.value]), where, result.queries.metric, ("the figure",))
     return results
-
-
-def _step_of(evaluation: Artifact) -> int:
-    digits = str(evaluation.manifest.config["model"]).removeprefix("step-")
-    return int(digits) if digits.isdigit() else 0

@@ -1,8 +1,8 @@
-"""Two models on the same queries: paired differences with intervals."""
+"""Tables of figures read back, and paired differences of two models on the same queries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
 from pipeline_lib.evaluation.metrics import Interval
 from pipeline_lib.store.artifact import Artifact
 
@@ -26,12 +25,7 @@ class Queries:
     ids: tuple[str, ...]
     values: np.ndarray
     targets: np.ndarray
-    metric: str = ""
-
-    @property
-    def of_metric(self) -> str:
-        """The metric that the values are of: its kind's primary one where none is named."""
-        return self.metric or PRIMARY_METRIC[self.kind]
+    metric: str
 
 
 def read_evaluations(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
@@ -48,22 +42,18 @@ def read_queries(artifact: Artifact, metric: str = "") -> dict[tuple[str, str], 
     """The queries of an evaluation by (model, task).
 
     Args:
-        artifact: of stage "evaluate" or "evaluate_suite".
+        artifact: of stage "evaluate_suite".
         metric: of which metric; empty: each task's primary one. Tasks without it are left out.
     """
-    split = str(artifact.manifest.config["split"])
-    facts = artifact.manifest.facts.get("tasks", {})
+    model, facts = str(artifact.manifest.config["model"]), artifact.manifest.facts["tasks"]
     found = {}
-    for part in artifact.manifest.parts:
-        model = part.label.removesuffix(f"-{split}")
-        with (artifact.folder_of(part) / "per_query.parquet").open("rb") as stream:
+    for path in artifact.paths("per_query.parquet"):
+        with path.open("rb") as stream:
             table = pq.read_table(stream).to_pydict()
-        tasks = np.array(table["task"])
-        metrics_of = np.array(table["metric"] if "metric" in table else [PRIMARY_METRIC[kind] for kind in table["kind"]])
+        tasks, metrics_of = np.array(table["task"]), np.array(table["metric"])
         for task in dict.fromkeys(table["task"]):
-            rows = np.flatnonzero(tasks == task)
-            wanted = metric or facts.get(task, {}).get("primary") or metrics_of[rows[0]]
-            rows = rows[metrics_of[rows] == wanted]
+            wanted = metric or facts[task]["primary"]
+            rows = np.flatnonzero((tasks == task) & (metrics_of == wanted))
             if not len(rows):
                 continue
             found[model, task] = Queries(
@@ -73,7 +63,7 @@ def read_queries(artifact: Artifact, metric: str = "") -> dict[tuple[str, str], 
                 ids=tuple(table["query_id"][row] for row in rows),
                 values=np.array(table["value"])[rows],
                 targets=np.array(table["target"])[rows],
-                metric=str(wanted),
+                metric=wanted,
             )
     return found
 
@@ -89,26 +79,33 @@ def difference(a: Queries, b: Queries, resamples: int, seed: int) -> Interval:
             f"{a.model} and {b.model} were measured on different queries of {a.task} ({len(a.ids)} and {len(b.ids)}); "
             "evaluate both on the same curated pairs with the same configuration"
         )
-    if a.of_metric in metrics.STATISTICS:
-        return metrics.statistic_difference(a.of_metric, a.values, b.values, a.targets, resamples, seed)
+    if a.metric in metrics.STATISTICS:
+        return metrics.statistic_difference(a.metric, a.values, b.values, a.targets, resamples, seed)
     return metrics.paired_difference(a.values, b.values, resamples, seed)
 
 
-def differences(evaluation: Artifact, baselines: Artifact, resamples: int = 1000, seed: int = 1) -> list[dict[str, Any]]:
-    """The checkpoint minus each baseline, a row for every task that both were measured on, by its primary metric.
+def differences(
+    mine: Sequence[Artifact], others: Sequence[Artifact], resamples: int = 1000, seed: int = 1
+) -> list[dict[str, Any]]:
+    """One model minus each other, a row for every task that both were measured on, by its primary metric.
+
+    Args:
+        mine: evaluations of one model on one split.
+        others: evaluations of the models that it is compared with, on the same split.
 
     Returns:
         Rows with split, kind, task, metric, model, baseline, mean, low, high, n: what the report takes.
     """
-    split = str(evaluation.manifest.config["split"])
-    others = read_queries(baselines)
+    theirs = [queries for artifact in others for queries in read_queries(artifact).items()]
     rows = []
-    for (model, task), mine in read_queries(evaluation).items():
-        for (baseline, other_task), theirs in others.items():
-            if other_task != task:
-                continue
-            found = difference(mine, theirs, resamples, seed)
-            row = {"split": split, "kind": mine.kind, "task": task, "metric": mine.of_metric}
-            row |= {"model": model, "baseline": baseline}
-            rows.append(row | {"mean": found.value, "low": found.low, "high": found.high, "n": found.n})
+    for artifact in mine:
+        split = str(artifact.manifest.config["split"])
+        for (model, task), queries in read_queries(artifact).items():
+            for (baseline, other_task), other in theirs:
+                if other_task != task:
+                    continue
+                found = difference(queries, other, resamples, seed)
+                row = {"split": split, "kind": queries.kind, "task": task, "metric": queries.metric}
+                row |= {"model": model, "baseline": baseline}
+                rows.append(row | {"mean": found.value, "low": found.low, "high": found.high, "n": found.n})
     return rows

@@ -13,6 +13,9 @@ from scipy.stats import pearsonr, spearmanr
 
 from pipeline_lib.errors import UserError
 
+# of the kinds that a checkpoint is selected by, in the order of tables
+PRIMARY_METRIC = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
+FEW_QUERIES = 200  # the 95 % interval of an MRR of 0.5 is then some 0.1 wide
 SHOWN_CHARACTERS = 60  # of a text in a message
 _CHUNK_NUMBERS = 4_000_000  # resampled values held at once: 32 MB
 _ROUNDING = 1e-7  # float32 cosines of equal texts differ by so much

@@ -1,4 +1,4 @@
-"""The in-batch negatives that a model finds most alike: false negatives show themselves to people at once.
+"""Hardest in-batch negatives of a model, in which people see false negatives at once.
 
 B pairs, D width.
 """
@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.evaluation.evaluate import load_embedder
-from pipeline_lib.evaluation.tasks import only_part
+from pipeline_lib.evaluation.suites.models import SIDES, CheckpointEncoder, TextEncoder
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -51,14 +50,15 @@ def hardest_negatives(
     lengths = checkpoint.shards
     config = NegativesConfig(shown=shown, max_x_tokens=lengths.max_x_tokens, max_y_tokens=lengths.max_y_tokens)
     inputs = {
-        "curated": only_part(curated, "train"),
-        "model": only_part(checkpoint.trained, checkpoint.label),
+        "curated": curated.only("train"),
+        "model": checkpoint.trained.only(checkpoint.label),
         "tokenizer": checkpoint.tokenizer,
     }
 
     def make(key: str) -> Outcome:
         rows = _first_pairs(inputs["curated"], config.pairs)
-        found = _hardest(rows, checkpoint, config, progress)
+        encoder = CheckpointEncoder(checkpoint, config.batch_tokens)
+        found = _hardest(rows, encoder, config, progress)
         scratch = store.scratch(STAGE.name)
         content = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)
         (scratch / "negatives.json").write_text(content + "\n", encoding="utf-8")
@@ -90,12 +90,12 @@ def _first_pairs(curated: Artifact, most: int) -> list[dict[str, Any]]:
 
 
 def _hardest(
-    rows: list[dict[str, Any]], checkpoint: Checkpoint, config: NegativesConfig, progress: Progress
+    rows: list[dict[str, Any]], encoder: TextEncoder, config: NegativesConfig, progress: Progress
 ) -> list[dict[str, Any]]:
     if len(rows) < 2:
         return []
-    embed = load_embedder(checkpoint, config.batch_tokens)
-    scores_BB = embed([row["x"] for row in rows], "x", progress) @ embed([row["y"] for row in rows], "y", progress).T
+    x_BD, y_BD = (encoder.encode([row[side] for row in rows], side, progress) for side in SIDES)
+    scores_BB = x_BD @ y_BD.T
     x_hash_B, y_hash_B = (np.array([row[name] for row in rows], np.int64) for name in ("x_hash", "y_hash"))
     kinds_B = np.array([row["kind"] for row in rows])
     allowed_BB = allowed_negatives(x_hash_B, y_hash_B) & (kinds_B[:, None] == kinds_B)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.evaluation.charts import write_selection_curves
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.evaluation.report_page import link_pages, render
 from pipeline_lib.store.files import digest_of, replace_file

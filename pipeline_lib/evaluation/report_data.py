@@ -1,16 +1,98 @@
-"""Content of a report: plain rows, so that it can be written from any run, and in parts."""
+"""Data of a run's report, in plain rows, and the sentences that a reader of its figures must know first."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib.evaluation.held_out import HeldOut
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.evaluation.metrics import FEW_QUERIES
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
 
 Row = dict[str, Any]
+
+PLUMBING = "This run tests the plumbing: its sizes are the smallest that exercise every stage, and its figures mean nothing."
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The unit of the split, as curation recorded it.
+
+    Attributes:
+        unit: "group" or "document".
+        groups: what a group of this corpus is, in the plural.
+        reason: why it was split so.
+    """
+
+    unit: str
+    groups: str
+    reason: str
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], source: SourceConfig) -> HeldOut:
+        """The split of a `curate` artifact by its facts."""
+        groups = "groups" if source.dump else "top-level folders" if source.folder else "packages"
+        return cls(facts.get("split_unit", "group"), groups, facts.get("split_reason", ""))
+
+    @property
+    def units(self) -> str:
+        """What was held out whole, in the plural."""
+        return "documents" if self.unit == "document" else self.groups
+
+    @property
+    def group(self) -> str:
+        """One of the groups."""
+        return self.groups.removesuffix("s")
+
+    def sentence(self) -> str:
+        """What training has seen of what the figures are measured on."""
+        if self.unit == "group":
+            return f"Measured on {self.units} of which nothing was seen in training."
+        return (
+            f"The corpus was split by document ({self.reason}): training saw other documents of the {self.groups} that it is "
+            "tested on. Set these figures beside those of no other corpus."
+        )
+
+
+def notes(
+    config: RunConfig, held_out: HeldOut, tasks: Mapping[str, Mapping[str, Any]], figures: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """What whoever reads the figures must know first, a sentence or two each; none where there is nothing.
+
+    Args:
+        config: of the run.
+        held_out: how its corpus was split.
+        tasks: name to facts, of the test split.
+        figures: rows of the chosen model on the test split.
+    """
+    found = [PLUMBING] if config.tests_plumbing else []
+    if held_out.unit == "document":
+        found.append(held_out.sentence())
+    fewer = [
+        f"{_said(task['kind'])} ranks {task['candidates']:,}"
+        for task in tasks.values()
+        if task.get("candidates", config.evaluate.candidates) < config.evaluate.candidates
+    ]
+    if fewer:
+        found.append(
+            f"Fewer candidates than the {config.evaluate.candidates:,} that were asked for ({', '.join(fewer)}): "
+            "the fewer there are, the higher the figures."
+        )
+    few = {row["kind"]: row["n"] for row in figures if row["n"] < FEW_QUERIES}
+    if few:
+        counts = ", ".join(f"{_said(kind)} {n:,}" for kind, n in few.items())
+        found.append(f"Measured on fewer than {FEW_QUERIES} texts ({counts}): these figures and their intervals are rough.")
+    return found
+
+
+def _said(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 class StageRow(BaseModel):
@@ -60,6 +142,26 @@ class StageRow(BaseModel):
             reused=run.get("started_at", began_at) < began_at,
         )
 
+    @classmethod
+    def of_all(cls, artifacts: Sequence[Artifact], name: str, began_at: float = 0.0) -> StageRow:
+        """One row of several artifacts, such as the suites of one model: costs and counts add up, peaks do not."""
+        rows = [cls.of(artifact, name, began_at) for artifact in artifacts]
+        sums = ("parts", "bytes", "n_in", "n_out", "quarantined", "seconds", "cpu_seconds")
+        return cls(
+            stage=name,
+            key=" ".join(row.key for row in rows),
+            digest=digest_of([row.digest for row in rows]),
+            peak_memory_bytes=max(row.peak_memory_bytes for row in rows),
+            reused=all(row.reused for row in rows),
+            **{field: sum(getattr(row, field) for row in rows) for field in sums},
+        )
+
+
+def split_facts(evaluations: Sequence[Artifact]) -> Row:
+    """The tasks of one model's evaluations on a split, and for each kind without one the reason."""
+    facts = [artifact.manifest.facts for artifact in evaluations]
+    return {name: {key: row for found in facts for key, row in found.get(name, {}).items()} for name in ("tasks", "skipped")}
+
 
 class QuarantineReason(BaseModel):
     """Rows of one reason that a contract or a reader refused; `samples` are rows of schemas.QUARANTINE."""
@@ -96,7 +198,7 @@ class ReportData(BaseModel):
         contamination: evaluation suite -> its texts in the dump: texts, texts_found, pairs, samples.
         tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
         export, index: their folders.
-        notes: sentences to read before the figures (`held_out.notes`).
+        notes: sentences to read before the figures (`notes`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline_lib.evaluation.charts import Chart, line_chart, theme
-from pipeline_lib.evaluation.measure import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.store.files import replace_file
 

@@ -23,8 +23,7 @@ from pipeline_lib.evaluation.checkpoint_scores import (
     score_difference,
     task_weights,
 )
-from pipeline_lib.evaluation.held_out import FEW_QUERIES
-from pipeline_lib.evaluation.metrics import Interval
+from pipeline_lib.evaluation.metrics import FEW_QUERIES, Interval
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
@@ -89,7 +88,7 @@ def select(store: Store, evaluations: Sequence[Artifact], config: SelectConfig) 
     """Choose among the evaluated checkpoints; baselines and other models among the evaluations are passed over.
 
     Args:
-        evaluations: of stages "evaluate" and "evaluate_suite", of one split, which must not be the test.
+        evaluations: of stage "evaluate_suite", of one split, which must not be the test.
 
     Returns:
         An artifact whose one part "selection" holds selection.json.
@@ -97,9 +96,9 @@ def select(store: Store, evaluations: Sequence[Artifact], config: SelectConfig) 
     Raises:
         UserError: no checkpoint among them, or evaluations on the test split or on several splits.
     """
-    used = [evaluation for evaluation in evaluations if _is_of_checkpoint(evaluation)]
+    used = [evaluation for evaluation in evaluations if evaluation.manifest.config["step"] >= 0]
     split = _one_split(used)
-    inputs = {_input_name(evaluation): evaluation for evaluation in used}
+    inputs = {"{model} {suite}".format_map(evaluation.manifest.config): evaluation for evaluation in used}
 
     def make(key: str) -> Outcome:
         selection = choose(list(inputs.values()), split, config)
@@ -141,16 +140,6 @@ def choose(evaluations: Sequence[Artifact], split: str, config: SelectConfig) ->
         checkpoints=tuple(scores),
         peaks=peaks,
     )
-
-
-def _is_of_checkpoint(evaluation: Artifact) -> bool:
-    config = evaluation.manifest.config
-    return config["model"] != "baselines" and config.get("step", 0) >= 0
-
-
-def _input_name(evaluation: Artifact) -> str:
-    config = evaluation.manifest.config
-    return " ".join(str(config[name]) for name in ("model", "suite") if name in config)
 
 
 def _one_split(evaluations: Sequence[Artifact]) -> str:

@@ -32,6 +32,14 @@ class Artifact:
         """The same artifact with other parts in it."""
         return Artifact(self.root, self.manifest.model_copy(update={"parts": tuple(parts)}), self.bucket)
 
+    def only(self, label: str) -> Artifact:
+        """The artifact reduced to one part: reading, verifying and naming it touch no other.
+
+        Raises:
+            UserError: there is no such part.
+        """
+        return self.with_parts([self.part(label)])
+
     @property
     def digest(self) -> str:
         """Content digest: equal bytes under equal labels give equal digests, whoever made them."""

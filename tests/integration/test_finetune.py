@@ -16,7 +16,7 @@ from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainConfig, TrainingSetConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.evaluate import load_embedder
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
 from pipeline_lib.search.mining import Embedder, mine
 from pipeline_lib.store.artifact import Artifact
@@ -64,8 +64,7 @@ def test_a_checkpoint_is_opened_with_what_it_was_made_with(base: tuple[Store, Ch
 def test_mined_and_tuned_a_checkpoint_tells_positives_from_negatives(base: tuple[Store, Checkpoint], tmp_path: Path) -> None:
     store, checkpoint = base
     given = read_set(store, tmp_path)
-    embed = load_embedder(checkpoint, 4096)
-    embedder = Embedder(lambda texts, side: embed(texts, "x" if side == "x" else "y", lambda *_: None), {}, 12, 24)
+    embedder = Embedder(CheckpointEncoder(checkpoint, 4096).encode, {}, 12, 24)
     mined = mine(store, given, embedder, MiningConfig(per_pair=2, first_rank=1, margin=0.0))
     assert 0 < mined.manifest.facts["mined"] <= 80
     shards = write_shards(store, mined, checkpoint.tokenizer, checkpoint.shards.model_copy(update={"splits": ("train",)}))
@@ -76,10 +75,10 @@ def test_mined_and_tuned_a_checkpoint_tells_positives_from_negatives(base: tuple
     rows = list(read_rows(given))
 
     def margin(model: Checkpoint) -> float:
-        embed = load_embedder(model, 4096)
-        x_ND = embed([row["x"] for row in rows], "x", lambda *_: None)
-        y_ND = embed([row["y"] for row in rows], "y", lambda *_: None)
-        n_ND = embed([row["negatives"][0] for row in rows], "y", lambda *_: None)
+        embed = CheckpointEncoder(model, 4096).encode
+        x_ND = embed([row["x"] for row in rows], "x")
+        y_ND = embed([row["y"] for row in rows], "y")
+        n_ND = embed([row["negatives"][0] for row in rows], "y")
         return float(np.mean((x_ND * y_ND).sum(1) - (x_ND * n_ND).sum(1)))
 
     assert margin(tuned) > margin(checkpoint) + 0.05

@@ -93,8 +93,8 @@ class Ran(NamedTuple):
         return Store(self.home / "store")
 
     def figures(self, found: dict[str, Any]) -> list[dict[str, Any]]:
-        keys = [*found["checkpoints"].values(), found["baselines"]]
-        return read_evaluations([self.store.open("evaluate", key) for key in keys])
+        keys = [key for keys in found["checkpoints"].values() for key in keys]
+        return read_evaluations([self.store.open("evaluate_suite", key) for key in keys])
 
     def card(self, published: dict[str, Any]) -> str:
         return (Path(published["folder"]) / "README.md").read_text()

@@ -18,7 +18,7 @@ from exported_models import LABEL, Trained, commit, tiny_checkpoint
 from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.config.run import ExportConfig, IndexConfig
 from pipeline_lib.evaluation.suites.cached import CachedEncoder
-from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.export.card import CardFacts, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.model.checkpoint import Checkpoint

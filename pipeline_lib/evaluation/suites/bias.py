@@ -28,9 +28,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from pipeline_lib.evaluation.metrics import Interval, mean_interval, statistic_interval
-from pipeline_lib.evaluation.suites.models import Model, TextEncoder
-from pipeline_lib.evaluation.suites.scoring import embedded
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText
+from pipeline_lib.evaluation.suites.models import Model, TextEncoder, embedded
+from pipeline_lib.evaluation.suites.suite import Figure, Groups, Kind, Suite, SuiteResult, Suites, SuiteText
 from pipeline_lib.runtime.progress import Progress, silent
 
 NAME_TEMPLATES = ("This is {}.", "That is {}.", "{} is here.", "Here comes {}.", "We met {} yesterday.")
@@ -258,3 +257,7 @@ def _leads(vectors: Vectors, readings: Sequence[str]) -> np.ndarray:
 def _sure(figures: Sequence[Figure]) -> dict[str, list[str]]:
     """Tasks whose p is below 0.01."""
     return {"sure": [figure.task for figure in figures if figure.metric == "p_value" and figure.interval.value < SURE]}
+
+
+SUITES: Suites = {"bias-association": AssociationBias, "bias-coreference": CoreferenceBias}
+GROUPS: Groups = {"bias": tuple(SUITES)}

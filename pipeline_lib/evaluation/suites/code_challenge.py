@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline_lib.evaluation.suites.code_search import SOURCE as FUNCTIONS
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import MissingData, as_number, find_file, read_csv, read_json_lines
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, in_order, ranked_ids, search
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText
+from pipeline_lib.evaluation.suites.suite import Figure, Groups, Kind, Suite, SuiteResult, Suites, SuiteText
 from pipeline_lib.runtime.progress import Progress, silent
 
 SOURCE = "github.com/github/CodeSearchNet/tree/master/resources"
@@ -146,3 +147,6 @@ def challenge_ndcg(ranking: Sequence[str], grades: Mapping[str, float], skips_un
 
 
 CHALLENGES = tuple(f"codesearchnet-99/{language}" for language in LANGUAGES)
+
+SUITES: Suites = {name: partial(CodeChallenge, name.partition("/")[2]) for name in CHALLENGES}
+GROUPS: Groups = {"codesearchnet-99": tuple(SUITES)}

@@ -31,6 +31,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,19 @@ import numpy as np
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.models import Model, WordModel
+from pipeline_lib.evaluation.suites.models import COSINE_DECIMALS, Model, WordModel, embedded
 from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, read_json_lines, read_lines
-from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS, embedded
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.suite import (
+    Families,
+    Figure,
+    Groups,
+    Kind,
+    Suite,
+    SuiteResult,
+    Suites,
+    SuiteText,
+    sample_rows,
+)
 from pipeline_lib.runtime.progress import Progress, embedding, silent
 from pipeline_lib.store.files import digest_of
 
@@ -123,25 +133,23 @@ def joined(tokens: object, path: Path, what: str) -> str:
 
 
 def _ranks(model: Model, batch: CodeSet, progress: Progress) -> np.ndarray:
-    texts = [query.text for query in batch.queries]
+    """Ranks of the right answers, those that tie with one before it: without a shared word it is the last."""
     right_Q = np.array([query.right for query in batch.queries])
+    ranks: list[int] = []
+    for scores_QC in _scores(model, [query.text for query in batch.queries], batch, progress):
+        right_Q1 = np.take_along_axis(scores_QC, right_Q[len(ranks) : len(ranks) + len(scores_QC), None], axis=1)
+        ranks += (scores_QC >= right_Q1).sum(1).tolist()
+    return np.array(ranks, np.float64)
+
+
+def _scores(model: Model, texts: Sequence[str], batch: CodeSet, progress: Progress) -> Iterator[np.ndarray]:
     if isinstance(model, WordModel):
-        hits = model.search(texts, batch.codes, len(batch.codes))
-        return np.array([_word_rank(*ranked, len(batch.codes)) for ranked in zip(*hits, right_Q, strict=True)], np.float64)
+        yield from model.scores(texts, batch.codes)
+        return
     x_QD = embedded(model, texts, "x", progress)
     y_CD = embedded(model, batch.codes, "y", lambda done, total, note="": progress(len(texts) + done, batch.texts, note))
-    ranks = []
     for at in range(0, len(texts), QUERY_BLOCK):
-        scores_QC = np.round(x_QD[at : at + QUERY_BLOCK] @ y_CD.T, COSINE_DECIMALS)
-        right_Q1 = np.take_along_axis(scores_QC, right_Q[at : at + QUERY_BLOCK, None], axis=1)
-        ranks.append((scores_QC >= right_Q1).sum(1))
-    return np.concatenate(ranks).astype(np.float64)
-
-
-def _word_rank(rows: np.ndarray, scores: np.ndarray, right: int, n: int) -> int:
-    """Of a right answer that shares no word with the query all others come first."""
-    at = np.flatnonzero(rows == right)
-    return int((scores >= scores[at[0]]).sum()) if at.size else n
+        yield np.round(x_QD[at : at + QUERY_BLOCK] @ y_CD.T, COSINE_DECIMALS)
 
 
 LANGUAGES = ("go", "java", "javascript", "php", "python", "ruby")
@@ -367,3 +375,12 @@ def _query(record: dict[str, Any], path: Path) -> str:
 def _code(record: dict[str, Any], path: Path) -> str:
     name = "code_tokens" if "code_tokens" in record else "function_tokens"
     return joined(record.get(name), path, name)
+
+
+SUITES: Suites = {
+    **{f"codesearchnet/{language}": partial(CodeSearchNet, language) for language in LANGUAGES},
+    "cosqa": CoSqa,
+    "codexglue-advtest": AdvTest,
+}
+FAMILIES: Families = {"codexglue": Codebase}
+GROUPS: Groups = {"codesearchnet": tuple(f"codesearchnet/{language}" for language in LANGUAGES)}

@@ -1,7 +1,7 @@
-"""Stage "evaluate_suite": one model on one suite and split, as an artifact like that of the pipeline's own evaluation.
+"""Stage "evaluate_suite": one model on one suite and split.
 
-Its one part "MODEL-SPLIT" holds evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (PER_QUERY); its facts say what
-kind each task is of, which metric is its primary one, and whether the suite may be selected on.
+Its one part "MODEL-SPLIT" holds evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (schemas.PER_QUERY). Its facts
+say which tasks there are, of what kind and by which primary metric, and whether the suite may be selected on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import SerializeAsAny
 
-from data_contracts.schemas import EVALUATIONS
+from data_contracts.schemas import EVALUATIONS, PER_QUERY
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
@@ -29,18 +30,8 @@ from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="evaluate_suite", version=4)
-
-PER_QUERY = pa.schema(
-    [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("query_id", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("target", pa.float64(), nullable=False),  # the other side of a correlation; 1 elsewhere
-    ]
-)
+STAGE = Stage(name="evaluate_suite", version=5)
+EMBEDDINGS = "embeddings"  # the cache's folder below the store; every file of it can be removed
 
 
 class SuiteRun(StageConfig):
@@ -52,7 +43,7 @@ class SuiteRun(StageConfig):
     suite: str
     split: str
     files: tuple[tuple[str, str], ...]  # name and sha256
-    suite_config: SuiteConfig
+    suite_config: SerializeAsAny[StageConfig]
 
 
 def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progress: Progress = silent) -> Artifact:
@@ -72,7 +63,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
         suite=suite.name,
         split=split,
         files=tuple((path.name, sha256_file(path)) for path in paths),
-        suite_config=suite.config,
+        suite_config=suite.settings(split),
     )
 
     def make(key: str) -> Outcome:
@@ -85,7 +76,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
         part = _write(store, key, run, suite, result)
         return Outcome(parts=(part,), facts=_facts(suite, result))
 
-    return store.build(STAGE, run, {}, make)
+    return store.build(STAGE, run, suite.inputs(split), make)
 
 
 def _require_finite(model: str, result: SuiteResult) -> None:
@@ -136,10 +127,10 @@ def _write_queries(path: Path, kind: str, figures: Iterable[Figure]) -> int:
         for figure in figures:
             ids, values = list(figure.ids), figure.values
             targets = figure.targets if len(figure.targets) else [1.0] * len(ids)
+            groups = figure.groups or [""] * len(ids)
             same = ([figure.task] * len(ids), [kind] * len(ids), [figure.metric] * len(ids))
-            writer.write_table(
-                pa.table([*same, ids, pa.array(values, pa.float64()), pa.array(targets, pa.float64())], PER_QUERY)
-            )
+            numbers = (pa.array(values, pa.float64()), pa.array(targets, pa.float64()))
+            writer.write_table(pa.table([*same, ids, groups, *numbers], PER_QUERY))
             n += len(ids)
     return n
 

@@ -17,11 +17,21 @@ import numpy as np
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.labelled_sets import SST2, Example, LabelledSet, read_sentence_and_label, split_files
+from pipeline_lib.evaluation.suites.labelled_sets import SST2, Example, LabelledSet, given_set
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import find_file, read_lines
 from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, search
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.suite import (
+    Families,
+    Figure,
+    Groups,
+    Kind,
+    Suite,
+    SuiteResult,
+    Suites,
+    SuiteText,
+    sample_rows,
+)
 from pipeline_lib.runtime.progress import Progress, silent
 
 SST2_PROMPTS = {
@@ -31,13 +41,6 @@ SST2_PROMPTS = {
         "1": "this is an example of a positive movie review.",
     },
 }
-
-
-def given_set(folder: str) -> LabelledSet:
-    """Any labelled set: `FOLDER/{train,dev,test}.tsv` with `text<TAB>label` lines."""
-    files = split_files(f"{folder}/train.tsv", f"{folder}/test.tsv", f"{folder}/dev.tsv")
-    source = "your own set: text<TAB>label lines"
-    return LabelledSet(folder, files, read_sentence_and_label, ("labelled", ""), source)
 
 
 class LabelSuite(Suite):
@@ -155,3 +158,11 @@ def _vote(rows: np.ndarray, scores: np.ndarray, labels: Sequence[str]) -> str:
         if row != NO_ROW:
             votes[labels[row]].append(float(score))
     return max(sorted(votes), key=lambda label: (len(votes[label]), sum(votes[label])), default="")
+
+
+SUITES: Suites = {"sst2-zero-shot": partial(ZeroShot, SST2), "sst2-knn": partial(Neighbours, SST2)}
+FAMILIES: Families = {
+    "zero-shot": lambda folder, data, config: ZeroShot(given_set(folder), data, config),
+    "knn": lambda folder, data, config: Neighbours(given_set(folder), data, config),
+}
+GROUPS: Groups = {"sst2-all": ("sst2", *SUITES)}

@@ -156,3 +156,10 @@ SENTEVAL_SETS = (
         classes=("0", "1"),
     ),
 )
+
+
+def given_set(folder: str) -> LabelledSet:
+    """Any labelled set: `FOLDER/{train,dev,test}.tsv` with `text<TAB>label` lines."""
+    files = split_files(f"{folder}/train.tsv", f"{folder}/test.tsv", f"{folder}/dev.tsv")
+    source = "your own set: text<TAB>label lines"
+    return LabelledSet(folder, files, read_sentence_and_label, ("labelled", ""), source)

@@ -1,21 +1,29 @@
-"""BM25 and TF-IDF as models of a suite, in full length, their statistics from the suite's own texts.
+"""BM25 and TF-IDF over words: what a model has to beat, on the same texts in full length.
 
-Q queries, C documents, K hits.
+Their statistics are those of the texts at hand. Q queries, C documents, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline_lib.evaluation import baselines
-from pipeline_lib.evaluation.baselines import words
-from pipeline_lib.evaluation.suites.models import Hits, ModelId
-from pipeline_lib.evaluation.suites.searching import NO_ROW, best_of
+from pipeline_lib.evaluation.suites.models import ModelId
 
-_BLOCK_QUERIES = 256  # 256 queries x 1,000,000 documents of float32: 1 GB
+BM25_K1 = 1.5
+BM25_B = 0.75
+MAX_SCORES = 32_000_000  # held at once: 256 MB of float64
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2."""
+    return _WORD.findall(_CAMEL.sub(" ", text).lower())
 
 
 class Bm25Model:
@@ -24,21 +32,21 @@ class Bm25Model:
     id = ModelId("bm25", "bm25-lucene-1.5-0.75-v1")
     kinds = ("text_search", "code_search")
 
-    def search(self, queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
-        """The best documents; those that share no word with the query are no hits."""
+    def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[np.ndarray]:
+        """Scores of every document, (Q, C) for a block of queries; 0 where no word is shared."""
         import bm25s
 
-        index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
         corpus = [words(text) for text in documents]
-        depth = min(depth, len(documents))
-        rows_QK = np.full((len(queries), depth), NO_ROW, np.int64)
-        scores_QK = np.full((len(queries), depth), -np.inf)
+        index = bm25s.BM25(k1=BM25_K1, b=BM25_B, method="lucene")
         if any(corpus):
             index.index(corpus, show_progress=False)
-            for number, query in enumerate(map(words, queries)):
-                if query:
-                    rows_QK[number], scores_QK[number] = best_of(index.get_scores(query)[None], depth, floor=0.0)
-        return Hits(rows_QK, scores_QK)
+        for rows in _blocks(len(queries), len(documents)):
+            block = [words(text) for text in queries[rows]]
+            scores_QC = np.zeros((len(block), len(corpus)), np.float32)
+            for row_C, query in zip(scores_QC, block, strict=True):
+                if query and any(corpus):
+                    row_C[:] = index.get_scores(query)
+            yield scores_QC
 
     def similarity(self, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
         """BM25 is not symmetric."""
@@ -55,21 +63,30 @@ class TfidfModel:
     id = ModelId("tfidf", "tfidf-sublinear-v1")
     kinds = ("text_search", "code_search", "classification", "similarity")
 
-    def search(self, queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
-        """The best documents; those that share no word with the query are no hits."""
-        corpus_CV, queries_QV = baselines.tfidf_vectors(documents, queries)
-        found = [
-            best_of((queries_QV[at : at + _BLOCK_QUERIES] @ corpus_CV.T).toarray(), depth, floor=0.0)
-            for at in range(0, len(queries), _BLOCK_QUERIES)
-        ]
-        return Hits(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[np.ndarray]:
+        """Cosine of every document, (Q, C) for a block of queries; 0 where no word is shared."""
+        corpus_CV, queries_QV = self.features(documents, queries)
+        for rows in _blocks(len(queries), len(documents)):
+            yield (queries_QV[rows] @ corpus_CV.T).toarray()
 
     def similarity(self, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
         """Cosine of each pair, the statistics from both sides."""
-        both, _ = baselines.tfidf_vectors((*left, *right), ())
+        both, _ = self.features((*left, *right), ())
         n = len(left)
         return np.asarray(both[:n].multiply(both[n:]).sum(1)).ravel()
 
     def features(self, fitted: Sequence[str], others: Sequence[str]) -> tuple[Any, Any]:
-        """Sparse rows of length 1."""
-        return baselines.tfidf_vectors(fitted, others)
+        """Sparse rows of length 1, 1 + log(tf) times idf, vocabulary and idf from `fitted` alone."""
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        if not any(words(text) for text in fitted):  # scikit-learn refuses an empty vocabulary
+            return csr_matrix((len(fitted), 1)), csr_matrix((len(others), 1))
+        vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
+        fitted_NV = vectorizer.fit_transform(fitted)
+        return fitted_NV, vectorizer.transform(others) if others else fitted_NV[:0]
+
+
+def _blocks(queries: int, documents: int) -> Iterator[slice]:
+    step = max(1, MAX_SCORES // max(1, documents))
+    return (slice(at, at + step) for at in range(0, queries, step))

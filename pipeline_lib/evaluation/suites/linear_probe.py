@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,19 @@ from threadpoolctl import threadpool_limits
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.labelled_sets import POOL, SENTEVAL_SETS, Example, LabelledSet
-from pipeline_lib.evaluation.suites.models import Model
-from pipeline_lib.evaluation.suites.scoring import probe_features
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.labelled_sets import POOL, SENTEVAL_SETS, Example, LabelledSet, given_set
+from pipeline_lib.evaluation.suites.models import Model, probe_features
+from pipeline_lib.evaluation.suites.suite import (
+    Families,
+    Figure,
+    Groups,
+    Kind,
+    Suite,
+    SuiteResult,
+    Suites,
+    SuiteText,
+    sample_rows,
+)
 from pipeline_lib.runtime.machine import cores
 from pipeline_lib.runtime.progress import Progress, silent
 
@@ -109,7 +119,7 @@ class LinearProbe(Suite):
                 return train, predictions[best], [self.config.inverse_regularisation[best]]
         c = self.config.inverse_regularisation[best]
         train_features, test_features = features.of(train, examples["test"])
-        return examples["test"], _fit(train_features, _labels(train), c).predict(test_features), [c]
+        return examples["test"], fit(train_features, _labels(train), c).predict(test_features), [c]
 
     def _check_enough(self, examples: dict[str, list[Example]]) -> None:
         """Raises UserError where some fit would see one class alone."""
@@ -169,7 +179,8 @@ def _labels(examples: Sequence[Example]) -> np.ndarray:
     return np.array([example.label for example in examples])
 
 
-def _fit(features: Any, labels: np.ndarray, c: float, start: LogisticRegression | None = None) -> LogisticRegression:
+def fit(features: Any, labels: np.ndarray, c: float, start: LogisticRegression | None = None) -> LogisticRegression:
+    """The probe with this C, fitted; `start` is the probe of another C, or one with a solver of its own."""
     classes = len(np.unique(labels))
     dense = not sparse.issparse(features)
     small = dense and features.shape[1] * (1 if classes == 2 else classes) <= NEWTON_FEATURES
@@ -195,7 +206,7 @@ def _path(
     labels, true_N = _labels(train), _labels(held_out)
     probe, found, grid = None, [], config.inverse_regularisation
     for number, c in enumerate(grid, 1):
-        probe = _fit(train_features, labels, c, probe)
+        probe = fit(train_features, labels, c, probe)
         predicted = probe.predict(test_features)
         found.append((predicted == true_N, predicted))
         progress(number, len(grid), f"probe {number} of {len(grid)} fitted, C = {c:g}")
@@ -249,6 +260,11 @@ def _cross_validated(
         _, best = _folded(features, train, config)
         chosen.append(config.inverse_regularisation[best])
         train_features, test_features = features.of(train, [examples[i] for i in held_out])
-        predicted[held_out] = _fit(train_features, _labels(train), chosen[-1]).predict(test_features)
+        predicted[held_out] = fit(train_features, _labels(train), chosen[-1]).predict(test_features)
         progress(number, config.folds, f"fold {number} of {config.folds}, C = {chosen[-1]:g}")
     return examples, predicted, chosen
+
+
+SUITES: Suites = {labelled.name: partial(LinearProbe, labelled) for labelled in SENTEVAL_SETS}
+FAMILIES: Families = {"probe": lambda folder, data, config: LinearProbe(given_set(folder), data, config)}
+GROUPS: Groups = {"senteval": tuple(SUITES)}

@@ -1,15 +1,11 @@
-"""What can be measured: anything that turns texts into vectors, and the lexical baselines that compare words.
+"""Models that can be measured: encoders of texts (checkpoints, exports, sentence-transformers) and models that compare words.
 
-N texts, D width, Q queries, K hits.
-
-Models that were not made by this run: our exports, and whatever sentence-transformers loads.
-
-N texts, D width.
+N texts or pairs, D width, Q queries, C documents, K hits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import numpy as np
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.metrics import require_finite
 from pipeline_lib.export import self_test
-from pipeline_lib.model.checkpoint import check_weights
+from pipeline_lib.model.checkpoint import Checkpoint, check_weights
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import digest_of, sha256_file
 
 if TYPE_CHECKING:
     from pipeline_lib.export.exported import ExportedModel
+    from pipeline_lib.model.encoder import Encoder
+    from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 Side = Literal["x", "y"]  # x: queries and symmetric tasks; y: passages and code
+SIDES: tuple[Side, Side] = ("x", "y")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class WordModel(Protocol):
         """The kinds of suite that it can be put through."""
         ...
 
-    def search(self, queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
-        """The best `depth` documents of each query."""
+    def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[np.ndarray]:
+        """Scores of every document, (Q, C) for a block of queries; 0 where no word is shared."""
         ...
 
     def similarity(self, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
@@ -84,11 +84,59 @@ class WordModel(Protocol):
 
 Model = TextEncoder | WordModel
 
+COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
+EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
+MODEL_FILES = ("config.json", "model.safetensors")  # of a checkpoint; the state of its training gives no vector
 FINGERPRINT_DIGITS = 24
 TEXTS_A_CALL = 256  # sentence-transformers does not say how far it is
 HUB = "hub:"  # the network is asked only where a name begins so
 PICKLE = "pytorch_model.bin"  # what modules without safetensors would be read from
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickles
+
+
+class CheckpointEncoder:
+    """A checkpoint of a training run; its weights are loaded when the first text is embedded.
+
+    Args:
+        checkpoint: texts are cut to the lengths of its training.
+        batch_tokens: padded tokens of one forward pass.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, batch_tokens: int = 16_384) -> None:
+        self.checkpoint = checkpoint
+        self.batch_tokens = batch_tokens
+
+    @property
+    def id(self) -> ModelId:
+        """Named by the checkpoint's label; the fingerprint covers weights and their shape, tokenizer and lengths.
+
+        Processors are no part of it: float32 vectors of one and another are up to 1e-5 apart.
+        """
+        lengths = [self.checkpoint.max_tokens(side) for side in ("x", "y")]
+        files = self.checkpoint.trained.part(self.checkpoint.label).files
+        model = [(file.name, file.sha256) for file in files if file.name in MODEL_FILES]
+        content = [EMBED_VERSION, model, self.checkpoint.tokenizer.digest, lengths]
+        return ModelId(self.checkpoint.label, digest_of(content)[:FINGERPRINT_DIGITS], self.checkpoint.step)
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+        """Vectors of length 1, float32 (N, D); lone surrogates, which a tokenizer refuses, are replaced."""
+        from pipeline_lib.model.micro_batches import embed_ids
+
+        encoder, tokenizer = self._loaded
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        ids = tokenizer.encode(clean, side, self.checkpoint.max_tokens(side))
+        return embed_ids(encoder, ids, self.batch_tokens, progress)
+
+    @cached_property
+    def _loaded(self) -> tuple[Encoder, PairTokenizer]:
+        import torch
+
+        from pipeline_lib.model.encoder import Encoder
+        from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+
+        encoder = Encoder.load(self.checkpoint.trained.part_folder(self.checkpoint.label))
+        encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+        return encoder, PairTokenizer.load(self.checkpoint.tokenizer.part_folder())
 
 
 class ExportEncoder:
@@ -204,3 +252,31 @@ def _sentence_transformers() -> Any:
 def _fingerprint(folder: Path, loader: str) -> str:
     files = [(str(p.relative_to(folder)), sha256_file(p)) for p in sorted(folder.rglob("*")) if p.is_file()]
     return digest_of([loader, files])[:FINGERPRINT_DIGITS]
+
+
+def embedded(model: TextEncoder, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
+    """Vectors of the texts, float32 (N, D).
+
+    Raises:
+        UserError: one is not finite; the message names the model and the first text.
+    """
+    vectors_ND = model.encode(texts, side, progress)
+    require_finite(vectors_ND, model.id.name, f"the embedding on the {side} side", texts)
+    return vectors_ND
+
+
+def pair_similarity(model: Model, left: Sequence[str], right: Sequence[str], progress: Progress = silent) -> np.ndarray:
+    """A score of each pair, float64 (N,): the cosine of two x embeddings, or the lexical model's own."""
+    if isinstance(model, WordModel):
+        return np.asarray(model.similarity(left, right), np.float64)
+    both_ND = embedded(model, [*left, *right], "x", progress)
+    n = len(left)
+    return np.round((both_ND[:n] * both_ND[n:]).sum(1, dtype=np.float64), COSINE_DECIMALS)
+
+
+def probe_features(model: Model, train: Sequence[str], test: Sequence[str], progress: Progress = silent) -> tuple[Any, Any]:
+    """Rows of training and test texts, dense (N, D) or sparse."""
+    if isinstance(model, WordModel):
+        return model.features(train, test)
+    both_ND = embedded(model, [*train, *test], "x", progress)
+    return both_ND[: len(train)], both_ND[len(train) :]

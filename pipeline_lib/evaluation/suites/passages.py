@@ -11,7 +11,7 @@ import ast
 import csv
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, Suites, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
 from pipeline_lib.runtime.progress import Progress, silent
 
@@ -204,3 +204,6 @@ def _answers(text: str, path: Path, line: int) -> list[str]:
     if not (isinstance(found, list) and all(isinstance(answer, str) for answer in found)):
         raise UserError(f"{path}, line {line}: answers {text[:60]!r} are no list of strings; get it from {DPR}")
     return found
+
+
+SUITES: Suites = {"ms-marco": MsMarco, "nq": partial(OpenQuestions, "nq"), "trivia-qa": partial(OpenQuestions, "trivia-qa")}

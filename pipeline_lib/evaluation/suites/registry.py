@@ -1,6 +1,7 @@
-"""Suites by name and by group.
+"""Registry of suites and of models by name, and the judged texts of suites, written out for decontamination.
 
-The judged texts of suites, written out for decontamination: curation reads files, and knows no suite.
+A suite registers itself: any file of this folder that has SUITES is found. Curation reads the judged texts from files and knows
+no suite.
 """
 
 from __future__ import annotations
@@ -9,69 +10,48 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites import similarity
-from pipeline_lib.evaluation.suites.bias import AssociationBias, CoreferenceBias
-from pipeline_lib.evaluation.suites.code_challenge import CHALLENGES, CodeChallenge
-from pipeline_lib.evaluation.suites.code_search import LANGUAGES, AdvTest, Codebase, CodeSearchNet, CoSqa
-from pipeline_lib.evaluation.suites.label_search import Neighbours, ZeroShot, given_set
-from pipeline_lib.evaluation.suites.labelled_sets import SENTEVAL_SETS, SST2
-from pipeline_lib.evaluation.suites.linear_probe import LinearProbe
+from pipeline_lib.evaluation.suites import suite_modules
+from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
+from pipeline_lib.evaluation.suites.models import Model, open_outside
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.passages import MsMarco, OpenQuestions
-from pipeline_lib.evaluation.suites.suite import Suite, SuiteText
-from pipeline_lib.evaluation.suites.text_search import BEIR_11, COLLECTIONS, Beir, Smart
+from pipeline_lib.evaluation.suites.suite import Families, Groups, Suite, Suites, SuiteText
 from pipeline_lib.store.files import replace_file
 
-Maker = Callable[[Path, SuiteConfig], Suite]
+SUITES: Suites
+FAMILIES: Families
+GROUPS: Groups
 
-STS = ("sts12", "sts13", "sts14", "sts15", "sts16")
+OPENERS: dict[str, Callable[[], Model]] = {"bm25": Bm25Model, "tfidf": TfidfModel}
 
-SUITES: dict[str, Maker] = {
-    **{name: partial(similarity.SemEval, name) for name in STS},
-    "sts-b": similarity.StsBenchmark,
-    "sick-r": similarity.Sick,
-    "sick-r-all": similarity.SickAll,
-    **{labelled.name: partial(LinearProbe, labelled) for labelled in SENTEVAL_SETS},
-    "sst2-zero-shot": partial(ZeroShot, SST2),
-    "sst2-knn": partial(Neighbours, SST2),
-    **{name: partial(Smart, name) for name in COLLECTIONS},
-    **{f"codesearchnet/{language}": partial(CodeSearchNet, language) for language in LANGUAGES},
-    **{name: partial(CodeChallenge, name.partition("/")[2]) for name in CHALLENGES},
-    "ms-marco": MsMarco,
-    "nq": partial(OpenQuestions, "nq"),
-    "trivia-qa": partial(OpenQuestions, "trivia-qa"),
-    "cosqa": CoSqa,
-    "codexglue-advtest": AdvTest,
-    "bias-association": AssociationBias,
-    "bias-coreference": CoreferenceBias,
-}
 
-# families whose members are folders of the data: "FAMILY/FOLDER"
-FAMILIES: dict[str, Callable[[str, Path, SuiteConfig], Suite]] = {
-    "beir": Beir,
-    "codexglue": Codebase,
-    "probe": lambda folder, data, config: LinearProbe(given_set(folder), data, config),
-    "zero-shot": lambda folder, data, config: ZeroShot(given_set(folder), data, config),
-    "knn": lambda folder, data, config: Neighbours(given_set(folder), data, config),
-}
+def find_suites() -> tuple[Suites, Families, Groups]:
+    """Suites, families and groups of all files; the group "all" is every suite, and BEIR's eleven."""
+    modules = list(suite_modules())
+    suites, families, groups = (
+        {name: entry for module in modules for name, entry in getattr(module, table, {}).items()}
+        for table in ("SUITES", "FAMILIES", "GROUPS")
+    )
+    return suites, families, groups | {"all": (*suites, *groups["beir-11"])}
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "similarity": (*STS, "sts-b", "sick-r"),
-    "senteval": tuple(labelled.name for labelled in SENTEVAL_SETS),
-    "beir-11": tuple(f"beir/{folder}" for folder in BEIR_11),
-    "codesearchnet": tuple(f"codesearchnet/{language}" for language in LANGUAGES),
-    "codesearchnet-99": CHALLENGES,
-    "smart": tuple(COLLECTIONS),
-    "sst2-all": ("sst2", "sst2-zero-shot", "sst2-knn"),
-    "bias": ("bias-association", "bias-coreference"),
-}
 
-GROUPS["all"] = (*SUITES, *GROUPS["beir-11"])
+SUITES, FAMILIES, GROUPS = find_suites()
+
+
+def open_model(name: str) -> Model:
+    """A lexical baseline by its name, else the model in a folder or on the hub (see `models.open_outside`).
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in OPENERS:
+        return OPENERS[name]()
+    if "/" not in name and not Path(name).is_dir():
+        raise UserError(f"no model {name!r}; there are: {', '.join(OPENERS)}, FOLDER, NAME=FOLDER and hub:ORGANISATION/MODEL")
+    return open_outside(name)
 
 
 def suite_names(wanted: Iterable[str]) -> list[str]:

@@ -47,7 +47,7 @@ def _differences(evaluations: Sequence[Artifact], first: Sequence[str]) -> list[
         for other in evaluations:
             of_same = other.manifest.config["suite"] == mine.manifest.config["suite"]
             if of_same and other.manifest.config["model"] not in first:
-                found += differences(mine, other)
+                found += differences([mine], [other])
     return found
 
 

@@ -1,17 +1,10 @@
-"""The best documents of a corpus for every query, the corpus streamed through in blocks.
+"""Search of a corpus in blocks, and ranking metrics by ir_measures (trec_eval's own code beneath).
 
 A small corpus is searched by one matrix product a block; one of `faiss_from_rows` documents or more through FAISS: exactly
 block by block (factory "Flat", memory bounded), or in an approximate index whose codes are held in memory.
-Q queries, C documents of a block, K hits, D width.
-
-The best k of many scores.
-
-Q queries, C candidates, K hits.
-
-Metrics of rankings by ir_measures (trec_eval's own code beneath), with one rule for ties in all of them.
-
-The providers behind ir_measures break ties differently, so that ties are broken here, as trec_eval does: of equal scores the
+The providers behind ir_measures break ties differently. Ties are therefore broken here, as trec_eval does: of equal scores the
 document whose id comes later. What is not judged is not relevant, nor is a grade below 1; a query without results scores 0.
+Q queries, C documents of a block, K hits, D width.
 """
 
 from __future__ import annotations
@@ -24,8 +17,7 @@ import numpy as np
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.models import Hits, Model, Side, TextEncoder, WordModel
-from pipeline_lib.evaluation.suites.scoring import COSINE_DECIMALS, embedded
+from pipeline_lib.evaluation.suites.models import COSINE_DECIMALS, Hits, Model, Side, TextEncoder, WordModel, embedded
 from pipeline_lib.runtime.progress import Progress, embedding, silent
 
 NO_ROW = -1
@@ -112,7 +104,9 @@ def search(
     if not n or not queries:
         raise UserError(f"nothing to search: {len(queries)} queries, {n} documents; the files are empty")
     if isinstance(model, WordModel):
-        return Found(model.search(queries, [document.text for document in corpus()], config.depth), n, "words, exact")
+        scores = model.scores(queries, [document.text for document in corpus()])
+        # documents that share no word with the query are no hits
+        return Found(_joined([best_of(scores_QC, config.depth, floor=0.0) for scores_QC in scores]), n, "words, exact")
 
     def told(documents_before: int) -> Progress:
         return embedding(progress, len(queries) + documents_before, len(queries) + n)
@@ -168,7 +162,12 @@ def _numpy_block(queries_QD: np.ndarray, block_CD: np.ndarray, depth: int, first
         best_of(np.round(queries_QD[at : at + QUERY_BLOCK] @ block_CD.T, COSINE_DECIMALS), depth, first_row)
         for at in range(0, len(queries_QD), QUERY_BLOCK)
     ]
-    return Hits(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return _joined(found)
+
+
+def _joined(blocks: Sequence[Hits]) -> Hits:
+    """The hits of blocks of queries as one."""
+    return Hits(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _faiss_block(queries_QD: np.ndarray, block_CD: np.ndarray, depth: int, first_row: int) -> Hits:

@@ -7,6 +7,7 @@ figure of its own. Layouts are those of SentEval's download.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,9 @@ import numpy as np
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import CORRELATIONS, statistic_interval
-from pipeline_lib.evaluation.suites.models import Model
+from pipeline_lib.evaluation.suites.models import Model, pair_similarity
 from pipeline_lib.evaluation.suites.official_files import as_number, find_file, read_columns, read_lines, split_columns
-from pipeline_lib.evaluation.suites.scoring import pair_similarity
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.suite import Figure, Groups, Kind, Suite, SuiteResult, Suites, SuiteText, sample_rows
 from pipeline_lib.runtime.progress import Progress, silent
 
 PLACES = ("senteval", "downstream", "data/downstream", "")
@@ -186,3 +186,13 @@ def _some(pairs: Iterable[GradedPair], path: Path) -> Iterator[GradedPair]:
         raise UserError(f"{path}: no graded pair in it; get the file again from {SENTEVAL}")
     yield first
     yield from rest
+
+
+STS = ("sts12", "sts13", "sts14", "sts15", "sts16")
+SUITES: Suites = {
+    **{name: partial(SemEval, name) for name in STS},
+    "sts-b": StsBenchmark,
+    "sick-r": Sick,
+    "sick-r-all": SickAll,
+}
+GROUPS: Groups = {"similarity": (*STS, "sts-b", "sick-r")}

@@ -1,19 +1,21 @@
-"""What a suite is: a set in its official layout, run on one model to figures with the value of every query."""
+"""Evaluation suite: a set that any model is run on, to figures with the value of every query."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation.metrics import Interval
 from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.artifact import Artifact
 
 Kind = Literal["text_search", "code_search", "classification", "similarity", "bias"]
 Split = Literal["train", "validation", "test"]
@@ -28,6 +30,7 @@ class Figure:
         ids: of the queries, texts or pairs behind the figure.
         values: what each of them got; a correlation's predicted side.
         targets: a correlation's other side; empty where the figure is the mean of the values.
+        groups: of each of them, where the set has groups (packages, repositories).
     """
 
     task: str
@@ -36,6 +39,7 @@ class Figure:
     ids: Sequence[str] = ()
     values: np.ndarray = field(default_factory=lambda: np.zeros(0))
     targets: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    groups: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,14 @@ class Suite(ABC):
         """The headline task's name; the quick variant's figures never go under the full one's name."""
         return f"{self.name}-quick" if self.config.quick else self.name
 
+    def inputs(self, split: str) -> Mapping[str, Artifact]:
+        """The artifacts that a run on this split reads; none where the set was downloaded."""
+        return {}
+
+    def settings(self, split: str) -> StageConfig:
+        """All choices that the figures depend on, for the artifact's key."""
+        return self.config
+
     @abstractmethod
     def paths(self, split: str) -> tuple[Path, ...]:
         """The files that a run on this split reads.
@@ -97,6 +109,12 @@ class Suite(ABC):
             MissingData: what is missing, and where to get it.
             UserError: a file is not of the official layout: which, and where.
         """
+
+
+# what a suite's file names its suites in; registry.py finds every such file
+Suites = Mapping[str, Callable[[Path, SuiteConfig], Suite]]  # name to what makes the suite from the data's folder
+Families = Mapping[str, Callable[[str, Path, SuiteConfig], Suite]]  # of members that are folders of the data: "FAMILY/FOLDER"
+Groups = Mapping[str, Sequence[str]]  # name to the names of suites
 
 
 def sample_rows(n: int, most: int, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +25,17 @@ from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Hits, Model
 from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, read_csv, read_json_lines, read_lines
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, ranking_values, search
-from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, SuiteText, sample_rows
+from pipeline_lib.evaluation.suites.suite import (
+    Families,
+    Figure,
+    Groups,
+    Kind,
+    Suite,
+    SuiteResult,
+    Suites,
+    SuiteText,
+    sample_rows,
+)
 from pipeline_lib.runtime.progress import Progress, silent
 
 QUERY_BLOCK = 256  # queries whose hits are named and judged at a time
@@ -319,3 +330,8 @@ def read_records(path: Path) -> Iterator[Document]:
 def _number(text: str) -> str:
     """ "001" and "1" name the same record."""
     return text.lstrip("0") or "0"
+
+
+SUITES: Suites = {name: partial(Smart, name) for name in COLLECTIONS}
+FAMILIES: Families = {"beir": Beir}
+GROUPS: Groups = {"beir-11": tuple(f"beir/{folder}" for folder in BEIR_11), "smart": tuple(SUITES)}

@@ -14,6 +14,8 @@ from builders import pair_row, write_pairs
 
 from data_contracts.schemas import row_id, text_hash
 from pipeline_lib.evaluation.compare import Queries
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 
@@ -91,7 +93,7 @@ def curated(curated_of: Callable[..., Artifact]) -> Artifact:
 
 def word_vectors(texts: Sequence[str], side: str = "x", progress: Any = None) -> np.ndarray:
     """Unit vectors of hashed words: a stand-in for a model that knows words and nothing else."""
-    from pipeline_lib.evaluation.baselines import words
+    from pipeline_lib.evaluation.suites.lexical import words
 
     vectors = np.zeros((len(texts), 256), np.float32)
     for row, text in zip(vectors, texts, strict=True):
@@ -106,11 +108,29 @@ def embed_words() -> Callable[..., np.ndarray]:
     return word_vectors
 
 
+class WordEncoder:
+    """Counts what it was asked, so that tests see what a cache saved."""
+
+    def __init__(self, embed: Callable[..., np.ndarray], name: str = "words", step: int = -1) -> None:
+        self.embed = embed
+        self.asked: list[tuple[str, str]] = []
+        self.id = ModelId(name, f"fingerprint-{name}", step)
+
+    def encode(self, texts: Sequence[str], side: str, progress: Any = None) -> np.ndarray:
+        self.asked += [(side, text) for text in texts]
+        return self.embed(texts, side)
+
+
+@pytest.fixture
+def encoder(embed_words: Callable[..., np.ndarray]) -> WordEncoder:
+    return WordEncoder(embed_words)
+
+
 @pytest.fixture
 def queries_of() -> Callable[..., Queries]:
     def make(values: Sequence[float], model: str = "a", kind: str = "code_search", targets: Any = None) -> Queries:
         ids = tuple(str(i) for i in range(len(values)))
         targets = np.ones(len(values)) if targets is None else np.array(targets, float)
-        return Queries(model, "task", kind, ids, np.array(values, float), targets)
+        return Queries(model, "task", kind, ids, np.array(values, float), targets, PRIMARY_METRIC[kind])
 
     return make

@@ -10,7 +10,7 @@ import pytest
 from pipeline_lib.config.presets import preset
 from pipeline_lib.evaluation import candidates
 from pipeline_lib.evaluation.candidates import compare, is_tracked, written
-from pipeline_lib.evaluation.task_records import SearchTask, SimilarityTask, TaskSet
+from pipeline_lib.evaluation.suites.held_out_tasks import SearchTask, SimilarityTask, TaskSet
 
 HASHES = np.arange(3)
 SEARCH = SearchTask(

@@ -7,19 +7,18 @@ import pytest
 
 from data_contracts.schemas import text_hash
 from pipeline_lib.config.data import ShardConfig
-from pipeline_lib.evaluation import negatives as negatives_module
 from pipeline_lib.evaluation.negatives import allowed_negatives, hardest_negatives, read_negatives
-from pipeline_lib.evaluation.tasks import only_part
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint
 
 
 @pytest.fixture
 def find(store, curated, curated_of, monkeypatch, embed_words):
     """The negatives of planted training rows, found by words alone."""
-    monkeypatch.setattr(negatives_module, "load_embedder", lambda checkpoint, batch_tokens: embed_words)
+    monkeypatch.setattr(CheckpointEncoder, "encode", lambda self, texts, side, progress: embed_words(texts))
 
     def run(rows, shown=50):
-        model = only_part(curated, "validation")
+        model = curated.only("validation")
         checkpoint = Checkpoint(trained=model, label="validation", tokenizer=model, shards=ShardConfig())
         return read_negatives(hardest_negatives(store, curated_of({"train": rows}), checkpoint, shown))
 

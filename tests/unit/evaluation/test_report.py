@@ -11,9 +11,8 @@ from browser import too_wide
 
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.evaluation.held_out import PLUMBING, HeldOut, notes
 from pipeline_lib.evaluation.report import results_table, write_report
-from pipeline_lib.evaluation.report_data import QuarantineReason, ReportData, StageRow
+from pipeline_lib.evaluation.report_data import PLUMBING, HeldOut, QuarantineReason, ReportData, StageRow, notes
 from pipeline_lib.evaluation.report_page import link_pages
 from pipeline_lib.store.records import Outcome, Stage
 

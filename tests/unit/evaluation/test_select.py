@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,60 +14,84 @@ from data_contracts.schemas import row_id
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation import evaluate as evaluate_module
 from pipeline_lib.evaluation.checkpoint_scores import Standing, kind_difference, score_difference
-from pipeline_lib.evaluation.evaluate import (
-    STAGE,
-    EvaluationRun,
-    evaluate_baselines,
-    evaluate_checkpoint,
-)
-from pipeline_lib.evaluation.measure import Measurement, write_measurements
 from pipeline_lib.evaluation.metrics import mean_interval
 from pipeline_lib.evaluation.select import read_selection, select
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
-from pipeline_lib.evaluation.suites.models import ModelId
-from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ModelId
+from pipeline_lib.evaluation.suites.registry import open_model, open_suite
+from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.store.records import Outcome, draft_part
 
 METRICS = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 CONFIG = EvaluateConfig(candidates=50, bootstrap=20, min_class_texts=12, similarity_pairs=20)
 
 
-class Named:
-    def __init__(self, name, step):
-        self.name, self.step = name, step
+class Planted(Suite):
+    """A suite whose values are given: those of every query of one kind."""
+
+    splits = ("validation", "test")
+
+    def __init__(self, task, value_N):
+        self.kind = next(kind for kind in METRICS if task.startswith(kind))
+        self.name = f"{task}_task"
+        seed = int(row_id(str(value_N.tolist())), 16) % 2**32
+        super().__init__(Path(), SuiteConfig(seed=seed, bootstrap=10))
+        self.value_N = value_N
+
+    def paths(self, split):
+        return ()
+
+    def texts(self, split):
+        return iter(())
+
+    def run(self, model, split, progress=None):
+        n, metric = len(self.value_N), METRICS[self.kind]
+        if not n:
+            return SuiteResult((), {"skipped": {self.kind: "too little"}})
+        ids = [str(i) for i in range(n)]
+        return SuiteResult(
+            (Figure(self.name, metric, mean_interval(self.value_N, 10, 1), ids, self.value_N, np.arange(float(n))),)
+        )
 
 
 @pytest.fixture
 def evaluation(store):
-    """Writes the evaluation of a checkpoint whose every query of a kind has the value given, or the values given."""
+    """Writes the evaluations of a checkpoint whose every query of a kind has the value given, or the values given."""
 
     def write(step, split="validation", n=40, **values):
-        name = f"step-{step:06d}"
-        measurements = []
-        for task, value in values.items():
-            kind = next(kind for kind in METRICS if task.startswith(kind))
-            value_N = value if isinstance(value, np.ndarray) else value + np.linspace(-0.01, 0.01, n)
-            figures = {METRICS[kind]: mean_interval(value_N, 10, 1)}
-            ids = [str(i) for i in range(n)]
-            measurements.append(Measurement(f"{task}_task", kind, figures, ids, ["g"] * n, value_N, np.arange(float(n))))
+        class Named:
+            id = ModelId(f"step-{step:06d}", f"weights of {step}", step)
+            encode = None  # an encoder, though none that is asked
 
-        def make(key):
-            scratch = store.scratch("evaluate")
-            write_measurements(scratch, Named(name, step), split, measurements)
-            return Outcome(parts=(store.commit_part(draft_part(STAGE, key, f"{name}-{split}"), scratch),))
-
-        seed = int(row_id(str({name: np.mean(value) for name, value in values.items()})), 16) % 2**32
-        run = EvaluationRun(model=name, split=split, evaluate=CONFIG.model_copy(update={"seed": seed + n}))
-        return store.build(STAGE, run, {}, make)
+        return [
+            evaluate_suite(
+                store,
+                Named(),
+                Planted(task, value if isinstance(value, np.ndarray) else value + np.linspace(-0.01, 0.01, n)),
+                split,
+            )
+            for task, value in (values or {"code_search": np.zeros(0)}).items()
+        ]
 
     return write
 
 
+def measured(store, models, curated, split):
+    """Models on the held-out suites that fit them."""
+    suites = held_out_suites(curated, CONFIG)
+    return [
+        evaluate_suite(store, model, suite, split)
+        for model in models
+        for suite in suites
+        if suite.kind in getattr(model, "kinds", METRICS)
+    ]
+
+
 def chosen(store, evaluations, **options):
-    return read_selection(select(store, evaluations, SelectConfig(bootstrap=50, **options)))
+    flat = [one for found in evaluations for one in found]
+    return read_selection(select(store, flat, SelectConfig(bootstrap=50, **options)))
 
 
 def test_the_weighted_score_by_hand(store, evaluation):
@@ -193,12 +218,12 @@ def test_the_best_on_test_is_not_what_is_chosen(store, evaluation):
     assert chosen(store, validation)["chosen"] == "step-000100"
     for wrong in (test, validation + test):
         with pytest.raises(UserError, match="validation only"):
-            select(store, wrong, SelectConfig())
+            select(store, [one for found in wrong for one in found], SelectConfig())
 
 
 def test_checkpoints_of_different_queries_are_not_compared(store, evaluation):
     rows = [evaluation(100, code_search=0.6), evaluation(200, code_search=0.5)]
-    standings = [Standing(f"step-{step:06d}", [row]) for step, row in zip((100, 200), rows, strict=True)]
+    standings = [Standing(f"step-{step:06d}", row) for step, row in zip((100, 200), rows, strict=True)]
     task = standings[1].tasks["code_search_task"]
     others = dataclasses.replace(task.queries, ids=tuple(f"other-{id_}" for id_ in task.queries.ids))
     standings[1].tasks["code_search_task"] = dataclasses.replace(task, queries=others)
@@ -210,7 +235,7 @@ def test_a_kinds_interval_draws_its_tasks_together(store, evaluation):
     """The mean of the tasks' own bounds would be wider: their noises rarely add up."""
     drawn = {f"text_search_{n}": (noisy(0.5, 2 * n), noisy(0.4, 2 * n + 1)) for n in range(4)}
     rows = [evaluation(step, **{name: pair[at] for name, pair in drawn.items()}) for at, step in enumerate((100, 200))]
-    standings = [Standing(f"step-{step:06d}", [row]) for step, row in zip((100, 200), rows, strict=True)]
+    standings = [Standing(f"step-{step:06d}", row) for step, row in zip((100, 200), rows, strict=True)]
     weights = dict.fromkeys(standings[0].tasks, 0.25)
     found = kind_difference(*standings, "text_search", weights, SelectConfig(bootstrap=300, seed=5))
     resamples = [np.random.default_rng(5 + n).integers(0, 40, (300, 40)) for n in range(4)]
@@ -235,20 +260,19 @@ def _watch(event, args):
 
 def test_selection_never_opens_the_test_part(store, curated, monkeypatch, embed_words):
     global _watching
-    monkeypatch.setattr(evaluate_module, "load_embedder", lambda checkpoint, batch_tokens: embed_words)
-    trained = evaluate_module.only_part(curated, "train")  # stands for a checkpoint that this store made
+    monkeypatch.setattr(CheckpointEncoder, "encode", lambda self, texts, side, progress: embed_words(texts))
+    trained = curated.only("train")  # stands for a checkpoint that this store made
     checkpoint = Checkpoint(trained=trained, label="train", tokenizer=trained, shards=ShardConfig())
     test_folder, validation_folder = (str(curated.part_folder(split)) for split in ("test", "validation"))
     sys.addaudithook(_watch)
     _watching = True
     try:
-        baselines = evaluate_baselines(store, curated, "validation", CONFIG)
-        evaluation = evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG)
-        select(store, [evaluation, baselines], SelectConfig(bootstrap=20))
+        models = [open_model("bm25"), open_model("tfidf"), CheckpointEncoder(checkpoint)]
+        select(store, measured(store, models, curated, "validation"), SelectConfig(bootstrap=20))
         reads = [path for path in _opened if path.startswith(test_folder)]
         assert reads == []
         assert any(path.startswith(validation_folder) for path in _opened), "the hook sees no reads at all"
-        evaluate_baselines(store, curated, "test", CONFIG)
+        measured(store, models[:2], curated, "test")
         assert any(path.startswith(test_folder) for path in _opened), "the hook would not have seen the test's reads"
     finally:
         _watching = False
@@ -272,7 +296,7 @@ def test_suites_count_by_their_validation_split_alone(store, evaluation, tmp_pat
     sys.addaudithook(_watch)
     _watching = True
     try:
-        rows = [evaluation(100, code_search=0.5), evaluate_suite(store, Words(), suite, "validation")]
+        rows = [evaluation(100, code_search=0.5), [evaluate_suite(store, Words(), suite, "validation")]]
         found = chosen(store, rows)
         assert found["task_weights"].keys() == {"code_search_task", "sts-b"}
         assert found["checkpoints"][0]["tasks"]["sts-b"] > 0.5
@@ -281,16 +305,16 @@ def test_suites_count_by_their_validation_split_alone(store, evaluation, tmp_pat
     finally:
         _watching = False
     with pytest.raises(UserError, match="validation only"):
-        select(store, [*rows, evaluate_suite(store, Words(), suite, "test")], SelectConfig())
+        select(store, [*rows[0], *rows[1], evaluate_suite(store, Words(), suite, "test")], SelectConfig())
 
 
 def test_selection_does_without_the_test_parts_files(store, curated, monkeypatch, embed_words):
-    monkeypatch.setattr(evaluate_module, "load_embedder", lambda checkpoint, batch_tokens: embed_words)
-    trained = evaluate_module.only_part(curated, "train")
+    monkeypatch.setattr(CheckpointEncoder, "encode", lambda self, texts, side, progress: embed_words(texts))
+    trained = curated.only("train")
     checkpoint = Checkpoint(trained=trained, label="train", tokenizer=trained, shards=ShardConfig())
     shutil.rmtree(curated.part_folder("test"))  # reads past Python's audit events would fail here
-    evaluation = evaluate_checkpoint(store, curated, checkpoint, "validation", CONFIG)
-    assert read_selection(select(store, [evaluation], SelectConfig(bootstrap=20)))["chosen"] == "train"
+    found = measured(store, [CheckpointEncoder(checkpoint)], curated, "validation")
+    assert read_selection(select(store, found, SelectConfig(bootstrap=20)))["chosen"] == "train"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -298,10 +322,10 @@ def test_a_figure_that_is_not_finite_is_never_selected_on(store, evaluation, mon
     good = evaluation(100, code_search=0.40)
     values = np.full(40, 0.5)
     values[3] = value
-    with pytest.raises(UserError, match=r"^step-000200 on code_search_task: mrr of row 0, 'the figure', .* not finite"):
+    with pytest.raises(UserError, match=r"^step-000200 on code_search_task: mrr's value of row 3, '3', .* not finite"):
         evaluation(200, code_search=values)
     # one that was written before figures were looked at
-    monkeypatch.setattr("pipeline_lib.evaluation.metrics.require_finite", lambda *_: None)
+    monkeypatch.setattr("pipeline_lib.evaluation.suites.evaluate.require_finite", lambda *_: None)
     spoilt = evaluation(200, code_search=values)
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"^step-000200 on code_search_task: the value of row 3, '3', and 0 more of 40"):

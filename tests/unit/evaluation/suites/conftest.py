@@ -1,35 +1,14 @@
-"""A stand-in encoder that knows words and nothing else, and files in the official layouts."""
+"""Files in the official layouts."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from pipeline_lib.config.evaluation import SuiteConfig
-from pipeline_lib.evaluation.suites.models import ModelId
-
-
-class WordEncoder:
-    """Counts what it was asked, so that tests see what a cache saved."""
-
-    def __init__(self, embed: Callable[..., np.ndarray], name: str = "words") -> None:
-        self.embed = embed
-        self.asked: list[tuple[str, str]] = []
-        self.id = ModelId(name, f"fingerprint-{name}")
-
-    def encode(self, texts: Sequence[str], side: str, progress: Any = None) -> np.ndarray:
-        self.asked += [(side, text) for text in texts]
-        return self.embed(texts, side)
-
-
-@pytest.fixture
-def encoder(embed_words: Callable[..., np.ndarray]) -> WordEncoder:
-    return WordEncoder(embed_words)
 
 
 @pytest.fixture

@@ -139,12 +139,12 @@ def test_two_encoders_compare_by_their_effect_sizes(tmp_path: Path) -> None:
         other.id, same.id = ModelId("other", "other", 100), ModelId("same", "same", 100)
         results = {encoder.id.name: values(run(name, encoder), "effect_size") for encoder in (one, other)}
         mine, theirs, again = (evaluate_suite(store, encoder, suite, "test") for encoder in (one, other, same))
-        rows = [row for row in differences(theirs, mine, 50) if row["metric"] == "effect_size"]
+        rows = [row for row in differences([theirs], [mine], 50) if row["metric"] == "effect_size"]
         assert rows
         for row in rows:
             assert row["mean"] == pytest.approx(results["other"][row["task"]] - results["random-0"][row["task"]], abs=1e-6)
             assert row["low"] < row["mean"] < row["high"]
-        assert all(row["low"] == row["mean"] == row["high"] == 0 for row in differences(mine, again, 50))
+        assert all(row["low"] == row["mean"] == row["high"] == 0 for row in differences([mine], [again], 50))
         page = write_suite_report(tmp_path / "report", [mine, theirs], "test", {}).read_text()
         cells = dict(re.findall(r"<td>(\w+)</td><td>\d+</td>\s*<td>(.*?)</td>", page, re.DOTALL))
         assert "<small>" in cells["effect_size"] and "<small>" not in cells["p_value"]

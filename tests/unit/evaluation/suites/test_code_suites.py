@@ -11,9 +11,8 @@ import pytest
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import code_search as code_search_net
 from pipeline_lib.evaluation.suites.code_challenge import challenge_ndcg
-from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.registry import open_model, open_suite
 
 
 def record(n: int, words: str = "") -> dict:

@@ -10,9 +10,8 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.encoders import open_model
-from pipeline_lib.evaluation.suites.linear_probe import _fit
-from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.linear_probe import fit
+from pipeline_lib.evaluation.suites.registry import open_model, open_suite
 
 GRID = (0.25, 2.0, 16.0)
 WORDS = {"pos": "good fine great bright warm".split(), "neg": "bad dull grim cold bleak".split()}
@@ -208,7 +207,7 @@ def test_each_c_is_a_fit_of_its_own_and_converged(features, small):
     probe, previous = None, None
     for c in (1.0, 32.0, 128.0):
         given = sparse.csr_matrix(x_ND) if features == "sparse" else x_ND
-        probe = _fit(given, labels, c, probe)
+        probe = fit(given, labels, c, probe)
         assert probe.solver == "newton-cg"
         expected = plain_fit(x_ND, labels, c).decision_function(x_ND)
         found = probe.decision_function(x_ND)

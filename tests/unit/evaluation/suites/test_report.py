@@ -8,10 +8,9 @@ import pytest
 from browser import too_wide
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.registry import open_model, open_suite
 from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.store.store import Store
 from tasks.suites import fits, open_suites_task

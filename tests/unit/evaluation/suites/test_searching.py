@@ -11,8 +11,8 @@ import pytest
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.cached import CachedEncoder
-from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.models import Hits, ModelId
+from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, ids_at, ranked_ids, search
 from pipeline_lib.runtime.progress import silent
 from pipeline_lib.store.store import Store

@@ -8,9 +8,8 @@ import pytest
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import text_search
-from pipeline_lib.evaluation.suites.encoders import open_model
 from pipeline_lib.evaluation.suites.official_files import MissingData
-from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
+from pipeline_lib.evaluation.suites.registry import GROUPS, open_model, open_suite
 
 CORPUS = [
     {"_id": "d1", "title": "Red cats", "text": "sit on mats"},

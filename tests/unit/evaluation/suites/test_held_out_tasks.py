@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.config.evaluation import EvaluateConfig
-from pipeline_lib.evaluation.task_records import Pair
-from pipeline_lib.evaluation.tasks import build_tasks, read_split, search_task
+from pipeline_lib.evaluation.suites.held_out_tasks import Pair, draw_tasks, read_split, search_task
 from pipeline_lib.store.artifact import Artifact
 
 CONFIG = EvaluateConfig(candidates=20, max_per_group=25, bootstrap=20, min_class_texts=12, similarity_pairs=30)
@@ -21,7 +20,7 @@ def by_kind(tasks):
 
 
 def test_all_four_tasks_of_a_split(curated):
-    tasks = build_tasks(curated, "validation", CONFIG)
+    tasks = draw_tasks(curated, "validation", CONFIG)
     assert [task.name for task in tasks.tasks] == [
         "code_search_20",
         "text_search_20",
@@ -35,30 +34,30 @@ def test_tasks_are_a_function_of_the_rows_not_of_their_order(curated_of, split_r
     rows = split_rows("validation")
     shuffled = rows.copy()
     random.Random(4).shuffle(shuffled)
-    first = build_tasks(curated_of({"validation": rows}), "validation", CONFIG)
-    second = build_tasks(curated_of({"validation": shuffled, "extra": []}), "validation", CONFIG)
+    first = draw_tasks(curated_of({"validation": rows}), "validation", CONFIG)
+    second = draw_tasks(curated_of({"validation": shuffled, "extra": []}), "validation", CONFIG)
     for a, b in zip(first.tasks, second.tasks, strict=True):
         assert a.ids == b.ids
         assert a.facts() == b.facts()
 
 
 def test_groups_are_capped_and_the_incomplete_batch_is_counted(curated):
-    task = by_kind(build_tasks(curated, "validation", CONFIG))["code_search"]
+    task = by_kind(draw_tasks(curated, "validation", CONFIG))["code_search"]
     assert max(Counter(task.groups).values()) <= 25
     assert len(task.ids) % 20 == 0
     assert task.left_out == 4 * 25 % 20
-    odd = by_kind(build_tasks(curated, "validation", CONFIG.model_copy(update={"candidates": 30})))["code_search"]
+    odd = by_kind(draw_tasks(curated, "validation", CONFIG.model_copy(update={"candidates": 30})))["code_search"]
     assert (odd.asked, odd.left_out) == (90, 10)
 
 
 def test_the_cap_on_queries_holds_on_validation_only(curated):
     few = CONFIG.model_copy(update={"max_queries": 45})
-    assert by_kind(build_tasks(curated, "validation", few))["code_search"].asked == 40
-    assert by_kind(build_tasks(curated, "test", few))["code_search"].asked == 100
+    assert by_kind(draw_tasks(curated, "validation", few))["code_search"].asked == 40
+    assert by_kind(draw_tasks(curated, "test", few))["code_search"].asked == 100
 
 
 def test_fewer_queries_than_candidates_still_rank_among_all_candidates(curated):
-    task = by_kind(build_tasks(curated, "validation", CONFIG.model_copy(update={"max_queries": 7})))["code_search"]
+    task = by_kind(draw_tasks(curated, "validation", CONFIG.model_copy(update={"max_queries": 7})))["code_search"]
     ((queries, candidates),) = task.batches()
     assert (queries, candidates) == (slice(0, 7), slice(0, 20))
 
@@ -75,7 +74,7 @@ def test_a_chain_of_passages_masks_the_query_among_its_candidates(pair_row):
 
 
 def test_no_document_is_cut_by_the_folds_of_the_probe(curated):
-    task = by_kind(build_tasks(curated, "validation", CONFIG))["classification"]
+    task = by_kind(draw_tasks(curated, "validation", CONFIG))["classification"]
     documents = {pair.id: pair.document_id for pair in read_split(curated, "validation")}
     folds = {}
     for id_, fold in zip(task.ids, task.folds.tolist(), strict=True):
@@ -87,7 +86,7 @@ def test_no_document_is_cut_by_the_folds_of_the_probe(curated):
 
 
 def test_grades_are_balanced_and_true(curated):
-    task = by_kind(build_tasks(curated, "validation", CONFIG))["similarity"]
+    task = by_kind(draw_tasks(curated, "validation", CONFIG))["similarity"]
     assert set(Counter(task.grades.tolist()).values()) == {30}
     pairs = read_split(curated, "validation")
     home = {pair.x: pair for pair in pairs} | {pair.y: pair for pair in pairs if pair.kind == "text"}
@@ -102,7 +101,7 @@ def test_grades_are_balanced_and_true(curated):
 
 @pytest.mark.parametrize("groups, documents", [(1, 1), (1, 6), (4, 1)])
 def test_small_sets_leave_tasks_out_with_a_reason(curated_of, split_rows, groups, documents):
-    tasks = build_tasks(curated_of({"validation": split_rows("v", groups=groups, documents=documents)}), "validation", CONFIG)
+    tasks = draw_tasks(curated_of({"validation": split_rows("v", groups=groups, documents=documents)}), "validation", CONFIG)
     assert "classification" in tasks.skipped
     assert "needed" in tasks.skipped["classification"]
     assert set(tasks.skipped) | {task.kind for task in tasks.tasks} == {
@@ -114,20 +113,20 @@ def test_small_sets_leave_tasks_out_with_a_reason(curated_of, split_rows, groups
 
 
 def test_an_empty_split_has_reasons_only(curated_of):
-    tasks = build_tasks(curated_of({"validation": []}), "validation", CONFIG)
+    tasks = draw_tasks(curated_of({"validation": []}), "validation", CONFIG)
     assert tasks.tasks == ()
     assert len(tasks.skipped) == 4
 
 
 def test_a_folder_with_one_document_a_group_has_no_grade_1(curated_of, split_rows):
     task = by_kind(
-        build_tasks(curated_of({"validation": split_rows("v", groups=5, documents=1, pieces=8)}), "validation", CONFIG)
+        draw_tasks(curated_of({"validation": split_rows("v", groups=5, documents=1, pieces=8)}), "validation", CONFIG)
     )["similarity"]
     assert sorted(set(task.grades.tolist())) == [0.0, 2.0, 3.0]
 
 
 def test_candidates_shrink_to_what_there_is_and_the_name_says_so(curated):
-    task = by_kind(build_tasks(curated, "validation", EvaluateConfig(max_per_group=25)))["code_search"]
+    task = by_kind(draw_tasks(curated, "validation", EvaluateConfig(max_per_group=25)))["code_search"]
     assert (task.name, task.batch_size, task.left_out) == ("code_search_100", 100, 0)
 
 
@@ -141,9 +140,9 @@ def test_one_project_is_measured_whole_and_many_groups_are_capped(curated_of, sp
     facts = {"split_unit": unit, "splits": {"test": sizes}}
     curated = Artifact(curated.root, curated.manifest.model_copy(update={"facts": facts}))
     config = CONFIG.model_copy(update={"candidates": 1000})
-    tasks = by_kind(build_tasks(curated, "test", config))
+    tasks = by_kind(draw_tasks(curated, "test", config))
     assert tasks["code_search"].asked == tasks["code_search"].batch_size == expected
-    capped = by_kind(build_tasks(curated, "test", config.model_copy(update={"candidates": 20})))["code_search"]
+    capped = by_kind(draw_tasks(curated, "test", config.model_copy(update={"candidates": 20})))["code_search"]
     assert max(Counter(capped.groups).values()) <= 25, "twenty candidates need no more than the cap leaves"
     if groups > 1:
         assert tasks["classification"].name == ("group_of_prose" if unit == "document" else "package_of_prose")
