@@ -9,6 +9,7 @@ from prefect import flow
 from flows.checkpoints import TrainedRun, find_run
 from flows.parameters import EvaluatedRef, EvaluateParams
 from flows.workspace import open_workspace
+from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.evaluation.suites.encoders import CheckpointEncoder, open_model
 from pipeline_lib.evaluation.suites.models import Model
 from tasks.evaluation import baselines_task, check_evaluations_task, checkpoint_task, show_evaluations_task
@@ -35,7 +36,8 @@ def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
         UserError: no data folder, or an unknown suite or model.
         MissingData: files of a suite are not there, and `skip_missing` was not asked for.
     """
-    suites, skipped = open_suites_task(params.suites, params.data, params.split, params.quick, params.skip_missing)
+    given = (params.suites, params.data, params.split, params.quick, params.skip_missing)
+    suites, skipped = open_suites_task(*given, params.resolve().suites if params.preset else SuiteConfig())
     models: list[Model] = [open_model(name) for name in params.models]
     if params.checkpoint or params.trained or not models:
         run, label = find_run(params)

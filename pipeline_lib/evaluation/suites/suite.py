@@ -99,8 +99,8 @@ class Suite(ABC):
         """
 
 
-def sample_rows(n: int, most: int, seed: int) -> np.ndarray:
-    """At most so many row numbers in rising order, the same ones every time; 0: all."""
+def sample_rows(n: int, most: int | None, seed: int) -> np.ndarray:
+    """At most so many row numbers in rising order, the same ones every time; None: all."""
     if not most or n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
