@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["model", "bm25", "tfidf", MINILM], help="columns, of these four")
     parser.add_argument("--suites", nargs="+", default=[], help="these alone")
     options = parser.parse_args()
-    config = SuiteConfig.quick_variant().model_copy(update=QUICK_LIMITS) if options.quick else SuiteConfig()
+    config = SuiteConfig().quick_variant().model_copy(update=QUICK_LIMITS) if options.quick else SuiteConfig()
     models = [model for name in options.models if (model := opened(name, options.model, options.home)) is not None]
     suites = present(options.suites or (QUICK if options.quick else (*SUITES, *FOLDERS)), options.data, config)
     started = time.monotonic()

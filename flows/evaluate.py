@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.params import EvaluateParams
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
+from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
@@ -62,15 +63,13 @@ def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
         UserError: no data folder, or an unknown suite or model.
         MissingData: files of a suite are not there, and `skip_missing` was not asked for.
     """
-    opened = open_suites_task(params.suites, params.suite_data or "", params.split, params.quick, params.skip_missing)
-    suites, skipped = opened
+    run, labels = runs_of(params) if params.checkpoints else (None, [])
+    work = run.work if run else workspace_without_run(params)
+    given = (params.suites, params.suite_data or "", params.split, params.quick, params.skip_missing)
+    suites, skipped = open_suites_task(*given, work.config.suites)
     models: list[Model] = [open_model(name) for name in params.others]
-    if params.checkpoints:
-        run, labels = runs_of(params)
-        work = run.work
+    if run:
         models = [*checkpoint_encoders(run, labels), *models]
-    else:
-        work = workspace_without_run(params)
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
     checked = check_evaluations_task(work.store, found).manifest.key if found else None
     show_suites_task(work.report_folder, found, params.split, skipped)
@@ -96,7 +95,7 @@ def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
 
 def workspace_without_run(params: EvaluateParams) -> Workspace:
     """Where evaluations of models that no run of ours made are kept."""
-    config = params.resolve() if params.preset else RunConfig(name=str(params.settings().get("name", "models")))
+    config = params.resolve() if params.preset else apply(RunConfig(name="models"), *params.layers())
     return Workspace(writable_home(), open_store(params.machine.artifacts), config)
 
 

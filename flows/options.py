@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from flows.settings import PLACE, PLACE_SETTINGS, TOLD, Values, find_setting, flat, public_place, word_of, words_of
 from pipeline_lib.config.base import StageConfig, operational
+from pipeline_lib.config.options import section_of
 from pipeline_lib.config.overrides import parse_set, read_config
-from pipeline_lib.config.reference import section_of
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 

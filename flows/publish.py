@@ -112,7 +112,8 @@ def suites_on_validation(run: TrainedRun, labels: Sequence[str]) -> list[Artifac
     config = run.work.config.select
     if not config.suites:
         return []
-    suites, _ = open_suites_task(config.suites, config.suite_data, "validation", config.quick_suites, skip_missing=False)
+    given = (config.suites, config.suite_data or "", "validation", config.quick_suites)
+    suites, _ = open_suites_task(*given, skip_missing=False, config=run.work.config.suites)
     models = checkpoint_encoders(run, labels)
     return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
 

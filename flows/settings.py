@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline_lib.config.options import find, options
 from pipeline_lib.config.overrides import in_yaml, parse_set
 from pipeline_lib.config.presets import RANDOM, preset
 from pipeline_lib.config.reference import Option as Setting
-from pipeline_lib.config.reference import find, options
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError
@@ -58,7 +58,7 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
     if "name" not in values and (folder or dump):
         last["name"] = _name_of(folder or PurePath(dump).stem) or config.name
     config = make([*layers, last]) if last else config
-    check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers)
+    check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
     check_processes("train.processes", config.train.processes)
     check_divides(config.train.batch_size, config.train.processes * config.train.nodes)
     return config

@@ -23,7 +23,9 @@ OpenSuites = tuple[list[Suite], dict[str, str]]
 
 
 @stage_task("open-suites")
-def open_suites_task(names: Sequence[str], data: str, split: str, quick: bool, skip_missing: bool) -> OpenSuites:
+def open_suites_task(
+    names: Sequence[str], data: str, split: str, quick: bool, skip_missing: bool, config: SuiteConfig | None = None
+) -> OpenSuites:
     """The suites with their files found, before anything is embedded; and those passed over, with the reason.
 
     A member of a group that has no such split is passed over; one that was named is an error.
@@ -34,8 +36,9 @@ def open_suites_task(names: Sequence[str], data: str, split: str, quick: bool, s
     """
     if not data:
         raise UserError("suites read official downloads: give the folder that holds them, as --data DIR")
-    config = SuiteConfig.quick_variant() if quick else SuiteConfig()
-    config = config.model_copy(update={"processes": embedding_processes()})
+    config = config or SuiteConfig()
+    config = config.quick_variant() if quick else config
+    config = config.model_copy(update={"processes": config.processes or embedding_processes()})
     suites: list[Suite] = []
     skipped: dict[str, str] = {}
     for name in suite_names(names):

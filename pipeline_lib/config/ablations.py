@@ -17,16 +17,16 @@ TEXT_VIEWS = ("neighbour", "title", "section")
 
 
 class AblateConfig(StageConfig):
-    """Which levers are pulled, and how far."""
+    """Ablations: the comparisons that are made, and their sizes."""
 
-    levers: tuple[Lever, ...] = Field(get_args(Lever), description="Which comparisons are made.", min_length=1)
-    pairs: int = Field(20_000, description="Pairs that a run sees, but for the lever `steps`.", ge=64)
-    batch_size: int = Field(256, description="Pairs of one batch, but for the lever `batch`.", ge=2)
+    levers: tuple[Lever, ...] = Field(get_args(Lever), description="Comparisons that are made.", min_length=1)
+    pairs: int = Field(20_000, description="Pairs that a run sees, except in `steps`.", ge=64)
+    batch_size: int = Field(256, description="Pairs of one batch, except in `batch`.", ge=2)
     batch_sizes: tuple[int, ...] = Field((64, 1024), description="Other batch sizes, at equal pairs.")
     batch_sizes_at_equal_steps: tuple[int, ...] = Field(
         (1024,), description="Other batch sizes, at equal optimizer steps: they see more pairs, or fewer."
     )
-    more_pairs: tuple[float, ...] = Field((2.0, 4.0), description="How many times longer the lever `steps` trains.")
+    more_pairs: tuple[float, ...] = Field((2.0, 4.0), description="Multiples of the pairs that the lever `steps` trains on.")
     pretrain_steps: int = Field(40, description="Steps of language modelling behind the pre-trained start.", ge=1)
     pretrain_batch_tokens: int = Field(4_096, description="Tokens of one such step.", ge=64)
     seeds: tuple[int, ...] = Field((1, 2, 3), description="Each arm is run with each: weights and order.", min_length=1)

@@ -1,10 +1,10 @@
-"""What the configs of all stages share: they are frozen, and know which of their fields name an artifact."""
+"""Stage configurations: frozen models, each field marked by whether and how it is part of an artifact's key."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 def operational(default: Any, **options: Any) -> Any:
@@ -17,21 +17,53 @@ def added(default: Any, **options: Any) -> Any:
     return Field(default, json_schema_extra={"added": True}, **options)
 
 
+def unset(was: Any, default: Any = None, operational: bool = False, added: bool = False, **options: Any) -> Any:
+    """A field that may be None: unset.
+
+    Args:
+        was: what stood for None before: it is read as None, and is None's value in a key.
+        operational: it cannot change the output.
+        added: at its default it is no part of a key.
+    """
+    return Field(default, json_schema_extra={"was": was, "operational": operational, "added": added}, **options)
+
+
 class StageConfig(BaseModel):
     """The choices of one stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unset_as_it_was(cls, values: Any) -> Any:
+        """What runs wrote down before a field's None was None."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: None if name in cls.model_fields and _is_unset(cls, name, value) else value for name, value in values.items()
+        }
+
     def key_fields(self) -> dict[str, Any]:
         """The fields that name an artifact, as JSON values: all but the operational ones, and later ones at their default."""
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            value = getattr(self, name)
-            marks = extra if isinstance(extra, dict) else {}
+            value, marks = getattr(self, name), _marks(type(self), name)
             if marks.get("operational") or (marks.get("added") and value == info.default):
                 continue
-            fields[name] = (
-                value.key_fields() if isinstance(value, StageConfig) else self.model_dump(mode="json", include={name})[name]
-            )
+            if isinstance(value, StageConfig):
+                fields[name] = value.key_fields()
+            elif value is None and "was" in marks:
+                fields[name] = marks["was"]
+            else:
+                fields[name] = self.model_dump(mode="json", include={name})[name]
         return fields
+
+
+def _marks(model: type[BaseModel], name: str) -> dict[str, Any]:
+    extra = model.model_fields[name].json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def _is_unset(model: type[BaseModel], name: str, value: Any) -> bool:
+    marks = _marks(model, name)
+    return "was" in marks and not isinstance(value, bool) and value == marks["was"]

@@ -35,43 +35,48 @@ HUB_MODELS: dict[str, dict[str, Any]] = {
 
 
 class LexicalStartConfig(StageConfig):
-    """How a lexical start counts."""
+    """Lexical start: latent semantic vectors of the training split as word embeddings."""
 
     latent_share: float = Field(
         0.85,
-        description="Weight of the latent semantic vectors; the rest is random and keeps each word's identity.",
+        description="Weight of the latent semantic vectors in a word's; the rest is random and keeps its identity.",
         ge=0,
         le=1,
     )
-    singular_value_power: float = Field(0.5, description="Each latent dimension is scaled by its singular value to this.", ge=0)
-    power_iterations: int = Field(1, description="Of the randomised decomposition; more is slower and more exact.", ge=0)
-    seed: int = Field(1, description="Of decomposition and noise.", ge=0)
+    singular_value_power: float = Field(
+        0.5, description="Power of the singular value that each latent dimension is scaled by.", ge=0
+    )
+    power_iterations: int = Field(
+        1, description="Power iterations of the randomised decomposition; more are slower and more exact.", ge=0
+    )
+    seed: int = Field(1, description="Seed of decomposition and noise.", ge=0)
 
 
 class ModelConfig(StageConfig):
-    """The causal transformer; `transformers` builds it."""
+    """Model: a causal transformer, built by `transformers`."""
 
     init: str = Field(
         "",
-        description="Folder of a causal language model to start from, or its id on the hub; empty: a GPT-2 of the sizes below.",
+        description="Folder of a causal language model to start from, or its id on the hub; an empty text: a new GPT-2 of"
+        " `layers`, `width`, `heads`, `inner` and `positions`.",
     )
     start: Literal["random", "lexical"] = Field(
         "random",
-        description="How a new model's weights begin. lexical: so that step 0 computes a weighted bag of words, from the "
-        "training split's own statistics.",
+        description="First weights of a new model. random: GPT-2's initialisation; lexical: step 0 computes a weighted bag of"
+        " words, from the training split's own statistics.",
     )
     lexical: LexicalStartConfig = LexicalStartConfig()
     layers: int = Field(2, description="Transformer blocks.", ge=1)
-    width: int = Field(256, description="Hidden width, and the embedding's dimensions.", ge=8)
+    width: int = Field(256, description="Hidden width, which is the number of the embedding's dimensions.", ge=8)
     heads: int = Field(4, description="Attention heads.", ge=1)
     inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
     positions: int = Field(160, description="Longest input (tokens).", ge=8)
     pooling: Literal["last", "mean"] = added(
         "last",
-        description="What of the last layer is the embedding. last: the state at the closing delimiter (the paper's); mean: the"
-        " mean over all tokens, for comparison.",
+        description="Pooling of the last layer. last: the state at the closing delimiter (the paper's); mean: the mean over all"
+        " tokens, for comparison.",
     )
-    dropout: float = Field(0.0, description="Dropout on embeddings, attention output and feed-forward output.", ge=0, lt=1)
+    dropout: float = Field(0.0, description="Dropout rate on embeddings, attention output and feed-forward output.", ge=0, lt=1)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline_lib.config.reference import Option, find, first_line, options, section_of, takes_text
+from pipeline_lib.config.options import Option, find, first_line, options, section_of, takes_text
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 
@@ -133,11 +134,17 @@ def parse_set(words: Sequence[str], model: type[BaseModel] = RunConfig) -> dict[
             raise UserError(f"--set {word}: expected NAME=VALUE, as train.learning_rate=1e-4")
         path = tuple(name.strip().split("."))
         given = find(model, path, "--set ")
-        is_text = isinstance(given, Option) and takes_text(given.field.annotation) and text[:1] not in ("'", '"')
-        value = text if is_text and text != "null" else _parsed(text, f"--set {name}")[1]
+        value = text if _is_text(given, text) else _parsed(text, f"--set {name}")[1]
         for option, part in _leaves(model, {name.strip(): value}, lambda _: "--set "):
             _put(layer, option.path, part)
     return layer
+
+
+def _is_text(given: Option | type[BaseModel], text: str) -> bool:
+    """Whether a word's value is text as it stands."""
+    if not isinstance(given, Option) or not takes_text(given.field.annotation):
+        return False
+    return text[:1] not in ("'", '"') and not (text == "null" and given.may_be_unset)
 
 
 def apply(config: Config, *layers: Mapping[str, Any]) -> Config:
@@ -154,9 +161,9 @@ def apply(config: Config, *layers: Mapping[str, Any]) -> Config:
         where = layer.where if isinstance(layer, Layer) else _nowhere
         for option, value in _leaves(type(config), layer, where):
             places[option.name] = where(option.path)
-            _put(merged, option.path, _as_json(value, f"{places[option.name]}{option.name}"))
+            _put(merged, option.path, _typed(option, _plain(value, f"{places[option.name]}{option.name}")))
     try:
-        return type(config).model_validate_json(json.dumps(merged), strict=True)
+        return type(config).model_validate(merged, strict=True)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         raise UserError("; ".join(dict.fromkeys(_told(type(config), dict(one), places) for one in faults))) from error
@@ -167,7 +174,7 @@ def overrides_of(config: BaseModel, base: BaseModel) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for option in options(type(config)):
         if (value := _value(config, option.path)) != _value(base, option.path):
-            _put(layer, option.path, _as_json(value, option.name))
+            _put(layer, option.path, _plain(value, option.name))
     return layer
 
 
@@ -218,9 +225,11 @@ def in_yaml(value: Any) -> str:
     return repr(value).replace("e", ".0e") if isinstance(value, float) and "." not in repr(value) else json.dumps(value)
 
 
+@functools.cache
 def _is_special(word: str) -> bool:
     """Whether a version of YAML reads this word as something else than text."""
-    return any(not isinstance(yaml.load(word, loader), str) for loader in (yaml.SafeLoader, _Loader))  # noqa: S506 - both are safe
+    tags = {loader("").resolve(yaml.ScalarNode, word, (True, False)) for loader in (yaml.SafeLoader, _Loader)}
+    return tags != {"tag:yaml.org,2002:str"}
 
 
 def _parsed(text: str, where: str) -> tuple[Any, Any]:
@@ -295,16 +304,26 @@ def _values(config: BaseModel) -> dict[str, Any]:
     return values
 
 
-def _as_json(value: Any, name: str) -> Any:
+def _typed(option: Option, value: Any) -> Any:
+    """A list as the tuple that an option takes, and names of JSON as the numbers that a mapping is by."""
+    kind = option.field.annotation
+    if isinstance(value, list) and get_origin(kind) is tuple:
+        return tuple(value)
+    if isinstance(value, dict) and get_origin(kind) is dict and get_args(kind)[0] is int:
+        return {int(key) if str(key).isdecimal() else key: one for key, one in value.items()}
+    return value
+
+
+def _plain(value: Any, name: str) -> Any:
     """A value of JSON; 1e5 is a whole number.
 
     Raises:
         UserError: a number is none, or is infinite: no option takes it.
     """
     if isinstance(value, Mapping):
-        return {key: _as_json(one, name) for key, one in value.items()}
+        return {key: _plain(one, name) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(one, name) for one in value]
+        return [_plain(one, name) for one in value]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise UserError(f"{name}: got {value}, expected a finite number")

@@ -1,166 +1,78 @@
-"""Options of a configuration by dotted name: what each takes, and the nearest to a misspelt one."""
+"""Reference page: every option of a run in Markdown, made from the fields that the options are."""
 
 from __future__ import annotations
 
-import difflib
+import re
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from pipeline_lib.errors import UserError
+from pipeline_lib.config.ablations import AblateConfig
+from pipeline_lib.config.options import Option, first_line, section_of
+from pipeline_lib.config.overrides import OPERATIONAL, in_yaml
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-ALIKE = 0.6  # least likeness of a name that is offered in place of another, from 0 to 1
-MOST_OFFERED = 4
+UNIT = re.compile(r" \(([a-z]+|%)\)\.$")  # what a description ends with
+INTRODUCTION = f"""# Configuration
 
+Every option of a run, with the defaults that presets start from. This page is made from the options themselves:
+`cpt config reference` prints it.
 
-@dataclass(frozen=True)
-class Option:
-    """One option.
+An option is set by its dotted name, later ones over earlier ones:
 
-    Attributes:
-        path: its names from the top section down: ("train", "learning_rate").
-    """
+    cpt run --preset demo --config mine.yaml             # a YAML file of some options, or of all
+    cpt run --preset demo --set train.learning_rate=1e-4 --set "train.mixture={{docstring: 0.7, neighbour: 0.3}}"
+    cpt run --preset mine                                # CPT_HOME/presets/mine.yaml: `base: demo`, and options over it
+    cpt config show demo --set train.steps=500           # what comes out: YAML with comments, which --config reads
+    cpt config diff demo mine                            # what differs
 
-    path: tuple[str, ...]
-    field: FieldInfo
+Sections are merged; lists and mappings are replaced as a whole. null is unset. Where a start is given, as `model.init` or by a
+preset, rates are those of a language model of its size, unless the file or `--set` gives them.
 
-    @property
-    def name(self) -> str:
-        """Its dotted name."""
-        return ".".join(self.path)
+{OPERATIONAL}
+"""
+BESIDE = """## Beside a run
 
-    @property
-    def is_operational(self) -> bool:
-        """True if no output depends on it."""
-        marks = self.field.json_schema_extra
-        return bool(isinstance(marks, dict) and marks.get("operational"))
-
-    @property
-    def expected(self) -> str:
-        """What it takes: 'a whole number >= 1'."""
-        return _kind(self.field.annotation) + _bounds(self.field)
+These belong to flows of their own, whose parameters they are.
+"""
 
 
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The model of a section, be it optional; None for an option."""
-    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+def reference() -> str:
+    """The whole page."""
+    run = _section(RunConfig, (), "## The run")
+    beside = [
+        *_section(FinetuneConfig, ("training",), "### `training` of a fine-tuning"),
+        *_section(MiningConfig, ("mining",), "### `mining` of a fine-tuning"),
+        *_section(TrainingSetConfig, (), "### A training set of a fine-tuning"),
+        *_section(AblateConfig, ("ablation",), "### `ablation` of an ablation"),
+    ]
+    return "\n".join([INTRODUCTION, *run, BESIDE, *beside])
 
 
-def first_line(section: type[BaseModel]) -> str:
-    """What a section is."""
-    return (section.__doc__ or "").strip().split("\n")[0]
-
-
-def takes_text(annotation: Any) -> bool:
-    """True if an option takes words alone, and so any as they are typed."""
-    kinds = (
-        [part for part in get_args(annotation) if part is not type(None)]
-        if get_origin(annotation) in (Union, UnionType)
-        else [annotation]
-    )
-    return all(
-        kind is str or (get_origin(kind) is Literal and all(isinstance(one, str) for one in get_args(kind))) for kind in kinds
-    )
-
-
-def options(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Option]:
-    """Every option of a configuration in the order of its fields, those of its sections among them."""
-    for name, field in model.model_fields.items():
-        path = (*above, name)
+def _section(model: type[BaseModel], path: tuple[str, ...], heading: str) -> Iterator[str]:
+    """Heading, first sentence and table of a section, and then its own sections."""
+    fields = model.model_fields.items()
+    rows = [_row(Option((*path, name), field)) for name, field in fields if not section_of(field.annotation)]
+    yield f"{heading}\n\n{first_line(model)}\n"
+    if rows:
+        yield "\n".join(["| option | default | takes | meaning |", "|---|---|---|---|", *rows]) + "\n"
+    for name, field in fields:
         if section := section_of(field.annotation):
-            yield from options(section, path)
-        else:
-            yield Option(path, field)
+            place = (*path, name)
+            yield from _section(section, place, f"{'#' * min(4, len(place) + 1)} `{'.'.join(place)}`")
 
 
-def find(model: type[BaseModel], path: tuple[str, ...], where: str = "") -> Option | type[BaseModel]:
-    """The option of that path, or the section.
-
-    Args:
-        where: what an error begins with: a file and a line.
-
-    Raises:
-        UserError: there is none; the message names the nearest ones.
-    """
-    level = model
-    for depth, name in enumerate(path, start=1):
-        field = level.model_fields.get(name)
-        if field is None:
-            raise UserError(where + unknown(model, ".".join(path)))
-        section = section_of(field.annotation)
-        if section is None:
-            option = Option(path[:depth], field)
-            if depth < len(path):
-                raise UserError(f"{where}{'.'.join(path)}: {option.name} has no parts, it takes {option.expected}")
-            return option
-        level = section
-    return level
+def _row(option: Option) -> str:
+    description = option.field.description or ""
+    unit = UNIT.search(description)
+    takes = f"{option.expected} ({unit[1]})" if unit else option.expected
+    takes += "; operational" if option.is_operational else ""
+    default = in_yaml(option.field.get_default(call_default_factory=True))
+    cells = (f"`{option.path[-1]}`", f"`{default}`", takes, UNIT.sub(".", description))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def unknown(model: type[BaseModel], name: str) -> str:
-    """What is told of a name that is none: the nearest ones, or those of its section."""
-    if near := nearest(model, name):
-        return f"{name}: there is no such option; did you mean {' or '.join(near)}?"
-    level, known = model, []
-    for part in name.split("."):
-        section = section_of(level.model_fields[part].annotation) if part in level.model_fields else None
-        if section is None:
-            break
-        level, known = section, [*known, part]
-    return f"{name}: there is no such option; {'.'.join(known) or 'the configuration'} has {', '.join(level.model_fields)}"
-
-
-def nearest(model: type[BaseModel], name: str) -> list[str]:
-    """The options and sections whose names are most like this one, the likest first; same last words come before all else."""
-    above, _, last = name.rpartition(".")
-    paths = [option.path for option in options(model)]
-    names = dict.fromkeys(path[:depth] for path in paths for depth in range(1, len(path) + 1))
-    likeness = {".".join(path): _likeness(above, last, path) for path in names}
-    best = max(likeness.values())
-    least = best if best == 1 else max(ALIKE, best - 0.25)
-    return sorted((one for one, score in likeness.items() if score >= least), key=lambda one: -likeness[one])[:MOST_OFFERED]
-
-
-def _likeness(above: str, last: str, path: tuple[str, ...]) -> float:
-    """How like two names are, the last word counting most; initials are as good as the word: `lr`, `train.wd`."""
-    is_short = len(last) > 1 and last == "".join(word[0] for word in path[-1].split("_"))
-    alike = 1.0 if is_short else difflib.SequenceMatcher(None, last, path[-1]).ratio()
-    return alike if not above else 0.75 * alike + 0.25 * difflib.SequenceMatcher(None, above, ".".join(path[:-1])).ratio()
-
-
-def _kind(annotation: Any) -> str:
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if annotation in KINDS:
-        return KINDS[annotation]
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if origin is tuple:
-        return f"a list, each {_kind(parts[0])}"
-    if origin is dict:
-        return f"a mapping of {' to '.join(_kind(part).removeprefix('a ') for part in parts)}"
-    if origin in (Union, UnionType):
-        return " or ".join("null" if part is type(None) else _kind(part) for part in parts)
-    return str(annotation)
-
-
-def _bounds(field: FieldInfo) -> str:
-    """The bounds as they follow the kind: ' >= 0 and <= 1', ', at least 1'."""
-    signs, others = [], ""
-    for limit in field.metadata:
-        signs += [f"{SIGNS[one]} {_number(getattr(limit, one))}" for one in SIGNS if getattr(limit, one, None) is not None]
-        if getattr(limit, "min_length", None):
-            others += f", at least {limit.min_length}"
-        if getattr(limit, "pattern", None):
-            others += f" of the form {limit.pattern}"
-    return (f" {' and '.join(signs)}" if signs else "") + others
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,7 +1,4 @@
-"""What is trained and how: the sizes of the model, AdamW and its schedule, the contrastive stage, language modelling.
-
-What a contrastive checkpoint is tuned on: training sets with explicit hard negatives, given or mined.
-"""
+"""Training: AdamW and its schedule, the contrastive stage, language modelling before it, and fine-tuning on labelled pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline_lib.config.base import StageConfig, added, operational
+from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.errors import UserError
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
@@ -20,84 +17,107 @@ WARMUP_SHARE = 0.1  # of the steps
 
 
 class ReadingConfig(StageConfig):
-    """How training reads its token files: from a disk by memory map, from a bucket file by file before they are needed."""
+    """Reading ahead of token files: from a disk by memory map, from a bucket file by file before they are needed."""
 
-    batches_ahead: int = operational(2, description="Batches read before their step: a slow read hides behind them.", ge=1)
-    steps_ahead: int = operational(64, description="Steps whose files are fetched, or asked of a disk, before them.", ge=1)
+    batches_ahead: int = operational(2, description="Batches read before their step, behind which a slow read hides.", ge=1)
+    steps_ahead: int = operational(
+        64, description="Steps whose files are fetched, or asked of a disk, before them (steps).", ge=1
+    )
     fetched_bytes: int = operational(
         16 * 1024**3,
-        description="Room for a bucket's files on this machine (bytes); what a step needs now is fetched even beyond it.",
+        description="Room for a bucket's files on this machine; what a step needs now is fetched even beyond it (bytes).",
         gt=0,
     )
 
 
 class OptimizerConfig(StageConfig):
-    """What contrastive training and causal language modelling share: AdamW, its schedule, and the trainer processes."""
+    """Optimizer and trainer processes, the same for contrastive training and causal language modelling."""
 
     steps: int = Field(0, description="Optimizer steps.", ge=0)
-    reading: ReadingConfig = operational(ReadingConfig(), description="How far ahead token files are read.")
-    learning_rate: float = Field(1e-3, description="Peak of the cosine schedule.", gt=0)
-    embedding_learning_rate: float = Field(0.0, description="Peak for the token embeddings; 0: as all others.", ge=0)
+    reading: ReadingConfig = operational(ReadingConfig(), description="Reading ahead of token files.")
+    learning_rate: float = Field(1e-3, description="Peak learning rate of the cosine schedule.", gt=0)
+    embedding_learning_rate: float | None = unset(
+        was=0.0, description="Peak learning rate of the token embeddings; null: `learning_rate`.", gt=0
+    )
     embedding_epsilon: float = Field(
         1e-8,
-        description="AdamW's epsilon for the token embeddings. About the size of their gradients or above: rare tokens move "
-        "little and keep the identity that they began with.",
+        description="AdamW's epsilon for the token embeddings. At the size of their gradients or above, rare tokens move little"
+        " and keep the identity that they began with.",
         gt=0,
     )
-    scale_learning_rate: float = Field(0.0, description="Peak for the logit scale; 0: as all others.", ge=0)
+    scale_learning_rate: float | None = unset(
+        was=0.0, description="Peak learning rate of the logit scale; null: `learning_rate`.", gt=0
+    )
     warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
-    final_learning_rate_share: float = Field(0.05, description="Where the cosine ends, as a share of the peak.", ge=0, le=1)
+    final_learning_rate_share: float = Field(
+        0.05, description="Learning rate at the end of the cosine, as a share of the peak.", ge=0, le=1
+    )
     weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
+    first_moment_decay: float = added(0.9, description="AdamW's beta 1.", ge=0, lt=1)
     second_moment_decay: float = Field(0.98, description="AdamW's beta 2.", gt=0, lt=1)
-    clip_norm: float = Field(1.0, description="Gradients are scaled to at most this norm.", gt=0)
+    epsilon: float = added(1e-8, description="AdamW's epsilon for all weights but the token embeddings.", gt=0)
+    clip_norm: float = Field(1.0, description="Largest norm of all gradients together, which are scaled down to it.", gt=0)
     weight_average: float = Field(
         0.0,
-        description="Decay a step of the averaged weights that checkpoints hold; 0: the weights themselves.",
+        description="Decay per step of the averaged weights that checkpoints hold; at 0 they hold the last weights.",
         ge=0,
         lt=1,
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of matrix products; weights and the loss stay float32."
+        "float32", description="Precision of matrix products; weights and loss stay in float32."
     )
-    seed: int = Field(1, description="Of initial weights, sample order and dropout.", ge=0)
-    micro_batch_tokens: int = operational(
-        16_384,
-        description="Padded tokens of one forward pass; the loss is over the whole batch anyway. 0: what fits the memory of "
-        "the device, or activation_bytes on a CPU.",
-        ge=0,
+    seed: int = Field(1, description="Seed of initial weights, sample order and dropout.", ge=0)
+    micro_batch_tokens: int | None = unset(
+        was=0,
+        default=16_384,
+        operational=True,
+        description="Padded tokens of one forward pass; null: as many as fit the memory of the device, or `activation_bytes` on"
+        " a CPU. The loss is over the whole batch in any case.",
+        ge=1,
     )
     checkpoint_activations: bool = operational(
         False,
-        description="Each layer keeps its input alone until backward and is computed again there: the memory of deep models"
-        " for up to one more forward pass. Gradients are the same.",
+        description="Activation checkpointing: layers keep their inputs alone and are computed again in the backward pass,"
+        " which saves memory for up to one more forward pass. Gradients are the same.",
     )
     processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
-    nodes: int = operational(1, description="Machines that train together, each with `processes`; they share the store.", ge=1)
-    node_rank: int = operational(0, description="This machine among them, from 0, which writes the artifact.", ge=0)
-    rendezvous: str = operational(
-        "", description="HOST:PORT where machines meet, of node 0; needed for more than one.", pattern=r"^$|^[\w.\-]+:\d+$"
+    nodes: int = operational(
+        1, description="Machines that train together, each with `processes` trainers, over a shared store.", ge=1
     )
-    rendezvous_id: str = operational("cpt", description="Of this run: the same on all machines.", pattern=r"^[\w.\-]+$")
+    node_rank: int = operational(
+        0, description="Number of this machine among `nodes`, from 0, which writes the artifact.", ge=0
+    )
+    rendezvous: str | None = unset(
+        was="",
+        operational=True,
+        description="Meeting point of several machines, as HOST:PORT of node 0; one machine needs none.",
+        pattern=r"^[\w.\-]+:\d+$",
+    )
+    rendezvous_id: str = operational("cpt", description="Name of the meeting, the same on all machines.", pattern=r"^[\w.\-]+$")
     parallel: Literal["ddp", "fsdp"] = operational(
         "ddp",
-        description="Over several processes. ddp: each holds all weights, gradients are summed once a step. fsdp: weights, "
-        "gradients and moments are cut over them (FSDP2), for models that one device does not hold.",
+        description="Parallelism of several processes. ddp: each holds all weights, and gradients are summed once a step; fsdp:"
+        " weights, gradients and moments are sharded over them (FSDP2), for models that one device does not hold.",
     )
     synchronise: Literal["step", "micro_batch"] = operational(
         "step",
-        description="Under fsdp. step: gathered weights and full gradients are held through a step and summed once; "
-        "micro_batch: neither is, at a collective a block and micro-batch.",
+        description="Synchronisation under fsdp. step: gathered weights and full gradients are held through a step and summed"
+        " once; micro_batch: neither is held, at the price of a collective per block and micro-batch.",
     )
-    threads: int = operational(0, description="Threads of a CPU trainer process; 0: cores / processes.", ge=0)
+    threads: int | None = unset(
+        was=0, operational=True, description="Threads of a CPU trainer process; null: cores / `processes`.", ge=1
+    )
     resume_every_seconds: float = operational(
-        60.0, description="How often the full state is saved for a restart (seconds).", gt=0
+        60.0, description="Time between two saves of the full training state, for a restart (seconds).", gt=0
     )
     save_beside: bool = operational(
-        True, description="The full state is written by a thread beside the next steps; no: steps wait for it."
+        True, description="Asynchronous checkpointing: a thread writes the training state beside the next steps."
     )
-    keep_states: int = operational(2, description="Full states that are kept: the newest whole one is gone on from.", ge=1)
+    keep_states: int = operational(
+        2, description="Training states that are kept; a restart goes on from the newest whole one.", ge=1
+    )
     max_restarts: int = operational(
-        2, description="Restarts of a dead trainer from its last complete state, without a step gained between.", ge=0
+        2, description="Restarts of a dead trainer from its last whole state, without a step gained between them.", ge=0
     )
 
     def lasting(self, steps: int) -> Self:
@@ -141,78 +161,87 @@ class TrainConfig(OptimizerConfig):
 
     steps: int = Field(300, description="Optimizer steps.", ge=1)
     batch_size: int = Field(
-        512, description="Pairs of one global batch, over all processes: each has batch_size - 1 negatives.", ge=2
+        512, description="Pairs of one global batch over all processes; each pair has `batch_size` - 1 negatives.", ge=2
     )
     mixture: dict[str, float] = Field(
-        MIXTURE, description="Share of each view of pairs (of each training set, in fine-tuning): see batches_from."
+        MIXTURE, description="Share of each view of pairs, or of each training set in fine-tuning, as `batches_from` says."
     )
     batches_from: Literal["mixed", "one_dataset"] = added(
         "mixed",
-        description="mixed: every batch holds each view in the mixture's shares; the default, as every step then follows the"
-        " gradient of the whole mixture and losses of two steps compare. one_dataset: every batch is of one view, and the"
-        " mixture is the shares of batches; no negative can be told by its dataset's style.",
+        description="Composition of batches. mixed: every batch holds each view in the mixture's shares, so that every step"
+        " follows the gradient of the whole mixture and the losses of two steps compare; one_dataset: every batch is of one"
+        " view, in the mixture's shares of batches, so that no negative is told by its dataset's style.",
     )
-    temperature: float = Field(0.07, description="Starting temperature; exp(tau) is its inverse.", gt=0)
-    min_temperature: float = Field(0.01, description="The temperature is clamped from below here (CLIP: 1/100).", gt=0)
+    temperature: float = Field(0.07, description="Starting temperature, the inverse of the logit scale exp(tau).", gt=0)
+    min_temperature: float = Field(
+        0.01, description="Lowest temperature, which a trained one is clamped at (CLIP: 1/100).", gt=0
+    )
     train_temperature: bool = added(
-        True, description="Whether the temperature is trained (the paper's); off: it stays where it starts."
+        True, description="Train the temperature (the paper's), in place of keeping it where it starts."
     )
     directions: Literal["both", "x_to_y", "y_to_x"] = added(
         "both",
-        description="Whose cross entropies the loss is the mean of. both: of rows and columns (the paper's); x_to_y: each x"
-        " among all y only; y_to_x: each y among all x only.",
+        description="Directions of the loss. both: the mean of the cross entropies over rows and columns (the paper's); x_to_y:"
+        " each x among all y only; y_to_x: each y among all x only.",
     )
     max_temperature: float = operational(
         1.0,
-        description="A trained temperature above this stops the run after the warm-up: logits of at most 1 tell a thousand "
-        "candidates hardly apart, and CLIP's ends at 0.01.",
+        description="Highest trained temperature, above which the run stops after the warm-up: logits of at most 1 tell a"
+        " thousand candidates hardly apart, and CLIP's ends at 0.01.",
         gt=0,
     )
     min_effective_rank: float = operational(
         1.2,
-        description="A batch whose x or whose y fill fewer dimensions (exp of the entropy of singular values' shares) stops "
-        "the run after the warm-up. 1 is all texts at one point; at 1.2 their cosines pass 0.99999; 0: never.",
+        description="Lowest effective rank of a batch's x or y (exp of the entropy of the singular values' shares), below which"
+        " the run stops after the warm-up. 1 is all texts at one point; at 1.2 their cosines pass 0.99999; 0 never stops.",
         ge=0,
     )
     token_dropout: float = Field(
         0.0,
-        description="Mean share of a text's tokens left out at random, never a delimiter; a text's own share is drawn evenly"
-        " from 0 to twice this.",
+        description="Mean share of a text's tokens left out at random, delimiters never; each text's share is drawn evenly from"
+        " 0 to twice this.",
         ge=0,
         le=0.5,
     )
-    block_rows: int = Field(256, description="Consecutive rows of the shards that stay together in the order.", ge=1)
-    window_blocks: int = Field(4096, description="Blocks that are shuffled row by row; of all: a full shuffle.", ge=1)
+    block_rows: int = Field(
+        256, description="Consecutive rows of the shards that stay together in the order of samples (rows).", ge=1
+    )
+    window_blocks: int = Field(
+        4096, description="Blocks whose rows are shuffled together; as many as there are make a full shuffle.", ge=1
+    )
     mask_same_document: tuple[str, ...] = Field(
         (),
-        description="Views of which other pairs of the same document are no negatives: pieces of one text are all near each"
-        " other. Functions of one file are the hardest negatives that there are.",
+        description="Views whose pairs of one document are no negatives of each other: pieces of one text are all near, while"
+        " functions of one file are the hardest negatives that there are.",
     )
     checkpoints: int = Field(6, description="Checkpoints, evenly spaced, the last step included.", ge=1)
-    keep_checkpoints: int = added(
-        0, description="The newest so many are kept, and the best by evaluation_pairs' loss; 0: all of them.", ge=0
+    keep_checkpoints: int | None = unset(
+        was=0,
+        added=True,
+        description="Newest checkpoints that are kept, beside the best by the loss of `evaluation_pairs`; null: all.",
+        ge=1,
     )
     evaluation_pairs: int = added(
         0,
-        description="Held-out pairs (shards.splits with validation) whose loss and in-batch MRR are measured at each "
-        "checkpoint, the work shared by all processes; 0: none.",
+        description="Held-out pairs whose loss and in-batch MRR are measured at each checkpoint, the work shared by all"
+        " processes; `shards.splits` has to name `validation`.",
         ge=0,
     )
     compile: Literal["off", "on", "auto"] = operational(
         "off",
-        description="torch.compile of the layers. It costs a minute or more at the start and was not measured to pay on a CPU,"
-        " so that it is off. auto: on a GPU, in runs of 1,000 steps and more, where the model can be compiled. Losses agree to"
+        description="Compiled layers (torch.compile), at the price of a minute or more at the start; on a CPU no gain"
+        " was measured. auto: on a GPU, in runs of 1,000 steps and more, where the model can be compiled. Losses agree to"
         " rounding.",
     )
     attention: Literal["padded", "packed", "auto"] = operational(
         "auto",
-        description="packed: a micro-batch's texts lie end to end and none is padded. auto: so on a GPU in bfloat16 where"
-        " PyTorch's kernel of variable length runs, which a small probe finds out, for models of two layers and more; else"
+        description="Layout of micro-batches. packed: texts lie end to end and none is padded; auto: packed on a GPU in"
+        " bfloat16, for models of two layers and more, where a probe finds that PyTorch's kernel of variable length runs, else"
         " padded. Losses agree to rounding.",
     )
     activation_bytes: int = operational(
         2 * 1024**3,
-        description="A batch whose activations take more a process is computed by gradient caching: a third more work (bytes).",
+        description="Most memory of a batch's activations in a process; beyond it gradient caching, a third more work (bytes).",
         gt=0,
     )
 
@@ -246,16 +275,20 @@ def check_divides(batch_size: int, processes: int) -> None:
 
 
 class PretrainConfig(OptimizerConfig):
-    """Causal language modelling on the training split, before the contrastive stage."""
+    """Pre-training: causal language modelling on the training split, before the contrastive stage."""
 
     steps: int = Field(
-        0, description="Optimizer steps; 0: no pre-training, the contrastive stage starts from random weights.", ge=0
+        0, description="Optimizer steps; at 0 there is no pre-training, and the contrastive stage starts as `model` says.", ge=0
     )
-    batch_tokens: int = Field(16_384, description="Tokens of one step, on average.", ge=64)
+    batch_tokens: int = Field(16_384, description="Mean tokens of one step (tokens).", ge=64)
     sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)
-    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs among those that are packed.")
-    micro_batch_tokens: int = operational(
-        2_048, description="Tokens of one forward pass: its logits take 4 x this x vocabulary bytes.", ge=64
+    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in the packed text.")
+    micro_batch_tokens: int | None = unset(
+        was=0,
+        default=2_048,
+        operational=True,
+        description="Tokens of one forward pass, whose logits take 4 x tokens x vocabulary bytes; null: 2,048.",
+        ge=64,
     )
 
 
@@ -263,61 +296,68 @@ Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
 
 
 class TrainingSetConfig(StageConfig):
-    """One training set in the layout of its publisher."""
+    """Training set: labelled pairs in the layout of their publisher."""
 
-    path: str = operational("", description="A file or a folder. Its content, not its place, names the work.")
+    path: str = operational("", description="File or folder. Keys hold its content, not its place.")
     layout: Layout = Field(
         "auto",
-        description="`records`: JSON Lines, each record known by its fields (SNLI, MNLI, ANLI, anchor/positive/negative,"
-        " Tevatron, FlagEmbedding); `triples`: tables, as lines of query, positive and negative parted by tabs; `beir`: a"
-        " folder with corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the names of the files.",
+        description="Layout of the files. `records`: JSON Lines, each record known by its fields (SNLI, MNLI, ANLI,"
+        " anchor/positive/negative, Tevatron, FlagEmbedding); `triples`: tables, as lines of query, positive and negative"
+        " parted by tabs; `beir`: a folder with corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the files'"
+        " names.",
     )
     columns: str = Field(
         "",
         description="Columns of a table (.tsv, .txt, .csv) that hold query, positive and hard negatives, in this order, parted"
-        " by commas: numbers from 1, or names in its first row. Empty: the layout is known, or the file is refused.",
+        " by commas: numbers from 1, or names in its first row. Without it, a table of no known layout is refused.",
     )
-    view: str = Field("pairs", description="Names the set's rows in shards and in `mixture`.", pattern=r"^[a-z0-9][a-z0-9_]*$")
-    split: str = Field("train", description="Which judgements of a retrieval set are read: qrels/SPLIT.tsv, qrels.SPLIT.tsv.")
-    licence: str = Field("", description="Licence of the texts; it stands beside each row.")
+    view: str = Field(
+        "pairs", description="Name of the set's rows in shards and in `mixture`.", pattern=r"^[a-z0-9][a-z0-9_]*$"
+    )
+    split: str = Field(
+        "train", description="Split of a retrieval set whose judgements are read: qrels/SPLIT.tsv, qrels.SPLIT.tsv."
+    )
+    licence: str = Field("", description="Licence of the texts, which stands beside each row.")
     language: str = Field("en", description="Language of the texts.")
-    min_relevance: int = Field(1, description="Least grade of a judgement that makes a positive.", ge=1)
-    max_negatives: int = Field(8, description="Hard negatives of one pair at most, the first ones of the set.", ge=0)
-    require_negatives: bool = Field(False, description="Drop pairs for which the set holds no hard negative.")
+    min_relevance: int = Field(1, description="Lowest grade of a judgement that makes a positive.", ge=1)
+    max_negatives: int = Field(8, description="Most hard negatives of one pair, the first ones of the set.", ge=0)
+    require_negatives: bool = Field(False, description="Drop pairs without a hard negative in the set.")
     max_dropped_share: float = Field(
         0.5,
-        description="A set of which more items give no pair (share of items) is refused: what cannot be read, names no known"
-        " text, has no label, is a pair of equals or comes again. Neutral pairs, negatives and grades below `min_relevance`"
-        " do not count; of a set of fewer than 40 items, 40 are reckoned with.",
+        description="Largest share of items that give no pair, beyond which the set is refused: items that cannot be read, name"
+        " no known text, have no label, are a pair of equals or come again. Neutral pairs, negatives and grades below"
+        " `min_relevance` do not count; a set of fewer than 40 items is judged as if it had 40.",
         ge=0,
         le=1,
     )
-    max_text_bytes: int = Field(100_000, description="Records with a longer text go to quarantine (bytes).", gt=0)
+    max_text_bytes: int = Field(
+        100_000, description="Longest text of a record, which goes to quarantine beyond it (bytes).", gt=0
+    )
 
 
 class MiningConfig(StageConfig):
-    """Hard negatives from an index over the training set's own passages, embedded by the checkpoint that is tuned."""
+    """Mining of hard negatives, in an index over the training set's own passages, embedded by the checkpoint that is tuned."""
 
-    per_pair: int = Field(0, description="Mined negatives of one pair at most; 0: nothing is mined.", ge=0)
+    per_pair: int = Field(0, description="Most mined negatives of one pair; at 0 nothing is mined.", ge=0)
     first_rank: int = Field(
         5,
-        description="Rank of the nearest passage that is taken, known positives not counted: what ranks above is often a"
-        " positive that nobody judged.",
+        description="Rank of the nearest passage that is taken, known positives not counted; nearer ones are often positives"
+        " that nobody judged.",
         ge=1,
     )
     last_rank: int = Field(100, description="Rank of the farthest passage that is taken.", ge=1)
     margin: float = Field(
         0.05,
-        description="A passage that scores above the positive less this much (cosine) is taken for a false negative.",
+        description="Least distance below the positive's score; a passage within it is taken for a false negative (cosine).",
         ge=0,
         le=2,
     )
     spread: Literal["top", "even"] = Field(
-        "even", description="Which of the passages that are left: the nearest ones, or evenly over their ranks."
+        "even", description="Choice among the passages that are left. top: the nearest ones; even: evenly over their ranks."
     )
     factory: str = Field("Flat", description="FAISS index factory string; inner product of vectors of length 1.")
-    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass.", ge=64)
-    rows_per_slice: int = operational(8_192, description="Texts embedded and queries searched at a time (rows).", ge=1)
+    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    rows_per_slice: int = operational(8_192, description="Texts embedded, and queries searched, at a time (rows).", ge=1)
 
     @model_validator(mode="after")
     def _ranks_in_order(self) -> Self:
@@ -327,16 +367,18 @@ class MiningConfig(StageConfig):
 
 
 class FinetuneConfig(StageConfig):
-    """How a checkpoint is tuned. What is not named here is as in the run that it comes from."""
+    """Fine-tuning of a checkpoint; what is not named here is as in the run that it comes from."""
 
-    epochs: float = Field(3.0, description="How often each pair is seen; `steps` follow from it.", gt=0)
+    epochs: float = Field(3.0, description="Times that each pair is seen, from which the steps follow.", gt=0)
     batch_size: int = Field(
-        256, description="Pairs of one global batch; fewer where the sets have fewer. All their hard negatives join.", ge=2
+        256, description="Pairs of one global batch, fewer where the sets have fewer; all their hard negatives join.", ge=2
     )
-    rate_share: float = Field(1.0, description="Peak learning rates, as a share of those of the run it comes from.", gt=0)
-    temperature: float = Field(0.0, description="Starting temperature; 0: the checkpoint's own.", ge=0)
-    token_dropout: float = Field(0.0, description="See the field of the same name in training.", ge=0, le=0.5)
+    rate_share: float = Field(1.0, description="Peak learning rates, as a share of those of the run that it comes from.", gt=0)
+    temperature: float | None = unset(was=0.0, description="Starting temperature; null: the checkpoint's own.", gt=0)
+    token_dropout: float = Field(
+        0.0, description="Mean share of a text's tokens left out at random, as `train.token_dropout`.", ge=0, le=0.5
+    )
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
     checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
-    seed: int = Field(1, description="Of sample order and dropout.", ge=0)
+    seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
     processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)

@@ -203,7 +203,7 @@ def hash_evaluations(store: Store, config: ContaminationConfig, progress: Progre
     Raises:
         UserError: the folder holds no text, or a file cannot be read to its end: what is not read is not looked for.
     """
-    folder = Path(config.folder).expanduser()
+    folder = Path(config.folder or "").expanduser()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES))
     if not files:
         raise UserError(f"contamination: {folder} holds no file of {', '.join(SUFFIXES)}; expected one or more of records")

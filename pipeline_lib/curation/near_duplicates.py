@@ -180,7 +180,7 @@ def find_near_duplicates(
             connection.execute(_CANDIDATES.format(band=f"band_{band}"), {**parameters, "most": config.bucket_texts})
         identical = connection.execute("SELECT rank FROM identical").fetchnumpy()["rank"]
         found = connection.sql("SELECT DISTINCT high, low FROM candidates ORDER BY high, low").to_arrow_reader(100_000)
-        dropped = _decide(found, identical, shingles, config.threshold)
+        dropped = _decide(found, identical, shingles, config.threshold or 0.0)
         connection.execute("DROP TABLE candidates; DROP TABLE identical")
     return np.flatnonzero(dropped)
 

@@ -11,9 +11,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline_lib.config.run import RunConfig
+from pipeline_lib.evaluation.suites.held_out_tasks import Task, TaskSet
 
 LIST = Path(__file__).with_name("demo_candidates.txt")
 ID_DIGITS, DIGEST_DIGITS = 12, 8  # of ids that are hashes themselves, and of the texts' hash
@@ -22,26 +23,6 @@ _HEAD = "# What the demo is measured on: a split's task, then id and digest of e
 _TEXTS = ("queries", "candidates", "texts", "labels", "left", "right", "grades")  # of a row, as the kinds of task call them
 
 Rows = dict[str, dict[str, str]]  # "SPLIT TASK" -> id -> digest
-
-
-class Task(Protocol):
-    """A search, a probe or a similarity task: rows by id."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-
-class TaskSet(Protocol):
-    """The tasks of a split."""
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def tasks(self) -> Sequence[Task]: ...
 
 
 def is_tracked(config: RunConfig) -> bool:

@@ -6,6 +6,7 @@ repetition are of its table A1), those on code are of The Stack (Kocetkov et al.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -172,7 +173,9 @@ _FILES: tuple[DocumentKind, ...] = ("prose", "code")
 GENERAL: tuple[DocumentFilter, ...] = (
     DocumentFilter("licence", lambda d, c: bool(c.licences) and _other_licence(d, c), "its licence is not listed", _FILES),
     DocumentFilter("short_document", lambda d, c: len(d.text) < c.min_characters, "nothing to learn from", _FILES),
-    DocumentFilter("long_document", lambda d, c: 0 < c.max_characters < len(d.text), "a listing or a dump of data", _FILES),
+    DocumentFilter(
+        "long_document", lambda d, c: len(d.text) > (c.max_characters or math.inf), "a listing or a dump of data", _FILES
+    ),
     DocumentFilter(
         "symbols",
         lambda d, c: c.max_symbol_share < 1 and d.share_of_solid(_is_symbol) > c.max_symbol_share,

@@ -44,7 +44,7 @@ COUNT_SECONDS = 2.0  # how often the workers are counted: clusters grow and shri
 _OWN = {kind.__name__: kind for kind in (UserError, TransientError)}
 
 
-def worker_count(configured: int, tasks: int) -> int:
+def worker_count(configured: int | None, tasks: int) -> int:
     """Worker processes for that many tasks; one a core where none is configured."""
     return max(1, min(configured or len(os.sched_getaffinity(0)), tasks))
 

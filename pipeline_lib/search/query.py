@@ -102,6 +102,8 @@ class Searcher:
         self.encoder = _load_encoder(current.model, load_weights)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        if inverted := faiss.try_extract_index_ivf(self.index):
+            inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
         self.n_code: int = facts["code"]  # functions come first, see index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])

@@ -92,7 +92,7 @@ def train_bpe(texts: Iterator[str], config: TokenizerConfig) -> PairTokenizer:
     """A tokenizer learned from the texts; the same texts in the same order give the same bytes."""
     tokenizer = Tokenizer(models.BPE())
     # Merges are learned from every occurrence: leaving repeats out first would double the time.
-    tokenizer.normalizer = _normalizer(config.model_copy(update={"max_repeats": 0}))
+    tokenizer.normalizer = _normalizer(config.model_copy(update={"max_repeats": None}))
     tokenizer.pre_tokenizer = (
         pre_tokenizers.Sequence(
             [

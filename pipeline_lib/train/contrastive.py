@@ -166,7 +166,7 @@ class ContrastiveObjective:
             lines.append(
                 f"the token table's rate, {rate:g}, is {rate / self._table_deviation:.2g} times the standard deviation of its "
                 f"weights, {self._table_deviation:.2g}: a few steps overwrite it. That may suit random weights; it ruins a "
-                "language model, which wants train.embedding_learning_rate 0 (as of all others)"
+                "language model, which wants train.embedding_learning_rate null (as of all others)"
             )
         if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
             lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")

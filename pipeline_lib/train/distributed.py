@@ -73,11 +73,11 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join_ranks(threads: int) -> Ranks:
+def join_ranks(threads: int | None) -> Ranks:
     """Meet the other processes that torchrun started; alone, open no socket at all.
 
     Args:
-        threads: of this process on a CPU; 0 for cores / processes.
+        threads: of this process on a CPU; None for cores / processes.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))

@@ -17,8 +17,6 @@ from pipeline_lib.config.training import OptimizerConfig
 from pipeline_lib.train.sharding import own, total_norm
 
 Optimizer = torch.optim.AdamW
-FIRST_MOMENT_DECAY = 0.9
-EPSILON = 1e-8
 AVERAGE_RAMP_STEPS = 10.0
 SCALE_PARAMETER = "log_scale"
 
@@ -56,12 +54,12 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
             "params": parameters,
             "peak": peaks.get(group) or config.learning_rate,
             "weight_decay": config.weight_decay if group in ("embeddings", "matrices") else 0.0,
-            "eps": config.embedding_epsilon if group == "embeddings" else EPSILON,
+            "eps": config.embedding_epsilon if group == "embeddings" else config.epsilon,
         }
         for group, parameters in groups.items()
         if parameters
     ]
-    betas = (FIRST_MOMENT_DECAY, config.second_moment_decay)
+    betas = (config.first_moment_decay, config.second_moment_decay)
     return torch.optim.AdamW(options, lr=config.learning_rate, betas=betas, fused=True)
 
 

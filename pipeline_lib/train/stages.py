@@ -119,13 +119,13 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "checkpoints": config.checkpoints,
         # a training set has no held-out split to measure on, and each checkpoint that was asked for stays
         "evaluation_pairs": 0,
-        "keep_checkpoints": 0,
+        "keep_checkpoints": None,
         "seed": config.seed,
         "processes": config.processes,
         # the rows lie in the order of ids, which are hashes: any window of them is a fair sample
         "block_rows": TrainConfig.model_fields["block_rows"].default,
         "window_blocks": TrainConfig.model_fields["window_blocks"].default,
-        **{name: config.rate_share * getattr(base, name) for name in RATES},
+        **{name: config.rate_share * rate for name in RATES if (rate := getattr(base, name))},
     }
     return TrainConfig.model_validate({**base.model_dump(), **update})
 

@@ -100,7 +100,7 @@ def _prepared(store: Store, model: Model, config: SuiteConfig) -> Iterator[Model
     if not isinstance(model, TextEncoder):
         yield model
         return
-    parallel = ParallelEncoder(model, config.processes)
+    parallel = ParallelEncoder(model, config.processes or 1)
     try:
         yield CachedEncoder(parallel, store, config.block_texts)
     finally:

@@ -117,8 +117,8 @@ Families = Mapping[str, Callable[[str, Path, SuiteConfig], Suite]]  # of members
 Groups = Mapping[str, Sequence[str]]  # name to the names of suites
 
 
-def sample_rows(n: int, most: int, seed: int) -> np.ndarray:
-    """At most so many row numbers in rising order, the same ones every time; 0: all."""
+def sample_rows(n: int, most: int | None, seed: int) -> np.ndarray:
+    """At most so many row numbers in rising order, the same ones every time; None: all."""
     if not most or n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])

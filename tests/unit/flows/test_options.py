@@ -29,9 +29,9 @@ from flows.params import (
 )
 from flows.settings import PLACE_SETTINGS, TOLD, flat, words_of
 from pipeline_lib.config.model import HUB_MODELS
+from pipeline_lib.config.options import options
 from pipeline_lib.config.overrides import parse_set, show
 from pipeline_lib.config.presets import RANDOM
-from pipeline_lib.config.reference import options
 from pipeline_lib.errors import UserError
 
 NAMES = ["tree", "my corpus", "it's", "-dash", "a;b && c", "$HOME", "größe", "new\nline", 'quo"te', "*", "--steps"]
