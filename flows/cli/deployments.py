@@ -29,7 +29,7 @@ from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
 
 WORK_POOL = "local-process"
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 ABSENT: Any = object()
 CONFLICT, UNPROCESSABLE = 409, 422
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from flows.cli.server import OwnedServer
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
