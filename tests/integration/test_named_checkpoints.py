@@ -42,7 +42,7 @@ def refusal(flow, params):
 
 
 def times_opened(work, flow, params):
-    """How often a flow opens its workspace, which is where a start is looked for and the configuration resolved."""
+    # a start is looked for where a workspace is opened, and nowhere else in a flow
     opened, find_start = [], work.find_start
     work.find_start = lambda *words: opened.append(words) or find_start(*words)
     flow(params)
