@@ -34,7 +34,7 @@ def main(home: Path) -> None:
     python_installation.LIST.write_text(PINNED + "".join(lines), encoding="utf-8")
     curated, config = _artifact(store, "curate", lineage["curate"]["digest"]), preset("demo").evaluate
     candidates.LIST.write_text(
-        candidates.written([draw_tasks(curated, split, config) for split in ("validation", "test")]), encoding="utf-8"
+        candidates.written({split: draw_tasks(curated, split, config) for split in ("validation", "test")}), encoding="utf-8"
     )
 
 

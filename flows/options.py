@@ -23,7 +23,7 @@ from pipeline_lib.errors import UserError
 
 
 def place(title: str, description: str, kind: str = PLACE, default: Any = None, **options: Any) -> Any:
-    """A field that names a file, a folder or an address: looked at on the machine that the flow is started from."""
+    """A field that holds a place of this machine: a printed command tells its last part."""
     return Field(default, title=title, description=description, json_schema_extra={"place": kind, **options})
 
 

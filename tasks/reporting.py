@@ -242,7 +242,7 @@ def _tracked(config: RunConfig, stages: Mapping[str, Artifact]) -> dict[str, Any
     """The demo's candidates beside the tracked ones; nothing for another run."""
     if not is_tracked(config):
         return {}
-    tasks = [draw_tasks(stages["curate"], split, config.evaluate) for split in ("validation", "test")]
+    tasks = {split: draw_tasks(stages["curate"], split, config.evaluate) for split in ("validation", "test")}
     return compare(tasks, python_installation.differences(stages["extract"]))
 
 

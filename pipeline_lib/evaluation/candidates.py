@@ -8,7 +8,7 @@ figures of such a run are then set beside those of no other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ SHOWN = 3  # ids and packages that a sentence names
 _HEAD = "# What the demo is measured on: a split's task, then id and digest of each row; see benchmarks/pin_demo.py.\n"
 _TEXTS = ("queries", "candidates", "texts", "labels", "left", "right", "grades")  # of a row, as the kinds of task call them
 
+TaskSets = Mapping[str, TaskSet]  # by split
 Rows = dict[str, dict[str, str]]  # "SPLIT TASK" -> id -> digest
 
 
@@ -30,12 +31,12 @@ def is_tracked(config: RunConfig) -> bool:
     return config.preset == "demo" and not config.source.folder and not config.source.dump
 
 
-def rows_of(task_sets: Iterable[TaskSet]) -> Rows:
+def rows_of(task_sets: TaskSets) -> Rows:
     """Id and digest of every row of every task."""
-    return {f"{split.split} {task.name}": _digests(task) for split in task_sets for task in split.tasks}
+    return {f"{split} {task.name}": _digests(task) for split, found in task_sets.items() for task in found.tasks}
 
 
-def written(task_sets: Iterable[TaskSet]) -> str:
+def written(task_sets: TaskSets) -> str:
     """The list as text."""
     blocks = (
         f"[{name}]\n" + "".join(f"{id_} {digest}\n" for id_, digest in rows.items())
@@ -44,11 +45,11 @@ def written(task_sets: Iterable[TaskSet]) -> str:
     return _HEAD + "".join(blocks)
 
 
-def compare(task_sets: Iterable[TaskSet], corpus: Sequence[str] = ()) -> dict[str, Any]:
+def compare(task_sets: TaskSets, corpus: Sequence[str] = ()) -> dict[str, Any]:
     """A run's candidates beside the tracked ones.
 
     Args:
-        task_sets: of validation and test.
+        task_sets: of validation and test, by name.
         corpus: how the corpus differs, in words (`python_installation.differences`).
 
     Returns:

@@ -24,7 +24,7 @@ FLOWS = """
 import json, sys
 from pathlib import Path
 
-from flows.params import EvaluateParams, FinetuneParams, PublishParams, TrainParams
+from flows.params import EvaluateParams, FinetuneParams, PublishParams, RunParams, TrainParams
 from flows.cli.terminal import with_server
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
@@ -41,10 +41,21 @@ def refusal(flow, params):
         return str(error)
 
 
+def times_opened(work, flow, params):
+    # a start is looked for where a workspace is opened, and nowhere else in a flow
+    opened, find_start = [], work.find_start
+    work.find_start = lambda *words: opened.append(words) or find_start(*words)
+    flow(params)
+    work.find_start = find_start
+    return len(opened)
+
+
 def all_flows():
+    from flows import workspace
     from flows.evaluate import evaluate
     from flows.finetune import finetune
     from flows.publish import publish
+    from flows.retrain import retrain
     from flows.train import train
 
     first, second, sets = sys.argv[1:4]
@@ -68,6 +79,7 @@ def all_flows():
     answers["stages"] = {stage: manifests().count(stage) for stage in ("curate", "tokenizer", "shards", "train")}
     answers["the published one"] = evaluate(EvaluateParams(split="test")).model_dump()
     answers["its whole run"] = evaluate(EvaluateParams(models=[runs["a"].trained])).model_dump()
+    answers["opened"] = times_opened(workspace, retrain, RunParams(**a))
     of_both = [name, f"{runs['a'].trained}/step-000006"]
     answers["refused"] = {
         "runs": refusal(evaluate, EvaluateParams(models=of_both)),
@@ -135,6 +147,10 @@ def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> N
     assert published["checkpoints"] == tuned["test"]["checkpoints"]
     of_run = ran.store.open("train", ran.answers["runs"]["a"]["trained"]).manifest.parts
     assert set(ran.answers["its whole run"]["checkpoints"]) == {part.label for part in of_run if part.label.startswith("step")}
+
+
+def test_a_run_opens_its_workspace_once(ran: Ran) -> None:
+    assert ran.answers["opened"] == 1
 
 
 def test_measuring_it_trains_and_builds_nothing(ran: Ran) -> None:

@@ -31,7 +31,6 @@ from pipeline_lib.store.records import Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 
 STAGE = Stage(name="evaluate_suite", version=5)
-EMBEDDINGS = "embeddings"  # the cache's folder below the store; every file of it can be removed
 
 
 class SuiteRun(StageConfig):

@@ -34,7 +34,7 @@ GRADED = SimilarityTask(
 @pytest.fixture(autouse=True)
 def tracked(tmp_path, monkeypatch):
     """A list of the two tasks in place of the demo's."""
-    (tmp_path / "list.txt").write_text(written([TaskSet("test", (SEARCH, GRADED), {})]))
+    (tmp_path / "list.txt").write_text(written({"test": TaskSet((SEARCH, GRADED), {})}))
     monkeypatch.setattr(candidates, "LIST", tmp_path / "list.txt")
     candidates._tracked.cache_clear()
     yield
@@ -42,7 +42,7 @@ def tracked(tmp_path, monkeypatch):
 
 
 def test_the_same_candidates_are_comparable():
-    found = compare([TaskSet("test", (GRADED, SEARCH), {})])
+    found = compare({"test": TaskSet((GRADED, SEARCH), {})})
     assert found == {
         "comparable": True,
         "sentence": "Comparable with the tracked candidates: yes.",
@@ -50,7 +50,7 @@ def test_the_same_candidates_are_comparable():
         "corpus": [],
     }
     assert (
-        "Training saw other texts" in compare([TaskSet("test", (SEARCH, GRADED), {})], ["numpy is 9 instead of 8"])["sentence"]
+        "Training saw other texts" in compare({"test": TaskSet((SEARCH, GRADED), {})}, ["numpy is 9 instead of 8"])["sentence"]
     )
 
 
@@ -63,7 +63,7 @@ def test_the_same_candidates_are_comparable():
     ],
 )
 def test_a_changed_candidate_is_named(changed, first):
-    found = compare([TaskSet("test", (replace(SEARCH, **changed), GRADED), {})], ["numpy is 9 instead of 8"])
+    found = compare({"test": TaskSet((replace(SEARCH, **changed), GRADED), {})}, ["numpy is 9 instead of 8"])
     assert not found["comparable"]
     assert found["differ"] == {"test code_search_3": {"rows": len(first), "first": first}}
     assert found["sentence"] == (
@@ -74,7 +74,7 @@ def test_a_changed_candidate_is_named(changed, first):
 
 def test_another_partner_of_a_graded_pair_and_a_missing_task_show():
     other = replace(GRADED, right=("r", "another"))
-    found = compare([TaskSet("test", (other,), {})])
+    found = compare({"test": TaskSet((other,), {})})
     assert found["differ"]["test graded_prose"] == {"rows": 1, "first": ["d" * 12 + ":0"]}
     assert found["differ"]["test code_search_3"]["rows"] == 3
 
