@@ -12,7 +12,7 @@ from flows.origins import publishing_commands, whole_story
 from flows.parameters import BASELINES, EvaluatedRef, EvaluateParams, PublishedRef, PublishParams
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.store import Artifact
-from tasks.publishing import card_task, export_task, index_task, negatives_task, promote_task, select_task
+from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, promote_task, select_task
 from tasks.suites import open_suites_task, suite_task
 
 
@@ -31,9 +31,8 @@ def publish(params: PublishParams) -> PublishedRef:
     test = evaluate_labels(run, [label], "test")
     checkpoint = run.lineage.checkpoint(label)
     exported = export_task(work.store, checkpoint, work.config)
-    names = {"checkpoint": label, "baselines": BASELINES}
-    measured = {name: open_evaluations(work.store, test.checkpoints[key]) for name, key in names.items()}
-    card = card_task(work.store, exported, checkpoint, work.config, _said(run, label, selection is not None), curated, measured)
+    tested = Tested(curated, *(open_evaluations(work.store, test.checkpoints[name]) for name in (label, BASELINES)))
+    card = card_task(work.store, exported, checkpoint, work.config, _said(run, label, selection is not None), tested)
     index = index_task(work.store, exported, curated, checkpoint, work.config)
     negatives = negatives_task(work.store, curated, checkpoint)
     promote_task(work.home, exported, index, work.config.name)
