@@ -15,7 +15,7 @@ from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_comma
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
-from tasks.publishing import TestFigures, card_task, export_task, index_task, negatives_task, promote_task, select_task
+from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, promote_task, select_task
 from tasks.suites import open_suites_task, suite_task
 
 
@@ -90,8 +90,8 @@ def publish_run(run: TrainedRun, label: str = "") -> Published:
     checkpoint = run.lineage.checkpoint(label)
     test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
     exported = export_task(store, checkpoint, config)
-    figures = TestFigures(curated, test.checkpoints[label], test.checkpoints[BASELINES])
-    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), figures)
+    tested = Tested(curated, test.checkpoints[label], test.checkpoints[BASELINES])
+    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), tested)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
     promote_task(run.work.home, exported, index, config.name)

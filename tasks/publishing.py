@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.config.run import RunConfig
@@ -25,6 +25,15 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
 from tasks.ui import StageProgress, show_table, stage_task
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A corpus, and the figures of a model and of the baselines on its test split."""
+
+    curated: Artifact
+    model: Evaluations
+    baselines: Evaluations
 
 
 @stage_task("select")
@@ -48,14 +57,6 @@ def export_task(store: Store, checkpoint: Checkpoint, config: RunConfig) -> Arti
     return artifact
 
 
-class TestFigures(NamedTuple):
-    """A corpus, and what was measured on its test split."""
-
-    curated: Artifact
-    checkpoint: Evaluations
-    baselines: Evaluations
-
-
 @stage_task("card")
 def card_task(
     store: Store,
@@ -63,26 +64,25 @@ def card_task(
     checkpoint: Checkpoint,
     config: RunConfig,
     said: Mapping[str, str],
-    test: TestFigures,
+    tested: Tested,
 ) -> Artifact:
     """The model card, which then lies beside the export's files in one folder.
 
     Args:
         said: in words: "name" of the run, "base" that training started from, "data", and the "command" that makes it again.
-        test: the corpus, and the evaluations on its test split.
+        tested: the figures that the card shows.
     """
     progress = StageProgress("model card")
-    tested, curated = test.checkpoint, test.curated
-    held_out = HeldOut.of(curated.manifest.facts, config.source)
-    first = notes(config, held_out, split_facts(tested)["tasks"], read_evaluations(tested))
+    held_out = HeldOut.of(tested.curated.manifest.facts, config.source)
+    first = notes(config, held_out, split_facts(tested.model)["tasks"], read_evaluations(tested.model))
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
         data=said["data"],
-        metrics=tuple(_card_metrics(tested, test.baselines)),
-        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(curated, "kind").items()},
-        licences=count_training_pairs(curated, "licence"),
-        decontamination=_decontamination(curated),
+        metrics=tuple(_card_metrics(tested.model, tested.baselines)),
+        counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(tested.curated, "kind").items()},
+        licences=count_training_pairs(tested.curated, "licence"),
+        decontamination=_decontamination(tested.curated),
         bias=tuple(_bias_metrics(store, checkpoint)),
         command=said["command"],
         notes=tuple(first if held_out.unit == "document" else [held_out.sentence(), *first]),

@@ -38,7 +38,7 @@ def load_weights(folder: Path) -> Any:
 
 def suite_texts(
     suite: Annotated[list[str], typer.Option(metavar="NAME", help="A suite or group, e.g. beir/scifact; may be repeated.")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")],
+    suite_data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the texts go to, for --contamination.")],
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Pass over splits whose files are not there.")] = False,
 ) -> None:
@@ -47,5 +47,5 @@ def suite_texts(
     from pipeline_lib.evaluation.suites.registry import open_suite, suite_names, write_judged_texts
 
     for name in suite_names(suite):
-        written = write_judged_texts(open_suite(name, data, SuiteConfig()), out, skip_missing)
+        written = write_judged_texts(open_suite(name, suite_data, SuiteConfig()), out, skip_missing)
         typer.echo(f"{name}: {written:,} texts" if written else f"passed over {name}: none of its files is there")

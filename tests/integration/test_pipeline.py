@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from corpus import PLANTED_DOC, PLANTED_NAME, write_corpus
@@ -69,6 +70,27 @@ def test_the_report_accounts_for_the_run(finished: Run) -> None:
     page = (finished.home / "reports" / "tree" / "report.html").read_text()
     assert "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page.replace("http://www.w3.org", "")
+
+
+def leaves(report: Any, words: list[str]) -> list[Any]:
+    """What lies at a documented key; a word in capitals stands for any key."""
+    if not words:
+        return [report]
+    if not isinstance(report, dict):
+        return []
+    names = [name for name in report if re.fullmatch("[A-Z]+", words[0]) or name == words[0]]
+    return [leaf for name in names for leaf in leaves(report[name], words[1:])]
+
+
+def test_the_report_has_every_key_that_its_page_documents(finished: Run) -> None:
+    report = json.loads((finished.home / "reports" / "tree" / "report.json").read_text())
+    page = (PROJECT / "docs" / "reference" / "report.md").read_text()
+    keys = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert {"commit", "export", "config", "seconds.total", "test.TASK.model.METRIC", "test.TASK.bm25.METRIC"} <= set(keys)
+    assert [key for key in keys if not leaves(report, key.split("."))] == []
+    for model in ("model", "bm25", "tfidf"):
+        found = leaves(report, ["test", "TASK", model, "mrr"])
+        assert len(found) == 2 and all(0 < mrr <= 1 for mrr in found), "of code search and of text search"
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,6 @@ from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.suite import Families, Groups, Suite, Suites, SuiteText
 from pipeline_lib.store.files import replace_file
 
-SUITES: Suites
-FAMILIES: Families
-GROUPS: Groups
-
 OPENERS: dict[str, Callable[[], Model]] = {"bm25": Bm25Model, "tfidf": TfidfModel}
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation import suites
 from pipeline_lib.evaluation.compare import differences, read_evaluations, read_queries
+from pipeline_lib.evaluation.suites import registry
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.registry import FAMILIES, GROUPS, OPENERS, SUITES, open_model, open_suite, suite_names
 from pipeline_lib.store.store import Store
@@ -73,7 +75,7 @@ def test_names_and_groups(data, config):
     families = [f"{family}/sst2" for family in FAMILIES]  # a folder may be called like a suite
     assert [open_suite(name, data, config).name for name in families] == families
     for name in ("beir", "probe/"):  # a family is no suite without a folder
-        with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER, "):
+        with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER[,;]"):
             open_suite(name, data, config)
     assert {name: open_suite(name, data, config).name for name in SUITES} == {name: name for name in SUITES}
     with pytest.raises(UserError, match="no model 'bert'"):
@@ -100,3 +102,47 @@ def test_a_figure_that_is_not_finite_is_named_by_model_and_task(store, sts_b, en
     monkeypatch.setattr("pipeline_lib.evaluation.suites.similarity.pair_similarity", lambda *_: np.full(40, np.nan))
     with pytest.raises(UserError, match=r"^words on sts-b: spearman's value of row 0, 'test-1', and 39 more of 40 are not fin"):
         evaluate_suite(store, encoder, sts_b, "test")
+
+
+A_SUITE = '''
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_lib.evaluation.metrics import mean_interval
+from pipeline_lib.evaluation.suites.models import pair_similarity
+from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
+
+
+class Echo(Suite):
+    """A text is most like itself."""
+
+    name, kind, splits = "echo", "similarity", ("test",)
+
+    def paths(self, split):
+        return (self.data / "echo.txt",)
+
+    def texts(self, split):
+        return iter(())
+
+    def run(self, model, split, progress=None):
+        texts = self.paths(split)[0].read_text().split()
+        values = pair_similarity(model, texts, texts)
+        return SuiteResult((Figure(self.task, "cosine", mean_interval(values, 50, 1), texts, values),))
+
+
+SUITES = {"echo": Echo}
+GROUPS = {"echoes": ("echo",)}
+'''
+
+
+def test_a_suite_is_one_file_that_registers_itself(store, tmp_path, put, data, config, encoder, monkeypatch):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "echo.py").write_text(A_SUITE)
+    put("echo.txt", "red blue green")
+    monkeypatch.setattr(suites, "__path__", [*suites.__path__, str(tmp_path / "more")])
+    for name, table in zip(("SUITES", "FAMILIES", "GROUPS"), registry.find_suites(), strict=True):
+        monkeypatch.setattr(registry, name, table)
+    assert suite_names(["echoes"]) == ["echo"] and "echo" in suite_names(["all"])
+    (row,) = read_evaluations([evaluate_suite(store, encoder, open_suite("echo", data, config), "test")])
+    assert (row["task"], row["metric"], row["n"]) == ("echo", "cosine", 3) and row["value"] == pytest.approx(1.0)
