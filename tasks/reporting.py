@@ -27,9 +27,9 @@ from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
-from pipeline_lib.search.query import search
+from pipeline_lib.search.query import ID_DIGITS, search
 from pipeline_lib.store.artifact import git_commit
-from pipeline_lib.store.store import Artifact
+from pipeline_lib.store.store import SHOWN_DIGITS, Artifact
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
@@ -42,7 +42,6 @@ _CONTRACTS = {  # by the name of the stage that ran it
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
 CARD = "model_card.md"
-SHOWN_DIGITS, ID_DIGITS = 8, 12  # of a key and of a pair's id: enough for every command
 
 
 @dataclass(frozen=True)
