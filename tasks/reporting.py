@@ -29,10 +29,11 @@ from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cos
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.query import search
+from pipeline_lib.search.query import ID_DIGITS, search
 from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
+from pipeline_lib.store.store import SHOWN_DIGITS
 from tasks.evaluation import Evaluations
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
@@ -46,7 +47,6 @@ _CONTRACTS = {  # by the name of the stage that ran it
 SAMPLES_A_REASON = 3
 SEARCH_HITS = 5
 CARD = "model_card.md"
-SHOWN_DIGITS, ID_DIGITS = 8, 12  # of a key and of a pair's id: enough for every command
 
 
 @dataclass(frozen=True)

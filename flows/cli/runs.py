@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
     from pipeline_lib.store.store import Store
 
-SHOWN_DIGITS = 8  # of a key: twice what a command needs
 HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 THIS_PYTHON = "this machine's Python"
 
@@ -139,6 +138,8 @@ def _champion(home: Path, store: Store) -> tuple[str, str]:
 def _print(found: list[Run]) -> None:
     from rich.console import Console
 
+    from pipeline_lib.store.store import SHOWN_DIGITS
+
     console = Console()
     console.print(_table(found))
     champion = next((run for run in found if run.champion), None)
@@ -155,6 +156,8 @@ def _table(found: list[Run]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
+
+    from pipeline_lib.store.store import SHOWN_DIGITS
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("", "checkpoint"):

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from pipeline_lib.evaluation.report_data import PLUMBING
 from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.search.query import ID_DIGITS
+from pipeline_lib.store.store import SHOWN_DIGITS
 
 if TYPE_CHECKING:
     from flows.evaluate import EvaluatedRef
 
 HITS_SHOWN = 3
-SHOWN_DIGITS = 8  # of a key: twice what a command needs
-ID_DIGITS = 12  # of a pair's id, which `cpt trace` takes
 
 
 def print_summary(report: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ __all__ = [
 
 KEY_DIGITS = 24
 LEAST_DIGITS = 4  # of a key that is cut short, as of git's commits
+SHOWN_DIGITS = 8  # of a key where people read it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTES = (".json", ".jsonl", ".md")  # files beside a manifest that go where it goes
 

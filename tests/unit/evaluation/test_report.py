@@ -13,7 +13,6 @@ from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.presets import preset
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import PLUMBING, HeldOut, QuarantineReason, ReportData, StageRow, notes
-from pipeline_lib.evaluation.report_page import link_pages
 from pipeline_lib.store.records import Outcome, Stage
 
 PAIR_ID = "0123456789abcdef" * 2
@@ -153,12 +152,17 @@ def test_each_run_keeps_its_report_and_the_newest_stands_above(tmp_path, data):
     folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
     assert [path.name[:3] for path in folders] == ["k2-", "k3-"] and (first / "report.json").read_bytes() == kept
     assert json.loads((tmp_path / "report.json").read_text())["lineage"]["train"]["key"] == "k3"
-    (tmp_path / "suites-test.html").write_text("<p><!--pages--><!--/pages--></p>")
+
+
+def test_pages_of_one_name_link_to_each_other(tmp_path, data):
+    """The newest report and the pages of suites both ways, whichever is written later; each run's own report to both."""
+    suites = tmp_path / "suites-test.html"
+    suites.write_text("<p><!--pages--><!--/pages--></p>")
     for _ in range(2):
-        link_pages(tmp_path)
-        links = [re.findall(r'href="([^#"]+)"', (place / "report.html").read_text()) for place in (tmp_path, *folders)]
-        assert links == [["suites-test.html"], *[["../report.html", "../suites-test.html"]] * 2]
-        assert '<a href="report.html">Report</a>' in (tmp_path / "suites-test.html").read_text()
+        page = write_report(tmp_path, data)
+        (own,) = tmp_path.glob("*/report.html")
+        links = [re.findall(r'href="([^#"]+)"', path.read_text()) for path in (page, own, suites)]
+        assert links == [["suites-test.html"], ["../report.html", "../suites-test.html"], ["report.html"]]
 
 
 def test_corpus_text_cannot_become_markup(tmp_path, data):

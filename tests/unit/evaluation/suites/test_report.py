@@ -26,7 +26,11 @@ def sts_b(put):
 def test_models_side_by_side_with_paired_differences(sts_b, data, config, encoder, tmp_path):
     store, suite = Store(tmp_path / "store"), open_suite("sts-b", data, config)
     found = [evaluate_suite(store, model, suite, "test") for model in (encoder, open_model("tfidf"))]
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("<!--pages--><!--/pages-->")
     page = write_suite_report(tmp_path / "report", found, "test", {"mr": "<missing>"}).read_text()
+    assert '<a href="report.html">Report</a>' in page, "links both ways"
+    assert '<a href="suites-test.html">Suites, test</a>' in (tmp_path / "report" / "report.html").read_text()
     content = json.loads((tmp_path / "report" / "suites-test.json").read_text())
     assert content["models"] == ["words", "tfidf"] and len(content["evaluations"]) == 4
     (difference,) = content["differences"]
