@@ -37,8 +37,7 @@ from pipeline_lib.languages import rules_of
 from pipeline_lib.pairs.extract import ExtractWork, commit_rows, extract_bundle, extract_file
 from pipeline_lib.pairs.filters import is_test_path
 from pipeline_lib.pairs.tables import Rows
-from pipeline_lib.runtime.cluster import local_cluster, run_tasks
-from pipeline_lib.runtime.workers import Killed
+from pipeline_lib.runtime.cluster import Killed, local_cluster, run_tasks
 from pipeline_lib.sources.dump_files import Bundle, bundles_of, list_files
 from pipeline_lib.sources.folder import describe, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile, form_of

@@ -23,8 +23,9 @@ from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
 from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.tables import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
+from pipeline_lib.runtime.cluster import Killed
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.runtime.workers import Killed, Workers, gathered
+from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.records import SourceRecord

@@ -20,7 +20,6 @@ from distributed.scheduler import KilledWorker
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.runtime.interruption import postponed
 from pipeline_lib.runtime.processes import deaf_children
-from pipeline_lib.runtime.workers import Killed
 
 POLL_SECONDS = 0.2
 TASKS_A_WORKER = 3  # in flight: enough to keep a worker busy, few enough that a huge dump does not fill the scheduler
@@ -96,6 +95,10 @@ def local_cluster(workers: int, memory_bytes: int) -> Iterator[Client]:
 def _postponing(close: Callable[[], None]) -> None:
     with postponed():
         close()
+
+
+class Killed:
+    """Result of a task that killed every worker that it was given to."""
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,6 @@ def _kill_descendants() -> None:
 
 
 def _write(line: str) -> None:
-    start = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""  # over a line of progress, which hides the cursor
+    start = "\r\x1b[2K" if os.isatty(2) else ""
     with contextlib.suppress(OSError):
         os.write(2, f"{start}{line}".encode())

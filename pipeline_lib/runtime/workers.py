@@ -18,10 +18,6 @@ Task = tuple[Any, ...]
 HERE = WorkersConfig(workers=1)  # one process: this one
 
 
-class Killed:
-    """Result of a task that killed every worker that it was given to."""
-
-
 class Workers:
     """Runs a stage's tasks, each at least once: a task gets paths and configs, and returns text.
 

@@ -55,7 +55,19 @@ def read_letters(file, limits):
         yield text_record(file, name, text.removesuffix(greeting), limits, form="plain")
 
 
-READER = Reader(read=read_letters, suffixes=(".letter",), options=Options)
+def is_letter(place):
+    """True where a first line is an address."""
+    return Path(place).read_text().startswith("To ")
+
+
+READER = Reader(read=read_letters, suffixes=(".letter",), probe=is_letter, options=Options)
+'''
+
+ANY_LETTER = '''"""Letters by their suffix alone: a reader that looks into the file comes first."""
+
+from pipeline_lib.sources.readers.letters import Reader, read_letters
+
+READER = Reader(read=read_letters, suffixes=(".letter",))
 '''
 
 LANGUAGE = '''"""Python with another suffix: a language with a grammar that is installed."""
@@ -106,7 +118,8 @@ def test_a_source_is_one_file(library: Path) -> None:
     pairs = valid_pairs(library, {"dump": "dump.yaml"})
     assert {pair["path"] for pair in pairs} == {"post.letter!To Ann", "post.letter!To Bob"}
     assert all(pair["kind"] == "text" and pair["licence"] == "CC0-1.0" and "Yours" not in pair["y"] for pair in pairs)
-    guess = "from pipeline_lib.sources.dump_spec import guess_reader as guess; print(guess('/x/*.letter'))"
+    (library / "pipeline_lib/sources/readers/any_letter.py").write_text(ANY_LETTER)
+    guess = "from pipeline_lib.sources.dump_spec import guess_reader as guess; print(guess('post.letter'))"
     environment = {**os.environ, "PYTHONPATH": str(library)}
     assert subprocess.check_output([sys.executable, "-c", guess], cwd=library, env=environment, text=True) == "letters\n"
 
