@@ -149,10 +149,13 @@ def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **k
     """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
     from prefect import flow
 
-    def body() -> R:
-        return step(*args, **kwargs)
+    made: list[R] = []
 
-    return flow(name=name, flow_run_name=f"{name}-{subject}", persist_result=False)(body)()
+    def body() -> None:
+        made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
+
+    flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
+    return made[0]
 
 
 def published_checkpoint(store: Store) -> str:

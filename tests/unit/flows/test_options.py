@@ -38,7 +38,7 @@ NAMES = ["tree", "my corpus", "it's", "-dash", "a;b && c", "$HOME", "größe", "
 OTHER_STARTS = ("gpt2", "EleutherAI/pythia-70m")  # than those that presets name
 SUITES = ("sts-b", "beir/scifact", "similarity")
 EXACTLY = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
 )
 
 
@@ -110,8 +110,9 @@ def fields(model: type[Params], there: Path) -> st.SearchStrategy[dict[str, Any]
     """Some of a model's fields, and some settings of its configuration: all of them are tried."""
     own = {name: field for name, field in model.model_fields.items() if name not in ("set", "machine")}
     each = {name: drawn(name, field, there) for name, field in own.items()}
-    known = [(setting.name, drawn(setting.name, setting.field, there)) for setting in options(model.ROOT)]
-    word = st.sampled_from(known).flatmap(lambda one: st.tuples(st.just(one[0]), one[1]))
+    word = st.sampled_from(list(options(model.ROOT))).flatmap(
+        lambda setting: st.tuples(st.just(setting.name), drawn(setting.name, setting.field, there))
+    )
     each["set"] = st.lists(word, max_size=6).map(lambda pairs: words_of(model.ROOT, dict(pairs)))
     needed = {name: each[name] for name, field in own.items() if field.is_required()}
     return st.fixed_dictionaries(needed, optional={name: each[name] for name in each if name not in needed})
