@@ -142,8 +142,9 @@ def parse_set(words: Sequence[str], model: type[BaseModel] = RunConfig) -> dict[
 
 def _is_text(given: Option | type[BaseModel], text: str) -> bool:
     """Whether a word's value is text as it stands."""
-    takes = isinstance(given, Option) and takes_text(given.field.annotation)
-    return takes and text[:1] not in ("'", '"') and not (text == "null" and given.may_be_unset)
+    if not isinstance(given, Option) or not takes_text(given.field.annotation):
+        return False
+    return text[:1] not in ("'", '"') and not (text == "null" and given.may_be_unset)
 
 
 def apply(config: Config, *layers: Mapping[str, Any]) -> Config:
