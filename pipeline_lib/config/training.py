@@ -138,9 +138,9 @@ class OptimizerConfig(StageConfig):
         known = (rate for most, rate in LANGUAGE_MODEL_RATES if n_weights is not None and n_weights <= most)
         update = {
             "learning_rate": next(known, UNKNOWN_SIZE_RATE),
-            "embedding_learning_rate": 0.0,
+            "embedding_learning_rate": None,
             "embedding_epsilon": OptimizerConfig.model_fields["embedding_epsilon"].default,
-            "scale_learning_rate": 0.0,
+            "scale_learning_rate": None,
             "warmup_steps": round(WARMUP_SHARE * self.steps),
             "clip_norm": 1.0,
             "weight_average": 0.0,

@@ -19,8 +19,8 @@ from pydantic import Field
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.folder import valid_name
-from pipeline_lib.sources.members import MemberOptions, member_record, unsafe_path, wanted_form
 from pipeline_lib.sources.readers import Reader
+from pipeline_lib.sources.readers.archive import MemberOptions, member_record, unsafe_path, wanted_form
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal

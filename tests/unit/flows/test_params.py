@@ -139,7 +139,7 @@ def test_a_given_start_brings_a_language_models_rates_in_any_preset(name: str, l
     train = config.train
     assert config.model.init == str(language_model)
     rates = (train.embedding_learning_rate, train.embedding_epsilon, train.scale_learning_rate, train.clip_norm)
-    assert rates == (0.0, 1e-8, 0.0, 1.0), "one rate for all weights"
+    assert rates == (None, 1e-8, None, 1.0), "one rate for all weights"
     assert (train.token_dropout, train.weight_average, train.warmup_steps) == (0.0, 0.0, 5)
     plain = preset(name).train
     kept = ("batch_size", "precision", "temperature", "mixture", "checkpoints", "weight_decay", "seed")
@@ -211,7 +211,7 @@ def test_curation_does_more_where_it_is_asked_to() -> None:
     config = run("smoke", "contamination.folder=/suites", "curate.near.threshold=0.8").resolve()
     assert (config.contamination.folder, config.curate.near.threshold) == ("/suites", 0.8)
     plain = preset("smoke")
-    assert (plain.contamination.folder, plain.curate.near.threshold) == ("", 0.0)
+    assert (plain.contamination.folder, plain.curate.near.threshold) == (None, None)
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
@@ -310,7 +310,7 @@ def test_a_training_set_is_read_as_its_settings_say(tmp_path: Path) -> None:
 def test_a_dump_spec_stands_in_for_a_folder_and_names_the_run() -> None:
     config = run("smoke", "source.dump=/data/Common Crawl.yaml").resolve()
     assert RunParams(preset="smoke", source="/data/Common Crawl.yaml").resolve() == config
-    assert (config.source.dump, config.source.folder, config.name) == ("/data/Common Crawl.yaml", "", "common-crawl")
+    assert (config.source.dump, config.source.folder, config.name) == ("/data/Common Crawl.yaml", None, "common-crawl")
     assert config.source.key_fields() == RunParams(preset="smoke").resolve().source.key_fields()
     with pytest.raises(UserError, match="give one"):
         run("smoke", "source.dump=a.yaml", source="folder").resolve()
