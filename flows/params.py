@@ -113,9 +113,7 @@ class RunParams(SourceParams):
     FIELDS: ClassVar = {"source": "source.folder", "init": "model.init", "name": "name"}
     FIRST: ClassVar = ("preset", "source", "init", "name")
 
-    preset: str = Field(  # type: ignore[assignment]
-        title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets
-    )
+    preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
     init: str | None = place(
         "Start from",
         "Folder of a causal language model, or its id on the Hugging Face hub; its tokenizer is taken too, and a language"
@@ -264,7 +262,7 @@ class AblateParams(SourceParams):
     GONE: ClassVar = {"ablation": "levers, pairs, seeds, or ablation.NAME=VALUE in `set`"}
     FIRST: ClassVar = ("preset", "source", "levers", "pairs", "seeds")
 
-    preset: str = Field(  # type: ignore[assignment]
+    preset: str = Field(
         title="Preset", description="Named configuration whose data and sizes are used.", json_schema_extra=_presets
     )
     levers: tuple[Lever, ...] | None = Field(None, title="Levers", description="Comparisons to make; unset: all.")

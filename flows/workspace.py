@@ -318,7 +318,7 @@ def _train_params(params: SourceParams) -> TrainParams:
 def _of_earlier_versions(given: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded parameters as they are written now; before, each setting had a field, unset at 0, -1 or an empty text."""
     fields = {name: value for name, value in given.items() if name in TrainParams.model_fields and name != "machine"}
-    unset = ("", [], None, -1)
+    unset: tuple[Any, ...] = ("", [], None, -1)
     values: Values = {
         setting: given[name]
         for name, setting in {**TrainParams.SHORTCUTS, "select_suites": "select.suites"}.items()
