@@ -28,7 +28,15 @@ from pipeline_lib.evaluation.suites.held_out_tasks import (
     kinds_of_few_groups,
 )
 from pipeline_lib.evaluation.suites.linear_probe import MAX_ITERATIONS, fit
-from pipeline_lib.evaluation.suites.models import COSINE_DECIMALS, Model, TextEncoder, WordModel, embedded, probe_features
+from pipeline_lib.evaluation.suites.models import (
+    COSINE_DECIMALS,
+    SIDES,
+    Model,
+    TextEncoder,
+    WordModel,
+    embedded,
+    probe_features,
+)
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult, SuiteText
 from pipeline_lib.runtime.progress import Progress, embedding, silent
 from pipeline_lib.store.artifact import Artifact
@@ -55,9 +63,20 @@ class HeldOutPairs:
     def __init__(self, curated: Artifact, config: EvaluateConfig) -> None:
         self.curated, self.config = curated, config
         self.tasks = lru_cache(self._tasks)
+        self._last: tuple[tuple[str, str], tuple[_Vectors, _Vectors]] | None = None
 
     def _tasks(self, split: str) -> TaskSet:
         return draw_tasks(self.curated.only(split), split, self.config)
+
+    def vectors(self, model: TextEncoder, split: str, progress: Progress) -> tuple[_Vectors, _Vectors]:
+        """Both sides of all tasks of the split; the last model's are kept for its next suite."""
+        wanted = (model.id.fingerprint, split)
+        if self._last is None or self._last[0] != wanted:
+            x_texts, y_texts = (self.tasks(split).texts(side) for side in SIDES)
+            total = len(x_texts) + len(y_texts)
+            x = _Vectors(model, x_texts, "x", embedding(progress, 0, total))
+            self._last = wanted, (x, _Vectors(model, y_texts, "y", embedding(progress, len(x_texts), total)))
+        return self._last[1]
 
 
 class HeldOutSuite(Suite):
@@ -95,7 +114,8 @@ class HeldOutSuite(Suite):
         task = tasks.of_kind(self.kind)
         if task is None:
             return SuiteResult((), {"skipped": {self.kind: tasks.skipped[self.kind]}})
-        figures = self._figures(_Scores(model, tasks, progress), task)
+        vectors = self.pairs.vectors(model, split, progress) if isinstance(model, TextEncoder) else None
+        figures = self._figures(_Scores(model, vectors), task)
         facts = {"headline": task.name, "tasks": {task.name: {**task.facts(), "primary": figures[0].metric}}}
         return SuiteResult(figures, facts)
 
@@ -108,15 +128,12 @@ class HeldOutSuite(Suite):
 
 
 class _Scores:
-    """One model on the tasks of a split; an encoder's vectors are those of all tasks, each text embedded once a side."""
+    """One model's scores: of its vectors on both sides where it is an encoder."""
 
-    def __init__(self, model: Model, tasks: TaskSet, progress: Progress) -> None:
+    def __init__(self, model: Model, vectors: tuple[_Vectors, _Vectors] | None) -> None:
         self.model = model
-        if isinstance(model, TextEncoder):
-            x_texts, y_texts = tasks.texts("x"), tasks.texts("y")
-            total = len(x_texts) + len(y_texts)
-            self._x = _Vectors(model, x_texts, "x", embedding(progress, 0, total))
-            self._y = _Vectors(model, y_texts, "y", embedding(progress, len(x_texts), total))
+        if vectors:
+            self._x, self._y = vectors
 
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         """Scores of one batch, (Q, C); higher is better."""
