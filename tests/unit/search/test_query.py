@@ -28,9 +28,9 @@ Make = Callable[..., Artifact]
 CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None")] * 3
 
 
-def build(store: Store, exported: Artifact, curated: Artifact) -> Artifact:
+def build(store: Store, exported: Artifact, curated: Artifact, config: IndexConfig = IndexConfig()) -> Artifact:  # noqa: B008
     encoder = OnnxEncoder(exported.part_folder())
-    return build_index(store, exported, curated, IndexConfig(), lambda texts, _: encoder.embed(texts, "document"))
+    return build_index(store, exported, curated, config, lambda texts, _: encoder.embed(texts, "document"))
 
 
 @pytest.fixture
@@ -52,6 +52,15 @@ def test_hits_are_ranked_and_as_many_as_there_are(home: Path) -> None:
     hits = search(home, "read a file", k=100)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5, 6]
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@pytest.mark.parametrize(("probes", "visited"), [(1, 1), (2, 2), (64, 3)])
+def test_an_index_of_inverted_lists_is_searched_in_so_many(
+    store: Store, curate: Make, export_model: Make, probes: int, visited: int
+) -> None:
+    exported = export_model()
+    promote(store.root, exported, build(store, exported, curate(), IndexConfig(factory="IVF3,Flat", probes=probes)), "planted")
+    assert Searcher(read_current(store.root)).index.nprobe == visited
 
 
 def test_agrees_with_brute_force(home: Path) -> None:
