@@ -41,8 +41,8 @@ class Exported:
         return self.encoder.embed(texts, "document")
 
 
-def build(store: Store, exported: Artifact, curated: Artifact) -> Artifact:
-    return build_index(store, exported, curated, IndexConfig(), Exported(exported))
+def build(store: Store, exported: Artifact, curated: Artifact, config: IndexConfig = IndexConfig()) -> Artifact:  # noqa: B008
+    return build_index(store, exported, curated, config, Exported(exported))
 
 
 @pytest.fixture
@@ -64,6 +64,15 @@ def test_hits_are_ranked_and_as_many_as_there_are(home: Path) -> None:
     hits = search(home, "read a file", k=100)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5, 6]
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@pytest.mark.parametrize(("probes", "visited"), [(1, 1), (2, 2), (64, 3)])
+def test_an_index_of_inverted_lists_is_searched_in_so_many(
+    store: Store, curate: Make, export_model: Make, probes: int, visited: int
+) -> None:
+    exported = export_model()
+    promote(store.root, exported, build(store, exported, curate(), IndexConfig(factory="IVF3,Flat", probes=probes)), "planted")
+    assert Searcher(read_current(store.root)).index.nprobe == visited
 
 
 def test_agrees_with_brute_force(home: Path) -> None:
