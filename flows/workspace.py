@@ -141,7 +141,8 @@ def open_workspace(params: SourceParams) -> Workspace:
     home = writable_home()
     folder = find_start(params.start, params.machine.download)
     config = params.resolve()  # once a start is here: rates go by its size
-    config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
+    if folder:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
     return Workspace(home, open_store(params.machine.artifacts), config)
 
 

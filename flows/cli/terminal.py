@@ -13,7 +13,15 @@ import typer
 from pydantic import ValidationError
 
 from flows.options import Params, fields_of, options_of, with_places
-from flows.params import CheckpointParams, EvaluateParams, FinetuneParams, PublishParams, SourceParams
+from flows.params import (
+    CheckpointParams,
+    EvaluateParams,
+    FinetuneParams,
+    PublishParams,
+    SourceParams,
+    is_checkpoint,
+    split_checkpoint,
+)
 from flows.settings import absolute_place
 from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.overrides import read_config
@@ -66,6 +74,9 @@ def read_params(model: type[Given], given: Mapping[str, Any]) -> Given:
     Raises:
         UserError: an option is out of its range, or there is no such option or setting.
     """
+    for name in given.get("checkpoint") or () if "checkpoint" in model.ALSO else ():
+        if not is_checkpoint(name):
+            split_checkpoint(name)  # which says what names a checkpoint
     fields = fields_of(model, given)
     if fields.get("config") and "preset" in model.model_fields and not fields.get("preset"):
         fields["preset"] = read_config(fields["config"], model.ROOT).get("preset")  # of a whole configuration

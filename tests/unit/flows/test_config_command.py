@@ -22,7 +22,7 @@ def test_show_prints_a_file_that_config_reads(tmp_path: Path) -> None:
     shown = cpt(tmp_path, "show", "smoke", "--config", str(file), "--set", "train.mixture={docstring: 1}")
     assert (shown.returncode, shown.stderr) == (0, "")
     file.write_text(shown.stdout)
-    expected = apply(preset("smoke"), {"train.steps": 7}, parse_set(["train.mixture={docstring: 1}"]))
+    expected = apply(preset("smoke"), {"train.steps": 7, "train.warmup_steps": 1}, parse_set(["train.mixture={docstring: 1}"]))
     assert apply(preset("demo"), read_config(file)) == expected
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "mine.yaml").write_text("base: smoke\ntrain: {steps: 7}\n")
