@@ -67,7 +67,7 @@ def test_a_word_is_typed_by_its_option(word: str, value: Any) -> None:
         ("train.lr", ["train.learning_rate"]),
         ("learning_rate", ["pretrain.learning_rate", "train.learning_rate"]),
         ("train.learning_rte", ["train.learning_rate"]),
-        ("trian.learning_rate", ["train.learning_rate"]),
+        ("trainn.learning_rate", ["train.learning_rate"]),
         ("extract.filter.quality.enabled", ["extract.filters.quality.enabled"]),
         ("filters", ["extract.filters"]),
     ],
