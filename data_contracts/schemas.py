@@ -88,7 +88,7 @@ def tokens_schema(vocab_size: int, negatives: bool = False) -> pa.Schema:
 
 
 EVALUATIONS = _columns(
-    ("model", pa.string()),  # "step-000400", "bm25", "tfidf"
+    ("model", pa.string()),  # "step-000240", "bm25", "tfidf"
     ("step", pa.int32()),  # -1 for a baseline
     ("split", pa.string()),
     ("kind", pa.string()),  # "code_search", "text_search", "classification", "similarity"

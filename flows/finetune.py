@@ -23,7 +23,7 @@ class FinetunedRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     before: str = Field(description="The checkpoint that was tuned.")
-    checkpoint: str = Field(description="The last checkpoint of the run, as TRAINKEY/step-000400.")
+    checkpoint: str = Field(description="The last checkpoint of the run, as TRAINKEY/step-000240.")
     training_sets: tuple[str, ...] = Field(description="STAGE/KEY of the pairs that were trained on, set by set.")
     shards: str = Field(description="Key of the `shards` artifact.")
     figures: dict[str, tuple[float, float]] = Field(description="SUITE TASK METRIC to its value before and after.")

@@ -172,14 +172,14 @@ class PublishParams(CheckpointParams):
     checkpoint: str | None = Field(
         None,
         title="Checkpoint",
-        description="TRAINKEY/step-000400; TRAINKEY: the one that selection chooses of that run; step-000400: of the run of"
+        description="TRAINKEY/step-000240; TRAINKEY: the one that selection chooses of that run; step-000240: of the run of"
         " preset, source and settings. Unset: the one that selection chooses of that run.",
     )
 
     @model_validator(mode="after")
     def _names_a_run(self) -> Self:
         if self.preset is None and not (self.checkpoint and split_checkpoint(self.checkpoint)[0]):
-            raise ValueError("give a preset, or a checkpoint as TRAINKEY/step-000400")
+            raise ValueError("give a preset, or a checkpoint as TRAINKEY/step-000240")
         return self
 
     @property
@@ -202,7 +202,7 @@ class EvaluateParams(CheckpointParams):
 
     models: tuple[str, ...] = place(
         "Models",
-        "published (the model that search uses), TRAINKEY/step-000400, TRAINKEY (all its checkpoints), step-000400 (of the run"
+        "published (the model that search uses), TRAINKEY/step-000240, TRAINKEY (all its checkpoints), step-000240 (of the run"
         " of preset, source and settings), the folder of an export, bm25, tfidf, or hub:ORGANISATION/MODEL. Unset: all"
         " checkpoints of the preset's run; without a preset `published`.",
         PLACE_OR_NAME,
@@ -332,7 +332,7 @@ class FinetuneParams(Params):
     FIRST: ClassVar = ("checkpoint", "training_data", "suites", "suite_data", "suite_split", "quick")
 
     checkpoint: str = Field(
-        title="Checkpoint", description="A checkpoint of a finished run, as TRAINKEY/step-000400, or `published`."
+        title="Checkpoint", description="A checkpoint of a finished run, as TRAINKEY/step-000240, or `published`."
     )
     training_data: tuple[str, ...] = place(
         "Training sets",
@@ -386,12 +386,12 @@ def is_checkpoint(model: str) -> bool:
 
 
 def split_checkpoint(name: str) -> tuple[str, str]:
-    """'KEY/step-000400' to (KEY, label), 'step-000400' to ('', label), 'KEY' to (KEY, '').
+    """'KEY/step-000240' to (KEY, label), 'step-000240' to ('', label), 'KEY' to (KEY, '').
 
     Raises:
         UserError: it is none of these.
     """
     found = CHECKPOINT.fullmatch(name)
     if not found:
-        raise UserError(f"checkpoint {name!r} is not of the form step-000400, TRAINKEY/step-000400 or TRAINKEY")
+        raise UserError(f"checkpoint {name!r} is not of the form step-000240, TRAINKEY/step-000240 or TRAINKEY")
     return found["of"] or found["key"] or "", found["label"] or ""

@@ -160,7 +160,7 @@ def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **k
 
 
 def published_checkpoint(store: Store) -> str:
-    """The checkpoint behind the model that search uses, as TRAINKEY/step-000400.
+    """The checkpoint behind the model that search uses, as TRAINKEY/step-000240.
 
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.

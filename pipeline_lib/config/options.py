@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -148,6 +148,10 @@ def _kind(annotation: Any) -> str:
         return KINDS[annotation]
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
+    if origin is Annotated:  # a registry's names
+        extra = next((part.json_schema_extra for part in parts if isinstance(part, FieldInfo)), None)
+        names = extra["enum"] if isinstance(extra, dict) else None
+        return f"one of {', '.join(map(str, names))}" if isinstance(names, list) else _kind(parts[0])
     if origin is tuple:
         return f"a list of {_kind(parts[0]).removeprefix('one of ').removeprefix('a ')}"
     if origin is dict:

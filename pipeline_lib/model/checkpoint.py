@@ -46,7 +46,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """TRAINKEY/step-000400."""
+        """TRAINKEY/step-000240."""
         return f"{self.trained.manifest.key}/{self.label}"
 
 
@@ -97,14 +97,14 @@ def record_origin(trained: Artifact, origin: Origin) -> None:
 
 
 def open_checkpoint(store: Store, name: str) -> Checkpoint:
-    """The checkpoint TRAINKEY/step-000400 with the tokenizer and the lengths of its run, which the run's inputs name.
+    """The checkpoint TRAINKEY/step-000240 with the tokenizer and the lengths of its run, which the run's inputs name.
 
     Raises:
         UserError: there is no such run or checkpoint, or what it was made from is gone.
     """
     key, _, label = name.rpartition("/")
     if not key:
-        raise UserError(f"checkpoint {name!r}: expected TRAINKEY/step-000400, as `cpt train` prints its key")
+        raise UserError(f"checkpoint {name!r}: expected TRAINKEY/step-000240, as `cpt train` prints its key")
     trained = store.open("train", key)
     trained.part(label)
     origin = _origin(trained)

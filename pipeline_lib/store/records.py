@@ -75,7 +75,7 @@ class Part(Record):
 
     stage: str
     key: str
-    label: str  # what a person calls it: "numpy 2.4.6 [2/3]", "train", "step-000400"
+    label: str  # what a person calls it: "numpy 2.4.6 [2/3]", "train", "step-000240"
     folder: str  # below the store's root
     files: tuple[File, ...]
     counts: Counts = Counts()

@@ -105,7 +105,7 @@ def train(
         log: callback with lines for people: sizes, estimate, restarts; those that begin with `WARNING` should be seen by all.
 
     Returns:
-        A part a checkpoint, labelled "step-000100", and the part "metrics" (metrics.jsonl).
+        A part a checkpoint, labelled "step-000240", and the part "metrics" (metrics.jsonl).
 
     Raises:
         UserError: the inputs do not fit together, or the saved state is another run's.

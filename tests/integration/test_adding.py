@@ -19,7 +19,7 @@ import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from data_contracts.validate import validate
-from pipeline_lib.config.run import CodePairsConfig, ContractConfig, ExtractConfig, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.store.store import Store
 

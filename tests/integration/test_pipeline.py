@@ -212,7 +212,7 @@ def test_a_named_checkpoint_is_evaluated_and_an_unknown_one_answered(finished: R
     answer = cpt(finished.home, *words, "--checkpoint", "nonsense")
     assert answer.returncode == 2
     assert len(answer.stderr.strip().splitlines()) <= 2
-    assert "step-000400" in answer.stderr
+    assert "step-000240" in answer.stderr
 
 
 def test_no_process_is_left_behind(finished: Run) -> None:

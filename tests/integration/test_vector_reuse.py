@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from exported_models import LABEL, Trained, commit, tiny_checkpoint
+from builders import write_artifact
+from exported_models import LABEL, Trained, tiny_checkpoint
 
 from data_contracts.schemas import PAIRS, row_id, text_hash
 from pipeline_lib.config.run import ExportConfig, IndexConfig
@@ -48,7 +49,9 @@ def corpus(store: Store, documents: Sequence[str]) -> Artifact:
     def write(folder: Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS), folder / "pairs.parquet")
 
-    return commit(store, "curate", "train", write, Trained(config={"documents": len(documents)}))
+    return write_artifact(
+        store, "curate", ["train"], lambda folder, _: write(folder), Trained(config={"documents": len(documents)})
+    )
 
 
 def _pair(x: str, y: str, position: int) -> dict[str, Any]:
@@ -135,7 +138,13 @@ def test_another_path_and_a_run_that_came_to_the_same_weights_embed_nothing(
         shutil.copytree(weights, folder, dirs_exist_ok=True)
         (folder / "state.json").write_text('{"seconds": 2}')
 
-    rerun = commit(moved, "train", LABEL, write, Trained(config={"steps": 3, "batch_size": 8, "learning_rate": 0.001}))
+    rerun = write_artifact(
+        moved,
+        "train",
+        [LABEL],
+        lambda folder, _: write(folder),
+        Trained(config={"steps": 3, "batch_size": 8, "learning_rate": 0.001}),
+    )
     tokenizer = moved.open("tokenizer", checkpoint.tokenizer.manifest.key)
     same = replace(checkpoint, trained=rerun, tokenizer=tokenizer)
     assert rerun.digest != checkpoint.trained.digest

@@ -64,7 +64,7 @@ S3 = [*RUN, "--artifacts", "s3://nowhere/prefix"]
         ([*RUN, "--select-suite", "sts-c", "--suite-data", "."], {}, "no suite 'sts-c'"),
         (["evaluate", "--preset", "smoke", "--suite", "sts-c", "--suite-data", "."], {}, "no suite 'sts-c'"),
         (["evaluate", "--preset", "smoke", "--suite", "sts-b", "--suite-data", "/nonexistent"], {}, "no such folder"),
-        (["publish", "--preset", "smoke", "--checkpoint", "last"], {}, "step-000400"),
+        (["publish", "--preset", "smoke", "--checkpoint", "last"], {}, "step-000240"),
         (["publish", "--preset", "smoke", "--checkpoint", "step-000100"], {}, "it has: step-000006"),
         (["evaluate", "--suite", "bias", "--suite-data", ".", "--model", "bm26"], {}, "bm25, tfidf"),
         (["evaluate", "--preset", "smoke", "--data", "."], {}, "give --suite-data"),

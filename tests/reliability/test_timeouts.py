@@ -28,7 +28,7 @@ HANGS = textwrap.dedent("""
     import re
     from pipeline_lib.pairs import extract as bundle
     from pipeline_lib.sources import readers
-    from pipeline_lib.sources import warc
+    from pipeline_lib.sources.readers import warc
 
     def hang_on(text):
         if "HANG" in str(text):

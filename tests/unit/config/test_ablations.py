@@ -104,6 +104,11 @@ def test_a_difference_shows_where_seeds_agree_and_it_is_over_twice_its_error(tmp
     assert rows["4"].shown is False, "all agree, but by less than twice the standard error"
 
 
+def marks(folder: Path) -> int:
+    """Points of a drawing, axes' ticks included."""
+    return len(list(ET.parse(folder / "ablation.svg").iter("{http://www.w3.org/2000/svg}use")))
+
+
 def test_the_artifact_holds_table_rows_and_a_drawing_of_every_value(tmp_path: Path) -> None:
     store = Store(tmp_path)
     measured = runs(store, {"64": [0.3, 0.32, 0.34], "<256>": [0.4, 0.41, 0.43]})
@@ -111,8 +116,8 @@ def test_the_artifact_holds_table_rows_and_a_drawing_of_every_value(tmp_path: Pa
     folder = made.part_folder("ablation")
     assert [row["arm"] for row in json.loads((folder / "ablation.json").read_text())] == ["64", "<256>"]
     assert "0.413 ± 0.015 (**+0.093**)" in (folder / "ablation.md").read_text()
-    circles = list(ET.parse(folder / "ablation.svg").iter("{http://www.w3.org/2000/svg}circle"))
-    assert len(circles) == 6
+    fewer = write_ablation(store, runs(store, {"64": [0.3, 0.32], "<256>": [0.4, 0.41, 0.43]}))
+    assert marks(folder) == marks(fewer.part_folder("ablation")) + 1 >= 6
     assert write_ablation(store, measured).manifest.key == made.manifest.key
 
 

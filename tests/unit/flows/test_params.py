@@ -223,7 +223,7 @@ def test_checkpoint_names() -> None:
     assert split_checkpoint("step-000400") == ("", "step-000400")
     assert split_checkpoint("abc/step-000400") == ("abc", "step-000400")
     assert split_checkpoint("01c534f6") == ("01c534f6", "")
-    with pytest.raises(UserError, match="step-000400"):
+    with pytest.raises(UserError, match="step-000240"):
         split_checkpoint("best")
 
 

@@ -95,7 +95,7 @@ def test_options_whose_batch_does_not_divide_are_refused_before_a_dataset_is_bui
 def test_a_fine_tuning_takes_a_batch_that_divides_and_holds_nothing_out() -> None:
     base = TrainConfig(evaluation_pairs=500, keep_checkpoints=2)
     tuned = tuned_config(base, FinetuneConfig(processes=2, checkpoints=3), {"a": 101}, 0.05)
-    assert (tuned.evaluation_pairs, tuned.keep_checkpoints, tuned.checkpoints) == (0, 0, 3)
+    assert (tuned.evaluation_pairs, tuned.keep_checkpoints, tuned.checkpoints) == (0, None, 3)
     assert tuned.batch_size == 100, "one row fewer than there are"
     with pytest.raises(UserError, match="1 pairs to tune on and 2 processes"):
         tuned_config(base, FinetuneConfig(processes=2), {"a": 1}, 0.05)

@@ -146,8 +146,13 @@ def test_two_encoders_compare_by_their_effect_sizes(tmp_path: Path) -> None:
             assert row["low"] < row["mean"] < row["high"]
         assert all(row["low"] == row["mean"] == row["high"] == 0 for row in differences([mine], [again], 50))
         page = write_suite_report(tmp_path / "report", [mine, theirs], "test", {}).read_text()
-        cells = dict(re.findall(r"<td>(\w+)</td><td>\d+</td>\s*<td>(.*?)</td>", page, re.DOTALL))
-        assert "<small>" in cells["effect_size"] and "<small>" not in cells["p_value"]
+        row = r"<td>(\w+)</td><td class=\"number roomy\">\d+</td>\s*<td class=\"number.*?\">(.*?)</td>"
+        cells = dict(re.findall(row, page, re.DOTALL))
+            re.findall(
+                r"<td>(\w+)</td><td class=\"number roomy\">\d+</td>\s*<td class=\"number.*?\">(.*?)</td>", page, re.DOTALL
+            )
+        )
+        assert "interval" in cells["effect_size"] and "interval" not in cells["p_value"]
 
 
 def test_groups_are_fair() -> None:
