@@ -148,8 +148,6 @@ def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> N
     of_run = ran.store.open("train", ran.answers["runs"]["a"]["trained"]).manifest.parts
     labels = set(ran.answers["its whole run"]["checkpoints"]) - {"baselines"}
     assert labels == {part.label for part in of_run if part.label.startswith("step")}
-        part.label for part in of_run if part.label.startswith("step")
-    }
 
 
 def test_a_run_opens_its_workspace_once(ran: Ran) -> None:
