@@ -26,7 +26,7 @@ class AblatedRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ablation: str = Field(description="Key of the `ablate` artifact.")
-    folder: str = Field(description="Where ablation.json, ablation.md and ablation.svg lie.")
+    folder: str = Field(description="Folder of ablation.json, ablation.md and ablation.svg.")
     runs: int = Field(description="Arms times seeds.")
 
 

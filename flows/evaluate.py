@@ -94,7 +94,7 @@ def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
 
 
 def workspace_without_run(params: EvaluateParams) -> Workspace:
-    """Where evaluations of models that no run of ours made are kept."""
+    """Workspace of models that no run of ours made."""
     config = params.resolve() if params.preset else apply(RunConfig(name="models"), *params.layers())
     return Workspace(writable_home(), open_store(params.machine.artifacts), config)
 

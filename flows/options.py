@@ -107,7 +107,9 @@ class Params(Group):
     set: tuple[str, ...] = Field(
         (), title="Settings", description="Single settings, as `train.learning_rate=1e-4`; they come last and win."
     )
-    machine: Machine = Field(Machine(), title="Machine", description="Where artifacts lie, and what may be fetched.")
+    machine: Machine = Field(
+        Machine(), title="Machine", description="Places of this machine: artifacts, and what may be fetched."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -32,7 +32,7 @@ class PublishedRef(BaseModel):
     test: EvaluatedRef
     export: str
     card: str
-    folder: str = Field(description="Where the model lies, its card beside it.")
+    folder: str = Field(description="Folder of the model, its card beside it.")
     index: str
     negatives: str
 

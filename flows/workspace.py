@@ -47,7 +47,7 @@ class Workspace:
 
     @property
     def report_folder(self) -> Path:
-        """Where report.json and report.html of this run go."""
+        """Folder of report.json and report.html of this run."""
         return self.home / "reports" / self.config.name
 
 
@@ -301,7 +301,7 @@ def _own_params(params: CheckpointParams, recorded: TrainParams | None, key: str
 
 
 def _is_asked_now(name: str) -> bool:
-    """Whether a setting is no choice of training: it is taken as it is given now."""
+    """True if a setting is no choice of training: it is taken as it is given now."""
     section = name.partition(".")[0]
     return section in AFTER_TRAINING or (section != "source" and find_setting(RunConfig, name).is_operational)
 

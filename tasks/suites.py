@@ -79,7 +79,7 @@ def show_suites_task(folder: Path, found: Sequence[Artifact], split: str, skippe
 
 
 def fits(model: Model, suite: Suite) -> bool:
-    """Whether a model can be put through a suite: BM25 has no symmetric similarity."""
+    """True if a model can be put through a suite: BM25 has no symmetric similarity."""
     return not isinstance(model, WordModel) or (suite.kind in model.kinds and not suite.needs_encoder)
 
 

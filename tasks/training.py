@@ -41,7 +41,7 @@ def train_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunC
 
 @stage_task("batch-advice")
 def batch_advice_task(store: Store, trained: Artifact, label: str) -> Artifact:
-    """Where a batch larger than this run's would stop paying, measured on the chosen checkpoint; small models only."""
+    """Batch size beyond which a larger one would stop paying, measured on the chosen checkpoint; small models only."""
     progress = StageProgress("batch advice")
     artifact = build_advice(store, trained, AdviceConfig(label=label), progress)
     facts = artifact.manifest.facts

@@ -78,7 +78,7 @@ def trace(
     pair_id: Annotated[str, typer.Argument(metavar="PAIR_ID", help="The id of a row of pairs.parquet, or its first digits.")],
     artifacts: Artifacts = "",
 ) -> None:
-    """Where a pair came from: source, file or URL, record, line, and the hash of the dump's file."""
+    """Origin of a pair: source, file or URL, record, line, and the hash of the dump's file."""
     from flows.cli.inspect import print_trace
 
     print_trace(pair_id, artifacts)

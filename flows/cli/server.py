@@ -134,7 +134,7 @@ def free_port() -> int:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen there."""
+    """True if a server could listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -145,7 +145,7 @@ def port_is_free(port: int) -> bool:
 
 
 def is_healthy(url: str) -> bool:
-    """Whether the API answers."""
+    """True if the API answers."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310 - a loopback address of ours
             return bool(answer.status == 200)

@@ -69,7 +69,7 @@ def params_of(model: type[Given], given: Mapping[str, Any]) -> Given:
 
 
 def read_params(model: type[Given], given: Mapping[str, Any]) -> Given:
-    """As `params_of`; nothing on this machine is looked for but the file of --config.
+    """Parameters as `params_of` gives them; nothing on this machine is looked for but the file of --config.
 
     Raises:
         UserError: an option is out of its range, or there is no such option or setting.

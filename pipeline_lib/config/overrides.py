@@ -141,7 +141,7 @@ def parse_set(words: Sequence[str], model: type[BaseModel] = RunConfig) -> dict[
 
 
 def _is_text(given: Option | type[BaseModel], text: str) -> bool:
-    """Whether a word's value is text as it stands."""
+    """True if a word's value is text as it stands."""
     if not isinstance(given, Option) or not takes_text(given.field.annotation):
         return False
     return text[:1] not in ("'", '"') and not (text == "null" and given.may_be_unset)
@@ -227,7 +227,7 @@ def in_yaml(value: Any) -> str:
 
 @functools.cache
 def _is_special(word: str) -> bool:
-    """Whether a version of YAML reads this word as something else than text."""
+    """True if a version of YAML reads this word as something else than text."""
     tags = {loader("").resolve(yaml.ScalarNode, word, (True, False)) for loader in (yaml.SafeLoader, _Loader)}
     return tags != {"tag:yaml.org,2002:str"}
 

@@ -52,13 +52,13 @@ class CheckpointScore:
 
     @property
     def is_within_noise(self) -> bool:
-        """Whether the highest score is not surely higher than this one."""
+        """True if the highest score is not surely higher than this one."""
         return self.behind_low <= _EQUAL_SCORES
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Where a kind alone is best, and by how much the chosen checkpoint stays behind there (paired, 95 %)."""
+    """Peak of each kind alone, and by how much the chosen checkpoint stays behind there (paired, 95 %)."""
 
     kind: str
     label: str

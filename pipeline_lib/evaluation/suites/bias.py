@@ -171,7 +171,7 @@ class AssociationBias(BiasSuite):
 
 
 class CoreferenceBias(BiasSuite):
-    """Whether a pronoun is understood the better where it fits what people expect of an occupation."""
+    """Test of whether a pronoun is understood the better where it fits what people expect of an occupation."""
 
     name = "bias-coreference"
 

@@ -27,7 +27,7 @@ POOL = "pool"  # the whole of a set without splits
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Where a set's files lie and how one reads them.
+    """Places of a set's files, and how one reads them.
 
     Attributes:
         files: split to its files; `POOL` alone where the set has no split, which is then cross-validated.

@@ -166,7 +166,7 @@ def _first_answer(texts: dict[str, str], hits: Sequence[tuple[str, float]], answ
 
 
 def contains_answer(text: str, answers: Sequence[tuple[str, ...]]) -> bool:
-    """Whether the tokens of one answer stand in a row in the text."""
+    """True if the tokens of one answer stand in a row in the text."""
     folded = unicodedata.normalize("NFD", text).casefold()  # lower() writes a sigma in two ways, by what follows the word
     # tokens cost 100 times as much
     likely = [answer for answer in answers if all(token.casefold() in folded for token in answer)]

@@ -206,7 +206,7 @@ class Beir(SearchSuite):
         return tuple(find_file(self.data, self.places, name, self.source) for name in names)
 
     def queries(self, split: str) -> dict[str, str]:
-        """Of all splits, as the folder has them."""
+        """Files of all splits, as the folder has them."""
         path = self.paths(split)[1]
         return {str(record["_id"]): str(record["text"]) for record in read_json_lines(path, ("_id", "text"))}
 
