@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 THIS_PYTHON = "this machine's Python"
+_HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}
 
 
 @dataclass(frozen=True)
@@ -159,14 +160,14 @@ def _table(found: list[Run]) -> Table:
 
     from pipeline_lib.store.store import SHOWN_DIGITS
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("", "checkpoint"):
         table.add_column(column, no_wrap=True)
     table.add_column("of", justify="right")
-    for column in ("name", "made", "source"):
-        table.add_column(column, overflow="fold")
+    for column, width in {"name": 4, "made": 10, "source": 4}.items():  # 80 columns in all
+        table.add_column(column, overflow="fold", min_width=width)
     for kind in HEADLINES:
-        table.add_column(kind.replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(_HEADS[kind], justify="right", no_wrap=True)
     for run in found:
         label = run.champion or run.chosen or (run.checkpoints[-1] if run.checkpoints else "-")
         figures = [f"{run.figures[kind]:.3f}" if kind in run.figures else "-" for kind in HEADLINES]
