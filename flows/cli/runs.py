@@ -160,11 +160,11 @@ def _table(found: list[Run]) -> Table:
 
     from pipeline_lib.store.store import SHOWN_DIGITS
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
     for column in ("", "checkpoint"):
         table.add_column(column, no_wrap=True)
     table.add_column("of", justify="right")
-    for column, width in {"name": 4, "made": 10, "source": 4}.items():  # 80 columns in all
+    for column, width in {"name": 6, "made": 10, "source": 8}.items():  # 80 columns in all
         table.add_column(column, overflow="fold", min_width=width)
     for kind in HEADLINES:
         table.add_column(_HEADS[kind], justify="right", no_wrap=True)

@@ -82,7 +82,7 @@ def test_the_table_and_the_json_name_what_commands_take(home: Path, monkeypatch:
     monkeypatch.setenv("COLUMNS", "140")
     printed = CliRunner().invoke(app, ["runs"]).stdout
     tuned, first = json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout)
-    (line,) = (line for line in printed.splitlines() if line.startswith(" *"))
+    (line,) = (line for line in printed.splitlines() if line.startswith("* ") and " is what " not in line)
     assert f"{first['key'][:8]}/step-000005" in line and "0.500" in line and "/src/mine" in line
     assert f"{tuned['key'][:8]}/step-000002" in printed
     assert Store(home / "store").find_key("train", first["key"][:8]) == first["key"]
