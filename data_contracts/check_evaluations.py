@@ -54,7 +54,7 @@ def check_evaluations(store: Store, evaluated: Sequence[Artifact]) -> Artifact:
     tasks and splits of the whole.
 
     Args:
-        evaluated: of the stages "evaluate" or "evaluate_suite"; order and repetition do not count.
+        evaluated: of the stage "evaluate_suite"; order and repetition do not count.
 
     Raises:
         RowsRejected: a figure breaks the contract; raised when all verdicts are written, with the report's path.

@@ -1,4 +1,4 @@
-"""What a good row of results is (rows of schemas.EVALUATIONS)."""
+"""Contract of results (rows of schemas.EVALUATIONS)."""
 
 from __future__ import annotations
 

@@ -85,8 +85,10 @@ def publish_run(run: TrainedRun, label: str = "") -> Published:
         label: of the checkpoint; empty: the one that selection chooses.
     """
     store, config, curated = run.work.store, run.work.config, run.lineage.curated
-    validation, selection = (None, None) if label else select_checkpoint(run)
-    label = label or str(selection.manifest.facts["chosen"])  # type: ignore[union-attr]
+    validation = selection = None
+    if not label:
+        validation, selection = select_checkpoint(run)
+        label = str(selection.manifest.facts["chosen"])
     checkpoint = run.lineage.checkpoint(label)
     test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
     exported = export_task(store, checkpoint, config)

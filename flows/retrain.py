@@ -7,7 +7,6 @@ from typing import Any
 from prefect import flow
 
 from flows.build_dataset import dataset_of
-from flows.evaluate import HeldOutEvaluations
 from flows.params import RunParams
 from flows.publish import Published, publish_run
 from flows.train import train_on
@@ -15,7 +14,6 @@ from flows.workspace import Workspace, in_subflow, open_workspace
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
-from tasks.evaluation import Evaluations
 from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
@@ -47,10 +45,6 @@ def run_artifacts(published: Published, advice: Artifact) -> RunArtifacts:
     """Everything that a run left, as the report takes it."""
     evaluated = {"validation": published.validation, "test": published.test}
     checks = {f"check {split}": found.checked for split, found in evaluated.items() if found}
-    validation, test = (_by_name(found) for found in evaluated.values())
+    validation, test = (found.checkpoints if found else {} for found in evaluated.values())
     stages = {**published.run.stages, **published.stages, **checks, "batch_advice": advice}
     return RunArtifacts(stages, validation, test, published.checkpoint)
-
-
-def _by_name(found: HeldOutEvaluations | None) -> dict[str, Evaluations]:
-    return found.checkpoints if found else {}

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline_lib.config.options import Option as Setting
 from pipeline_lib.config.options import find, options
 from pipeline_lib.config.overrides import in_yaml, parse_set
 from pipeline_lib.config.presets import RANDOM, preset
-from pipeline_lib.config.reference import Option as Setting
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError

@@ -6,11 +6,6 @@ reads it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-
 
 class UserError(ValueError):
     """A wrong use or a wrong input that the user can mend; the terminal prints it as one line, without a traceback."""
@@ -30,13 +25,3 @@ class TransientError(RuntimeError):
 
 class TrainingFailed(RuntimeError):
     """The trainer process ended without its last checkpoint; the message carries the tail of its log."""
-
-
-def in_one_line(error: ValidationError) -> str:
-    """Which values a model refused, what they are, and what was expected."""
-    refused = error.errors(include_url=False)
-    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'values'} {_short(one['input'])}: {one['msg']}" for one in refused)
-
-
-def _short(value: object) -> str:
-    return "" if isinstance(value, dict) else repr(value)

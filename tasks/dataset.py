@@ -1,4 +1,4 @@
-"""Raw dump to token shards: each task is one library call, with its progress and its table."""
+"""Dataset tasks, from raw dump to token shards: each task is one library call, with its progress and its table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out suites on checkpoints and baselines of one split, with the table in the UI."""
+"""Evaluation tasks: held-out suites on checkpoints and baselines of one split, with the table in the UI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selected checkpoint to exported model, index, promotion and report."""
+"""Publishing tasks: selection, export, model card, index, hardest negatives, promotion."""
 
 from __future__ import annotations
 

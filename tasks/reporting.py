@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from collections import Counter
@@ -57,10 +56,6 @@ class RunArtifacts:
     validation: Mapping[str, Evaluations]
     test: Mapping[str, Evaluations]
     chosen: str
-
-    def with_stage(self, name: str, artifact: Artifact) -> RunArtifacts:
-        """One stage more, the last."""
-        return dataclasses.replace(self, stages={**self.stages, name: artifact})
 
     def rows(self, began_at: float = 0.0) -> list[StageRow]:
         """A row a stage, in the order of the run, which began at `began_at` (seconds since 1970)."""

@@ -1,4 +1,4 @@
-"""Public evaluation suites on checkpoints and other models, with the table in the UI."""
+"""Suite tasks: public evaluation suites on checkpoints and other models, with the table in the UI."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_suites_task(
         UserError: an unknown suite, a split that a suite has not, no data folder, or no suite is left.
     """
     if not data:
-        raise UserError("suites read official downloads: give the folder that holds them, as --data DIR")
+        raise UserError("suites read official downloads: give the folder that holds them, as --suite-data DIR")
     config = config or SuiteConfig()
     config = config.quick_variant() if quick else config
     config = config.model_copy(update={"processes": config.processes or embedding_processes()})

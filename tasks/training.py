@@ -1,4 +1,4 @@
-"""Token shards to checkpoints. Called directly, never submitted: only the main thread can stop the trainer in time."""
+"""Training tasks. Called directly, never submitted: only the main thread can stop the trainer in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people look at while a run works: a progress line in the terminal, progress bars and tables in Prefect's UI."""
+"""Display of a run at work: a progress line in the terminal, progress bars and tables in Prefect's UI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks into a dump, `cpt inspect`, and back from a pair to its origin, `cpt trace`; neither writes anything."""
+"""Inspection of a dump, `cpt inspect`, and the way back from a pair to its origin, `cpt trace`; neither writes anything."""
 
 from __future__ import annotations
 

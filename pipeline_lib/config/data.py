@@ -1,4 +1,4 @@
-"""From raw dump to token shards: sources, pairs, filters, contracts, decontamination, deduplication, split and tokenizer."""
+"""Data options, from raw dump to token shards: sources, pairs, filters, contracts, curation and tokenizer."""
 
 from __future__ import annotations
 

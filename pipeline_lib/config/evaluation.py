@@ -1,4 +1,4 @@
-"""How checkpoints are measured and one of them is chosen: the held-out splits, public suites, and selection."""
+"""Evaluation: the held-out splits, public suites, and the selection of a checkpoint."""
 
 from __future__ import annotations
 

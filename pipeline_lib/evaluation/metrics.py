@@ -1,4 +1,4 @@
-"""Figures of merit and how sure they are.
+"""Metrics of ranking, classification and similarity, with bootstrap confidence intervals.
 
 Q queries, C candidates, N samples, R resamples. Ranks start from 1.
 """

@@ -1,4 +1,4 @@
-"""Choose a checkpoint by a declared weighted score on validation, and say why.
+"""Stage "select": the checkpoint with the best declared weighted score on validation, and why.
 
 With longer training search and classification rise while similarity falls (paper, section 4.2), so that each metric alone
 would choose another checkpoint; the score weighs them (checkpoint_scores.py). Of checkpoints whose scores lie within the noise

@@ -9,13 +9,12 @@ Coreference (after Zhao et al. 2018): a sentence is compared with what it comes 
 it means the other person. How much further the right one leads with the pronoun that the stereotype expects than with the
 other one is an occupation's preference; the effect size is its mean over occupations / its standard deviation, p the share of
 sign flips with at least that mean in either direction.
+
+Words and sentences were written for this project. The groups of a test have the same size, and their words are about as common;
+each word stands in each template. A coreference sentence names an occupation and another person, and its pronoun can only mean
+the one that did what the sentence says.
+
 W words, T templates, J occupations, P pronouns, R resamples, D width.
-
-Words and sentences of the bias suites, written for this project.
-
-Association tests take two groups of words and two groups of attributes, each word in each template. The groups of a test have
-the same size, and their words are about as common. Coreference sentences name an occupation and another person; the pronoun
-can only mean the one that did what the sentence says.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""Each query's own function among candidates: ranks and MRR, for a stated and pinned list of candidates.
+"""Code search: each query's own function among a stated and pinned list of candidates, by rank and MRR.
 
-Q queries, C candidates.
-
-CodeSearchNet: a docstring finds its function, in the protocol of its authors and in two harder ones.
-
-Three tasks a language, which are never to be compared with each other:
+CodeSearchNet, a docstring that finds its function; three tasks a language, which are never to be compared with each other:
 
     codesearchnet/ruby:1k    among 1,000: the set shuffled with numpy's seed 0 as the authors do, cut into batches of 1,000,
                              each query against its own batch; the incomplete last batch is left out
@@ -12,17 +8,18 @@ Three tasks a language, which are never to be compared with each other:
     codesearchnet/ruby:all   every function of the split is a candidate
 
 Each docstring ranks functions, as the paper states the task; the authors' model_test.py hands the functions over first, and so
-ranks the docstrings of a batch for each function. Figures of the two differ a little.
+ranks the docstrings of a batch for each function. Figures of the two differ a little. The query is the docstring as
+`docstring_tokens` has it (its first paragraph). The candidate is `code`; where that holds the docstring, as it does in Python,
+`code_tokens`, which do not. The candidates' order is pinned by a digest in the facts.
 
-The query is the docstring as `docstring_tokens` has it (its first paragraph). The candidate is `code`; where that holds the
-docstring, as it does in Python, `code_tokens`, which do not. The candidates' order is pinned by a digest in the facts.
+CodeXGLUE and CoSQA, every query against one list of functions:
 
-Code search in the layouts of CodeXGLUE and CoSQA: every query against one list of functions, by MRR.
+    codexglue-advtest    AdvTest/{valid,test}.jsonl: `docstring_tokens` and `code_tokens`; all of a file are candidates. The
+                         test file's names are replaced, and its tokens are called `function_tokens`
+    codexglue/ruby       ruby/{valid,test}.jsonl with ruby/codebase.jsonl as candidates, matched by `url`
+    cosqa                cosqa-retrieval-{dev,test}-500.json with code_idx_map.txt as candidates, matched by `retrieval_idx`
 
-codexglue-advtest    AdvTest/{valid,test}.jsonl: `docstring_tokens` and `code_tokens`; all of a file are candidates. The test
-                     file's names are replaced, and its tokens are called `function_tokens`
-codexglue/ruby       ruby/{valid,test}.jsonl with ruby/codebase.jsonl as candidates, matched by `url`
-cosqa                cosqa-retrieval-{dev,test}-500.json with code_idx_map.txt as candidates, matched by `retrieval_idx`
+Q queries, C candidates.
 """
 
 from __future__ import annotations
@@ -255,7 +252,6 @@ def code_text(record: dict[str, Any], path: Path) -> str:
 CODEXGLUE = "github.com/microsoft/CodeXGLUE/tree/main/Text-Code/NL-code-search-Adv (preprocess.py)"
 GRAPHCODEBERT = "github.com/microsoft/CodeBERT/tree/master/GraphCodeBERT/codesearch (dataset.zip, preprocess.py)"
 COSQA = "github.com/Jun-jie-Huang/CoCLR/tree/main/data/search"
-CODEXGLUE_PARTS = {"validation": "valid", "test": "test"}
 
 
 class OneListSuite(Suite):
@@ -293,7 +289,7 @@ class AdvTest(OneListSuite):
     def paths(self, split: str) -> tuple[Path, ...]:
         """One file."""
         places = ("codexglue/AdvTest", "AdvTest", "NL-code-search-Adv/dataset", "codexglue/NL-code-search-Adv/dataset")
-        return (find_file(self.data, places, f"{CODEXGLUE_PARTS[split]}.jsonl", CODEXGLUE),)
+        return (find_file(self.data, places, f"{PARTS[split]}.jsonl", CODEXGLUE),)
 
     def pairs(self, split: str) -> CodeSet:
         """Query i and code i belong together."""
@@ -313,7 +309,7 @@ class Codebase(OneListSuite):
 
     def paths(self, split: str) -> tuple[Path, ...]:
         """Queries and codebase."""
-        names = (f"{CODEXGLUE_PARTS[split]}.jsonl", "codebase.jsonl")
+        names = (f"{PARTS[split]}.jsonl", "codebase.jsonl")
         return tuple(find_file(self.data, self.places, name, GRAPHCODEBERT) for name in names)
 
     def pairs(self, split: str) -> CodeSet:

@@ -1,10 +1,8 @@
-"""A search suite: queries, a corpus and judgements; queries are embedded on the x side, documents on the y side.
+"""Text search: queries on the x side against a corpus on the y side, judged; BEIR folders and SMART collections.
 
-Any BEIR folder: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv with grades.
-
-SMART collections: documents and queries as `.I` records with `.T`, `.A`, `.W` fields, and a table of judgements.
-
-Title and text are searched; authors, cross-references and keywords are not. All judgements count as equally relevant.
+BEIR: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv with grades. SMART: documents and queries as `.I` records with
+`.T`, `.A`, `.W` fields and a table of judgements, all equally relevant; title and text are searched, authors, cross-references
+and keywords are not.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class SearchSuite(Suite):
     """Queries against a corpus; a subclass reads one layout.
 
     Attributes:
-        metrics: of rank_metrics.MEASURES, the headline first.
+        metrics: of searching.MEASURES, the headline first.
         queries_are_documents: whether a document of the query's own id and text is the query, and no hit.
     """
 
