@@ -15,7 +15,7 @@ from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
-from pipeline_lib.evaluation.suites.registry import open_model
+from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import (
@@ -24,6 +24,7 @@ from tasks.evaluation import (
     baselines_task,
     check_evaluations_task,
     checkpoint_task,
+    model_task,
     show_evaluations_task,
 )
 from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
@@ -36,7 +37,8 @@ class EvaluatedRef(BaseModel):
 
     split: str
     checkpoints: dict[str, tuple[str, ...]] = Field(
-        description="Checkpoint label, or `baselines`, to the keys of its `evaluate_suite` artifacts on held-out pairs."
+        description="Checkpoint label, name of another model, or `baselines`, to the keys of its `evaluate_suite` artifacts"
+        " on held-out pairs."
     )
     suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
     checked: str | None = Field(None, description="Key of the `check_evaluations` artifact.")
@@ -53,7 +55,8 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     if params.suites:
         return evaluate_suites(params)
     run, labels = runs_of(params)
-    return held_out(run, labels, params.split).ref(params.split)
+    others = [open_model(name) for name in params.others if name not in OPENERS]  # the baselines are measured in any case
+    return held_out(run, labels, params.split, others).ref(params.split)
 
 
 def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
@@ -78,13 +81,13 @@ def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
 
 
 def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
-    """The run whose checkpoints are evaluated, and their labels.
+    """The run whose corpus is measured on, and the labels of its checkpoints that are; none where only other models are named.
 
     Raises:
-        UserError: they are of several runs; or a model that is none of ours is to be measured without suites.
+        UserError: they are of several runs.
     """
-    if params.others and not params.suites:
-        raise UserError(f"{', '.join(params.others)}: the held-out part measures checkpoints and baselines; give suites")
+    if not params.checkpoints:
+        return find_run(params, params.corpus)[0], []
     found = [find_run(params, name) for name in params.checkpoints]
     run = found[0][0]
     if len({other.key for other, _ in found}) > 1:
@@ -106,7 +109,7 @@ def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
 
 @dataclass(frozen=True)
 class HeldOutEvaluations:
-    """Checkpoints, and the baselines as one more, on one split of their run's corpus."""
+    """Checkpoints, other models, and the baselines as one more, on one split of a run's corpus."""
 
     checkpoints: dict[str, Evaluations]
     checked: Artifact
@@ -117,11 +120,12 @@ class HeldOutEvaluations:
         return EvaluatedRef(split=split, checkpoints=keys, checked=self.checked.manifest.key)
 
 
-def held_out(run: TrainedRun, labels: Sequence[str], split: str) -> HeldOutEvaluations:
-    """Evaluate these checkpoints and the baselines on one split of the run's corpus, and show the table in the UI."""
+def held_out(run: TrainedRun, labels: Sequence[str], split: str, others: Sequence[Model] = ()) -> HeldOutEvaluations:
+    """Evaluate checkpoints, other models and the baselines on one split of the run's corpus, and show the table in the UI."""
     store, config, curated = run.work.store, run.work.config, run.lineage.curated
     baselines = baselines_task(store, curated, split, config)
     found = {label: checkpoint_task(store, curated, run.lineage.checkpoint(label), split, config) for label in labels}
+    found |= {model.id.name: model_task(store, curated, model, split, config) for model in others}
     found[BASELINES] = baselines
     checked = check_evaluations_task(store, [artifact for evaluations in found.values() for artifact in evaluations])
     show_evaluations_task(found, split, config.name)

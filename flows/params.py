@@ -230,9 +230,12 @@ class EvaluateParams(CheckpointParams):
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """The checkpoints and runs among the models, or what stands for them; none where only others are named."""
-        return tuple(model for model in self.models if is_checkpoint(model)) or (
-            () if self.models else ((PUBLISHED,) if self.preset is None else ("",))
-        )
+        return tuple(model for model in self.models if is_checkpoint(model)) or (() if self.models else (self.corpus,))
+
+    @property
+    def corpus(self) -> str:
+        """The run on whose held-out pairs other models are measured: the published one's, or that of the parameters."""
+        return PUBLISHED if self.preset is None else ""
 
     @property
     def others(self) -> tuple[str, ...]:

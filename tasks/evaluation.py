@@ -36,11 +36,13 @@ def baselines_task(store: Store, curated: Artifact, split: str, config: RunConfi
 @stage_task("evaluate-checkpoint")
 def checkpoint_task(store: Store, curated: Artifact, checkpoint: Checkpoint, split: str, config: RunConfig) -> Evaluations:
     """One checkpoint on the same queries and candidates."""
-    progress = StageProgress(f"{checkpoint.label}, {split}")
-    model = CheckpointEncoder(checkpoint, config.evaluate.batch_tokens)
-    found = _measured(store, [model], curated, split, config, progress)
-    progress.finish(headline(found))
-    return found
+    return _one_measured(store, CheckpointEncoder(checkpoint, config.evaluate.batch_tokens), curated, split, config)
+
+
+@stage_task("evaluate-model")
+def model_task(store: Store, curated: Artifact, model: Model, split: str, config: RunConfig) -> Evaluations:
+    """A model that no run of ours made, on the same queries and candidates."""
+    return _one_measured(store, model, curated, split, config)
 
 
 @stage_task("check-evaluations")
@@ -71,6 +73,13 @@ def headline(evaluations: Evaluations) -> str:
         if row["metric"] == PRIMARY_METRIC[row["kind"]]:
             figures.setdefault(row["kind"].replace("_", " "), []).append(f"{row['value']:.3f}")
     return ", ".join(f"{kind} {' / '.join(values)}" for kind, values in figures.items()) or "too little data for any task"
+
+
+def _one_measured(store: Store, model: Model, curated: Artifact, split: str, config: RunConfig) -> Evaluations:
+    progress = StageProgress(f"{model.id.name}, {split}")
+    found = _measured(store, [model], curated, split, config, progress)
+    progress.finish(headline(found))
+    return found
 
 
 def _measured(

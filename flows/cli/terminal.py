@@ -146,7 +146,8 @@ def check_models(params: EvaluateParams) -> None:
     Raises:
         UserError: there is none of that name.
     """
-    for name in params.checkpoints:
+    of_corpus = () if params.suites else (params.corpus,)
+    for name in params.checkpoints or of_corpus:
         check_checkpoint(params, name)
     if params.others:
         from pipeline_lib.evaluation.suites.registry import open_model

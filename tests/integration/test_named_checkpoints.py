@@ -78,6 +78,7 @@ def all_flows():
     answers["tuned, published"] = publish(PublishParams(**a, checkpoint=tuned.checkpoint)).model_dump()
     answers["stages"] = {stage: manifests().count(stage) for stage in ("curate", "tokenizer", "shards", "train")}
     answers["the published one"] = evaluate(EvaluateParams(split="test")).model_dump()
+    answers["another model"] = evaluate(EvaluateParams(models=["tfidf", f"mine={selected.folder}"], split="test")).model_dump()
     answers["its whole run"] = evaluate(EvaluateParams(models=[runs["a"].trained])).model_dump()
     answers["opened"] = times_opened(workspace, retrain, RunParams(**a))
     of_both = [name, f"{runs['a'].trained}/step-000006"]
@@ -146,6 +147,9 @@ def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> N
     published, tuned = ran.answers["the published one"], ran.answers["tuned, published"]
     assert published["checkpoints"] == tuned["test"]["checkpoints"]
     of_run = ran.store.open("train", ran.answers["runs"]["a"]["trained"]).manifest.parts
+    other, baselines = ran.answers["another model"]["checkpoints"].values()
+    measured = {row["task"]: row for row in read_evaluations(ran.store.open("evaluate_suite", key) for key in other)}
+    assert measured and {row["model"] for row in measured.values()} == {"mine"} and baselines
     labels = set(ran.answers["its whole run"]["checkpoints"]) - {"baselines"}
     assert labels == {part.label for part in of_run if part.label.startswith("step")}
 
