@@ -71,7 +71,7 @@ def test_suites_are_opened_before_anything_runs(sts_b, data):
         opened(("similarity",), str(data), "validation", False, False)
     with pytest.raises(UserError, match="sts12 has no split 'validation'"):
         opened(("sts12",), str(data), "validation", False, True)
-    with pytest.raises(UserError, match="give the folder that holds them, as --data DIR"):
+    with pytest.raises(UserError, match="give the folder that holds them, as --suite-data DIR"):
         opened(("sts-b",), "", "validation", False, False)
     with pytest.raises(UserError, match="no suite is left to run"):
         opened(("sick-r",), str(data), "validation", False, True)
