@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import EVAL_DATA
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData

@@ -74,8 +74,7 @@ class Blocks:
         """Seconds of a step, and shares of it."""
         from pipeline_lib.train.job import Events
         from pipeline_lib.train.metrics import Clock
-        from pipeline_lib.train.trainer import Trainer
-        from pipeline_lib.train.worker import build_objective
+        from pipeline_lib.train.trainer import Trainer, build_objective
 
         trainer = Trainer(self.job, build_objective(self.job, ranks), ranks, Events(enabled=False))
         timing = self.job.folder / f"timing-{ranks.size}.jsonl"

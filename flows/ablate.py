@@ -16,7 +16,7 @@ from pipeline_lib.evaluation.ablation import Measured
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
 from tasks.ablation import ablation_task
-from tasks.evaluation import checkpoint_task
+from tasks.evaluation import HeldOutPart, checkpoint_task
 from tasks.training import train_task
 
 
@@ -63,6 +63,6 @@ def measure(work: Workspace, dataset: Dataset, ablation: AblateConfig) -> tuple[
         evaluation
         for ranking in rankings(config, ablation)
         for evaluation in checkpoint_task(
-            store, dataset.curate, checkpoint, "validation", config.model_copy(update={"evaluate": ranking})
+            HeldOutPart(store, dataset.curate, "validation", config.model_copy(update={"evaluate": ranking})), checkpoint
         )
     )

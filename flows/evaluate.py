@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.params import EvaluateParams
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
+from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
@@ -21,6 +22,7 @@ from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import (
     BASELINES,
     Evaluations,
+    HeldOutPart,
     baselines_task,
     check_evaluations_task,
     checkpoint_task,
@@ -52,15 +54,19 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     Args:
         params: what is evaluated, on what, and how thoroughly.
     """
-    if params.suites:
-        return evaluate_suites(params)
+    of_corpus, public = parted_suites(params.suites)
+    found = evaluate_suites(params, public) if public else None
+    if not of_corpus:
+        assert found is not None, "no suite is neither public nor held out"
+        return found
     run, labels = runs_of(params)
     others = [open_model(name) for name in params.others if name not in OPENERS]  # the baselines are measured in any case
-    return held_out(run, labels, params.split, others).ref(params.split)
+    measured = held_out(run, labels, params.split, others, of_corpus).ref(params.split)
+    return measured.model_copy(update={"suites": found.suites, "skipped": found.skipped}) if found else measured
 
 
-def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
-    """Run suites on checkpoints and other models, and show the table in the UI.
+def evaluate_suites(params: EvaluateParams, names: Sequence[str]) -> EvaluatedRef:
+    """Run public suites on checkpoints and other models, and show the table in the UI.
 
     Raises:
         UserError: no data folder, or an unknown suite or model.
@@ -68,7 +74,7 @@ def evaluate_suites(params: EvaluateParams) -> EvaluatedRef:
     """
     run, labels = runs_of(params) if params.checkpoints else (None, [])
     work = run.work if run else workspace_without_run(params)
-    given = (params.suites, params.suite_data or "", params.split, params.quick, params.skip_missing)
+    given = (names, params.suite_data or "", params.split, params.quick, params.skip_missing)
     suites, skipped = open_suites_task(*given, work.config.suites)
     models: list[Model] = [open_model(name) for name in params.others]
     if run:
@@ -120,12 +126,15 @@ class HeldOutEvaluations:
         return EvaluatedRef(split=split, checkpoints=keys, checked=self.checked.manifest.key)
 
 
-def held_out(run: TrainedRun, labels: Sequence[str], split: str, others: Sequence[Model] = ()) -> HeldOutEvaluations:
+def held_out(
+    run: TrainedRun, labels: Sequence[str], split: str, others: Sequence[Model] = (), suites: Sequence[str] = HELD_OUT_SUITES
+) -> HeldOutEvaluations:
     """Evaluate checkpoints, other models and the baselines on one split of the run's corpus, and show the table in the UI."""
-    store, config, curated = run.work.store, run.work.config, run.lineage.curated
-    baselines = baselines_task(store, curated, split, config)
-    found = {label: checkpoint_task(store, curated, run.lineage.checkpoint(label), split, config) for label in labels}
-    found |= {model.id.name: model_task(store, curated, model, split, config) for model in others}
+    store, config = run.work.store, run.work.config
+    part = HeldOutPart(store, run.lineage.curated, split, config, tuple(suites))
+    baselines = baselines_task(part)
+    found = {label: checkpoint_task(part, run.lineage.checkpoint(label)) for label in labels}
+    found |= {model.id.name: model_task(part, model) for model in others}
     found[BASELINES] = baselines
     checked = check_evaluations_task(store, [artifact for evaluations in found.values() for artifact in evaluations])
     show_evaluations_task(found, split, config.name)

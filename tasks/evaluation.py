@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from data_contracts.check_evaluations import check_evaluations
 from data_contracts.verdicts import verdict_rows
+from pipeline_lib.config.evaluation import HELD_OUT_SUITES
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC, read_evaluations
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
@@ -24,25 +25,36 @@ Evaluations = tuple[Artifact, ...]  # of one model, suite by suite
 BASELINES = "baselines"  # among the checkpoints of an evaluation
 
 
+@dataclass(frozen=True)
+class HeldOutPart:
+    """Held-out pairs of one split of a corpus, and which suites are drawn from them."""
+
+    store: Store
+    curated: Artifact
+    split: str
+    config: RunConfig
+    suites: tuple[str, ...] = HELD_OUT_SUITES
+
+
 @stage_task("evaluate-baselines")
-def baselines_task(store: Store, curated: Artifact, split: str, config: RunConfig) -> Evaluations:
+def baselines_task(part: HeldOutPart) -> Evaluations:
     """BM25 and TF-IDF on the held-out suites of a split."""
-    progress = StageProgress(f"baselines, {split}")
-    found = _measured(store, [open_model(name) for name in OPENERS], curated, split, config)
+    progress = StageProgress(f"baselines, {part.split}")
+    found = _measured(part, [open_model(name) for name in OPENERS])
     progress.finish(headline(found))
     return found
 
 
 @stage_task("evaluate-checkpoint")
-def checkpoint_task(store: Store, curated: Artifact, checkpoint: Checkpoint, split: str, config: RunConfig) -> Evaluations:
+def checkpoint_task(part: HeldOutPart, checkpoint: Checkpoint) -> Evaluations:
     """One checkpoint on the same queries and candidates."""
-    return _one_measured(store, CheckpointEncoder(checkpoint, config.evaluate.batch_tokens), curated, split, config)
+    return _one_measured(part, CheckpointEncoder(checkpoint, part.config.evaluate.batch_tokens))
 
 
 @stage_task("evaluate-model")
-def model_task(store: Store, curated: Artifact, model: Model, split: str, config: RunConfig) -> Evaluations:
+def model_task(part: HeldOutPart, model: Model) -> Evaluations:
     """A model that no run of ours made, on the same queries and candidates."""
-    return _one_measured(store, model, curated, split, config)
+    return _one_measured(part, model)
 
 
 @stage_task("check-evaluations")
@@ -75,22 +87,18 @@ def headline(evaluations: Evaluations) -> str:
     return ", ".join(f"{kind} {' / '.join(values)}" for kind, values in figures.items()) or "too little data for any task"
 
 
-def _one_measured(store: Store, model: Model, curated: Artifact, split: str, config: RunConfig) -> Evaluations:
-    progress = StageProgress(f"{model.id.name}, {split}")
-    found = _measured(store, [model], curated, split, config, progress)
+def _one_measured(part: HeldOutPart, model: Model) -> Evaluations:
+    progress = StageProgress(f"{model.id.name}, {part.split}")
+    found = _measured(part, [model], progress)
     progress.finish(headline(found))
     return found
 
 
-def _measured(
-    store: Store,
-    models: Sequence[Model],
-    curated: Artifact,
-    split: str,
-    config: RunConfig,
-    progress: Progress = silent,
-) -> Evaluations:
-    suites = held_out_suites(curated, config.evaluate)
+def _measured(part: HeldOutPart, models: Sequence[Model], progress: Progress = silent) -> Evaluations:
+    suites = held_out_suites(part.curated, part.config.evaluate, part.suites)
     return tuple(
-        evaluate_suite(store, model, suite, split, progress) for model in models for suite in suites if fits(model, suite)
+        evaluate_suite(part.store, model, suite, part.split, progress)
+        for model in models
+        for suite in suites
+        if fits(model, suite)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import count_training_pairs
-from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.report_data import HeldOut, notes, split_facts
 from pipeline_lib.evaluation.select import read_selection, select

@@ -17,7 +17,7 @@ from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.candidates import compare, is_tracked
-from pipeline_lib.evaluation.compare import differences, read_evaluations
+from pipeline_lib.evaluation.metrics import differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import HeldOut, QuarantineReason, ReportData, StageRow, notes, split_facts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.cached import embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import check_split, evaluate_suite
 from pipeline_lib.evaluation.suites.models import Model, WordModel

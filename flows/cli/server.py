@@ -23,8 +23,7 @@ import psutil
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
-from pipeline_lib.store.files import replace_file
-from pipeline_lib.store.locks import exclusive
+from pipeline_lib.store.files import exclusive, replace_file
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0

@@ -24,6 +24,7 @@ from flows.params import (
 )
 from flows.settings import absolute_place
 from flows.workspace import check_planned, named_checkpoint, open_store
+from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import find_start, open_checkpoint
@@ -53,7 +54,7 @@ def with_server(flow: Callable[[], Any]) -> Any:
 
 def _import_libraries() -> None:
     """What takes seconds to import and does not ask where Prefect's server is, while that starts."""
-    for name in ("pipeline_lib.evaluation.compare", "pipeline_lib.export.export"):
+    for name in ("pipeline_lib.evaluation.metrics", "pipeline_lib.export.export"):
         importlib.import_module(name)
 
 
@@ -103,7 +104,8 @@ def check_params(params: Params) -> None:
         UserError: it is not there, or does not fit.
     """
     asked = params.settings()
-    suites = [*asked.get("select.suites", ()), *getattr(params, "suites", ())]
+    named = getattr(params, "suites", ())
+    suites = [*asked.get("select.suites", ()), *(parted_suites(named)[1] if isinstance(params, EvaluateParams) else named)]
     if isinstance(params, SourceParams):
         check_source(asked)
     check_folder("--contamination", asked.get("contamination.folder"))
@@ -146,7 +148,7 @@ def check_models(params: EvaluateParams) -> None:
     Raises:
         UserError: there is none of that name.
     """
-    of_corpus = () if params.suites else (params.corpus,)
+    of_corpus = (params.corpus,) if parted_suites(params.suites)[0] else ()
     for name in params.checkpoints or of_corpus:
         check_checkpoint(params, name)
     if params.others:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, operational, unset
+
+HELD_OUT = "held-out"  # the group of these suites
+HELD_OUT_SUITES = ("code_search_held_out", "text_search_held_out", "classification_held_out", "similarity_held_out")
+
+
+def parted_suites(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The suites over held-out pairs among these names, all four where there is no name, and the public ones."""
+    is_all = not names or HELD_OUT in names
+    held_out = tuple(name for name in HELD_OUT_SUITES if is_all or name in names)
+    return held_out, tuple(name for name in names if name != HELD_OUT and name not in HELD_OUT_SUITES)
 
 
 class EvaluateConfig(StageConfig):

@@ -110,7 +110,7 @@ class OptimizerConfig(StageConfig):
     resume_every_seconds: float = operational(
         60.0, description="Time between two saves of the full training state, for a restart (seconds).", gt=0
     )
-    save_beside: bool = operational(
+    async_checkpointing: bool = operational(
         True, description="Asynchronous checkpointing: a thread writes the training state beside the next steps."
     )
     keep_states: int = operational(

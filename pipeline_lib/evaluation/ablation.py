@@ -13,8 +13,7 @@ from statistics import mean, stdev
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.evaluation.charts import ablation_chart
-from pipeline_lib.evaluation.compare import read_evaluations
-from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC, read_evaluations
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store

@@ -1,17 +1,20 @@
-"""Metrics of ranking, classification and similarity, with bootstrap confidence intervals.
+"""Metrics of ranking, classification and similarity, with bootstrap intervals, and paired differences of two models.
 
 Q queries, C candidates, N samples, R resamples. Ranks start from 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.artifact import Artifact
 
 # of the kinds that a checkpoint is selected by, in the order of tables
 PRIMARY_METRIC = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
@@ -251,3 +254,99 @@ def _effect_sizes(values_RN: np.ndarray, groups_N: np.ndarray) -> np.ndarray:
 
 
 _RESAMPLED = {"spearman": _resampled_spearman, "pearson": _resampled_pearson, "effect_size": _resampled_effect_size}
+
+
+@dataclass(frozen=True)
+class Queries:
+    """One model's value for every query of one task."""
+
+    model: str
+    task: str
+    kind: str
+    ids: tuple[str, ...]
+    values: np.ndarray
+    targets: np.ndarray
+    metric: str
+
+
+def read_evaluations(artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
+    """The rows of schemas.EVALUATIONS of all these artifacts, in their order."""
+    rows = []
+    for artifact in artifacts:
+        for path in artifact.paths("evaluations.parquet"):
+            with path.open("rb") as stream:
+                rows.extend(pq.read_table(stream).to_pylist())
+    return rows
+
+
+def read_queries(artifact: Artifact, metric: str = "") -> dict[tuple[str, str], Queries]:
+    """The queries of an evaluation by (model, task).
+
+    Args:
+        artifact: of stage "evaluate_suite".
+        metric: of which metric; empty: each task's primary one. Tasks without it are left out.
+    """
+    model, facts = str(artifact.manifest.config["model"]), artifact.manifest.facts["tasks"]
+    found = {}
+    for path in artifact.paths("per_query.parquet"):
+        with path.open("rb") as stream:
+            table = pq.read_table(stream).to_pydict()
+        tasks, metrics_of = np.array(table["task"]), np.array(table["metric"])
+        for task in dict.fromkeys(table["task"]):
+            wanted = metric or facts[task]["primary"]
+            rows = np.flatnonzero((tasks == task) & (metrics_of == wanted))
+            if not len(rows):
+                continue
+            found[model, task] = Queries(
+                model=model,
+                task=task,
+                kind=table["kind"][rows[0]],
+                ids=tuple(table["query_id"][row] for row in rows),
+                values=np.array(table["value"])[rows],
+                targets=np.array(table["target"])[rows],
+                metric=wanted,
+            )
+    return found
+
+
+def difference(a: Queries, b: Queries, resamples: int, seed: int) -> Interval:
+    """The primary metric of a minus that of b, with its paired bootstrap interval.
+
+    Raises:
+        UserError: the two were not measured on the same queries.
+    """
+    if a.ids != b.ids:
+        raise UserError(
+            f"{a.model} and {b.model} were measured on different queries of {a.task} ({len(a.ids)} and {len(b.ids)}); "
+            "evaluate both on the same curated pairs with the same configuration"
+        )
+    if a.metric in STATISTICS:
+        return statistic_difference(a.metric, a.values, b.values, a.targets, resamples, seed)
+    return paired_difference(a.values, b.values, resamples, seed)
+
+
+def differences(
+    mine: Sequence[Artifact], others: Sequence[Artifact], resamples: int = 1000, seed: int = 1
+) -> list[dict[str, Any]]:
+    """One model minus each other, a row for every task that both were measured on, by its primary metric.
+
+    Args:
+        mine: evaluations of one model on one split.
+        others: evaluations of the models that it is compared with, on the same split.
+
+    Returns:
+        Rows with split, kind, task, metric, model, baseline, mean, low, high, n: what the report takes.
+    """
+    theirs = [queries for artifact in others for queries in read_queries(artifact).items()]
+    rows = []
+    for artifact in mine:
+        split = str(artifact.manifest.config["split"])
+        for (model, task), queries in read_queries(artifact).items():
+            for (baseline, other_task), other in theirs:
+                if other_task != task:
+                    continue
+                found = difference(queries, other, resamples, seed)
+                row = {"split": split, "kind": queries.kind, "task": task, "metric": queries.metric}
+                row |= {"model": model, "baseline": baseline}
+                rows.append(row | {"mean": found.value, "low": found.low, "high": found.high, "n": found.n})
+    return rows

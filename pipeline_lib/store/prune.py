@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.locks import LOCKS, at_work, is_alive
+from pipeline_lib.store.files import LOCKS, at_work, is_alive
 from pipeline_lib.store.store import Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use

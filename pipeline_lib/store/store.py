@@ -28,8 +28,7 @@ from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.runtime.machine import cache_folder
 from pipeline_lib.store.artifact import Artifact, fetch_part, part_is_there, record_name, unstored, verify_part
 from pipeline_lib.store.bucket import Bucket
-from pipeline_lib.store.files import digest_of, fault_point, put_if_absent, replace_file, sha256_file, sync_folder
-from pipeline_lib.store.locks import sign_in
+from pipeline_lib.store.files import digest_of, fault_point, put_if_absent, replace_file, sha256_file, sign_in, sync_folder
 from pipeline_lib.store.records import (
     Counts,
     File,

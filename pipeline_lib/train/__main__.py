@@ -44,7 +44,7 @@ def end_with_report(_: type[BaseException], error: BaseException, __: TracebackT
 def main(path: Path) -> None:
     """Train as the job says, to its end or until it is stopped and its state saved. Raises what ended it else."""
     from pipeline_lib.train.job import Events, Job
-    from pipeline_lib.train.worker import work
+    from pipeline_lib.train.trainer import work
 
     job = Job.model_validate_json(path.read_bytes())
     work(job, Events(enabled=os.environ.get("RANK", "0") == "0"))

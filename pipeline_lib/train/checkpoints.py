@@ -165,7 +165,7 @@ class Resume:
         self.states = StateFolder(job, ranks)
         self.trained, self.checkpoints, self.ranks, self.events = trained, checkpoints, ranks, events
         self._every_seconds = job.config.resume_every_seconds
-        self._writer = AsyncWriter(job.config.save_beside)
+        self._writer = AsyncWriter(job.config.async_checkpointing)
         self._last_save = time.monotonic()
 
     @property

@@ -4,7 +4,7 @@ A step reads its batch, deals the pairs to ranks, cuts this rank's into micro-ba
 embeddings and backpropagates the loss.
 
 B pairs of the global batch, b of this rank's share, m hard negatives that these pairs bring, N = 2 b + m sequences of the
-share (all x, then all y, then all hard negatives), K candidates of an x, D embedding width.
+share (all x, then all y, then all hard negatives), K candidates of an x, P held-out pairs, p of this rank, D embedding width.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.fast_gpt2 import kernel_obstacle
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
-from pipeline_lib.model.loss import contrastive_loss
-from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches
+from pipeline_lib.model.loss import contrastive_loss, false_negatives
+from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
+from pipeline_lib.tokens.dataset import labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
-from pipeline_lib.train.distributed import Ranks, gather_sides, largest
-from pipeline_lib.train.held_out import HeldOut
+from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_over_ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
@@ -280,3 +280,58 @@ class ContrastiveObjective:
 def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The weights of a part of the module, by its own names."""
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+
+
+class ValidationRows(PairRows):
+    """Rows of the validation split."""
+
+    split = "validation"
+
+
+class HeldOut:
+    """Loss and in-batch MRR on a fixed batch of the validation split, the work shared by all ranks.
+
+    Every rank embeds its share and ranks its own pairs among all of them: the only waiting is that of two small collectives
+    that all ranks reach after equal work, so that none of them runs into a timeout while another one measures.
+
+    Args:
+        shards: with the validation split, where pairs are asked for.
+        config: how many, and of which views.
+
+    Raises:
+        UserError: no held-out row of any view.
+    """
+
+    def __init__(self, shards: Artifact, config: TrainConfig) -> None:
+        sizes = [part.counts.n_out for part in shards.manifest.parts if part.label.startswith("validation-")]
+        n_pairs = min(config.evaluation_pairs, sum(sizes)) if labels_of(shards, "validation") else config.evaluation_pairs
+        rows = ValidationRows(shards, config.mixture, n_pairs, config.seed)
+        self.batch: Batch = read_batch(rows, 0, config, 0.0)
+        self.config = config
+
+    @torch.no_grad()
+    def measure(self, encoder: Encoder, limit: int, ranks: Ranks) -> dict[str, float]:
+        """ "loss" and "mrr" of all pairs, the same on every rank; every rank has to call."""
+        batch = self.batch
+        n_pairs = len(batch.x_ids)
+        shares = [np.arange(n_pairs)[rank :: ranks.size] for rank in range(ranks.size)]
+        texts = [batch.sequences(share) for share in shares]
+        packed = encoder.packed
+        passes = max(count_micro_batches(np.array([*map(len, sequences)]), limit, packed) for sequences in texts)
+        own = texts[ranks.rank]
+        cut = cut_micro_batches(at_least(own, passes, batch), limit, at_least=passes, packed=packed)
+        pieces = [piece.to(ranks.device) for piece in cut]
+        encoder.eval()
+        emb_ND = in_input_order([encoder(piece.ids_BL, piece.lengths_B) for piece in pieces], pieces)[: len(own)]
+        encoder.train()
+        sizes = [len(share) for share in shares]
+        negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
+        x_PD, y_KD = gather_sides(emb_ND, sizes, negatives, ranks)
+        begin, end = sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1])
+        hashes = batch.hashes_of(np.concatenate(shares)).to(ranks.device)
+        loss = contrastive_loss(x_PD, y_KD, encoder.log_scale, hashes, slice(begin, end), self.config.directions)
+        left_out_pP = false_negatives(hashes.pairs_alone(), torch.arange(begin, end, device=ranks.device))
+        scores_pP = (x_PD[begin:end] @ y_KD[:n_pairs].T).masked_fill(left_out_pP, -torch.inf)
+        reciprocal = 1.0 / (scores_pP >= scores_pP.diagonal(begin)[:, None]).sum(dim=1).double()
+        total_loss, total_reciprocal = sum_over_ranks([float(loss), float(reciprocal.sum())], ranks)
+        return {"loss": total_loss, "mrr": total_reciprocal / n_pairs}

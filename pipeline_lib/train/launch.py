@@ -26,8 +26,7 @@ from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.artifact import Artifact, verify_part
-from pipeline_lib.store.files import digest_of, replace_file, sha256_file
-from pipeline_lib.store.locks import exclusive
+from pipeline_lib.store.files import digest_of, exclusive, replace_file, sha256_file
 from pipeline_lib.store.records import Outcome, Part, Stage
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from corpus import NOUNS, write_corpus
 
-from pipeline_lib.evaluation.compare import read_evaluations
+from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.store.store import Store
 
 PROJECT = Path(__file__).parents[2]

@@ -26,8 +26,7 @@ from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN, Events, Job, checkpoint_labels, part_key
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.train.worker import build_objective, work
+from pipeline_lib.train.trainer import Trainer, build_objective, work
 
 Inputs = tuple[Store, TrainInputs]
 SILENT = Events(enabled=False)
@@ -119,7 +118,7 @@ def test_r01_killed_three_times_and_equal_to_the_bit(inputs: Inputs, uninterrupt
 @pytest.mark.parametrize("beside", [True, False])
 def test_r01_killed_at_twenty_random_points(inputs: Inputs, uninterrupted: dict[str, str], beside: bool) -> None:
     chance = random.Random(20)
-    job = write_job(*inputs, tiny_config(resume_every_seconds=OFTEN, save_beside=beside), key=f"killed-20-{beside}")
+    job = write_job(*inputs, tiny_config(resume_every_seconds=OFTEN, async_checkpointing=beside), key=f"killed-20-{beside}")
     kills = 0
     for trial in range(200):
         # early passes, so that the run lasts for twenty of them
@@ -181,7 +180,7 @@ def test_r06_not_finite_stops_with_step_batch_and_last_checkpoint(inputs: Inputs
 
 def test_r07_damaged_state_falls_back_and_the_end_is_the_same(inputs: Inputs, uninterrupted: dict[str, str]) -> None:
     # beside the steps the sixth state might still be in the making when the seventh step is killed
-    job = write_job(*inputs, tiny_config(resume_every_seconds=OFTEN, save_beside=False), key="damaged")
+    job = write_job(*inputs, tiny_config(resume_every_seconds=OFTEN, async_checkpointing=False), key="damaged")
     assert run_child(job, "trainer:after_step", 7) == -signal.SIGKILL
     newest = max((job.folder / "states" / "parts").glob("*/state.json"), key=lambda p: json.loads(p.read_text())["step"])
     flip_byte(newest.with_name("moments-00001-of-00001.safetensors"))

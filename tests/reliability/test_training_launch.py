@@ -24,7 +24,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import Events
 from pipeline_lib.train.launch import TrainInputs, train
-from pipeline_lib.train.worker import work
+from pipeline_lib.train.trainer import work
 
 Inputs = tuple[Store, TrainInputs]
 

@@ -18,8 +18,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN, Events, Job, part_key
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.train.worker import build_objective
+from pipeline_lib.train.trainer import Trainer, build_objective
 
 Inputs = tuple[Store, TrainInputs]
 STEPS = 9

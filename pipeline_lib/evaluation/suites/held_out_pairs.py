@@ -7,7 +7,7 @@ Q queries, C candidates, N texts, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from pipeline_lib.config.base import StageConfig, added
-from pipeline_lib.config.evaluation import EvaluateConfig, SuiteConfig
+from pipeline_lib.config.evaluation import HELD_OUT_SUITES, EvaluateConfig, SuiteConfig
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.held_out_tasks import (
     ProbeTask,
@@ -239,7 +239,7 @@ class SimilarityHeldOut(HeldOutSuite):
 HELD_OUT: tuple[type[HeldOutSuite], ...] = (CodeSearchHeldOut, TextSearchHeldOut, ClassificationHeldOut, SimilarityHeldOut)
 
 
-def held_out_suites(curated: Artifact, config: EvaluateConfig) -> list[Suite]:
-    """The four suites over the curated pairs of a corpus."""
+def held_out_suites(curated: Artifact, config: EvaluateConfig, names: Sequence[str] = HELD_OUT_SUITES) -> list[Suite]:
+    """The suites of these names over the curated pairs of a corpus; texts of all four are embedded together."""
     pairs = HeldOutPairs(curated, config)
-    return [suite(pairs) for suite in HELD_OUT]
+    return [suite(pairs) for suite in HELD_OUT if suite.name in names]

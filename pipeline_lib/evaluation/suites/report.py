@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.evaluation.compare import differences, read_evaluations
+from pipeline_lib.evaluation.metrics import differences, read_evaluations
 from pipeline_lib.evaluation.report_page import chip_of, link_pages, render_page
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import replace_file

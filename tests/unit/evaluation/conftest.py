@@ -13,8 +13,7 @@ from browser import CHROMIUM, Page, browser
 from builders import pair_row, write_pairs
 
 from data_contracts.schemas import row_id, text_hash
-from pipeline_lib.evaluation.compare import Queries
-from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import PRIMARY_METRIC, Queries
 from pipeline_lib.evaluation.suites.models import ModelId
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

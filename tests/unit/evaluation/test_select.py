@@ -14,9 +14,8 @@ from data_contracts.schemas import row_id
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.checkpoint_scores import Standing, kind_difference, score_difference
 from pipeline_lib.evaluation.metrics import mean_interval
-from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.evaluation.select import Standing, kind_difference, read_selection, score_difference, select
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ModelId

@@ -19,8 +19,7 @@ from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Events
 from pipeline_lib.train.launch import TrainInputs
 from pipeline_lib.train.metrics import StepMetrics, divergence_of, effective_rank
-from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.train.worker import build_objective
+from pipeline_lib.train.trainer import Trainer, build_objective
 
 
 def test_effective_rank_is_the_number_of_even_dimensions() -> None:

@@ -15,11 +15,10 @@ from torch import Tensor
 from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.store.store import Store
-from pipeline_lib.train.contrastive import ContrastiveObjective
+from pipeline_lib.train.contrastive import ContrastiveObjective, HeldOut
 from pipeline_lib.train.distributed import ALONE, Ranks
-from pipeline_lib.train.held_out import HeldOut
 from pipeline_lib.train.job import EVALUATION_FILE, Events, Job, kept_labels
-from pipeline_lib.train.worker import work
+from pipeline_lib.train.trainer import work
 
 PAIRS = 30
 

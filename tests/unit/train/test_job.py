@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.store.locks import exclusive
+from pipeline_lib.store.files import exclusive
 from pipeline_lib.train.job import Events, checkpoint_label, checkpoint_steps, parse_event
 
 
@@ -67,7 +67,7 @@ def test_a_second_holder_is_told_that_it_waits(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time\nfrom pathlib import Path\nfrom pipeline_lib.store.locks import exclusive\n"
+            "import sys, time\nfrom pathlib import Path\nfrom pipeline_lib.store.files import exclusive\n"
             "with exclusive(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(1)",
             str(tmp_path / "lock"),
         ],

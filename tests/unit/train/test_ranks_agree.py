@@ -23,8 +23,7 @@ from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import ALONE, Ranks, sum_over_ranks
 from pipeline_lib.train.job import PRETRAIN, Events, Job
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.train.worker import build_objective
+from pipeline_lib.train.trainer import Trainer, build_objective
 
 Inputs = tuple[Store, TrainInputs]
 ONE_MICRO_BATCH = 1 << 20

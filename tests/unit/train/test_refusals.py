@@ -18,7 +18,7 @@ from pipeline_lib.train.job import PRETRAIN
 from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.stages import pretrain, tuned_config
-from pipeline_lib.train.worker import build_objective
+from pipeline_lib.train.trainer import build_objective
 
 Inputs = tuple[Store, TrainInputs]
 

@@ -12,8 +12,7 @@ from training_runs import tiny_config, write_inputs, write_job
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Events
 from pipeline_lib.train.metrics import Stopwatch
-from pipeline_lib.train.trainer import Trainer
-from pipeline_lib.train.worker import build_objective
+from pipeline_lib.train.trainer import Trainer, build_objective
 
 
 def test_a_lap_holds_what_was_added_since_the_last() -> None:

@@ -13,9 +13,8 @@ import pytest
 from exported_models import tiny_checkpoint
 
 from pipeline_lib.config.evaluation import SuiteConfig
-from pipeline_lib.evaluation.checkpoint_scores import Standing
-from pipeline_lib.evaluation.compare import differences
-from pipeline_lib.evaluation.metrics import effect_size
+from pipeline_lib.evaluation.metrics import differences, effect_size
+from pipeline_lib.evaluation.select import Standing
 from pipeline_lib.evaluation.suites.bias import ASSOCIATIONS, MENS_OCCUPATIONS, WOMENS_OCCUPATIONS, halving_p, sign_flip_p
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import ModelId

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import suites
-from pipeline_lib.evaluation.compare import differences, read_evaluations, read_queries
+from pipeline_lib.evaluation.metrics import differences, read_evaluations, read_queries
 from pipeline_lib.evaluation.suites import registry
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.registry import FAMILIES, GROUPS, OPENERS, SUITES, open_model, open_suite, suite_names

@@ -15,7 +15,7 @@ from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.compare import differences, read_evaluations, read_queries
+from pipeline_lib.evaluation.metrics import differences, read_evaluations, read_queries
 from pipeline_lib.evaluation.report_data import split_facts
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
