@@ -11,11 +11,13 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pipeline_lib.config.data import Language
 from pipeline_lib.config.options import Option, options
 from pipeline_lib.config.overrides import apply, diff, in_yaml, overrides_of, parse_set, read_config, show
 from pipeline_lib.config.presets import PRESETS, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.languages import language_names
 
 DEMO = preset("demo")
 
@@ -205,7 +207,7 @@ def plain_values_of(option: Option, default: Any) -> st.SearchStrategy[Any]:
         kind = get_args(option.field.annotation)[0]
         if kind is float:
             return st.lists(st.floats(0.1, 100), min_size=1, max_size=3)
-        kinds = get_args(kind)
+        kinds = language_names() if kind is Language else get_args(kind)
         return st.lists(st.sampled_from(kinds) if kinds else SHORT, min_size=1, max_size=3)
     return st.just(default) if any(hasattr(m, "pattern") for m in option.field.metadata) else SHORT
 
