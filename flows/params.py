@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from flows.options import Params, place
-from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, words_of
+from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import StageConfig, operational
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
@@ -278,7 +277,7 @@ class AblateParams(SourceParams):
 
     def resolve(self) -> RunConfig:
         """The configuration that the levers change."""
-        return configure(self.preset, [without_section(layer, "ablation") for layer in self.layers()])
+        return configure(self.preset, [without_section(self.ROOT, layer, "ablation") for layer in self.layers()])
 
     def ablation(self) -> AblateConfig:
         """Which levers are pulled, and how far.
@@ -328,6 +327,7 @@ class FinetuneParams(Params):
     GONE: ClassVar = {
         "data": "--training-data (training_data)",
         "split": "sets.split=NAME in `set`",
+        "mine_factory": "mining.factory=FACTORY in `set`",
         "mine_ranks": "--mine-from and --mine-to, in a form mining.first_rank and mining.last_rank in `set`",
         "mining": "mining.NAME=VALUE in `set`",
         "training": "training.NAME=VALUE in `set`",
@@ -376,11 +376,6 @@ class FinetuneParams(Params):
         sets = self.resolve().sets
         parted = [entry.rpartition("=") for entry in self.training_data]
         return [sets.model_copy(update={"path": path, "view": name or "pairs"}) for name, _, path in parted]
-
-
-def without_section(layer: Mapping[str, Any], section: str) -> Values:
-    """A layer's settings but for those of one section."""
-    return {name: value for name, value in flat(AblationSettings, layer).items() if name.partition(".")[0] != section}
 
 
 def is_checkpoint(model: str) -> bool:

@@ -84,6 +84,11 @@ def flat(root: type[BaseModel], layer: Mapping[str, Any], above: str = "") -> Va
     return values
 
 
+def without_section(root: type[BaseModel], layer: Mapping[str, Any], section: str) -> Values:
+    """A layer's settings but for those of one section."""
+    return {name: value for name, value in flat(root, layer).items() if name.partition(".")[0] != section}
+
+
 def words_of(root: type[BaseModel], values: Values) -> tuple[str, ...]:
     """The words of --set that give these settings, in the order of the configuration."""
     return tuple(word_of(root, setting.name, values[setting.name]) for setting in options(root) if setting.name in values)

@@ -148,14 +148,14 @@ def check_models(params: EvaluateParams) -> None:
     Raises:
         UserError: there is none of that name.
     """
-    of_corpus = (params.corpus,) if parted_suites(params.suites)[0] else ()
-    for name in params.checkpoints or of_corpus:
-        check_checkpoint(params, name)
     if params.others:
         from pipeline_lib.evaluation.suites.registry import open_model
 
         for name in params.others:
             open_model(name)
+    of_corpus = (params.corpus,) if parted_suites(params.suites)[0] else ()
+    for name in params.checkpoints or of_corpus:
+        check_checkpoint(params, name)
     if params.preset:
         params.resolve()
 
