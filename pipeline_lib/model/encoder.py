@@ -1,4 +1,4 @@
-"""E: a causal transformer, pooled at the closing delimiter, L2-normalised (paper, section 2).
+"""Encoder E: a causal transformer, pooled at the closing delimiter, L2-normalised (paper, section 2).
 
 B rows, L tokens, D embedding width, T = B * L.
 """

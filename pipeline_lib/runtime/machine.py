@@ -1,4 +1,4 @@
-"""This machine: cores, processor, GPU, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
+"""Machine: cores, processor, GPU, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
 
 from __future__ import annotations
 
