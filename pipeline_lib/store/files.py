@@ -1,4 +1,4 @@
-"""Atomic files, whole or not there, and locks, under every artifact; with fault points, which do nothing unless a test armed one."""
+"""Atomic files, whole or not there, and locks, under every artifact; with fault points, which only a test arms."""
 
 from __future__ import annotations
 
