@@ -2,8 +2,8 @@
 
 A pair is contaminated by an evaluation text of 13 words or more (`ngram_words`) when both share 13 words in a row; by one of
 kind `code` when it holds at least half (`code_share`) of its 13-grams, an exact copy being all of them; by a shorter text
-when its x, its y or the two together are that text. Words are compared without case, spacing and punctuation. y is read on
-from x, so that a text that was cut between the two is found.
+when its x, its y or the two together are that text. Words are compared without case, spacing and punctuation; in scripts without
+spaces a character with its marks counts as one. y is read on from x, so that a text that was cut between the two is found.
 
 What is held in memory is the evaluation side: some 20 bytes a gram. Every pair is judged alone, and before deduplication:
 no clean pair goes with a contaminated one that it resembles, and the count by suite is that of the dump.
@@ -39,9 +39,10 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ContaminationConfig
 from pipeline_lib.curation.dedup import Curation
-from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets, words_of
+from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.scripts import tokens
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
@@ -132,7 +133,7 @@ class EvaluationTexts:
             hashes, _ = grams(*hash_words([part]), n)
             at = np.flatnonzero(np.isin(hashes, of_text))
             if at.size:
-                return " ".join(words_of(part)[at[0] : at[0] + n])
+                return " ".join(tokens(part)[at[0] : at[0] + n])
         raise AssertionError("a contaminated pair shares no gram with its text")
 
 

@@ -16,8 +16,9 @@ not; it is compared while any of its rows survives, and where it goes all of its
 Bounded memory: texts are streamed; shingles and band hashes go to files in the scratch folder; buckets are joined in SQL, a
 band at a time, which spills; what is held is 17 bytes a text. In a bucket a text meets the `bucket_texts` lowest only.
 
-Shingles are hashed, and what contamination is judged by too. A word is a run of letters and digits; case, spacing, punctuation
-and compatibility forms (full-width letters, ligatures) do not count. A text of fewer than n words is one gram: all that it has.
+Shingles are hashed, and what contamination is judged by too. A word is a run of letters and digits, or one character with its
+marks where the script has no spaces (scripts.py); case, spacing, punctuation and compatibility forms (full-width letters,
+ligatures) do not count. A text of fewer than n words is one gram: all that it has.
 
 Legend: T texts, W words of all texts, G grams of all texts.
 """
@@ -25,9 +26,7 @@ Legend: T texts, W words of all texts, G grams of all texts.
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby, pairwise
 from pathlib import Path
@@ -41,19 +40,10 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.data import NearDuplicatesConfig
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.errors import UserError
-
-WORD = re.compile(r"[^\W_]+")
-FOLDED = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
+from pipeline_lib.scripts import tokens
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, of 2**64 divided by the golden ratio
 MAX_CACHED_WORDS = 1_000_000  # some 150 MB
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in order, case-folded and without punctuation."""
-    if text.isascii():  # a third of the expression's time
-        return text.translate(FOLDED).split()
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 class WordHashes(dict[str, int]):
@@ -71,7 +61,7 @@ _HASHES = WordHashes()
 
 def hash_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The hashed words of all texts, one after the other (W, uint64), and where each text begins and ends (T + 1)."""
-    found = [words_of(text) for text in texts]
+    found = [tokens(text) for text in texts]
     offsets = np.cumsum([0, *map(len, found)])
     return np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(found)), np.uint64, int(offsets[-1])), offsets
 
