@@ -7,7 +7,9 @@ has spaces, and its words are words.
 - A unit measures length: a word, or two clusters of Chinese and Japanese, or three of the others, about five characters. These
   are the lengths of a word in translations, so that one set of bounds serves all. Text without such letters has as many units
   as `str.split` finds words, to the letter.
-- A token is what n-grams are made of: a word, or one cluster, so that an n-gram begins at every letter.
+- A token is what n-grams are made of: a word, or one letter or mark, so that an n-gram begins at every letter. Where a length
+  in words is meant, a character of Chinese or Japanese weighs two thirds of a word, one of the others a third: names and set
+  phrases are shorter than 13 such words, as they are in English.
 - An element is what sets are made of: a word, or two neighbouring clusters; single characters are too few to tell texts apart.
 
 Classes of characters are those of Unicode, by the package `regex`: sentence ends are UAX 29's `STerm` and `ATerm`.
@@ -25,22 +27,25 @@ from typing import Any
 # Blocks of scripts without spaces, of what they are read in, and of combining marks; a text without is known by one search.
 _UNSPACED = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u2fdf\u3005-\u3007\u3021-\u3035\u3038-\u303c"
-    "\u3041-\u309f\u30a1-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaadf"
+    "\u3041-\u309f\u30a1-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaadf"
     "\uf900-\ufaff\uff66-\uff9f\U00016fe0-\U0001b2ff\U00020000-\U0003ffff]"
 )
 _COMPLEX = re.compile(
     "[\u0300-\u036f\u0483-\u109f\u135d-\u135f\u1700-\u1cff\u1dc0-\u1dff\u20d0-\u20ff\u2cef-\u2cf1\u2d7f-\u312f\u3190-\uabff"
     "\uf900-\ufaff\ufb1e\ufe00-\ufe2f\uff66-\uff9f\U00010000-\U0010ffff]"
 )
+_ASCII = re.compile(r"[\x00-\x7f]+")
 _WORD = re.compile(r"[^\W_]+")
 _FOLDED = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
 _WIDE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}ー\uff70]"
 _FULL = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\u3001-\u303f\u30a0-\u30ff\uff01-\uffef]"
-_DENSE = (
-    r"[[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}"
-    r"\p{Balinese}]&&\p{L}]"
+_DENSE_SCRIPTS = (
+    r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}"
+    r"\p{Balinese}]"
 )
+_DENSE = rf"[{_DENSE_SCRIPTS}&&\p{{L}}]"
+_DENSE_PART = rf"[{_DENSE_SCRIPTS}&&[\p{{L}}\p{{M}}]]"
 _STACKERS = r"[\u1039\u17d2\u1a60\u1b44\ua9c0]"  # the next letter is drawn below
 _FINAL = r"[\u1000-\u1021]\u1037?\u103a\p{M}*"  # of a syllable of Burmese
 _WIDE_CLUSTER = rf"(?:{_WIDE}[\p{{M}}\uff9e\uff9f]*)"
@@ -54,7 +59,8 @@ _PATTERNS = {
     "unit": (
         rf"{_MARK}*+(?:{_WIDE_CLUSTER}{{1,2}}|{_DENSE_CLUSTER}{{1,3}})[{_MARK}--[\p{{Ps}}\p{{Pi}}]]*+\s*|{_OTHER}+\s*"
     ),
-    "token": rf"{_WIDE_CLUSTER}|{_DENSE_CLUSTER}|(?!{_WIDE}|{_DENSE})[\p{{L}}\p{{N}}](?:(?!{_WIDE}|{_DENSE}){_JOINED})*",
+    "token": rf"{_WIDE}|{_DENSE_PART}|(?!{_WIDE}|{_DENSE})[\p{{L}}\p{{N}}](?:(?!{_WIDE}|{_DENSE_PART}){_JOINED})*",
+    "wide": _WIDE,
     "run": rf"{_WIDE_CLUSTER}+|{_DENSE_CLUSTER}+",
     "cluster": rf"{_WIDE_CLUSTER}|{_DENSE_CLUSTER}",
     "grapheme": r"\X",
@@ -64,12 +70,13 @@ _PATTERNS = {
     "identifier": r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+",
     "identifiers": r"\w+",
     "no_letter": r"[^\p{L}\p{M}]+",
-    "no_sign": r"[\s\p{Cf}]+",
+    # nor arrows and the lines of drawings, which stand among words more often than tables of numbers
+    "no_sign": r"[\s\p{Cf}\u2190-\u21ff\u2500-\u259f]+",
     "sentence": (
         r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])"  # as English has it
         # other alphabets: not after a single letter, as initials are
         rf"|(?:(?<=[\p{{L}}\p{{M}}\p{{N}}]{{2}})\p{{SB=ATerm}}|[!?]|(?<=\p{{Greek}})[;\u037e])+{_CLOSING}*\s+"
-        rf"(?={_OPENING}*[\p{{Lu}}\p{{Lt}}\p{{Lo}}])"
+        rf"(?={_OPENING}*[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{Georgian}}])"
         rf"|[!?]+{_CLOSING}*(?={_OPENING}*{_WIDE})"
         # marks of their own end a sentence wherever they stand
         r"|[[\p{SB=STerm}--[!?]]།༎༏༐༑༔๚๛．](?:[\p{SB=STerm}།༎༔．]|\s+(?=[།༎༔]))*"
@@ -132,9 +139,9 @@ def sentences(text: str, after_spaces: bool = False) -> Iterator[str]:
         after_spaces: only those count that a space follows, so that no word is cut.
     """
     find = _LATIN_SENTENCE if text.isascii() else _pattern("sentence")
-    start = 0
+    start, check = 0, after_spaces and find is not _LATIN_SENTENCE  # whose pattern has a space
     for end in find.finditer(text):
-        if after_spaces and not text[end.end() - 1].isspace():
+        if check and not text[end.end() - 1].isspace():
             continue
         yield text[start : end.end()]
         start = end.end()
@@ -158,6 +165,17 @@ def tokens(text: str) -> list[str]:
         return _WORD.findall(folded)
     found: list[str] = _pattern("token").findall(_pattern("unwritten").sub("", folded))
     return found
+
+
+WORD_WEIGHT = 30  # of a token that is a word
+
+
+def weights(found: list[str]) -> list[int]:
+    """The weight of each token, of which WORD_WEIGHT make a word."""
+    return [
+        WORD_WEIGHT if token.isascii() or _UNSPACED.match(token) is None else 20 if _pattern("wide").match(token) else 10
+        for token in found
+    ]
 
 
 def elements(text: str) -> set[str]:
@@ -184,7 +202,7 @@ def identifier_words(identifier: str) -> list[str]:
     return sorted({element for part in parts for element in elements(part.lower())})
 
 
-def letter_share(text: str) -> float:
-    """Letters and their marks among all characters but spaces and signs of no width; 0 where there is none."""
-    solid = len(_pattern("no_sign").sub("", text))
-    return len(_pattern("no_letter").sub("", text)) / solid if solid else 0.0
+def letters_beyond_ascii(text: str) -> tuple[int, int]:
+    """How many characters beyond ASCII are letters or marks of them, and how many count at all: no spaces, no lines."""
+    others = _ASCII.sub("", text)  # in most texts a hundredth, which the slower expressions see alone
+    return len(_pattern("no_letter").sub("", others)), len(_pattern("no_sign").sub("", others))

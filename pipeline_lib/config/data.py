@@ -273,7 +273,7 @@ class ContaminationConfig(StageConfig):
     ngram_words: int = Field(
         13,
         description="Length of the n-grams: a pair that shares one with a text is contaminated (words; in scripts without"
-        " spaces, characters with their marks).",
+        " spaces 1.5 characters of Chinese or Japanese, or 3 of the others, count as one).",
         ge=2,
     )
     code_share: float = Field(
@@ -300,8 +300,7 @@ class NearDuplicatesConfig(StageConfig):
     )
     shingle_words: int = Field(
         5,
-        description="Length of a shingle; a shorter text is one shingle (words; in scripts without spaces, characters with"
-        " their marks).",
+        description="Length of a shingle; a shorter text is one shingle (words; in scripts without spaces, characters).",
         ge=1,
     )
     permutations: int = Field(120, description="Hash functions of a MinHash signature.", ge=1, le=4096)

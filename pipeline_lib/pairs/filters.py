@@ -85,7 +85,7 @@ _SPACES = bytes(b for b in range(128) if chr(b).isspace())
 _NO_LETTERS = bytes(b for b in range(128) if not chr(b).isalpha())
 _CONTROL = bytes(b for b in range(128) if not chr(b).isprintable() and not chr(b).isspace())
 
-# Both measure the UTF-8 of a text by deleting bytes: 20 times as fast as a regular expression over its characters.
+# Both measure the bytes of a text by deleting some: 20 times as fast as a regular expression over its characters.
 
 
 def letter_share(text: str) -> float:
@@ -93,11 +93,12 @@ def letter_share(text: str) -> float:
 
     About 0.95 in prose, below 0.6 in tables and listings of numbers.
     """
-    if not text.isascii():
-        return scripts.letter_share(text)
-    data = text.encode("utf-8", "surrogatepass")
-    solid = len(data.translate(None, _SPACES))
-    return len(data.translate(None, _NO_LETTERS)) / solid if solid else 0.0
+    data = text.encode("ascii", "ignore")
+    letters, solid = len(data.translate(None, _NO_LETTERS)), len(data.translate(None, _SPACES))
+    if len(data) < len(text):
+        other_letters, other_solid = scripts.letters_beyond_ascii(text)
+        letters, solid = letters + other_letters, solid + other_solid
+    return letters / solid if solid else 0.0
 
 
 def word_overlap(x: str, y: str) -> float:

@@ -141,7 +141,8 @@ class _Scanner:
             self.pending = []
 
     def add(self, text: str, line: int, heading: bool = False) -> None:
-        words = scripts.join_lines(_without_inline(text)).split()
+        text = _without_inline(text)
+        words = (text if text.isascii() else scripts.join_lines(text)).split()
         if words:
             self.found.append(Paragraph(" ".join(words), line, len(words), heading))
 

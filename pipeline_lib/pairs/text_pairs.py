@@ -110,22 +110,22 @@ def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator
     """Whole paragraphs where they are short, else sentences; at most max_words - min_words each, so that one always fits."""
     longest = max(1, config.max_words - config.min_words)
     whole = min(longest, config.target_words)
-    for text, line, words, _ in paragraphs:
-        spaced = config.unit == "words" or scripts.is_spaced(text)
-        if config.unit == "characters":
+    by_characters, any_script = config.unit == "characters", config.unit == "auto"
+    for text, line, size, _ in paragraphs:
+        by_words = not by_characters
+        if by_characters:
             size = len(text) + 1  # a space or line break ends each unit
-        else:
-            size = words if spaced else scripts.count_units(text)
+        elif any_script and not text.isascii() and not scripts.is_spaced(text):
+            by_words, size = False, scripts.count_units(text)
         if size <= whole:
             yield _Unit(text, size, line, "\n")
             continue
-        by_words = spaced and config.unit != "characters"
-        chunks = []
+        chunks: list[tuple[str, int]] = []
         for sentence in scripts.sentences(text, after_spaces=by_words):
-            chunks += _words(sentence, longest) if by_words else _chunks(sentence, longest, config.unit == "characters")
-        for index, (chunk, size) in enumerate(chunks):
-            end = "\n" if index == len(chunks) - 1 else " " if chunk.endswith(" ") else ""
-            yield _Unit(chunk.rstrip(), size, line, end)
+            chunks += _words(sentence, longest) if by_words else _chunks(sentence, longest, by_characters)
+        last, last_size = chunks.pop()
+        yield from (_Unit(chunk.rstrip(), size, line, " " if chunk.endswith(" ") else "") for chunk, size in chunks)
+        yield _Unit(last.rstrip(), last_size + by_characters, line, "\n")
 
 
 def _words(sentence: str, longest: int) -> Iterator[tuple[str, int]]:
@@ -150,8 +150,7 @@ def _chunks(sentence: str, longest: int, by_characters: bool) -> Iterator[tuple[
             yield "".join(parts[start:end]), sum(sizes[start:end])
             start, size = end, sum(sizes[end:at])
         size += sizes[at]
-    last = "".join(parts[start:])
-    yield last, size + (by_characters and not last.endswith(" "))
+    yield "".join(parts[start:]), size
 
 
 def _short_enough(unit: str, most: int) -> list[str]:
@@ -223,11 +222,11 @@ def _candidates(
     if "title" in config.views:
         titles = [(head.text, first) for head, first in firsts if head.heading]
         if whole and firsts and not titles:
-            dropped["no_heading"] += 1
+            note_drop(dropped, "no_heading", lambda: ("", firsts[0][1].text))
         yield from (("title", title, first) for title, first in titles)
     if "section" in config.views:
         if whole and len(firsts) == 1:
-            dropped["one_piece"] += 1
+            note_drop(dropped, "one_piece", lambda: (firsts[0][1].text, ""))
         yield from (("section", x.text, y) for (_, x), (_, y) in pairwise(firsts))
 
 

@@ -20,7 +20,6 @@ from unit.curation.rows import pair, validated
 from pipeline_lib.config.data import ContaminationConfig, CurateConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import EvaluationTexts, hash_evaluations
-from pipeline_lib.curation.near_duplicates import words_of
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
@@ -132,7 +131,7 @@ def test_found_is_what_the_rule_says(texts: list[str], pairs: list[tuple[str, st
     records = [{"suite": "s", "text": text, "kind": "code" if at % 2 else "text"} for at, text in enumerate(texts)]
 
     def shingles(text: str) -> set[tuple[str, ...]]:
-        words = words_of(text)
+        words = tokens(text)
         return {tuple(words[at : at + n]) for at in range(max(1, len(words) - n + 1))} if words else set()
 
     def is_in(at: int, x: str, y: str) -> bool:
