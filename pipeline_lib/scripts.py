@@ -38,7 +38,7 @@ _ASCII = re.compile(r"[\x00-\x7f]+")
 _WORD = re.compile(r"[^\W_]+")
 _FOLDED = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
-_WIDE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}ー\uff70]"
+_WIDE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}\u30fc\uff70]"
 _FULL = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\u3001-\u303f\u30a0-\u30ff\uff01-\uffef]"
 _DENSE_SCRIPTS = (
     r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}"
@@ -53,12 +53,10 @@ _DENSE_CLUSTER = rf"(?:[เ-ไເ-ໄ]?{_DENSE}\p{{M}}*(?:(?<={_STACKERS}){_DEN
 _MARK = r"[^\s\p{L}\p{M}\p{N}]"  # punctuation, symbols, and signs of no width
 _OTHER = rf"(?:(?!{_WIDE}|{_DENSE})\S)"
 _OPENING = r"[\p{Ps}\p{Pi}\"'¿¡]"
-_CLOSING = r"[\p{Pe}\p{Pf}\"'”’]"
+_CLOSING = r"[\p{Pe}\p{Pf}\"'\u201c]"
 _JOINED = r"[[\p{L}\p{N}\p{Mn}\p{Mc}]--\p{Variation_Selector}]"  # what goes on with a word
 _PATTERNS = {
-    "unit": (
-        rf"{_MARK}*+(?:{_WIDE_CLUSTER}{{1,2}}|{_DENSE_CLUSTER}{{1,3}})[{_MARK}--[\p{{Ps}}\p{{Pi}}]]*+\s*|{_OTHER}+\s*"
-    ),
+    "unit": (rf"{_MARK}*+(?:{_WIDE_CLUSTER}{{1,2}}|{_DENSE_CLUSTER}{{1,3}})[{_MARK}--[\p{{Ps}}\p{{Pi}}]]*+\s*|{_OTHER}+\s*"),
     "token": rf"{_WIDE}|{_DENSE_PART}|(?!{_WIDE}|{_DENSE})[\p{{L}}\p{{N}}](?:(?!{_WIDE}|{_DENSE_PART}){_JOINED})*",
     "wide": _WIDE,
     "run": rf"{_WIDE_CLUSTER}+|{_DENSE_CLUSTER}+",
@@ -71,7 +69,7 @@ _PATTERNS = {
     "identifiers": r"\w+",
     "no_letter": r"[^\p{L}\p{M}]+",
     # nor arrows and the lines of drawings, which stand among words more often than tables of numbers
-    "no_sign": r"[\s\p{Cf}\u2190-\u21ff\u2500-\u259f]+",
+    "no_sign": r"[\s\p{Cf}\u0f0b\u0f0c\u1361\u2190-\u21ff\u2500-\u259f]+",
     "sentence": (
         r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])"  # as English has it
         # other alphabets: not after a single letter, as initials are
@@ -79,7 +77,7 @@ _PATTERNS = {
         rf"(?={_OPENING}*[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{Georgian}}])"
         rf"|[!?]+{_CLOSING}*(?={_OPENING}*{_WIDE})"
         # marks of their own end a sentence wherever they stand
-        r"|[[\p{SB=STerm}--[!?]]།༎༏༐༑༔๚๛．](?:[\p{SB=STerm}།༎༔．]|\s+(?=[།༎༔]))*"
+        r"|[[\p{SB=STerm}--[!?]]།༎༏༐༑༔๚๛\uff0e](?:[\p{SB=STerm}།༎༔\uff0e]|\s+(?=[།༎༔]))*"
         rf"{_CLOSING}*\s*(?={_OPENING}*[\p{{L}}\p{{N}}])"
         # Thai and Lao have none: a space stands between sentences and clauses
         r"|(?<=[\p{Thai}\p{Lao}])\s+(?=[\p{L}--[ๆໆ]])"

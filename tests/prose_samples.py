@@ -1,13 +1,14 @@
 """Sentences in the world's scripts, and texts of any length that are drawn from them."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import random
 
 # Each ends as its script ends a sentence. Between two there is a space where the script writes one.
 SENTENCES: dict[str, tuple[str, ...]] = {
-    "english": ("The ship lies in the harbour.", "Who lives there?", '"Come in!" she said.', "Rain fell all night, and it was cold."),
-    "russian": ("Корабль стоит в гавани.", "Кто там живёт?", "«Войдите!» — сказала она.", "Всю ночь шёл дождь, и было холодно."),
+    "english": ("The ship is in harbour.", "Who lives there?", '"Come in!" she said.', "Rain fell all night, and it froze."),
+    "russian": ("Корабль стоит в гавани.", "Кто там живёт?", "«Войдите!» — сказала она.", "Всю ночь шёл дождь, и похолодало."),
     "greek": ("Το πλοίο είναι στο λιμάνι.", "Ποιος μένει εκεί;", "«Περάστε!» είπε εκείνη.", "Έβρεχε όλη τη νύχτα."),
     "armenian": ("Նավը կանգնած է նավահանգստում։", "Ով է ապրում այնտեղ։", "Ամբողջ գիշեր անձրև էր գալիս։"),
     "georgian": ("გემი ნავსადგურში დგას.", "ვინ ცხოვრობს იქ?", "მთელი ღამე წვიმდა, და ციოდა."),
@@ -23,7 +24,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "korean": ("배가 항구에 정박해 있다.", "그곳에는 누가 삽니까?", "밤새 비가 내렸고 추웠다."),
     "chinese": ("这艘船停在港口里。", "谁住在那里？", "她说：“请进！”", "整夜都在下雨，天气很冷。"),
     "traditional": ("這艘船停在港口裡。", "誰住在那裡？", "「請進！」她說道。", "整夜都在下雨，天氣很冷。"),
-    "japanese": ("船は港に停泊しています。", "そこには誰が住んでいますか？", "「どうぞ！」と彼女は言った。", "一晩中コーヒーを飲んで、ｶﾞﾗｽを見た｡"),
+    "japanese": ("船は港に停泊しています。", "そこには誰が住んでいますか？", "「どうぞ！」と言った。", "ｺｰﾋｰを飲んで寝た｡"),
     "thai": ("เรือจอดอยู่ที่ท่าเรือ", "ใครอาศัยอยู่ที่นั่น", "ฝนตกตลอดทั้งคืนและอากาศหนาวมาก"),
     "lao": ("ເຮືອຈອດຢູ່ທີ່ທ່າເຮືອ", "ໃຜອາໄສຢູ່ທີ່ນັ້ນ", "ຝົນຕົກຕະຫຼອດຄືນ"),
     "khmer": ("កប៉ាល់ចតនៅកំពង់ផែ។", "តើអ្នកណារស់នៅទីនោះ?", "ភ្លៀងធ្លាក់ពេញមួយយប់។"),

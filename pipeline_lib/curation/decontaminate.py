@@ -2,8 +2,9 @@
 
 A pair is contaminated by an evaluation text of 13 words or more (`ngram_words`) when both share 13 words in a row; by one of
 kind `code` when it holds at least half (`code_share`) of its 13-grams, an exact copy being all of them; by a shorter text
-when its x, its y or the two together are that text. Words are compared without case, spacing and punctuation; in scripts without
-spaces 20 characters of Chinese or Japanese, and 39 of the others, stand for 13 words. y is read on from x, so that a text that was cut between the two is found.
+when its x, its y or the two together are that text. Words are compared without case, spacing and punctuation; in scripts
+without spaces 20 characters of Chinese or Japanese, and 39 of the others, stand for 13 words. y is read on from x, so that a
+text that was cut between the two is found.
 
 What is held in memory is the evaluation side: some 20 bytes a gram. Every pair is judged alone, and before deduplication:
 no clean pair goes with a contaminated one that it resembles, and the count by suite is that of the dump.

@@ -111,8 +111,8 @@ def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator
     longest = max(1, config.max_words - config.min_words)
     whole = min(longest, config.target_words)
     by_characters, any_script = config.unit == "characters", config.unit == "auto"
-    for text, line, size, _ in paragraphs:
-        by_words = not by_characters
+    for text, line, words, _ in paragraphs:
+        by_words, size = not by_characters, words
         if by_characters:
             size = len(text) + 1  # a space or line break ends each unit
         elif any_script and not text.isascii() and not scripts.is_spaced(text):
@@ -232,9 +232,8 @@ def _candidates(
 
 def _note_rest(run: Sequence[Paragraph], cut: _Cut, dropped: Counter[str], whole: bool) -> None:
     """Count text that is in no candidate, under one of `TEXT_REASONS`."""
-    if len(cut.segments) > 1:
-        reason = "short_rest" if cut.rest else None
-    else:
+    reason = "short_rest" if cut.rest else None
+    if len(cut.segments) < 2:
         reason = _reason_for_no_pair(run, cut) if whole else None
     if reason:
         pieces = [piece.text for piece in (*cut.segments[-1:], cut.rest) if piece] or [part.text for part in run[:1]]

@@ -1,5 +1,6 @@
 """Units, sentences, tokens and sets of text in the world's scripts."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import pytest
@@ -88,7 +89,11 @@ def test_clauses_end_with_the_marks_of_their_script() -> None:
 
 def test_lines_of_chinese_and_japanese_are_joined_without_a_space() -> None:
     assert join_lines("这艘船\n停在，\n港口\nLinux\n里") == "这艘船停在，港口\nLinux\n里"
-    assert join_lines("two\nlines") == "two\nlines" and join_lines("เรือ\nจอด") == "เรือ\nจอด" and join_lines("배가\n항구") == "배가\n항구"
+    assert (
+        join_lines("two\nlines") == "two\nlines"
+        and join_lines("เรือ\nจอด") == "เรือ\nจอด"
+        and join_lines("배가\n항구") == "배가\n항구"
+    )
 
 
 def test_tokens_are_words_or_single_letters() -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 from collections import Counter
@@ -6,11 +7,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from prose_samples import SENTENCES, UNSPACED, letters, prose
 
 from pipeline_lib.config.data import TextPairsConfig
-from pipeline_lib.pairs.filters import TEXT_RULES, SampledDrops
+from pipeline_lib.pairs.filters import TEXT_RULES, SampledDrops, letter_share, word_overlap
 from pipeline_lib.pairs.prose import Paragraph, paragraphs
 from pipeline_lib.pairs.text_pairs import TEXT_REASONS, Section, least_size_of_a_pair, segment, text_pairs
 from pipeline_lib.scripts import count_units, graphemes
@@ -232,12 +232,12 @@ def test_a_long_paragraph_without_a_sentence_end_is_cut_at_clauses_else_at_space
     config = TextPairsConfig(min_words=5, max_words=15, target_words=10)  # a sentence's pieces: ten units, 20 characters
     run = "".join(letters("chinese", 60, 1))
     comma = run[:16] + "，" + run[16:]
-    assert [piece.text for piece in segment(paragraphs(comma), config)][0] == comma[:17]
+    assert next(piece.text for piece in segment(paragraphs(comma), config)) == comma[:17]
     space = run[:15] + " " + run[15:]
-    assert [piece.text for piece in segment(paragraphs(space), config)][0] == space[:15]
+    assert next(piece.text for piece in segment(paragraphs(space), config)) == space[:15]
     assert [len(piece.text) for piece in segment(paragraphs(run), config)] == [20, 20, 20]
     early = run[:4] + "，" + run[4:]  # in the first half: a piece would be too short
-    assert [piece.text for piece in segment(paragraphs(early), config)][0] == early[:21]
+    assert next(piece.text for piece in segment(paragraphs(early), config)) == early[:21]
 
 
 def test_no_character_is_cut_inside_where_lengths_are_characters() -> None:
@@ -249,7 +249,10 @@ def test_no_character_is_cut_inside_where_lengths_are_characters() -> None:
 
 
 def test_lines_of_chinese_are_one_paragraph_without_spaces() -> None:
-    assert [p.text for p in paragraphs("这艘船停\n在港口里。\n整夜，\n下雨。\n\nrain all\nnight")] == ["这艘船停在港口里。整夜，下雨。", "rain all night"]
+    assert [p.text for p in paragraphs("这艘船停\n在港口里。\n整夜，\n下雨。\n\nrain all\nnight")] == [
+        "这艘船停在港口里。整夜，下雨。",
+        "rain all night",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,9 @@ def test_lines_of_chinese_are_one_paragraph_without_spaces() -> None:
         (prose("chinese", 24) * 2, {"max_word_overlap": 0.1}, {"similar": 1}),
     ],
 )  # fmt: skip
-def test_text_that_gives_no_pair_is_counted_by_its_reason(text: str, choices: dict[str, object], expected: dict[str, int]) -> None:
+def test_text_that_gives_no_pair_is_counted_by_its_reason(
+    text: str, choices: dict[str, object], expected: dict[str, int]
+) -> None:
     dropped = SampledDrops()
     assert text_pairs([Section("s", paragraphs(text))], TextPairsConfig(**choices), dropped) == []
     assert dropped == expected and dropped.samples.keys() == expected.keys()
@@ -292,3 +297,35 @@ def test_what_is_left_at_the_end_is_counted() -> None:
     texts = [["one", "two", "three"], ["four", "five", "six", "seven"], ["eight"]]
     assert len(text_pairs([Section("s", numbered(texts))], config, dropped)) == 1
     assert dropped == {"short_rest": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("हिन्दी भाषा", 1.0),
+        ("ที่นี่", 1.0),
+        ("كِتَابٌ", 1.0),
+        ("na\u0308ive", 1.0),
+        ("می\u200cخواهم", 1.0),  # a sign of no width is no character of its own
+        ("１２３４", 0.0),
+        ("٣٤٥", 0.0),
+        ("😀👍🏽", 0.0),
+        ("ab１２", 0.5),
+        ("用户，。", 0.5),
+        ("ab12", 0.5),
+        (" \n", 0.0),
+    ],
+)
+def test_letters_with_their_marks_are_letters_and_digits_and_emoji_are_none(text: str, share: float) -> None:
+    assert letter_share(text) == share
+
+
+@pytest.mark.parametrize("language", sorted(SENTENCES.keys() - {"mixed"}))
+def test_prose_of_any_script_is_prose(language: str) -> None:
+    assert letter_share(prose(language, 20)) > 0.7
+
+
+def test_overlap_without_spaces_is_of_neighbouring_letters() -> None:
+    one, other = ("".join(letters("chinese", 60, seed)) for seed in (1, 2))
+    assert word_overlap(one, one[1:]) > 0.9 and word_overlap(one, other) < 0.1
+    assert word_overlap("甲乙丙丁", "丁丙乙甲") == 0
