@@ -73,7 +73,7 @@ _PATTERNS = {
     "sentence": (
         r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])"  # as English has it
         # other alphabets: not after a single letter, as initials are
-        rf"|(?:(?<=[\p{{L}}\p{{M}}\p{{N}}]{{2}})\p{{SB=ATerm}}|[!?]|(?<=\p{{Greek}})[;\u037e])+{_CLOSING}*\s+"
+        rf"|(?:(?<=[\p{{L}}\p{{M}}\p{{N}}]{{2}})\p{{SB=ATerm}}|[!?]|(?<=\p{{Greek}})[;\u037e])[!?\p{{SB=ATerm}}]*{_CLOSING}*\s+"
         rf"(?={_OPENING}*[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{Georgian}}])"
         rf"|[!?]+{_CLOSING}*(?={_OPENING}*{_WIDE})"
         # marks of their own end a sentence wherever they stand

@@ -78,7 +78,9 @@ class CodePairsConfig(StageConfig):
     min_body_lines: int = Field(
         3, description="Shortest body of a function, which is dropped as trivial below it (lines).", ge=1
     )
-    min_doc_words: int = Field(3, description="Shortest first paragraph of a docstring that gives a pair (words).", ge=1)
+    min_doc_words: int = Field(
+        3, description="Shortest first paragraph of a docstring that gives a pair (words, as `extract.text.unit: auto`).", ge=1
+    )
     min_name_words: int = Field(2, description="Shortest name that gives a pair in the view `name` (words).", ge=1)
     max_function_bytes: int = Field(
         20_000, description="Longest function, which is dropped as generated beyond it (bytes).", gt=0

@@ -299,9 +299,9 @@ def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
     least = least_size_of_a_pair(config)
     if config.unit == "characters":
         return len(doc.value) >= least - 2  # the ends of two segments
-    if config.unit == "auto" and not scripts.is_spaced(doc.value):
-        return scripts.count_units(doc.value) >= least
-    return len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least
+    if len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least:
+        return True
+    return config.unit == "auto" and not doc.value.isascii() and scripts.count_units(doc.value) >= least
 
 
 def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:

@@ -112,24 +112,38 @@ def _units(paragraphs: Iterable[Paragraph], config: TextPairsConfig) -> Iterator
     whole = min(longest, config.target_words)
     by_characters, any_script = config.unit == "characters", config.unit == "auto"
     for text, line, words, _ in paragraphs:
-        by_words, size = not by_characters, words
         if by_characters:
             size = len(text) + 1  # a space or line break ends each unit
         elif any_script and not text.isascii() and not scripts.is_spaced(text):
-            by_words, size = False, scripts.count_units(text)
+            size = scripts.count_units(text)
+        elif words > whole:
+            yield from _ended(
+                [chunk for sentence in scripts.sentences(text, True) for chunk in _words(sentence, longest)], line
+            )
+            continue
+        else:
+            size = words
         if size <= whole:
             yield _Unit(text, size, line, "\n")
-            continue
-        chunks: list[tuple[str, int]] = []
-        for sentence in scripts.sentences(text, after_spaces=by_words):
-            chunks += _words(sentence, longest) if by_words else _chunks(sentence, longest, by_characters)
-        last, last_size = chunks.pop()
-        yield from (_Unit(chunk.rstrip(), size, line, " " if chunk.endswith(" ") else "") for chunk, size in chunks)
-        yield _Unit(last.rstrip(), last_size + by_characters, line, "\n")
+        else:
+            parts = [part for one in scripts.sentences(text) for part in _chunks(one, longest, by_characters)]
+            yield from _ended(parts, line, by_characters)
+
+
+def _ended(chunks: list[tuple[str, int]], line: int, break_size: int = 0) -> Iterator[_Unit]:
+    """The chunks of one paragraph, each with what ends it. The line break takes `break_size`."""
+    text, size = chunks.pop()
+    for chunk, chunk_size in chunks:
+        kept = chunk.rstrip()
+        yield _Unit(kept, chunk_size, line, chunk[len(kept) :])
+    yield _Unit(text.rstrip(), size + break_size, line, "\n")
 
 
 def _words(sentence: str, longest: int) -> Iterator[tuple[str, int]]:
     words = sentence.split()
+    if len(words) <= longest:
+        yield sentence, len(words)
+        return
     for start in range(0, len(words), longest):
         chunk = words[start : start + longest]
         yield " ".join(chunk) + " ", len(chunk)

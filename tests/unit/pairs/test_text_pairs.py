@@ -1,19 +1,24 @@
 # ruff: noqa: RUF001
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prose_samples import SENTENCES, UNSPACED, letters, prose
 
-from pipeline_lib.config.data import TextPairsConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.filters import TEXT_RULES, SampledDrops, letter_share, word_overlap
 from pipeline_lib.pairs.prose import Paragraph, paragraphs
+from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.pairs.text_pairs import TEXT_REASONS, Section, least_size_of_a_pair, segment, text_pairs
 from pipeline_lib.scripts import count_units, graphemes
+from pipeline_lib.sources.source_file import SourceFile
 
 WORDS = st.sampled_from(["a", "Word", "another", "end.", "Why?", "(so)", 'said."', "naïve", "x1"])
 PARAGRAPHS = st.lists(st.lists(WORDS, min_size=1, max_size=90), max_size=12)
@@ -329,3 +334,45 @@ def test_overlap_without_spaces_is_of_neighbouring_letters() -> None:
     one, other = ("".join(letters("chinese", 60, seed)) for seed in (1, 2))
     assert word_overlap(one, one[1:]) > 0.9 and word_overlap(one, other) < 0.1
     assert word_overlap("甲乙丙丁", "丁丙乙甲") == 0
+
+
+MARKDOWN_WITHOUT_PROSE = {
+    "code": "```\nx = 1\n```\n",
+    "table": "| a | b |\n|---|---|\n",
+    "badges": "[![a](b)](c)\n",
+    "spaces": " \n \n",
+}
+DOCSTRINGS = 'def one():\n    """Return it."""\n    return 1\n\n\ndef two():\n    """{}"""\n    return 2\n'
+
+
+def test_every_document_gives_a_pair_or_a_reason(tmp_path: Path) -> None:
+    texts = {f"{language}-{n}.md": prose(language, n) for language in SENTENCES for n in (1, 8, 40)}
+    texts |= {f"{name}.md": text for name, text in MARKDOWN_WITHOUT_PROSE.items()}
+    reasons: Counter[str] = Counter()
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        rows = rows_of(tmp_path / name, "markdown")
+        assert bool(rows.pairs) != bool(rows.dropped), f"{name}: {rows.dropped}"
+        rows.counts().check(name)
+        reasons += rows.dropped
+    assert reasons == {"short_text": 24, "one_piece": reasons["one_piece"], "no_prose": 3, "file_empty": 1}
+    assert reasons["one_piece"] >= 20
+
+
+def test_short_docstrings_are_no_losses_of_a_source_file(tmp_path: Path) -> None:
+    for name, text in {"a.py": DOCSTRINGS.format("Too short."), "b.py": DOCSTRINGS.format(prose("chinese", 60))}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    short, long = (rows_of(tmp_path / name, "python") for name in ("a.py", "b.py"))
+    assert not short.pairs and short.dropped == {"short_doc": 2}
+    assert {row[1] for row in long.pairs} >= {"text"} and not long.dropped.keys() & TEXT_REASONS.keys()
+
+
+def rows_of(path: Path, form: str) -> Rows:
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = SourceFile(
+        place=str(path), path=path.name, source="s", group="g", licence="MIT", form=form, bytes=len(data), sha256=sha256
+    )
+    rows = Rows(0)
+    extract_file(file, ExtractWork(source=SourceConfig(), extract=ExtractConfig()), rows)
+    return rows
