@@ -54,6 +54,8 @@ _MARK = r"[^\s\p{L}\p{M}\p{N}]"  # punctuation, symbols, and signs of no width
 _OTHER = rf"(?:(?!{_WIDE}|{_DENSE})\S)"
 _OPENING = r"[\p{Ps}\p{Pi}\"'¿¡]"
 _CLOSING = r"[\p{Pe}\p{Pf}\"'\u201c]"
+_END = r"[\p{SB=STerm}།༎༏༐༑༔๚๛\uff0e]"
+_SHAD = "[།༎༏༐༑༔]"  # of Tibetan, where one with a space before it may follow another
 _JOINED = r"[[\p{L}\p{N}\p{Mn}\p{Mc}]--\p{Variation_Selector}]"  # what goes on with a word
 _PATTERNS = {
     "unit": (rf"{_MARK}*+(?:{_WIDE_CLUSTER}{{1,2}}|{_DENSE_CLUSTER}{{1,3}})[{_MARK}--[\p{{Ps}}\p{{Pi}}]]*+\s*|{_OTHER}+\s*"),
@@ -64,7 +66,7 @@ _PATTERNS = {
     "grapheme": r"\X",
     # vowels and the like that most writers of Arabic and Hebrew leave out, and the stroke that lengthens a word
     "unwritten": r"[[\p{Arabic}\p{Hebrew}\u064b-\u0655\u0670]&&\p{Mn}]|\u0640|\p{Variation_Selector}",
-    "wrapped": rf"(?<={_FULL})\s*\n\s*(?={_FULL})",
+    "wrapped": rf"(?<={_FULL})[^\S\n]*+\n\s*+(?={_FULL})",
     "identifier": r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+",
     "identifiers": r"\w+",
     "no_letter": r"[^\p{L}\p{M}]+",
@@ -73,16 +75,16 @@ _PATTERNS = {
     "sentence": (
         r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])"  # as English has it
         # other alphabets: not after a single letter, as initials are
-        rf"|(?:(?<=[\p{{L}}\p{{M}}\p{{N}}]{{2}})\p{{SB=ATerm}}|[!?]|(?<=\p{{Greek}})[;\u037e])[!?\p{{SB=ATerm}}]*{_CLOSING}*\s+"
+        rf"|(?:(?<=[\p{{L}}\p{{M}}\p{{N}}]{{2}})\p{{SB=ATerm}}|(?<![!?])[!?]|(?<=\p{{Greek}})[;\u037e])[!?\p{{SB=ATerm}}]*+"
+        rf"{_CLOSING}*+\s++"
         rf"(?={_OPENING}*[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{Georgian}}])"
-        rf"|[!?]+{_CLOSING}*(?={_OPENING}*{_WIDE})"
+        rf"|(?<![!?])[!?]++{_CLOSING}*+(?={_OPENING}*+{_WIDE})"
         # marks of their own end a sentence wherever they stand
-        r"|[[\p{SB=STerm}--[!?]]།༎༏༐༑༔๚๛\uff0e](?:[\p{SB=STerm}།༎༔\uff0e]|\s+(?=[།༎༔]))*"
-        rf"{_CLOSING}*\s*(?={_OPENING}*[\p{{L}}\p{{N}}])"
+        rf"|(?<!{_END})(?<!{_SHAD}\s)[!?]*+[{_END}--[!?]](?:{_END}++|\s++(?={_SHAD}))*+{_CLOSING}*+\s*+(?={_OPENING}*+[\p{{L}}\p{{N}}])"
         # Thai and Lao have none: a space stands between sentences and clauses
         r"|(?<=[\p{Thai}\p{Lao}])\s+(?=[\p{L}--[ๆໆ]])"
     ),
-    "clause": rf"(?:\p{{Terminal_Punctuation}}|[…—])+{_CLOSING}*\s*\Z",
+    "clause": rf"[\p{{Terminal_Punctuation}}…—]{_CLOSING}*\s*\Z",
 }
 
 
@@ -151,7 +153,7 @@ _LATIN_SENTENCE = re.compile(r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
 
 def ends_clause(unit: str) -> bool:
     """True where a unit ends with a comma, a colon or the like of any script."""
-    return _pattern("clause").search(unit) is not None
+    return _pattern("clause").search(unit[-4:]) is not None  # a mark, a closing quote and a bracket, a space
 
 
 def tokens(text: str) -> list[str]:

@@ -3,6 +3,8 @@
 # ruff: noqa: RUF001
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from pipeline_lib.scripts import (
     ends_clause,
     is_spaced,
     join_lines,
+    letters_beyond_ascii,
     sentences,
     tokens,
     units,
@@ -110,3 +113,21 @@ def test_sets_hold_words_and_pairs_of_neighbours() -> None:
     assert elements("two - words two") == {"two", "words", "-"}
     assert elements("我爱python语言，好") == {"我爱", "python", "语言", "好"}
     assert elements("ที่นี่") == {"ที่นี่"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "。", "!", "?!。", "。!", "། ", "。「", '!"', "(", "「", ",", "，」", "中\n", "中\u3000\n ", "ก", "ก ", "ေ", "ก็", "်က",
+        "္", "a.", "α;", "…", "\u0301", "👩\u200d", "؟ ",
+    ],
+)  # fmt: skip
+def test_no_text_takes_long(part: str) -> None:
+    text = "中" + part * (60_000 // len(part))
+    start = time.process_time()
+    joined = join_lines(text)
+    for each in (text, joined, joined + "中"):
+        assert "".join(sentences(each)) == each and "".join(units(each)) == each
+        assert count_units(each) and tokens(each) and elements(each) and letters_beyond_ascii(each)
+        ends_clause(each)
+    assert time.process_time() - start < 5, "some 0.1 s where time is a constant a character"
