@@ -78,7 +78,7 @@ _PATTERNS = {
         rf"|(?:(?<=[\p{{L}}\p{{M}}\p{{N}}]{{2}})\p{{SB=ATerm}}|(?<![!?])[!?]|(?<=\p{{Greek}})[;\u037e])[!?\p{{SB=ATerm}}]*+"
         rf"{_CLOSING}*+\s++"
         rf"(?={_OPENING}*[\p{{Lu}}\p{{Lt}}\p{{Lo}}\p{{Georgian}}])"
-        rf"|(?<![!?])[!?]++{_CLOSING}*+(?={_OPENING}*+{_WIDE})"
+        rf"|(?<![!?…])(?:[!?]++|…{{2,}}+){_CLOSING}*+(?={_OPENING}*+{_WIDE})"
         # marks of their own end a sentence wherever they stand
         rf"|(?<!{_END})(?<!{_SHAD}\s)[!?]*+[{_END}--[!?]](?:{_END}++|\s++(?={_SHAD}))*+{_CLOSING}*+\s*+(?={_OPENING}*+[\p{{L}}\p{{N}}])"
         # Thai and Lao have none: a space stands between sentences and clauses
