@@ -32,7 +32,7 @@ _UNSPACED = re.compile(
 )
 _COMPLEX = re.compile(
     "[\u0300-\u036f\u0483-\u109f\u135d-\u135f\u1700-\u1cff\u1dc0-\u1dff\u20d0-\u20ff\u2cef-\u2cf1\u2d7f-\u312f\u3190-\uabff"
-    "\uf900-\ufaff\ufb1e\ufe00-\ufe2f\uff66-\uff9f\U00010000-\U0010ffff]"
+    "\uf900-\ufaff\ufb1e\ufe00-\ufe2f\uff66-\uff9f\U00010000-\U0001efff\U00020000-\U000e01ef]"
 )
 _ASCII = re.compile(r"[\x00-\x7f]+")
 _WORD = re.compile(r"[^\W_]+")

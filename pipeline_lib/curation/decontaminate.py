@@ -118,9 +118,9 @@ class EvaluationTexts:
     def _grams_of(self, xs: list[str], ys: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """The row of each gram, and its hash: of x and y as one text, and of either alone where it is shorter than a gram."""
         n = self.ngram_words
-        words = hash_words([text for pair in zip(xs, ys, strict=True) for text in pair])
-        joined, joined_ends = grams(words._replace(offsets=words.offsets[::2]), n, weighed=True)
-        alone, alone_ends = grams(words, n, weighed=True)
+        words = hash_words([text for pair in zip(xs, ys, strict=True) for text in pair], weighed=True)
+        joined, joined_ends = grams(words._replace(offsets=words.offsets[::2]), n)
+        alone, alone_ends = grams(words, n)
         counts = np.diff(alone_ends)
         short = np.repeat(counts == 1, counts)  # one that is just a gram is found twice, and counted once
         rows = [np.repeat(np.arange(len(xs)), np.diff(joined_ends)), np.repeat(np.arange(len(counts)) // 2, counts)[short]]
@@ -131,7 +131,7 @@ class EvaluationTexts:
         of_text = self.grams_M[np.searchsorted(self.bounds, np.flatnonzero(self.owners == text), side="right") - 1]
         n = self.ngram_words
         for part in (f"{x}\n{y}", x, y):
-            hashes, _ = grams(hash_words([part]), n, weighed=True)
+            hashes, _ = grams(hash_words([part], weighed=True), n)
             at = np.flatnonzero(np.isin(hashes, of_text))
             if at.size:
                 shared = tokens(part)[at[0] : at[0] + n]

@@ -62,7 +62,7 @@ _HASHES = WordHashes()
 class HashedWords(NamedTuple):
     """The hashed words of all texts, one after the other (W, uint64), where each text begins and ends (T + 1), their weights.
 
-    Weights are of scripts.py (W); None where all words weigh the same.
+    Weights are of scripts.py (W); None where all words count the same.
     """
 
     hashes_W: np.ndarray
@@ -70,25 +70,28 @@ class HashedWords(NamedTuple):
     weights_W: np.ndarray | None
 
 
-def hash_words(texts: Sequence[str]) -> HashedWords:
-    """Split and hash texts."""
+def hash_words(texts: Sequence[str], weighed: bool = False) -> HashedWords:
+    """Split and hash texts.
+
+    Args:
+        weighed: grams are to be as many words as weigh n, rather than n words.
+    """
     found = [tokens(text) for text in texts]
     offsets = np.cumsum([0, *map(len, found)])
     hashes_W = np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(found)), np.uint64, int(offsets[-1]))
-    if all(map(is_spaced, texts)):
+    if not weighed or all(map(is_spaced, texts)):
         return HashedWords(hashes_W, offsets, None)
     return HashedWords(hashes_W, offsets, np.fromiter(chain.from_iterable(map(weights, found)), np.int64, int(offsets[-1])))
 
 
-def grams(words: HashedWords, n: int, weighed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def grams(words: HashedWords, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The n-grams of each text as 64-bit hashes in order (G, uint64), and where those of each text begin and end (T + 1).
 
     Args:
-        n: words of a gram; a text of fewer words that has any is one gram.
-        weighed: a gram is as many words as weigh n, rather than n words.
+        n: words of a gram, or what they weigh together; a text of fewer words that has any is one gram.
     """
     offsets, sizes_T = words.offsets, np.diff(words.offsets)
-    if weighed and words.weights_W is not None:
+    if words.weights_W is not None:
         starts_G, lengths_G, counts_T = _weighed(words.weights_W, offsets, n)
     else:
         counts_T = np.where(sizes_T >= n, sizes_T - n + 1, np.minimum(sizes_T, 1))
@@ -116,7 +119,7 @@ def _weighed(weights_W: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.nda
 
 def shingle_sets(texts: Sequence[str], n: int, weighed: bool = False) -> list[np.ndarray]:
     """The set of n-grams of each text: sorted, each once."""
-    hashes_G, ends = grams(hash_words(texts), n, weighed)
+    hashes_G, ends = grams(hash_words(texts, weighed), n)
     return [_sorted_once(hashes_G[begin:end]) for begin, end in pairwise(ends)]
 
 

@@ -164,8 +164,8 @@ def test_hashes_of_words_are_the_same_beside_other_scripts() -> None:
     english = "return the näme of a user “now” 😀"
     assert np.array_equal(shingle_sets([english, "用户的名字"], 3)[0], shingle_sets([english], 3)[0])
     for weighed in (False, True):
-        alone, _ = grams(hash_words([english, ""]), 3, weighed)
-        beside, ends = grams(hash_words([english, "用户的名字"]), 3, weighed)
+        alone, _ = grams(hash_words([english, ""], weighed), 3)
+        beside, ends = grams(hash_words([english, "用户的名字"], weighed), 3)
         assert np.array_equal(alone, beside[: ends[1]]) and ends.tolist() == [0, 5, 8 if not weighed else 6]
 
 
@@ -173,7 +173,7 @@ def test_hashes_of_words_are_the_same_beside_other_scripts() -> None:
     ("text", "sizes"), [("用" * 19, 1), ("用" * 20, 1), ("用" * 25, 6), ("ก" * 40, 2), ("a 用用 b " * 9, 21)]
 )
 def test_a_gram_of_words_is_as_long_without_spaces(text: str, sizes: int) -> None:
-    assert np.diff(grams(hash_words(["x", text, ""]), 13, weighed=True)[1]).tolist() == [1, sizes, 0]
+    assert np.diff(grams(hash_words(["x", text, ""], weighed=True), 13)[1]).tolist() == [1, sizes, 0]
 
 
 def texts_of(number: int) -> tuple[str, str]:
