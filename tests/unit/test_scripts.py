@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from prose_samples import SENTENCES, UNSPACED, prose
 
 from pipeline_lib.scripts import (
     WORD_WEIGHT,
+    _pattern,
     count_units,
     elements,
     ends_clause,
@@ -60,6 +62,13 @@ def test_a_sentence_of_any_script_is_found_and_is_some_words_long(language: str)
 )
 def test_sentence_ends_of_each_script(text: str, expected: list[str]) -> None:
     assert list(sentences(text)) == expected
+
+
+@pytest.mark.parametrize("language", sorted(SENTENCES))
+def test_ends_are_those_of_a_search_of_the_whole_text(language: str) -> None:
+    text = prose(language, 60) + " “Ja?!” Nun... А. С. П. No‼ Да; Ναι; نعم؟ "
+    ends = [0, *(end.end() for end in _pattern("sentence").finditer(text)), len(text)]
+    assert list(sentences(text)) == [text[start:end] for start, end in pairwise(ends)]
 
 
 def test_a_word_between_spaces_is_not_cut_where_spaces_are_asked_for() -> None:
