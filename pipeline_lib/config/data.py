@@ -20,7 +20,7 @@ Language = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum
 View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
-SIGNATURE_VERSION = 2  # raised when signatures change; names only what near-duplicates were dropped from
+SIGNATURE_VERSION = 3  # raised when signatures change; names only what near-duplicates were dropped from
 
 
 class ReadLimits(StageConfig):
@@ -78,7 +78,9 @@ class CodePairsConfig(StageConfig):
     min_body_lines: int = Field(
         3, description="Shortest body of a function, which is dropped as trivial below it (lines).", ge=1
     )
-    min_doc_words: int = Field(3, description="Shortest first paragraph of a docstring that gives a pair (words).", ge=1)
+    min_doc_words: int = Field(
+        3, description="Shortest first paragraph of a docstring that gives a pair (words, as `extract.text.unit: auto`).", ge=1
+    )
     min_name_words: int = Field(2, description="Shortest name that gives a pair in the view `name` (words).", ge=1)
     max_function_bytes: int = Field(
         20_000, description="Longest function, which is dropped as generated beyond it (bytes).", gt=0
@@ -94,9 +96,11 @@ class TextPairsConfig(StageConfig):
         " `section`: the first piece of a section and that of the next.",
         min_length=1,
     )
-    unit: Literal["words", "characters"] = Field(
-        "words",
-        description="Unit of `min_words`, `max_words` and `target_words`; characters suit languages that write no spaces.",
+    unit: Literal["auto", "words", "characters"] = Field(
+        "auto",
+        description="Unit of `min_words`, `max_words` and `target_words`. `auto`: words, and where a paragraph's script has no"
+        " spaces, 2 characters of Chinese or Japanese, or about 5 of Thai, Lao, Khmer, Burmese or Tibetan, for a word;"
+        " `words`: what stands between spaces, in any script; `characters`.",
     )
     min_words: int = Field(20, description="Shortest piece (in `unit`).", ge=1)
     max_words: int = Field(200, description="Longest piece (in `unit`).", ge=2)
@@ -108,7 +112,8 @@ class TextPairsConfig(StageConfig):
     )
     min_letter_share: float = Field(
         0.6,
-        description="Smallest share of letters among a piece's characters without spaces; below it is no prose.",
+        description="Smallest share of letters, with their marks, among a piece's characters without spaces; below it is no"
+        " prose.",
         ge=0,
         le=1,
     )
@@ -118,7 +123,8 @@ class TextPairsConfig(StageConfig):
     )
     max_word_overlap: float = Field(
         1.0,
-        description="Highest Jaccard index of the words of x and y; pairs above it are dropped as `similar`.",
+        description="Highest Jaccard index of the words of x and y (without spaces: of the pairs of neighbouring letters);"
+        " pairs above it are dropped as `similar`.",
         ge=0,
         le=1,
     )
@@ -267,7 +273,10 @@ class ContaminationConfig(StageConfig):
         " nothing is looked for. Keys hold its content, not its place.",
     )
     ngram_words: int = Field(
-        13, description="Length of the n-grams: a pair that shares one with a text is contaminated (words).", ge=2
+        13,
+        description="Length of the n-grams: a pair that shares one with a text is contaminated (words; in scripts without"
+        " spaces 1.5 characters of Chinese or Japanese, or 3 of the others, count as one).",
+        ge=2,
     )
     code_share: float = Field(
         0.5,
@@ -291,7 +300,11 @@ class NearDuplicatesConfig(StageConfig):
         description="Texts that are compared, in this order: whole documents with all their pairs, each x, each y.",
         min_length=1,
     )
-    shingle_words: int = Field(5, description="Length of a shingle; a shorter text is one shingle (words).", ge=1)
+    shingle_words: int = Field(
+        5,
+        description="Length of a shingle; a shorter text is one shingle (words; in scripts without spaces, characters).",
+        ge=1,
+    )
     permutations: int = Field(120, description="Hash functions of a MinHash signature.", ge=1, le=4096)
     bands: int = Field(
         20,

@@ -2,8 +2,9 @@
 
 A pair is contaminated by an evaluation text of 13 words or more (`ngram_words`) when both share 13 words in a row; by one of
 kind `code` when it holds at least half (`code_share`) of its 13-grams, an exact copy being all of them; by a shorter text
-when its x, its y or the two together are that text. Words are compared without case, spacing and punctuation. y is read on
-from x, so that a text that was cut between the two is found.
+when its x, its y or the two together are that text. Words are compared without case, spacing and punctuation; in scripts
+without spaces 20 characters of Chinese or Japanese, and 39 of the others, stand for 13 words. y is read on from x, so that a
+text that was cut between the two is found.
 
 What is held in memory is the evaluation side: some 20 bytes a gram. Every pair is judged alone, and before deduplication:
 no clean pair goes with a contaminated one that it resembles, and the count by suite is that of the dump.
@@ -39,9 +40,10 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ContaminationConfig
 from pipeline_lib.curation.dedup import Curation
-from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets, words_of
+from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.scripts import is_spaced, tokens
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
@@ -116,11 +118,11 @@ class EvaluationTexts:
     def _grams_of(self, xs: list[str], ys: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """The row of each gram, and its hash: of x and y as one text, and of either alone where it is shorter than a gram."""
         n = self.ngram_words
-        words, offsets = hash_words([text for pair in zip(xs, ys, strict=True) for text in pair])
-        joined, joined_ends = grams(words, offsets[::2], n)
-        alone, alone_ends = grams(words, offsets, n)
+        words = hash_words([text for pair in zip(xs, ys, strict=True) for text in pair], weighed=True)
+        joined, joined_ends = grams(words._replace(offsets=words.offsets[::2]), n)
+        alone, alone_ends = grams(words, n)
         counts = np.diff(alone_ends)
-        short = np.repeat(np.diff(offsets) < n, counts)
+        short = np.repeat(counts == 1, counts)  # one that is just a gram is found twice, and counted once
         rows = [np.repeat(np.arange(len(xs)), np.diff(joined_ends)), np.repeat(np.arange(len(counts)) // 2, counts)[short]]
         return np.concatenate(rows), np.concatenate([joined, alone[short]])
 
@@ -129,10 +131,11 @@ class EvaluationTexts:
         of_text = self.grams_M[np.searchsorted(self.bounds, np.flatnonzero(self.owners == text), side="right") - 1]
         n = self.ngram_words
         for part in (f"{x}\n{y}", x, y):
-            hashes, _ = grams(*hash_words([part]), n)
+            hashes, _ = grams(hash_words([part], weighed=True), n)
             at = np.flatnonzero(np.isin(hashes, of_text))
             if at.size:
-                return " ".join(words_of(part)[at[0] : at[0] + n])
+                shared = tokens(part)[at[0] : at[0] + n]
+                return (" " if is_spaced(shared[0]) else "").join(shared)
         raise AssertionError("a contaminated pair shares no gram with its text")
 
 
@@ -253,7 +256,7 @@ def _write_hashes(folder: Path, path: Path, config: ContaminationConfig, dropped
         pq.ParquetWriter(folder / "grams.parquet", GRAMS, compression="none") as grams,
     ):
         for batch in _batches(_read_texts(path, config, dropped)):
-            sets = shingle_sets([text.text for text in batch], config.ngram_words)
+            sets = shingle_sets([text.text for text in batch], config.ngram_words, weighed=True)
             kept = [(text, held) for text, held in zip(batch, sets, strict=True) if held.size]
             dropped["no_words"] += len(batch) - len(kept)
             if not kept:

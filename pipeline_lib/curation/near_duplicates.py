@@ -16,8 +16,9 @@ not; it is compared while any of its rows survives, and where it goes all of its
 Bounded memory: texts are streamed; shingles and band hashes go to files in the scratch folder; buckets are joined in SQL, a
 band at a time, which spills; what is held is 17 bytes a text. In a bucket a text meets the `bucket_texts` lowest only.
 
-Shingles are hashed, and what contamination is judged by too. A word is a run of letters and digits; case, spacing, punctuation
-and compatibility forms (full-width letters, ligatures) do not count. A text of fewer than n words is one gram: all that it has.
+Shingles are hashed, and what contamination is judged by too. A word is a run of letters and digits, or one character where the
+script has no spaces (scripts.py); case, spacing, punctuation and compatibility forms (full-width letters,
+ligatures) do not count. A text of fewer than n words is one gram: all that it has.
 
 Legend: T texts, W words of all texts, G grams of all texts.
 """
@@ -25,9 +26,7 @@ Legend: T texts, W words of all texts, G grams of all texts.
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby, pairwise
 from pathlib import Path
@@ -41,19 +40,10 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.data import NearDuplicatesConfig
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.errors import UserError
-
-WORD = re.compile(r"[^\W_]+")
-FOLDED = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
+from pipeline_lib.scripts import WORD_WEIGHT, is_spaced, tokens, weights
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, of 2**64 divided by the golden ratio
 MAX_CACHED_WORDS = 1_000_000  # some 150 MB
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in order, case-folded and without punctuation."""
-    if text.isascii():  # a third of the expression's time
-        return text.translate(FOLDED).split()
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 class WordHashes(dict[str, int]):
@@ -69,36 +59,67 @@ class WordHashes(dict[str, int]):
 _HASHES = WordHashes()
 
 
-def hash_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The hashed words of all texts, one after the other (W, uint64), and where each text begins and ends (T + 1)."""
-    found = [words_of(text) for text in texts]
+class HashedWords(NamedTuple):
+    """The hashed words of all texts, one after the other (W, uint64), where each text begins and ends (T + 1), their weights.
+
+    Weights are of scripts.py (W); None where all words count the same.
+    """
+
+    hashes_W: np.ndarray
+    offsets: np.ndarray
+    weights_W: np.ndarray | None
+
+
+def hash_words(texts: Sequence[str], weighed: bool = False) -> HashedWords:
+    """Split and hash texts.
+
+    Args:
+        weighed: grams are to be as many words as weigh n, rather than n words.
+    """
+    found = [tokens(text) for text in texts]
     offsets = np.cumsum([0, *map(len, found)])
-    return np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(found)), np.uint64, int(offsets[-1])), offsets
+    hashes_W = np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(found)), np.uint64, int(offsets[-1]))
+    if not weighed or all(map(is_spaced, texts)):
+        return HashedWords(hashes_W, offsets, None)
+    return HashedWords(hashes_W, offsets, np.fromiter(chain.from_iterable(map(weights, found)), np.int64, int(offsets[-1])))
 
 
-def grams(words_W: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def grams(words: HashedWords, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The n-grams of each text as 64-bit hashes in order (G, uint64), and where those of each text begin and end (T + 1).
 
     Args:
-        words_W: hashed words of all texts.
-        offsets: where each text begins and ends among them.
-        n: words of a gram; a text of fewer words that has any is one gram.
+        n: words of a gram, or what they weigh together; a text of fewer words that has any is one gram.
     """
-    sizes_T = np.diff(offsets)
-    counts_T = np.where(sizes_T >= n, sizes_T - n + 1, np.minimum(sizes_T, 1))
-    ends = np.concatenate([[0], np.cumsum(counts_T)])
-    starts_G = np.arange(ends[-1]) + np.repeat(offsets[:-1] - ends[:-1], counts_T)
-    lengths_G = np.repeat(np.minimum(sizes_T, n), counts_T)
+    offsets, sizes_T = words.offsets, np.diff(words.offsets)
+    if words.weights_W is not None:
+        starts_G, lengths_G, counts_T = _weighed(words.weights_W, offsets, n)
+    else:
+        counts_T = np.where(sizes_T >= n, sizes_T - n + 1, np.minimum(sizes_T, 1))
+        starts_G = np.arange(counts_T.sum()) + np.repeat(offsets[:-1] - np.cumsum(counts_T) + counts_T, counts_T)
+        lengths_G = np.repeat(np.minimum(sizes_T, n), counts_T)
     hashes_G = np.empty(len(starts_G), np.uint64)
     for length in np.unique(lengths_G):
         which = np.flatnonzero(lengths_G == length)
-        hashes_G[which] = _fold(words_W, starts_G[which], int(length))
-    return hashes_G, ends
+        hashes_G[which] = _fold(words.hashes_W, starts_G[which], int(length))
+    return hashes_G, np.concatenate([[0], np.cumsum(counts_T)])
 
 
-def shingle_sets(texts: Sequence[str], n: int) -> list[np.ndarray]:
+def _weighed(weights_W: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each gram begins, its words, and the grams of each text."""
+    before = np.concatenate([[0], np.cumsum(weights_W)])
+    ends_W = np.searchsorted(before, before[:-1] + n * WORD_WEIGHT)
+    texts_W = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    fits = ends_W <= offsets[1:][texts_W]
+    counts_T = np.bincount(texts_W[fits], minlength=len(offsets) - 1)
+    alone = (counts_T == 0)[texts_W] & (np.arange(len(texts_W)) == offsets[:-1][texts_W])
+    starts_G = np.flatnonzero(fits | alone)
+    ends_G = np.where(fits, ends_W, offsets[1:][texts_W])[starts_G]
+    return starts_G, ends_G - starts_G, np.where(counts_T, counts_T, np.minimum(np.diff(offsets), 1))
+
+
+def shingle_sets(texts: Sequence[str], n: int, weighed: bool = False) -> list[np.ndarray]:
     """The set of n-grams of each text: sorted, each once."""
-    hashes_G, ends = grams(*hash_words(texts), n)
+    hashes_G, ends = grams(hash_words(texts, weighed), n)
     return [_sorted_once(hashes_G[begin:end]) for begin, end in pairwise(ends)]
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from pipeline_lib import scripts
 from pipeline_lib.store.artifact import Artifact
 
 IDENTIFIER = re.compile(r"\w+")
@@ -99,14 +100,22 @@ def _texts(path: Path, kind: str) -> list[str]:
 
 
 def words(text: str) -> set[str]:
-    """The set of a text's words: identifiers split at case and underscores, lower-cased."""
-    return {word.lower() for identifier in identifiers(text) for word in WORD.findall(identifier)}
+    """The set of a text's words: identifiers split at case, underscores and, without spaces, into neighbouring characters."""
+    return {word for identifier in identifiers(text) for word in split_identifier(identifier)}
 
 
 def identifiers(text: str) -> set[str]:
     """The runs of letters, digits and underscores in a text."""
-    # translating an ASCII text takes a third of the expression's time
-    return set(text.translate(SEPARATORS).split() if text.isascii() else IDENTIFIER.findall(text))
+    if text.isascii():  # a third of the expression's time
+        return set(text.translate(SEPARATORS).split())
+    return set(scripts.identifiers(text) if scripts.is_complex(text) else IDENTIFIER.findall(text))
+
+
+def split_identifier(identifier: str) -> list[str]:
+    """The words of an identifier, lower-cased; where the script has no spaces, its pairs of neighbouring characters."""
+    if scripts.is_complex(identifier):
+        return scripts.identifier_words(identifier)
+    return [word.lower() for word in WORD.findall(identifier)]
 
 
 def _word_sets(texts: Sequence[str]) -> sparse.csr_array:
@@ -120,7 +129,7 @@ def _word_sets(texts: Sequence[str]) -> sparse.csr_array:
         flat.extend(map(numbers.__getitem__, identifiers(text)))
         pointers.append(len(flat))
     holds = _zero_one(np.array(flat, dtype=np.int32), np.array(pointers), len(numbers))
-    split = [[word.lower() for word in WORD.findall(identifier)] for identifier in numbers]
+    split = [split_identifier(identifier) for identifier in numbers]
     # numbered by spelling: that breaks ties of frequency, and the hash seed of Python's sets does not show
     rank = {word: at for at, word in enumerate(sorted(set(chain.from_iterable(split))))}
     columns = np.fromiter((rank[word] for found in split for word in found), np.int32)

@@ -19,6 +19,7 @@ from pipeline_lib.config.data import CodePairsConfig, View
 from pipeline_lib.languages.rules import DefinitionKind, Doc, LanguageRules
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.filters import has_control_bytes, note_drop
+from pipeline_lib.scripts import count_units
 
 VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function", "class": "class"}
 
@@ -164,7 +165,7 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
     ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
     ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),
-    ("short_doc", lambda c, config: c.view != "name" and len(c.x.split()) < config.min_doc_words),
+    ("short_doc", lambda c, config: c.view != "name" and count_units(c.x) < config.min_doc_words),
     ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
     ("too_large", lambda c, config: c.size_bytes > config.max_function_bytes),
     ("trivial", lambda c, config: not c.has_body(config.min_body_lines)),

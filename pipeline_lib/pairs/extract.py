@@ -12,6 +12,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from data_contracts.schemas import row_id
+from pipeline_lib import scripts
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
 from pipeline_lib.languages import rules_of
@@ -298,7 +299,9 @@ def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
     least = least_size_of_a_pair(config)
     if config.unit == "characters":
         return len(doc.value) >= least - 2  # the ends of two segments
-    return len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least
+    if len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least:
+        return True
+    return config.unit == "auto" and not doc.value.isascii() and scripts.count_units(doc.value) >= least
 
 
 def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
@@ -315,15 +318,18 @@ def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, 
 def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractConfig, rows: Rows) -> None:
     """Add one prose document for all sections, and the pairs of neighbours inside each."""
     sections = [section for section in sections if section.paragraphs]
+    is_code = file.form in CODE_FORMS
     if not sections:
+        if not is_code:
+            rows.dropped["no_prose"] += 1
         return
     text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
-    if file.form in CODE_FORMS and (reason := document_drop(DocumentText(text, "docstrings"), config.filters)):
+    if is_code and (reason := document_drop(DocumentText(text, "docstrings"), config.filters)):
         rows.dropped[reason] += 1
         return
     language = identify_language(text) if config.filters.languages else prose_language(text)
     document = rows.add_document(file, "text", language, text)
-    for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped)):
+    for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped, whole=not is_code)):
         rows.add_text_pair(file, document, language, position, pair)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline_lib import scripts
 from pipeline_lib.config.data import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig, TextPairsConfig
 from pipeline_lib.pairs.document_filters import DocumentText, active_filters
 
@@ -84,22 +85,25 @@ _SPACES = bytes(b for b in range(128) if chr(b).isspace())
 _NO_LETTERS = bytes(b for b in range(128) if not chr(b).isalpha())
 _CONTROL = bytes(b for b in range(128) if not chr(b).isprintable() and not chr(b).isspace())
 
-# Both measure the UTF-8 of a text by deleting bytes: 20 times as fast as a regular expression over its characters.
+# Both measure the bytes of a text by deleting some: 20 times as fast as a regular expression over its characters.
 
 
 def letter_share(text: str) -> float:
-    """Letters among all bytes but spaces, all bytes beyond ASCII taken for letters.
+    """Letters, with the marks that belong to them, among all characters but spaces.
 
     About 0.95 in prose, below 0.6 in tables and listings of numbers.
     """
-    data = text.encode("utf-8", "surrogatepass")
-    solid = len(data.translate(None, _SPACES))
-    return len(data.translate(None, _NO_LETTERS)) / solid if solid else 0.0
+    data = text.encode("ascii", "ignore")
+    letters, solid = len(data.translate(None, _NO_LETTERS)), len(data.translate(None, _SPACES))
+    if len(data) < len(text):
+        other_letters, other_solid = scripts.letters_beyond_ascii(text)
+        letters, solid = letters + other_letters, solid + other_solid
+    return letters / solid if solid else 0.0
 
 
 def word_overlap(x: str, y: str) -> float:
-    """Jaccard similarity of the sets of words of two texts, whatever their case."""
-    x_words, y_words = set(x.lower().split()), set(y.lower().split())
+    """Jaccard similarity of the sets of words of two texts, whatever their case; without spaces, of neighbouring letters."""
+    x_words, y_words = scripts.elements(x.lower()), scripts.elements(y.lower())
     either = len(x_words | y_words)
     return len(x_words & y_words) / either if either else 1.0
 

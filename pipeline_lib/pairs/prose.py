@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from pipeline_lib import scripts
+
 
 class Paragraph(NamedTuple):
     """Consecutive lines of prose, spaces folded, and the line that they start at (from 1)."""
@@ -135,11 +137,12 @@ class _Scanner:
     def close(self, heading: bool = False) -> None:
         """End the paragraph that is being collected."""
         if self.pending:
-            self.add(" ".join(self.pending), self.pending_line, heading)
+            self.add("\n".join(self.pending), self.pending_line, heading)
             self.pending = []
 
     def add(self, text: str, line: int, heading: bool = False) -> None:
-        words = _without_inline(text).split()
+        text = _without_inline(text)
+        words = (text if text.isascii() else scripts.join_lines(text)).split()
         if words:
             self.found.append(Paragraph(" ".join(words), line, len(words), heading))
 

@@ -1,5 +1,6 @@
 """Evaluation texts are found however they are written, by suite, and nothing else goes."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import gzip
@@ -15,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prose_samples import letters
 from unit.curation.rows import pair, validated
 
 from pipeline_lib.config.data import ContaminationConfig, CurateConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import EvaluationTexts, hash_evaluations
-from pipeline_lib.curation.near_duplicates import words_of
 from pipeline_lib.errors import UserError
+from pipeline_lib.scripts import tokens
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 
@@ -111,6 +113,30 @@ def test_a_clean_duplicate_of_a_contaminated_pair_stays(tmp_path: Path) -> None:
     assert twins[1]["id"] in ids_of(artifact)
 
 
+@pytest.mark.parametrize("language", ["chinese", "japanese", "thai"])
+def test_texts_are_found_without_spaces_and_set_phrases_are_not(tmp_path: Path, language: str) -> None:
+    def text(seed: int, n: int) -> str:
+        return "".join(letters(language, n, seed))
+
+    long, short, name = text(1, 60), text(2, 9), text(3, 12)
+    records = [{"suite": "long", "text": f"{long[:30]}，{long[30:]}。"}, {"suite": "short", "text": short}]
+    records.append({"suite": "name", "text": text(4, 40) + name + text(5, 40)})
+    clean = [pair(at, f"g{at % 12}", text(100 + at, 80), text(300 + at, 120)) for at in range(60)]
+    clean.append(pair(70, "g0", text(6, 50), text(7, 20) + name + text(8, 20)))
+    clean.append(pair(71, "g1", text(9, 50), text(10, 20) + short + text(11, 20)))
+    bad = [
+        pair(80, "g2", text(12, 50), text(13, 30) + long + text(14, 30)),
+        pair(81, "g3", text(15, 30) + long[:30], long[30:] + text(16, 30)),
+        pair(82, "g4", short + "！", text(17, 60)),
+    ]
+    artifact = curated(tmp_path, [*clean, *bad], records)
+    assert artifact.manifest.counts.dropped == {"contaminated": 3}
+    assert ids_of(artifact) == {row["id"] for row in clean}
+    facts = artifact.manifest.facts["contamination"]
+    assert [facts[suite]["pairs"] for suite in ("long", "short", "name")] == [2, 1, 0]
+    assert all(sample["shared"] in long for sample in facts["long"]["samples"])
+
+
 def test_without_evaluation_texts_nothing_changes(tmp_path: Path) -> None:
     store = Store(tmp_path)
     before = validated(store, {"a": clean()})
@@ -132,7 +158,7 @@ def test_found_is_what_the_rule_says(texts: list[str], pairs: list[tuple[str, st
     records = [{"suite": "s", "text": text, "kind": "code" if at % 2 else "text"} for at, text in enumerate(texts)]
 
     def shingles(text: str) -> set[tuple[str, ...]]:
-        words = words_of(text)
+        words = tokens(text)
         return {tuple(words[at : at + n]) for at in range(max(1, len(words) - n + 1))} if words else set()
 
     def is_in(at: int, x: str, y: str) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prose_samples import letters
 from unit.curation.rows import pair, validated
 
 from pipeline_lib.config.data import CurateConfig, NearDuplicatesConfig
@@ -26,9 +27,9 @@ from pipeline_lib.curation.near_duplicates import (
     hash_words,
     jaccard,
     shingle_sets,
-    words_of,
 )
 from pipeline_lib.errors import UserError
+from pipeline_lib.scripts import tokens
 from pipeline_lib.store.store import Store
 
 NEAR = NearDuplicatesConfig(threshold=0.5, shingle_words=2, permutations=24, bands=24)  # bands of one: every pair meets
@@ -45,7 +46,7 @@ def oracle(texts: list[RankedText], config: NearDuplicatesConfig) -> list[int]:
     kept: list[tuple[int, set[tuple[str, ...]]]] = []
     dropped = []
     for text in sorted(texts):
-        words, n = words_of(text.text), config.shingle_words
+        words, n = tokens(text.text), config.shingle_words
         shingles = {tuple(words[at : at + n]) for at in range(max(1, len(words) - n + 1))} if words else set()
         near = any(
             scope == text.scope and shingles and len(shingles & other) >= config.threshold * len(shingles | other) - 1e-9
@@ -87,6 +88,21 @@ def test_case_spacing_and_punctuation_do_not_count() -> None:
     assert find([RankedText(rank, 0, text) for rank, text in enumerate(texts)], NEAR) == [1, 2]
 
 
+@pytest.mark.parametrize("language", ["chinese", "japanese", "thai", "korean"])
+def test_near_texts_are_found_without_spaces_as_with_them(language: str) -> None:
+    """Sixty copies with so many letters changed that the index is just above 0.8, among a thousand texts of their own."""
+    n, separator = 229, " " if language == "korean" else ""
+    originals = [letters(language, n, seed) for seed in range(1_000)]
+    copies = [list(text) for text in originals[:60]]
+    for seed, copy in enumerate(copies):
+        for at in range(5):  # 25 of 225 shingles
+            copy[20 + 40 * at] = letters(language, 1, 9_000 + 5 * seed + at)[0]
+    texts = [RankedText(rank, 0, separator.join(text)) for rank, text in enumerate([*originals, *copies])]
+    config = NearDuplicatesConfig(threshold=0.8)
+    assert jaccard(*shingle_sets([texts[0].text, texts[1_000].text], 5)) == pytest.approx(0.8, abs=0.02)
+    assert find(texts, config) == [*range(1_000, 1_060)]
+
+
 def test_a_full_bucket_compares_with_the_lowest_only_and_still_finds_copies() -> None:
     words = [f"w{at}" for at in range(40)]
     texts = [RankedText(rank, 0, " ".join([*words, f"tail{rank}"])) for rank in range(300)]
@@ -100,7 +116,7 @@ def test_shingles_of_a_batch_are_those_of_each_text_alone() -> None:
     assert [found.size for found in together] == [0, 1, 1, 4, 1, 0]
     for text, found in zip(texts, together, strict=True):
         assert np.array_equal(found, shingle_sets([text], 4)[0])
-    hashes, ends = grams(*hash_words(["a b c d e"]), 4)
+    hashes, ends = grams(hash_words(["a b c d e"]), 4)
     assert hashes[0] == together[4][0] and ends.tolist() == [0, 2]
     assert jaccard(together[3], together[4]) == 1 / 4
     assert jaccard(together[0], together[5]) == 0.0
@@ -136,12 +152,28 @@ def test_hash_functions_are_independent(size: int) -> None:
 
 def test_only_where_near_duplicates_go_do_signatures_name_the_work() -> None:
     assert "signatures" not in NearDuplicatesConfig().key_fields()
-    assert CurateConfig(near=NearDuplicatesConfig(threshold=0.8)).key_fields()["near"]["signatures"] == 2
+    assert CurateConfig(near=NearDuplicatesConfig(threshold=0.8)).key_fields()["near"]["signatures"] == 3
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:
     pinned = [1674664033051186268, 11804967903482001623]  # from another run: a change would redo every decision
     assert shingle_sets(["return the name of a user"], 5)[0].tolist() == pinned
+
+
+def test_hashes_of_words_are_the_same_beside_other_scripts() -> None:
+    english = "return the näme of a user “now” 😀"
+    assert np.array_equal(shingle_sets([english, "用户的名字"], 3)[0], shingle_sets([english], 3)[0])
+    for weighed in (False, True):
+        alone, _ = grams(hash_words([english, ""], weighed), 3)
+        beside, ends = grams(hash_words([english, "用户的名字"], weighed), 3)
+        assert np.array_equal(alone, beside[: ends[1]]) and ends.tolist() == [0, 5, 8 if not weighed else 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("用" * 19, 1), ("用" * 20, 1), ("用" * 25, 6), ("ก" * 40, 2), ("a 用用 b " * 9, 21)]
+)
+def test_a_gram_of_words_is_as_long_without_spaces(text: str, sizes: int) -> None:
+    assert np.diff(grams(hash_words(["x", text, ""], weighed=True), 13)[1]).tolist() == [1, sizes, 0]
 
 
 def texts_of(number: int) -> tuple[str, str]:

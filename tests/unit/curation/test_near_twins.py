@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prose_samples import letters
 from unit.curation.rows import pair, validated
 
 from pipeline_lib.config.data import CurateConfig
@@ -82,3 +83,17 @@ def test_the_share_of_a_curated_set(tmp_path: Path) -> None:
     assert twins.n == curated.part("test").counts.n_out
     assert twins.share == 1.0
     assert near_twins_in(curated, kind="text").n == 0
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese", "thai"])
+def test_twins_are_found_without_spaces_and_texts_of_the_same_letters_are_none(language: str) -> None:
+    train = ["".join(letters(language, 200, seed)) for seed in range(40)]
+    test = [text[:100] + "".join(letters(language, 1, seed + 900)) + text[101:] for seed, text in enumerate(train[:20])]
+    test += ["".join(letters(language, 200, 500 + seed)) for seed in range(20)]
+    twins = near_twin_share(train, test, 0.9, examples=40)
+    assert {(twin.test, twin.train) for twin in twins.examples} == {(at, at) for at in range(20)}
+
+
+def test_words_of_other_scripts_keep_their_marks() -> None:
+    assert words("हिन्दी_भाषा getUser") == {"हिन्दी", "भाषा", "get", "user"}
+    assert words("取得user名前") == {"取得", "user", "名前"}

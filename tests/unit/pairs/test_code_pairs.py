@@ -177,3 +177,9 @@ def test_nothing_is_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
         """
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_of_a_docstring_are_counted_by_its_script() -> None:
+    source = 'def one():\n    """返回当前用户的名字。"""\n    return 1\ndef two():\n    """名字"""\n    return 1\n'
+    pairs, dropped = pairs_of(source, min_doc_words=3)
+    assert [pair.x for pair in pairs] == ["返回当前用户的名字。"] and dropped == {"short_doc": 1}
