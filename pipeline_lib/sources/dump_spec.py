@@ -16,6 +16,9 @@ A path, glob or URL that nobody described is a source too: its reader is the one
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,16 +27,20 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources import readers
+from pipeline_lib.sources.folder import walk
 from pipeline_lib.sources.readers import options_of, reader_names
 from pipeline_lib.sources.remote import has_wild_card, is_remote
+from pipeline_lib.sources.source_file import CODE_FORMS, form_of, is_about_data
 from pipeline_lib.store.records import Record
 
-TREE, TEXT = "tree", "text"  # a folder of code and prose; files that are one text each
+# a folder of code and prose; files that are one text each; files each of which its first bytes tell
+TREE, TEXT, AUTO = "tree", "text", "auto"
+_FILES_TRIED = 1_000  # of a folder or a glob, to tell its reader
 
 
 def known_readers() -> tuple[str, ...]:
     """The names that a spec may give as `reader`."""
-    return (TREE, TEXT, *reader_names())
+    return (TREE, TEXT, AUTO, *reader_names())
 
 
 def _known_reader(name: str) -> str:
@@ -165,6 +172,30 @@ def guess_reader(url: str) -> str:
     Raises:
         UserError: a path on this machine at which there is nothing.
     """
-    if not is_remote(url) and not has_wild_card(url) and not Path(url).exists():
+    if is_remote(url):
+        return readers.guess(url) or TEXT
+    if has_wild_card(url) and not Path(url).exists():
+        places = islice(sorted(glob(url, recursive=True)), _FILES_TRIED)  # noqa: PTH207 - absolute
+        return _reader_of_all(places) or readers.guess(url) or TEXT
+    if not Path(url).exists():
         raise UserError(f"{url}: there is no such file or folder; give a path, a glob, a URL or a dump spec (.yaml)")
-    return readers.guess(url) or (TREE if Path(url).is_dir() else TEXT)
+    return readers.guess(url) or (_reader_of_folder(url) if Path(url).is_dir() else TEXT)
+
+
+def _reader_of_folder(folder: str) -> str:
+    """The reader of a folder's files where it is a data set: no code in it, and files of records; else `tree`."""
+    names: list[str] = []
+    for place, path in islice(walk(folder, wanted=lambda name: "plain"), _FILES_TRIED):
+        form = form_of(path)
+        if form in CODE_FORMS:
+            return TREE
+        if not is_about_data(path):
+            names.append(place)
+    found = _reader_of_all(names)
+    return TREE if found == TEXT else found or TREE
+
+
+def _reader_of_all(places: Iterable[str]) -> str | None:
+    """The one reader that all files are for, `auto` where they are of several kinds, None where there is no file."""
+    found = {readers.guess(place) or TEXT for place in places if Path(place).is_file()}
+    return AUTO if len(found) > 1 else next(iter(found), None)
