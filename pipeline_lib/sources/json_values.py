@@ -46,14 +46,14 @@ def is_by_lines(head: bytes) -> bool:
         return bool(newline)
     except ValueError:
         if text.startswith("[") or not newline:
-            return text.startswith("{")
+            return False
         lines = rest.splitlines()[:_LINES_TRIED]
         return first.rstrip() != "{" and sum(line.startswith("{") for line in lines) * 2 >= len(lines)
     if "\n" in text[:end].rstrip():
         return False
     after = text[end:].lstrip(" \t\r")
     if isinstance(value, dict):
-        return not after.startswith("{")
+        return bool(after) and not after.startswith("{")  # one object alone may hold a list of records
     return after.startswith("\n") and after.lstrip().startswith("[")
 
 
@@ -202,6 +202,7 @@ class Values:
             if end > 0:
                 self.at = end
                 return refusal
+            cut_off = cut_off and end == 0
         if cut_off and self.text[self.at] in '{["':
             raise self.broken or Unreadable(
                 Refusal("truncated", f"the file ends inside a record: {refusal.detail}", refusal.offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -204,7 +205,7 @@ def joined(value: object) -> str | None:
 
     Texts are joined by an empty line, words (no space in any) by a space.
     """
-    if value is None or value != value:  # NaN
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
         return value
@@ -219,7 +220,7 @@ def joined(value: object) -> str | None:
     texts = [part for part in parts if part]
     if None in parts:
         return None
-    words = len(texts) > 1 and not any(" " in part or "\n" in part for part in texts)
+    words = len(texts) > 1 and all(isinstance(part, str) for part in value) and not any(" " in part or "\n" in part for part in texts)
     return (" " if words else "\n\n").join(texts)
 
 

@@ -24,6 +24,7 @@ from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 
 _ROWS_TRIED = 50
+_NO_DELIMITER = "\x1f"  # of a table of one column, whose commas are its text's
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _Row = list[str] | Refusal
 
@@ -57,7 +58,7 @@ def read_csv(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
         with open_expanded(file.place, limits) as stream:
             text = io.TextIOWrapper(io.BufferedReader(stream), encoding, _errors(encoding), newline="")
             rows = _Rows(text, delimiter, limits.max_text_bytes * 2)
-            header = list(options.columns) or next(rows, [])
+            header = list(options.columns) or rows.header()
             if isinstance(header, Refusal):
                 raise Unreadable(header)
             rows.columns = len(header)
@@ -89,7 +90,7 @@ def _delimiter(head: str, path: str) -> str:
     lines = head.splitlines(keepends=True)
     if len(head) >= HEAD_BYTES // 2:
         lines = lines[:-1]
-    best, most = "\t" if ".tsv" in path.lower() or ".tab" in path.lower() else ",", 0.0
+    best, most = "\t" if ".tsv" in path.lower() or ".tab" in path.lower() else _NO_DELIMITER, 0.0
     for delimiter in DELIMITERS:
         rows = list(islice(_Rows(io.StringIO("".join(lines), newline=""), delimiter, HEAD_BYTES), _ROWS_TRIED))
         header = rows[0] if rows else []
@@ -102,33 +103,34 @@ def _delimiter(head: str, path: str) -> str:
     return best
 
 
-class _Rows:
+class _Rows(Iterator[_Row]):
     """The rows of a table. A row that goes on over lines and turns out wrong is taken apart again from its second line on."""
 
     def __init__(self, text: io.TextIOBase, delimiter: str, most: int) -> None:
-        self.text, self.most = text, most
+        self.text, self.delimiter, self.most = text, delimiter, most
         self.again: deque[str] = deque()
         self.lines: list[str] = []  # of the current row
-        self.dialect: dict[str, str] = {"delimiter": delimiter}
         self.columns = 0  # of the header
         csv.field_size_limit(max(most, csv.field_size_limit()))
-        self.reader = csv.reader(self.feed(), **self.dialect)  # type: ignore[arg-type]
+        self.reader = csv.reader(self.feed(), delimiter=delimiter)
 
-    def __iter__(self) -> Iterator[_Row]:
-        return self
+    def header(self) -> _Row:
+        """The first row; empty where there is none."""
+        for row in self:
+            self.columns = 0 if isinstance(row, Refusal) else len(row)
+            return row
+        return []
 
     def __next__(self) -> _Row:
         while True:
             self.lines.clear()
             try:
-                row: _Row = next(self.reader)
+                row = next(self.reader)
             except csv.Error as error:
-                row = self.first_line_alone(str(error))
-            else:
-                if len(self.lines) > 1 and self.columns and len(row) != self.columns:
-                    row = self.first_line_alone(f"{len(row)} columns, the header has {self.columns}")
+                return self.first_line_alone(str(error))
+            if len(self.lines) > 1 and self.columns and len(row) != self.columns:
+                return self.first_line_alone(f"{len(row)} columns, the header has {self.columns}")
             if row:
-                self.columns = self.columns or (0 if isinstance(row, Refusal) else len(row))
                 return row
 
     def feed(self) -> Iterator[str]:
@@ -147,13 +149,11 @@ class _Rows:
         """The first line of a wrong row, its quotes as characters; the lines behind it are read again."""
         first, *others = self.lines or [""]
         self.again.extendleft(reversed(others))
-        self.lines = []
-        self.reader = csv.reader(self.feed(), **self.dialect)  # type: ignore[arg-type]
-        row: list[str] = next(csv.reader([first.rstrip("\r\n")], quoting=csv.QUOTE_NONE, **self.dialect), [])  # type: ignore[arg-type]
-        if len(row) == self.columns and '"' not in first[:1]:
+        self.reader = csv.reader(self.feed(), delimiter=self.delimiter)
+        row = next(csv.reader([first.rstrip("\r\n")], delimiter=self.delimiter, quoting=csv.QUOTE_NONE), [])
+        if len(row) == self.columns and self.delimiter == "\t":  # where a quote is a character like any other
             return row
-        reason = "file_too_large" if "more than" in why else "unclosed_quote"
-        return Refusal(reason, ascii(why)[:200])
+        return Refusal("file_too_large" if "more than" in why else "unclosed_quote", ascii(why)[:200])
 
 
 READER = Reader(read=read_csv, suffixes=(".csv", ".tsv", ".tab"), options=CsvOptions, numbered=True)

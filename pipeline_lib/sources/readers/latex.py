@@ -25,84 +25,17 @@ _BEGIN, _END = "\\begin{document}", "\\end{document}"
 _MOST_DEPTH = 60
 _BRACES = re.compile(r"\\begin\b|\\end\b|\\.|[{}]", re.DOTALL)
 _HEADINGS = {"part": 1, "chapter": 1, "section": 2, "subsection": 3, "subsubsection": 4, "paragraph": 5, "subparagraph": 6}
-_NO_PROSE = [
-    "figure",
-    "figure*",
-    "wrapfigure",
-    "table",
-    "table*",
-    "tabular",
-    "tabular*",
-    "tabularx",
-    "longtable",
-    "equation",
-    "equation*",
-    "align",
-    "align*",
-    "eqnarray",
-    "eqnarray*",
-    "gather",
-    "gather*",
-    "multline",
-    "multline*",
-    "displaymath",
-    "math",
-    "array",
-    "verbatim",
-    "lstlisting",
-    "minted",
-    "algorithm",
-    "algorithmic",
-    "tikzpicture",
-    "picture",
-    "thebibliography",
-    "filecontents",
-    "filecontents*",
-    "comment",
-    "CCSXML",
-    "IEEEkeywords",
-]
-_LEFT_OUT = [
-    "cite",
-    "citep",
-    "citet",
-    "citealp",
-    "citealt",
-    "citeauthor",
-    "citeyear",
-    "parencite",
-    "textcite",
-    "autocite",
-    "footcite",
-    "nocite",
-    "label",
-    "bibliography",
-    "bibliographystyle",
-    "includegraphics",
-    "input",
-    "include",
-    "usepackage",
-    "vspace",
-    "hspace",
-    "vskip",
-    "hskip",
-    "thanks",
-    "index",
-    "pagestyle",
-    "thispagestyle",
-    "affiliation",
-    "email",
-    "address",
-    "date",
-    "author",
-    "keywords",
-    "ccsdesc",
-    "setcounter",
-    "addtocounter",
-    "renewcommand",
-    "newcommand",
-    "def",
-]
+_NO_PROSE = (
+    "figure figure* wrapfigure table table* tabular tabular* tabularx longtable equation equation* align align* eqnarray"
+    " eqnarray* gather gather* multline multline* displaymath math array verbatim lstlisting minted algorithm algorithmic"
+    " tikzpicture picture thebibliography filecontents filecontents* comment CCSXML IEEEkeywords"
+)
+_LEFT_OUT = (
+    "cite citep citet citealp citealt citeauthor citeyear parencite textcite autocite footcite nocite label bibliography"
+    " bibliographystyle includegraphics input include usepackage vspace hspace vskip hskip thanks index pagestyle thispagestyle"
+    " affiliation email address date author keywords ccsdesc setcounter addtocounter renewcommand newcommand def"
+    " ref eqref autoref cref Cref pageref maketitle footnote"
+)
 _EMPTY_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _INDENT = re.compile(r"(?m)^[ \t]+|[ \t]+$")
 _BEFORE_MARK = re.compile(r"[ \t~\u00a0]+(?=[.,;:!?)])")  # where a citation stood
@@ -143,14 +76,10 @@ def _converter() -> Any:
     from pylatexenc.latex2text import EnvironmentTextSpec, LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
 
     context = get_default_latex_context_db()
-    macros = [MacroTextSpec(name, discard=True) for name in _LEFT_OUT]
+    macros = [MacroTextSpec(name, discard=True) for name in _LEFT_OUT.split()]
     macros += [MacroTextSpec(name, simplify_repl=_heading) for name in _HEADINGS]
-    macros += [
-        MacroTextSpec(name, simplify_repl="") for name in ("ref", "eqref", "autoref", "cref", "Cref", "pageref", "maketitle")
-    ]
-    macros.append(MacroTextSpec("footnote", simplify_repl=""))
     macros.append(MacroTextSpec("item", simplify_repl="\n- "))
-    environments = [EnvironmentTextSpec(name, discard=True) for name in _NO_PROSE]
+    environments = [EnvironmentTextSpec(name, discard=True) for name in _NO_PROSE.split()]
     context.add_context_category("prose", macros=macros, environments=environments, prepend=True)
     return LatexNodes2Text(latex_context=context, math_mode="text", keep_comments=False, strict_latex_spaces=False)
 

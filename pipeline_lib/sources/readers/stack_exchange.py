@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
@@ -18,7 +19,6 @@ from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import fragment_text
-from pipeline_lib.sources.record_fields import no_text_column
 from pipeline_lib.sources.records import SourceRecord, refused_record, text_record
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import LINE_MARK, SourceFile
@@ -38,8 +38,8 @@ def read_stack_exchange(file: SourceFile, limits: ReadLimits) -> Iterator[Source
     Refusals: bad_row, file_too_large, html_depth, and those of decoding. Of the file: no_text_column (users, votes and the
     like), truncated, and those of reading.
     """
-    any_text, names = False, []
-    number = 0
+    any_text, number = False, 0
+    names: list[str] = []
     try:
         with open_expanded(file.place, limits) as stream:
             for number, row in enumerate(_rows(stream, limits.max_text_bytes * _ROW_PER_TEXT), 1):
@@ -53,7 +53,8 @@ def read_stack_exchange(file: SourceFile, limits: ReadLimits) -> Iterator[Source
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
     if names and not any_text:
-        yield SourceRecord(file, no_text_column(names, "", number))
+        detail = f"none of {number} rows has a Body or a Text; they hold {ascii(names)[:300]}: give Posts.xml or Comments.xml"
+        yield SourceRecord(file, Refusal("no_text_column", detail))
 
 
 def _rows(stream: io.RawIOBase, most: int) -> Iterator[bytes | Refusal]:
@@ -62,7 +63,7 @@ def _rows(stream: io.RawIOBase, most: int) -> Iterator[bytes | Refusal]:
     while data := stream.read(_READ_BYTES):
         held += data
         starts = [found.start() for found in _CUT.finditer(held)]
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             yield held[start:end]
         held = held[starts[-1] :] if starts else held[-len(b"<row ") :]
         if len(held) > most:
