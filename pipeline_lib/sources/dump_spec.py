@@ -16,6 +16,7 @@ A path, glob or URL that nobody described is a source too: its reader is the one
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from glob import glob
 from itertools import islice
@@ -40,7 +41,7 @@ _FILES_TRIED = 1_000  # of a folder or a glob, to tell its reader
 
 def known_readers() -> tuple[str, ...]:
     """The names that a spec may give as `reader`."""
-    return (TREE, TEXT, AUTO, *reader_names())
+    return (TREE, TEXT, *reader_names(), AUTO)
 
 
 def _known_reader(name: str) -> str:
@@ -183,16 +184,17 @@ def guess_reader(url: str) -> str:
 
 
 def _reader_of_folder(folder: str) -> str:
-    """The reader of a folder's files where it is a data set: no code in it, and files of records; else `tree`."""
-    names: list[str] = []
-    for place, path in islice(walk(folder, wanted=lambda name: "plain"), _FILES_TRIED):
-        form = form_of(path)
-        if form in CODE_FORMS:
+    """The reader of a folder's files where it is a data set: no code in it, and more records than prose; else `tree`."""
+    sizes: Counter[str] = Counter()
+    for place, path in islice(walk(folder, wanted=lambda name: None if is_about_data(name) else "plain"), _FILES_TRIED):
+        if form_of(path) in CODE_FORMS:
             return TREE
-        if not is_about_data(path):
-            names.append(place)
-    found = _reader_of_all(names)
-    return TREE if found == TEXT else found or TREE
+        if Path(place).is_file():
+            sizes[readers.guess(place) or TEXT] += Path(place).stat().st_size
+    prose = sizes.pop(TEXT, 0)
+    if not sizes or sizes.total() < prose:
+        return TREE
+    return AUTO if prose or len(sizes) > 1 else next(iter(sizes))
 
 
 def _reader_of_all(places: Iterable[str]) -> str | None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline_lib.config.data import ReadLimits
@@ -89,10 +91,12 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95\]}(cX]")
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _JSON = re.compile(rf"\x1e?\s*(?:\[\s*)*(?:\{{\s*(?:{_STRING}\s*:|\}})|(?<=\[)\s*{_STRING}\s*[,\]])")
-_XML_PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->|<!doctype(?:\s+[^<>\[]*|[^<>]*\[.*?\]\s*)>)*", re.DOTALL | re.IGNORECASE)
+_XML_PROLOG = re.compile(
+    r"(?:\s++|<\?.*?\?>|<!--.*?-->|<!doctype(?:\s[^<>\[]*|[^<>]*\[.*?\]\s*)>)*+", re.DOTALL | re.IGNORECASE
+)
 _XML_ROOT = re.compile(r"<([A-Za-z_][\w.:-]*)[\s/>]")
 _STACK_EXCHANGE = frozenset({"posts", "comments", "posthistory", "users", "votes", "badges", "tags", "postlinks", "row"})
-_LATEX = re.compile(r"(?:\s*%[^\n]*\n|\s+|\\(?:RequirePackage|PassOptionsToPackage)[^\n]*\n)*\\document(?:class|style)\b")
+_LATEX = re.compile(r"(?:%[^\n]*\n|\s++|\\(?:RequirePackage|PassOptionsToPackage)[^\n]*\n)*+\\document(?:class|style)\b")
 _FUNCTION = frozenset({"repo", "func_name", "docstring"})  # fields of a record of CodeSearchNet
 # what pygments has a lexer for and is prose all the same
 _PROSE = frozenset({"Text only", "Markdown", "reStructuredText", "TeX", "HTML", "Org Mode", "Groff", "Wikitext"})
@@ -127,12 +131,18 @@ def not_prose(path: str, head: bytes) -> Refusal | None:
     """The refusal of a file that would be read as prose: by its first bytes, else as code of a language that is not read."""
     if kind := kind_of(head):
         return Refusal(f"looks_like_{kind}", f"its first bytes are those of {KINDS[kind]}", 0)
+    name = path.rsplit("/", 1)[-1]
+    language = _language(f"x.{name.rpartition('.')[2]}" if "." in name else name)
+    return Refusal("unknown_language", f"its name is that of a file of {language}, which is not read") if language else None
+
+
+@lru_cache(1_000)
+def _language(name: str) -> str:
+    """The language of code or settings that files of a name are in; empty where there is none or it is prose."""
     from pygments.lexers import find_lexer_class_for_filename
 
-    lexer = find_lexer_class_for_filename(path.rsplit("/", 1)[-1])
-    if lexer is None or lexer.name in _PROSE:
-        return None
-    return Refusal("unknown_language", f"its name is that of a file of {lexer.name}, which is not read")
+    lexer = find_lexer_class_for_filename(name)
+    return "" if lexer is None or lexer.name in _PROSE else lexer.name
 
 
 def head_text(head: bytes) -> str:
@@ -173,31 +183,35 @@ def _text_kind(text: str) -> str:
 
 def _json_kind(text: str) -> str:
     first = text.lstrip("\x1e \t\r\n")
+    if not first.startswith("{"):
+        return "json_lines"
     try:
         record, end = json.JSONDecoder().raw_decode(first)
-    except (ValueError, RecursionError):
-        record, end = None, 0
-    if isinstance(record, dict) and record.keys() >= _FUNCTION:
+    except (ValueError, RecursionError):  # it goes on, or is damaged
+        record, end = {name: "" for name in (*_FUNCTION, "cells", "text") if f'"{name}"' in first}, len(first)
+    if record.keys() >= _FUNCTION:
         return "code_search_net"
-    whole = isinstance(record, dict) and not first[end:].strip()
-    if first.startswith("{") and (whole or not record) and re.search(r'"nbformat"\s*:\s*\d|"cell_type"\s*:\s*"', first):
-        return "notebook"
-    return "json_lines"
+    if first[end:].strip() or "text" in record or record.keys().isdisjoint({"cells", "worksheets"}):
+        return "json_lines"
+    return "notebook" if re.search(r'"(?:cell_type|nbformat)"', first) else "json_lines"
 
 
 def is_table(text: str) -> bool:
     """True for a table with a header: each row has the header's columns, which have names of their own."""
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text))
     for delimiter in DELIMITERS:
-        try:
-            header, *rows = csv.reader(lines, delimiter=delimiter)
-        except (csv.Error, ValueError):
-            continue
-        rows = [row for row in rows if row][: -1 if len(text) >= HEAD_BYTES // 2 else None]  # the last one may be cut off
-        names = [name.strip() for name in header]
+        names = [name.strip(' "\r\n') for name in lines[0].split(delimiter)] if lines else []
         named = len(set(names)) == len(names) and all(re.fullmatch(r"[^\W\d][\w .:/#()-]{0,40}", name) for name in names)
         least = 1 if {name.lower() for name in names} & _USUAL else 5
-        if len(names) >= 2 + (least > 1) and named and len(rows) >= least and all(len(row) == len(names) for row in rows):
+        if not named or len(names) < 2 + (least > 1):
+            continue
+        try:
+            rows = [row for row in csv.reader(lines[1:], delimiter=delimiter) if row]
+        except csv.Error:
+            continue
+        if len(text) >= HEAD_BYTES // 2:
+            rows = rows[:-1]  # it may be cut off
+        if len(rows) >= least and all(len(row) == len(names) for row in rows):
             return True
     return False
 

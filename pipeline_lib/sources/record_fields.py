@@ -220,7 +220,11 @@ def joined(value: object) -> str | None:
     texts = [part for part in parts if part]
     if None in parts:
         return None
-    words = len(texts) > 1 and all(isinstance(part, str) for part in value) and not any(" " in part or "\n" in part for part in texts)
+    words = (
+        len(texts) > 1
+        and all(isinstance(part, str) for part in value)
+        and not any(" " in part or "\n" in part for part in texts)
+    )
     return (" " if words else "\n\n").join(texts)
 
 

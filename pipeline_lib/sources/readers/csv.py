@@ -87,7 +87,7 @@ def _record(header: list[str], row: _Row) -> object:
 
 def _delimiter(head: str, path: str) -> str:
     """The delimiter under which the first rows have the same number of columns, the most of them."""
-    lines = head.splitlines(keepends=True)
+    lines = list(io.StringIO(head, newline=""))
     if len(head) >= HEAD_BYTES // 2:
         lines = lines[:-1]
     best, most = "\t" if ".tsv" in path.lower() or ".tab" in path.lower() else _NO_DELIMITER, 0.0
