@@ -86,6 +86,8 @@ _MAGIC = (
     (b"Rar!\x1a\x07", "packed"),
     (b"\x1f\x9d", "packed"),
 )
+_WRITTEN = (b"%PDF-", b"%!PS", b"{\\rtf", b"WARC/", b"filedesc://", b"!<arch>\n")  # kinds that may hold text alone
+_BINARY, _BINARY_BYTES = re.compile(rb"[\0-\x08\x0e-\x1a\x7f-\xff]"), 1024
 _ZIP = b"PK\x03\x04"
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95\]}(cX]")
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -124,6 +126,8 @@ def kind_of(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "archive"
     kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "")
+    if kind and not head.startswith(_WRITTEN) and not _BINARY.search(head, 0, _BINARY_BYTES):
+        kind = ""  # prose that begins with ORC or PAR1
     return kind or ("pickle" if _PICKLE.match(head) else _text_kind(head_text(head)))
 
 

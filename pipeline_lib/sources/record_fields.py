@@ -220,11 +220,7 @@ def joined(value: object) -> str | None:
     texts = [part for part in parts if part]
     if None in parts:
         return None
-    words = (
-        len(texts) > 1
-        and all(isinstance(part, str) for part in value)
-        and not any(" " in part or "\n" in part for part in texts)
-    )
+    words = all(isinstance(part, str) and not any(map(str.isspace, part)) for part in value)
     return (" " if words else "\n\n").join(texts)
 
 
