@@ -28,7 +28,7 @@ _PAIRS = {"{": "}", "[": "]"}
 # names of the list that holds the records, where a file is one object
 _LISTS = "data|rows|records|documents|docs|items|articles|posts|pages|results|examples"
 _MARGIN = 256  # an error so near to the end of what was read may be a value that goes on
-_BALANCED = 1 << 20  # how far the closing bracket of a wrong value is looked for (characters)
+_BALANCED = 1 << 18  # how far the closing bracket of a wrong value is looked for (characters)
 _LINES_TRIED = 50
 
 
@@ -36,15 +36,13 @@ def is_by_lines(head: bytes) -> bool:
     """True where the first bytes of a file are those of JSON Lines: one value on each line."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return False  # lines of it are no lines of bytes
-    text = head_text(head).lstrip()
+    text = head_text(head).lstrip(" \t\r\n")
     first, newline, rest = text.partition("\n")
     if not text.startswith(("{", "[")):
         return not text.startswith("\x1e")
     try:
         value, end = _DECODER.raw_decode(text)
-    except RecursionError:
-        return bool(newline)
-    except ValueError:
+    except (ValueError, RecursionError):
         if text.startswith("[") or not newline:
             return False
         lines = rest.splitlines()[:_LINES_TRIED]
@@ -54,7 +52,8 @@ def is_by_lines(head: bytes) -> bool:
     after = text[end:].lstrip(" \t\r")
     if isinstance(value, dict):
         return bool(after) and not after.startswith("{")  # one object alone may hold a list of records
-    return after.startswith("\n") and after.lstrip().startswith("[")
+    of_records = isinstance(value, list) and value and isinstance(value[0], dict)
+    return not of_records and after.startswith("\n") and after.lstrip().startswith("[")
 
 
 class Values:
@@ -137,7 +136,7 @@ class Values:
         try:
             value, end = _DECODER.raw_decode(self.text, start)
         except (ValueError, RecursionError):
-            return not self.ended
+            return True  # it goes on, or is cut off
         return not self.text[end:].strip() and not isinstance(value.get("text"), str)
 
     def find_value(self) -> bool:
@@ -228,7 +227,7 @@ class Values:
     def balanced_end(self) -> int:
         """Where the brackets of a wrong value are closed and a next value may follow; 0: not yet; -1: they do not match."""
         closing: list[str] = []
-        for token in _BRACKETS.finditer(self.text, self.at):
+        for token in _BRACKETS.finditer(self.text, self.at, self.at + _BALANCED):
             mark = token.group()
             if mark in _PAIRS:
                 closing.append(_PAIRS[mark])

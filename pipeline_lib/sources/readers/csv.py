@@ -128,7 +128,7 @@ class _Rows(Iterator[_Row]):
                 row = next(self.reader)
             except csv.Error as error:
                 return self.first_line_alone(str(error))
-            if len(self.lines) > 1 and self.columns and len(row) != self.columns:
+            if len(self.lines) > 1 and self.columns and (len(row) != self.columns or self.are_rows()):
                 return self.first_line_alone(f"{len(row)} columns, the header has {self.columns}")
             if row:
                 return row
@@ -144,6 +144,11 @@ class _Rows(Iterator[_Row]):
             yield line
         if len(self.lines) > 1:
             raise csv.Error("a quote that nothing closes")
+
+    def are_rows(self) -> bool:
+        """True where tabs cut each line of a row into all columns: its quotes are characters, not marks."""
+        tabs = self.columns - 1
+        return self.delimiter == "\t" and tabs > 0 and all(line.count("\t") == tabs for line in self.lines)
 
     def first_line_alone(self, why: str) -> _Row:
         """The first line of a wrong row, its quotes as characters; the lines behind it are read again."""

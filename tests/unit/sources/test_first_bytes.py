@@ -199,7 +199,13 @@ def test_a_kind_with_a_reader_names_it() -> None:
 
 # ---- code and prose by their path
 
-BODY = 'def add(items):\n    """Adds all numbers of a list."""\n    total = 0\n    for i in items:\n        total += i\n    return total\n'
+BODY = '''def add(items):
+    """Adds all numbers of a list."""
+    total = 0
+    for i in items:
+        total += i
+    return total
+'''
 RUBY = "# Adds all the numbers of a list.\ndef add(items)\n  total = 0\n  items.each { |i| total += i }\n  total\nend\n"
 
 
