@@ -24,9 +24,10 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import list_source
-from pipeline_lib.sources.dump_spec import DumpSource, guess_reader, sources_of
+from pipeline_lib.sources.dump_spec import DumpSource, guess_reader, known_readers, sources_of
 from pipeline_lib.sources.first_bytes import KINDS, kind_of
-from pipeline_lib.sources.readers import reader_names, texts_of
+from pipeline_lib.sources.readers import reader_names, reader_of, texts_of
+from pipeline_lib.sources.record_fields import LAYOUTS, Options
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 
@@ -195,6 +196,25 @@ def test_looking_takes_no_time_whatever_there_is(head: bytes) -> None:
 def test_a_kind_with_a_reader_names_it() -> None:
     advised = {kind for kind, advice in KINDS.items() if f"the reader `{kind}`" in advice}
     assert advised == set(KINDS) & set(reader_names())
+
+
+PAGE = (Path(__file__).parents[3] / "docs/reference/formats.md").read_text()
+
+
+@pytest.mark.parametrize("name", known_readers())
+def test_the_page_on_formats_says_how_each_reader_recognises_and_what_it_takes(name: str) -> None:
+    table = PAGE.partition("## Fields of records")[0]
+    (row,) = (line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
+    reader = reader_of(name)
+    for suffix in reader.suffixes if reader is not None and name != "archive" else ():
+        assert f"`{suffix}`" in row or f"`{suffix.removesuffix('.gz').removesuffix('.bz2')}`" in row, suffix
+    if reader is not None and reader.options is not None and issubclass(reader.options, Options):
+        assert all(f"`{option}`" in PAGE for option in reader.options.model_fields)
+
+
+def test_the_page_on_formats_has_every_layout_and_every_reason_of_a_file_that_is_not_read() -> None:
+    assert all(f"`{layout}`" in PAGE for layout in LAYOUTS)
+    assert all(f"`looks_like_{kind}`" in PAGE for kind in set(KINDS) - set(reader_names()))
 
 
 # ---- code and prose by their path

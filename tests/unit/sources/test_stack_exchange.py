@@ -12,7 +12,10 @@ from dump_files import read_dump, reasons, texts
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 
-HTML = "<p>Use <code>sum(items)</code> &amp; be <em>done</em>.</p>\n<ul><li>It is short.</li><li>It is fast.</li></ul>\n<pre><code>x = 1\n</code></pre>"
+HTML = (
+    "<p>Use <code>sum(items)</code> &amp; be <em>done</em>.</p>\n<ul><li>It is short.</li><li>It is fast.</li></ul>\n"
+    "<pre><code>x = 1\n</code></pre>"
+)
 
 
 def row(**fields: str) -> str:
