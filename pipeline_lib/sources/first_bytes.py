@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
-from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.safe_open import Refusal, SourceText
+from pipeline_lib.sources.source_file import SourceFile
 
 HEAD_BYTES = 64 * 1024
 
@@ -131,8 +132,16 @@ def kind_of(head: bytes) -> str:
     return kind or ("pickle" if _PICKLE.match(head) else _text_kind(head_text(head)))
 
 
-def not_prose(path: str, head: bytes) -> Refusal | None:
-    """The refusal of a file that would be read as prose: by its first bytes, else as code of a language that is not read."""
+def prose_or_refusal(file: SourceFile, text: SourceText | Refusal, limits: ReadLimits) -> SourceText | Refusal:
+    """The content of a file that is read as prose, unless it looks like something else."""
+    if isinstance(text, Refusal) and text.reason not in ("nul_byte", "not_utf8", "file_too_large"):
+        return text
+    head = text.data[:HEAD_BYTES] if isinstance(text, SourceText) else read_head(file.place, limits)
+    return _not_prose(file.path, head) or text
+
+
+def _not_prose(path: str, head: bytes) -> Refusal | None:
+    """The refusal of what is no prose: by its first bytes, else as code of a language that is not read."""
     if kind := kind_of(head):
         return Refusal(f"looks_like_{kind}", f"its first bytes are those of {KINDS[kind]}", 0)
     name = path.rsplit("/", 1)[-1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.records import SourceRecord, refused_record, text_record
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import CODE_FORMS, LINE_MARK, SourceFile, form_of
@@ -79,6 +81,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 TEXT_PARTS = ("text", "content", "value")  # what holds the text of a message, or of a part of it
 _DELETED = frozenset({"[deleted]", "[removed]", "[deleted by user]", "[removed by reddit]", "[ removed by reddit ]"})
 _MOST_SHAPES = 1_000
+_MOST_HELD = 10_000
 _MOST_FIELDS = 40  # named where none holds a text
 
 
@@ -116,9 +119,27 @@ class Records:
         self.fields: list[str] = []  # of a record without a text
         self.any_text = False
 
-    def loss(self) -> Refusal | None:
-        """The refusal of the whole file where no record of it had the field that holds the text."""
-        return None if self.any_text or not self.fields else no_text_column(self.fields, self.options.text, self.seen)
+    def read(self, numbered: Iterable[tuple[int, object]]) -> Iterator[SourceRecord]:
+        """Every record as a text. The first ones are held back until one has a text: where none has, the file is no data set.
+
+        Raises:
+            Unreadable: `no_text_column`, and what the records raise, behind all that came before.
+        """
+        held: list[SourceRecord] = []
+        broken: Unreadable | None = None
+        try:
+            for number, record in numbered:
+                held.append(self.text(number, record))
+                if self.any_text or len(held) >= _MOST_HELD:
+                    yield from held
+                    held.clear()
+        except Unreadable as error:
+            broken = error
+        if broken is None and self.fields and not self.any_text:
+            raise Unreadable(no_text_column(self.fields, self.options.text, self.seen))
+        yield from held
+        if broken is not None:
+            raise broken
 
     def text(self, number: int, record: object) -> SourceRecord:
         """A record as a text of its own.

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import read_whole, without_suffix
-from pipeline_lib.sources.first_bytes import HEAD_BYTES, kind_of, not_prose, read_head
+from pipeline_lib.sources.first_bytes import kind_of, prose_or_refusal, read_head
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import local_copy
 from pipeline_lib.sources.safe_open import Refusal, SourceText, decode, read_source
@@ -143,11 +143,7 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
 
 def _read_text(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:
     text = _decoded(file, config)
-    # what cannot be read is told by its first bytes too: no UTF-8 is a poor answer to a picture
-    if file.form == "plain" and (isinstance(text, SourceText) or text.reason in ("nul_byte", "not_utf8", "file_too_large")):
-        head = text.data[:HEAD_BYTES] if isinstance(text, SourceText) else read_head(file.place, config.limits)
-        return not_prose(file.path, head) or text
-    return text
+    return text if file.form != "plain" else prose_or_refusal(file, text, config.limits)
 
 
 def _decoded(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:

@@ -49,13 +49,19 @@ def read_csv(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     Refusals: wrong_columns, unclosed_quote, and those of `Records`. Of the file: no_text_column, bad_encoding, and those of
     reading.
     """
+    try:
+        yield from Records(file, limits).read(_numbered(file, limits))
+    except Unreadable as error:
+        yield SourceRecord(file, error.refusal)
+
+
+def _numbered(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, object]]:
     options = CsvOptions.model_validate(file.options)
-    records = Records(file, limits)
     head = read_head(file.place, limits)
     encoding = options.encoding or ("utf-16" if head.startswith(_UTF16) else "utf-8-sig")
     delimiter = options.delimiter or _delimiter(head_text(head), file.path)
-    try:
-        with open_expanded(file.place, limits) as stream:
+    with open_expanded(file.place, limits) as stream:
+        try:
             text = io.TextIOWrapper(io.BufferedReader(stream), encoding, _errors(encoding), newline="")
             rows = _Rows(text, delimiter, limits.max_text_bytes * 2)
             header = list(options.columns) or rows.header()
@@ -63,13 +69,9 @@ def read_csv(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
                 raise Unreadable(header)
             rows.columns = len(header)
             for number, row in enumerate(rows, 1):
-                yield records.text(number, _record(header, row))
-    except Unreadable as error:
-        yield SourceRecord(file, error.refusal)
-    except (UnicodeError, LookupError) as error:  # of UTF-16, of an encoding that there is not
-        yield SourceRecord(file, Refusal("bad_encoding", ascii(str(error))[:200]))
-    if (loss := records.loss()) is not None:
-        yield SourceRecord(file, loss)
+                yield number, _record(header, row)
+        except (UnicodeError, LookupError) as error:  # of UTF-16, of an encoding that there is not
+            raise Unreadable(Refusal("bad_encoding", ascii(str(error))[:200])) from error
 
 
 def _errors(encoding: str) -> str:

@@ -37,20 +37,20 @@ def read_json_lines(file: SourceFile, limits: ReadLimits) -> Iterator[SourceReco
     Refusals: not_json, file_too_large, and those of `Records`. Of the file: truncated, damaged, bad_encoding,
     no_text_column, and those of reading.
     """
-    records = Records(file, limits)
     try:
-        if is_by_lines(read_head(file.place, limits, _HEAD_BYTES)):
-            for number, line in numbered_lines(file, limits, LINE_PER_TEXT):
-                yield records.text(number, line if isinstance(line, Refusal) else json_of(line))
-        else:
-            options = JsonOptions.model_validate(file.options)
-            with open_expanded(file.place, limits) as stream:
-                for number, value in enumerate(Values(stream, limits.max_text_bytes * LINE_PER_TEXT, options.records), 1):
-                    yield records.text(number, value)
+        yield from Records(file, limits).read(_numbered(file, limits))
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
-    if (loss := records.loss()) is not None:
-        yield SourceRecord(file, loss)
+
+
+def _numbered(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, object]]:
+    if is_by_lines(read_head(file.place, limits, _HEAD_BYTES)):
+        for number, line in numbered_lines(file, limits, LINE_PER_TEXT):
+            yield number, line if isinstance(line, Refusal) else json_of(line)
+        return
+    options = JsonOptions.model_validate(file.options)
+    with open_expanded(file.place, limits) as stream:
+        yield from enumerate(Values(stream, limits.max_text_bytes * LINE_PER_TEXT, options.records), 1)
 
 
 READER = Reader(

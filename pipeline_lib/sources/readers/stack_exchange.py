@@ -26,6 +26,7 @@ from pipeline_lib.sources.time_limit import within_time
 
 _READ_BYTES = 1 << 16
 _ROW_PER_TEXT = 8  # a row holds HTML, escaped again
+_MOST_HELD = 10_000
 _CUT = re.compile(rb"<row[\s/]")
 _TEXTS = {"Body": "html", "Text": "plain"}  # of posts; of comments and of the history of posts
 # the licence of what was written before a day, https://stackoverflow.com/help/licensing; rows of newer dumps say theirs
@@ -38,23 +39,31 @@ def read_stack_exchange(file: SourceFile, limits: ReadLimits) -> Iterator[Source
     Refusals: bad_row, file_too_large, html_depth, and those of decoding. Of the file: no_text_column (users, votes and the
     like), truncated, and those of reading.
     """
-    any_text, number = False, 0
+    held: list[SourceRecord] = []  # until a row has a text: where none has, the file is another table
     names: list[str] = []
+    any_text, broken = False, None
     try:
         with open_expanded(file.place, limits) as stream:
             for number, row in enumerate(_rows(stream, limits.max_text_bytes * _ROW_PER_TEXT), 1):
                 fields = row if isinstance(row, Refusal) else _fields(row)
                 if isinstance(fields, Refusal):
-                    yield refused_record(file, f"{LINE_MARK}{number}", fields, number)
-                    continue
-                names = names or list(fields)
-                any_text = any_text or not _TEXTS.keys().isdisjoint(fields)
-                yield _post(file, number, fields, limits)
+                    held.append(refused_record(file, f"{LINE_MARK}{number}", fields, number))
+                else:
+                    names = names or list(fields)
+                    any_text = any_text or not _TEXTS.keys().isdisjoint(fields)
+                    held.append(_post(file, number, fields, limits))
+                if any_text or len(held) >= _MOST_HELD:
+                    yield from held
+                    held.clear()
     except Unreadable as error:
-        yield SourceRecord(file, error.refusal)
-    if names and not any_text:
-        detail = f"none of {number} rows has a Body or a Text; they hold {ascii(names)[:300]}: give Posts.xml or Comments.xml"
+        broken = error.refusal
+    if names and not any_text and broken is None:
+        detail = f"no row has a Body or a Text; they hold {ascii(names)[:300]}: give Posts.xml or Comments.xml"
         yield SourceRecord(file, Refusal("no_text_column", detail))
+        return
+    yield from held
+    if broken is not None:
+        yield SourceRecord(file, broken)
 
 
 def _rows(stream: io.RawIOBase, most: int) -> Iterator[bytes | Refusal]:

@@ -250,10 +250,10 @@ def test_values_that_are_no_strings(tmp_path: Path) -> None:
 
 def test_without_any_text_the_file_says_what_it_has(tmp_path: Path) -> None:
     found = read_dump(write(tmp_path / "a.jsonl", *[{"head": "x", "meta": {"words": "Some."}}] * 3), "json_lines")
-    last = found[-1]
+    (last,) = found
     assert isinstance(last.content, Refusal) and last.file.path == "a.jsonl"
     assert last.content.reason == "no_text_column" and "'head', 'meta.words'" in last.content.detail
-    assert "option `text`" in last.content.detail and "".join(texts(found).values()) == ""
+    assert "option `text`" in last.content.detail
 
 
 @pytest.mark.parametrize("name", ["text", "content", "body", "raw_content", "Text", "article", "document", "markdown"])
@@ -273,7 +273,7 @@ def test_reddit(tmp_path: Path) -> None:
         write(
             tmp_path / "RS",
             {"id": "abc", "subreddit": "a", "title": "Why?", "selftext": "Some prose.", "name": "t3_abc"},
-            {"id": "abd", "subreddit": "a", "title": "Gone", "selftext": "[removed]"},
+            {"id": "abf", "subreddit": "a", "title": "Gone", "selftext": "[removed]"},
             {"id": "abe", "subreddit": "a", "title": "A link", "selftext": ""},
             {"id": "c1", "subreddit": "a", "body": "An answer.", "link_id": "t3_abc"},
             {"id": "c2", "subreddit": "a", "body": "[deleted]", "link_id": "t3_abc"},

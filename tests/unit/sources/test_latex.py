@@ -38,9 +38,10 @@ Behind the end.
 def test_a_paper_is_its_prose() -> None:
     text = prose_of(PAPER)
     assert isinstance(text, str)
-    for words in ("We study rain with great care; see.", "\n## Introduction\n", "\n### Results\n", 
-                  "- First words.\n- Second words.", "Let x ∈ S be as before.", "“Quoted” text — with dashes and café, 50% of it.", "Every drop falls.",
-                  "Words of a macro stay."):  # fmt: skip
+    for words in ("We study rain with great care; see.", "\n## Introduction\n", "\n### Results\n",
+                  "- First words.\n- Second words.", "Let x ∈ S be as before.",
+                  "“Quoted” text — with dashes and café, 50% of it.",
+                  "Every drop falls.", "Words of a macro stay."):  # fmt: skip
         assert words in text, words
     for words in (
         "Hidden",
@@ -64,7 +65,7 @@ def test_a_paper_is_its_prose() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["", "\\", "{", "}", "$x", "$$x", "\\[ x", "\\begin{a} b", "\\end{a}", "\\section", "\\cite{", "\\verb|", 
+    ["", "\\", "{", "}", "$x", "$$x", "\\[ x", "\\begin{a} b", "\\end{a}", "\\section", "\\cite{", "\\verb|",
      "\\newcommand", "\\item", "\\begin{document}{", "\\'", "\\char", "\\begin", "\\begin{equation}",
      "\\frac{1}", "\\sqrt[", "^", "_", "&", "#1"],
 )  # fmt: skip
