@@ -18,16 +18,15 @@ from pipeline_lib.sources.safe_open import Refusal
 
 _DECODER = json.JSONDecoder()
 _SEPARATORS = re.compile(r"[\s,\x1e\ufeff]+")
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 # where an object begins that may be the next record: nothing inside a string looks like it, for a quote there is escaped
-_OBJECT = r"(?=\{\s*[\"}])"
-_NEXT = re.compile(rf"(?:[,}}]\s*|\n\s*){_OBJECT}")
-_GARBAGE_ENDS = re.compile(r"[{\]]")
-_AFTER = re.compile(r"\s*(?:[,{\[\]\x1e]|\Z)")
+_OBJECT = r"\{\s*[\"}]"
+_NAMES_A_FIELD = re.compile(r"\s*:")
 _PAIRS = {"{": "}", "[": "]"}
 # names of the list that holds the records, where a file is one object
 _LISTS = "data|rows|records|documents|docs|items|articles|posts|pages|results|examples"
 _MARGIN = 256  # an error so near to the end of what was read may be a value that goes on
+_LITERAL = 8  # an error so near to the end of the file is that of a value that was cut: fals, \\u00e
 _BALANCED = 1 << 18  # how far the closing bracket of a wrong value is looked for (characters)
 _LINES_TRIED = 50
 
@@ -74,6 +73,7 @@ class Values:
         self.broken: Unreadable | None = None
         self.in_list = False
         self.around = False  # an object stands around the list
+        self.start = _OBJECT  # how a record begins: with the key that the last one began with, as few objects inside one do
         self.between = ""  # what stood before the value, from the end of a line on: it tells records from what is inside one
 
     def __iter__(self) -> Iterator[Any | Refusal]:
@@ -175,21 +175,28 @@ class Values:
             except (ValueError, RecursionError) as error:
                 detail = ascii(str(error))[:200]
                 at = getattr(error, "pos", self.at)
-                goes_on = detail.startswith("'Unterminated string") or at > len(self.text) - _MARGIN
+                unclosed = detail.startswith("'Unterminated string")
+                left = len(self.text) - at  # behind the error
             else:
                 length = end - self.at
+                if isinstance(value, dict) and value:
+                    self.start = rf"\{{\s*{re.escape(json.dumps(next(iter(value)), ensure_ascii=False))}"
                 if end == len(self.text) and not isinstance(value, dict | list | str) and self.fill():
                     continue  # 12 may go on as 123
                 self.at += length
+                if isinstance(value, str) and _NAMES_A_FIELD.match(self.text, self.at):
+                    return self.skip(Refusal("not_json", f"a field outside of a record, at character {self.place}", self.place))
                 return value
+            goes_on = unclosed or left < _MARGIN
             if goes_on and len(self.text) - self.at > self.most:
                 refusal = Refusal("file_too_large", f"a record of more than {self.most} characters", self.place)
                 self.skip_to_next()
                 return refusal
             if not goes_on or not self.fill():
-                return self.skip(Refusal("not_json", f"{detail}, in the record at character {self.place}", self.place), goes_on)
+                refusal = Refusal("not_json", f"{detail}, in the record at character {self.place}", self.place)
+                return self.skip(refusal, goes_on and (unclosed or left - _blank_end(self.text) < _LITERAL))
 
-    def skip(self, refusal: Refusal, cut_off: bool) -> Refusal:
+    def skip(self, refusal: Refusal, cut_off: bool = False) -> Refusal:
         """Pass over a wrong value.
 
         Raises:
@@ -198,15 +205,18 @@ class Values:
         if self.text[self.at] in _PAIRS:
             while not (end := self.balanced_end()) and len(self.text) - self.at < _BALANCED and self.fill():
                 pass
-            if end > 0:
-                self.at = end
+            if end > 0:  # of brackets that stood inside strings, if a quote is missing: a record may begin before
+                begins = self.record_start(end)
+                self.at = end if begins is None else begins
                 return refusal
             cut_off = cut_off and end == 0
         if cut_off and self.text[self.at] in '{["':
             raise self.broken or Unreadable(
                 Refusal("truncated", f"the file ends inside a record: {refusal.detail}", refusal.offset)
             )
-        if self.text[self.at] not in '{["' and (found := _GARBAGE_ENDS.search(self.text, self.at)):
+        following = re.compile(rf"{self.start}|\]\s*\Z")
+        garbage = self.text[self.at] not in '{["'
+        if garbage and (found := following.search(self.text, self.at, self.at + _BALANCED)):
             self.at = found.start()
         else:
             self.skip_to_next()
@@ -214,8 +224,10 @@ class Values:
 
     def skip_to_next(self) -> None:
         """Go to the next place at which a record seems to begin, or to the end of the file."""
-        following = re.compile(re.escape(self.between) + _OBJECT) if self.between else _NEXT
-        start = self.at + 1
+        if (begins := self.record_start(self.at + _BALANCED)) is not None:
+            self.at = begins
+            return
+        following, start = re.compile(rf"{self.before}(?={_OBJECT})"), self.at + 1
         while (found := following.search(self.text, start)) is None:
             self.at = max(self.at, len(self.text) - _MARGIN)
             if not self.fill():
@@ -224,8 +236,19 @@ class Values:
             start = self.at
         self.at = found.end()
 
+    @property
+    def before(self) -> str:
+        """What stands before a record, as a pattern."""
+        return re.escape(self.between) if self.between else r"(?:[,}\]]\s*|\n\s*)"
+
+    def record_start(self, end: int) -> int | None:
+        """Where the next record begins as the last one did, behind this place and before another."""
+        found = re.compile(rf"{self.before}(?={self.start})").search(self.text, self.at + 1, end)
+        return found.end() if found else None
+
     def balanced_end(self) -> int:
         """Where the brackets of a wrong value are closed and a next value may follow; 0: not yet; -1: they do not match."""
+        after = re.compile(rf"[\s,]*(?:{self.start}|[\]\x1e]|\Z)")
         closing: list[str] = []
         for token in _BRACKETS.finditer(self.text, self.at, self.at + _BALANCED):
             mark = token.group()
@@ -235,8 +258,12 @@ class Values:
                 if closing.pop() != mark:
                     return -1
                 if not closing:
-                    return token.end() if _AFTER.match(self.text, token.end()) else -1
+                    return token.end() if after.match(self.text, token.end()) else -1
         return 0
+
+
+def _blank_end(text: str) -> int:
+    return len(text) - len(text.rstrip())
 
 
 def _encoding(data: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,27 @@ def test_a_bad_record_of_an_array_costs_no_other(tmp_path: Path, indent: int | N
     refused = [item.content for item in found if isinstance(item.content, Refusal)]
     assert refused[0].reason == "not_json" and refused[0].offset == 3 and "character" in refused[0].detail
     assert len([text for text in texts(found).values() if text.startswith("xx")]) == 3
+
+
+@pytest.mark.parametrize("shape", ["array", "array, indented", "array, a line each", "lines"])
+def test_a_wrong_character_anywhere_in_a_record_costs_no_other(tmp_path: Path, shape: str) -> None:
+    odd = ['"q"', "{x}", "[y]", "\\", "é\n", 'a, {"b": 1}']
+    for seed in range(150):
+        chance = random.Random(seed)
+        many = [
+            {"id": f"r{i}", "text": f"Text {i} {chance.choice(odd)}", "turns": [{"role": "u", "content": "c"}, {"a": [1, {}]}]}
+            for i in range(20)
+        ]
+        parts = [json.dumps(record, indent=1 if "indented" in shape else None) for record in many]
+        bad = chance.randrange(2, 15)
+        at = chance.randrange(1, len(parts[bad]))
+        put = chance.choice(["", *'{}[]",:x\\'])
+        parts[bad] = parts[bad][:at] + put + parts[bad][at + chance.randint(0, 1) :]
+        between = {"array": ", ", "lines": "\n"}.get(shape, ",\n")
+        text = between.join(parts) if shape == "lines" else f"[{between[1:]}{between.join(parts)}{between[1:]}]"
+        found = set(texts(read_dump(write_text(tmp_path / "a.json", text), "json_lines")).values())
+        missing = [record["id"] for i, record in enumerate(many) if i != bad and record["text"] not in found]
+        assert missing == [], (seed, parts[bad])
 
 
 def test_garbage_between_records_costs_none(tmp_path: Path) -> None:
