@@ -20,7 +20,7 @@ _DECODER = json.JSONDecoder()
 _SEPARATORS = re.compile(r"[\s,\x1e\ufeff]+")
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 # where an object begins that may be the next record: nothing inside a string looks like it, for a quote there is escaped
-_OBJECT = r"\{\s*[\"}]"
+_OBJECT = r"\{\s*\""
 _NAMES_A_FIELD = re.compile(r"\s*:")
 _PAIRS = {"{": "}", "[": "]"}
 # names of the list that holds the records, where a file is one object
@@ -202,21 +202,21 @@ class Values:
         Raises:
             Unreadable: `truncated`, where it is the last one and has no end, or why the stream has none.
         """
+        while len(self.text) - self.at < _BALANCED and self.fill():
+            pass
+        begins = self.record_start()
         if self.text[self.at] in _PAIRS:
-            while not (end := self.balanced_end()) and len(self.text) - self.at < _BALANCED and self.fill():
-                pass
-            if end > 0:  # of brackets that stood inside strings, if a quote is missing: a record may begin before
-                begins = self.record_start(end)
-                self.at = end if begins is None else begins
+            end = self.balanced_end(begins)
+            if end > 0:
+                self.at = end
                 return refusal
-            cut_off = cut_off and end == 0
+            cut_off = cut_off and end == 0 and begins is None
         if cut_off and self.text[self.at] in '{["':
             raise self.broken or Unreadable(
                 Refusal("truncated", f"the file ends inside a record: {refusal.detail}", refusal.offset)
             )
-        following = re.compile(rf"{self.start}|\]\s*\Z")
-        garbage = self.text[self.at] not in '{["'
-        if garbage and (found := following.search(self.text, self.at, self.at + _BALANCED)):
+        garbage = re.compile(rf"{self.start}|\]\s*\Z") if self.text[self.at] not in '{["' else None
+        if garbage and (found := garbage.search(self.text, self.at, self.at + _BALANCED)):
             self.at = found.start()
         else:
             self.skip_to_next()
@@ -224,9 +224,10 @@ class Values:
 
     def skip_to_next(self) -> None:
         """Go to the next place at which a record seems to begin, or to the end of the file."""
-        if (begins := self.record_start(self.at + _BALANCED)) is not None:
+        if (begins := self.record_start()) is not None:
             self.at = begins
             return
+        self.start = _OBJECT  # the key that was known begins no record here
         following, start = re.compile(rf"{self.before}(?={_OBJECT})"), self.at + 1
         while (found := following.search(self.text, start)) is None:
             self.at = max(self.at, len(self.text) - _MARGIN)
@@ -241,16 +242,22 @@ class Values:
         """What stands before a record, as a pattern."""
         return re.escape(self.between) if self.between else r"(?:[,}\]]\s*|\n\s*)"
 
-    def record_start(self, end: int) -> int | None:
-        """Where the next record begins as the last one did, behind this place and before another."""
-        found = re.compile(rf"{self.before}(?={self.start})").search(self.text, self.at + 1, end)
+    def record_start(self) -> int | None:
+        """Where the next record begins, with the same key as the last one; None where it is not near, or no key is known."""
+        if self.start == _OBJECT:
+            return None
+        found = re.compile(rf"{self.before}(?={self.start})").search(self.text, self.at + 1, self.at + _BALANCED)
         return found.end() if found else None
 
-    def balanced_end(self) -> int:
-        """Where the brackets of a wrong value are closed and a next value may follow; 0: not yet; -1: they do not match."""
+    def balanced_end(self, before: int | None) -> int:
+        """Where the brackets of a wrong value are closed and a next value may follow; 0: nowhere; -1: they do not match.
+
+        Args:
+            before: where another record begins: what seems to be closed behind stands in strings, for a quote is missing.
+        """
         after = re.compile(rf"[\s,]*(?:{self.start}|[\]\x1e]|\Z)")
         closing: list[str] = []
-        for token in _BRACKETS.finditer(self.text, self.at, self.at + _BALANCED):
+        for token in _BRACKETS.finditer(self.text, self.at, before or self.at + _BALANCED):
             mark = token.group()
             if mark in _PAIRS:
                 closing.append(_PAIRS[mark])
