@@ -96,14 +96,16 @@ def test_a_bad_line_is_refused_by_its_number_and_the_next_is_read(tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_a_truncated_file_gives_no_rows_at_all(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_gives_nothing_but_what_came_before(tmp_path: Path, suffix: str) -> None:
     rows = b"".join(json.dumps({"text": f"text {i} {i * 7919 % 1000}"}).encode() + b"\n" for i in range(1000))
     whole = gzip.compress(rows) if suffix == "gz" else zstandard.ZstdCompressor().compress(rows)
     path = tmp_path / f"a.jsonl.{suffix}"
     path.write_bytes(whole)
     assert len(texts(read_dump(path, "json_lines"))) == 1000
     path.write_bytes(whole[:-20])
-    assert reasons(read_dump(path, "json_lines")) == ["truncated"] and texts(read_dump(path, "json_lines")) == {}
+    found = read_dump(path, "json_lines")
+    kept = list(texts(found).values())
+    assert reasons(found) == ["truncated"] and kept == [f"text {i} {i * 7919 % 1000}" for i in range(len(kept))]
     assert reasons(read_dump(write(tmp_path / "b.jsonl", *[{"text": "x"}] * 5), "json_lines", ReadLimits(max_members=3))) == [
         "too_many_members"
     ]
@@ -233,7 +235,7 @@ def test_a_record_that_is_too_long_is_passed_over_in_any_shape(tmp_path: Path) -
         assert "file_too_large" in reasons(found) and len(reasons(found)) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "[ ]\n", "{}", "[{}]", " \n"])
+@pytest.mark.parametrize("text", ["[]", "[ ]\n", "{}", "[{}]", " \n"])
 def test_nothing_is_no_error_and_no_text(tmp_path: Path, text: str) -> None:
     found = read_dump(write_text(tmp_path / "a.json", text), "json_lines")
     assert "".join(texts(found).values()) == "" and reasons(found) == []
