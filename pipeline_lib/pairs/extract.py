@@ -42,7 +42,7 @@ from pipeline_lib.store.store import Store
 STAGE = Stage(name="extract", version=4)
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
-_DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article", "unknown_language"})
+_DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article", "unknown_language", "deleted"})
 _STOPWORDS = frozenset(
     "the of to and a in is that for it with as be this on are by or an from".split()  # noqa: SIM905
 )

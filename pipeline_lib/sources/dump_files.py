@@ -21,12 +21,12 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import without_suffix
-from pipeline_lib.sources.dump_spec import TEXT, TREE, DumpSource, read_spec
+from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_spec
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, list_tree, valid_name, walk
 from pipeline_lib.sources.python_installation import list_origins, list_python
-from pipeline_lib.sources.readers import reader_of
+from pipeline_lib.sources.readers import guess, reader_of
 from pipeline_lib.sources.remote import fixed_folder, is_remote, list_url
-from pipeline_lib.sources.source_file import COPY_MARK, Form, SourceFile, form_of
+from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, Form, SourceFile, form_of, is_about_data
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.records import Counts, Outcome, Record, Stage, draft_part
@@ -76,10 +76,15 @@ def list_source(source: DumpSource) -> list[SourceFile]:
 def _local_files(source: DumpSource) -> Iterator[SourceFile]:
     folder = Path(source.url)
     if folder.is_dir():
-        _refuse_folder(source)
-        wanted = form_of if source.reader == TREE else _text_form
-        for place, path in walk(str(folder.resolve()), wanted=wanted):
-            yield _described(source, place, path, wanted(path))
+        root = str(folder.resolve())
+        if source.reader in (TREE, TEXT):
+            wanted = form_of if source.reader == TREE else _prose_form
+            for place, path in walk(root, wanted=wanted):
+                yield _described(source, place, path, wanted(path))
+            return
+        for place, path in walk(root, wanted=lambda name: None if is_about_data(name) else "plain"):
+            if (form := _form_in_folder(source, place, path)) is not None:
+                yield _described(source, place, path, form)
         return
     if folder.exists():
         places, root = [source.url], str(folder.parent)
@@ -88,17 +93,20 @@ def _local_files(source: DumpSource) -> Iterator[SourceFile]:
     for place in places:
         if not os.path.isdir(place):  # noqa: PTH112 - a string that may hold bytes that are no UTF-8
             path = os.path.relpath(place, root)
-            yield _described(source, os.path.abspath(place), path, _form(source, path))  # noqa: PTH100
+            place = os.path.abspath(place)  # noqa: PTH100, PLW2901
+            yield _described(source, place, path, _form(source, place, path))
 
 
 def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
     folder, files = list_url(source.url)
-    if folder:
-        _refuse_folder(source)
     for file in files:
-        wanted = form_of if source.reader == TREE else _text_form
-        form = wanted(file.path) if folder else _form(source, file.path)
-        if form is None or not SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]):
+        form: Form | None = None
+        if not folder:
+            form = _form(source, file.url, file.path)
+        elif SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]):
+            by_name = {TREE: form_of, TEXT: _prose_form}.get(source.reader)
+            form = by_name(file.path) if by_name else _form_in_folder(source, file.url, file.path)
+        if form is None:
             continue
         yield SourceFile(
             place=file.url,
@@ -117,16 +125,33 @@ def _described(source: DumpSource, place: str, path: str, form: Form | None) -> 
     return file.model_copy(update={"form": form or "plain"})
 
 
-def _form(source: DumpSource, path: str) -> Form:
-    """The form of a file that was named by itself or by a glob: the reader's word counts, not the suffix."""
+def _form(source: DumpSource, place: str, path: str) -> Form:
+    """The form of a file that was named by itself or by a glob: a reader's name counts, else what the file is."""
     if source.reader == TREE:
         return form_of(path) or "plain"
-    if source.reader == TEXT:
-        return _text_form(path) or "plain"
+    if source.reader in (TEXT, AUTO):
+        found = guess(place) if source.reader == AUTO else None
+        return found or _text_form(path) or "plain"
     return source.reader
 
 
+def _form_in_folder(source: DumpSource, place: str, path: str) -> Form | None:
+    """The form of a file that its folder was named for: those of the source's reader, or each as what it is; None: not read."""
+    if is_about_data(path):
+        return None
+    found = guess(place)
+    if source.reader == AUTO:
+        return found or form_of(path)
+    return found if found == source.reader else None
+
+
 def _text_form(path: str) -> Form | None:
+    """The form of a file that is one text, by its name: code, or a form of prose."""
+    code = form_of(without_suffix(path))
+    return code if code in CODE_FORMS else _prose_form(path)
+
+
+def _prose_form(path: str) -> Form | None:
     return _TEXT_FORMS.get(Path(without_suffix(path)).suffix.lower())
 
 
@@ -135,14 +160,6 @@ def _group(source: DumpSource, path: str) -> str:
     if source.reader == TREE:
         return valid_name(path.split("/", maxsplit=1)[0] if "/" in path else source.name)
     return valid_name(path)
-
-
-def _refuse_folder(source: DumpSource) -> None:
-    if source.reader not in (TREE, TEXT):
-        raise UserError(
-            f"source {source.name}: {source.url} is a folder; the reader {source.reader} takes files: give a glob such as"
-            f" {source.url.rstrip('/')}/*"
-        )
 
 
 class Bundle(Record):

@@ -16,6 +16,10 @@ A path, glob or URL that nobody described is a source too: its reader is the one
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
+from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,16 +28,20 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources import readers
+from pipeline_lib.sources.folder import walk
 from pipeline_lib.sources.readers import options_of, reader_names
 from pipeline_lib.sources.remote import has_wild_card, is_remote
+from pipeline_lib.sources.source_file import CODE_FORMS, form_of, is_about_data
 from pipeline_lib.store.records import Record
 
-TREE, TEXT = "tree", "text"  # a folder of code and prose; files that are one text each
+# a folder of code and prose; files that are one text each; files each of which its first bytes tell
+TREE, TEXT, AUTO = "tree", "text", "auto"
+_FILES_TRIED = 1_000  # of a folder or a glob, to tell its reader
 
 
 def known_readers() -> tuple[str, ...]:
     """The names that a spec may give as `reader`."""
-    return (TREE, TEXT, *reader_names())
+    return (TREE, TEXT, *reader_names(), AUTO)
 
 
 def _known_reader(name: str) -> str:
@@ -165,6 +173,31 @@ def guess_reader(url: str) -> str:
     Raises:
         UserError: a path on this machine at which there is nothing.
     """
-    if not is_remote(url) and not has_wild_card(url) and not Path(url).exists():
+    if is_remote(url):
+        return readers.guess(url) or TEXT
+    if has_wild_card(url) and not Path(url).exists():
+        places = islice(sorted(glob(url, recursive=True)), _FILES_TRIED)  # noqa: PTH207 - absolute
+        return _reader_of_all(places) or readers.guess(url) or TEXT
+    if not Path(url).exists():
         raise UserError(f"{url}: there is no such file or folder; give a path, a glob, a URL or a dump spec (.yaml)")
-    return readers.guess(url) or (TREE if Path(url).is_dir() else TEXT)
+    return readers.guess(url) or (_reader_of_folder(url) if Path(url).is_dir() else TEXT)
+
+
+def _reader_of_folder(folder: str) -> str:
+    """The reader of a folder's files where it is a data set: no code in it, and more records than prose; else `tree`."""
+    sizes: Counter[str] = Counter()
+    for place, path in islice(walk(folder, wanted=lambda name: None if is_about_data(name) else "plain"), _FILES_TRIED):
+        if form_of(path) in CODE_FORMS:
+            return TREE
+        if Path(place).is_file():
+            sizes[readers.guess(place) or TEXT] += Path(place).stat().st_size
+    prose = sizes.pop(TEXT, 0)
+    if not sizes or sizes.total() < prose:
+        return TREE
+    return AUTO if prose or len(sizes) > 1 else next(iter(sizes))
+
+
+def _reader_of_all(places: Iterable[str]) -> str | None:
+    """The one reader that all files are for, `auto` where they are of several kinds, None where there is no file."""
+    found = {readers.guess(place) or TEXT for place in places if Path(place).is_file()}
+    return AUTO if len(found) > 1 else next(iter(found), None)

@@ -32,6 +32,9 @@ _BEFORE_PATH = re.compile(r"^[^!]*!(?:https?://[^/]+/(?:[^/]+/[^/]+/blob/[^/]+/)
 DIGEST_MARK, LINE_MARK, COPY_MARK = "#sha256=", "#L", "#copy="
 _BEHIND_PATH = re.compile(rf"(?:{DIGEST_MARK}|{LINE_MARK}|{COPY_MARK}).*", re.DOTALL)
 
+# beside the files of a data set, as hubs keep them
+_ABOUT_DATA = re.compile(r"(?i)(?:^|/)(?:\.[^/]*|readme[^/]*|licen[cs]e[^/]*|dataset_infos?\.json|state\.json|_success)$")
+
 
 class SourceFile(Record):
     """One file to read. All but `place` is part of its identity, for all of it shows in the rows that are made."""
@@ -72,3 +75,8 @@ def form_of(path: str) -> Form | None:
         if (prose := _PROSE.get(ending)) is not None:
             return None if _NOT_PROSE.match(name) else prose
     return "plain" if name.upper() == "README" else None
+
+
+def is_about_data(path: str) -> bool:
+    """True for a file that says what a data set is and holds none of it: its card, its licence, what a hub writes."""
+    return _ABOUT_DATA.search(path) is not None

@@ -25,6 +25,10 @@ XML = (
     "<mediawiki><page><title>A</title><ns>0</ns><revision><text>'''A''' {{b|c}} [[d]] &lt;ref&gt;e&lt;/ref&gt;\n"
     "== F ==\n{|\n|g\n|}</text></revision></page></mediawiki>"
 )
+POSTS = "<posts>" + "".join(f'<row Id="{i}" Body="&lt;p&gt;é {i} &lt;b&gt;x&lt;/b&gt;" />\n' for i in range(4)) + "</posts>"
+TEX = (
+    "\\documentclass{a}\n\\begin{document}\\section{É} A $x$~\\cite{b}.\n\\begin{itemize}\\item c\\end{itemize}\\end{document}"
+)
 LINES = b"".join(json.dumps({"text": f"é {i}", "meta": {"url": f"http://a.org/{i}"}}).encode() + b"\n" for i in range(5))
 
 
@@ -49,10 +53,28 @@ def seeds() -> dict[str, tuple[Form, bytes]]:
         "jsonl": ("json_lines", LINES),
         "jsonl.zst": ("json_lines", zstandard.ZstdCompressor().compress(LINES)),
         "parquet": ("parquet", parquet()),
+        "json": ("json_lines", json.dumps([{"text": f"é {i}", "more": [{"a": "]"}]} for i in range(5)], indent=1).encode()),
+        "csv": ("csv", "".join(f'{i},"é {i},\nx"\r\n' for i in range(5)).join(["id,text\r\n", ""]).encode()),
+        "posts.xml": ("stack_exchange", POSTS.encode()),
+        "tex": ("latex", TEX.encode()),
     }
 
 
-NAMES = ("warc", "warc.gz", "wet.gz", "html", "xml", "xml.bz2", "jsonl", "jsonl.zst", "parquet")
+NAMES = (
+    "warc",
+    "warc.gz",
+    "wet.gz",
+    "html",
+    "xml",
+    "xml.bz2",
+    "jsonl",
+    "jsonl.zst",
+    "parquet",
+    "json",
+    "csv",
+    "posts.xml",
+    "tex",
+)
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 4), st.binary(max_size=12)), min_size=1, max_size=4)
 
 

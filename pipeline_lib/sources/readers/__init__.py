@@ -23,10 +23,11 @@ from pydantic import BaseModel
 from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import read_whole, without_suffix
+from pipeline_lib.sources.first_bytes import kind_of, prose_or_refusal, read_head
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import local_copy
 from pipeline_lib.sources.safe_open import Refusal, SourceText, decode, read_source
-from pipeline_lib.sources.source_file import COPY_MARK, SourceFile
+from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, SourceFile, form_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class Reader:
 
     Args:
         read: yields the texts of a file, within the limits.
-        suffixes: of a file's name, in lower case, by which it is recognised where no spec names the reader.
+        suffixes: of a file's name, in lower case, by which it is recognised where no spec names the reader and its first bytes
+            are of no known kind; behind them may stand what says how it is compressed.
         probe: looks into a file or folder of such a name, or of any where there are no suffixes, and says whether it is one.
         options: what a spec may give besides, with its defaults; `file.options` holds them, checked.
         needs: modules of optional packages (the extra `dumps`).
@@ -53,7 +55,8 @@ class Reader:
 
     def recognises(self, place: str) -> bool:
         """True for a path, glob or URL of this kind, by its name and, on this machine, by what it holds."""
-        named = place.lower().endswith(self.suffixes) if self.suffixes else self.probe is not None
+        names = place.lower(), without_suffix(place).lower()
+        named = any(name.endswith(self.suffixes) for name in names) if self.suffixes else self.probe is not None
         return named and (self.probe is None or self.probe(place))
 
 
@@ -95,9 +98,23 @@ def options_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def guess(place: str) -> str | None:
-    """The name of the reader that recognises a path, glob or URL; one that looked into it counts before a mere suffix."""
+    """The name of the reader that recognises a path, glob or URL: by what it holds, on this machine, before its name.
+
+    None for code, prose, and files that look like something that no reader takes.
+    """
+    if form_of(without_suffix(place)) in _BY_NAME:
+        return None
+    kind = kind_of(read_head(place, ReadLimits()))
+    if kind in reader_names():
+        return kind
+    if kind and kind != "packed":
+        return None
     found = [name for name in reader_names() if _load(name).recognises(place)]
     return max(found, key=lambda name: _load(name).probe is not None, default=None)
+
+
+# code is told by its name, for it may begin like a page (PHP) or a table; so is prose with marks of its own
+_BY_NAME = CODE_FORMS | {"markdown", "restructuredtext"}
 
 
 def _load(name: str) -> Reader:
@@ -125,6 +142,11 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
 
 
 def _read_text(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:
+    text = _decoded(file, config)
+    return text if file.form != "plain" else prose_or_refusal(file, text, config.limits)
+
+
+def _decoded(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:
     if without_suffix(file.place) == file.place:
         return read_source(file.place, config.max_file_bytes, file.sha256, python=file.form == "python")
     data = read_whole(file.place, config.limits, config.max_file_bytes, file.sha256)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import tokenize
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, open_expanded
+from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, address, json_of, numbered_lines, one_line, refused_record
 from pipeline_lib.sources.safe_open import Refusal, decode
@@ -159,16 +157,4 @@ def _owner(name: str) -> str:
     return found[-1] if found else "Owner"
 
 
-def holds_functions(place: str) -> bool:
-    """True where the first record of a file on this machine is one of CodeSearchNet's."""
-    if not Path(place).is_file():
-        return False
-    try:
-        with open_expanded(place, ReadLimits()) as stream:
-            record = json.loads(stream.readline(10_000_000))
-    except (Unreadable, ValueError):
-        return False
-    return isinstance(record, dict) and {"repo", "func_name", "docstring"} <= record.keys()
-
-
-READER = Reader(read=read_records, suffixes=(".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".ndjson"), probe=holds_functions)
+READER = Reader(read=read_records)  # known by the fields of its first record

@@ -61,6 +61,22 @@ def main_text(page: bytes, limits: ReadLimits, charset: str = "") -> str | Refus
     return html.unescape(_MARKED.sub(_as_markdown, marked)).strip()
 
 
+def fragment_text(fragment: str, limits: ReadLimits) -> str | Refusal:
+    """All text of a piece of HTML that is no page, such as a post: nothing in it is taken for navigation.
+
+    Refusals: html_depth.
+    """
+    from resiliparse.extract.html2text import extract_plain_text
+
+    nested = fragment.count("<") - fragment.count("</") > _HARMLESS_TAGS
+    if nested and (offset := _too_deep(fragment, limits.max_depth)) >= 0:
+        return Refusal("html_depth", f"nested deeper than {limits.max_depth} elements", offset)
+    marked: str = extract_plain_text(
+        fragment, main_content=False, preserve_formatting="minimal_html", alt_texts=False, list_bullets=False
+    )
+    return html.unescape(_MARKED.sub(_as_markdown, marked)).strip()
+
+
 def decode_page(page: bytes, charset: str = "") -> str | Refusal:
     """A page's text by the first charset of the policy above that decodes all of it."""
     from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5

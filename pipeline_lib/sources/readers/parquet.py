@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
-from pipeline_lib.sources.record_fields import Options, data_set_record, fields_of
+from pipeline_lib.sources.record_fields import TEXT_PARTS, FieldNames, Options, Records, fields_of, no_text_column
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 
 BATCH_ROWS = 64
+_BUFFER_BYTES = 1 << 20  # of a column that is read at a time: a row group may be the whole file
 # what pyarrow raises on bytes that are not what they claim to be
 _BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
 
@@ -23,42 +24,65 @@ _BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, Overflo
 def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every row, in order; a row group that cannot be read is refused with its first row as offset, the others are read.
 
-    Refusals: damaged, no_text_column, expansion_limit, too_many_members, and those of `data_set_record`.
+    Refusals: those of `Records`. Of the file: damaged, no_text_column, expansion_limit.
     """
-    options = Options.model_validate(file.options)
+    records = Records(file, limits)
     try:
         with open_expanded(file.place, limits) as stream:
             try:
-                table = pq.ParquetFile(stream.raw, page_checksum_verification=True)
+                table = pq.ParquetFile(stream.raw, page_checksum_verification=True, buffer_size=_BUFFER_BYTES)
                 rows = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]
                 size = sum(table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups))
-                columns = _columns(table.schema_arrow.names, options)
+                records.known = fields_of(tuple(table.schema_arrow.names), records.options)
+                columns = _columns(table.schema_arrow, records.known)
             except _BROKEN as error:
                 raise Unreadable(Refusal("damaged", f"no Parquet: {_line(error)}")) from error
-            if sum(rows) > limits.max_members:
-                raise Unreadable(Refusal("too_many_members", f"{sum(rows)} rows, at most {limits.max_members} are read"))
             if size > stream.most:
                 raise Unreadable(Refusal("expansion_limit", f"{size} bytes come out of {stream.size}; see source.limits"))
             if not columns:
-                raise Unreadable(Refusal("no_text_column", f"columns are {ascii(table.schema_arrow.names)[:300]}"))
+                names = _names(table.schema_arrow)
+                raise Unreadable(no_text_column(names, records.options.text, sum(rows)))
+            first = 1
             for index, count in enumerate(rows):
-                first = sum(rows[:index]) + 1
                 for number, record in enumerate(_records(table, index, columns), first):
                     if isinstance(record, Refusal):
-                        yield SourceRecord(
-                            file, Refusal(record.reason, f"{record.detail} ({first + count - number} rows)", number)
-                        )
+                        lost = f"{record.detail} ({first + count - number} rows)"
+                        yield SourceRecord(file, Refusal(record.reason, lost, number))
                     else:
-                        yield data_set_record(file, number, record, options, limits)
+                        yield records.text(number, record)
+                first += count
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
 
 
-def _columns(names: list[str], options: Options) -> list[str]:
-    """The columns that the layout names, of those that there are; none where its text is not among them."""
-    fields = fields_of(dict.fromkeys(names), options)
-    wanted = [name if name in names else name.partition(".")[0] for name in fields.model_dump().values()]
-    return [name for name in dict.fromkeys(wanted) if name in names] if wanted[0] in names else []
+def _columns(schema: pa.Schema, fields: FieldNames) -> list[str]:
+    """The columns that the fields are in, of those that there are; none where no column holds the text."""
+    names = schema.names
+    first = fields.text if fields.text in names else fields.text.partition(".")[0]
+    kind = schema.field(first).type if first in names else None
+    if kind is None or pa.types.is_primitive(kind) or pa.types.is_boolean(kind):
+        return []
+    if pa.types.is_struct(kind):
+        inner = _inside(first, kind)
+        wanted = [fields.text] if first != fields.text else [f"{first}.{part}" for part in TEXT_PARTS]
+        if not any(name == want or name.startswith(f"{want}.") for want in wanted for name in inner):
+            return []
+    used = [name if name in names else name.partition(".")[0] for name in fields.model_dump().values()]
+    return [name for name in dict.fromkeys(used) if name in names]
+
+
+def _names(schema: pa.Schema) -> list[str]:
+    """The names of all columns, those inside a struct with dots."""
+    names: list[str] = []
+    for field in schema:
+        names.extend(_inside(field.name, field.type))
+    return names
+
+
+def _inside(name: str, kind: pa.DataType) -> list[str]:
+    if not pa.types.is_struct(kind):
+        return [name]
+    return [inner for field in kind for inner in _inside(f"{name}.{field.name}", field.type)]
 
 
 def _records(table: pq.ParquetFile, index: int, columns: list[str]) -> Iterator[object]:
