@@ -22,7 +22,7 @@ _EXTERNAL = re.compile(
     r"\[(?:(?:[A-Za-z][A-Za-z+.-]{1,10}:)?//|(?:mailto|news|tel|sms|urn|geo):)[^\s\[\]<>|\"]*[ \t|]*([^\]\n]*)\]?"
 )
 _SWITCH = re.compile(r"__([^\W\d_](?:[^\W_]|_(?!_)){1,40})__")  # __NOTOC__, in any language
-_SWITCHES = frozenset("notoc nogallery forcetoc toc noeditsection newsectionlink hiddencat index noindex nocc notc".split())  # noqa: SIM905
+_SWITCHES = frozenset("notoc nogallery forcetoc toc noeditsection newsectionlink hiddencat index noindex nocc notc".split())
 _SIGNATURE = re.compile(r"~{3,}")
 _LINE_MARK = re.compile(r"^[ \t]*([*#:;]+)[ \t]*|^[ \t]*-{4,}|^={2,}[ \t]*", re.MULTILINE)
 _QUOTED_LINE = re.compile(r"[^\n]*''[^\n]*")
@@ -30,7 +30,8 @@ _QUOTES = re.compile(r"'{2,}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|={2,}$", re.MULTILINE)
 _SPACES = re.compile(r"[ \t\xa0]+")
-_INDENT = re.compile(r"\n +")
+_EDGES = re.compile(r" ?\n ?")
+_EMPTY_ITEM = re.compile(r"^-$", re.MULTILINE)
 # what a template of pronunciation or dates leaves behind
 _EMPTY_BRACKETS = re.compile(r" ?\([\s,;:،؛、]*\)|（[\s,;:，；、]*）")
 _AFTER_BRACKET = re.compile(r"([(（])[,;:，；、،؛][ ,;:，；、،؛]*")
@@ -53,7 +54,7 @@ def cleaned_lines(text: str) -> str:
     text = _LEFT_OVER.sub("", _LINE_MARK.sub(_list_mark, text))
     if "&" in text:
         text = _ENTITY.sub(lambda entity: html.unescape(entity.group()), text)
-    text = _INDENT.sub("\n", _SPACES.sub(" ", text))
+    text = _EMPTY_ITEM.sub("", _EDGES.sub("\n", _SPACES.sub(" ", text)))
     if "(" in text or "（" in text:
         text = _AFTER_BRACKET.sub(r"\1", _EMPTY_BRACKETS.sub("", text))
     return text

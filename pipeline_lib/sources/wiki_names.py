@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+from unicodedata import normalize
 
 MEDIA, FILE, TEMPLATE, CATEGORY = -2, 6, 10, 14  # keys of namespaces, the same in every wiki
 
@@ -40,7 +41,7 @@ zh-cfr zh-classical zh-cn zh-min-nan zh-tw zh-yue zu"""
 LANGUAGE_CODES = frozenset(_LANGUAGES.split())
 # sister projects: a link to one shows its page's name
 SISTERS = frozenset(
-    "w wikipedia wikt wiktionary s wikisource q wikiquote b wikibooks n wikinews v wikiversity voy wikivoyage c commons d"  # noqa: SIM905
+    "w wikipedia wikt wiktionary s wikisource q wikiquote b wikibooks n wikinews v wikiversity voy wikivoyage c commons d"
     " wikidata m meta mw species wikispecies foundation phab".split()
 )
 _MEDIA_ENDING = re.compile(
@@ -53,7 +54,8 @@ _MARKS = dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202b\u202c\u00ad\ufeff"))  
 
 def folded(name: str) -> str:
     """A namespace's or template's name as wikis compare them: without case, underscores and marks of direction."""
-    return " ".join(name.translate(_MARKS).replace("_", " ").split()).casefold()
+    plain = " ".join(name.translate(_MARKS).replace("_", " ").split()).casefold()
+    return plain if plain.isascii() else normalize("NFC", plain).replace("i\u0307", "i")  # of the Turkish İ
 
 
 class Link(NamedTuple):

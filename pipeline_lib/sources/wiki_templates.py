@@ -6,7 +6,7 @@ Rendered, by the names of the English Wikipedia and the commonest ones of others
 - a quotation: `quote`, `blockquote`, `zitat`, `citat` and the like: a paragraph of its own, without its author
 - a measure: `convert`, `cvt`, `unité`, `unidad`: number and unit as they are written, not converted
 - words in a style or with a note: `nowrap`, `small`, `abbr`, `sic`, `ill` and the like: the words
-- single characters: `ndash`, `snd`, `nbsp`, `'`, `!`; fractions; the page's name; numbers and letters (`formatnum:`, `lc:`, `uc:`)
+- single characters: `ndash`, `snd`, `nbsp`, `'`, `!`; fractions; the page's name; `formatnum:`, `lc:`, `uc:`
 - `{{{parameter|default}}}` shows its default, `{{#if:x|a|b}}` a or b by x
 """
 
@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline_lib.sources.wiki_names import folded
 
-_LANGUAGE = "lang langue langx language llang vjazyce2 cizojazyčně språk dil שפה".split()  # noqa: SIM905
-_TRANSCRIBED = "transl transliteration tlit translit rtl-lang".split()  # noqa: SIM905
+_LANGUAGE = "lang langue langx language llang vjazyce2 cizojazyčně språk dil שפה".split()
+_TRANSCRIBED = "transl transliteration tlit translit rtl-lang".split()
 _QUOTES = """quote blockquote quotation cquote rquote bquote block_quote poemquote zitat citat citation_bloc cita
 citazione citação citaat cytat цитата citát sitaatti sitat idézet alıntı παράθεμα 인용문 اقتباس ציטוט""".split()
-_MEASURES = "convert cvt unité unidad unit".split()  # noqa: SIM905
+_MEASURES = "convert cvt unité unidad unit".split()
 _STYLED = """nowrap nobr nobreak small smaller big larger abbr tooltip em strong sic ill interlanguage_link link-interwiki
-vanchor visible_anchor anchored_text angbr mono kbd var tt serif sc smallcaps small_caps sup sub linktext as_written
+vanchor visible_anchor anchored_text angbr mono kbd var math mvar tt serif sc smallcaps small_caps sup sub linktext as_written
 not_a_typo underline strikethrough no_italic noitalic nihongo_foot 仮リンク le tsl ilh""".split()
 _CHARACTERS = {
     "!": "|", "=": "=", "'": "'", "'s": "'s", "ndash": "–", "–": "–", "mdash": "—", "—": "—", "emdash": "—", "snd": " – ",
@@ -33,7 +33,18 @@ _CHARACTERS = {
 _NAMES_OF_PAGE = frozenset({"pagename", "fullpagename", "basepagename", "subpagename"})
 _NAMED = re.compile(r"\s*([^=\[\]{}<>\n|]{1,40}?)\s*=")
 _NUMBER = re.compile(r"[-+−]?\d[\d.,  /]*\s*")
-_RANGES = {"-": "–", "–": "–", "to": " to ", "and": " and ", "or": " or ", "x": " × ", "×": " × ", "by": " by ", "+/-": " ± ", "±": " ± "}
+_RANGES = {
+    "-": "–",
+    "–": "–",
+    "to": " to ",
+    "and": " and ",
+    "or": " or ",
+    "x": " × ",
+    "×": " × ",
+    "by": " by ",
+    "+/-": " ± ",
+    "±": " ± ",
+}
 
 
 class Arguments:
@@ -109,6 +120,7 @@ _SHOWN: Mapping[str, Callable[[Arguments], str]] = {
     **dict.fromkeys([name.replace("_", " ") for name in _STYLED], lambda given: given.first("1", "text")),
     **dict.fromkeys(("frac", "fraction", "sfrac", "bruch"), _fraction),
     **dict.fromkeys(("circa", "c.", "ca", "ca."), lambda given: f"c. {given.first('1')}".strip()),
+    "val": lambda given: " ".join(filter(None, (given.first("1"), given.first("u", "ul")))),
     "nihongo": _nihongo,
 }
 _OF_LETTERS: Mapping[str, Callable[[str], str]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,7 +30,7 @@ _KINDS = {name: kind for kind, names in _LEFT_OUT.items() for name in names.spli
 _ELEMENT = re.compile(rf"(?i)<!--|<\s?({'|'.join(_KINDS)}|nowiki|code)(?=[\s/>])([^<>]*)>")
 _OF_WORDS = frozenset({"ref", "includeonly", "nowiki", "code"})  # left open, they lose the tag alone
 _WITH_HEADINGS = frozenset({"code", "nowiki", *_LEFT_OUT["code"].split()})
-_MOST_NESTED = 100  # tags inside an element of their own name that are looked at
+_MOST_NESTED = 10  # tables inside each other
 _CODE_WORD = 100  # characters of a `code` that is a word of its sentence
 _LITERAL_MARKS = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|'{2,}|~{3,}|__|={2,}")
 _SPECIAL = re.compile(r"[\[\]{}|'*#:;=<>~_-]")
@@ -151,15 +151,15 @@ class _Page:
         at = 0
         for mark in _BRACES.finditer(text):
             out.append(text[at : mark.start()])
-            at, token = mark.end(), mark.group()
-            if token[0] == "}":
-                self.close_braces(out, open_, len(token))
+            at, sign = mark.end(), mark.group()
+            if sign[0] == "}":
+                self.close_braces(out, open_, len(sign))
                 continue
-            if token[0] == "{":
-                open_.append(_Braces(len(out), len(token)))
+            if sign[0] == "{":
+                open_.append(_Braces(len(out), len(sign)))
             elif open_:
-                open_[-1].note(token, len(out))
-            out.append(token)
+                open_[-1].note(sign, len(out))
+            out.append(sign)
         out.append(text[at:])
         whole = "".join(out)
         if open_:
@@ -185,7 +185,7 @@ class _Page:
             if braces.count < 2:
                 open_.pop()
 
-    def joined(self, out: list[str], bounds: list[int]) -> str:
+    def joined(self, out: list[str], bounds: Sequence[int]) -> str:
         """The text between two marks; empty where too much is nested in itself."""
         text = "".join(out[bounds[0] + 1 : bounds[1]]) if len(bounds) > 1 else ""
         self.joinable -= len(text)
@@ -206,9 +206,7 @@ class _Page:
     def open_template(self, found: re.Match[str]) -> str:
         """The words behind what is left open: {{circa|1950 in a town."""
         *before, last = found.group(1).split("|")
-        if found.group(2):  # closed by a single brace
-            last = ""
-        elif before and _PARAMETER.match(last):
+        if found.group(2) or (before and _PARAMETER.match(last)):  # closed by a single brace
             last = ""
         if before or found.group(2):
             self.left_out["inline_templates"] += 1
@@ -219,7 +217,8 @@ class _Page:
         out: list[str] = []
         open_: list[int] = []
         closed = 0
-        for line in text.split("\n"):
+        for whole in text.split("\n"):
+            line = whole
             bare = line.lstrip(_BEFORE_TABLE)
             if bare.startswith("{|"):
                 open_.append(len(out))
@@ -229,13 +228,14 @@ class _Page:
                 line = bare.lstrip("|}")
             out.append(line)
         first = open_[0] if open_ else len(out)
-        if closed or open_:
-            self.left_out["tables"] += closed + bool(open_)
-        rows = (
-            line.startswith("|") or (at >= first and line.lstrip(_BEFORE_TABLE).startswith(("!", "{|", "|")))
+        kept = [
+            line
             for at, line in enumerate(out)
-        )
-        return "\n".join(line for line, row in zip(out, rows, strict=True) if not row)
+            if not line.startswith("|") and not (at >= first and line.lstrip(_BEFORE_TABLE).startswith(("!", "{|", "|")))
+        ]
+        if closed or len(kept) < len(out):
+            self.left_out["tables"] += closed + (len(kept) < len(out))
+        return "\n".join(kept)
 
     def without_links(self, text: str) -> str:
         """The text with what is shown of its links; files, categories and the languages of the page show nothing."""
@@ -244,19 +244,19 @@ class _Page:
         at = 0
         for mark in _BRACKETS.finditer(text):
             out.append(text[at : mark.start()])
-            at, token = mark.end(), mark.group()
-            if token == "]]":
+            at, sign = mark.end(), mark.group()
+            if sign == "]]":
                 if open_:
                     bounds = [*open_.pop(), len(out)]
                     parts = [self.joined(out, pair) for pair in pairwise(bounds)]
                     del out[bounds[0] :]
                     out.append(self.link(parts))
                 continue
-            if token == "[[":
+            if sign == "[[":
                 open_.append([len(out)])
             elif open_:
                 open_[-1].append(len(out))
-            out.append(token)
+            out.append(sign)
         out.append(text[at:])
         whole = "".join(out)
         return _OPEN_LINK.sub(self.open_link, whole) if open_ else whole
@@ -294,10 +294,10 @@ class _Braces:
         self.pipes: list[int] = []
         self.links = 0
 
-    def note(self, token: str, place: int) -> None:
+    def note(self, sign: str, place: int) -> None:
         """Come to a pipe, or to a mark of a link."""
-        if token != "|":
-            self.links = max(0, self.links + (1 if token == "[[" else -1))
+        if sign != "|":
+            self.links = max(0, self.links + (1 if sign == "[[" else -1))
         elif not self.links:
             self.pipes.append(place)
 
@@ -330,14 +330,15 @@ class _Ends:
         limit = len(self.text) if name in _WITH_HEADINGS else self.next_heading(at)
         depth = 0
         if at >= self.none_before.get(name, 0):
-            for number, tag in enumerate(_tags(name).finditer(self.text, at, limit)):
+            for tag in _tags(name).finditer(self.text, at, limit):
+                opens = not tag.group(1) and not tag.group(2)
                 if tag.group(1):
                     if depth == 0:
                         return tag.start(), tag.end()
                     depth -= 1
-                elif not tag.group(2) and name == "table":
+                elif opens and name == "table":
                     depth += 1
-                if (name == "ref" and not tag.group(1) and not tag.group(2)) or number > _MOST_NESTED:
+                if depth > _MOST_NESTED or (opens and name == "ref"):  # no reference holds another
                     return -1, -1
             self.none_before[name] = limit
         return -1, -1
@@ -352,7 +353,7 @@ class _Ends:
 
 @cache
 def _tags(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?i)<\s?(/?)\s?{name}\b[^<>]*?(/?)>")
+    return re.compile(rf"(?i)<\s?(/)\s?{name}\s*>|<{name}\b[^<>]*?(/?)>")
 
 
 def _sections(text: str) -> Iterator[tuple[int, str, str]]:

@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 from xml.sax import SAXException
 from xml.sax.handler import ContentHandler
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.sax import make_parser
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
@@ -81,6 +79,7 @@ class _Pages(ContentHandler):
         super().__init__()
         self.limits = limits
         self.elements: list[str] = []
+        self.root = ""
         self.page: _Page | None = None
         self.done: list[_Page] = []
         self.events = 0
@@ -91,6 +90,7 @@ class _Pages(ContentHandler):
         """One element deeper."""
         self.events += 1
         self.elements.append(name)
+        self.root = self.root or name
         if len(self.elements) > self.limits.max_depth:
             raise Unreadable(Refusal("xml_depth", f"nested deeper than {self.limits.max_depth} elements"))
         if name == "page" and len(self.elements) == 2:
@@ -153,22 +153,17 @@ class _Pages(ContentHandler):
 def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """The articles of an export, in its order, as Markdown headings and paragraphs; group: the page.
 
-    Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, xml_damaged. Of the file:
-    xml_forbidden, xml_depth, xml_damaged, truncated, damaged, expansion_limit, too_many_members.
+    Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, xml_damaged (reading goes
+    on at the next page). Of the file, under its own path: no_pages, xml_forbidden, xml_depth, xml_damaged,
+    truncated and what decompression finds; what came before is kept.
     """
-    refusal = check_stream(file.place, limits, file.sha256)
-    if refusal is not None:
-        yield SourceRecord(file, refusal)
-        return
     namespaces = frozenset(Options.model_validate(file.options).namespaces)
     export = _Export(limits)
     names: WikiNames | None = None
     try:
-        for number, page in enumerate(export.pages(file.place), 1):
-            if number > limits.max_members:
-                raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members} pages; see source.limits"))
+        for page in export.pages(file.place):
             if isinstance(page, _Damage):
-                yield text_record(file, page.name or f"before page {number}", page.refusal, limits)
+                yield text_record(file, page.name, page.refusal, limits) if page.name else SourceRecord(file, page.refusal)
                 continue
             names = names or WikiNames(export.handler.namespaces)
             prose = _prose(page, names, namespaces, limits)
@@ -243,6 +238,8 @@ class _Export:
 
     def begin(self, root: bytes = b"") -> None:
         """Start a parser; behind damage within a new root."""
+        from defusedxml.sax import make_parser
+
         self.handler.begin_anew()
         self.damage = None
         self.parser = make_parser()
@@ -257,10 +254,10 @@ class _Export:
         if self.damage is None and data:
             try:
                 self.parser.feed(data)
-            except DefusedXmlException as error:
-                raise Unreadable(Refusal("xml_forbidden", ascii(str(error))[:200], self.read)) from error
-            except (SAXException, ValueError) as error:
+            except SAXException as error:
                 self.note_damage(ascii(str(error))[:200])
+            except ValueError as error:  # defusedxml's own
+                raise Unreadable(Refusal("xml_forbidden", ascii(str(error))[:200], self.read)) from error
         self.read += len(data)
         self.silent = self.silent + len(data) if self.handler.events == before else 0
         if self.silent > self.limits.max_text_bytes and self.damage is None:  # expat holds a tag until its end
@@ -292,6 +289,8 @@ class _Export:
                 raise Unreadable(self.damage.refusal)
             yield self.damage
             return
+        if self.handler.root != "mediawiki" and not self.whole:
+            raise Unreadable(Refusal("no_pages", f"<{self.handler.root[:50]}> holds none: no export of a wiki", self.read))
         try:
             self.parser.close()
         except (SAXException, ValueError) as error:
