@@ -25,7 +25,6 @@ _SWITCH = re.compile(r"__([^\W\d_](?:[^\W_]|_(?!_)){1,40})__")  # __NOTOC__, in 
 _SWITCHES = frozenset("notoc nogallery forcetoc toc noeditsection newsectionlink hiddencat index noindex nocc notc".split())
 _SIGNATURE = re.compile(r"~{3,}")
 _LINE_MARK = re.compile(r"^[ \t]*([*#:;]+)[ \t]*|^[ \t]*-{4,}|^={2,}[ \t]*", re.MULTILINE)
-_QUOTED_LINE = re.compile(r"[^\n]*''[^\n]*")
 _QUOTES = re.compile(r"'{2,}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|={2,}$", re.MULTILINE)
@@ -42,7 +41,7 @@ def cleaned_lines(text: str) -> str:
     if "-{" in text:
         text = _without_variants(text)
     if "''" in text:
-        text = _QUOTED_LINE.sub(lambda line: _without_emphasis(line.group()), text)
+        text = "\n".join(_without_emphasis(line) if "''" in line else line for line in text.split("\n"))
     if "[" in text:
         text = _EXTERNAL.sub(r"\1", text)
     if "<" in text:

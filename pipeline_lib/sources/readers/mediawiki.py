@@ -29,7 +29,7 @@ from pipeline_lib.sources.wikitext import Prose, prose_of
 _FEED_BYTES = 64 * 1024
 _PAGE = re.compile(rb"<page[\s>]")
 _PAGE_BYTES = 6
-_DECLARATION = re.compile(rb"\s*(<\?xml[^>]{0,200}\?>)")
+_LATIN = re.compile(rb"\s*<\?xml[^>]{0,100}encoding=[\"'](?:iso-8859-1|latin-?1)[\"']", re.IGNORECASE)
 _FIELDS = frozenset({"title", "ns", "id", "model", "text"})
 _FIELD_CHARACTERS = 1_000  # of all but the text
 _MOST_NAMES = 10_000  # of namespaces; Wikipedias have some 60
@@ -197,7 +197,7 @@ class _Export:
         self.handler = _Pages(limits)
         self.parser: Any = None  # None: behind damage, up to the next page
         self.damage: _Damage | None = None
-        self.declaration = b""
+        self.root = b"<mediawiki>"  # of what is read behind damage
         self.silent = 0  # bytes since expat last said something
         self.read = 0  # bytes
         self.damaged = self.whole = 0  # pages
@@ -212,9 +212,8 @@ class _Export:
             self.begin()
             rest = end = b""
             while data := stream.read_some(_FEED_BYTES):
-                if not self.read:
-                    declared = _DECLARATION.match(data)
-                    self.declaration = declared.group(1) if declared else b""
+                if not self.read and _LATIN.match(data):
+                    self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
                 data = rest + data
                 held = data.rfind(b"<", -_PAGE_BYTES)  # a page's mark may lie on both sides of this bound
                 data, rest = (data[:held], data[held:]) if held >= 0 and data[held:] != data else (data, b"")
@@ -233,7 +232,7 @@ class _Export:
                 self.note_damage("a page has no end")
             if self.damage is not None:
                 yield self.damage
-                self.begin(b"<mediawiki>")
+                self.begin(self.root)
         yield from self.feed(data[start:])
 
     def begin(self, root: bytes = b"") -> None:
@@ -246,7 +245,7 @@ class _Export:
         self.parser.forbid_dtd = True
         self.parser.setContentHandler(self.handler)
         if root:
-            self.parser.feed(self.declaration + root)
+            self.parser.feed(root)
 
     def feed(self, data: bytes) -> Iterator[_Page]:
         """The pages that end in some bytes."""
@@ -294,7 +293,7 @@ class _Export:
         try:
             self.parser.close()
         except (SAXException, ValueError) as error:
-            reason = "truncated" if self.handler.elements and "no element found" in str(error) else "xml_damaged"
+            reason = "truncated" if self.handler.elements else "xml_damaged"
             raise Unreadable(Refusal(reason, ascii(str(error))[:200], self.read)) from error
 
 
