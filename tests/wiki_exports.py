@@ -28,7 +28,7 @@ class Wiki(NamedTuple):
 
 WIKIS = {
     "sv": Wiki("Fil", "Bild", "Kategori", "Category", "Mall", "Användare", "Diskussion", "miniatyr", "#OMDIRIGERING",
-        "__INGENINNEHÅLLSFÖRTECKNING__", "staden hamnen skeppet sjömannen åkern skogen gammal vacker ligger växer mellan floden"),
+        "__INGENINNEHÅLLSFÖRTECKNING__", "staden hamnen skeppet sjömannen åkern skogen vacker ligger växer mellan floden"),
     "de": Wiki("Datei", "Bild", "Kategorie", "Category", "Vorlage", "Benutzer", "Diskussion", "mini", "#WEITERLEITUNG",
         "__KEIN_INHALTSVERZEICHNIS__", "Stadt Hafen Schiff Matrose Acker Wald alt schön liegt wächst zwischen Fluss"),
     "fr": Wiki("Fichier", "Image", "Catégorie", "Category", "Modèle", "Utilisateur", "Discussion", "vignette", "#REDIRECTION",
@@ -128,8 +128,9 @@ class _Writer:
         first = words[0][0].upper() + words[0][1:]
         shown = [first, *words[1:]]
         self.sentences.append(self.wiki.space.join(shown))
-        ways = ("{0}", "[[{0}]]", "[[{1}|{0}]]", "''{0}''", "'''{0}'''", "[http://a.org/{2} {0}]", "{0}<ref>{1}</ref>", "<b>{0}</b>",
-                "[[:{file}:{1}.jpg|{0}]]", "{{{{nowrap|{0}}}}}", "{{{{lang|{other}|{0}}}}}", "<!-- {1} -->{0}", '<span style="x">{0}</span>',
+        ways = ("{0}", "[[{0}]]", "[[{1}|{0}]]", "''{0}''", "'''{0}'''", "[http://a.org/{2} {0}]", "{0}<ref>{1}</ref>",
+                "<b>{0}</b>", "[[:{file}:{1}.jpg|{0}]]", "{{{{nowrap|{0}}}}}", "{{{{lang|{other}|{0}}}}}", "<!-- {1} -->{0}",
+                '<span style="x">{0}</span>',
                 "[[{user}:X|{0}]]", "{0}<ref name=a />", "[[{1}#{1}|''{0}'']]", "{0}{{{{Dunno|{1}={1}}}}}")  # fmt: skip
         emphasis = bool(self.wiki.space)  # marks of two words side by side would run together
         weights = [30, 10, 6, emphasis, emphasis] + [1] * (len(ways) - 5)
@@ -162,10 +163,10 @@ class _Writer:
             self.image(), self.image() + "\n" + self.image(), wiki.no_toc, "__NOTOC__", "~~~~", "----",
             f"{{| class=wikitable\n|-\n! {word} !! {word}\n|-\n| {word} || [[{word}|{word}]]\n{{|\n| {word}\n|}}\n|}}",
             f"{{| class=wikitable\n! {word} !! {word}\n|-\n| {word} || 200\n",  # left open
-            f"<gallery>\n{wiki.file}:{word}.jpg|{word}\n</gallery>", f"{{{{Main|{word}}}}}", "<math>x^2</math>", "<br clear=all>",
-            f"{{{{Infobox {word}\n| {word} = <li>{word}<li>{word}\n| a = [[{wiki.file_alias}:{word}.jpg|250px]]\n| b = {{{{x|y}}}}\n}}}}",
+            f"<gallery>\n{wiki.file}:{word}.jpg|{word}\n</gallery>", f"{{{{Main|{word}}}}}", "<math>x^2</math>",
+            f"{{{{Infobox {word}\n| {word} = <li>{word}<li>{word}\n| a = [[{wiki.file_alias}:x.jpg|250px]]\n| b = {{{{x|y}}}}\n}}}}",
             f"{{{{{wiki.template}:Infobox\n| {word} = {word}\n| a = 5\n",  # left open
-            "<table><tr><td>1<td>2</table>", f"<ref>{{{{cite|title={word}}}}}</ref>", "{{DEFAULTSORT:X}}", "<references />",
+            "<br clear=all>", "<table><tr><td>1<td>2</table>", f"<ref>{{{{cite|title={word}}}}}</ref>", "{{DEFAULTSORT:X}}", "<references />",
         ])  # fmt: skip
 
     def page(self, number: int) -> Page:

@@ -30,7 +30,7 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,
 _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|={2,}$", re.MULTILINE)
 _SPACES = re.compile(r"[ \t\xa0]+")
 _EDGES = re.compile(r" ?\n ?")
-_EMPTY_ITEM = re.compile(r"^-$", re.MULTILINE)
+_EMPTY_ITEM = re.compile(r"^- ?$", re.MULTILINE)
 # what a template of pronunciation or dates leaves behind
 _EMPTY_BRACKETS = re.compile(r" ?\([\s,;:،؛、]*\)|（[\s,;:，；、]*）")
 _AFTER_BRACKET = re.compile(r"([(（])[,;:，；、،؛][ ,;:，；、،؛]*")
@@ -40,8 +40,6 @@ def cleaned_lines(text: str) -> str:
     """The lines as Markdown prose: what a reader sees of them."""
     if "-{" in text:
         text = _without_variants(text)
-    if "''" in text:
-        text = "\n".join(_without_emphasis(line) if "''" in line else line for line in text.split("\n"))
     if "[" in text:
         text = _EXTERNAL.sub(r"\1", text)
     if "<" in text:
@@ -89,7 +87,12 @@ def _variant(found: re.Match[str]) -> str:
     return rules.split(";")[0].partition(":")[2].strip() if _RULE.match(rules) else rules
 
 
-def _without_emphasis(line: str) -> str:
+def without_emphasis(text: str) -> str:
+    """The text without italic and bold marks."""
+    return "\n".join(_plain_line(line) if "''" in line else line for line in text.split("\n"))
+
+
+def _plain_line(line: str) -> str:
     """A line without italic and bold marks, by MediaWiki's rule on which apostrophes are meant: l'''amour'' is l'amour."""
     runs = list(_QUOTES.finditer(line))
     sizes = [len(run.group()) for run in runs]

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from pipeline_lib.sources.wiki_lines import cleaned_lines
+from pipeline_lib.sources.wiki_lines import cleaned_lines, without_emphasis
 from pipeline_lib.sources.wiki_names import FILE, TEMPLATE, WikiNames, folded
 from pipeline_lib.sources.wiki_templates import shown_by
 
@@ -138,6 +138,8 @@ class _Page:
             text = self.without_templates(text)
         if "|" in text:
             text = self.without_tables(text)
+        if "''" in text:  # before links, whose marks keep those of two words apart
+            text = without_emphasis(text)
         if "[[" in text or "]]" in text:
             text = self.without_links(text)
         if "." in text and ":" in text:
@@ -311,9 +313,10 @@ class _Ends:
         self.heading = -1
 
     def of_block(self, at: int) -> int:
-        """The next empty line."""
-        end = self.text.find("\n\n", at)
-        return len(self.text) if end < 0 else end
+        """The next empty line or heading."""
+        heading = self.next_heading(at)
+        end = self.text.find("\n\n", at, heading)
+        return heading if end < 0 else end
 
     def of_comment(self, at: int) -> int:
         """Behind a comment; one that is left open ends with its paragraph."""
