@@ -122,7 +122,7 @@ def test_of_several_revisions_the_last_is_read(tmp_path: Path) -> None:
     ("whole", "damaged"),
     [
         ("page 7,", "page 7 & "), ("page 7,", "page 7 < "), ("page 7,", "page 7\0"), ("page 7, in é.</text>", "page 7"),
-        ("</page><page><title>P8<", "<page><title>P8<"), ("<title>P7</title>", "<title>P7</titel>"),
+        ("</page><page><title>P8<", "<page><title>P8<"), ("<title>P7</title>", "<title>P7</other>"),
     ],
 )  # fmt: skip
 def test_behind_a_damaged_page_reading_goes_on(tmp_path: Path, whole: str, damaged: str) -> None:
