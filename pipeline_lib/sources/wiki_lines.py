@@ -31,6 +31,7 @@ _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|={2,}$", re.MULTILINE)
 _SPACES = re.compile(r"[ \t\xa0]+")
 _EDGES = re.compile(r" ?\n ?")
 _EMPTY_ITEM = re.compile(r"^- ?$", re.MULTILINE)
+_BEFORE_POINT = re.compile(r" ([.,])(?=[ \n]|$)")  # where a note stood
 # what a template of pronunciation or dates leaves behind
 _EMPTY_BRACKETS = re.compile(r" ?\([\s,;:،؛、]*\)|（[\s,;:，；、]*）")
 _AFTER_BRACKET = re.compile(r"([(（])[,;:，；、،؛][ ,;:，；、،؛]*")
@@ -51,7 +52,7 @@ def cleaned_lines(text: str) -> str:
     text = _LEFT_OVER.sub("", _LINE_MARK.sub(_list_mark, text))
     if "&" in text:
         text = _ENTITY.sub(lambda entity: html.unescape(entity.group()), text)
-    text = _EMPTY_ITEM.sub("", _EDGES.sub("\n", _SPACES.sub(" ", text)))
+    text = _BEFORE_POINT.sub(r"\1", _EMPTY_ITEM.sub("", _EDGES.sub("\n", _SPACES.sub(" ", text))))
     if "(" in text or "（" in text:
         text = _AFTER_BRACKET.sub(r"\1", _EMPTY_BRACKETS.sub("", text))
     return text

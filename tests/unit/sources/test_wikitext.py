@@ -88,6 +88,7 @@ def test_what_is_left_out_is_counted_by_kind() -> None:
         ("a <gallery>\nFil:x.jpg|b\n</gallery> <syntaxhighlight lang=x>c == d</syntaxhighlight> <table><tr><td>x</table> e", "a e"),
         # templates that are shown
         ("{{convert|5|km|mi}}, {{cvt|3|m}}, {{convert|5|ft|6|in|m}}, {{convert|10|-|20|km}}", "5 km, 3 m, 5 ft 6 in, 10–20 km"),
+        ("a {{efn|b}}. c <ref>d</ref>, e {{sfn|f}} g", "a. c, e g"),
         ("{{lang|de|[[Hund|Hünde]]}} {{lang-fr|chat}} {{Mall:Lang|fr|x y}} {{transl|ja|ALA|neko}}", "Hünde chat x y neko"),
         ("{{quote|To be.|W. S.}} {{Citat|text=Or not.}} {{nowrap|a b}} {{abbr|c|d}} {{frac|1|2}}", "To be. Or not. a b c 1/2"),
         ("{{nihongo|Tower|塔|tō}} {{formatnum:1,200}} {{PAGENAME}} {{#if:x|y|z}} {{#if:|y|z}}", "Tower (塔, tō) 1,200 Staden y z"),
