@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pipeline_lib.config.data import ReadLimits
@@ -15,6 +16,7 @@ from pipeline_lib.sources.source_file import DIGEST_MARK, SourceFile
 
 _NAME_CHARACTERS = 500  # a URL may be of any length, and stands in every row
 _DIGEST_DIGITS = 16
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class SourceRecord(NamedTuple):
@@ -26,10 +28,11 @@ class SourceRecord(NamedTuple):
 
     file: SourceFile
     content: SourceText | Refusal
+    left_out: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
 
     def changed(self, **own: Any) -> SourceRecord:
         """The same text under another path, group or the like."""
-        return SourceRecord(self.file.model_copy(update=own), self.content)
+        return self._replace(file=self.file.model_copy(update=own))
 
 
 def text_record(

@@ -236,7 +236,7 @@ def test_a_reader_without_its_package_says_what_to_install(tmp_path: Path, monke
     spec = write(tmp_path, [{"reader": "mediawiki", "url": "x.xml", "licence": "CC-BY-SA-4.0"}])
     read_spec(spec)
     reader_of.cache_clear()
-    monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
-    with pytest.raises(UserError, match=r"mediawiki needs mwparserfromhell.*pip install 'cpt-factory\[dumps\]'"):
+    monkeypatch.setitem(sys.modules, "defusedxml", None)
+    with pytest.raises(UserError, match=r"mediawiki needs defusedxml.*pip install 'cpt-factory\[dumps\]'"):
         read_spec(spec)
     assert guess_reader(str(Path(spec).parent / "*.xml.bz2")) == "mediawiki"  # recognised without it
