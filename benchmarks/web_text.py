@@ -36,9 +36,9 @@ from pipeline_lib.sources.decompress import open_expanded
 from pipeline_lib.sources.dump_files import bundles_of
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers.html import main_text
-from pipeline_lib.sources.readers.warc import warc_records
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import Form, SourceFile
+from pipeline_lib.sources.web_records import web_records
 from pipeline_lib.store.records import Part
 
 FILTERS = FilterConfig(quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))
@@ -72,9 +72,9 @@ def write_pages(path: Path, times: int) -> int:
     pages = []
     for real in sorted((EVAL_DATA / "dumps" / "warc").glob("*.warc.gz")):
         with open_expanded(str(real), LIMITS) as stream:
-            for record in warc_records(stream, LIMITS):
+            for record in web_records(stream, LIMITS):
                 if not isinstance(record, Refusal):
-                    pages.append(record.reader.read())
+                    pages.append(record.block)
     with path.open("wb") as out:
         for time in range(times):
             for number, page in enumerate(pages):
