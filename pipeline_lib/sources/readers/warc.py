@@ -126,7 +126,7 @@ class _Pages:
         if number in self.captures.left_out:
             text = Refusal("other_capture", "its URL has another capture in this file; see the reader's option `captures`")
         form = "plain" if record.kind == "conversion" else "html"
-        return text_record(self.file, record.url, text, self.limits, form=form, group=host)
+        return text_record(self.file, record.url, text, self.limits, form=form, group=host).changed(filters="web")
 
 
 def _text(record: WebRecord, limits: ReadLimits) -> str | Refusal:
