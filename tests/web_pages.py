@@ -124,7 +124,9 @@ PAGES: dict[str, Page] = {
     "forum": Page(
         page(
             "<h1>Sourdough in winter</h1>"
-            + "".join(_post(user, text, n) for n, (user, text) in enumerate(zip(("ann7", "Bo", "cy", "ann7"), _FORUM, strict=True)))
+            + "".join(
+                _post(user, text, n) for n, (user, text) in enumerate(zip(("ann7", "Bo", "cy", "ann7"), _FORUM, strict=True))
+            )
             + FORUM_FOOT
         ),
         _FORUM,
@@ -136,8 +138,10 @@ PAGES: dict[str, Page] = {
         ("Add to cart", "Free shipping", "Toaster Deluxe", "newsletter", "SKU"),
     ),
     "recipe": Page(
-        page(f"<article><h1>Pumpkin soup</h1>{tagged(_RECIPE[:2])}{INGREDIENTS}<h2>Method</h2>"
-             f"<ol>{''.join(f'<li>{step}</li>' for step in _RECIPE[2:])}</ol>{COMMENT_FORM}</article>"),
+        page(
+            f"<article><h1>Pumpkin soup</h1>{tagged(_RECIPE[:2])}{INGREDIENTS}<h2>Method</h2>"
+            f"<ol>{''.join(f'<li>{step}</li>' for step in _RECIPE[2:])}</ol>{COMMENT_FORM}</article>"
+        ),
         _RECIPE,
         ("email address", "Post comment", "1 kg pumpkin"),
     ),
@@ -152,7 +156,11 @@ PAGES: dict[str, Page] = {
         ("last updated", "API reference", "Next page"),
     ),
     "layout in tables": Page(
-        page(f"<table><tr><td><a href=1>Home</a><br><a href=2>News</a></td><td>{tagged(_NEWS)}</td></tr></table>", before="", after=""),
+        page(
+            f"<table><tr><td><a href=1>Home</a><br><a href=2>News</a></td><td>{tagged(_NEWS)}</td></tr></table>",
+            before="",
+            after="",
+        ),
         _NEWS,
         ("Home",),
     ),
@@ -195,7 +203,15 @@ PAGES: dict[str, Page] = {
     "Thai": Page(page(f"<article><h1>ปิดสะพาน</h1>{tagged(_THAI)}</article>", before="", after=""), _THAI, ()),
 }
 
-_OFFERS = ("cheap watches", "loans without papers", "casino bonus", "free ringtones", "diet pills", "essay writing", "used cars")
+_OFFERS = (
+    "cheap watches",
+    "loans without papers",
+    "casino bonus",
+    "free ringtones",
+    "diet pills",
+    "essay writing",
+    "used cars",
+)
 NO_PROSE: dict[str, str] = {
     "links in sentences": page(
         "<div>"

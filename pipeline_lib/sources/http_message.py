@@ -17,7 +17,7 @@ from pipeline_lib.sources.safe_open import Refusal
 _HEAD_BYTES = 64 * 1024
 _HEAD_END = re.compile(rb"\r?\n[ \t]*\r?\n|\n(?=<)")  # an empty line; without one, the first line of markup
 _STATUS = re.compile(rb"(?i)\s*(?:HTTP|H|ICY)[ /0-9.]*?[ \t]+(\d{3})(?!\d)")
-_FOLD = re.compile(rb"\r?\n[ \t]+")
+_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
 _CHUNK_HEAD = re.compile(rb"\r?\n?[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,4096})?\r?\n")
 _LISTS = frozenset({"content-encoding", "transfer-encoding"})  # fields that may come several times, as one list
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -112,7 +112,8 @@ def _dechunk(body: bytes, most: int) -> bytes | None:
             return bytes(out)  # trailers may follow
     if not out:
         return None
-    return bytes(out + body[at:])[: most + 1]
+    rest = body[at:]
+    return bytes(out + rest)[: most + 1] if rest.strip() else bytes(out)
 
 
 def _inflate(body: bytes, most: int, wbits: int) -> bytes | None:

@@ -28,6 +28,7 @@ _ARC_HEAD = re.compile(
     rb"([a-zA-Z][a-zA-Z0-9+.-]*:[^\n]*?) ([0-9a-fA-F.:]{1,45}|-) (\d{12,17}) ([^\n]{1,200}?)"
     rb"(?: (?:\d{3}|-) \S+ \S+ \d+ \S+)? (\d{1,15})[ \t]*\r?\n"
 )
+_ARC_START = re.compile(rb"(?:\n|\A)(?P<record>(?=https?:|ftp:|dns:|filedesc:)" + _ARC_HEAD.pattern + rb")")
 _ARC_BEGIN = b"http"
 _ARC_LINE_BYTES = 8 * 1024
 READ_TYPES = frozenset({"response", "resource", "conversion", "revisit"})
@@ -138,8 +139,8 @@ class _Cut:
         length = fields.get("content-length", "")
         if not (length.isascii() and length.isdigit() and len(length) <= 15):
             return self.refuse("wrong_length", f"Content-Length is {length[:50]!r}, expected a number of bytes")
-        block = self.block(start, int(length))
-        if block is None or isinstance(block, Refusal):
+        block = self.block(start, int(length), is_arc=False)
+        if isinstance(block, Refusal):
             return block
         self.is_arc = False
         kind = fields.get("warc-type", "").lower()
@@ -153,15 +154,15 @@ class _Cut:
 
     def arc_record(self, head: re.Match[bytes]) -> WebRecord | Refusal | None:
         url, _, date, kind, length = (part.decode("utf-8", "replace") for part in head.groups())
-        block = self.block(head.end(), int(length))
-        if block is None or isinstance(block, Refusal):
+        block = self.block(head.end(), int(length), is_arc=True)
+        if isinstance(block, Refusal):
             return block
         self.is_arc = True
         if not _is_page_url(url):
             return None
         return WebRecord("response", {"warc-target-uri": url, "warc-date": date, "arc-content-type": kind}, block)
 
-    def block(self, start: int, length: int) -> bytes | Refusal | None:
+    def block(self, start: int, length: int, is_arc: bool) -> bytes | Refusal:
         """What the record holds, and go on behind it; a refusal where it does not end there."""
         end = start + length
         if end > self.most:
@@ -174,7 +175,7 @@ class _Cut:
             self.damage = damage
         tail = bytes(self.bytes[end : end + _END_BYTES])
         rest = tail.lstrip(b"\r\n")
-        if rest and (rest == tail if self.is_arc else not _BEGIN.startswith(rest)):
+        if rest and (rest == tail if is_arc else not _BEGIN.startswith(rest)):
             return self.refuse("wrong_length", f"Content-Length is {length}, no empty lines follow there")
         found = bytes(self.bytes[start:end])
         self.drop(end + len(tail) - len(rest))
@@ -194,7 +195,7 @@ class _Cut:
     def skip_to_next(self) -> None:
         """Go to the next place where a record seems to begin, in what is held or behind it."""
         self.drop(1)
-        while (at := self.next_start()) < 0:
+        while (at := self.next_start()) < 0:  # its matches are gone: one keeps the bytes from being cut
             self.drop(max(0, len(self.bytes) - (_VERSION_BYTES if self.is_arc is False else _ARC_LINE_BYTES) + 1))
             if not self.fill(len(self.bytes) + 1):
                 self.drop(len(self.bytes))
@@ -203,18 +204,17 @@ class _Cut:
 
     def next_start(self) -> int:
         """Place of the next head of a record in what is held; -1: none."""
-        found = [_VERSION.search(self.bytes)] if not self.is_arc else []
-        if self.is_arc is not False:
-            found.append(_ARC_START.search(self.bytes))
-        return min((match.start("record") if match.re is _ARC_START else match.start() for match in found if match), default=-1)
+        starts = []
+        if not self.is_arc and (warc := _VERSION.search(self.bytes)):
+            starts.append(warc.start())
+        if self.is_arc is not False and (arc := _ARC_START.search(self.bytes)):
+            starts.append(arc.start("record"))
+        return min(starts, default=-1)
 
     def skip_damage(self) -> bool:
         """Go to the next compressed member that holds a record; False where there is none."""
         self.drop(len(self.bytes))
         return self.stream.skip_damage(_ARC_BEGIN if self.is_arc else _BEGIN)
-
-
-_ARC_START = re.compile(rb"(?:\n|\A)(?P<record>" + _ARC_HEAD.pattern + rb")")
 
 
 def _is_page_url(url: str) -> bool:

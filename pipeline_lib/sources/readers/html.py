@@ -2,8 +2,10 @@
 
 A line whose characters are links for the most part leads to other pages and is left out too, unless it is a heading.
 
-Charset: a byte order mark, the HTTP header, the page's own declaration, then detection; each as the WHATWG maps its name, each
-strictly. The first that decodes every byte is taken; a page that none decodes is refused as `bad_encoding`, not patched.
+Charset: a byte order mark; UTF-8, where all bytes beyond ASCII are that, for servers say `latin-1` of everything; the HTTP
+header, the page's own declaration, then detection; each as the WHATWG maps its name, each strictly. The first that decodes every
+byte is taken. A page of UTF-8 that was cut inside a character, or has few damaged bytes, is read as browsers show it; a page that
+nothing decodes is refused as `bad_encoding`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ _FLAT = frozenset(
 _MARKED = re.compile(r"<(/?)(h[1-6]|p|ul|ol|li|pre|br)>")
 _HEADING = re.compile(r"\s*<h[1-6]>")
 _MOST_LINKED = 0.6  # of a line's characters; a line with more leads to other pages
+_UNDAMAGED = 20  # characters beyond ASCII for each damaged byte: other charsets give a valid sequence here and there
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -95,6 +98,8 @@ def decode_page(page: bytes, charset: str = "") -> str | Refusal:
         if page.startswith(mark):
             text = _strictly(page[len(mark) :], marked)
             return Refusal("bad_encoding", f"not valid as {marked}, its byte order mark") if text is None else text
+    if (text := _utf_8(page)) is not None:
+        return text
     tried: list[str] = []
     for candidate in (  # each only where those before failed
         lambda: map_encoding_to_html5(charset.strip("\"' "), fallback_utf8=False) if charset else None,
@@ -108,6 +113,18 @@ def decode_page(page: bytes, charset: str = "") -> str | Refusal:
             if text is not None:
                 return text
     return Refusal("bad_encoding", f"not valid as {', '.join(tried)}")
+
+
+def _utf_8(page: bytes) -> str | None:
+    """The text of a page that is UTF-8 beyond doubt: characters beyond ASCII, hardly a byte that is damaged, none that is NUL."""
+    if page.isascii() or b"\0" in page:
+        return None
+    text = page.decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    whole = len(text) - len(text.encode("ascii", "ignore")) - damaged
+    if damaged == 1 and whole and text.endswith("\ufffd"):
+        return text[:-1]
+    return text if damaged * _UNDAMAGED <= whole else None
 
 
 def _strictly(page: bytes, encoding: str) -> str | None:

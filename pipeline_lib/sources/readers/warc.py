@@ -58,7 +58,9 @@ def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     options = WarcOptions.model_validate(file.options)
     try:
         with open_expanded(file.place, limits) as stream:
-            captures = survey(_bounded(stream, limits), options.captures, lambda record: not isinstance(page_of(record), Refusal))
+            captures = survey(
+                _bounded(stream, limits), options.captures, lambda record: not isinstance(page_of(record), Refusal)
+            )
         with open_expanded(file.place, limits) as stream, Spool() as spool:
             pages = _Pages(file, limits, captures, spool)
             for number, record in enumerate(_bounded(stream, limits)):
