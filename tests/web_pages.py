@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001, E501 - scripts of all languages, pages as they are
 """Pages as the web has them, each with its paragraphs and with what stands around them."""
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class WebProseConfig(StageConfig):
         None, description="Leave out lines that are no prose, counted as `web_list` and `web_notice`; null: as the preset says."
     )
     min_words: int = Field(
-        8,
+        7,
         description="Shortest line that is prose by itself; a shorter sentence is kept beside one (words; two characters are"
         " one in scripts without spaces).",
         ge=1,

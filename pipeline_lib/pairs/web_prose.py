@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - sentence ends and quotes of all scripts
 """Prose of web pages: their sentences, without menus, lists of links and names, tables, bylines and notices of the site.
 
 Each line is looked at by itself, then in its place: sentences stay, short ones where they stand among longer ones, a heading
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Literal
 
 from pipeline_lib.config.data import WebProseConfig
@@ -28,6 +29,7 @@ _HEADING = re.compile(r"\s{0,3}#{1,6}\s+\S")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _CELLS = re.compile(r"\t{2,}")
 _SEPARATOR = re.compile(r"\s[|•·»›→]\s")
+_WIDTH = 50  # characters: text that is cut at a width has lines of 60 to 80
 _LONG_WORDS = 20  # a line no shorter that has a sentence's end inside is prose that was cut
 _LEAD_CHARACTERS = 2_000  # as much of a line as is looked at
 _NOTICE_WORDS = 45  # a longer line is a text about such things
@@ -136,18 +138,29 @@ def _prose_cells(line: str, config: WebProseConfig) -> str:
 
 
 def _alone(lines: list[str], config: WebProseConfig) -> list[Verdict]:
-    """A verdict for each line from what it holds; `sentence` and `part` are open, and those of headings."""
+    """A verdict for each line from what it holds, with the lines that it runs on into; `sentence` and `part` are open."""
     verdicts: list[Verdict] = []
     fenced = False
-    for line in lines:
-        if _FENCE.match(line):
+    while (start := len(verdicts)) < len(lines):
+        if _FENCE.match(lines[start]):
             fenced = not fenced
             verdicts.append("fence")
         elif fenced:
             verdicts.append("fence")
         else:
-            verdicts.append(_verdict(line, config))
+            end = start + 1
+            while end < len(lines) and _runs_on(lines[end - 1], lines[end]):
+                end += 1
+            verdicts += [_verdict(" ".join(lines[start:end]), config)] * (end - start)
     return verdicts
+
+
+def _runs_on(line: str, following: str) -> bool:
+    """True where a sentence goes on in the next line, as in text that was cut at a width."""
+    first = following.strip()[:1]
+    if not first or not line.strip() or _HEADING.match(line) or _END.search(line.rstrip()[-12:]):
+        return False
+    return first.islower() or (first.isalnum() and len(line) >= _WIDTH and not _MARKER.match(following))
 
 
 def _verdict(line: str, config: WebProseConfig) -> Verdict:
@@ -192,11 +205,7 @@ def _is_list(content: str, words: list[str], size: int, config: WebProseConfig) 
 def _in_place(verdicts: list[Verdict], lines: list[str]) -> None:
     """Settle the open verdicts by what stands around them."""
     filled = [index for index, verdict in enumerate(verdicts) if verdict != "blank"]
-    for index in filled:  # a line that an earlier one runs on into, as text that was cut at a width has them
-        if verdicts[index] in ("part", "sentence", "list") and index and verdicts[index - 1] == "prose":
-            if not _END.search(lines[index - 1].rstrip()[-9:]) and lines[index].strip()[:1].islower():
-                verdicts[index] = "prose"
-    for previous, index in zip(filled, filled[1:], strict=False):
+    for previous, index in pairwise(filled):
         if verdicts[index] == "sentence" and verdicts[previous] == "prose":
             verdicts[index] = "prose"
     following: Verdict = "list"

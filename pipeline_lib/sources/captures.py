@@ -63,13 +63,13 @@ def survey(records: Iterable[WebRecord | Refusal], rule: str, is_page: Callable[
         is_page: whether a record holds a page: what does not is no capture.
     """
     pages, revisits = _Seen(), _Seen()
-    for number, record in enumerate(records):
+    for index, record in enumerate(records):
         if isinstance(record, Refusal):
             continue
         if record.kind == "revisit":
-            revisits.add(number, record, revisit_keys(record))
+            revisits.add(index, record, revisit_keys(record))
         elif is_page(record):
-            pages.add(number, record, page_keys(record))
+            pages.add(index, record, page_keys(record))
     there = np.isin(_numbers(revisits.keys), _numbers(pages.keys))
     wanted = frozenset(_numbers(revisits.keys)[there].tolist())
     resolved = np.unique(_numbers(revisits.owners)[there]).astype(np.int64)

@@ -1,10 +1,10 @@
 """Main text of web pages: what resiliparse takes for their content, headings as Markdown's, navigation left out.
 
-A line whose characters are links for the most part leads to other pages and is left out too, unless it is a heading.
+A line but a heading whose characters are links for the most part leads to other pages and is left out too.
 
-Charset: a byte order mark; UTF-8, where all bytes beyond ASCII are that, for servers say `latin-1` of everything; the HTTP
-header, the page's own declaration, then detection; each as the WHATWG maps its name, each strictly. The first that decodes every
-byte is taken. A page of UTF-8 that was cut inside a character, or has few damaged bytes, is read as browsers show it; a page that
+Charset: a byte order mark; UTF-8, where all beyond ASCII is that, for servers say `latin-1` of everything; the HTTP header, the
+page's own declaration, then detection; each as the WHATWG maps its name, each strictly. The first that decodes every byte is
+taken. A page of UTF-8 that was cut inside a character, or has few damaged bytes, is read as browsers show it; a page that
 nothing decodes is refused as `bad_encoding`.
 """
 
@@ -116,7 +116,7 @@ def decode_page(page: bytes, charset: str = "") -> str | Refusal:
 
 
 def _utf_8(page: bytes) -> str | None:
-    """The text of a page that is UTF-8 beyond doubt: characters beyond ASCII, hardly a byte that is damaged, none that is NUL."""
+    """The text of a page that is UTF-8 beyond doubt: not ASCII alone, hardly a byte that is damaged, none that is NUL."""
     if page.isascii() or b"\0" in page:
         return None
     text = page.decode("utf-8", "replace")
