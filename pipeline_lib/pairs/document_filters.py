@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from pipeline_lib.config.data import FilterConfig
+from pipeline_lib.config.filters import FilterConfig
 
 DocumentKind = Literal["prose", "docstrings", "code"]
 

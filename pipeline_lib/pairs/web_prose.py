@@ -12,7 +12,7 @@ from collections import Counter
 from itertools import groupby, pairwise
 from typing import Literal
 
-from pipeline_lib.config.data import WebProseConfig
+from pipeline_lib.config.filters import WebProseConfig
 
 Verdict = Literal["blank", "fence", "heading", "prose", "sentence", "part", "list", "notice"]
 

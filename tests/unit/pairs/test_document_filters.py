@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import (
-    CodeFilterConfig,
-    ExtractConfig,
-    FilterConfig,
-    QualityConfig,
-    RepetitionConfig,
-    SourceConfig,
-    TextPairsConfig,
-)
+from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.config.filters import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
 from pipeline_lib.pairs.document_filters import (
     CODE,
     GENERAL,

@@ -9,7 +9,8 @@ import pytest
 from dump_files import conversion, read_dump, response
 from web_pages import NO_PROSE, PAGES
 
-from pipeline_lib.config.data import ExtractConfig, FilterConfig, QualityConfig, ReadLimits, WebProseConfig
+from pipeline_lib.config.data import ExtractConfig, ReadLimits
+from pipeline_lib.config.filters import FilterConfig, QualityConfig, WebProseConfig
 from pipeline_lib.pairs.extract import extract_found
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.pairs.web_prose import web_prose
@@ -79,11 +80,11 @@ def test_runs_of_lines_are_counted_by_their_reason() -> None:
 
 
 def extracted(path: Path, filters: FilterConfig) -> tuple[list[str], Counter[str]]:
-    """The y of all pairs and the drops, of a web archive."""
+    """Texts of all pairs and the drops, of a web archive."""
     rows = Rows(0)
     for found in read_dump(path, "warc"):
         extract_found(found, ExtractConfig(filters=filters), rows)
-    return [row[4] for row in rows.pairs], rows.dropped
+    return [f"{row[3]} {row[4]}" for row in rows.pairs], rows.dropped
 
 
 def test_texts_of_web_archives_are_filtered_for_the_web_unless_told_otherwise(tmp_path: Path) -> None:
@@ -94,9 +95,9 @@ def test_texts_of_web_archives_are_filtered_for_the_web_unless_told_otherwise(tm
     )
     web = extracted(tmp_path / "a.warc.wet.gz", FilterConfig())
     assert web == extracted(tmp_path / "a.warc.wet.gz", FilterConfig(preset="web"))
-    assert web[0] and not any("Sport" in y for y in web[0]) and (web[1]["web_page"], web[1]["web_list"]) == (1, 2)
+    assert web[0] and not any("Sport" in pair for pair in web[0]) and (web[1]["web_page"], web[1]["web_list"]) == (1, 2)
     none = extracted(tmp_path / "a.warc.wet.gz", FilterConfig(preset="none"))
-    assert any("Sport" in y for y in none[0]) and not {"web_page", "web_list"} & none[1].keys()
+    assert any("Sport" in pair for pair in none[0]) and not {"web_page", "web_list"} & none[1].keys()
     # one choice over the preset keeps the others
     strict = extracted(tmp_path / "a.warc.wet.gz", FilterConfig(quality=QualityConfig(enabled=True, min_words=500)))
     assert strict[0] == [] and strict[1]["few_words"] == 1 and strict[1]["web_page"] == 1
