@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 from typing import Literal
 
 from pipeline_lib.config.filters import WebProseConfig
+from pipeline_lib.pairs.filters import letter_share
 
 Verdict = Literal["blank", "fence", "heading", "prose", "sentence", "part", "list", "notice"]
 
@@ -28,6 +29,7 @@ _MARKER = re.compile(r"\s*(?:[-*+•‣◦●▪►»>·]|\d{1,3}[.)])\s+")
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s+\S")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _CELLS = re.compile(r"\t{2,}")
+_OPENERS = "(\"'“‘«„*["
 _SEPARATOR = re.compile(r"\s[|•·»›→]\s")
 _WIDTH = 50  # characters: text that is cut at a width has lines of 60 to 80
 _LONG_WORDS = 20  # a line no shorter that has a sentence's end inside is prose that was cut
@@ -78,8 +80,8 @@ _NOTICES: tuple[tuple[str, str], ...] = (
     ("log in", r"\b(?:to|or|please|account|register)\b"),
     ("login", r"\b(?:to|or|please|account|register)\b"),
     ("sign in", r"\b(?:to|or|please|account|register)\b"),
-    ("sign up", r"\b(?:for|to|now|today|free|newsletter)\b"),
-    ("account", r"(?:create|register|open|already have|don't have) an?\b"),
+    ("sign up", r"^sign up|\b(?:now|today|free|newsletter|e-?mail)\b"),
+    ("account", r"^(?:create|register|open) (?:an?|your)\b|(?:already|don't) have an?\b"),
     ("password", r"forgot|reset|lost your"),
     ("subscri", r"newsletter|mailing list|updates|feed|channel|inbox|e-?mail|notif|blog|rss|podcast"),
     ("newsletter", r"sign|join|abonn|anmeld|inscri|suscr|iscri|receive|get|enter"),
@@ -94,8 +96,8 @@ _NOTICES: tuple[tuple[str, str], ...] = (
     ("follow me", r"\bon\b"),
     ("like us", r"\bon\b"),
     ("click here", ""),
-    ("read more", ""),
-    ("continue reading", ""),
+    ("read more", r"^read more|read more\W*$"),
+    ("continue reading", r"^continue|reading\W*$"),
     ("this entry was", "posted|filed|tagged"),
     ("this post was", "posted|filed|tagged|last|written"),
     ("this page", "last|generated|updated|edited|modified"),
@@ -168,7 +170,8 @@ def _verdict(line: str, config: WebProseConfig) -> Verdict:
         return "blank"
     if _HEADING.match(line):
         return "heading"
-    content = _MARKER.sub("", line[:_LEAD_CHARACTERS], count=1).strip()
+    marker = _MARKER.match(line)
+    content = line[marker.end() if marker else 0 : _LEAD_CHARACTERS].strip()
     words = content.split()
     size = len(words) if content.isascii() else len(words) + len(_NO_SPACES.findall(content)) // 2
     ends = _END.search(content) is not None
@@ -182,7 +185,7 @@ def _verdict(line: str, config: WebProseConfig) -> Verdict:
     teases = size <= _NOTICE_WORDS and _TEASER.search(content)
     if size >= config.min_words and not teases and (has_end or _NO_ENDS.search(content)):
         return "prose"
-    return "sentence" if has_end and size > 1 else "part"
+    return "sentence" if has_end and size > 1 and content[:1] not in "↑^" else "part"
 
 
 def is_notice(line: str) -> bool:
@@ -195,11 +198,11 @@ def _is_list(content: str, words: list[str], size: int, config: WebProseConfig) 
     """True where names, numbers or separators prevail."""
     if "\t\t" in content or len(_SEPARATOR.findall(content)) > max(1, size // 20):
         return True
-    solid = sum(map(len, words))
-    if sum(map(str.isalpha, content)) < config.min_letter_share * solid and not _NO_SPACES.search(content):
+    if letter_share(content) < config.min_letter_share:
         return True
-    firsts = [first[0] for word in words if (first := word.lstrip("(\"'“‘«„*")) and first[0].lower() != first[0].upper()]
-    return len(firsts) >= config.min_words and sum(map(str.isupper, firsts)) > config.max_capital_words * len(firsts)
+    firsts = "".join([word[0] if word[0].isalpha() else word.lstrip(_OPENERS)[:1] for word in words])
+    cased = sum(map(str.islower, firsts)) + (capitals := sum(map(str.isupper, firsts)))
+    return cased >= config.min_words and capitals > config.max_capital_words * cased
 
 
 def _in_place(verdicts: list[Verdict], lines: list[str]) -> None:
