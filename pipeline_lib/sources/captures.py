@@ -25,12 +25,17 @@ class Captures:
     """What one pass over an archive found.
 
     Attributes:
-        left_out: the numbers of the records, in the order of the file, whose URL has another capture that is read.
+        left_out: for each record, by its number in the file, whether another capture of its URL is read in its place; none
+            behind the last one that is left out.
         wanted: keys of pages that a revisit in the file refers to.
     """
 
-    left_out: frozenset[int] = frozenset()
+    left_out: bytes = b""
     wanted: frozenset[int] = frozenset()
+
+    def leaves_out(self, number: int) -> bool:
+        """True where a record is not the capture of its URL that is read."""
+        return number < len(self.left_out) and self.left_out[number] != 0
 
     def original(self, revisit: WebRecord) -> int | None:
         """The key under which the page of a revisit is found; None where the file does not hold it."""
@@ -44,12 +49,8 @@ class _Seen:
     number: array[int] = field(default_factory=lambda: array("Q"))
     url: array[int] = field(default_factory=lambda: array("Q"))
     date: array[int] = field(default_factory=lambda: array("Q"))
-    keys: array[int] = field(default_factory=lambda: array("Q"))
-    owners: array[int] = field(default_factory=lambda: array("Q"))  # of each key, the row
 
-    def add(self, number: int, record: WebRecord, keys: list[int]) -> None:
-        self.owners.extend([len(self.number)] * len(keys))
-        self.keys.extend(keys)
+    def add(self, number: int, record: WebRecord) -> None:
         self.number.append(number)
         self.url.append(_hash(record.url))
         self.date.append(int(_digits(record, "warc-date")[:_DATE_DIGITS].ljust(_DATE_DIGITS, "0")))
@@ -63,26 +64,38 @@ def survey(records: Iterable[WebRecord | Refusal], rule: str, is_page: Callable[
         is_page: whether a record holds a page: what does not is no capture.
     """
     pages, revisits = _Seen(), _Seen()
+    page_key, revisit_key, owner = array("Q"), array("Q"), array("Q")  # owner: the row of the revisit that a key is of
     for index, record in enumerate(records):
         if isinstance(record, Refusal):
             continue
         if record.kind == "revisit":
-            revisits.add(index, record, revisit_keys(record))
+            keys = revisit_keys(record)
+            revisit_key.extend(keys)
+            owner.extend([len(revisits.number)] * len(keys))
+            revisits.add(index, record)
         elif is_page(record):
-            pages.add(index, record, page_keys(record))
-    there = np.isin(_numbers(revisits.keys), _numbers(pages.keys))
-    wanted = frozenset(_numbers(revisits.keys)[there].tolist())
-    resolved = np.unique(_numbers(revisits.owners)[there]).astype(np.int64)
-    if rule == "all":
-        return Captures(wanted=wanted)
+            page_key.extend(page_keys(record))
+            pages.add(index, record)
+    there = np.isin(_numbers(revisit_key), _numbers(page_key)) if revisit_key else np.zeros(0, dtype=np.bool_)
+    wanted = frozenset(_numbers(revisit_key)[there].tolist())
+    resolved = np.unique(_numbers(owner)[there]).astype(np.int64)
+    del page_key
+    return Captures(b"" if rule == "all" else _left_out(pages, revisits, resolved, rule), wanted)
+
+
+def _left_out(pages: _Seen, revisits: _Seen, resolved: np.ndarray, rule: str) -> bytes:
+    """The mask of the records that are not their URL's capture."""
     number, url, date = (
         np.concatenate([_numbers(getattr(pages, name)), _numbers(getattr(revisits, name))[resolved]])
         for name in ("number", "url", "date")
     )
     order = np.lexsort((number, date, url))
-    again = url[order][1:] == url[order][:-1]
-    left_out = number[order][:-1][again] if rule == "latest" else number[order][1:][again]
-    return Captures(frozenset(left_out.tolist()), wanted)
+    number, url = number[order], url[order]
+    again = url[1:] == url[:-1]
+    found = (number[:-1] if rule == "latest" else number[1:])[again]
+    mask = np.zeros(int(found.max()) + 1 if found.size else 0, dtype=np.uint8)
+    mask[found.astype(np.int64)] = 1
+    return mask.tobytes()
 
 
 def page_keys(page: WebRecord) -> list[int]:

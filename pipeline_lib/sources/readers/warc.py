@@ -5,7 +5,7 @@ is given the text of the page that it refers to, where that is in the same file.
 and are passed over; what else holds none is refused as `not_html` or `http_status`.
 
 A file is read twice: the first pass takes a hash of each URL and its date, so that the second knows which captures to leave
-out, and which texts revisits will ask for. It holds one record and some 60 bytes for each page seen.
+out, and which texts revisits will ask for. It holds one record and some 80 bytes for each page seen.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Pages:
             yield from self.revisit(number, record)
         else:
             keys = [key for key in page_keys(record) if key in self.captures.wanted] if self.captures.wanted else []
-            text = self.read(record) if keys or number not in self.captures.left_out else ""
+            text = self.read(record) if keys or not self.captures.leaves_out(number) else ""
             self.spool.put(keys, text)
             yield self.found(number, record, text)
             for key in keys:
@@ -125,7 +125,7 @@ class _Pages:
             host = urlsplit(record.url).hostname or ""
         except ValueError as error:  # a URL that is none
             text, host = Refusal("bad_record", str(error)), ""
-        if number in self.captures.left_out:
+        if self.captures.leaves_out(number):
             text = Refusal("other_capture", "its URL has another capture in this file; see the reader's option `captures`")
         form = "plain" if record.kind == "conversion" else "html"
         return text_record(self.file, record.url, text, self.limits, form=form, group=host).changed(filters="web")
