@@ -42,7 +42,7 @@ from pipeline_lib.sources.source_file import Form, SourceFile
 from pipeline_lib.sources.web_records import web_records
 from pipeline_lib.store.records import Part
 
-FILTERS = FilterConfig(quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))
+FILTERS = FilterConfig(preset="none", quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))
 WORK = ExtractWork(source=SourceConfig(), extract=ExtractConfig(filters=FILTERS))
 LIMITS = ReadLimits()
 

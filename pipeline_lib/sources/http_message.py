@@ -171,6 +171,8 @@ def _brotli(body: bytes, most: int) -> bytes | None:
 
 
 def _unzstd(body: bytes, most: int) -> bytes | None:
+    if find_spec("zstandard") is None:
+        return None
     import zstandard
 
     out = bytearray()
