@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby, pairwise
 from typing import Literal
 
 from pipeline_lib.config.filters import WebProseConfig
-from pipeline_lib.pairs.filters import letter_share
+from pipeline_lib.pairs.filters import letter_share, word_overlap
 
 Verdict = Literal["blank", "fence", "heading", "prose", "sentence", "part", "list", "notice"]
 
@@ -39,6 +40,7 @@ _STAMP = re.compile(
     r"(?i)\b\d{1,2}:\d{2}\b|\b(?:19|20)\d{2}[-/.年]\d{1,2}|\b\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d{2}\b"
     r"|\b[^\W\d_]{3,9}\.? \d{1,2}(?:st|nd|rd|th)?, (?:19|20)\d{2}\b|\b\d{1,2}\.? [^\W\d_]{3,10}\.? (?:19|20)\d{2}\b"
 )
+_TEMPLATE_LINES, _TEMPLATE_OVERLAP, _TEMPLATE_CHARACTERS = 3, 0.5, 200
 _STAMPED_WORDS = 14  # a line no longer than this that holds a date or a time of day is a byline
 
 # What sites say in sentences of consent, rights, accounts, subscriptions and their own pages: words to look for, in lower
@@ -205,12 +207,30 @@ def _is_list(content: str, words: list[str], size: int, config: WebProseConfig) 
     return cased >= config.min_words and capitals > config.max_capital_words * cased
 
 
+def _templates(filled: list[int], verdicts: list[Verdict], lines: list[str]) -> Iterator[list[int]]:
+    """Runs of short lines that say the same of one thing after the other, as link farms and catalogues do."""
+    run: list[int] = []
+    for index in filled:
+        short = verdicts[index] == "prose" and len(lines[index]) < _TEMPLATE_CHARACTERS
+        if not (short and run and word_overlap(lines[run[-1]], lines[index]) > _TEMPLATE_OVERLAP):
+            if len(run) >= _TEMPLATE_LINES:
+                yield run
+            run = []
+        if short:
+            run.append(index)
+    if len(run) >= _TEMPLATE_LINES:
+        yield run
+
+
 def _in_place(verdicts: list[Verdict], lines: list[str]) -> None:
     """Settle the open verdicts by what stands around them."""
     filled = [index for index, verdict in enumerate(verdicts) if verdict != "blank"]
     for previous, index in pairwise(filled):
         if verdicts[index] == "sentence" and verdicts[previous] == "prose":
             verdicts[index] = "prose"
+    for run in _templates([index for index in filled if verdicts[index] != "heading"], verdicts, lines):
+        for index in run:
+            verdicts[index] = "list"
     following: Verdict = "list"
     for index in reversed(filled):
         verdict = verdicts[index]

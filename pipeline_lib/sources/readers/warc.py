@@ -71,7 +71,7 @@ def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
 
 def _bounded(stream: Expanded, limits: ReadLimits) -> Iterator[WebRecord | Refusal]:
     for count, record in enumerate(web_records(stream, limits), 1):
-        if count > limits.max_members:
+        if limits.max_members and count > limits.max_members:
             yield Refusal("too_many_members", f"more than {limits.max_members}; see source.limits")
             return
         yield record

@@ -55,6 +55,8 @@ def test_pages_without_prose_give_no_text(name: str) -> None:
         ("```\nx = 1\n```", [0, 1, 2]),
         ("Left\t\tIn this cell of a page that is laid out in tables there is prose.\t\tRight", [0]),
         ("Anna Berg, Bob Cole, Cyd Dorn, Dan Eck, Eva Feld, Flo Gast, Gus Heim, Hal Ick.", []),
+        ("\n".join(f"We have the best and cheapest {what} in your city today." for what in ("cars", "pills", "watches")), []),
+        ("\n".join(f"We have the best and cheapest {what} in your city today." for what in ("cars", "pills")), [0, 1]),
         ("12.3 | 14.5 | 17.8 | 19.1 | 22.4 | 25.6 | 27.0 | 30.2.", []),
         ("Cookies are small files of text, invented in 1994 by Lou Montulli, that a server hands to a client so that it is known"  # noqa: E501
          " again on its next request; without them no shop on the web would know what lies in a basket, and no forum who it is"
