@@ -24,6 +24,7 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _TEXT_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # the bytes that tell binary data (WHATWG, MIME Sniffing)
 _SMALL_PIECE = 64
+_MOST_ANSWERS = 4  # in one block
 _MOST_CODINGS = 4  # of one body; each costs the bound on its length once more
 
 Decoder = Callable[[bytes, int], bytes | None]
@@ -56,11 +57,18 @@ def _text(data: bytes) -> str:
 
 
 def parse_http(block: bytes) -> HttpMessage:
-    """The parts of an answer. One without a head, as HTTP/0.9 gives it, is all body, and its status 200."""
+    """The parts of the last answer in a block: others may stand before it, of a proxy, or `100 Continue`.
+
+    One without a head, as HTTP/0.9 gives it, is all body, and its status 200.
+    """
     if block[:64].lstrip().startswith(b"<"):
         return HttpMessage(200, {}, block)
-    end = _HEAD_END.search(block, 0, _HEAD_BYTES)
-    head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
+    for _ in range(_MOST_ANSWERS):
+        end = _HEAD_END.search(block, 0, _HEAD_BYTES)
+        head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
+        if not (body.startswith(b"HTTP/") and _STATUS.match(body)):
+            break
+        block = body
     status = _STATUS.match(head)
     return HttpMessage(int(status.group(1)) if status else None, header_fields(head), body)
 

@@ -114,6 +114,7 @@ def test_a_bomb_stops_at_the_bound(pack: object) -> None:
         (answer(PAGE, "content-type:text/html", end=b"\n"), 200, "text/html"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n" + PAGE, 200, "text/html"),  # no empty line
         (answer(PAGE, "Content-Type: text/html", "Link: <a>,\r\n <b>", "no colon"), 200, "text/html"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(PAGE, "Content-Type: text/html"), 200, "text/html"),
         (PAGE, 200, ""),  # HTTP/0.9
     ],
 )
