@@ -30,18 +30,19 @@ from statistics import median
 from benchmarks import EVAL_DATA, skip
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
-from pipeline_lib.config.data import ExtractConfig, FilterConfig, QualityConfig, ReadLimits, RepetitionConfig, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.config.filters import FilterConfig, QualityConfig, RepetitionConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract_bundle
 from pipeline_lib.sources.decompress import open_expanded
 from pipeline_lib.sources.dump_files import bundles_of
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers.html import main_text
-from pipeline_lib.sources.readers.warc import warc_records
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import Form, SourceFile
+from pipeline_lib.sources.web_records import web_records
 from pipeline_lib.store.records import Part
 
-FILTERS = FilterConfig(quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))
+FILTERS = FilterConfig(preset="none", quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))
 WORK = ExtractWork(source=SourceConfig(), extract=ExtractConfig(filters=FILTERS))
 LIMITS = ReadLimits()
 
@@ -72,9 +73,9 @@ def write_pages(path: Path, times: int) -> int:
     pages = []
     for real in sorted((EVAL_DATA / "dumps" / "warc").glob("*.warc.gz")):
         with open_expanded(str(real), LIMITS) as stream:
-            for record in warc_records(stream, LIMITS):
+            for record in web_records(stream, LIMITS):
                 if not isinstance(record, Refusal):
-                    pages.append(record.reader.read())
+                    pages.append(record.block)
     with path.open("wb") as out:
         for time in range(times):
             for number, page in enumerate(pages):

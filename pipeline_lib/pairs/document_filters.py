@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from pipeline_lib.config.data import FilterConfig
+from pipeline_lib.config.filters import FilterConfig
 
 DocumentKind = Literal["prose", "docstrings", "code"]
 
@@ -193,9 +193,12 @@ GENERAL: tuple[DocumentFilter, ...] = (
         _PROSE,
     ),
 )
+WEB: tuple[DocumentFilter, ...] = (
+    DocumentFilter("web_page", lambda d, _: not d.text.strip(), "no prose but menus, lists and notices"),
+)
 QUALITY: tuple[DocumentFilter, ...] = (
     DocumentFilter("few_words", lambda d, c: len(d.words) < c.quality.min_words, "menus and stubs"),
-    DocumentFilter("many_words", lambda d, c: len(d.words) > c.quality.max_words, "concatenated pages"),
+    DocumentFilter("many_words", lambda d, c: len(d.words) > (c.quality.max_words or math.inf), "concatenated pages"),
     DocumentFilter("short_words", lambda d, c: _mean_word(d) < c.quality.min_word_characters, "spelt-out or cut text"),
     DocumentFilter("long_words", lambda d, c: _mean_word(d) > c.quality.max_word_characters, "addresses and encoded data"),
     DocumentFilter("marks", lambda d, c: _marks_per_word(d) > c.quality.max_marks_per_word, "tags and teasers"),
@@ -258,6 +261,7 @@ def active_filters(config: FilterConfig) -> Iterator[DocumentFilter]:
     """The rules that this config lets act, in the order in which they are tried."""
     yield from GENERAL
     for enabled, filters in (
+        (config.web.enabled, WEB),
         (config.quality.enabled, QUALITY),
         (config.repetition.enabled, REPETITION),
         (config.code.enabled, CODE),

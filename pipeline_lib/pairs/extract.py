@@ -24,6 +24,7 @@ from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
 from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.tables import Kind, Rows
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
+from pipeline_lib.pairs.web_prose import web_prose
 from pipeline_lib.runtime.cluster import Killed
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import Workers, gathered
@@ -42,7 +43,12 @@ from pipeline_lib.store.store import Store
 STAGE = Stage(name="extract", version=4)
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
-_DROPS = frozenset({"file_too_large", "not_html", "http_status", "redirect", "not_an_article", "unknown_language", "deleted"})
+_DROPS = frozenset(
+    {
+        "deleted", "file_too_large", "http_status", "not_an_article", "not_html", "other_capture", "redirect", "revisit_unresolved",
+        "unknown_language",
+    }
+)  # fmt: skip
 _STOPWORDS = frozenset(
     "the of to and a in is that for it with as be this on are by or an from".split()  # noqa: SIM905
 )
@@ -257,12 +263,16 @@ def _extract_text(file: SourceFile, source: SourceText | Refusal, config: Extrac
             rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
     elif not source.text.strip():
         rows.dropped["file_empty"] += 1
-    elif reason := document_drop(as_document(file, source.text), config.filters):
-        rows.dropped[reason] += 1
-    elif file.form in CODE_FORMS:
-        _extract_code(file, source, config, rows)
     else:
-        _extract_prose(file, source, config, rows)
+        filters = config.filters.resolved(file.filters)
+        if filters.web.enabled and file.form not in CODE_FORMS and file.form != "metadata":
+            source = SourceText(web_prose(source.text, filters.web, rows.dropped), b"")
+        if reason := document_drop(as_document(file, source.text), filters):
+            rows.dropped[reason] += 1
+        elif file.form in CODE_FORMS:
+            _extract_code(file, source, config, rows)
+        else:
+            _extract_prose(file, source, config, rows)
 
 
 def as_document(file: SourceFile, text: str) -> DocumentText:
@@ -327,7 +337,7 @@ def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractCo
             rows.dropped["no_prose"] += 1
         return
     text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
-    if is_code and (reason := document_drop(DocumentText(text, "docstrings"), config.filters)):
+    if is_code and (reason := document_drop(DocumentText(text, "docstrings"), config.filters.resolved())):
         rows.dropped[reason] += 1
         return
     language = identify_language(text) if config.filters.languages else prose_language(text)

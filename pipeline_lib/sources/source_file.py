@@ -50,6 +50,7 @@ class SourceFile(Record):
     sha256: str
     weight: float = 1.0  # share of its texts that are taken
     options: dict[str, Any] = Field(default_factory=dict)  # of its reader, checked
+    filters: Literal["web", "none"] = "none"  # the preset of filters for its texts, where none is set
     one_group: bool = False  # its group is that of every text in it, whatever its reader finds
 
     @property

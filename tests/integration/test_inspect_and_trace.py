@@ -185,7 +185,8 @@ def test_a_container_with_one_address_twice_is_shown_built_and_traced(tmp_path: 
     for name in ("a.warc.gz", "b.warc.gz"):
         (tmp_path / name).write_bytes(b"".join(response(url, long_page(words)) for url, words in pages))
     path = tmp_path / "crawl.yaml"
-    path.write_text(yaml.safe_dump([{"reader": "warc", "url": "*.warc.gz", "licence": "MIT", "name": "crawl"}]))
+    spec = {"reader": "warc", "url": "*.warc.gz", "licence": "MIT", "name": "crawl", "options": {"captures": "all"}}
+    path.write_text(yaml.safe_dump([spec]))
     assert "12 documents" in cpt("inspect", str(path), "--samples", "50")
     store = Store(tmp_path / "home" / "store")
     validated = validate(store, extracted(store, path), ContractConfig())

@@ -42,10 +42,15 @@ def parquet() -> bytes:
 @functools.cache
 def seeds() -> dict[str, tuple[Form, bytes]]:
     """A small valid file of each kind."""
+    pages = [(i, b"HTTP/1.0 200 OK\r\n\r\n" + page(f"é {i}")) for i in range(3)]
     warc = [response(f"http://a.org/{i}", page(f"é {i}"), gzip=False) for i in range(3)]
     return {
         "warc": ("warc", b"".join(warc)),
         "warc.gz": ("warc", b"".join(map(gzip.compress, warc))),
+        "arc": (
+            "warc",
+            b"".join(b"http://a.org/%d 10.0.0.1 20011231235959 text/html %d\n%s\n" % (i, len(p), p) for i, p in pages),
+        ),
         "wet.gz": ("warc", conversion("http://a.org/", "Some text.") * 2),
         "html": ("html", page("é") + b"<table><tr><td>x</table><svg><p>&#x110000;&amp" * 5),
         "xml": ("mediawiki", XML.encode()),
@@ -63,6 +68,7 @@ def seeds() -> dict[str, tuple[Form, bytes]]:
 NAMES = (
     "warc",
     "warc.gz",
+    "arc",
     "wet.gz",
     "html",
     "xml",

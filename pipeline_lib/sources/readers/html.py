@@ -1,7 +1,11 @@
 """Main text of web pages: what resiliparse takes for their content, headings as Markdown's, navigation left out.
 
-Charset: a byte order mark, the HTTP header, the page's own declaration, then detection; each as the WHATWG maps its name, each
-strictly. The first that decodes every byte is taken; a page that none decodes is refused as `bad_encoding`, not patched.
+A line but a heading whose characters are links for the most part leads to other pages and is left out too.
+
+Charset: a byte order mark; UTF-8, where all beyond ASCII is that, for servers say `latin-1` of everything; the HTTP header, the
+page's own declaration, then detection; each as the WHATWG maps its name, each strictly. The first that decodes every byte is
+taken. A page of UTF-8 that was cut inside a character, or has few damaged bytes, is read as browsers show it; a page that
+nothing decodes is refused as `bad_encoding`.
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ _FLAT = frozenset(
     "area base br col embed hr img input link meta source track wbr p li dt dd option tr td th thead tbody tfoot".split()  # noqa: SIM905
 )
 _MARKED = re.compile(r"<(/?)(h[1-6]|p|ul|ol|li|pre|br)>")
+_HEADING = re.compile(r"\s*<h[1-6]>")
+_MOST_LINKED = 0.6  # of a line's characters; a line with more leads to other pages
+_UNDAMAGED = 20  # characters beyond ASCII for each damaged byte: other charsets give a valid sequence here and there
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -56,9 +63,31 @@ def main_text(page: bytes, limits: ReadLimits, charset: str = "") -> str | Refus
     if text.count("<") - text.count("</") > _HARMLESS_TAGS and (offset := _too_deep(text, limits.max_depth)) >= 0:
         return Refusal("html_depth", f"nested deeper than {limits.max_depth} elements", offset)
     marked: str = extract_plain_text(
-        text, main_content=True, preserve_formatting="minimal_html", alt_texts=False, list_bullets=False
+        text, main_content=True, preserve_formatting="minimal_html", alt_texts=False, list_bullets=False, links=True
     )
-    return html.unescape(_MARKED.sub(_as_markdown, marked)).strip()
+    return html.unescape(_MARKED.sub(_as_markdown, _without_links(marked))).strip()
+
+
+def _without_links(marked: str) -> str:
+    """The text of links in place of them, and no line but headings that is links for the most part."""
+    if "<a" not in marked:
+        return marked
+    kept, inside = [], False
+    for line in marked.split("\n"):
+        if not inside and "<a" not in line:
+            kept.append(line)
+            continue
+        parts = line.replace("</a>", "<a/").split("<a")  # each but the first begins with the rest of its tag
+        texts, linked = [parts[0]], len(parts[0].strip()) if inside else 0
+        for part in parts[1:]:
+            inside = not part.startswith("/")
+            text = part[1:] if not inside else part.partition(">")[2]
+            texts.append(text)
+            linked += len(text.strip()) if inside else 0
+        text = "".join(texts)
+        if linked <= _MOST_LINKED * len(_MARKED.sub("", text).strip()) or _HEADING.match(text):
+            kept.append(text)
+    return "\n".join(kept)
 
 
 def fragment_text(fragment: str, limits: ReadLimits) -> str | Refusal:
@@ -85,6 +114,8 @@ def decode_page(page: bytes, charset: str = "") -> str | Refusal:
         if page.startswith(mark):
             text = _strictly(page[len(mark) :], marked)
             return Refusal("bad_encoding", f"not valid as {marked}, its byte order mark") if text is None else text
+    if (text := _utf_8(page)) is not None:
+        return text
     tried: list[str] = []
     for candidate in (  # each only where those before failed
         lambda: map_encoding_to_html5(charset.strip("\"' "), fallback_utf8=False) if charset else None,
@@ -98,6 +129,18 @@ def decode_page(page: bytes, charset: str = "") -> str | Refusal:
             if text is not None:
                 return text
     return Refusal("bad_encoding", f"not valid as {', '.join(tried)}")
+
+
+def _utf_8(page: bytes) -> str | None:
+    """The text of a page that is UTF-8 beyond doubt: not ASCII alone, hardly a byte that is damaged, none that is NUL."""
+    if page.isascii() or b"\0" in page:
+        return None
+    text = page.decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    whole = len(text) - len(text.encode("ascii", "ignore")) - damaged
+    if damaged == 1 and whole and text.endswith("\ufffd"):
+        return text[:-1]
+    return text if damaged * _UNDAMAGED <= whole else None
 
 
 def _strictly(page: bytes, encoding: str) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline_lib.config.base import StageConfig, added, unset
-from pipeline_lib.config.data import CurateConfig, FilterConfig
+from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.filters import FilterConfig
 from pipeline_lib.config.training import TrainConfig
 
 

@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import (
-    CodeFilterConfig,
-    ExtractConfig,
-    FilterConfig,
-    QualityConfig,
-    RepetitionConfig,
-    SourceConfig,
-    TextPairsConfig,
-)
+from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.config.filters import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
 from pipeline_lib.pairs.document_filters import (
     CODE,
     GENERAL,
@@ -238,3 +231,44 @@ def test_the_report_shows_what_each_filter_drops() -> None:
     assert report.alone["marks"] == 2 and len(report.samples["generated"]) == 2
     assert set(report.samples) <= set(report.reasons)
     assert all(len(sample) <= 200 for samples in report.samples.values() for sample in samples)
+
+
+def test_presets_set_what_is_null_and_nothing_else() -> None:
+    assert (
+        FilterConfig().resolved()
+        == FilterConfig()
+        == FilterConfig(preset="none").resolved("web").model_copy(update={"preset": None})
+    )
+    web = FilterConfig(quality=QualityConfig(min_words=7)).resolved("web")
+    assert (web.web.enabled, web.quality.enabled, web.quality.min_words) == (True, False, 7)
+    off = FilterConfig.model_validate({"preset": "web", "web": {"enabled": False}}).resolved("none")
+    assert off.web.enabled is False
+    books = FilterConfig(preset="books", quality=QualityConfig(min_words=7)).resolved("web")
+    assert (books.web.enabled, books.quality.enabled, books.repetition.enabled) == (False, True, True)
+    assert (books.quality.max_words, books.quality.min_stop_words, books.quality.min_words) == (None, 0, 7)
+    assert FilterConfig(preset="books", quality=QualityConfig(min_stop_words=1)).resolved().quality.min_stop_words == 1
+
+
+def test_a_book_of_any_length_and_language_passes_its_preset() -> None:
+    sentences = [
+        f"Das Kapitel {n} erzählt vom Leben der Familie im Jahr {1800 + n} und von Reise {n * 7} nach Süden."
+        for n in range(9000)
+    ]
+    book = Document("\n".join(sentences), "prose")
+    config = FilterConfig(preset="books", repetition=RepetitionConfig(enabled=False)).resolved()
+    assert document_drop(book, config) is None
+    assert document_drop(book, FilterConfig(quality=QualityConfig(enabled=True))) == "many_words"
+    assert document_drop(Document("Kapitel eins " * 80, "prose"), FilterConfig(preset="books").resolved()) == "top_ngram"
+
+
+def test_presets_are_part_of_the_key() -> None:
+    keys = [
+        FilterConfig.model_validate(v).key_fields()
+        for v in ({}, {"preset": "none"}, {"preset": "web"}, {"web": {"enabled": True}})
+    ]
+    assert all(a != b for number, a in enumerate(keys) for b in keys[:number])
+    again = FilterConfig.model_validate_json(FilterConfig(preset="books").model_dump_json())
+    assert (
+        again.resolved() == FilterConfig(preset="books").resolved()
+        and again.key_fields() == FilterConfig(preset="books").key_fields()
+    )

@@ -36,4 +36,4 @@ def test_workers_with_other_sources_are_told_apart(tmp_path: Path, changed: str)
 
 
 def test_what_readers_and_languages_need_is_compared_by_version() -> None:
-    assert {"tree-sitter-go", "fastwarc", "dulwich", "pyarrow"} <= code_versions().keys()
+    assert {"tree-sitter-go", "resiliparse", "dulwich", "pyarrow"} <= code_versions().keys()

@@ -92,7 +92,8 @@ WRITERS: dict[str, tuple[Form, object]] = {
 def found_in(folder: Path, name: str) -> list[SourceRecord]:
     form, write = WRITERS[name]
     write(folder / name)  # type: ignore[operator]
-    file = describe(str(folder / name), name, "dump", "group").model_copy(update={"form": form})
+    options = {"captures": "all"} if form == "warc" else {}
+    file = describe(str(folder / name), name, "dump", "group").model_copy(update={"form": form, "options": options})
     return [item for item in texts_of(file, SourceConfig()) if isinstance(item.content, SourceText)]
 
 
@@ -118,7 +119,8 @@ def test_the_path_inside_a_repository_is_free_of_what_tells_records_apart(tmp_pa
 def test_a_sample_of_a_container_with_records_of_one_name_is_shown(tmp_path: Path, name: str) -> None:
     form, write = WRITERS[name]
     write(tmp_path / name)  # type: ignore[operator]
-    source = DumpSource(reader=form, url=str(tmp_path / name), licence="MIT", name="dump")
+    options = {"captures": "all"} if form == "warc" else {}
+    source = DumpSource(reader=form, url=str(tmp_path / name), licence="MIT", name="dump", options=options)
     paths = [row["path"] for row in sample_source(source, 1000, 50).documents_shown]
     assert len(set(paths)) == len(paths) >= 3
 

@@ -1,0 +1,244 @@
+# ruff: noqa: RUF001 - sentence ends and quotes of all scripts
+"""Prose of web pages: their sentences, without menus, lists of links and names, tables, bylines and notices of the site.
+
+Each line is looked at by itself, then in its place: sentences stay, short ones where they stand among longer ones, a heading
+where prose follows it. The measures are of any script: sentence ends of all scripts, capitals only where there are any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Literal
+
+from pipeline_lib.config.filters import WebProseConfig
+from pipeline_lib.pairs.filters import letter_share, word_overlap
+
+Verdict = Literal["blank", "fence", "heading", "prose", "sentence", "part", "list", "notice"]
+
+_KEPT: frozenset[Verdict] = frozenset({"blank", "fence", "heading", "prose"})
+_ENDS = ".!?…。！？｡؟۔।॥։።။។༎᠃"
+_INNER_END = re.compile(rf"[^\W\d_]{{3,}}[{_ENDS}][\"'”’»›)\]」』】）＂*]*\s|[。！？｡]")
+_END = re.compile(rf"[{_ENDS}][\"'”’»›)\]」』】）＂*]*(?:\s?[\[(]\d{{1,3}}[\])])*$")
+_TEASER = re.compile(r"(?:\.{3}|…|\[[.…]+\])$")
+_NO_ENDS = re.compile(r"[\u0e00-\u0eff]")  # Thai and Lao: sentences end in a space, as phrases do
+# scripts without spaces between words: two characters count as one
+_NO_SPACES = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_MARKER = re.compile(r"\s*(?:[-*+•‣◦●▪►»>·]|\d{1,3}[.)])\s+")
+_HEADING = re.compile(r"\s{0,3}#{1,6}\s+\S")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_CELLS = re.compile(r"\t{2,}")
+_OPENERS = "(\"'“‘«„*["
+_SEPARATOR = re.compile(r"\s[|•·»›→]\s")
+_WIDTH = 50  # characters: text that is cut at a width has lines of 60 to 80
+_LONG_WORDS = 20  # a line no shorter that has a sentence's end inside is prose that was cut
+_LEAD_CHARACTERS = 2_000  # as much of a line as is looked at
+_NOTICE_WORDS = 45  # a longer line is a text about such things
+_STAMP = re.compile(
+    r"(?i)\b\d{1,2}:\d{2}\b|\b(?:19|20)\d{2}[-/.年]\d{1,2}|\b\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d{2}\b"
+    r"|\b[^\W\d_]{3,9}\.? \d{1,2}(?:st|nd|rd|th)?, (?:19|20)\d{2}\b|\b\d{1,2}\.? [^\W\d_]{3,10}\.? (?:19|20)\d{2}\b"
+)
+_TEMPLATE_LINES, _TEMPLATE_OVERLAP, _TEMPLATE_CHARACTERS = 3, 0.5, 200
+_STAMPED_WORDS = 14  # a line no longer than this that holds a date or a time of day is a byline
+
+# What sites say in sentences of consent, rights, accounts, subscriptions and their own pages: words to look for, in lower
+# case, and what must be there besides. What they say in a word or two is no sentence and goes without this.
+_CONSENT = (
+    r"\b(?:use[sd]?|using|accept|consent|polic(?:y|ies)|settings|preferences|improve|verwende\w*|nutzen|setzen|zustimm\w*"
+    r"|akzeptier\w*|utilis\w*|utili[zs]\w*|usa(?:mos)?|acept\w*|gebruik\w*|używa\w*|anv[äa]nd\w*|brug\w*)\b"
+)
+_NOTICES: tuple[tuple[str, str], ...] = (
+    ("cookie", _CONSENT),
+    ("cookie", r"[使同接]|использу|ملفات"),
+    ("クッキー", "使用|同意"),
+    ("ملفات تعريف الارتباط", ""),
+    ("rights reserved", ""),
+    ("rechte vorbehalten", ""),
+    ("droits réservés", ""),
+    ("derechos reservados", ""),
+    ("direitos reservados", ""),
+    ("diritti riservati", ""),
+    ("права защищены", ""),
+    ("版权所有", ""),
+    ("无断转载", ""),
+    ("無断転載", ""),
+    ("جميع الحقوق محفوظة", ""),
+    ("©", ""),
+    ("copyright", r"\d{4}|\bby\b"),
+    ("creative commons", r"licen|lizenz|atribu|attribution"),
+    ("licencia creative", ""),
+    ("privacy policy", ""),
+    ("terms of use", ""),
+    ("terms of service", ""),
+    ("terms and conditions", r"agree|accept|apply|read"),
+    ("datenschutz", r"erklärung|richtlinie"),
+    ("politique de confidentialité", ""),
+    ("política de privacidad", ""),
+    ("javascript", r"enable|disabled|activ|aktiv|turn|support|browser"),
+    ("your browser", r"support|upgrade|update|enable|block"),
+    ("logged in", r"must|need|have to|please|not|currently|to (?:post|comment|reply|view)"),
+    ("log in", r"\b(?:to|or|please|account|register)\b"),
+    ("login", r"\b(?:to|or|please|account|register)\b"),
+    ("sign in", r"\b(?:to|or|please|account|register)\b"),
+    ("sign up", r"^sign up|\b(?:now|today|free|newsletter|e-?mail)\b"),
+    ("account", r"^(?:create|register|open) (?:an?|your)\b|(?:already|don't) have an?\b"),
+    ("password", r"forgot|reset|lost your"),
+    ("subscri", r"newsletter|mailing list|updates|feed|channel|inbox|e-?mail|notif|blog|rss|podcast"),
+    ("newsletter", r"sign|join|abonn|anmeld|inscri|suscr|iscri|receive|get|enter"),
+    ("abonnez-vous", ""),
+    ("email address will", "not|never"),
+    ("e-mail address will", "not|never"),
+    ("required fields", ""),
+    ("comments are", "closed|disabled|moderated|off"),
+    ("comment", r"(?:leave|post|add) (?:a|your)|be the first|to (?:join|view)"),
+    ("share this", ""),
+    ("follow us", ""),
+    ("follow me", r"\bon\b"),
+    ("like us", r"\bon\b"),
+    ("click here", ""),
+    ("read more", r"^read more|read more\W*$"),
+    ("continue reading", r"^continue|reading\W*$"),
+    ("this entry was", "posted|filed|tagged"),
+    ("this post was", "posted|filed|tagged|last|written"),
+    ("this page", "last|generated|updated|edited|modified"),
+    ("this site", "uses|is protected|akismet|built"),
+    ("this website", "uses|is protected"),
+    ("powered by", ""),
+    ("permalink", ""),
+    ("trackback", ""),
+    ("you may not", "post|reply|edit|vote|attach"),
+    ("you cannot", r"(?:post|reply|edit|vote|attach)\b.*\b(?:forum|topic|post|poll)"),
+    ("posting permissions", ""),
+    ("last edited", "by|on|at"),
+    ("affiliate", "link|commission|program"),
+    ("amazon associate", ""),
+    ("shipping", r"\bfree\b|calculated|worldwide|orders over"),
+    ("add to", r"\b(?:cart|basket|wish ?list|bag)\b"),
+    ("shopping cart", "empty|your"),
+    ("all prices", ""),
+)
+_PATTERNS = tuple((words, re.compile(pattern)) for words, pattern in _NOTICES)
+
+
+def web_prose(text: str, config: WebProseConfig, dropped: Counter[str]) -> str:
+    """The text with empty lines in place of those that are no prose, so that line numbers stay; what is fenced stays too.
+
+    Each run of lines that are left out is counted in `dropped`: as `web_notice`, or as `web_list` where it is no sentence.
+    """
+    lines = [_prose_cells(line, config) if "\t\t" in line else line for line in text.split("\n")]
+    verdicts = _alone(lines, config)
+    _in_place(verdicts, lines)
+    for verdict, _ in groupby(verdict for verdict in verdicts if verdict != "blank"):
+        if verdict not in _KEPT:
+            dropped["web_notice" if verdict == "notice" else "web_list"] += 1
+    return "\n".join(line if verdict in _KEPT else "" for line, verdict in zip(lines, verdicts, strict=True))
+
+
+def _prose_cells(line: str, config: WebProseConfig) -> str:
+    """The cells of a table's row that are prose, as pages laid out in tables have them; the row where none is."""
+    return " ".join(cell.strip() for cell in _CELLS.split(line) if _verdict(cell, config) == "prose") or line
+
+
+def _alone(lines: list[str], config: WebProseConfig) -> list[Verdict]:
+    """A verdict for each line from what it holds, with the lines that it runs on into; `sentence` and `part` are open."""
+    verdicts: list[Verdict] = []
+    fenced = False
+    while (start := len(verdicts)) < len(lines):
+        if _FENCE.match(lines[start]):
+            fenced = not fenced
+            verdicts.append("fence")
+        elif fenced:
+            verdicts.append("fence")
+        else:
+            end = start + 1
+            while end < len(lines) and _runs_on(lines[end - 1], lines[end]):
+                end += 1
+            verdicts += [_verdict(" ".join(lines[start:end]), config)] * (end - start)
+    return verdicts
+
+
+def _runs_on(line: str, following: str) -> bool:
+    """True where a sentence goes on in the next line, as in text that was cut at a width."""
+    first = following.strip()[:1]
+    if not first or not line.strip() or _HEADING.match(line) or _END.search(line.rstrip()[-12:]):
+        return False
+    return first.islower() or (first.isalnum() and len(line) >= _WIDTH and not _MARKER.match(following))
+
+
+def _verdict(line: str, config: WebProseConfig) -> Verdict:
+    if not line.strip():
+        return "blank"
+    if _HEADING.match(line):
+        return "heading"
+    marker = _MARKER.match(line)
+    content = line[marker.end() if marker else 0 : _LEAD_CHARACTERS].strip()
+    words = content.split()
+    size = len(words) if content.isascii() else len(words) + len(_NO_SPACES.findall(content)) // 2
+    ends = _END.search(content) is not None
+    has_end = ends or (size >= _LONG_WORDS and _INNER_END.search(content) is not None)
+    if size <= _NOTICE_WORDS and is_notice(content):
+        return "notice"
+    if _is_list(content, words, size, config):
+        return "list"
+    if size <= _STAMPED_WORDS and _STAMP.search(content):
+        return "list"
+    teases = size <= _NOTICE_WORDS and _TEASER.search(content)
+    if size >= config.min_words and not teases and (has_end or _NO_ENDS.search(content)):
+        return "prose"
+    return "sentence" if has_end and size > 1 and content[:1] not in "↑^" else "part"
+
+
+def is_notice(line: str) -> bool:
+    """True for a sentence that a site says of itself."""
+    lowered = line.lower()
+    return any(words in lowered and pattern.search(lowered) for words, pattern in _PATTERNS)
+
+
+def _is_list(content: str, words: list[str], size: int, config: WebProseConfig) -> bool:
+    """True where names, numbers or separators prevail."""
+    if "\t\t" in content or len(_SEPARATOR.findall(content)) > max(1, size // 20):
+        return True
+    if letter_share(content) < config.min_letter_share:
+        return True
+    firsts = "".join([word[0] if word[0].isalpha() else word.lstrip(_OPENERS)[:1] for word in words])
+    cased = sum(map(str.islower, firsts)) + (capitals := sum(map(str.isupper, firsts)))
+    return cased >= config.min_words and capitals > config.max_capital_words * cased
+
+
+def _templates(filled: list[int], verdicts: list[Verdict], lines: list[str]) -> Iterator[list[int]]:
+    """Runs of short lines that say the same of one thing after the other, as link farms and catalogues do."""
+    run: list[int] = []
+    for index in filled:
+        short = verdicts[index] == "prose" and len(lines[index]) < _TEMPLATE_CHARACTERS
+        if not (short and run and word_overlap(lines[run[-1]], lines[index]) > _TEMPLATE_OVERLAP):
+            if len(run) >= _TEMPLATE_LINES:
+                yield run
+            run = []
+        if short:
+            run.append(index)
+    if len(run) >= _TEMPLATE_LINES:
+        yield run
+
+
+def _in_place(verdicts: list[Verdict], lines: list[str]) -> None:
+    """Settle the open verdicts by what stands around them."""
+    filled = [index for index, verdict in enumerate(verdicts) if verdict != "blank"]
+    for previous, index in pairwise(filled):
+        if verdicts[index] == "sentence" and verdicts[previous] == "prose":
+            verdicts[index] = "prose"
+    for run in _templates([index for index in filled if verdicts[index] != "heading"], verdicts, lines):
+        for index in run:
+            verdicts[index] = "list"
+    following: Verdict = "list"
+    for index in reversed(filled):
+        verdict = verdicts[index]
+        if verdict == "sentence":
+            verdicts[index] = "prose" if following == "prose" else "list"
+        elif verdict == "part":
+            leads = following == "prose" and lines[index].rstrip().endswith((":", "："))
+            verdicts[index] = "prose" if leads else "list"
+        elif verdict == "heading":
+            verdicts[index] = "heading" if following in ("prose", "fence") else "list"
+        following = verdicts[index] if verdicts[index] != "heading" else "list"
