@@ -143,6 +143,12 @@ class StageProgress:
         self.clear()
         say(f"  {self.name:<18} {line}")
 
+    def note(self, line: str) -> None:
+        """A line below the stage's own: to the run's log and to the terminal."""
+        get_run_logger().info("%s: %s", self.name, line)
+        self.clear()
+        say(f"  {'':<18} {line}")
+
     def finish(self, note: str) -> None:
         """The last line of the stage: what came of it."""
         if self._artifact is not None:
@@ -204,6 +210,11 @@ def say(line: str) -> None:
     """One line to whoever watches the terminal."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a name from a dump must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def clock(seconds: float) -> str:

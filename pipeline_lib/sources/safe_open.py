@@ -28,6 +28,7 @@ class Refusal:
     reason: str
     detail: str
     offset: int = -1  # byte; -1: the file as a whole
+    lost_bytes: int | None = None  # of a file that ends early: its bytes on disk that are lost; None: nobody counted them
 
 
 def read_source(place: str, max_bytes: int, sha256: str = "", python: bool = False) -> SourceText | Refusal:

@@ -20,7 +20,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.sax import make_parser
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
@@ -208,14 +208,8 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
     Refusals of pages: redirect, not_an_article (another namespace, or no wikitext), file_too_large, unclosed_markup. Of the
     file: xml_forbidden, xml_depth, xml_damaged, truncated, damaged, expansion_limit, too_many_members.
     """
-    refusal = check_stream(file.place, limits, file.sha256)
-    if refusal is not None:
-        yield SourceRecord(file, refusal)
-        return
     try:
-        for number, page in enumerate(_pages(file.place, limits), 1):
-            if number > limits.max_members:
-                raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members} pages; see source.limits"))
+        for page in _pages(file.place, limits):
             title = page.get("title") or f"page {page.get('id')}"
             yield text_record(file, title, _text(page, limits), limits, form="markdown", group=title)
     except Unreadable as error:

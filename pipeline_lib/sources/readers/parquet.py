@@ -35,8 +35,6 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
                 columns = _columns(table.schema_arrow.names, options)
             except _BROKEN as error:
                 raise Unreadable(Refusal("damaged", f"no Parquet: {_line(error)}")) from error
-            if sum(rows) > limits.max_members:
-                raise Unreadable(Refusal("too_many_members", f"{sum(rows)} rows, at most {limits.max_members} are read"))
             if size > stream.most:
                 raise Unreadable(Refusal("expansion_limit", f"{size} bytes come out of {stream.size}; see source.limits"))
             if not columns:
@@ -45,9 +43,10 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
                 first = sum(rows[:index]) + 1
                 for number, record in enumerate(_records(table, index, columns), first):
                     if isinstance(record, Refusal):
-                        yield SourceRecord(
-                            file, Refusal(record.reason, f"{record.detail} ({first + count - number} rows)", number)
-                        )
+                        detail = f"{record.detail} ({first + count - number} rows)"
+                        group = table.metadata.row_group(index)
+                        lost = sum(group.column(n).total_compressed_size for n in range(group.num_columns))
+                        yield SourceRecord(file, Refusal(record.reason, detail, number, lost))
                     else:
                         yield data_set_record(file, number, record, options, limits)
     except Unreadable as error:

@@ -166,10 +166,7 @@ def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """
     try:
         with open_expanded(file.place, limits) as stream:
-            for count, record in enumerate(warc_records(stream, limits), 1):
-                if count > limits.max_members:
-                    yield SourceRecord(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
-                    return
+            for record in warc_records(stream, limits):
                 if isinstance(record, Refusal):
                     yield SourceRecord(file, record)
                 else:
