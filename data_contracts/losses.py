@@ -73,7 +73,7 @@ class Losses:
             return []
         worst = "; ".join(loss_line(row) for row in self.rows[:1])
         return [
-            f"{self.sentence}, at most {_percent(config.max_lost_share)} may; the largest: {worst}; get the file again, or raise"
+            f"{self.sentence}, at most {_percent(config.max_lost_share)} may; the largest: {worst}; mend what was lost, or raise"
             " contract.max_lost_share to go on with what there is"
         ]
 

@@ -16,12 +16,13 @@ from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.sources.python_installation import differences
+from pipeline_lib.sources.safe_open import printable
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
-from tasks.ui import StageProgress, printable, show_table, stage_task
+from tasks.ui import StageProgress, show_table, stage_task
 
 ROWS_SHOWN = 1_000  # of a table in Prefect's UI
 

@@ -212,11 +212,6 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def printable(text: str) -> str:
-    """The text without control characters: a name from a dump must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def clock(seconds: float) -> str:
     """Seconds as m:ss."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -72,6 +72,11 @@ def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
     return SourceText(text, data)
 
 
+def printable(text: str) -> str:
+    """The text without control characters: a name from a dump must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def open_regular(place: str) -> io.BufferedReader | Refusal:
     """Open a regular file to read its bytes; never a link, a pipe or a device."""
     opened = _open(place)
