@@ -59,7 +59,9 @@ class Losses:
         if not self.rows:
             return ""
         files = "1 file of the dump was" if self.files == 1 else f"{self.files:,} files of the dump were"
-        return f"{files} not read whole: {self.lost_bytes:,} of {self.dump_bytes:,} bytes ({_percent(self.share)}) count as lost"
+        return (
+            f"{files} not read whole: {self.lost_bytes:,} of {self.dump_bytes:,} bytes ({_percent(self.share)}) count as lost"
+        )
 
     def lines(self, shown: int = SHOWN) -> list[str]:
         """A line a loss, the largest first, and one that counts those that are left out."""

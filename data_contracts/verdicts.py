@@ -152,9 +152,13 @@ def _losses_table(losses: Losses) -> list[str]:
     lines += ["|---|---|---|---:|---:|---:|---:|---:|---|"]
     for row in losses.rows[:REPORT_PARTS]:
         figures = " | ".join(f"{row[name]:,}" for name in ("count", "offset", "texts", "lost_bytes", "file_bytes"))
-        lines.append(f"| {_cell(row['source'])} | {_cell(row['path'])} | {row['reason']} | {figures} | {_cell(row['detail'])} |")
+        lines.append(
+            f"| {_cell(row['source'])} | {_cell(row['path'])} | {row['reason']} | {figures} | {_cell(row['detail'])} |"
+        )
     if len(losses.rows) > REPORT_PARTS:
-        lines.append(f"\n{len(losses.rows) - REPORT_PARTS:,} more are left out here: {commonest_of(losses.rows[REPORT_PARTS:])}.")
+        lines.append(
+            f"\n{len(losses.rows) - REPORT_PARTS:,} more are left out here: {commonest_of(losses.rows[REPORT_PARTS:])}."
+        )
     return lines
 
 

@@ -43,7 +43,10 @@ def inspect_dump(target: str, reader: str, max_texts: int, shown: int, filters: 
         console.print(_facts(sample))
         for line in _losses(sample):
             console.print(line, markup=False, highlight=False, style="bold")
-        for title, reasons in (("refused texts", sample.refused), ("left out: texts, and candidates for pairs", sample.left_out)):
+        for title, reasons in (
+            ("refused texts", sample.refused),
+            ("left out: texts, and candidates for pairs", sample.left_out),
+        ):
             if reasons:
                 console.print(_reasons(title, reasons))
         if filters:

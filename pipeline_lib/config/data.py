@@ -50,7 +50,9 @@ class ReadLimits(StageConfig):
         gt=0,
     )
     max_header_bytes: int = Field(
-        256 * 1024, description="Largest extended header of a tar archive; real ones hold a long path or attributes (bytes).", gt=0
+        256 * 1024,
+        description="Largest extended header of a tar archive; real ones hold a long path or attributes (bytes).",
+        gt=0,
     )
     max_zstd_window_bytes: int = Field(
         128 * 1024**2,

@@ -160,7 +160,9 @@ def codec_of(head: bytes, place: str) -> Codec | Refusal | None:
     suffix = PurePath(place).suffix.lower()
     for magic, ending, name, advice in _OTHERS:
         if (head.startswith(magic) if magic else suffix == ending) and not is_text(head):
-            return Refusal("unsupported_compression", f"{name}, which is not read: {advice.replace('FILE', PurePath(place).name)}")
+            return Refusal(
+                "unsupported_compression", f"{name}, which is not read: {advice.replace('FILE', PurePath(place).name)}"
+            )
     named = _BY_NAME.get(SUFFIXES.get(suffix, ""))
     if named is None or any(magic.startswith(head) for magic in named.magics):
         return _available(named) if named else None
