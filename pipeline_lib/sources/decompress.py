@@ -34,6 +34,7 @@ _PIECES = 64  # that a small file is read in: how far reading came is known to a
 _LEAST_READ_BYTES = 1024
 _HEAD_BYTES = 512
 _BROKEN = (zlib.error, OSError, lzma.LZMAError, ValueError, EOFError, RuntimeError)
+_CHECKSUM_ERRORS = ("data check", "length check", "checksum")  # of zlib, zstd and lz4
 _ENDINGS = tuple(SUFFIXES)
 
 
@@ -230,7 +231,7 @@ class Expanded(io.RawIOBase):
         self.raw.seek(self.member_start)
         if (refusal := window_refusal(self._codec, error, self.raw.read(_HEAD_BYTES), self.limits)) is not None:
             return self._ended(refusal.reason, refusal.detail, self.member_start, self.size - self.member_start)
-        if "check" in str(error):  # gzip's and zstd's checksum stands behind the content: which byte is wrong nobody knows
+        if any(words in str(error) for words in _CHECKSUM_ERRORS):  # gzip's and zstd's checksum stands behind the content: which byte is wrong nobody knows
             detail = f"the {self.codec} stream that begins at byte {self.member_start} is not what was written: {error}"
             return self._ended("damaged", detail, self._fed_at, self.size - self.member_start)
         return self._ended("damaged", f"no {self.codec} data: {error}", self._fed_at)
