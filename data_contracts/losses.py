@@ -88,7 +88,8 @@ def loss_line(row: Row) -> str:
     cost = f"{row['lost_bytes']:,} of its {row['file_bytes']:,} bytes ({_percent(share)}) lost"
     if row["reason"] == "truncated" and row["lost_bytes"]:
         cost = f"nobody knows how much is missing, so all its {row['file_bytes']:,} bytes count"
-    return f"{row['path']}: {row['reason']}{times}{place}, {row['texts']:,} texts before it kept; {cost}: {row['detail']}"
+    kept = f"{row['texts']:,} texts before it kept"
+    return f"{row['path']}: {row['reason']}{times}{place}, {kept}; {cost}: {row['detail']}"
 
 
 def commonest_of(rows: Sequence[Row]) -> str:

@@ -43,7 +43,8 @@ def validate(
         processes: that validate, where there is much; the bytes are the same with any number of them.
 
     Raises:
-        RowsRejected: a share is over its threshold, or there is not one pair; raised when all verdicts are written, with the report's path.
+        RowsRejected: a share is over its threshold, or there is not one pair; raised when all verdicts are written, with the
+            report's path.
         ContractViolation: a file has other columns than its schema.
         CorruptArtifact: an input's bytes are not those of its manifest.
     """

@@ -43,7 +43,9 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
         progress.tell(f"{WARNING}{losses.sentence}")
         for line in losses.lines():
             progress.tell(f"{WARNING}{printable(line)}")
-        show_table("losses", list(losses.rows[:ROWS_SHOWN]), f"{losses.sentence}; what came before each break is kept")
+        show_table(
+            "losses", [dict(row) for row in losses.rows[:ROWS_SHOWN]], f"{losses.sentence}; what came before each break is kept"
+        )
     show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
     return artifact
 

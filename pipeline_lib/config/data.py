@@ -289,7 +289,7 @@ class ContractConfig(StageConfig):
     )
     max_lost_share: float = added(
         0.05,
-        description="Largest share of a dump's bytes that may be lost where files end early (truncated, damaged, beyond a bound)."
+        description="Largest share of a dump's bytes that may be lost where files end early (truncated, damaged, too much)."
         " One of twenty equal files: beyond it the download failed. A file that was cut weighs all its bytes, for nobody knows"
         " how much is missing.",
         ge=0,

@@ -61,8 +61,8 @@ class ExtractWork(StageConfig):
 def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
     """Read a dump and write documents.parquet, pairs.parquet and quarantine.parquet, one part a bundle.
 
-    Its cluster lives for this call. Facts of the artifact: bytes, lost_bytes, files, texts, documents, code_pairs, text_pairs; by
-    reason: refused (texts), left_out (whole texts), losses (of containers, whose rows are in losses.parquet).
+    Its cluster lives for this call. Facts of the artifact: bytes, lost_bytes, files, texts, documents, code_pairs, text_pairs;
+    by reason: refused (texts), left_out (whole texts), losses (of containers, whose rows are in losses.parquet).
 
     Raises:
         UserError: the dump cannot be read or is empty; a worker of an existing cluster sees another root or runs other code.

@@ -71,7 +71,7 @@ class _Zstd:
 
 
 class _Lz4:
-    """The same for lz4's frames. What comes out is not capped, for it keeps such a rest and does not tell: 16 MiB a read at most."""
+    """The same for lz4's frames. What comes out is not capped, for it does not tell of a rest: 16 MiB a read at most."""
 
     def __init__(self) -> None:
         from lz4.frame import LZ4FrameDecompressor
@@ -180,7 +180,7 @@ def is_text(head: bytes) -> bool:
 
 
 def window_refusal(codec: Codec, error: Exception, head: bytes, limits: ReadLimits) -> Refusal | None:
-    """The refusal of a stream that takes more memory than allowed, with the option that made it; None: that is not its error."""
+    """The refusal of a stream that takes too much memory, with the option that made it; None: that is not its error."""
     if codec.name == "zst" and "too much memory" in str(error):
         import zstandard
 

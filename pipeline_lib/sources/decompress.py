@@ -1,13 +1,13 @@
-"""Decompression: streams that stop at a bound and tell where they are broken. Reads .gz, .bz2, .xz, .lzma, .zst, .lz4; plain ones.
+"""Decompression: streams that stop at a bound and tell where they are broken; gzip, bzip2, xz, lzma, zstd, lz4, plain files.
 
 The first bytes tell how a file is compressed, not its name. It is read once, from its first byte to its last:
 
     with open_expanded(file.place, limits) as stream:
         ...  # a binary file: stream.readline(), tarfile.open(fileobj=stream, mode="r|")
 
-Where it ends early, reading raises `Unreadable`, whose `refusal` says why and where, once all is handed out that comes out of the
-bytes before: the same bytes, however long the pieces are in which they are read. Reading holds less than 1 MiB (zstd: its window
-and 32 MiB). `Reading` notes how far it came, and the digest of the bytes.
+Where it ends early, reading raises `Unreadable`, whose `refusal` says why and where, once all is handed out that comes out of
+the bytes before: the same bytes, however long the pieces are in which they are read. Reading holds less than 1 MiB (zstd: its
+window and 32 MiB). `Reading` notes how far it came, and the digest of the bytes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Expanded(io.RawIOBase):
     """What a file holds, decompressed as it is read; no read spans two members (gzip), streams or frames (zstd).
 
     Raises, while it is read:
-        Unreadable: `truncated`, `damaged` (offset: of the byte in the file), `expansion_limit`, or that it takes too much memory.
+        Unreadable: `truncated`, `damaged` (offset: of the byte in the file), `expansion_limit`, `zstd_window`, `xz_memory`.
     """
 
     def __init__(self, raw: io.BufferedReader, codec: Codec | None, limits: ReadLimits, state: Reading | None = None) -> None:
@@ -214,7 +214,7 @@ class Expanded(io.RawIOBase):
         return out
 
     def _decode_again(self) -> None:
-        """Decode the member from its start, the damaged piece byte by byte: an error takes with it what came out of its piece."""
+        """Decode the member anew, the damaged piece byte by byte: an error takes with it what came out of its piece."""
         assert self._codec is not None
         damaged, known = self._fed_at, self._member_out
         self._go_to(self.member_start)
@@ -231,7 +231,8 @@ class Expanded(io.RawIOBase):
         self.raw.seek(self.member_start)
         if (refusal := window_refusal(self._codec, error, self.raw.read(_HEAD_BYTES), self.limits)) is not None:
             return self._ended(refusal.reason, refusal.detail, self.member_start, self.size - self.member_start)
-        if any(words in str(error) for words in _CHECKSUM_ERRORS):  # gzip's and zstd's checksum stands behind the content: which byte is wrong nobody knows
+        # a checksum stands behind the content: which byte is wrong nobody knows
+        if any(words in str(error) for words in _CHECKSUM_ERRORS):
             detail = f"the {self.codec} stream that begins at byte {self.member_start} is not what was written: {error}"
             return self._ended("damaged", detail, self._fed_at, self.size - self.member_start)
         return self._ended("damaged", f"no {self.codec} data: {error}", self._fed_at)

@@ -2,10 +2,10 @@
 
 A file NAME.py with `READER` is all that another source takes: a dump spec names it, and paths that it recognises need no spec.
 
-A reader yields the texts of a file in a fixed order, one at a time. A text that cannot be read comes out as a `Refusal` with the
-place where the trouble lies, and the rest is read. Where the file itself ends early, the reader raises `Unreadable`, or yields a
-refusal under the file's own path and goes on behind the gap: `texts_of` makes either a `Loss`, with what it cost. All that came
-before is kept. Optional packages are imported where they are used, never at the head of its file.
+A reader yields the texts of a file in a fixed order, one at a time. A text that cannot be read comes out as a `Refusal` with
+the place where the trouble lies, and the rest is read. Where the file itself ends early, the reader raises `Unreadable`, or it
+yields a refusal under the file's own path and goes on behind the gap: `texts_of` makes either a `Loss`, with what it cost, and
+all that came before is kept. Optional packages are imported where they are used, never at the head of its file.
 """
 
 from __future__ import annotations
@@ -125,11 +125,11 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
     """
     with local_copy(file) as here:
         reader = reader_of(file.form)
-        if reader is None or reader.one_text:
-            whole = here if isinstance(here, Refusal) else None
-            yield from [SourceRecord(file, whole)] if whole else _one_text(here, reader, config)
-        elif isinstance(here, Refusal):
-            yield Loss(file, replace(here, lost_bytes=file.bytes))
+        one_text = reader is None or reader.one_text
+        if isinstance(here, Refusal):
+            yield SourceRecord(file, here) if one_text else Loss(file, replace(here, lost_bytes=file.bytes))
+        elif reader is None or reader.one_text:
+            yield from _one_text(here, reader, config)
         elif not file.bytes and file.sha256:
             yield Loss(file, Refusal("file_empty", "0 bytes: get the file again", 0, 0))
         else:

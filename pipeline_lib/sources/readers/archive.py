@@ -320,6 +320,8 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
         for entry in entries:
             if chosen.is_read(entry):
                 yield member_record(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
+        while stream.raw_read and stream.read_some():  # behind the end mark of a tar archive stands what tells that it is whole
+            pass
 
 
 class _Chosen:

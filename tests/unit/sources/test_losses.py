@@ -184,7 +184,8 @@ def test_the_first_bytes_tell_the_codec_not_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "name", "advice"),
     [(b"7z\xbc\xaf\x27\x1c\0\4", "a.7z", "7z x a.7z"), (b"Rar!\x1a\x07\1\0", "a.rar", "unrar x a.rar"),
-     (b"LZIP\1\xff\xfe\0", "a.lz", "lzip -d"), (b"\x1f\x9d\x90\xff\0", "a.Z", "gunzip"), (b"\x8b\xff\0\x80", "a.br", "brotli -d")],
+     (b"LZIP\1\xff\xfe\0", "a.lz", "lzip -d"), (b"\x1f\x9d\x90\xff\0", "a.Z", "gunzip"),
+     (b"\x8b\xff\0\x80", "a.br", "brotli -d")],
 )  # fmt: skip
 def test_a_format_that_is_not_read_has_a_reason_of_its_own(tmp_path: Path, head: bytes, name: str, advice: str) -> None:
     path = tmp_path / name

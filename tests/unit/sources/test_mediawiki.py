@@ -108,7 +108,8 @@ def test_a_truncated_export_is_refused(tmp_path: Path) -> None:
     assert reasons(read_dump(path, "mediawiki"))[-1] == "truncated"
     path = tmp_path / "a.xml.bz2"
     path.write_bytes(bz2.compress(whole)[:-5])
-    assert reasons(read_dump(path, "mediawiki")) == ["truncated"] and texts(read_dump(path, "mediawiki")) == {}
+    assert reasons(read_dump(path, "mediawiki")) == ["truncated"]
+    assert list(texts(read_dump(path, "mediawiki"))) == ["A", "B"]
 
 
 def test_real_wikipedia(eval_data: Path, tmp_path: Path) -> None:
