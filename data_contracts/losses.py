@@ -73,11 +73,8 @@ class Losses:
         """Why the run must stop; nothing where the losses are within their bound."""
         if not self.rows or self.share <= config.max_lost_share:
             return []
-        worst = "; ".join(loss_line(row) for row in self.rows[:1])
-        return [
-            f"{self.sentence}, at most {_percent(config.max_lost_share)} may; the largest: {worst}; mend what was lost, or raise"
-            " contract.max_lost_share to go on with what there is"
-        ]
+        most, advice = _percent(config.max_lost_share), "raise contract.max_lost_share to go on with what there is"
+        return [f"{self.sentence}, at most {most} may; the largest: {loss_line(self.rows[0])}; mend what was lost, or {advice}"]
 
 
 def loss_line(row: Row) -> str:

@@ -231,9 +231,8 @@ def test_a_gap_costs_what_was_passed_over_and_reading_goes_on(tmp_path: Path) ->
     path = tmp_path / "a.warc.gz"
     path.write_bytes(b"".join([*parts[:30], broken, *parts[31:]]))
     found = read_dump(path, "warc")
-    (loss,) = losses(found)
-    assert len(texts(found)) == 59 and loss.offset == len(b"".join(parts[:30]))
-    assert loss.lost_bytes is not None and loss.lost_bytes < 5 * 1024
+    assert len(texts(found)) == 59 and {loss.offset for loss in losses(found)} == {len(b"".join(parts[:30]))}
+    assert 0 < sum(loss.lost_bytes or 0 for loss in losses(found)) < 8 * 1024
 
 
 def test_an_archive_without_its_directory_gives_its_members(tmp_path: Path) -> None:
