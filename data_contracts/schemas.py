@@ -62,6 +62,19 @@ QUARANTINE = _columns(
     ("detail", pa.string()),  # got, expected, what to do
 )
 
+# parts of a dump's files that were not read, for a file ended early or has a gap: no rows, so none are among the quarantined
+LOSSES = _columns(
+    ("source", pa.string()),
+    ("path", pa.string()),  # of the file, inside the source
+    ("reason", pa.string()),
+    ("count", pa.int64()),  # of such gaps in the file
+    ("offset", pa.int64()),  # of the first: a byte or a record, -1 where nobody knows
+    ("texts", pa.int64()),  # that were read of the file before it
+    ("lost_bytes", pa.int64()),  # of the file on disk, in all of them
+    ("file_bytes", pa.int64()),
+    ("detail", pa.string()),  # of the first: got, expected, what to do
+)
+
 MAX_UINT16_IDS = 65_536
 
 

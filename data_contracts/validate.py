@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.check_evaluations import check_evaluations
 from data_contracts.check_shards import check_shards
+from data_contracts.losses import Losses, no_pair_fault
 from data_contracts.validate_parts import PARTS, STAGE, validate_parts
 from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report, verdict_rows
 from pipeline_lib.config.data import ContractConfig, WorkersConfig
@@ -42,18 +43,20 @@ def validate(
         processes: that validate, where there is much; the bytes are the same with any number of them.
 
     Raises:
-        RowsRejected: a share is over its threshold; raised when all verdicts are written, with the report's path.
+        RowsRejected: a share is over its threshold, or there is not one pair; raised when all verdicts are written, with the
+            report's path.
         ContractViolation: a file has other columns than its schema.
         CorruptArtifact: an input's bytes are not those of its manifest.
     """
 
     def make(key: str) -> Outcome:
         parts = _validate_parts(store, extracted, config, progress, processes)
-        faults = judge(parts, config)
+        losses = Losses.of(extracted)
+        faults = losses.faults(config) + no_pair_fault(extracted) + judge(parts, config)
         report = store.root / STAGE.name / key / "verdict.md"
-        verdict_report(report, parts, faults, _examples(store, parts))
+        verdict_report(report, parts, faults, _examples(store, parts), losses)
         reject_if(STAGE.name, faults, report)
-        return Outcome(parts=tuple(parts), counts=sum_counts(parts), facts=_totals(parts))
+        return Outcome(parts=tuple(parts), counts=sum_counts(parts), facts=_totals(parts) | _lost(losses))
 
     return store.build(STAGE, config, {"extracted": extracted}, make)
 
@@ -106,6 +109,10 @@ def _totals(parts: Sequence[Part]) -> dict[str, Any]:
     for part in parts:
         reasons.update(part.facts["reasons"])
     return {**totals, "reasons": dict(sorted(reasons.items()))}
+
+
+def _lost(losses: Losses) -> dict[str, Any]:
+    return {"files_not_whole": losses.files, "lost_bytes": losses.lost_bytes, "lost_share": losses.share}
 
 
 def _examples(store: Store, parts: Sequence[Part]) -> list[dict[str, Any]]:

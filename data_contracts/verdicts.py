@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.facts import repair_unicode
+from data_contracts.losses import Losses, commonest_of
 from data_contracts.runner import Verdict
 from data_contracts.schemas import QUARANTINE
 from pipeline_lib.config.data import ContractConfig
@@ -22,6 +23,7 @@ from pipeline_lib.store.records import Part
 
 REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
 REPORT_PARTS = 200  # worst parts that a report lists
+NO_LOSSES = Losses((), 0)
 
 
 class RowsRejected(ContractViolation):
@@ -97,7 +99,9 @@ def commonest(reasons: Iterable[Mapping[str, int]], n: int = 3) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in ranked[:n]) or "none"
 
 
-def verdict_report(path: Path, parts: Sequence[Part], faults: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> Path:
+def verdict_report(
+    path: Path, parts: Sequence[Part], faults: Sequence[str], examples: Sequence[Mapping[str, Any]], losses: Losses = NO_LOSSES
+) -> Path:
     """Write the verdict of a stage, as markdown and beside it as JSON: the faults, a table of parts, and quoted rows.
 
     Args:
@@ -105,13 +109,16 @@ def verdict_report(path: Path, parts: Sequence[Part], faults: Sequence[str], exa
         parts: of the stage, with the facts of a verdict.
         faults: what `judge` said; none means that the stage passed.
         examples: rows of schemas.QUARANTINE, of which `REPORT_EXAMPLES` are quoted.
+        losses: of the dump that the parts come of.
 
     Returns:
         The path.
     """
     rows = sorted((verdict_row(part) for part in parts), key=lambda row: (-row["share"], row["part"]))
-    lines = [f"# Contracts: {'not kept' if faults else 'kept'}", ""]
+    with_losses = ", but not all of the dump was read" if losses.rows else ""
+    lines = [f"# Contracts: {'not kept' if faults else 'kept' + with_losses}", ""]
     lines += [f"- {fault}" for fault in faults] or ["Every part is within its threshold."]
+    lines += _losses_table(losses)
     lines += ["", "| part | rows | quarantined | share | unreadable files | reasons |", "|---|---:|---:|---:|---:|---|"]
     for row in rows[:REPORT_PARTS]:
         figures = f"{row['rows']:,} | {row['quarantined']:,} | {row['share']:.2%} | {row['unreadable']:,}"
@@ -131,9 +138,28 @@ def verdict_report(path: Path, parts: Sequence[Part], faults: Sequence[str], exa
             lines.append(f"| {' | '.join(names)} |")
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"kept": not faults, "faults": list(faults), "parts": rows, "examples": list(examples[:REPORT_EXAMPLES])}
+    content |= {"lost_bytes": losses.lost_bytes, "lost_share": losses.share, "losses": list(losses.rows[:REPORT_PARTS])}
     replace_file(path.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
     replace_file(path, ("\n".join(lines) + "\n").encode(errors="replace"))
     return path
+
+
+def _losses_table(losses: Losses) -> list[str]:
+    if not losses.rows:
+        return []
+    lines = ["", "## Files that were not read whole", "", f"{losses.sentence}. What came before each break is kept.", ""]
+    lines += ["| source | file | reason | times | offset | texts kept before | bytes lost | of | why |"]
+    lines += ["|---|---|---|---:|---:|---:|---:|---:|---|"]
+    for row in losses.rows[:REPORT_PARTS]:
+        figures = " | ".join(f"{row[name]:,}" for name in ("count", "offset", "texts", "lost_bytes", "file_bytes"))
+        lines.append(
+            f"| {_cell(row['source'])} | {_cell(row['path'])} | {row['reason']} | {figures} | {_cell(row['detail'])} |"
+        )
+    if len(losses.rows) > REPORT_PARTS:
+        lines.append(
+            f"\n{len(losses.rows) - REPORT_PARTS:,} more are left out here: {commonest_of(losses.rows[REPORT_PARTS:])}."
+        )
+    return lines
 
 
 def _cell(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from data_contracts.check_shards import check_shards
+from data_contracts.losses import Losses, by_count
 from data_contracts.validate import validate
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
@@ -14,12 +16,15 @@ from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.sources.python_installation import differences
+from pipeline_lib.sources.safe_open import printable
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, show_table, stage_task
+
+ROWS_SHOWN = 1_000  # of a table in Prefect's UI
 
 
 @stage_task("extract")
@@ -31,6 +36,16 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
     progress.finish(f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs")
     if is_tracked(config) and (why := differences(artifact)):
         progress.tell(f"{WARNING}the demo's figures will not be comparable with others': {'; '.join(why)}")
+    for line in left_out_lines(artifact):
+        progress.note(line)
+    losses = Losses.of(artifact)
+    if losses.rows:
+        progress.tell(f"{WARNING}{losses.sentence}")
+        for line in losses.lines():
+            progress.tell(f"{WARNING}{printable(line)}")
+        show_table(
+            "losses", [dict(row) for row in losses.rows[:ROWS_SHOWN]], f"{losses.sentence}; what came before each break is kept"
+        )
     show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
     return artifact
 
@@ -41,7 +56,9 @@ def validate_task(store: Store, extracted: Artifact, config: RunConfig) -> Artif
     progress = StageProgress("validate")
     artifact = validate(store, extracted, config.contract, progress, config.extract)
     counts = sum_counts(artifact.manifest.parts)
-    progress.finish(f"{counts.n_out:,} good rows, {counts.quarantined:,} in quarantine")
+    lost = Losses.of(extracted)
+    tail = f"; {lost.sentence}" if lost.rows else ""
+    progress.finish(f"{counts.n_out:,} good rows, {counts.quarantined:,} in quarantine{tail}")
     show_table("validate", verdict_rows(artifact), "The contract's verdict on each part")
     return artifact
 
@@ -102,6 +119,19 @@ def check_shards_task(store: Store, shards: Artifact, tokenizer: Artifact, confi
     progress.finish(f"{sum_counts(artifact.manifest.parts).n_in:,} rows keep their contract")
     show_table("check-shards", verdict_rows(artifact), "The contract's verdict on each part of the shards")
     return artifact
+
+
+def left_out_lines(extracted: Artifact) -> list[str]:
+    """What extraction did not take, one line each: refused texts, texts left out whole, candidates for pairs; by reason."""
+    facts, counts = extracted.manifest.facts, extracted.manifest.counts
+    candidates = Counter(counts.dropped)
+    candidates.subtract(facts["left_out"])
+    by_name = {
+        f"texts of {facts['texts']:,} refused": facts["refused"],
+        f"texts of {facts['texts']:,} left out whole": facts["left_out"],
+        "candidates for pairs dropped": {reason: count for reason, count in candidates.items() if count > 0},
+    }
+    return [f"{sum(reasons.values()):,} {name}: {by_count(reasons)}" for name, reasons in by_name.items() if reasons]
 
 
 def contamination_rows(curated: Artifact) -> list[dict[str, object]]:

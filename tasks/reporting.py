@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_contracts.losses import Losses, loss_line
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
@@ -44,6 +45,7 @@ _CONTRACTS = {  # by the name of the stage that ran it
 }
 
 SAMPLES_A_REASON = 3
+LOSSES_SHOWN = 200
 SEARCH_HITS = 5
 CARD = "model_card.md"
 
@@ -243,7 +245,10 @@ def _tracked(config: RunConfig, stages: Mapping[str, Artifact]) -> dict[str, Any
 
 def _counts(extracted: Artifact) -> dict[str, int]:
     facts = extracted.manifest.facts
-    return {name: int(facts[name]) for name in ("documents", "code_pairs", "text_pairs", "files", "bytes") if name in facts}
+    names = ("documents", "code_pairs", "text_pairs", "texts", "files", "bytes", "lost_bytes")
+    sums = {f"{name}_{what}": facts.get(name, {}) for name, what in (("refused", "texts"), ("left_out", "texts"))}
+    counts = {name: int(facts[name]) for name in names if name in facts} | {name: sum(by.values()) for name, by in sums.items()}
+    return counts | {"files_not_whole": Losses.of(extracted).files}
 
 
 def _funnel(stages: Mapping[str, Artifact]) -> tuple[tuple[str, int], ...]:
@@ -288,12 +293,23 @@ def _quarantine(artifacts: Sequence[Artifact]) -> list[QuarantineReason]:
 
 
 def _verdicts(stages: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    return [
+    rows = [
         {"contract": contract, **row}
         for stage, contract in _CONTRACTS.items()
         if stage in stages
         for row in verdict_rows(stages[stage])
     ]
+    return [*_loss_verdicts(stages["extract"]), *rows] if "extract" in stages else rows
+
+
+def _loss_verdicts(extracted: Artifact) -> list[dict[str, Any]]:
+    """A verdict a file that was not read whole; rows that were cut off with it nobody can count."""
+    return [
+        {"contract": "files read whole", "part": row["path"], "rows": row["texts"], "quarantined": 0,
+         "share": row["lost_bytes"] / row["file_bytes"] if row["file_bytes"] else 1.0, "unreadable": 1,
+         "reasons": loss_line(row)}
+        for row in Losses.of(extracted).rows[:LOSSES_SHOWN]
+    ]  # fmt: skip
 
 
 def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,12 @@ class StageProgress:
         self.clear()
         say(f"  {self.name:<18} {line}")
 
+    def note(self, line: str) -> None:
+        """A line below the stage's own: to the run's log and to the terminal."""
+        get_run_logger().info("%s: %s", self.name, line)
+        self.clear()
+        say(f"  {'':<18} {line}")
+
     def finish(self, note: str) -> None:
         """The last line of the stage: what came of it."""
         if self._artifact is not None:

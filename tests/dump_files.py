@@ -8,9 +8,9 @@ from pathlib import Path
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.readers import reader_of
+from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import Form
@@ -21,9 +21,7 @@ LIMITS = ReadLimits()
 def read_dump(path: Path, form: Form, limits: ReadLimits = LIMITS) -> list[SourceRecord]:
     """All that a reader finds in a file."""
     file = describe(str(path), path.name, "dump", "group", "CC0-1.0").model_copy(update={"form": form})
-    reader = reader_of(form)
-    assert reader is not None
-    return list(reader.read(file, limits))
+    return list(texts_of(file, SourceConfig(limits=limits)))
 
 
 def texts(found: list[SourceRecord]) -> dict[str, str]:

@@ -66,11 +66,23 @@ def inspect(
     records: Annotated[int, typer.Option(help="Texts read of each source at most.", min=1)] = 1000,
     samples: Annotated[int, typer.Option(help="Documents and pairs shown of each source.", min=0)] = 10,
     filters: Annotated[bool, typer.Option("--filters", help="Show what each filter drops, with samples, instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to the standard output.")] = False,
 ) -> None:
     """What a dump is: its reader, bytes and texts, what would be left out and why, and ten documents and pairs."""
-    from flows.cli.inspect import inspect_dump
+    from flows.cli.inspect import inspect_dump, print_json
 
-    inspect_dump(target, reader, records, samples, filters)
+    if not as_json:
+        inspect_dump(target, reader, records, samples, filters)
+        return
+    from pipeline_lib.errors import UserError
+
+    try:
+        why = print_json(target, reader, records, samples)
+    except UserError as error:
+        why = str(error)
+    if why:
+        typer.echo(f"cpt: {target}: {why}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

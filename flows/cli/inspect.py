@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_contracts.losses import by_count
 from flows.workspace import open_store
 from pipeline_lib.pairs.filters import FilterReport, SampledDrops
-from pipeline_lib.pairs.inspect import Row, Sample, sample_source
+from pipeline_lib.pairs.inspect import Reason, Row, Sample, sample_source
 from pipeline_lib.pairs.trace import trace_pair
 from pipeline_lib.sources.dump_spec import sources_of
+from pipeline_lib.sources.records import Loss
+from pipeline_lib.sources.safe_open import Refusal, printable
 
 CHARACTERS, LINES = 400, 8  # shown of a text
 DROPS_SHOWN = 3  # of what each filter drops
+LOSSES_SHOWN = 10
 
 
 def inspect_dump(target: str, reader: str, max_texts: int, shown: int, filters: bool = False) -> None:
@@ -32,8 +41,14 @@ def inspect_dump(target: str, reader: str, max_texts: int, shown: int, filters: 
     for source in sources_of(target, reader):
         sample = sample_source(source, max_texts, shown, DROPS_SHOWN if filters else 0)
         console.print(_facts(sample))
-        if sample.left_out:
-            console.print(_left_out(sample))
+        for line in _losses(sample):
+            console.print(line, markup=False, highlight=False, style="bold")
+        for title, reasons in (
+            ("refused texts", sample.refused),
+            ("left out: texts, and candidates for pairs", sample.left_out),
+        ):
+            if reasons:
+                console.print(_reasons(title, reasons))
         if filters:
             console.print(_filters(sample.filters))
             console.print(_drops(sample.dropped))
@@ -61,10 +76,68 @@ def _facts(sample: Sample) -> Table:
     return table
 
 
-def _left_out(sample: Sample) -> Table:
-    table = Table("reason", "texts or candidates", title="left out", box=SIMPLE_HEAD, title_justify="left")
-    for reason, count in sample.left_out.most_common():
-        table.add_row(Text(reason), f"{count:,}")
+def print_json(target: str, reader: str, max_texts: int, shown: int) -> str:
+    """Print what is in a dump as JSON, alone on the standard output: an object, of a spec of several sources a list of them.
+
+    Returns:
+        Why nothing could be read; empty where a text could.
+
+    Raises:
+        UserError: as `inspect_dump` does.
+    """
+    samples = [sample_source(source, max_texts, shown) for source in sources_of(target, reader)]
+    found = [_as_json(sample) for sample in samples]
+    sys.stdout.write(json.dumps(found[0] if len(found) == 1 else found, indent=1) + "\n")
+    if any(sample.readable for sample in samples):
+        return ""
+    refused = Counter[str]()
+    for one in found:
+        refused.update(one["refused"])
+    return f"nothing in it could be read: {by_count(refused)}"
+
+
+def _as_json(sample: Sample) -> dict[str, Any]:
+    """The sample of one source; `refused` counts the texts and the losses of files together."""
+    lost = Counter(_refusal(loss).reason for loss in sample.losses)
+    return {
+        "source": sample.source.name,
+        "reader": sample.source.reader,
+        "url": sample.source.url,
+        "files": sample.files,
+        "bytes": sample.bytes,
+        "texts": sample.texts,
+        "whole": sample.whole,
+        "pairs": sample.pairs,
+        "refused": dict(Counter({name: reason.count for name, reason in sample.refused.items()}) + lost),
+        "dropped": {name: reason.count for name, reason in sample.left_out.items()},
+        "samples": [{"x": row["x"], "y": row["y"], "place": f"{row['path']}:{row['line']}"} for row in sample.pairs_shown],
+        "reasons": {name: {"place": r.place, "sample": r.sample} for name, r in (sample.left_out | sample.refused).items()},
+        "losses": [{"file": loss.file.path, "file_bytes": loss.file.bytes, **asdict(_refusal(loss))} for loss in sample.losses],
+    }
+
+
+def _refusal(loss: Loss) -> Refusal:
+    assert isinstance(loss.content, Refusal), f"{loss.file.path}: a loss without a reason"
+    return loss.content
+
+
+def _losses(sample: Sample) -> list[str]:
+    """A line a part of a file that was not read, the first ones."""
+    lines = []
+    for loss in sample.losses[:LOSSES_SHOWN]:
+        why = _refusal(loss)
+        place = f" at offset {why.offset:,}" if why.offset >= 0 else ""
+        cost = f"{why.lost_bytes:,} of its {loss.file.bytes:,} bytes count as lost"
+        lines.append(printable(f"not read whole: {loss.file.path}: {why.reason}{place}, {cost}: {why.detail}"))
+    more = len(sample.losses) - LOSSES_SHOWN
+    return [*lines, f"and {more:,} more such losses"] if more > 0 else lines
+
+
+def _reasons(title: str, reasons: Mapping[str, Reason]) -> Table:
+    table = Table("reason", "count", "the first: place and sample", title=title, box=SIMPLE_HEAD, title_justify="left")
+    for name, reason in sorted(reasons.items(), key=lambda item: (-item[1].count, item[0])):
+        sample = Text.assemble((printable(reason.place), "bold"), "\n", printable(short(reason.sample)), overflow="fold")
+        table.add_row(Text(name), f"{reason.count:,}", sample)
     return table
 
 
@@ -123,11 +196,6 @@ def short(text: str) -> str:
     lines = [line.rstrip() for line in text[: CHARACTERS * 2].splitlines() if line.strip()]
     begins = "\n".join(lines[:LINES])[:CHARACTERS]
     return begins if len(text.strip()) <= len(begins) else begins + " ..."
-
-
-def printable(text: str) -> str:
-    """The text without control characters: one from a dump must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_trace(pair_id: str, artifacts: str = "") -> None:

@@ -7,9 +7,13 @@ workers as they finish: whatever is killed, a rerun does the unfinished bundles 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 from data_contracts.schemas import row_id
 from pipeline_lib import scripts
@@ -29,8 +33,8 @@ from pipeline_lib.runtime.cluster import Killed
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
-from pipeline_lib.sources.readers import texts_of
-from pipeline_lib.sources.records import SourceRecord
+from pipeline_lib.sources.readers import is_container, texts_of
+from pipeline_lib.sources.records import Loss, SourceRecord
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
@@ -64,8 +68,9 @@ class ExtractWork(StageConfig):
 def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
     """Read a dump and write documents.parquet, pairs.parquet and quarantine.parquet, one part a bundle.
 
-    Its cluster lives for this call. Facts of the artifact: bytes, files, documents, code_pairs, text_pairs,
-    and left_out_KIND, the parts of texts that readers leave out on purpose, such as templates and tables of a wiki.
+    Its cluster lives for this call. Facts of the artifact: bytes, lost_bytes, files, texts, documents, code_pairs, text_pairs;
+    by reason: refused (texts), left_out (whole texts), losses (of containers, whose rows are in losses.parquet), markup (parts
+    of texts that readers leave out on purpose, such as templates and tables of a wiki).
 
     Raises:
         UserError: the dump cannot be read or is empty; a worker of an existing cluster sees another root or runs other code.
@@ -105,9 +110,7 @@ class _Extraction:
                     for index in sorted(set(killed) - set(missing)):
                         self.extract_without_killers(workers, index)
         parts = tuple(self.parts[index] for index in range(len(self.bundles)))
-        names = sorted({name for part in parts for name in part.facts})
-        facts = {name: sum(part.facts.get(name, 0) for part in parts) for name in names}
-        return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
+        return Outcome(parts=parts, counts=sum_counts(parts), facts=sum_facts(part.facts for part in parts))
 
     def places(self) -> list[str]:
         """Files and folders of the dump that each worker must see."""
@@ -160,6 +163,18 @@ class _Extraction:
         self.progress(done, self.total_bytes, f"{pairs:,} pairs")
 
 
+def sum_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of several parts together, those by reason reason by reason."""
+    total: dict[str, Any] = {}
+    for part in facts:
+        for name, value in part.items():
+            if isinstance(value, dict):
+                total[name] = dict(sorted((Counter(total.get(name, {})) + Counter(value)).items()))
+            else:
+                total[name] = total.get(name, 0) + value
+    return dict(sorted(total.items()))
+
+
 def part_key(bundle: Bundle, work: ExtractWork) -> str:
     """The name of a bundle's part."""
     return digest_of([bundle.digest, work.key_fields(), STAGE.version])
@@ -181,29 +196,49 @@ def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple
         The part's record, as JSON.
     """
     store = Store.at(place)
-    folder, scratch = timeout_logs(store, bundle, work), store.scratch(STAGE.name)
-    rows = Rows(work.extract.generation, scratch)
-    try:
-        with TimeLimit(folder, work.source.limits.seconds_per_text) as limit:
-            for number, file in enumerate(bundle.files):
-                if file.place in killers:
-                    rows.refuse(file, kind_of(file), "worker_killed", "each worker process that read it died")
-                elif hung := limit.begin(number):
-                    rows.refuse(file, kind_of(file), hung.reason, hung.detail)
-                else:
-                    extract_file(file, work, rows)
-        part = commit_rows(store, bundle, work, rows)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
+    folder = timeout_logs(store, bundle, work)
+    unread = {killer: Refusal("worker_killed", "each worker process that read it died") for killer in killers}
+    with TimeLimit(folder, work.source.limits.seconds_per_text, work.source.limits.max_timeouts) as limit:
+        while True:
+            scratch = store.scratch(STAGE.name)
+            try:
+                rows = _rows_of(bundle, work, limit, unread, scratch)
+                part = commit_rows(store, bundle, work, rows)
+                break
+            except ContentChangedError as error:  # rows of it are there already: all is done again without it
+                unread[error.file.place] = error.refusal
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)  # moved away, unless something failed
     forget(folder)
     return part.model_dump_json()
 
 
+def _rows_of(bundle: Bundle, work: ExtractWork, limit: TimeLimit, unread: Mapping[str, Refusal], folder: Path) -> Rows:
+    """The rows of a bundle; files that are not to be read are refused."""
+    rows = Rows(work.extract.generation, folder)
+    for number, file in enumerate(bundle.files):
+        if (refusal := unread.get(file.place) or limit.begin(number)) is not None:
+            refuse_file(file, refusal, rows)
+        else:
+            extract_file(file, work, rows)
+    return rows
+
+
+class ContentChangedError(Exception):
+    """A file of which texts were read is found to be another than was listed."""
+
+    def __init__(self, file: SourceFile, refusal: Refusal) -> None:
+        super().__init__(f"{file.place}: {refusal.detail}")
+        self.file, self.refusal = file, refusal
+
+
 def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> None:
     """Do for one file all that `extract_bundle` does, but write nothing: a worker survives it, or not."""
-    with TimeLimit(timeout_logs(Store.at(place), bundle, work), work.source.limits.seconds_per_text) as limit:
+    limits = work.source.limits
+    with TimeLimit(timeout_logs(Store.at(place), bundle, work), limits.seconds_per_text, limits.max_timeouts) as limit:
         if limit.begin(number) is None:
-            extract_file(bundle.files[number], work, Rows(work.extract.generation))
+            with suppress(ContentChangedError):
+                extract_file(bundle.files[number], work, Rows(work.extract.generation))
 
 
 def kind_of(file: SourceFile) -> Kind:
@@ -215,8 +250,9 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     """Complete the tables of a bundle in their folder and make that its part."""
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
     written = rows.write()
-    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
-    facts |= {name: count for name, count in sorted(rows.facts.items()) if name.startswith("left_out_")}
+    names = ("bytes", "code_pairs", "documents", "files", "lost_bytes", "text_pairs", "texts")
+    by_reason = {"refused": rows.refused, "left_out": rows.left_out, "losses": rows.lost_reasons(), "markup": rows.markup}
+    facts = {name: rows.facts[name] for name in names} | {name: dict(sorted(n.items())) for name, n in by_reason.items()}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
     return store.commit_part(draft, rows.folder)
 
@@ -226,20 +262,47 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
     rows.facts["files"] += 1
     rows.facts["bytes"] += file.bytes
     if _is_test(file, rows):
+        rows.facts["texts"] += 1
         return
+    before = rows.facts["texts"]
     for found in texts_of(file, work.source):
-        extract_found(found, work.extract, rows)
+        if isinstance(found, Loss):
+            assert isinstance(found.content, Refusal), "a loss has a reason"
+            if found.content.reason == "content_changed" and rows.facts["texts"] > before:
+                raise ContentChangedError(file, replace(found.content, lost_bytes=file.bytes))
+            rows.lose(file, found.content, rows.facts["texts"] - before)
+        else:
+            extract_found(found, work.extract, rows)
+
+
+def refuse_file(file: SourceFile, refusal: Refusal, rows: Rows) -> None:
+    """Count a file that is not read at all: a text in quarantine, or the loss of all of a container."""
+    rows.facts["files"] += 1
+    rows.facts["bytes"] += file.bytes
+    if is_container(file):
+        rows.lose(file, replace(refusal, lost_bytes=file.bytes), 0)
+    else:
+        rows.facts["texts"] += 1
+        rows.refuse(file, kind_of(file), refusal.reason, refusal.detail)
 
 
 def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
-    """Add one text's documents and pairs to the rows, or the reason why there are none."""
+    """Add one text's documents and pairs to the rows, or the reason why there are none; nothing leaves without one."""
+    rows.facts["texts"] += 1
+    documents, refused, dropped = rows.facts["documents"], rows.refused.total(), dict(rows.dropped)
     if isinstance(found.content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1
     elif not _is_test(found.file, rows):
-        rows.facts.update({f"left_out_{kind}": count for kind, count in found.left_out.items()})
+        rows.markup.update(found.markup)
         hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
         if hung is not None:
             rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
+    if (documents, refused) != (rows.facts["documents"], rows.refused.total()):
+        return
+    if not (why := [reason for reason, count in rows.dropped.items() if count > dropped.get(reason, 0)]):
+        rows.dropped["no_text"] += 1  # of markup alone
+        why = ["no_text"]
+    rows.left_out[why[0]] += 1
 
 
 def is_taken(file: SourceFile) -> bool:

@@ -16,11 +16,21 @@ from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import list_source
 from pipeline_lib.sources.dump_spec import DumpSource
 from pipeline_lib.sources.readers import texts_of
-from pipeline_lib.sources.records import SourceRecord
+from pipeline_lib.sources.records import Loss, SourceRecord
 from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
 Row = dict[str, Any]
+SAMPLE_CHARACTERS = 1_000  # kept of what a reason left out
+
+
+@dataclass
+class Reason:
+    """One reason that something was not taken, with the first example of it."""
+
+    count: int
+    place: str  # file, record or line
+    sample: str  # what was not taken, or why it could not be read
 
 
 @dataclass
@@ -33,11 +43,18 @@ class Sample:
     texts: int = 0  # documents, records, members or pages that were read
     whole: bool = True  # that was all of the source
     pairs: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # by reason, as extraction counts and quarantines
+    refused: dict[str, Reason] = field(default_factory=dict)  # texts that could not be read
+    left_out: dict[str, Reason] = field(default_factory=dict)  # texts and candidates for pairs, as extraction drops them
+    losses: list[Loss] = field(default_factory=list)  # parts of files that were not read
     documents_shown: list[Row] = field(default_factory=list)
     pairs_shown: list[Row] = field(default_factory=list)
     filters: FilterReport = field(default_factory=FilterReport)  # of documents; empty where it was not asked for
     dropped: SampledDrops = field(default_factory=SampledDrops)  # pairs by reason; empty where it was not asked for
+
+    @property
+    def readable(self) -> bool:
+        """True where a text could be read."""
+        return self.texts > sum(reason.count for reason in self.refused.values())
 
 
 class _Smallest:
@@ -78,15 +95,17 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
     documents, pairs = _Smallest(shown), _Smallest(shown)
     for file in sorted(files, key=_shuffled):
         for found in texts_of(file, config):
+            if isinstance(found, Loss):
+                sample.losses.append(found)
+                continue
             if sample.texts == max_texts:
                 sample.whole = False
                 break
             sample.texts += 1
             rows = Rows(0)
-            if n_dropped:
-                rows.dropped = SampledDrops(n_dropped)
+            rows.dropped = SampledDrops(max(n_dropped, 1))
             extract_found(found, extract, rows)
-            _count(sample, rows)
+            _count(sample, found, rows)
             if n_dropped:
                 _try_filters(sample, found, rows.dropped, n_dropped)
             for values in rows.documents:
@@ -99,10 +118,21 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
     return sample
 
 
-def _count(sample: Sample, rows: Rows) -> None:
+def _count(sample: Sample, found: SourceRecord, rows: Rows) -> None:
+    """Add what became of a text, and keep the first example of each reason."""
     sample.pairs += len(rows.pairs)
-    sample.left_out += rows.dropped
-    sample.left_out += Counter(row[-2] for row in rows.quarantine)
+    for _, _, path, offset, _, reason, detail in rows.quarantine:
+        _note(sample.refused, reason, 1, f"{path} at {offset}" if offset >= 0 else path, detail)
+    assert isinstance(rows.dropped, SampledDrops), f"drops are counted by a {type(rows.dropped).__name__}"
+    whole = found.content.text if isinstance(found.content, SourceText) else found.content.detail
+    for reason, count in rows.dropped.items():
+        pairs = rows.dropped.samples.get(reason)
+        text = "\n".join(pairs[0]) if pairs else whole
+        _note(sample.left_out, reason, count, found.file.path, text[:SAMPLE_CHARACTERS])
+
+
+def _note(reasons: dict[str, Reason], reason: str, count: int, place: str, sample: str) -> None:
+    reasons.setdefault(reason, Reason(0, place, sample)).count += count
 
 
 def _try_filters(sample: Sample, found: SourceRecord, dropped: Counter[str], n_samples: int) -> None:

@@ -9,15 +9,17 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, row_id, text_hash
+from data_contracts.schemas import DOCUMENTS, LOSSES, PAIRS, QUARANTINE, row_id, text_hash
 from pipeline_lib.pairs.code_pairs import CodePair
 from pipeline_lib.pairs.text_pairs import TextPair
+from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.store.records import Counts
 
 Kind = Literal["code", "text"]
 
 # Text compresses to the same within 5 % at level 3, in twice the time.
+LOSSES_FILE = "losses.parquet"  # of parts that lost nothing there is none
 COMPRESSION = {"compression": "zstd", "compression_level": 1}
 # A bundle of files of usual size stays below this: its tables have one row group. Of one file without bounds (a WARC, a dump
 # in JSON Lines) the rest goes to disk as it comes.
@@ -83,6 +85,11 @@ class Rows:
         self.folder = folder
         self.dropped: Counter[str] = Counter()
         self.facts: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()  # texts by reason: those of the quarantine
+        self.left_out: Counter[str] = Counter()  # whole texts by reason: those of `dropped` that gave no document
+        self.markup: Counter[str] = Counter()  # parts of texts that readers leave out on purpose, by kind
+        self.losses: dict[tuple[str, str, str], dict[str, Any]] = {}  # rows of LOSSES, by source, path and reason
+        self._lost_of: Counter[tuple[str, str]] = Counter()  # bytes of a container, by source and path
         self._documents, self._pairs, self._quarantine = (
             _Table(schema, folder / name if folder else None) for name, schema in _SCHEMAS.items()
         )
@@ -140,6 +147,29 @@ class Rows:
         """Set a file aside that could not be read, with its reason."""
         row = ("extract", file.source, file.path, offset, document_id(file, kind), reason, detail)
         self._quarantine.add(row, len(file.path) + len(detail))
+        self.refused[reason] += 1
+
+    def lose(self, file: SourceFile, refusal: Refusal, texts: int) -> None:
+        """Note a part of a container that was not read; those of one reason in one file are one row.
+
+        Args:
+            texts: that were read of it before.
+        """
+        row = self.losses.setdefault(
+            (file.source, file.path, refusal.reason),
+            {"source": file.source, "path": file.path, "reason": refusal.reason, "count": 0, "offset": refusal.offset,
+             "texts": texts, "lost_bytes": 0, "file_bytes": file.bytes, "detail": refusal.detail},
+        )  # fmt: skip
+        row["count"] += 1
+        key = (file.source, file.path)
+        lost = min(file.bytes - self._lost_of[key], refusal.lost_bytes or 0)  # what two gaps have in common is lost once
+        self._lost_of[key] += lost
+        row["lost_bytes"] += lost
+        self.facts["lost_bytes"] += lost
+
+    def lost_reasons(self) -> Counter[str]:
+        """Containers that lost a part, by reason."""
+        return Counter(reason for _, _, reason in self.losses)
 
     def counts(self) -> Counts:
         """Counts of every candidate by where it went.
@@ -155,8 +185,14 @@ class Rows:
         )
 
     def write(self) -> dict[str, int]:
-        """Complete the three tables as Parquet in the folder. Returns the rows of each file."""
+        """Complete the tables as Parquet in the folder, that of losses where there are any. Returns the rows of each file."""
         tables = dict(zip(_SCHEMAS, (self._documents, self._pairs, self._quarantine), strict=True))
         for table in tables.values():
             table.close()
-        return {name: table.count for name, table in tables.items()}
+        written = {name: table.count for name, table in tables.items()}
+        if self.losses:
+            assert self.folder is not None, "rows that are to be written need a folder"
+            losses = [self.losses[key] for key in sorted(self.losses)]
+            pq.write_table(pa.Table.from_pylist(losses, schema=LOSSES), self.folder / LOSSES_FILE, **COMPRESSION)
+            written[LOSSES_FILE] = len(losses)
+        return written

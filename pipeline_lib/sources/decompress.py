@@ -1,41 +1,41 @@
-"""Decompression: streams that stop at a bound and tell where they are broken. Reads .gz, .bz2, .xz, .zst; plain ones too.
+"""Decompression: streams that stop at a bound and tell where they are broken; gzip, bzip2, xz, lzma, zstd, lz4, plain files.
 
-A file that is one stream (JSON Lines, a tar archive, an XML export) is worth nothing where it is cut off: what came out of it
-would depend on where. It is read to its end once before, and refused as a whole:
+The first bytes tell how a file is compressed, not its name. It is read once, from its first byte to its last:
 
-    refusal = check_stream(file.place, limits, file.sha256)
-    if refusal is not None:
-        yield SourceRecord(file, refusal)
-        return
     with open_expanded(file.place, limits) as stream:
         ...  # a binary file: stream.readline(), tarfile.open(fileobj=stream, mode="r|")
 
-Both passes hold less than 1 MiB (zstd: its window and 32 MiB). `open_expanded` and reading raise `Unreadable`, whose
-`refusal` says why; after `check_stream` that happens only where the file changes between the two.
+Where it ends early, reading raises `Unreadable`, whose `refusal` says why and where, once all is handed out that comes out of
+the bytes before: the same bytes, however long the pieces are in which they are read. Reading holds less than 1 MiB (zstd: its
+window and 32 MiB). `Reading` notes how far it came, and the digest of the bytes.
 """
 
 from __future__ import annotations
 
-import bz2
 import hashlib
 import io
 import lzma
+import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
 from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.sources.codecs import SUFFIXES, Codec, codec_of, window_refusal
 from pipeline_lib.sources.safe_open import Refusal, open_regular, read_bytes
 from pipeline_lib.sources.time_limit import sign_of_life
 
-FREE_BYTES = 1024**2  # of output before the expansion counts: a small file of zeros is no bomb
 _READ_BYTES = 64 * 1024
-_ZSTD_READ_BYTES = 1024  # four bytes of zstd may hold 128 KiB and its output cannot be capped: 32 MiB at most a read
 _OUT_BYTES = 256 * 1024
-_LZMA_BYTES = 128 * 1024**2  # the memory that an .xz file may ask for; those of `xz -9` ask for 65 MiB
-_WINDOW_BYTES = 128 * 1024**2  # zstd's own limit; files made with --long=31 ask for 2 GiB and are refused
+_PIECES = 64  # that a small file is read in: how far reading came is known to a share of 1 in 64
+_LEAST_READ_BYTES = 1024
+_HEAD_BYTES = 512
+_BROKEN = (zlib.error, OSError, lzma.LZMAError, ValueError, EOFError, RuntimeError)
+_CHECKSUM_ERRORS = ("data check", "length check", "checksum")  # of zlib, zstd and lz4
+_ENDINGS = tuple(SUFFIXES)
 
 
 class Unreadable(Exception):  # neither OSError nor EOFError: a library that reads from the stream would swallow those
@@ -46,83 +46,83 @@ class Unreadable(Exception):  # neither OSError nor EOFError: a library that rea
         self.refusal = refusal
 
 
-class _Gzip:
-    """zlib's decompressor under the interface that bz2's and lzma's have."""
+class Reading:
+    """Progress of reading one file, whoever opens it: how far it came, and the digest of the bytes up to there.
 
-    def __init__(self) -> None:
-        self.inner = zlib.decompressobj(wbits=31)
+    Args:
+        sha256: what the content must be; empty, or another mark such as etag:DIGEST: nobody knows.
+    """
 
-    def decompress(self, data: bytes, most: int) -> bytes:
-        return self.inner.decompress(self.inner.unconsumed_tail + data, most)
+    def __init__(self, place: str, sha256: str) -> None:
+        self.place = place
+        self.sha256 = "" if ":" in sha256 else sha256
+        self.position = 0  # in the file, as it is on disk; 0 too where its reader goes to and fro in it
+        self._digest = hashlib.sha256()
+        self._digested = 0
 
-    @property
-    def eof(self) -> bool:
-        return self.inner.eof
+    def take(self, position: int, data: bytes) -> None:
+        """Note bytes that were read at a position."""
+        self.position = position + len(data)
+        if self.sha256 and position == self._digested:
+            self._digest.update(data)
+            self._digested += len(data)
 
-    @property
-    def needs_input(self) -> bool:
-        return not self.inner.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self.inner.unused_data
-
-
-class _Zstd:
-    """The same for zstandard's, which gives all at once."""
-
-    needs_input = True
-
-    def __init__(self) -> None:
-        import zstandard
-
-        self.inner = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
-        self.error = zstandard.ZstdError
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        try:
-            return self.inner.decompress(data)
-        except self.error as error:
-            raise ValueError(str(error)) from error
-
-    @property
-    def eof(self) -> bool:
-        return self.inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self.inner.unused_data
+    def changed(self) -> Refusal | None:
+        """The refusal of a file that is another than was listed; reads what was not read yet."""
+        raw = open_regular(self.place) if self.sha256 else Refusal("", "")
+        if isinstance(raw, Refusal):
+            return None
+        with raw:
+            raw.seek(self._digested)
+            while data := raw.read(_OUT_BYTES):
+                self._digest.update(data)
+                sign_of_life()
+        got = self._digest.hexdigest()
+        return None if got == self.sha256 else _changed(got, self.sha256)
 
 
-_DECODERS: dict[str, Callable[[], Any]] = {
-    "gz": _Gzip,
-    "bz2": bz2.BZ2Decompressor,
-    "xz": lambda: lzma.LZMADecompressor(memlimit=_LZMA_BYTES),
-    "zst": _Zstd,
-}
-_MAGIC = {"gz": b"\x1f\x8b\x08", "bz2": b"BZh", "xz": b"\xfd7zXZ\0", "zst": b"\x28\xb5\x2f\xfd"}
-_SUFFIXES = {".gz": "gz", ".tgz": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zstd": "zst"}
-_ENDINGS = tuple(_SUFFIXES)
+_readings: dict[str, Reading] = {}
+
+
+@contextmanager
+def reading(place: str, sha256: str) -> Iterator[Reading]:
+    """Follow how a file is read by whatever `open_expanded` opens it for meanwhile."""
+    outer = _readings.get(place)
+    _readings[place] = state = Reading(place, sha256)
+    try:
+        yield state
+    finally:
+        _readings.pop(place, None)
+        if outer is not None:
+            _readings[place] = outer
 
 
 class Expanded(io.RawIOBase):
     """What a file holds, decompressed as it is read; no read spans two members (gzip), streams or frames (zstd).
 
     Raises, while it is read:
-        Unreadable: `truncated`, `damaged` (offset: where in the file the reading stood) or `expansion_limit`.
+        Unreadable: `truncated`, `damaged` (offset: of the byte in the file), `expansion_limit`, `zstd_window`, `xz_memory`.
     """
 
-    def __init__(self, raw: io.BufferedReader, codec: str, limits: ReadLimits) -> None:
+    def __init__(self, raw: io.BufferedReader, codec: Codec | None, limits: ReadLimits, state: Reading | None = None) -> None:
         super().__init__()
-        self.raw, self.codec = raw, codec
+        self.raw, self.codec, self.limits, self.state = raw, codec.name if codec else "plain", limits, state
         self.size = os.fstat(raw.fileno()).st_size
-        self.most = min(limits.max_expanded_bytes, max(FREE_BYTES, int(self.size * limits.max_expansion)))
+        by_ratio = max(limits.free_expansion_bytes, self.size * limits.max_expansion)
+        self.most = min(by_ratio, math.inf if limits.max_expanded_bytes is None else limits.max_expanded_bytes)
         self.expanded = 0  # bytes that came out
         self.raw_read = 0  # where in the file the reading stands
         self.member_start = 0  # where in the file the member begins that the last bytes came from
+        most = codec.read_bytes if codec else _OUT_BYTES
+        self._piece = max(_LEAST_READ_BYTES, min(most, self.size // _PIECES))
+        self._codec = codec
         self._compressed = b""  # read and not given to the decoder
         self._decoder: Any = None  # None: between two members
         self._left = memoryview(b"")  # what came out and did not fit into a buffer
+        self._fed_at = 0  # where in the file the bytes stood that the decoder got last
+        self._member_out = 0  # bytes that came out of the member
+        self._again = 0  # of those, how many were handed out when it was decoded before
+        self._byte_by_byte_from: int | None = None  # where in the file the piece begins that is known to be damaged
 
     def readable(self) -> bool:
         """It is a stream to read."""
@@ -139,34 +139,32 @@ class Expanded(io.RawIOBase):
 
     def read_some(self, most: int = _OUT_BYTES) -> bytes:
         """The next bytes, of one member; empty at the end. At most `most` of them, but up to 32 MiB from zstd."""
-        if self.codec == "plain":
-            return self._read(most)
+        if self._codec is None:
+            return self._read(min(most, self._piece))
         while self._decoder is not None or self._begin_member():
             data = self._decode(most)
-            if self._decoder.eof:
+            if self._decoder is not None and self._decoder.eof:
                 self._compressed, self._decoder = self._decoder.unused_data, None
             self.expanded += len(data)
             if self.expanded > self.most:
-                detail = f"more than {self.most} bytes come out of {self.size}; see source.limits"
-                raise Unreadable(Refusal("expansion_limit", detail, self.raw_read))
+                raise self._ended("expansion_limit", self._bound(), self.raw_read)
             if data:
                 return data
         return b""
 
     def skip_damage(self, marker: bytes) -> bool:
         """Go on at the first later member whose content begins with a marker; False where there is none."""
-        magic = _MAGIC.get(self.codec, b"")
         self._left = memoryview(b"")
         position = self.member_start + 1
-        while magic and (position := self._find(magic, position)) >= 0:
+        while self._codec is not None and (position := self._find(self._codec.magics[0], position)) >= 0:
             self.raw.seek(position)
             try:
-                found = _DECODERS[self.codec]().decompress(self.raw.read(_ZSTD_READ_BYTES), len(marker)).startswith(marker)
-            except (zlib.error, OSError, lzma.LZMAError, ValueError):
+                head = self.raw.read(_LEAST_READ_BYTES)
+                found = self._codec.make(self.limits).decompress(head, len(marker)).startswith(marker)
+            except _BROKEN:
                 found = False
             if found:
-                self.raw.seek(position)
-                self.raw_read, self._compressed, self._decoder = position, b"", None
+                self._go_to(position)
                 return True
             position += 1
         return False
@@ -176,41 +174,86 @@ class Expanded(io.RawIOBase):
         self.raw.close()
         super().close()
 
+    def _go_to(self, position: int) -> None:
+        self.raw.seek(position)
+        self.raw_read, self._compressed, self._decoder = position, b"", None
+        self._again, self._byte_by_byte_from = 0, None
+
     def _begin_member(self) -> bool:
         """Make a decoder where another member begins; False at the end of the file. Zeros between members are padding."""
+        assert self._codec is not None
         first = self.raw_read == 0
-        data = self._compressed or self._read(self._chunk)
+        data = self._compressed or self._read(self._piece)
         while data and not first and not (data := data.lstrip(b"\0")):
-            data = self._read(self._chunk)
+            data = self._read(self._piece)
         if not data and not first:
             return False
         self.member_start = self.raw_read - len(data)
-        self._compressed, self._decoder = data, _DECODERS[self.codec]()
+        self._compressed, self._decoder, self._member_out = data, self._codec.make(self.limits), 0
         return True
 
     def _decode(self, most: int) -> bytes:
         data = b""
         if self._decoder.needs_input:
-            data, self._compressed = self._compressed or self._read(self._chunk), b""
+            data, self._compressed = self._compressed or self._read(self._next_piece()), b""
+            self._fed_at = self.raw_read - len(data)
         try:
             out: bytes = self._decoder.decompress(data, most)
-        except (zlib.error, OSError, lzma.LZMAError, ValueError) as error:
-            raise Unreadable(Refusal("damaged", f"no {self.codec} data: {error}", self.raw_read - len(data))) from error
+        except _BROKEN as error:
+            if self._byte_by_byte_from is None:
+                self._decode_again()
+                return b""
+            raise self._damaged(error) from error
         if not out and not data and not self._decoder.eof and self._decoder.needs_input:
             detail = f"the {self.codec} stream that begins at byte {self.member_start} has no end: get the file again"
-            raise Unreadable(Refusal("truncated", detail, self.raw_read))
+            raise self._ended("truncated", detail, self.raw_read)
+        self._member_out += len(out)
+        if known := min(self._again, len(out)):
+            self._again -= known
+            out = out[known:]
         return out
 
-    @property
-    def _chunk(self) -> int:
-        return _ZSTD_READ_BYTES if self.codec == "zst" else _READ_BYTES
+    def _decode_again(self) -> None:
+        """Decode the member anew, the damaged piece byte by byte: an error takes with it what came out of its piece."""
+        assert self._codec is not None
+        damaged, known = self._fed_at, self._member_out
+        self._go_to(self.member_start)
+        self._decoder, self._member_out = self._codec.make(self.limits), 0
+        self._again, self._byte_by_byte_from = known, damaged
+
+    def _next_piece(self) -> int:
+        if self._byte_by_byte_from is None:
+            return self._piece
+        return min(self._piece, max(1, self._byte_by_byte_from - self.raw_read))
+
+    def _damaged(self, error: Exception) -> Unreadable:
+        assert self._codec is not None
+        self.raw.seek(self.member_start)
+        if (refusal := window_refusal(self._codec, error, self.raw.read(_HEAD_BYTES), self.limits)) is not None:
+            return self._ended(refusal.reason, refusal.detail, self.member_start, self.size - self.member_start)
+        # a checksum stands behind the content: which byte is wrong nobody knows
+        if any(words in str(error) for words in _CHECKSUM_ERRORS):
+            detail = f"the {self.codec} stream that begins at byte {self.member_start} is not what was written: {error}"
+            return self._ended("damaged", detail, self._fed_at, self.size - self.member_start)
+        return self._ended("damaged", f"no {self.codec} data: {error}", self._fed_at)
+
+    def _ended(self, reason: str, detail: str, offset: int, lost_bytes: int | None = None) -> Unreadable:
+        """The end before the end. Of a file that was cut nobody knows how much is missing: all of it is weighed."""
+        lost = self.size if reason == "truncated" else self.size - offset
+        return Unreadable(Refusal(reason, detail, offset, lost if lost_bytes is None else lost_bytes))
+
+    def _bound(self) -> str:
+        name = "max_expanded_bytes" if self.most == self.limits.max_expanded_bytes else "max_expansion"
+        return f"more than {self.most:.0f} bytes come out of {self.size}; raise source.limits.{name} if it is no bomb"
 
     def _read(self, most: int) -> bytes:
         sign_of_life()
         try:
             data = self.raw.read(most)
         except OSError as error:
-            raise Unreadable(Refusal("unreadable", error.strerror or str(error), self.raw_read)) from error
+            raise self._ended("unreadable", error.strerror or str(error), self.raw_read) from error
+        if self.state is not None:
+            self.state.take(self.raw_read, data)
         self.raw_read += len(data)
         return data
 
@@ -233,47 +276,51 @@ def without_suffix(path: str) -> str:
     if not path.lower().endswith(_ENDINGS):  # a path made of each file's name would cost as much as opening it
         return path
     suffix = PurePath(path).suffix
-    return path[: -len(suffix)] if suffix.lower() in _SUFFIXES else path
+    return path[: -len(suffix)] if suffix.lower() in SUFFIXES else path
 
 
 def open_expanded(place: str, limits: ReadLimits) -> Expanded:
-    """Open a file to read what it holds, decompressed where its name or its first bytes say that it is compressed.
+    """Open a file to read what it holds, decompressed where its first bytes say that it is compressed.
 
     Raises:
-        Unreadable: it is missing, no regular file, or not to be opened.
+        Unreadable: it is missing, no regular file, not to be opened, or compressed in a way that is not read.
     """
     raw = open_regular(place)
     if isinstance(raw, Refusal):
         raise Unreadable(raw)
-    codec = _SUFFIXES.get(PurePath(place).suffix.lower())
-    if codec is None:
-        head = raw.read(8)
+    try:
+        head = raw.read(_HEAD_BYTES)
         raw.seek(0)
-        codec = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), "plain")
-    return Expanded(raw, codec, limits)
+        codec = codec_of(head, place)
+        if isinstance(codec, Refusal):
+            raise Unreadable(codec)
+        return Expanded(raw, codec, limits, _readings.get(place))
+    except BaseException as error:
+        raw.close()
+        if isinstance(error, OSError):
+            raise Unreadable(Refusal("unreadable", error.strerror or str(error))) from error
+        raise
 
 
 def check_stream(place: str, limits: ReadLimits, sha256: str = "") -> Refusal | None:
-    """Read a file to its end: why it cannot be read whole, or None where it can.
+    """Read a file to its end: why it cannot be read whole, or None where it can. For what is worth nothing in part.
 
     Args:
         sha256: what the file must be, where it is known: one that changed since it was listed is refused.
     """
     try:
-        with open_expanded(place, limits) as stream:
-            if sha256 and (got := _digest(stream.raw)) != sha256:
-                return Refusal("content_changed", f"sha256 is {got}, listed as {sha256}: list the dump again")
-            stream.raw.seek(0)
-            while stream.codec != "plain" and stream.read_some():
-                pass
+        with reading(place, sha256) as state:
+            with open_expanded(place, limits) as stream:
+                while stream.codec != "plain" and stream.read_some():
+                    pass
+            return state.changed()
     except Unreadable as error:
         return error.refusal
-    return None
 
 
 def read_whole(place: str, limits: ReadLimits, max_bytes: int, sha256: str = "") -> bytes | Refusal:
-    """Content of a file, decompressed where its name says so; or why it is not read: too large, damaged, or changed."""
-    if without_suffix(place) == place:
+    """Content of a file, decompressed where it is compressed; or why it is not read: too large, damaged, or changed."""
+    if without_suffix(place) == place and not _is_compressed(place):
         return read_bytes(place, max_bytes, sha256)
     refusal = check_stream(place, limits, sha256)
     if refusal is not None:
@@ -286,9 +333,13 @@ def read_whole(place: str, limits: ReadLimits, max_bytes: int, sha256: str = "")
     return data if len(data) <= max_bytes else Refusal("file_too_large", f"more than {max_bytes} bytes come out of it")
 
 
-def _digest(stream: io.BufferedReader) -> str:
-    digest = hashlib.sha256()
-    while data := stream.read(_OUT_BYTES):
-        digest.update(data)
-        sign_of_life()
-    return digest.hexdigest()
+def _is_compressed(place: str) -> bool:
+    raw = open_regular(place)
+    if isinstance(raw, Refusal):
+        return False
+    with raw:
+        return codec_of(raw.read(_HEAD_BYTES), place) is not None
+
+
+def _changed(got: str, listed: str) -> Refusal:
+    return Refusal("content_changed", f"sha256 is {got}, listed as {listed}: list the dump again")

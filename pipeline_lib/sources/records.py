@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.decompress import open_expanded
 from pipeline_lib.sources.safe_open import Refusal, SourceText, bounded_lines, decode
 from pipeline_lib.sources.source_file import DIGEST_MARK, SourceFile
 
@@ -28,11 +28,20 @@ class SourceRecord(NamedTuple):
 
     file: SourceFile
     content: SourceText | Refusal
-    left_out: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
+    markup: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
 
     def changed(self, **own: Any) -> SourceRecord:
         """The same text under another path, group or the like."""
         return self._replace(file=self.file.model_copy(update=own))
+
+
+class Loss(SourceRecord):
+    """A part of a container that was not read, up to its end or to where reading went on: no text, and none is refused.
+
+    `content` is a Refusal that says why, where, and how many of the container's bytes on disk it cost.
+    """
+
+    __slots__ = ()
 
 
 def text_record(
@@ -97,15 +106,11 @@ def numbered_lines(file: SourceFile, limits: ReadLimits, line_per_text: int) -> 
         line_per_text: how many times as long as a text a line may be: it holds metadata and escapes too.
 
     Raises:
-        Unreadable: `truncated`, `damaged`, `expansion_limit`, `content_changed` or `too_many_members`.
+        Unreadable: the file ends early; its last line, which is no whole one, is not given.
     """
-    if (refusal := check_stream(file.place, limits, file.sha256)) is not None:
-        raise Unreadable(refusal)
     with open_expanded(file.place, limits) as stream:
         lines = bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * line_per_text)
         for number, line in enumerate(lines, start=1):
-            if number > limits.max_members:
-                raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits", number))
             if isinstance(line, Refusal) or line.strip():
                 yield number, line
 

@@ -28,6 +28,7 @@ class Refusal:
     reason: str
     detail: str
     offset: int = -1  # byte; -1: the file as a whole
+    lost_bytes: int | None = None  # of a file that ends early: its bytes on disk that are lost; None: nobody counted them
 
 
 def read_source(place: str, max_bytes: int, sha256: str = "", python: bool = False) -> SourceText | Refusal:
@@ -69,6 +70,11 @@ def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         data = text.encode("utf-8")
     return SourceText(text, data)
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a name from a dump must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def open_regular(place: str) -> io.BufferedReader | Refusal:

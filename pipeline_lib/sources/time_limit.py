@@ -23,7 +23,6 @@ from typing import Self, TypeVar
 
 from pipeline_lib.sources.safe_open import Refusal
 
-MOST_TIMEOUTS = 10  # of one file; then all of it is given up, so that a file of nothing but such texts ends
 _STEP_BYTES = 64  # the log's head: the step, padded; a traceback follows it
 _ARM_SHARE = 0.1  # starting the clock anew costs 50 us, so it is done when a tenth of the time has passed
 
@@ -36,11 +35,13 @@ class TimeLimit:
     Args:
         folder: for the timeout logs of this task, the same one at each try.
         seconds: what one step may take, no less than nine tenths of it.
+        most: steps of one file that hang; then all of it is given up, so that a file of nothing but such texts ends.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float, most: int = 10) -> None:
         self.folder = folder
         self.seconds = seconds
+        self.most = most
         self.file = 0
         self.counts: Counter[str] = Counter()  # steps of the current file so far, by kind
         self.given_up = hung_steps(folder)
@@ -73,7 +74,7 @@ class TimeLimit:
         self.counts.clear()
         self.note(str(file))
         hung = sum(step.split(" ")[0] == str(file) for step in self.given_up)
-        return self.timeout() if str(file) in self.given_up or hung >= MOST_TIMEOUTS else None
+        return self.timeout() if str(file) in self.given_up or hung >= self.most else None
 
     def run(self, kind: str, function: Callable[[], _Result]) -> _Result | Refusal:
         """A step of the current file, unless it is one that hung."""

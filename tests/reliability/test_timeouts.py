@@ -16,7 +16,7 @@ from dump_files import page, response
 from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
 from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
 from pipeline_lib.sources.dump_files import list_bundles
-from pipeline_lib.sources.time_limit import MOST_TIMEOUTS, TimeLimit, hung_steps
+from pipeline_lib.sources.time_limit import TimeLimit, hung_steps
 from pipeline_lib.store.records import Part
 from pipeline_lib.store.store import Store
 
@@ -125,7 +125,7 @@ def test_a_process_that_was_killed_leaves_no_blame(tmp_path: Path) -> None:
 
 
 def test_a_file_of_nothing_but_hanging_texts_is_given_up_as_a_whole(tmp_path: Path) -> None:
-    for number in range(MOST_TIMEOUTS):
+    for number in range(ReadLimits().max_timeouts):
         (tmp_path / str(number)).write_bytes(f"1 page {number}".encode().ljust(64) + b"Timeout (0:00:01)!\n")
     with TimeLimit(tmp_path, 60.0) as limit:
         assert limit.begin(0) is None

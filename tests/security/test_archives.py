@@ -18,22 +18,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.sources.folder import describe
-from pipeline_lib.sources.readers.archive import read_archive
+from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.safe_open import Refusal
 
 MAX_RSS = 512 * 1024**2
 READ = """
 import json, re, sys
 from collections import Counter
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.readers.archive import read_archive
+from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.folder import describe
 file = describe(sys.argv[1], "a", "s", "g").model_copy(update={"form": "archive"})
 found = Counter()
-for _, content in read_archive(file, ReadLimits(max_expansion=300)):
+for _, content in texts_of(file, SourceConfig(limits=ReadLimits(max_expansion=300, free_expansion_bytes=2**20))):
     found[content.reason if isinstance(content, Refusal) else "text"] += 1
 # VmHWM, for ru_maxrss remembers the parent that this process was forked from
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
@@ -43,7 +43,7 @@ print(json.dumps([found, peak]))
 
 def read(path: Path, limits: ReadLimits | None = None) -> Counter[str]:
     file = describe(str(path), path.name, "s", "g").model_copy(update={"form": "archive"})
-    found = read_archive(file, limits or ReadLimits())
+    found = texts_of(file, SourceConfig(limits=limits or ReadLimits()))
     return Counter(content.reason if isinstance(content, Refusal) else "text" for _, content in found)
 
 
@@ -81,7 +81,7 @@ def test_s02_a_zip_of_zeros_stops_at_the_limit(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for index in range(30):
             archive.writestr(f"{index}.py", bytes(1_900_000))
-    found = read(tmp_path / "a.zip", ReadLimits(max_expansion=100))
+    found = read(tmp_path / "a.zip", ReadLimits(max_expansion=100, free_expansion_bytes=2**20))
     assert found["expansion_limit"] == 1 and found.total() < 12
     assert found.total() - found["expansion_limit"] == found["nul_byte"]
 

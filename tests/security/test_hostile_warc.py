@@ -71,10 +71,11 @@ def test_s05_a_damaged_member_costs_no_other(tmp_path: Path) -> None:
     damaged = bytearray(parts[1])
     damaged[60:80] = bytes(20)
     path = tmp_path / "a.warc.gz"
-    for bad in (bytes(damaged), parts[1][:100], parts[1][:-4]):
+    for bad, whole in ((bytes(damaged), False), (parts[1][:100], False), (parts[1][:-4], True)):
         path.write_bytes(parts[0] + bad + parts[2] + parts[3])
         found = read_dump(path, "warc")
-        assert list(texts(found)) == ["http://a.org/0", "http://a.org/2", "http://a.org/3"]
+        # one whose digest holds is whole, although the checksum behind it is cut off
+        assert list(texts(found)) == [f"http://a.org/{number}" for number in range(4) if number != 1 or whole]
         assert len(reasons(found)) == 1
 
 
@@ -100,4 +101,4 @@ def test_s02_a_bomb_in_a_record_is_passed_over(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(record(0)) + gzip.compress(bomb) + gzip.compress(record(2)))
     found = read_dump(path, "warc", ReadLimits(max_expansion=5_000))
     assert (list(texts(found)), reasons(found)) == (["http://a.org/0", "http://a.org/2"], ["file_too_large"])
-    assert reasons(read_dump(path, "warc", ReadLimits(max_expansion=100)))[-1] == "expansion_limit"
+    assert reasons(read_dump(path, "warc", ReadLimits(max_expansion=100, free_expansion_bytes=2**20)))[-1] == "expansion_limit"

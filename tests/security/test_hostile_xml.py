@@ -21,7 +21,7 @@ ATTACKS = {
     "giant tag name": ("<mediawiki><" + "x" * 5_000_000, "xml_forbidden"),
     "unknown entity": (PAGE.format("&nbsp;"), "xml_damaged"),
     "no XML": ("not at all", "xml_damaged"),
-    "empty": ("", "xml_damaged"),
+    "empty": ("", "file_empty"),
 }
 _opened: list[str] = []
 _watching = False

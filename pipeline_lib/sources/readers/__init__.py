@@ -2,31 +2,33 @@
 
 A file NAME.py with `READER` is all that another source takes: a dump spec names it, and paths that it recognises need no spec.
 
-A reader yields the texts of a file in a fixed order, one at a time. It raises nothing that an input can cause: what cannot be
-read comes out as a `Refusal` with the place where the trouble lies, and the rest is read. Optional packages are imported where
-they are used, never at the head of its file.
+A reader yields the texts of a file in a fixed order, one at a time. A text that cannot be read comes out as a `Refusal` with
+the place where the trouble lies, and the rest is read. Where the file itself ends early, the reader raises `Unreadable`, or it
+yields a refusal under the file's own path and goes on behind the gap: `texts_of` makes either a `Loss`, with what it cost, and
+all that came before is kept. Optional packages are imported where they are used, never at the head of its file.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.decompress import read_whole, without_suffix
+from pipeline_lib.sources.decompress import Unreadable, read_whole, reading, without_suffix
 from pipeline_lib.sources.first_bytes import kind_of, prose_or_refusal, read_head
-from pipeline_lib.sources.records import SourceRecord
+from pipeline_lib.sources.records import Loss, SourceRecord
 from pipeline_lib.sources.remote import local_copy
-from pipeline_lib.sources.safe_open import Refusal, SourceText, decode, read_source
+from pipeline_lib.sources.safe_open import Refusal, decode, read_source
 from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, SourceFile, form_of
 
 
@@ -43,6 +45,7 @@ class Reader:
         needs: modules of optional packages (the extra `dumps`).
         describe: place, source's name and options to the one file that stands for a folder, such as a repository.
         numbered: the paths that it gives end in the record's number, so that no two are the same.
+        one_text: a file is one text, whose refusal is no loss of a container.
     """
 
     read: Callable[[SourceFile, ReadLimits], Iterator[SourceRecord]]
@@ -52,6 +55,7 @@ class Reader:
     needs: tuple[str, ...] = ()
     describe: Callable[[str, str, dict[str, Any]], SourceFile] | None = None
     numbered: bool = False
+    one_text: bool = False
 
     def recognises(self, place: str) -> bool:
         """True for a path, glob or URL of this kind, by its name and, on this machine, by what it holds."""
@@ -122,43 +126,102 @@ def _load(name: str) -> Reader:
     return reader
 
 
+def is_container(file: SourceFile) -> bool:
+    """True where a file holds many texts."""
+    reader = reader_of(file.form)
+    return reader is not None and not reader.one_text
+
+
 def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
-    """Every text of a file: what its reader finds in it, else the file itself.
+    """Every text of a file: what its reader finds in it, else the file itself; and a `Loss` for each part that is not read.
+
+    A file that is another than was listed ends in the loss `content_changed`: nothing that came of it may be used.
 
     Raises:
         TransientError: the file is not on this machine and its server did not answer.
     """
     with local_copy(file) as here:
         reader = reader_of(file.form)
+        one_text = reader is None or reader.one_text
         if isinstance(here, Refusal):
-            yield SourceRecord(file, here)
-        elif reader is None:
-            yield SourceRecord(file, _read_text(here, config))
+            yield SourceRecord(file, here) if one_text else Loss(file, replace(here, lost_bytes=file.bytes))
+        elif reader is None or reader.one_text:
+            yield from _one_text(here, reader, config)
+        elif not file.bytes and file.sha256:
+            yield Loss(file, Refusal("file_empty", "0 bytes: get the file again", 0, 0))
         else:
-            names = _Names()
-            for found in reader.read(here, config.limits):
-                own = found if reader.numbered or found.file.path == file.path else names.told_apart(found)
-                yield own.changed(group=file.group) if file.one_group else own
+            yield from _Container(here, reader, config.limits).records()
 
 
-def _read_text(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:
-    text = _decoded(file, config)
-    return text if file.form != "plain" else prose_or_refusal(file, text, config.limits)
+def _one_text(file: SourceFile, reader: Reader | None, config: SourceConfig) -> Iterator[SourceRecord]:
+    if reader is not None:
+        yield from reader.read(file, config.limits)
+        return
+    text = read_source(file.place, config.max_file_bytes, file.sha256, python=file.form == "python")
+    if without_suffix(file.place) != file.place or isinstance(text, Refusal):  # the first bytes may tell more of a refused one
+        data = read_whole(file.place, config.limits, config.max_file_bytes, file.sha256)
+        text = data if isinstance(data, Refusal) else decode(data, python=file.form == "python")
+    yield SourceRecord(file, text if file.form != "plain" else prose_or_refusal(file, text, config.limits))
 
 
-def _decoded(file: SourceFile, config: SourceConfig) -> SourceText | Refusal:
-    if without_suffix(file.place) == file.place:
-        return read_source(file.place, config.max_file_bytes, file.sha256, python=file.form == "python")
-    data = read_whole(file.place, config.limits, config.max_file_bytes, file.sha256)
-    return data if isinstance(data, Refusal) else decode(data)
+class _Container:
+    """A file of many texts while it is read: what it gives, what it lost, and how much that is."""
+
+    def __init__(self, file: SourceFile, reader: Reader, limits: ReadLimits) -> None:
+        self.file, self.reader, self.limits = file, reader, limits
+        self.names = _Names()
+
+    def records(self) -> Iterator[SourceRecord]:
+        """The texts, each under a path of its own, and the losses, each once its cost is known."""
+        with reading(self.file.place, self.file.sha256) as state:
+            gap: Refusal | None = None
+            before = 0  # where in the file the reading stood when it gave the last text, or came to the end of a gap
+            for found in self._found():
+                if gap is not None:
+                    yield self._loss(gap, state.position - before)
+                    before, gap = state.position, None
+                if isinstance(found, Refusal):
+                    gap = found
+                else:
+                    before = state.position
+                    yield found
+            if gap is not None:  # of a file that was cut nobody knows how much is missing
+                yield self._loss(gap, self.file.bytes if gap.reason == "truncated" else self.file.bytes - before)
+            if (changed := state.changed()) is not None:
+                yield self._loss(changed, self.file.bytes)
+
+    def _found(self) -> Iterator[SourceRecord | Refusal]:
+        """The texts; and why there is a gap, or an end."""
+        most = self.limits.max_members
+        try:
+            for count, found in enumerate(self.reader.read(self.file, self.limits), 1):
+                if most is not None and count > most:
+                    yield Refusal("too_many_members", f"more than {most}; see source.limits.max_members")
+                    return
+                if found.file.path == self.file.path and isinstance(found.content, Refusal):
+                    yield found.content
+                    continue
+                own = found if self.reader.numbered else self.names.told_apart(found)
+                yield own.changed(group=self.file.group) if self.file.one_group else own
+        except Unreadable as error:
+            yield error.refusal
+
+    def _loss(self, refusal: Refusal, read_past: int) -> Loss:
+        lost = read_past if refusal.lost_bytes is None else refusal.lost_bytes
+        return Loss(self.file, replace(refusal, lost_bytes=max(0, min(lost, self.file.bytes))))
+
+
+_FRESH_NAMES = 1 << 18  # 25 MB as a set; the others take 8 bytes each: 160 MB for 20 million
+_MOST_COPIES = 1 << 20
 
 
 class _Names:
     """The paths of a file's texts so far, 8 bytes of hash each: a text whose path an earlier one has gets a number."""
 
     def __init__(self) -> None:
-        self.known: set[int] = set()
-        self.copies: dict[int, int] = {}  # of paths that came again: the last number given
+        self.fresh: set[int] = set()
+        self.sorted = np.empty(0, np.uint64)  # all before those
+        self.copies: dict[int, int] = {}  # of paths that came again: the last number given, where it is still known
 
     def told_apart(self, found: SourceRecord) -> SourceRecord:
         """The text under a path of its own; a refusal as it is, for no row of a table is named by it."""
@@ -169,14 +232,24 @@ class _Names:
         number = self.copies.get(first, 1) + 1
         while not self._is_new(f"{path}{COPY_MARK}{number}"):
             number += 1
+        if len(self.copies) >= _MOST_COPIES:
+            self.copies.clear()
         self.copies[first] = number
         return found.changed(path=f"{path}{COPY_MARK}{number}")
 
     def _is_new(self, path: str) -> bool:
         key = _short_hash(path)
-        if key in self.known:
+        if key in self.fresh:
             return False
-        self.known.add(key)
+        if self.sorted.size:
+            at = int(self.sorted.searchsorted(np.uint64(key)))
+            if at < self.sorted.size and int(self.sorted[at]) == key:
+                return False
+        self.fresh.add(key)
+        if len(self.fresh) >= _FRESH_NAMES:
+            self.sorted = np.concatenate([self.sorted, np.fromiter(self.fresh, np.uint64, len(self.fresh))])
+            self.sorted.sort()
+            self.fresh.clear()
         return True
 
 

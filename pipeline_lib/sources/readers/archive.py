@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import stat
 import struct
@@ -15,13 +16,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BufferedReader
-from typing import IO, Any, Literal, NamedTuple, Self, cast
+from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import FREE_BYTES, Unreadable, check_stream, open_expanded
+from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, valid_name
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import main_text
@@ -29,8 +31,6 @@ from pipeline_lib.sources.records import SourceRecord, as_text
 from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.source_file import Form, SourceFile, form_of
 from pipeline_lib.sources.time_limit import within_time
-
-MAX_HEADER_BYTES = 256 * 1024  # of one extended header: tarfile reads it whole; real ones hold a long path or attributes
 
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
@@ -110,14 +110,15 @@ class TarEntry(NamedTuple):
         return content if len(content) == self.size else Refusal("damaged", f"{len(content)} bytes of {self.size}")
 
 
-def tar_entries(stream: io.RawIOBase) -> Iterator[TarEntry]:
+def tar_entries(stream: io.RawIOBase, limits: ReadLimits) -> Iterator[TarEntry]:
     """The entries of a tar archive in its order.
 
     Raises:
         Unreadable: `truncated`, `damaged` or `expansion_limit`; the members before were good.
     """
+    header = type("Header", (_Header,), {"most": limits.max_header_bytes})
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Header, encoding="utf-8") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=header, encoding="utf-8") as archive:
             while (info := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it keeps them all: a gigabyte for a million
                 yield TarEntry(info.name.removeprefix("./"), _kind(info), info.size, info.linkname, archive, info)
@@ -133,6 +134,8 @@ def _unreadable(error: Exception) -> Unreadable:
 class _Header(tarfile.TarInfo):
     """A header that ends the reading where it is broken; tarfile itself would take it for the end of the archive."""
 
+    most: ClassVar[int]  # bytes of an extended header, which tarfile reads whole
+
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Read a header as tarfile does, but refuse a broken one."""
@@ -144,8 +147,8 @@ class _Header(tarfile.TarInfo):
             raise Unreadable(Refusal("truncated", "the archive ends without its end mark: get the file again")) from error
         except tarfile.HeaderError as error:
             raise Unreadable(Refusal("damaged", f"a broken header: {error}")) from error
-        if info.type in _EXTENDED and info.size > MAX_HEADER_BYTES:
-            detail = f"an extended header of {info.size} bytes, at most {MAX_HEADER_BYTES} are read"
+        if info.type in _EXTENDED and info.size > cls.most:
+            detail = f"an extended header of {info.size} bytes, at most {cls.most} are read; see source.limits.max_header_bytes"
             raise Unreadable(Refusal("expansion_limit", detail))
         if info.size < 0:
             raise Unreadable(Refusal("damaged", f"a member of {info.size} bytes"))
@@ -162,21 +165,22 @@ def _kind(info: tarfile.TarInfo) -> Literal["file", "folder", "link", "special"]
     return "link" if info.issym() or info.islnk() else "special"
 
 
-MAX_DIRECTORY_BYTES = 32 * 1024**2  # some 300,000 members, which take 300 MB of memory
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may decompress to any size in one call
 _LOCAL_HEADER_BYTES = 30
+_LOCAL_HEADER = b"PK\3\4"
 
 
 class _Budget:
     """How much may still come out of an archive."""
 
     def __init__(self, size: int, limits: ReadLimits) -> None:
-        self.most = self.left = min(limits.max_expanded_bytes, max(FREE_BYTES, int(size * limits.max_expansion)))
+        by_ratio = max(limits.free_expansion_bytes, size * limits.max_expansion)
+        self.most = self.left = min(by_ratio, math.inf if limits.max_expanded_bytes is None else limits.max_expanded_bytes)
 
     def take(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise Unreadable(Refusal("expansion_limit", f"more than {self.most} bytes come out; see source.limits"))
+            raise Unreadable(Refusal("expansion_limit", f"more than {self.most:.0f} bytes come out; see source.limits"))
 
 
 class ZipEntry(NamedTuple):
@@ -212,25 +216,70 @@ def zip_entries(stream: BufferedReader, limits: ReadLimits) -> Iterator[ZipEntry
         Unreadable: `truncated`, `damaged` or `expansion_limit`.
     """
     size = stream.seek(0, 2)
-    _check_directory(stream)
+    budget = _Budget(size, limits)
+    if (refusal := _directory_refusal(stream, limits)) is not None:
+        yield from _without_directory(stream, budget, refusal)
+        return
     try:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError, OverflowError) as error:
-        raise Unreadable(Refusal("damaged", f"no sound zip directory: {ascii(str(error))[:200]}")) from error
+        refusal = Refusal("damaged", f"no sound zip directory: {ascii(str(error))[:200]}")
+        yield from _without_directory(stream, budget, refusal)
+        return
     infos = archive.infolist()
     _check_overlaps(infos, archive.start_dir)
-    budget = _Budget(size, limits)
     for info in infos:
         yield ZipEntry(info.filename, _zip_kind(info), info.file_size, "its content", archive, info, budget)
 
 
-def _check_directory(stream: BufferedReader) -> None:
-    end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # the one way to know the size before it is read
+def _directory_refusal(stream: BufferedReader, limits: ReadLimits) -> Refusal | None:
+    try:
+        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # the one way to know the size before it is read
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError) as error:
+        return Refusal("damaged", f"no sound zip directory: {ascii(str(error))[:200]}")
     if end is None:
-        raise Unreadable(Refusal("truncated", "a zip archive without its directory, which stands at the end: get it again"))
-    if end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
-        detail = f"a directory of {end[zipfile._ECD_SIZE]} bytes, at most {MAX_DIRECTORY_BYTES} are read"  # type: ignore[attr-defined]
+        return Refusal("truncated", "a zip archive without its directory, which stands at the end: get it again")
+    size, most = end[zipfile._ECD_SIZE], limits.max_directory_bytes  # type: ignore[attr-defined]
+    if size > most:
+        detail = f"a directory of {size} bytes, at most {most} are read; see source.limits.max_directory_bytes"
         raise Unreadable(Refusal("too_many_members", detail))
+    return None
+
+
+def _without_directory(stream: BufferedReader, budget: _Budget, refusal: Refusal) -> Iterator[ZipEntry]:
+    """The members of an archive whose directory is gone, by the header before each; then the refusal is raised.
+
+    A member whose header does not tell its length ends that: nothing says where the next one begins.
+    """
+    at, size = 0, stream.seek(0, 2)
+    while True:
+        stream.seek(at)
+        head = stream.read(_LOCAL_HEADER_BYTES)
+        if len(head) < _LOCAL_HEADER_BYTES or not head.startswith(_LOCAL_HEADER):
+            break
+        _, _, flags, method, _, _, crc, packed, length, named, extra = struct.unpack("<4s5H3L2H", head)
+        name = stream.read(named).decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        begin = at + _LOCAL_HEADER_BYTES + named + extra
+        if flags & 0x8 or 0xFFFFFFFF in (packed, length) or begin + packed > size:
+            break
+        info = zipfile.ZipInfo(name)
+        info.flag_bits, info.compress_type, info.CRC, info.header_offset = flags, method, crc, at
+        info.compress_size, info.file_size, at = packed, length, begin + packed
+        kind: Literal["file", "folder"] = "folder" if name.endswith("/") else "file"
+        yield ZipEntry(name, kind, length, "its content", _LocalMembers(stream), info, budget)
+    lost = size if refusal.reason == "truncated" else size - at
+    raise Unreadable(replace(refusal, offset=at, lost_bytes=lost))
+
+
+class _LocalMembers(zipfile.ZipFile):
+    """An archive of which only members are opened whose headers are known."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        super().__init__(io.BytesIO(), "w")
+        self.mode, self.fp = "r", cast(Any, stream)
+
+    def __del__(self) -> None:  # nothing is to be written behind what is read
+        return
 
 
 def _check_overlaps(infos: list[zipfile.ZipInfo], directory: int) -> None:
@@ -252,35 +301,27 @@ def _zip_kind(info: zipfile.ZipInfo) -> Literal["file", "folder", "link", "speci
     return "file" if not stat.S_IFMT(mode) or stat.S_ISREG(mode) else "special"
 
 
-MAX_REFUSED = 10_000  # members refused one by one; an archive with more is left there: each is a row in memory
-_ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".7z", ".rar")
 
 
 def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every member that holds code or prose, and every one that is refused, in the archive's order.
 
     Refusals of members: unsafe_path, link, not_a_file, nested_archive, encrypted, unsupported_compression,
-    file_too_large, damaged, and those of decoding. Of the archive: truncated, damaged, expansion_limit, too_many_members.
+    file_too_large, damaged, and those of decoding. Raises `Unreadable` where the archive ends early.
     """
-    refusal = check_stream(file.place, limits, file.sha256)
-    if refusal is not None:
-        yield SourceRecord(file, refusal)
-        return
     html = MemberOptions.model_validate(file.options).html
     chosen = _Chosen(limits, html)
-    try:
-        with open_expanded(file.place, limits) as stream:
-            head = stream.raw.peek(4)[:4]
-            entries: Iterator[TarEntry | ZipEntry] = tar_entries(stream)
-            if head in (b"PK\3\4", b"PK\5\6"):
-                entries = zip_entries(stream.raw, limits)
-            for count, entry in enumerate(entries, start=1):
-                if count > limits.max_members:
-                    raise Unreadable(Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
-                if chosen.is_read(entry):
-                    yield member_record(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
-    except Unreadable as error:
-        yield SourceRecord(file, error.refusal)
+    with open_expanded(file.place, limits) as stream:
+        head = stream.raw.peek(4)[:4]
+        entries: Iterator[TarEntry | ZipEntry] = tar_entries(stream, limits)
+        if head in (b"PK\3\4", b"PK\5\6"):
+            entries = zip_entries(stream.raw, limits)
+        for entry in entries:
+            if chosen.is_read(entry):
+                yield member_record(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
+        while stream.raw_read and stream.read_some():  # behind the end mark of a tar archive stands what tells that it is whole
+            pass
 
 
 class _Chosen:
@@ -304,8 +345,9 @@ class _Chosen:
         content = self._refusal(entry) or entry.read(self.limits.max_text_bytes)
         if isinstance(content, Refusal):
             self.refused += 1
-            if self.refused > MAX_REFUSED:
-                raise Unreadable(Refusal("too_many_members", f"more than {MAX_REFUSED} members were refused"))
+            if self.refused > (most := self.limits.max_refused_members):  # each is a row in memory
+                detail = f"more than {most} members were refused; see source.limits.max_refused_members"
+                raise Unreadable(Refusal("too_many_members", detail))
         return content
 
     def _refusal(self, entry: TarEntry | ZipEntry) -> Refusal | None:

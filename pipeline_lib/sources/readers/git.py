@@ -18,6 +18,7 @@ from pydantic import Field
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
+from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.folder import valid_name
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.archive import MemberOptions, member_record, unsafe_path, wanted_form
@@ -37,6 +38,7 @@ _SUBMODULE = 0o160000
 _OFS_DELTA, _REF_DELTA = 6, 7
 _MAX_CHAIN = 4095  # git's own limit for a chain of deltas
 _HEAD_BYTES = 128  # hold every length that is asked for
+_FREE_ENTRIES = 1_000_000  # files and folders that any commit may have, however few objects there are
 
 
 class ObjectTooLargeError(Exception):
@@ -197,14 +199,15 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[S
         raise ValueError(f"{file.sha256} is no commit")
     html = Options.model_validate(file.options).html
     objects = SmallObjects(repository, limits.max_text_bytes)
+    most = limits.max_members or max(_FREE_ENTRIES, int(limits.max_expansion * _count(repository)))
     # folders are counted too: a few objects can nest to any number of them
     for count, entry in enumerate(
         iter_tree_contents(cast("ObjectContainer", objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
     ):
         sign_of_life()
-        if count > limits.max_members:
-            yield SourceRecord(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
-            return
+        if count > most:
+            detail = f"more than {most} files and folders; see source.limits.max_members"
+            raise Unreadable(Refusal("too_many_members", detail))
         mode, name = entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape"))
         if stat.S_ISDIR(mode) or entry.sha is None:
             continue
@@ -213,6 +216,12 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[S
             yield member_record(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
         elif form is not None:
             yield member_record(file, name, form, _content(objects, mode, name, entry.sha), limits)
+
+
+def _count(repository: Repo) -> int:
+    """Objects of a repository: a tree of many more names than there are objects is a bomb."""
+    store = repository.object_store
+    return sum(len(pack) for pack in store.packs) + sum(1 for _ in store._iter_loose_objects())
 
 
 def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> bytes | Refusal:

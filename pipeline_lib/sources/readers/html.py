@@ -171,4 +171,4 @@ def _as_markdown(tag: re.Match[str]) -> str:
     return "\n```\n" if name == "pre" else "\n" if name == "br" else ""
 
 
-READER = Reader(read=read_html, needs=("resiliparse",))  # the reader `text` takes pages by their suffix
+READER = Reader(read=read_html, needs=("resiliparse",), one_text=True)  # the reader `text` takes pages by their suffix

@@ -106,4 +106,4 @@ def _decoded(data: bytes) -> SourceText | Refusal:
     return text
 
 
-READER = Reader(read=read_latex, suffixes=(".tex", ".latex", ".ltx"), needs=("pylatexenc",))
+READER = Reader(read=read_latex, suffixes=(".tex", ".latex", ".ltx"), needs=("pylatexenc",), one_text=True)

@@ -46,8 +46,10 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
             for index, count in enumerate(rows):
                 for number, record in enumerate(_records(table, index, columns), first):
                     if isinstance(record, Refusal):
-                        lost = f"{record.detail} ({first + count - number} rows)"
-                        yield SourceRecord(file, Refusal(record.reason, lost, number))
+                        detail = f"{record.detail} ({first + count - number} rows)"
+                        group = table.metadata.row_group(index)
+                        lost = sum(group.column(n).total_compressed_size for n in range(group.num_columns))
+                        yield SourceRecord(file, Refusal(record.reason, detail, number, lost))
                     else:
                         yield records.text(number, record)
                 first += count

@@ -59,22 +59,14 @@ def read_warc(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     try:
         with open_expanded(file.place, limits) as stream:
             captures = survey(
-                _bounded(stream, limits), options.captures, lambda record: not isinstance(page_of(record), Refusal)
+                web_records(stream, limits), options.captures, lambda record: not isinstance(page_of(record), Refusal)
             )
         with open_expanded(file.place, limits) as stream, Spool() as spool:
             pages = _Pages(file, limits, captures, spool)
-            for number, record in enumerate(_bounded(stream, limits)):
+            for number, record in enumerate(web_records(stream, limits)):
                 yield from pages.of(number, record)
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
-
-
-def _bounded(stream: Expanded, limits: ReadLimits) -> Iterator[WebRecord | Refusal]:
-    for count, record in enumerate(web_records(stream, limits), 1):
-        if limits.max_members and count > limits.max_members:
-            yield Refusal("too_many_members", f"more than {limits.max_members}; see source.limits")
-            return
-        yield record
 
 
 class _Pages:

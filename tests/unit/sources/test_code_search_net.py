@@ -16,6 +16,7 @@ from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, ReadLimits,
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.readers.code_search_net import read_records
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
@@ -35,7 +36,7 @@ def container(folder: Path, lines: list[Any]) -> SourceFile:
 
 
 def read(folder: Path, *lines: Any, limits: ReadLimits | None = None) -> list[SourceRecord]:
-    return list(read_records(container(folder, list(lines)), limits or ReadLimits()))
+    return list(texts_of(container(folder, list(lines)), SourceConfig(limits=limits or ReadLimits())))
 
 
 def text(found: SourceRecord) -> str:

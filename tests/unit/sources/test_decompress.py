@@ -81,18 +81,20 @@ def test_reading_goes_on_behind_damage(tmp_path: Path, codec: str) -> None:
 def test_an_expansion_beyond_the_limits_is_refused(tmp_path: Path, codec: str) -> None:
     path = tmp_path / f"a.{codec}"
     path.write_bytes(COMPRESS[codec](bytes(8_000_000)))
-    for limits in (ReadLimits(max_expansion=20), ReadLimits(max_expanded_bytes=2_000_000)):
+    for limits in (ReadLimits(max_expansion=20, free_expansion_bytes=1_000_000), ReadLimits(max_expanded_bytes=2_000_000)):
         refusal = check_stream(str(path), limits)
         assert refusal is not None and refusal.reason == "expansion_limit"
     assert check_stream(str(path), ReadLimits(max_expansion=1e6)) is None
 
 
-def test_a_file_in_another_format_than_its_name_says_is_damaged(tmp_path: Path) -> None:
+def test_bytes_that_are_neither_text_nor_what_the_name_says_are_damaged(tmp_path: Path) -> None:
     for codec in ("gz", "bz2", "xz", "zst"):
         path = tmp_path / f"a.{codec}"
-        path.write_bytes(b"<html>404 Not SourceRecord</html>")
+        path.write_bytes(b"\xff\xfe\0\x80" * 50)
         refusal = check_stream(str(path), LIMITS)
-        assert refusal is not None and (refusal.reason, refusal.offset) == ("damaged", 0)
+        assert refusal is not None and refusal.reason == "damaged" and refusal.offset < 5
+        path.write_bytes(b"<html>404 Not Found</html>")
+        assert check_stream(str(path), LIMITS) is None and read(path) == b"<html>404 Not Found</html>"
 
 
 def test_changed_missing_and_irregular_files_are_refused(tmp_path: Path) -> None:
@@ -123,4 +125,4 @@ def test_noise_is_refused_or_read_and_nothing_else(tmp_path_factory: pytest.Temp
     path = tmp_path_factory.getbasetemp() / f"noise.{codec}"
     path.write_bytes(data)
     refusal = check_stream(str(path), LIMITS)
-    assert refusal is None or refusal.reason in ("truncated", "damaged")
+    assert refusal is None or refusal.reason in ("truncated", "damaged", "unsupported_compression")

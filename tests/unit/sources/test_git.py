@@ -19,6 +19,7 @@ from dulwich.repo import Repo
 from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import list_files
+from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.readers.git import describe_repository, read_repository
 from pipeline_lib.sources.safe_open import Refusal
 
@@ -55,7 +56,7 @@ def bare(tmp_path: Path) -> Iterator[Repo]:
 
 def read(repository: Repo, revision: str = "HEAD", limits: ReadLimits | None = None) -> list[tuple[str, bytes | str]]:
     file = describe_repository(repository.path, "s", revision)
-    found = read_repository(file, limits or ReadLimits())
+    found = texts_of(file, SourceConfig(limits=limits or ReadLimits()))
     return [(f.file.path, f.content.reason if isinstance(f.content, Refusal) else f.content.data) for f in found]
 
 

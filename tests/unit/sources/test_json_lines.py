@@ -96,7 +96,7 @@ def test_a_bad_line_is_refused_by_its_number_and_the_next_is_read(tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_a_truncated_file_gives_nothing_but_what_came_before(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_gives_the_rows_before_the_cut(tmp_path: Path, suffix: str) -> None:
     rows = b"".join(json.dumps({"text": f"text {i} {i * 7919 % 1000}"}).encode() + b"\n" for i in range(1000))
     whole = gzip.compress(rows) if suffix == "gz" else zstandard.ZstdCompressor().compress(rows)
     path = tmp_path / f"a.jsonl.{suffix}"
@@ -105,10 +105,10 @@ def test_a_truncated_file_gives_nothing_but_what_came_before(tmp_path: Path, suf
     path.write_bytes(whole[:-20])
     found = read_dump(path, "json_lines")
     kept = list(texts(found).values())
-    assert reasons(found) == ["truncated"] and kept == [f"text {i} {i * 7919 % 1000}" for i in range(len(kept))]
-    assert reasons(read_dump(write(tmp_path / "b.jsonl", *[{"text": "x"}] * 5), "json_lines", ReadLimits(max_members=3))) == [
-        "too_many_members"
-    ]
+    assert reasons(found) == ["truncated"] and (suffix == "zst" or len(kept) > 990)
+    assert kept == [f"text {i} {i * 7919 % 1000}" for i in range(len(kept))]
+    found = read_dump(write(tmp_path / "b.jsonl", *[{"text": "x"}] * 5), "json_lines", ReadLimits(max_members=3))
+    assert len(texts(found)) == 3 and reasons(found) == ["too_many_members"]
 
 
 # ---- shapes

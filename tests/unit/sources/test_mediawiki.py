@@ -168,6 +168,9 @@ def test_the_streams_of_a_multistream_file_are_read_up_to_one_that_is_damaged(tm
     path.write_bytes(b"".join(streams[:3]) + streams[3][:-60])
     found = read_dump(path, "mediawiki")
     assert len(texts(found)) == 20 and reasons(found) == ["truncated"]
+    path.write_bytes(bz2.compress(whole)[:-5])
+    assert reasons(read_dump(path, "mediawiki")) == ["truncated"]
+    assert list(texts(read_dump(path, "mediawiki"))) == ["A", "B"]
 
 
 def test_memory_does_not_grow_with_the_pages(tmp_path: Path) -> None:

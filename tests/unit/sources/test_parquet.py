@@ -46,12 +46,14 @@ def test_a_damaged_row_group_costs_no_other(tmp_path: Path) -> None:
 
 def test_what_is_no_parquet_and_what_is_too_much(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [{"text": "x" * 100, "n": i} for i in range(1000)])
+    found = read_dump(path, "parquet", ReadLimits(max_members=999))
+    assert len(texts(found)) == 999 and reasons(found) == ["too_many_members"]
     assert reasons(read_dump(path, "parquet", ReadLimits(max_expanded_bytes=1000))) == ["expansion_limit"]
     assert reasons(read_dump(write(tmp_path / "b.parquet", [{"title": "x"}]), "parquet")) == ["no_text_column"]
     whole = path.read_bytes()
     for cut in range(1, len(whole), max(1, len(whole) // 50)):
         path.write_bytes(whole[:cut])
-        assert reasons(read_dump(path, "parquet")) == ["damaged"]
+        assert reasons(read_dump(path, "parquet")) == ["damaged" if cut else "file_empty"]
 
 
 # ---- layouts of hubs
