@@ -49,8 +49,8 @@ STAGE = Stage(name="extract", version=4)
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
 _DROPS = frozenset(
     {
-        "deleted", "file_too_large", "http_status", "not_an_article", "not_html", "other_capture", "redirect", "revisit_unresolved",
-        "unknown_language",
+        "deleted", "file_too_large", "http_status", "not_an_article", "not_html", "other_capture", "redirect",
+        "revisit_unresolved", "unknown_language",
     }
 )  # fmt: skip
 _STOPWORDS = frozenset(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.captures import Captures, Spool, page_keys, survey
-from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
+from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.http_message import HttpMessage, decoded_body, parse_http
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import main_text
