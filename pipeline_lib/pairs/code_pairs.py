@@ -106,6 +106,10 @@ class Candidate:
         body = b"\n" + self.data[(doc.end if doc else definition.body_start) : definition.end]
         return sum(1 for _ in islice(self.rules.code_line.finditer(body), least_lines)) == least_lines
 
+    def has_lines(self, least: int) -> bool:
+        """True where that many lines hold something, the documentation's aside."""
+        return least <= 1 or sum(map(bool, map(str.strip, without_doc(self.data, self.definition).splitlines()))) >= least
+
     @property
     def y(self) -> str:
         """The source without what x says, dedented."""
@@ -167,7 +171,7 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("short_doc", lambda c, config: c.view != "name" and len(c.x.split()) < config.min_doc_words),
     ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
     ("too_large", lambda c, config: c.size_bytes > config.max_function_bytes),
-    ("trivial", lambda c, config: not c.has_body(config.min_body_lines)),
+    ("trivial", lambda c, config: not (c.has_body(config.min_body_lines) and c.has_lines(config.min_function_lines))),
 )
 
 
