@@ -6,15 +6,8 @@ import re
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.rules import (
-    BRACES_CODE_LINE,
-    SLASHES_COMMENT_LINE,
-    TEST_CLASS,
-    TEST_FUNCTION,
-    CommentedRules,
-    last_doc_block,
-    tagged_prose,
-)
+from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
+from pipeline_lib.languages.rules import BRACES_CODE_LINE, SLASHES_COMMENT_LINE, TEST_CLASS, TEST_FUNCTION, CommentedRules
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")
 _PLAIN = re.compile(r"#?[^\W\d][\w$]*(?:\.[\w$]+)*|\$[\w$]*(?:\.[\w$]+)*")

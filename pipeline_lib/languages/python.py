@@ -38,7 +38,34 @@ def python_doc(body: Node, data: bytes) -> Doc | None:
     value = _string_value(node, data)
     if value is None:
         return None
+    if "{" in value:
+        value = without_epytext(value)
     return Doc(value, statement.start_byte, statement.end_byte, statement.start_point[0] + 1)
+
+
+# Epydoc's inline markup, the innermost first; what it says may hold one pair of plain braces
+_EPYTEXT = re.compile(r"\b([BCEGILMSUX])\{((?:[^{}]|(?<![BCEGILMSUX])\{[^{}]*\})*)\}")
+_EPYTEXT_TARGET = re.compile(r"(?s)(.*\S)\s*<[^<>]*>\s*")
+_EPYTEXT_BRACES = {"lb": "{", "rb": "}"}
+
+
+def without_epytext(value: str) -> str:
+    """Docstring whose L{links}, C{code} and the like are plain words."""
+    for _ in range(4):  # of tags in tags
+        value, n_tags = _EPYTEXT.subn(_epytext_words, value)
+        if not n_tags:
+            break
+    return value
+
+
+def _epytext_words(inline: re.Match[str]) -> str:
+    tag, said = inline.groups()
+    if tag == "E":
+        return _EPYTEXT_BRACES.get(said, said)
+    if tag == "G":  # a graph
+        return ""
+    target = _EPYTEXT_TARGET.fullmatch(said) if tag in "LU" else None
+    return target.group(1) if target else said
 
 
 def _string_value(node: Node, data: bytes) -> str | None:
