@@ -218,7 +218,9 @@ def without_doc(data: bytes, definition: Definition) -> str:
 
 # The end of a first paragraph: an empty line, or a line that opens a field list, a section, an underline or an example.
 _PARAGRAPH_END = re.compile(
-    r"\n[ \t]*(?:\n|:[a-z][\w ,*|.\[\]]*:(?:\s|$)|@(?:param|return|type|rtype|raise)|@[a-z]+(?:[ \t]+[\w*.]+)?:\s|\.\. |>>>|[-=~^*]{3,}[ \t]*(?:\n|$)"
+    r"\n[ \t]*(?:\n|:[a-z][\w ,*|.\[\]]*:(?:\s|$)|@(?:param|return|type|rtype|raise)|\.\. |>>>|[-=~^*]{3,}[ \t]*(?:\n|$)"
+    r"|@(?:arg|keyword|kwarg|[ic]?var|note|warning|attention|bug|todo|since|version|deprecated|require|precondition"
+    r"|postcondition|invariant|except|author|group)[a-z]*(?:[ \t]+[\w*.]+)?:\s"  # Epydoc's
     r"|(?:Args|Arguments|Parameters|Params|Returns?|Yields?|Raises|Examples?|Notes?|Usage)[ \t]*:?[ \t]*(?:\n|$))"
 )
 _ROLE = re.compile(r":[a-z][\w:+.-]*:`[~!]?([^`]*)`")
