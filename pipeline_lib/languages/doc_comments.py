@@ -160,7 +160,7 @@ def _named_target(target: str) -> str:
     return name.replace("#", ".").replace("~", ".").translate(_KEPT)
 
 
-_HTML_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.S)
+_HTML_COMMENT = re.compile(r"<!--.*?-->", re.S)
 _PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)\b[^<>]*>")
 _MARKUP_TAG = re.compile(r"(?i)</?(?:a|b|big|cite|code|em|font|i|img|kbd|samp|small|span|strong|sub|sup|tt|u|var)\b[^<>]*>")
 _BREAK = re.compile(r"(?i)<br[ \t]*/?>")

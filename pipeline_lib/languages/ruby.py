@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 
 from tree_sitter import Node
 
@@ -82,6 +83,34 @@ def ruby_prose(comments: list[str]) -> str:
     return without_markup(text).strip()
 
 
+_HEREDOC = re.compile(rb"<<([~-]?)([\"'`]?)([A-Za-z_]\w*)\2(?=[^\w\"'`]|$)")
+
+
+def without_heredocs(data: bytes) -> bytes:
+    """The source with blanks for what stands in heredocs: the grammar loses itself in one inside another's interpolation."""
+    lines = data.split(b"\n")
+    ends: dict[bytes, list[int]] = {}
+    for number, line in enumerate(lines):
+        ends.setdefault(line.strip(), []).append(number)
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        for indented, quote, name in _HEREDOC.findall(line) if b"<<" in line else ():
+            if indented or quote or name[:1].isupper():  # others are shifts
+                at = _blanked(lines, at, ends.get(name, []), indented)
+        at += 1
+    return b"\n".join(lines)
+
+
+def _blanked(lines: list[bytes], opened: int, ends: list[int], indented: bytes) -> int:
+    """Blank the heredoc behind a line. Returns the number of the line that ends it; of one without an end, the line's own."""
+    for last in ends[bisect_right(ends, opened) :][:20]:
+        if indented or not lines[last][:1].isspace():
+            lines[opened + 1 : last] = [b" " * len(line) for line in lines[opened + 1 : last]]
+            return last
+    return opened
+
+
 RULES = CommentedRules(
     suffixes=(".rb",),
     grammar="tree_sitter_ruby:language",
@@ -93,6 +122,7 @@ RULES = CommentedRules(
     between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*(?:[a-z_]\w*[!?]?[ \t(]+)*+"),
     doc_above=hash_lines_or_block,
     clean=ruby_prose,
+    mend=without_heredocs,
     code_line=re.compile(rb"\n[ \t;})\]]*(?!#|end\b)[^\s;})\]]"),
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:rb|rake)$"),

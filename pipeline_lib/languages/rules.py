@@ -134,6 +134,7 @@ class CommentedRules(LanguageRules):
     between: re.Pattern[bytes]  # all that may stand between the documentation and its definition
     doc_above: Callable[[bytes, list[Node]], list[Node]]  # which of the comments so far are the documentation of what follows
     clean: Callable[[list[str]], str]  # what those comments say: no marks, no tags, no markup
+    mend: Callable[[bytes], bytes] = bytes  # a text whose parse is broken, blank where the grammar is known to fail
 
     @cached_property
     def definition_ids(self) -> dict[int, DefinitionKind]:

@@ -51,6 +51,23 @@ def code_pairs(
                 note_drop(dropped, reason, lambda: (candidate.x, candidate.y))  # noqa: B023 - called at once
 
 
+def note_broken_parse(module: Definition, data: bytes, dropped: Counter[str]) -> int:
+    """Count a file whose grammar gave up somewhere. Returns the bytes that no construct was found for."""
+    if module.gaps is None:
+        return 0
+    lost = sum(end - start for start, end in module.gaps)
+    note_drop(dropped, "broken_parse", lambda: _broken_sample(module.gaps or [], lost, data))
+    return lost
+
+
+def _broken_sample(gaps: list[tuple[int, int]], lost: int, data: bytes) -> tuple[str, str]:
+    """What is lost and where, and the beginning of the longest gap."""
+    start, end = max(gaps, key=lambda gap: gap[1] - gap[0], default=(0, 0))
+    line = data.count(b"\n", 0, start) + 1
+    share = f"{lost:,} of {len(data):,} bytes ({lost / len(data):.0%}) not understood, the most from line {line}"
+    return share, data[start : min(end, start + 400)].decode(errors="replace")
+
+
 def _members(definitions: list[Definition], index: int) -> Iterator[Definition]:
     """The functions directly in a class: they follow it in the order of the source."""
     owner = definitions[index]

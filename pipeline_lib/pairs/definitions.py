@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Definition:
     doc: Doc | None
     in_test: bool
     broken: bool  # a syntax error between its first byte and its body: the body may be another's
+    gaps: list[tuple[int, int]] | None = None  # of a module whose parse is broken: from where to where the grammar gave up
 
     @property
     def qualified_name(self) -> str:
@@ -51,11 +53,55 @@ def find_definitions(data: bytes, rules: LanguageRules, module: str, seconds: fl
     """
     top = Definition("module", module, None, 0, len(data), 1, 0, 0, 0, None, False, False)
     if isinstance(rules, CommentedRules):
-        return [top, *_walk_with_comments(data, rules.parse(data, seconds), rules, top)]
-    assert isinstance(rules, WalkedRules)
-    root = rules.parser.parse(data).root_node
-    top.doc = rules.find_doc(root, data)
-    return [top, *_walk(root, data, rules, top)]
+        root = rules.parse(data, seconds)
+        if root.has_error and (mended := rules.mend(data)) != data:
+            root = min(root, rules.parse(mended, seconds), key=_lost_bytes)
+        found = list(_walk_with_comments(data, root, rules, top))
+    else:
+        assert isinstance(rules, WalkedRules)
+        root = rules.parser.parse(data).root_node
+        top.doc = rules.find_doc(root, data)
+        found = list(_walk(root, data, rules, top))
+    if root.has_error:
+        top.gaps = _gaps(root, found)
+    return [top, *found]
+
+
+def _lost_bytes(root: Node) -> int:
+    return sum(stop - start for start, stop in _errors(root)) if root.has_error else -1
+
+
+def _gaps(root: Node, found: list[Definition]) -> list[tuple[int, int]]:
+    """From where to where a broken parse has no construct: its errors, without the definitions that were found in them."""
+    gaps = []
+    taken = iter([(definition.start, definition.end) for definition in found if not definition.broken])
+    start, end = next(taken, _NONE_LEFT)
+    for at, stop in _errors(root):
+        while at < stop:
+            while start < at:  # around the error, or in a definition that is taken
+                start, end = next(taken, _NONE_LEFT)
+            if at < start:
+                gaps.append((at, min(start, stop)))
+            at = end if start < stop else stop
+    return gaps
+
+
+_NONE_LEFT = (sys.maxsize, sys.maxsize)
+
+
+def _errors(root: Node) -> Iterator[tuple[int, int]]:
+    """The outermost errors in the order of the source, and heredocs that reach to its end."""
+    cursor = root.walk()
+    while True:
+        node = cursor.node
+        assert node is not None
+        if node.is_error or (node.type == "heredoc_body" and node.end_byte == root.end_byte):
+            yield node.start_byte, node.end_byte
+        elif (node.has_error or node.end_byte == root.end_byte) and cursor.goto_first_child():
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return
 
 
 def _walk(root: Node, data: bytes, rules: WalkedRules, top: Definition) -> Iterator[Definition]:

@@ -16,7 +16,7 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
 from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.rules import Doc, ParseLimit
-from pipeline_lib.pairs.code_pairs import code_pairs
+from pipeline_lib.pairs.code_pairs import code_pairs, note_broken_parse
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
@@ -207,7 +207,7 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     """Complete the tables of a bundle in their folder and make that its part."""
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
     written = rows.write()
-    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+    facts = {name: rows.facts[name] for name in ("broken_bytes", "bytes", "code_pairs", "documents", "files", "text_pairs")}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
     return store.commit_part(draft, rows.folder)
 
@@ -278,6 +278,7 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     except ParseLimit as error:
         rows.refuse(file, "code", "parse_limit", str(error))
         return
+    rows.facts["broken_bytes"] += note_broken_parse(definitions[0], source.data, rows.dropped)
     pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)
