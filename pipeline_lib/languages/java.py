@@ -34,7 +34,8 @@ def doc_block_or_lines(data: bytes, comments: list[Node]) -> list[Node]:
     """The last `/** */`, or the last run of `///` lines, which older code has as titles of what follows a blank line."""
     chosen = last_doc_block(data, comments, b"///")
     lines = chosen and data.startswith(b"///", chosen[0].start_byte)
-    return [] if lines and _BLANK_LINE.match(data, chosen[-1].end_byte) else chosen
+    titles = lines and any(_BLANK_LINE.match(data, comment.end_byte) for comment in (chosen[-1], comments[-1]))
+    return [] if titles else chosen
 
 
 def java_prose(comments: list[str]) -> str:

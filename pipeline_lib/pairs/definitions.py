@@ -76,7 +76,8 @@ def _gaps(root: Node, found: list[Definition]) -> list[tuple[int, int]]:
     gaps = []
     taken = iter([(definition.start, definition.end) for definition in found if not definition.broken])
     start, end = next(taken, _NONE_LEFT)
-    for at, stop in _errors(root):
+    for first, stop in _errors(root):
+        at = first
         while at < stop:
             while start < at:  # around the error, or in a definition that is taken
                 start, end = next(taken, _NONE_LEFT)

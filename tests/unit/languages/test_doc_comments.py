@@ -140,7 +140,9 @@ GO = {
     slashes("parse reads a [Date] from [text.Reader].", mark="//"): "parse reads a Date from text.Reader.",
     slashes("parse reads a [*Date] by [Date.Parse].", mark="//"): "parse reads a Date by Date.Parse.",
     slashes("parse reads m[key] and x[1][2].", mark="//"): "parse reads m[key] and x[1]2.",
-    slashes("parse follows [RFC 7159] in all.", "", "[RFC 7159]: https://example.org", mark="//"): "parse follows RFC 7159 in all.",
+    slashes(
+        "parse follows [RFC 7159] in all.", "", "[RFC 7159]: https://example.org", mark="//"
+    ): "parse follows RFC 7159 in all.",
     slashes("[RFC 7159]: https://example.org", "", "parse follows [RFC 7159].", mark="//"): "parse follows RFC 7159.",
     slashes("# Dates", "", WANTED, mark="//"): WANTED,
     slashes(WANTED, "", "# Dates", "", "More of it.", mark="//"): WANTED,

@@ -20,7 +20,9 @@ def stars_first(block: str) -> str:
     if re.search(r"\n[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b", text):
         return ""
     before, *rest = re.split(r"\n[ \t]*@([A-Za-z]\w*)[ \t]*", text)
-    texts = [said for tag, said in zip(rest[::2], rest[1::2], strict=True) if tag in ("desc", "description", "summary", "classdesc")]
+    texts = [
+        said for tag, said in zip(rest[::2], rest[1::2], strict=True) if tag in ("desc", "description", "summary", "classdesc")
+    ]
     return "\n\n".join([before, *texts]).replace("{@code x}", "x").strip()
 
 
