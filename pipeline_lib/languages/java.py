@@ -10,8 +10,10 @@ from pipeline_lib.languages.doc_comments import before_tags, headings_apart, las
 from pipeline_lib.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
+    STARRED_TAG,
     TEST_CLASS,
     TEST_FUNCTION,
+    TEXT_TAG,
     CommentedRules,
     named,
 )
@@ -76,6 +78,8 @@ RULES = CommentedRules(
     between=re.compile(rb"\s*"),  # javac: blank lines may stand between; annotations are part of the declaration
     doc_above=doc_block_or_lines,
     clean=java_prose,
+    tag=STARRED_TAG,
+    text_tag=TEXT_TAG,
     code_line=BRACES_CODE_LINE,
     comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:(?<=.)/[^/]*|)\.java$"),  # the package is the folder

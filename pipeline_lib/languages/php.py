@@ -7,7 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
-from pipeline_lib.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, named
+from pipeline_lib.languages.rules import STARRED_TAG, TEST_CLASS, TEST_FUNCTION, TEXT_TAG, CommentedRules, named
 
 
 def doc_block(data: bytes, comments: list[Node]) -> list[Node]:
@@ -33,6 +33,8 @@ RULES = CommentedRules(
     between=re.compile(rb"\s*"),  # as for PHP's own getDocComment(); attributes are part of the declaration
     doc_above=doc_block,
     clean=tagged_prose,
+    tag=STARRED_TAG,
+    text_tag=TEXT_TAG,
     code_line=re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*|#(?!\[))[^\s;{}()\[\],]"),
     comment_line=re.compile(r"\n[ \t]*(?://|#(?!\[))[/#]*[ \t!]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:php\d?|phtml|inc)$"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from operator import methodcaller
 
 from tree_sitter import Node
 
@@ -77,7 +78,7 @@ def ruby_prose(comments: list[str]) -> str:
         text = _YARD_LINK.sub(lambda match: match.group(2) or match.group(1), text)
     if "[" in text and _RDOC_TARGET.search(text):
         text = _RDOC_LINK.sub(lambda match: match.group(1) or match.group(2), text)
-    text = _RDOC_WORD.sub(r"\2", text)
+    text = _RDOC_WORD.sub(methodcaller("group", 2), text)  # a template would be filled in by Python
     if "\\" in text:
         text = _RDOC_ESCAPE.sub("", text)
     return without_markup(text).strip()
@@ -123,6 +124,7 @@ RULES = CommentedRules(
     doc_above=hash_lines_or_block,
     clean=ruby_prose,
     mend=without_heredocs,
+    tag=re.compile(rb"\n[ \t]*#*[ \t]*@[a-z]"),
     code_line=re.compile(rb"\n[ \t;})\]]*(?!#|end\b)[^\s;})\]]"),
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:rb|rake)$"),

@@ -20,15 +20,38 @@ from pipeline_lib.errors import UserError
 DefinitionKind = Literal["module", "class", "function"]
 
 
-@dataclass(frozen=True, slots=True)
 class Doc:
-    """A documentation string or comment: what it says, and the bytes of the statement or the comments that hold it."""
+    """A documentation string or comment: what it says, and the bytes of the statement or the comments that hold it.
 
-    value: str
-    start: int
-    end: int
-    line: int  # of its first line, from 1
-    above: bool = False  # a comment before the definition, no part of it
+    Args:
+        value: what it says, or the work that tells it, which is done when somebody asks: of most comments nobody does.
+        line: of its first line, from 1.
+        above: a comment before the definition, no part of it.
+        raw: what the value is made of, up to the first tag.
+    """
+
+    __slots__ = ("_raw", "_value", "above", "end", "line", "start")
+
+    def __init__(
+        self, value: str | Callable[[], str], start: int, end: int, line: int, above: bool = False, raw: bytes = b""
+    ) -> None:
+        self._value, self._raw = value, raw
+        self.start, self.end, self.line, self.above = start, end, line, above
+
+    @property
+    def value(self) -> str:
+        """The text without marks, tags and markup."""
+        if not isinstance(self._value, str):
+            self._value = self._value()
+        return self._value
+
+    def may_have(self, n_words: int) -> bool:
+        """False where the text has fewer words, or characters of a script without spaces, for sure."""
+        raw = self._raw
+        if isinstance(self._value, str) or (not raw.isascii() and len(raw) >= n_words):
+            return len(self.value) >= n_words
+        # where markup is taken off a word may become two
+        return len(raw) >= n_words and len(raw.split()) + sum(map(raw.count, (b"<", b"&", b"{"))) >= n_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +124,21 @@ class ParseLimit(ValueError):
     """A text made to be hard to parse: error recovery took more steps than any real source of its length does."""
 
 
-class Steps:
-    """Counts the steps of a parser, which stops beyond a limit: no clock, so that the outcome is the same anywhere.
+def step_limit(data: bytes, seconds: float) -> Callable[..., bool]:
+    """Count of the steps of a parser, which stops beyond a limit: no clock, so that the outcome is the same anywhere.
 
-    Real source takes 3 to 18 steps a kB; 8 kB of `/** ` took Go 20,000 and 13 s. The clock is for texts whose steps get
-    slower and slower, as those of 200 kB of the same do.
+    Real source takes 3 to 18 steps a kB; 8 kB of `/** ` took Go 20,000 and 13 s. The clock, at every eighth step, is for texts
+    whose steps get slower and slower, as those of 200 kB of the same do.
     """
+    left = 1_000 + 30 * len(data) // 1_000
+    end = time.monotonic() + seconds
 
-    def __init__(self, data: bytes, seconds: float) -> None:
-        self.left = 1_000 + 30 * len(data) // 1_000
-        self.end = time.monotonic() + seconds
+    def stops(*_: object) -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0 or (not left & 7 and time.monotonic() > end)
 
-    def __call__(self, *_: object) -> bool:
-        self.left -= 1
-        return self.left < 0 or time.monotonic() > self.end
+    return stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +158,8 @@ class CommentedRules(LanguageRules):
     between: re.Pattern[bytes]  # all that may stand between the documentation and its definition
     doc_above: Callable[[bytes, list[Node]], list[Node]]  # which of the comments so far are the documentation of what follows
     clean: Callable[[list[str]], str]  # what those comments say: no marks, no tags, no markup
+    tag: re.Pattern[bytes] | None = None  # the line behind whose beginning there is no prose, if the next one is not there
+    text_tag: re.Pattern[bytes] | None = None  # a tag behind which there is prose all the same
     mend: Callable[[bytes], bytes] = bytes  # a text whose parse is broken, blank where the grammar is known to fail
 
     @cached_property
@@ -155,7 +181,7 @@ class CommentedRules(LanguageRules):
             ParseLimit: the text takes too many steps, or seconds.
         """
         try:
-            return self.parser.parse(lambda offset, _: data[offset:], progress_callback=Steps(data, seconds)).root_node
+            return self.parser.parse(lambda offset, _: data[offset:], progress_callback=step_limit(data, seconds)).root_node
         except ValueError as error:  # stopped
             self.parser.reset()
             raise ParseLimit("no real source of its length takes so many steps or seconds to parse") from error
@@ -176,3 +202,7 @@ TEST_CLASS = re.compile(r"Tests?(?![a-z])|\w*(?:[a-z\d]Tests?|TestCase|[a-z\d]Sp
 # A line of a language with braces: neither comment nor brackets alone.
 BRACES_CODE_LINE = re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*)[^\s;{}()\[\],]")
 SLASHES_COMMENT_LINE = re.compile(r"\n[ \t]*//+[ \t!/]*([^\n]*)")
+
+# A line of documentation that begins with a tag
+STARRED_TAG = re.compile(rb"\n[ \t]*(?:\*+|///)?[ \t]*@[A-Za-z]")
+TEXT_TAG = re.compile(rb"@(?:desc|summary|classdesc)")

@@ -85,6 +85,8 @@ class Candidate:
         members: the functions directly in a class, whose bodies its y leaves out.
     """
 
+    __slots__ = ("_x", "data", "definition", "members", "rules", "view")
+
     def __init__(
         self, definition: Definition, view: View, data: bytes, rules: LanguageRules, members: Sequence[Definition] = ()
     ) -> None:
@@ -175,7 +177,7 @@ def _last_name(candidate: Candidate) -> str:
     return candidate.definition.name.rpartition(".")[2]
 
 
-# In order of cost: the last ones read the function's text.
+# In order of cost: the last ones read the function's text and its documentation.
 CODE_RULES: tuple[CodeRule, ...] = (
     ("test", lambda c, _: c.definition.in_test),
     ("syntax_error", lambda c, _: c.definition.broken),
@@ -184,11 +186,14 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("standard_method", lambda c, _: c.view != "class" and _last_name(c) in c.rules.standard_methods),
     ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
     ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
+    (
+        "trivial",
+        lambda c, config: not (c.has_body(config.min_body_lines) and c.has_lines(config.min_function_lines)),
+    ),  # half of all
     ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),
     ("short_doc", lambda c, config: c.view != "name" and len(c.x.split()) < config.min_doc_words),
     ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
     ("too_large", lambda c, config: c.size_bytes > config.max_function_bytes),
-    ("trivial", lambda c, config: not (c.has_body(config.min_body_lines) and c.has_lines(config.min_function_lines))),
 )
 
 

@@ -7,6 +7,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from tree_sitter import Node
 
@@ -230,19 +231,19 @@ def _commented(
     first = _without_leading(node, rules.left_out) if data[start] in rules.left_out_signs else node
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
-    return Definition(
-        kind=kind,
-        name=name,
-        parent=parent,
-        start=first.start_byte,
-        end=node.end_byte,
-        line=first.start_point[0] + 1,
-        name_start=name_node.start_byte,
-        name_end=name_node.end_byte,
-        body_start=body.start_byte if body is not None else node.end_byte,  # abstract, or empty
-        doc=_doc_above(data, comments, start, rules) if comments else None,
-        in_test=parent.in_test or _is_test_name(name, kind, rules),
-        broken=node.has_error and (body is None or _has_broken_head(holder, body)),
+    return Definition(  # by position: by name it takes twice as long
+        kind,
+        name,
+        parent,
+        first.start_byte,
+        node.end_byte,
+        first.start_point[0] + 1,
+        name_node.start_byte,
+        name_node.end_byte,
+        body.start_byte if body is not None else node.end_byte,  # abstract, or empty
+        _doc_above(data, comments, start, rules) if comments else None,
+        parent.in_test or _is_test_name(name, kind, rules),
+        node.has_error and (body is None or _has_broken_head(holder, body)),
     )
 
 
@@ -252,8 +253,18 @@ def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRu
     chosen = rules.doc_above(data, comments)
     if not chosen:
         return None
-    value = rules.clean([data[comment.start_byte : comment.end_byte].decode() for comment in chosen])
-    return Doc(value, chosen[0].start_byte, chosen[-1].end_byte, chosen[0].start_point[0] + 1, above=True)
+    spans = [(comment.start_byte, comment.end_byte) for comment in chosen]
+    first, last = spans[0][0], spans[-1][1]
+    raw = data[first:last]
+    if rules.tag is not None and (tag := rules.tag.search(raw)):
+        more = rules.text_tag is not None and rules.text_tag.search(raw)
+        raw = raw if more else raw[: tag.start()]
+    value = partial(_cleaned, data, spans, rules)
+    return Doc(value, first, last, chosen[0].start_point[0] + 1, True, raw)
+
+
+def _cleaned(data: bytes, spans: list[tuple[int, int]], rules: CommentedRules) -> str:
+    return rules.clean([data[start:end].decode() for start, end in spans])
 
 
 def _without_leading(node: Node, left_out: frozenset[str]) -> Node:

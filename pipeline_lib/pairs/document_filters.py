@@ -23,6 +23,7 @@ ELLIPSES = ("...", "…")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))  # Gopher's eight
 IDENTIFIED_CHARACTERS = 4_000  # the identifier is sure of a language long before
 HEAD_LINES = 20  # where generators sign
+HEAD_CHARACTERS = 10_000
 
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|<!--|;|%|\"\"\"|''')")
 _GENERATED = re.compile(
@@ -166,15 +167,17 @@ def _too_repetitive(shares: dict[int, float], measure: Callable[[list[str], int]
 
 
 def _says_generated(document: DocumentText) -> bool:
-    head = document.text[:10_000].splitlines()[:HEAD_LINES]
+    head = document.text[:HEAD_CHARACTERS].splitlines()[:HEAD_LINES]
     return any(_COMMENT.match(line) and _GENERATED.search(line) for line in head)
 
 
 def has_generated_header(text: str) -> bool:
     """True where the comments before the first line of code say that a program wrote the file."""
-    header = _HEADER.match(text, 0, 10_000)
-    if header is None or "generated" not in header.group().lower():
+    head = text[:HEAD_CHARACTERS]
+    if "enerated" not in head and "ENERATED" not in head:  # a hundredth of the time that it takes to find the header
         return False
+    header = _HEADER.match(head)
+    assert header is not None, "an empty header fits any text"
     return _BY_A_PROGRAM.search(_LINE_MARK.sub(" \n", "\n" + header.group())) is not None
 
 

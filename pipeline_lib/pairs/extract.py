@@ -283,9 +283,11 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)
     sections = []
+    by_words = config.text.unit != "characters"
+    least = least_size_of_a_pair(config.text) if by_words else 0
     for definition in definitions:
         doc = definition.doc
-        if doc is None or definition.in_test or definition.broken or not _is_long(doc, config.text):
+        if doc is None or definition.in_test or definition.broken or not (doc.may_have(least) and _is_long(doc, config.text)):
             continue
         if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
             rows.dropped["not_text"] += 1
