@@ -7,7 +7,7 @@ parse, walk, filter, segment, build the Arrow tables, write the Parquet files, h
 Python sources of the standard library and the runtime dependencies, drawn by the hash of their path, tests left out (ours
 does not parse them), in bundles as large as the demo's. First both in turn in one process on one core, then each with one and
 with two worker processes. On one core it is the process's own time that counts, so that what else runs on the machine does not.
-Other languages: up to 200 files each, of what the folders given or those of the system hold.
+Other languages: 6 MB each, of what the folders given or those of the system hold.
 The last line is one flat JSON object.
 """
 
@@ -108,25 +108,36 @@ def per_core(bundles: list[Bundle], rounds: int) -> dict[str, float | int]:
 
 
 def others_per_core(folders: list[str], quick: bool) -> dict[str, float]:
-    """The same ratio for each other language of which these folders hold source."""
+    """The same ratio for each other language of which these folders hold source, a bundle as large as the demo's of each."""
     figures = {}
+    found = {path: place for folder_ in folders for place, path in walk(folder_)}
     for form in sorted(CODE_FORMS - {"python"}):
-        found = {path: place for folder_ in folders for place, path in walk(folder_) if form_of(path) == form}
-        paths = sorted((path for path in found if not is_test_path(path)), key=lambda p: hashlib.sha256(p.encode()).digest())
-        files = [
-            file
-            for path in paths[: 60 if quick else 200]
-            if 0 < (file := describe(found[path], path, form, form)).bytes < 200_000
-        ]
-        bundles = bundles_of(files, 6_000_000)
-        if sum(file.bytes for file in files) < 100_000:
+        files = files_of(form, found, 1_000_000 if quick else 6_000_000)
+        size = sum(file.bytes for file in files)
+        if size < 100_000:
             continue
+        bundles = bundles_of(files, 6_000_000)
         with one_core(), folder() as root:
             in_turn(Store(f"{root}/warm"), bundles[0])
             seconds = [in_turn(Store(f"{root}/{n}"), bundle) for n in range(1 if quick else 5) for bundle in bundles]
         figures[f"{form}_of_bare_parse_per_core"] = round(sum(s[1] for s in seconds) / sum(s[0] for s in seconds), 3)
-        print(form, figures[f"{form}_of_bare_parse_per_core"])
+        print(f"{form} {figures[f'{form}_of_bare_parse_per_core']} ({len(files)} files, {size:,} bytes)")
     return figures
+
+
+def files_of(form: str, found: dict[str, str], total_bytes: int) -> list[SourceFile]:
+    """The first files of a language by the hash of their path, so many bytes; no tests, nothing that is generated at length."""
+    paths = (path for path in found if form_of(path) == form and not is_test_path(path))
+    files: list[SourceFile] = []
+    size = 0
+    for path in sorted(paths, key=lambda p: hashlib.sha256(p.encode()).digest()):
+        if size >= total_bytes:
+            break
+        file = describe(found[path], path, form, form)
+        if 0 < file.bytes < 200_000:
+            files.append(file)
+            size += file.bytes
+    return files
 
 
 def in_turn(store: Store, bundle: Bundle) -> tuple[float, float]:

@@ -111,7 +111,13 @@ class CodePairsConfig(StageConfig):
         min_length=1,
     )
     min_body_lines: int = Field(
-        3, description="Shortest body of a function, which is dropped as trivial below it (lines).", ge=1
+        3, description="Shortest body of a function, which is dropped as trivial below it (lines of code).", ge=1
+    )
+    min_function_lines: int = added(
+        1,
+        description="Shortest function in all, its head and closing bracket too but neither documentation nor empty lines;"
+        " a shorter one is dropped as trivial below it (lines). CodeSearchNet's rule is 3 here and 1 in `min_body_lines`.",
+        ge=1,
     )
     min_doc_words: int = Field(
         3, description="Shortest first paragraph of a docstring that gives a pair (words, as `extract.text.unit: auto`).", ge=1

@@ -13,7 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.config.data import CodePairsConfig, CurateConfig, ExtractConfig, ShardConfig, TextPairsConfig, TokenizerConfig
+from pipeline_lib.config.data import (
+    CodeFilterConfig,
+    CodePairsConfig,
+    CurateConfig,
+    ExtractConfig,
+    FilterConfig,
+    ShardConfig,
+    TextPairsConfig,
+    TokenizerConfig,
+)
 from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.config.model import ModelConfig, hub_weights
 from pipeline_lib.config.overrides import Layer, apply, in_yaml, read_config
@@ -108,7 +117,11 @@ def demo() -> RunConfig:
         name="demo",
         # of the salts tried, the one with 1,000 capped functions in both held-out splits and the most left for training
         curate=CurateConfig(validation_percent=12, test_percent=16, split_salt="cpt-58"),
-        extract=ExtractConfig(code=CodePairsConfig(views=("docstring", "name", "class"))),
+        extract=ExtractConfig(
+            code=CodePairsConfig(views=("docstring", "name", "class")),
+            # transformers writes 1,300 of the 16,700 files from others of its own; the recipe was made with them
+            filters=FilterConfig(code=CodeFilterConfig(generated_headers=False)),
+        ),
         tokenizer=TokenizerConfig(vocab_size=24_576, max_repeats=2, max_training_texts=60_000),
         shards=ShardConfig(max_x_tokens=96, max_y_tokens=128, order="path", splits=("train",)),
         model=ModelConfig(start="lexical", layers=1, width=512, heads=4, inner=128, positions=160),

@@ -6,11 +6,14 @@ import re
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named, run_of_lines, without_stars
+from pipeline_lib.languages.doc_comments import first_that_is_not, headings_apart, run_of_lines, without_stars
+from pipeline_lib.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
 _DOC_LINK = re.compile(r"(?<!\w)\[\*?([\w.]+)\](?![(:\w])")
+_TARGET = re.compile(r"\n\[([^\]\n]+)\]:[ \t]+\S+[ \t]*(?=\n|\Z)")  # [RFC 7159]: https://...
+_HEADING = re.compile(r"\n#[ \t]+([^\n]+)")
 
 
 def receiver_and_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -27,14 +30,33 @@ def receiver_and_name(node: Node, data: bytes) -> tuple[str, Node] | None:
 
 
 def go_prose(comments: list[str]) -> str:
-    """What a Go documentation comment says: no directives, no brackets around links."""
+    """What a Go documentation comment says: no directives, no brackets around links, no note that it is deprecated first."""
     lines = []
     for comment in comments:
         if comment.startswith("/*"):
             lines.append(without_stars(comment))
         elif not _DIRECTIVE.match(comment, 2):
             lines.append(comment[2:].removeprefix(" "))
-    return _DOC_LINK.sub(r"\1", "\n".join(lines)).strip()
+    text = "\n".join(lines)
+    if "[" in text:
+        text = _DOC_LINK.sub(r"\1", _without_targets("\n" + text))
+    if "#" in text:
+        text = headings_apart("\n" + text, _HEADING)
+    return first_that_is_not(text, _is_deprecation) if "Deprecated:" in text else text.strip()
+
+
+def _without_targets(text: str) -> str:
+    """Text without the lines that say where links lead, and without the brackets of those links."""
+    names = [match.group(1) for match in _TARGET.finditer(text)]
+    if names:
+        text = _TARGET.sub("", text)
+        for name in names:
+            text = text.replace(f"[{name}]", name)
+    return text
+
+
+def _is_deprecation(paragraph: str) -> bool:
+    return paragraph.startswith("Deprecated:")
 
 
 RULES = CommentedRules(

@@ -1,19 +1,63 @@
-"""Java: methods, and the Javadoc before them."""
+"""Java: methods, and the Javadoc before them, in `/** */` or in the Markdown of `///` lines."""
 
 from __future__ import annotations
 
 import re
 
+from tree_sitter import Node
+
+from pipeline_lib.languages.doc_comments import before_tags, headings_apart, last_doc_block, tagged_prose, without_inline_tags
 from pipeline_lib.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
+    STARRED_TAG,
     TEST_CLASS,
     TEST_FUNCTION,
+    TEXT_TAG,
     CommentedRules,
-    last_doc_block,
     named,
-    tagged_prose,
 )
+
+# what follows `new`: a body may be that of a class where no semicolon comes first and no bracket right before the brace
+_CLASS_AFTER_NEW = re.compile(
+    rb"""new\b[^;{"'/]*+(?:(?:"(?!"")[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'|/(?![/*]))[^;{"'/]*+)*+"""
+    rb"""(?!;)(?!(?<=\])\{)(?!(?<=\] )\{)"""
+)
+
+_BLANK_LINE = re.compile(rb"[ \t]*\n[ \t]*\n")
+_HEADING = re.compile(r"\n {0,3}#{1,6}[ \t]+([^\n]*?)[ \t#]*(?=\n|\Z)")
+_FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
+# a span of code is looked over; a link has a text and a target, or one of the two: [the list][java.util.List], [List#of]
+_SPAN_OR_LINK = re.compile(r"(`+)(?!`).*?\1|(?<![\w\]\\])!?\[([^\[\]\n]+)\](?:\[([^\]\n]*(?:\[\])*)\])?(?![\[(:])", re.S)
+_EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|(?<!_)_{1,3})(?=[^\s*_])([^*\n]*?[^\s*_\\])\1(?![\w*])")
+
+
+def doc_block_or_lines(data: bytes, comments: list[Node]) -> list[Node]:
+    """The last `/** */`, or the last run of `///` lines, which older code has as titles of what follows a blank line."""
+    chosen = last_doc_block(data, comments, b"///")
+    lines = chosen and data.startswith(b"///", chosen[0].start_byte)
+    titles = lines and any(_BLANK_LINE.match(data, comment.end_byte) for comment in (chosen[-1], comments[-1]))
+    return [] if titles else chosen
+
+
+def java_prose(comments: list[str]) -> str:
+    """What a documentation comment says before its first tag."""
+    if not comments[0].startswith("///"):
+        return tagged_prose(comments)
+    text = before_tags("\n" + "\n".join(comment[3:].removeprefix(" ").rstrip() for comment in comments))
+    text = headings_apart(_FENCE.sub("\n", text), _HEADING)
+    if "[" in text:
+        text = _SPAN_OR_LINK.sub(_without_target, text)
+    return _EMPHASIS.sub(r"\2", without_inline_tags(text)).strip()
+
+
+def _without_target(found: re.Match[str]) -> str:
+    """A span of code as it is, and of a link what a reader sees."""
+    span, words, target = found.groups()
+    if span:
+        return found.group()
+    return words if target else words.lstrip("#").replace("#", ".")
+
 
 RULES = CommentedRules(
     suffixes=(".java",),
@@ -25,15 +69,17 @@ RULES = CommentedRules(
         "record_declaration": "class", "annotation_type_declaration": "class",
     },
     comments=("line_comment", "block_comment"),
-    signs=tuple(map(re.compile, (rb"class\b", rb"interface\b", rb"enum\b", rb"record\b", rb"new\b"))),
-    opening=b"{",  # most often `new` and `class` open no body: new Foo(), Foo.class
+    signs=(*map(re.compile, (rb"class[\s/]", rb"interface[\s/]", rb"enum[\s/]", rb"record[\s/]")), _CLASS_AFTER_NEW),
+    opening=b"{",
     entered=("class_body", "interface_body", "enum_body", "enum_body_declarations", "enum_constant", "annotation_type_body"),
     name_of=named,
     left_out=frozenset({"annotation", "marker_annotation", "line_comment", "block_comment"}),
     left_out_signs=b"@/",
     between=re.compile(rb"\s*"),  # javac: blank lines may stand between; annotations are part of the declaration
-    doc_above=last_doc_block,
-    clean=tagged_prose,
+    doc_above=doc_block_or_lines,
+    clean=java_prose,
+    tag=STARRED_TAG,
+    text_tag=TEXT_TAG,
     code_line=BRACES_CODE_LINE,
     comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:(?<=.)/[^/]*|)\.java$"),  # the package is the folder

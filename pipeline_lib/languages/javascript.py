@@ -6,14 +6,15 @@ import re
 
 from tree_sitter import Node
 
+from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
 from pipeline_lib.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
+    STARRED_TAG,
     TEST_CLASS,
     TEST_FUNCTION,
+    TEXT_TAG,
     CommentedRules,
-    last_doc_block,
-    tagged_prose,
 )
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")
@@ -59,6 +60,8 @@ RULES = CommentedRules(
     ),
     doc_above=last_doc_block,
     clean=tagged_prose,
+    tag=STARRED_TAG,
+    text_tag=TEXT_TAG,
     code_line=BRACES_CODE_LINE,
     comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.[cm]?jsx?$"),

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import re
 
-from pipeline_lib.languages.rules import TEST_CLASS, TEST_FUNCTION, CommentedRules, last_doc_block, named, tagged_prose
+from tree_sitter import Node
+
+from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
+from pipeline_lib.languages.rules import STARRED_TAG, TEST_CLASS, TEST_FUNCTION, TEXT_TAG, CommentedRules, named
+
+
+def doc_block(data: bytes, comments: list[Node]) -> list[Node]:
+    """The last `/** */` that is about one thing: phpDocumentor's `/**#@+ */` opens what many share."""
+    chosen = last_doc_block(data, comments)
+    return [] if chosen and data.startswith(b"/**#@", chosen[0].start_byte) else chosen
+
 
 RULES = CommentedRules(
     suffixes=(".php",),
@@ -21,8 +31,10 @@ RULES = CommentedRules(
     left_out=frozenset({"attribute_list", "comment"}),
     left_out_signs=b"#/",
     between=re.compile(rb"\s*"),  # as for PHP's own getDocComment(); attributes are part of the declaration
-    doc_above=last_doc_block,
+    doc_above=doc_block,
     clean=tagged_prose,
+    tag=STARRED_TAG,
+    text_tag=TEXT_TAG,
     code_line=re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*|#(?!\[))[^\s;{}()\[\],]"),
     comment_line=re.compile(r"\n[ \t]*(?://|#(?!\[))[/#]*[ \t!]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:php\d?|phtml|inc)$"),

@@ -38,7 +38,36 @@ def python_doc(body: Node, data: bytes) -> Doc | None:
     value = _string_value(node, data)
     if value is None:
         return None
+    if "{" in value:
+        value = without_epytext(value)
     return Doc(value, statement.start_byte, statement.end_byte, statement.start_point[0] + 1)
+
+
+# Epydoc's inline markup, the innermost first; what it says may hold one pair of plain braces. It stands where a word may: in
+# <S{n}>, 'C{n}' and B{n}(z) a letter and braces mean something else.
+_EPYTEXT = re.compile(r"(?<![^\s(\[{\ue000])([BCGILMSUX])\{((?:[^{}]|(?<![BCGILMSUX])\{[^{}]*\})*)\}(?![\w(*])")
+_EPYTEXT_TARGET = re.compile(r"(?s)(.*\S)\s*<[^<>]*>\s*")
+_EPYTEXT_SIGN = re.compile(r"(?<!\w)(?:[BCILUX]\{[^\d}]|E\{[lr]b\})")
+
+
+def without_epytext(value: str) -> str:
+    """Docstring whose L{links}, C{code} and the like are plain words."""
+    if _EPYTEXT_SIGN.search(value) is None:
+        return value
+    value = value.replace("E{lb}", "\ue000").replace("E{rb}", "\ue001")  # braces, when all tags are gone
+    for _ in range(4):  # of tags in tags
+        value, n_tags = _EPYTEXT.subn(_epytext_words, value)
+        if not n_tags:
+            break
+    return value.replace("\ue000", "{").replace("\ue001", "}")
+
+
+def _epytext_words(inline: re.Match[str]) -> str:
+    tag, said = inline.groups()
+    if tag == "G":  # a graph
+        return ""
+    target = _EPYTEXT_TARGET.fullmatch(said) if tag in "LU" else None
+    return target.group(1) if target else said
 
 
 def _string_value(node: Node, data: bytes) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from operator import methodcaller
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.rules import TEST_CLASS, CommentedRules, named, run_of_lines, without_markup
+from pipeline_lib.languages.doc_comments import headings_apart, run_of_lines, without_markup
+from pipeline_lib.languages.rules import TEST_CLASS, CommentedRules, named
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -32,7 +35,15 @@ _BLOCK = re.compile(r"\A=begin[^\n]*\n|\n?=end[^\n]*\Z")
 # remarks to Ruby and to tools, and what hides a method from RDoc
 _REMARK = re.compile(
     r"\n(?:!|[ \t]*(?:-\*-|(?:frozen[_-]string[_-]literal|(?:en)?coding|warn_indent|typed|shareable_constant_value)[ \t]*:"
-    r"|rubocop:|:nocov:|:nodoc:|:startdoc:|:stopdoc:|@!))[^\n]*"
+    r"|rubocop:|:nocov:|:(?:nodoc|startdoc|stopdoc|enddoc|doc|notnew|include|category|section|title|main|markup|method|attr"
+    r"|attr_(?:reader|writer|accessor)|singleton-method|arg|args|yields?):|@!))[^\n]*"
+)
+_HIDDEN = re.compile(r"\n--[ \t]*(?=\n).*?(?:\n\+\+[ \t]*(?=\n|\Z)|\Z)", re.S)  # RDoc: between #-- and #++
+_HEADING = re.compile(r"\n(?:[ \t]*={1,6}(?:[ \t]+(?=\S)|(?=[A-Z]))|#{1,6}[ \t]+(?=[^\W\d_]))([^\n]+)")  # RDoc's, Markdown's
+_TOMDOC = re.compile(r"\s*(?:Public|Internal|Private|Deprecated):[ \t]+")
+# what follows TomDoc's description: arguments, examples, what comes back
+_TOMDOC_SECTION = re.compile(
+    r"\n[ \t]*(?:(?:Returns?|Raises|Yields|Signature|Examples?)\b|[*&]{0,2}\w+:?[ \t]+-[ \t]+(?=The\b|An?\b|[A-Z]))"
 )
 _CALLS = re.compile(r"\n[ \t]*:?call-seq:[^\n]*(?:\n[ \t]*(?=\n)|\n[ \t]+[^\n]*)*")  # RDoc: the ways to call it, indented
 _TAG_LINE = re.compile(r"\n[ \t]*@[a-z]\w*")
@@ -47,7 +58,8 @@ def unmarked(comments: list[str]) -> str:
     """The text of the comments without their marks, each line after a newline."""
     if comments[0].startswith("=begin"):  # it stands alone
         return "\n" + _BLOCK.sub("", comments[0])
-    return _REMARK.sub("", _HASHES.sub("\n", "\n" + "\n".join(comments)))
+    text = _REMARK.sub("", _HASHES.sub("\n", "\n" + "\n".join(comments)))
+    return _HIDDEN.sub("", text) if "\n--" in text else text
 
 
 def ruby_prose(comments: list[str]) -> str:
@@ -55,15 +67,49 @@ def ruby_prose(comments: list[str]) -> str:
     text = unmarked(comments) + "\n"
     if "call-seq:" in text:
         text = _CALLS.sub("", text)
-    tag = _TAG_LINE.search(text)
+    tag = _TAG_LINE.search(text) if "@" in text else None
     text = text[: tag.start()] if tag else text
-    text = _YARD_LINK.sub(lambda match: match.group(2) or match.group(1), text)
-    if _RDOC_TARGET.search(text):
+    if ": " in text and (status := _TOMDOC.match(text)):
+        section = _TOMDOC_SECTION.search(text, status.end())
+        text = "\n" + text[status.end() : section.start() if section else None]
+    if "=" in text or "#" in text:
+        text = headings_apart(text, _HEADING)
+    if "{" in text:
+        text = _YARD_LINK.sub(lambda match: match.group(2) or match.group(1), text)
+    if "[" in text and _RDOC_TARGET.search(text):
         text = _RDOC_LINK.sub(lambda match: match.group(1) or match.group(2), text)
-    text = _RDOC_WORD.sub(r"\2", text)
+    text = _RDOC_WORD.sub(methodcaller("group", 2), text)  # a template would be filled in by Python
     if "\\" in text:
         text = _RDOC_ESCAPE.sub("", text)
     return without_markup(text).strip()
+
+
+_HEREDOC = re.compile(rb"<<([~-]?)([\"'`]?)([A-Za-z_]\w*)\2(?=[^\w\"'`]|$)")
+
+
+def without_heredocs(data: bytes) -> bytes:
+    """The source with blanks for what stands in heredocs: the grammar loses itself in one inside another's interpolation."""
+    lines = data.split(b"\n")
+    ends: dict[bytes, list[int]] = {}
+    for number, line in enumerate(lines):
+        ends.setdefault(line.strip(), []).append(number)
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        for indented, quote, name in _HEREDOC.findall(line) if b"<<" in line else ():
+            if indented or quote or name[:1].isupper():  # others are shifts
+                at = _blanked(lines, at, ends.get(name, []), indented)
+        at += 1
+    return b"\n".join(lines)
+
+
+def _blanked(lines: list[bytes], opened: int, ends: list[int], indented: bytes) -> int:
+    """Blank the heredoc behind a line. Returns the number of the line that ends it; of one without an end, the line's own."""
+    for last in ends[bisect_right(ends, opened) :][:20]:
+        if indented or not lines[last][:1].isspace():
+            lines[opened + 1 : last] = [b" " * len(line) for line in lines[opened + 1 : last]]
+            return last
+    return opened
 
 
 RULES = CommentedRules(
@@ -77,6 +123,8 @@ RULES = CommentedRules(
     between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*(?:[a-z_]\w*[!?]?[ \t(]+)*+"),
     doc_above=hash_lines_or_block,
     clean=ruby_prose,
+    mend=without_heredocs,
+    tag=re.compile(rb"\n[ \t]*#*[ \t]*@[a-z]"),
     code_line=re.compile(rb"\n[ \t;})\]]*(?!#|end\b)[^\s;})\]]"),
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:rb|rake)$"),

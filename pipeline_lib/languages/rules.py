@@ -1,11 +1,10 @@
-"""Rules of a programming language, in the words of its tree-sitter grammar; and what documentation comments say in several.
+"""Rules of a programming language, in the words of its tree-sitter grammar.
 
 A language's file states `WalkedRules`, whose definitions hold their documentation, or `CommentedRules`, where it stands above.
 """
 
 from __future__ import annotations
 
-import html
 import re
 import time
 from collections.abc import Callable
@@ -21,15 +20,38 @@ from pipeline_lib.errors import UserError
 DefinitionKind = Literal["module", "class", "function"]
 
 
-@dataclass(frozen=True, slots=True)
 class Doc:
-    """A documentation string or comment: what it says, and the bytes of the statement or the comments that hold it."""
+    """A documentation string or comment: what it says, and the bytes of the statement or the comments that hold it.
 
-    value: str
-    start: int
-    end: int
-    line: int  # of its first line, from 1
-    above: bool = False  # a comment before the definition, no part of it
+    Args:
+        value: what it says, or the work that tells it, which is done when somebody asks: of most comments nobody does.
+        line: of its first line, from 1.
+        above: a comment before the definition, no part of it.
+        raw: what the value is made of, up to the first tag.
+    """
+
+    __slots__ = ("_raw", "_value", "above", "end", "line", "start")
+
+    def __init__(
+        self, value: str | Callable[[], str], start: int, end: int, line: int, above: bool = False, raw: bytes = b""
+    ) -> None:
+        self._value, self._raw = value, raw
+        self.start, self.end, self.line, self.above = start, end, line, above
+
+    @property
+    def value(self) -> str:
+        """The text without marks, tags and markup."""
+        if not isinstance(self._value, str):
+            self._value = self._value()
+        return self._value
+
+    def may_have(self, n_words: int) -> bool:
+        """False where the text has fewer words, or characters of a script without spaces, for sure."""
+        raw = self._raw
+        if isinstance(self._value, str) or (not raw.isascii() and len(raw) >= n_words):
+            return len(self.value) >= n_words
+        # where markup is taken off a word may become two
+        return len(raw) >= n_words and len(raw.split()) + sum(map(raw.count, (b"<", b"&", b"{"))) >= n_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,20 +124,21 @@ class ParseLimit(ValueError):
     """A text made to be hard to parse: error recovery took more steps than any real source of its length does."""
 
 
-class Steps:
-    """Counts the steps of a parser, which stops beyond a limit: no clock, so that the outcome is the same anywhere.
+def step_limit(data: bytes, seconds: float) -> Callable[..., bool]:
+    """Count of the steps of a parser, which stops beyond a limit: no clock, so that the outcome is the same anywhere.
 
-    Real source takes 3 to 18 steps a kB; 8 kB of `/** ` took Go 20,000 and 13 s. The clock is for texts whose steps get
-    slower and slower, as those of 200 kB of the same do.
+    Real source takes 3 to 18 steps a kB; 8 kB of `/** ` took Go 20,000 and 13 s. The clock, at every eighth step, is for texts
+    whose steps get slower and slower, as those of 200 kB of the same do.
     """
+    left = 1_000 + 30 * len(data) // 1_000
+    end = time.monotonic() + seconds
 
-    def __init__(self, data: bytes, seconds: float) -> None:
-        self.left = 1_000 + 30 * len(data) // 1_000
-        self.end = time.monotonic() + seconds
+    def stops(*_: object) -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0 or (not left & 7 and time.monotonic() > end)
 
-    def __call__(self, *_: object) -> bool:
-        self.left -= 1
-        return self.left < 0 or time.monotonic() > self.end
+    return stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +158,9 @@ class CommentedRules(LanguageRules):
     between: re.Pattern[bytes]  # all that may stand between the documentation and its definition
     doc_above: Callable[[bytes, list[Node]], list[Node]]  # which of the comments so far are the documentation of what follows
     clean: Callable[[list[str]], str]  # what those comments say: no marks, no tags, no markup
+    tag: re.Pattern[bytes] | None = None  # the line behind whose beginning there is no prose, if the next one is not there
+    text_tag: re.Pattern[bytes] | None = None  # a tag behind which there is prose all the same
+    mend: Callable[[bytes], bytes] = bytes  # a text whose parse is broken, blank where the grammar is known to fail
 
     @cached_property
     def definition_ids(self) -> dict[int, DefinitionKind]:
@@ -155,7 +181,7 @@ class CommentedRules(LanguageRules):
             ParseLimit: the text takes too many steps, or seconds.
         """
         try:
-            return self.parser.parse(lambda offset, _: data[offset:], progress_callback=Steps(data, seconds)).root_node
+            return self.parser.parse(lambda offset, _: data[offset:], progress_callback=step_limit(data, seconds)).root_node
         except ValueError as error:  # stopped
             self.parser.reset()
             raise ParseLimit("no real source of its length takes so many steps or seconds to parse") from error
@@ -177,101 +203,6 @@ TEST_CLASS = re.compile(r"Tests?(?![a-z])|\w*(?:[a-z\d]Tests?|TestCase|[a-z\d]Sp
 BRACES_CODE_LINE = re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*)[^\s;{}()\[\],]")
 SLASHES_COMMENT_LINE = re.compile(r"\n[ \t]*//+[ \t!/]*([^\n]*)")
 
-_GAP = re.compile(rb"\s*")
-
-
-def last_doc_block(data: bytes, comments: list[Node]) -> list[Node]:
-    """The last `/** */` of those before a definition; other comments may follow it, code may not (javac, jsdoc, PHP)."""
-    for index in range(len(comments) - 1, -1, -1):
-        comment = comments[index]
-        start = comment.start_byte
-        if data.startswith(b"/**", start) and comment.end_byte - start > len(b"/**/"):
-            return [comment]
-        if index and _GAP.fullmatch(data, comments[index - 1].end_byte, start) is None:
-            break
-    return []
-
-
-def run_of_lines(data: bytes, comments: list[Node]) -> list[Node]:
-    """The comments on consecutive lines that end with this one, none of which stands behind code (go/doc, YARD)."""
-    first = len(comments) - 1
-    start = comments[first].start_byte
-    while first and data[comments[first - 1].end_byte : start].strip(b" \t") == b"\n":
-        first -= 1
-        start = comments[first].start_byte
-    line = data.rfind(b"\n", 0, start) + 1
-    behind_code = bool(data[line:start].strip())  # the others follow a newline
-    return comments[first + behind_code :]
-
-
-# Patterns for a line begin with its newline, and the text with one: the regular expression engine looks for a letter ten
-# times as fast as for `^`, and most of a comment is prose.
-_STAR = re.compile(r"\n[ \t]*\*+(?!/)[ \t]?")
-
-
-def without_stars(block: str) -> str:
-    """The text in a `/* */`."""
-    return _STAR.sub("\n", "\n" + _inside(block))[1:].rstrip("* \t\n")
-
-
-def _inside(block: str) -> str:
-    return block[2:-2] if block.endswith("*/") else block[2:]
-
-
-_TAG_LINE = re.compile(r"\n[ \t]*@(?!(?:desc|description|summary)\b)[A-Za-z]")
-# the same before the stars are taken off
-_STARRED = r"\n[ \t]*(?:\*+(?!/)[ \t]?)?[ \t]*@"
-_STARRED_TAG = re.compile(_STARRED + r"(?!(?:desc|description|summary)\b)[A-Za-z]")
-_OF_ANOTHER = re.compile(_STARRED + r"(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
-_TEXT_TAG = re.compile(r"\n[ \t]*@(?:desc|description|summary)\b[ \t]*")
-# a tag and what it says, which may hold one pair of braces: {@code Map{k}}
-_INLINE_TAG = re.compile(r"\{@(\w+)([^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+)\}")
-_PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)\b[^<>]*>")
-_MARKUP_TAG = re.compile(r"(?i)</?(?:a|b|big|cite|code|em|font|i|img|kbd|samp|small|span|strong|sub|sup|tt|u|var)\b[^<>]*>")
-_BREAK = re.compile(r"(?i)<br[ \t]*/?>")
-_MARKDOWN_LINK = re.compile(r"!?\[([^\[\]\n]+)\]\((?:[^()\s]+)\)")
-
-
-def tagged_prose(blocks: list[str]) -> str:
-    """What Javadoc, JSDoc and PHPDoc say before their first tag (`@param`): inline tags and HTML become plain words.
-
-    The text of `@description` and `@summary` counts; a comment about the file, module or a type says nothing here.
-    """
-    text = "\n" + _inside(blocks[0])  # `last_doc_block` gives one
-    tag = _STARRED_TAG.search(text) if "@" in text else None
-    if tag is None:
-        text = _STAR.sub("\n", text).rstrip("* \t\n")
-    elif _OF_ANOTHER.search(text, tag.start()):
-        return ""
-    else:  # half of most comments are tags: what they say is not looked at
-        text = _STAR.sub("\n", text[: tag.start()])
-    if "@" in text:
-        text, n_text_tags = _TEXT_TAG.subn("\n", text)
-        tag = _TAG_LINE.search(text) if n_text_tags else None
-        text = _INLINE_TAG.sub(_inline_text, text[: tag.start()] if tag else text)
-    return without_markup(text).strip()
-
-
-_LINK = re.compile(r"([^\s(]*+(?:\([^()]*+\))?)(.*)", re.S)  # Javadoc's target may list parameters: #of(int, Object[])
-
-
-def _inline_text(inline: re.Match[str]) -> str:
-    name, content = inline.groups()
-    tag, said = name.lower(), content.strip()
-    if tag == "code":  # most are
-        return said
-    if tag in ("link", "linkplain", "see", "tutorial"):
-        match = _LINK.fullmatch(said.replace("|", " "))
-        assert match is not None, f"no target in {said!r}"  # it fits any text
-        target, label = match.groups()
-        return label.strip() or target.lstrip("#").replace("#", ".")
-    return "" if tag in ("inheritdoc", "docroot", "internal", "example") else said
-
-
-def without_markup(text: str) -> str:
-    """Text without HTML and Markdown links; where a block of HTML begins, a new paragraph does."""
-    if "<" in text:
-        text = _MARKUP_TAG.sub("", _BREAK.sub(" ", _PARAGRAPH_TAG.sub("\n\n", text)))
-    if "](" in text:
-        text = _MARKDOWN_LINK.sub(r"\1", text)
-    return html.unescape(text) if "&" in text else text
+# A line of documentation that begins with a tag
+STARRED_TAG = re.compile(rb"\n[ \t]*(?:\*+|///)?[ \t]*@[A-Za-z]")
+TEXT_TAG = re.compile(rb"@(?:desc|summary|classdesc)")

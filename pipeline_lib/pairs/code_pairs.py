@@ -52,6 +52,23 @@ def code_pairs(
                 note_drop(dropped, reason, lambda: (candidate.x, candidate.y))  # noqa: B023 - called at once
 
 
+def note_broken_parse(module: Definition, data: bytes, dropped: Counter[str]) -> int:
+    """Count a file whose grammar gave up somewhere. Returns the bytes that no construct was found for."""
+    if module.gaps is None:
+        return 0
+    lost = sum(end - start for start, end in module.gaps)
+    note_drop(dropped, "broken_parse", lambda: _broken_sample(module.gaps or [], lost, data))
+    return lost
+
+
+def _broken_sample(gaps: list[tuple[int, int]], lost: int, data: bytes) -> tuple[str, str]:
+    """What is lost and where, and the beginning of the longest gap."""
+    start, end = max(gaps, key=lambda gap: gap[1] - gap[0], default=(0, 0))
+    line = data.count(b"\n", 0, start) + 1
+    share = f"{lost:,} of {len(data):,} bytes ({lost / len(data):.0%}) not understood, the most from line {line}"
+    return share, data[start : min(end, start + 400)].decode(errors="replace")
+
+
 def _members(definitions: list[Definition], index: int) -> Iterator[Definition]:
     """The functions directly in a class: they follow it in the order of the source."""
     owner = definitions[index]
@@ -68,6 +85,8 @@ class Candidate:
     Args:
         members: the functions directly in a class, whose bodies its y leaves out.
     """
+
+    __slots__ = ("_x", "data", "definition", "members", "rules", "view")
 
     def __init__(
         self, definition: Definition, view: View, data: bytes, rules: LanguageRules, members: Sequence[Definition] = ()
@@ -106,6 +125,10 @@ class Candidate:
         definition, doc = self.definition, held_doc(self.definition)
         body = b"\n" + self.data[(doc.end if doc else definition.body_start) : definition.end]
         return sum(1 for _ in islice(self.rules.code_line.finditer(body), least_lines)) == least_lines
+
+    def has_lines(self, least: int) -> bool:
+        """True where that many lines hold something, the documentation's aside."""
+        return least <= 1 or sum(map(bool, map(str.strip, without_doc(self.data, self.definition).splitlines()))) >= least
 
     @property
     def y(self) -> str:
@@ -155,7 +178,7 @@ def _last_name(candidate: Candidate) -> str:
     return candidate.definition.name.rpartition(".")[2]
 
 
-# In order of cost: the last ones read the function's text.
+# In order of cost: the last ones read the function's text and its documentation.
 CODE_RULES: tuple[CodeRule, ...] = (
     ("test", lambda c, _: c.definition.in_test),
     ("syntax_error", lambda c, _: c.definition.broken),
@@ -164,11 +187,14 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("standard_method", lambda c, _: c.view != "class" and _last_name(c) in c.rules.standard_methods),
     ("has_doc", lambda c, _: c.view == "name" and c.definition.doc is not None),
     ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
+    (
+        "trivial",
+        lambda c, config: not (c.has_body(config.min_body_lines) and c.has_lines(config.min_function_lines)),
+    ),  # half of all
     ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),
     ("short_doc", lambda c, config: c.view != "name" and count_units(c.x) < config.min_doc_words),
     ("not_text", lambda c, _: has_control_bytes(c.x)),  # escapes such as \0 and \ud800 in a docstring
     ("too_large", lambda c, config: c.size_bytes > config.max_function_bytes),
-    ("trivial", lambda c, config: not c.has_body(config.min_body_lines)),
 )
 
 
@@ -216,6 +242,8 @@ def without_doc(data: bytes, definition: Definition) -> str:
 # The end of a first paragraph: an empty line, or a line that opens a field list, a section, an underline or an example.
 _PARAGRAPH_END = re.compile(
     r"\n[ \t]*(?:\n|:[a-z][\w ,*|.\[\]]*:(?:\s|$)|@(?:param|return|type|rtype|raise)|\.\. |>>>|[-=~^*]{3,}[ \t]*(?:\n|$)"
+    r"|@(?:arg|keyword|kwarg|[ic]?var|note|warning|attention|bug|todo|since|version|deprecated|require|precondition"
+    r"|postcondition|invariant|except|author|group)[a-z]*(?:[ \t]+[\w*.]+)?:\s"  # Epydoc's
     r"|(?:Args|Arguments|Parameters|Params|Returns?|Yields?|Raises|Examples?|Notes?|Usage)[ \t]*:?[ \t]*(?:\n|$))"
 )
 _ROLE = re.compile(r":[a-z][\w:+.-]*:`[~!]?([^`]*)`")

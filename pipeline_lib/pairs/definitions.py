@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from tree_sitter import Node
 
@@ -28,6 +30,7 @@ class Definition:
     doc: Doc | None
     in_test: bool
     broken: bool  # a syntax error between its first byte and its body: the body may be another's
+    gaps: list[tuple[int, int]] | None = None  # of a module whose parse is broken: from where to where the grammar gave up
 
     @property
     def qualified_name(self) -> str:
@@ -51,11 +54,56 @@ def find_definitions(data: bytes, rules: LanguageRules, module: str, seconds: fl
     """
     top = Definition("module", module, None, 0, len(data), 1, 0, 0, 0, None, False, False)
     if isinstance(rules, CommentedRules):
-        return [top, *_walk_with_comments(data, rules.parse(data, seconds), rules, top)]
-    assert isinstance(rules, WalkedRules)
-    root = rules.parser.parse(data).root_node
-    top.doc = rules.find_doc(root, data)
-    return [top, *_walk(root, data, rules, top)]
+        root = rules.parse(data, seconds)
+        if root.has_error and (mended := rules.mend(data)) != data:
+            root = min(root, rules.parse(mended, seconds), key=_lost_bytes)
+        found = list(_walk_with_comments(data, root, rules, top))
+    else:
+        assert isinstance(rules, WalkedRules)
+        root = rules.parser.parse(data).root_node
+        top.doc = rules.find_doc(root, data)
+        found = list(_walk(root, data, rules, top))
+    if root.has_error:
+        top.gaps = _gaps(root, found)
+    return [top, *found]
+
+
+def _lost_bytes(root: Node) -> int:
+    return sum(stop - start for start, stop in _errors(root)) if root.has_error else -1
+
+
+def _gaps(root: Node, found: list[Definition]) -> list[tuple[int, int]]:
+    """From where to where a broken parse has no construct: its errors, without the definitions that were found in them."""
+    gaps = []
+    taken = iter([(definition.start, definition.end) for definition in found if not definition.broken])
+    start, end = next(taken, _NONE_LEFT)
+    for first, stop in _errors(root):
+        at = first
+        while at < stop:
+            while start < at:  # around the error, or in a definition that is taken
+                start, end = next(taken, _NONE_LEFT)
+            if at < start:
+                gaps.append((at, min(start, stop)))
+            at = end if start < stop else stop
+    return gaps
+
+
+_NONE_LEFT = (sys.maxsize, sys.maxsize)
+
+
+def _errors(root: Node) -> Iterator[tuple[int, int]]:
+    """The outermost errors in the order of the source, and heredocs that reach to its end."""
+    cursor = root.walk()
+    while True:
+        node = cursor.node
+        assert node is not None
+        if node.is_error or (node.type == "heredoc_body" and node.end_byte == root.end_byte):
+            yield node.start_byte, node.end_byte
+        elif (node.has_error or node.end_byte == root.end_byte) and cursor.goto_first_child():
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return
 
 
 def _walk(root: Node, data: bytes, rules: WalkedRules, top: Definition) -> Iterator[Definition]:
@@ -183,19 +231,19 @@ def _commented(
     first = _without_leading(node, rules.left_out) if data[start] in rules.left_out_signs else node
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
-    return Definition(
-        kind=kind,
-        name=name,
-        parent=parent,
-        start=first.start_byte,
-        end=node.end_byte,
-        line=first.start_point[0] + 1,
-        name_start=name_node.start_byte,
-        name_end=name_node.end_byte,
-        body_start=body.start_byte if body is not None else node.end_byte,  # abstract, or empty
-        doc=_doc_above(data, comments, start, rules) if comments else None,
-        in_test=parent.in_test or _is_test_name(name, kind, rules),
-        broken=node.has_error and (body is None or _has_broken_head(holder, body)),
+    return Definition(  # by position: by name it takes twice as long
+        kind,
+        name,
+        parent,
+        first.start_byte,
+        node.end_byte,
+        first.start_point[0] + 1,
+        name_node.start_byte,
+        name_node.end_byte,
+        body.start_byte if body is not None else node.end_byte,  # abstract, or empty
+        _doc_above(data, comments, start, rules) if comments else None,
+        parent.in_test or _is_test_name(name, kind, rules),
+        node.has_error and (body is None or _has_broken_head(holder, body)),
     )
 
 
@@ -205,8 +253,18 @@ def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRu
     chosen = rules.doc_above(data, comments)
     if not chosen:
         return None
-    value = rules.clean([data[comment.start_byte : comment.end_byte].decode() for comment in chosen])
-    return Doc(value, chosen[0].start_byte, chosen[-1].end_byte, chosen[0].start_point[0] + 1, above=True)
+    spans = [(comment.start_byte, comment.end_byte) for comment in chosen]
+    first, last = spans[0][0], spans[-1][1]
+    raw = data[first:last]
+    if rules.tag is not None and (tag := rules.tag.search(raw)):
+        more = rules.text_tag is not None and rules.text_tag.search(raw)
+        raw = raw if more else raw[: tag.start()]
+    value = partial(_cleaned, data, spans, rules)
+    return Doc(value, first, last, chosen[0].start_point[0] + 1, True, raw)
+
+
+def _cleaned(data: bytes, spans: list[tuple[int, int]], rules: CommentedRules) -> str:
+    return rules.clean([data[start:end].decode() for start, end in spans])
 
 
 def _without_leading(node: Node, left_out: frozenset[str]) -> Node:

@@ -21,7 +21,7 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
 from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.rules import Doc, ParseLimit
-from pipeline_lib.pairs.code_pairs import code_pairs
+from pipeline_lib.pairs.code_pairs import code_pairs, note_broken_parse
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
@@ -250,7 +250,7 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     """Complete the tables of a bundle in their folder and make that its part."""
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
     written = rows.write()
-    names = ("bytes", "code_pairs", "documents", "files", "lost_bytes", "text_pairs", "texts")
+    names = ("broken_bytes", "bytes", "code_pairs", "documents", "files", "lost_bytes", "text_pairs", "texts")
     by_reason = {"refused": rows.refused, "left_out": rows.left_out, "losses": rows.lost_reasons(), "markup": rows.markup}
     facts = {name: rows.facts[name] for name in names} | {name: dict(sorted(n.items())) for name, n in by_reason.items()}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
@@ -355,13 +355,16 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     except ParseLimit as error:
         rows.refuse(file, "code", "parse_limit", str(error))
         return
+    rows.facts["broken_bytes"] += note_broken_parse(definitions[0], source.data, rows.dropped)
     pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
     for position, pair in enumerate(pairs):
         rows.add_code_pair(file, document, language, position, pair)
     sections = []
+    by_words = config.text.unit != "characters"
+    least = least_size_of_a_pair(config.text) if by_words else 0
     for definition in definitions:
         doc = definition.doc
-        if doc is None or definition.in_test or definition.broken or not _is_long(doc, config.text):
+        if doc is None or definition.in_test or definition.broken or not (doc.may_have(least) and _is_long(doc, config.text)):
             continue
         if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
             rows.dropped["not_text"] += 1

@@ -51,13 +51,16 @@ def undocumented():
     return 1
 def short():
     """Short."""
-    return 1
+    a = 1
+    return a
 def escaped():
     """Holds a \\0 byte."""
-    return 1
+    a = 1
+    return a
 def surrogate():
     """Holds a \\ud800 half."""
-    return 1
+    a = 1
+    return a
 def large():
     """Holds far too much."""
 {long}

@@ -109,6 +109,7 @@ def config_of(name: str) -> FilterConfig:
         "long_document": ("max_characters",),
         "symbols": ("max_symbol_share",),
         "digits": ("max_digit_share",),
+        "generated": (),  # by its header: the default
     }[name]
     return FilterConfig(**{field: getattr(ON, field) for field in fields})
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline_lib.config.data import CodePairsConfig
 from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.doc_comments import tagged_prose
 from pipeline_lib.languages.go import go_prose
-from pipeline_lib.languages.rules import tagged_prose
 from pipeline_lib.pairs.code_pairs import CodePair, code_pairs
 from pipeline_lib.pairs.definitions import find_definitions
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.languages import rules_of
-from pipeline_lib.languages.rules import tagged_prose, without_stars
+from pipeline_lib.languages.doc_comments import tagged_prose, without_stars
 from pipeline_lib.pairs.definitions import find_definitions
 
 _PIECES = ("\n", " ", "\t", "*", "* ", "**", "/", "@", "@param x", "@file", "@summary", "@description ", "a", "b.", "{@code x}")
@@ -19,10 +19,11 @@ def stars_first(block: str) -> str:
     text = "\n" + without_stars(block)
     if re.search(r"\n[ \t]*@(?:file|fileoverview|overview|module|typedef|callback|namespace)\b", text):
         return ""
-    text = re.sub(r"\n[ \t]*@(?:desc|description|summary)\b[ \t]*", "\n", text)
-    tag = re.search(r"\n[ \t]*@(?!(?:desc|description|summary)\b)[A-Za-z]", text)
-    text = text[: tag.start()] if tag else text
-    return text.replace("{@code x}", "x").strip()
+    before, *rest = re.split(r"\n[ \t]*@([A-Za-z]\w*)[ \t]*", text)
+    texts = [
+        said for tag, said in zip(rest[::2], rest[1::2], strict=True) if tag in ("desc", "description", "summary", "classdesc")
+    ]
+    return "\n\n".join([before, *texts]).replace("{@code x}", "x").strip()
 
 
 @settings(deadline=None, max_examples=300)
