@@ -20,6 +20,7 @@ Language = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum
 View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
+HoldOut = Literal["auto", "never", "validation", "test"]
 SIGNATURE_VERSION = 2  # raised when signatures change; names only what near-duplicates were dropped from
 
 
@@ -199,7 +200,9 @@ class FilterConfig(StageConfig):
         " `dumps`); an empty list: all.",
     )
     licences: tuple[str, ...] = Field(
-        (), description="Licences that are kept, as the dump spells them, in any case; an empty list: all, unknown ones too."
+        (),
+        description="Licences that are kept, in any case: of an expression one side of an OR, all sides of an AND; an empty"
+        " list: all, unknown ones too.",
     )
     quality: QualityConfig = QualityConfig()
     repetition: RepetitionConfig = RepetitionConfig()
@@ -325,6 +328,11 @@ class CurateConfig(StageConfig):
     split_salt: str = Field("cpt", description="Salt of the hash of a group's name: another salt is another split.")
     min_groups: int = Field(
         10, description="Fewest groups of a set that is split by group; one of fewer is split by document.", ge=3
+    )
+    hold_out: dict[str, HoldOut] = added(
+        {},
+        description="Source to the split of all its texts: `never` (training), `validation` or `test`; of others the hash of"
+        " the group decides. A dump spec's own `hold_out` comes on top.",
     )
     near: NearDuplicatesConfig = NearDuplicatesConfig()
     threads: int = operational(2, description="Threads of the SQL engine.", ge=1)

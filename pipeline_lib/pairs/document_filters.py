@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pipeline_lib.config.data import FilterConfig
+from pipeline_lib.sources.licences import is_allowed
 
 DocumentKind = Literal["prose", "docstrings", "code"]
 
@@ -157,7 +158,7 @@ def _says_generated(document: DocumentText) -> bool:
 
 
 def _other_licence(document: DocumentText, config: FilterConfig) -> bool:
-    return (document.licence or "").lower() not in {licence.lower() for licence in config.licences}
+    return not is_allowed(document.licence, frozenset(licence.lower() for licence in config.licences))
 
 
 def identify_language(text: str) -> str:

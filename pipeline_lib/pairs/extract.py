@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig
@@ -27,6 +28,7 @@ from pipeline_lib.runtime.cluster import Killed
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.remote import is_remote
@@ -57,23 +59,26 @@ class ExtractWork(StageConfig):
 def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress: Progress = silent) -> Artifact:
     """Read a dump and write documents.parquet, pairs.parquet and quarantine.parquet, one part a bundle.
 
-    Its cluster lives for this call. Facts of the artifact: bytes, files, documents, code_pairs, text_pairs.
+    Its cluster lives for this call. Facts of the artifact: bytes, files, documents, code_pairs, text_pairs,
+    and skipped: what the dump holds besides, by reason and suffix.
 
     Raises:
         UserError: the dump cannot be read or is empty; a worker of an existing cluster sees another root or runs other code.
         TransientError: a server or the scheduler does not answer, or no worker comes.
         RuntimeError: a bundle keeps killing workers although each of its files is harmless alone: too little memory.
     """
-    bundles = list_bundles(source)
-    listing = write_listing(store, source, bundles)
+    skips = Skips()
+    bundles = list_bundles(source, skips)
+    listing = write_listing(store, source, bundles, skips)
     work = ExtractWork(source=source, extract=config)
-    return store.build(STAGE, work, {"source": listing}, lambda key: _Extraction(store, bundles, work, progress).run())
+    return store.build(STAGE, work, {"source": listing}, lambda key: _Extraction(store, bundles, work, progress, skips).run())
 
 
 class _Extraction:
     """The bundles of one dump on their way to parts."""
 
-    def __init__(self, store: Store, bundles: Sequence[Bundle], work: ExtractWork, progress: Progress) -> None:
+    def __init__(self, store: Store, bundles: Sequence[Bundle], work: ExtractWork, progress: Progress, skips: Skips) -> None:
+        self.skips = skips  # of the listing; those inside archives and repositories come with the parts
         self.store = store
         self.bundles = bundles
         self.work = work
@@ -97,8 +102,12 @@ class _Extraction:
                     for index in sorted(set(killed) - set(missing)):
                         self.extract_without_killers(workers, index)
         parts = tuple(self.parts[index] for index in range(len(self.bundles)))
-        names = sorted({name for part in parts for name in part.facts})
-        facts = {name: sum(part.facts[name] for part in parts) for name in names}
+        names = sorted({name for part in parts for name in part.facts} - {"skipped"})
+        facts: dict[str, Any] = {name: sum(part.facts[name] for part in parts) for name in names}
+        skips = Skips(self.skips)
+        for part in parts:
+            skips.update(Skips.of(part.facts.get("skipped", {})))
+        facts |= {"skipped": skips.facts()} if skips else {}
         return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
 
     def places(self) -> list[str]:
@@ -207,7 +216,8 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     """Complete the tables of a bundle in their folder and make that its part."""
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
     written = rows.write()
-    facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+    facts: dict[str, Any] = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
+    facts |= {"skipped": rows.skips.facts()} if rows.skips else {}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
     return store.commit_part(draft, rows.folder)
 
@@ -224,10 +234,13 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
 
 def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
     """Add one text's documents and pairs to the rows, or the reason why there are none."""
-    if isinstance(found.content, SourceText) and not is_taken(found.file):
+    if isinstance(found.content, Skips):
+        rows.skip(found.content)
+    elif isinstance(found.content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1
     elif not _is_test(found.file, rows):
-        hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
+        content = found.content
+        hung = within_time("pairs", lambda: _extract_text(found.file, content, config, rows))
         if hung is not None:
             rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, row_id, text_hash
 from pipeline_lib.pairs.code_pairs import CodePair
 from pipeline_lib.pairs.text_pairs import TextPair
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.store.records import Counts
 
@@ -83,6 +84,7 @@ class Rows:
         self.folder = folder
         self.dropped: Counter[str] = Counter()
         self.facts: Counter[str] = Counter()
+        self.skips = Skips()
         self._documents, self._pairs, self._quarantine = (
             _Table(schema, folder / name if folder else None) for name, schema in _SCHEMAS.items()
         )
@@ -141,10 +143,16 @@ class Rows:
         row = ("extract", file.source, file.path, offset, document_id(file, kind), reason, detail)
         self._quarantine.add(row, len(file.path) + len(detail))
 
+    def skip(self, skips: Skips) -> None:
+        """Count what a container holds besides texts."""
+        self.skips.update(skips)
+        self.dropped.update(skips.by_reason())
+
     def counts(self) -> Counts:
         """Counts of every candidate by where it went.
 
-        A candidate is a function (once a view), two neighbouring segments of prose, or a file that was not read; what comes
+        A candidate is a function (once a view), two neighbouring segments of prose, or a file that was not read (of those that
+        an archive or a repository holds, any); what comes
         out are the rows of pairs.parquet. A file that was read is no candidate: it is a document.
         """
         return Counts(

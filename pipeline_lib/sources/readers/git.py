@@ -18,7 +18,8 @@ from pydantic import Field
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.folder import valid_name
+from pipeline_lib.sources.folder import Skips, valid_name
+from pipeline_lib.sources.licences import Licences
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.archive import MemberOptions, member_record, unsafe_path, wanted_form
 from pipeline_lib.sources.records import SourceRecord
@@ -189,30 +190,57 @@ def read_repository(file: SourceFile, limits: ReadLimits) -> Iterator[SourceReco
 
 
 def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[SourceRecord]:
-    from dulwich.object_store import iter_tree_contents
     from dulwich.objects import Commit
 
     commit = repository[file.sha256.removeprefix("commit:").encode()]
     if not isinstance(commit, Commit):
         raise ValueError(f"{file.sha256} is no commit")
-    html = Options.model_validate(file.options).html
+    html, skips = Options.model_validate(file.options).html, Skips()
     objects = SmallObjects(repository, limits.max_text_bytes)
-    # folders are counted too: a few objects can nest to any number of them
-    for count, entry in enumerate(
-        iter_tree_contents(cast("ObjectContainer", objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
-    ):
-        sign_of_life()
-        if count > limits.max_members:
+    licences = _licences(file, objects, commit.tree, limits)
+    for entry in _entries(objects, commit.tree, limits):
+        if entry is None:
             yield SourceRecord(file, Refusal("too_many_members", f"more than {limits.max_members}; see source.limits"))
-            return
-        mode, name = entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape"))
-        if stat.S_ISDIR(mode) or entry.sha is None:
-            continue
+            break
+        mode, name, sha = entry
         form = wanted_form(name, html)
         if mode == _SUBMODULE:
-            yield member_record(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
+            refusal = Refusal("submodule", "another repository: list it by itself")
+            yield member_record(file, name, form, refusal, limits, licences)
         elif form is not None:
-            yield member_record(file, name, form, _content(objects, mode, name, entry.sha), limits)
+            yield member_record(file, name, form, _content(objects, mode, name, sha), limits, licences)
+        else:
+            skips.note(name)
+    if skips:
+        yield SourceRecord(file, skips)
+
+
+def _entries(objects: SmallObjects, tree: ObjectID, limits: ReadLimits) -> Iterator[tuple[int, str, ObjectID] | None]:
+    """Mode, path and object of each file; None, and no more, beyond the limit."""
+    from dulwich.object_store import iter_tree_contents
+
+    # folders are counted too: a few objects can nest to any number of them
+    contents = iter_tree_contents(cast("ObjectContainer", objects), tree, include_trees=True, max_depth=limits.max_depth)
+    for count, entry in enumerate(contents):
+        sign_of_life()
+        if count > limits.max_members:
+            yield None
+            return
+        if not stat.S_ISDIR(entry.mode or 0) and entry.sha is not None:
+            yield entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape")), entry.sha
+
+
+def _licences(file: SourceFile, objects: SmallObjects, tree: ObjectID, limits: ReadLimits) -> Licences:
+    """What manifests and licence files say, in a pass of its own: they may stand behind the files that they are of."""
+    licences = Licences(file.licence)
+    try:
+        for mode, name, sha in filter(None, _entries(objects, tree, limits)):
+            if stat.S_ISREG(mode) and licences.is_statement(name):
+                content = _content(objects, mode, name, sha)
+                licences.add(name, content if isinstance(content, bytes) else b"")
+    except _broken():
+        pass  # the pass over the texts comes to the same place, and says so
+    return licences
 
 
 def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> bytes | Refusal:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.folder import Skips, describe
 from pipeline_lib.sources.readers.archive import read_archive
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
@@ -76,14 +76,17 @@ def contents(file: SourceFile, limits: ReadLimits | None = None) -> list[tuple[s
     """Member name and its bytes, or the reason of its refusal."""
     found = list(read_archive(file, limits or ReadLimits()))
     return [
-        (f.file.path.partition("!")[2], f.content.reason if isinstance(f.content, Refusal) else f.content.data) for f in found
+        (f.file.path.partition("!")[2], f.content.reason if isinstance(f.content, Refusal) else f.content.data)
+        for f in found
+        if not isinstance(f.content, Skips)
     ]
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_every_text_comes_out_of_every_archive(tmp_path: Path, name: str) -> None:
     file = container(tmp_path / name, MAKERS[name](MEMBERS))
-    found = list(read_archive(file, ReadLimits()))
+    *found, rest = read_archive(file, ReadLimits())
+    assert rest.file.path == name and rest.content == Skips({("no_code_or_prose", ".png"): 1, ("vendored_folder", ".js"): 1})
     assert [f.file.path for f in found] == [f"{name}!{member}" for member in TEXTS]
     assert [f.content.data for f in found if isinstance(f.content, SourceText)] == list(TEXTS.values())
     assert [f.file.form for f in found] == FORMS

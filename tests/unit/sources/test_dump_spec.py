@@ -92,7 +92,7 @@ def test_moving_a_dump_changes_no_digest_and_a_changed_weight_does(tmp_path: Pat
         ("- [", "no valid YAML"),
         ([3], "entry 1: got 3, expected a mapping"),
         ([{"url": "x", "licence": "MIT"}], "entry 1: reader: is missing; expected one of tree, text, archive"),
-        ([{"reader": "tree", "url": "x"}], "entry 1: licence: is missing"),
+        ([{"reader": "tree", "url": "x", "hold_out": "train"}], "entry 1: hold_out: got 'train', expected: 'auto', 'never'"),
         ([{"reader": "zip", "url": "x", "licence": "MIT"}], "entry 1: reader: got 'zip', expected: one of tree, text, archive"),
         (
             [{"reader": "tree", "url": "x", "licence": "MIT", "weight": 2}],
