@@ -144,10 +144,11 @@ def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
     empty = [name for name in SPLITS if name not in curation.sizes()]
     if empty:
         asked = f" (hold_out: {config.hold_out})" if config.hold_out else ""
+        came = f"{len(splits)} {unit.removesuffix('_id')}s came through{asked}"
         raise UserError(
-            f"curate: no pairs are left for {' and '.join(empty)}: {len(splits)} {unit.removesuffix('_id')}s came"
-            f" through{asked}, expected 3 at least with texts of their own; add files to the source, or give a source of the dump spec the"
-            f" `hold_out` {'never' if 'train' in empty else empty[0]}"
+            f"curate: no pairs are left for {' and '.join(empty)}: {came}, expected 3 at least with texts of their own; add"
+            " files to the source, or give a source of the dump spec the `hold_out`"
+            f" {'never' if 'train' in empty else empty[0]}"
         )
     return unit, reason
 

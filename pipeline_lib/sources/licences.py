@@ -108,7 +108,10 @@ _UNDER = re.compile(
 
 @cache
 def _known_texts() -> dict[str, frozenset[int]]:
-    from identify.vendor.licenses import LICENSES
+    try:
+        from identify.vendor.licenses import LICENSES
+    except ImportError:  # of the extra `dumps`; without it a licence file tells what its first line names
+        return {}
 
     return {name: _ngrams(re.sub(r"[\[<][^\]>]*[\]>]", " ", text)) for name, text in LICENSES}
 
@@ -120,7 +123,7 @@ def _ngrams(text: str) -> frozenset[int]:
 
 
 def _words(text: str) -> list[str]:
-    owned = re.sub(r"(?im)^[\W_]*(?:copyright|\(c\)|©)\s.*\d{4}.*$", " ", text)
+    owned = re.sub(r"(?im)^[\W_]*(?:copyright|\(c\)|©)\s.{0,150}\d{4}.{0,150}$", " ", text)
     return re.findall(r"[a-z]{2,}|\d+\.\d+|\bs\b|\d{2,}", owned.lower())  # numbers of clauses come in all styles
 
 
