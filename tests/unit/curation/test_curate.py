@@ -145,10 +145,10 @@ def test_row_groups_do_not_follow_the_batches(tmp_path: Path, monkeypatch: pytes
 
 def test_sources_go_where_they_are_held_out_and_the_others_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    rows = package_rows(40)
+    rows = package_rows(100)
     for row in rows:
         number = int(row["group"].removeprefix("package-"))
-        row["source"] = "train-only" if number < 5 else "test-only" if number < 9 else "rest"
+        row["source"] = "train-only" if number < 10 else "test-only" if number < 20 else "rest"
     before = validated(store, {"a": rows})
     config = CONFIG.model_copy(update={"hold_out": {"train-only": "never", "test-only": "test"}})
     artifact, plain = curate(store, before, config), curate(store, before, CONFIG)
