@@ -219,7 +219,9 @@ class Licences:
 
 def _together(stated: Iterable[_Stated]) -> str | None:
     """The licence of a folder: a manifest's, where SPDX knows it, before its licence files' and other names."""
-    by_name = sorted(stated, key=lambda each: each.name)
+    by_name = sorted(stated, key=lambda each: (each.name, each.licence or ""))
+    if len({each.licence for each in by_name if each.name in _OF_A_PACKAGE}) > 1:  # many packages in one folder
+        by_name = [each for each in by_name if each.name not in _OF_A_PACKAGE]
     named = list(dict.fromkeys(each.licence for each in by_name if each.is_manifest and each.licence))
     known = [name for name in named if spdx(name)]
     if known:
@@ -231,6 +233,9 @@ def _together(stated: Iterable[_Stated]) -> str | None:
         if any(licences):
             return _joined(list(dict.fromkeys(licence for licence in licences if licence)), operator)
     return _joined(named, "AND") if named else None
+
+
+_OF_A_PACKAGE = ("METADATA", "PKG-INFO")
 
 
 def _joined(names: list[str], operator: str) -> str:

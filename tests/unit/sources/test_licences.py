@@ -156,6 +156,7 @@ def test_the_nearest_statement_counts_and_the_own_header_before_all() -> None:
         ({"package.json": '{"license": "SEE LICENSE IN LICENCE"}', "LICENCE": MIT}, "MIT"),
         ({"package.json": '{"license": "Zlib"}', "LICENSE": MIT}, "Zlib"),
         ({"LICENSES/MIT.txt": MIT}, "MIT"),
+        ({"a-1.dist-info/METADATA": "License: MIT\n\n", "b-1.dist-info/METADATA": "License: ISC\n\n"}, "fallback"),
         ({"LICENSE": "of nobody's kind. " * 100}, "fallback"),
         ({"LICENSE": "x" * (MAX_STATEMENT_BYTES + 1)}, "fallback"),
     ],
