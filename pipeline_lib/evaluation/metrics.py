@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
 
 from pipeline_lib.errors import UserError
 
@@ -116,6 +115,8 @@ def spearman(values_N: np.ndarray, grades_N: np.ndarray) -> float:
     """Spearman's rank correlation; 0 where either side is constant, and so orders nothing."""
     if np.ptp(values_N) == 0 or np.ptp(grades_N) == 0:
         return 0.0
+    from scipy.stats import spearmanr  # half a second, which names of suites need not wait for
+
     return float(spearmanr(values_N, grades_N).statistic)
 
 
@@ -123,6 +124,8 @@ def pearson(values_N: np.ndarray, grades_N: np.ndarray) -> float:
     """Pearson's correlation; 0 where either side is constant."""
     if np.ptp(values_N) == 0 or np.ptp(grades_N) == 0:
         return 0.0
+    from scipy.stats import pearsonr
+
     return float(pearsonr(values_N, grades_N).statistic)
 
 
