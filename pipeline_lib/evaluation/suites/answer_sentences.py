@@ -73,6 +73,9 @@ class WikiQa(SearchSuite):
         self._candidates = {question: labels.keys() for question, labels in answered.items()}
         return answered
 
+    def _judged_anywhere(self, qrels: Graded) -> Set[str]:
+        return self.queries(self._split).keys()  # those without an answer are counted by that reason
+
     def corpus(self) -> Iterator[Document]:
         """Every sentence of the split that is asked."""
         for row in self.rows(self._split):

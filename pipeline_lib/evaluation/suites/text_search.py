@@ -20,7 +20,7 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Hits, Model
-from pipeline_lib.evaluation.suites.official_files import MissingData, as_number, find_file, open_lines, read_json_lines
+from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, open_lines, read_json_lines
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, ranking_values, search
 from pipeline_lib.evaluation.suites.suite import (
     Families,
@@ -151,10 +151,14 @@ class SearchSuite(Suite):
             raise UserError(f"{self.name}, {split}: {what}; the files do not belong together, get them again")
         self.left_out |= {
             "judged_queries_without_text": len(absent),
-            "queries_without_judgement": sum(query not in qrels for query in texts),
+            "queries_without_judgement": len(texts.keys() - self._judged_anywhere(qrels)),
         }
         judged = {query: graded for query, graded in qrels.items() if query in texts}
         return judged, {query: texts[query] for query in judged}
+
+    def _judged_anywhere(self, qrels: Graded) -> Set[str]:
+        """The queries that are judged in this split or another one of the same file of queries."""
+        return qrels.keys()
 
     def _absent(self, qrels: Graded, split: str) -> int:
         """How many relevant documents the corpus lacks: some in a few official sets, many where a download was cut off.
@@ -230,10 +234,9 @@ class Beir(SearchSuite):
         path = self.paths(split)[2]
         found: Graded = {}
         for number, query, document, score in _judgements(path):
-            grade = as_number(score, path, f"the grade in line {number}")
-            if grade != int(grade):
+            if not re.fullmatch(r"-?\d+(?:\.0*)?", score):
                 raise UserError(f"{path}, line {number}: grade {score!r} is no integer; get the file again")
-            found.setdefault(query, {})[document] = int(grade)
+            found.setdefault(query, {})[document] = int(score.partition(".")[0])
         return found
 
     def corpus(self) -> Iterator[Document]:
@@ -242,6 +245,9 @@ class Beir(SearchSuite):
         for record in read_json_lines(path, ("_id",)):
             text = _text(record, "text")
             yield Document(_id(record), f"{_text(record, 'title')} {text}".strip(), text)
+
+    def _judged_anywhere(self, qrels: Graded) -> Set[str]:
+        return set(qrels).union(*(self.qrels(split) for split in self.splits if self._qrels_file(split)))
 
     def _qrels_file(self, split: str) -> Path | None:
         try:

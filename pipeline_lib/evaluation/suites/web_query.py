@@ -9,7 +9,7 @@ judged, and are counted; queries without a right answer are not asked.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +72,9 @@ class WebQuery(SearchSuite):
             where = f"put the labels beside it as {ANSWERS[0]} (idx<TAB>label lines), or take the split validation"
             raise UserError(f"{pairs}: no pair is labelled as right; {where}")
         return answered
+
+    def _judged_anywhere(self, qrels: Graded) -> Set[str]:
+        return self.queries(self._split).keys()  # those without an answer are counted by that reason
 
     def corpus(self) -> Iterator[Document]:
         """Every function once."""
