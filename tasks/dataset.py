@@ -70,7 +70,11 @@ def curate_task(store: Store, validated: Artifact, config: RunConfig, contaminat
     artifact = curate(store, validated, curate_config, progress, contamination)
     rows = ", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts)
     progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} dropped")
-    for told in artifact.manifest.facts.get("split_warnings", ()):
+    facts = artifact.manifest.facts
+    if facts["split_unit"] == "document":
+        easier = "files of one group are on both sides, which makes figures easier: give more groups, or sources a `hold_out`"
+        progress.tell(f"{WARNING}split by document, not by group: {facts['split_reason']}; {easier}")
+    for told in facts.get("split_warnings", ()):
         progress.tell(f"{WARNING}{told}")
     show_table("curate", drop_rows(artifact), "Rows by split")
     if "contamination" in artifact.manifest.facts:

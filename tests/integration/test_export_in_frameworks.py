@@ -41,7 +41,7 @@ def recipe(heading: str, folder: Path) -> dict[str, Any]:
     code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
     assert "path/to/model" in code
     names: dict[str, Any] = {"query": QUERY, "documents": DOCUMENTS}
-    exec(compile(code.replace("path/to/model", str(folder)), heading, "exec"), names)  # noqa: S102 - our own page
+    exec(compile(code.replace("path/to/model", str(folder)), heading, "exec"), names)
     return names
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class OpenQuestions(Suite):
     """Questions with lists of answers over psgs_w100.tsv."""
 
     kind: Kind = "text_search"
-    splits = ("validation", "test")
+    splits: tuple[str, ...] = ("validation", "test")
 
     def __init__(self, name: str, data: Path, config: SuiteConfig) -> None:
         super().__init__(data, config)
@@ -238,7 +238,7 @@ class NqOpen(OpenQuestions):
         path, without = self.paths(split)[1], 0
         found = list[tuple[str, list[str]]]()
         for record in read_json_lines(path, ("question",)):
-            given = next((record[name] for name in ("answer", "answers", "short_answers") if record.get(name)), [])
+            given: Any = next((record[name] for name in ("answer", "answers", "short_answers") if record.get(name)), [])
             answers = [given] if isinstance(given, str) else [str(answer) for answer in given if answer is not None]
             if record["question"] and answers:
                 found.append((str(record["question"]), answers))
