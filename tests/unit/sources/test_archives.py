@@ -17,7 +17,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
+from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import Skips, describe
 from pipeline_lib.sources.readers.archive import read_archive
 from pipeline_lib.sources.safe_open import Refusal, SourceText
@@ -92,6 +94,19 @@ def test_every_text_comes_out_of_every_archive(tmp_path: Path, name: str) -> Non
     assert [f.file.form for f in found] == FORMS
     assert [f.file.sha256 for f in found] == [hashlib.sha256(data).hexdigest() for data in TEXTS.values()]
     assert {(f.file.source, f.file.licence, f.file.group) for f in found} == {("wheels", "MIT", name)}
+
+
+def test_what_an_archive_holds_besides_is_accounted_for(tmp_path: Path) -> None:
+    body = b'def add_numbers(a, b):\n    """Add the two numbers to one sum."""\n    total = a + b\n    print(total)\n    total += 1\n    return total\n'
+    members = {"p/a.py": body, "p/b.ts": b"", "p/c.ts": b"", "p/d.png": b"", "p/node_modules/e.js": b""}
+    work = ExtractWork(source=SourceConfig(), extract=ExtractConfig())
+    for name in ("a.tar.gz", "a.zip"):
+        rows = Rows(0)
+        extract_file(container(tmp_path / name, MAKERS[name](members)), work, rows)
+        counts = rows.counts().check(name)
+        assert counts.dropped == {"no_code_or_prose": 1, "other_language": 2, "vendored_folder": 1}
+        assert (counts.n_in, counts.n_out) == (5, 1)
+        assert rows.skips.facts()["other_language"] == {".ts": 2}
 
 
 @settings(deadline=None, max_examples=30)

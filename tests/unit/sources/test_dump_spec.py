@@ -230,19 +230,24 @@ def test_a_bucket_is_listed_and_read_as_a_folder_is(bucket: Any, tmp_path: Path)
     bucket.pipe_file("dumps/code/alpha/sums.py", BODY.format(name="alpha").encode())
     bucket.pipe_file("dumps/code/beta/sums.py", BODY.format(name="beta").encode())
     bucket.pipe_file("dumps/code/beta/image.png", b"\x89PNG")
+    bucket.pipe_file("dumps/code/beta/package.json", b'{"license": "ISC"}')
     bucket.pipe_file("dumps/code/.git/x.py", b"x = 1")
     entries = [
         {"reader": "tree", "url": "s3://dumps/code", "licence": "MIT"},
         {"reader": "text", "url": "s3://dumps/code/*/sums.py", "licence": "MIT", "name": "texts"},
     ]
-    config = SourceConfig(dump=write(tmp_path, entries))
-    files = list_files(config)
+    config, skips = SourceConfig(dump=write(tmp_path, entries)), Skips()
+    files = list_files(config, skips)
     assert [(f.source, f.path, f.group) for f in files] == [
         ("code", "alpha/sums.py", "alpha"),
         ("code", "beta/sums.py", "beta"),
         ("texts", "alpha/sums.py", "alpha/sums.py"),
         ("texts", "beta/sums.py", "beta/sums.py"),
     ]
+    assert [file.licence for file in files] == ["MIT", "ISC", "MIT", "MIT"]
+    assert skips.facts() == {
+        "no_code_or_prose": {".json": 1, ".png": 1}, "version_control": {".py": 1},
+    }  # fmt: skip
     assert files[0].place == "s3://dumps/code/alpha/sums.py" and files[0].sha256.startswith("etag:")
     rows = Rows(0)
     for file in files[:2]:
