@@ -15,6 +15,8 @@ from pipeline_lib.curation.decontaminate import hash_evaluations
 from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.sources.dump_spec import held_out_sources
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.python_installation import differences
 from pipeline_lib.sources.safe_open import printable
 from pipeline_lib.store.artifact import Artifact
@@ -34,6 +36,8 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
     artifact = extract(store, config.source, config.extract, progress)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs")
+    if "skipped" in facts:
+        progress.tell(Skips.of(facts["skipped"]).sentence())
     if is_tracked(config) and (why := differences(artifact)):
         progress.tell(f"{WARNING}the demo's figures will not be comparable with others': {'; '.join(why)}")
     for line in left_out_lines(artifact):
@@ -78,9 +82,17 @@ def contamination_task(store: Store, config: RunConfig) -> Artifact:
 def curate_task(store: Store, validated: Artifact, config: RunConfig, contamination: Artifact | None = None) -> Artifact:
     """Decontamination and deduplication over the whole set, and the split by group."""
     progress = StageProgress("curate")
-    artifact = curate(store, validated, config.curate, progress, contamination)
+    hold_out = {**config.curate.hold_out, **held_out_sources(config.source.dump)}
+    curate_config = config.curate.model_copy(update={"hold_out": hold_out})
+    artifact = curate(store, validated, curate_config, progress, contamination)
     rows = ", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts)
     progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} dropped")
+    facts = artifact.manifest.facts
+    if facts["split_unit"] == "document":
+        easier = "files of one group are on both sides, which makes figures easier: give more groups, or sources a `hold_out`"
+        progress.tell(f"{WARNING}split by document, not by group: {facts['split_reason']}; {easier}")
+    for told in facts.get("split_warnings", ()):
+        progress.tell(f"{WARNING}{told}")
     show_table("curate", drop_rows(artifact), "Rows by split")
     if "contamination" in artifact.manifest.facts:
         show_table("decontaminate", contamination_rows(artifact), "What was found of each evaluation suite")

@@ -230,6 +230,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         index=str(stages["index"].part_folder()),
         notes=(
             *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
+            *stages["curate"].manifest.facts.get("split_warnings", ()),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
         ),
     )  # fmt: skip

@@ -87,4 +87,7 @@ def suite_headline(artifact: Artifact) -> str:
     """The headline task's figures in one line."""
     task = artifact.manifest.facts["headline"]
     rows = [row for row in read_evaluations([artifact]) if row["task"] == task]
-    return ", ".join(f"{row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows)
+    figures = ", ".join(f"{row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows)
+    left_out = artifact.manifest.facts.get("left_out", {})
+    told = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in left_out.items())
+    return f"{figures}; left out: {told}" if told else figures

@@ -70,6 +70,7 @@ def _facts(sample: Sample) -> Table:
         "files": f"{sample.files:,}, {sample.bytes:,} bytes",
         "texts": read,
         "pairs": f"{sample.pairs:,} of them",
+        **({"not read": sample.skips.sentence()} if sample.skips else {}),
     }
     for name, value in rows.items():
         table.add_row(name, Text(printable(value), overflow="fold"))

@@ -21,6 +21,7 @@ Language = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum
 View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
+HoldOut = Literal["auto", "never", "validation", "test"]
 SIGNATURE_VERSION = 3  # raised when signatures change; names only what near-duplicates were dropped from
 
 
@@ -312,6 +313,11 @@ class CurateConfig(StageConfig):
     split_salt: str = Field("cpt", description="Salt of the hash of a group's name: another salt is another split.")
     min_groups: int = Field(
         10, description="Fewest groups of a set that is split by group; one of fewer is split by document.", ge=3
+    )
+    hold_out: dict[str, HoldOut] = added(
+        {},
+        description="Source to the split of all its texts: `never` (training), `validation` or `test`; of others the hash of"
+        " the group decides. A dump spec's own `hold_out` comes on top.",
     )
     near: NearDuplicatesConfig = NearDuplicatesConfig()
     threads: int = operational(2, description="Threads of the SQL engine.", ge=1)

@@ -119,7 +119,9 @@ class FilterConfig(StageConfig):
         " `dumps`); an empty list: all.",
     )
     licences: tuple[str, ...] = Field(
-        (), description="Licences that are kept, as the dump spells them, in any case; an empty list: all, unknown ones too."
+        (),
+        description="Licences that are kept, in any case: of an expression one side of an OR, all sides of an AND; an empty"
+        " list: all, unknown ones too.",
     )
     web: WebProseConfig = WebProseConfig()
     quality: QualityConfig = QualityConfig()

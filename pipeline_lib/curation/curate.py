@@ -20,7 +20,7 @@ from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation.decontaminate import decontaminate
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.curation.near_duplicates import drop_near_duplicates
-from pipeline_lib.curation.split import split_documents, split_groups
+from pipeline_lib.curation.split import Split, pinned_units, split_documents, split_groups
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -94,6 +94,8 @@ def _curate(
         written = sum(part.counts.n_out for part in parts)
         progress(2 + len(parts), steps, f"{written:,} pairs written")
     facts |= {"split_unit": unit.removesuffix("_id"), "split_reason": reason, "splits": sizes, "leaks": leaks}
+    if told := split_warnings(curation, config):
+        facts["split_warnings"] = told
     counts = Counts(n_in=total, n_out=sum(part.counts.n_out for part in parts), dropped=curation.dropped())
     return Outcome(parts=tuple(parts), counts=counts, facts=facts)
 
@@ -118,37 +120,88 @@ def drop(curation: Curation, config: CurateConfig, contamination: Artifact | Non
 def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
     """Choose the unit of the split, give every surviving row its split and drop the held-out twins.
 
+    Sources with a `hold_out` go where it says; the unit is that of all others.
+
     Returns:
         The unit's column ("group" or "document_id"), and why it was chosen.
 
     Raises:
-        UserError: a split would be empty by document too.
+        UserError: a split would be empty by document too, or sources that go to different splits share a group.
     """
     groups = curation.survivors_by("group")
-    by_group = split_groups(groups, config)
-    if len(groups) < config.min_groups:
+    pinned = _pinned(curation, "group", config)
+    free = {group: kinds for group, kinds in groups.items() if group not in pinned}
+    by_group = split_groups(groups, config) | pinned
+    if free and len(groups) < config.min_groups:
         unit, reason = "document_id", f"{len(groups)} groups, fewer than the {config.min_groups} that a split by group needs"
-    elif lacking := _lacking(groups, by_group):
+    elif lacking := _lacking(groups, free, by_group):
         unit, reason = "document_id", f"by group the set would have no {lacking}"
     else:
         unit, reason = "group", f"{len(groups)} groups"
-    splits = by_group if unit == "group" else split_documents(curation.survivors_by(unit), config)
+    splits = by_group if unit == "group" else _by_document(curation, config)
     curation.assign(unit, splits)
     curation.drop_twins()
     empty = [name for name in SPLITS if name not in curation.sizes()]
     if empty:
+        asked = f" (hold_out: {config.hold_out})" if config.hold_out else ""
+        came = f"{len(splits)} {unit.removesuffix('_id')}s came through{asked}"
         raise UserError(
-            f"curate: no pairs are left for {' and '.join(empty)}: {len(splits)} {unit.removesuffix('_id')}s came through,"
-            " expected 3 at least with texts of their own; add files to the source folder"
+            f"curate: no pairs are left for {' and '.join(empty)}: {came}, expected 3 at least with texts of their own; add"
+            " files to the source, or give a source of the dump spec the `hold_out`"
+            f" {'never' if 'train' in empty else empty[0]}"
         )
     return unit, reason
 
 
-def _lacking(groups: dict[str, frozenset[str]], splits: dict[str, Any]) -> str:
-    """The kinds of pairs that a split would lack although the set has them, e.g. "text in validation"."""
-    kinds = sorted(frozenset[str]().union(*groups.values()))
+def _pinned(curation: Curation, unit: str, config: CurateConfig) -> dict[str, Split]:
+    return pinned_units(curation.sources_by(unit), config.hold_out) if config.hold_out else {}
+
+
+def _by_document(curation: Curation, config: CurateConfig) -> dict[str, Split]:
+    """The split of each document; a group that a source with a `hold_out` has a share in stays whole here too."""
+    documents = curation.survivors_by("document_id")
+    groups = _pinned(curation, "group", config)
+    pinned = {document: groups[group] for document, group in curation.groups_of_documents().items() if group in groups}
+    return split_documents({name: kinds for name, kinds in documents.items() if name not in pinned}, config) | pinned
+
+
+def _lacking(groups: Mapping[str, frozenset[str]], free: Mapping[str, frozenset[str]], splits: Mapping[str, str]) -> str:
+    """The kinds of pairs that a split would lack although the set has them, e.g. "text in validation".
+
+    Args:
+        groups: all groups, with the kinds of their pairs.
+        free: those that the hash decides about; a kind that none of them has can go nowhere else.
+    """
+    kinds = sorted(frozenset[str]().union(*free.values()))
     held = {(kind, splits[group]) for group, kinds_here in groups.items() for kind in kinds_here}
     return ", ".join(f"{kind} in {name}" for name in SPLITS for kind in kinds if (kind, name) not in held)
+
+
+def split_warnings(curation: Curation, config: CurateConfig) -> list[str]:
+    """What a person must hear of a split before anything is trained on it, each with what to do.
+
+    Said are kinds of pairs that a split lacks, and a source (of a few) or a language of which nothing is for training: the
+    single repository of it fell into a held-out split.
+    """
+    sizes = curation.sizes()
+    kinds = sorted({kind for of_split in sizes.values() for kind in of_split})
+    told = [
+        f"the split {name} holds no {kind} pairs; add groups with some, or set `hold_out` of a source that has some"
+        for name in SPLITS
+        for kind in kinds
+        if kind not in sizes[name]
+    ]
+    for column in ("source", "language"):
+        splits_of = curation.splits_by(column)
+        if column == "source" and not 1 < len(splits_of) < config.min_groups:
+            continue  # of many sources some are held out whole: that is the split
+        for value, splits in splits_of.items():
+            if "train" not in splits and not (column == "source" and value in config.hold_out):
+                told.append(
+                    f"nothing of the {column} {value!r} is for training: all of it fell into {' and '.join(sorted(splits))};"
+                    " keep its source out of the held-out splits (`hold_out: never` in the dump spec), or add more groups"
+                )
+    return told
 
 
 def _write_split(store: Store, inputs: Mapping[str, Artifact], curation: Curation, name: str, config: CurateConfig) -> Part:

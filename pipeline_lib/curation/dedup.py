@@ -129,6 +129,27 @@ class Curation:
         query = f"SELECT \"{unit}\", list(DISTINCT kind) FROM keys WHERE dropped = '' GROUP BY 1"  # noqa: S608
         return {name: frozenset(kinds) for name, kinds in self.connection.execute(query).fetchall()}
 
+    def sources_by(self, unit: str) -> dict[str, frozenset[str]]:
+        """The units that rows survive in, each with the sources of its rows."""
+        query = f"""
+            SELECT keys."{unit}", list(DISTINCT pairs.source) FROM keys JOIN read_parquet(?) AS pairs ON pairs.id = keys.id
+            WHERE dropped = '' GROUP BY 1
+        """  # noqa: S608
+        return {name: frozenset(sources) for name, sources in self.connection.execute(query, [self.paths]).fetchall()}
+
+    def groups_of_documents(self) -> dict[str, str]:
+        """The group of each document that rows survive in."""
+        query = "SELECT DISTINCT document_id, \"group\" FROM keys WHERE dropped = ''"
+        return dict(self.connection.execute(query).fetchall())
+
+    def splits_by(self, column: str) -> dict[str, frozenset[str]]:
+        """The values of a column of the pairs in surviving rows, each with the splits that it is in, sorted."""
+        query = f"""
+            SELECT pairs."{column}", list(DISTINCT split) FROM keys JOIN read_parquet(?) AS pairs ON pairs.id = keys.id
+            WHERE dropped = '' GROUP BY 1 ORDER BY 1
+        """  # noqa: S608
+        return {name: frozenset(splits) for name, splits in self.connection.execute(query, [self.paths]).fetchall()}
+
     def assign(self, unit: str, splits: Mapping[str, str]) -> None:
         """Give every surviving row the split of its unit."""
         table = pa.table({"unit": pa.array(list(splits), pa.string()), "name": pa.array(splits.values(), pa.string())})

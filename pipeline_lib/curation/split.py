@@ -1,4 +1,4 @@
-"""Held-out splits: whole groups, by the hash of their name."""
+"""Held-out splits: whole groups, by the hash of their name, unless their source is kept out of a split or wholly in one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.data import CurateConfig, HoldOut
+from pipeline_lib.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 
@@ -31,6 +32,33 @@ def split_of(group: str, config: CurateConfig) -> Split:
 def split_groups(groups: Iterable[str], config: CurateConfig) -> dict[str, Split]:
     """The split of each group by `split_of`."""
     return {group: split_of(group, config) for group in sorted(set(groups))}
+
+
+_PINNED: dict[HoldOut, Split] = {"never": "train", "validation": "validation", "test": "test"}
+
+
+def pinned_units(sources: Mapping[str, frozenset[str]], hold_out: Mapping[str, HoldOut]) -> dict[str, Split]:
+    """The split of each group (or document) that a source with a `hold_out` has a share in; no split cuts through it.
+
+    Args:
+        sources: group -> the sources of its pairs.
+        hold_out: source -> where its texts go.
+
+    Raises:
+        UserError: two sources of one group go to different splits.
+    """
+    pinned: dict[str, Split] = {}
+    for unit in sorted(sources):
+        asked = {hold_out[source]: source for source in sorted(sources[unit]) if hold_out.get(source, "auto") != "auto"}
+        if len(asked) > 1:
+            said = " and ".join(f"{source} {where}" for where, source in sorted(asked.items()))
+            raise UserError(
+                f"curate: the sources {said} share the group {unit!r}, which no split cuts through; give them one `hold_out`,"
+                " or each a `group`"
+            )
+        if asked:
+            pinned[unit] = _PINNED[min(asked)]
+    return pinned
 
 
 def split_documents(kinds: Mapping[str, frozenset[str]], config: CurateConfig) -> dict[str, Split]:

@@ -120,6 +120,9 @@ documents = model.encode_document(["def parse(text):\\n    return datetime.fromi
 print(model.similarity(queries, documents))  # plain encode() takes the query side
 ```
 
+Where a framework calls `encode` itself, its `encode_kwargs` name the side: `{"task": "query"}` or `{"task": "document"}`. A
+prompt or an instruction names none.
+
 With transformers alone:
 
 ```python

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pipeline_lib.config.filters import FilterConfig
+from pipeline_lib.sources.licences import is_allowed
 
 DocumentKind = Literal["prose", "docstrings", "code"]
 
@@ -182,7 +183,7 @@ def has_generated_header(text: str) -> bool:
 
 
 def _other_licence(document: DocumentText, config: FilterConfig) -> bool:
-    return (document.licence or "").lower() not in {licence.lower() for licence in config.licences}
+    return not is_allowed(document.licence, frozenset(licence.lower() for licence in config.licences))
 
 
 def identify_language(text: str) -> str:

@@ -33,6 +33,7 @@ from pipeline_lib.runtime.cluster import Killed
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import is_container, texts_of
 from pipeline_lib.sources.records import Loss, SourceRecord
 from pipeline_lib.sources.remote import is_remote
@@ -69,24 +70,27 @@ def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress:
     """Read a dump and write documents.parquet, pairs.parquet and quarantine.parquet, one part a bundle.
 
     Its cluster lives for this call. Facts of the artifact: bytes, lost_bytes, files, texts, documents, code_pairs, text_pairs;
-    by reason: refused (texts), left_out (whole texts), losses (of containers, whose rows are in losses.parquet), markup (parts
-    of texts that readers leave out on purpose, such as templates and tables of a wiki).
+    by reason: refused (texts), left_out (whole texts), losses (of containers, whose rows are in losses.parquet), omitted (parts
+    of texts that readers leave out on purpose, such as templates and tables of a wiki),
+    skipped (files that the dump holds besides, by reason and suffix).
 
     Raises:
         UserError: the dump cannot be read or is empty; a worker of an existing cluster sees another root or runs other code.
         TransientError: a server or the scheduler does not answer, or no worker comes.
         RuntimeError: a bundle keeps killing workers although each of its files is harmless alone: too little memory.
     """
-    bundles = list_bundles(source)
-    listing = write_listing(store, source, bundles)
+    skips = Skips()
+    bundles = list_bundles(source, skips)
+    listing = write_listing(store, source, bundles, skips)
     work = ExtractWork(source=source, extract=config)
-    return store.build(STAGE, work, {"source": listing}, lambda key: _Extraction(store, bundles, work, progress).run())
+    return store.build(STAGE, work, {"source": listing}, lambda key: _Extraction(store, bundles, work, progress, skips).run())
 
 
 class _Extraction:
     """The bundles of one dump on their way to parts."""
 
-    def __init__(self, store: Store, bundles: Sequence[Bundle], work: ExtractWork, progress: Progress) -> None:
+    def __init__(self, store: Store, bundles: Sequence[Bundle], work: ExtractWork, progress: Progress, skips: Skips) -> None:
+        self.skips = skips  # of the listing; those inside archives and repositories come with the parts
         self.store = store
         self.bundles = bundles
         self.work = work
@@ -110,7 +114,12 @@ class _Extraction:
                     for index in sorted(set(killed) - set(missing)):
                         self.extract_without_killers(workers, index)
         parts = tuple(self.parts[index] for index in range(len(self.bundles)))
-        return Outcome(parts=parts, counts=sum_counts(parts), facts=sum_facts(part.facts for part in parts))
+        facts = sum_facts({name: fact for name, fact in part.facts.items() if name != "skipped"} for part in parts)
+        skips = Skips(self.skips)
+        for part in parts:
+            skips.update(Skips.of(part.facts.get("skipped", {})))
+        facts |= {"skipped": skips.facts()} if skips else {}
+        return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
 
     def places(self) -> list[str]:
         """Files and folders of the dump that each worker must see."""
@@ -251,8 +260,9 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
     written = rows.write()
     names = ("broken_bytes", "bytes", "code_pairs", "documents", "files", "lost_bytes", "text_pairs", "texts")
-    by_reason = {"refused": rows.refused, "left_out": rows.left_out, "losses": rows.lost_reasons(), "markup": rows.markup}
+    by_reason = {"refused": rows.refused, "left_out": rows.left_out, "losses": rows.lost_reasons(), "omitted": rows.omitted}
     facts = {name: rows.facts[name] for name in names} | {name: dict(sorted(n.items())) for name, n in by_reason.items()}
+    facts |= {"skipped": rows.skips.facts()} if rows.skips else {}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
     return store.commit_part(draft, rows.folder)
 
@@ -288,13 +298,17 @@ def refuse_file(file: SourceFile, refusal: Refusal, rows: Rows) -> None:
 
 def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
     """Add one text's documents and pairs to the rows, or the reason why there are none; nothing leaves without one."""
+    if isinstance(found.content, Skips):
+        rows.skip(found.content)
+        return
+    content = found.content
     rows.facts["texts"] += 1
     documents, refused, dropped = rows.facts["documents"], rows.refused.total(), dict(rows.dropped)
-    if isinstance(found.content, SourceText) and not is_taken(found.file):
+    if isinstance(content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1
     elif not _is_test(found.file, rows):
-        rows.markup.update(found.markup)
-        hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
+        rows.omitted.update(found.omitted)
+        hung = within_time("pairs", lambda: _extract_text(found.file, content, config, rows))
         if hung is not None:
             rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
     if (documents, refused) != (rows.facts["documents"], rows.refused.total()):

@@ -15,6 +15,7 @@ from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, re
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import list_source
 from pipeline_lib.sources.dump_spec import DumpSource
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.records import Loss, SourceRecord
 from pipeline_lib.sources.safe_open import SourceText
@@ -46,6 +47,7 @@ class Sample:
     refused: dict[str, Reason] = field(default_factory=dict)  # texts that could not be read
     left_out: dict[str, Reason] = field(default_factory=dict)  # texts and candidates for pairs, as extraction drops them
     losses: list[Loss] = field(default_factory=list)  # parts of files that were not read
+    skips: Skips = field(default_factory=Skips)  # files that are not read, by reason and suffix
     documents_shown: list[Row] = field(default_factory=list)
     pairs_shown: list[Row] = field(default_factory=list)
     filters: FilterReport = field(default_factory=FilterReport)  # of documents; empty where it was not asked for
@@ -88,13 +90,17 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
         UserError: the source is missing or holds nothing for its reader.
         TransientError: a server did not answer.
     """
-    files = list_source(source)
-    sample = Sample(source, len(files), sum(file.bytes for file in files))
+    skips = Skips()
+    files = list_source(source, skips)
+    sample = Sample(source, len(files), sum(file.bytes for file in files), skips=skips)
     config = SourceConfig()
     extract = ExtractConfig(code=CodePairsConfig(languages=language_names()))
     documents, pairs = _Smallest(shown), _Smallest(shown)
     for file in sorted(files, key=_shuffled):
         for found in texts_of(file, config):
+            if isinstance(found.content, Skips):
+                sample.skips.update(found.content)
+                continue
             if isinstance(found, Loss):
                 sample.losses.append(found)
                 continue

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import DOCUMENTS, LOSSES, PAIRS, QUARANTINE, row_id, text_hash
 from pipeline_lib.pairs.code_pairs import CodePair
 from pipeline_lib.pairs.text_pairs import TextPair
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.store.records import Counts
@@ -87,9 +88,10 @@ class Rows:
         self.facts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()  # texts by reason: those of the quarantine
         self.left_out: Counter[str] = Counter()  # whole texts by reason: those of `dropped` that gave no document
-        self.markup: Counter[str] = Counter()  # parts of texts that readers leave out on purpose, by kind
+        self.omitted: Counter[str] = Counter()  # parts of texts that readers leave out on purpose, by kind
         self.losses: dict[tuple[str, str, str], dict[str, Any]] = {}  # rows of LOSSES, by source, path and reason
         self._lost_of: Counter[tuple[str, str]] = Counter()  # bytes of a container, by source and path
+        self.skips = Skips()
         self._documents, self._pairs, self._quarantine = (
             _Table(schema, folder / name if folder else None) for name, schema in _SCHEMAS.items()
         )
@@ -171,10 +173,16 @@ class Rows:
         """Containers that lost a part, by reason."""
         return Counter(reason for _, _, reason in self.losses)
 
+    def skip(self, skips: Skips) -> None:
+        """Count what a container holds besides texts."""
+        self.skips.update(skips)
+        self.dropped.update(skips.by_reason())
+
     def counts(self) -> Counts:
         """Counts of every candidate by where it went.
 
-        A candidate is a function (once a view), two neighbouring segments of prose, or a file that was not read; what comes
+        A candidate is a function (once a view), two neighbouring segments of prose, or a file that was not read (of those that
+        an archive or a repository holds, any); what comes
         out are the rows of pairs.parquet. A file that was read is no candidate: it is a document.
         """
         return Counts(

@@ -22,10 +22,12 @@ from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_spec
-from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, list_tree, valid_name, walk
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_tree, valid_name, walk
+from pipeline_lib.sources.licences import MAX_STATEMENT_BYTES, Licences
 from pipeline_lib.sources.python_installation import list_origins, list_python
 from pipeline_lib.sources.readers import guess, reader_of
-from pipeline_lib.sources.remote import fixed_folder, is_remote, list_url
+from pipeline_lib.sources.remote import RemoteFile, fixed_folder, is_remote, list_url, local_copy
+from pipeline_lib.sources.safe_open import Refusal, read_bytes
 from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, Form, SourceFile, form_of, is_about_data
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
@@ -49,42 +51,49 @@ _TEXT_FORMS: dict[str, Form] = {
 }
 
 
-def list_dump(sources: Sequence[DumpSource]) -> list[SourceFile]:
+def list_dump(sources: Sequence[DumpSource], skips: Skips | None = None) -> list[SourceFile]:
     """Every file of every source.
+
+    Args:
+        skips: counts what trees and folders hold besides.
 
     Raises:
         UserError: a source is missing, cannot be read or holds nothing for its reader.
         TransientError: a server did not answer.
     """
-    return [file for source in sources for file in list_source(source)]
+    return [file for source in sources for file in list_source(source, skips)]
 
 
-def list_source(source: DumpSource) -> list[SourceFile]:
+def list_source(source: DumpSource, skips: Skips | None = None) -> list[SourceFile]:
     """Every file of one source, by path. Raises as `list_dump` does."""
+    skips = Skips() if skips is None else skips
     reader = reader_of(source.reader)
     if reader is not None and reader.describe is not None:
         files = [reader.describe(source.url, source.name, source.options)]
     else:
-        files = list(_remote_files(source) if is_remote(source.url) else _local_files(source))
+        files = list((_remote_files if is_remote(source.url) else _local_files)(source, skips))
     if not files:
         raise UserError(f"source {source.name}: nothing for the reader {source.reader} at {source.url}; mend its url or reader")
-    given = {"licence": source.licence, "weight": source.weight, "options": source.options}
+    given = {"weight": source.weight, "options": source.options}
     given |= {"group": source.group, "one_group": True} if source.group else {}
-    return [file.model_copy(update=given) for file in files]
+    return [file.model_copy(update={"licence": file.licence or source.licence, **given}) for file in files]
 
 
-def _local_files(source: DumpSource) -> Iterator[SourceFile]:
+def _local_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
     folder = Path(source.url)
+    licences = Licences(source.licence) if source.reader == TREE else None
     if folder.is_dir():
         root = str(folder.resolve())
         if source.reader in (TREE, TEXT):
             wanted = form_of if source.reader == TREE else _prose_form
-            for place, path in walk(root, wanted=wanted):
-                yield _described(source, place, path, wanted(path))
+            for place, path in list(walk(root, wanted=wanted, skips=skips, licences=licences)):
+                yield _described(source, place, path, wanted(path), licences)
             return
-        for place, path in walk(root, wanted=lambda name: None if is_about_data(name) else "plain"):
+        for place, path in walk(root, wanted=lambda name: None if is_about_data(name) else "plain", skips=skips):
             if (form := _form_in_folder(source, place, path)) is not None:
                 yield _described(source, place, path, form)
+            else:
+                skips.note(path)
         return
     if folder.exists():
         places, root = [source.url], str(folder.parent)
@@ -94,11 +103,12 @@ def _local_files(source: DumpSource) -> Iterator[SourceFile]:
         if not os.path.isdir(place):  # noqa: PTH112 - a string that may hold bytes that are no UTF-8
             path = os.path.relpath(place, root)
             place = os.path.abspath(place)  # noqa: PTH100, PLW2901
-            yield _described(source, place, path, _form(source, place, path))
+            yield _described(source, place, path, _form(source, place, path), licences)
 
 
-def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
+def _remote_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
     folder, files = list_url(source.url)
+    licences = _remote_licences(source, files) if folder and source.reader == TREE else None
     for file in files:
         form: Form | None = None
         if not folder:
@@ -107,21 +117,36 @@ def _remote_files(source: DumpSource) -> Iterator[SourceFile]:
             by_name = {TREE: form_of, TEXT: _prose_form}.get(source.reader)
             form = by_name(file.path) if by_name else _form_in_folder(source, file.url, file.path)
         if form is None:
+            skips.note(file.path)
             continue
         yield SourceFile(
             place=file.url,
             path=file.path,
             source=source.name,
             group=_group(source, file.path),
-            licence=source.licence,
+            licence=licences.of(file.path) if licences else source.licence,
             form=form,
             bytes=file.bytes,
             sha256=file.identity,
         )
 
 
-def _described(source: DumpSource, place: str, path: str, form: Form | None) -> SourceFile:
-    file = describe(place, path, source.name, _group(source, path), source.licence)
+def _remote_licences(source: DumpSource, files: Sequence[RemoteFile]) -> Licences:
+    """What manifests and licence files say, which are fetched for it; the heads of all others are not."""
+    licences = Licences(source.licence)
+    for file in files:
+        small = licences.is_statement(file.path) and file.bytes <= MAX_STATEMENT_BYTES
+        if small and SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]):
+            fields: dict[str, Any] = {"place": file.url, "path": file.path, "bytes": file.bytes, "sha256": file.identity}
+            listed = SourceFile(source=source.name, group="", licence=None, form="plain", **fields)
+            with local_copy(listed) as here:
+                content = here if isinstance(here, Refusal) else read_bytes(here.place, MAX_STATEMENT_BYTES)
+            licences.add(file.path, b"" if isinstance(content, Refusal) else content)
+    return licences
+
+
+def _described(source: DumpSource, place: str, path: str, form: Form | None, licences: Licences | None = None) -> SourceFile:
+    file = describe(place, path, source.name, _group(source, path), licences or source.licence)
     return file.model_copy(update={"form": form or "plain"})
 
 
@@ -174,20 +199,23 @@ class Bundle(Record):
         return sum(file.bytes for file in self.files)
 
 
-def list_bundles(config: SourceConfig) -> list[Bundle]:
+def list_bundles(config: SourceConfig, skips: Skips | None = None) -> list[Bundle]:
     """The bundles of a dump spec or a folder or, where neither is named, of this machine's Python.
+
+    Args:
+        skips: counts what is not listed.
 
     Raises:
         UserError: the folder cannot be read or is empty; the project is not installed.
     """
-    return bundles_of(list_files(config), config.max_bundle_bytes)
+    return bundles_of(list_files(config, skips), config.max_bundle_bytes)
 
 
-def list_files(config: SourceConfig) -> list[SourceFile]:
+def list_files(config: SourceConfig, skips: Skips | None = None) -> list[SourceFile]:
     """The files of a dump spec or a folder or, where neither is named, of this machine's Python."""
     if config.dump:
-        return list_dump(read_spec(config.dump))
-    return list_tree(config.folder) if config.folder else list_python()
+        return list_dump(read_spec(config.dump), skips)
+    return list_tree(config.folder, skips) if config.folder else list_python(skips)
 
 
 def bundles_of(files: Iterable[SourceFile], max_bytes: int) -> list[Bundle]:
@@ -234,17 +262,22 @@ class ListedContent(StageConfig):
     digest: str
 
 
-def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle]) -> Artifact:
+def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle], skips: Skips | None = None) -> Artifact:
     """Write listing.json (sources with licence and version, bundles with their digest) and files.parquet (with hashes).
 
     Where the files lie is no part of that: places.json, beside the manifest, says where they were listed last.
+
+    Args:
+        skips: what was not listed: the fact `skipped`, by reason and suffix.
     """
+    skips = skips or Skips()
     listing = {
         "sources": _origins(config),
         "bundles": [
             {"label": bundle.label, "digest": bundle.digest, "files": len(bundle.files), "bytes": bundle.bytes}
             for bundle in bundles
         ],
+        **({"skipped": skips.facts()} if skips else {}),
     }
     content = json.dumps(listing, sort_keys=True, indent=1).encode() + b"\n"
     digest = digest_of(listing)
@@ -253,8 +286,10 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle])
         scratch = store.scratch(STAGE.name)
         (scratch / "listing.json").write_bytes(content)
         rows = _write_files(scratch / FILES, bundles)
-        facts = {"files": sum(len(bundle.files) for bundle in bundles), "bytes": sum(bundle.bytes for bundle in bundles)}
-        draft = draft_part(STAGE, key, "listing", Counts(n_in=len(bundles), n_out=len(bundles)), {FILES: rows}, facts)
+        facts: dict[str, Any] = {"files": rows, "bytes": sum(bundle.bytes for bundle in bundles)}
+        facts |= {"skipped": skips.facts()} if skips else {}
+        counts = Counts(n_in=rows + skips.total(), n_out=rows, dropped=skips.by_reason())
+        draft = draft_part(STAGE, key, "listing", counts, {FILES: rows}, facts)
         part = store.commit_part(draft, scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=facts)
 
@@ -267,7 +302,8 @@ def _origins(config: SourceConfig) -> list[dict[str, Any]]:
     if config.dump:
         # by name: the order in which a spec lists its sources changes nothing
         sources = sorted(read_spec(config.dump), key=lambda source: source.name)
-        return [source.model_dump(mode="json", exclude={"url"}) for source in sources]
+        # nor does where it is held out: the split is made later
+        return [source.model_dump(mode="json", exclude={"url", "hold_out"}) for source in sources]
     return [] if config.folder else [origin.model_dump() for origin in list_origins()]
 
 

@@ -26,9 +26,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
+from pipeline_lib.config.data import HoldOut
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources import readers
 from pipeline_lib.sources.folder import walk
+from pipeline_lib.sources.licences import UNKNOWN
 from pipeline_lib.sources.readers import options_of, reader_names
 from pipeline_lib.sources.remote import has_wild_card, is_remote
 from pipeline_lib.sources.source_file import CODE_FORMS, form_of, is_about_data
@@ -59,7 +61,9 @@ class DumpSource(Record):
         min_length=1,
     )
     licence: str = Field(
-        description="Licence of all texts that state none of their own, as an SPDX id; `unknown` where nobody can say.",
+        UNKNOWN,
+        description="Licence of all texts for which the source states none (in a header, a manifest, a licence file or a"
+        " record), as an SPDX expression.",
         min_length=1,
     )
     weight: float = Field(
@@ -68,6 +72,11 @@ class DumpSource(Record):
     name: str = Field("", description="Names the source in every row. Empty: the last part of its URL.")
     group: str = Field(
         "", description="Group that no split cuts through, for all its texts. Empty: their folder, repository, site or file."
+    )
+    hold_out: HoldOut = Field(
+        "auto",
+        description="Splits that its texts go to. auto: by the hash of their group, as `curate` says; never: training alone;"
+        " validation, test: that split alone.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of its reader, such as `revision`.")
 
@@ -97,14 +106,14 @@ def _entries(spec: Path) -> list[Any]:
         raise UserError(f"dump spec {spec}: no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, list) or not content:
         got = "nothing" if not content else f"a {type(content).__name__}"
-        raise UserError(f"dump spec {spec}: got {got}, expected a list of sources, each with reader, url and licence")
+        raise UserError(f"dump spec {spec}: got {got}, expected a list of sources, each with reader and url")
     return content
 
 
 def _source(spec: Path, number: int, entry: Any) -> DumpSource:
     where = f"dump spec {spec}: entry {number}"
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: got {entry!r}, expected a mapping with reader, url and licence")
+        raise UserError(f"{where}: got {entry!r}, expected a mapping with reader and url")
     try:
         source = DumpSource.model_validate(entry)
     except ValidationError as error:
@@ -148,6 +157,11 @@ def _name(url: str) -> str:
     return parts[-1] if parts else "root"
 
 
+def held_out_sources(place: str | None) -> dict[str, HoldOut]:
+    """Source name to where its texts go, for those sources of a dump spec that say so; empty where there is no spec."""
+    return {source.name: source.hold_out for source in read_spec(place) if source.hold_out != "auto"} if place else {}
+
+
 def sources_of(target: str, reader: str = "") -> list[DumpSource]:
     """The sources of a dump spec (.yaml, .yml), or a path, glob or URL as a source of its own.
 
@@ -164,7 +178,7 @@ def sources_of(target: str, reader: str = "") -> list[DumpSource]:
     if name not in known_readers():
         raise UserError(f"reader {reader!r}: choose one of {', '.join(known_readers())}")
     options = options_of(name, {})
-    return [DumpSource(reader=name, url=url, licence="unknown", name=url.rstrip("/").rsplit("/", 1)[-1], options=options)]
+    return [DumpSource(reader=name, url=url, name=url.rstrip("/").rsplit("/", 1)[-1], options=options)]
 
 
 def guess_reader(url: str) -> str:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from packaging.utils import canonicalize_name
 
-from pipeline_lib.sources.folder import SKIPPED_FOLDERS, describe, valid_name, walk
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, valid_name, walk
 from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Record
@@ -91,13 +91,19 @@ class InstalledDistribution:
         classifiers = [c.rsplit(" :: ", 1)[-1] for c in self.headers.get_all("Classifier", []) if c.startswith("License ::")]
         return ", ".join(sorted(classifiers)) or None
 
-    def files(self) -> Iterable[SourceFile]:
-        """Its code, prose and description, as RECORD lists them; hashes are RECORD's where it has them."""
+    def files(self, skips: Skips | None = None) -> Iterable[SourceFile]:
+        """Its code, prose and description, as RECORD lists them; hashes are RECORD's where it has them.
+
+        Args:
+            skips: counts what else is installed with it.
+        """
         root = str(self.distribution.locate_file("")).rstrip("/")
         rows = {row[0]: row for row in csv.reader(self.record.splitlines())}  # some installers list a file twice
         for path, digest, size in rows.values():
             form = _form_in_distribution(path)
             if form is None:
+                if skips is not None:
+                    skips.note(path, "outside_folder" if path.startswith(("../", "/")) else "")
                 continue
             place = f"{root}/{path}"
             if not digest.startswith("sha256=") or not size:
@@ -130,11 +136,16 @@ def pinned() -> tuple[Pinned, ...]:
     return tuple(Pinned(what.partition("==")[0], what.partition("==")[2], digest) for what, _, digest in lines)
 
 
-def list_python() -> list[SourceFile]:
-    """Every file of the standard library and of the listed distributions that are installed."""
-    files = list(_standard_library())
+def list_python(skips: Skips | None = None) -> list[SourceFile]:
+    """Every file of the standard library and of the listed distributions that are installed.
+
+    Args:
+        skips: counts what is there besides.
+    """
+    skips = Skips() if skips is None else skips
+    files = list(_standard_library(skips))
     for distribution in installed():
-        files.extend(distribution.files())
+        files.extend(distribution.files(skips))
     return files
 
 
@@ -204,10 +215,11 @@ def _standard_library_origin() -> Origin:
     return Origin(source=f"{STDLIB} {version}", name=STDLIB, version=version, licence="PSF-2.0", record_sha256="")
 
 
-def _standard_library() -> Iterable[SourceFile]:
+def _standard_library(skips: Skips) -> Iterable[SourceFile]:
     origin = _standard_library_origin()
-    for place, path in walk(sysconfig.get_path("stdlib"), STDLIB_SKIPPED):
+    for place, path in walk(sysconfig.get_path("stdlib"), STDLIB_SKIPPED, skips=skips):
         if _is_foreign(form_of(path)):
+            skips.note(path)
             continue
         group = path.split("/")[0].removesuffix(".py")
         yield describe(place, path, origin.source, group, origin.licence)

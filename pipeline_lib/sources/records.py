@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import open_expanded
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.safe_open import Refusal, SourceText, bounded_lines, decode
 from pipeline_lib.sources.source_file import DIGEST_MARK, SourceFile
 
@@ -24,11 +25,12 @@ class SourceRecord(NamedTuple):
 
     `file` describes the container with what is the text's own: path (the container's, "!" and the record's name, member
     or URL; no two texts of a container have the same), form, group, licence, the sha256 and the length of its bytes.
+    A container that holds other files than texts says so in a last record of its own path: how many, by reason.
     """
 
     file: SourceFile
-    content: SourceText | Refusal
-    markup: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
+    content: SourceText | Refusal | Skips
+    omitted: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
 
     def changed(self, **own: Any) -> SourceRecord:
         """The same text under another path, group or the like."""

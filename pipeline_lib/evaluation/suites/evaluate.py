@@ -1,7 +1,8 @@
 """Stage "evaluate_suite": one model on one suite and split.
 
 Its one part "MODEL-SPLIT" holds evaluations.parquet (schemas.EVALUATIONS) and per_query.parquet (schemas.PER_QUERY). Its facts
-say which tasks there are, of what kind and by which primary metric, and whether the suite may be selected on.
+say which tasks there are, of what kind and by which primary metric, whether the suite may be selected on, and how
+many rows of its files are in no figure (`left_out`).
 """
 
 from __future__ import annotations
@@ -144,4 +145,6 @@ def _facts(suite: Suite, result: SuiteResult) -> dict[str, Any]:
     tasks: dict[str, dict[str, Any]] = {}
     for figure in result.figures:  # a task's primary metric comes first
         tasks.setdefault(figure.task, {"kind": suite.kind, "primary": figure.metric, "n": figure.interval.n})
-    return {"tasks": tasks, "headline": suite.task, "reported_only": suite.reported_only, **result.facts}
+    left_out = {reason: n for reason, n in sorted(suite.left_out.items()) if n}
+    told = {"left_out": left_out} if left_out else {}
+    return {"tasks": tasks, "headline": suite.task, "reported_only": suite.reported_only, **told, **result.facts}

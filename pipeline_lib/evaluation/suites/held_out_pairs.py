@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, EvaluateConfig, SuiteConfig
@@ -216,6 +215,8 @@ class ClassificationHeldOut(HeldOutSuite):
                 dense = features if isinstance(features, np.ndarray) else np.asarray(features.sum(axis=1))
                 names = [task.ids[row] for row in np.flatnonzero(rows_N)]
                 metrics.require_finite(dense, f"{scores.model.id.name} on {task.name}", "a feature", names)
+            from sklearn.linear_model import LogisticRegression
+
             probe = fit(train_features, true_N[~held_out_N], c, LogisticRegression(max_iter=MAX_ITERATIONS))
             predicted_N[held_out_N] = probe.predict(test_features)
         right_N = (predicted_N == true_N).astype(np.float64)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.official_files import find_file, read_columns, read_lines
+from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, read_columns, read_json_lines, read_lines
 from pipeline_lib.evaluation.suites.similarity import PLACES, SENTEVAL
 
 
@@ -33,6 +34,7 @@ class LabelledSet:
         files: split to its files; `POOL` alone where the set has no split, which is then cross-validated.
         pairs: whether an example is two texts.
         classes: the set's own; empty: any.
+        max_train: most training examples, the same ones every time: the features of all would not fit into memory.
     """
 
     name: str
@@ -42,6 +44,7 @@ class LabelledSet:
     source: str = SENTEVAL
     pairs: bool = False
     classes: tuple[str, ...] = ()
+    max_train: int | None = None
 
     def paths(self, data: Path, split: str) -> tuple[Path, ...]:
         """The files of one split.
@@ -51,8 +54,11 @@ class LabelledSet:
         """
         return tuple(find_file(data, self.places, name, self.source) for name in self.files[split])
 
-    def examples(self, data: Path, split: str) -> list[Example]:
+    def examples(self, data: Path, split: str, left_out: dict[str, int] | None = None) -> list[Example]:
         """The examples of one split, in the order of its files.
+
+        Args:
+            left_out: told how many rows of the split are no examples, by reason.
 
         Raises:
             UserError: a file holds none, or one of no class of the set.
@@ -136,6 +142,75 @@ SST2 = LabelledSet(
     classes=("0", "1"),
 )
 
+NLI_LABELS = ("entailment", "neutral", "contradiction")
+NLI_PLACES = (*(f"{place}/SNLI".lstrip("/") for place in PLACES), "nli/snli", "snli_1.0", "snli", "SNLI", "")
+NLI_SOURCE = "nlp.stanford.edu/projects/snli/snli_1.0.zip, or SentEval's get_transfer_data.bash"
+NO_LABEL = "pairs_without_label"
+
+
+class Snli(LabelledSet):
+    """SNLI in SentEval's three parallel files (s1, s2, labels), or as JSON Lines: `sentence1`, `sentence2`, `gold_label`.
+
+    Pairs on which its people did not agree (label `-`) are left out and counted, as is usual.
+    """
+
+    def paths(self, data: Path, split: str) -> tuple[Path, ...]:
+        """SentEval's three files where they are there, else the one file.
+
+        Raises:
+            MissingData: what is missing, and where to get it.
+        """
+        part = {"validation": "dev"}.get(split, split)
+        try:
+            return tuple(find_file(data, NLI_PLACES, f"{name}.{part}", NLI_SOURCE) for name in ("s1", "s2", "labels"))
+        except MissingData:
+            names = [f"snli_1.0_{part}.jsonl", f"{part}.jsonl"]
+            return (find_file(data, NLI_PLACES, names, NLI_SOURCE),)
+
+    def examples(self, data: Path, split: str, left_out: dict[str, int] | None = None) -> list[Example]:
+        """The pairs with a label, in the order of the files.
+
+        Raises:
+            UserError: the files are not of one length, or hold no pair.
+        """
+        paths = self.paths(data, split)
+        found: list[Example] = []
+        rows = 0
+        for rows, (first, second, label) in enumerate(_parallel(paths) if len(paths) > 1 else _nli_records(paths[0]), 1):
+            if label in NLI_LABELS and first and second:
+                found.append(Example(f"snli-{split}-{rows}", label, first, second))
+        if not found:
+            raise UserError(f"{self.name}: {paths[0]} holds no pair with a label; get it from {self.source}")
+        if left_out is not None:
+            left_out[f"{split}_{NO_LABEL}"] = rows - len(found)
+        return found
+
+
+def _parallel(paths: tuple[Path, ...]) -> Iterator[tuple[str, str, str]]:
+    for number, lines in enumerate(zip_longest(*(read_lines(path) for path in paths)), 1):
+        if None in lines:
+            short = next(path for path, line in zip(paths, lines, strict=True) if line is None)
+            raise UserError(f"{short}: ends before line {number}, which the files beside it have; get them again")
+        first, second, label = lines
+        yield _spaced(first), _spaced(second), label.strip()
+
+
+_CODES = {"0": "entailment", "1": "neutral", "2": "contradiction", "e": "entailment", "n": "neutral", "c": "contradiction"}
+
+
+def _nli_records(path: Path) -> Iterator[tuple[str, str, str]]:
+    for record in read_json_lines(path, ()):
+        first, second, label = (
+            str(next((record[name] for name in names if record.get(name) is not None), ""))
+            for names in (("sentence1", "premise"), ("sentence2", "hypothesis"), ("gold_label", "label"))
+        )
+        yield _spaced(first), _spaced(second), _CODES.get(label, label)
+
+
+SNLI = Snli(
+    "snli", {"train": (), "validation": (), "test": ()}, read_paraphrases, source=NLI_SOURCE, pairs=True, max_train=30_000
+)
+
 SENTEVAL_SETS = (
     LabelledSet("mr", _pool("MR/rt-polarity.pos", "MR/rt-polarity.neg"), read_one_class),
     LabelledSet("cr", _pool("CR/custrev.pos", "CR/custrev.neg"), read_one_class),
@@ -156,6 +231,7 @@ SENTEVAL_SETS = (
         classes=("0", "1"),
     ),
 )
+PROBED = (*SENTEVAL_SETS, SNLI)  # SNLI is none of the paper's seven
 
 
 def given_set(folder: str) -> LabelledSet:

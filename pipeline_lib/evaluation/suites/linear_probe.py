@@ -14,19 +14,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.labelled_sets import POOL, SENTEVAL_SETS, Example, LabelledSet, given_set
+from pipeline_lib.evaluation.suites.labelled_sets import POOL, PROBED, SENTEVAL_SETS, Example, LabelledSet, given_set
 from pipeline_lib.evaluation.suites.models import Model, probe_features
 from pipeline_lib.evaluation.suites.suite import (
     Families,
@@ -41,6 +37,9 @@ from pipeline_lib.evaluation.suites.suite import (
 )
 from pipeline_lib.runtime.machine import cores
 from pipeline_lib.runtime.progress import Progress, silent
+
+if TYPE_CHECKING:  # a second, which names of suites need not wait for
+    from sklearn.linear_model import LogisticRegression
 
 MAX_ITERATIONS = 1000
 NEWTON_FEATURES = 1024  # up to here a Newton step with the whole Hessian is cheaper than one by conjugate gradients
@@ -57,7 +56,7 @@ class LinearProbe(Suite):
     def __init__(self, labelled: LabelledSet, data: Path, config: SuiteConfig) -> None:
         super().__init__(data, config)
         self.labelled = labelled
-        self.name = labelled.name if labelled in SENTEVAL_SETS else f"probe/{labelled.name}"
+        self.name = labelled.name if labelled in PROBED else f"probe/{labelled.name}"
         # without a split of its own a set is judged as a whole, which is its test
         self.splits = ("test",) if POOL in labelled.files else ("validation", "test")
 
@@ -68,7 +67,7 @@ class LinearProbe(Suite):
     def texts(self, split: str) -> Iterator[SuiteText]:
         """The texts that are judged; what the probe is trained on is no secret."""
         judged = split if split in self.labelled.files else POOL if POOL in self.labelled.files else "train"
-        for example in self.labelled.examples(self.data, judged):
+        for example in self.labelled.examples(self.data, judged, self.left_out):
             yield SuiteText(example.id, example.text)
             if example.second:
                 yield SuiteText(f"{example.id}-2", example.second)
@@ -95,8 +94,11 @@ class LinearProbe(Suite):
         return tuple(name for name in ("train", "validation", "test") if name in self.labelled.files and name in _needs(split))
 
     def _sampled(self, name: str) -> list[Example]:
-        found = self.labelled.examples(self.data, name)
+        found = self.labelled.examples(self.data, name, self.left_out)
         most = self.config.max_train_texts if name in (POOL, "train") else self.config.max_test_texts
+        if name == "train" and self.labelled.max_train and not most:
+            most = self.labelled.max_train
+            self.left_out["train_examples_beyond_the_bound"] = max(0, len(found) - most)
         return [found[row] for row in sample_rows(len(found), most, self.config.seed)]
 
     def _predict(
@@ -166,6 +168,8 @@ class _Features:
 def _compared(both: Any) -> Any:
     n = both.shape[0] // 2
     u, v = both[:n], both[n:]
+    from scipy import sparse
+
     if sparse.issparse(both):
         return sparse.hstack([abs(u - v), u.multiply(v)], format="csr")
     return np.hstack([np.abs(u - v), u * v])
@@ -181,6 +185,10 @@ def _labels(examples: Sequence[Example]) -> np.ndarray:
 
 def fit(features: Any, labels: np.ndarray, c: float, start: LogisticRegression | None = None) -> LogisticRegression:
     """The probe with this C, fitted; `start` is the probe of another C, or one with a solver of its own."""
+    from scipy import sparse
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     classes = len(np.unique(labels))
     dense = not sparse.issparse(features)
     small = dense and features.shape[1] * (1 if classes == 2 else classes) <= NEWTON_FEATURES
@@ -220,6 +228,8 @@ def _best(scores: Sequence[float], config: SuiteConfig) -> int:
 
 
 def _folds(examples: Sequence[Example], config: SuiteConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import StratifiedKFold
+
     folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
     labels = _labels(examples)
     with warnings.catch_warnings():
@@ -265,6 +275,6 @@ def _cross_validated(
     return examples, predicted, chosen
 
 
-SUITES: Suites = {labelled.name: partial(LinearProbe, labelled) for labelled in SENTEVAL_SETS}
+SUITES: Suites = {labelled.name: partial(LinearProbe, labelled) for labelled in PROBED}
 FAMILIES: Families = {"probe": lambda folder, data, config: LinearProbe(given_set(folder), data, config)}
-GROUPS: Groups = {"senteval": tuple(SUITES)}
+GROUPS: Groups = {"senteval": tuple(labelled.name for labelled in SENTEVAL_SETS)}

@@ -1,8 +1,9 @@
 """Search over passage collections in their official files: MS MARCO, and open-domain questions over DPR's Wikipedia.
 
 MS MARCO passage ranking has public judgements for its dev set only, which is its validation here: MRR@10 over dev.small.
-Questions of NQ and TriviaQA count as answered when one of the first 20 or 100 passages contains an answer as DPR compares
-them: both normalised to NFD, cut into words and single symbols, lower-cased; the answer's tokens must stand in a row.
+Questions of NQ and TriviaQA (`nq`, `trivia-qa`: DPR's files; `nq-open`: its own, over any passages) count as answered when one
+of the first 20 or 100 passages contains an answer as DPR compares them: both normalised to NFD, cut into words and single
+symbols, lower-cased; the answer's tokens must stand in a row.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import csv
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Model
-from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns
+from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns, read_json_lines
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, Suites, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
@@ -29,6 +31,7 @@ from pipeline_lib.runtime.progress import Progress, silent
 
 MS_MARCO = "microsoft.github.io/msmarco/Datasets (collection.tar.gz, queries.tar.gz, qrels.dev.small.tsv)"
 DPR = "github.com/facebookresearch/DPR (dpr/data/download_data.py: data.wikipedia_split.psgs_w100, data.retriever.qas)"
+DPR_PLACES = ("dpr/data/wikipedia_split", "downloads/data/wikipedia_split", "dpr", "")
 CUTS = (20, 100)
 
 
@@ -66,7 +69,7 @@ class OpenQuestions(Suite):
     """Questions with lists of answers over psgs_w100.tsv."""
 
     kind: Kind = "text_search"
-    splits = ("validation", "test")
+    splits: tuple[str, ...] = ("validation", "test")
 
     def __init__(self, name: str, data: Path, config: SuiteConfig) -> None:
         super().__init__(data, config)
@@ -76,11 +79,10 @@ class OpenQuestions(Suite):
     def paths(self, split: str) -> tuple[Path, ...]:
         """Passages and questions."""
         part = {"validation": "dev", "test": "test"}[split]
-        passages = ("dpr/data/wikipedia_split", "downloads/data/wikipedia_split", "dpr", "")
         questions = ("dpr/data/retriever/qas", "downloads/data/retriever/qas", "dpr", "")
         # as it is published, and as DPR's script saves it
         named = [f"{self.prefix}-{part}{end}" for end in (".qa.csv", ".csv")]
-        return (find_file(self.data, passages, "psgs_w100.tsv", DPR), find_file(self.data, questions, named, DPR))
+        return (find_file(self.data, DPR_PLACES, "psgs_w100.tsv", DPR), find_file(self.data, questions, named, DPR))
 
     def texts(self, split: str) -> Iterator[SuiteText]:
         """The questions; the passages are all of Wikipedia."""
@@ -206,4 +208,81 @@ def _answers(text: str, path: Path, line: int) -> list[str]:
     return found
 
 
-SUITES: Suites = {"ms-marco": MsMarco, "nq": partial(OpenQuestions, "nq"), "trivia-qa": partial(OpenQuestions, "trivia-qa")}
+NQ_OPEN = "github.com/google-research-datasets/natural-questions/tree/master/nq_open"
+NQ_PLACES = ("nq-open", "nq_open", "natural-questions/nq_open", "")
+PASSAGES = ("psgs_w100.tsv", "passages.tsv", "passages.jsonl", "corpus.tsv", "corpus.jsonl")
+
+
+class NqOpen(OpenQuestions):
+    """NQ-open's questions over a given file of passages; dev is validation."""
+
+    FILES: ClassVar = {
+        "train": ["NQ-open.train.jsonl"],
+        "validation": ["NQ-open.dev.jsonl", "NQ-open.efficientqa.dev.1.1.jsonl"],
+        "test": ["NQ-open.test.jsonl", "NQ-open.efficientqa.test.1.1.jsonl"],
+    }
+
+    def __init__(self, data: Path, config: SuiteConfig) -> None:
+        super().__init__("nq", data, config)
+        self.name = "nq-open"
+        self.splits = tuple(split for split in self.FILES if self._has(split)) or ("validation", "test")
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Passages and questions."""
+        source = f"{DPR}, or give any as {NQ_PLACES[0]}/{PASSAGES[1]}"
+        passages = find_file(self.data, (*NQ_PLACES[:-1], *DPR_PLACES), PASSAGES, source)
+        return (passages, find_file(self.data, NQ_PLACES, self.FILES[split], NQ_OPEN))
+
+    def questions(self, split: str) -> list[tuple[str, list[str]]]:
+        """Each question with its answers; one without is left out and counted."""
+        path, without = self.paths(split)[1], 0
+        found = list[tuple[str, list[str]]]()
+        for record in read_json_lines(path, ("question",)):
+            given: Any = next((record[name] for name in ("answer", "answers", "short_answers") if record.get(name)), [])
+            answers = [given] if isinstance(given, str) else [str(answer) for answer in given if answer is not None]
+            if record["question"] and answers:
+                found.append((str(record["question"]), answers))
+            else:
+                without += 1
+        self.left_out["questions_without_answer"] = without
+        if not found:
+            raise UserError(f"{path}: no question has an answer; get it from {NQ_OPEN}")
+        return found
+
+    def _rows(self) -> Iterator[list[str]]:
+        """Id, text and title of each passage: a table with a header or without one, or JSON Lines."""
+        path, without = self.paths(self.splits[-1])[0], 0
+        for row in _json_passages(path) if ".jsonl" in path.suffixes else _table_passages(path):
+            without += not row[1]
+            yield row
+        self.left_out["passages_without_text"] = without
+
+
+def _json_passages(path: Path) -> Iterator[list[str]]:
+    for number, record in enumerate(read_json_lines(path, ()), 1):
+        named = [
+            next((str(record[name]) for name in names if record.get(name) is not None), "")
+            for names in (("_id", "id", "docid", "pid"), ("text", "contents", "passage"), ("title",))
+        ]
+        yield [named[0] or str(number), *named[1:]]
+
+
+def _table_passages(path: Path) -> Iterator[list[str]]:
+    with open_lines(path, "utf-8-sig") as stream:
+        reader = csv.reader(stream, delimiter="\t")
+        first = next(reader, [])
+        header = "text" in first
+        places = [first.index(name) if name in first else -1 for name in ("id", "text", "title")] if header else [0, 1, 2]
+        for row in reader if header else chain([first], reader):
+            if len(row) <= places[1]:
+                what = f"{len(row)} columns, expected id, text and title"
+                raise UserError(f"{path}, line {reader.line_num}: {what}; get the file again")
+            yield [row[place] if 0 <= place < len(row) else "" for place in places]
+
+
+SUITES: Suites = {
+    "ms-marco": MsMarco,
+    "nq-open": NqOpen,
+    "nq": partial(OpenQuestions, "nq"),
+    "trivia-qa": partial(OpenQuestions, "trivia-qa"),
+}

@@ -6,9 +6,11 @@ no suite.
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -54,17 +56,37 @@ def suite_names(wanted: Iterable[str]) -> list[str]:
     """The suites that these names and groups stand for, each once, in order.
 
     Raises:
-        UserError: a name is neither; the message lists those that there are.
+        UserError: a name is neither; the message has the nearest ones.
     """
     found: dict[str, None] = {}
     for name in wanted:
         for member in GROUPS.get(name, (name,)):
             family, _, folder = member.partition("/")
             if member not in SUITES and not (family in FAMILIES and folder):
-                families = [f"{family}/FOLDER" for family in FAMILIES]
-                raise UserError(f"no suite {name!r}; there are: {', '.join([*SUITES, *families])}; groups: {', '.join(GROUPS)}")
+                raise UserError(_no_suite(name))
             found[member] = None
     return list(found)
+
+
+def _no_suite(name: str) -> str:
+    """The nearest names, by letters, and where all of them stand."""
+    families = [f"{family}/FOLDER" for family in FAMILIES]
+    members = [member for group in GROUPS.values() for member in group]
+    names = {folded(member.rpartition("/")[2]): member for member in members if "/" in member}  # scifact is beir/scifact
+    names |= {folded(each): each for each in (*members, *SUITES, *GROUPS, *FAMILIES)}
+    near = [names[each] for each in difflib.get_close_matches(folded(name), names, n=3, cutoff=0.5)]
+    near += [each for each in names.values() if len(folded(name)) > 1 and folded(name) in folded(each)][:3]
+    near = list(dict.fromkeys(near))
+    shown = [f"{each}/FOLDER" if each in FAMILIES else each for each in near] or list(GROUPS)
+    what = "the nearest are" if near else "groups are"
+    return (
+        f"no suite {name!r}; {what} {', '.join(shown)} (of {len(SUITES)}, and {', '.join(families)}: docs/how-to/evaluation.md)"
+    )
+
+
+def folded(name: str) -> str:
+    """Letters and digits alone: `STS-B`, `stsb` and `sts_b` are alike."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def open_suite(name: str, data: Path, config: SuiteConfig) -> Suite:

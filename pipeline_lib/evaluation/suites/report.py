@@ -62,5 +62,6 @@ def _table(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str, int], dict[str
 
 def _page(name: str, content: Row, kinds: dict[str, Any]) -> str:
     searched = {model: facts for model, facts in content["facts"].items() if "search" in facts}
+    left_out = {model: facts["left_out"] for model, facts in content["facts"].items() if facts.get("left_out")}
     shown = content | {"differences": [chip_of(row) for row in content["differences"]]}
-    return render_page("suites.html", name=name, kinds=kinds, searched=searched, **shown)
+    return render_page("suites.html", name=name, kinds=kinds, searched=searched, left_out=left_out, **shown)

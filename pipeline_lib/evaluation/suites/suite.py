@@ -75,6 +75,7 @@ class Suite(ABC):
     def __init__(self, data: Path, config: SuiteConfig) -> None:
         self.data = data
         self.config = config
+        self.left_out: dict[str, int] = {}  # rows of its files by the reason why they are in no figure, once they were read
 
     @property
     def task(self) -> str:

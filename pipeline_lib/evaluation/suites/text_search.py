@@ -1,19 +1,18 @@
-"""Text search: queries on the x side against a corpus on the y side, judged; BEIR folders and SMART collections.
+"""Text search: queries on the x side against a corpus on the y side, judged; BEIR folders.
 
-BEIR: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv with grades. SMART: documents and queries as `.I` records with
-`.T`, `.A`, `.W` fields and a table of judgements, all equally relevant; title and text are searched, authors, cross-references
-and keywords are not.
+BEIR: corpus.jsonl, queries.jsonl and qrels/{train,dev,test} with grades: as .tsv, with a header or without one, in three
+columns or TREC's four, or as .jsonl. Ids may be numbers. A title or text may be null: a document without both stays in the
+corpus, as BEIR has it, and is counted; a query without a text, or one that nobody judged, is not asked, and is counted.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Hits, Model
-from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, read_csv, read_json_lines, read_lines
+from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, open_lines, read_json_lines
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, ranking_values, search
 from pipeline_lib.evaluation.suites.suite import (
     Families,
@@ -79,7 +78,7 @@ class SearchSuite(Suite):
         """Every metric over the judged queries."""
         qrels, texts = self._asked(split)
         absent = self._absent(qrels, split)
-        depth = self.config.depth + self.queries_are_documents  # one more, as BEIR does: the query itself may be among them
+        depth = self.depth() + self.queries_are_documents  # one more, as BEIR does: the query itself may be among them
         config = self.config.model_copy(update={"depth": depth})
         found = search(model, list(texts.values()), lambda: self._searched(qrels), config, "y", progress)
         own = self._queries_in_corpus(texts) if self.queries_are_documents else frozenset[str]()
@@ -100,16 +99,28 @@ class SearchSuite(Suite):
         Args:
             own: ids that a query and the same text in the corpus share.
         """
-        names, found = list(qrels), list[dict[str, np.ndarray]]()
+        names, found, depth = list(qrels), list[dict[str, np.ndarray]](), self.depth()
         for at in range(0, len(names), QUERY_BLOCK):
             block = slice(at, at + QUERY_BLOCK)
             lists = ranked_ids(Hits(hits.rows_QK[block], hits.scores_QK[block]), ids)
             rankings = {
-                query: [pair for pair in ranked if pair[0] != query or query not in own][: self.config.depth]
+                query: [pair for pair in self._of_candidates(query, ranked) if pair[0] != query or query not in own][:depth]
                 for query, ranked in zip(names[block], lists, strict=True)
             }
             found.append(ranking_values(rankings, {query: qrels[query] for query in rankings}, self.metrics))
         return {metric: np.concatenate([values[metric] for values in found]) for metric in self.metrics}
+
+    def depth(self) -> int:
+        """How many documents are ranked for a query."""
+        return self.config.depth
+
+    def candidates(self, query: str) -> Set[str] | None:
+        """The documents that a query ranks; None: all."""
+        return None
+
+    def _of_candidates(self, query: str, ranked: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
+        candidates = self.candidates(query)
+        return ranked if candidates is None else [pair for pair in ranked if pair[0] in candidates]
 
     def _queries_in_corpus(self, queries: Mapping[str, str]) -> frozenset[str]:
         """Ids of queries that are documents too, as in ArguAna: elsewhere both may be numbered from 0, and differ."""
@@ -128,17 +139,26 @@ class SearchSuite(Suite):
         return {query: qrels[query] for query in kept}, {query: texts[query] for query in kept}
 
     def _judged(self, split: str) -> tuple[Graded, dict[str, str]]:
-        """Judgements and texts of the judged queries, in one order.
+        """Judgements and texts of the judged queries, in one order; those without a text are left out and counted.
 
         Raises:
-            UserError: a judged query has no text, or no query is judged.
+            UserError: no judged query has a text, or no query is judged.
         """
-        qrels, texts = self.qrels(split), self.queries(split)
+        qrels, texts = self.qrels(split), {query: text for query, text in self.queries(split).items() if text.strip()}
         absent = [query for query in qrels if query not in texts]
-        if absent or not qrels:
+        if len(absent) == len(qrels):
             what = f"{len(absent)} judged queries have no text, {absent[0]!r} first" if absent else "no query is judged"
             raise UserError(f"{self.name}, {split}: {what}; the files do not belong together, get them again")
-        return qrels, {query: texts[query] for query in qrels}
+        self.left_out |= {
+            "judged_queries_without_text": len(absent),
+            "queries_without_judgement": len(texts.keys() - self._judged_anywhere(qrels)),
+        }
+        judged = {query: graded for query, graded in qrels.items() if query in texts}
+        return judged, {query: texts[query] for query in judged}
+
+    def _judged_anywhere(self, qrels: Graded) -> Set[str]:
+        """The queries that are judged in this split or another one of the same file of queries."""
+        return qrels.keys()
 
     def _absent(self, qrels: Graded, split: str) -> int:
         """How many relevant documents the corpus lacks: some in a few official sets, many where a download was cut off.
@@ -147,9 +167,11 @@ class SearchSuite(Suite):
             UserError: it lacks them all, and every query would score 0.
         """
         relevant = _relevant(qrels)
-        absent = relevant.copy()
+        absent, empty = relevant.copy(), 0
         for document in self.corpus():
             absent.discard(document.id)
+            empty += not document.text
+        self.left_out["documents_without_text"] = empty  # which stay in the corpus, where nothing should find them
         if relevant and absent == relevant:
             what = f"none of the {len(relevant)} relevant documents is in the corpus, {min(absent)!r} for one"
             raise UserError(f"{self.name}, {split}: {what}; the files do not belong together, get them again")
@@ -200,136 +222,91 @@ class Beir(SearchSuite):
 
     def paths(self, split: str) -> tuple[Path, ...]:
         """Corpus, queries and judgements."""
-        names = ("corpus.jsonl", "queries.jsonl", f"qrels/{QRELS[split]}")
+        names = ("corpus.jsonl", "queries.jsonl", _qrels_names(split))
         return tuple(find_file(self.data, self.places, name, self.source) for name in names)
 
     def queries(self, split: str) -> dict[str, str]:
         """Files of all splits, as the folder has them."""
-        path = self.paths(split)[1]
-        return {str(record["_id"]): str(record["text"]) for record in read_json_lines(path, ("_id", "text"))}
+        return {_id(record): _text(record, "text") for record in read_json_lines(self.paths(split)[1], ("_id",))}
 
     def qrels(self, split: str) -> Graded:
         """Grades below zero, as TREC-COVID has a few, are not relevant."""
         path = self.paths(split)[2]
         found: Graded = {}
-        for number, row in enumerate(read_csv(path, ("query-id", "corpus-id", "score"), "\t"), 2):
-            try:
-                found.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{path}, line {number}: grade {row['score']!r} is no integer; get the file again") from error
+        for number, query, document, score in _judgements(path):
+            if not re.fullmatch(r"-?\d+(?:\.0*)?", score):
+                raise UserError(f"{path}, line {number}: grade {score!r} is no integer; get the file again")
+            found.setdefault(query, {})[document] = int(score.partition(".")[0])
         return found
 
     def corpus(self) -> Iterator[Document]:
         """Title, where there is one, and text, joined by a space as BEIR does."""
         path = find_file(self.data, self.places, "corpus.jsonl", self.source)
-        for record in read_json_lines(path, ("_id", "text")):
-            text = str(record["text"])
-            yield Document(str(record["_id"]), f"{record.get('title') or ''} {text}".strip(), text)
+        for record in read_json_lines(path, ("_id",)):
+            text = _text(record, "text")
+            yield Document(_id(record), f"{_text(record, 'title')} {text}".strip(), text)
+
+    def _judged_anywhere(self, qrels: Graded) -> Set[str]:
+        return set(qrels).union(*(self.qrels(split) for split in self.splits if self._qrels_file(split)))
 
     def _qrels_file(self, split: str) -> Path | None:
         try:
-            return find_file(self.data, self.places, f"qrels/{QRELS[split]}", self.source)
+            return find_file(self.data, self.places, _qrels_names(split), self.source)
         except MissingData:
             return None
 
 
-SMART_SOURCE = "ir.dcs.gla.ac.uk/resources/test_collections"
-READ_FIELDS = ("T", "W")
-_RECORD = re.compile(r"\.I\s+(\d+)\s*$")
-_FIELD = re.compile(r"\.([A-Z])\s*$")
-_NO_INTEREST = {"-1", "5"}  # Cranfield lists references that it judged to be of no interest
+def _qrels_names(split: str) -> list[str]:
+    return [f"qrels/{QRELS[split]}", f"qrels/{QRELS[split].removesuffix('.tsv')}.jsonl"]
 
 
-@dataclass(frozen=True)
-class Collection:
-    """The official names of a collection's files, and where its table of judgements holds what."""
-
-    documents: str
-    queries: str
-    judgements: str
-    columns: int = 4  # of every row; copies in other shapes are about, whose documents would all be "0" or "1"
-    document_column: int = 1
-    grade_column: int = -1  # -1: every row is relevant
-    ordinal_queries: bool = False  # the table numbers queries from 1, whatever their .I says (Cranfield)
+def _id(record: dict[str, Any]) -> str:
+    return str(record["_id"])
 
 
-COLLECTIONS = {
-    "cisi": Collection("CISI.ALL", "CISI.QRY", "CISI.REL"),
-    "cranfield": Collection("cran.all.1400", "cran.qry", "cranqrel", columns=3, grade_column=2, ordinal_queries=True),
-    "med": Collection("MED.ALL", "MED.QRY", "MED.REL", document_column=2),
-    "cacm": Collection("cacm.all", "query.text", "qrels.text"),
-}
+def _text(record: dict[str, Any], field: str) -> str:
+    """A field's text; of a missing or null one nothing."""
+    value = record.get(field)
+    return "" if value is None else str(value)
 
 
-class Smart(SearchSuite):
-    """One collection; what it has is its test."""
+_COLUMNS = ("query-id", "corpus-id", "score")
 
-    splits = ("test",)
 
-    def __init__(self, name: str, data: Path, config: SuiteConfig) -> None:
-        super().__init__(data, config)
-        self.name = name
-        self.files = COLLECTIONS[name]
-
-    def paths(self, split: str) -> tuple[Path, ...]:
-        """Documents, queries and judgements."""
-        return tuple(self._find(name) for name in (self.files.documents, self.files.queries, self.files.judgements))
-
-    def corpus(self) -> Iterator[Document]:
-        """Title and text of each record."""
-        yield from read_records(self._find(self.files.documents))
-
-    def queries(self, split: str) -> dict[str, str]:
-        """Text by query id."""
-        records = read_records(self._find(self.files.queries))
-        return {str(at) if self.files.ordinal_queries else record.id: record.text for at, record in enumerate(records, 1)}
-
-    def qrels(self, split: str) -> Graded:
-        """Relevant documents of each judged query."""
-        path, files = self._find(self.files.judgements), self.files
-        found: Graded = {}
-        for number, line in enumerate(read_lines(path, "latin-1"), 1):
-            columns = line.split()
-            if not columns:
+def _judgements(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """(line, query, document, grade) of a file of judgements, with its header or without one."""
+    if ".jsonl" in path.suffixes:
+        for number, record in enumerate(read_json_lines(path, _COLUMNS), 1):
+            yield number, str(record["query-id"]), str(record["corpus-id"]), str(record["score"])
+        return
+    places: Sequence[int] = ()
+    with open_lines(path, "utf-8-sig") as stream:
+        for row in (reader := csv.reader(stream, delimiter="\t")):
+            cells = row[0].split() if len(row) == 1 else row  # a table that somebody aligned
+            if not any(cells):
                 continue
-            if len(columns) != files.columns:
-                what = f"{len(columns)} columns, expected {files.columns}"
-                raise UserError(f"{path}, line {number}: {line!r}: {what}; get {files.judgements} as {SMART_SOURCE} has it")
-            if files.grade_column < 0 or columns[files.grade_column] not in _NO_INTEREST:
-                found.setdefault(_number(columns[0]), {})[_number(columns[files.document_column])] = 1
-        return found
-
-    def _find(self, name: str) -> Path:
-        return find_file(self.data, (f"ir/{self.name}", self.name, "ir"), name, SMART_SOURCE)
-
-
-def read_records(path: Path) -> Iterator[Document]:
-    """The records of a file, each with its title and text in one line.
-
-    Raises:
-        UserError: text stands before the first `.I`.
-    """
-    record, field, lines = "", "", list[str]()
-    for number, line in enumerate(read_lines(path, "latin-1"), 1):
-        if begins := _RECORD.match(line):
-            if record:
-                yield Document(record, " ".join(" ".join(lines).split()))
-            record, field, lines = _number(begins[1]), "", []
-        elif marks := _FIELD.match(line):
-            field = marks[1]
-        elif not record and line.strip():
-            raise UserError(f"{path}, line {number}: {line[:60]!r} before the first `.I`; this is no SMART collection")
-        elif field in READ_FIELDS:
-            lines.append(line)
-    if record:
-        yield Document(record, " ".join(" ".join(lines).split()))
+            if not places:
+                places = _places(cells, path)
+                if set(_COLUMNS) <= set(cells):
+                    continue
+            if len(cells) <= max(places):
+                raise UserError(f"{path}, line {reader.line_num}: {len(cells)} columns, fewer than before; get the file again")
+            query, document, score = (cells[place].strip() for place in places)
+            yield reader.line_num, query, document, score
 
 
-def _number(text: str) -> str:
-    """ "001" and "1" name the same record."""
-    return text.lstrip("0") or "0"
+def _places(cells: Sequence[str], path: Path) -> Sequence[int]:
+    """The columns of query, document and grade, by the header or, without one, by how many there are."""
+    if set(_COLUMNS) <= set(cells):
+        return [cells.index(name) for name in _COLUMNS]
+    if len(cells) in (3, 4):
+        return (0, len(cells) - 2, len(cells) - 1)
+    raise UserError(
+        f"{path}, line 1: {len(cells)} columns, expected {', '.join(_COLUMNS)}, or TREC's query, 0, document and grade; get the"
+        " file again"
+    )
 
 
-SUITES: Suites = {name: partial(Smart, name) for name in COLLECTIONS}
 FAMILIES: Families = {"beir": Beir}
-GROUPS: Groups = {"beir-11": tuple(f"beir/{folder}" for folder in BEIR_11), "smart": tuple(SUITES)}
+GROUPS: Groups = {"beir-11": tuple(f"beir/{folder}" for folder in BEIR_11)}
+SUITES: Suites = {}

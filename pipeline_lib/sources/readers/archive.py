@@ -23,14 +23,15 @@ from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, open_expanded
-from pipeline_lib.sources.folder import SKIPPED_FOLDERS, valid_name
+from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, valid_name
+from pipeline_lib.sources.licences import HEAD_BYTES, MAX_STATEMENT_BYTES, Licences
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import main_text
 from pipeline_lib.sources.records import SourceRecord, as_text
 from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.source_file import Form, SourceFile, form_of
-from pipeline_lib.sources.time_limit import within_time
+from pipeline_lib.sources.time_limit import sign_of_life, within_time
 
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
@@ -75,13 +76,18 @@ def unsafe_path(name: str) -> Refusal | None:
 
 
 def member_record(
-    container: SourceFile, name: str, form: Form | None, content: bytes | Refusal, limits: ReadLimits
+    container: SourceFile, name: str, form: Form | None, content: bytes | Refusal, limits: ReadLimits, licences: Licences
 ) -> SourceRecord:
-    """A member's text, a page's main text, or why there is none; its path is the container's, "!" and its own."""
+    """A member's text, a page's main text, or why there is none; its path is the container's, "!" and its own.
+
+    Args:
+        licences: what the container's manifests and licence files say.
+    """
     update: dict[str, Any] = {"path": f"{container.path}!{valid_name(name[:MAX_NAME_CHARACTERS])}", "form": form or "plain"}
     if isinstance(content, Refusal):
         return SourceRecord(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
     update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    update["licence"] = licences.of(valid_name(name), content[:HEAD_BYTES])
     file = container.model_copy(update=update)
     if form != "html":
         return SourceRecord(file, decode(content, python=form == "python"))
@@ -311,17 +317,42 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
     file_too_large, damaged, and those of decoding. Raises `Unreadable` where the archive ends early.
     """
     html = MemberOptions.model_validate(file.options).html
-    chosen = _Chosen(limits, html)
-    with open_expanded(file.place, limits) as stream:
-        head = stream.raw.peek(4)[:4]
-        entries: Iterator[TarEntry | ZipEntry] = tar_entries(stream, limits)
-        if head in (b"PK\3\4", b"PK\5\6"):
-            entries = zip_entries(stream.raw, limits)
-        for entry in entries:
-            if chosen.is_read(entry):
-                yield member_record(file, entry.name, wanted_form(entry.name, html), chosen.content(entry), limits)
-        while stream.raw_read and stream.read_some():  # behind the end mark of a tar archive stands what tells that it is whole
-            pass
+    chosen, licences = _Chosen(limits, html), _licences(file, limits)
+    broken: Unreadable | None = None
+    try:
+        with open_expanded(file.place, limits) as stream:
+            for entry in _entries(stream, limits):
+                if chosen.is_read(entry):
+                    form = wanted_form(entry.name, html)
+                    yield member_record(file, entry.name, form, chosen.content(entry), limits, licences)
+            while stream.raw_read and stream.read_some():  # behind a tar archive's end mark stands what tells that it is whole
+                pass
+    except Unreadable as error:
+        broken = error
+    if chosen.skips:
+        yield SourceRecord(file, chosen.skips)
+    if broken is not None:
+        raise broken
+
+
+def _entries(stream: Expanded, limits: ReadLimits) -> Iterator[TarEntry | ZipEntry]:
+    is_zip = stream.raw.peek(4)[:4] in (b"PK\3\4", b"PK\5\6")
+    yield from zip_entries(stream.raw, limits) if is_zip else tar_entries(stream, limits)
+
+
+def _licences(file: SourceFile, limits: ReadLimits) -> Licences:
+    """What manifests and licence files say, in a pass of its own: they may stand behind the files that they are of."""
+    licences = Licences(file.licence)
+    try:
+        with open_expanded(file.place, limits) as stream:
+            for entry in _entries(stream, limits):
+                sign_of_life()
+                if entry.kind == "file" and entry.size <= MAX_STATEMENT_BYTES and licences.is_statement(entry.name):
+                    content = entry.read(MAX_STATEMENT_BYTES)
+                    licences.add(valid_name(entry.name), b"" if isinstance(content, Refusal) else content)
+    except Unreadable:
+        pass  # the pass over the texts comes to the same place, and says so
+    return licences
 
 
 class _Chosen:
@@ -331,6 +362,7 @@ class _Chosen:
         self.limits = limits
         self.html = html
         self.refused = 0
+        self.skips = Skips()
 
     def is_read(self, entry: TarEntry | ZipEntry) -> bool:
         """True where a member shows in the rows, as a text or as a refusal: folders, pictures and the like do not."""
@@ -338,7 +370,10 @@ class _Chosen:
             return False
         if entry.kind == "special" or unsafe_path(entry.name) is not None:
             return True
-        return wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES)
+        if wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES):
+            return True
+        self.skips.note(entry.name)
+        return False
 
     def content(self, entry: TarEntry | ZipEntry) -> bytes | Refusal:
         """A member's bytes, or why they are not read."""

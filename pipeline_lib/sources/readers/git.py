@@ -19,7 +19,8 @@ from pydantic import Field
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable
-from pipeline_lib.sources.folder import valid_name
+from pipeline_lib.sources.folder import Skips, valid_name
+from pipeline_lib.sources.licences import Licences
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.archive import MemberOptions, member_record, unsafe_path, wanted_form
 from pipeline_lib.sources.records import SourceRecord
@@ -191,31 +192,57 @@ def read_repository(file: SourceFile, limits: ReadLimits) -> Iterator[SourceReco
 
 
 def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[SourceRecord]:
-    from dulwich.object_store import iter_tree_contents
     from dulwich.objects import Commit
 
     commit = repository[file.sha256.removeprefix("commit:").encode()]
     if not isinstance(commit, Commit):
         raise ValueError(f"{file.sha256} is no commit")
-    html = Options.model_validate(file.options).html
+    html, skips = Options.model_validate(file.options).html, Skips()
     objects = SmallObjects(repository, limits.max_text_bytes)
     most = limits.max_members or max(_FREE_ENTRIES, int(limits.max_expansion * _count(repository)))
-    # folders are counted too: a few objects can nest to any number of them
-    for count, entry in enumerate(
-        iter_tree_contents(cast("ObjectContainer", objects), commit.tree, include_trees=True, max_depth=limits.max_depth)
-    ):
+    licences = _licences(file, objects, commit.tree, limits, most)
+    for mode, name, sha in _entries(objects, commit.tree, limits, most):
+        form = wanted_form(name, html)
+        if mode == _SUBMODULE:
+            refusal = Refusal("submodule", "another repository: list it by itself")
+            yield member_record(file, name, form, refusal, limits, licences)
+        elif form is not None:
+            yield member_record(file, name, form, _content(objects, mode, name, sha), limits, licences)
+        else:
+            skips.note(name)
+    if skips:
+        yield SourceRecord(file, skips)
+
+
+def _entries(objects: SmallObjects, tree: ObjectID, limits: ReadLimits, most: int) -> Iterator[tuple[int, str, ObjectID]]:
+    """Mode, path and object of each file.
+
+    Raises:
+        Unreadable: there are more than `most`; folders are counted too, for a few objects can nest to any number of them.
+    """
+    from dulwich.object_store import iter_tree_contents
+
+    contents = iter_tree_contents(cast("ObjectContainer", objects), tree, include_trees=True, max_depth=limits.max_depth)
+    for count, entry in enumerate(contents):
         sign_of_life()
         if count > most:
             detail = f"more than {most} files and folders; see source.limits.max_members"
             raise Unreadable(Refusal("too_many_members", detail))
-        mode, name = entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape"))
-        if stat.S_ISDIR(mode) or entry.sha is None:
-            continue
-        form = wanted_form(name, html)
-        if mode == _SUBMODULE:
-            yield member_record(file, name, form, Refusal("submodule", "another repository: list it by itself"), limits)
-        elif form is not None:
-            yield member_record(file, name, form, _content(objects, mode, name, entry.sha), limits)
+        if not stat.S_ISDIR(entry.mode or 0) and entry.sha is not None:
+            yield entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape")), entry.sha
+
+
+def _licences(file: SourceFile, objects: SmallObjects, tree: ObjectID, limits: ReadLimits, most: int) -> Licences:
+    """What manifests and licence files say, in a pass of its own: they may stand behind the files that they are of."""
+    licences = Licences(file.licence)
+    try:
+        for mode, name, sha in _entries(objects, tree, limits, most):
+            if stat.S_ISREG(mode) and licences.is_statement(name):
+                content = _content(objects, mode, name, sha)
+                licences.add(name, content if isinstance(content, bytes) else b"")
+    except (Unreadable, *_broken()):
+        pass  # the pass over the texts comes to the same place, and says so
+    return licences
 
 
 def _count(repository: Repo) -> int:

@@ -169,7 +169,7 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
             prose = _prose(page, names, namespaces, limits)
             text, left_out = prose if isinstance(prose, Prose) else (prose, {})
             record = text_record(file, page.name, text, limits, form="markdown", group=page.name)
-            yield record._replace(markup=left_out)
+            yield record._replace(omitted=left_out)
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
 

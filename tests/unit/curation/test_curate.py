@@ -141,3 +141,67 @@ def test_row_groups_do_not_follow_the_batches(tmp_path: Path, monkeypatch: pytes
     metadata = pq.ParquetFile(tmp_path / "7.parquet").metadata
     assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [10, 10, 10, 5]
     assert write_pairs(tmp_path / "empty.parquet", []) == 0
+
+
+def test_sources_go_where_they_are_held_out_and_the_others_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = package_rows(100)
+    for row in rows:
+        number = int(row["group"].removeprefix("package-"))
+        row["source"] = "train-only" if number < 10 else "test-only" if number < 20 else "rest"
+    before = validated(store, {"a": rows})
+    config = CONFIG.model_copy(update={"hold_out": {"train-only": "never", "test-only": "test"}})
+    artifact, plain = curate(store, before, config), curate(store, before, CONFIG)
+    for split in SPLITS:
+        for row in read(artifact, split):
+            expected = {"train-only": "train", "test-only": "test", "rest": split_of(row["group"], CONFIG)}[row["source"]]
+            assert split == expected
+    assert artifact.manifest.key != plain.manifest.key and "hold_out" not in plain.manifest.config
+    assert artifact.manifest.facts["split_unit"] == "group" and "split_warnings" not in artifact.manifest.facts
+    assert artifact.manifest.facts["leaks"] == {"units": 0, "texts": 0}
+
+
+def test_sources_that_are_all_held_out_need_no_other_groups(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = package_rows(3)
+    for row in rows:
+        row["source"] = row["group"]
+    hold_out = {"package-0": "never", "package-1": "validation", "package-2": "test"}
+    artifact = curate(store, validated(store, {"a": rows}), CONFIG.model_copy(update={"hold_out": hold_out}))
+    found = {split: {row["group"] for row in read(artifact, split)} for split in SPLITS}
+    assert found == {"train": {"package-0"}, "validation": {"package-1"}, "test": {"package-2"}}
+    assert artifact.manifest.facts["split_unit"] == "group"
+
+
+def test_of_a_few_groups_the_others_are_split_by_document(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = package_rows(3)
+    for row in rows:
+        row["source"] = row["group"]
+    artifact = curate(store, validated(store, {"a": rows}), CONFIG.model_copy(update={"hold_out": {"package-0": "never"}}))
+    groups = {split: {row["group"] for row in read(artifact, split)} for split in SPLITS}
+    assert artifact.manifest.facts["split_unit"] == "document"
+    assert "package-0" in groups["train"] and "package-0" not in groups["validation"] | groups["test"]
+    assert all({"package-1", "package-2"} & found for found in groups.values())
+
+
+def test_a_language_whose_single_repository_is_held_out_is_said(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    held_out = next(f"package-{n}" for n in range(40) if split_of(f"package-{n}", CONFIG) == "validation")
+    rows = package_rows(40)
+    for row in rows:
+        row["source"] = "rails" if row["group"] == held_out else "rest"
+        row["language"] = "ruby" if row["group"] == held_out and row["kind"] == "code" else row["language"]
+    before = validated(store, {"a": rows})
+    told = curate(store, before, CONFIG).manifest.facts["split_warnings"]
+    assert [text.split(" is for")[0] for text in told] == ["nothing of the source 'rails'", "nothing of the language 'ruby'"]
+    assert all("fell into validation" in text and "`hold_out: never`" in text for text in told)
+    mended = curate(store, before, CONFIG.model_copy(update={"hold_out": {"rails": "never"}}))
+    assert "split_warnings" not in mended.manifest.facts
+
+
+def test_a_split_that_is_left_empty_says_which_option_fills_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = [pair(n, group=f"g{n}", source="all") for n in range(30)]
+    with pytest.raises(UserError, match=r"no pairs are left for validation and test.*hold_out.*never.*`hold_out` validation"):
+        curate(store, validated(store, {"a": rows}), CONFIG.model_copy(update={"hold_out": {"all": "never"}}))

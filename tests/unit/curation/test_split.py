@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.config.data import CurateConfig
-from pipeline_lib.curation.split import split_documents, split_groups, split_of
+from pipeline_lib.curation.split import pinned_units, split_documents, split_groups, split_of
+from pipeline_lib.errors import UserError
 
 CONFIG = CurateConfig()
 NAMES = st.text(min_size=1, max_size=20)
@@ -78,3 +79,19 @@ def test_three_documents_fill_three_splits(documents: dict[str, frozenset[str]],
 def test_fewer_than_three_documents_are_all_train(number: int) -> None:
     documents = {f"document-{at}": frozenset({"code"}) for at in range(number)}
     assert set(split_documents(documents, CONFIG).values()) == {"train"}
+
+
+def test_sources_pin_the_groups_that_they_have_a_share_in() -> None:
+    sources = {
+        "a": frozenset({"ours"}),
+        "b": frozenset({"theirs", "other"}),
+        "c": frozenset({"other"}),
+        "d": frozenset({"kept"}),
+    }
+    hold_out = {"ours": "test", "theirs": "validation", "kept": "never", "absent": "test", "other": "auto"}
+    assert pinned_units(sources, hold_out) == {"a": "test", "b": "validation", "d": "train"}  # type: ignore[arg-type]
+
+
+def test_sources_that_share_a_group_and_go_apart_are_refused() -> None:
+    with pytest.raises(UserError, match=r"ours never and theirs test share the group 'a'.*each a `group`"):
+        pinned_units({"a": frozenset({"ours", "theirs"})}, {"ours": "never", "theirs": "test"})

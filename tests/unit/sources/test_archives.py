@@ -17,8 +17,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import ReadLimits, SourceConfig
-from pipeline_lib.sources.folder import describe
+from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
+from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.sources.folder import Skips, describe
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
@@ -76,19 +78,35 @@ def contents(file: SourceFile, limits: ReadLimits | None = None) -> list[tuple[s
     """Member name and its bytes, or the reason of its refusal."""
     found = list(texts_of(file, SourceConfig(limits=limits or ReadLimits())))
     return [
-        (f.file.path.partition("!")[2], f.content.reason if isinstance(f.content, Refusal) else f.content.data) for f in found
+        (f.file.path.partition("!")[2], f.content.reason if isinstance(f.content, Refusal) else f.content.data)
+        for f in found
+        if not isinstance(f.content, Skips)
     ]
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_every_text_comes_out_of_every_archive(tmp_path: Path, name: str) -> None:
     file = container(tmp_path / name, MAKERS[name](MEMBERS))
-    found = list(texts_of(file, SourceConfig()))
+    *found, rest = texts_of(file, SourceConfig())
+    assert rest.file.path == name and rest.content == Skips({("no_code_or_prose", ".png"): 1, ("vendored_folder", ".js"): 1})
     assert [f.file.path for f in found] == [f"{name}!{member}" for member in TEXTS]
     assert [f.content.data for f in found if isinstance(f.content, SourceText)] == list(TEXTS.values())
     assert [f.file.form for f in found] == FORMS
     assert [f.file.sha256 for f in found] == [hashlib.sha256(data).hexdigest() for data in TEXTS.values()]
     assert {(f.file.source, f.file.licence, f.file.group) for f in found} == {("wheels", "MIT", name)}
+
+
+def test_what_an_archive_holds_besides_is_accounted_for(tmp_path: Path) -> None:
+    body = b'def add_numbers(a, b):\n    """Add the two numbers to one sum."""\n    total = a + b\n    print(total)\n    total += 1\n    return total\n'
+    members = {"p/a.py": body, "p/b.ts": b"", "p/c.ts": b"", "p/d.png": b"", "p/node_modules/e.js": b""}
+    work = ExtractWork(source=SourceConfig(), extract=ExtractConfig())
+    for name in ("a.tar.gz", "a.zip"):
+        rows = Rows(0)
+        extract_file(container(tmp_path / name, MAKERS[name](members)), work, rows)
+        counts = rows.counts().check(name)
+        assert counts.dropped == {"no_code_or_prose": 1, "other_language": 2, "vendored_folder": 1}
+        assert (counts.n_in, counts.n_out) == (5, 1)
+        assert rows.skips.facts()["other_language"] == {".ts": 2}
 
 
 @settings(deadline=None, max_examples=30)

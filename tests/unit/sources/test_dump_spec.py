@@ -19,8 +19,8 @@ from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.extract import ExtractWork, extract_file, is_taken
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import bundles_of, list_bundles, list_dump, list_files, write_listing
-from pipeline_lib.sources.dump_spec import guess_reader, read_spec
-from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.dump_spec import guess_reader, held_out_sources, read_spec
+from pipeline_lib.sources.folder import Skips, describe
 from pipeline_lib.sources.readers import reader_of, texts_of
 from pipeline_lib.store.store import Store
 
@@ -92,7 +92,7 @@ def test_moving_a_dump_changes_no_digest_and_a_changed_weight_does(tmp_path: Pat
         ("- [", "no valid YAML"),
         ([3], "entry 1: got 3, expected a mapping"),
         ([{"url": "x", "licence": "MIT"}], "entry 1: reader: is missing; expected one of tree, text, archive"),
-        ([{"reader": "tree", "url": "x"}], "entry 1: licence: is missing"),
+        ([{"reader": "tree", "url": "x", "hold_out": "train"}], "entry 1: hold_out: got 'train', expected: 'auto', 'never'"),
         ([{"reader": "zip", "url": "x", "licence": "MIT"}], "entry 1: reader: got 'zip', expected: one of tree, text, archive"),
         (
             [{"reader": "tree", "url": "x", "licence": "MIT", "weight": 2}],
@@ -142,6 +142,39 @@ def test_a_listing_keeps_hashes_in_its_artifact_and_places_beside_it(tmp_path: P
     files = {row["path"]: row for row in pq.read_table(listing.part_folder() / "files.parquet").to_pylist()}
     assert files["alpha/sums.py"]["sha256"] == hashlib.sha256((tree / "alpha" / "sums.py").read_bytes()).hexdigest()
     assert json.loads((listing.folder / "places.json").read_text()) == {"tree": f"{tree}/"}
+
+
+def test_a_listing_accounts_for_what_is_not_read(tmp_path: Path, tree: Path) -> None:
+    (tree / "alpha" / "more.ts").write_text("no")
+    config = SourceConfig(dump=write(tmp_path, [{"reader": "tree", "url": "tree"}]))
+    store, skips = Store(tmp_path / "store"), Skips()
+    listing = write_listing(store, config, list_bundles(config, skips), skips)
+    counts = listing.manifest.counts
+    assert listing.manifest.facts["skipped"]["other_language"] == {".ts": 1}
+    assert counts.dropped["other_language"] == 1 and counts.n_out == listing.manifest.facts["files"] > 0
+    (tree / "alpha" / "most.ts").write_text("no")
+    again = Skips()
+    other = write_listing(store, config, list_bundles(config, again), again)
+    assert other.manifest.facts["skipped"]["other_language"] == {".ts": 2}  # not that of the earlier listing
+
+
+def test_the_licence_of_a_spec_holds_where_the_tree_states_none(tmp_path: Path, tree: Path) -> None:
+    (tree / "beta").mkdir(exist_ok=True)
+    (tree / "beta" / "package.json").write_text('{"license": "ISC"}')
+    (tree / "beta" / "a.js").write_text("a")
+    for said, expected in ({"licence": "MIT"}, "MIT"), ({}, "unknown"):
+        files = list_files(SourceConfig(dump=write(tmp_path, [{"reader": "tree", "url": "tree", **said}])))
+        assert {file.licence for file in files if file.path.startswith("beta/a")} == {"ISC"}
+        assert {file.licence for file in files if file.path.startswith("alpha/")} == {expected}
+
+
+def test_a_spec_says_which_sources_are_held_out_and_the_listing_is_the_same(tmp_path: Path, tree: Path) -> None:
+    entries = [{"reader": "tree", "url": "tree", "name": name} for name in "abc"]
+    before = list_bundles(SourceConfig(dump=write(tmp_path, entries)))
+    entries[0]["hold_out"], entries[2]["hold_out"] = "never", "test"
+    spec = write(tmp_path, entries)
+    assert held_out_sources(spec) == {"a": "never", "c": "test"} and held_out_sources(None) == {}
+    assert [bundle.digest for bundle in list_bundles(SourceConfig(dump=spec))] == [bundle.digest for bundle in before]
 
 
 def test_compressed_texts_are_read_and_a_truncated_one_is_set_aside(tmp_path: Path) -> None:
@@ -197,19 +230,24 @@ def test_a_bucket_is_listed_and_read_as_a_folder_is(bucket: Any, tmp_path: Path)
     bucket.pipe_file("dumps/code/alpha/sums.py", BODY.format(name="alpha").encode())
     bucket.pipe_file("dumps/code/beta/sums.py", BODY.format(name="beta").encode())
     bucket.pipe_file("dumps/code/beta/image.png", b"\x89PNG")
+    bucket.pipe_file("dumps/code/beta/package.json", b'{"license": "ISC"}')
     bucket.pipe_file("dumps/code/.git/x.py", b"x = 1")
     entries = [
         {"reader": "tree", "url": "s3://dumps/code", "licence": "MIT"},
         {"reader": "text", "url": "s3://dumps/code/*/sums.py", "licence": "MIT", "name": "texts"},
     ]
-    config = SourceConfig(dump=write(tmp_path, entries))
-    files = list_files(config)
+    config, skips = SourceConfig(dump=write(tmp_path, entries)), Skips()
+    files = list_files(config, skips)
     assert [(f.source, f.path, f.group) for f in files] == [
         ("code", "alpha/sums.py", "alpha"),
         ("code", "beta/sums.py", "beta"),
         ("texts", "alpha/sums.py", "alpha/sums.py"),
         ("texts", "beta/sums.py", "beta/sums.py"),
     ]
+    assert [file.licence for file in files] == ["MIT", "ISC", "MIT", "MIT"]
+    assert skips.facts() == {
+        "no_code_or_prose": {".json": 1, ".png": 1}, "version_control": {".py": 1},
+    }  # fmt: skip
     assert files[0].place == "s3://dumps/code/alpha/sums.py" and files[0].sha256.startswith("etag:")
     rows = Rows(0)
     for file in files[:2]:

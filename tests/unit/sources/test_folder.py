@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.sources.folder import list_tree
+from pipeline_lib.sources.folder import Skips, list_tree
 from pipeline_lib.sources.source_file import form_of
 
 
@@ -50,6 +50,39 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     (root / "folder").symlink_to(tmp_path / "secret")
     (root / "loop").symlink_to(root)
     assert [file.path for file in list_tree(str(root))] == ["a.py"]
+
+
+def test_what_a_tree_holds_besides_is_counted_by_reason_and_suffix(tmp_path: Path) -> None:
+    files = {f"web/{n}.ts": "no" for n in range(89)} | {
+        "web/a.js": "yes", "web/logo.PNG": "no", "web/Makefile": "no", "LICENSE.txt": "no", "web/node_modules/b/b.js": "no",
+        "web/node_modules/b/b.d.ts": "no", "web/.venv/pyvenv.cfg": "no", "own/pyvenv.cfg": "no", "web/__pycache__/a.pyc": "no",
+        ".git/objects/ab/cd": "no", ".git/HEAD": "no", "web/data.5f3a9c01d2e4": "no",
+    }  # fmt: skip
+    root = plant(tmp_path / "mine", files)
+    (root / "link.py").symlink_to(root / "web" / "a.js")
+    os.mkfifo(root / "pipe.py")
+    skips = Skips()
+    assert [file.path for file in list_tree(str(root), skips)] == ["web/a.js"]
+    assert skips.facts() == {
+        "licence_or_list": {".txt": 1},
+        "link": {".py": 1},
+        "no_code_or_prose": {"(none)": 1, "(other)": 1, ".png": 1},
+        "not_a_file": {".py": 1},
+        "other_language": {".ts": 89},
+        "tool_folder": {".pyc": 1},
+        "vendored_folder": {".cfg": 2, ".js": 1, ".ts": 1},
+        "version_control": {"(none)": 1},
+    }
+    assert Skips.of(skips.facts()) == skips
+    assert skips.sentence().startswith("101 files are not read: other_language 89 (.ts 89); vendored_folder 4 (.cfg 2, .js 1")
+    assert skips.by_reason()["vendored_folder"] == 4 and Skips().sentence() == ""
+
+
+def test_suffixes_beyond_a_bound_are_counted_together() -> None:
+    skips = Skips()
+    for number in range(1000):
+        skips.note(f"a.x{number}")
+    assert len(skips) == 201 and skips.total() == 1000 and skips["no_code_or_prose", "(other)"] == 800
 
 
 def test_names_that_are_no_unicode_are_shown_escaped(tmp_path: Path) -> None:

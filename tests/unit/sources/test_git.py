@@ -19,6 +19,7 @@ from dulwich.repo import Repo
 from pipeline_lib.config.data import ReadLimits, SourceConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import list_files
+from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.readers.git import describe_repository, read_repository
 from pipeline_lib.sources.safe_open import Refusal
@@ -57,7 +58,11 @@ def bare(tmp_path: Path) -> Iterator[Repo]:
 def read(repository: Repo, revision: str = "HEAD", limits: ReadLimits | None = None) -> list[tuple[str, bytes | str]]:
     file = describe_repository(repository.path, "s", revision)
     found = texts_of(file, SourceConfig(limits=limits or ReadLimits()))
-    return [(f.file.path, f.content.reason if isinstance(f.content, Refusal) else f.content.data) for f in found]
+    return [
+        (f.file.path, f.content.reason if isinstance(f.content, Refusal) else f.content.data)
+        for f in found
+        if not isinstance(f.content, Skips)
+    ]
 
 
 TEXTS = [
@@ -82,7 +87,8 @@ def test_a_revision_is_what_was_listed_even_when_the_branch_moves_on(bare: Repo)
     first = commit(bare, FILES)
     file = describe_repository(bare.path, "s", "master")
     commit(bare, {b"a.py": b"2\n"})
-    assert [found.file.path for found in read_repository(file, ReadLimits())] == [path for path, _ in TEXTS]
+    *texts, rest = [found.file.path for found in read_repository(file, ReadLimits())]
+    assert texts == [path for path, _ in TEXTS] and rest == "flask.git"  # what else it holds
     assert read(bare) == [("flask.git!a.py", b"2\n")]
     assert read(bare, first.decode()) == TEXTS
 

@@ -108,7 +108,7 @@ def test_what_is_left_out_of_pages_is_a_fact_of_the_run(tmp_path: Path) -> None:
     rows = Rows(0)
     for record in read_dump(path, "mediawiki"):
         extract_found(record, ExtractConfig(), rows)
-    assert rows.markup == {"templates": 1, "inline_templates": 2, "media": 1}
+    assert rows.omitted == {"templates": 1, "inline_templates": 2, "media": 1}
 
 
 def test_of_several_revisions_the_last_is_read(tmp_path: Path) -> None:

@@ -70,12 +70,12 @@ def test_names_and_groups(data, config):
     assert suite_names(["sts-b", "similarity"])[0] == "sts-b" and len(suite_names(["sts-b", "similarity"])) == len(
         GROUPS["similarity"]
     )
-    with pytest.raises(UserError, match=r"no suite 'sts99'; there are: bias-association, .*sts-b, .*groups: bias, "):
+    with pytest.raises(UserError, match=r"no suite 'sts99'; the nearest are sts.*beir/FOLDER.*evaluation.md"):
         suite_names(["sts99"])
     families = [f"{family}/sst2" for family in FAMILIES]  # a folder may be called like a suite
     assert [open_suite(name, data, config).name for name in families] == families
     for name in ("beir", "probe/"):  # a family is no suite without a folder
-        with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*beir/FOLDER[,;]"):
+        with pytest.raises(UserError, match=rf"no suite '{name}'; the nearest are .*{name.strip(chr(47))}.*beir/FOLDER.*"):
             open_suite(name, data, config)
     assert {name: open_suite(name, data, config).name for name in SUITES} == {name: name for name in SUITES}
     with pytest.raises(UserError, match="no model 'bert'"):

@@ -91,7 +91,9 @@ def test_a_folder_of_cqadupstack(put, data, config, encoder):
 
 @pytest.mark.parametrize("name", ["beir", "beir/", "codexglue"])
 def test_a_family_without_a_folder_is_no_suite(data, config, name):
-    with pytest.raises(UserError, match=rf"no suite '{name}'; there are: .*codexglue/FOLDER, .*beir/FOLDER"):
+    with pytest.raises(
+        UserError, match=rf"no suite '{name}'; the nearest are .*{name.strip(chr(47))}/FOLDER.*codexglue/FOLDER, .*beir/FOLDER"
+    ):
         open_suite(name, data, config)
 
 
@@ -144,6 +146,61 @@ def test_the_quick_variant_keeps_every_judged_document(put, data, config, encode
     assert 1 <= result.facts["documents"] <= 3
 
 
+def write_lines(put, name, records):
+    put(name, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_null_titles_and_texts_are_counted_and_nothing_stops(put, data, config, encoder):
+    documents = [
+        {"_id": 1, "title": None, "text": "red cats"},
+        {"_id": 2, "title": "blue dogs", "text": None},
+        {"_id": 3, "title": None, "text": None},
+        {"_id": 4},
+        {"_id": 5, "title": "", "text": ""},
+    ]
+    queries = [{"_id": 10, "text": "red cats"}, {"_id": 11, "text": None}, {"_id": 12}, {"_id": 13, "text": "nobody judged it"}]
+    write_lines(put, "beir/nulls/corpus.jsonl", documents)
+    write_lines(put, "beir/nulls/queries.jsonl.gz", queries)
+    put("beir/nulls/qrels/test.tsv", "query-id\tcorpus-id\tscore\n10\t1\t1\n11\t2\t1\n12\t2\t1\n99\t2\t1\n")
+    suite = open_suite("beir/nulls", data, config)
+    result = suite.run(encoder, "test")
+    assert [d.text for d in suite.corpus()] == ["red cats", "blue dogs", "", "", ""]
+    assert result.figures[0].ids == ["10"] and result.figures[0].interval.value == 1.0 and result.facts["documents"] == 5
+    assert suite.left_out == {
+        "judged_queries_without_text": 3, "queries_without_judgement": 1, "documents_without_text": 3,
+    }  # fmt: skip
+    assert ("x", "None") not in encoder.asked and ("y", "None") not in encoder.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("test.tsv", "q1\td1\t2\nq2\td2\t1\n"),
+        ("test.tsv", "\ufeffquery-id\tcorpus-id\tscore\nq1\td1\t2.0\n\nq2\td2\t1\n"),
+        ("test.tsv", "score\tquery-id\tcorpus-id\n2\tq1\td1\n1\tq2\td2\n"),
+        ("test.tsv", "q1 0 d1 2\nq2 0 d2 1\n"),
+        ("test.tsv.gz", "q1\t0\td1\t2\nq2\t0\td2\t1\n"),
+        (
+            "test.jsonl",
+            '{"query-id": "q1", "corpus-id": "d1", "score": 2}\n{"query-id": "q2", "corpus-id": "d2", "score": 1}\n',
+        ),
+    ],
+)
+def test_judgements_come_in_several_shapes(put, data, config, name, rows):
+    write_beir(put, split="dev")
+    put(f"beir/tiny/qrels/{name}", rows)
+    suite = open_suite("beir/tiny", data, config)
+    assert suite.splits == ("validation", "test") and suite.qrels("test") == {"q1": {"d1": 2}, "q2": {"d2": 1}}
+
+
+@pytest.mark.parametrize("rows", ["q1\td1\n", "q1\t0\td1\t1\tx\n", "q1\td1\t1\nq2\td2\n", "q1\td1\tinf\n", "q1\td1\t0.5\n"])
+def test_judgements_of_another_shape_are_named(put, data, config, rows):
+    write_beir(put)
+    put("beir/tiny/qrels/test.tsv", rows)
+    with pytest.raises(UserError, match=r"test.tsv.*get the file again"):
+        open_suite("beir/tiny", data, config).qrels("test")
+
+
 SMART = {
     "cran.all.1400": ".I 1\n.T\nwings in\nflow\n.A\nsmith\n.B\nj. 1\n.W\nlift of wings\n"
     ".I 2\n.T\nheat\n.A\n.W\nheat of\n.5 inch plates\n",
@@ -156,6 +213,59 @@ SMART = {
     "query.text": ".I  1\n.W\n sorting\n.N\n someone\n",
     "qrels.text": "01 0001  0 0\n",
 }
+
+
+ADI = {
+    "ADI.ALL": ".I 1\n.T\nindexing of books\n.A\nSMITH\n.W\nhow books are indexed\n.I 2\n.T\nabstracts\n.W\nof papers\n",
+    "ADI.QRY": ".I 1\n.W\nindexing books\n.I 2\n.W\nabstracts of papers\n",
+    "ADI.REL": "       1\t1\t0\t0.000000\n       2\t2\t0\t0.000000\n",
+}
+NPL = {
+    "doc-text": "1\ncompact memories have flexible\ncapacities and/or 64 bits\n   /\n2\nelectron beams\n   /\n  3  \n /\n",
+    "query-text": "1\nFLEXIBLE MEMORIES\n/\n2\nELECTRON BEAMS\n/\n",
+    "rlv-ass": "1\n1\n   /\n2\n  2\n 3\n   /\n",
+}
+TIME = {
+    "TIME.ALL": "*TEXT 017 01/04/63 PAGE 020\nTHE ALLIES\nAFTER NASSAU\n\n*TEXT 020 01/04/63 PAGE 021\nCHINA AND RICE\n*STOP\n",
+    "TIME.QUE": "*FIND     1\n THE ALLIES .\n\n*FIND     2\nRICE IN CHINA .\n*STOP\n",
+    "TIME.REL": "1   1\n\n2   2 \n\n",
+}
+
+
+def test_collections_in_layouts_of_their_own(put, data, config, encoder):
+    for files, folder in ((ADI, "adi"), (NPL, "npl"), (TIME, "time")):
+        for name, content in files.items():
+            put(f"ir/{folder}/{name}", content)
+    npl, time = open_suite("npl", data, config), open_suite("time", data, config)
+    assert {document.id: document.text for document in npl.corpus()} == {
+        "1": "compact memories have flexible capacities and/or 64 bits", "2": "electron beams", "3": "",
+    }  # fmt: skip
+    assert npl.qrels("test") == {"1": {"1": 1}, "2": {"2": 1, "3": 1}} and npl.queries("test")["2"] == "ELECTRON BEAMS"
+    assert {document.id: document.text for document in time.corpus()} == {"1": "THE ALLIES AFTER NASSAU", "2": "CHINA AND RICE"}
+    assert time.queries("test") == {"1": "THE ALLIES .", "2": "RICE IN CHINA ."}
+    for name in ("adi", "npl", "time"):
+        suite = open_suite(name, data, config)
+        values = {figure.metric: figure.interval.value for figure in suite.run(open_model("bm25"), "test").figures}
+        assert values["mrr@10"] == 1.0, name
+    assert npl.left_out == {} and set(GROUPS["smart"]) == {"cisi", "cranfield", "med", "cacm", "adi", "npl", "time"}
+
+
+def test_time_is_judged_by_its_own_numbers_where_those_are_meant(put, data, config):
+    for name, content in (TIME | {"TIME.REL": "1 17\n2 20\n"}).items():
+        put(f"ir/time/{name}", content)
+    suite = open_suite("time", data, config)
+    assert [document.id for document in suite.corpus()] == ["17", "20"] and suite.qrels("test")["2"] == {"20": 1}
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "content"),
+    [("npl", "doc-text", "<html>\n"), ("time", "TIME.ALL", "<html>\n"), ("time", "TIME.REL", "1 x\n")],
+)
+def test_other_files_are_no_collection(put, data, config, suite, name, content):
+    for each, text in ((NPL if suite == "npl" else TIME) | {name: content}).items():
+        put(f"ir/{each}", text)
+    with pytest.raises(UserError, match=rf"{name}, line 1"):
+        open_suite(suite, data, config).run(open_model("bm25"), "test")
 
 
 def test_smart_collections(put, data, config, encoder):
