@@ -138,10 +138,11 @@ def left_out_lines(extracted: Artifact) -> list[str]:
     facts, counts = extracted.manifest.facts, extracted.manifest.counts
     candidates = Counter(counts.dropped)
     candidates.subtract(facts["left_out"])
+    skipped = Skips.of(facts.get("skipped", {})).by_reason()  # told by themselves
     by_name = {
         f"texts of {facts['texts']:,} refused": facts["refused"],
         f"texts of {facts['texts']:,} left out whole": facts["left_out"],
-        "candidates for pairs dropped": {reason: count for reason, count in candidates.items() if count > 0},
+        "candidates for pairs dropped": {reason: n for reason, n in candidates.items() if n > 0 and reason not in skipped},
     }
     return [f"{sum(reasons.values()):,} {name}: {by_count(reasons)}" for name, reasons in by_name.items() if reasons]
 

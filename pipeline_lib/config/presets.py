@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.data import (
-    CodeFilterConfig,
     CodePairsConfig,
     CurateConfig,
     ExtractConfig,
-    FilterConfig,
     ShardConfig,
     TextPairsConfig,
     TokenizerConfig,
 )
 from pipeline_lib.config.evaluation import EvaluateConfig
+from pipeline_lib.config.filters import CodeFilterConfig, FilterConfig
 from pipeline_lib.config.model import ModelConfig, hub_weights
 from pipeline_lib.config.overrides import Layer, apply, in_yaml, read_config
 from pipeline_lib.config.run import RunConfig

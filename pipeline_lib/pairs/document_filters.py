@@ -206,7 +206,7 @@ GENERAL: tuple[DocumentFilter, ...] = (
         "generated",
         lambda d, c: (
             (c.code.generated_headers and has_generated_header(d.text))
-            or (c.code.enabled and c.code.generated_marks and _says_generated(d))
+            or (bool(c.code.enabled) and c.code.generated_marks and _says_generated(d))
         ),
         "says that a program wrote it",
         ("code",),

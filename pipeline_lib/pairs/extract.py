@@ -261,7 +261,8 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     written = rows.write()
     names = ("broken_bytes", "bytes", "code_pairs", "documents", "files", "lost_bytes", "text_pairs", "texts")
     by_reason = {"refused": rows.refused, "left_out": rows.left_out, "losses": rows.lost_reasons(), "omitted": rows.omitted}
-    facts = {name: rows.facts[name] for name in names} | {name: dict(sorted(n.items())) for name, n in by_reason.items()}
+    facts: dict[str, Any] = {name: rows.facts[name] for name in names}
+    facts |= {name: dict(sorted(counts.items())) for name, counts in by_reason.items()}
     facts |= {"skipped": rows.skips.facts()} if rows.skips else {}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
     return store.commit_part(draft, rows.folder)

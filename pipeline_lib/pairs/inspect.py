@@ -130,7 +130,7 @@ def _count(sample: Sample, found: SourceRecord, rows: Rows) -> None:
     for _, _, path, offset, _, reason, detail in rows.quarantine:
         _note(sample.refused, reason, 1, f"{path} at {offset}" if offset >= 0 else path, detail)
     assert isinstance(rows.dropped, SampledDrops), f"drops are counted by a {type(rows.dropped).__name__}"
-    whole = found.content.text if isinstance(found.content, SourceText) else found.content.detail
+    whole = found.content.text if isinstance(found.content, SourceText) else getattr(found.content, "detail", "")
     for reason, count in rows.dropped.items():
         pairs = rows.dropped.samples.get(reason)
         text = "\n".join(pairs[0]) if pairs else whole

@@ -240,7 +240,9 @@ def _licences(file: SourceFile, objects: SmallObjects, tree: ObjectID, limits: R
             if stat.S_ISREG(mode) and licences.is_statement(name):
                 content = _content(objects, mode, name, sha)
                 licences.add(name, content if isinstance(content, bytes) else b"")
-    except (Unreadable, *_broken()):
+    except Unreadable:
+        pass  # as below
+    except _broken():
         pass  # the pass over the texts comes to the same place, and says so
     return licences
 
