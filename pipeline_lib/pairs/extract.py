@@ -58,7 +58,7 @@ def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress:
     """Read a dump and write documents.parquet, pairs.parquet and quarantine.parquet, one part a bundle.
 
     Its cluster lives for this call. Facts of the artifact: bytes, files, documents, code_pairs, text_pairs,
-    and left_out_KIND, the parts of texts that readers leave out on purpose, such as templates and tables of a wiki.
+    and omitted_KIND, the parts of texts that readers leave out on purpose, such as templates and tables of a wiki.
 
     Raises:
         UserError: the dump cannot be read or is empty; a worker of an existing cluster sees another root or runs other code.
@@ -209,7 +209,7 @@ def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> 
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
     written = rows.write()
     facts = {name: rows.facts[name] for name in ("bytes", "code_pairs", "documents", "files", "text_pairs")}
-    facts |= {name: count for name, count in sorted(rows.facts.items()) if name.startswith("left_out_")}
+    facts |= {name: count for name, count in sorted(rows.facts.items()) if name.startswith("omitted_")}
     draft = draft_part(STAGE, part_key(bundle, work), bundle.label, rows.counts(), written, facts)
     return store.commit_part(draft, rows.folder)
 
@@ -229,7 +229,7 @@ def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> Non
     if isinstance(found.content, SourceText) and not is_taken(found.file):
         rows.dropped["not_sampled"] += 1
     elif not _is_test(found.file, rows):
-        rows.facts.update({f"left_out_{kind}": count for kind, count in found.left_out.items()})
+        rows.facts.update({f"omitted_{kind}": count for kind, count in found.omitted.items()})
         hung = within_time("pairs", lambda: _extract_text(found.file, found.content, config, rows))
         if hung is not None:
             rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)

@@ -28,7 +28,7 @@ class SourceRecord(NamedTuple):
 
     file: SourceFile
     content: SourceText | Refusal
-    left_out: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
+    omitted: Mapping[str, int] = _NOTHING  # parts of the text that its reader leaves out on purpose, by kind
 
     def changed(self, **own: Any) -> SourceRecord:
         """The same text under another path, group or the like."""

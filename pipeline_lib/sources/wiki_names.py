@@ -62,7 +62,7 @@ class Link(NamedTuple):
     """What a reader sees of a link, and the kind of what is left out where that is nothing."""
 
     text: str
-    left_out: str = ""
+    omitted: str = ""
 
 
 class WikiNames:

@@ -167,9 +167,9 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
                 continue
             names = names or WikiNames(export.handler.namespaces)
             prose = _prose(page, names, namespaces, limits)
-            text, left_out = prose if isinstance(prose, Prose) else (prose, {})
+            text, omitted = prose if isinstance(prose, Prose) else (prose, {})
             record = text_record(file, page.name, text, limits, form="markdown", group=page.name)
-            yield record._replace(left_out=left_out)
+            yield record._replace(omitted=omitted)
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
 

@@ -102,14 +102,14 @@ def test_other_namespaces_are_read_where_a_spec_says_so(tmp_path: Path) -> None:
     assert list(texts(found)) == ["A", "Help:A"] and reasons(found) == ["not_an_article"]
 
 
-def test_what_is_left_out_of_pages_is_a_fact_of_the_run(tmp_path: Path) -> None:
+def test_what_is_omitted_of_pages_is_a_fact_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(export(page_xml("A", "{{x}}\nWords {{y}}."), page_xml("B", "Words {{y}}. [[File:x.jpg]]")))
     rows = Rows(0)
     for record in read_dump(path, "mediawiki"):
         extract_found(record, ExtractConfig(), rows)
-    counted = {name: count for name, count in rows.facts.items() if name.startswith("left_out_")}
-    assert counted == {"left_out_templates": 1, "left_out_inline_templates": 2, "left_out_media": 1}
+    counted = {name: count for name, count in rows.facts.items() if name.startswith("omitted_")}
+    assert counted == {"omitted_templates": 1, "omitted_inline_templates": 2, "omitted_media": 1}
 
 
 def test_of_several_revisions_the_last_is_read(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_wikitext_becomes_markdown_headings_and_prose() -> None:
     assert "## History" in prose.text and "### Egypt" in prose.text
 
 
-def test_what_is_left_out_is_counted_by_kind() -> None:
-    assert prose_of(ARTICLE + "\nIt is {{dunno|x|{{y}}}} <math>x</math> here. <pre>x</pre> {{lang|de|ja}}").left_out == {
+def test_what_is_omitted_is_counted_by_kind() -> None:
+    assert prose_of(ARTICLE + "\nIt is {{dunno|x|{{y}}}} <math>x</math> here. <pre>x</pre> {{lang|de|ja}}").omitted == {
         "templates": 1, "inline_templates": 1, "references": 2, "media": 1, "tables": 1, "sections": 2, "categories": 1,
         "languages": 1, "formulas": 1, "code": 1,
     }  # fmt: skip
