@@ -73,6 +73,7 @@ def test_what_is_omitted_is_counted_by_kind() -> None:
         # words with colons are words; links to other languages are none
         ("[[re:publica]] [[re:publica|it]] [[doi:10.1/x|words]] [[Is: a]] [[2:1]]", "re:publica it words Is: a 2:1"),
         ("a [[sv:Jäst]] [[zh-min-nan:x]] [[be-x-old:y]] [[:de:Hefe]] [[sv:Jäst|ord]] [[wikt:yeast]]", "a Hefe ord yeast"),
+        ("[[wikt:yeast|]] [[Mall:a (b)|]] [[Fil:x.jpg|]] [[cat:a]]", "yeast a cat:a"),
         ("[[a|b]]s [[a#b]] [[#b|c]] [[#d]] [[Mercury (planet)|]] [[Mall:x|y]] [[a|b|c]]", "bs a#b c d Mercury y c"),
         # magic words in any script, but no names of Python
         ("__NOTOC__ __notoc__ __INGENINNEHÅLLSFÖRTECKNING__ __БЕЗ_ОГЛ__ __目次非表示__ __لا_فهرس__ __init__", "__init__"),
