@@ -33,7 +33,6 @@ _LATIN = re.compile(rb"\s*<\?xml[^>]{0,100}encoding=[\"'](?:iso-8859-1|latin-?1)
 _FIELDS = frozenset({"title", "ns", "id", "model", "text"})
 _FIELD_CHARACTERS = 1_000  # of all but the text
 _MOST_NAMES = 10_000  # of namespaces; Wikipedias have some 60
-_MOST_DAMAGED = 1_000  # pages; then the file is given up, unless more are whole
 # where an export does not mark redirects: #REDIRECT in any language, and next to nothing else
 _REDIRECT = re.compile(r"\s*#[^\s\[\]#*:;|]{2,40}(?: [^\s\[\]:]{1,20})?\s*:?\s*\[\[[^\[\]\n]{1,300}\]\][ \t]*(?=\n|\{\{|<|\Z)")
 _BEHIND_REDIRECT = 300  # characters of categories and templates
@@ -48,6 +47,11 @@ class Options(BaseModel):
         (0,),
         description="Namespaces whose pages are read, by their keys: 0 articles, 1 their talk, 4 the project, 12 help.",
         min_length=1,
+    )
+    max_damaged_pages: int = Field(
+        1_000,
+        description="Most pages whose XML is damaged; beyond it the file is given up, unless more pages are whole (pages).",
+        ge=0,
     )
 
 
@@ -157,8 +161,9 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
     on at the next page). Of the file, under its own path: no_pages, xml_forbidden, xml_depth, xml_damaged,
     truncated and what decompression finds; what came before is kept.
     """
-    namespaces = frozenset(Options.model_validate(file.options).namespaces)
-    export = _Export(limits)
+    options = Options.model_validate(file.options)
+    namespaces = frozenset(options.namespaces)
+    export = _Export(limits, options.max_damaged_pages)
     names: WikiNames | None = None
     try:
         for page in export.pages(file.place):
@@ -192,8 +197,9 @@ def _prose(page: _Page, names: WikiNames, namespaces: frozenset[int], limits: Re
 class _Export:
     """An export that is being read, in pieces that begin with a page each: behind a damaged one the next can be read."""
 
-    def __init__(self, limits: ReadLimits) -> None:
+    def __init__(self, limits: ReadLimits, most_damaged: int) -> None:
         self.limits = limits
+        self.most_damaged = most_damaged
         self.handler = _Pages(limits)
         self.parser: Any = None  # None: behind damage, up to the next page
         self.damage: _Damage | None = None
@@ -269,7 +275,7 @@ class _Export:
         """Remember what is wrong up to the next page."""
         self.damage = _Damage(self.handler.begin_anew(), Refusal("xml_damaged", detail, self.read))
         self.damaged += 1
-        if self.damaged > max(_MOST_DAMAGED, self.whole):
+        if self.damaged > max(self.most_damaged, self.whole):
             raise Unreadable(Refusal("xml_damaged", f"{self.damaged} damaged pages, {self.whole} whole ones", self.read))
 
     def close(self, end: bytes) -> Iterator[_Damage]:

@@ -136,6 +136,16 @@ def test_behind_a_damaged_page_reading_goes_on(tmp_path: Path, whole: str, damag
         assert found[7].file.path.endswith("!P7") and texts(found)["P8"] == "Text of page 8, in é."
 
 
+def test_a_file_of_damaged_pages_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(export(*(page.replace("Text", "&") for page in FIFTY)))
+    options = {"max_damaged_pages": 5}
+    file = describe(str(path), "a.xml", "dump", "group", "CC0-1.0").model_copy(update={"options": options})
+    found = list(READER.read(file, LIMITS))
+    assert reasons(found) == ["xml_damaged"] * 6 and found[-1].file.path == "a.xml"
+    assert reasons(read_dump(path, "mediawiki")) == ["xml_damaged"] * 50
+
+
 def test_damage_that_is_no_pages_is_the_files(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     for content, count in [
