@@ -33,6 +33,7 @@ from pipeline_lib.sources.time_limit import sign_of_life
 FREE_BYTES = 1024**2  # of output before the expansion counts: a small file of zeros is no bomb
 _READ_BYTES = 64 * 1024
 _ZSTD_READ_BYTES = 1024  # four bytes of zstd may hold 128 KiB and its output cannot be capped: 32 MiB at most a read
+_BZIP2_BYTES = 1024**2  # nothing comes out of less than a block, of 900,000 bytes at most
 _OUT_BYTES = 256 * 1024
 _LZMA_BYTES = 128 * 1024**2  # the memory that an .xz file may ask for; those of `xz -9` ask for 65 MiB
 _WINDOW_BYTES = 128 * 1024**2  # zstd's own limit; files made with --long=31 ask for 2 GiB and are refused
@@ -161,7 +162,8 @@ class Expanded(io.RawIOBase):
         while magic and (position := self._find(magic, position)) >= 0:
             self.raw.seek(position)
             try:
-                found = _DECODERS[self.codec]().decompress(self.raw.read(_ZSTD_READ_BYTES), len(marker)).startswith(marker)
+                head = self.raw.read(_BZIP2_BYTES if self.codec == "bz2" else _ZSTD_READ_BYTES)
+                found = _DECODERS[self.codec]().decompress(head, len(marker)).startswith(marker)
             except (zlib.error, OSError, lzma.LZMAError, ValueError):
                 found = False
             if found:

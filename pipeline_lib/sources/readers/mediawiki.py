@@ -17,7 +17,7 @@ from xml.sax.handler import ContentHandler
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, open_expanded
+from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
@@ -29,6 +29,7 @@ from pipeline_lib.sources.wikitext import Prose, prose_of
 _FEED_BYTES = 64 * 1024
 _PAGE = re.compile(rb"<page[\s>]")
 _PAGE_BYTES = 6
+_STREAM = b"  <page>"  # the beginning of each stream of a multistream file
 _LATIN = re.compile(rb"\s*<\?xml[^>]{0,100}encoding=[\"'](?:iso-8859-1|latin-?1)[\"']", re.IGNORECASE)
 _FIELDS = frozenset({"title", "ns", "id", "model", "text"})
 _FIELD_CHARACTERS = 1_000  # of all but the text
@@ -217,7 +218,7 @@ class _Export:
         with open_expanded(place, self.limits) as stream:
             self.begin()
             rest = end = b""
-            while data := stream.read_some(_FEED_BYTES):
+            while data := self.more(stream):
                 if not self.read and _LATIN.match(data):
                     self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
                 data = rest + data
@@ -227,6 +228,17 @@ class _Export:
                 end = (end + data)[-100:]
             yield from self.cut(rest)
             yield from self.close(end + rest)
+
+    def more(self, stream: Expanded) -> bytes:
+        """The next bytes; behind a damaged stream of a multistream file those of the next one, which begins with a page."""
+        while True:
+            try:
+                return stream.read_some(_FEED_BYTES)
+            except Unreadable as error:
+                if error.refusal.reason != "damaged" or not stream.skip_damage(_STREAM):
+                    raise
+                self.handler.begin_anew()
+                self.damage = self.damage or _Damage("", error.refusal)
 
     def cut(self, data: bytes) -> Iterator[_Page | _Damage]:
         """Feed some bytes, each page's beginning apart."""

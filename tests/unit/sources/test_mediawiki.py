@@ -169,8 +169,8 @@ def test_where_an_export_is_cut_does_not_matter_to_the_pages_before(tmp_path: Pa
         assert reasons(found) == ["truncated"] and len(texts(found)) == sum(end <= cut for end in ends), cut
 
 
-def test_the_streams_of_a_multistream_file_are_read_up_to_one_that_is_damaged(tmp_path: Path) -> None:
-    blocks = [b"<mediawiki>", *("".join(FIFTY[at : at + 10]).encode() for at in range(0, 50, 10)), b"</mediawiki>"]
+def test_the_streams_of_a_multistream_file_are_read_around_one_that_is_damaged(tmp_path: Path) -> None:
+    blocks = [b"<mediawiki>", *(("  " + "".join(FIFTY[at : at + 10])).encode() for at in range(0, 50, 10)), b"</mediawiki>"]
     streams = [bz2.compress(block) for block in blocks]
     path = tmp_path / "a.xml.bz2"
     path.write_bytes(b"".join(streams))
@@ -178,6 +178,12 @@ def test_the_streams_of_a_multistream_file_are_read_up_to_one_that_is_damaged(tm
     path.write_bytes(b"".join(streams[:3]) + streams[3][:-60])
     found = read_dump(path, "mediawiki")
     assert len(texts(found)) == 20 and reasons(found) == ["truncated"]
+    flipped = bytearray(streams[3])
+    flipped[len(flipped) // 2] ^= 1
+    path.write_bytes(b"".join([*streams[:3], bytes(flipped), *streams[4:]]))
+    found = read_dump(path, "mediawiki")
+    assert list(texts(found)) == [f"P{number}" for number in range(50) if not 20 <= number < 30]
+    assert reasons(found) == ["damaged"] and found[20].file.path == path.name
 
 
 def test_memory_does_not_grow_with_the_pages(tmp_path: Path) -> None:
