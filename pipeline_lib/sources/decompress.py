@@ -29,6 +29,7 @@ from pipeline_lib.sources.safe_open import Refusal, open_regular, read_bytes
 from pipeline_lib.sources.time_limit import sign_of_life
 
 _READ_BYTES = 64 * 1024
+_BZIP2_BYTES = 1024**2  # nothing comes out of less than a block, of 900,000 bytes at most
 _OUT_BYTES = 256 * 1024
 _PIECES = 64  # that a small file is read in: how far reading came is known to a share of 1 in 64
 _LEAST_READ_BYTES = 1024
@@ -159,7 +160,7 @@ class Expanded(io.RawIOBase):
         while self._codec is not None and (position := self._find(self._codec.magics[0], position)) >= 0:
             self.raw.seek(position)
             try:
-                head = self.raw.read(_LEAST_READ_BYTES)
+                head = self.raw.read(_BZIP2_BYTES if self.codec == "bz2" else _LEAST_READ_BYTES)
                 found = self._codec.make(self.limits).decompress(head, len(marker)).startswith(marker)
             except _BROKEN:
                 found = False

@@ -24,6 +24,8 @@ plik resim slika soubor súbor tiedosto tập_tin vaizdas αρχείο εικό�
 _CATEGORIES = """categoria categorie categoría categorìa catégorie kategori kategoria kategorie kategorija kategorio kategoriya
 kategória kategooria kateqoriya katégori luokka thể_loại κατηγορία категория категорија категорія катэгорыя санат կատեգորիա
 קטגוריה تصنيف رده زمرہ वर्ग श्रेणी বিষয়শ্রেণী শ্রেণী શ્રેણી பகுப்பு వర్గం ವರ್ಗ വർഗ്ഗം หมวดหมู่ კატეგორია カテゴリ 分类 分類 분류"""
+# aliases too short to be known in other wikis
+_SHORT = {"категория": "к", "categoría": "cat", "categoria": "cat", "קטגוריה": "קט", "קובץ": "קו"}
 
 # Wikipedias by their codes, old spellings included: a link to one of them stands in the margin of the page, not in its text
 _LANGUAGES = """aa ab ace ady af ak als alt am ami an ang ann anp ar arc ary arz as ast atj av avk awa ay az azb ba ban bar
@@ -62,7 +64,7 @@ class Link(NamedTuple):
     """What a reader sees of a link, and the kind of what is left out where that is nothing."""
 
     text: str
-    left_out: str = ""
+    omitted: str = ""
 
 
 class WikiNames:
@@ -78,6 +80,8 @@ class WikiNames:
         self.keys: dict[str, int] = {}
         for known in (aliases, canonical, own or {}):
             self.keys |= {folded(name): key for key, names in known.items() for name in names if folded(name)}
+        for names in (own or {}).values():
+            self.keys |= {_SHORT[name]: self.keys[name] for name in map(folded, names) if name in _SHORT}
 
     def split(self, title: str) -> tuple[int | None, str]:
         """The key of a title's namespace and the name in it; None where what stands before a colon names none."""
@@ -105,7 +109,7 @@ class WikiNames:
         if text:
             return Link(text)
         if text is not None and name:  # the pipe trick: [[Mercury (planet)|]]
-            return Link(name.partition(" (")[0])
+            return Link((name.partition(":")[2].strip() or name).partition(" (")[0])
         if key:
             return Link("", "media") if key == MEDIA else Link(name)
         return self._of_another_wiki(title, shown) if key is None else Link(title.lstrip("#"))

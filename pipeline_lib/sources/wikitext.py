@@ -18,7 +18,7 @@ from pipeline_lib.sources.wiki_names import FILE, TEMPLATE, WikiNames, folded
 from pipeline_lib.sources.wiki_templates import shown_by
 
 # elements whose content is no prose, by the kind that it is counted as
-_LEFT_OUT = {
+_OMITTED = {
     "references": "ref references",
     "formulas": "math chem ce",
     "code": "pre syntaxhighlight source score timeline graph hiero templatedata templatestyles style script",
@@ -26,10 +26,10 @@ _LEFT_OUT = {
     "tables": "table",
     "templates": "includeonly",
 }
-_KINDS = {name: kind for kind, names in _LEFT_OUT.items() for name in names.split()}
+_KINDS = {name: kind for kind, names in _OMITTED.items() for name in names.split()}
 _ELEMENT = re.compile(rf"(?i)<!--|<\s?({'|'.join(_KINDS)}|nowiki|code)(?=[\s/>])([^<>]*)>")
 _OF_WORDS = frozenset({"ref", "includeonly", "nowiki", "code"})  # left open, they lose the tag alone
-_WITH_HEADINGS = frozenset({"code", "nowiki", *_LEFT_OUT["code"].split()})
+_WITH_HEADINGS = frozenset({"code", "nowiki", *_OMITTED["code"].split()})
 _MOST_NESTED = 10  # tables inside each other
 _CODE_WORD = 100  # characters of a `code` that is a word of its sentence
 _LITERAL_MARKS = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|'{2,}|~{3,}|__|={2,}")
@@ -55,7 +55,7 @@ class Prose(NamedTuple):
     """Prose of a page, and what was left out of it, by kind."""
 
     text: str
-    left_out: Counter[str]
+    omitted: Counter[str]
 
 
 def prose_of(wikitext: str, names: WikiNames | None = None, title: str = "") -> Prose:
@@ -69,7 +69,7 @@ def prose_of(wikitext: str, names: WikiNames | None = None, title: str = "") -> 
         title: of the page, which its text may ask for.
     """
     page = _Page(names or _CANONICAL, title, 20 * len(wikitext) + 10_000)
-    return Prose(page.prose(wikitext), page.left_out)
+    return Prose(page.prose(wikitext), page.omitted)
 
 
 _CANONICAL = WikiNames()
@@ -82,7 +82,7 @@ class _Page:
         self.names = names
         self.title = title
         self.joinable = joinable  # characters that may still be copied: nested text is copied at each level
-        self.left_out: Counter[str] = Counter()
+        self.omitted: Counter[str] = Counter()
 
     def prose(self, wikitext: str) -> str:
         parts: list[str] = []
@@ -96,7 +96,7 @@ class _Page:
             if not skipping:
                 parts.append(self.section(body))
             elif body.strip():
-                self.left_out["sections"] += 1
+                self.omitted["sections"] += 1
         return _EMPTY_LINES.sub("\n\n", "".join(parts)).strip()
 
     def without_elements(self, text: str) -> str:
@@ -129,7 +129,7 @@ class _Page:
             return _SPECIAL.sub(lambda mark: f"&#{ord(mark.group())};", _LITERAL_MARKS.sub("", inner)), after
         if name == "code" and len(inner) <= _CODE_WORD and "\n" not in inner:
             return "", begin.end()
-        self.left_out[_KINDS.get(name, "code")] += 1
+        self.omitted[_KINDS.get(name, "code")] += 1
         return "", after
 
     def section(self, text: str) -> str:
@@ -177,7 +177,7 @@ class _Page:
             shown = self.template(out, bounds) if taken == 2 else self.joined(out, bounds[1:])
             if taken == 2 and shown is None and len(open_) == 1:
                 before = out[braces.start - 1].rstrip(" \t*:#;") if braces.start else ""
-                self.left_out["templates" if not before or before.endswith("\n") else "inline_templates"] += 1
+                self.omitted["templates" if not before or before.endswith("\n") else "inline_templates"] += 1
             count -= taken
             braces.count -= taken
             braces.pipes.clear()
@@ -202,7 +202,7 @@ class _Page:
 
     def open_block(self, found: re.Match[str]) -> str:
         """Nothing is shown of a template that is left open and of the lines of its parameters."""
-        self.left_out["templates"] += 1
+        self.omitted["templates"] += 1
         return ""
 
     def open_template(self, found: re.Match[str]) -> str:
@@ -211,7 +211,7 @@ class _Page:
         if found.group(2) or (before and _PARAMETER.match(last)):  # closed by a single brace
             last = ""
         if before or found.group(2):
-            self.left_out["inline_templates"] += 1
+            self.omitted["inline_templates"] += 1
         return last
 
     def without_tables(self, text: str) -> str:
@@ -236,7 +236,7 @@ class _Page:
             if not line.startswith("|") and not (at >= first and line.lstrip(_BEFORE_TABLE).startswith(("!", "{|", "|")))
         ]
         if closed or len(kept) < len(out):
-            self.left_out["tables"] += closed + (len(kept) < len(out))
+            self.omitted["tables"] += closed + (len(kept) < len(out))
         return "\n".join(kept)
 
     def without_links(self, text: str) -> str:
@@ -266,9 +266,9 @@ class _Page:
     def link(self, parts: list[str]) -> str:
         """What is shown of a link; one that runs on into the next paragraph was left open."""
         link = self.names.link(parts)
-        if not link.left_out:
+        if not link.omitted:
             return link.text
-        self.left_out[link.left_out] += 1
+        self.omitted[link.omitted] += 1
         _, bound, rest = parts[-1].partition("\n\n")
         return bound + rest
 
@@ -281,7 +281,7 @@ class _Page:
         """Nothing of a line that a gallery without an end leaves behind."""
         if self.names.keys.get(folded(found.group(1))) != FILE:
             return found.group()
-        self.left_out["media"] += 1
+        self.omitted["media"] += 1
         return ""
 
 

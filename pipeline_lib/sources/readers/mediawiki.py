@@ -17,7 +17,7 @@ from xml.sax.handler import ContentHandler
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import ReadLimits
-from pipeline_lib.sources.decompress import Unreadable, open_expanded
+from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
@@ -29,11 +29,11 @@ from pipeline_lib.sources.wikitext import Prose, prose_of
 _FEED_BYTES = 64 * 1024
 _PAGE = re.compile(rb"<page[\s>]")
 _PAGE_BYTES = 6
+_STREAM = b"  <page>"  # the beginning of each stream of a multistream file
 _LATIN = re.compile(rb"\s*<\?xml[^>]{0,100}encoding=[\"'](?:iso-8859-1|latin-?1)[\"']", re.IGNORECASE)
 _FIELDS = frozenset({"title", "ns", "id", "model", "text"})
 _FIELD_CHARACTERS = 1_000  # of all but the text
 _MOST_NAMES = 10_000  # of namespaces; Wikipedias have some 60
-_MOST_DAMAGED = 1_000  # pages; then the file is given up, unless more are whole
 # where an export does not mark redirects: #REDIRECT in any language, and next to nothing else
 _REDIRECT = re.compile(r"\s*#[^\s\[\]#*:;|]{2,40}(?: [^\s\[\]:]{1,20})?\s*:?\s*\[\[[^\[\]\n]{1,300}\]\][ \t]*(?=\n|\{\{|<|\Z)")
 _BEHIND_REDIRECT = 300  # characters of categories and templates
@@ -48,6 +48,11 @@ class Options(BaseModel):
         (0,),
         description="Namespaces whose pages are read, by their keys: 0 articles, 1 their talk, 4 the project, 12 help.",
         min_length=1,
+    )
+    max_damaged_pages: int = Field(
+        1_000,
+        description="Most pages whose XML is damaged; beyond it the file is given up, unless more pages are whole (pages).",
+        ge=0,
     )
 
 
@@ -157,8 +162,9 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
     on at the next page). Of the file, under its own path: no_pages, xml_forbidden, xml_depth, xml_damaged,
     truncated and what decompression finds; what came before is kept.
     """
-    namespaces = frozenset(Options.model_validate(file.options).namespaces)
-    export = _Export(limits)
+    options = Options.model_validate(file.options)
+    namespaces = frozenset(options.namespaces)
+    export = _Export(limits, options.max_damaged_pages)
     names: WikiNames | None = None
     try:
         for page in export.pages(file.place):
@@ -167,9 +173,9 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
                 continue
             names = names or WikiNames(export.handler.namespaces)
             prose = _prose(page, names, namespaces, limits)
-            text, left_out = prose if isinstance(prose, Prose) else (prose, {})
+            text, omitted = prose if isinstance(prose, Prose) else (prose, {})
             record = text_record(file, page.name, text, limits, form="markdown", group=page.name)
-            yield record._replace(omitted=left_out)
+            yield record._replace(omitted=omitted)
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
 
@@ -192,8 +198,9 @@ def _prose(page: _Page, names: WikiNames, namespaces: frozenset[int], limits: Re
 class _Export:
     """An export that is being read, in pieces that begin with a page each: behind a damaged one the next can be read."""
 
-    def __init__(self, limits: ReadLimits) -> None:
+    def __init__(self, limits: ReadLimits, most_damaged: int) -> None:
         self.limits = limits
+        self.most_damaged = most_damaged
         self.handler = _Pages(limits)
         self.parser: Any = None  # None: behind damage, up to the next page
         self.damage: _Damage | None = None
@@ -211,7 +218,7 @@ class _Export:
         with open_expanded(place, self.limits) as stream:
             self.begin()
             rest = end = b""
-            while data := stream.read_some(_FEED_BYTES):
+            while data := self.more(stream):
                 if not self.read and _LATIN.match(data):
                     self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
                 data = rest + data
@@ -221,6 +228,17 @@ class _Export:
                 end = (end + data)[-100:]
             yield from self.cut(rest)
             yield from self.close(end + rest)
+
+    def more(self, stream: Expanded) -> bytes:
+        """The next bytes; behind a damaged stream of a multistream file those of the next one, which begins with a page."""
+        while True:
+            try:
+                return stream.read_some(_FEED_BYTES)
+            except Unreadable as error:
+                if error.refusal.reason != "damaged" or not stream.skip_damage(_STREAM):
+                    raise
+                self.handler.begin_anew()
+                self.damage = self.damage or _Damage("", error.refusal)
 
     def cut(self, data: bytes) -> Iterator[_Page | _Damage]:
         """Feed some bytes, each page's beginning apart."""
@@ -269,7 +287,7 @@ class _Export:
         """Remember what is wrong up to the next page."""
         self.damage = _Damage(self.handler.begin_anew(), Refusal("xml_damaged", detail, self.read))
         self.damaged += 1
-        if self.damaged > max(_MOST_DAMAGED, self.whole):
+        if self.damaged > max(self.most_damaged, self.whole):
             raise Unreadable(Refusal("xml_damaged", f"{self.damaged} damaged pages, {self.whole} whole ones", self.read))
 
     def close(self, end: bytes) -> Iterator[_Damage]:

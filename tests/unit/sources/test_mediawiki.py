@@ -102,7 +102,7 @@ def test_other_namespaces_are_read_where_a_spec_says_so(tmp_path: Path) -> None:
     assert list(texts(found)) == ["A", "Help:A"] and reasons(found) == ["not_an_article"]
 
 
-def test_what_is_left_out_of_pages_is_a_fact_of_the_run(tmp_path: Path) -> None:
+def test_what_is_omitted_of_pages_is_a_fact_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(export(page_xml("A", "{{x}}\nWords {{y}}."), page_xml("B", "Words {{y}}. [[File:x.jpg]]")))
     rows = Rows(0)
@@ -135,6 +135,16 @@ def test_behind_a_damaged_page_reading_goes_on(tmp_path: Path, whole: str, damag
         assert found[7].file.path.endswith("!P7") and texts(found)["P8"] == "Text of page 8, in é."
 
 
+def test_a_file_of_damaged_pages_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(export(*(page.replace("Text", "&") for page in FIFTY)))
+    options = {"max_damaged_pages": 5}
+    file = describe(str(path), "a.xml", "dump", "group", "CC0-1.0").model_copy(update={"options": options})
+    found = list(READER.read(file, LIMITS))
+    assert reasons(found) == ["xml_damaged"] * 6 and found[-1].file.path == "a.xml"
+    assert reasons(read_dump(path, "mediawiki")) == ["xml_damaged"] * 50
+
+
 def test_damage_that_is_no_pages_is_the_files(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     for content, count in [
@@ -158,8 +168,8 @@ def test_where_an_export_is_cut_does_not_matter_to_the_pages_before(tmp_path: Pa
         assert reasons(found) == ["truncated"] and len(texts(found)) == sum(end <= cut for end in ends), cut
 
 
-def test_the_streams_of_a_multistream_file_are_read_up_to_one_that_is_damaged(tmp_path: Path) -> None:
-    blocks = [b"<mediawiki>", *("".join(FIFTY[at : at + 10]).encode() for at in range(0, 50, 10)), b"</mediawiki>"]
+def test_the_streams_of_a_multistream_file_are_read_around_one_that_is_damaged(tmp_path: Path) -> None:
+    blocks = [b"<mediawiki>", *(("  " + "".join(FIFTY[at : at + 10])).encode() for at in range(0, 50, 10)), b"</mediawiki>"]
     streams = [bz2.compress(block) for block in blocks]
     path = tmp_path / "a.xml.bz2"
     path.write_bytes(b"".join(streams))
@@ -167,6 +177,12 @@ def test_the_streams_of_a_multistream_file_are_read_up_to_one_that_is_damaged(tm
     path.write_bytes(b"".join(streams[:3]) + streams[3][:-60])
     found = read_dump(path, "mediawiki")
     assert len(texts(found)) == 20 and reasons(found) == ["truncated"]
+    flipped = bytearray(streams[3])
+    flipped[len(flipped) // 2] ^= 1
+    path.write_bytes(b"".join([*streams[:3], bytes(flipped), *streams[4:]]))
+    found = read_dump(path, "mediawiki")
+    assert list(texts(found)) == [f"P{number}" for number in range(50) if not 20 <= number < 30]
+    assert reasons(found) == ["damaged"] and found[20].file.path == path.name
 
 
 def test_memory_does_not_grow_with_the_pages(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_wikitext_becomes_markdown_headings_and_prose() -> None:
     assert "## History" in prose.text and "### Egypt" in prose.text
 
 
-def test_what_is_left_out_is_counted_by_kind() -> None:
-    assert prose_of(ARTICLE + "\nIt is {{dunno|x|{{y}}}} <math>x</math> here. <pre>x</pre> {{lang|de|ja}}").left_out == {
+def test_what_is_omitted_is_counted_by_kind() -> None:
+    assert prose_of(ARTICLE + "\nIt is {{dunno|x|{{y}}}} <math>x</math> here. <pre>x</pre> {{lang|de|ja}}").omitted == {
         "templates": 1, "inline_templates": 1, "references": 2, "media": 1, "tables": 1, "sections": 2, "categories": 1,
         "languages": 1, "formulas": 1, "code": 1,
     }  # fmt: skip
@@ -73,6 +73,7 @@ def test_what_is_left_out_is_counted_by_kind() -> None:
         # words with colons are words; links to other languages are none
         ("[[re:publica]] [[re:publica|it]] [[doi:10.1/x|words]] [[Is: a]] [[2:1]]", "re:publica it words Is: a 2:1"),
         ("a [[sv:Jäst]] [[zh-min-nan:x]] [[be-x-old:y]] [[:de:Hefe]] [[sv:Jäst|ord]] [[wikt:yeast]]", "a Hefe ord yeast"),
+        ("[[wikt:yeast|]] [[Mall:a (b)|]] [[Fil:x.jpg|]] [[cat:a]]", "yeast a cat:a"),
         ("[[a|b]]s [[a#b]] [[#b|c]] [[#d]] [[Mercury (planet)|]] [[Mall:x|y]] [[a|b|c]]", "bs a#b c d Mercury y c"),
         # magic words in any script, but no names of Python
         ("__NOTOC__ __notoc__ __INGENINNEHÅLLSFÖRTECKNING__ __БЕЗ_ОГЛ__ __目次非表示__ __لا_فهرس__ __init__", "__init__"),
