@@ -185,7 +185,7 @@ PAGES: dict[str, Page] = {
         page(
             f"<article><h1>Brücke wird gesperrt</h1>{tagged(_GERMAN)}</article>",
             before="<div><p>Wir verwenden Cookies, um Ihnen das beste Erlebnis auf unserer Website zu bieten.</p></div>",
-            after="<p>Alle Rechte vorbehalten.</p><p>Impressum</p><p>Datenschutzerklärung</p>",
+            after="<p>Alle Rechte vorbehalten.</p><p>Impressum</p><p>Datenschutzerklärung</p>",  # codespell:ignore alle
             language="de",
         ),
         _GERMAN,

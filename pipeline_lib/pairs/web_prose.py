@@ -47,7 +47,7 @@ _STAMPED_WORDS = 14  # a line no longer than this that holds a date or a time of
 # case, and what must be there besides. What they say in a word or two is no sentence and goes without this.
 _CONSENT = (
     r"\b(?:use[sd]?|using|accept|consent|polic(?:y|ies)|settings|preferences|improve|verwende\w*|nutzen|setzen|zustimm\w*"
-    r"|akzeptier\w*|utilis\w*|utili[zs]\w*|usa(?:mos)?|acept\w*|gebruik\w*|używa\w*|anv[äa]nd\w*|brug\w*)\b"
+    r"|akzeptier\w*|utili[zs]\w*|usa(?:mos)?|acepta\w*|gebruik\w*|używa\w*|anv[äa]nd\w*|brug\w*)\b"
 )
 _NOTICES: tuple[tuple[str, str], ...] = (
     ("cookie", _CONSENT),
@@ -76,7 +76,7 @@ _NOTICES: tuple[tuple[str, str], ...] = (
     ("datenschutz", r"erklärung|richtlinie"),
     ("politique de confidentialité", ""),
     ("política de privacidad", ""),
-    ("javascript", r"enable|disabled|activ|aktiv|turn|support|browser"),
+    ("javascript", r"enable|disabled|activ|aktiv|turn|support|browser"),  # codespell:ignore activ
     ("your browser", r"support|upgrade|update|enable|block"),
     ("logged in", r"must|need|have to|please|not|currently|to (?:post|comment|reply|view)"),
     ("log in", r"\b(?:to|or|please|account|register)\b"),
