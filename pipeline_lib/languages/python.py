@@ -47,12 +47,13 @@ def python_doc(body: Node, data: bytes) -> Doc | None:
 # <S{n}>, 'C{n}' and B{n}(z) a letter and braces mean something else.
 _EPYTEXT = re.compile(r"(?<![^\s(\[{\ue000])([BCGILMSUX])\{((?:[^{}]|(?<![BCGILMSUX])\{[^{}]*\})*)\}(?![\w(*])")
 _EPYTEXT_TARGET = re.compile(r"(?s)(.*\S)\s*<[^<>]*>\s*")
+_TAGS = ("L{", "C{", "B{", "I{", "U{", "X{", "E{")
 _EPYTEXT_SIGN = re.compile(r"(?<!\w)(?:[BCILUX]\{[^\d}]|E\{[lr]b\})")
 
 
 def without_epytext(value: str) -> str:
     """Docstring whose L{links}, C{code} and the like are plain words."""
-    if _EPYTEXT_SIGN.search(value) is None:
+    if not any(map(value.__contains__, _TAGS)) or _EPYTEXT_SIGN.search(value) is None:
         return value
     value = value.replace("E{lb}", "\ue000").replace("E{rb}", "\ue001")  # braces, when all tags are gone
     for _ in range(4):  # of tags in tags

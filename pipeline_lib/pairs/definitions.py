@@ -142,19 +142,19 @@ def _walked(node: Node, kind: DefinitionKind, parent: Definition, data: bytes, r
     if name_node is None or body is None or name_node.start_byte == name_node.end_byte:
         return None  # the stump of a syntax error
     name = data[name_node.start_byte : name_node.end_byte].decode()
-    return Definition(
-        kind=kind,
-        name=name,
-        parent=parent,
-        start=node.start_byte,
-        end=node.end_byte,
-        line=node.start_point[0] + 1,
-        name_start=name_node.start_byte,
-        name_end=name_node.end_byte,
-        body_start=body.start_byte,
-        doc=rules.find_doc(body, data),
-        in_test=parent.in_test or _is_test_name(name, kind, rules),
-        broken=node.has_error and _has_broken_head(node, body),
+    return Definition(  # by position: by name it takes twice as long
+        kind,
+        name,
+        parent,
+        node.start_byte,
+        node.end_byte,
+        node.start_point[0] + 1,
+        name_node.start_byte,
+        name_node.end_byte,
+        body.start_byte,
+        rules.find_doc(body, data),
+        parent.in_test or _is_test_name(name, kind, rules),
+        node.has_error and _has_broken_head(node, body),
     )
 
 
@@ -231,7 +231,7 @@ def _commented(
     first = _without_leading(node, rules.left_out) if data[start] in rules.left_out_signs else node
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
-    return Definition(  # by position: by name it takes twice as long
+    return Definition(
         kind,
         name,
         parent,
