@@ -395,7 +395,7 @@ def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
         return len(doc.value) >= least - 2  # the ends of two segments
     if len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least:
         return True
-    return config.unit == "auto" and not doc.value.isascii() and scripts.count_units(doc.value) >= least
+    return not doc.value.isascii() and config.unit == "auto" and scripts.count_units(doc.value) >= least
 
 
 def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:

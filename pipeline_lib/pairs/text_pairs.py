@@ -222,7 +222,8 @@ def _candidates(
     if "neighbour" in config.views:
         for run in [paragraphs] if config.across_headings else _by_heading(paragraphs):
             cut = _cut(run, config)
-            _note_rest(run, cut, dropped, whole)
+            if cut.rest or len(cut.segments) < 2:
+                _note_rest(run, cut, dropped, whole)
             yield from (("neighbour", x.text, y) for x, y in pairwise(cut.segments))
     if config.views == ("neighbour",):
         return
