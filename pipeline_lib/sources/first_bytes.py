@@ -45,6 +45,7 @@ KINDS = {
     "postscript": "PostScript: convert it first (ps2ascii)",
     "program": "a compiled program: there is no text in it to read",
     "rtf": "rich text: convert it first (pandoc letter.rtf -t markdown)",
+    "script": "a script: give its file the suffix of its language",
     "sqlite": "a SQLite database: write its texts as CSV (sqlite3 -header -csv FILE 'select ..')",
     "stack_exchange": "a Stack Exchange dump: give the reader `stack_exchange`",
     "warc": "a web archive: give the reader `warc`",
@@ -99,7 +100,9 @@ _XML_PROLOG = re.compile(
 )
 _XML_ROOT = re.compile(r"<([A-Za-z_][\w.:-]*)[\s/>]")
 _STACK_EXCHANGE = frozenset({"posts", "comments", "posthistory", "users", "votes", "badges", "tags", "postlinks", "row"})
-_LATEX = re.compile(r"(?:%[^\n]*\n|\s++|\\(?:RequirePackage|PassOptionsToPackage)[^\n]*\n)*+\\document(?:class|style)\b")
+_LATEX = re.compile(
+    r"(?:%[^\n]*\n|\s++|\\(?:RequirePackage|PassOptionsToPackage)[^\n]*\n)*+\\(?:document(?:class|style)|NeedsTeXFormat|Provides(?:Package|Class))\b"
+)
 _FUNCTION = frozenset({"repo", "func_name", "docstring"})  # fields of a record of CodeSearchNet
 # what pygments has a lexer for and is prose all the same
 _PROSE = frozenset({"Text only", "Markdown", "reStructuredText", "TeX", "HTML", "Org Mode", "Groff", "Wikitext"})
@@ -189,6 +192,8 @@ def _text_kind(text: str) -> str:
         return "xml" if text.lstrip().startswith("<?xml") or name in ("svg", "rss", "feed") else ""
     if text.lstrip()[:9].lower() == "<!doctype" and "html" in text.lstrip()[:30].lower():
         return "html"
+    if text.startswith(("#!/", "#! /")):
+        return "script"
     if _LATEX.match(text):
         return "latex"
     return "csv" if is_table(text) else ""

@@ -114,7 +114,7 @@ class _Rows(Iterator[_Row]):
         self.lines: list[str] = []  # of the current row
         self.columns = 0  # of the header
         csv.field_size_limit(max(most, csv.field_size_limit()))
-        self.reader = csv.reader(self.feed(), delimiter=delimiter)
+        self.reader = csv.reader(self.feed(), delimiter=delimiter, skipinitialspace=True)
 
     def header(self) -> _Row:
         """The first row; empty where there is none."""
@@ -156,7 +156,7 @@ class _Rows(Iterator[_Row]):
         """The first line of a wrong row, its quotes as characters; the lines behind it are read again."""
         first, *others = self.lines or [""]
         self.again.extendleft(reversed(others))
-        self.reader = csv.reader(self.feed(), delimiter=self.delimiter)
+        self.reader = csv.reader(self.feed(), delimiter=self.delimiter, skipinitialspace=True)
         row = next(csv.reader([first.rstrip("\r\n")], delimiter=self.delimiter, quoting=csv.QUOTE_NONE), [])
         if len(row) == self.columns and self.delimiter == "\t":  # where a quote is a character like any other
             return row

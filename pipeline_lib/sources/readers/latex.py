@@ -40,6 +40,7 @@ _EMPTY_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _INDENT = re.compile(r"(?m)^[ \t]+|[ \t]+$")
 _BEFORE_MARK = re.compile(r"[ \t~\u00a0]+(?=[.,;:!?)])")  # where a citation stood
 _DISPLAYED = re.compile(r"(?<!\\)\\\[.*?(?<!\\)\\\]|(?<!\\)\$\$.*?\$\$", re.DOTALL)
+_MACROS, _HEAD_CHARACTERS = re.compile(r"\\Provides(?:Package|Class)\b"), 4_000
 _VERBATIM = re.compile(r"\\begin\{(verbatim|lstlisting|minted|comment|filecontents)(\*?)\}.*?\\end\{\1\2\}", re.DOTALL)
 _SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
 
@@ -59,6 +60,8 @@ def read_latex(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
 
 def prose_of(source: str) -> str | Refusal:
     """The prose of a LaTeX source."""
+    if _BEGIN not in source and _MACROS.search(source, 0, _HEAD_CHARACTERS):
+        return ""
     body = source.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in source else source
     body = _DISPLAYED.sub("", _VERBATIM.sub("", body))
     if _depth(body) > _MOST_DEPTH:

@@ -82,6 +82,7 @@ def test_columns_by_option_and_without_a_header(tmp_path: Path) -> None:
     assert texts(found) == {"7#L1": "Some words."} and found[0].file.group == "me"
     assert texts(read(tmp_path / "a.csv", "7,Some words.\n", columns=("id", "text"))) == {"7#L1": "Some words."}
     assert texts(read(tmp_path / "a.csv", "text\nOne, two\nThree\n")) == {"#L1": "One, two", "#L2": "Three"}
+    assert texts(read(tmp_path / "a.csv", 'id, text\n1, "a, b"\n')) == {"1#L1": "a, b"}
     assert texts(read(tmp_path / "a.csv", "text~id\na,b~1\n", delimiter="~")) == {"1#L1": "a,b"}
 
 

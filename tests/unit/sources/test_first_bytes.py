@@ -137,6 +137,7 @@ REFUSED = {
     "rtf": b"{\\rtf1\\ansi Some words.}",
     "postscript": b"%!PS-Adobe-3.0\n",
     "program": b"\x7fELF\x02\x01",
+    "script": b"#!/usr/bin/env python3\nprint(1)\n",
     "xml": b"<?xml version='1.0'?>\n<rss version='2.0'><channel><title>News</title></channel></rss>",
     "notebook": json.dumps(
         {"cells": [{"cell_type": "markdown", "source": ["# Title\n", "Prose."]}], "metadata": {}, "nbformat": 4}

@@ -74,6 +74,10 @@ def test_broken_markup_is_text_or_refused(source: str) -> None:
     assert isinstance(found, str) or found.reason in ("bad_latex", "latex_depth")
 
 
+def test_a_package_of_macros_has_no_prose() -> None:
+    assert prose_of("% mine\n\\ProvidesPackage{mine}\n\\newcommand{\\a}[1]{Words #1}") == ""
+
+
 def test_depth_is_bounded() -> None:
     found = prose_of("{" * 50_000 + "x" + "}" * 50_000)
     assert isinstance(found, Refusal) and found.reason == "latex_depth"
