@@ -60,10 +60,10 @@ def web_records(stream: Expanded, limits: ReadLimits) -> Iterator[WebRecord | Re
             if not cut.begin():
                 return
             record = cut.record()
+            if isinstance(record, Refusal) and not cut.passed:
+                cut.skip_to_next()  # damage that is met on the way is why the record is bad, and is told in its place
             if record is not None:
                 yield record
-                if isinstance(record, Refusal) and not cut.passed:
-                    cut.skip_to_next()
         except Unreadable as error:
             yield Refusal(error.refusal.reason, error.refusal.detail, cut.offset)
             if error.refusal.reason == "expansion_limit" or not cut.skip_damage():

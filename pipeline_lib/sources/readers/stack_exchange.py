@@ -12,9 +12,6 @@ from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
 from pipeline_lib.config.data import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
@@ -85,6 +82,9 @@ def _rows(stream: io.RawIOBase, most: int) -> Iterator[bytes | Refusal]:
 
 
 def _fields(row: bytes) -> dict[str, str] | Refusal:
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
     end = row.find(b"/>")
     end = row.find(b">") if end < 0 else end
     head = row[:end] if end >= 0 else row

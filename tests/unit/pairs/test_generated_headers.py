@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_lib.config.data import CodeFilterConfig, FilterConfig
+from pipeline_lib.config.filters import CodeFilterConfig, FilterConfig
 from pipeline_lib.pairs.document_filters import DocumentText, document_drop, has_generated_header
 
 GENERATED = (

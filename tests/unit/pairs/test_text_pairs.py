@@ -363,7 +363,7 @@ def test_short_docstrings_are_no_losses_of_a_source_file(tmp_path: Path) -> None
     for name, text in {"a.py": DOCSTRINGS.format("Too short."), "b.py": DOCSTRINGS.format(prose("chinese", 60))}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     short, long = (rows_of(tmp_path / name, "python") for name in ("a.py", "b.py"))
-    assert not short.pairs and short.dropped == {"short_doc": 2}
+    assert not short.pairs and short.dropped == {"trivial": 2}
     assert {row[1] for row in long.pairs} >= {"text"} and not long.dropped.keys() & TEXT_REASONS.keys()
 
 
