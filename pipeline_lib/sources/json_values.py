@@ -26,7 +26,7 @@ _PAIRS = {"{": "}", "[": "]"}
 # names of the list that holds the records, where a file is one object
 _LISTS = "data|rows|records|documents|docs|items|articles|posts|pages|results|examples"
 _MARGIN = 256  # an error so near to the end of what was read may be a value that goes on
-_LITERAL = 8  # an error so near to the end of the file is that of a value that was cut: fals, \\u00e
+_LITERAL = 8  # an error so near to the end of the file is that of a literal or an escape that was cut
 _BALANCED = 1 << 18  # how far the closing bracket of a wrong value is looked for (characters)
 _LINES_TRIED = 50
 
