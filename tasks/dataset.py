@@ -21,7 +21,7 @@ from pipeline_lib.store.records import sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
-from tasks.ui import StageProgress, show_table, stage_task
+from tasks.ui import StageProgress, say, show_table, stage_task
 
 
 @stage_task("extract")
@@ -32,7 +32,8 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
     facts = artifact.manifest.facts
     progress.finish(f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs")
     if "skipped" in facts:
-        progress.tell(Skips.of(facts["skipped"]).sentence())
+        progress.tell(told := Skips.of(facts["skipped"]).sentence())
+        say(f"  {'':<18} {told}")
     if is_tracked(config) and (why := differences(artifact)):
         progress.tell(f"{WARNING}the demo's figures will not be comparable with others': {'; '.join(why)}")
     show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
