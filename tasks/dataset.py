@@ -24,7 +24,7 @@ from pipeline_lib.store.records import sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
-from tasks.ui import StageProgress, show_table, stage_task
+from tasks.ui import StageProgress, say, show_table, stage_task
 
 ROWS_SHOWN = 1_000  # of a table in Prefect's UI
 
@@ -37,7 +37,8 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
     facts = artifact.manifest.facts
     progress.finish(f"{facts['documents']:,} documents, {facts['code_pairs']:,} code pairs, {facts['text_pairs']:,} text pairs")
     if "skipped" in facts:
-        progress.tell(Skips.of(facts["skipped"]).sentence())
+        progress.tell(told := Skips.of(facts["skipped"]).sentence())
+        say(f"  {'':<18} {told}")
     if is_tracked(config) and (why := differences(artifact)):
         progress.tell(f"{WARNING}the demo's figures will not be comparable with others': {'; '.join(why)}")
     for line in left_out_lines(artifact):

@@ -97,9 +97,8 @@ def test_every_text_comes_out_of_every_archive(tmp_path: Path, name: str) -> Non
 
 
 def test_what_an_archive_holds_besides_is_accounted_for(tmp_path: Path) -> None:
-    lines = ("total = a + b", "print(total)", "total += 1", "return total")
-    body = 'def add_numbers(a, b):\n    """Add the two numbers to one sum."""\n' + "".join(f"    {line}\n" for line in lines)
-    members = {"p/a.py": body.encode(), "p/b.ts": b"", "p/c.ts": b"", "p/d.png": b"", "p/node_modules/e.js": b""}
+    body = b'def add_numbers(a, b):\n    """Add the two numbers to one sum."""\n' + b"    a += b\n" * 3 + b"    return a\n"
+    members = {"p/a.py": body, "p/b.ts": b"", "p/c.ts": b"", "p/d.png": b"", "p/node_modules/e.js": b""}
     work = ExtractWork(source=SourceConfig(), extract=ExtractConfig())
     for name in ("a.tar.gz", "a.zip"):
         rows = Rows(0)
