@@ -42,8 +42,8 @@ from pipeline_lib.config.data import ContaminationConfig
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets
 from pipeline_lib.errors import UserError
+from pipeline_lib.languages.scripts import is_spaced, tokens
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.scripts import is_spaced, tokens
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts

@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.data import NearDuplicatesConfig
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.errors import UserError
-from pipeline_lib.scripts import WORD_WEIGHT, is_spaced, tokens, weights
+from pipeline_lib.languages.scripts import WORD_WEIGHT, is_spaced, tokens, weights
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, of 2**64 divided by the golden ratio
 MAX_CACHED_WORDS = 1_000_000  # some 150 MB

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from pipeline_lib import scripts
+from pipeline_lib.languages import scripts
 from pipeline_lib.store.artifact import Artifact
 
 IDENTIFIER = re.compile(r"\w+")

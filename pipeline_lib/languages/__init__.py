@@ -1,7 +1,7 @@
 """Programming languages, one file each: how its files are named, its grammar, its definitions and their documentation.
 
 A file NAME.py with `RULES` is all that another language takes: its name is one of `extract.code.languages`, its suffixes are
-read in every source, and contracts know it.
+read in every source, and contracts know it. What prose is written in is `scripts.py`.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from itertools import islice
 
 from pipeline_lib.config.data import CodePairsConfig, View
 from pipeline_lib.languages.rules import DefinitionKind, Doc, LanguageRules
+from pipeline_lib.languages.scripts import count_units
 from pipeline_lib.pairs.definitions import Definition
 from pipeline_lib.pairs.filters import has_control_bytes, note_drop
-from pipeline_lib.scripts import count_units
 
 VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function", "class": "class"}
 

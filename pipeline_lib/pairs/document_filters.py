@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pipeline_lib.config.filters import FilterConfig
+from pipeline_lib.languages import scripts
 from pipeline_lib.sources.licences import is_allowed
 
 DocumentKind = Literal["prose", "docstrings", "code"]
@@ -60,8 +62,13 @@ class DocumentText:
 
     @cached_property
     def words(self) -> list[str]:
-        """Runs of characters between white space."""
-        return self.text.split()
+        """Runs of characters between white space; in scripts without spaces units of about a word (`scripts.units`)."""
+        return self.text.split() if self.is_spaced else list(map(str.strip, scripts.units(self.text)))
+
+    @cached_property
+    def is_spaced(self) -> bool:
+        """True where words are what stands between spaces, so that their lengths tell something."""
+        return scripts.is_spaced(self.text)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -125,7 +132,7 @@ def repeated_ngram_share(words: Sequence[str], n: int) -> float:
 
 
 def _is_symbol(character: str) -> bool:
-    return not character.isalnum() and not character.isspace()
+    return not character.isalnum() and not character.isspace() and unicodedata.category(character)[0] != "M"
 
 
 def _share(part: int, whole: int) -> float:
@@ -234,8 +241,12 @@ WEB: tuple[DocumentFilter, ...] = (
 QUALITY: tuple[DocumentFilter, ...] = (
     DocumentFilter("few_words", lambda d, c: len(d.words) < c.quality.min_words, "menus and stubs"),
     DocumentFilter("many_words", lambda d, c: len(d.words) > (c.quality.max_words or math.inf), "concatenated pages"),
-    DocumentFilter("short_words", lambda d, c: _mean_word(d) < c.quality.min_word_characters, "spelt-out or cut text"),
-    DocumentFilter("long_words", lambda d, c: _mean_word(d) > c.quality.max_word_characters, "addresses and encoded data"),
+    DocumentFilter(
+        "short_words", lambda d, c: d.is_spaced and _mean_word(d) < c.quality.min_word_characters, "spelt-out or cut text"
+    ),
+    DocumentFilter(
+        "long_words", lambda d, c: d.is_spaced and _mean_word(d) > c.quality.max_word_characters, "addresses and encoded data"
+    ),
     DocumentFilter("marks", lambda d, c: _marks_per_word(d) > c.quality.max_marks_per_word, "tags and teasers"),
     DocumentFilter("bullets", lambda d, c: _bullet_share(d) > c.quality.max_bullet_lines, "a list, no prose"),
     DocumentFilter("ellipses", lambda d, c: _ellipsis_share(d) > c.quality.max_ellipsis_lines, "teasers of other pages"),

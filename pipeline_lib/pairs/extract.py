@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from data_contracts.schemas import row_id
-from pipeline_lib import scripts
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
-from pipeline_lib.languages import rules_of
+from pipeline_lib.languages import rules_of, scripts
 from pipeline_lib.languages.rules import Doc, ParseLimit
 from pipeline_lib.pairs.code_pairs import code_pairs, note_broken_parse
 from pipeline_lib.pairs.definitions import find_definitions

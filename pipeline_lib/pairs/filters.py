@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline_lib import scripts
 from pipeline_lib.config.data import TextPairsConfig
 from pipeline_lib.config.filters import CodeFilterConfig, FilterConfig, QualityConfig, RepetitionConfig
+from pipeline_lib.languages import scripts
 from pipeline_lib.pairs.document_filters import DocumentText, active_filters
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pipeline_lib import scripts
+from pipeline_lib.languages import scripts
 
 
 class Paragraph(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from pipeline_lib import scripts
 from pipeline_lib.config.data import TextPairsConfig, TextView
+from pipeline_lib.languages import scripts
 from pipeline_lib.pairs.filters import note_drop, text_drop
 from pipeline_lib.pairs.prose import Paragraph
 

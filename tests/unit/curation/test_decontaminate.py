@@ -23,7 +23,7 @@ from pipeline_lib.config.data import ContaminationConfig, CurateConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import EvaluationTexts, hash_evaluations
 from pipeline_lib.errors import UserError
-from pipeline_lib.scripts import tokens
+from pipeline_lib.languages.scripts import tokens
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 

@@ -29,7 +29,7 @@ from pipeline_lib.curation.near_duplicates import (
     shingle_sets,
 )
 from pipeline_lib.errors import UserError
-from pipeline_lib.scripts import tokens
+from pipeline_lib.languages.scripts import tokens
 from pipeline_lib.store.store import Store
 
 NEAR = NearDuplicatesConfig(threshold=0.5, shingle_words=2, permutations=24, bands=24)  # bands of one: every pair meets

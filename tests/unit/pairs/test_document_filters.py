@@ -33,6 +33,7 @@ from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.filters import report_on_documents, text_drop, word_overlap
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.source_file import SourceFile
+from tests.prose_samples import prose
 
 ON = FilterConfig(
     max_symbol_share=0.4,
@@ -259,7 +260,7 @@ def test_a_book_of_any_length_and_language_passes_its_preset() -> None:
     config = FilterConfig(preset="books", repetition=RepetitionConfig(enabled=False)).resolved()
     assert document_drop(book, config) is None
     assert document_drop(book, FilterConfig(quality=QualityConfig(enabled=True))) == "many_words"
-    assert document_drop(Document("Kapitel eins " * 80, "prose"), FilterConfig(preset="books").resolved()) == "top_ngram"
+    assert document_drop(Document("Kapitel eins " * 80, "prose"), BOOKS) == "top_ngram"
 
 
 def test_presets_are_part_of_the_key() -> None:
@@ -270,6 +271,15 @@ def test_presets_are_part_of_the_key() -> None:
     assert all(a != b for number, a in enumerate(keys) for b in keys[:number])
     again = FilterConfig.model_validate_json(FilterConfig(preset="books").model_dump_json())
     assert (
-        again.resolved() == FilterConfig(preset="books").resolved()
+        again.resolved() == BOOKS
         and again.key_fields() == FilterConfig(preset="books").key_fields()
     )
+
+
+BOOKS = FilterConfig(preset="books", repetition=RepetitionConfig(enabled=False)).resolved()
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese", "thai", "english"])
+def test_books_are_kept_in_scripts_without_spaces_too(language: str) -> None:
+    text = "\n\n".join(prose(language, 12, seed) for seed in range(8))
+    assert document_drop(Document(text, "prose"), BOOKS) is None

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from prose_samples import SENTENCES, UNSPACED, letters, prose
 
 from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
+from pipeline_lib.languages.scripts import count_units, graphemes
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.filters import TEXT_RULES, SampledDrops, letter_share, word_overlap
 from pipeline_lib.pairs.prose import Paragraph, paragraphs
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.pairs.text_pairs import TEXT_REASONS, Section, least_size_of_a_pair, segment, text_pairs
-from pipeline_lib.scripts import count_units, graphemes
 from pipeline_lib.sources.source_file import SourceFile
 
 WORDS = st.sampled_from(["a", "Word", "another", "end.", "Why?", "(so)", 'said."', "naïve", "x1"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prose_samples import SENTENCES, UNSPACED, prose
 
-from pipeline_lib.scripts import (
+from pipeline_lib.languages.scripts import (
     WORD_WEIGHT,
     _pattern,
     count_units,
