@@ -110,7 +110,7 @@ def _texts_of_tags(text: str) -> str:
 _IN_BRACES = r"[^{}]*+(?:\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}[^{}]*+)*+"
 _INLINE_TAG = re.compile(rf"\{{@(\w+)({_IN_BRACES})\}}")
 _LABELLED = re.compile(r"\[([^\[\]]+)\](?=\{@(?:link|linkcode|linkplain|tutorial)\b)(\{@\w+[^{}]*\})")
-_INTERNAL = re.compile(r"\{@internal\b.*?\}\}", re.S)  # phpDocumentor: closed by two braces
+_INTERNAL = re.compile(r"\{@internal\b(?:[^{}]|\{(?!@internal)|\}(?!\}))*+\}\}")  # phpDocumentor: closed by two braces
 # Javadoc's target may list parameters, #of(int, Object[]), and types
 _LINK = re.compile(r"((?:[^\s(<]++|<(?:[^<>]|<[^<>]*>)*>|<)*+(?:\([^()]*+\))?)(.*)", re.S)
 _NAMEPATH = re.compile(r"^(?:module|external|event):|#$")
@@ -160,7 +160,7 @@ def _named_target(target: str) -> str:
     return name.replace("#", ".").replace("~", ".").translate(_KEPT)
 
 
-_HTML_COMMENT = re.compile(r"<!--.*?-->", re.S)
+_HTML_COMMENT = re.compile(r"<!--(?:[^-<]|-(?!->)|<(?!!--))*+-->")  # linear, where many are never closed too
 _PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)\b[^<>]*>")
 _MARKUP_TAG = re.compile(r"(?i)</?(?:a|b|big|cite|code|em|font|i|img|kbd|samp|small|span|strong|sub|sup|tt|u|var)\b[^<>]*>")
 _BREAK = re.compile(r"(?i)<br[ \t]*/?>")
@@ -177,6 +177,9 @@ def without_markup(text: str) -> str:
     return html.unescape(text) if "&" in text else text
 
 
+_EMPTY_LINES = re.compile(r"[ \t]*(?:\n[ \t]*(?=\n))*")
+
+
 def headings_apart(text: str, heading: re.Pattern[str]) -> str:
     """Text whose headings are paragraphs; those before the first prose are left out, unless there is nothing else.
 
@@ -186,10 +189,13 @@ def headings_apart(text: str, heading: re.Pattern[str]) -> str:
     """
     if heading.search(text) is None:
         return text
-    text = "\n" + text.lstrip("\n")
-    while (first := heading.match(text)) and text[first.end() :].strip():
-        text = "\n" + text[first.end() :].lstrip("\n")
-    return heading.sub(r"\n\n\1\n", text)
+    text = "\n" + text.strip("\n")
+    at, end = 0, len(text.rstrip())
+    while (first := heading.match(text, at)) and first.end() < end:
+        gap = _EMPTY_LINES.match(text, first.end())
+        assert gap is not None, "there is something behind the heading"
+        at = gap.end()
+    return heading.sub(r"\n\n\1\n", text[at:])
 
 
 def first_that_is_not(text: str, is_one: Callable[[str], bool]) -> str:

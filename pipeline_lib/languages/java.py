@@ -28,8 +28,8 @@ _BLANK_LINE = re.compile(rb"[ \t]*\n[ \t]*\n")
 _HEADING = re.compile(r"\n {0,3}#{1,6}[ \t]+([^\n]*?)[ \t#]*(?=\n|\Z)")
 _FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
 # a span of code is looked over; a link has a text and a target, or one of the two: [the list][java.util.List], [List#of]
-_SPAN_OR_LINK = re.compile(r"(`+)(?!`).*?\1|(?<![\w\]\\])!?\[([^\[\]\n]+)\](?:\[([^\]\n]*(?:\[\])*)\])?(?![\[(:])", re.S)
-_EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|(?<!_)_{1,3})(?=[^\s*_])([^*\n]*?[^\s*_\\])\1(?![\w*])")
+_SPAN_OR_LINK = re.compile(r"(?<!`)(`++).*?\1|(?<![\w\]\\])!?\[([^\[\]\n]+)\](?:\[([^\]\n]*(?:\[\])*)\])?(?![\[(:])", re.S)
+_EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|(?<!_)_{1,3})(?=[^\s*_])([^*\n]{0,200}?[^\s*_\\])\1(?![\w*])")
 
 
 def doc_block_or_lines(data: bytes, comments: list[Node]) -> list[Node]:

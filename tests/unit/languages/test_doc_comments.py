@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pipeline_lib.languages import rules_of
+from pipeline_lib.languages.go import go_prose
+from pipeline_lib.languages.java import java_prose
+from pipeline_lib.languages.python import without_epytext
+from pipeline_lib.languages.ruby import ruby_prose
 from pipeline_lib.pairs.code_pairs import Candidate
 from pipeline_lib.pairs.definitions import find_definitions
 
@@ -234,3 +240,13 @@ def test_first_paragraph(language: str, doc: str, wanted: str) -> None:
 
 def test_there_are_twenty_cases_of_each_language() -> None:
     assert all(len(cases) >= 20 for cases in CASES.values())
+
+
+@pytest.mark.parametrize("unit", ["<!--", "{@internal ", "`", "[a]{@link ", "\n= A", "# a\n", "\n--", "L{", "*a ", "\n@desc x"])
+def test_comments_made_to_be_hard_take_no_square_of_their_length(unit: str) -> None:
+    text = unit * (200_000 // len(unit))
+    start = time.process_time()
+    for clean, mark in ((java_prose, "/// "), (java_prose, "/** "), (ruby_prose, "# "), (go_prose, "// ")):
+        clean([mark + text])
+    without_epytext(text)
+    assert time.process_time() - start < 10  # a square takes minutes
