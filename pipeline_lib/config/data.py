@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.filters import FilterConfig
+from pipeline_lib.config.read_limits import ReadLimits as ReadLimits  # noqa: PLC0414 - exported from here too
 from pipeline_lib.languages import language_names
 
 
@@ -23,55 +24,6 @@ TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
 HoldOut = Literal["auto", "never", "validation", "test"]
 SIGNATURE_VERSION = 3  # raised when signatures change; names only what near-duplicates were dropped from
-
-
-class ReadLimits(StageConfig):
-    """Limits on what is read of one file of a dump, beyond which it is refused or cut."""
-
-    max_text_bytes: int = Field(2_000_000, description="Longest text of one record, page or member (bytes).", gt=0)
-    max_expanded_bytes: int | None = Field(
-        None, description="Most bytes read of a compressed file, counted after decompression; null: any (bytes).", gt=0
-    )
-    max_expansion: float = Field(
-        1_032.0,
-        description="Most times its own size that a compressed file may expand to; what gzip can do at most (times).",
-        gt=1,
-    )
-    free_expansion_bytes: int = Field(
-        1024**3, description="Bytes that may come out of any file before `max_expansion` counts (bytes).", gt=0
-    )
-    max_members: int | None = Field(
-        None, description="Most members, records or pages read of one file; null: all (records).", gt=0
-    )
-    max_refused_members: int = Field(
-        10_000, description="Most members of an archive that are refused one by one; it is given up beyond (members).", gt=0
-    )
-    max_directory_bytes: int = Field(
-        32 * 1024**2,
-        description="Largest directory of a zip archive: some 300,000 members, which take ten times the memory (bytes).",
-        gt=0,
-    )
-    max_header_bytes: int = Field(
-        256 * 1024,
-        description="Largest extended header of a tar archive; real ones hold a long path or attributes (bytes).",
-        gt=0,
-    )
-    max_zstd_window_bytes: int = Field(
-        128 * 1024**2,
-        description="Largest window of a .zst file, which takes as much memory: files of --long=31 ask for 2 GiB (bytes).",
-        gt=0,
-        le=2**31,
-    )
-    max_xz_memory_bytes: int = Field(
-        128 * 1024**2, description="Most memory that an .xz file may ask for; those of `xz -9` ask for 65 MiB (bytes).", gt=0
-    )
-    max_depth: int = Field(200, description="Deepest nesting of markup that is followed.", gt=0)
-    seconds_per_text: float = Field(
-        20.0, description="Longest time to read or parse one text, which is refused as `timeout` beyond it (seconds).", gt=0
-    )
-    max_timeouts: int = Field(
-        10, description="Most texts of one file that may hang; all of it is given up beyond (texts).", gt=0
-    )
 
 
 class SourceConfig(StageConfig):

@@ -7,13 +7,11 @@ workers as they finish: whatever is killed, a rerun does the unfinished bundles 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig
@@ -25,7 +23,7 @@ from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
 from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
-from pipeline_lib.pairs.tables import Kind, Rows
+from pipeline_lib.pairs.tables import Kind, Rows, sum_facts
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
 from pipeline_lib.pairs.web_prose import web_prose
 from pipeline_lib.runtime.cluster import Killed
@@ -34,7 +32,7 @@ from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import is_container, texts_of
-from pipeline_lib.sources.records import Loss, SourceRecord
+from pipeline_lib.sources.records import ContentChangedError, Loss, SourceRecord
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
@@ -171,18 +169,6 @@ class _Extraction:
         self.progress(done, self.total_bytes, f"{pairs:,} pairs")
 
 
-def sum_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of several parts together, those by reason reason by reason."""
-    total: dict[str, Any] = {}
-    for part in facts:
-        for name, value in part.items():
-            if isinstance(value, dict):
-                total[name] = dict(sorted((Counter(total.get(name, {})) + Counter(value)).items()))
-            else:
-                total[name] = total.get(name, 0) + value
-    return dict(sorted(total.items()))
-
-
 def part_key(bundle: Bundle, work: ExtractWork) -> str:
     """The name of a bundle's part."""
     return digest_of([bundle.digest, work.key_fields(), STAGE.version])
@@ -230,14 +216,6 @@ def _rows_of(bundle: Bundle, work: ExtractWork, limit: TimeLimit, unread: Mappin
         else:
             extract_file(file, work, rows)
     return rows
-
-
-class ContentChangedError(Exception):
-    """A file of which texts were read is found to be another than was listed."""
-
-    def __init__(self, file: SourceFile, refusal: Refusal) -> None:
-        super().__init__(f"{file.place}: {refusal.detail}")
-        self.file, self.refusal = file, refusal
 
 
 def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> None:

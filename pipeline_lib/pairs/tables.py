@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,3 +205,15 @@ class Rows:
             pq.write_table(pa.Table.from_pylist(losses, schema=LOSSES), self.folder / LOSSES_FILE, **COMPRESSION)
             written[LOSSES_FILE] = len(losses)
         return written
+
+
+def sum_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of several parts together, those by reason reason by reason."""
+    total: dict[str, Any] = {}
+    for part in facts:
+        for name, value in part.items():
+            if isinstance(value, dict):
+                total[name] = dict(sorted((Counter(total.get(name, {})) + Counter(value)).items()))
+            else:
+                total[name] = total.get(name, 0) + value
+    return dict(sorted(total.items()))

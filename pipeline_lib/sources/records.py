@@ -46,6 +46,14 @@ class Loss(SourceRecord):
     __slots__ = ()
 
 
+class ContentChangedError(Exception):
+    """A file of which texts were read is found to be another than was listed."""
+
+    def __init__(self, file: SourceFile, refusal: Refusal) -> None:
+        super().__init__(f"{file.place}: {refusal.detail}")
+        self.file, self.refusal = file, refusal
+
+
 def text_record(
     container: SourceFile, name: str, content: str | Refusal, limits: ReadLimits, mark: str = "", **own: Any
 ) -> SourceRecord:

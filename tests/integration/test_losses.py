@@ -22,8 +22,8 @@ from data_contracts.verdicts import RowsRejected
 from flows.cli.commands import app
 from pipeline_lib.config.data import ContractConfig, ExtractConfig, SourceConfig
 from pipeline_lib.pairs import extract as module
-from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract_bundle, extract_file, sum_facts
-from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract_bundle, extract_file
+from pipeline_lib.pairs.tables import Rows, sum_facts
 from pipeline_lib.sources.dump_files import list_bundles, write_listing
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import texts_of

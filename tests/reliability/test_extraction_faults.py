@@ -21,7 +21,7 @@ from pipeline_lib.config.data import ContractConfig, CurateConfig, ExtractConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.pairs.extract import STAGE, ExtractWork, extract, extract_bundle
-from pipeline_lib.pairs.tables import Rows
+from pipeline_lib.pairs.tables import Rows, sum_facts
 from pipeline_lib.runtime.cluster import local_cluster, run_tasks
 from pipeline_lib.sources.dump_files import list_bundles, write_listing
 from pipeline_lib.store.artifact import Artifact
@@ -70,7 +70,7 @@ def extract_here(store: Store, source: SourceConfig) -> Artifact:
 
     def make(_: str) -> Outcome:
         parts = tuple(Part.model_validate_json(extract_bundle(store.place, bundle, work)) for bundle in bundles)
-        facts = {name: sum(part.facts[name] for part in parts) for name in parts[0].facts}
+        facts = sum_facts(part.facts for part in parts)
         return Outcome(parts=parts, counts=sum_counts(parts), facts=facts)
 
     return store.build(STAGE, work, {"source": write_listing(store, source, bundles)}, make)
