@@ -30,8 +30,9 @@ from statistics import median
 from benchmarks import EVAL_DATA, skip
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
-from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.config.filters import FilterConfig, QualityConfig, RepetitionConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.pairs.extract import ExtractWork, extract_bundle
 from pipeline_lib.sources.decompress import open_expanded
 from pipeline_lib.sources.dump_files import bundles_of

@@ -8,7 +8,8 @@ from pathlib import Path
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipeline_lib.config.data import ReadLimits, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.records import SourceRecord

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.filters import FilterConfig
-from pipeline_lib.config.read_limits import ReadLimits as ReadLimits  # noqa: PLC0414 - exported from here too
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.languages import language_names
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig

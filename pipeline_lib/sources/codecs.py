@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import PurePath
 from typing import Any
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 
 _READ_BYTES = 64 * 1024

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.codecs import SUFFIXES, Codec, codec_of, window_refusal
 from pipeline_lib.sources.safe_open import Refusal, open_regular, read_bytes
 from pipeline_lib.sources.time_limit import sign_of_life

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import open_expanded
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.safe_open import Refusal, SourceText, bounded_lines, decode

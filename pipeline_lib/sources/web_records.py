@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Expanded, Unreadable
 from pipeline_lib.sources.http_message import header_fields
 from pipeline_lib.sources.safe_open import Refusal

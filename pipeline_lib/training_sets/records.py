@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.safe_open import bounded_lines

@@ -18,7 +18,8 @@ CHILD = """
 import re, sys
 from pathlib import Path
 import pyarrow.parquet, zstandard
-from pipeline_lib.config.data import SourceConfig, ReadLimits
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.safe_open import SourceText

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from dump_files import page, response
 
-from pipeline_lib.config.data import ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.pairs.extract import ExtractWork, extract, extract_bundle
 from pipeline_lib.sources.dump_files import list_bundles
 from pipeline_lib.sources.time_limit import TimeLimit, hung_steps

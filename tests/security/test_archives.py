@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config.data import ReadLimits, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.safe_open import Refusal
@@ -27,7 +28,8 @@ MAX_RSS = 512 * 1024**2
 READ = """
 import json, re, sys
 from collections import Counter
-from pipeline_lib.config.data import ReadLimits, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.folder import describe

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import check_stream, open_expanded
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -51,7 +51,7 @@ def test_s01_control_the_standard_reader_gives_rows_of_a_truncated_zstd_file(tmp
 
 _CHILD = r"""
 import json, re, sys, time
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import check_stream
 begin = time.perf_counter()
 refusal = check_stream(sys.argv[1], ReadLimits(max_expanded_bytes=int(sys.argv[2])))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dump_files import page, read_dump, reasons, response, texts
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 
 

@@ -16,7 +16,7 @@ from dump_files import conversion, page, read_dump, response
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import Form
 

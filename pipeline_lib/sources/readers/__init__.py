@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from pipeline_lib.config.data import ReadLimits, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, read_whole, reading, without_suffix
 from pipeline_lib.sources.first_bytes import kind_of, prose_or_refusal, read_head

@@ -22,7 +22,7 @@ from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, valid_name
 from pipeline_lib.sources.licences import HEAD_BYTES, MAX_STATEMENT_BYTES, Licences

@@ -13,7 +13,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, address, json_of, numbered_lines, one_line, refused_record

@@ -14,7 +14,7 @@ from itertools import islice
 
 from pydantic import Field
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.first_bytes import DELIMITERS, HEAD_BYTES, head_text, read_head
 from pipeline_lib.sources.readers import Reader

@@ -15,7 +15,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import read_whole
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, as_text

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.first_bytes import read_head
 from pipeline_lib.sources.json_values import Values, is_by_lines

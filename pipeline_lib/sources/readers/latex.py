@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import read_whole
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, as_text

@@ -16,7 +16,7 @@ from xml.sax.handler import ContentHandler
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.records import SourceRecord, text_record, too_large

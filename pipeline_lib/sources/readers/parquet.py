@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.record_fields import TEXT_PARTS, FieldNames, Options, Records, fields_of, no_text_column

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import fragment_text

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.captures import Captures, Spool, page_keys, survey
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.http_message import HttpMessage, decoded_body, parse_http

@@ -270,16 +270,13 @@ def test_presets_are_part_of_the_key() -> None:
     ]
     assert all(a != b for number, a in enumerate(keys) for b in keys[:number])
     again = FilterConfig.model_validate_json(FilterConfig(preset="books").model_dump_json())
-    assert (
-        again.resolved() == BOOKS
-        and again.key_fields() == FilterConfig(preset="books").key_fields()
-    )
+    assert again.resolved() == BOOKS and again.key_fields() == FilterConfig(preset="books").key_fields()
 
 
-BOOKS = FilterConfig(preset="books", repetition=RepetitionConfig(enabled=False)).resolved()
+WORDS = FilterConfig(preset="books", repetition=RepetitionConfig(enabled=False)).resolved()
 
 
 @pytest.mark.parametrize("language", ["chinese", "japanese", "thai", "english"])
 def test_books_are_kept_in_scripts_without_spaces_too(language: str) -> None:
     text = "\n\n".join(prose(language, 12, seed) for seed in range(8))
-    assert document_drop(Document(text, "prose"), BOOKS) is None
+    assert document_drop(Document(text, "prose"), WORDS) is None

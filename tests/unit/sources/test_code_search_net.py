@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, ReadLimits, SourceConfig
+from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import describe

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dump_files import reasons, texts
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import options_of
 from pipeline_lib.sources.readers.csv import read_csv

@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
 
 LIMITS = ReadLimits()

@@ -16,7 +16,8 @@ from dulwich import porcelain
 from dulwich.objects import Blob, Commit, ObjectID, Tree
 from dulwich.repo import Repo
 
-from pipeline_lib.config.data import ReadLimits, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.dump_files import list_files
 from pipeline_lib.sources.folder import Skips

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers.json_lines import read_json_lines
 from pipeline_lib.sources.record_fields import Options

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe, list_tree
 from pipeline_lib.sources.licences import MAX_STATEMENT_BYTES, Licences, is_allowed, licence_name, licence_of_text, spdx_header
 from pipeline_lib.sources.readers.archive import read_archive

@@ -19,7 +19,8 @@ import pytest
 import zstandard
 from dump_files import page, read_dump, response, texts
 
-from pipeline_lib.config.data import ReadLimits, SourceConfig
+from pipeline_lib.config.data import SourceConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources import codecs, readers
 from pipeline_lib.sources.codecs import codec_of
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded

@@ -12,7 +12,8 @@ from dump_files import LIMITS, read_dump, reasons, texts
 from wiki_exports import WIKIS, articles, export_of, markup_in, page_xml, siteinfo
 
 from data_contracts.schemas import PAIRS
-from pipeline_lib.config.data import ExtractConfig, ReadLimits, TextPairsConfig
+from pipeline_lib.config.data import ExtractConfig, TextPairsConfig
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.pairs.extract import extract_found
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import describe

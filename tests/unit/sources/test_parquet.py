@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import options_of
 from pipeline_lib.sources.readers.parquet import read_parquet

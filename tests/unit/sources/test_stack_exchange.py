@@ -9,7 +9,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 from dump_files import read_dump, reasons, texts
 
-from pipeline_lib.config.data import ReadLimits
+from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 
 HTML = (
