@@ -27,7 +27,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="curate", version=1)
+STAGE = Stage(name="curate", version=2)
 
 ROW_GROUP_ROWS = 20_000  # some 20 MB of texts: what a reader of one row group holds
 

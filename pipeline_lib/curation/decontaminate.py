@@ -171,7 +171,7 @@ class Findings:
         }
 
 
-STAGE = Stage(name="contamination", version=1)
+STAGE = Stage(name="contamination", version=2)
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 BATCH_TEXTS = 500  # texts hashed at a time

@@ -21,7 +21,7 @@ from pipeline_lib.store.files import link_file
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="card", version=1)
+STAGE = Stage(name="card", version=2)
 FILE = "README.md"
 
 WATTS_A_CORE, WATTS_A_GPU = 10, 500  # a server's processor with its memory, shared by its cores; an accelerator under load

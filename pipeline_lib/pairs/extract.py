@@ -10,51 +10,30 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from data_contracts.schemas import row_id
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.data import ExtractConfig, SourceConfig, TextPairsConfig
-from pipeline_lib.languages import rules_of, scripts
-from pipeline_lib.languages.rules import Doc, ParseLimit
-from pipeline_lib.pairs.code_pairs import code_pairs, note_broken_parse
-from pipeline_lib.pairs.definitions import find_definitions
-from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
-from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
-from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
-from pipeline_lib.pairs.tables import Kind, Rows, sum_facts
-from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
-from pipeline_lib.pairs.web_prose import web_prose
+from pipeline_lib.config.data import ExtractConfig, SourceConfig
+from pipeline_lib.pairs.documents import extract_found, is_test, kind_of
+from pipeline_lib.pairs.tables import Rows, sum_facts
 from pipeline_lib.runtime.cluster import Killed
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import is_container, texts_of
-from pipeline_lib.sources.records import ContentChangedError, Loss, SourceRecord
+from pipeline_lib.sources.records import ContentChangedError, Loss
 from pipeline_lib.sources.remote import is_remote
-from pipeline_lib.sources.safe_open import Refusal, SourceText
-from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
-from pipeline_lib.sources.time_limit import TimeLimit, forget, hung_steps, within_time
+from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.source_file import SourceFile
+from pipeline_lib.sources.time_limit import TimeLimit, forget, hung_steps
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.records import Outcome, Part, Stage, draft_part, sum_counts
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="extract", version=4)
-
-# Refusals that are a rule of ours, not a fault of the file: counted as drops.
-_DROPS = frozenset(
-    {
-        "deleted", "file_too_large", "http_status", "not_an_article", "not_html", "other_capture", "redirect",
-        "revisit_unresolved", "unknown_language",
-    }
-)  # fmt: skip
-_STOPWORDS = frozenset(
-    "the of to and a in is that for it with as be this on are by or an from".split()  # noqa: SIM905
-)
+STAGE = Stage(name="extract", version=5)
 
 
 class ExtractWork(StageConfig):
@@ -228,11 +207,6 @@ def probe_file(place: str, bundle: Bundle, work: ExtractWork, number: int) -> No
                 extract_file(bundle.files[number], work, Rows(work.extract.generation))
 
 
-def kind_of(file: SourceFile) -> Kind:
-    """The kind of a file's pairs: code or prose."""
-    return "code" if file.form in CODE_FORMS else "text"
-
-
 def commit_rows(store: Store, bundle: Bundle, work: ExtractWork, rows: Rows) -> Part:
     """Complete the tables of a bundle in their folder and make that its part."""
     assert rows.folder is not None, "rows that are to be a part need a scratch folder"
@@ -250,7 +224,7 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
     """Add a file's documents and pairs to the rows, or the reason why there are none."""
     rows.facts["files"] += 1
     rows.facts["bytes"] += file.bytes
-    if _is_test(file, rows):
+    if is_test(file, rows):
         rows.facts["texts"] += 1
         return
     before = rows.facts["texts"]
@@ -273,151 +247,3 @@ def refuse_file(file: SourceFile, refusal: Refusal, rows: Rows) -> None:
     else:
         rows.facts["texts"] += 1
         rows.refuse(file, kind_of(file), refusal.reason, refusal.detail)
-
-
-def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
-    """Add one text's documents and pairs to the rows, or the reason why there are none; nothing leaves without one."""
-    if isinstance(found.content, Skips):
-        rows.skip(found.content)
-        return
-    content = found.content
-    rows.facts["texts"] += 1
-    documents, refused, dropped = rows.facts["documents"], rows.refused.total(), dict(rows.dropped)
-    if isinstance(content, SourceText) and not is_taken(found.file):
-        rows.dropped["not_sampled"] += 1
-    elif not _is_test(found.file, rows):
-        rows.omitted.update(found.omitted)
-        hung = within_time("pairs", lambda: _extract_text(found.file, content, config, rows))
-        if hung is not None:
-            rows.refuse(found.file, kind_of(found.file), hung.reason, hung.detail)
-    if (documents, refused) != (rows.facts["documents"], rows.refused.total()):
-        return
-    if not (why := [reason for reason, count in rows.dropped.items() if count > dropped.get(reason, 0)]):
-        rows.dropped["no_text"] += 1  # of markup alone
-        why = ["no_text"]
-    rows.left_out[why[0]] += 1
-
-
-def is_taken(file: SourceFile) -> bool:
-    """True where a text belongs to the share of its source that is taken: by the hash of its path, whatever else there is."""
-    return file.weight >= 1 or int(row_id(file.source, file.path)[:8], 16) < file.weight * 2**32
-
-
-def _is_test(file: SourceFile, rows: Rows) -> bool:
-    """True where a file holds tests, by its name: it is counted and not even read."""
-    if file.form in CODE_FORMS and is_test_path(file.inner_path):
-        rows.dropped["file_of_tests"] += 1
-        return True
-    return False
-
-
-def _extract_text(file: SourceFile, source: SourceText | Refusal, config: ExtractConfig, rows: Rows) -> None:
-    if isinstance(source, Refusal):
-        if source.reason in _DROPS:
-            rows.dropped[source.reason] += 1
-        else:
-            rows.refuse(file, kind_of(file), source.reason, source.detail, source.offset)
-    elif not source.text.strip():
-        rows.dropped["file_empty"] += 1
-    else:
-        filters = config.filters.resolved(file.filters)
-        if filters.web.enabled and file.form not in CODE_FORMS and file.form != "metadata":
-            source = SourceText(web_prose(source.text, filters.web, rows.dropped), b"")
-        if reason := document_drop(as_document(file, source.text), filters):
-            rows.dropped[reason] += 1
-        elif file.form in CODE_FORMS:
-            _extract_code(file, source, config, rows)
-        else:
-            _extract_prose(file, source, config, rows)
-
-
-def as_document(file: SourceFile, text: str) -> DocumentText:
-    """A file's text as the rules for documents look at it."""
-    prose = description(text)[0] if file.form == "metadata" else text
-    return DocumentText(prose, "code" if file.form in CODE_FORMS else "prose", file.licence)
-
-
-def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
-    language = file.form
-    document = rows.add_document(file, "code", language, source.text)
-    if language not in config.code.languages:
-        return
-    rules = rules_of(language)
-    try:
-        definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
-    except ParseLimit as error:
-        rows.refuse(file, "code", "parse_limit", str(error))
-        return
-    rows.facts["broken_bytes"] += note_broken_parse(definitions[0], source.data, rows.dropped)
-    pairs = code_pairs(definitions, source.data, config.code, rules, rows.dropped)
-    for position, pair in enumerate(pairs):
-        rows.add_code_pair(file, document, language, position, pair)
-    sections = []
-    by_words = config.text.unit != "characters"
-    least = least_size_of_a_pair(config.text) if by_words else 0
-    for definition in definitions:
-        doc = definition.doc
-        if doc is None or definition.in_test or definition.broken or not (doc.may_have(least) and _is_long(doc, config.text)):
-            continue
-        if has_control_bytes(doc.value):  # as escapes in a literal can make them: "\0", "\ud800"
-            rows.dropped["not_text"] += 1
-            continue
-        sections.append(Section(definition.qualified_name, docstring_paragraphs(doc.value, doc.line)))
-    _add_text_pairs(file, sections, config, rows)
-
-
-def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
-    """True where a docstring is long enough for two segments; words are counted only where the characters may suffice."""
-    least = least_size_of_a_pair(config)
-    if config.unit == "characters":
-        return len(doc.value) >= least - 2  # the ends of two segments
-    if len(doc.value) >= 2 * least and len(doc.value.split(None, least)) >= least:
-        return True
-    return not doc.value.isascii() and config.unit == "auto" and scripts.count_units(doc.value) >= least
-
-
-def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
-    text, line, markdown = source.text, 1, file.form == "markdown"
-    name = file.path.rsplit("/", 1)[-1]
-    if file.form == "metadata":
-        text, line, markdown = description(text)
-        name = file.source
-    elif file.form == "plain":
-        text, line = book_of(text)
-    _add_text_pairs(file, [Section(name, paragraphs(text, line, indented_code=markdown))], config, rows)
-
-
-def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractConfig, rows: Rows) -> None:
-    """Add one prose document for all sections, and the pairs of neighbours inside each."""
-    sections = [section for section in sections if section.paragraphs]
-    is_code = file.form in CODE_FORMS
-    if not sections:
-        if not is_code:
-            rows.dropped["no_prose"] += 1
-        return
-    text = "\n\n".join(paragraph.text for section in sections for paragraph in section.paragraphs)
-    if is_code and (reason := document_drop(DocumentText(text, "docstrings"), config.filters.resolved())):
-        rows.dropped[reason] += 1
-        return
-    language = identify_language(text) if config.filters.languages else prose_language(text)
-    document = rows.add_document(file, "text", language, text)
-    for position, pair in enumerate(text_pairs(sections, config.text, rows.dropped, whole=not is_code)):
-        rows.add_text_pair(file, document, language, position, pair)
-
-
-def description(metadata: str) -> tuple[str, int, bool]:
-    """The long description in a METADATA file: its text, the line that it starts at, whether it is Markdown."""
-    head, _, body = metadata.partition("\n\n")
-    headers = HeaderParser().parsestr(head)
-    markdown = (headers["Description-Content-Type"] or "").strip().lower().startswith("text/markdown")
-    if body.strip():
-        return body, head.count("\n") + 3, markdown
-    folded = headers["Description"] or ""  # metadata before version 2.1 holds it in a folded header
-    return "\n".join(line.removeprefix("        ").removeprefix("       |") for line in folded.split("\n")), 1, markdown
-
-
-def prose_language(text: str) -> str:
-    """`en` where at least one in 20 of the first 500 words is a common English one, else `und` (undetermined)."""
-    words = text[:4000].lower().split()[:500]
-    common = sum(map(_STOPWORDS.__contains__, words))
-    return "en" if words and common * 20 >= len(words) else "und"

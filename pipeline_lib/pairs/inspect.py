@@ -10,7 +10,7 @@ from typing import Any
 from data_contracts.schemas import DOCUMENTS, PAIRS, row_id
 from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, SourceConfig
 from pipeline_lib.languages import language_names
-from pipeline_lib.pairs.extract import as_document, extract_found
+from pipeline_lib.pairs.documents import as_document, extract_found
 from pipeline_lib.pairs.filters import PUBLISHED, FilterReport, SampledDrops, report_on_documents
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import list_source

@@ -34,7 +34,7 @@ from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.records import Counts, Outcome, Record, Stage, draft_part
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="source", version=2)
+STAGE = Stage(name="source", version=3)
 FILES = "files.parquet"
 PLACES = "places.json"
 # One path in 32 may start a bundle once it is half full: its end depends on the paths near it alone, and a new file moves one

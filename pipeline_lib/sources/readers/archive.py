@@ -1,4 +1,4 @@
-"""Archives, member by member: .tar (plain or compressed), .zip, wheels and sdists. Nothing is ever unpacked.
+"""Archives, member by member: .tar (plain or compressed), .zip, wheels and sdists, never unpacked.
 
 A member's name is metadata here, never a place: no file is written, no link followed, no device opened. An archive inside an
 archive is not opened. Headers and directories are read within bounds, and one that is broken or lies is refused.
@@ -16,6 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from io import BufferedReader
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, cast
@@ -343,15 +344,12 @@ def _entries(stream: Expanded, limits: ReadLimits) -> Iterator[TarEntry | ZipEnt
 def _licences(file: SourceFile, limits: ReadLimits) -> Licences:
     """What manifests and licence files say, in a pass of its own: they may stand behind the files that they are of."""
     licences = Licences(file.licence)
-    try:
-        with open_expanded(file.place, limits) as stream:
-            for entry in _entries(stream, limits):
-                sign_of_life()
-                if entry.kind == "file" and entry.size <= MAX_STATEMENT_BYTES and licences.is_statement(entry.name):
-                    content = entry.read(MAX_STATEMENT_BYTES)
-                    licences.add(valid_name(entry.name), b"" if isinstance(content, Refusal) else content)
-    except Unreadable:
-        pass  # the pass over the texts comes to the same place, and says so
+    with suppress(Unreadable), open_expanded(file.place, limits) as stream:  # the pass over the texts says so
+        for entry in _entries(stream, limits):
+            sign_of_life()
+            if entry.kind == "file" and entry.size <= MAX_STATEMENT_BYTES and licences.is_statement(entry.name):
+                content = entry.read(MAX_STATEMENT_BYTES)
+                licences.add(valid_name(entry.name), b"" if isinstance(content, Refusal) else content)
     return licences
 
 

@@ -12,7 +12,7 @@ from web_pages import NO_PROSE, PAGES
 from pipeline_lib.config.data import ExtractConfig
 from pipeline_lib.config.filters import FilterConfig, QualityConfig, WebProseConfig
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.pairs.extract import extract_found
+from pipeline_lib.pairs.documents import extract_found
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.pairs.web_prose import web_prose
 from pipeline_lib.sources.readers.html import main_text

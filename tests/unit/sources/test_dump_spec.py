@@ -16,7 +16,8 @@ import yaml
 
 from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
-from pipeline_lib.pairs.extract import ExtractWork, extract_file, is_taken
+from pipeline_lib.pairs.documents import is_taken
+from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.dump_files import bundles_of, list_bundles, list_dump, list_files, write_listing
 from pipeline_lib.sources.dump_spec import guess_reader, held_out_sources, read_spec

@@ -14,7 +14,7 @@ from wiki_exports import WIKIS, articles, export_of, markup_in, page_xml, sitein
 from data_contracts.schemas import PAIRS
 from pipeline_lib.config.data import ExtractConfig, TextPairsConfig
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.pairs.extract import extract_found
+from pipeline_lib.pairs.documents import extract_found
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers.mediawiki import READER
