@@ -46,8 +46,11 @@ class Skips(Counter[tuple[str, str]]):
 
     def note(self, path: str, reason: str = "", n: int = 1) -> None:
         """Count a file, or the folder that stands for its files, by the reason that its path tells unless one is given."""
+        reason = reason or skip_reason(path)
+        if reason == "tool_folder":  # caches come and go with every run, and hold nothing that is not made from what is read
+            return
         suffix = _suffix(path)
-        key = (reason or skip_reason(path), suffix if _SUFFIX.match(suffix) else "(other)" if suffix else "(none)")
+        key = (reason, suffix if _SUFFIX.match(suffix) else "(other)" if suffix else "(none)")
         self[key if key in self or len(self) < _MAX_SUFFIXES else (key[0], "(other)")] += n
 
     def by_reason(self) -> dict[str, int]:
@@ -184,7 +187,7 @@ def _folder_reason(entry: os.DirEntry[str], skipped: frozenset[str]) -> str:
 
 
 def _note_folder(place: str, path: str, reason: str, skips: Skips) -> None:
-    if reason == "version_control":
+    if reason in ("tool_folder", "version_control"):
         skips.note(path, reason)
         return
     for _, _, names in os.walk(place):

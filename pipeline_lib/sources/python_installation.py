@@ -216,13 +216,15 @@ def _standard_library_origin() -> Origin:
 
 
 def _standard_library(skips: Skips) -> Iterable[SourceFile]:
-    origin = _standard_library_origin()
-    for place, path in walk(sysconfig.get_path("stdlib"), STDLIB_SKIPPED, skips=skips):
+    origin, own = _standard_library_origin(), Skips()
+    for place, path in walk(sysconfig.get_path("stdlib"), STDLIB_SKIPPED, skips=own):
         if _is_foreign(form_of(path)):
-            skips.note(path)
+            own.note(path)
             continue
         group = path.split("/")[0].removesuffix(".py")
         yield describe(place, path, origin.source, group, origin.licence)
+    # what is installed lies below it and is no part of it: the list of packages says what is read of that
+    skips.update({key: count for key, count in own.items() if key[0] != "vendored_folder"})
 
 
 def _form_in_distribution(path: str) -> Form | None:

@@ -27,7 +27,7 @@ START_SECONDS = 15.0  # that a worker may take to start on a machine with other 
 # Dask loads this in every worker. The regular expression takes years, and neither a signal nor another thread stops it there.
 HANGS = textwrap.dedent("""
     import re
-    from pipeline_lib.pairs import extract as bundle
+    from pipeline_lib.pairs import documents as bundle
     from pipeline_lib.sources import readers
     from pipeline_lib.sources.readers import warc
 

@@ -69,12 +69,11 @@ def test_what_a_tree_holds_besides_is_counted_by_reason_and_suffix(tmp_path: Pat
         "no_code_or_prose": {"(none)": 1, "(other)": 1, ".png": 1},
         "not_a_file": {".py": 1},
         "other_language": {".ts": 89},
-        "tool_folder": {".pyc": 1},
         "vendored_folder": {".cfg": 2, ".js": 1, ".ts": 1},
         "version_control": {"(none)": 1},
     }
     assert Skips.of(skips.facts()) == skips
-    assert skips.sentence().startswith("101 files are not read: other_language 89 (.ts 89); vendored_folder 4 (.cfg 2, .js 1")
+    assert skips.sentence().startswith("100 files are not read: other_language 89 (.ts 89); vendored_folder 4 (.cfg 2, .js 1")
     assert skips.by_reason()["vendored_folder"] == 4 and Skips().sentence() == ""
 
 
