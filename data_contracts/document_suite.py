@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from data_contracts.facts import EarlierIds, free_of_nul, is_blank, repair_unicode
 from data_contracts.schemas import KINDS
-from data_contracts.suite import HEX_ID, NOT_BLANK, Expect, Suite, is_true, lacks, matches, one_of, within
+from data_contracts.suite import HEX_ID, NOT_BLANK, ContractSuite, Expect, is_true, lacks, matches, one_of, within
 
 CONTRACT_VERSION = 1
 
@@ -27,9 +27,9 @@ def path_expectations() -> tuple[Expect, ...]:
     )
 
 
-def document_suite() -> Suite:
+def document_suite() -> ContractSuite:
     """The contract of a document. No share is tolerated here: the threshold on bad rows is ContractConfig's."""
-    return Suite(
+    return ContractSuite(
         name="documents",
         version=CONTRACT_VERSION,
         expectations=(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.suite import NOT_BLANK, Suite, is_true, matches, one_of, within
+from data_contracts.suite import NOT_BLANK, ContractSuite, is_true, matches, one_of, within
 
 CONTRACT_VERSION = 1
 
@@ -19,9 +19,9 @@ SIGNED_METRICS = r"spearman|pearson|correlation|matthews|difference"
 ROUNDING = 1e-9  # means of resamples of equal values differ in the last bits
 
 
-def evaluation_suite() -> Suite:
+def evaluation_suite() -> ContractSuite:
     """The contract of a result: a figure outside these bounds is an error of the metric's code, not a bad model."""
-    return Suite(
+    return ContractSuite(
         name="evaluations",
         version=CONTRACT_VERSION,
         expectations=(

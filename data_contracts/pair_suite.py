@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from data_contracts.document_suite import path_expectations
 from data_contracts.facts import EarlierIds, filled, free_of_nul, hash_agrees, repair_unicode, word_counts
 from data_contracts.schemas import KINDS
-from data_contracts.suite import HEX_ID, Suite, is_true, matches, one_of, within
+from data_contracts.suite import HEX_ID, ContractSuite, is_true, matches, one_of, within
 from pipeline_lib.config.data import ContractConfig
 from pipeline_lib.languages import language_names
 
@@ -22,9 +22,9 @@ VIEW = r"^[a-z][a-z0-9_]{0,30}$"  # names shards
 KNOWN, QUARANTINED, MISSING = "known", "quarantined", "missing"
 
 
-def pair_suite(config: ContractConfig) -> Suite:
+def pair_suite(config: ContractConfig) -> ContractSuite:
     """The contract of a pair; the bounds in words are the config's."""
-    return Suite(
+    return ContractSuite(
         name="pairs",
         version=CONTRACT_VERSION,
         expectations=(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_contracts.suite import Expect, Suite
+from data_contracts.suite import ContractSuite, Expect
 
 MAX_VALUE_CHARACTERS = 80  # of a bad value that is quoted in a detail
 
@@ -55,7 +55,7 @@ class Verdict:
         return mask
 
 
-def check(facts: pa.Table, suite: Suite) -> Verdict:
+def check(facts: pa.Table, suite: ContractSuite) -> Verdict:
     """Run the contract over the facts of one table.
 
     Args:
@@ -64,7 +64,7 @@ def check(facts: pa.Table, suite: Suite) -> Verdict:
     return check_many([facts], suite)[0]
 
 
-def check_many(facts: Sequence[pa.Table], suite: Suite) -> list[Verdict]:
+def check_many(facts: Sequence[pa.Table], suite: ContractSuite) -> list[Verdict]:
     """Run the contract once over several tables' facts; a verdict each, with row numbers of its own table.
 
     Every bad row is listed, because each must be quarantined: the caller bounds the memory by how much it hands over
@@ -92,7 +92,7 @@ def _flag(verdict: Verdict, row: int, expect: Expect, value: Any) -> None:
     verdict.details[row] = f"{earlier}; {detail}" if earlier else detail
 
 
-def _finish(verdict: Verdict, suite: Suite) -> Verdict:
+def _finish(verdict: Verdict, suite: ContractSuite) -> Verdict:
     return Verdict(
         suite=verdict.suite,
         rows=verdict.rows,
@@ -101,7 +101,7 @@ def _finish(verdict: Verdict, suite: Suite) -> Verdict:
     )
 
 
-def _bad_rows(table: pa.Table, suite: Suite) -> list[tuple[Expect, list[int]]]:
+def _bad_rows(table: pa.Table, suite: ContractSuite) -> list[tuple[Expect, list[int]]]:
     batch = _batch_definition().get_batch({"dataframe": table.to_pandas()})
     answer = batch.validate(
         to_gx(suite),
@@ -117,7 +117,7 @@ def _bad_rows(table: pa.Table, suite: Suite) -> list[tuple[Expect, list[int]]]:
     return [(expect, bad[expect.reason]) for expect in suite.expectations if bad[expect.reason]]
 
 
-def to_gx(suite: Suite) -> Any:
+def to_gx(suite: ContractSuite) -> Any:
     """The suite as Great Expectations' own object, whose `to_json_dict` other tools read."""
     gx = _library()
     return gx.ExpectationSuite(

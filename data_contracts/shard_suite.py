@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.suite import HEX_ID, Expect, Suite, is_true, matches, within
+from data_contracts.suite import HEX_ID, ContractSuite, Expect, is_true, matches, within
 
 CONTRACT_VERSION = 2
 
@@ -42,14 +42,14 @@ def has_negatives(schema: pa.Schema) -> bool:
     return "negative_ids" in schema.names
 
 
-def shard_suite(limits: TokenLimits, negatives: bool = False) -> Suite:
+def shard_suite(limits: TokenLimits, negatives: bool = False) -> ContractSuite:
     """The contract of a row of token ids: it is our own output, so that a single bad row is a fault of the program.
 
     Args:
         limits: of the tokenizer and the shard config.
         negatives: rows carry hard negatives, each of which keeps the contract of a y.
     """
-    return Suite(
+    return ContractSuite(
         name="shards",
         version=CONTRACT_VERSION,
         expectations=(

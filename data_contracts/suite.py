@@ -35,7 +35,7 @@ class Expect:
 
 
 @dataclass(frozen=True)
-class Suite:
+class ContractSuite:
     """A contract: a name, its version, what a good row is, and what to do about a bad one."""
 
     name: str

@@ -26,7 +26,7 @@ from data_contracts.facts import EarlierIds
 from data_contracts.pair_suite import pair_facts, pair_suite
 from data_contracts.runner import Verdict, check, check_many, to_gx
 from data_contracts.shard_suite import TokenLimits, shard_facts, shard_suite
-from data_contracts.suite import Suite
+from data_contracts.suite import ContractSuite
 from pipeline_lib.config.data import ContractConfig
 
 ROWS = 12
@@ -126,7 +126,7 @@ def facts_of_results(rows: list[dict[str, Any]]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Contract:
-    suite: Suite
+    suite: ContractSuite
     facts: Callable[[list[dict[str, Any]]], pa.Table]
     build: Callable[..., dict[str, Any]]
     planted: dict[str, dict[str, Any]]
