@@ -21,7 +21,7 @@ _FIRST = ("python", "javascript", "java", "go", "php", "ruby")
 @cache
 def language_names() -> tuple[str, ...]:
     """All languages; nothing is imported for it."""
-    found = {module.name for module in iter_modules(__path__)} - {"rules", "doc_comments"}
+    found = {module.name for module in iter_modules(__path__)} - {"rules", "doc_comments", "scripts"}
     return tuple(sorted(found, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)))
 
 
