@@ -15,6 +15,8 @@ from pipeline_lib.languages.rules import (
     TEST_FUNCTION,
     TEXT_TAG,
     CommentedRules,
+    Sign,
+    keyword_signs,
 )
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")
@@ -47,7 +49,10 @@ RULES = CommentedRules(
     },
     comments=("comment",),
     # the last one opens a method's body, and that of `if`
-    signs=tuple(map(re.compile, (rb"function\b", rb"=>", rb"class\b", rb"\)\s*\{", rb"\*/\s*\{"))),
+    signs=(
+        *keyword_signs(b"function", b"class"), *keyword_signs(b"=>", after=b""),
+        Sign(re.compile(rb"\)\s*\{")), Sign(re.compile(rb"\*/\s*\{"), b"*/"),
+    ),
     entered=("class_body",),
     name_of=given_name,
     given_by=("right", "value"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tree_sitter import Language, Node, Parser
 
@@ -51,7 +51,7 @@ class Doc:
         if isinstance(self._value, str) or (not raw.isascii() and len(raw) >= n_words):
             return len(self.value) >= n_words
         # where markup is taken off a word may become two
-        return len(raw) >= n_words and len(raw.split()) + sum(map(raw.count, (b"<", b"&", b"{"))) >= n_words
+        return len(raw) >= n_words and len(raw.split(None, n_words)) + sum(map(raw.count, (b"<", b"&", b"{"))) >= n_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +141,37 @@ def step_limit(data: bytes, seconds: float) -> Callable[..., bool]:
     return stops
 
 
+class Sign(NamedTuple):
+    """What shows that a definition may be near: a pattern, and the bytes that each match of it begins with, if they are rare."""
+
+    pattern: re.Pattern[bytes]
+    literal: bytes = b""
+
+    def places(self, text: bytes) -> list[int]:
+        """Where the matches begin; to look for the bytes alone takes a fifth of the time that the expression does."""
+        if not self.literal:
+            return [match.start() for match in self.pattern.finditer(text)]
+        find, match = text.find, self.pattern.match
+        found, at = [], find(self.literal)
+        while at >= 0:
+            if sign := match(text, at):
+                found.append(at)
+            at = find(self.literal, sign.end() if sign else at + 1)
+        return found
+
+
+def keyword_signs(*keywords: bytes, after: bytes = rb"\b") -> tuple[Sign, ...]:
+    """The signs of definitions that open with one of these words, and what follows them."""
+    return tuple(Sign(re.compile(keyword + after), keyword) for keyword in keywords)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommentedRules(LanguageRules):
     """A language whose documentation is a comment above: found by a walk that meets the comments beside the definitions."""
 
     definitions: dict[str, DefinitionKind]  # node types that are a definition where `name_of` finds a name
     comments: tuple[str, ...]
-    signs: tuple[re.Pattern[bytes], ...]  # one lies in every node around a definition: others are not entered
+    signs: tuple[Sign, ...]  # one lies in every node around a definition: others are not entered
     ignore_case: bool = False  # of the signs
     opening: bytes = b""  # stands somewhere between a sign and the end of such a node
     entered: tuple[str, ...] = ()  # but for these, in which a definition needs no sign
