@@ -68,11 +68,13 @@ def _inside(block: str) -> str:
 _TEXT_TAGS = ("desc", "description", "summary", "classdesc")
 _ANY_TEXT_TAG = "|".join(_TEXT_TAGS)
 _TAG_LINE = re.compile(r"\n[ \t]*@([A-Za-z]\w*)[ \t]*")
+_TEXT_TAG_BEGINNINGS = ("@desc", "@summary", "@classdesc")
 _TEXT_TAG = re.compile(rf"\n[ \t]*@(?:{_ANY_TEXT_TAG})\b[ \t]*")
 # the same before the stars are taken off
 _STARRED = r"\n[ \t]*(?:\*+(?!/)[ \t]?)?[ \t]*@"
 _STARRED_TAG = re.compile(_STARRED + rf"(?!(?:{_ANY_TEXT_TAG})\b)[A-Za-z]")
 _ABOUT_ANOTHER = "file|fileoverview|overview|module|typedef|callback|namespace"
+_OTHER_TAG = re.compile(rf"@(?:{_ANY_TEXT_TAG}|{_ABOUT_ANOTHER})\b")  # few, and found several times as fast
 _STARRED_OTHER_TAG = re.compile(_STARRED + rf"(?:{_ANY_TEXT_TAG}|{_ABOUT_ANOTHER})\b")
 _OF_ANOTHER = re.compile(_STARRED + rf"(?:{_ABOUT_ANOTHER})\b")
 
@@ -88,7 +90,7 @@ def tagged_prose(blocks: list[str]) -> str:
     tag = _STARRED_TAG.search(text, text.rfind("\n", 0, at)) if at >= 0 else None
     if tag is None:
         text = _STAR.sub("\n", text).rstrip("* \t\n")
-    elif (other := _STARRED_OTHER_TAG.search(text, tag.start())) is None:
+    elif _OTHER_TAG.search(text, tag.start()) is None or (other := _STARRED_OTHER_TAG.search(text, tag.start())) is None:
         text = _STAR.sub("\n", text[: tag.start()])  # half of most comments are tags: what they say is not looked at
     elif _OF_ANOTHER.search(text, other.start()):
         return ""
@@ -127,7 +129,8 @@ def without_inline_tags(text: str) -> str:
     """The text with inline tags (`{@link X}`) and markup as plain words."""
     if "@" not in text:
         return without_markup(text)
-    text = _TEXT_TAG.sub("\n\n", text)
+    if any(map(text.__contains__, _TEXT_TAG_BEGINNINGS)):
+        text = _TEXT_TAG.sub("\n\n", text)
     if "]{@" in text:
         text = _LABELLED.sub(r"\1", text)
     if "{@internal" in text:

@@ -27,15 +27,21 @@ class Doc:
         value: what it says, or the work that tells it, which is done when somebody asks: of most comments nobody does.
         line: of its first line, from 1.
         above: a comment before the definition, no part of it.
-        raw: what the value is made of, up to the first tag.
+        held: where the value is work: the source, and what cuts a comment off before its first tag.
     """
 
-    __slots__ = ("_raw", "_value", "above", "end", "line", "start")
+    __slots__ = ("_held", "_value", "above", "end", "line", "start")
 
     def __init__(
-        self, value: str | Callable[[], str], start: int, end: int, line: int, above: bool = False, raw: bytes = b""
+        self,
+        value: str | Callable[[], str],
+        start: int,
+        end: int,
+        line: int,
+        above: bool = False,
+        held: tuple[bytes, Callable[[bytes], bytes]] | None = None,
     ) -> None:
-        self._value, self._raw = value, raw
+        self._value, self._held = value, held
         self.start, self.end, self.line, self.above = start, end, line, above
 
     @property
@@ -47,11 +53,21 @@ class Doc:
 
     def may_have(self, n_words: int) -> bool:
         """False where the text has fewer words, or characters of a script without spaces, for sure."""
-        raw = self._raw
-        if isinstance(self._value, str) or (not raw.isascii() and len(raw) >= n_words):
+        if self._held is None or isinstance(self._value, str):
             return len(self.value) >= n_words
-        # where markup is taken off a word may become two
-        return len(raw) >= n_words and len(raw.split(None, n_words)) + sum(map(raw.count, (b"<", b"&", b"{"))) >= n_words
+        data, before_tags = self._held
+        raw = data[self.start : self.end]
+        if raw.isascii() and len(raw) + 2 * _markup(raw) < 2 * n_words - 1:
+            return False  # as most: a word and the space behind it are two letters at least
+        raw = before_tags(raw)
+        if len(raw) < n_words or raw.isascii():
+            return len(raw) >= n_words and len(raw.split(None, n_words)) + _markup(raw) >= n_words
+        return len(self.value) >= n_words
+
+
+def _markup(raw: bytes) -> int:
+    """How often one word may become two, where markup is taken off."""
+    return raw.count(b"<") + raw.count(b"&") + raw.count(b"{")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +117,37 @@ class LanguageRules:
         return self.module_suffix.sub("", path).replace("/", ".")
 
 
+class Sign(NamedTuple):
+    """What shows that a definition may be near: a pattern, and the bytes that each match of it begins with, if they are rare."""
+
+    pattern: re.Pattern[bytes]
+    literal: bytes = b""
+
+    def places(self, text: bytes) -> list[int]:
+        """Where the matches begin; to look for the bytes alone takes a fifth of the time that the expression does."""
+        if not self.literal:
+            return [match.start() for match in self.pattern.finditer(text)]
+        find, match = text.find, self.pattern.match
+        found, at = [], find(self.literal)
+        while at >= 0:
+            if sign := match(text, at):
+                found.append(at)
+            at = find(self.literal, sign.end() if sign else at + 1)
+        return found
+
+
+def keyword_signs(*keywords: bytes, after: bytes = rb"\b") -> tuple[Sign, ...]:
+    """The signs of definitions that open with one of these words, and what follows them."""
+    return tuple(Sign(re.compile(keyword + after), keyword) for keyword in keywords)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WalkedRules(LanguageRules):
     """A language whose definitions open with a keyword and hold their documentation: found by a walk that skips the rest."""
 
     definitions: dict[str, DefinitionKind]  # node types that open a scope with a name
     containers: tuple[str, ...]  # node types that definitions may lie in; all others are not entered
-    keywords: tuple[re.Pattern[bytes], ...]  # one of them is in every definition: text without any is not walked
+    keywords: tuple[Sign, ...]  # one of them is in every definition: text without any is not walked
     find_doc: Callable[[Node, bytes], Doc | None]  # given the body of a definition, or the root
 
     @cached_property
@@ -139,30 +179,6 @@ def step_limit(data: bytes, seconds: float) -> Callable[..., bool]:
         return left < 0 or (not left & 7 and time.monotonic() > end)
 
     return stops
-
-
-class Sign(NamedTuple):
-    """What shows that a definition may be near: a pattern, and the bytes that each match of it begins with, if they are rare."""
-
-    pattern: re.Pattern[bytes]
-    literal: bytes = b""
-
-    def places(self, text: bytes) -> list[int]:
-        """Where the matches begin; to look for the bytes alone takes a fifth of the time that the expression does."""
-        if not self.literal:
-            return [match.start() for match in self.pattern.finditer(text)]
-        find, match = text.find, self.pattern.match
-        found, at = [], find(self.literal)
-        while at >= 0:
-            if sign := match(text, at):
-                found.append(at)
-            at = find(self.literal, sign.end() if sign else at + 1)
-        return found
-
-
-def keyword_signs(*keywords: bytes, after: bytes = rb"\b") -> tuple[Sign, ...]:
-    """The signs of definitions that open with one of these words, and what follows them."""
-    return tuple(Sign(re.compile(keyword + after), keyword) for keyword in keywords)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +213,17 @@ class CommentedRules(LanguageRules):
     @cached_property
     def entered_ids(self) -> frozenset[int]:
         return frozenset(map(self.id_of, self.entered))
+
+    def before_tags(self, raw: bytes) -> bytes:
+        """A comment up to its first tag, or all of it where a tag may hold prose."""
+        # a tag lies in the line of its sign, and a line begins with its newline
+        if (
+            self.tag is None
+            or (at := raw.find(b"@")) < 0
+            or (tag := self.tag.search(raw, max(0, raw.rfind(b"\n", 0, at)))) is None
+        ):
+            return raw
+        return raw if self.text_tag is not None and self.text_tag.search(raw) else raw[: tag.start()]
 
     def parse(self, data: bytes, seconds: float) -> Node:
         """The root of a text's tree.

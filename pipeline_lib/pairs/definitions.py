@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from functools import partial
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, WalkedRules
+from pipeline_lib.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, Sign, WalkedRules
 
 
 @dataclass(slots=True)
@@ -113,7 +112,8 @@ def _walk(root: Node, data: bytes, rules: WalkedRules, top: Definition) -> Itera
     """
     scope = top
     cursor = root.walk()
-    kinds, containers, keywords = rules.definition_ids, rules.container_ids, rules.keywords
+    kinds, containers = rules.definition_ids, rules.container_ids
+    signs = [*_places(rules.keywords, data), len(data)]
     next_sibling = cursor.goto_next_sibling
     entered = cursor.goto_first_child()
     while entered:
@@ -130,7 +130,7 @@ def _walk(root: Node, data: bytes, rules: WalkedRules, top: Definition) -> Itera
                     scope = definition
             # a definition's own keyword lies before its body
             start = scope.body_start if scope.start == node.start_byte else node.start_byte
-            if _mentions(keywords, data, start, node.end_byte) and cursor.goto_first_child():
+            if signs[bisect_left(signs, start)] < node.end_byte and cursor.goto_first_child():
                 continue
         while not next_sibling():
             if not cursor.goto_parent():
@@ -153,7 +153,7 @@ def _walked(node: Node, kind: DefinitionKind, parent: Definition, data: bytes, r
         name_node.end_byte,
         body.start_byte,
         rules.find_doc(body, data),
-        parent.in_test or _is_test_name(name, kind, rules),
+        parent.in_test or (rules.test_class if kind == "class" else rules.test_function).match(name) is not None,
         node.has_error and _has_broken_head(node, body),
     )
 
@@ -166,7 +166,9 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
     scope = top
     comments: list[Node] = []
     kinds, comment_ids, entered_ids = rules.definition_ids, rules.comment_ids, rules.entered_ids
-    alone = not rules.given_by  # comments are one definition's: only `var f = module.exports = function` are two that share them
+    alone = (
+        not rules.given_by
+    )  # comments are one definition's: only `var f = module.exports = function` are two that share them
     signs, opened = _signs(data, rules)
     at = 0  # the first sign that does not lie before the node
     cursor = root.walk()
@@ -201,11 +203,14 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
                 return
 
 
+def _places(signs: tuple[Sign, ...], text: bytes) -> list[int]:
+    return sorted([place for sign in signs for place in sign.places(text)])
+
+
 def _signs(data: bytes, rules: CommentedRules) -> tuple[list[int], list[int]]:
     """Places of the signs of definitions, and up to where a node must reach to hold one of those or a later one."""
     text = data.lower() if rules.ignore_case else data
-    signs = sorted([place for sign in rules.signs for place in sign.places(text)])
-    signs.append(len(data))
+    signs = [*_places(rules.signs, text), len(data)]
     if not rules.opening:
         return signs, signs
     opened, last = [], -1
@@ -244,7 +249,7 @@ def _commented(
         name_node.end_byte,
         body.start_byte if body is not None else node.end_byte,  # abstract, or empty
         _doc_above(data, comments, start, rules) if comments else None,
-        parent.in_test or _is_test_name(name, kind, rules),
+        parent.in_test or (rules.test_class if kind == "class" else rules.test_function).match(name) is not None,
         node.has_error and (body is None or _has_broken_head(holder, body)),
     )
 
@@ -257,13 +262,8 @@ def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRu
         return None
     spans = [(comment.start_byte, comment.end_byte) for comment in chosen]
     first, last = spans[0][0], spans[-1][1]
-    raw = data[first:last]
-    # a tag lies in the line of its sign, and a line begins with its newline
-    if rules.tag is not None and (at := raw.find(b"@")) >= 0 and (tag := rules.tag.search(raw, max(0, raw.rfind(b"\n", 0, at)))):
-        more = rules.text_tag is not None and rules.text_tag.search(raw)
-        raw = raw if more else raw[: tag.start()]
     value = partial(_cleaned, data, spans, rules)
-    return Doc(value, first, last, chosen[0].start_point[0] + 1, True, raw)
+    return Doc(value, first, last, chosen[0].start_point[0] + 1, True, (data, rules.before_tags))
 
 
 def _cleaned(data: bytes, spans: list[tuple[int, int]], rules: CommentedRules) -> str:
@@ -285,13 +285,5 @@ def _without_leading(node: Node, left_out: frozenset[str]) -> Node:
     return node
 
 
-def _mentions(keywords: tuple[re.Pattern[bytes], ...], data: bytes, start: int, end: int) -> bool:
-    return any(keyword.search(data, start, end) is not None for keyword in keywords)
-
-
 def _has_broken_head(node: Node, body: Node) -> bool:
     return any(child.has_error for child in node.children if child.start_byte < body.start_byte)
-
-
-def _is_test_name(name: str, kind: DefinitionKind, rules: LanguageRules) -> bool:
-    return (rules.test_class if kind == "class" else rules.test_function).match(name) is not None
