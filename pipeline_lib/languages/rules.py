@@ -118,7 +118,7 @@ class LanguageRules:
 
 
 class Sign(NamedTuple):
-    """What shows that a definition may be near: a pattern, and the bytes that each match of it begins with, if they are rare."""
+    """What shows that a definition may be near: a pattern, and bytes that each match of it begins with, if these are rare."""
 
     pattern: re.Pattern[bytes]
     literal: bytes = b""
@@ -191,6 +191,8 @@ class CommentedRules(LanguageRules):
     ignore_case: bool = False  # of the signs
     opening: bytes = b""  # stands somewhere between a sign and the end of such a node
     entered: tuple[str, ...] = ()  # but for these, in which a definition needs no sign
+    opened_by: Callable[[Node], Node | None] | None = None  # the definition that the smallest node at a sign may open: no walk
+    unsigned: re.Pattern[bytes] | None = None  # what may hide the sign of a definition: a text that holds it is walked
     name_of: Callable[[Node, bytes], tuple[str, Node] | None]  # of a definition: its name, and where that stands
     given_by: tuple[str, ...] = ()  # fields of a definition that hold the function or class itself, where it is given a name
     left_out: frozenset[str] = frozenset()  # types of leading children that are no part of y: annotations
@@ -211,19 +213,23 @@ class CommentedRules(LanguageRules):
         return frozenset(map(self.id_of, self.comments))
 
     @cached_property
+    def between_block(self) -> re.Pattern[bytes]:
+        """All that may stand between a block of documentation and its definition: other comments, too."""
+        return re.compile(rb"(?:\s*+(?://[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/))*+(?:" + self.between.pattern + rb")")
+
+    @cached_property
     def entered_ids(self) -> frozenset[int]:
         return frozenset(map(self.id_of, self.entered))
 
     def before_tags(self, raw: bytes) -> bytes:
         """A comment up to its first tag, or all of it where a tag may hold prose."""
         # a tag lies in the line of its sign, and a line begins with its newline
-        if (
-            self.tag is None
-            or (at := raw.find(b"@")) < 0
-            or (tag := self.tag.search(raw, max(0, raw.rfind(b"\n", 0, at)))) is None
-        ):
+        if self.tag is None or (at := raw.find(b"@")) < 0:
             return raw
-        return raw if self.text_tag is not None and self.text_tag.search(raw) else raw[: tag.start()]
+        tag = self.tag.search(raw, max(0, raw.rfind(b"\n", 0, at)))
+        if tag is None or (self.text_tag is not None and self.text_tag.search(raw)):
+            return raw
+        return raw[: tag.start()]
 
     def parse(self, data: bytes, seconds: float) -> Node:
         """The root of a text's tree.
