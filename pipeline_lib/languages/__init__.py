@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline_lib.languages.rules import LanguageRules
 
+_BESIDE = {"doc_comments", "rules", "scripts"}  # files that are no language
 # CodeSearchNet's, in the order that names what has been extracted; further ones follow by name
 _FIRST = ("python", "javascript", "java", "go", "php", "ruby")
 
@@ -21,7 +22,7 @@ _FIRST = ("python", "javascript", "java", "go", "php", "ruby")
 @cache
 def language_names() -> tuple[str, ...]:
     """All languages; nothing is imported for it."""
-    found = {module.name for module in iter_modules(__path__)} - {"rules", "doc_comments", "scripts"}
+    found = {module.name for module in iter_modules(__path__)} - _BESIDE
     return tuple(sorted(found, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)))
 
 

@@ -7,7 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import first_that_is_not, headings_apart, run_of_lines, without_stars
-from pipeline_lib.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, keyword_signs, named
+from pipeline_lib.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
@@ -64,7 +64,7 @@ RULES = CommentedRules(
     grammar="tree_sitter_go:language",
     definitions={"function_declaration": "function", "method_declaration": "function", "type_spec": "class"},
     comments=("comment",),
-    signs=keyword_signs(b"type"),  # functions lie at the top, closures have no name
+    signs=(re.compile(rb"type\b"),),  # functions lie at the top, closures have no name
     name_of=receiver_and_name,
     between=re.compile(rb"[ \t]*\n[ \t]*(?:type[ \t]+)?"),  # go/doc: on the line above, no blank one between
     doc_above=run_of_lines,

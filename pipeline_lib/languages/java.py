@@ -15,8 +15,6 @@ from pipeline_lib.languages.rules import (
     TEST_FUNCTION,
     TEXT_TAG,
     CommentedRules,
-    Sign,
-    keyword_signs,
     named,
 )
 
@@ -71,7 +69,7 @@ RULES = CommentedRules(
         "record_declaration": "class", "annotation_type_declaration": "class",
     },
     comments=("line_comment", "block_comment"),
-    signs=(*keyword_signs(b"class", b"interface", b"enum", b"record", after=rb"[\s/]"), Sign(_CLASS_AFTER_NEW, b"new")),
+    signs=(*map(re.compile, (rb"class[\s/]", rb"interface[\s/]", rb"enum[\s/]", rb"record[\s/]")), _CLASS_AFTER_NEW),
     opening=b"{",
     entered=("class_body", "interface_body", "enum_body", "enum_body_declarations", "enum_constant", "annotation_type_body"),
     name_of=named,

@@ -15,8 +15,6 @@ from pipeline_lib.languages.rules import (
     TEST_FUNCTION,
     TEXT_TAG,
     CommentedRules,
-    Sign,
-    keyword_signs,
 )
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")
@@ -61,10 +59,7 @@ RULES = CommentedRules(
     },
     comments=("comment",),
     # the last one opens a method's body, and that of `if`
-    signs=(
-        *keyword_signs(b"function", b"class"), *keyword_signs(b"=>", after=b""),
-        Sign(re.compile(rb"\)\s*\{")), Sign(re.compile(rb"\*/\s*\{"), b"*/"),
-    ),
+    signs=tuple(map(re.compile, (rb"function\b", rb"=>", rb"class\b", rb"\)\s*\{", rb"\*/\s*\{"))),
     entered=("class_body",),
     opened_by=opened_definition,
     unsigned=re.compile(rb"//[^\n]*\n\s*\{"),

@@ -7,15 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
-from pipeline_lib.languages.rules import (
-    STARRED_TAG,
-    TEST_CLASS,
-    TEST_FUNCTION,
-    TEXT_TAG,
-    CommentedRules,
-    keyword_signs,
-    named,
-)
+from pipeline_lib.languages.rules import STARRED_TAG, TEST_CLASS, TEST_FUNCTION, TEXT_TAG, CommentedRules, named
 
 
 def doc_block(data: bytes, comments: list[Node]) -> list[Node]:
@@ -33,7 +25,7 @@ RULES = CommentedRules(
         "enum_declaration": "class",
     },
     comments=("comment",),
-    signs=keyword_signs(b"function", b"class", b"interface", b"trait", b"enum"),
+    signs=tuple(map(re.compile, (rb"function\b", rb"class\b", rb"interface\b", rb"trait\b", rb"enum\b"))),
     ignore_case=True,
     name_of=named,
     left_out=frozenset({"attribute_list", "comment"}),

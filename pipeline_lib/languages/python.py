@@ -8,7 +8,7 @@ import warnings
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.rules import Doc, WalkedRules, keyword_signs
+from pipeline_lib.languages.rules import Doc, WalkedRules
 
 _DOC_START = re.compile(rb"[\s(]*(?:#|[rRuU]?[\"'])")
 
@@ -115,7 +115,7 @@ RULES = WalkedRules(
     find_doc=python_doc,
     code_line=re.compile(rb"\n[ \t;]*[^\s;#]"),
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
-    keywords=keyword_signs(b"def", b"class", after=rb"[ \t\f\\]"),
+    keywords=(re.compile(rb"def[ \t\f\\]"), re.compile(rb"class[ \t\f\\]")),
     module_suffix=re.compile(r"(?:(?:^|/)__init__)?\.py$"),
     test_function=re.compile("test_"),
     test_class=re.compile("Test"),

@@ -9,7 +9,7 @@ from operator import methodcaller
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import headings_apart, run_of_lines, without_markup
-from pipeline_lib.languages.rules import TEST_CLASS, CommentedRules, keyword_signs, named
+from pipeline_lib.languages.rules import TEST_CLASS, CommentedRules, named
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -117,7 +117,7 @@ RULES = CommentedRules(
     grammar="tree_sitter_ruby:language",
     definitions={"method": "function", "singleton_method": "function", "class": "class", "module": "class"},
     comments=("comment",),
-    signs=keyword_signs(b"def", b"class", b"module"),
+    signs=tuple(map(re.compile, (rb"def\b", rb"class\b", rb"module\b"))),
     name_of=scoped_name,
     # YARD: on one of the two lines above; `private def` and the like belong to the definition
     between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*(?:[a-z_]\w*[!?]?[ \t(]+)*+"),

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, Sign, WalkedRules
+from pipeline_lib.languages.rules import CommentedRules, DefinitionKind, Doc, LanguageRules, WalkedRules
 
 
 @dataclass(slots=True)
@@ -202,8 +202,9 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
                 return
 
 
-def _places(signs: tuple[Sign, ...], text: bytes) -> list[int]:
-    return sorted([place for sign in signs for place in sign.places(text)])
+def _places(signs: tuple[re.Pattern[bytes], ...], text: bytes) -> list[int]:
+    # pattern by pattern: a search for one literal is 5 times as fast as for one of several, and as fast as `bytes.find`
+    return sorted([match.start() for sign in signs for match in sign.finditer(text)])
 
 
 def _signs(data: bytes, rules: CommentedRules) -> tuple[list[int], list[int]]:
@@ -231,7 +232,7 @@ def _by_signs(data: bytes, root: Node, rules: CommentedRules, top: Definition) -
         opened = opened_by(node) if node is not None else None
         if opened is not None and (kind := kinds.get(opened.kind_id)) is not None:
             found[opened.start_byte, -opened.end_byte] = opened, kind
-    blocks = Sign(_BLOCK, b"/**").places(data) if found else []
+    blocks = _places((_BLOCK,), data) if found else []
     scope = top
     for (start, _), (node, kind) in sorted(found.items(), key=itemgetter(0)):
         while scope.parent is not None and scope.end <= start:

@@ -191,7 +191,7 @@ def extract_bundle(place: str, bundle: Bundle, work: ExtractWork, killers: tuple
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """Look for cycles of objects after 50,000 new ones, not 700: almost all are freed without, and looking takes 2 to 4 %."""
+    """Look for cycles of objects after 50,000 new ones, not 700: almost all are freed without, and looking takes 1 to 2 %."""
     before = gc.get_threshold()
     gc.set_threshold(50_000, *before[1:])
     try:

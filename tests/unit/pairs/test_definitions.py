@@ -1,11 +1,9 @@
 """Definitions found by looking up the node at each sign are those that a walk over the tree finds."""
 
-import re
-
 import pytest
 
 from pipeline_lib.languages import rules_of
-from pipeline_lib.languages.rules import CommentedRules, Doc, Sign
+from pipeline_lib.languages.rules import CommentedRules, Doc
 from pipeline_lib.pairs.definitions import Definition, _by_signs, _walk_with_comments, find_definitions
 
 FORMS = """/** Of the file. */
@@ -76,22 +74,6 @@ def test_a_method_whose_sign_a_comment_hides_is_found() -> None:
     source = b"class A {\n  /** Opens it. */\n  open(x) // why\n  {\n    return x;\n  }\n}\n"
     found = find_definitions(source, rules_of("javascript"), "m")
     assert [(d.qualified_name, d.doc and d.doc.value) for d in found[1:]] == [("m.A", None), ("m.A.open", "Opens it.")]
-
-
-@pytest.mark.parametrize("language", ["java", "javascript", "php", "ruby", "go"])
-def test_signs_lie_where_their_expressions_match(language: str) -> None:
-    rules = rules_of(language)
-    assert isinstance(rules, CommentedRules)
-    text = (
-        FORMS.encode()
-        + b"classy class\nnew A(new B() { }); new C() {}; def x; module M; type T enum\trecord R interface/**/I {"
-    )
-    for sign in rules.signs:
-        assert sign.places(text) == [match.start() for match in sign.pattern.finditer(text)]
-
-
-def test_a_sign_is_not_looked_for_inside_another() -> None:
-    assert Sign(re.compile(rb"aba"), b"a").places(b"ababa aba") == [0, 6]
 
 
 @pytest.mark.parametrize(
