@@ -27,7 +27,7 @@ from pathlib import Path
 place, form = sys.argv[1:]
 size = Path(place).stat().st_size
 file = SourceFile(place=place, path="a", source="s", group="g", licence=None, form=form, bytes=size, sha256="")
-found = Counter(c.reason if isinstance(c, Refusal) else "text" for _, c in texts_of(file, SourceConfig()))
+found = Counter(c.reason if isinstance(c, Refusal) else "text" for _, c, _ in texts_of(file, SourceConfig()))
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
 import json
 print(json.dumps([found, peak]))

@@ -20,7 +20,7 @@ import pytest
 
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.folder import Skips, describe
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.safe_open import Refusal
 
@@ -32,11 +32,12 @@ from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.readers import texts_of
-from pipeline_lib.sources.folder import describe
+from pipeline_lib.sources.folder import Skips, describe
 file = describe(sys.argv[1], "a", "s", "g").model_copy(update={"form": "archive"})
 found = Counter()
-for _, content in texts_of(file, SourceConfig(limits=ReadLimits(max_expansion=300, free_expansion_bytes=2**20))):
-    found[content.reason if isinstance(content, Refusal) else "text"] += 1
+for _, content, _ in texts_of(file, SourceConfig(limits=ReadLimits(max_expansion=300, free_expansion_bytes=2**20))):
+    if not isinstance(content, Skips):
+        found[content.reason if isinstance(content, Refusal) else "text"] += 1
 # VmHWM, for ru_maxrss remembers the parent that this process was forked from
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
 print(json.dumps([found, peak]))
@@ -46,7 +47,8 @@ print(json.dumps([found, peak]))
 def read(path: Path, limits: ReadLimits | None = None) -> Counter[str]:
     file = describe(str(path), path.name, "s", "g").model_copy(update={"form": "archive"})
     found = texts_of(file, SourceConfig(limits=limits or ReadLimits()))
-    return Counter(content.reason if isinstance(content, Refusal) else "text" for _, content in found)
+    contents = (record.content for record in found if not isinstance(record.content, Skips))
+    return Counter(content.reason if isinstance(content, Refusal) else "text" for content in contents)
 
 
 def read_apart(path: Path) -> dict[str, int]:

@@ -35,7 +35,6 @@ from pipeline_lib.sources.source_file import Form, SourceFile, form_of
 from pipeline_lib.sources.time_limit import sign_of_life, within_time
 
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
 MAX_NAME_CHARACTERS = 4096
 _DRIVE = re.compile(r"^[A-Za-z]:")
