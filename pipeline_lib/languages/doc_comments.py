@@ -68,12 +68,15 @@ def _inside(block: str) -> str:
 _TEXT_TAGS = ("desc", "description", "summary", "classdesc")
 _ANY_TEXT_TAG = "|".join(_TEXT_TAGS)
 _TAG_LINE = re.compile(r"\n[ \t]*@([A-Za-z]\w*)[ \t]*")
+_TEXT_TAG_BEGINNINGS = ("@desc", "@summary", "@classdesc")
 _TEXT_TAG = re.compile(rf"\n[ \t]*@(?:{_ANY_TEXT_TAG})\b[ \t]*")
 # the same before the stars are taken off
 _STARRED = r"\n[ \t]*(?:\*+(?!/)[ \t]?)?[ \t]*@"
 _STARRED_TAG = re.compile(_STARRED + rf"(?!(?:{_ANY_TEXT_TAG})\b)[A-Za-z]")
-_STARRED_TEXT_TAG = re.compile(_STARRED + rf"(?:{_ANY_TEXT_TAG})\b")
-_OF_ANOTHER = re.compile(_STARRED + r"(?:file|fileoverview|overview|module|typedef|callback|namespace)\b")
+_ABOUT_ANOTHER = "file|fileoverview|overview|module|typedef|callback|namespace"
+_OTHER_TAG = re.compile(rf"@(?:{_ANY_TEXT_TAG}|{_ABOUT_ANOTHER})\b")  # few, and found several times as fast
+_STARRED_OTHER_TAG = re.compile(_STARRED + rf"(?:{_ANY_TEXT_TAG}|{_ABOUT_ANOTHER})\b")
+_OF_ANOTHER = re.compile(_STARRED + rf"(?:{_ABOUT_ANOTHER})\b")
 
 
 def tagged_prose(blocks: list[str]) -> str:
@@ -83,15 +86,16 @@ def tagged_prose(blocks: list[str]) -> str:
     type says nothing here.
     """
     text = "\n" + _inside(blocks[0])  # `last_doc_block` gives one
-    tag = _STARRED_TAG.search(text) if "@" in text else None
+    at = text.find("@")
+    tag = _STARRED_TAG.search(text, text.rfind("\n", 0, at)) if at >= 0 else None
     if tag is None:
         text = _STAR.sub("\n", text).rstrip("* \t\n")
-    elif _OF_ANOTHER.search(text, tag.start()):
+    elif _OTHER_TAG.search(text, tag.start()) is None or (other := _STARRED_OTHER_TAG.search(text, tag.start())) is None:
+        text = _STAR.sub("\n", text[: tag.start()])  # half of most comments are tags: what they say is not looked at
+    elif _OF_ANOTHER.search(text, other.start()):
         return ""
-    elif _STARRED_TEXT_TAG.search(text, tag.start()):
+    else:
         text = _texts_of_tags(_STAR.sub("\n", text).rstrip("* \t\n"))
-    else:  # half of most comments are tags: what they say is not looked at
-        text = _STAR.sub("\n", text[: tag.start()])
     return without_inline_tags(text).strip()
 
 
@@ -125,7 +129,8 @@ def without_inline_tags(text: str) -> str:
     """The text with inline tags (`{@link X}`) and markup as plain words."""
     if "@" not in text:
         return without_markup(text)
-    text = _TEXT_TAG.sub("\n\n", text)
+    if any(map(text.__contains__, _TEXT_TAG_BEGINNINGS)):
+        text = _TEXT_TAG.sub("\n\n", text)
     if "]{@" in text:
         text = _LABELLED.sub(r"\1", text)
     if "{@internal" in text:

@@ -37,6 +37,18 @@ def given_name(node: Node, data: bytes) -> tuple[str, Node] | None:
     return None
 
 
+_NAMED_BY_PARENT = _GIVEN | {"comment"}  # a comment between a method's parameters and its body
+
+
+def opened_definition(node: Node) -> Node | None:
+    """The definition whose keyword, arrow or parameters this node is or holds."""
+    kind = node.type
+    if kind == "formal_parameters":
+        method = node.parent
+        return method if method is not None and method.type == "method_definition" else None
+    return node.parent if kind in _NAMED_BY_PARENT else node
+
+
 RULES = CommentedRules(
     suffixes=(".js", ".mjs", ".cjs", ".jsx"),
     grammar="tree_sitter_javascript:language",
@@ -49,6 +61,8 @@ RULES = CommentedRules(
     # the last one opens a method's body, and that of `if`
     signs=tuple(map(re.compile, (rb"function\b", rb"=>", rb"class\b", rb"\)\s*\{", rb"\*/\s*\{"))),
     entered=("class_body",),
+    opened_by=opened_definition,
+    unsigned=re.compile(rb"//[^\n]*\n\s*\{"),
     name_of=given_name,
     given_by=("right", "value"),
     left_out=frozenset({"decorator", "comment"}),

@@ -30,7 +30,6 @@ def hash_lines_or_block(data: bytes, comments: list[Node]) -> list[Node]:
 
 
 # as in comments.py: patterns for a line begin with its newline
-_HASHES = re.compile(r"\n#+ ?")
 _BLOCK = re.compile(r"\A=begin[^\n]*\n|\n?=end[^\n]*\Z")
 # remarks to Ruby and to tools, and what hides a method from RDoc
 _REMARK = re.compile(
@@ -58,7 +57,7 @@ def unmarked(comments: list[str]) -> str:
     """The text of the comments without their marks, each line after a newline."""
     if comments[0].startswith("=begin"):  # it stands alone
         return "\n" + _BLOCK.sub("", comments[0])
-    text = _REMARK.sub("", _HASHES.sub("\n", "\n" + "\n".join(comments)))
+    text = _REMARK.sub("", "\n" + "\n".join([comment.lstrip("#").removeprefix(" ") for comment in comments]))
     return _HIDDEN.sub("", text) if "\n--" in text else text
 
 
@@ -78,7 +77,8 @@ def ruby_prose(comments: list[str]) -> str:
         text = _YARD_LINK.sub(lambda match: match.group(2) or match.group(1), text)
     if "[" in text and _RDOC_TARGET.search(text):
         text = _RDOC_LINK.sub(lambda match: match.group(1) or match.group(2), text)
-    text = _RDOC_WORD.sub(methodcaller("group", 2), text)  # a template would be filled in by Python
+    if "+" in text or "*" in text or "_" in text:
+        text = _RDOC_WORD.sub(methodcaller("group", 2), text)  # a template would be filled in by Python
     if "\\" in text:
         text = _RDOC_ESCAPE.sub("", text)
     return without_markup(text).strip()

@@ -27,15 +27,21 @@ class Doc:
         value: what it says, or the work that tells it, which is done when somebody asks: of most comments nobody does.
         line: of its first line, from 1.
         above: a comment before the definition, no part of it.
-        raw: what the value is made of, up to the first tag.
+        held: where the value is work: the source, and what cuts a comment off before its first tag.
     """
 
-    __slots__ = ("_raw", "_value", "above", "end", "line", "start")
+    __slots__ = ("_held", "_value", "above", "end", "line", "start")
 
     def __init__(
-        self, value: str | Callable[[], str], start: int, end: int, line: int, above: bool = False, raw: bytes = b""
+        self,
+        value: str | Callable[[], str],
+        start: int,
+        end: int,
+        line: int,
+        above: bool = False,
+        held: tuple[bytes, Callable[[bytes], bytes]] | None = None,
     ) -> None:
-        self._value, self._raw = value, raw
+        self._value, self._held = value, held
         self.start, self.end, self.line, self.above = start, end, line, above
 
     @property
@@ -47,11 +53,21 @@ class Doc:
 
     def may_have(self, n_words: int) -> bool:
         """False where the text has fewer words, or characters of a script without spaces, for sure."""
-        raw = self._raw
-        if isinstance(self._value, str) or (not raw.isascii() and len(raw) >= n_words):
+        if self._held is None or isinstance(self._value, str):
             return len(self.value) >= n_words
-        # where markup is taken off a word may become two
-        return len(raw) >= n_words and len(raw.split()) + sum(map(raw.count, (b"<", b"&", b"{"))) >= n_words
+        data, before_tags = self._held
+        raw = data[self.start : self.end]
+        if raw.isascii() and len(raw) + 2 * _markup(raw) < 2 * n_words - 1:
+            return False  # as most: a word and the space behind it are two letters at least
+        raw = before_tags(raw)
+        if len(raw) < n_words or raw.isascii():
+            return len(raw) >= n_words and len(raw.split(None, n_words)) + _markup(raw) >= n_words
+        return len(self.value) >= n_words
+
+
+def _markup(raw: bytes) -> int:
+    """How often one word may become two, where markup is taken off."""
+    return raw.count(b"<") + raw.count(b"&") + raw.count(b"{")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +167,8 @@ class CommentedRules(LanguageRules):
     ignore_case: bool = False  # of the signs
     opening: bytes = b""  # stands somewhere between a sign and the end of such a node
     entered: tuple[str, ...] = ()  # but for these, in which a definition needs no sign
+    opened_by: Callable[[Node], Node | None] | None = None  # the definition that the smallest node at a sign may open: no walk
+    unsigned: re.Pattern[bytes] | None = None  # what may hide the sign of a definition: a text that holds it is walked
     name_of: Callable[[Node, bytes], tuple[str, Node] | None]  # of a definition: its name, and where that stands
     given_by: tuple[str, ...] = ()  # fields of a definition that hold the function or class itself, where it is given a name
     left_out: frozenset[str] = frozenset()  # types of leading children that are no part of y: annotations
@@ -171,8 +189,23 @@ class CommentedRules(LanguageRules):
         return frozenset(map(self.id_of, self.comments))
 
     @cached_property
+    def between_block(self) -> re.Pattern[bytes]:
+        """All that may stand between a block of documentation and its definition: other comments, too."""
+        return re.compile(rb"(?:\s*+(?://[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/))*+(?:" + self.between.pattern + rb")")
+
+    @cached_property
     def entered_ids(self) -> frozenset[int]:
         return frozenset(map(self.id_of, self.entered))
+
+    def before_tags(self, raw: bytes) -> bytes:
+        """A comment up to its first tag, or all of it where a tag may hold prose."""
+        # a tag lies in the line of its sign, and a line begins with its newline
+        if self.tag is None or (at := raw.find(b"@")) < 0:
+            return raw
+        tag = self.tag.search(raw, max(0, raw.rfind(b"\n", 0, at)))
+        if tag is None or (self.text_tag is not None and self.text_tag.search(raw)):
+            return raw
+        return raw[: tag.start()]
 
     def parse(self, data: bytes, seconds: float) -> Node:
         """The root of a text's tree.

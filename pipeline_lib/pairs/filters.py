@@ -29,11 +29,13 @@ _TEST_PATH = re.compile(
     r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*\.(?:py|rb)|[^/]*_test\.(?:py|rb|go)|__tests__|__mocks__)(?:/|$)"
     r"|[^/]\.(?:test|spec)\.[cm]?js$|[^/](?:Tests?|TestCase)\.(?:java|php)$|_spec\.rb$|(?:^|/)spec/[^\n]*\.rb$"
 )
+_TEST_WORDS = ("est", "spec", "__mocks__")
 
 
 def is_test_path(path: str) -> bool:
     """True where a file holds tests, by its path inside its source: such a file is not even parsed."""
-    return _TEST_PATH.search(path) is not None
+    # what every test's path holds: a tenth of the expression's time
+    return any(map(path.__contains__, _TEST_WORDS)) and _TEST_PATH.search(path) is not None
 
 
 TEXT_RULES: tuple[TextRule, ...] = (

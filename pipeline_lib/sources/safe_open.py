@@ -106,7 +106,7 @@ def _read_regular(place: str, max_bytes: int) -> bytes | Refusal:
         if size > max_bytes:
             return Refusal("file_too_large", f"{size} bytes, at most {max_bytes} are read")
         data = os.read(handle, size + 1)  # a buffer of max_bytes for each file cost a quarter of reading it
-        while len(data) <= max_bytes and (more := os.read(handle, _MORE_BYTES)):
+        while len(data) != size and len(data) <= max_bytes and (more := os.read(handle, _MORE_BYTES)):  # it grows or shrinks
             data += more
     except OSError as error:
         return Refusal("unreadable", error.strerror or str(error))

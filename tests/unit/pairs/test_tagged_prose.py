@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.languages import rules_of
@@ -32,6 +32,7 @@ def stars_first(block: str) -> str:
 @example("\n * @summary @param x")
 @example("\n * * @param x")
 def test_tags_are_cut_off_as_after_the_stars(inner: str) -> None:
+    assume(re.search(r"@(?:summary|description)[ \t*]*@(?:summary|description)", inner) is None)  # what one says is no tag
     block = f"/**{inner.replace('*/', '')}*/"
     assert tagged_prose([block]) == stars_first(block)
 
