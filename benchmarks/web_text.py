@@ -40,7 +40,7 @@ from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers.html import main_text
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import Form, SourceFile
-from pipeline_lib.sources.web_records import web_records
+from pipeline_lib.sources.web.records import web_records
 from pipeline_lib.store.records import Part
 
 FILTERS = FilterConfig(preset="none", quality=QualityConfig(enabled=True), repetition=RepetitionConfig(enabled=True))

@@ -57,7 +57,7 @@ class Reading:
     def __init__(self, place: str, sha256: str) -> None:
         self.place = place
         self.sha256 = "" if ":" in sha256 else sha256
-        self.position = 0  # in the file, as it is on disk; 0 too where its reader goes to and fro in it
+        self.position = 0  # in the file, as it is on disk; 0 too where its reader goes back and forth in it
         self._digest = hashlib.sha256()
         self._digested = 0
 

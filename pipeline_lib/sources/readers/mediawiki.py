@@ -2,7 +2,7 @@
 
 The XML is read by expat behind defusedxml: a document type, an entity or an external reference ends the file as
 `xml_forbidden`, deeper nesting than `limits.max_depth` as `xml_depth`. Behind a page whose XML is damaged reading goes on at
-the next one. Namespaces are those of the export's own siteinfo; `sources/wikitext.py` says what of a page is prose.
+the next one. Namespaces are those of the export's own siteinfo; `sources/wikis/wikitext.py` says what of a page is prose.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time
-from pipeline_lib.sources.wiki_names import WikiNames
-from pipeline_lib.sources.wikitext import Prose, prose_of
+from pipeline_lib.sources.wikis.names import WikiNames
+from pipeline_lib.sources.wikis.wikitext import Prose, prose_of
 
 _FEED_BYTES = 64 * 1024
 _PAGE = re.compile(rb"<page[\s>]")

@@ -18,16 +18,16 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.sources.captures import Captures, Spool, page_keys, survey
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
-from pipeline_lib.sources.http_message import HttpMessage, decoded_body, parse_http
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import main_text
 from pipeline_lib.sources.records import SourceRecord, text_record, too_large
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import within_time
-from pipeline_lib.sources.web_records import WebRecord, web_records
+from pipeline_lib.sources.web.captures import Captures, Spool, page_keys, survey
+from pipeline_lib.sources.web.http_message import HttpMessage, decoded_body, parse_http
+from pipeline_lib.sources.web.records import WebRecord, web_records
 
 _HTML = ("text/html", "application/xhtml+xml")
 _NO_TYPE = ("", "-", "no-type", "unknown", "unknown/unknown", "application/unknown", "*/*")

@@ -9,8 +9,8 @@ import brotli
 import pytest
 import zstandard
 
-from pipeline_lib.sources.http_message import decoded_body, header_fields, parse_http
 from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.web.http_message import decoded_body, header_fields, parse_http
 
 PAGE = b"<html><body><p>" + b" ".join(b"Word %d of the page." % n for n in range(400)) + b"</p></body></html>"
 MOST = 2_000_000

@@ -8,8 +8,8 @@ import pytest
 from wiki_exports import WIKIS, articles, markup_in
 
 from pipeline_lib.pairs.prose import paragraphs
-from pipeline_lib.sources.wiki_names import WikiNames
-from pipeline_lib.sources.wikitext import prose_of
+from pipeline_lib.sources.wikis.names import WikiNames
+from pipeline_lib.sources.wikis.wikitext import prose_of
 
 SWEDISH = WikiNames({6: ["Fil"], 14: ["Kategori"], 10: ["Mall"], 2: ["Användare"], -2: ["Media"]})
 ARTICLE = """{{Infobox|a={{b|c}}}}

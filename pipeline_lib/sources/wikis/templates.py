@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline_lib.sources.wiki_names import folded
+from pipeline_lib.sources.wikis.names import folded
 
 _LANGUAGE = "lang langue langx language llang vjazyce2 cizojazyčně språk dil שפה".split()
 _TRANSCRIBED = "transl transliteration tlit translit rtl-lang".split()

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Expanded, Unreadable
-from pipeline_lib.sources.http_message import header_fields
 from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.web.http_message import header_fields
 
 _BEGIN = b"WARC/"
 _VERSION = re.compile(rb"WARC/\d\.\d{1,2}[ \t]*\r?\n")

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from pipeline_lib.sources.safe_open import Refusal
-from pipeline_lib.sources.web_records import WebRecord
+from pipeline_lib.sources.web.records import WebRecord
 
 _DATE_DIGITS = 18  # as many as 64 bits hold: to the 10,000th part of a second
 _SECOND_DIGITS = 14

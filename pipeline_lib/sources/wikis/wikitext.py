@@ -13,9 +13,9 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from pipeline_lib.sources.wiki_lines import cleaned_lines, without_emphasis
-from pipeline_lib.sources.wiki_names import FILE, TEMPLATE, WikiNames, folded
-from pipeline_lib.sources.wiki_templates import shown_by
+from pipeline_lib.sources.wikis.lines import cleaned_lines, without_emphasis
+from pipeline_lib.sources.wikis.names import FILE, TEMPLATE, WikiNames, folded
+from pipeline_lib.sources.wikis.templates import shown_by
 
 # elements whose content is no prose, by the kind that it is counted as
 _OMITTED = {
