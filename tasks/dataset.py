@@ -143,6 +143,7 @@ def left_out_lines(extracted: Artifact) -> list[str]:
     by_name = {
         f"texts of {facts['texts']:,} refused": facts["refused"],
         f"texts of {facts['texts']:,} left out whole": facts["left_out"],
+        "parts of texts left out on purpose": facts.get("omitted", {}),
         "candidates for pairs dropped": {reason: n for reason, n in candidates.items() if n > 0 and reason not in skipped},
     }
     return [f"{sum(reasons.values()):,} {name}: {by_count(reasons)}" for name, reasons in by_name.items() if reasons]

@@ -62,7 +62,9 @@ app.command("suite-texts")(suite_texts)
 @app.command()
 def inspect(
     target: Annotated[str, typer.Argument(metavar="URL|SPEC", help="A path, a glob, a URL, or a dump spec (.yaml).")],
-    reader: Annotated[str, typer.Option(help="What reads a path, glob or URL. Empty: guessed by its name.")] = "",
+    reader: Annotated[
+        str, typer.Option(help="What reads a path, glob or URL. Empty: told by its first bytes, else its name.")
+    ] = "",
     records: Annotated[int, typer.Option(help="Texts read of each source at most.", min=1)] = 1000,
     samples: Annotated[int, typer.Option(help="Documents and pairs shown of each source.", min=0)] = 10,
     filters: Annotated[bool, typer.Option("--filters", help="Show what each filter drops, with samples, instead.")] = False,

@@ -71,6 +71,7 @@ def _facts(sample: Sample) -> Table:
         "texts": read,
         "pairs": f"{sample.pairs:,} of them",
         **({"not read": sample.skips.sentence()} if sample.skips else {}),
+        **({"left out of texts": by_count(sample.omitted)} if sample.omitted else {}),
     }
     for name, value in rows.items():
         table.add_row(name, Text(printable(value), overflow="fold"))
@@ -113,6 +114,8 @@ def _as_json(sample: Sample) -> dict[str, Any]:
         "dropped": {name: reason.count for name, reason in sample.left_out.items()},
         "samples": [{"x": row["x"], "y": row["y"], "place": f"{row['path']}:{row['line']}"} for row in sample.pairs_shown],
         "reasons": {name: {"place": r.place, "sample": r.sample} for name, r in (sample.left_out | sample.refused).items()},
+        "skipped": sample.skips.facts(),
+        "omitted": dict(sorted(sample.omitted.items())),
         "losses": [{"file": loss.file.path, "file_bytes": loss.file.bytes, **asdict(_refusal(loss))} for loss in sample.losses],
     }
 

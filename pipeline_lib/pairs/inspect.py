@@ -46,6 +46,7 @@ class Sample:
     pairs: int = 0
     refused: dict[str, Reason] = field(default_factory=dict)  # texts that could not be read
     left_out: dict[str, Reason] = field(default_factory=dict)  # texts and candidates for pairs, as extraction drops them
+    omitted: Counter[str] = field(default_factory=Counter)  # parts of texts that readers leave out on purpose, by kind
     losses: list[Loss] = field(default_factory=list)  # parts of files that were not read
     skips: Skips = field(default_factory=Skips)  # files that are not read, by reason and suffix
     documents_shown: list[Row] = field(default_factory=list)
@@ -127,6 +128,7 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
 def _count(sample: Sample, found: SourceRecord, rows: Rows) -> None:
     """Add what became of a text, and keep the first example of each reason."""
     sample.pairs += len(rows.pairs)
+    sample.omitted.update(found.omitted)
     for _, _, path, offset, _, reason, detail in rows.quarantine:
         _note(sample.refused, reason, 1, f"{path} at {offset}" if offset >= 0 else path, detail)
     assert isinstance(rows.dropped, SampledDrops), f"drops are counted by a {type(rows.dropped).__name__}"
