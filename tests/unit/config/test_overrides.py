@@ -176,14 +176,17 @@ def test_a_value_in_yaml_reads_as_itself_in_any_version(value: Any) -> None:
     assert "\n" not in line
 
 
-EXAMPLES: dict[type, Any] = {int: 1, float: 1.0, str: ""}
+EXAMPLES: dict[type, Any] = {bool: True, int: 1, float: 1.0, str: ""}
 SHORT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def values_of(option: Option) -> st.SearchStrategy[Any]:
     """Values that an option takes, at its bounds and between them, null among them where it may be unset."""
     if option.may_be_unset:
-        return st.none() | plain_values_of(option, (EXAMPLES[get_args(option.field.annotation)[0]]))
+        kind = get_args(option.field.annotation)[0]
+        if get_origin(kind) is Literal:
+            return st.none() | st.sampled_from(get_args(kind))
+        return st.none() | plain_values_of(option, EXAMPLES[kind])
     return plain_values_of(option, option.field.get_default(call_default_factory=True))
 
 
@@ -201,6 +204,8 @@ def plain_values_of(option: Option, default: Any) -> st.SearchStrategy[Any]:
         low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt", 1e9))
         return st.floats(low, high, exclude_min="gt" in limits, exclude_max="lt" in limits)
     if isinstance(default, dict):
+        if get_origin(of_value := get_args(option.field.annotation)[1]) is Literal:
+            return st.dictionaries(SHORT, st.sampled_from(get_args(of_value)), max_size=3)
         key = st.integers(1, 20) if option.name.startswith("extract") else st.just("docstring")
         return st.dictionaries(st.just("code_search") if option.name == "select.weights" else key, st.floats(0, 1))
     if isinstance(default, tuple):
