@@ -353,6 +353,10 @@ class FinetuneParams(Params):
     suite_split: Literal["validation", "test"] = operational("test", title="Suites' split", description="Part to measure on.")
     quick: bool = operational(False, title="Quick", description="Suites cut to samples.")
 
+    set: tuple[str, ...] = Field(
+        (), title="Settings", description="Single settings, as `training.epochs=2`; they come last and win."
+    )
+
     @field_validator("training_data")
     @classmethod
     def _some(cls, training_data: tuple[str, ...]) -> tuple[str, ...]:

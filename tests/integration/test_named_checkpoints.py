@@ -79,6 +79,8 @@ def all_flows():
     answers["stages"] = {stage: manifests().count(stage) for stage in ("curate", "tokenizer", "shards", "train")}
     answers["the published one"] = evaluate(EvaluateParams(split="test")).model_dump()
     answers["another model"] = evaluate(EvaluateParams(models=["tfidf", f"mine={selected.folder}"], split="test")).model_dump()
+    one = EvaluateParams(models=[f"{runs['a'].trained}/step-000006", "tfidf"], suites=["code_search_held_out"], split="test")
+    answers["one suite"] = evaluate(one).model_dump()
     answers["its whole run"] = evaluate(EvaluateParams(models=[runs["a"].trained])).model_dump()
     answers["opened"] = times_opened(workspace, retrain, RunParams(**a))
     of_both = [name, f"{runs['a'].trained}/step-000006"]
@@ -152,6 +154,12 @@ def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> N
     assert measured and {row["model"] for row in measured.values()} == {"mine"} and baselines
     labels = set(ran.answers["its whole run"]["checkpoints"]) - {"baselines"}
     assert labels == {part.label for part in of_run if part.label.startswith("step")}
+
+
+def test_one_held_out_suite_is_measured_by_name(ran: Ran) -> None:
+    found = ran.answers["one suite"]["checkpoints"]
+    evaluations = [ran.store.open("evaluate_suite", key) for keys in found.values() for key in keys]
+    assert set(found) > {"baselines"} and {a.manifest.config["suite"] for a in evaluations} == {"code_search_held_out"}
 
 
 def test_a_run_opens_its_workspace_once(ran: Ran) -> None:

@@ -11,7 +11,7 @@ import pytest
 from data_contracts.check_evaluations import check_evaluations
 from data_contracts.schemas import EVALUATIONS, PER_QUERY
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
-from pipeline_lib.config.evaluation import EvaluateConfig
+from pipeline_lib.config.evaluation import HELD_OUT_SUITES, EvaluateConfig, parted_suites
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
@@ -64,6 +64,16 @@ def test_each_suite_has_its_name_one_task_and_the_tables_of_all_suites(measure, 
     assert [row["kind"] for row in rows] == ["code_search"] * 3 + ["text_search"] * 3 + ["classification"] * 2 + ["similarity"]
     assert {(row["model"], row["step"], row["split"]) for row in rows} == {("words", -1, "validation")}
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+
+
+def test_held_out_suites_are_named_alone_and_beside_public_ones(curated):
+    assert parted_suites([]) == (HELD_OUT_SUITES, ())
+    assert parted_suites(["sts-b"]) == ((), ("sts-b",))
+    assert parted_suites(["similarity_held_out", "sts-b"]) == (("similarity_held_out",), ("sts-b",))
+    assert parted_suites(["held-out", "cisi", "code_search_held_out"]) == (HELD_OUT_SUITES, ("cisi",))
+    assert tuple(suite.name for suite in held_out_suites(curated, CONFIG)) == HELD_OUT_SUITES
+    named = held_out_suites(curated, CONFIG, ("similarity_held_out", "code_search_held_out"))
+    assert [suite.kind for suite in named] == ["code_search", "similarity"]
 
 
 def test_figures_are_the_means_of_what_the_queries_got(measure, encoder):
