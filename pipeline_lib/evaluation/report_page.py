@@ -185,7 +185,9 @@ def chip_of(row: Row) -> Row:
 
 def _stats(data: ReportData) -> list[tuple[str, str]]:
     stats = [
-        (name.replace("_", " "), _bytes(value) if name == "bytes" else f"{value:,}") for name, value in data.counts.items()
+        (name.replace("_", " "), _bytes(value) if name.endswith("bytes") else f"{value:,}")
+        for name, value in data.counts.items()
+        if value and (name != "texts" or value != data.counts.get("files"))  # a loss is shown where there is one
     ]
     measured = (
         ("wall time", data.seconds_total, _duration),

@@ -13,6 +13,7 @@ from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.presets import preset
 from pipeline_lib.evaluation.report import results_table, write_report
 from pipeline_lib.evaluation.report_data import PLUMBING, HeldOut, QuarantineReason, ReportData, StageRow, notes
+from pipeline_lib.evaluation.report_page import _stats
 from pipeline_lib.store.records import Outcome, Stage
 
 PAIR_ID = "0123456789abcdef" * 2
@@ -283,6 +284,14 @@ def test_a_stage_that_was_there_costs_this_run_nothing(tmp_path, data, store):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["seconds"] == {"extract": 0.0, "train": 600.0, "total": 900.5}
     assert report["lineage"]["extract"]["seconds"] == 12.0
+
+
+def test_losses_stand_at_the_head_where_there_are_any(data):
+    counts = {"documents": 9, "texts": 7, "files": 7, "lost_bytes": 0, "refused_texts": 0}
+    head = [name for name, _ in _stats(data.model_copy(update={"counts": counts}))]
+    assert head[:2] == ["documents", "files"] and not {"texts", "lost bytes", "refused texts"} & set(head)
+    lost = dict(_stats(data.model_copy(update={"counts": counts | {"files": 2, "lost_bytes": 183_933}})))
+    assert lost["texts"] == "7" and lost["lost bytes"] == "184 kB"
 
 
 def test_what_was_left_out_is_said(tmp_path, data):
