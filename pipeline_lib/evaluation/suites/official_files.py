@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from pipeline_lib.errors import UserError
 
+LONGEST_CELL = 131_072  # characters
+
 
 class MissingData(UserError):
     """A suite's files are not there; `--skip-missing` passes over the suite instead."""
@@ -87,6 +89,19 @@ def split_columns(line: str, path: Path, number: int, at_least: int) -> list[str
     return columns
 
 
+def read_rows(stream: IO[str], delimiter: str = "\t") -> Iterator[tuple[int, list[str]]]:
+    """Rows of a quoted table with the numbers of the lines at which they end.
+
+    Raises:
+        csv.Error: a cell is longer than any of a published set, as where nothing closes a quote. The csv module has one limit
+            for the whole process, which whoever reads dumps raises.
+    """
+    for row in (reader := csv.reader(stream, delimiter=delimiter)):
+        if any(len(cell) > LONGEST_CELL for cell in row):
+            raise csv.Error(f"field larger than field limit ({LONGEST_CELL})")
+        yield reader.line_num, row
+
+
 def read_csv(path: Path, required: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
     """Rows of a quoted table with a header.
 
@@ -94,14 +109,17 @@ def read_csv(path: Path, required: Sequence[str], delimiter: str = ",") -> Itera
         UserError: the header or a row lacks a column.
     """
     with open_lines(path) as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter)
-        missing = [name for name in required if name not in (reader.fieldnames or ())]
+        rows = read_rows(stream, delimiter)
+        _, header = next(rows, (0, []))
+        missing = [name for name in required if name not in header]
         if missing:
-            raise UserError(f"{path}: no column {', '.join(missing)} in its header {reader.fieldnames}; get the file again")
-        for row in reader:
-            if any(row[name] is None for name in required):
-                raise UserError(f"{path}, line {reader.line_num}: fewer columns than its header; get the file again")
-            yield row
+            raise UserError(f"{path}: no column {', '.join(missing)} in its header {header}; get the file again")
+        for line, cells in rows:
+            row = dict(zip(header, cells, strict=False))
+            if cells and any(name not in row for name in required):
+                raise UserError(f"{path}, line {line}: fewer columns than its header; get the file again")
+            if cells:
+                yield row
 
 
 def read_json_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:

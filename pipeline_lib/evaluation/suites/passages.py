@@ -9,7 +9,6 @@ symbols, lower-cased; the answer's tokens must stand in a row.
 from __future__ import annotations
 
 import ast
-import csv
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -23,7 +22,14 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Model
-from pipeline_lib.evaluation.suites.official_files import as_number, find_file, open_lines, read_columns, read_json_lines
+from pipeline_lib.evaluation.suites.official_files import (
+    as_number,
+    find_file,
+    open_lines,
+    read_columns,
+    read_json_lines,
+    read_rows,
+)
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, search
 from pipeline_lib.evaluation.suites.suite import Figure, Kind, Suite, SuiteResult, Suites, SuiteText, sample_rows
 from pipeline_lib.evaluation.suites.text_search import Graded, SearchSuite
@@ -98,10 +104,10 @@ class OpenQuestions(Suite):
         path = self.paths(split)[1]
         found = []
         with open_lines(path) as stream:
-            for row in (reader := csv.reader(stream, delimiter="\t")):
+            for line, row in read_rows(stream):
                 if len(row) != 2:
-                    raise UserError(f"{path}, line {reader.line_num}: {len(row)} columns, expected question and answers")
-                found.append((row[0], _answers(row[1], path, reader.line_num)))
+                    raise UserError(f"{path}, line {line}: {len(row)} columns, expected question and answers")
+                found.append((row[0], _answers(row[1], path, line)))
         return found
 
     def passages(self) -> Iterator[Document]:
@@ -138,14 +144,12 @@ class OpenQuestions(Suite):
     def _rows(self) -> Iterator[list[str]]:
         path = self.paths("test" if self._has("test") else "validation")[0]
         with open_lines(path) as stream:
-            reader = csv.reader(stream, delimiter="\t")
-            if next(reader, [])[:3] != ["id", "text", "title"]:
+            rows = read_rows(stream)
+            if next(rows, (0, []))[1][:3] != ["id", "text", "title"]:
                 raise UserError(f"{path}: its header is not `id text title`; get it from {DPR}")
-            for number, row in enumerate(reader, 2):
+            for line, row in rows:
                 if len(row) != 3:
-                    raise UserError(
-                        f"{path}, row {number}: {len(row)} columns, expected id, text and title; get the file again"
-                    )
+                    raise UserError(f"{path}, line {line}: {len(row)} columns, expected id, text and title; get the file again")
                 yield row
 
     def _texts(self, ids: set[str]) -> dict[str, str]:
@@ -269,14 +273,15 @@ def _json_passages(path: Path) -> Iterator[list[str]]:
 
 def _table_passages(path: Path) -> Iterator[list[str]]:
     with open_lines(path, "utf-8-sig") as stream:
-        reader = csv.reader(stream, delimiter="\t")
-        first = next(reader, [])
+        rows = read_rows(stream)
+        start = next(rows, (0, []))
+        first = start[1]
         header = "text" in first
         places = [first.index(name) if name in first else -1 for name in ("id", "text", "title")] if header else [0, 1, 2]
-        for row in reader if header else chain([first], reader):
+        for line, row in rows if header else chain([start], rows):
             if len(row) <= places[1]:
                 what = f"{len(row)} columns, expected id, text and title"
-                raise UserError(f"{path}, line {reader.line_num}: {what}; get the file again")
+                raise UserError(f"{path}, line {line}: {what}; get the file again")
             yield [row[place] if 0 <= place < len(row) else "" for place in places]
 
 

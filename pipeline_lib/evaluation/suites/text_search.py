@@ -7,7 +7,6 @@ corpus, as BEIR has it, and is counted; a query without a text, or one that nobo
 
 from __future__ import annotations
 
-import csv
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -20,7 +19,7 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
 from pipeline_lib.evaluation.suites.models import Hits, Model
-from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, open_lines, read_json_lines
+from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, open_lines, read_json_lines, read_rows
 from pipeline_lib.evaluation.suites.searching import Document, ids_at, ranked_ids, ranking_values, search
 from pipeline_lib.evaluation.suites.suite import (
     Families,
@@ -281,7 +280,7 @@ def _judgements(path: Path) -> Iterator[tuple[int, str, str, str]]:
         return
     places: Sequence[int] = ()
     with open_lines(path, "utf-8-sig") as stream:
-        for row in (reader := csv.reader(stream, delimiter="\t")):
+        for line, row in read_rows(stream):
             cells = row[0].split() if len(row) == 1 else row  # a table that somebody aligned
             if not any(cells):
                 continue
@@ -290,9 +289,9 @@ def _judgements(path: Path) -> Iterator[tuple[int, str, str, str]]:
                 if set(_COLUMNS) <= set(cells):
                     continue
             if len(cells) <= max(places):
-                raise UserError(f"{path}, line {reader.line_num}: {len(cells)} columns, fewer than before; get the file again")
+                raise UserError(f"{path}, line {line}: {len(cells)} columns, fewer than before; get the file again")
             query, document, score = (cells[place].strip() for place in places)
-            yield reader.line_num, query, document, score
+            yield line, query, document, score
 
 
 def _places(cells: Sequence[str], path: Path) -> Sequence[int]:
