@@ -11,10 +11,11 @@ from flows.options import Params, place
 from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import StageConfig, operational
+from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
 from pipeline_lib.config.presets import PRESETS, RANDOM, preset, preset_names, start_of
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig, check_divides
+from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import check_processes
 

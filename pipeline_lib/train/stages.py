@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.finetuning import FinetuneConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
