@@ -30,12 +30,24 @@ class ReadingConfig(StageConfig):
     )
 
 
+class EarlyStoppingConfig(StageConfig):
+    """Early stopping by the held-out pairs that are measured at each checkpoint; off unless `patience` is given."""
+
+    patience: int | None = Field(
+        None, description="Checkpoints in a row without a better figure, after which the run is done; null: never.", ge=1
+    )
+    metric: Literal["loss", "mrr"] = Field(
+        "loss", description="Held-out figure that has to become better: a lower loss, or a higher MRR."
+    )
+    min_delta: float = Field(0.0, description="Least difference from the best figure so far that counts as better.", ge=0)
+
+
 class OptimizerConfig(StageConfig):
     """Optimizer and trainer processes, the same for contrastive training and causal language modelling."""
 
     steps: int = Field(0, description="Optimizer steps.", ge=0)
     reading: ReadingConfig = operational(ReadingConfig(), description="Reading ahead of token files.")
-    learning_rate: float = Field(1e-3, description="Peak learning rate of the cosine schedule.", gt=0)
+    learning_rate: float = Field(1e-3, description="Peak learning rate of the schedule.", gt=0)
     embedding_learning_rate: float | None = unset(
         was=0.0, description="Peak learning rate of the token embeddings; null: `learning_rate`.", gt=0
     )
@@ -50,7 +62,16 @@ class OptimizerConfig(StageConfig):
     )
     warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
     final_learning_rate_share: float = Field(
-        0.05, description="Learning rate at the end of the cosine, as a share of the peak.", ge=0, le=1
+        0.05, description="Learning rate at the end of the schedule, as a share of the peak.", ge=0, le=1
+    )
+    schedule: Literal["cosine", "warmup-stable-decay"] = added(
+        "cosine",
+        description="Learning rate after the warm-up. cosine: it falls over all steps; warmup-stable-decay: it stays at its"
+        " peak and falls in the last `decay_share` of the steps, so that a run can be lengthened exactly: the training state"
+        " before the decay is kept with the run.",
+    )
+    decay_share: float = added(
+        0.2, description="Share of the steps in which the rate of warmup-stable-decay falls, along a line.", ge=0, le=1
     )
     weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
     first_moment_decay: float = added(0.9, description="AdamW's beta 1.", ge=0, lt=1)
@@ -120,8 +141,19 @@ class OptimizerConfig(StageConfig):
         2, description="Restarts of a dead trainer from its last whole state, without a step gained between them.", ge=0
     )
 
+    def stable_steps(self, steps: int) -> int | None:
+        """Steps of so many before warmup-stable-decay's decay, which are the same in a longer run; None under cosine."""
+        if self.schedule == "cosine":
+            return None
+        return max(min(self.warmup_steps, steps), steps - round(self.decay_share * steps))
+
     def lasting(self, steps: int) -> Self:
-        """The same for so many steps, at least one; the warm-up keeps its share of them (a tenth where there were none)."""
+        """The same for so many steps, at least one; the warm-up keeps its share of them (a tenth where there were none).
+
+        It stays as it is where a longer run begins as a shorter one (warmup-stable-decay), or goes on from one.
+        """
+        if self.schedule != "cosine" or getattr(self, "continue_from", None):
+            return self.model_copy(update={"steps": max(1, steps)})
         share = self.warmup_steps / self.steps if self.steps else WARMUP_SHARE
         return self.model_copy(update={"steps": max(1, steps), "warmup_steps": round(share * steps)})
 
@@ -227,6 +259,21 @@ class TrainConfig(OptimizerConfig):
         " processes; `shards.splits` has to name `validation`.",
         ge=0,
     )
+    early_stopping: EarlyStoppingConfig = added(EarlyStoppingConfig())
+    continue_from: str | None = added(
+        None,
+        description="Finished run that this one lengthens, as RUN or RUN/step-000240; null: none. Weights and temperature are"
+        " its checkpoint's, AdamW's moments begin at zero, the order of samples goes on behind its step, and the schedule"
+        " covers the steps that are added. `steps` counts those of both.",
+    )
+    when_grown: Literal["restart", "continue"] = operational(
+        "restart",
+        description="Training on a dataset that has grown since this configuration was trained last. restart: as if there had"
+        " been no such run; continue: from the last checkpoint of the newest one, for `grown_steps_share` of the steps.",
+    )
+    grown_steps_share: float = operational(
+        0.25, description="Steps on a grown dataset under `when_grown: continue`, as a share of `steps`.", gt=0, le=1
+    )
     compile: Literal["off", "on", "auto"] = operational(
         "off",
         description="Compiled layers (torch.compile), at the price of a minute or more at the start; on a CPU no gain"
@@ -257,6 +304,19 @@ class TrainConfig(OptimizerConfig):
         """The learning rates and what goes with them, for a line that people read."""
         dropout = f"token dropout {self.token_dropout:g}" if self.token_dropout else "no token dropout"
         return f"{super().rates()}, {dropout}"
+
+
+def check_early_stopping(config: TrainConfig) -> None:
+    """Early stopping has figures to go by.
+
+    Raises:
+        UserError: no held-out pairs are measured.
+    """
+    if config.early_stopping.patience and not config.evaluation_pairs:
+        raise UserError(
+            "train.early_stopping goes by held-out pairs, and train.evaluation_pairs is 0: set it, 1,000 for instance, "
+            "and shards.splits to a list that names validation"
+        )
 
 
 def check_divides(batch_size: int, processes: int) -> None:
