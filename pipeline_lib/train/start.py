@@ -135,7 +135,7 @@ def _lengthened(store: Store, config: TrainConfig, tokenizer: Artifact) -> Start
     metrics = trained.part_folder("metrics") / METRICS_FILE
     continued = Continued(run=trained.manifest.key, step=checkpoint.step, metrics=str(metrics))
     digest, temperature = trained.part(checkpoint.label).digest, _state_of(checkpoint)["temperature"]
-    return Start(str(trained.part_folder(checkpoint.label)), digest, None, trained, continued, temperature)
+    return Start(str(checkpoint.folder), digest, None, trained, continued, temperature)
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Artifact) -> None:
@@ -266,5 +266,5 @@ def _minor(torch: str) -> list[str]:
 
 
 def _state_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads((checkpoint.trained.part_folder(checkpoint.label) / "state.json").read_text())
+    fields: dict[str, Any] = json.loads((checkpoint.folder / "state.json").read_text())
     return fields

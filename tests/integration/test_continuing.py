@@ -6,20 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from safetensors.torch import load_file
-from training_runs import MODEL, tiny_config, write_curated, write_inputs
+from training_runs import MODEL, tiny_config, write_inputs
 
-from pipeline_lib.config.data import ShardConfig, TokenizerConfig
-from pipeline_lib.config.training import EarlyStoppingConfig, TrainConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.shards import write_shards
-from pipeline_lib.tokens.tokenizer import train_tokenizer
 from pipeline_lib.train.launch import TrainInputs, train
-from pipeline_lib.train.start import checkpoint_of
 
 STABLE = {"schedule": "warmup-stable-decay", "decay_share": 0.25}
 
