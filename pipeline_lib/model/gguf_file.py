@@ -70,14 +70,15 @@ def read_header(path: Path) -> Header:
     """The header of a GGUF file; every count and length in it lies within the file when this returns.
 
     Raises:
-        UserError: it is no GGUF file, a truncated one, or one that says what cannot be.
+        UserError: it is no GGUF file, a truncated one, or one that says what cannot be; or what reads such is not installed.
     """
+    check_extra()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(data).header()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, struct.error) as error:
+    except (ValueError, KeyError, struct.error) as error:
         raise UserError(f"{path}: no whole GGUF file: {error or 'it is empty'}; fetch it again") from error
 
 
@@ -187,7 +188,7 @@ def check_extra() -> None:
 
 
 def convert(path: Path, folder: Path, progress: Progress = silent) -> None:
-    """Write config.json, model.safetensors (float32), tokenizer.json and tokenizer_config.json; nothing of the file is executed.
+    """Write config.json, model.safetensors (float32), tokenizer.json and its settings; nothing of the file is executed.
 
     Args:
         path: a GGUF file.
@@ -197,7 +198,6 @@ def convert(path: Path, folder: Path, progress: Progress = silent) -> None:
     Raises:
         UserError: it is no whole GGUF file, of an architecture that transformers does not read, or without a tokenizer.
     """
-    check_extra()
     header = read_header(path)
     try:
         progress(0, STEPS, f"{path.name}: tokenizer")
@@ -229,6 +229,7 @@ def _write_model(path: Path, header: Header, folder: Path) -> None:
     model.hf_quantizer = None  # these are plain numbers now
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    vars(model.config).pop("_model_name_or_path", None)  # a text of the file's
     model.config.name_or_path = ""
     model.save_pretrained(folder, max_shard_size="1000GB")
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -269,4 +270,4 @@ def _split_as_trained(tokenizer: PreTrainedTokenizerBase, header: Header) -> Non
         words = pre_tokenizers.Split(Regex(SPLITS[pre]), behavior="isolated")
         steps = [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     if steps and header.fields.get("tokenizer.ggml.model") == "gpt2":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)  # type: ignore[attr-defined]
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
