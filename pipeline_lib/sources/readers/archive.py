@@ -36,7 +36,6 @@ from pipeline_lib.sources.time_limit import sign_of_life, within_time
 
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
-MAX_NAME_CHARACTERS = 4096
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -64,14 +63,15 @@ def wanted_form(name: str, html: bool) -> Form | None:
     return form_of(name)
 
 
-def unsafe_path(name: str) -> Refusal | None:
+def unsafe_path(name: str, limits: ReadLimits) -> Refusal | None:
     """Why a name would leave the folder that it is unpacked in. Nothing is ever unpacked: it tells a hostile archive."""
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         return Refusal("unsafe_path", "an absolute path")
     if ".." in re.split(r"[/\\]", name):
         return Refusal("unsafe_path", "a path with `..`")
-    if len(name) > MAX_NAME_CHARACTERS:
-        return Refusal("unsafe_path", f"a path of {len(name)} characters, at most {MAX_NAME_CHARACTERS} are read")
+    if len(name) > (most := limits.max_name_characters):
+        detail = f"a path of {len(name)} characters, at most {most} are read; see source.limits.max_name_characters"
+        return Refusal("unsafe_path", detail)
     return None
 
 
@@ -83,7 +83,7 @@ def member_record(
     Args:
         licences: what the container's manifests and licence files say.
     """
-    update: dict[str, Any] = {"path": f"{container.path}!{valid_name(name[:MAX_NAME_CHARACTERS])}", "form": form or "plain"}
+    update: dict[str, Any] = {"path": f"{container.path}!{valid_name(name[: limits.max_name_characters])}", "form": form or "plain"}
     if isinstance(content, Refusal):
         return SourceRecord(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
     update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -365,7 +365,7 @@ class _Chosen:
         """True where a member shows in the rows, as a text or as a refusal: folders, pictures and the like do not."""
         if entry.kind == "folder":
             return False
-        if entry.kind == "special" or unsafe_path(entry.name) is not None:
+        if entry.kind == "special" or unsafe_path(entry.name, self.limits) is not None:
             return True
         if wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES):
             return True
@@ -383,7 +383,7 @@ class _Chosen:
         return content
 
     def _refusal(self, entry: TarEntry | ZipEntry) -> Refusal | None:
-        unsafe = unsafe_path(entry.name)
+        unsafe = unsafe_path(entry.name, self.limits)
         if unsafe is not None:
             return unsafe
         if entry.kind == "link":
