@@ -23,10 +23,11 @@ HEAD_BYTES = 64 * 1024
 # what a file of each kind is, and what to do with it where no reader of that name was chosen
 KINDS = {
     "archive": "an archive: give the reader `archive`",
-    "arrow": "Arrow: write it as Parquet (datasets.Dataset.to_parquet)",
+    "arrow": "Arrow: give the reader `arrow`",
     "avro": "Avro: write it as Parquet or JSON Lines",
     "code_search_net": "CodeSearchNet's records: give the reader `code_search_net`",
     "csv": "a table: give the reader `csv`",
+    "feather": "Feather's first version: write it as Parquet",
     "ebook": "an e-book: convert it first (pandoc book.epub -t markdown)",
     "hdf5": "HDF5: write its texts as Parquet or JSON Lines",
     "html": "a page: give the reader `html`",
@@ -55,6 +56,7 @@ _MAGIC = (
     (b"PAR1", "parquet"),
     (b"ARROW1", "arrow"),
     (b"\xff\xff\xff\xff", "arrow"),  # the stream format, as `datasets` saves it
+    (b"FEA1", "feather"),
     (b"Obj\x01", "avro"),
     (b"ORC", "orc"),
     (b"\x89HDF\r\n", "hdf5"),
