@@ -10,15 +10,21 @@ import csv
 import io
 import json
 import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
+from pipeline_lib.sources.remote import has_wild_card, is_remote, read_heads
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
 HEAD_BYTES = 64 * 1024
+_BZIP2_BYTES = 1 << 20
+_HEADS_AT_ONCE = 128
 
 # what a file of each kind is, and what to do with it where no reader of that name was chosen
 KINDS = {
@@ -111,9 +117,38 @@ _PROSE = frozenset({"Text only", "Markdown", "reStructuredText", "TeX", "HTML", 
 DELIMITERS = ",\t;|"
 
 
+def heads_of(places: Iterable[str], limits: ReadLimits) -> Iterator[tuple[str, bytes]]:
+    """Each place, and the first bytes of the file there, decompressed; remote ones are fetched many at a time.
+
+    Raises:
+        TransientError: a server did not answer.
+    """
+    pending = iter(places)
+    while batch := list(islice(pending, _HEADS_AT_ONCE)):
+        remote = [place for place in batch if is_remote(place)]
+        fetched = dict(zip(remote, read_heads(remote, HEAD_BYTES), strict=True))
+        for place in batch:
+            yield place, _remote_head(place, fetched[place], limits) if place in fetched else read_head(place, limits)
+
+
+def _remote_head(place: str, fetched: bytes, limits: ReadLimits) -> bytes:
+    if fetched.startswith(b"BZh") and len(fetched) == HEAD_BYTES:  # nothing comes out of less than a block
+        (fetched,) = read_heads([place], _BZIP2_BYTES)
+    with tempfile.NamedTemporaryFile(prefix="cpt-", suffix=PurePosixPath(place).suffix) as copy:
+        copy.write(fetched)
+        copy.flush()
+        return read_head(copy.name, limits)
+
+
 def read_head(place: str, limits: ReadLimits, most: int = HEAD_BYTES) -> bytes:
-    """The first bytes of a file on this machine, decompressed; empty where there are none that can be read."""
-    if "://" in place or not Path(place).is_file():
+    """The first bytes of a file, decompressed; empty where there are none that can be read.
+
+    Raises:
+        TransientError: the file is not on this machine and its server did not answer.
+    """
+    if is_remote(place):
+        return b"" if has_wild_card(place) else next(head for _, head in heads_of([place], limits))
+    if not Path(place).is_file():
         return b""
     head = b""
     try:
