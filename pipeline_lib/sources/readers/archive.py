@@ -83,10 +83,8 @@ def member_record(
     Args:
         licences: what the container's manifests and licence files say.
     """
-    update: dict[str, Any] = {
-        "path": f"{container.path}!{valid_name(name[: limits.max_name_characters])}",
-        "form": form or "plain",
-    }
+    path = f"{container.path}!{valid_name(name[: limits.max_name_characters])}"
+    update: dict[str, Any] = {"path": path, "form": form or "plain"}
     if isinstance(content, Refusal):
         return SourceRecord(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
     update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -33,7 +33,7 @@ class JsonOptions(Options):
 def read_json_lines(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every record of a file; a bad one is refused with its line, or its number where records are no lines.
 
-    Refusals: not_json, file_too_large, and those of `Records`. Of the file: truncated (its last line is cut too), damaged, bad_encoding,
+    Refusals: not_json, file_too_large, and those of `Records`. Of the file: truncated, damaged, bad_encoding,
     no_text_column, and those of reading.
     """
     try:
