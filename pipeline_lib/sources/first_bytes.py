@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from pipeline_lib.config.read_limits import ReadLimits
+from pipeline_lib.sources.codecs import SEVEN_ZIP
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.remote import has_wild_card, is_remote, read_heads
 from pipeline_lib.sources.safe_open import Refusal, SourceText
@@ -92,7 +93,7 @@ _MAGIC = (
     (b"\xfd7zXZ\0", "packed"),
     (b"\x28\xb5\x2f\xfd", "packed"),
     (b"\x04\x22\x4d\x18", "packed"),
-    (b"7z\xbc\xaf\x27\x1c", "packed"),
+    (SEVEN_ZIP, "archive"),
     (b"Rar!\x1a\x07", "packed"),
     (b"\x1f\x9d", "packed"),
 )
@@ -152,7 +153,7 @@ def read_head(place: str, limits: ReadLimits, most: int = HEAD_BYTES) -> bytes:
         return b""
     head = b""
     try:
-        with open_expanded(place, limits) as stream:
+        with open_expanded(place, limits, read=SEVEN_ZIP) as stream:
             while len(head) < most and (data := stream.read_some()):
                 head += data
     except Unreadable:
