@@ -186,6 +186,15 @@ def tokens(text: str) -> list[str]:
     return found
 
 
+def characters(text: str) -> str:
+    """The characters of a text that has no spaces between its words for the most part, without case and compatibility forms, one
+    space for several; nothing of any other text.
+    """
+    if is_spaced(text) or 2 * len(_UNSPACED.findall(text)) < len("".join(text.split())):
+        return ""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 WORD_WEIGHT = 30  # of a token that is a word
 
 
