@@ -166,7 +166,9 @@ def _write_signatures(texts: Iterable[RankedText], config: NearDuplicatesConfig,
                 rows += [(item.rank, item.scope, None if kind else _content_hash(sets)) for kind in range(len(sets))]
                 hashed += sets
             if rows:
-                columns = [pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=False)]
+                columns = [
+                    pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=False)
+                ]
                 columns += [pa.array(band) for band in band_hashes(hashed, config).T]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
 

@@ -187,8 +187,8 @@ def tokens(text: str) -> list[str]:
 
 
 def characters(text: str) -> str:
-    """The characters of a text that has no spaces between its words for the most part, without case and compatibility forms, one
-    space for several; nothing of any other text.
+    """The characters of a text without spaces between its words, case and compatibility forms aside, one space for several;
+    nothing of any other text.
     """
     if is_spaced(text) or 2 * len(_UNSPACED.findall(text)) < len("".join(text.split())):
         return ""
