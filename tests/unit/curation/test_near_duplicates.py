@@ -1,5 +1,6 @@
 """Near-duplicates against an oracle that compares all with all, and the rule on chains and generations."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import math

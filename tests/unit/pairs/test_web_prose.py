@@ -1,5 +1,6 @@
 """Prose of web pages: articles survive in all scripts, menus, notices and lists do not, and what is left out is counted."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 from collections import Counter
@@ -64,8 +65,7 @@ def test_pages_without_prose_give_no_text(name: str) -> None:
                    for start in ("Cheap flights can be booked at any time", "We know the best and cheapest hotels")), []),
         ("\n".join(f"In {place} you can borrow money today. Our friendly experts for loans in {place} call you back at once."
                    for place in ("Bonn", "Rome", "Oslo")), []),
-        (" ".join(f"Our friendly experts for loans in {place} will call you back at once." for place in ("Bonn", "Rome", "Oslo")),
-         []),
+        (" ".join(f"Our friendly experts for loans in {place} will call you back." for place in ("Bonn", "Rome", "Oslo")), []),
         ("\n".join(f"我们在{place}提供最优惠的{what}服务，欢迎来电咨询。"
                    for place, what in (("北京", "贷款"), ("上海", "搬家"), ("广州", "租车"))), []),
         ("Nobody sells shoes as good as those of shoes-online.com these days.\nIf you need a loan, try fastloans.biz this"
