@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import compress, groupby, pairwise
 from typing import Literal
 
@@ -259,10 +260,13 @@ def _templates(prose: list[int], lines: list[str], config: WebProseConfig) -> se
     around = [len(chosen.intersection(prose[max(0, at - 3) : at] + prose[at + 1 : at + 4])) for at in range(len(prose))]
     short = [len(lines[index]) < _SHORT_CHARACTERS for index in prose]
     chosen.update(compress(prose, (at and count >= _TEMPLATES_AROUND for at, count in zip(short, around, strict=True))))
+    return chosen.union(*_rows_of_addresses(prose, lines))
+
+
+def _rows_of_addresses(prose: list[int], lines: list[str]) -> Iterator[list[int]]:
     for names_site, run in groupby(prose, key=lambda index: _is_address(lines[index])):
         if names_site and len(links := list(run)) >= _TEMPLATE_LINES:
-            chosen.update(links)
-    return chosen
+            yield links
 
 
 def _is_address(line: str) -> bool:
