@@ -14,8 +14,8 @@ Four passes, each over the survivors of the one before, each keeping the lowest 
 Rows that hold texts of evaluation suites go before the first pass (decontaminate.py), near-duplicates between the third and
 the fourth (near_duplicates.py), both where the config asks for it.
 
-Rows of the view `short` are for training alone: beside rows of `docstring`, whose view they then get, they are the later ones in
-every pass, those of a held-out split or with a text of one go as `for_training`, and so held-out rows are the same without them.
+Rows of the view `short` are for training alone. Beside rows of `docstring`, whose view they then get, they are the later ones in
+every pass; those of a held-out split, or with a text of one, go as `for_training`. Held-out rows are the same without them.
 
 A row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
 set. A later generation never removes a row of an earlier one, since in each pass the lower generation wins, and what earlier
@@ -75,8 +75,8 @@ UPDATE keys SET dropped = 'held_out_twin' FROM (
 """
 
 # Rows for training alone: none is held out, and none costs a held-out row, whose texts they may hold
-_DROP_SHORT = f"""
-UPDATE keys SET dropped = 'for_training' WHERE dropped = '' AND view = '{SHORT}' AND (
+_DROP_SHORT = """
+UPDATE keys SET dropped = 'for_training' WHERE dropped = '' AND view = $short AND (
     split <> 'train' OR x_hash IN (FROM held_out) OR y_hash IN (FROM held_out)
 )
 """
@@ -187,7 +187,7 @@ class Curation:
         """Pass 4: leave every text to one split."""
         if self._row(_COUNT_SHORT)[0]:
             self.connection.execute(_HELD_OUT)
-            self.connection.execute(_DROP_SHORT)
+            self.connection.execute(_DROP_SHORT, {"short": SHORT})
         self.connection.execute(_DROP_TWINS)
 
     def rows(self) -> int:
@@ -224,11 +224,12 @@ class Curation:
     def pairs(self, split: str, batch_rows: int) -> Any:
         """The surviving rows of a split with all their columns, sorted by id, as an Arrow record batch reader."""
         return self.connection.sql(
-            f"""
-            SELECT pairs.* REPLACE ({_AS_OTHERS.replace("view", "pairs.view")} AS view) FROM read_parquet($paths) AS pairs JOIN keys ON pairs.id = keys.id
+            """
+            SELECT pairs.* REPLACE (CASE pairs.view WHEN $short THEN 'docstring' ELSE pairs.view END AS view)
+            FROM read_parquet($paths) AS pairs JOIN keys ON pairs.id = keys.id
             WHERE keys.dropped = '' AND keys.split = $split ORDER BY pairs.id
             """,
-            params={"paths": self.paths, "split": split},
+            params={"paths": self.paths, "split": split, "short": SHORT},
         ).to_arrow_reader(batch_rows)
 
     def _row(self, query: str) -> tuple[Any, ...]:
