@@ -14,7 +14,7 @@ Four passes, each over the survivors of the one before, each keeping the lowest 
 Rows that hold texts of evaluation suites go before the first pass (decontaminate.py), near-duplicates between the third and
 the fourth (near_duplicates.py), both where the config asks for it.
 
-Rows of the view `short` are for training alone. Beside rows of `docstring`, whose view they then get, they are the later ones in
+Rows of the view `short` are for training only. Beside rows of `docstring`, whose view they then get, they are the later ones in
 every pass; those of a held-out split, or with a text of one, go as `for_training`. Held-out rows are the same without them.
 
 A row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
