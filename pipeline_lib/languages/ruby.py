@@ -31,11 +31,11 @@ def hash_lines_or_block(data: bytes, comments: list[Node]) -> list[Node]:
 
 # as in comments.py: patterns for a line begin with its newline
 _BLOCK = re.compile(r"\A=begin[^\n]*\n|\n?=end[^\n]*\Z")
-# remarks to Ruby and to tools, and what hides a method from RDoc
+# remarks to Ruby and to tools, what hides a method from RDoc, and types in RBS (`#: (Integer) -> String`)
 _REMARK = re.compile(
     r"\n(?:!|[ \t]*(?:-\*-|(?:frozen[_-]string[_-]literal|(?:en)?coding|warn_indent|typed|shareable_constant_value)[ \t]*:"
     r"|rubocop:|:nocov:|:(?:nodoc|startdoc|stopdoc|enddoc|doc|notnew|include|category|section|title|main|markup|method|attr"
-    r"|attr_(?:reader|writer|accessor)|singleton-method|arg|args|yields?):|@!|:[ \t]+\S|\|[ \t]))[^\n]*"  # the last two: types in RBS, `#: (Integer) -> String`
+    r"|attr_(?:reader|writer|accessor)|singleton-method|arg|args|yields?):|@!|:[ \t]+(?=[^\n]*->)))[^\n]*"
 )
 _HIDDEN = re.compile(r"\n--[ \t]*(?=\n).*?(?:\n\+\+[ \t]*(?=\n|\Z)|\Z)", re.S)  # RDoc: between #-- and #++
 _HEADING = re.compile(r"\n(?:[ \t]*={1,6}(?:[ \t]+(?=\S)|(?=[A-Z]))|#{1,6}[ \t]+(?=[^\W\d_]))([^\n]+)")  # RDoc's, Markdown's
@@ -46,7 +46,7 @@ _TOMDOC_SECTION = re.compile(
 )
 _CALLS = re.compile(r"\n[ \t]*:?call-seq:[^\n]*(?:\n[ \t]*(?=\n)|\n[ \t]+[^\n]*)*")  # RDoc: the ways to call it, indented
 _TAG_LINE = re.compile(r"\n[ \t]*@[a-z]\w*")
-_TAGGED = re.compile(r"\n[ \t]*@[a-z][^\n]*(?:(?:\n[ \t]*)*\n[ \t]+\S[^\n]*)*")  # YARD: a tag goes on in lines that are indented
+_TAGGED = re.compile(r"\n[ \t]*@[a-z][^\n]*(?:(?:\n[ \t]*)*\n[ \t]+\S[^\n]*)*")  # it goes on in indented lines
 _YARD_LINK = re.compile(r"\{([A-Za-z:#.][\w:#.!?=]*)(?:[ \t]+([^{}\n]+))?\}(?!\[)")
 _RDOC_TARGET = re.compile(r"\[(?:https?:|link:|rdoc-|mailto:)")
 _RDOC_LINK = re.compile(rf"(?:\{{([^{{}}\n]+)\}}|\b([\w.]+)){_RDOC_TARGET.pattern}[^\]\s]*\]")
