@@ -14,7 +14,7 @@ from flows.settings import Values, find_setting, flat, public_place, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Lineage, Origin, find_start, lineage_of, start_name
+from pipeline_lib.model.checkpoint import Lineage, Origin, check_kept_layers, find_start, lineage_of, start_name
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 from pipeline_lib.search.current import read_current
 from pipeline_lib.sources.dump_spec import read_spec
@@ -141,6 +141,8 @@ def open_workspace(params: SourceParams) -> Workspace:
     home = writable_home()
     folder = find_start(params.start, params.machine.download)
     config = params.resolve()  # once a start is here: rates go by its size
+    if not config.pretrain.steps:  # a model that is pre-trained here may be cut too
+        check_kept_layers(folder, config.model.keep_layers)
     if folder:
         config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
     return Workspace(home, open_store(params.machine.artifacts), config)

@@ -28,7 +28,7 @@ from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import find_start, open_checkpoint
+from pipeline_lib.model.checkpoint import check_kept_layers, find_start, open_checkpoint
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 
 Given = TypeVar("Given", bound=Params)
@@ -123,8 +123,10 @@ def check_params(params: Params) -> None:
     elif isinstance(params, PublishParams):
         check_checkpoint(params, params.checkpoint or "")
     elif isinstance(params, SourceParams):
-        params.resolve()
-        find_start(params.start, params.machine.download, Told())
+        config = params.resolve()
+        folder = find_start(params.start, params.machine.download, Told())
+        if not config.pretrain.steps:
+            check_kept_layers(folder, config.model.keep_layers)
 
 
 def check_source(asked: Mapping[str, Any]) -> None:
