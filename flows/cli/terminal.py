@@ -23,6 +23,7 @@ from flows.params import (
     is_checkpoint,
     split_checkpoint,
 )
+from flows.runs import find_given_start
 from flows.settings import absolute_place
 from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.evaluation import parted_suites
@@ -123,7 +124,17 @@ def check_params(params: Params) -> None:
     elif isinstance(params, PublishParams):
         check_checkpoint(params, params.checkpoint or "")
     elif isinstance(params, SourceParams):
-        config = params.resolve()
+        check_start(params)
+
+
+def check_start(params: SourceParams) -> None:
+    """Look for what training starts from: a finished run, a folder, a GGUF file, a named start, or a model in the hub's cache.
+
+    Raises:
+        UserError: it is not there, or has fewer blocks than are to be kept.
+    """
+    config = params.resolve()
+    if find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened) is None:
         folder = find_start(params.start, params.machine.download, Told())
         if not config.pretrain.steps:
             check_kept_layers(folder, config.model.keep_layers)
@@ -177,7 +188,7 @@ def check_checkpoint(params: CheckpointParams, name: str) -> None:
             trained.part(label)
         return
     check_planned(params, store, label)
-    find_start(params.start, params.machine.download, Told())
+    check_start(params)
 
 
 def check_tuning(params: FinetuneParams) -> None:
