@@ -53,7 +53,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     if folder and dump:
         raise UserError(f"source {folder} and dump {dump}: give one; a dump spec can list a folder")
     init = str(values.get("model.init") or "")
-    make = partial(preset, name, "", None if init == RANDOM or recipe else start_weights(init), recipe=recipe)
+    keep_layers = values.get("model.keep_layers")
+    make = partial(preset, name, "", None if init == RANDOM or recipe else start_weights(init, keep_layers), recipe=recipe)
     config = make(layers=layers)
     last = _warm_ups(make, values)
     if "name" not in values and (folder or dump):
@@ -127,7 +128,7 @@ def public_place(path: str) -> str:
 
 def absolute_place(path: str, kind: str) -> str:
     """A place of this machine from its root on: another process may stand elsewhere."""
-    if "://" in path or (kind == PLACE_OR_NAME and (path in NAMES or not Path(path).expanduser().is_dir())):
+    if "://" in path or (kind == PLACE_OR_NAME and (path in NAMES or not Path(path).expanduser().exists())):
         return path
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string for JSON, links kept
 

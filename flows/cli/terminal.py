@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from flows.cli.starts import Told
 from flows.options import Params, fields_of, options_of, with_places
 from flows.params import (
     CheckpointParams,
@@ -134,7 +135,7 @@ def check_start(params: SourceParams) -> None:
         UserError: it is not there.
     """
     if find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened) is None:
-        find_start(params.start, params.machine.download)
+        find_start(params.start, params.machine.download, Told())
 
 
 def check_source(asked: Mapping[str, Any]) -> None:
