@@ -70,7 +70,9 @@ class SourceParams(Params):
 
     @property
     def start(self) -> str:
-        """The language model that training starts from: a folder or a hub id; empty: none."""
+        """What training starts from: a folder, a hub id or a finished run; empty: none, or what a lengthened run has."""
+        if self.lengthened:
+            return str(self.settings().get("model.init") or "")
         init = start_of(str(self.preset), self.layers())
         return "" if init == RANDOM else init
 

@@ -51,7 +51,7 @@ def find_checkpoint(store: Store, name: str) -> Checkpoint | None:
 
     Args:
         name: RUN is the key of a finished run, its first digits, or the name of a report, whose newest run is meant; or
-            `published`, the checkpoint that search uses. A folder of that name comes first.
+            `published`, the checkpoint that search uses. A folder or file of that name comes first.
 
     Raises:
         UserError: it can be nothing else, and there is no such run or checkpoint; or several keys begin so.
@@ -59,7 +59,7 @@ def find_checkpoint(store: Store, name: str) -> Checkpoint | None:
     if name == PUBLISHED:
         return checkpoint_of(store, published_checkpoint(store))
     found = RUN.fullmatch(name)
-    if found is None or Path(name).is_dir():
+    if found is None or Path(name).expanduser().exists():
         return None
     key = _key_of(store, found["run"])
     if key:
@@ -74,6 +74,7 @@ def find_given_start(store: Store, init: str, lengthened: str) -> Checkpoint | N
     """The finished run's checkpoint that training starts from, or goes on from; None where `init` is no run's or empty.
 
     Args:
+        init: of the lengthened run what is asked for beside it, and not what a preset names.
         lengthened: `train.continue_from`; empty: none.
 
     Raises:
