@@ -11,8 +11,8 @@ from flows.options import Params, place
 from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
 from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
 from pipeline_lib.config.ablations import AblateConfig, Lever
-from pipeline_lib.config.base import StageConfig, operational
-from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
+from pipeline_lib.config.base import operational
+from pipeline_lib.config.finetuning import TrainingSetConfig, TuningConfig
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
 from pipeline_lib.config.presets import PRESETS, RANDOM, preset, preset_names, start_of
 from pipeline_lib.config.run import RunConfig
@@ -70,8 +70,9 @@ class SourceParams(Params):
 
     @property
     def start(self) -> str:
-        """The language model that training starts from: a folder or a hub id; empty: none."""
-        init = start_of(str(self.preset), self.layers())
+        """What training starts from: a folder, a hub id or a finished run; empty: none, or what a lengthened run has."""
+        given = str(self.settings().get("model.init") or "")
+        init = given if self.lengthened else start_of(str(self.preset), self.layers())
         return "" if init == RANDOM else init
 
     @property
@@ -303,14 +304,6 @@ class AblateParams(SourceParams):
         """
         asked = {name: value for name, value in self.settings().items() if name.startswith("ablation.")}
         return apply(AblationSettings(), asked).ablation
-
-
-class TuningConfig(StageConfig):
-    """The settings of a fine-tuning run."""
-
-    sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
-    mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
-    training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")
 
 
 class FinetuneParams(Params):

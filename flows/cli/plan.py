@@ -37,6 +37,7 @@ def plan_run(
     """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
     from flows.cli.terminal import read_params
     from flows.params import RunParams
+    from flows.runs import find_checkpoint, open_store
     from flows.settings import configure
     from pipeline_lib.config.model import HUB_MODELS
     from pipeline_lib.model.checkpoint import find_start
@@ -46,7 +47,8 @@ def plan_run(
     asked = {"train.checkpoint_activations": True} if checkpoint_activations else {}
     resolved = configure(preset, [*params.layers(), asked])
     if resolved.model.init not in HUB_MODELS:
-        start = find_start(resolved.model.init)
+        checkpoint = find_checkpoint(open_store(), resolved.model.init)
+        start = str(checkpoint.folder) if checkpoint else find_start(resolved.model.init)
         resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})

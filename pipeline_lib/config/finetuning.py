@@ -98,3 +98,11 @@ class FinetuneConfig(StageConfig):
     checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
     processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+
+
+class TuningConfig(StageConfig):
+    """The settings of a fine-tuning run."""
+
+    sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
+    mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
+    training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")

@@ -266,12 +266,12 @@ class TrainConfig(OptimizerConfig):
         " its checkpoint's, AdamW's moments begin at zero, the order of samples goes on behind its step, and the schedule"
         " covers the steps that are added. `steps` counts those of both.",
     )
-    when_grown: Literal["restart", "continue"] = operational(
+    when_grown: Literal["restart", "continue"] = added(
         "restart",
         description="Training on a dataset that has grown since this configuration was trained last. restart: as if there had"
         " been no such run; continue: from the last checkpoint of the newest one, for `grown_steps_share` of the steps.",
     )
-    grown_steps_share: float = operational(
+    grown_steps_share: float = added(
         0.25, description="Steps on a grown dataset under `when_grown: continue`, as a share of `steps`.", gt=0, le=1
     )
     compile: Literal["off", "on", "auto"] = operational(
