@@ -36,6 +36,7 @@ TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
     "directions": "train.directions",
     "seed": "train.seed",
     "processes": "train.processes",
+    "gpus": "train.gpus",
 }
 RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 CHECKPOINT = re.compile(r"(?:(?P<of>\w+)/)?(?P<label>step-\d+)|(?P<key>[0-9a-f]{4,64})")
@@ -142,6 +143,7 @@ class PretrainParams(RunParams):
         "pretrain_steps": "pretrain.steps",
         "seed": "pretrain.seed",
         "processes": "pretrain.processes",
+        "gpus": "pretrain.gpus",
     }
 
 
@@ -371,8 +373,9 @@ class FinetuneParams(Params):
             UserError: a setting is out of its range, or this machine is too small.
         """
         config = apply(TuningConfig(), *self.layers())
-        check_processes("training.processes", config.training.processes)
-        check_divides(config.training.batch_size, config.training.processes)
+        processes = config.training.processes or 1
+        check_processes("training.processes", processes)
+        check_divides(config.training.batch_size, processes)
         return config
 
     def training_sets(self) -> list[TrainingSetConfig]:

@@ -143,6 +143,36 @@ class Shape:
         """All weights."""
         return (self.vocabulary + self.positions) * self.width + self.layers * self.block + self.final
 
+    def kept_bytes(self, tokens: int, low: bool = False, checkpointed: bool = False) -> int:
+        """Bytes of the graphs that so many tokens keep until backward.
+
+        Args:
+            low: matrix products in bfloat16 by autocast.
+            checkpointed: a layer keeps its input alone, and is computed again, one at a time (`backward_bytes`).
+        """
+        ends = 4 * 4 * self.width  # the look-up and its gradient, the last layer's input and its gradient
+        layers = self.layers - 1 if self.fused else self.layers  # the fused forward's last one keeps next to nothing
+        a_layer = self.layer_bytes(low)
+        return tokens * (layers * (min(4 * self.width, a_layer) if checkpointed else a_layer) + ends)
+
+    def backward_bytes(self, tokens: int, low: bool = False, checkpointed: bool = False) -> int:
+        """Bytes of the widest buffers that one layer's backward has beside the graphs."""
+        if self.layers == 1 and self.fused:
+            return 0
+        return tokens * (4 * (3 * self.width + self.inner) + (self.layer_bytes(low) if checkpointed else 0))
+
+    def layer_bytes(self, low: bool) -> int:
+        """Bytes that a layer keeps of one token until backward.
+
+        Gated layers keep four tensors of the feed-forward width in place of two, keys and values repeated for each head, and of
+        each RMS norm, which stays float32, its input, its result and what the matrices read of it.
+        """
+        if not self.gated:
+            return 28 * self.width + 4 * self.inner if low else 4 * (8 * self.width + 2 * self.inner)
+        if low:
+            return 20 * self.width + 12 * self.queries + 8 * self.inner
+        return 4 * (6 * self.width + 5 * self.queries + 4 * self.inner)
+
 
 def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {"layers": fields["n_layer"], "vocabulary": fields["vocab_size"], "positions": fields["n_positions"]}

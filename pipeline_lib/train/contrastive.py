@@ -115,7 +115,7 @@ class ContrastiveObjective:
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
+        kept = (self.config.kept_bytes, encoder.fused, encoder.checkpointed, encoder.precision == "bfloat16")
         fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
@@ -208,7 +208,8 @@ class ContrastiveObjective:
 
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
-        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
+        low = self.module.precision == "bfloat16"
+        kept = (self.config.kept_bytes, self.module.fused, self.module.checkpointed, low)
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if not self._sharded:

@@ -21,8 +21,9 @@ from typing import Any
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+from pipeline_lib.runtime.machine import Devices, find_devices
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.artifact import Artifact, verify_part
@@ -42,6 +43,7 @@ from pipeline_lib.train.job import (
     parse_event,
     part_key,
 )
+from pipeline_lib.train.layout import settle, workload_of
 from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.torchrun import command, environment
 
@@ -133,12 +135,21 @@ class Report:
     log: Log
 
 
-def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report) -> Artifact:
-    """The artifact of one training run, contrastive or of a language model; made only if it is not there."""
+def build_trained(
+    store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report, devices: Devices | None = None
+) -> Artifact:
+    """The artifact of one training run, contrastive or of a language model; made only if it is not there.
+
+    Args:
+        devices: that the run is laid out for; None: this machine's.
+    """
     start, digest = _start_folder(inputs.start, choices.model)
     named = choices.model_copy(update={"model": choices.model.model_copy(update={"init": digest})})
 
     def make(key: str) -> Outcome:
+        work = workload_of(inputs.shards, inputs.tokenizer, start, choices.config, choices.model)
+        config, why = settle(choices.config, work, devices or find_devices())
+        report.log(why)
         job = Job(
             root=str(store.root),
             remote=store.remote,
@@ -148,7 +159,7 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
             tokenizer=ArtifactRef.of(inputs.tokenizer),
             start=start,
             start_digest=digest,
-            config=choices.config,
+            config=config,
             model=choices.model,
         )
         for line in _warnings(inputs.shards, job.config):
@@ -166,10 +177,8 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     """Warnings about a run before it starts.
 
     Raises:
-        UserError: what would end it as soon as its model is loaded.
+        UserError: a view that there is not.
     """
-    if isinstance(config, TrainConfig):
-        check_divides(config.batch_size, config.processes * config.nodes)
     missing = check_views(shards, config)
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
     return [warning] if missing else []
@@ -327,7 +336,7 @@ class Supervisor:
 
     def _attempt(self, attempts: int) -> Attempt:
         config = self.job.config
-        attempt, killed_before = Attempt(witness=Witness(config.processes * config.nodes)), kernel_kills()
+        attempt, killed_before = Attempt(witness=Witness(config.n_processes * config.nodes)), kernel_kills()
         prefix = f"{MEETING}{config.node_rank}-"
         for left in self.job.folder.glob(f"{prefix}*"):  # by a launcher that was killed
             shutil.rmtree(left, ignore_errors=True)

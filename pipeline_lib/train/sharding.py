@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.train.distributed import Ranks
 
-Synchronise = Literal["step", "micro_batch"]
+Synchronise = Literal["auto", "step", "micro_batch"]  # "auto", where no launcher has settled it: "step"
 
 
 def shard(backbone: nn.Module, ranks: Ranks, synchronise: Synchronise) -> Callable[[bool], None]:
@@ -51,7 +51,7 @@ def shard(backbone: nn.Module, ranks: Ranks, synchronise: Synchronise) -> Callab
     """
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
     groups = [*blocks_of(backbone), backbone]
-    full = synchronise == "step"
+    full = synchronise != "micro_batch"
     for group in groups:
         sharded = cast(FSDPModule, fully_shard(group, mesh=mesh, reshard_after_forward=not full))
         sharded.set_gradient_divide_factor(1.0)

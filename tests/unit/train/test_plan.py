@@ -23,7 +23,8 @@ from pipeline_lib.config.presets import PRESETS, SIZES, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, shape_of, step_flops, step_memory
+from pipeline_lib.train.memory import Layout, shape_of
+from pipeline_lib.train.plan import GPUS, Terms, describe_plan, parameters, plan, step_flops, step_memory
 
 SCRIPT = Path(__file__).parents[2] / "training_step_memory.py"
 
@@ -143,7 +144,7 @@ def test_the_papers_sizes_come_to_the_papers_parameters(size: str, billions: flo
     model = config.model
     outside = (config.tokenizer.vocab_size + model.positions) * model.width
     assert (parameters(config) - outside) / 1e9 == pytest.approx(billions, rel=0.01)
-    start = shape_of(preset(f"cpt_text_{size}"))
+    start = shape_of(preset(f"cpt_text_{size}").model, 0)
     assert (start.layers, start.width) == (model.layers, model.width), "a start of the paper's shape"
     assert (config.train.batch_size, model.width) == (SIZES[size].batch_size, SIZES[size].width)
     assert "check against the paper" in config.reference
