@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -156,41 +157,52 @@ def test_the_layout_that_nothing_is_known_of_is_what_the_settings_say() -> None:
     assert (settled.micro_batch_tokens, "no estimate of its memory" in why) == (CPU_TOKENS, True)
 
 
+EIGHT = Devices("cuda", 8, H100, "h100")
+
+
 @pytest.mark.parametrize(
-    ("asked", "devices", "hint"),
+    ("name", "asked", "devices", "hint"),
     [
-        ({}, Devices("cuda", 1, H100, "h100"), "it needs about 2 of them"),
-        ({"parallel": "ddp"}, Devices("cuda", 8, H100, "h100"), "train.parallel=auto and train.synchronise=auto"),
-        ({"synchronise": "step", "parallel": "fsdp"}, Devices("cuda", 8, H100, "h100"), "train.synchronise=auto"),
-        ({"micro_batch_tokens": 1 << 17}, Devices("cuda", 8, H100, "h100"), "train.micro_batch_tokens=null"),
-        ({"micro_batch_tokens": 1 << 15}, Devices("cuda", 8, H100, "h100"), "train.checkpoint_activations=true"),
-        ({"activation_bytes": 1 << 50}, Devices("cuda", 8, H100, "h100"), "train.activation_bytes=null"),
-        ({}, Devices("cpu", 1, 16 * 10**9), "take a smaller model"),
+        ("cpt_text_l", {"parallel": "ddp"}, EIGHT, ("train.parallel=auto and train.synchronise=auto", {"parallel": "auto"})),
+        (
+            "cpt_text_l",
+            {"synchronise": "step"},
+            Devices("cuda", 8, 60 * 10**9, "made up"),
+            ("train.synchronise=auto", {"synchronise": "auto"}),
+        ),
+        (
+            "cpt_text_l",
+            {"micro_batch_tokens": 1 << 17},
+            EIGHT,
+            ("train.micro_batch_tokens=null", {"micro_batch_tokens": None}),
+        ),
+        (
+            "cpt_text_l",
+            {"micro_batch_tokens": 1 << 15},
+            EIGHT,
+            ("train.checkpoint_activations=true", {"checkpoint_activations": True}),
+        ),
+        ("cpt_text_s", {"activation_bytes": 1 << 50}, EIGHT, ("train.activation_bytes=null", {"activation_bytes": None})),
+        ("cpt_text_l", {}, Devices("cuda", 1, H100, "h100"), ("it needs about 2 of them", {})),
+        ("cpt_text_l", {}, Devices("cpu", 1, 16 * 10**9), ("take a smaller model", None)),
     ],
 )
-def test_what_does_not_fit_is_refused_with_numbers_and_what_would(asked: dict[str, Any], devices: Devices, hint: str) -> None:
-    config = preset("cpt_text_l")
+def test_what_does_not_fit_is_refused_with_numbers_and_what_would(
+    name: str, asked: dict[str, Any], devices: Devices, hint: tuple[str, dict[str, Any] | None]
+) -> None:
+    config = preset(name)
     work = Workload.planned(config.model_copy(update={"train": config.train.model_copy(update=asked)}))
     with pytest.raises(UserError) as refused:
         resolve_layout(work, devices)
-    message = str(refused.value)
-    assert f"cpt_text_l does not fit {devices.count} x {devices.name}: " in message
-    assert hint in message
+    message, (what, change) = str(refused.value), hint
+    assert f"{name} does not fit {devices.count} x {devices.name}: " in message
+    assert what in message
     assert "a process needs" in message and f"and has {devices.memory_bytes / 1e9:.1f} GB" in message
     assert all(part in message for part in ("weights", "optimizer", "activations"))
-    single = {
-        "train.micro_batch_tokens=null": {"micro_batch_tokens": None},
-        "train.checkpoint_activations=true": {"checkpoint_activations": True},
-        "train.activation_bytes=null": {"activation_bytes": None},
-        "train.parallel=auto and train.synchronise=auto": {"parallel": "auto", "synchronise": "auto"},
-        "train.synchronise=auto": {"synchronise": "auto"},
-        "it needs about 2 of them": {},
-    }
-    if hint in single:  # and it is true
-        count = 2 if hint.startswith("it needs") else devices.count
-        mended = work.config.model_copy(update=single[hint])
-        there = Devices("cuda", count, H100, "h100")
-        assert memory_of(work, resolve_layout(Workload(work.shape, mended, 256, 512), there)).total <= H100
+    if change is not None:  # and it is true
+        mended = replace(work, config=work.config.model_copy(update=change))
+        there = replace(devices, count=2) if not change else devices
+        assert memory_of(mended, resolve_layout(mended, there)).total <= there.memory_bytes
 
 
 def test_the_amount_of_memory_is_a_setting() -> None:
@@ -205,7 +217,7 @@ def test_processes_of_a_cpu_share_its_memory() -> None:
     config = TrainConfig(processes=8)
     work = Workload.planned(preset("cpt_text_s", "random"))
     many = Workload(work.shape, config, work.x_tokens, work.y_tokens)
-    with pytest.raises(UserError, match=r"train\.processes=1; a process needs"):
+    with pytest.raises(UserError, match=r"train\.processes=2; a process needs"):
         resolve_layout(many, Devices("cpu", 1, 11 * 10**9))
 
 
