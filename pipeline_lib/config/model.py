@@ -16,8 +16,8 @@ from pipeline_lib.errors import UserError
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
 
-# bytes that a layer keeps of a token until backward, by a unit of (width, queries and keys, feed-forward width): in float32, and
-# with products in bfloat16. Counted from the tensors that autograd saves in the models' own forward; a model without a
+# bytes that a layer keeps of a token until backward, by a unit of (width, queries and keys, feed-forward width): in float32,
+# and with products in bfloat16. Counted from the tensors that autograd saves in the models' own forward; a model without a
 # line here keeps what Llama does
 KEPT_BYTES = {
     "gpt2": ((32, 0, 8), (20, 0, 4)),

@@ -16,11 +16,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.model.encoder import Encoder, gpt2_config
+from pipeline_lib.model.encoder import Encoder, cut_config, gpt2_config
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 Weights = Iterator[tuple[str, Any]]  # names, and what gives rows when it is sliced: a tensor, or a place in a file
@@ -83,7 +84,7 @@ def _drawn(model: PreTrainedModel, state: Tensor) -> Weights:
 
 
 def _initialised(model: PreTrainedModel, module: nn.Module, blocks: set[nn.Module], prefix: str) -> Weights:
-    """Weights of a module's children in the order in which the model initialises them, a block, or what lies apart, at a time."""
+    """Weights of a module's children in the order in which the model initialises them, a block or what lies apart at a time."""
     for name, child in module.named_children():
         if child not in blocks and not blocks.isdisjoint(child.modules()):
             yield from _initialised(model, child, blocks, f"{prefix}{name}.")
@@ -106,13 +107,13 @@ def read(
         kind: class of transformers.
         build: the model of so many blocks.
     """
-    head = build(1)
-    full = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    config = copy.deepcopy(head.config)
-    for name in ("num_hidden_layers", "layer_types"):
-        if hasattr(full, name):
-            value = getattr(full, name)
-            setattr(config, name, value[:layers] if isinstance(value, list) else layers or value)
+    with _no_report():
+        head = build(1)
+    config = cut_config(folder, layers)
+    counts = {"num_hidden_layers", config.attribute_map.get("num_hidden_layers", "")}
+    for name, value in head.config.to_dict().items():  # what was changed of it: the vocabulary, dropout, pooling
+        if name not in counts and isinstance(value, int | float | str):
+            setattr(config, name, value)
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(config, attn_implementation="sdpa")
     places = _places(folder)
@@ -125,6 +126,17 @@ def read(
     _liken(model, head)
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
     return model, _read(near, shapes, {name: (places[own], own) for name, own in names.items() if own})
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Nothing is said of weights that are left out on purpose."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def _read(near: dict[str, nn.Parameter], shapes: dict[str, torch.Size], places: dict[str, tuple[Path, str]]) -> Weights:
@@ -159,7 +171,7 @@ def _name_in(places: dict[str, Path], name: str, prefix: str) -> str:
 def _liken(model: PreTrainedModel, near: PreTrainedModel) -> None:
     """Give an outline what a built model of fewer blocks has beside weights: buffers, and what its modules were set to."""
     model.config.name_or_path = ""
-    first = {**dict(near.named_modules())}
+    first = dict(near.named_modules())
     block = next((name for name, module in near.named_modules() if module in blocks_of(near)), "")
     stem = block.rpartition(".")[0]
     for name, module in model.named_modules():

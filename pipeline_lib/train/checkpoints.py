@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.store.artifact import verify_part
@@ -24,7 +25,7 @@ from pipeline_lib.train.distributed import Ranks, largest
 from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job, checkpoint_labels, forget_part, kept_labels, part_key
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.optim import WeightAverage
-from pipeline_lib.train.sharding import LocalShard, whole_on_cpu
+from pipeline_lib.train.sharding import LocalShard, write_whole
 from pipeline_lib.train.state import AsyncWriter, SavedState, StateFolder, TrainerState, module_tensors, restore_module
 
 
@@ -46,15 +47,17 @@ class ModelCheckpoints:
         """Commit the model after step `done`, with the averaged weights, and these texts beside it."""
         label = self.labels[done]
         cut = _is_cut(objective.module)
-        if not cut and (not self.ranks.is_first or self.whole_part(label) is not None):
+        writes = self.ranks.is_first and self.whole_part(label) is None
+        if not cut and not writes:
             return
+        scratch = self.store.scratch(self.job.stage.name) if writes else None
         with average.in_place():
-            weights = whole_on_cpu(module_tensors(objective.module)) if cut else None
-            if not self.ranks.is_first or (cut and self.whole_part(label) is not None):
-                return
-            scratch = self.store.scratch(self.job.stage.name)
-            objective.save(scratch, weights)
-        self._commit(label, scratch, files, {"step": done})
+            if scratch:
+                objective.save(scratch, {} if cut else None)
+            if cut:  # the others give their rows, one tensor at a time
+                write_whole(module_tensors(objective.saved), scratch / SAFE_WEIGHTS_NAME if scratch else None)
+        if scratch:
+            self._commit(label, scratch, files, {"step": done})
 
     def keep(self, states: list[int], evaluation: str) -> None:
         """Take away the models that neither the newest of these saved states (steps) nor an older one needs."""
