@@ -7,8 +7,9 @@ A model that is cut over processes is built in each of them from its outline: no
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,31 @@ def outline_encoder(config: ModelConfig, tokenizer: PairTokenizer, seed: int) ->
     return Encoder(backbone, config.pooling), weights
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A model within the model, or the whole, that was initialised while it was built, and the random state before."""
+
+    model: PreTrainedModel
+    state: Tensor
+
+
 def draw(make: Callable[[], PreTrainedModel], seed: int) -> tuple[PreTrainedModel, Weights]:
     """The outline of what `make` makes with that seed, and the weights that it would have.
 
-    Modules are made for real, and let go of their weights as they are attached, so that as many random numbers are drawn as
-    by a whole model; those of the second pass, the model's own initialisation, are drawn when they are asked for.
+    Modules are made for real, and let go of their weights as they are attached; where a model initialises them, that is done
+    to one block after the other. So as many random numbers are drawn as by a whole model, and once more when the weights are
+    asked for.
     """
-    with torch.random.fork_rng(devices=[]), _weights_on_meta():
+    with torch.random.fork_rng(devices=[]), _weights_on_meta() as drawings:
         torch.manual_seed(seed)
         model = make()
-        state = torch.get_rng_state()
-    return model, _drawn(copy.deepcopy(model), state)
+    return model, _drawn(copy.deepcopy([drawing.model for drawing in drawings]), [drawing.state for drawing in drawings])
 
 
 @contextmanager
-def _weights_on_meta() -> Iterator[None]:
+def _weights_on_meta() -> Iterator[list[Drawing]]:
     """Modules that are attached to another lose their weights' storage, and keep their buffers."""
+    drawings: list[Drawing] = []
 
     def let_go(_: nn.Module, __: str, attached: nn.Module | None) -> None:
         for module in attached.modules() if attached is not None else ():
@@ -69,25 +79,40 @@ def _weights_on_meta() -> Iterator[None]:
                 if weight is not None and not weight.is_meta:
                     module._parameters[name] = nn.Parameter(weight.to("meta"), weight.requires_grad)
 
+    def initialise(model: PreTrainedModel) -> None:
+        before = {drawing.model for drawing in drawings}
+        drawings.append(Drawing(model, torch.get_rng_state()))
+        for _ in _initialised(model, model, before, ""):  # so that what is made after it draws what it would
+            pass
+
     hook = register_module_module_registration_hook(let_go)
+    whole, PreTrainedModel.initialize_weights = PreTrainedModel.initialize_weights, initialise
     try:
-        yield
+        yield drawings
     finally:
+        PreTrainedModel.initialize_weights = whole
         hook.remove()
 
 
 @torch.no_grad()
-def _drawn(model: PreTrainedModel, state: Tensor) -> Weights:
+def _drawn(models: list[PreTrainedModel], states: list[Tensor]) -> Weights:
+    """The weights of models one of which holds the other, the innermost first."""
     with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(state)
-        yield from _initialised(model, model, set(blocks_of(model)), "")
+        for number, (model, state) in enumerate(zip(models, states, strict=True)):
+            torch.set_rng_state(state)
+            prefix = next((f"{name}." for name, module in models[-1].named_modules() if module is model and name), "")
+            yield from _initialised(model, model, set(models[:number]), prefix)
 
 
-def _initialised(model: PreTrainedModel, module: nn.Module, blocks: set[nn.Module], prefix: str) -> Weights:
+@torch.no_grad()
+def _initialised(model: PreTrainedModel, module: nn.Module, done: Container[nn.Module], prefix: str) -> Weights:
     """Weights of a module's children in the order in which the model initialises them, a block or what lies apart at a time."""
+    blocks = set(blocks_of(model))
     for name, child in module.named_children():
+        if child in done:
+            continue
         if child not in blocks and not blocks.isdisjoint(child.modules()):
-            yield from _initialised(model, child, blocks, f"{prefix}{name}.")
+            yield from _initialised(model, child, done, f"{prefix}{name}.")
             continue
         real = copy.deepcopy(child).to_empty(device="cpu")
         real.apply(model._init_weights)  # children first, as the model does
