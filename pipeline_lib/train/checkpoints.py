@@ -7,7 +7,6 @@ weights; it is what a restart goes on from.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,15 @@ from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job, checkpoi
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.optim import WeightAverage
 from pipeline_lib.train.sharding import LocalShard, write_whole
-from pipeline_lib.train.state import AsyncWriter, SavedState, StateFolder, TrainerState, module_tensors, restore_module
+from pipeline_lib.train.state import (
+    AsyncWriter,
+    SavedState,
+    SavePace,
+    StateFolder,
+    TrainerState,
+    module_tensors,
+    restore_module,
+)
 
 
 class ModelCheckpoints:
@@ -167,14 +174,13 @@ class Resume:
     def __init__(self, job: Job, trained: Trained, checkpoints: ModelCheckpoints, ranks: Ranks, events: Events) -> None:
         self.states = StateFolder(job, ranks)
         self.trained, self.checkpoints, self.ranks, self.events = trained, checkpoints, ranks, events
-        self._every_seconds = job.config.resume_every_seconds
         self._writer = AsyncWriter(job.config.async_checkpointing)
-        self._last_save = time.monotonic()
+        self.pace = SavePace(job.config.resume_every_seconds, job.config.resume_time_share)
 
     @property
     def is_due(self) -> bool:
         """True once the interval between states has passed on the first rank's clock."""
-        return self.ranks.is_first and time.monotonic() - self._last_save > self._every_seconds
+        return self.ranks.is_first and self.pace.is_due(self._writer.is_busy)
 
     def save(self, done: int, texts: dict[str, str]) -> None:
         """Copy the state and write it asynchronously; every rank has to call.
@@ -182,16 +188,17 @@ class Resume:
         Raises:
             OSError: what the writing of the state before met.
         """
-        pieces = {name: LocalShard(group, self.ranks) for name, group in self.trained.tensors().items()}
-        state = TrainerState(done, pieces, texts)
+        with self.pace.save():
+            pieces = {name: LocalShard(group, self.ranks) for name, group in self.trained.tensors().items()}
+            state = TrainerState(done, pieces, texts)
 
-        def write() -> None:
-            if kept := self.states.save(state):
-                self.checkpoints.keep(kept, texts.get(EVALUATION_FILE, ""))
-            self.events.send("saved", step=done)
+            def write() -> None:
+                with self.pace.write():
+                    if kept := self.states.save(state):
+                        self.checkpoints.keep(kept, texts.get(EVALUATION_FILE, ""))
+                self.events.send("saved", step=done)
 
-        self._writer.start(write)
-        self._last_save = time.monotonic()
+            self._writer.start(write)
 
     def wait(self) -> None:
         """Wait until the last state is on the disk. Raises what its writing met."""

@@ -150,6 +150,11 @@ def _spread(layout: Layout, devices: Devices) -> str:
     )
 
 
+def process_room(config: Config, devices: Devices, layout: Layout) -> int:
+    """Memory that one process of a layout has (bytes)."""
+    return _room(config, devices, layout.processes // config.nodes)
+
+
 def _room(config: Config, devices: Devices, processes: int) -> int:
     """Memory of one process: a GPU is its own, a CPU's is shared."""
     return devices.memory_bytes if devices.kind == "cuda" else devices.memory_bytes // processes

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.machine import Devices
-from pipeline_lib.train.layout import resolve_layout
+from pipeline_lib.runtime.machine import Devices, find_devices
+from pipeline_lib.train.layout import process_room, resolve_layout, with_devices
 from pipeline_lib.train.memory import Layout, Memory, Workload, memory_of
 
 
@@ -32,12 +32,15 @@ GPUS = {
 }
 
 
+HERE = "here"
+
+
 @dataclass(frozen=True)
 class Terms:
     """Questions to the planner beside the run itself.
 
     Attributes:
-        gpu: a name of `GPUS`.
+        gpu: a name of `GPUS`, or "here": this machine's own devices, be they GPUs or not, of which no speed is known.
         price_per_hour: of one GPU, in any currency; 0: no cost is told.
         utilisation: of the peak operations, 0 to 1.
     """
@@ -49,13 +52,15 @@ class Terms:
 
     @property
     def devices(self) -> Devices:
-        """The GPUs as the launcher would find them.
+        """The devices as the launcher finds them.
 
         Raises:
             UserError: the GPU is unknown.
         """
+        if self.gpu == HERE:
+            return find_devices()
         if self.gpu not in GPUS:
-            raise UserError(f"--gpu {self.gpu!r} is unknown; choose one of: {', '.join(GPUS)}")
+            raise UserError(f"--gpu {self.gpu!r} is unknown; choose one of: {', '.join([*GPUS, HERE])}")
         return Devices("cuda", self.gpus, GPUS[self.gpu].memory_bytes, self.gpu)
 
 
@@ -96,9 +101,8 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         raise UserError("--gpus must be 1 or more, --utilisation above 0 and at most 1, --price 0 or more")
     work = Workload.planned(config)
     layout = resolve_layout(work, devices)
-    gpu, memory = GPUS[terms.gpu], memory_of(work, layout)
-    seconds = step_flops(config, layout.cached) / (layout.processes * gpu.flops_per_second * terms.utilisation)
-    gpu_hours = config.train.steps * seconds * terms.gpus / 3600
+    memory = memory_of(work, layout)
+    devices = with_devices(config.train, devices)
     return {
         "preset": config.name,
         "reference": config.reference,
@@ -108,8 +112,8 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
         "pairs_seen": config.train.steps * config.train.batch_size,
-        "gpu": terms.gpu,
-        "gpus": terms.gpus,
+        "gpu": devices.name,
+        "gpus": devices.count,
         "processes": layout.processes,
         "parallel": layout.parallel,
         "synchronise": layout.synchronise,
@@ -117,13 +121,22 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         "gradient_caching": layout.cached,
         "activation_bytes": layout.activation_bytes,
         "checkpoint_activations": layout.checkpoint_activations,
-        "memory_bytes": {**asdict(memory), "total": memory.total, "of": gpu.memory_bytes},
-        "utilisation": terms.utilisation,
-        "seconds_per_step": seconds,
-        "gpu_hours": gpu_hours,
-        "cost": gpu_hours * terms.price_per_hour if terms.price_per_hour else None,
-        "energy_kwh": gpu_hours * gpu.watts / 1000,
+        "memory_bytes": {**asdict(memory), "total": memory.total, "of": process_room(config.train, devices, layout)},
+        **_costs(config, terms, layout),
     }
+
+
+def _costs(config: RunConfig, terms: Terms, layout: Layout) -> dict[str, Any]:
+    """Time, money and energy; None where the speed of the devices is not known."""
+    names = ("seconds_per_step", "gpu_hours", "cost", "energy_kwh")
+    if terms.gpu == HERE:
+        return {"utilisation": terms.utilisation, **dict.fromkeys(names)}
+    gpu = GPUS[terms.gpu]
+    seconds = step_flops(config, layout.cached) / (layout.processes * gpu.flops_per_second * terms.utilisation)
+    gpu_hours = config.train.steps * seconds * terms.gpus / 3600
+    cost = gpu_hours * terms.price_per_hour if terms.price_per_hour else None
+    figures = dict(zip(names, (seconds, gpu_hours, cost, gpu_hours * gpu.watts / 1000), strict=True))
+    return {"utilisation": terms.utilisation, **figures}
 
 
 def describe_plan(found: dict[str, Any]) -> str:
@@ -132,9 +145,9 @@ def describe_plan(found: dict[str, Any]) -> str:
     total, of = memory.pop("total"), memory.pop("of")
     unused = found["gpus"] - found["processes"]
     few = f" ({unused:,} unused: the batch divides among no more)" if unused else ""
-    sharding = "whole weights on every GPU (DDP)"
+    sharding = "whole weights in every process (DDP)"
     if found["parallel"] == "fsdp":
-        sharding = f"weights cut over the GPUs (FSDP2), gathered once a {found['synchronise'].replace('_', '-')}"
+        sharding = f"weights cut over the processes (FSDP2), gathered once a {found['synchronise'].replace('_', '-')}"
     caching = "on" if found["gradient_caching"] else "off"
     lines = [
         f"{found['preset']}: {found['parameters'] / 1e6:,.0f} million weights, embeddings of {found['embedding_width']:,}, "
@@ -143,11 +156,14 @@ def describe_plan(found: dict[str, Any]) -> str:
         f"  on {found['gpus']:,} x {found['gpu']}{few}: {sharding}",
         f"  micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}, activations "
         + ("computed again" if found["checkpoint_activations"] else "kept"),
-        f"  memory of one GPU at its peak: {total / 1e9:.1f} GB of {of / 1e9:.1f} GB",
+        f"  memory of one process at its peak: {total / 1e9:.1f} GB of {of / 1e9:.1f} GB",
         *(f"    {name:14s} {size / 1e9:8.2f} GB" for name, size in memory.items()),
-        f"  {found['steps']:,} steps, {found['pairs_seen']:,} pairs: {found['seconds_per_step']:.1f} s a step at "
-        f"{found['utilisation']:.0%} of the peak, all texts at their longest",
-        f"  {found['gpu_hours']:,.0f} GPU-hours, {found['energy_kwh']:,.0f} kWh (the GPUs' own)"
-        + (f", {found['cost']:,.0f} at the given price" if found["cost"] is not None else "; give --price for the cost"),
+        f"  {found['steps']:,} steps, {found['pairs_seen']:,} pairs, all texts at their longest",
     ]
+    if found["seconds_per_step"] is not None:
+        price = f", {found['cost']:,.0f} at the given price" if found["cost"] is not None else "; give --price for the cost"
+        lines += [
+            f"  {found['seconds_per_step']:.1f} s a step at {found['utilisation']:.0%} of the peak",
+            f"  {found['gpu_hours']:,.0f} GPU-hours, {found['energy_kwh']:,.0f} kWh (the GPUs' own){price}",
+        ]
     return "\n".join([*lines, *([f"  figures: {found['reference']}"] if found["reference"] else [])])

@@ -198,13 +198,23 @@ class LocalShard:
         self.first_rows = {name: first_row(tensor) for name, tensor in mine.items() if len(own(tensor))}
         held = {name: tensor for name, tensor in tensors.items() if name not in mine}
         taken = {name: mine[name] for name in self.first_rows} | {name: held[name] for name in _dealt(held, ranks)}
-        self.tensors = {name: own(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in taken.items()}
+        self.tensors = {name: _to_host(own(tensor.detach())) for name, tensor in taken.items()}
+        if ranks.device.type == "cuda":
+            torch.cuda.synchronize(ranks.device)  # the copies run side by side until here
 
     def save(self, folder: Path, group: str) -> None:
         """Write the file; nothing where there is nothing to write."""
         if self.tensors:
             metadata = {"first_rows": json.dumps(self.first_rows, sort_keys=True)}
             save_file(self.tensors, folder / f"{group}-{self.name}.safetensors", metadata)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy in main memory: from a GPU into pinned memory, several times as fast, and still on its way."""
+    if tensor.device.type != "cuda":
+        return tensor.to("cpu", copy=True).contiguous()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _dealt(tensors: Mapping[str, Tensor], ranks: Ranks) -> list[str]:
