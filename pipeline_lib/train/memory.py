@@ -146,9 +146,13 @@ def shape_of(model: ModelConfig, vocabulary: int) -> Shape:
     Raises:
         UserError: the start is neither known nor here, or its sizes cannot be told.
     """
-    init = model.init
-    if not init:
+    if not model.init:
         return Shape.new(model, vocabulary)
+    shape = _shape_of_start(model.init)
+    return replace(shape, layers=min(shape.layers, model.keep_layers or shape.layers))
+
+
+def _shape_of_start(init: str) -> Shape:
     if init in HUB_MODELS:
         return Shape.of(HUB_MODELS[init], init)
     path = Path(init) / "config.json"
