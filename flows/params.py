@@ -130,7 +130,8 @@ class RunParams(SourceParams):
     preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
     init: str | None = place(
         "Start from",
-        "Folder of a causal language model, or its id on the Hugging Face hub; its tokenizer is taken too, and a language"
+        "Folder of a causal language model, a GGUF file, a name that `cpt get-start` lists, or an id on the Hugging Face hub;"
+        " its tokenizer is taken too, and a language"
         " model's learning rates. Or a finished run, as KEY, KEY/step-000240, the name of its report, or published; its"
         " tokenizer, temperature and rates are taken too. random: random weights. Unset: the preset's own start.",
         PLACE_OR_NAME,
