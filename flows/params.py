@@ -38,6 +38,7 @@ TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
     "directions": "train.directions",
     "seed": "train.seed",
     "processes": "train.processes",
+    "gpus": "train.gpus",
 }
 RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 
@@ -159,6 +160,7 @@ class PretrainParams(RunParams):
         "pretrain_steps": "pretrain.steps",
         "seed": "pretrain.seed",
         "processes": "pretrain.processes",
+        "gpus": "pretrain.gpus",
     }
 
 
@@ -380,8 +382,9 @@ class FinetuneParams(Params):
             UserError: a setting is out of its range, or this machine is too small.
         """
         config = apply(TuningConfig(), *self.layers())
-        check_processes("training.processes", config.training.processes)
-        check_divides(config.training.batch_size, config.training.processes)
+        processes = config.training.processes or 1
+        check_processes("training.processes", processes)
+        check_divides(config.training.batch_size, processes)
         return config
 
     def training_sets(self) -> list[TrainingSetConfig]:
