@@ -40,9 +40,11 @@ def training_set_task(store: Store, config: TrainingSetConfig) -> Artifact:
 def mine_task(store: Store, training_set: Artifact, checkpoint: Checkpoint, config: MiningConfig) -> Artifact:
     """Hard negatives from an index over the set's own passages."""
     progress = StageProgress("mine negatives")
-    encoder = CachedEncoder(CheckpointEncoder(checkpoint, config.batch_tokens), store)
+    model = CheckpointEncoder(checkpoint, config.batch_tokens, config.precision)
+    encoder = CachedEncoder(model, store)
     artifacts = {"model": checkpoint.trained.only(checkpoint.label), "tokenizer": checkpoint.tokenizer}
-    embedder = Embedder(encoder.encode, artifacts, checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
+    lengths = (checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
+    embedder = Embedder(encoder.encode, artifacts, *lengths, precision=model.precision)
     artifact = mine(store, training_set, embedder, config, progress)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['mined']:,} negatives for {facts['pairs']:,} pairs, of {facts['passages']:,} passages")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.machine import PrecisionChoice
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 # (weights up to, peak rate): what language models of that size are tuned to embed with, all of their weights at once
@@ -63,8 +64,21 @@ class OptimizerConfig(StageConfig):
         ge=0,
         lt=1,
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of matrix products; weights and loss stay in float32."
+    precision: PrecisionChoice = Field(
+        "auto",
+        description="Precision of matrix products; weights and loss stay in float32. auto: bfloat16 on GPUs that have it (Ampere"
+        " and later), and on CPUs that have it for models of two layers and 256 dimensions or more, else float32; what it"
+        " came to names the run.",
+    )
+    tf32: bool = added(
+        True,
+        description="TF32 for what float32 products remain on a GPU that has it: ten bits of mantissa, up to ten times the"
+        " speed. false: full float32.",
+    )
+    deterministic: bool = added(
+        True,
+        description="Deterministic algorithms alone, so that two equal runs agree to the bit. false: a GPU may take faster"
+        " ones, and a run that was interrupted ends a little otherwise.",
     )
     seed: int = Field(1, description="Seed of initial weights, sample order and dropout.", ge=0)
     micro_batch_tokens: int | None = unset(
@@ -356,6 +370,9 @@ class MiningConfig(StageConfig):
         "even", description="Choice among the passages that are left. top: the nearest ones; even: evenly over their ranks."
     )
     factory: str = Field("Flat", description="FAISS index factory string; inner product of vectors of length 1.")
+    precision: PrecisionChoice = operational(
+        "auto", description="Precision of the embedder's products, as `train.precision`; what it came to names the artifact."
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     rows_per_slice: int = operational(8_192, description="Texts embedded, and queries searched, at a time (rows).", ge=1)
 

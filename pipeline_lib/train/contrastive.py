@@ -137,6 +137,7 @@ class ContrastiveObjective:
         check_views(shards, config)
         model = job.model.model_copy(update={"init": job.start})
         encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
+        assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
         encoder.precision = config.precision
         encoder.packed = should_pack(config, encoder, ranks)
         if should_compile(config, encoder, ranks):

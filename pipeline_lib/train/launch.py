@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.model import ModelConfig, depth_and_width
 from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+from pipeline_lib.runtime.machine import resolve_precision
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.artifact import Artifact, verify_part
@@ -136,6 +137,7 @@ class Report:
 def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report) -> Artifact:
     """The artifact of one training run, contrastive or of a language model; made only if it is not there."""
     start, digest = _start_folder(inputs.start, choices.model)
+    choices = _with_precision(choices, start)
     named = choices.model_copy(update={"model": choices.model.model_copy(update={"init": digest})})
 
     def make(key: str) -> Outcome:
@@ -173,6 +175,13 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     missing = check_views(shards, config)
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
     return [warning] if missing else []
+
+
+def _with_precision(choices: Choices, start: str) -> Choices:
+    """The same with the precision that is computed in here, which names the run."""
+    sizes = depth_and_width(Path(start)) if start else (choices.model.layers, choices.model.width)
+    precision = resolve_precision(choices.config.precision, *sizes)
+    return choices.model_copy(update={"config": choices.config.model_copy(update={"precision": precision})})
 
 
 def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:

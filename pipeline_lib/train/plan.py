@@ -142,7 +142,7 @@ def _activations(config: RunConfig, layout: Layout) -> int:
     tokens = layout.micro_batch_tokens
     if not layout.cached:
         tokens = -(-config.train.batch_size * tokens_per_pair(config) // layout.processes)
-    a_layer = _layer_bytes(shape, low=config.train.precision == "bfloat16")
+    a_layer = _layer_bytes(shape, low=config.train.precision != "float32")
     layers = shape.layers - 1 if shape.fused else shape.layers  # the fused forward's last one keeps next to nothing
     kept, again = layers * a_layer, 0
     if config.train.checkpoint_activations and shape.layers > 2:
