@@ -66,9 +66,9 @@ class OptimizerConfig(StageConfig):
     )
     precision: PrecisionChoice = Field(
         "auto",
-        description="Precision of matrix products; weights and loss stay in float32. auto: bfloat16 on GPUs that have it (Ampere"
-        " and later), and on CPUs that have it for models of two layers and 256 dimensions or more, else float32; what it"
-        " came to names the run.",
+        description="Precision of matrix products; weights and loss stay in float32. auto: bfloat16 on GPUs that have it (from"
+        " Ampere on), and on CPUs that have it for models of two layers and 256 dimensions or more, else float32; what it came"
+        " to names the run.",
     )
     tf32: bool = added(
         True,
@@ -299,9 +299,8 @@ class PretrainConfig(OptimizerConfig):
     mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in the packed text.")
     micro_batch_tokens: int | None = unset(
         was=0,
-        default=2_048,
         operational=True,
-        description="Tokens of one forward pass, whose logits take 4 x tokens x vocabulary bytes; null: 2,048.",
+        description="Tokens of one forward pass; null: 2,048 on a CPU, 16,384 on a GPU.",
         ge=64,
     )
 

@@ -271,11 +271,13 @@ def work(job: Job, events: Events) -> None:
     """
     # refuses an operation that has no deterministic form; costs nothing on a CPU, and cuBLAS wants its workspace fixed
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(job.config.deterministic)
     # a debugging aid, one more pass over every new tensor
     torch.utils.deterministic.fill_uninitialized_memory = False
     transformers_logging.disable_progress_bar()
     ranks = join_ranks(job.config.threads)
+    if ranks.device.type == "cuda":  # on a CPU the same word may mean another arithmetic
+        torch.set_float32_matmul_precision("high" if job.config.tf32 else "highest")
     if not ranks.is_first:
         _run(job, ranks, events)
         return
