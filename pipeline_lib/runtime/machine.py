@@ -29,6 +29,7 @@ FEWEST_BFLOAT16_LAYERS, LEAST_BFLOAT16_WIDTH = 2, 256
 FIRST_BFLOAT16_GPU = 8.0  # compute capability: Ampere
 PROC_CPUINFO = Path("/proc/cpuinfo")
 DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
+DEVICES = Path("/dev")  # where a sandbox hides the driver's folder in /proc
 PROCESSES_A_CORE = 8  # beyond any use; a machine of 8 GPUs has more cores than this asks for
 
 
@@ -69,7 +70,13 @@ def cpu_seconds(process: psutil.Process | None = None) -> float:
 
 def has_gpu() -> bool:
     """True where an NVIDIA driver answers; torch has the last word when training starts."""
-    return Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is not None
+    return bool(_driver_gpus()) and shutil.which("nvidia-smi") is not None
+
+
+def _driver_gpus() -> list[str]:
+    """Numbers of the GPUs that the driver lists, or that have a device file."""
+    listed = [str(number) for number, _ in enumerate(DRIVER_LIST.glob("*"))]
+    return listed or sorted(path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*"))
 
 
 def visible_gpus() -> list[str]:
@@ -77,7 +84,7 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device for device in named.split(",") if device.strip()]
-    return [str(number) for number, _ in enumerate(DRIVER_LIST.glob("*"))]
+    return _driver_gpus()
 
 
 def computes_on_gpu() -> bool:
