@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
 
 ROOT = Path(__file__).parents[2]
-PRESET_STEPS, RESUME_STEPS, SCALING_STEPS = 5, 24, 8
+PRESET_STEPS, RESUME_STEPS, SCALING_STEPS = 4, 24, 8
 TESTS_SECONDS = 450
 
 
