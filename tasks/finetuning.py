@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.evaluation.metrics import read_evaluations
-from pipeline_lib.evaluation.suites.cached import CachedEncoder
+from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.mining import Embedder, mine
@@ -41,11 +42,13 @@ def mine_task(store: Store, training_set: Artifact, checkpoint: Checkpoint, conf
     """Hard negatives from an index over the set's own passages."""
     progress = StageProgress("mine negatives")
     model = CheckpointEncoder(checkpoint, config.batch_tokens, config.precision)
-    encoder = CachedEncoder(model, store)
+    parallel = ParallelEncoder(model, embedding_processes())  # one a GPU
+    encoder = CachedEncoder(parallel, store)
     artifacts = {"model": checkpoint.trained.only(checkpoint.label), "tokenizer": checkpoint.tokenizer}
     lengths = (checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
     embedder = Embedder(encoder.encode, artifacts, *lengths, precision=model.precision)
-    artifact = mine(store, training_set, embedder, config, progress)
+    with closing(parallel):
+        artifact = mine(store, training_set, embedder, config, progress)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['mined']:,} negatives for {facts['pairs']:,} pairs, of {facts['passages']:,} passages")
     show_table("mined-negatives", [facts], "What was mined, and what was passed over")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.report_data import HeldOut, notes, precision_note, split_facts
 from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.evaluation.suites.cached import ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
@@ -99,8 +101,9 @@ def card_task(
 def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
     """All functions and passages in one FAISS index, tied to the model by its hash."""
     progress = StageProgress("index")
-    encoder = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
-    artifact = build_index(store, exported, curated, config.index, encoder, progress)
+    model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
+    with closing(ParallelEncoder(model, embedding_processes())) as encoder:  # one a GPU
+        artifact = build_index(store, exported, curated, config.index, encoder, progress)
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact

@@ -49,6 +49,8 @@ from pipeline_lib.train.torchrun import command, environment
 SAVE_GRACE_SECONDS = 20.0
 MEETING = "meeting-"  # and the machine's number: where the processes of one attempt find each other, and their temporary files
 HEARTBEAT_SECONDS = 0.5
+# the same weights in other formats, which hub folders carry; hashing them takes a minute of a large model's start
+NEVER_READ = frozenset(".bin .pt .pth .ckpt .pkl .onnx .onnx_data .h5 .msgpack .ot .tflite".split())
 TAIL_LINES = 30
 FAILURES: dict[str, type[Exception]] = {
     "UserError": UserError,
@@ -195,7 +197,7 @@ def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]
     folder = Path(model.init).absolute()
     if not (folder / "config.json").is_file():
         raise UserError(f"model.init: no config.json in {folder}; expected the folder of a causal language model")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in NEVER_READ)
     return str(folder), digest_of([(path.relative_to(folder).as_posix(), sha256_file(path)) for path in files])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import require_finite
 from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
-from pipeline_lib.runtime.machine import cores, visible_gpus
+from pipeline_lib.runtime.machine import Precision, cores, visible_gpus
 from pipeline_lib.runtime.processes import deaf_children
 from pipeline_lib.runtime.progress import Progress, embedding, silent
 from pipeline_lib.store.store import Store
@@ -110,6 +110,11 @@ class ParallelEncoder:
     def id(self) -> ModelId:
         """The id of the encoder."""
         return self.encoder.id
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the encoder's matrix products."""
+        return getattr(self.encoder, "precision", "float32")
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D), in the order of the texts."""
