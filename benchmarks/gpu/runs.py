@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,17 @@ def scaling_part(bench: Bench) -> None:
 
 def _run_tests() -> Row:
     begin = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", str(ROOT / "tests" / "gpu")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=env, timeout=TESTS_SECONDS)
-    lines = done.stdout.splitlines() or done.stderr.splitlines() or [""]
-    counts = {name: int(n) for n, name in re.findall(r"(\d+) (passed|failed|skipped|error)", lines[-1])}
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-rs", f"--junitxml={report}", str(ROOT / "tests" / "gpu")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=env, timeout=TESTS_SECONDS)
+        counted = re.findall(r'(tests|failures|errors|skipped)="(\d+)"', report.read_text()) if report.is_file() else []
+    lines = (done.stdout + done.stderr).splitlines()
     told = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))] or (
         lines[-8:] if done.returncode else []
     )
+    counts = {name: int(n) for name, n in counted[:4]}
     return {"exit": done.returncode, **counts, "seconds": time.monotonic() - begin, "told": " | ".join(told)[:2_000]}
 
 

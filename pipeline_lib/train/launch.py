@@ -50,7 +50,7 @@ SAVE_GRACE_SECONDS = 20.0
 MEETING = "meeting-"  # and the machine's number: where the processes of one attempt find each other, and their temporary files
 HEARTBEAT_SECONDS = 0.5
 # the same weights in other formats, which hub folders carry; hashing them takes a minute of a large model's start
-NEVER_READ = frozenset(".bin .pt .pth .ckpt .pkl .onnx .onnx_data .h5 .msgpack .ot .tflite".split())
+NEVER_READ = frozenset([".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx", ".onnx_data", ".h5", ".msgpack", ".ot", ".tflite"])
 TAIL_LINES = 30
 FAILURES: dict[str, type[Exception]] = {
     "UserError": UserError,
