@@ -34,6 +34,7 @@ def test_each_part_runs_on_a_cpu(part: str, tmp_path: Path) -> None:
         assert found["rows"][0]["skipped"], "without a GPU they say why they are skipped"
 
 
+@pytest.mark.slow
 def test_a_part_goes_on_with_the_rows_that_are_missing(tmp_path: Path) -> None:
     code, found = run("steps", tmp_path)
     assert code == 0 and found["rows"][0]["what"] == "8 pairs of 8/16 tokens"
@@ -69,6 +70,8 @@ def test_what_does_not_fit_the_memory_is_a_row_that_says_so(tmp_path: Path) -> N
         {"what": "large", "error": "out of memory: CUDA out of memory. Tried to allocate 9 GB"},
         {"what": "small", "seconds": 1.235},
     ]
+    bench.row("small", too_large)
+    assert bench.read()["rows"] == rows, "what is there is not measured again"
     assert Bench("steps", "cuda", True, tmp_path).read() == {}, "another device's figures are none of this one's"
 
 
