@@ -141,15 +141,3 @@ def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> N
     objective = pretraining(tmp_path / "run", folder)
     assert objective.module.config.vocab_size == max(objective.tokenizer.vocab_size, 400)
     assert objective.gradients(0).loss > 0
-
-
-def test_a_starts_digest_is_that_of_the_files_that_are_read(tmp_path: Path) -> None:
-    folder = write_causal_lm(tmp_path / "lm", "gpt2")
-    given = ModelConfig(init=str(folder))
-    digest = _start_folder(None, given)[1]
-    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    (folder / "onnx").mkdir()
-    (folder / "onnx" / "model.onnx").write_bytes(b"a graph")
-    assert _start_folder(None, given)[1] == digest, "other formats of the weights are never read"
-    (folder / "tokenizer_config.json").write_text("{}")
-    assert _start_folder(None, given)[1] != digest
