@@ -21,7 +21,15 @@ from pipeline_lib.evaluation.candidates import compare, is_tracked
 from pipeline_lib.evaluation.metrics import differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
-from pipeline_lib.evaluation.report_data import HeldOut, QuarantineReason, ReportData, StageRow, notes, split_facts
+from pipeline_lib.evaluation.report_data import (
+    HeldOut,
+    QuarantineReason,
+    ReportData,
+    StageRow,
+    notes,
+    precision_note,
+    split_facts,
+)
 from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
@@ -236,6 +244,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         index=str(stages["index"].part_folder()),
         notes=(
             *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
+            *precision_note(trained, model),
             *stages["curate"].manifest.facts.get("split_warnings", ()),
             *([trained.manifest.facts["stopped_early"]] if "stopped_early" in trained.manifest.facts else []),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),

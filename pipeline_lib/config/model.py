@@ -5,8 +5,10 @@ Plans and learning rates need these sizes alone: nothing is asked of the hub.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -208,6 +210,21 @@ def _with_biases(width: int, inner: int) -> dict[str, int]:
     """Sizes of a block of GPT-2 and GPT-NeoX: square attention, a bias on everything, two layer norms."""
     vectors = 4 * width + inner + width + 4 * width
     return {"width": width, "inner": inner, "queries": width, "keys": width, "vectors": vectors, "final": 2 * width}
+
+
+def depth_and_width(folder: Path) -> tuple[int, int]:
+    """Layers and hidden width of the model in a folder, by the config.json of whatever family; 0 where none tells.
+
+    A sentence-transformers folder may hold its transformer in a folder below.
+    """
+    for path in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # whoever loads the model says what is wrong
+            continue
+        if isinstance(fields, dict) and (width := fields.get("hidden_size") or fields.get("n_embd")):
+            return int(fields.get("num_hidden_layers") or fields.get("n_layer") or 0), int(width)
+    return 0, 0
 
 
 def hub_weights(init: str) -> int | None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.machine import PrecisionChoice
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 # (weights up to, peak rate): what language models of that size are tuned to embed with, all of their weights at once
@@ -85,8 +86,21 @@ class OptimizerConfig(StageConfig):
         ge=0,
         lt=1,
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of matrix products; weights and loss stay in float32."
+    precision: PrecisionChoice = Field(
+        "auto",
+        description="Precision of matrix products; weights and loss stay in float32. auto: bfloat16 on GPUs that have it (from"
+        " Ampere on), and on CPUs that have it for models of two layers and 256 dimensions or more, else float32; what it came"
+        " to names the run.",
+    )
+    tf32: bool = added(
+        True,
+        description="TF32 for what float32 products remain on a GPU that has it: ten bits of mantissa, up to ten times the"
+        " speed. false: full float32.",
+    )
+    deterministic: bool = added(
+        True,
+        description="Deterministic algorithms alone, so that two equal runs agree to the bit. false: a GPU may take faster"
+        " ones, and a run that was interrupted ends a little otherwise.",
     )
     seed: int = Field(1, description="Seed of initial weights, sample order and dropout.", ge=0)
     micro_batch_tokens: int | None = unset(
@@ -387,8 +401,7 @@ class PretrainConfig(OptimizerConfig):
     mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in the packed text.")
     micro_batch_tokens: int | None = unset(
         was=0,
-        default=2_048,
         operational=True,
-        description="Tokens of one forward pass, whose logits take 4 x tokens x vocabulary bytes; null: 2,048.",
+        description="Tokens of one forward pass; null: 2,048 on a CPU, 16,384 on a GPU.",
         ge=64,
     )

@@ -40,6 +40,7 @@ from pipeline_lib.train.rows import PairRows, check_views
 from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
+RANK_EVERY = {"cpu": 1, "cuda": 10}  # steps; a GPU waits for the decomposition, which takes some milliseconds
 
 
 def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
@@ -124,8 +125,7 @@ class ContrastiveObjective:
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
-        self._effective_rank: float | None = None  # of the last step's embeddings
-        self._not_finite = ""  # which of them are not
+        self._seen: tuple[Tensor, Tensor] | None = None  # the last step's embeddings: x (B, D), candidates (K, D)
         self._watch = Stopwatch()
 
     @classmethod
@@ -146,6 +146,7 @@ class ContrastiveObjective:
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed).to(ranks.device)
+        assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
         encoder.precision = config.precision
         encoder.packed = should_pack(config, encoder, ranks)
         if should_compile(config, encoder, ranks):
@@ -195,15 +196,16 @@ class ContrastiveObjective:
         loss_of = self._watch.timed("loss")(self._loss_of(step, batch, shares))
         cached = self._should_cache(micro_batches)
         loss = batch_gradients(self.module, micro_batches, loss_of, cached, self._before_backward)
+        value, effective, not_finite = self._checked(step, loss, np.concatenate(shares))
         return StepFigures(
-            loss=float(loss),
+            loss=value,
             pairs=len(shares[self.ranks.rank]),
             tokens=sum(map(len, sequences)),
             padded_tokens=sum(piece.padded_tokens for piece in micro_batches),
             wait_seconds=self._ahead.wait_seconds,
-            effective_rank=self._effective_rank,
+            effective_rank=effective,
             loss_seconds=self._watch.lap()["loss"],
-            not_finite=self._not_finite,
+            not_finite=not_finite,
         )
 
     def _cut(self, sequences: list[np.ndarray], batch: Batch, shares: list[np.ndarray]) -> list[MicroBatch]:
@@ -230,8 +232,7 @@ class ContrastiveObjective:
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
-        order_B = np.concatenate(shares)
-        hashes = batch.hashes_of(order_B).to(self.ranks.device)
+        hashes = batch.hashes_of(np.concatenate(shares)).to(self.ranks.device)
         sizes = [len(share) for share in shares]
         n_negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         begin = sum(sizes[: self.ranks.rank])
@@ -240,17 +241,26 @@ class ContrastiveObjective:
 
         def loss_of(emb_ND: Tensor) -> Tensor:
             x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
-            self._check(step, x_BD.detach(), y_KD.detach(), order_B)
+            self._seen = x_BD.detach(), y_KD.detach()
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
 
-    def _check(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> None:
-        """Note what divergence checks look at: every rank from the same bits, so that all stop after the same step."""
-        self._effective_rank = min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)]))
-        self._not_finite = self._name_not_finite(step, x_BD, y_KD, order_B)
-        if self._not_finite:
-            self._effective_rank = math.nan
+    def _checked(self, step: int, loss: Tensor, order_B: np.ndarray) -> tuple[float, float | None, str]:
+        """The loss and what divergence checks look at: effective rank, where it is measured, and what is not finite.
+
+        Every rank has the same bits, so that all stop after the same step; of a sound step one transfer tells loss and verdict.
+        """
+        assert self._seen is not None, "a step without a loss"
+        x_BD, y_KD = self._seen
+        self._seen = None
+        finite = torch.isfinite(x_BD).all() & torch.isfinite(y_KD).all()
+        value, is_finite = torch.stack([loss.double(), finite.double()]).tolist()
+        if not is_finite:
+            return value, math.nan, self._name_not_finite(step, x_BD, y_KD, order_B)
+        if step % RANK_EVERY[self.ranks.device.type]:
+            return value, None, ""
+        return value, min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)])), ""
 
     def _name_not_finite(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> str:
         """The sides whose embeddings are not finite, how many, and the first pair of each; empty where all are."""

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.model import ModelConfig, depth_and_width
 from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_early_stopping
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
-from pipeline_lib.runtime.machine import Devices, find_devices
+from pipeline_lib.runtime.machine import Devices, find_devices, resolve_precision
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.artifact import Artifact, verify_part
@@ -154,6 +154,7 @@ def build_trained(
     """
     start = start_of(store, inputs.start, choices.config, choices.model, inputs.tokenizer)
     choices = choices.model_copy(update=named(choices.config, choices.model, start))
+    choices = _with_precision(choices, start.folder)
     inputs = replace(inputs, parent=inputs.parent or start.parent)
 
     def make(key: str) -> Outcome:
@@ -198,6 +199,13 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     missing = check_views(shards, config)
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
     return [warning] if missing else []
+
+
+def _with_precision(choices: Choices, start: str) -> Choices:
+    """The same with the precision that is computed in here, which names the run."""
+    sizes = depth_and_width(Path(start)) if start else (choices.model.layers, choices.model.width)
+    precision = resolve_precision(choices.config.precision, *sizes)
+    return choices.model_copy(update={"config": choices.config.model_copy(update={"precision": precision})})
 
 
 def _outcome(store: Store, job: Job) -> Outcome:

@@ -119,7 +119,7 @@ class Workload:
     @property
     def low(self) -> bool:
         """True where matrix products are in bfloat16."""
-        return self.config.precision == "bfloat16"
+        return self.config.precision != "float32"  # auto: what the device that is planned for takes
 
     def kept_bytes(self, tokens: int, layout: Layout) -> int:
         """Activations of that many tokens until backward."""

@@ -38,7 +38,7 @@ def small_run(**sizes: int) -> RunConfig:
         tokenizer=TokenizerConfig(vocab_size=given["vocabulary"]),
         shards=ShardConfig(max_x_tokens=given["x"], max_y_tokens=given["y"]),
         model=model,
-        train=TrainConfig(batch_size=given["pairs"], checkpoint_activations="checkpointed" in given),
+        train=TrainConfig(precision="float32", batch_size=given["pairs"], checkpoint_activations="checkpointed" in given),
     )
 
 
