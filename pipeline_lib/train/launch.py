@@ -203,8 +203,9 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
 
 def _with_precision(choices: Choices, start: str) -> Choices:
     """The same with the precision that is computed in here, which names the run."""
-    sizes = depth_and_width(Path(start)) if start else (choices.model.layers, choices.model.width)
-    precision = resolve_precision(choices.config.precision, *sizes)
+    layers, width = depth_and_width(Path(start)) if start else (choices.model.layers, choices.model.width)
+    layers = min(layers, choices.model.keep_layers or layers)
+    precision = resolve_precision(choices.config.precision, layers, width)
     return choices.model_copy(update={"config": choices.config.model_copy(update={"precision": precision})})
 
 
