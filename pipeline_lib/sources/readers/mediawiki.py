@@ -229,7 +229,7 @@ class _Export:
                     self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
                 data = rest + data
                 at = data.rfind(b"<", -_MARK_BYTES)  # a mark may lie on both sides of this bound
-                begun = 0 < at and any(mark.startswith(data[at:]) for mark in (b"<page", _END))
+                begun = at > 0 and any(mark.startswith(data[at:]) for mark in (b"<page", _END))
                 data, rest = (data[:at], data[at:]) if begun else (data, b"")
                 yield from self.cut(data)
                 end = (end + data)[-100:]

@@ -235,3 +235,28 @@ def test_a_7z_without_libarchive_says_what_to_do(tmp_path: Path, monkeypatch: py
     (found,) = read_dump(path, "archive")
     assert isinstance(found.content, Refusal) and found.content.reason == "unsupported_compression"
     assert "apt-get install libarchive13" in found.content.detail
+
+
+# ---- archives one after the other
+
+
+def tarred(name: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = 6
+        archive.addfile(info, io.BytesIO(b"x = 1\n"))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_tar_archives_one_after_the_other_are_all_read(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "both.tar"
+    path.write_bytes(pack(tarred("a.py")) + pack(tarred("b.py")))
+    found = read_dump(path, "archive")
+    assert list(texts(found)) == ["a.py", "b.py"] and reasons(found) == []
+    path.write_bytes(pack(tarred("a.py") + b"something else" * 100))
+    found = read_dump(path, "archive")
+    assert list(texts(found)) == ["a.py"] and reasons(found) in (["damaged"], ["truncated"])
+    path.write_bytes(pack(tarred("a.py") + tarred("b.py")[:1024]))
+    assert list(texts(found := read_dump(path, "archive"))) == ["a.py", "b.py"] and reasons(found) == ["truncated"]
