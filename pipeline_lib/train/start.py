@@ -92,7 +92,10 @@ def recipe_of(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     choices = checkpoint.trained.manifest.config
     config, model = TrainConfig.model_validate(choices["config"]), ModelConfig.model_validate(choices["model"])
     train = {name: getattr(config, name) for name in RECIPE}
-    sizes = {name: getattr(model, name) for name in ("layers", "width", "heads", "inner", "positions", "pooling", "dropout")}
+    sizes: dict[str, Any] = {
+        name: getattr(model, name) for name in ("layers", "width", "heads", "inner", "positions", "pooling", "dropout")
+    }
+    sizes["keep_layers"] = None  # the checkpoint has the blocks that were kept
     return {"train": {**train, "temperature": _state_of(checkpoint)["temperature"]}, "model": sizes}
 
 
