@@ -38,6 +38,7 @@ TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
     "directions": "train.directions",
     "seed": "train.seed",
     "processes": "train.processes",
+    "gpus": "train.gpus",
 }
 RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 
@@ -130,7 +131,8 @@ class RunParams(SourceParams):
     preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
     init: str | None = place(
         "Start from",
-        "Folder of a causal language model, or its id on the Hugging Face hub; its tokenizer is taken too, and a language"
+        "Folder of a causal language model, a GGUF file, a name that `cpt get-start` lists, or an id on the Hugging Face hub;"
+        " its tokenizer is taken too, and a language"
         " model's learning rates. Or a finished run, as KEY, KEY/step-000240, the name of its report, or published; its"
         " tokenizer, temperature and rates are taken too. random: random weights. Unset: the preset's own start.",
         PLACE_OR_NAME,
@@ -158,6 +160,7 @@ class PretrainParams(RunParams):
         "pretrain_steps": "pretrain.steps",
         "seed": "pretrain.seed",
         "processes": "pretrain.processes",
+        "gpus": "pretrain.gpus",
     }
 
 
@@ -379,8 +382,9 @@ class FinetuneParams(Params):
             UserError: a setting is out of its range, or this machine is too small.
         """
         config = apply(TuningConfig(), *self.layers())
-        check_processes("training.processes", config.training.processes)
-        check_divides(config.training.batch_size, config.training.processes)
+        processes = config.training.processes or 1
+        check_processes("training.processes", processes)
+        check_divides(config.training.batch_size, processes)
         return config
 
     def training_sets(self) -> list[TrainingSetConfig]:
