@@ -286,7 +286,8 @@ class TrainConfig(OptimizerConfig):
     keep_checkpoints: int | None = unset(
         was=0,
         added=True,
-        description="Newest checkpoints that are kept, beside the best by the loss of `evaluation_pairs`; null: all.",
+        description="Newest checkpoints that are kept, beside the best by `early_stopping.metric` of `evaluation_pairs`; null:"
+        " all.",
         ge=1,
     )
     evaluation_pairs: int = added(
