@@ -42,10 +42,8 @@ def plan_run(
     """
     from flows.cli.terminal import read_params
     from flows.params import RunParams
-    from flows.runs import find_checkpoint, open_store
     from flows.settings import configure
     from pipeline_lib.config.model import HUB_MODELS
-    from pipeline_lib.model.checkpoint import find_start
     from pipeline_lib.train.plan import HERE, Terms, describe_plan, plan
 
     params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
@@ -54,8 +52,7 @@ def plan_run(
         asked["train.gpus"] = gpus
     resolved = configure(preset, [*params.layers(), asked])
     if resolved.model.init not in HUB_MODELS:
-        checkpoint = find_checkpoint(open_store(), resolved.model.init)
-        start = str(checkpoint.folder) if checkpoint else find_start(resolved.model.init)
+        start = _folder_of(resolved.model.init)
         resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
@@ -74,3 +71,12 @@ def plan_run(
             *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
         ]
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
+def _folder_of(init: str) -> str:
+    """The folder of a start: a finished run's checkpoint, a folder, or a hub model's in the cache."""
+    from flows.runs import find_checkpoint, open_store
+    from pipeline_lib.model.checkpoint import find_start
+
+    checkpoint = find_checkpoint(open_store(), init)
+    return str(checkpoint.folder) if checkpoint else find_start(init)

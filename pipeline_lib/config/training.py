@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.data import ReadingConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -16,20 +17,6 @@ LANGUAGE_MODEL_RATES = ((200_000_000, 3e-4), (500_000_000, 1e-4), (2_000_000_000
 UNKNOWN_SIZE_RATE = 1e-4
 WARMUP_SHARE = 0.1  # of the steps
 CPU_ACTIVATION_BYTES = 2 * 1024**3
-
-
-class ReadingConfig(StageConfig):
-    """Reading ahead of token files: from a disk by memory map, from a bucket file by file before they are needed."""
-
-    batches_ahead: int = operational(2, description="Batches read before their step, behind which a slow read hides.", ge=1)
-    steps_ahead: int = operational(
-        64, description="Steps whose files are fetched, or asked of a disk, before them (steps).", ge=1
-    )
-    fetched_bytes: int = operational(
-        16 * 1024**3,
-        description="Room for a bucket's files on this machine; what a step needs now is fetched even beyond it (bytes).",
-        gt=0,
-    )
 
 
 class EarlyStoppingConfig(StageConfig):
@@ -299,7 +286,8 @@ class TrainConfig(OptimizerConfig):
     keep_checkpoints: int | None = unset(
         was=0,
         added=True,
-        description="Newest checkpoints that are kept, beside the best by the loss of `evaluation_pairs`; null: all.",
+        description="Newest checkpoints that are kept, beside the best by `early_stopping.metric` of `evaluation_pairs`; null:"
+        " all.",
         ge=1,
     )
     evaluation_pairs: int = added(
