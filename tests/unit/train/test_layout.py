@@ -182,7 +182,12 @@ EIGHT = Devices("cuda", 8, H100, "h100")
             EIGHT,
             ("train.checkpoint_activations=true", {"checkpoint_activations": True}),
         ),
-        ("cpt_text_s", {"activation_bytes": 1 << 50}, EIGHT, ("train.activation_bytes=null", {"activation_bytes": None})),
+        (
+            "cpt_text_s",
+            {"activation_bytes": 1 << 50},
+            Devices("cuda", 1, H100, "h100"),
+            ("train.activation_bytes=null", {"activation_bytes": None}),
+        ),
         ("cpt_text_l", {}, Devices("cuda", 1, H100, "h100"), ("it needs about 2 of them", {})),
         ("cpt_text_l", {}, Devices("cpu", 1, 16 * 10**9), ("take a smaller model", None)),
     ],
