@@ -24,7 +24,7 @@ from flows.settings import Values, find_setting, flat, public_place, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, find_start, lineage_of, start_name
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_kept_layers, find_start, lineage_of, start_name
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.store.artifact import Artifact
@@ -159,6 +159,8 @@ def open_workspace(params: SourceParams) -> Workspace:
     start = find_given_start(store, given, lengthened)
     folder = find_start(given, params.machine.download) if start is None else str(start.folder)
     config = params.resolve()  # once a start is here: rates go by its size
+    if start is None and not config.pretrain.steps:  # a model that is pre-trained here may be cut too
+        check_kept_layers(folder, config.model.keep_layers)
     asked = asked_digest(config, start)
     if start is not None and lengthened:
         config = with_settings(config, "train", continue_from=start.name)
@@ -228,8 +230,7 @@ def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin
     start, own = dataset.start, _train_params(params)
     base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, _data_sentence(work.config)
     if start is not None:
-        before, earlier = whole_story(lineage_of(work.store, start.trained))
-        base, data = f"the checkpoint {start.name} (which started from {before})", " ".join(dict.fromkeys([earlier, data]))
+        base, data = _story_before(work.store, start, data)
     if (
         start is not None and work.start and start.name == work.start.name
     ):  # as it was meant when it was found, whatever is named so later
@@ -238,9 +239,18 @@ def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin
         params=own.model_dump(mode="json", exclude={"machine"}, exclude_none=True),
         keys={stage: artifact.manifest.key for stage, artifact in dataset.stages.items() if stage != "check_shards"},
         base=base,
-        data=data.strip(),
+        data=data,
         parent=start.name if start else "",
     )
+
+
+def _story_before(store: Store, start: Checkpoint, data: str) -> tuple[str, str]:
+    """The start and the data in words, with those of the run that a checkpoint is of."""
+    try:
+        before, earlier = whole_story(lineage_of(store, start.trained))
+    except UserError:  # what it was made from is gone
+        return f"the checkpoint {start.name}", data
+    return f"the checkpoint {start.name} (which started from {before})", " ".join(dict.fromkeys([earlier, data])).strip()
 
 
 def _named_start(params: SourceParams, own: TrainParams, name: str) -> TrainParams:

@@ -109,7 +109,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         data = data.model_copy(
             update={"stages": tuple(row.model_copy(update={"reused": reused[row.stage]}) for row in data.stages)}
         )
-    keep_newest(folder, own.name, {CARD: _model_card(run, data, config.train.processes)})
+    keep_newest(folder, own.name, {CARD: _model_card(run, data)})
     page = write_report(folder, data)
     if data.tracked:
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
@@ -152,17 +152,23 @@ def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: report.get(name, 1) for name in names} | {"seconds": report["seconds"]["total"], "began_at": 0.0}
 
 
-def _model_card(run: RunArtifacts, data: ReportData, processes: int) -> bytes:
+def _model_card(run: RunArtifacts, data: ReportData) -> bytes:
     """The export's card with what the making cost: all attempts of this run, and the stages that it found done."""
     card = (run.stages["card"].part_folder() / FILE).read_text(encoding="utf-8")
     training = StageRow.of(run.stages["train"])
     cost = Cost(
         cpu_seconds=data.cpu_seconds + sum(row.cpu_seconds for row in data.stages if row.reused),
         training_cpu_seconds=training.cpu_seconds,
-        gpu_seconds=training.seconds * processes if has_gpu() else 0.0,
+        gpu_seconds=training.seconds * _trainers(run.stages["train"]) if has_gpu() else 0.0,
         attempts=data.attempts,
     )
     return with_measured_cost(card, cost).encode()
+
+
+def _trainers(trained: Artifact) -> int:
+    """Trainer processes of a run, as its last checkpoint records them."""
+    label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
+    return int(_read(trained.part_folder(label) / "state.json")["world_size"])
 
 
 def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:

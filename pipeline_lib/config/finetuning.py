@@ -101,4 +101,14 @@ class FinetuneConfig(StageConfig):
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
     checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
-    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+    processes: int | None = unset(
+        was=0, operational=True, description="Trainer processes of this machine; null: as `train.processes` says.", ge=1
+    )
+
+
+class TuningConfig(StageConfig):
+    """The settings of a fine-tuning run."""
+
+    sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
+    mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
+    training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")

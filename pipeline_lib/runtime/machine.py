@@ -1,15 +1,18 @@
-"""Machine: cores, processor, GPU, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
+"""Machine: cores, processor, GPUs, memory, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +34,13 @@ PROC_CPUINFO = Path("/proc/cpuinfo")
 DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
 DEVICES = Path("/dev")  # where a sandbox hides the driver's folder in /proc
 PROCESSES_A_CORE = 8  # beyond any use; a machine of 8 GPUs has more cores than this asks for
+PROBE_SECONDS = 120.0  # for torch to be imported and the driver to answer
+# torch's own answer, in a process of its own: it takes seconds, memory, and a context on the GPU
+PROBE = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+print(json.dumps([{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in gpus]))
+"""
 
 
 def cores() -> int:
@@ -101,6 +111,69 @@ def gpu_capability() -> float:
         return min(map(float, said.split()))
     except (OSError, subprocess.SubprocessError, ValueError):
         return FIRST_BFLOAT16_GPU
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices that a machine trains on: its GPUs, or its processor.
+
+    Attributes:
+        count: GPUs; 1 for a processor, whose memory all of its trainer processes share.
+        memory_bytes: of one GPU, the smallest; or of the machine.
+    """
+
+    kind: Literal["cuda", "cpu"]
+    count: int
+    memory_bytes: int
+    name: str = "CPU"
+
+    def __str__(self) -> str:
+        """As people read it: 8 x NVIDIA H100 of 85.0 GB."""
+        return f"{self.count:,} x {self.name} of {self.memory_bytes / 1e9:.1f} GB"
+
+
+@cache
+def find_devices() -> Devices:
+    """The GPUs that torch sees here, or this machine's processor with the memory that it may use."""
+    if has_gpu():
+        command = [sys.executable, "-c", PROBE]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
+            gpus = json.loads(done.stdout.strip().splitlines()[-1])
+        except (subprocess.SubprocessError, ValueError, IndexError):
+            gpus = []  # torch cannot use them, as the trainer will find out likewise
+        if gpus:
+            least = min(gpu["memory_bytes"] for gpu in gpus)
+            return Devices("cuda", len(gpus), least, gpus[0]["name"])
+    return Devices("cpu", 1, memory_bytes())
+
+
+def memory_bytes(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Memory that this process may use: the machine's, or less where a control group (a container, a job) limits it."""
+    return min([psutil.virtual_memory().total, *_group_limits(cgroups, own)])
+
+
+def _group_limits(cgroups: Path, own: Path) -> Iterator[int]:
+    """The limits of this process's control groups and of all above them, of version 2 and 1."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = cgroups / "memory" if controllers else cgroups
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        # within a container the path may be the host's, which is not there: its root is then the container's own group
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder != root and root not in folder.parents:
+                break
+            try:
+                yield int((folder / name).read_text())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
 
 
 def has_fast_bfloat16() -> bool:

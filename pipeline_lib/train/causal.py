@@ -25,6 +25,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, cut_config, draw_delimiters, gpt2_config
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
+from pipeline_lib.model.outline import Weights, draw, read
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -33,7 +34,7 @@ from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.rows import PairRows, check_views
-from pipeline_lib.train.sharding import shard
+from pipeline_lib.train.sharding import fill, shard
 
 CHUNK_TOKENS = 2_048  # whose logits a GPU holds at a time
 PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # of a forward pass; a GPU is bound by launches in smaller ones
@@ -42,7 +43,15 @@ PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # of a forward pass; a GPU is boun
 class CausalObjective:
     """A causal language model, its data and the loss; see objective.py."""
 
-    def __init__(self, job: Job, model: PreTrainedModel, tokenizer: PairTokenizer, rows: PairRows, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        job: Job,
+        model: PreTrainedModel,
+        tokenizer: PairTokenizer,
+        rows: PairRows,
+        ranks: Ranks,
+        weights: Weights | None = None,
+    ) -> None:
         assert isinstance(job.config, PretrainConfig), f"a language-model job with a {type(job.config).__name__}"
         self.config: PretrainConfig = job.config
         self.module = model
@@ -56,6 +65,8 @@ class CausalObjective:
         self._head = plain_head(model) if ranks.device.type == "cuda" and not self._sharded else None
         if self._sharded:
             self._before_backward = shard(model, ranks, self.config.synchronise)
+            if weights is not None:
+                fill(model, weights, ranks.device)
 
     @classmethod
     def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> CausalObjective:
@@ -74,17 +85,19 @@ class CausalObjective:
         check_views(shards, config)
         rows = _rows_of_steps(shards, config)
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
-        model = _build_model(job, pair_tokenizer)
+        model, weights = _build_model(job, pair_tokenizer, outline=config.parallel == "fsdp" and ranks.size > 1)
         positions = getattr(model.config, "max_position_embeddings", config.sequence_tokens)
         if config.sequence_tokens > positions:
             raise UserError(
                 f"pretrain.sequence_tokens is {config.sequence_tokens}, the model has {positions} positions: "
                 "sequences must fit; lower the first"
             )
-        nn.Module.to(model, ranks.device).train()
+        if weights is None:
+            nn.Module.to(model, ranks.device)
+        model.train()
         if config.checkpoint_activations:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        return cls(job, model, pair_tokenizer, rows, ranks)
+        return cls(job, model, pair_tokenizer, rows, ranks, weights)
 
     def describe(self) -> list[str]:
         """Sizes that matter, before the first step."""
@@ -152,9 +165,15 @@ class CausalObjective:
         """Return no figures: no pairs are held out."""
         return {}
 
+    @property
+    def saved(self) -> nn.Module:
+        """All of it."""
+        return self.module
+
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load, and another run takes as its `init`."""
-        self.module.save_pretrained(folder, state_dict=dict(weights) if weights else None, max_shard_size=ONE_FILE)
+        given = None if weights is None else dict(weights)
+        self.module.save_pretrained(folder, state_dict=given, max_shard_size=ONE_FILE)
         self.tokenizer.save(folder)
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=1) + "\n")
@@ -188,23 +207,33 @@ def _chunk_loss(head: nn.Module, states_tD: Tensor, target_t: Tensor) -> Tensor:
     return F.cross_entropy(head(states_tD).float(), target_t, reduction="sum")
 
 
-def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
+def _build_model(job: Job, tokenizer: PairTokenizer, outline: bool) -> tuple[PreTrainedModel, Weights | None]:
+    """A new language model or the given one; its outline, and its weights apart, where it is to be cut."""
     if job.start:
-        check_weights(Path(job.start))
-        return _given_model(job, tokenizer)
-    with torch.random.fork_rng():
-        torch.manual_seed(job.config.seed)
-        config = gpt2_config(job.model, tokenizer)
-        # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
-        config.tie_word_embeddings = False
+        folder, layers = Path(job.start), job.model.keep_layers
+        check_weights(folder)
+        if outline:
+            return read(folder, layers, AutoModelForCausalLM, lambda kept: _given_model(job, tokenizer, kept))
+        return _given_model(job, tokenizer, layers), None
+    config = gpt2_config(job.model, tokenizer)
+    # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
+    config.tie_word_embeddings = False
+
+    def make() -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
+    if outline:
+        return draw(make, job.config.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(job.config.seed)
+        return make(), None
 
-def _given_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
+
+def _given_model(job: Job, tokenizer: PairTokenizer, layers: int | None) -> PreTrainedModel:
     """The language model to go on with, as many of its blocks as are kept, with a row for each id of the tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(
         job.start,
-        config=cut_config(Path(job.start), job.model.keep_layers),
+        config=cut_config(Path(job.start), layers),
         local_files_only=True,
         dtype=torch.float32,
         use_safetensors=True,

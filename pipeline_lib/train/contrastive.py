@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError
@@ -26,6 +26,7 @@ from pipeline_lib.model.fast_gpt2 import kernel_obstacle
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
+from pipeline_lib.model.outline import Weights, outline_encoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
@@ -36,7 +37,7 @@ from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.rows import PairRows, check_views
-from pipeline_lib.train.sharding import cut_again, shard
+from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
 RANK_EVERY = {"cpu": 1, "cuda": 10}  # steps; a GPU waits for the decomposition, which takes some milliseconds
@@ -102,21 +103,24 @@ LARGEST_TABLE_STEP = 0.1  # AdamW moves a weight by about its rate: this share o
 class ContrastiveObjective:
     """The encoder, its data and the loss; see objective.py."""
 
-    def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks) -> None:
+    def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks, weights: Weights | None = None) -> None:
         assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
         self.config: TrainConfig = job.config
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
-        # of the table while it is whole; its rate is held against it
-        self._table_deviation = float(encoder.backbone.get_input_embeddings().weight.detach().float().std())
         self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = no_hook
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
+            if weights is not None:
+                fill(encoder.backbone, weights, ranks.device)
+                encoder.log_scale.data = encoder.log_scale.data.to(ranks.device)
+        # its rate is held against it
+        self._table_deviation = deviation(encoder.backbone.get_input_embeddings().weight, ranks)
+        kept = (self.config.kept_bytes, encoder.fused, encoder.checkpointed, encoder.precision == "bfloat16")
         fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
@@ -137,7 +141,11 @@ class ContrastiveObjective:
         check_views(shards, config)
         model = job.model.model_copy(update={"init": job.start})
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
-        encoder = Encoder.build(model, pair_tokenizer, config.seed)
+        weights: Weights | None = None
+        if config.parallel == "fsdp" and ranks.size > 1:  # no process holds it whole
+            encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
+        else:
+            encoder = Encoder.build(model, pair_tokenizer, config.seed).to(ranks.device)
         assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
         encoder.precision = config.precision
         encoder.packed = should_pack(config, encoder, ranks)
@@ -150,7 +158,7 @@ class ContrastiveObjective:
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
         around = pair_tokenizer.delimiters.around
         rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around, **order)
-        objective = cls(job, encoder.to(ranks.device).train(), rows, ranks)
+        objective = cls(job, encoder.train(), rows, ranks, weights)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective
 
@@ -212,7 +220,8 @@ class ContrastiveObjective:
 
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
-        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
+        low = self.module.precision == "bfloat16"
+        kept = (self.config.kept_bytes, self.module.fused, self.module.checkpointed, low)
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if not self._sharded:
@@ -284,14 +293,14 @@ class ContrastiveObjective:
             cut_again(self.module.backbone)
         return figures
 
+    @property
+    def saved(self) -> nn.Module:
+        """The backbone: the logit scale is no part of a model's folder."""
+        return self.module.backbone
+
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""
-        self.module.save(folder, _below(weights, "backbone.") if weights else None)
-
-
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights of a part of the module, by its own names."""
-    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        self.module.save(folder, None if weights is None else dict(weights))
 
 
 class ValidationRows(PairRows):
