@@ -24,7 +24,7 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.causal import CausalObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN, Job
-from pipeline_lib.train.launch import _start_folder
+from pipeline_lib.train.start import Start, start_of
 
 
 def test_a_folder_is_itself_and_nothing_is_nothing(tmp_path: Path) -> None:
@@ -130,10 +130,14 @@ def test_what_pre_training_made_of_a_given_model_is_the_start_and_a_lexical_one_
         return store.build(stage, StageConfig(), {}, make)
 
     given, more = ModelConfig(init=str(folder)), build(PRETRAIN)
-    assert _start_folder(more, given) == (str(more.part_folder("model")), more.digest)
-    assert _start_folder(None, given)[0] == str(folder)
+
+    def start(made: Artifact | None) -> Start:
+        return start_of(store, made, PretrainConfig(), given, tokenizer=more)
+
+    assert (start(more).folder, start(more).digest) == (str(more.part_folder("model")), more.digest)
+    assert start(None).folder == str(folder)
     with pytest.raises(UserError, match="a lexical_start start is given too; choose one of them"):
-        _start_folder(build(Stage(name="lexical_start", version=1)), given)
+        start(build(Stage(name="lexical_start", version=1)))
 
 
 def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> None:
