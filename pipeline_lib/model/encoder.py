@@ -21,14 +21,13 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import fast_gpt2
 from pipeline_lib.model.checkpoint import check_weights
-from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
+from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
 
-Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["last", "mean"]
 
 POOLING_FIELD = "cpt_pooling"  # of config.json
