@@ -72,13 +72,6 @@ class ModelConfig(StageConfig):
         description="Folder of a causal language model to start from, a GGUF file, a name that `cpt get-start` lists, or an id"
         " on the hub; an empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and `positions`.",
     )
-    start: Literal["random", "lexical"] = Field(
-        "random",
-        description="First weights of a new model. random: GPT-2's initialisation; lexical: step 0 computes a weighted bag of"
-        " words, from the training split's own statistics.",
-    )
-    lexical: LexicalStartConfig = LexicalStartConfig()
-    layers: int = Field(2, description="Transformer blocks.", ge=1)
     keep_layers: int | None = unset(
         was=None,
         added=True,
@@ -86,6 +79,13 @@ class ModelConfig(StageConfig):
         " answers in proportion faster.",
         ge=1,
     )
+    start: Literal["random", "lexical"] = Field(
+        "random",
+        description="First weights of a new model. random: GPT-2's initialisation; lexical: step 0 computes a weighted bag of"
+        " words, from the training split's own statistics.",
+    )
+    lexical: LexicalStartConfig = LexicalStartConfig()
+    layers: int = Field(2, description="Transformer blocks.", ge=1)
     width: int = Field(256, description="Hidden width, which is the number of the embedding's dimensions.", ge=8)
     heads: int = Field(4, description="Attention heads.", ge=1)
     inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
