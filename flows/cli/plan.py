@@ -45,7 +45,7 @@ def plan_run(
     from flows.runs import find_checkpoint, open_store
     from flows.settings import configure
     from pipeline_lib.config.model import HUB_MODELS
-    from pipeline_lib.model.checkpoint import find_start
+    from pipeline_lib.model.checkpoint import check_kept_layers, find_start
     from pipeline_lib.train.plan import HERE, Terms, describe_plan, plan
 
     params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
@@ -56,6 +56,8 @@ def plan_run(
     if resolved.model.init not in HUB_MODELS:
         checkpoint = find_checkpoint(open_store(), resolved.model.init)
         start = str(checkpoint.folder) if checkpoint else find_start(resolved.model.init)
+        if not (checkpoint or resolved.pretrain.steps):
+            check_kept_layers(start, resolved.model.keep_layers)
         resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
