@@ -11,11 +11,12 @@ from causal_lms import write_causal_lm
 from training_runs import MODEL, write_inputs, write_job
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
+from flows.settings import PLACE_OR_NAME, absolute_place
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import find_start, start_name, start_weights
+from pipeline_lib.model.checkpoint import check_kept_layers, find_start, start_name, start_weights
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
@@ -95,11 +96,12 @@ def test_dropout_is_the_configs_and_none_on_attention(tmp_path: Path, family: st
     torch.testing.assert_close(encoder(ids_BL, lengths_B), encoder(ids_BL, lengths_B), atol=0, rtol=0)
 
 
-def pretraining(root: Path, start: Path | None = None) -> CausalObjective:
+def pretraining(root: Path, start: Path | None = None, **model: int) -> CausalObjective:
     store, inputs = write_inputs(root)
     config = PretrainConfig(steps=2, batch_tokens=256, sequence_tokens=24, threads=1)
     job = write_job(store, inputs, config, stage=PRETRAIN)
-    job = Job.model_validate({**job.model_dump(), "start": str(start or "")})
+    changed = job.model.model_copy(update=model)
+    job = Job.model_validate({**job.model_dump(), "start": str(start or ""), "model": changed})
     return CausalObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
 
 
@@ -145,3 +147,31 @@ def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> N
     objective = pretraining(tmp_path / "run", folder)
     assert objective.module.config.vocab_size == max(objective.tokenizer.vocab_size, 400)
     assert objective.gradients(0).loss > 0
+
+
+def test_going_on_with_the_first_blocks_leaves_a_start_of_as_many(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "llama")
+    objective = pretraining(tmp_path / "run", folder, keep_layers=1)
+    assert objective.gradients(0).loss > 0
+    objective.save(tmp_path / "saved")
+    fields = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert fields["num_hidden_layers"] == 1 == start_from(tmp_path / "saved").backbone.config.num_hidden_layers
+    weights = start_weights(str(folder), keep_layers=1)
+    assert weights and weights < (start_weights(str(folder)) or 0)
+
+
+def test_kept_blocks_are_looked_for_before_anything_is_made(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "gpt2")
+    check_kept_layers(str(folder), 2)
+    check_kept_layers("", None)
+    with pytest.raises(UserError, match=r"model\.keep_layers is 3, .* has 2 blocks; lower it"):
+        check_kept_layers(str(folder), 3)
+    with pytest.raises(UserError, match="none is given"):
+        check_kept_layers("", 1)
+
+
+def test_a_file_to_start_from_is_found_from_wherever_a_flow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    assert absolute_place("tiny.gguf", PLACE_OR_NAME) == str(tmp_path / "tiny.gguf")
+    assert absolute_place("smollm2-135m", PLACE_OR_NAME) == "smollm2-135m"
