@@ -21,6 +21,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from pipeline_lib.errors import UserError
 from pipeline_lib.model import decoder
 from pipeline_lib.model.encoder import pool, pooling_of
+from pipeline_lib.model.families import FAMILIES, block_of, family_of
 from pipeline_lib.model.pooled_attention import by_head, joint_projection
 
 INPUTS = ("input_ids", "lengths")
@@ -49,7 +50,7 @@ class _EmbeddingGraph(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling_of(backbone)
-        self.fused = self.pooling == "last" and isinstance(backbone, GPT2Model) and decoder.family_of(backbone) is not None
+        self.fused = self.pooling == "last" and isinstance(backbone, GPT2Model) and family_of(backbone) is not None
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         if self.fused:
@@ -63,8 +64,8 @@ class _EmbeddingGraph(nn.Module):
 
 def _last_token_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
     """`decoder.last_token_states` without a gradient: the last block is computed at the pooled position alone."""
-    family, modules = decoder.FAMILIES[GPT2Model], cast(list[GPT2Block], list(backbone.h))
-    blocks = [decoder.block_of(module, family) for module in modules]
+    family, modules = FAMILIES[GPT2Model], cast(list[GPT2Block], list(backbone.h))
+    blocks = [block_of(module, family) for module in modules]
     hidden_BLD = backbone.wte(ids_BL) + backbone.wpe.weight[: ids_BL.shape[1]]
     for block in blocks[:-1]:
         hidden_BLD = decoder.full_block(block, hidden_BLD, None, None)

@@ -5,8 +5,8 @@ similar length form a bucket, padded to its longest inside the attention alone, 
 norms never see padding. In 16 bits on a CPU short rows are attended by plain products of matrices, three to six times as fast,
 gradients included, as PyTorch's blockwise attention, which is made for long ones.
 
-B sequences, T tokens of all of them, S queries (T, one a token, or B, each sequence's last), H heads of queries, G heads of keys
-and values (H is a multiple of G), E width of a head. A bucket: N rows, L tokens of its longest, Q queries of a row (L or 1).
+B sequences, T tokens of all of them, S queries (T, one a token, or B, each sequence's last), H heads of queries, G of keys and
+values (H is a multiple of G), E width of a head. A bucket: N rows, L tokens of its longest, Q queries of a row (L or 1).
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ class Layout(NamedTuple):
         n_tokens = int(ends_B[-1])
         begins_T = torch.repeat_interleave(ends_B - lengths_B, lengths_B, output_size=n_tokens)
         parts = (F.pad(ends_B, (1, 0)).int(), torch.arange(n_tokens) - begins_T, ends_B - 1)
+        cu_lengths, positions_T, last_B = (to_device(part, device) for part in parts)
         lengths = tuple(lengths_B.tolist())
-        return cls(lengths, *(to_device(part, device) for part in parts), () if by_kernel else _buckets(lengths, device))
+        return cls(lengths, cu_lengths, positions_T, last_B, () if by_kernel else _buckets(lengths, device))
 
     @property
     def longest(self) -> int:
@@ -120,10 +121,12 @@ def attend(q_SHE: Tensor, k_TGE: Tensor, v_TGE: Tensor, layout: Layout, scaling:
     tokens = [sum(layout.lengths[bucket.begin : bucket.end]) for bucket in layout.buckets]
     parts = q_SHE.split(tokens if every else rows), k_TGE.split(tokens), v_TGE.split(tokens)
     pieces = []
-    for bucket, n_rows, q, k, v in zip(layout.buckets, rows, *parts, strict=True):
-        q, k, v = (_padded(part, n_rows, bucket) if every or part is not q else part[:, None] for part in (q, k, v))
-        out = attend_rows(q, k, v, scaling, None if every else bucket.beyond, causal=every)
-        pieces.append(_unpadded(out, bucket) if every else out[:, 0])
+    for bucket, n_rows, q, *keys_values in zip(layout.buckets, rows, *parts, strict=True):
+        k, v = (_padded(part, n_rows, bucket) for part in keys_values)
+        if every:
+            pieces.append(_unpadded(attend_rows(_padded(q, n_rows, bucket), k, v, scaling), bucket))
+        else:
+            pieces.append(attend_rows(q[:, None], k, v, scaling, bucket.beyond, causal=False)[:, 0])
     return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
@@ -240,13 +243,23 @@ def takes_kernel(device: torch.device, dtype: torch.dtype, head_width: int) -> b
     return device.type == "cuda" and dtype in KERNEL_TYPES and fits
 
 
+def runs_kernel(states: Tensor, head_width: int) -> bool:
+    """True where the kernel takes what is made of these states, and runs."""
+    kind, dtype = states.device.type, states.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return takes_kernel(states.device, dtype, head_width) and not kernel_obstacle(states.device, head_width)
+
+
 @functools.cache
+@torch.enable_grad()
 def kernel_obstacle(device: torch.device, head_width: int) -> str:
     """Obstacle to the kernel for bfloat16 on this device, "" if none: it is run there, and its gradients compared."""
     if not takes_kernel(device, torch.bfloat16, head_width):
         return f"the kernel needs a GPU and heads of a multiple of {KERNEL_WIDTH_STEP} up to {KERNEL_WIDEST}"
     try:
-        cosine = kernel_agreement(device, head_width)
+        with torch.autocast(device.type, enabled=False):  # inside a forward pass too
+            cosine = kernel_agreement(device, head_width)
     except (ImportError, NotImplementedError, RuntimeError, TypeError) as error:  # no kernel in this build, or for this GPU
         return f"the kernel does not run here: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return "" if cosine >= PROBE_COSINE else f"the kernel's gradients are wrong here (cosine {cosine:.4f})"

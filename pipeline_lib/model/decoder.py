@@ -5,8 +5,7 @@ lie end to end and linear layers and norms see no padding, and no attention mask
 and values is computed at the pooled position alone. Projections that read the same states are one product, activations are
 cast once for it, and the two halves of a block, before and after its attention, are what `torch.compile` is given.
 
-A family is described by the names of its parts, see `FAMILIES`. Whatever a family's code computes by further fields of its
-config (softcaps, multipliers, sliding windows, other rotations) is no part of it: such models are left to their own forward.
+A family is described by the names of its parts, see families.py; a model that none describes is left to its own forward.
 
 A GPT-2's rows may also come padded: its last block then forms no keys and values, see pooled_attention.py.
 
@@ -17,115 +16,20 @@ any arrangement, (B, L) or (T,).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GPT2Model, GPTNeoXModel, LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
+from transformers import PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.pytorch_utils import Conv1D
 
-from pipeline_lib.model.attention import Layout, attend, attend_rows, takes_kernel, to_device
+from pipeline_lib.model.attention import Layout, attend, attend_rows, runs_kernel, to_device
+from pipeline_lib.model.families import FAMILIES, Block, Family, block_of, blocks_of
 from pipeline_lib.model.pooled_attention import attend_pooled
-
-TANH_GELUS = ("NewGELUActivation", "GELUTanh", "FastGELUActivation")
-ROTATIONS = ("default", "linear", "llama3", "yarn")  # the others depend on the longest row of a batch
-
-
-@dataclass(frozen=True)
-class Family:
-    """Names of the parts of one family of decoders, below its backbone or below a block; "" for what it lacks.
-
-    Attributes:
-        projections: queries, keys and values, in this order, or one that makes all three.
-        by_head: the one projection holds them head by head, not one after the other.
-        inner: the feed-forward part's first matrices: one, or the gate and what it opens.
-        positions: a learned table; "" where queries and keys are rotated by `rotary`.
-    """
-
-    blocks: str
-    last_norm: str
-    norms: tuple[str, str]
-    projections: tuple[str, ...]
-    output: str
-    inner: tuple[str, ...]
-    outer: str
-    activation: str
-    attention: str
-    by_head: bool = False
-    query_key_norms: tuple[str, ...] = ()
-    positions: str = ""
-    rotary: str = "rotary_emb"
-    dropouts: tuple[str, ...] = ()  # of embeddings; in a block of attention and of the feed-forward part
-
-
-LLAMA = Family(
-    blocks="layers",
-    last_norm="norm",
-    norms=("input_layernorm", "post_attention_layernorm"),
-    attention="self_attn",
-    projections=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    output="self_attn.o_proj",
-    inner=("mlp.gate_proj", "mlp.up_proj"),
-    outer="mlp.down_proj",
-    activation="mlp.act_fn",
-)
-FAMILIES: dict[type[nn.Module], Family] = {
-    LlamaModel: LLAMA,
-    MistralModel: LLAMA,
-    Qwen2Model: LLAMA,
-    Qwen3Model: Family(**{**LLAMA.__dict__, "query_key_norms": ("self_attn.q_norm", "self_attn.k_norm")}),
-    GPTNeoXModel: Family(
-        blocks="layers",
-        last_norm="final_layer_norm",
-        norms=("input_layernorm", "post_attention_layernorm"),
-        attention="attention",
-        projections=("attention.query_key_value",),
-        by_head=True,
-        output="attention.dense",
-        inner=("mlp.dense_h_to_4h",),
-        outer="mlp.dense_4h_to_h",
-        activation="mlp.act",
-        dropouts=("emb_dropout", "post_attention_dropout", "post_mlp_dropout"),
-    ),
-    GPT2Model: Family(
-        blocks="h",
-        last_norm="ln_f",
-        norms=("ln_1", "ln_2"),
-        attention="attn",
-        projections=("attn.c_attn",),
-        output="attn.c_proj",
-        inner=("mlp.c_fc",),
-        outer="mlp.c_proj",
-        activation="mlp.act",
-        positions="wpe",
-        rotary="",
-        dropouts=("drop", "attn.resid_dropout", "mlp.dropout"),
-    ),
-}
-
-Activation = Callable[[Tensor], Tensor]
-
-
-class Block(NamedTuple):
-    """Parts of one block, found by their names."""
-
-    norms: tuple[nn.Module, ...]
-    projections: tuple[nn.Module, ...]
-    output: nn.Module
-    inner: tuple[nn.Module, ...]
-    outer: nn.Module
-    activation: Activation
-    query_key_norms: tuple[nn.Module, ...]
-    dropouts: tuple[nn.Module, ...]
-    head_width: int
-    scaling: float
-    by_head: bool
-    parallel: bool  # attention and feed-forward part read the same states
 
 
 class Rotation(NamedTuple):
@@ -144,74 +48,6 @@ class Regions(NamedTuple):
     before: Callable[[Block, Tensor, Rotation | None], Parts]
     before_last: Callable[[Block, Tensor, Tensor, Rotation | None], Parts]
     after: Callable[[Block, Tensor, Tensor], Tensor]
-
-
-def family_of(backbone: nn.Module) -> Family | None:
-    """The family whose lean forward computes what the backbone's own does; None where no description fits all of it."""
-    family = FAMILIES.get(type(backbone))
-    if family is None or not _is_plain(cast(PreTrainedModel, backbone).config):
-        return None
-    for module in blocks_of(backbone, family):
-        layers = [attrgetter(name)(module) for name in (*family.projections, family.output, *family.inner, family.outer)]
-        if any(type(layer) not in (nn.Linear, Conv1D) for layer in layers) or _attention_dropout(module, family):
-            return None
-    return family
-
-
-def _is_plain(config: Any) -> bool:
-    rotation = getattr(config, "rope_parameters", None) or {}
-    return not getattr(config, "add_cross_attention", False) and rotation.get("rope_type", "default") in ROTATIONS
-
-
-def _attention_dropout(block: nn.Module, family: Family) -> float:
-    attention = attrgetter(family.attention)(block)
-    dropout = getattr(attention, "attn_dropout", None)  # a GPT-2's module; the others' number
-    return float(dropout.p if dropout is not None else getattr(attention, "attention_dropout", 0.0))
-
-
-def longest_row(backbone: PreTrainedModel) -> int | None:
-    """Tokens of the longest row that attention sees whole, where the config has a sliding window; None: of any."""
-    config = backbone.config
-    layers = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in layers if layers is not None else True
-    return getattr(config, "sliding_window", None) if slides else None
-
-
-def blocks_of(backbone: nn.Module, family: Family) -> list[nn.Module]:
-    """The transformer's blocks, in order."""
-    return list(getattr(backbone, family.blocks))
-
-
-def block_of(module: nn.Module, family: Family) -> Block:
-    """The parts of a block; found anew for each pass, since whoever holds the backbone may exchange them."""
-
-    def found(names: Sequence[str]) -> tuple[nn.Module, ...]:
-        return tuple(attrgetter(name)(module) for name in names)
-
-    attention: Any = attrgetter(family.attention)(module)
-    return Block(
-        norms=found(family.norms),
-        projections=found(family.projections),
-        output=attrgetter(family.output)(module),
-        inner=found(family.inner),
-        outer=attrgetter(family.outer)(module),
-        activation=_activation(attrgetter(family.activation)(module)),
-        query_key_norms=found(family.query_key_norms),
-        dropouts=found(family.dropouts[1:]),
-        head_width=getattr(attention, "head_dim", None) or attention.head_size,
-        scaling=float(attention.scaling),
-        by_head=family.by_head,
-        parallel=bool(getattr(module, "use_parallel_residual", False)),
-    )
-
-
-def _activation(module: nn.Module) -> Activation:
-    """The fused tanh GELU where it is one: transformers spells some of its names out in five passes over memory."""
-    return _tanh_gelu if type(module).__name__ in TANH_GELUS else module
-
-
-def _tanh_gelu(inner: Tensor) -> Tensor:
-    return F.gelu(inner, approximate="tanh")
 
 
 def last_token_states(
@@ -241,8 +77,7 @@ def last_token_states(
     if ids.dim() == 1:
         heads = backbone.config.hidden_size // backbone.config.num_attention_heads
         width = getattr(backbone.config, "head_dim", None) or heads
-        dtype = torch.get_autocast_dtype(tokens_SD.device.type) if _is_autocast(tokens_SD) else tokens_SD.dtype
-        layout = Layout.of(lengths_B, tokens_SD.device, takes_kernel(tokens_SD.device, dtype, width))
+        layout = Layout.of(lengths_B, tokens_SD.device, runs_kernel(tokens_SD, width))
     hidden, rotation = _first_states(backbone, family, tokens_SD, ids, layout)
     blocks = [block_of(module, family) for module in blocks_of(backbone, family)]
     for block in blocks[:-1]:
@@ -254,10 +89,6 @@ def last_token_states(
     else:
         last_BD, attended_BD = _attend_last(blocks[-1], hidden, rotation, layout, regions)
     return attrgetter(family.last_norm)(backbone)(regions.after(blocks[-1], last_BD, attended_BD))
-
-
-def _is_autocast(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
 
 
 def _real_tokens(tokens_SD: Tensor, n_columns: int, lengths_B: Tensor) -> Tensor:
@@ -293,10 +124,7 @@ def full_block(
     """A block at every position: what all but the last compute; of (B, L, D), or of packed (T, D) and their layout."""
     regions = regions or REGIONS
     q, k, v = regions.before(block, hidden, rotation)
-    if layout is None:
-        attended = attend_rows(q, k, v, block.scaling)
-    else:
-        attended = attend(q, k, v, layout, block.scaling)
+    attended = attend_rows(q, k, v, block.scaling) if layout is None else attend(q, k, v, layout, block.scaling)
     return regions.after(block, hidden, attended.flatten(-2))
 
 

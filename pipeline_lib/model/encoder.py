@@ -19,6 +19,7 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import decoder
 from pipeline_lib.model.checkpoint import check_weights
+from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Encoder(nn.Module):
         self.pooling: Pooling = pooling_of(backbone)
         self.checkpointed = False
         self._regions = decoder.REGIONS
-        self._is_causal = decoder.family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
+        self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
         self.fused = self.pooling == "last" and self._is_causal
         self.packed = False
 
@@ -123,14 +124,14 @@ class Encoder(nn.Module):
         """
         longest = ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max())
         self._check_length(longest)
-        window = decoder.longest_row(self.backbone)
+        window = longest_row(self.backbone)
         fused = self.fused and (window is None or longest <= window)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             pooled_BD = self._lean(ids_BL, lengths_B, tokens_TD) if fused else self._own(ids_BL, lengths_B)
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
     def compile_layers(self) -> None:
-        """Compute the fused forward's blocks by torch.compile, what is before and after attention: one graph each for all sizes."""
+        """Compute the fused forward's blocks, before and after their attention, by torch.compile, in a graph each."""
         self._regions = decoder.compiled_regions()
 
     def checkpoint_activations(self) -> None:
@@ -158,9 +159,7 @@ class Encoder(nn.Module):
         return cast(nn.Embedding, self.backbone.get_input_embeddings()).weight
 
     def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
-        return decoder.last_token_states(
-            self.backbone, ids_BL, lengths_B, tokens_TD, self._regions, self.checkpointed
-        )
+        return decoder.last_token_states(self.backbone, ids_BL, lengths_B, tokens_TD, self._regions, self.checkpointed)
 
     def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
         if ids_BL.dim() == 1:  # a row beyond a sliding window

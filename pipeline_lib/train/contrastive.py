@@ -21,9 +21,19 @@ from torch import Tensor
 
 from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
-from pipeline_lib.model.fast_gpt2 import kernel_obstacle
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
+from pipeline_lib.model.families import pools_padded
+from pipeline_lib.model.grad_cache import (
+    BatchLoss,
+    BeforeBackward,
+    Kept,
+    batch_gradients,
+    device_budget,
+    fitting_tokens,
+    no_hook,
+    should_cache,
+)
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.store.artifact import Artifact
@@ -39,6 +49,7 @@ from pipeline_lib.train.rows import PairRows, check_views
 from pipeline_lib.train.sharding import cut_again, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
+DESCRIBED = "a GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 or Qwen3 (model/families.py)"
 
 
 def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
@@ -47,7 +58,9 @@ def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
     Raises:
         UserError: "on", where it cannot be.
     """
-    pays = ranks.device.type == "cuda" and config.steps >= AUTO_STEPS
+    # on a CPU it gains a third of a gated model's step in bfloat16, and nothing of a GPT-2's
+    gains = ranks.device.type == "cuda" or (config.precision == "bfloat16" and not pools_padded(encoder.backbone))
+    pays = gains and config.steps >= AUTO_STEPS
     return _resolve("compile", config.compile, "on", _compiling_obstacle(config, encoder, ranks), pays)
 
 
@@ -58,8 +71,8 @@ def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
         UserError: "packed", where it cannot be.
     """
     by_kernel = ranks.device.type == "cuda" and config.precision == "bfloat16"
-    # a single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
-    pays = by_kernel and encoder.backbone.config.num_hidden_layers > 1
+    # a GPT-2's single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
+    pays = not pools_padded(encoder.backbone) or (by_kernel and encoder.backbone.config.num_hidden_layers > 1)
     return _resolve("attention", config.attention, "packed", _packing_obstacle(config, encoder, ranks, by_kernel), pays)
 
 
@@ -74,11 +87,9 @@ def _resolve(name: str, choice: str, wanted: str, obstacle: str, pays: bool) -> 
 
 def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
     if not encoder.fused:
-        return "only a GPT-2 that is pooled at its last token is compiled"
+        return f"only {DESCRIBED}, pooled at its last token, is compiled"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
-    if encoder.packed and ranks.device.type == "cpu":
-        return "attention=packed is computed here length by length, each with a shape of its own"
     if ranks.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "this machine has no C++ compiler (g++, or the one that CXX names)"
     return ""
@@ -86,10 +97,10 @@ def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> 
 
 def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks, by_kernel: bool) -> str:
     if not encoder.fused:
-        return "only a GPT-2 that is pooled at its last token is packed"
+        return f"only {DESCRIBED}, pooled at its last token, is packed"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
-    if by_kernel and config.attention != "padded":
+    if by_kernel and config.attention != "padded" and pools_padded(encoder.backbone):
         model = encoder.backbone.config
         return kernel_obstacle(ranks.device, model.hidden_size // model.num_attention_heads)
     return ""
@@ -115,8 +126,11 @@ class ContrastiveObjective:
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
-        fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
+        # the least of all ranks' device: they decide alike
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks.size)))
+        by_device = -largest(-device_budget(ranks.device, neighbours), ranks)
+        self._budget = self.config.activation_bytes or by_device
+        fitting = fitting_tokens(encoder.backbone.config, ranks.device, self._budget, Kept.by(encoder))
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
@@ -208,9 +222,8 @@ class ContrastiveObjective:
 
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
-        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
+        cached = should_cache(self.module.backbone.config, padded_tokens, self._budget, Kept.by(self.module))
         if not self._sharded:
             return cached
         # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
