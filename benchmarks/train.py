@@ -1,11 +1,13 @@
-"""Training steps against sentence-transformers: `python -m benchmarks.train [--quick]`.
+"""Training steps against sentence-transformers: `python -m benchmarks.train [--quick] [--model llama]`.
 
 Same model, pairs, truncation, batch, precision and threads, in one process, steps taken in turn; start-up and two warm-up
 steps excluded. The peer is the fastest of its three losses. Its step tokenizes, as its trainer's collator does each step;
 ours reads token ids, as shards hold them; the ratio without its tokenizing is given beside. Our own step with one thing
 undone at a time says where the factor comes from. Ratios of processor seconds stand beside those of wall seconds: on a
 machine that does other work too, they are what can be trusted (best with `--threads 1`). The last line is one flat JSON
-object. The model is the demo's; four layers of 256, where the last layer weighs less, stand beside it.
+object. The model is the demo's; four layers of 256, where the last layer weighs less, stand beside it. `--model llama` (six
+blocks of 576, 49,152 ids, random weights) and `--model gpt2` (those four layers) hold losses of the same caching kind against
+each other, and best against best, see decoder_steps.py.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="batch 256, the faster of the two cached peers, under 50 s on 2 cores"
     )
+    parser.add_argument("--model", choices=("demo", "llama", "gpt2"), default="demo", help="what is trained")
+    parser.add_argument("--batch", type=int, default=0, help="pairs of a step of llama and gpt2; 0: 32 or, in full, 64")
     parser.add_argument("--threads", type=int, default=0, help="of both sides; 0: one a core")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each contender")
     options = parser.parse_args()
@@ -62,7 +66,13 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), options.quick, options.rounds)
+        if options.model == "demo":
+            results = measure(Path(folder), options.quick, options.rounds)
+        else:
+            from benchmarks.decoder_steps import measure_decoder
+
+            batch = options.batch or (32 if options.quick else 64)
+            results = measure_decoder(Path(folder), options.model, batch, options.quick, options.rounds)
     print(json.dumps(results))
 
 

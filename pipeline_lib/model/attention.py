@@ -276,7 +276,7 @@ def kernel_agreement(device: torch.device, head_width: int, n_heads: int = 4, n_
         grad = torch.randn(shapes[0], generator=generator).to(device)
         found = []
         for dtype in (torch.bfloat16, torch.float32):  # the kernel has no float32
-            layout = Layout.of(torch.tensor(PROBE_LENGTHS), device, by_kernel=dtype is torch.bfloat16)
+            layout = Layout.of(torch.tensor(PROBE_LENGTHS), device, takes_kernel(device, dtype, head_width))
             leaves = [part.to(dtype).requires_grad_() for part in parts]
             q, k, v = leaves
             out = attend(q, k, v, layout, head_width**-0.5)
