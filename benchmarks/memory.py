@@ -19,7 +19,6 @@ import sys
 import time
 from pathlib import Path
 
-BUDGET_BYTES = 2 * 1024**3  # of activations: what the figures are for, whatever this machine would leave to them
 LIMIT_BYTES = 4_000_000_000
 BATCHES = (1_024, 4_096, 12_288, 65_536)
 QUICK_BATCHES = (1_024, 4_096)
@@ -69,7 +68,7 @@ def measure(n_pairs: int) -> dict[str, float]:
 
     from pipeline_lib.config.presets import preset
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.grad_cache import Kept, batch_gradients, fitting_tokens, should_cache
+    from pipeline_lib.model.grad_cache import batch_gradients, fitting_tokens, should_cache
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer
@@ -86,11 +85,11 @@ def measure(n_pairs: int) -> dict[str, float]:
     lengths = np.clip(generator.exponential(MEAN_TOKENS, 2 * n_pairs), 4, demo.shards.max_x_tokens).astype(int)
     texts = [generator.integers(5, vocabulary, length).astype(np.int32) for length in lengths]
     hashes = PairHashes(torch.arange(n_pairs), torch.arange(n_pairs, 2 * n_pairs))
-    config, budget, kept = encoder.backbone.config, BUDGET_BYTES, Kept.by(encoder)
+    config, budget = encoder.backbone.config, demo.train.activation_bytes
     before, started = _high_water_bytes(), time.monotonic()
-    limit = fitting_tokens(config, encoder.device, budget, kept)
+    limit = fitting_tokens(config, encoder.device, budget, encoder.fused)
     batches = cut_micro_batches(texts, limit)
-    cached = should_cache(config, sum(batch.padded_tokens for batch in batches), budget, kept)
+    cached = should_cache(config, sum(batch.padded_tokens for batch in batches), budget, encoder.fused)
 
     def loss_of(emb_ND: torch.Tensor) -> torch.Tensor:
         x_BD, y_BD = emb_ND.chunk(2)
@@ -132,7 +131,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
 
     from pipeline_lib.config.training import TrainConfig
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.grad_cache import Kept, batch_gradients, fitting_tokens, should_cache
+    from pipeline_lib.model.grad_cache import batch_gradients, fitting_tokens, should_cache
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer, clip_gradients
@@ -147,8 +146,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
     optimizer = build_optimizer(encoder, config)
     hashes = PairHashes(torch.arange(n_pairs), torch.arange(n_pairs, 2 * n_pairs))
     chance = np.random.default_rng(1)
-    kept = Kept.by(encoder)
-    limit = fitting_tokens(llama, encoder.device, BUDGET_BYTES, kept)
+    limit = fitting_tokens(llama, encoder.device, config.activation_bytes, encoder.fused)
 
     def loss_of(emb_ND: torch.Tensor) -> torch.Tensor:
         x_BD, y_BD = emb_ND.chunk(2)
@@ -162,7 +160,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
         batches = cut_micro_batches(texts, limit)
         tokens = sum(batch.padded_tokens for batch in batches)
         optimizer.zero_grad(set_to_none=True)
-        batch_gradients(encoder, batches, loss_of, should_cache(llama, tokens, BUDGET_BYTES, kept))
+        batch_gradients(encoder, batches, loss_of, should_cache(llama, tokens, config.activation_bytes, encoder.fused))
         clip_gradients(encoder, config.clip_norm)
         optimizer.step()
         held.append(_status_bytes("VmRSS:"))

@@ -239,11 +239,9 @@ class TrainConfig(OptimizerConfig):
         " bfloat16, for models of two layers and more, where a probe finds that PyTorch's kernel of variable length runs, else"
         " padded. Losses agree to rounding.",
     )
-    activation_bytes: int | None = unset(
-        was=2 * 1024**3,
-        operational=True,
-        description="Most memory of a batch's activations in a process; beyond it gradient caching, a third more work (bytes)."
-        " null: by the device, half of a GPU's free memory, or a quarter of a machine's, shared by its processes.",
+    activation_bytes: int = operational(
+        2 * 1024**3,
+        description="Most memory of a batch's activations in a process; beyond it gradient caching, a third more work (bytes).",
         gt=0,
     )
 

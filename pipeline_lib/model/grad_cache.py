@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ from transformers import PretrainedConfig
 
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
-from pipeline_lib.runtime.machine import machine_memory_bytes
 
-GATED = ("llama", "mistral", "qwen2", "qwen3")  # model types whose feed-forward part has a gate
 CPU_TOKENS = 16_384
 FEWEST_TOKENS = 256
 
@@ -108,73 +105,45 @@ def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iter
         yield
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Conditions on what a forward pass keeps for its backward pass.
-
-    Attributes:
-        fused: the lean forward, whose last block keeps next to nothing.
-        checkpointed: a block keeps its input alone.
-        low: matrix products are in 16 bits.
-    """
-
-    fused: bool = True
-    checkpointed: bool = False
-    low: bool = False
-
-    @classmethod
-    def by(cls, encoder: Encoder) -> Kept:
-        """As the encoder is set."""
-        return cls(encoder.fused, encoder.checkpointed, encoder.precision == "bfloat16")
-
-
-def activation_bytes(config: PretrainedConfig, n_tokens: int, kept: Kept = Kept()) -> int:
-    """Bytes that the graphs of that many tokens hold until backward, estimated from the sizes alone.
+def activation_bytes(config: PretrainedConfig, n_tokens: int, fused: bool = True, checkpointed: bool = False) -> int:
+    """Bytes that the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
 
     A layer keeps eight hidden vectors a token (both norms' inputs and outputs, queries, keys and values, attention's
-    output) and two of the feed-forward width, a gated one four; checkpointed, its input alone, with one layer at a time
-    computed again. What products read and write is half as large in 16 bits: all but the residuals. The lean forward's last
-    layer keeps two, and the look-up two.
+    output) and two of the feed-forward width; checkpointed, its input alone, with one layer at a time computed again. The
+    fused last-token forward's last layer keeps two, and the look-up two.
     """
     width = config.hidden_size
     inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
-    full_layers = config.num_hidden_layers - 1 if kept.fused else config.num_hidden_layers
-    of_products = 6 * width + (4 if config.model_type in GATED else 2) * inner
-    a_layer = 4 * 2 * width + (2 if kept.low else 4) * of_products
-    layers = full_layers * a_layer
-    if kept.checkpointed:
-        layers = min(layers, full_layers * 4 * width + a_layer)
-    return n_tokens * (layers + 4 * 4 * width)
+    layers = config.num_hidden_layers
+    full_layers = layers - 1 if fused else layers
+    a_layer = 8 * width + 2 * inner
+    kept = full_layers * a_layer
+    if checkpointed:
+        kept = min(kept, full_layers * width + a_layer)
+    return 4 * n_tokens * (kept + 4 * width)
 
 
-def device_budget(device: torch.device, processes: int = 1) -> int:
-    """Bytes that a batch's activations may take where nobody says: beyond them gradients are cached.
-
-    On a GPU half of what is free before the first step: the other half is for gradients, for AdamW's moments, which that step
-    makes, and for what the estimate leaves out. On a CPU a quarter of the machine's memory, shared by its processes: of all
-    of it, not of what is free, so that a run that goes on decides as it did before.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return machine_memory_bytes() // 4 // processes
-
-
-def should_cache(config: PretrainedConfig, n_tokens: int, budget_bytes: int, kept: Kept = Kept()) -> bool:
+def should_cache(
+    config: PretrainedConfig, n_tokens: int, budget_bytes: int, fused: bool = True, checkpointed: bool = False
+) -> bool:
     """True if the graphs of a batch of that many padded tokens pass the budget for activations."""
-    return activation_bytes(config, n_tokens, kept) > budget_bytes
+    return activation_bytes(config, n_tokens, fused, checkpointed) > budget_bytes
 
 
-def fitting_tokens(config: PretrainedConfig, device: torch.device, budget_bytes: int, kept: Kept = Kept()) -> int:
+def fitting_tokens(
+    config: PretrainedConfig, device: torch.device, budget_bytes: int, fused: bool = True, checkpointed: bool = False
+) -> int:
     """Padded tokens of the largest micro-batch whose activations fit, a power of two.
 
     On a CPU they fit an eighth of `budget_bytes`, and no more than 16,384 tokens, beyond which the caches lose more than the
-    fewer passes gain. On a GPU they fit half of what is free now, see `device_budget`.
+    fewer passes gain. On a GPU they fit half of what is free now: the other half is for gradients, for AdamW's moments, which
+    the first step makes, and for what the estimate leaves out.
     """
     if device.type == "cuda":
-        budget_bytes, most = device_budget(device), 1 << 24
+        budget_bytes, most = torch.cuda.mem_get_info(device)[0] // 2, 1 << 24
     else:
         budget_bytes, most = budget_bytes // 8, CPU_TOKENS
     n_tokens = FEWEST_TOKENS
-    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, kept) <= budget_bytes:
+    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, fused, checkpointed) <= budget_bytes:
         n_tokens *= 2
     return n_tokens

@@ -18,7 +18,6 @@ import pyarrow as pa
 from pipeline_lib.errors import UserError
 
 FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # Arm names its own "bf16"
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 PROC_CPUINFO = Path("/proc/cpuinfo")
 PROCESSES_A_CORE = 8  # beyond any use; a machine of 8 GPUs has more cores than this asks for
 
@@ -71,13 +70,6 @@ def has_fast_bfloat16() -> bool:
 def cpu_has_fast_bfloat16() -> bool:
     """True with AVX512-BF16 or AMX (4.5 times as fast for products of this project's shapes), or Arm's "bf16"."""
     return bool((FAST_BFLOAT16_FLAGS | {"bf16"}) & cpu_flags())
-
-
-def machine_memory_bytes() -> int:
-    """Memory of the machine, or of the container that this process may fill, where that is less."""
-    limits = (Path(path) for path in CONTAINER_LIMITS)
-    told = [path.read_text().strip() for path in limits if path.is_file()]
-    return min([psutil.virtual_memory().total, *(int(limit) for limit in told if limit.isdigit() and int(limit) > 0)])
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -24,16 +24,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.families import pools_padded
-from pipeline_lib.model.grad_cache import (
-    BatchLoss,
-    BeforeBackward,
-    Kept,
-    batch_gradients,
-    device_budget,
-    fitting_tokens,
-    no_hook,
-    should_cache,
-)
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.store.artifact import Artifact
@@ -126,11 +117,8 @@ class ContrastiveObjective:
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        # the least of all ranks' device: they decide alike
-        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks.size)))
-        by_device = -largest(-device_budget(ranks.device, neighbours), ranks)
-        self._budget = self.config.activation_bytes or by_device
-        fitting = fitting_tokens(encoder.backbone.config, ranks.device, self._budget, Kept.by(encoder))
+        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
+        fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
@@ -222,8 +210,9 @@ class ContrastiveObjective:
 
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
+        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        cached = should_cache(self.module.backbone.config, padded_tokens, self._budget, Kept.by(self.module))
+        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if not self._sharded:
             return cached
         # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so

@@ -128,7 +128,7 @@ def test_a_program_that_aborts_for_want_of_memory_is_out_of_memory() -> None:
 
 def test_the_advice_names_what_there_is_to_lower() -> None:
     advice = memory_advice(TrainConfig(micro_batch_tokens=4096, batch_size=64))
-    assert "lower micro_batch_tokens (4,096), activation_bytes (by the device) or batch_size (64)" in advice
+    assert "lower micro_batch_tokens (4,096), activation_bytes (2,147,483,648) or batch_size (64)" in advice
     assert "checkpoint_activations=true" in advice and "parallel=fsdp" in advice
     assert "batch_tokens (16,384) or sequence_tokens (128)" in memory_advice(PretrainConfig())
     cut = memory_advice(TrainConfig(checkpoint_activations=True, parallel="fsdp"))

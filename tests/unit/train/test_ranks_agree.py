@@ -15,7 +15,7 @@ from training_runs import tiny_config, write_inputs, write_job
 from benchmarks import gloo
 from benchmarks.gloo import run_ranks
 from pipeline_lib.config.training import PretrainConfig
-from pipeline_lib.model.grad_cache import Kept, activation_bytes
+from pipeline_lib.model.grad_cache import activation_bytes
 from pipeline_lib.model.micro_batches import count_micro_batches, cut_micro_batches
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import split_for_ranks
@@ -81,7 +81,7 @@ def test_a_budget_between_two_ranks_needs_does_not_part_them(inputs: Inputs) -> 
 
     def needs(shares: list[list[Any]]) -> list[int]:
         tokens = [sum(piece.padded_tokens for piece in cut_micro_batches(share, ONE_MICRO_BATCH)) for share in shares]
-        return [activation_bytes(probe.module.backbone.config, n, Kept(fused=False)) for n in tokens]
+        return [activation_bytes(probe.module.backbone.config, n, False, False) for n in tokens]
 
     step = first_step(probe, lambda shares: len(set(needs(shares))) == 2)
     budget = sum(needs(shares_of(probe, step))) // 2
