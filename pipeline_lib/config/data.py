@@ -79,6 +79,18 @@ class CodePairsConfig(StageConfig):
     max_function_bytes: int = Field(
         20_000, description="Longest function, which is dropped as generated beyond it (bytes).", gt=0
     )
+    parse_seconds: float = added(
+        10.0,
+        description="Longest time to parse a file, which is refused as `parse_limit` beyond it; Python's are not watched. Below"
+        " `source.limits.seconds_per_text` (seconds).",
+        gt=0,
+    )
+    parse_steps_per_kb: float = added(
+        30.0,
+        description="Most steps of a parser for each kB of a file, beside 1,000, beyond which it is refused as `parse_limit`;"
+        " real source takes 3 to 18 (steps).",
+        gt=0,
+    )
 
 
 class TextPairsConfig(StageConfig):
@@ -278,6 +290,13 @@ class CurateConfig(StageConfig):
     )
 
 
+Bos = Literal["auto", "on", "off"]
+BOS = (
+    "Sequence start (BOS) of a given model before both delimiters. auto: where its own tokenizer adds one, since the model"
+    " never saw a text without; on: wherever it has one; off: never. Our own tokenizer has none."
+)
+
+
 class TokenizerConfig(StageConfig):
     """Tokenizer: a byte-level BPE, trained once on the training split."""
 
@@ -302,6 +321,7 @@ class TokenizerConfig(StageConfig):
         "distinct",
         description="Delimiters. distinct: x in `[` `]`, y in `{` `}` (the paper's); shared: both in `[` `]`, for comparison.",
     )
+    bos: Bos = added("auto", description=BOS)
     min_frequency: int = Field(2, description="Fewest occurrences of a pair of symbols that may be merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Most texts that the merges are learned from, in hash order.", ge=1)
 
@@ -312,6 +332,7 @@ class AdoptedTokenizerConfig(StageConfig):
     folder: str = operational("", description="Folder of the model. Keys hold its content, not its place.")
     content_sha256: str = Field("", description="Digest of the tokenizer's files (sha256, hexadecimal).")
     delimiters: Delimiting = added("distinct", description="Delimiters, as in `tokenizer.delimiters`.")
+    bos: Bos = added("auto", description="Sequence start, as in `tokenizer.bos`.")
 
 
 class ShardConfig(StageConfig):

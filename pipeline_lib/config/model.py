@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from pipeline_lib.config.base import StageConfig, added
+from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.errors import UserError
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
@@ -60,6 +60,13 @@ class ModelConfig(StageConfig):
         description="Folder of a causal language model to start from, or its id on the hub; an empty text: a new GPT-2 of"
         " `layers`, `width`, `heads`, `inner` and `positions`.",
     )
+    keep_layers: int | None = unset(
+        was=None,
+        added=True,
+        description="First blocks that are kept of a given model, with its final norm; null: all. A cut model trains and"
+        " answers in proportion faster.",
+        ge=1,
+    )
     start: Literal["random", "lexical"] = Field(
         "random",
         description="First weights of a new model. random: GPT-2's initialisation; lexical: step 0 computes a weighted bag of"
@@ -91,7 +98,7 @@ class Shape:
         final: weights of the last norm.
         positions: rows of a learned table of positions; 0: rotary.
         gated: the feed-forward part has three matrices in place of two.
-        fused: its last layer is computed at the pooled position alone (model/fast_gpt2.py).
+        fused: its last layer is computed at the pooled position alone (model/decoder.py).
     """
 
     layers: int

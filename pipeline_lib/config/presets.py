@@ -185,7 +185,13 @@ def preset_names() -> tuple[str, ...]:
     return (*PRESETS, *(name for name in users_presets() if name not in PRESETS))
 
 
-def preset(name: str, init: str = "", n_weights: int | None = None, layers: Sequence[Mapping[str, Any]] = ()) -> RunConfig:
+def preset(
+    name: str,
+    init: str = "",
+    n_weights: int | None = None,
+    layers: Sequence[Mapping[str, Any]] = (),
+    recipe: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """The configuration of that name, with what is to be otherwise in place.
 
     A start, be it the preset's own or another one, brings a language model's rates; what a user's preset or a layer says of
@@ -197,6 +203,8 @@ def preset(name: str, init: str = "", n_weights: int | None = None, layers: Sequ
             preset's own rates, even where it names a start; empty: what the layers say, or the preset.
         n_weights: weights of the given start, where known: the learning rate goes by it.
         layers: overrides, as `read_config` and `parse_set` give them; later ones win.
+        recipe: overrides below all of these, of the finished run whose checkpoint is the start; a language model's rates are
+            not brought then.
 
     Raises:
         UserError: there is no such preset, or its file or a layer is wrong; the message says what there is.
@@ -204,7 +212,7 @@ def preset(name: str, init: str = "", n_weights: int | None = None, layers: Sequ
     _check_free(name)
     built_in, own = _chain(name)
     given = [{"name": name}, *own, *layers] if own else list(layers)
-    return _made(name, built_in, given, init, n_weights)
+    return _made(name, built_in, given, init, n_weights) if recipe is None else _warm(name, built_in, [recipe, *given])
 
 
 def preset_of_file(path: Path) -> RunConfig:
@@ -260,6 +268,11 @@ def _made(
         }
         config = apply(config.model_copy(update=update), *given)
     return _named(config, name, init=start)
+
+
+def _warm(name: str, built_in: str, given: Sequence[Mapping[str, Any]]) -> RunConfig:
+    """What these layers make, the start being a checkpoint that brought the first of them."""
+    return _named(apply(PRESETS[built_in]() if built_in else RunConfig(), *given), name)
 
 
 def _named(config: RunConfig, name: str, **model: str) -> RunConfig:

@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline_lib.config.data import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, Delimiting, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -70,16 +69,16 @@ def train_tokenizer(store: Store, curated: Artifact, config: TokenizerConfig, pr
     return store.build(STAGE, config, {"curated": curated}, make)
 
 
-def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "distinct") -> Artifact:
+def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "distinct", bos: Bos = "auto") -> Artifact:
     """The tokenizer artifact of a given causal-LM folder: `PairTokenizer.from_causal_lm`, kept under its content.
 
     Raises:
-        UserError: the folder has no readable tokenizer.json.
+        UserError: the folder has no readable tokenizer.json, or no sequence start where one is asked for.
     """
-    tokenizer = PairTokenizer.from_causal_lm(causal_lm).delimited(delimiters)
+    tokenizer = PairTokenizer.from_causal_lm(causal_lm, bos).delimited(delimiters)
     content = hashlib.sha256(tokenizer.tokenizer.to_str().encode())
-    content.update(json.dumps(asdict(tokenizer.delimiters)).encode())
-    config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters)
+    content.update(json.dumps(tokenizer.delimiters.fields).encode())
+    config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters, bos=bos)
 
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key) or _commit(store, key, tokenizer, Counts())
@@ -115,7 +114,7 @@ def train_bpe(texts: Iterator[str], config: TokenizerConfig) -> PairTokenizer:
     tokenizer.normalizer = _normalizer(config)
     fields = json.loads(tokenizer.to_str())
     fields["added_tokens"] = []  # their ids stay in the vocabulary, and text is no longer searched for their names
-    return PairTokenizer(bare_tokenizer(fields), Delimiters(*range(len(RESERVED)))).delimited(config.delimiters)
+    return PairTokenizer(bare_tokenizer(fields), Delimiters.single(*range(len(RESERVED)))).delimited(config.delimiters)
 
 
 def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
