@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.train import DEEP, RATIO, STARTED, Corpus, Figures, prepare
+from benchmarks.training_corpus import DEEP, RATIO, STARTED, Corpus, Figures, prepare, timed
 
 if TYPE_CHECKING:
     from benchmarks.training_steps import Batch, Setting, Step
@@ -91,8 +91,6 @@ def _contenders(setting: Setting, model: str, quick: bool) -> dict[str, Step]:
 
 def _fastest(contenders: dict[str, Step], batches: Iterator[Batch], quick: bool, rounds: int) -> dict[str, float]:
     """Seconds of the fastest step of each, in turn on the same batches; the first two steps compile and warm up."""
-    from benchmarks.train import timed
-
     for _ in range(2):
         for step in contenders.values():
             step(next(batches))
