@@ -110,8 +110,8 @@ class Shape:
         final: weights of the last norm.
         positions: rows of a learned table of positions; 0: rotary.
         gated: the feed-forward part has three matrices in place of two.
-        fused: its last layer is computed at the pooled position alone (model/fast_gpt2.py).
         family: as config.json names it.
+        fused: its last layer is computed at the pooled position alone (model/decoder.py).
     """
 
     layers: int

@@ -5,7 +5,6 @@ B rows, L tokens, D embedding width, T = B * L.
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, cast, get_args
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model import fast_gpt2
+from pipeline_lib.model import decoder
 from pipeline_lib.model.checkpoint import check_weights
+from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Encoder(nn.Module):
         precision: of matrix products; weights, norms and embeddings stay float32.
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
-        fused: fast_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
+        fused: decoder.py's forward, where the backbone's family is described there and pooled at the end; else its own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
     """
 
@@ -63,8 +62,9 @@ class Encoder(nn.Module):
             _set_pooling(backbone, pooling)
         self.pooling: Pooling = pooling_of(backbone)
         self.checkpointed = False
-        self._layer: fast_gpt2.Layer = fast_gpt2.full_layer
-        self.fused = self.pooling == "last" and fast_gpt2.is_supported(backbone)
+        self._regions = decoder.REGIONS
+        self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
+        self.fused = self.pooling == "last" and self._is_causal
         self.packed = False
 
     @classmethod
@@ -125,21 +125,21 @@ class Encoder(nn.Module):
             lengths_B: int64, tokens of each row: the closing delimiter stands at `lengths_B - 1`.
             tokens_TD: token embeddings of `ids_BL` from `look_up`, row by row, where the caller has them (`fused` only).
         """
-        self._check_length(ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max()))
+        longest = ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max())
+        self._check_length(longest)
+        window = longest_row(self.backbone)
+        fused = self.fused and (window is None or longest <= window)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            pooled_BD = self._pooled(ids_BL, lengths_B, tokens_TD)
+            pooled_BD = self._lean(ids_BL, lengths_B, tokens_TD) if fused else self._own(ids_BL, lengths_B)
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
     def compile_layers(self) -> None:
-        """Compute the full layers of the fused forward by torch.compile, one graph for all sizes; call before checkpointing."""
-        # eager's random numbers: gradient caching draws them again, and compiled or not a run has the same dropout
-        options = {"fallback_random": True}
-        self._layer = torch.compile(fast_gpt2.full_layer, dynamic=True, options=options)
+        """Compute the fused forward's blocks, before and after their attention, by torch.compile, in a graph each."""
+        self._regions = decoder.compiled_regions()
 
     def checkpoint_activations(self) -> None:
         """Keep a layer's input alone; its dropout is drawn again as it was, and gradients are the same."""
         self.checkpointed = True
-        self._layer = functools.partial(checkpoint, self._layer, use_reentrant=False)
         self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # where its own forward is computed
 
     def look_up(self, ids_T: Tensor) -> Tensor:
@@ -161,15 +161,18 @@ class Encoder(nn.Module):
     def _table(self) -> Tensor:
         return cast(nn.Embedding, self.backbone.get_input_embeddings()).weight
 
-    def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
-        if self.fused:
-            states = fast_gpt2.packed_last_token_states if ids_BL.dim() == 1 else fast_gpt2.last_token_states
-            return states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD, self._layer)
-        assert ids_BL.dim() == 2, "packed rows are for the fused last-token forward"
+    def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
+        return decoder.last_token_states(self.backbone, ids_BL, lengths_B, tokens_TD, self._regions, self.checkpointed)
+
+    def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        if ids_BL.dim() == 1:  # a row beyond a sliding window
+            ids_BL = nn.utils.rnn.pad_sequence(ids_BL.split(lengths_B.tolist()), batch_first=True)
+        lengths_B = lengths_B.to(ids_BL.device)
         mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths_B[:, None]
         # padding may hold an id that this vocabulary lacks
         ids_BL = ids_BL.masked_fill(~mask_BL, 0)
-        states_BLD = self.backbone(ids_BL, attention_mask=mask_BL.long(), use_cache=False).last_hidden_state
+        mask = None if self._is_causal else mask_BL.long()  # no token sees the padding behind it
+        states_BLD = self.backbone(ids_BL, attention_mask=mask, use_cache=False).last_hidden_state
         return pool(states_BLD, lengths_B, self.pooling)
 
     def _check_length(self, n_tokens: int) -> None:
