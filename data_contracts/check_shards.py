@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def read_limits(shards: Artifact, tokenizer: Artifact) -> TokenLimits:
     pairs = PairTokenizer.load(tokenizer.part_folder())
     config = shards.manifest.config
     return TokenLimits(
-        **asdict(pairs.delimiters),
+        **{name: getattr(pairs.delimiters, name) for name in ("x_prefix", "x_suffix", "y_prefix", "y_suffix")},
         vocab_size=pairs.vocab_size,
         reserved=pairs.reserved,
         max_x_tokens=int(config["max_x_tokens"]),

@@ -125,7 +125,7 @@ class _Folder:
             "layers": self.encoder.backbone.config.num_hidden_layers,
             "vocab_size": self.tokenizer.vocab_size,
             "pooling": self.encoder.pooling,
-            "distinct": self.tokenizer.x_open != self.tokenizer.y_open,
+            "distinct": self.tokenizer.delimiters.of("x") != self.tokenizer.delimiters.of("y"),
             "onnx": config.export.onnx,
         }
         if config.export.onnx:
@@ -235,15 +235,11 @@ class _Folder:
             if not gap <= ONNX_TOLERANCE:
                 path.unlink()
                 raise UserError(f"its ONNX graph's {name} vectors differ from the encoder's by {gap:.1e}")
-        delimiters = self.tokenizer.delimiters
-        sides = {
-            name: {
-                "max_tokens": self.checkpoint.max_tokens(side),
-                "open_id": delimiters.of(side)[0],
-                "close_id": delimiters.of(side)[1],
-            }
-            for name, side in SIDES.items()
-        }
+        sides = {}
+        for name, side in SIDES.items():
+            prefix, suffix = self.tokenizer.delimiters.of(side)
+            ends = {"open_id": prefix[0] if prefix else None, "close_id": suffix[-1] if suffix else None}
+            sides[name] = {"max_tokens": self.checkpoint.max_tokens(side)} | ends
         _write_json(
             self.place / "search.json",
             {

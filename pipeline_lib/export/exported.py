@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class ExportedModel:
         if got != self_test.weights_sha256:
             raise CorruptArtifact(f"{weights}: sha256 is {got}, exported was {self_test.weights_sha256}; export it again")
         self.encoder = Encoder.load(folder / "encoder").to(device)
-        self._tokenizer, self._max_tokens = _read_tokenizers(folder, self_test)
+        self._tokenizer, self._max_tokens = _read_tokenizers(folder)
         self_test.check(self, {name: side for side, name in FOLDERS.items()})
         self.encoder.precision = precision
 
@@ -82,13 +82,25 @@ class ExportedModel:
         return embed_ids(self.encoder, self.token_ids(texts, side), batch_tokens, progress)
 
 
-def _read_tokenizers(folder: Path, self_test: SelfTest) -> tuple[PairTokenizer, dict[Side, int]]:
+def _read_tokenizers(folder: Path) -> tuple[PairTokenizer, dict[Side, int]]:
     """Both sides as one tokenizer, which reads no more of a text than is kept: 3 times as fast as the files' own way.
 
     The self-test checks that both give the same ids.
     """
     fields = {side: read_tokenizer_json(folder / name) for side, name in FOLDERS.items()}
-    (x_open, x_close), (y_open, y_close) = (self_test.delimiters(name) for name in FOLDERS.values())
-    delimiters = Delimiters(x_open, x_close, y_open, y_close, pad=y_close)
+    x_wrap, y_wrap = (_wrapping(folder / name, fields[side]) for side, name in FOLDERS.items())
+    delimiters = Delimiters(*x_wrap, *y_wrap, pad=0)  # rows are padded by length, with whatever id
     tokenizer = PairTokenizer(bare_tokenizer(fields["x"]), delimiters)
     return tokenizer, {side: int(found["truncation"]["max_length"]) for side, found in fields.items()}
+
+
+def _wrapping(folder: Path, fields: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that the post-processor of a side's tokenizer.json puts before and behind a text."""
+    try:
+        ids = {name: token["ids"] for name, token in fields["post_processor"]["special_tokens"].items()}
+        items = [item.get("SpecialToken") for item in fields["post_processor"]["single"]]
+        text = items.index(None)
+        before, behind = ([id_ for item in part for id_ in ids[item["id"]]] for part in (items[:text], items[text + 1 :]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CorruptArtifact(f"{folder}: its tokenizer does not wrap texts as an export's does; export it again") from error
+    return tuple(map(int, before)), tuple(map(int, behind))

@@ -98,11 +98,6 @@ class SelfTest:
         """The digest of encoder/model.safetensors."""
         return str(self.record["weights_sha256"])
 
-    def delimiters(self, side: str) -> tuple[int, int]:
-        """The ids that every row of a side begins and ends with."""
-        row = self.record["sides"][side]["token_ids"][0]
-        return int(row[0]), int(row[-1])
-
     def check(self, model: Loaded, sides: Mapping[str, Any]) -> None:
         """Embed the texts of the record and compare.
 

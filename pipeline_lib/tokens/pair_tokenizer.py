@@ -1,6 +1,7 @@
 """Tokenizer of pairs: a byte-level BPE whose delimiters no text can produce, or a causal LM's tokenizer with the same use.
 
-x is `[` text `]`, y is `{` text `}`; the four, and the padding id, are reserved. Their names in tokenizer.json hold a space,
+x is `[` text `]`, y is `{` text `}`; the four, and the padding id, are reserved. A given model may need further ids around a
+text, each side its own: a sequence start before the opening delimiter, say. Their names in tokenizer.json hold a space,
 which is no letter of the byte-level alphabet, so that no merge can end in one; and none is an added token, which the
 library would look for in the text. All that changes text (identifier splitting, case, white space, punctuation) lies in
 tokenizer.json itself, so that the export needs no code of ours.
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,17 +37,71 @@ HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dr
 
 @dataclass(frozen=True)
 class Delimiters:
-    """The reserved ids: what opens and closes each side, and what fills a padded batch."""
+    """Ids around the texts of each side, and what fills a padded batch.
 
-    x_open: int
-    x_close: int
-    y_open: int
-    y_close: int
+    Attributes:
+        x_prefix: before an x, in their order; may be none, as each of the four.
+        x_suffix: behind it; the last of a row is where it is pooled.
+        y_prefix: before a y.
+        y_suffix: behind it.
+        pad: nothing attends to it.
+    """
+
+    x_prefix: tuple[int, ...]
+    x_suffix: tuple[int, ...]
+    y_prefix: tuple[int, ...]
+    y_suffix: tuple[int, ...]
     pad: int
 
-    def of(self, side: Side) -> tuple[int, int]:
-        """The opening and the closing id of one side."""
-        return (self.x_open, self.x_close) if side == "x" else (self.y_open, self.y_close)
+    @classmethod
+    def single(cls, x_open: int, x_close: int, y_open: int, y_close: int, pad: int) -> Delimiters:
+        """One opening and one closing id a side."""
+        return cls((x_open,), (x_close,), (y_open,), (y_close,), pad)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, int | Sequence[int]]) -> Delimiters:
+        """What `fields` gave.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a value is no id.
+        """
+        return cls(*(_ids_of_field(fields[name]) for name in _FIELDS), pad=_ids_of_field(fields["pad"])[0])
+
+    @cached_property
+    def fields(self) -> dict[str, int | list[int]]:
+        """The fields of delimiters.json: an id where a side is opened or closed by one alone, else the list of its ids."""
+        ids = (self.x_prefix, self.x_suffix, self.y_prefix, self.y_suffix)
+        lists = {name: found[0] if len(found) == 1 else list(found) for name, found in zip(_FIELDS, ids, strict=True)}
+        return lists | {"pad": self.pad}
+
+    def of(self, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids before and behind a text of one side."""
+        return (self.x_prefix, self.x_suffix) if side == "x" else (self.y_prefix, self.y_suffix)
+
+    @property
+    def around(self) -> dict[Side, tuple[int, int]]:
+        """How many ids stand before and behind a text, by side."""
+        return {"x": (len(self.x_prefix), len(self.x_suffix)), "y": (len(self.y_prefix), len(self.y_suffix))}
+
+    def with_first(self, token_id: int) -> Delimiters:
+        """These with one id before all others of both sides."""
+        return replace(self, x_prefix=(token_id, *self.x_prefix), y_prefix=(token_id, *self.y_prefix))
+
+    @cached_property
+    def all_ids(self) -> tuple[int, ...]:
+        """Every id, those of x first, padding last."""
+        return (*self.x_prefix, *self.x_suffix, *self.y_prefix, *self.y_suffix, self.pad)
+
+
+_FIELDS = ("x_open", "x_close", "y_open", "y_close")  # of delimiters.json
+
+
+def _ids_of_field(value: int | Sequence[int]) -> tuple[int, ...]:
+    ids = (value,) if isinstance(value, int) else tuple(value)
+    if not all(type(id_) is int and id_ >= 0 for id_ in ids):
+        raise ValueError(f"{value!r} holds what is no token id")
+    return ids
 
 
 class PairTokenizer:
@@ -62,7 +117,7 @@ class PairTokenizer:
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
         self.delimiters = delimiters
-        self._is_own = tokenizer.id_to_token(delimiters.x_open) == RESERVED[0]
+        self._is_own = delimiters.x_prefix[:1] == (tokenizer.token_to_id(RESERVED[0]),)
         # A limit on repeats makes a word depend on those after it.
         self._reads_heads = self._is_own and without_repeat_step(tokenizer) is None
         pattern = word_pattern(tokenizer) if self._is_own else None
@@ -78,7 +133,10 @@ class PairTokenizer:
         path = folder / DELIMITERS_FILE
         if not path.is_file():
             raise UserError(f"{folder}: no {DELIMITERS_FILE}; expected the part of a tokenizer artifact")
-        delimiters = Delimiters(**json.loads(path.read_text()))
+        try:
+            delimiters = Delimiters.from_fields(json.loads(path.read_text()))
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise UserError(f"{path}: no delimiters ({error!r}); make the tokenizer again") from error
         return cls(bare_tokenizer(read_tokenizer_json(folder)), delimiters)
 
     @classmethod
@@ -102,40 +160,42 @@ class PairTokenizer:
         if len(set(own)) == len(BRACKETS):
             x_open, x_close, y_open, y_close = own
             pad = _own_padding(folder, tokenizer)
-            return cls(tokenizer, Delimiters(x_open, x_close, y_open, y_close, y_close if pad is None else pad))
+            pad = y_close if pad is None else pad
+            return cls(tokenizer, Delimiters.single(x_open, x_close, y_open, y_close, pad))
         end = _id_count(tokenizer)
-        return cls(tokenizer, Delimiters(*range(end, end + len(RESERVED))))
+        return cls(tokenizer, Delimiters.single(*range(end, end + len(RESERVED))))
 
     def delimited(self, delimiters: Delimiting) -> PairTokenizer:
         """Itself, or with x's delimiters around y too."""
         if delimiters == "distinct":
             return self
-        return PairTokenizer(self.tokenizer, replace(self.delimiters, y_open=self.x_open, y_close=self.x_close))
+        own = self.delimiters
+        return PairTokenizer(self.tokenizer, replace(own, y_prefix=own.x_prefix, y_suffix=own.x_suffix))
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and delimiters.json, byte for byte the same each time."""
         (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
-        (folder / DELIMITERS_FILE).write_text(json.dumps(asdict(self.delimiters), indent=1) + "\n", encoding="utf-8")
+        (folder / DELIMITERS_FILE).write_text(json.dumps(self.delimiters.fields, indent=1) + "\n", encoding="utf-8")
 
     @property
     def x_open(self) -> int:
-        """Id of `[`."""
-        return self.delimiters.x_open
+        """Id that opens an x: the last before its text."""
+        return self.delimiters.x_prefix[-1]
 
     @property
     def x_close(self) -> int:
         """Id of `]`, at which an x is pooled."""
-        return self.delimiters.x_close
+        return self.delimiters.x_suffix[-1]
 
     @property
     def y_open(self) -> int:
-        """Id of `{`."""
-        return self.delimiters.y_open
+        """Id that opens a y: the last before its text."""
+        return self.delimiters.y_prefix[-1]
 
     @property
     def y_close(self) -> int:
         """Id of `}`, at which a y is pooled."""
-        return self.delimiters.y_close
+        return self.delimiters.y_suffix[-1]
 
     @property
     def pad(self) -> int:
@@ -150,48 +210,62 @@ class PairTokenizer:
     @cached_property
     def reserved(self) -> tuple[int, ...]:
         """The ids that no text can produce: of our own tokenizer all five, of a given one those past its vocabulary."""
-        ids = tuple(asdict(self.delimiters).values())
-        end = _id_count(self.tokenizer)
-        return ids if self._is_own else tuple(id_ for id_ in ids if id_ >= end)
+        end = 0 if self._is_own else _id_count(self.tokenizer)
+        return tuple(id_ for id_ in self.delimiters.all_ids if id_ >= end)
 
     @cached_property
     def vocab_size(self) -> int:
         """Rows that an embedding needs: one more than the highest id."""
-        return max(_id_count(self.tokenizer), *(id_ + 1 for id_ in asdict(self.delimiters).values()))
+        return max(_id_count(self.tokenizer), *(id_ + 1 for id_ in self.delimiters.all_ids))
 
     def name_of(self, token_id: int) -> str:
         """The name of an id in tokenizer.json; of a reserved one past the vocabulary, its reserved name."""
         name = self.tokenizer.id_to_token(token_id)
         if name is not None:
             return str(name)
-        return RESERVED[list(asdict(self.delimiters).values()).index(token_id)]
+        own = self.delimiters
+        return RESERVED[[self.x_open, self.x_close, self.y_open, self.y_close, own.pad].index(token_id)]
 
     def encode(self, texts: Sequence[str], side: Side, max_tokens: int) -> list[list[int]]:
         """Token ids of each text in its side's delimiters, the closing one always last.
 
         Args:
-            texts: any strings; lone surrogates read as "?". An empty one gives the two delimiters.
+            texts: any strings; lone surrogates read as "?". An empty one gives the delimiters.
             side: "x" or "y".
-            max_tokens: longest row, delimiters included; at least 2.
+            max_tokens: longest row, delimiters included.
+
+        Raises:
+            UserError: the delimiters alone are more.
         """
         return self.encode_counting(texts, side, max_tokens)[0]
 
     def encode_counting(self, texts: Sequence[str], side: Side, max_tokens: int) -> tuple[list[list[int]], int]:
         """Encode as `encode` does, and count the texts that were cut."""
-        assert max_tokens >= 2, f"max_tokens is {max_tokens}: there is no room for the delimiters"
-        opening, closing = self.delimiters.of(side)
-        room = max_tokens - 2
+        prefix, suffix = self.delimiters.of(side)
+        room = max_tokens - len(prefix) - len(suffix)
+        if room < 0:
+            raise UserError(
+                f"a row of at most {max_tokens} tokens has no room for the {max_tokens - room} that stand around every {side}; "
+                f"raise shards.max_{side}_tokens"
+            )
         rows, n_cut = [], 0
         for start in range(0, len(texts), ENCODE_TEXTS):
             for ids in self._encode_longer_than(texts[start : start + ENCODE_TEXTS], room):
-                rows.append([opening, *ids[:room], closing])
+                rows.append([*prefix, *ids[:room], *suffix])
                 n_cut += len(ids) > room
         return rows, n_cut
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a row, as the normaliser left it, without reserved ids."""
-        inside = [id_ for id_ in ids if id_ not in self.reserved] if self._is_own else list(ids[1:-1])
-        return str(self.tokenizer.decode(inside)).removeprefix(" ")
+        return str(self.tokenizer.decode(self._inner(ids))).removeprefix(" ")
+
+    def _inner(self, ids: Sequence[int]) -> list[int]:
+        if self._is_own:
+            return [id_ for id_ in ids if id_ not in self.reserved]
+        for prefix, suffix in map(self.delimiters.of, ("x", "y")):
+            if tuple(ids[: len(prefix)]) == prefix and tuple(ids[len(ids) - len(suffix) :]) == suffix:
+                return list(ids[len(prefix) : len(ids) - len(suffix)])
+        return list(ids)
 
     def _encode_longer_than(self, texts: Sequence[str], room: int) -> list[list[int]]:
         """Ids that are right up to `room`, and more than `room` wherever the text has more.
@@ -233,13 +307,15 @@ def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:
     """
     tokenizer = PairTokenizer.load(folder)
     fields = read_tokenizer_json(folder)
-    ids = tokenizer.delimiters.of(side)
-    names = [tokenizer.name_of(id_) for id_ in ids]
+    prefix, suffix = tokenizer.delimiters.of(side)
+    ids = {tokenizer.name_of(id_): id_ for id_ in (*prefix, *suffix)}
 
     def wrapped(sequence: str, type_id: int) -> list[dict[str, Any]]:
         inner = {"Sequence": {"id": sequence, "type_id": type_id}}
-        opening, closing = ({"SpecialToken": {"id": name, "type_id": type_id}} for name in names)
-        return [opening, inner, closing]
+        before, behind = (
+            [{"SpecialToken": {"id": tokenizer.name_of(id_), "type_id": type_id}} for id_ in part] for part in (prefix, suffix)
+        )
+        return [*before, inner, *behind]
 
     fields["truncation"] = {"direction": "Right", "max_length": max_tokens, "strategy": "LongestFirst", "stride": 0}
     fields["padding"] = None
@@ -247,9 +323,7 @@ def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:
         "type": "TemplateProcessing",
         "single": wrapped("A", 0),
         "pair": wrapped("A", 0) + wrapped("B", 1),
-        "special_tokens": {
-            name: {"id": name, "ids": [id_], "tokens": [name]} for name, id_ in sorted(zip(names, ids, strict=True))
-        },
+        "special_tokens": {name: {"id": name, "ids": [id_], "tokens": [name]} for name, id_ in sorted(ids.items())},
     }
     return json.dumps(fields, ensure_ascii=False, indent=1)
 
@@ -321,11 +395,11 @@ class SideTokenizer:
 
     Args:
         folder: of the side, with tokenizer.json.
-        open_id: the delimiter that every row must begin with.
-        close_id: the one that it must end with, where it is pooled.
+        open_id: the id that every row must begin with; None: any.
+        close_id: the one that it must end with, where it is pooled; None: any.
     """
 
-    def __init__(self, folder: Path, open_id: int, close_id: int) -> None:
+    def __init__(self, folder: Path, open_id: int | None, close_id: int | None) -> None:
         self.folder, self.open_id, self.close_id = folder, open_id, close_id
         self._tokenizer = _read(folder / "tokenizer.json")
         self._tokenizer.no_padding()
@@ -343,9 +417,10 @@ class SideTokenizer:
             cleaned = [without_surrogates(text) for text in texts[start : start + ENCODE_TEXTS]]
             ids.extend(encoding.ids for encoding in self._tokenizer.encode_batch_fast(cleaned))
         for row in ids:
-            if row[0] != self.open_id or row[-1] != self.close_id:
+            first, last = (row[0], row[-1]) if row else (None, None)
+            if self.open_id not in (None, first) or self.close_id not in (None, last):
                 raise CorruptArtifact(
-                    f"{self.folder}: a text became {row[0]} ... {row[-1]}, expected {self.open_id} ... {self.close_id}"
+                    f"{self.folder}: a text became {first} ... {last}, expected {self.open_id} ... {self.close_id}"
                 )
         return ids
 

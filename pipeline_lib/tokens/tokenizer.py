@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,7 +77,7 @@ def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "dis
     """
     tokenizer = PairTokenizer.from_causal_lm(causal_lm).delimited(delimiters)
     content = hashlib.sha256(tokenizer.tokenizer.to_str().encode())
-    content.update(json.dumps(asdict(tokenizer.delimiters)).encode())
+    content.update(json.dumps(tokenizer.delimiters.fields).encode())
     config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters)
 
     def make(key: str) -> Outcome:
@@ -115,7 +114,7 @@ def train_bpe(texts: Iterator[str], config: TokenizerConfig) -> PairTokenizer:
     tokenizer.normalizer = _normalizer(config)
     fields = json.loads(tokenizer.to_str())
     fields["added_tokens"] = []  # their ids stay in the vocabulary, and text is no longer searched for their names
-    return PairTokenizer(bare_tokenizer(fields), Delimiters(*range(len(RESERVED)))).delimited(config.delimiters)
+    return PairTokenizer(bare_tokenizer(fields), Delimiters.single(*range(len(RESERVED)))).delimited(config.delimiters)
 
 
 def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer:

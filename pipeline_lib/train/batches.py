@@ -31,17 +31,24 @@ from pipeline_lib.train.rows import PairRows
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def drop_tokens(ids: Sequence[np.ndarray], rows_N: np.ndarray, share: float, stream: tuple[object, ...]) -> list[np.ndarray]:
+def drop_tokens(
+    ids: Sequence[np.ndarray],
+    rows_N: np.ndarray,
+    share: float,
+    stream: tuple[object, ...],
+    around: tuple[int, int] = (1, 1),
+) -> list[np.ndarray]:
     """The sequences with `share` of their inner tokens left out on average, each with a share of its own.
 
     A text's share is drawn evenly from 0 to twice `share`, so that some are seen nearly whole, as all are outside of training.
-    The first and last token, the delimiters, always stay; a text that would lose all its tokens keeps them all.
+    The delimiters always stay; a text that would lose all its tokens keeps them all.
 
     Args:
-        ids: token ids with both delimiters.
+        ids: token ids with their delimiters.
         rows_N: each sequence's row in its dataset.
         share: 0 to 0.5, of the inner tokens.
         stream: what else the choice depends on: seed, step, kind, side.
+        around: delimiters before and behind each text.
     """
     if share == 0.0 or not ids:
         return list(ids)
@@ -52,10 +59,11 @@ def drop_tokens(ids: Sequence[np.ndarray], rows_N: np.ndarray, share: float, str
     keys_N = _sample_keys(rows_N, stream)
     share_N = 2 * share * _uniform(keys_N, np.full(len(ids), -1))  # drawn at a place that no token has
     keep_T = _uniform(np.repeat(keys_N, lengths_N), positions_T) >= np.repeat(share_N, lengths_N)
-    keep_T[starts_N] = keep_T[starts_N + lengths_N - 1] = True
+    keep_T |= (positions_T < around[0]) | (positions_T >= np.repeat(lengths_N - around[1], lengths_N))
     kept_N = np.add.reduceat(keep_T, starts_N, dtype=np.int64)
-    keep_T |= np.repeat(kept_N <= 2, lengths_N)
-    kept_N = np.where(kept_N <= 2, lengths_N, kept_N)
+    none_N = kept_N <= sum(around)
+    keep_T |= np.repeat(none_N, lengths_N)
+    kept_N = np.where(none_N, lengths_N, kept_N)
     return np.split(flat_T[keep_T], np.cumsum(kept_N)[:-1])
 
 
@@ -115,9 +123,9 @@ def read_batch(source: PairRows, step: int, config: TrainConfig, share: float) -
     documents: list[np.ndarray] = []
     seed = config.seed
     for view, (rows_n, rows) in source.read(step).items():
-        x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"))
-        y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"))
-        negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"))
+        x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"), source.around["x"])
+        y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"), source.around["y"])
+        negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"), source.around["y"])
         found.append(rows)
         masked = view in config.mask_same_document
         documents.append(rows.document_hash if masked else np.arange(len(x_ids) - len(rows_n), len(x_ids)))
@@ -129,11 +137,11 @@ def read_batch(source: PairRows, step: int, config: TrainConfig, share: float) -
 
 
 def _thinned(
-    ids: list[list[np.ndarray]], rows_n: np.ndarray, share: float, stream: tuple[object, ...]
+    ids: list[list[np.ndarray]], rows_n: np.ndarray, share: float, stream: tuple[object, ...], around: tuple[int, int]
 ) -> list[list[np.ndarray]]:
     """Token dropout for hard negatives: the k-th of a row draws its own numbers."""
     places = [(row << np.int64(16)) + k for row, texts in zip(rows_n, ids, strict=True) for k in range(len(texts))]
-    dropped = iter(drop_tokens([text for texts in ids for text in texts], np.array(places), share, stream))
+    dropped = iter(drop_tokens([text for texts in ids for text in texts], np.array(places), share, stream, around))
     return [[next(dropped) for _ in texts] for texts in ids]
 
 

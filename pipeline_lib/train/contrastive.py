@@ -136,7 +136,8 @@ class ContrastiveObjective:
         check_divides(config.batch_size, ranks.size)
         check_views(shards, config)
         model = job.model.model_copy(update={"init": job.start})
-        encoder = Encoder.build(model, PairTokenizer.load(tokenizer.part_folder()), config.seed)
+        pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
+        encoder = Encoder.build(model, pair_tokenizer, config.seed)
         encoder.precision = config.precision
         encoder.packed = should_pack(config, encoder, ranks)
         if should_compile(config, encoder, ranks):
@@ -146,7 +147,8 @@ class ContrastiveObjective:
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
-        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, **order)
+        around = pair_tokenizer.delimiters.around
+        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around, **order)
         objective = cls(job, encoder.to(ranks.device).train(), rows, ranks)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -13,8 +15,11 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
+from pipeline_lib.tokens.pair_tokenizer import Side
 
 PIPELINE_VIEWS = frozenset((*get_args(View), *get_args(TextView)))
+
+ONE_EACH: Mapping[Side, tuple[int, int]] = MappingProxyType({"x": (1, 1), "y": (1, 1)})  # of our own tokenizer
 
 Read = dict[str, tuple[np.ndarray, TokenRows]]
 
@@ -44,6 +49,7 @@ class PairRows:
 
     Args:
         reading: how far ahead, and how much of a bucket's files stays on this machine.
+        around: by side, how many ids of each row stand before and behind its text.
         order: BatchPlan's own fields: block_rows, window_blocks, batches_from.
     """
 
@@ -56,11 +62,13 @@ class PairRows:
         batch_size: int,
         seed: int,
         reading: ReadingConfig | None = None,
+        around: Mapping[Side, tuple[int, int]] = ONE_EACH,
         **order: Any,
     ) -> None:
         labels = labels_of(shards, self.split)
         views = sorted(view for view in mixture if f"{self.split}-{view}" in labels)
         self.reading = reading or ReadingConfig()
+        self.around = around
         room = self.reading.fetched_bytes // max(1, len(views))
         self.datasets = {view: TokenDataset.open(shards, f"{self.split}-{view}", room) for view in views}
         sizes = {view: len(dataset) for view, dataset in self.datasets.items()}

@@ -115,7 +115,8 @@ def follow(tmp_path: Path, family: str) -> tuple[Path, dict[str, np.ndarray]]:
     expected = {}
     for name, side in SIDES.items():
         ids = tokenizer.encode(TEXTS, side, checkpoint.max_tokens(side))
-        assert {(row[0], row[-1]) for row in ids} == {tokenizer.delimiters.of(side)}
+        prefix, suffix = tokenizer.delimiters.of(side)
+        assert {(*row[: len(prefix)], *row[-len(suffix) :]) for row in ids} == {prefix + suffix}
         expected[name] = oracle(checkpoint.trained.part_folder(checkpoint.label), ids)
         np.testing.assert_allclose(plain.embed(TEXTS, side), expected[name], atol=1e-5)
         np.testing.assert_allclose(light.embed(TEXTS, name), expected[name], atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -33,7 +33,14 @@ ROWS = 12
 PLANTED = 7  # not the first and not the last
 CONFIG = ContractConfig(max_x_words=50, max_y_words=60)
 LIMITS = TokenLimits(
-    x_open=0, x_close=1, y_open=2, y_close=3, pad=4, vocab_size=64, max_x_tokens=6, max_y_tokens=8, reserved=(0, 1, 2, 3, 4)
+    x_prefix=(0,),
+    x_suffix=(1,),
+    y_prefix=(2,),
+    y_suffix=(3,),
+    vocab_size=64,
+    max_x_tokens=6,
+    max_y_tokens=8,
+    reserved=(0, 1, 2, 3, 4),
 )
 
 DOCUMENTS = {
@@ -233,6 +240,20 @@ def test_short_and_doubled_delimiters_wherever_they_lie() -> None:
             facts.append(facts_of_tokens(order))
             expected.append({at: reasons} if reasons else {})
     assert [verdict.flagged for verdict in check_many(facts, shard_suite(LIMITS))] == expected
+
+
+def test_several_ids_before_a_text_and_none_behind() -> None:
+    limits = replace(LIMITS, x_prefix=(9, 0), x_suffix=(), reserved=(0,))
+    cases: list[tuple[list[int], tuple[str, ...]]] = [
+        ([9, 0], ()),
+        ([9, 0, 9, 10], ()),
+        ([0, 9, 10], ("x_open",)),
+        ([9], ("x_length", "x_open")),
+        ([9, 0, 0], ("x_reserved_inside",)),
+    ]
+    rows = [token_row(number, x_ids=ids) for number, (ids, _) in enumerate(cases)]
+    expected = {at: reasons for at, (_, reasons) in enumerate(cases) if reasons}
+    assert check(shard_facts(tokens_table(rows), limits), shard_suite(limits)).flagged == expected
 
 
 def test_a_slice_of_a_shard_is_looked_at_by_itself() -> None:

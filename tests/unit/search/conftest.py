@@ -127,7 +127,7 @@ def export_model(store: Store, pair_tokenizer: tuple[PairTokenizer, Path]) -> Ca
             for name, side in (("query", "x"), ("document", "y")):
                 (folder / name).mkdir()
                 (folder / name / "tokenizer.json").write_text(side_tokenizer_json(tokenizer_folder, side, 24))
-                open_id, close_id = tokenizer.delimiters.of(side)
+                (open_id,), (close_id,) = tokenizer.delimiters.of(side)
                 settings[name] = {"max_tokens": 24, "open_id": open_id, "close_id": close_id}
             (folder / "search.json").write_text(json.dumps(settings))
             record_self_test(folder, settings)

@@ -81,18 +81,19 @@ def test_a_bad_negative_breaks_its_rows_contract(tmp_path: Path, rows: list[Row]
     table = training_set(store, rows)
     tokenizer = train_tokenizer(store, table, TokenizerConfig(vocab_size=300))
     limits = read_limits(write_shards(store, table, tokenizer, CONFIG), tokenizer)
-    good = [limits.y_open, 20, limits.y_close]
+    x_open, x_close, y_open, y_close, pad = PairTokenizer.load(tokenizer.part_folder()).delimiters.all_ids
+    good = [y_open, 20, y_close]
     cases: list[tuple[list[list[int]], int, tuple[str, ...]]] = [
         ([], 0, ()),
         ([good, good], 2, ()),
-        ([good, [limits.x_open, 20, limits.x_close]], 2, ("negative_malformed",)),
-        ([[limits.y_open, *[20] * 11, limits.y_close]], 1, ("negative_malformed",)),
-        ([[limits.y_open, limits.pad, limits.y_close]], 1, ("negative_malformed",)),
-        ([[limits.y_open, 299, limits.y_close], [limits.y_open, 300, limits.y_close]], 2, ("negative_malformed",)),
+        ([good, [x_open, 20, x_close]], 2, ("negative_malformed",)),
+        ([[y_open, *[20] * 11, y_close]], 1, ("negative_malformed",)),
+        ([[y_open, pad, y_close]], 1, ("negative_malformed",)),
+        ([[y_open, 299, y_close], [y_open, 300, y_close]], 2, ("negative_malformed",)),
         ([[]], 1, ("negative_malformed",)),
         ([good], 2, ("negative_hashes_differ",)),
     ]
-    ids = [limits.x_open, 20, limits.x_close]
+    ids = [x_open, 20, x_close]
     made = [("0" * 32, ids, good, 1, 2, 3, negatives, list(range(n))) for negatives, n, _ in cases]
     schema = tokens_schema(limits.vocab_size, negatives=True)
     columns = [pa.array([row[i] for row in made], field.type) for i, field in enumerate(schema)]

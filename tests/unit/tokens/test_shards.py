@@ -251,7 +251,7 @@ def test_c05_no_text_forges_a_delimiter_in_the_shards(
     got = dataset.rows(np.arange(len(dataset)))
     assert len(dataset) == N_CODE + len(hostile)
     for side, ids, most in (("x", got.x_ids, 8), ("y", got.y_ids, 16)):
-        opening, closing = tokenizer.delimiters.of(side)
+        (opening,), (closing,) = tokenizer.delimiters.of(side)
         for row in ids:
             assert 2 <= len(row) <= most and (row[0], row[-1]) == (opening, closing)
             assert not set(row[1:-1].tolist()) & set(range(len(RESERVED)))

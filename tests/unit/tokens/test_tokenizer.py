@@ -16,7 +16,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.pair_tokenizer import RESERVED, PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.pair_tokenizer import RESERVED, Delimiters, PairTokenizer, side_tokenizer_json
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_bpe, train_tokenizer
 from pipeline_lib.tokens.words import REACH
 
@@ -61,7 +61,7 @@ def test_no_text_forges_a_reserved_id(folder: Path, text: str, side: str, max_to
     tokenizer = PairTokenizer.load(folder)
     (ids,) = tokenizer.encode([text], side, max_tokens)
     assert 2 <= len(ids) <= max_tokens
-    assert (ids[0], ids[-1]) == tokenizer.delimiters.of(side)
+    assert ((ids[0],), (ids[-1],)) == tokenizer.delimiters.of(side)
     assert all(len(RESERVED) <= id_ < tokenizer.vocab_size for id_ in ids[1:-1])
 
 
@@ -210,6 +210,41 @@ def test_fewer_texts_may_be_read(tmp_path: Path, curated_of: Curate, a_pair: Mak
     curated = curated_of(Store(tmp_path), {"train": [a_pair("text", i, CORPUS[0], "zebrawort") for i in range(9)]})
     made = train_tokenizer(Store(tmp_path), curated, TokenizerConfig(max_training_texts=5))
     assert made.manifest.counts == Counts(n_in=5, n_out=5)
+
+
+def test_a_side_may_be_wrapped_in_several_ids_or_in_none(tmp_path: Path) -> None:
+    folder = causal_lm(tmp_path / "lm", ["<s>"])
+    plain = PairTokenizer.from_causal_lm(folder)
+    bos, opening, closing = 256, *(ids[0] for ids in plain.delimiters.of("x"))
+    delimiters = Delimiters((bos, opening), (closing,), (bos, 65, 66), (), pad=bos)
+    PairTokenizer(plain.tokenizer, delimiters).save(folder)
+    loaded = PairTokenizer.load(folder)
+    assert loaded.delimiters == delimiters
+    assert loaded.delimiters.around == {"x": (2, 1), "y": (3, 0)} and loaded.vocab_size == 257
+    text = loaded.tokenizer.encode("abcdef", add_special_tokens=False).ids
+    assert loaded.encode(["abcdef", ""], "x", 5) == [[bos, opening, *text[:2], closing], [bos, opening, closing]]
+    assert loaded.encode_counting(["abcdef", "ab"], "y", 7) == ([[bos, 65, 66, *text[:4]], [bos, 65, 66, *text[:2]]], 1)
+    assert loaded.decode(loaded.encode(["abcdef"], "x", 9)[0]) == "abcdef"
+    for side in ("x", "y"):
+        theirs = Tokenizer.from_str(side_tokenizer_json(folder, side, 6))
+        theirs.encode_special_tokens = True
+        texts = ["abcdef", "", "a", "<s>"]
+        assert [encoding.ids for encoding in theirs.encode_batch(texts)] == loaded.encode(texts, side, 6)
+    with pytest.raises(
+        UserError, match=r"at most 2 tokens has no room for the 3 that stand around every x; raise shards\.max_x"
+    ):
+        loaded.encode(["a"], "x", 2)
+
+
+def test_delimiters_that_are_no_ids_are_refused(tmp_path: Path) -> None:
+    folder = causal_lm(tmp_path / "lm", [])
+    good = PairTokenizer.from_causal_lm(folder).delimiters.fields
+    assert good == {"x_open": 58, "x_close": 60, "y_open": 90, "y_close": 92, "pad": 92}
+    bad: list[dict[str, object]] = [{}, {"x_open": "1"}, {"y_close": [True]}, {"pad": -1}, {"pad": []}]
+    for fields in bad:
+        (folder / "delimiters.json").write_text(json.dumps({**good, **fields} if fields else {}))
+        with pytest.raises(UserError, match=r"delimiters\.json: no delimiters"):
+            PairTokenizer.load(folder)
 
 
 def test_no_training_pairs_is_said(tmp_path: Path, curated_of: Curate) -> None:

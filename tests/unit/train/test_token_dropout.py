@@ -57,3 +57,13 @@ def test_the_share_is_met_and_other_streams_differ() -> None:
 def test_nothing_is_dropped_at_share_zero() -> None:
     ids = wrap([[1, 2], [3]])
     assert all(a is b for a, b in zip(drop_tokens(ids, np.arange(2), 0.0, ()), ids, strict=True))
+
+
+def test_all_delimiters_stay_however_many() -> None:
+    ids = [np.array([X_OPEN, X_OPEN + 7, *range(n), X_CLOSE], dtype=np.int32) for n in (0, 1, 50, 200)]
+    for step in range(40):
+        for before, after in zip(ids, drop_tokens(ids, np.arange(4), 0.5, (step,), (2, 1)), strict=True):
+            assert (*after[:2], after[-1]) == (X_OPEN, X_OPEN + 7, X_CLOSE)
+            assert len(after) > 3 or len(before) == 3
+    bare = [np.arange(60, dtype=np.int32)]
+    assert any(drop_tokens(bare, np.arange(1), 0.5, (step,), (0, 0))[0][0] != 0 for step in range(40))
