@@ -6,7 +6,6 @@ B rows, L tokens, D embedding width, T = B * L.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, cast
@@ -22,7 +21,7 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import fast_gpt2
 from pipeline_lib.model.checkpoint import check_weights
-from pipeline_lib.model.pooling import POOLINGS, EmbeddingHead, Pooling, load_head, load_transformer, longest_input, pool, write_json
+from pipeline_lib.model.pooling import POOLINGS, EmbeddingHead, Pooling, load_head, load_transformer, longest_input, pool
 from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
@@ -34,7 +33,6 @@ transformers_logging.disable_progress_bar()  # a file of some megabytes; the sta
 Precision = Literal["float32", "bfloat16"]
 
 POOLING_FIELD = "cpt_pooling"  # of config.json
-PROMPTS_FILE = "prompt_ids.json"  # of a checkpoint whose pooling leaves prompts out
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding
 ONE_FILE = "1000GB"  # however large, weights are one file: the export copies it by its name
@@ -108,8 +106,7 @@ class Encoder(nn.Module):
             return cls(_load_backbone(folder)).eval()
         model = read_sentence_transformer(folder)
         backbone = load_transformer(model.transformer)
-        prompts = json.loads((folder / PROMPTS_FILE).read_text()) if (folder / PROMPTS_FILE).is_file() else []
-        return cls(backbone, head=load_head(model, backbone.config.hidden_size, [(tuple(ids), n) for ids, n in prompts])).eval()
+        return cls(backbone, head=load_head(model, backbone.config.hidden_size)).eval()
 
     @classmethod
     def _of_sentence_transformer(cls, folder: Path, dropout: float, tokenizer: PairTokenizer) -> Self:
@@ -135,8 +132,6 @@ class Encoder(nn.Module):
         self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
         if self.head:
             self.head.save(folder)
-        if self.head and self.head.prompts:
-            write_json(folder / PROMPTS_FILE, self.head.prompts)
 
     @property
     def width(self) -> int:

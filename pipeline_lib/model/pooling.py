@@ -34,6 +34,7 @@ Pooling = Literal["last", "mean", "cls", "max", "mean_sqrt_len_tokens", "weighte
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+PROMPTS_FILE = "prompt_ids.json"  # of a checkpoint whose pooling leaves prompts out
 
 
 def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling, skipped_B: Tensor | None = None) -> Tensor:
@@ -141,6 +142,8 @@ class EmbeddingHead(nn.Module):
         said = {"model_type": "SentenceTransformer", "prompts": prompts, "default_prompt_name": model.default_prompt}
         # trained on cosines, whatever it was before
         write_json(folder / SETTINGS_FILE, said | {"similarity_fn_name": "cosine"})
+        if self.prompts:
+            write_json(folder / PROMPTS_FILE, self.prompts)
 
 
 class _Dense(nn.Module):
@@ -199,15 +202,24 @@ def _activation(module: HeadModule) -> nn.Module:
         raise UserError(f"{module.folder}: its Dense has the activation {name!r}, which needs settings") from error
 
 
-def load_head(model: SentenceTransformer, width: int, prompts: Sequence[tuple[tuple[int, ...], int]] = ()) -> EmbeddingHead:
+def load_head(
+    model: SentenceTransformer, width: int, prompts: Sequence[tuple[Sequence[int], int]] | None = None
+) -> EmbeddingHead:
     """The head of a model with its weights.
+
+    Args:
+        width: of the transformer's states.
+        prompts: see `EmbeddingHead`; None: what a checkpoint says of them.
 
     Raises:
         UserError: a module cannot be kept, or its weights are no safetensors.
         CorruptArtifact: weights are malformed, or do not fit.
     """
+    said = model.folder / PROMPTS_FILE
+    if prompts is None:
+        prompts = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else ()
     try:
-        head = EmbeddingHead(model, width, prompts)
+        head = EmbeddingHead(model, width, [(tuple(ids), int(n_tokens)) for ids, n_tokens in prompts])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptArtifact(f"{model.folder}: a module's config.json lacks or garbles {error}") from error
     for module, layer in zip(model.head, head.layers, strict=True):
@@ -239,11 +251,12 @@ def load_transformer(folder: Path) -> PreTrainedModel:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **local)
-        kind = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)] if getattr(config, "is_encoder_decoder", False) else AutoModel
+        # T5 and its kin by their encoder
+        kind = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), AutoModel)
         backbone, info = kind.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model of transformers: {error}") from error
     except RuntimeError as error:  # a tensor of another shape than the config says
         raise CorruptArtifact(f"{folder}: the weights do not fit config.json: {error}") from error

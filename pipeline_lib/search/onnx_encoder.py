@@ -87,5 +87,7 @@ class OnnxEncoder:
     def _tokenizer(self, side: Side) -> SideTokenizer:
         if side not in self._tokenizers:
             settings = self.settings[side]
-            self._tokenizers[side] = SideTokenizer(self.folder / side, settings["open_id"], settings["close_id"])
+            self._tokenizers[side] = SideTokenizer(
+                self.folder / side, settings["open_id"], settings["close_id"], settings.get("prompt", "")
+            )
         return self._tokenizers[side]

@@ -32,6 +32,7 @@ BRACKETS = ("[", "]", "{", "}")
 TOKENIZER_FILE = "tokenizer.json"
 DELIMITERS_FILE = "delimiters.json"
 
+NO_TOKENS = (0,)  # what an empty text becomes where nothing stands around it: an encoder needs a token
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
 
 
@@ -45,6 +46,10 @@ class Delimiters:
         y_prefix: before a y.
         y_suffix: behind it.
         pad: nothing attends to it.
+        x_prompt: text before every x, tokenized with it; of a given embedding model.
+        y_prompt: text before every y.
+        x_longest: most tokens of a row that such a model takes; None: no limit of its own.
+        y_longest: likewise.
     """
 
     x_prefix: tuple[int, ...]
@@ -52,6 +57,10 @@ class Delimiters:
     y_prefix: tuple[int, ...]
     y_suffix: tuple[int, ...]
     pad: int
+    x_prompt: str = ""
+    y_prompt: str = ""
+    x_longest: int | None = None
+    y_longest: int | None = None
 
     @classmethod
     def single(cls, x_open: int, x_close: int, y_open: int, y_close: int, pad: int) -> Delimiters:
@@ -66,18 +75,28 @@ class Delimiters:
             KeyError: a field is missing.
             ValueError: a value is no id.
         """
-        return cls(*(_ids_of_field(fields[name]) for name in _FIELDS), pad=_ids_of_field(fields["pad"])[0])
+        own: dict[str, Any] = {name: fields[name] for name in _OF_A_MODEL if name in fields}
+        return cls(*(_ids_of_field(fields[name]) for name in _FIELDS), pad=_ids_of_field(fields["pad"])[0], **own)
 
     @cached_property
-    def fields(self) -> dict[str, int | list[int]]:
+    def fields(self) -> dict[str, Any]:
         """The fields of delimiters.json: an id where a side is opened or closed by one alone, else the list of its ids."""
         ids = (self.x_prefix, self.x_suffix, self.y_prefix, self.y_suffix)
         lists = {name: found[0] if len(found) == 1 else list(found) for name, found in zip(_FIELDS, ids, strict=True)}
-        return lists | {"pad": self.pad}
+        return lists | {"pad": self.pad} | {name: value for name in _OF_A_MODEL if (value := getattr(self, name))}
 
     def of(self, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before and behind a text of one side."""
         return (self.x_prefix, self.x_suffix) if side == "x" else (self.y_prefix, self.y_suffix)
+
+    def prompt(self, side: Side) -> str:
+        """Text before every text of one side."""
+        return self.x_prompt if side == "x" else self.y_prompt
+
+    def longest(self, side: Side, max_tokens: int) -> int:
+        """Most tokens of a row of one side, where at most so many are asked for."""
+        own = self.x_longest if side == "x" else self.y_longest
+        return max_tokens if own is None else min(own, max_tokens)
 
     @property
     def around(self) -> dict[Side, tuple[int, int]]:
@@ -95,6 +114,7 @@ class Delimiters:
 
 
 _FIELDS = ("x_open", "x_close", "y_open", "y_close")  # of delimiters.json
+_OF_A_MODEL = ("x_prompt", "y_prompt", "x_longest", "y_longest")  # there only where a given embedding model has them
 
 
 def _ids_of_field(value: int | Sequence[int]) -> tuple[int, ...]:
@@ -159,7 +179,7 @@ class PairTokenizer:
         own = [id_ for id_ in found if id_ is not None]
         if len(set(own)) == len(BRACKETS):
             x_open, x_close, y_open, y_close = own
-            pad = _own_padding(folder, tokenizer)
+            pad = own_padding(folder, tokenizer)
             pad = y_close if pad is None else pad
             return cls(tokenizer, Delimiters.single(x_open, x_close, y_open, y_close, pad))
         end = _id_count(tokenizer)
@@ -207,6 +227,12 @@ class PairTokenizer:
         """Name of the padding id, as tokenizer_config.json wants it."""
         return self.name_of(self.pad)
 
+    def ends(self, side: Side) -> dict[str, str]:
+        """Names of the special tokens around a text, as tokenizer_config.json wants them."""
+        prefix, suffix = self.delimiters.of(side)
+        ids = {"cls_token": prefix[:1], "sep_token": suffix[-1:]}
+        return {name: self.name_of(found[0]) for name, found in ids.items() if found}
+
     @cached_property
     def reserved(self) -> tuple[int, ...]:
         """The ids that no text can produce: of our own tokenizer all five, of a given one those past its vocabulary."""
@@ -242,6 +268,7 @@ class PairTokenizer:
     def encode_counting(self, texts: Sequence[str], side: Side, max_tokens: int) -> tuple[list[list[int]], int]:
         """Encode as `encode` does, and count the texts that were cut."""
         prefix, suffix = self.delimiters.of(side)
+        prompt, max_tokens = self.delimiters.prompt(side), self.delimiters.longest(side, max_tokens)
         room = max_tokens - len(prefix) - len(suffix)
         if room < 0:
             raise UserError(
@@ -250,10 +277,24 @@ class PairTokenizer:
             )
         rows, n_cut = [], 0
         for start in range(0, len(texts), ENCODE_TEXTS):
-            for ids in self._encode_longer_than(texts[start : start + ENCODE_TEXTS], room):
-                rows.append([*prefix, *ids[:room], *suffix])
+            block = texts[start : start + ENCODE_TEXTS]
+            for ids in self._encode_longer_than([prompt + text for text in block] if prompt else block, room):
+                rows.append([*prefix, *ids[:room], *suffix] or [*NO_TOKENS])
                 n_cut += len(ids) > room
         return rows, n_cut
+
+    def prompt_ids(self) -> list[tuple[tuple[int, ...], int]]:
+        """Of each side with a prompt, the ids that all its rows begin with, and the tokens that sentence-transformers counts.
+
+        The last token of a prompt may be another one before a text: it is counted, and no part of what rows begin with.
+        """
+        found = []
+        for side in ("x", "y"):
+            (prefix, suffix), prompt = self.delimiters.of(side), self.delimiters.prompt(side)
+            ids = (*prefix, *self._ids([prompt])[0]) if prompt else ()
+            if ids:
+                found.append((ids[:-1] or ids, len(ids) + max(0, len(suffix) - 1)))
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a row, as the normaliser left it, without reserved ids."""
@@ -308,6 +349,7 @@ def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:
     tokenizer = PairTokenizer.load(folder)
     fields = read_tokenizer_json(folder)
     prefix, suffix = tokenizer.delimiters.of(side)
+    max_tokens = tokenizer.delimiters.longest(side, max_tokens)
     ids = {tokenizer.name_of(id_): id_ for id_ in (*prefix, *suffix)}
 
     def wrapped(sequence: str, type_id: int) -> list[dict[str, Any]]:
@@ -371,7 +413,7 @@ def _single_token(tokenizer: Tokenizer, bracket: str) -> int | None:
     return None if found is None else int(found)
 
 
-def _own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:
+def own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:
     path = folder / "tokenizer_config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in ("pad_token", "eos_token"):
@@ -397,10 +439,11 @@ class SideTokenizer:
         folder: of the side, with tokenizer.json.
         open_id: the id that every row must begin with; None: any.
         close_id: the one that it must end with, where it is pooled; None: any.
+        prompt: text before every text.
     """
 
-    def __init__(self, folder: Path, open_id: int | None, close_id: int | None) -> None:
-        self.folder, self.open_id, self.close_id = folder, open_id, close_id
+    def __init__(self, folder: Path, open_id: int | None, close_id: int | None, prompt: str = "") -> None:
+        self.folder, self.open_id, self.close_id, self.prompt = folder, open_id, close_id, prompt
         self._tokenizer = _read(folder / "tokenizer.json")
         self._tokenizer.no_padding()
         # a text that spells a delimiter stays text; the file format cannot say so
@@ -414,8 +457,8 @@ class SideTokenizer:
         """
         ids: list[list[int]] = []
         for start in range(0, len(texts), ENCODE_TEXTS):
-            cleaned = [without_surrogates(text) for text in texts[start : start + ENCODE_TEXTS]]
-            ids.extend(encoding.ids for encoding in self._tokenizer.encode_batch_fast(cleaned))
+            cleaned = [self.prompt + without_surrogates(text) for text in texts[start : start + ENCODE_TEXTS]]
+            ids.extend(encoding.ids or [*NO_TOKENS] for encoding in self._tokenizer.encode_batch_fast(cleaned))
         for row in ids:
             first, last = (row[0], row[-1]) if row else (None, None)
             if self.open_id not in (None, first) or self.close_id not in (None, last):

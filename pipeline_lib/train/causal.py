@@ -26,6 +26,7 @@ from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import ReadAhead
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
@@ -164,7 +165,13 @@ def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
 
 
 def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:
-    """The language model to go on with; ids that its vocabulary lacks get rows near the mean of its embeddings."""
+    """The language model to go on with; ids that its vocabulary lacks get rows near the mean of its embeddings.
+
+    Raises:
+        UserError: it is an embedding model.
+    """
+    if is_sentence_transformer(Path(folder)):
+        raise UserError(f"{folder}: an embedding model, which has no words to predict; set pretrain.steps to 0")
     model = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )

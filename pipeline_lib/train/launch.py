@@ -29,6 +29,7 @@ from pipeline_lib.store.artifact import Artifact, verify_part
 from pipeline_lib.store.files import digest_of, exclusive, replace_file, sha256_file
 from pipeline_lib.store.records import Outcome, Part, Stage
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
@@ -184,8 +185,10 @@ def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]
     if not model.init:
         return "", ""
     folder = Path(model.init).absolute()
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.init: no config.json in {folder}; expected the folder of a causal language model")
+    if not (folder / "config.json").is_file() and not is_sentence_transformer(folder):
+        raise UserError(
+            f"model.init: no config.json in {folder}; expected the folder of a causal language model or of sentence-transformers"
+        )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return str(folder), digest_of([(path.relative_to(folder).as_posix(), sha256_file(path)) for path in files])
 
