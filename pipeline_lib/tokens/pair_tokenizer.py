@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # search loads a tokenizer without the configuration
     from pipeline_lib.config.data import Delimiting
 
 Side = Literal["x", "y"]
+SIDES: tuple[Side, Side] = ("x", "y")
 
 RESERVED = ("<x open>", "<x close>", "<y open>", "<y close>", "<batch pad>")  # ids 0 to 4
 BRACKETS = ("[", "]", "{", "}")
@@ -75,8 +76,9 @@ class Delimiters:
             KeyError: a field is missing.
             ValueError: a value is no id.
         """
+        x_prefix, x_suffix, y_prefix, y_suffix, (pad,) = (_ids_of_field(fields[name]) for name in (*_FIELDS, "pad"))
         own: dict[str, Any] = {name: fields[name] for name in _OF_A_MODEL if name in fields}
-        return cls(*(_ids_of_field(fields[name]) for name in _FIELDS), pad=_ids_of_field(fields["pad"])[0], **own)
+        return cls(x_prefix, x_suffix, y_prefix, y_suffix, pad, **own)
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -289,7 +291,7 @@ class PairTokenizer:
         The last token of a prompt may be another one before a text: it is counted, and no part of what rows begin with.
         """
         found = []
-        for side in ("x", "y"):
+        for side in SIDES:
             (prefix, suffix), prompt = self.delimiters.of(side), self.delimiters.prompt(side)
             ids = (*prefix, *self._ids([prompt])[0]) if prompt else ()
             if ids:
@@ -303,7 +305,8 @@ class PairTokenizer:
     def _inner(self, ids: Sequence[int]) -> list[int]:
         if self._is_own:
             return [id_ for id_ in ids if id_ not in self.reserved]
-        for prefix, suffix in map(self.delimiters.of, ("x", "y")):
+        for side in SIDES:
+            prefix, suffix = self.delimiters.of(side)
             if tuple(ids[: len(prefix)]) == prefix and tuple(ids[len(ids) - len(suffix) :]) == suffix:
                 return list(ids[len(prefix) : len(ids) - len(suffix)])
         return list(ids)
