@@ -126,7 +126,7 @@ KINDS = {
 def write_sentence_transformer(folder: Path, name: str) -> Path:
     """The folder of a kind, written by the library itself."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
     kind = KINDS[name]
     tokenizer = kind.tokenizer()

@@ -156,6 +156,9 @@ class _Folder:
             "modules": [module.kind for module in head.model.head],
             "prompts": {name: prompt for name, prompt in prompts.items() if prompt},
             "distinct": prompts["query"] != prompts["document"],
+            "include_prompt": head.model.include_prompt,
+            "architecture": type(self.encoder.backbone).__name__,
+            **{f"max_{side}_tokens": self.max_tokens[name] for name, side in SIDES.items()},
         }
 
     def _own_lengths(self) -> dict[str, int]:
@@ -186,6 +189,7 @@ class _Folder:
     def _write_tokenizer(self, folder: str, name: str) -> None:
         max_tokens = self.max_tokens[name]
         text = side_tokenizer_json(self.checkpoint.tokenizer.part_folder(), SIDES[name], max_tokens)
+        (self.place / folder).mkdir(exist_ok=True)
         (self.place / folder / "tokenizer.json").write_text(text, encoding="utf-8")
         own = self.tokenizer.ends(SIDES[name]) if self.encoder.head else {}
         write_json(

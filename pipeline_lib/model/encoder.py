@@ -328,6 +328,8 @@ def _set_dropout(backbone: nn.Module, dropout: float) -> None:
             module.p = 0.0 if name.endswith(("attn_dropout", "self.dropout")) else dropout
         if isinstance(getattr(module, "attention_dropout", None), float):  # Llama and its kin have no module for it
             module.attention_dropout = 0.0
+        if isinstance(getattr(module, "dropout", None), float):  # nor have T5 and BART
+            module.dropout = 0.0 if "attention" in type(module).__name__.lower() else dropout
 
 
 def fast_bfloat16(device: str = "cpu") -> bool:
