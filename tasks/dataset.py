@@ -105,7 +105,7 @@ def tokenizer_task(store: Store, curated: Artifact, config: RunConfig) -> Artifa
     """A byte-level BPE of the training split, or the tokenizer of the model that training starts from."""
     progress = StageProgress("tokenizer")
     if config.model.init:
-        artifact = adopt_tokenizer(store, Path(config.model.init), config.tokenizer.delimiters)
+        artifact = adopt_tokenizer(store, Path(config.model.init), config.tokenizer.delimiters, config.tokenizer.bos)
     else:
         artifact = train_tokenizer(store, curated, config.tokenizer, progress)
     progress.finish(f"{artifact.manifest.facts['vocab_size']:,} ids")

@@ -31,7 +31,9 @@ def status_bytes(field: str) -> int:
 def take_steps(config: RunConfig, micro_batch_tokens: int, cached: bool) -> None:
     """Texts at their longest, as the planner takes them to be."""
     pairs, shards = config.train.batch_size, config.shards
-    vocabulary = SimpleNamespace(vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
+    vocabulary = SimpleNamespace(
+        vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4, appended=()
+    )
     encoder = Encoder.build(config.model, vocabulary, seed=1).train()  # type: ignore[arg-type]
     if config.train.checkpoint_activations:
         encoder.checkpoint_activations()

@@ -278,6 +278,13 @@ class CurateConfig(StageConfig):
     )
 
 
+Bos = Literal["auto", "on", "off"]
+BOS = (
+    "Sequence start (BOS) of a given model before both delimiters. auto: where its own tokenizer adds one, since the model"
+    " never saw a text without; on: wherever it has one; off: never. Our own tokenizer has none."
+)
+
+
 class TokenizerConfig(StageConfig):
     """Tokenizer: a byte-level BPE, trained once on the training split."""
 
@@ -302,6 +309,7 @@ class TokenizerConfig(StageConfig):
         "distinct",
         description="Delimiters. distinct: x in `[` `]`, y in `{` `}` (the paper's); shared: both in `[` `]`, for comparison.",
     )
+    bos: Bos = added("auto", description=BOS)
     min_frequency: int = Field(2, description="Fewest occurrences of a pair of symbols that may be merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Most texts that the merges are learned from, in hash order.", ge=1)
 
@@ -312,6 +320,7 @@ class AdoptedTokenizerConfig(StageConfig):
     folder: str = operational("", description="Folder of the model. Keys hold its content, not its place.")
     content_sha256: str = Field("", description="Digest of the tokenizer's files (sha256, hexadecimal).")
     delimiters: Delimiting = added("distinct", description="Delimiters, as in `tokenizer.delimiters`.")
+    bos: Bos = added("auto", description="Sequence start, as in `tokenizer.bos`.")
 
 
 class ShardConfig(StageConfig):

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from pipeline_lib.config.base import StageConfig, added
+from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.errors import UserError
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
@@ -59,6 +59,13 @@ class ModelConfig(StageConfig):
         "",
         description="Folder of a causal language model to start from, or its id on the hub; an empty text: a new GPT-2 of"
         " `layers`, `width`, `heads`, `inner` and `positions`.",
+    )
+    keep_layers: int | None = unset(
+        was=None,
+        added=True,
+        description="First blocks that are kept of a given model, with its final norm; null: all. A cut model trains and"
+        " answers in proportion faster.",
+        ge=1,
     )
     start: Literal["random", "lexical"] = Field(
         "random",

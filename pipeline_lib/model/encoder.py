@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
+from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
@@ -78,16 +78,20 @@ class Encoder(nn.Module):
     def build(cls, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> Self:
         """A new GPT-2 of the config's sizes, or the model in the folder `config.init`, causal or of sentence-transformers.
 
-        A given causal model whose vocabulary lacks delimiters gets rows for them, near the mean of its embeddings.
+        A given model whose vocabulary lacks delimiters gets rows for them, drawn apart from each other (`draw_delimiters`).
 
         Raises:
-            UserError: the folder cannot be read, or its vocabulary is not the tokenizer's.
+            UserError: the folder cannot be read, it has fewer blocks than are to be kept, or its vocabulary is not the
+                tokenizer's.
             CorruptArtifact: its weights are malformed or do not fit its config.json.
         """
         if config.init and is_sentence_transformer(Path(config.init)):
-            return cls._of_sentence_transformer(Path(config.init), config.dropout, tokenizer)
+            return cls._of_sentence_transformer(config, tokenizer)
         if config.init:
-            return cls(_adapted(_load_backbone(Path(config.init)), config, tokenizer, seed), config.pooling)
+            backbone = _load_backbone(Path(config.init), config.keep_layers)
+            return cls(_adapted(backbone, config, tokenizer, seed), config.pooling)
+        if config.keep_layers:
+            raise UserError("model.keep_layers cuts a given model, and none is given: set model.layers, or give model.init")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = AutoModel.from_config(gpt2_config(config, tokenizer), attn_implementation="sdpa")
@@ -109,16 +113,17 @@ class Encoder(nn.Module):
         return cls(backbone, head=load_head(model, backbone.config.hidden_size)).eval()
 
     @classmethod
-    def _of_sentence_transformer(cls, folder: Path, dropout: float, tokenizer: PairTokenizer) -> Self:
+    def _of_sentence_transformer(cls, config: ModelConfig, tokenizer: PairTokenizer) -> Self:
         """A given model of sentence-transformers, whose vocabulary the tokenizer has to keep to."""
+        folder = Path(config.init)
         model = read_sentence_transformer(folder)
-        backbone = load_transformer(model.transformer)
+        backbone = load_transformer(model.transformer, config.keep_layers and cut_config(model.transformer, config.keep_layers))
         if tokenizer.vocab_size > backbone.config.vocab_size:
             raise UserError(
                 f"{folder}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
                 "take the tokenizer that belongs to the model"
             )
-        _set_dropout(backbone, dropout)
+        _set_dropout(backbone, config.dropout)
         prompts = [] if model.include_prompt else tokenizer.prompt_ids()
         return cls(backbone, head=load_head(model, backbone.config.hidden_size, prompts))
 
@@ -258,13 +263,14 @@ def clamp_temperature(encoder: Encoder, min_temperature: float) -> None:
         encoder.log_scale.clamp_(max=-math.log(min_temperature))
 
 
-def _load_backbone(folder: Path) -> PreTrainedModel:
+def _load_backbone(folder: Path, keep_layers: int | None = None) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config file; expected the folder of a causal language model of transformers")
     check_weights(folder)
     try:
         backbone, info = AutoModel.from_pretrained(
             folder,
+            config=cut_config(folder, keep_layers),
             local_files_only=True,
             dtype=torch.float32,
             attn_implementation="sdpa",
@@ -272,6 +278,8 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
             trust_remote_code=False,
             output_loading_info=True,
         )
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model of transformers: {error}") from error
     except RuntimeError as error:  # a tensor of another shape than the config says
@@ -302,6 +310,63 @@ def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
         )
 
 
+def cut_config(folder: Path, keep_layers: int | None) -> PreTrainedConfig:
+    """The configuration of a folder's model, of its first `keep_layers` blocks; what is not asked for is not loaded either.
+
+    Raises:
+        UserError: it has fewer.
+        OSError, ValueError: it is no configuration that transformers knows.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if keep_layers is None or keep_layers == n_layers:
+        return config
+    if n_layers is None or keep_layers > n_layers:
+        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
+    for name, value in list(vars(config).items()):  # what each block is, one by one: kinds of attention, say
+        if isinstance(value, list | tuple) and len(value) == n_layers and ("layer" in name or "block" in name):
+            setattr(config, name, value[:keep_layers])
+    config.num_hidden_layers = keep_layers
+    try:
+        return type(config).from_dict(config.to_dict())  # as it will be read again
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder}: a {config.model_type} cannot be cut to {keep_layers} blocks: {error}") from error
+
+
+SAME_ROW = 0.1  # of the length of the table's deviation: nearer rows were never trained apart
+
+
+@torch.no_grad()
+def draw_delimiters(model: PreTrainedModel, tokenizer: PairTokenizer, seed: int) -> None:
+    """Make the table reach over every id of the tokenizer, and draw the rows of appended delimiters apart from each other.
+
+    A row is the mean of the table's own plus noise of their deviation, by dimension: as any word's, for all that a model can
+    tell. From the mean alone, x and y of one text would begin as the same vector, and so would their gradients. Rows that the
+    table has already (padding of its vocabulary, or an earlier training) stay where they are apart.
+    """
+    n_words = int(model.config.vocab_size)
+    if tokenizer.vocab_size > n_words:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
+    if not tokenizer.appended:
+        return
+    rows = torch.tensor(tokenizer.appended)
+    for table_VD in {id(table): table for table in _tables(model)}.values():
+        words_VD = table_VD[: min(n_words, *tokenizer.appended)]
+        deviation_D = words_VD.std(dim=0)
+        distances = nn.functional.pdist(table_VD[rows])
+        if max(tokenizer.appended) >= n_words or (distances < SAME_ROW * deviation_D.norm()).any():
+            noise_RD = torch.randn((len(rows), len(deviation_D)), generator=torch.Generator().manual_seed(seed))
+            table_VD[rows] = words_VD.mean(dim=0) + noise_RD * deviation_D
+
+
+def _tables(model: PreTrainedModel) -> list[Tensor]:
+    """The weights of the token table and of the head for words, where there is one; one tensor twice where they are tied."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [cast(nn.Embedding, module).weight for module in modules if module is not None]
+
+
 def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> PreTrainedModel:
     """A given model with the config's dropout (none on attention weights, as in a new one) and a row for each id."""
     _check_causal(backbone, config.init)
@@ -311,10 +376,7 @@ def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairToke
             f"{config.init}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
             "take the tokenizer that belongs to the model"
         )
-    if missing > 0:  # delimiters that its vocabulary lacks
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            backbone.resize_token_embeddings(tokenizer.vocab_size)
+    draw_delimiters(backbone, tokenizer, seed)
     _set_dropout(backbone, config.dropout)
     if isinstance(backbone, GPT2Model):
         backbone.config.attn_pdrop, backbone.config.embd_pdrop, backbone.config.resid_pdrop = 0.0, *[config.dropout] * 2

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from pipeline_lib.errors import CorruptArtifact, UserError
@@ -235,11 +235,14 @@ def load_head(
     return head
 
 
-def load_transformer(folder: Path) -> PreTrainedModel:
+def load_transformer(folder: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """The transformer of a model of sentence-transformers, in float32, with the attention that its architecture has.
 
     Of an encoder and decoder the encoder alone, as the library does. A pooler of its own is no part of the vector: it is kept
     as it is, and left out where the folder lacks its weights.
+
+    Args:
+        config: in place of the folder's own, one of fewer blocks.
 
     Raises:
         UserError: there is no readable model in the folder.
@@ -250,7 +253,7 @@ def load_transformer(folder: Path) -> PreTrainedModel:
     check_weights(folder)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = config or AutoConfig.from_pretrained(folder, **local)
         # T5 and its kin by their encoder
         kind = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), AutoModel)
         backbone, info = kind.from_pretrained(

@@ -23,7 +23,7 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_pattern
 
 if TYPE_CHECKING:  # search loads a tokenizer without the configuration
-    from pipeline_lib.config.data import Delimiting
+    from pipeline_lib.config.data import Bos, Delimiting
 
 Side = Literal["x", "y"]
 SIDES: tuple[Side, Side] = ("x", "y")
@@ -105,9 +105,9 @@ class Delimiters:
         """How many ids stand before and behind a text, by side."""
         return {"x": (len(self.x_prefix), len(self.x_suffix)), "y": (len(self.y_prefix), len(self.y_suffix))}
 
-    def with_first(self, token_id: int) -> Delimiters:
-        """These with one id before all others of both sides."""
-        return replace(self, x_prefix=(token_id, *self.x_prefix), y_prefix=(token_id, *self.y_prefix))
+    def after(self, ids: tuple[int, ...]) -> Delimiters:
+        """These with further ids before all others of both sides."""
+        return replace(self, x_prefix=ids + self.x_prefix, y_prefix=ids + self.y_prefix)
 
     @cached_property
     def all_ids(self) -> tuple[int, ...]:
@@ -162,30 +162,33 @@ class PairTokenizer:
         return cls(bare_tokenizer(read_tokenizer_json(folder)), delimiters)
 
     @classmethod
-    def from_causal_lm(cls, folder: Path) -> PairTokenizer:
+    def from_causal_lm(cls, folder: Path, bos: Bos = "auto") -> PairTokenizer:
         """The tokenizer of a given causal language model, its own single-token brackets serving as delimiters.
 
         Text may hold the same brackets: the pooled position comes from the length, so that this forges nothing. A
         vocabulary without the four as distinct single tokens gets five ids appended past its end (`vocab_size` counts
         them; the model's embedding must be resized to it). Padding is the model's pad or end token, else `y_close`: what
         padding holds is never attended to. A folder that our own pre-training wrote has the delimiters of its tokenizer.
+        The sequence start that the tokenizer adds by itself comes before the opening delimiters (`sequence_start`).
 
         Raises:
-            UserError: the folder has no readable tokenizer.json.
+            UserError: the folder has no readable tokenizer.json, or no sequence start and `bos` is "on".
         """
         if (folder / DELIMITERS_FILE).is_file():
             return cls.load(folder)
-        tokenizer = bare_tokenizer(read_tokenizer_json(folder))
+        fields = read_tokenizer_json(folder)
+        tokenizer = bare_tokenizer(fields)
         tokenizer.encode_special_tokens = True
+        start = sequence_start(folder, fields, bos)
         found = [_single_token(tokenizer, bracket) for bracket in BRACKETS]
         own = [id_ for id_ in found if id_ is not None]
         if len(set(own)) == len(BRACKETS):
             x_open, x_close, y_open, y_close = own
             pad = own_padding(folder, tokenizer)
             pad = y_close if pad is None else pad
-            return cls(tokenizer, Delimiters.single(x_open, x_close, y_open, y_close, pad))
+            return cls(tokenizer, Delimiters.single(x_open, x_close, y_open, y_close, pad).after(start))
         end = _id_count(tokenizer)
-        return cls(tokenizer, Delimiters.single(*range(end, end + len(RESERVED))))
+        return cls(tokenizer, Delimiters.single(*range(end, end + len(RESERVED))).after(start))
 
     def delimited(self, delimiters: Delimiting) -> PairTokenizer:
         """Itself, or with x's delimiters around y too."""
@@ -240,6 +243,12 @@ class PairTokenizer:
         """The ids that no text can produce: of our own tokenizer all five, of a given one those past its vocabulary."""
         end = 0 if self._is_own else _id_count(self.tokenizer)
         return tuple(id_ for id_ in self.delimiters.all_ids if id_ >= end)
+
+    @cached_property
+    def appended(self) -> tuple[int, ...]:
+        """The delimiters past a given vocabulary, of which its model has learned nothing."""
+        around = self.delimiters.all_ids[:-1]
+        return () if self._is_own else tuple(sorted({*around} & {*self.reserved}))
 
     @cached_property
     def vocab_size(self) -> int:
@@ -416,16 +425,62 @@ def _single_token(tokenizer: Tokenizer, bracket: str) -> int | None:
     return None if found is None else int(found)
 
 
+# classes of tokenizers that add a sequence start unless they are told not to
+_STARTING = re.compile(r"(Code)?(Llama|Gemma)Tokenizer(Fast)?")
+
+
+def sequence_start(folder: Path, fields: Mapping[str, Any], bos: Bos = "auto") -> tuple[int, ...]:
+    """The ids that a given model's own tokenizer puts before every text; none where it puts none.
+
+    Whether it does stands in tokenizer_config.json (`add_bos_token`); else in the post-processor of tokenizer.json; else the
+    class of the tokenizer tells.
+
+    Args:
+        folder: of the model.
+        fields: of its tokenizer.json.
+        bos: "on": its sequence start all the same; "off": none all the same.
+
+    Raises:
+        UserError: a file is malformed, or there is no sequence start and `bos` is "on".
+    """
+    config = _read_fields(folder / "tokenizer_config.json")
+    if bos == "off" or (bos == "auto" and config.get("add_bos_token") is False):
+        return ()
+    whole = Tokenizer.from_str(json.dumps({**fields, "truncation": None, "padding": None}))
+    encoded = whole.encode("a")
+    n_added = [*encoded.special_tokens_mask, 0].index(0)
+    if 0 < n_added < len(encoded):
+        return tuple(encoded.ids[:n_added])
+    by_class = not fields.get("post_processor") and _STARTING.fullmatch(str(config.get("tokenizer_class")))
+    named = _named_id(folder, config, "bos_token", whole)
+    if bos == "on" and named is None:
+        raise UserError(
+            f"{folder}: tokenizer.bos is on, and its tokenizer names no sequence start (bos_token); leave it at auto"
+        )
+    return (named,) if named is not None and (bos == "on" or config.get("add_bos_token") or by_class) else ()
+
+
 def own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:
-    path = folder / "tokenizer_config.json"
-    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in ("pad_token", "eos_token"):
-        token = fields.get(name)
-        content = token.get("content") if isinstance(token, dict) else token
-        found = tokenizer.token_to_id(content) if content else None
-        if found is not None:
-            return int(found)
-    return None
+    fields = _read_fields(folder / "tokenizer_config.json")
+    found = (_named_id(folder, fields, name, tokenizer) for name in ("pad_token", "eos_token"))
+    return next((id_ for id_ in found if id_ is not None), None)
+
+
+def _named_id(folder: Path, config: Mapping[str, Any], name: str, tokenizer: Tokenizer) -> int | None:
+    """The id of a special token by its name in tokenizer_config.json, or in the older special_tokens_map.json."""
+    token = config.get(name) or _read_fields(folder / "special_tokens_map.json").get(name)
+    content = token.get("content") if isinstance(token, dict) else token
+    found = tokenizer.token_to_id(content) if isinstance(content, str) else None
+    return None if found is None else int(found)
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file beside a tokenizer; none where it is not there."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error}); fetch the model again") from error
+    return fields if isinstance(fields, dict) else {}
 
 
 def _id_count(tokenizer: Tokenizer) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline_lib.config.data import AdoptedTokenizerConfig, Delimiting, TokenizerConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, Delimiting, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -70,21 +70,21 @@ def train_tokenizer(store: Store, curated: Artifact, config: TokenizerConfig, pr
     return store.build(STAGE, config, {"curated": curated}, make)
 
 
-def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "distinct") -> Artifact:
+def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "distinct", bos: Bos = "auto") -> Artifact:
     """The tokenizer artifact of a given causal-LM folder: `PairTokenizer.from_causal_lm`, kept under its content.
 
     A folder of sentence-transformers keeps what its own tokenizer puts around a text, whatever `delimiters` says.
 
     Raises:
-        UserError: the folder has no readable tokenizer.json.
+        UserError: the folder has no readable tokenizer.json, or no sequence start where one is asked for.
     """
     if is_sentence_transformer(causal_lm):
         tokenizer = sentence_transformer_tokenizer(causal_lm)
     else:
-        tokenizer = PairTokenizer.from_causal_lm(causal_lm).delimited(delimiters)
+        tokenizer = PairTokenizer.from_causal_lm(causal_lm, bos).delimited(delimiters)
     content = hashlib.sha256(tokenizer.tokenizer.to_str().encode())
     content.update(json.dumps(tokenizer.delimiters.fields).encode())
-    config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters)
+    config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters, bos=bos)
 
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key) or _commit(store, key, tokenizer, Counts())

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
-from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
+from pipeline_lib.model.encoder import ONE_FILE, cut_config, draw_delimiters, gpt2_config
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
@@ -155,7 +155,7 @@ class CausalObjective:
 def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
     if job.start:
         check_weights(Path(job.start))
-        return _given_model(job.start, tokenizer)
+        return _given_model(job, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(job.config.seed)
         config = gpt2_config(job.model, tokenizer)
@@ -164,19 +164,23 @@ def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
-def _given_model(folder: str, tokenizer: PairTokenizer) -> PreTrainedModel:
-    """The language model to go on with; ids that its vocabulary lacks get rows near the mean of its embeddings.
+def _given_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
+    """The language model to go on with, as many of its blocks as are kept, with a row for each id of the tokenizer.
 
     Raises:
         UserError: it is an embedding model.
     """
-    if is_sentence_transformer(Path(folder)):
-        raise UserError(f"{folder}: an embedding model, which has no words to predict; set pretrain.steps to 0")
+    if is_sentence_transformer(Path(job.start)):
+        raise UserError(f"{job.start}: an embedding model, which has no words to predict; set pretrain.steps to 0")
     model = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        job.start,
+        config=cut_config(Path(job.start), job.model.keep_layers),
+        local_files_only=True,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
-    if tokenizer.vocab_size > model.config.vocab_size:
-        model.resize_token_embeddings(tokenizer.vocab_size)
+    draw_delimiters(model, tokenizer, job.config.seed)
     model.config.name_or_path = ""
     return model
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2Model, LlamaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    Qwen3Config,
+)
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, set_temperature
 
-VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
+VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4, appended=())
 L_MAX = 24
 
 
@@ -201,18 +209,80 @@ def test_a_language_models_folder_is_a_start(tmp_path: Path) -> None:
 
 def test_delimiters_past_the_vocabulary_get_rows_that_are_saved(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "given")
-    tokenizer = SimpleNamespace(vocab_size=102, x_open=97, x_close=98, y_open=99, y_close=100, pad=101)
+    tokenizer = SimpleNamespace(
+        vocab_size=102, x_open=97, x_close=98, y_open=99, y_close=100, pad=101, appended=(97, 98, 99, 100)
+    )
     config = ModelConfig(init=str(tmp_path / "given"))
     one, same = (Encoder.build(config, tokenizer, seed=1) for _ in range(2))
     table = one.backbone.get_input_embeddings().weight
     assert table.shape == (102, 32)
     assert torch.equal(table, same.backbone.get_input_embeddings().weight)
+    words_VD = table[:97].detach()
+    typical = (2 * words_VD.var(dim=0).sum()).sqrt()
+    assert torch.pdist(table[97:101].detach()).min() > 0.5 * typical
+    assert (table[97:101] - words_VD.mean(dim=0)).norm(dim=1).max() < 1.5 * typical
+    rows_BL = torch.tensor([[97, 10, 11, 98], [99, 10, 11, 100]])
+    x, y = one.eval()(rows_BL, torch.tensor([4, 4])).detach()
+    assert float((x * y).sum()) < 0.99, "x and y of one text begin as one vector"
     one.save(tmp_path / "saved")
     ids_BL, lengths_B = torch.tensor([[97, 10, 98, 101]]), torch.tensor([3])
     with torch.no_grad():
         torch.testing.assert_close(
             Encoder.load(tmp_path / "saved")(ids_BL, lengths_B), one.eval()(ids_BL, lengths_B), atol=0, rtol=0
         )
+
+
+def test_rows_that_a_table_has_for_delimiters_stay_where_they_are_apart(tmp_path: Path) -> None:
+    tiny_llama(tmp_path)
+    tokenizer = SimpleNamespace(vocab_size=97, appended=(90, 91, 92, 93))
+    config = ModelConfig(init=str(tmp_path))
+    given = Encoder.load(tmp_path).backbone
+    table = given.get_input_embeddings().weight
+    kept = Encoder.build(config, tokenizer, seed=1).backbone.get_input_embeddings().weight
+    assert torch.equal(kept, table)
+    with torch.no_grad():
+        table[90:94] = table[:90].mean(dim=0)  # the padding of a vocabulary, which nothing was trained on
+    given.save_pretrained(tmp_path)
+    drawn = Encoder.build(config, tokenizer, seed=1).backbone.get_input_embeddings().weight
+    assert torch.equal(drawn[:90], table[:90]) and torch.pdist(drawn[90:94].detach()).min() > 0.1
+
+
+@pytest.mark.parametrize("n_kept", [1, 2, 3])
+def test_the_first_blocks_of_a_model_are_the_whole_model_of_as_many(tmp_path: Path, n_kept: int) -> None:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 3}
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    sizes |= {"num_key_value_heads": 1, "head_dim": 8}
+    torch.manual_seed(4)
+    config = Qwen3Config(**sizes, layer_types=kinds, sliding_window=4, use_sliding_window=True)
+    whole = AutoModel.from_config(config)
+    whole.save_pretrained(tmp_path / "given")
+    encoder = Encoder.build(ModelConfig(init=str(tmp_path / "given"), keep_layers=n_kept), VOCABULARY, seed=1).eval()
+    encoder.save(tmp_path / "cut")
+    fields = json.loads((tmp_path / "cut" / "config.json").read_text())
+    assert (fields["num_hidden_layers"], fields["layer_types"]) == (n_kept, kinds[:n_kept])
+    ids_BL, lengths_B = torch.tensor([[5, 6, 7, 8, 9, 10]]), torch.tensor([6])
+    whole.layers = whole.layers[:n_kept]
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(whole.eval()(ids_BL).last_hidden_state[:, -1], dim=-1)
+        torch.testing.assert_close(encoder(ids_BL, lengths_B), expected)
+        torch.testing.assert_close(Encoder.load(tmp_path / "cut")(ids_BL, lengths_B), expected)
+
+
+def test_a_cut_gpt2_keeps_its_names_and_loads_again(tmp_path: Path) -> None:
+    AutoModel.from_config(GPT2Config(vocab_size=97, n_embd=32, n_layer=4, n_head=2)).save_pretrained(tmp_path / "given")
+    cut = Encoder.build(ModelConfig(init=str(tmp_path / "given"), keep_layers=3), VOCABULARY, seed=1)
+    cut.save(tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["n_layer"] == 3
+    assert len(Encoder.load(tmp_path / "cut").backbone.h) == 3
+
+
+def test_more_blocks_than_there_are_and_blocks_of_no_model_are_refused(tmp_path: Path) -> None:
+    tiny_llama(tmp_path)
+    with pytest.raises(UserError, match=r"^model\.keep_layers is 3, .* has 2 blocks; lower it"):
+        Encoder.build(ModelConfig(init=str(tmp_path), keep_layers=3), VOCABULARY, seed=1)
+    with pytest.raises(UserError, match=r"model\.keep_layers cuts a given model, and none is given"):
+        Encoder.build(ModelConfig(keep_layers=3), VOCABULARY, seed=1)
+    assert "keep_layers" not in ModelConfig().key_fields() and ModelConfig(keep_layers=1).key_fields()["keep_layers"] == 1
 
 
 def test_weights_are_a_function_of_the_seed_and_leave_the_generator_alone() -> None:

@@ -25,7 +25,7 @@ from pipeline_lib.tokens.tokenizer import train_bpe
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 
-VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
+VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4, appended=())
 SIZES = ModelConfig(layers=2, width=32, heads=4, inner=64, positions=24, pooling="mean")
 
 

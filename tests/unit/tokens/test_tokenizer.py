@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from pipeline_lib.config.data import TokenizerConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, TokenizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts
@@ -210,6 +210,76 @@ def test_fewer_texts_may_be_read(tmp_path: Path, curated_of: Curate, a_pair: Mak
     curated = curated_of(Store(tmp_path), {"train": [a_pair("text", i, CORPUS[0], "zebrawort") for i in range(9)]})
     made = train_tokenizer(Store(tmp_path), curated, TokenizerConfig(max_training_texts=5))
     assert made.manifest.counts == Counts(n_in=5, n_out=5)
+
+
+def with_post_processor(folder: Path, single: str) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+LLAMA = {"tokenizer_class": "LlamaTokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("single", "fields", "bos", "expected"),
+    [
+        ("<s> $A", {}, "auto", ("<s>",)),
+        ("<s> $A </s>", {}, "auto", ("<s>",)),  # the closing delimiter takes the place of the end
+        ("<s> </s> $A", {}, "auto", ("<s>", "</s>")),
+        ("$A </s>", {}, "auto", ()),
+        ("$A", {"add_bos_token": True, "bos_token": "<s>"}, "auto", ("<s>",)),
+        ("", {"add_bos_token": True, "bos_token": {"content": "<s>", "special": True}}, "auto", ("<s>",)),
+        ("<s> $A", {"add_bos_token": False, "bos_token": "<s>"}, "auto", ()),
+        ("", {"bos_token": "<s>"}, "auto", ()),  # it has one, as GPT-2, and does not add it
+        ("", {"bos_token": "<s>", **LLAMA}, "auto", ("<s>",)),
+        ("", {"bos_token": "<s>", "tokenizer_class": "GemmaTokenizerFast"}, "auto", ("<s>",)),
+        ("$A", {"bos_token": "<s>", **LLAMA}, "auto", ()),
+        ("", {"bos_token": "<s>", "add_bos_token": False, **LLAMA}, "auto", ()),
+        ("", {"bos_token": "<s>"}, "on", ("<s>",)),
+        ("<s> $A", {"add_bos_token": True, "bos_token": "<s>"}, "off", ()),
+        ("", {"add_bos_token": True, "bos_token": "unheard of"}, "auto", ()),
+    ],
+)
+def test_a_sequence_start_is_first_where_the_model_had_one(
+    tmp_path: Path, single: str, fields: dict[str, object], bos: Bos, expected: tuple[str, ...]
+) -> None:
+    folder = causal_lm(tmp_path / "lm", ["<s>", "</s>"], **fields)
+    if single:
+        with_post_processor(folder, single)
+    tokenizer = PairTokenizer.from_causal_lm(folder, bos)
+    ids = tuple(map(tokenizer.tokenizer.token_to_id, expected))
+    for side, brackets in (("x", "[]"), ("y", "{}")):
+        opening, closing = map(tokenizer.tokenizer.token_to_id, brackets)
+        assert tokenizer.delimiters.of(side) == ((*ids, opening), (closing,))
+    part = adopt_tokenizer(Store(tmp_path / "store"), folder, bos=bos).part_folder("tokenizer")
+    assert PairTokenizer.load(part).delimiters == tokenizer.delimiters
+    theirs = Tokenizer.from_str(side_tokenizer_json(part, "y", 12))
+    assert theirs.encode("some words").ids == tokenizer.encode(["some words"], "y", 12)[0]
+
+
+def test_a_sequence_start_that_is_asked_for_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.bos is on, and its tokenizer names no sequence start"):
+        PairTokenizer.from_causal_lm(causal_lm(tmp_path / "lm", []), "on")
+    (tmp_path / "lm" / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: no JSON"):
+        PairTokenizer.from_causal_lm(tmp_path / "lm")
+
+
+def test_the_older_file_of_special_tokens_is_read_too(tmp_path: Path) -> None:
+    folder = causal_lm(tmp_path / "lm", ["<s>"], add_bos_token=True)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>"}))
+    assert PairTokenizer.from_causal_lm(folder).delimiters.x_prefix == (256, 58)
+
+
+def test_without_a_sequence_start_keys_are_what_they_were(tmp_path: Path) -> None:
+    tokenizer = PairTokenizer.from_causal_lm(causal_lm(tmp_path / "lm", []))
+    tokenizer.save(tmp_path)
+    names = ("x_open", "x_close", "y_open", "y_close", "pad")
+    before = dict(zip(names, (58, 60, 90, 92, 92), strict=True))
+    assert (tmp_path / "delimiters.json").read_text() == json.dumps(before, indent=1) + "\n"
+    assert "bos" not in TokenizerConfig().key_fields() | AdoptedTokenizerConfig().key_fields()
 
 
 def test_a_side_may_be_wrapped_in_several_ids_or_in_none(tmp_path: Path) -> None:

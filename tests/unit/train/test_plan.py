@@ -44,7 +44,9 @@ def test_parameters_are_those_of_the_built_model(sizes: dict[str, int]) -> None:
     from pipeline_lib.model.encoder import Encoder
 
     config = small_run(**sizes)
-    tokens = SimpleNamespace(vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
+    tokens = SimpleNamespace(
+        vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4, appended=()
+    )
     encoder = Encoder.build(config.model, tokens, seed=1)  # type: ignore[arg-type]
     assert parameters(config) == sum(weight.numel() for weight in encoder.parameters())
 
