@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from causal_lms import CORPUS, byte_level, unigram
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedConfig, Qwen3Config, RobertaConfig, T5Config, T5EncoderModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    RobertaConfig,
+    T5Config,
+    T5EncoderModel,
+)
 
 WIDTH = 32
 SIZES: dict[str, Any] = {

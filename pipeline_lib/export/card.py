@@ -226,8 +226,8 @@ MEASURED_ELSEWHERE = (
 )
 
 _ADAPTED = (
-    "A text and code embedding model: a given one, trained on to tell the right partner of a text among all others of its batch, "
-    "after *Text and Code Embeddings by Contrastive Pre-Training* ([arXiv 2201.10005](https://arxiv.org/abs/2201.10005))."
+    "A text and code embedding model: a given one, trained on to tell the right partner of a text among all others of its "
+    "batch, after *Text and Code Embeddings by Contrastive Pre-Training* ([arXiv 2201.10005](https://arxiv.org/abs/2201.10005))."
 )
 
 _INTRODUCTION = (

@@ -10,8 +10,8 @@
 sentence-transformers can wrap a side's texts in its own opening and closing token only with a tokenizer a side, and a
 tokenizer only comes with a transformer; two of the real one would be loaded as two copies. So each side has an empty one, whose
 output the shared encoder overwrites. A start of sentence-transformers keeps its own modules and prompts in place of delimiters:
-there is one transformer, and a side's folder holds its tokenizer alone, for our own loaders. The files are written by hand: the library is no runtime dependency, and its own `save`
-puts versions and unordered keys into them. Checked against sentence-transformers 6.2.
+there is one transformer, and a side's folder holds its tokenizer alone, for our own loaders. The files are written by hand:
+the library is no runtime dependency, and its own `save` puts versions and unordered keys into them. Checked against sentence-transformers 6.2.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class _Folder:
         self._step(3, "ONNX")
         facts: dict[str, Any] = {
             "dim": self.width,
-            "parameters": sum(p.numel() for part in (self.encoder.backbone, self.encoder.head) if part for p in part.parameters()),
+            "parameters": sum(
+                p.numel() for part in (self.encoder.backbone, self.encoder.head) if part for p in part.parameters()
+            ),
             "layers": self.encoder.backbone.config.num_hidden_layers,
             "vocab_size": self.tokenizer.vocab_size,
             "pooling": self.encoder.pooling,
@@ -321,5 +323,3 @@ def _copy(source: Path, target: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-

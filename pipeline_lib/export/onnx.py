@@ -30,7 +30,7 @@ MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
 def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = None) -> None:
-    """Write the backbone, its pooling (or a head that has its own) and normalisation as one ONNX file of dynamic batch and length.
+    """Write the backbone, its pooling, or a head of its own, and normalisation as one ONNX file of dynamic batch and length.
 
     Raises:
         UserError: the model is too large for one file, or torch's exporter cannot write its architecture.

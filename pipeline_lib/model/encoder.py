@@ -21,7 +21,7 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import fast_gpt2
 from pipeline_lib.model.checkpoint import check_weights
-from pipeline_lib.model.pooling import POOLINGS, EmbeddingHead, Pooling, load_head, load_transformer, longest_input, pool
+from pipeline_lib.model.pooling import EmbeddingHead, Pooling, load_head, load_transformer, longest_input, pool
 from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
@@ -33,6 +33,7 @@ transformers_logging.disable_progress_bar()  # a file of some megabytes; the sta
 Precision = Literal["float32", "bfloat16"]
 
 POOLING_FIELD = "cpt_pooling"  # of config.json
+OWN_POOLINGS = ("last", "mean")
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding
 ONE_FILE = "1000GB"  # however large, weights are one file: the export copies it by its name
@@ -51,15 +52,13 @@ class Encoder(nn.Module):
         backbone: what `AutoModel` built or loaded, all of it saved by `save`.
         log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
         precision: of matrix products; weights, norms and embeddings stay float32.
-        pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from. Of a head the first.
+        pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
         fused: fast_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
     """
 
-    def __init__(
-        self, backbone: PreTrainedModel, pooling: Pooling | None = None, head: EmbeddingHead | None = None
-    ) -> None:
+    def __init__(self, backbone: PreTrainedModel, pooling: Pooling | None = None, head: EmbeddingHead | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -117,7 +116,7 @@ class Encoder(nn.Module):
         """A given model of sentence-transformers, whose vocabulary the tokenizer has to keep to."""
         folder = Path(config.init)
         model = read_sentence_transformer(folder)
-        backbone = load_transformer(model.transformer, config.keep_layers and cut_config(model.transformer, config.keep_layers))
+        backbone = load_transformer(model.transformer, cut_config(model.transformer, config.keep_layers))
         if tokenizer.vocab_size > backbone.config.vocab_size:
             raise UserError(
                 f"{folder}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
@@ -215,8 +214,8 @@ class Encoder(nn.Module):
 def pooling_of(backbone: nn.Module) -> Pooling:
     """Pooling of a backbone, by its config: at the last token where that says nothing."""
     pooling = getattr(backbone.config, POOLING_FIELD, "last")
-    if pooling not in POOLINGS:
-        raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(POOLINGS)}")
+    if pooling not in OWN_POOLINGS:
+        raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(OWN_POOLINGS)}")
     return cast(Pooling, pooling)
 
 

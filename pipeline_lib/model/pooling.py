@@ -103,7 +103,7 @@ class EmbeddingHead(nn.Module):
         return pooled_BE
 
     def _skipped(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor | None:
-        """Tokens of each row that are its prompt's: told by the ids that it begins with, as rows of both sides come together."""
+        """Tokens of each row that are a prompt's, told by the ids that it begins with: rows of both sides come together."""
         if not self.prompts:
             return None
         skipped_B = torch.zeros_like(lengths_B)
@@ -195,7 +195,9 @@ def _activation(module: HeadModule) -> nn.Module:
     found = getattr(nn, kind, None) if where in ("torch.nn.modules.activation", "torch.nn.modules.linear", "torch.nn") else None
     known = isinstance(found, type) and (found.__module__ == "torch.nn.modules.activation" or found is nn.Identity)
     if not known or found is None:
-        raise UserError(f"{module.folder}: its Dense has the activation {name!r}, which cannot be kept; expected one of torch.nn")
+        raise UserError(
+            f"{module.folder}: its Dense has the activation {name!r}, which cannot be kept; expected one of torch.nn"
+        )
     try:
         return found()
     except TypeError as error:

@@ -461,6 +461,7 @@ def sequence_start(folder: Path, fields: Mapping[str, Any], bos: Bos = "auto") -
 
 
 def own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:
+    """The id that a given model pads with, else its end of a sequence; None where its files name neither."""
     fields = _read_fields(folder / "tokenizer_config.json")
     found = (_named_id(folder, fields, name, tokenizer) for name in ("pad_token", "eos_token"))
     return next((id_ for id_ in found if id_ is not None), None)

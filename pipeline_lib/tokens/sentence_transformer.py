@@ -154,7 +154,9 @@ def _kind(folder: Path, entry: dict[str, Any]) -> str:
     """The class of a module; old and new layouts of the library differ in what stands before its name."""
     kind = str(entry.get("type", ""))
     if not kind.startswith(LIBRARY):
-        raise UserError(f"{folder}: its module {kind!r} is code of its own, which is not run; a start has modules of the library")
+        raise UserError(
+            f"{folder}: its module {kind!r} is code of its own, which is not run; a start has modules of the library"
+        )
     return kind.rpartition(".")[2]
 
 
@@ -196,16 +198,19 @@ def _transformer_config(folder: Path) -> dict[str, Any]:
         UserError: it asks for what is not done here.
     """
     config: dict[str, Any] = next((found for name in TRANSFORMER_CONFIGS if (found := _optional(folder / name))), {})
-    text = (config.get("modality_config") or {}).get("text", {"method": "forward", "method_output_name": "last_hidden_state"})
+    modalities = config.get("modality_config") or {}
+    text = modalities.get("text", {"method": "forward", "method_output_name": "last_hidden_state"})
     output = text.get("method_output_name")
+    task = config.get("transformer_task", "feature-extraction")
+    settings = {**(config.get("config_args") or {}), **(config.get("config_kwargs") or {})}
     odd = {
         "an adapter (adapter_config.json), merge it into the model first": (folder / "adapter_config.json").is_file(),
         "query_expansion": config.get("query_expansion"),
         "processing_kwargs": config.get("processing_kwargs"),
-        f"transformer_task {config.get('transformer_task')}": config.get("transformer_task", "feature-extraction")
-        != "feature-extraction",
-        "a chat template around each text": "message" in (config.get("modality_config") or {}),
-        f"the output {output}": (text.get("method"), output) not in (("forward", "last_hidden_state"), ("forward", ["last_hidden_state"])),
+        f"the task {task}": task != "feature-extraction",
+        f"settings of config.json ({', '.join(settings)})": set(settings) - {"trust_remote_code", "use_cache"},
+        "a chat template around each text": "message" in modalities,
+        f"the output {output}": text.get("method") != "forward" or output not in ("last_hidden_state", ["last_hidden_state"]),
         "truncation on the left": _optional(folder / "tokenizer_config.json").get("truncation_side") == "left",
     }  # fmt: skip
     if asked := [what for what, is_asked in odd.items() if is_asked]:

@@ -187,7 +187,7 @@ def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]
     folder = Path(model.init).absolute()
     if not (folder / "config.json").is_file() and not is_sentence_transformer(folder):
         raise UserError(
-            f"model.init: no config.json in {folder}; expected the folder of a causal language model or of sentence-transformers"
+            f"model.init: no config.json in {folder}; expected that of a causal language model or of sentence-transformers"
         )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return str(folder), digest_of([(path.relative_to(folder).as_posix(), sha256_file(path)) for path in files])

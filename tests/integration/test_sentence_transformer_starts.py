@@ -63,7 +63,9 @@ def test_vectors_before_training_are_those_of_the_library(tmp_path: Path, kind: 
         np.testing.assert_allclose(embed_ids(encoder, tokenizer.encode(TEXTS, side, 512)), expected, atol=1e-5)
     encoder.save(tmp_path / "saved")
     again = Encoder.load(tmp_path / "saved")
-    np.testing.assert_array_equal(embed_ids(again, tokenizer.encode(TEXTS, "x", 512)), embed_ids(encoder, tokenizer.encode(TEXTS, "x", 512)))
+    np.testing.assert_array_equal(
+        embed_ids(again, tokenizer.encode(TEXTS, "x", 512)), embed_ids(encoder, tokenizer.encode(TEXTS, "x", 512))
+    )
 
 
 def train_from(root: Path, kind: str, cached: bool = False) -> tuple[Checkpoint, list[float]]:
@@ -109,7 +111,9 @@ def by_sentence_transformers(folder: Path, blocks: list[str], out: Path) -> dict
         return dict(arrays)
 
 
-@pytest.mark.parametrize("kind", [name if name.startswith("bert-cls") else pytest.param(name, marks=pytest.mark.slow) for name in KINDS])
+@pytest.mark.parametrize(
+    "kind", [name if name.startswith("bert-cls") else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
+)
 def test_it_is_trained_exported_and_gives_the_same_vectors_everywhere(tmp_path: Path, kind: str) -> None:
     checkpoint, losses = train_from(tmp_path, kind)
     assert np.mean(losses[-3:]) < np.mean(losses[:3]), losses
@@ -164,5 +168,7 @@ def test_weights_behind_the_pooling_name_a_checkpoint_too(tmp_path: Path) -> Non
         encoder.save(place)
 
     changed = write_artifact(store, "train", [LABEL], other, ExportConfig(onnx=False))
-    one, two = (CheckpointEncoder(Checkpoint(made, LABEL, checkpoint.tokenizer, SHARDS)).id for made in (checkpoint.trained, changed))
+    one, two = (
+        CheckpointEncoder(Checkpoint(made, LABEL, checkpoint.tokenizer, SHARDS)).id for made in (checkpoint.trained, changed)
+    )
     assert one.fingerprint != two.fingerprint
