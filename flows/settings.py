@@ -17,7 +17,7 @@ from pipeline_lib.config.presets import RANDOM, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import start_weights
+from pipeline_lib.model.checkpoint import start_embeds, start_weights
 from pipeline_lib.runtime.machine import check_processes
 
 PLACE, PLACE_OR_NAME = "place", "place or name"  # what a field marked so holds: a path; a folder, or else a name
@@ -37,7 +37,7 @@ Values = dict[str, Any]  # dotted name of a setting to its value
 def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
     """A preset with settings in place.
 
-    A given start brings a language model's rates. Steps that are set without a warm-up keep the preset's share of it. A run
+    A given start brings a language model's rates, or an embedding model's. Steps that are set without a warm-up keep the preset's share of it. A run
     that is not named is called after its source.
 
     Args:
@@ -52,7 +52,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
     if folder and dump:
         raise UserError(f"source {folder} and dump {dump}: give one; a dump spec can list a folder")
     init = str(values.get("model.init") or "")
-    make = partial(preset, name, "", None if init == RANDOM else start_weights(init))
+    n_weights, embeds = (None, False) if init == RANDOM else (start_weights(init), start_embeds(init))
+    make = partial(preset, name, "", n_weights, embeds=embeds)
     config = make(layers)
     last = _warm_ups(make, values)
     if "name" not in values and (folder or dump):
