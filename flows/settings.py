@@ -52,7 +52,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
     if folder and dump:
         raise UserError(f"source {folder} and dump {dump}: give one; a dump spec can list a folder")
     init = str(values.get("model.init") or "")
-    n_weights, embeds = (None, False) if init == RANDOM else (start_weights(init), start_embeds(init))
+    keep_layers = values.get("model.keep_layers")
+    n_weights, embeds = (None, False) if init == RANDOM else (start_weights(init, keep_layers), start_embeds(init))
     make = partial(preset, name, "", n_weights, embeds=embeds)
     config = make(layers)
     last = _warm_ups(make, values)
@@ -125,7 +126,7 @@ def public_place(path: str) -> str:
 
 def absolute_place(path: str, kind: str) -> str:
     """A place of this machine from its root on: another process may stand elsewhere."""
-    if "://" in path or (kind == PLACE_OR_NAME and (path in NAMES or not Path(path).expanduser().is_dir())):
+    if "://" in path or (kind == PLACE_OR_NAME and (path in NAMES or not Path(path).expanduser().exists())):
         return path
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string for JSON, links kept
 

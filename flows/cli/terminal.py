@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from flows.cli.starts import Told
 from flows.options import Params, fields_of, options_of, with_places
 from flows.params import (
     CheckpointParams,
@@ -123,7 +124,7 @@ def check_params(params: Params) -> None:
         check_checkpoint(params, params.checkpoint or "")
     elif isinstance(params, SourceParams):
         params.resolve()
-        find_start(params.start, params.machine.download)
+        find_start(params.start, params.machine.download, Told())
 
 
 def check_source(asked: Mapping[str, Any]) -> None:
@@ -174,7 +175,7 @@ def check_checkpoint(params: CheckpointParams, name: str) -> None:
             trained.part(label)
         return
     check_planned(params, store, label)
-    find_start(params.start, params.machine.download)
+    find_start(params.start, params.machine.download, Told())
 
 
 def check_tuning(params: FinetuneParams) -> None:

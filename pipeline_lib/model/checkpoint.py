@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.model.gguf_file import read_header
+from pipeline_lib.model.starts import gguf_of, local_start
+from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Record
 from pipeline_lib.store.store import Store, to_json
@@ -242,8 +245,16 @@ def check_weights(folder: Path) -> None:
             raise CorruptArtifact(f"{path}: no readable safetensors file: {error}; fetch or export it again") from error
 
 
-def count_weights(folder: Path) -> int:
-    """Numbers in all safetensors files of a folder, by their headers.
+_BLOCK = re.compile(r"\b(?:layers|h|blocks|block|blk)\.(\d+)\.")
+
+
+def _weights_of(shapes: Mapping[str, Sequence[int]], keep_layers: int | None) -> int:
+    blocks = {name: int(found[1]) for name in shapes if (found := _BLOCK.search(name))}
+    return sum(math.prod(shape) for name, shape in shapes.items() if keep_layers is None or blocks.get(name, -1) < keep_layers)
+
+
+def count_weights(folder: Path, keep_layers: int | None = None) -> int:
+    """Numbers in all safetensors files of a folder, by their headers; of its first blocks alone where that is asked.
 
     Raises:
         CorruptArtifact: a file is malformed, as above.
@@ -252,7 +263,8 @@ def count_weights(folder: Path) -> int:
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="np") as tensors:
-            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - no mapping
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            total += _weights_of(shapes, keep_layers)
     return total
 
 
@@ -260,18 +272,22 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WANTED = ("*.json", "*.safetensors")  # no pickled weights, no code
 
 
-def find_start(init: str, download: bool = False) -> str:
-    """The folder that `init` means: itself, or the snapshot of a hub id in the hub's own cache.
+def find_start(init: str, download: bool = False, progress: Progress = silent) -> str:
+    """The folder that `init` means: itself, a converted GGUF file, a named start, or a hub id's snapshot in the hub's cache.
 
     Args:
-        init: a folder, or the id of a model on the hub, as EleutherAI/pythia-70m. Empty: no start, and an empty answer.
+        init: a folder, a GGUF file, a name that `cpt get-start` lists, or the id of a model on the hub, as
+            EleutherAI/pythia-70m. Empty: no start, and an empty answer.
         download: fetch what is not in the cache; without it nothing is asked of the network.
+        progress: of a GGUF file's conversion, at its first use.
 
     Raises:
         UserError: there is no such folder, and no such model in the cache (or on the hub), or the hub does not answer.
     """
-    if not init or Path(init).is_dir():
+    if not init:
         return init
+    if found := local_start(init, progress):
+        return found
     if not HUB_ID.fullmatch(init):
         raise UserError(f"init {init!r}: no such folder; expected that of a causal language model (config.json, *.safetensors)")
     from huggingface_hub import snapshot_download
@@ -293,17 +309,22 @@ def find_start(init: str, download: bool = False) -> str:
         raise UserError(f"init {init!r}: the hub does not answer ({_first_line(error)}); run it again") from error
 
 
-def start_weights(init: str) -> int | None:
+def start_weights(init: str, keep_layers: int | None = None) -> int | None:
     """Weights of a start that is on this machine already, its head for words included; None: none is given, or not here.
+
+    Args:
+        keep_layers: of its blocks; unset: all.
 
     Raises:
         CorruptArtifact: a file of weights is malformed.
     """
     try:
+        if file := gguf_of(Path(init).expanduser()):  # which is not converted for this
+            return _weights_of(read_header(file).tensors, keep_layers)
         folder = find_start(init)
     except UserError:
         return None  # whoever needs the folder itself is told why it is not there
-    return (count_weights(Path(folder)) or None) if folder else None
+    return (count_weights(Path(folder), keep_layers) or None) if folder else None
 
 
 def start_embeds(init: str) -> bool:

