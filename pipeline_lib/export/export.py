@@ -11,7 +11,8 @@ sentence-transformers can wrap a side's texts in its own opening and closing tok
 tokenizer only comes with a transformer; two of the real one would be loaded as two copies. So each side has an empty one, whose
 output the shared encoder overwrites. A start of sentence-transformers keeps its own modules and prompts in place of delimiters:
 there is one transformer, and a side's folder holds its tokenizer alone, for our own loaders. The files are written by hand:
-the library is no runtime dependency, and its own `save` puts versions and unordered keys into them. Checked against sentence-transformers 6.2.
+the library is no runtime dependency, and its own `save` puts versions and unordered keys into them. Checked against
+sentence-transformers 6.2.
 """
 
 from __future__ import annotations
@@ -272,11 +273,11 @@ class _Folder:
             if not gap <= ONNX_TOLERANCE:
                 path.unlink()
                 raise UserError(f"its ONNX graph's {name} vectors differ from the encoder's by {gap:.1e}")
-        sides = {}
+        sides: dict[str, dict[str, Any]] = {}
         for name, side in SIDES.items():
             prefix, suffix = self.tokenizer.delimiters.of(side)
             ends = {"open_id": prefix[0] if prefix else None, "close_id": suffix[-1] if suffix else None}
-            sides[name] = {"max_tokens": self.max_tokens[name]} | ends
+            sides[name] = {"max_tokens": self.max_tokens[name], **ends}
             if prompt := self.tokenizer.delimiters.prompt(side):
                 sides[name]["prompt"] = prompt
         write_json(

@@ -20,8 +20,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.model import fast_gpt2
-from pipeline_lib.model.encoder import pooling_of
-from pipeline_lib.model.pooling import EmbeddingHead, pool
+from pipeline_lib.model.pooling import EmbeddingHead, pool, pooling_of
 
 INPUTS = ("input_ids", "lengths")
 OUTPUT = "sentence_embedding"

@@ -21,7 +21,16 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import fast_gpt2
 from pipeline_lib.model.checkpoint import check_weights
-from pipeline_lib.model.pooling import EmbeddingHead, Pooling, load_head, load_transformer, longest_input, pool
+from pipeline_lib.model.pooling import (
+    EmbeddingHead,
+    Pooling,
+    load_head,
+    load_transformer,
+    longest_input,
+    pool,
+    pooling_of,
+    set_pooling,
+)
 from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
@@ -32,8 +41,6 @@ transformers_logging.disable_progress_bar()  # a file of some megabytes; the sta
 
 Precision = Literal["float32", "bfloat16"]
 
-POOLING_FIELD = "cpt_pooling"  # of config.json
-OWN_POOLINGS = ("last", "mean")
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding
 ONE_FILE = "1000GB"  # however large, weights are one file: the export copies it by its name
@@ -65,7 +72,7 @@ class Encoder(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(DEFAULT_TEMPERATURE)))
         self.precision: Precision = "float32"
         if pooling is not None:
-            _set_pooling(backbone, pooling)
+            set_pooling(backbone, pooling)
         self.pooling: Pooling = head.poolings[0] if head else pooling_of(backbone)
         self.checkpointed = False
         self._layer: fast_gpt2.Layer = fast_gpt2.full_layer
@@ -209,19 +216,6 @@ class Encoder(nn.Module):
             raise UserError(
                 f"a row of {n_tokens} tokens for a model of {self._longest} positions: raise model.positions or cut shorter"
             )
-
-
-def pooling_of(backbone: nn.Module) -> Pooling:
-    """Pooling of a backbone, by its config: at the last token where that says nothing."""
-    pooling = getattr(backbone.config, POOLING_FIELD, "last")
-    if pooling not in OWN_POOLINGS:
-        raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(OWN_POOLINGS)}")
-    return cast(Pooling, pooling)
-
-
-def _set_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:
-    if pooling != pooling_of(backbone):  # the default is not written: an ordinary folder stays one
-        setattr(backbone.config, POOLING_FIELD, pooling)
 
 
 def gpt2_config(config: ModelConfig, tokenizer: PairTokenizer) -> GPT2Config:

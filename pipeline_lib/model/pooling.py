@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ from pipeline_lib.tokens.sentence_transformer import (
 )
 
 Pooling = Literal["last", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+POOLING_FIELD = "cpt_pooling"  # of config.json
+OWN_POOLINGS = ("last", "mean")
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PROMPTS_FILE = "prompt_ids.json"  # of a checkpoint whose pooling leaves prompts out
@@ -64,6 +65,20 @@ def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling, skipped_B: Ten
         return summed_BD / weights_BL.sum(dim=1, keepdim=True)
     number_B1 = (lengths_B if skipped_B is None else lengths_B - skipped_B)[:, None]
     return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / (number_B1 if pooling == "mean" else number_B1**0.5)
+
+
+def pooling_of(backbone: nn.Module) -> Pooling:
+    """Pooling of a backbone, by its config: at the last token where that says nothing."""
+    pooling = getattr(backbone.config, POOLING_FIELD, "last")
+    if pooling not in OWN_POOLINGS:
+        raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(OWN_POOLINGS)}")
+    return cast(Pooling, pooling)
+
+
+def set_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:
+    """Write the pooling into a backbone's config."""
+    if pooling != pooling_of(backbone):  # the default is not written: an ordinary folder stays one
+        setattr(backbone.config, POOLING_FIELD, pooling)
 
 
 class EmbeddingHead(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from tokenizers import Tokenizer
 
@@ -226,7 +226,7 @@ def _modes(folder: Path, config: dict[str, Any]) -> tuple[Mode, ...]:
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
         raise UserError(f"{folder}: its Pooling has the mode {unknown[:1] or 'none'}; known are {', '.join(MODES)}")
-    return tuple(modes)
+    return cast(tuple[Mode, ...], tuple(modes))
 
 
 def _head_module(kind: str, folder: Path) -> HeadModule:

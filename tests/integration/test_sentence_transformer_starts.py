@@ -96,7 +96,8 @@ said = {}
 for block in blocks:
     exec(block.replace("path/to/this/folder", folder), said)
 model = SentenceTransformer(folder, device="cpu")
-np.savez(out, query=model.encode_query(texts), document=model.encode_document(texts, batch_size=3), card=said.get("vectors", np.zeros(0)))
+sides = {"query": model.encode_query(texts), "document": model.encode_document(texts, batch_size=3)}
+np.savez(out, card=said.get("vectors", np.zeros(0)), **sides)
 """
 
 

@@ -69,8 +69,10 @@ def test_an_embedding_model_keeps_its_own_pooling_and_prompts_and_the_sentence_s
     facts = {"prompts": {"query": "query: "}, "pooling": "mean"}
     method = method_of(PAPERS, facts)
     assert not any("delimiters that tell" in row or "language model" in row for row in method.shared)
-    assert [row for row in method.other if "embedding model" in row or "prompts (query)" in row or row == "mean pooling"] == list(
-        method.other
-    )
+    assert [
+        row for row in method.other if "embedding model" in row or "prompts (query)" in row or row == "mean pooling"
+    ] == list(method.other)
     bare = method_of(PAPERS, {"prompts": {}, "pooling": "last"})
-    assert "pooling at the last token" in bare.shared and any("special tokens in place of delimiters" in row for row in bare.other)
+    assert "pooling at the last token" in bare.shared and any(
+        "special tokens in place of delimiters" in row for row in bare.other
+    )

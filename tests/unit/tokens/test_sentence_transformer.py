@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentence_transformer_folders import word_piece
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.tokens.sentence_transformer import read_sentence_transformer, sentence_transformer_tokenizer
-from sentence_transformer_folders import word_piece
 
 OLD = "sentence_transformers.models"
 NEW = "sentence_transformers.sentence_transformer.modules"
@@ -95,9 +95,7 @@ def test_modules_that_cannot_be_kept_are_refused_by_name(tmp_path: Path, module:
 def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, path: Any) -> None:
     folder = write(tmp_path / "m", BASE)
     (folder / "link").symlink_to("/etc")
-    (folder / "modules.json").write_text(
-        json.dumps([{"path": "", "type": BASE[0][0]}, {"path": path, "type": BASE[1][0]}])
-    )
+    (folder / "modules.json").write_text(json.dumps([{"path": "", "type": BASE[0][0]}, {"path": path, "type": BASE[1][0]}]))
     with pytest.raises(UserError, match="leads outside"):
         read_sentence_transformer(folder)
 
