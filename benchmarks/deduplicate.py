@@ -30,7 +30,8 @@ import numpy as np
 from benchmarks.datatrove_peer import cpu_seconds, plug, run
 from benchmarks.extract import folder, one_core
 from pipeline_lib.config.data import NearDuplicatesConfig, SourceConfig
-from pipeline_lib.curation.near_duplicates import RankedText, band_hashes, find_near_duplicates, jaccard, shingle_sets
+from pipeline_lib.curation.near_duplicates import RankedText, band_hashes, find_near_duplicates
+from pipeline_lib.curation.shingles import jaccard, shingle_sets
 from pipeline_lib.sources.dump_files import list_files
 
 CONFIG = NearDuplicatesConfig(threshold=0.8, permutations=112, bands=14)

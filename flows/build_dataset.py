@@ -5,7 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.params import DatasetParams
-from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace
+from flows.runs import asked_digest, find_checkpoint, started_at
+from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, lineage_of
+from pipeline_lib.store.artifact import Artifact
 from tasks.dataset import (
     check_shards_task,
     contamination_task,
@@ -34,7 +38,34 @@ def dataset_of(work: Workspace) -> Dataset:
     validated = validate_task(store, extracted, config)
     contamination = contamination_task(store, config) if config.contamination.folder else None
     curated = curate_task(store, validated, config, contamination)
-    tokenizer = tokenizer_task(store, curated, config)
+    grown = grown_from(work, curated) if config.train.when_grown == "continue" and not config.train.continue_from else None
+    start = grown or work.start
+    tokenizer = start.tokenizer if start else tokenizer_task(store, curated, config)
     shards = shards_task(store, curated, tokenizer, config)
     checked = check_shards_task(store, shards, tokenizer, config)
-    return Dataset(extracted, validated, curated, tokenizer, shards, checked)
+    return Dataset(extracted, validated, curated, tokenizer, shards, checked, start)
+
+
+def grown_from(work: Workspace, curated: Artifact) -> Checkpoint | None:
+    """The last checkpoint of the newest run of this name and configuration, where its data were others and have grown since.
+
+    A run that is done on this very dataset started as it did: it is found again.
+    """
+    runs = sorted(work.store.artifacts("train"), key=started_at, reverse=True)
+    same = [lineage for trained in runs if (lineage := _asked_alike(work, trained)) is not None]
+    done = next((lineage for lineage in same if lineage.curated.digest == curated.digest), None)
+    if done is not None:
+        return find_checkpoint(work.store, done.origin.parent) if done.origin.parent else None
+    return same[0].checkpoint(same[0].labels[-1]) if same else None
+
+
+def _asked_alike(work: Workspace, trained: Artifact) -> Lineage | None:
+    """The run, if it was asked for as this one is; None for another's, and where what belongs to it is gone."""
+    try:
+        lineage = lineage_of(work.store, trained)
+        recorded = None if lineage.base else recorded_params(lineage)
+        if recorded is None or asked_digest(recorded.resolve()) != work.asked:
+            return None
+    except UserError:
+        return None
+    return lineage

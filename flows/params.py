@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from flows.options import Params, place
+from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
 from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import StageConfig, operational
+from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
 from pipeline_lib.config.presets import PRESETS, RANDOM, preset, preset_names, start_of
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig, check_divides
+from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import check_processes
+from pipeline_lib.train.start import recipe_of
 
 SPEC_SUFFIXES = (".yaml", ".yml")
-PUBLISHED = "published"  # the model that `cpt search` uses, where a checkpoint is asked for
 DATASET_SHORTCUTS = {
     "dump": "source.dump",
     "contamination": "contamination.folder",
@@ -38,7 +40,6 @@ TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
     "processes": "train.processes",
 }
 RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
-CHECKPOINT = re.compile(r"(?:(?P<of>\w+)/)?(?P<label>step-\d+)|(?P<key>[0-9a-f]{4,64})")
 
 
 def _presets(schema: dict[str, Any]) -> None:
@@ -73,6 +74,19 @@ class SourceParams(Params):
         init = start_of(str(self.preset), self.layers())
         return "" if init == RANDOM else init
 
+    @property
+    def lengthened(self) -> str:
+        """The finished run that is lengthened (`train.continue_from`); empty: none."""
+        return preset(str(self.preset), layers=self.layers()).train.continue_from or ""
+
+    def recipe(self) -> Mapping[str, Any] | None:
+        """Settings that a finished run's checkpoint brings along, where training starts from one that is here."""
+        try:
+            start = find_checkpoint(open_store(self.machine.artifacts), self.lengthened or self.start)
+        except UserError:
+            return None  # whoever needs the checkpoint itself is told why it is not there
+        return recipe_of(start) if start else None
+
     def own_settings(self) -> Values:
         """The settings that fields give; a source that is a file is a dump spec."""
         given = super().own_settings()
@@ -101,7 +115,7 @@ class SourceParams(Params):
         """
         if self.preset is None:
             raise UserError(f"give a preset: {', '.join(preset_names())}")
-        return configure(self.preset, self.layers())
+        return configure(self.preset, self.layers(), self.recipe())
 
 
 class RunParams(SourceParams):
@@ -116,7 +130,8 @@ class RunParams(SourceParams):
     init: str | None = place(
         "Start from",
         "Folder of a causal language model, or its id on the Hugging Face hub; its tokenizer is taken too, and a language"
-        " model's learning rates. random: random weights. Unset: the preset's own start.",
+        " model's learning rates. Or a finished run, as KEY, KEY/step-000240, the name of its report, or published; its"
+        " tokenizer, temperature and rates are taken too. random: random weights. Unset: the preset's own start.",
         PLACE_OR_NAME,
     )
     name: str | None = Field(
@@ -277,7 +292,7 @@ class AblateParams(SourceParams):
 
     def resolve(self) -> RunConfig:
         """The configuration that the levers change."""
-        return configure(self.preset, [without_section(self.ROOT, layer, "ablation") for layer in self.layers()])
+        return configure(self.preset, [without_section(self.ROOT, layer, "ablation") for layer in self.layers()], self.recipe())
 
     def ablation(self) -> AblateConfig:
         """Which levers are pulled, and how far.
@@ -380,20 +395,3 @@ class FinetuneParams(Params):
         sets = self.resolve().sets
         parted = [entry.rpartition("=") for entry in self.training_data]
         return [sets.model_copy(update={"path": path, "view": name or "pairs"}) for name, _, path in parted]
-
-
-def is_checkpoint(model: str) -> bool:
-    """True of what names a checkpoint of ours, or a run; no folder is looked for under such a name."""
-    return model == PUBLISHED or bool(CHECKPOINT.fullmatch(model))
-
-
-def split_checkpoint(name: str) -> tuple[str, str]:
-    """'KEY/step-000240' to (KEY, label), 'step-000240' to ('', label), 'KEY' to (KEY, '').
-
-    Raises:
-        UserError: it is none of these.
-    """
-    found = CHECKPOINT.fullmatch(name)
-    if not found:
-        raise UserError(f"checkpoint {name!r} is not of the form step-000240, TRAINKEY/step-000240 or TRAINKEY")
-    return found["of"] or found["key"] or "", found["label"] or ""

@@ -15,7 +15,7 @@ from pipeline_lib.config.options import find, options
 from pipeline_lib.config.overrides import in_yaml, parse_set
 from pipeline_lib.config.presets import RANDOM, preset
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import check_divides
+from pipeline_lib.config.training import check_divides, check_early_stopping
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import start_embeds, start_weights
 from pipeline_lib.runtime.machine import check_processes
@@ -34,7 +34,7 @@ TOLD = {*PLACE_SETTINGS, "name"}
 Values = dict[str, Any]  # dotted name of a setting to its value
 
 
-def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
+def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any] | None = None) -> RunConfig:
     """A preset with settings in place.
 
     A given start brings a language model's rates, or an embedding model's. Steps that are set without a warm-up keep the preset's
@@ -43,6 +43,7 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
     Args:
         name: of the preset.
         layers: settings, the later ones over the earlier.
+        recipe: settings of the finished run whose checkpoint is the start, in place of a language model's.
 
     Raises:
         UserError: as `SourceParams.resolve` says.
@@ -53,26 +54,28 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]]) -> RunConfig:
         raise UserError(f"source {folder} and dump {dump}: give one; a dump spec can list a folder")
     init = str(values.get("model.init") or "")
     keep_layers = values.get("model.keep_layers")
-    n_weights, embeds = (None, False) if init == RANDOM else (start_weights(init, keep_layers), start_embeds(init))
-    make = partial(preset, name, "", n_weights, embeds=embeds)
-    config = make(layers)
+    n_weights, embeds = (None, False) if init == RANDOM or recipe else (start_weights(init, keep_layers), start_embeds(init))
+    make = partial(preset, name, "", n_weights, embeds=embeds, recipe=recipe)
+    config = make(layers=layers)
     last = _warm_ups(make, values)
     if "name" not in values and (folder or dump):
         last["name"] = _name_of(folder or PurePath(dump).stem) or config.name
-    config = make([*layers, last]) if last else config
+    config = make(layers=[*layers, last]) if last else config
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
     check_processes("train.processes", config.train.processes)
     check_divides(config.train.batch_size, config.train.processes * config.train.nodes)
+    check_early_stopping(config.train)
     return config
 
 
-def _warm_ups(make: Callable[[Sequence[Values]], RunConfig], values: Values) -> Values:
+def _warm_ups(make: Callable[..., RunConfig], values: Values) -> Values:
     """The warm-ups of stages whose steps are set and whose warm-ups are not."""
     steps = {stage: values.get(f"{stage}.steps") for stage in ("train", "pretrain")}
     asked = {stage: n for stage, n in steps.items() if isinstance(n, int) and n > 0 and f"{stage}.warmup_steps" not in values}
     if not asked:
         return {}
-    as_planned = make([{name: value for name, value in values.items() if name not in [f"{stage}.steps" for stage in asked]}])
+    rest = {name: value for name, value in values.items() if name not in [f"{stage}.steps" for stage in asked]}
+    as_planned = make(layers=[rest])
     return {f"{stage}.warmup_steps": getattr(as_planned, stage).lasting(n).warmup_steps for stage, n in asked.items()}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pretrain import pretrain_on
+from flows.runs import with_settings
 from flows.workspace import (
     Dataset,
     DatasetRef,
@@ -24,6 +27,7 @@ from flows.workspace import (
 )
 from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.train.start import recipe_of
 from tasks.training import lexical_start_task, train_task
 from tasks.ui import say
 
@@ -57,18 +61,36 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     Args:
         params: which it is recorded with.
     """
+    work = warm_started(work, dataset)
     start = start_of_training(work, dataset)
-    trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start)
-    origin = origin_of(params, work.config, dataset)
+    parent = dataset.start.trained if dataset.start else None
+    trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent)
+    origin = origin_of(params, work, dataset)
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
     check_fit(lineage)
-    return TrainedRun(work, recorded_params(lineage), dataset, lineage, start)
+    return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
+
+
+def warm_started(work: Workspace, dataset: Dataset) -> Workspace:
+    """The run on a dataset that has grown: from the checkpoint of an earlier run, for a share of the steps; else as it is."""
+    start = dataset.start
+    if start is None or (work.start and start.name == work.start.name):
+        return work
+    say(f"  the data have grown: training goes on from {start.name}")
+    train, recipe = work.config.train, recipe_of(start)
+    steps = train.model_copy(update={"schedule": "cosine"}).lasting(round(train.grown_steps_share * train.steps))
+    update = {"steps": steps.steps, "warmup_steps": steps.warmup_steps, "temperature": recipe["train"]["temperature"]}
+    config = with_settings(work.config, "train", **update)
+    config = with_settings(config, "model", **recipe["model"], init=str(start.folder))
+    return replace(work, config=config)
 
 
 def start_of_training(work: Workspace, dataset: Dataset) -> Artifact | None:
     """What training begins from, where that is made here: a language model, or weights that count words."""
     config = work.config
+    if dataset.start is not None:
+        return None
     if config.pretrain.steps:
         return pretrain_on(work, dataset)
     if config.model.start == "lexical" and not config.model.init:

@@ -9,14 +9,23 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.params import PUBLISHED, CheckpointParams, FinetuneParams, SourceParams, TrainParams, split_checkpoint
+from flows.params import CheckpointParams, FinetuneParams, SourceParams, TrainParams, split_checkpoint
+from flows.runs import (
+    PUBLISHED,
+    asked_digest,
+    check_start,
+    find_checkpoint,
+    find_given_start,
+    open_store,
+    published_checkpoint,
+    with_settings,
+)
 from flows.settings import Values, find_setting, flat, public_place, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Lineage, Origin, find_start, lineage_of, start_name
-from pipeline_lib.runtime.machine import artifact_home, writable_home
-from pipeline_lib.search.current import read_current
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, find_start, lineage_of, start_name
+from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
@@ -39,11 +48,18 @@ AFTER_TRAINING = (
 
 @dataclass(frozen=True)
 class Workspace:
-    """The artifact root of this machine, the store, and the whole configuration of a run."""
+    """The artifact root of this machine, the store, and the whole configuration of a run.
+
+    Attributes:
+        start: the finished run's checkpoint that training starts or goes on from; None: it begins otherwise.
+        asked: digest of what was asked for, the data aside: equal for all runs of one name and configuration.
+    """
 
     home: Path
     store: Store
     config: RunConfig
+    start: Checkpoint | None = None
+    asked: str = ""
 
     @property
     def report_folder(self) -> Path:
@@ -66,7 +82,11 @@ class DatasetRef(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A finished dataset. Each field is named by its stage, in the order of the run."""
+    """A finished dataset. Each field is named by its stage, in the order of the run.
+
+    Attributes:
+        start: the checkpoint that its training starts from, with whose tokenizer it was made; None: that has none.
+    """
 
     extract: Artifact | None
     validate: Artifact | None
@@ -74,11 +94,12 @@ class Dataset:
     tokenizer: Artifact
     shards: Artifact
     check_shards: Artifact | None = None
+    start: Checkpoint | None = None
 
     @property
     def stages(self) -> dict[str, Artifact]:
         """What is there, by the name of its stage."""
-        return {stage: artifact for stage, artifact in vars(self).items() if artifact is not None}
+        return {stage: artifact for stage, artifact in vars(self).items() if isinstance(artifact, Artifact)}
 
     @property
     def ref(self) -> DatasetRef:
@@ -127,23 +148,25 @@ class TrainedRun:
         return {**self.dataset.stages, **({"start": self.start} if self.start else {}), "train": self.trained}
 
 
-def open_store(artifacts: str | None = None) -> Store:
-    """The store at a URL or path; below the artifact root where none is given."""
-    return Store.at(artifacts or str(artifact_home() / "store"))
-
-
 def open_workspace(params: SourceParams) -> Workspace:
     """The workspace of these parameters, whose configuration is resolved here and nowhere else.
 
     Raises:
         UserError: the artifact root cannot be written to, this machine is too small, or there is no such model to start from.
     """
-    home = writable_home()
-    folder = find_start(params.start, params.machine.download)
+    home, store = writable_home(), open_store(params.machine.artifacts)
+    lengthened, given = params.lengthened, params.start
+    start = find_given_start(store, given, lengthened)
+    folder = find_start(given, params.machine.download) if start is None else str(start.folder)
     config = params.resolve()  # once a start is here: rates go by its size
-    if folder:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"init": folder})})
-    return Workspace(home, open_store(params.machine.artifacts), config)
+    asked = asked_digest(config, start)
+    if start is not None and lengthened:
+        config = with_settings(config, "train", continue_from=start.name)
+    elif folder:
+        config = with_settings(config, "model", init=folder)
+    if start is not None:
+        check_start(start, config)
+    return Workspace(home, store, config, start, asked)
 
 
 def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -157,21 +180,6 @@ def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **k
 
     flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
     return made[0]
-
-
-def published_checkpoint(store: Store) -> str:
-    """The checkpoint behind the model that search uses, as TRAINKEY/step-000240.
-
-    Raises:
-        UserError: nothing is published, or what it was made from is not in this store.
-    """
-    digest = read_current(artifact_home()).model_digest
-    exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
-    trained = exported.manifest.inputs["trained"] if exported else ""
-    run = next((found for found in store.artifacts("train") if found.digest == trained), None)
-    if exported is None or run is None:
-        raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
-    return f"{run.manifest.key}/{exported.manifest.config['label']}"
 
 
 def named_checkpoint(store: Store, name: str) -> tuple[str, str]:
@@ -203,8 +211,10 @@ def check_planned(params: SourceParams, store: Store, label: str) -> None:
         UserError: it leaves none of that label; the message lists those that it does, and finished runs that have one.
     """
     train = params.resolve().train
-    planned = [checkpoint_label(step) for step in checkpoint_steps(train.steps, train.checkpoints)]
-    if label and label not in planned:
+    lengthened = find_checkpoint(store, params.lengthened) if params.lengthened else None
+    steps = checkpoint_steps(train.steps, train.checkpoints, lengthened.step if lengthened else 0)
+    planned = [checkpoint_label(step) for step in steps]
+    if label and label not in planned and train.when_grown == "restart":
         runs = store.artifacts("train")
         others = [f"{run.manifest.key}/{label}" for run in runs if any(part.label == label for part in run.manifest.parts)]
         raise UserError(
@@ -213,14 +223,32 @@ def check_planned(params: SourceParams, store: Store, label: str) -> None:
         )
 
 
-def origin_of(params: SourceParams, config: RunConfig, dataset: Dataset) -> Origin:
+def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin:
     """What is to be recorded of a run with these parameters."""
+    start, own = dataset.start, _train_params(params)
+    base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, _data_sentence(work.config)
+    if start is not None:
+        before, earlier = whole_story(lineage_of(work.store, start.trained))
+        base, data = f"the checkpoint {start.name} (which started from {before})", " ".join(dict.fromkeys([earlier, data]))
+    if (
+        start is not None and work.start and start.name == work.start.name
+    ):  # as it was meant when it was found, whatever is named so later
+        own = _named_start(params, own, start.name)
     return Origin(
-        params=_train_params(params).model_dump(mode="json", exclude={"machine"}, exclude_none=True),
+        params=own.model_dump(mode="json", exclude={"machine"}, exclude_none=True),
         keys={stage: artifact.manifest.key for stage, artifact in dataset.stages.items() if stage != "check_shards"},
-        base=start_name(config.model.init) or NEW_TRANSFORMER,
-        data=_data_sentence(config),
+        base=base,
+        data=data.strip(),
+        parent=start.name if start else "",
     )
+
+
+def _named_start(params: SourceParams, own: TrainParams, name: str) -> TrainParams:
+    """The parameters with the checkpoint's whole name in place of the one that was given."""
+    if not params.lengthened:
+        return own.model_copy(update={"init": name})
+    values = flat(RunConfig, parse_set(own.set)) | {"train.continue_from": name}
+    return own.model_copy(update={"set": words_of(RunConfig, values)})
 
 
 def origin_of_tuning(params: FinetuneParams, shards_key: str) -> Origin:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
+from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.cached import CachedEncoder
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder

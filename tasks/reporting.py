@@ -233,6 +233,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         notes=(
             *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
             *stages["curate"].manifest.facts.get("split_warnings", ()),
+            *([trained.manifest.facts["stopped_early"]] if "stopped_early" in trained.manifest.facts else []),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
         ),
     )  # fmt: skip

@@ -31,11 +31,20 @@ def lexical_start_task(store: Store, shards: Artifact, tokenizer: Artifact, conf
 
 
 @stage_task("train", retries=0)
-def train_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig, start: Artifact | None) -> Artifact:
+def train_task(
+    store: Store,
+    shards: Artifact,
+    tokenizer: Artifact,
+    config: RunConfig,
+    start: Artifact | None,
+    parent: Artifact | None = None,
+) -> Artifact:
     """Contrastive training in a child process; it restarts from its last complete state by itself."""
     progress = StageProgress("train")
-    artifact = train(store, TrainInputs(shards, tokenizer, start), config.train, config.model, progress, progress.tell)
-    progress.finish(f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")
+    inputs = TrainInputs(shards, tokenizer, start, parent)
+    artifact = train(store, inputs, config.train, config.model, progress, progress.tell)
+    facts = artifact.manifest.facts
+    progress.finish(facts.get("stopped_early") or f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")
     return artifact
 
 

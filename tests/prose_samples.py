@@ -43,7 +43,10 @@ def prose(language: str, sentences: int, seed: int = 0) -> str:
 
 
 # What texts are made of that are to differ: no sentence comes twice.
-_ALPHABETS = {"chinese": (0x4E00, 2_000), "japanese": (0x3042, 80), "thai": (0xE01, 46), "korean": (0xAC00, 2_000)}
+_ALPHABETS = {
+    "chinese": (0x4E00, 2_000), "japanese": (0x3042, 80), "thai": (0xE01, 46), "korean": (0xAC00, 2_000), "lao": (0xE99, 7),
+    "khmer": (0x1780, 34), "burmese": (0x1000, 33), "tibetan": (0xF49, 32),
+}  # fmt: skip
 
 
 def letters(language: str, n: int, seed: int) -> list[str]:

@@ -79,6 +79,18 @@ class CodePairsConfig(StageConfig):
     max_function_bytes: int = Field(
         20_000, description="Longest function, which is dropped as generated beyond it (bytes).", gt=0
     )
+    parse_seconds: float = added(
+        10.0,
+        description="Longest time to parse a file, which is refused as `parse_limit` beyond it; Python's are not watched. Below"
+        " `source.limits.seconds_per_text` (seconds).",
+        gt=0,
+    )
+    parse_steps_per_kb: float = added(
+        30.0,
+        description="Most steps of a parser for each kB of a file, beside 1,000, beyond which it is refused as `parse_limit`;"
+        " real source takes 3 to 18 (steps).",
+        gt=0,
+    )
 
 
 class TextPairsConfig(StageConfig):

@@ -191,6 +191,7 @@ def preset(
     n_weights: int | None = None,
     layers: Sequence[Mapping[str, Any]] = (),
     embeds: bool = False,
+    recipe: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The configuration of that name, with what is to be otherwise in place.
 
@@ -204,6 +205,8 @@ def preset(
         n_weights: weights of the given start, where known: the learning rate goes by it.
         layers: overrides, as `read_config` and `parse_set` give them; later ones win.
         embeds: the given start is an embedding model already; of a folder that is here it is found out.
+        recipe: overrides below all of these, of the finished run whose checkpoint is the start; a language model's rates are
+            not brought then.
 
     Raises:
         UserError: there is no such preset, or its file or a layer is wrong; the message says what there is.
@@ -211,6 +214,8 @@ def preset(
     _check_free(name)
     built_in, own = _chain(name)
     given = [{"name": name}, *own, *layers] if own else list(layers)
+    if recipe is not None:
+        return _warm(name, built_in, [recipe, *given])
     return _made(name, built_in, given, init, n_weights, embeds)
 
 
@@ -277,6 +282,11 @@ def _made(
 def _embeds(start: str) -> bool:
     """True of a folder of sentence-transformers."""
     return bool(start) and (Path(start) / "modules.json").is_file()
+
+
+def _warm(name: str, built_in: str, given: Sequence[Mapping[str, Any]]) -> RunConfig:
+    """What these layers make, the start being a checkpoint that brought the first of them."""
+    return _named(apply(PRESETS[built_in]() if built_in else RunConfig(), *given), name)
 
 
 def _named(config: RunConfig, name: str, **model: str) -> RunConfig:

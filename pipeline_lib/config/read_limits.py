@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.base import StageConfig, added
 
 
 class ReadLimits(StageConfig):
     """Limits on what is read of one file of a dump, beyond which it is refused or cut."""
 
     max_text_bytes: int = Field(2_000_000, description="Longest text of one record, page or member (bytes).", gt=0)
+    max_record_bytes: int | None = added(
+        None,
+        description="Longest line or record of a file of many, with all that it holds beside its text; null: a multiple of"
+        " `max_text_bytes`, 8 times for JSON and Stack Exchange, 16 for CodeSearchNet, 2 for tables (bytes; in arrays of JSON"
+        " and in tables characters).",
+        gt=0,
+    )
     max_expanded_bytes: int | None = Field(
         None, description="Most bytes read of a compressed file, counted after decompression; null: any (bytes).", gt=0
     )
@@ -35,8 +42,12 @@ class ReadLimits(StageConfig):
     )
     max_header_bytes: int = Field(
         256 * 1024,
-        description="Largest extended header of a tar archive; real ones hold a long path or attributes (bytes).",
+        description="Largest extended header of a tar archive, which holds a long path or attributes, and header of a web"
+        " archive's record (bytes).",
         gt=0,
+    )
+    max_name_characters: int = added(
+        4_096, description="Longest path of a member of an archive or a file of a repository (characters).", gt=0
     )
     max_zstd_window_bytes: int = Field(
         128 * 1024**2,
@@ -54,3 +65,7 @@ class ReadLimits(StageConfig):
     max_timeouts: int = Field(
         10, description="Most texts of one file that may hang; all of it is given up beyond (texts).", gt=0
     )
+
+    def record_bytes(self, times: int) -> int:
+        """The longest record of a kind that is mostly up to so many times as long as its text (bytes)."""
+        return self.max_record_bytes or self.max_text_bytes * times

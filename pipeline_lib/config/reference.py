@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from pipeline_lib.config.ablations import AblateConfig
+from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.config.options import Option, first_line, section_of
 from pipeline_lib.config.overrides import OPERATIONAL, in_yaml
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 
 UNIT = re.compile(r" \(([a-z]+|%)\)\.$")  # what a description ends with
 INTRODUCTION = f"""# Configuration

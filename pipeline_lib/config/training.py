@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.errors import UserError
@@ -31,12 +31,24 @@ class ReadingConfig(StageConfig):
     )
 
 
+class EarlyStoppingConfig(StageConfig):
+    """Early stopping by the held-out pairs that are measured at each checkpoint; off unless `patience` is given."""
+
+    patience: int | None = Field(
+        None, description="Checkpoints in a row without a better figure, after which the run is done; null: never.", ge=1
+    )
+    metric: Literal["loss", "mrr"] = Field(
+        "loss", description="Held-out figure that has to become better: a lower loss, or a higher MRR."
+    )
+    min_delta: float = Field(0.0, description="Least difference from the best figure so far that counts as better.", ge=0)
+
+
 class OptimizerConfig(StageConfig):
     """Optimizer and trainer processes, the same for contrastive training and causal language modelling."""
 
     steps: int = Field(0, description="Optimizer steps.", ge=0)
     reading: ReadingConfig = operational(ReadingConfig(), description="Reading ahead of token files.")
-    learning_rate: float = Field(1e-3, description="Peak learning rate of the cosine schedule.", gt=0)
+    learning_rate: float = Field(1e-3, description="Peak learning rate of the schedule.", gt=0)
     embedding_learning_rate: float | None = unset(
         was=0.0, description="Peak learning rate of the token embeddings; null: `learning_rate`.", gt=0
     )
@@ -51,7 +63,16 @@ class OptimizerConfig(StageConfig):
     )
     warmup_steps: int = Field(20, description="Linear warm-up (steps).", ge=0)
     final_learning_rate_share: float = Field(
-        0.05, description="Learning rate at the end of the cosine, as a share of the peak.", ge=0, le=1
+        0.05, description="Learning rate at the end of the schedule, as a share of the peak.", ge=0, le=1
+    )
+    schedule: Literal["cosine", "warmup-stable-decay"] = added(
+        "cosine",
+        description="Learning rate after the warm-up. cosine: it falls over all steps; warmup-stable-decay: it stays at its"
+        " peak and falls in the last `decay_share` of the steps, so that a run can be lengthened exactly: the training state"
+        " before the decay is kept with the run.",
+    )
+    decay_share: float = added(
+        0.2, description="Share of the steps in which the rate of warmup-stable-decay falls, along a line.", ge=0, le=1
     )
     weight_decay: float = Field(0.05, description="AdamW weight decay, on matrices only.", ge=0)
     first_moment_decay: float = added(0.9, description="AdamW's beta 1.", ge=0, lt=1)
@@ -121,8 +142,19 @@ class OptimizerConfig(StageConfig):
         2, description="Restarts of a dead trainer from its last whole state, without a step gained between them.", ge=0
     )
 
+    def stable_steps(self, steps: int) -> int | None:
+        """Steps of so many before warmup-stable-decay's decay, which are the same in a longer run; None under cosine."""
+        if self.schedule == "cosine":
+            return None
+        return max(min(self.warmup_steps, steps), steps - round(self.decay_share * steps))
+
     def lasting(self, steps: int) -> Self:
-        """The same for so many steps, at least one; the warm-up keeps its share of them (a tenth where there were none)."""
+        """The same for so many steps, at least one; the warm-up keeps its share of them (a tenth where there were none).
+
+        It stays as it is where a longer run begins as a shorter one (warmup-stable-decay), or goes on from one.
+        """
+        if self.schedule != "cosine" or getattr(self, "continue_from", None):
+            return self.model_copy(update={"steps": max(1, steps)})
         share = self.warmup_steps / self.steps if self.steps else WARMUP_SHARE
         return self.model_copy(update={"steps": max(1, steps), "warmup_steps": round(share * steps)})
 
@@ -230,6 +262,21 @@ class TrainConfig(OptimizerConfig):
         " processes; `shards.splits` has to name `validation`.",
         ge=0,
     )
+    early_stopping: EarlyStoppingConfig = added(EarlyStoppingConfig())
+    continue_from: str | None = added(
+        None,
+        description="Finished run that this one lengthens, as RUN or RUN/step-000240; null: none. Weights and temperature are"
+        " its checkpoint's, AdamW's moments begin at zero, the order of samples goes on behind its step, and the schedule"
+        " covers the steps that are added. `steps` counts those of both.",
+    )
+    when_grown: Literal["restart", "continue"] = operational(
+        "restart",
+        description="Training on a dataset that has grown since this configuration was trained last. restart: as if there had"
+        " been no such run; continue: from the last checkpoint of the newest one, for `grown_steps_share` of the steps.",
+    )
+    grown_steps_share: float = operational(
+        0.25, description="Steps on a grown dataset under `when_grown: continue`, as a share of `steps`.", gt=0, le=1
+    )
     compile: Literal["off", "on", "auto"] = operational(
         "off",
         description="Compiled layers (torch.compile), at the price of a minute or more at the start; on a CPU no gain"
@@ -260,6 +307,19 @@ class TrainConfig(OptimizerConfig):
         """The learning rates and what goes with them, for a line that people read."""
         dropout = f"token dropout {self.token_dropout:g}" if self.token_dropout else "no token dropout"
         return f"{super().rates()}, {dropout}"
+
+
+def check_early_stopping(config: TrainConfig) -> None:
+    """Early stopping has figures to go by.
+
+    Raises:
+        UserError: no held-out pairs are measured.
+    """
+    if config.early_stopping.patience and not config.evaluation_pairs:
+        raise UserError(
+            "train.early_stopping goes by held-out pairs, and train.evaluation_pairs is 0: set it, 1,000 for instance, "
+            "and shards.splits to a list that names validation"
+        )
 
 
 def check_divides(batch_size: int, processes: int) -> None:
@@ -293,95 +353,3 @@ class PretrainConfig(OptimizerConfig):
         description="Tokens of one forward pass, whose logits take 4 x tokens x vocabulary bytes; null: 2,048.",
         ge=64,
     )
-
-
-Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
-
-
-class TrainingSetConfig(StageConfig):
-    """Training set: labelled pairs in the layout of their publisher."""
-
-    path: str = operational("", description="File or folder. Keys hold its content, not its place.")
-    layout: Layout = Field(
-        "auto",
-        description="Layout of the files. `records`: JSON Lines, each record known by its fields (SNLI, MNLI, ANLI,"
-        " anchor/positive/negative, Tevatron, FlagEmbedding); `triples`: tables, as lines of query, positive and negative"
-        " parted by tabs; `beir`: a folder with corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the files'"
-        " names.",
-    )
-    columns: str = Field(
-        "",
-        description="Columns of a table (.tsv, .txt, .csv) that hold query, positive and hard negatives, in this order, parted"
-        " by commas: numbers from 1, or names in its first row. Without it, a table of no known layout is refused.",
-    )
-    view: str = Field(
-        "pairs", description="Name of the set's rows in shards and in `mixture`.", pattern=r"^[a-z0-9][a-z0-9_]*$"
-    )
-    split: str = Field(
-        "train", description="Split of a retrieval set whose judgements are read: qrels/SPLIT.tsv, qrels.SPLIT.tsv."
-    )
-    licence: str = Field("", description="Licence of the texts, which stands beside each row.")
-    language: str = Field("en", description="Language of the texts.")
-    min_relevance: int = Field(1, description="Lowest grade of a judgement that makes a positive.", ge=1)
-    max_negatives: int = Field(8, description="Most hard negatives of one pair, the first ones of the set.", ge=0)
-    require_negatives: bool = Field(False, description="Drop pairs without a hard negative in the set.")
-    max_dropped_share: float = Field(
-        0.5,
-        description="Largest share of items that give no pair, beyond which the set is refused: items that cannot be read, name"
-        " no known text, have no label, are a pair of equals or come again. Neutral pairs, negatives and grades below"
-        " `min_relevance` do not count; a set of fewer than 40 items is judged as if it had 40.",
-        ge=0,
-        le=1,
-    )
-    max_text_bytes: int = Field(
-        100_000, description="Longest text of a record, which goes to quarantine beyond it (bytes).", gt=0
-    )
-
-
-class MiningConfig(StageConfig):
-    """Mining of hard negatives, in an index over the training set's own passages, embedded by the checkpoint that is tuned."""
-
-    per_pair: int = Field(0, description="Most mined negatives of one pair; at 0 nothing is mined.", ge=0)
-    first_rank: int = Field(
-        5,
-        description="Rank of the nearest passage that is taken, known positives not counted; nearer ones are often positives"
-        " that nobody judged.",
-        ge=1,
-    )
-    last_rank: int = Field(100, description="Rank of the farthest passage that is taken.", ge=1)
-    margin: float = Field(
-        0.05,
-        description="Least distance below the positive's score; a passage within it is taken for a false negative (cosine).",
-        ge=0,
-        le=2,
-    )
-    spread: Literal["top", "even"] = Field(
-        "even", description="Choice among the passages that are left. top: the nearest ones; even: evenly over their ranks."
-    )
-    factory: str = Field("Flat", description="FAISS index factory string; inner product of vectors of length 1.")
-    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
-    rows_per_slice: int = operational(8_192, description="Texts embedded, and queries searched, at a time (rows).", ge=1)
-
-    @model_validator(mode="after")
-    def _ranks_in_order(self) -> Self:
-        if self.first_rank > self.last_rank:
-            raise ValueError(f"first_rank {self.first_rank} is beyond last_rank {self.last_rank}")
-        return self
-
-
-class FinetuneConfig(StageConfig):
-    """Fine-tuning of a checkpoint; what is not named here is as in the run that it comes from."""
-
-    epochs: float = Field(3.0, description="Times that each pair is seen, from which the steps follow.", gt=0)
-    batch_size: int = Field(
-        256, description="Pairs of one global batch, fewer where the sets have fewer; all their hard negatives join.", ge=2
-    )
-    rate_share: float = Field(1.0, description="Peak learning rates, as a share of those of the run that it comes from.", gt=0)
-    temperature: float | None = unset(was=0.0, description="Starting temperature; null: the checkpoint's own.", gt=0)
-    token_dropout: float = Field(
-        0.0, description="Mean share of a text's tokens left out at random, as `train.token_dropout`.", ge=0, le=0.5
-    )
-    warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
-    checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
-    seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
-    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)

@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ContaminationConfig
 from pipeline_lib.curation.dedup import Curation
-from pipeline_lib.curation.near_duplicates import grams, hash_words, shingle_sets
+from pipeline_lib.curation.shingles import grams, hash_words, shingle_sets
 from pipeline_lib.errors import UserError
 from pipeline_lib.languages.scripts import is_spaced, tokens
 from pipeline_lib.runtime.progress import Progress, silent

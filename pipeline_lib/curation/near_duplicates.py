@@ -16,19 +16,16 @@ not; it is compared while any of its rows survives, and where it goes all of its
 Bounded memory: texts are streamed; shingles and band hashes go to files in the scratch folder; buckets are joined in SQL, a
 band at a time, which spills; what is held is 17 bytes a text. In a bucket a text meets the `bucket_texts` lowest only.
 
-Shingles are hashed, and what contamination is judged by too. A word is a run of letters and digits, or one character where the
-script has no spaces (scripts.py); case, spacing, punctuation and compatibility forms (full-width letters,
-ligatures) do not count. A text of fewer than n words is one gram: all that it has.
-
-Legend: T texts, W words of all texts, G grams of all texts.
+Text in a script without spaces has two sets, of its letters and of all its characters, and is near where either says so: five
+letters are a short shingle, so that it matters whether the marks between them count, and both is right.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby, pairwise
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,115 +36,8 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.config.data import NearDuplicatesConfig
 from pipeline_lib.curation.dedup import Curation
+from pipeline_lib.curation.shingles import MULTIPLIER, character_sets, jaccard, mix, shingle_sets
 from pipeline_lib.errors import UserError
-from pipeline_lib.languages.scripts import WORD_WEIGHT, is_spaced, tokens, weights
-
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, of 2**64 divided by the golden ratio
-MAX_CACHED_WORDS = 1_000_000  # some 150 MB
-
-
-class WordHashes(dict[str, int]):
-    """64 bits of each word, the same on every machine; remembers the words that it saw, up to a bound."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= MAX_CACHED_WORDS:
-            self.clear()
-        value = self[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        return value
-
-
-_HASHES = WordHashes()
-
-
-class HashedWords(NamedTuple):
-    """The hashed words of all texts, one after the other (W, uint64), where each text begins and ends (T + 1), their weights.
-
-    Weights are of scripts.py (W); None where all words count the same.
-    """
-
-    hashes_W: np.ndarray
-    offsets: np.ndarray
-    weights_W: np.ndarray | None
-
-
-def hash_words(texts: Sequence[str], weighed: bool = False) -> HashedWords:
-    """Split and hash texts.
-
-    Args:
-        weighed: grams are to be as many words as weigh n, rather than n words.
-    """
-    found = [tokens(text) for text in texts]
-    offsets = np.cumsum([0, *map(len, found)])
-    hashes_W = np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(found)), np.uint64, int(offsets[-1]))
-    if not weighed or all(map(is_spaced, texts)):
-        return HashedWords(hashes_W, offsets, None)
-    return HashedWords(hashes_W, offsets, np.fromiter(chain.from_iterable(map(weights, found)), np.int64, int(offsets[-1])))
-
-
-def grams(words: HashedWords, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n-grams of each text as 64-bit hashes in order (G, uint64), and where those of each text begin and end (T + 1).
-
-    Args:
-        n: words of a gram, or what they weigh together; a text of fewer words that has any is one gram.
-    """
-    offsets, sizes_T = words.offsets, np.diff(words.offsets)
-    if words.weights_W is not None:
-        starts_G, lengths_G, counts_T = _weighed(words.weights_W, offsets, n)
-    else:
-        counts_T = np.where(sizes_T >= n, sizes_T - n + 1, np.minimum(sizes_T, 1))
-        starts_G = np.arange(counts_T.sum()) + np.repeat(offsets[:-1] - np.cumsum(counts_T) + counts_T, counts_T)
-        lengths_G = np.repeat(np.minimum(sizes_T, n), counts_T)
-    hashes_G = np.empty(len(starts_G), np.uint64)
-    for length in np.unique(lengths_G):
-        which = np.flatnonzero(lengths_G == length)
-        hashes_G[which] = _fold(words.hashes_W, starts_G[which], int(length))
-    return hashes_G, np.concatenate([[0], np.cumsum(counts_T)])
-
-
-def _weighed(weights_W: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each gram begins, its words, and the grams of each text."""
-    before = np.concatenate([[0], np.cumsum(weights_W)])
-    ends_W = np.searchsorted(before, before[:-1] + n * WORD_WEIGHT)
-    texts_W = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    fits = ends_W <= offsets[1:][texts_W]
-    counts_T = np.bincount(texts_W[fits], minlength=len(offsets) - 1)
-    alone = (counts_T == 0)[texts_W] & (np.arange(len(texts_W)) == offsets[:-1][texts_W])
-    starts_G = np.flatnonzero(fits | alone)
-    ends_G = np.where(fits, ends_W, offsets[1:][texts_W])[starts_G]
-    return starts_G, ends_G - starts_G, np.where(counts_T, counts_T, np.minimum(np.diff(offsets), 1))
-
-
-def shingle_sets(texts: Sequence[str], n: int, weighed: bool = False) -> list[np.ndarray]:
-    """The set of n-grams of each text: sorted, each once."""
-    hashes_G, ends = grams(hash_words(texts, weighed), n)
-    return [_sorted_once(hashes_G[begin:end]) for begin, end in pairwise(ends)]
-
-
-def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """The Jaccard index of two sets as `shingle_sets` gives them; 0 where both are empty."""
-    shared = np.intersect1d(one, other, assume_unique=True).size
-    return shared / max(1, one.size + other.size - shared)
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Spread 64-bit values evenly: the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _sorted_once(values: np.ndarray) -> np.ndarray:
-    values = np.sort(values)  # np.unique hashes first, which takes five times as long for some hundred values
-    return values[np.flatnonzero(np.diff(values, prepend=~values[:1]))]
-
-
-def _fold(words_W: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """The hash of `length` words from each start."""
-    hashes = np.zeros(len(starts), np.uint64)
-    for at in range(length):
-        hashes = hashes * MULTIPLIER + words_W[starts + at]
-    return mix(hashes)
-
 
 FIRST_SEED = 1  # of as many hash functions as there are permutations
 ROUNDING = 1e-9  # 0.8 * 10 must not count as more than 8
@@ -155,7 +45,8 @@ BATCH_CHARACTERS = 2_000_000  # texts hashed at a time: some 50 MB with their sh
 
 _IDENTICAL = """
 CREATE OR REPLACE TEMP TABLE identical AS
-SELECT rank FROM read_parquet($signatures) QUALIFY row_number() OVER (PARTITION BY scope, content ORDER BY rank) > 1
+SELECT rank FROM read_parquet($signatures) WHERE content IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY scope, content ORDER BY rank) > 1
 """
 
 _CANDIDATES = """
@@ -165,7 +56,7 @@ WITH members AS (
     FROM read_parquet($signatures) ANTI JOIN identical USING (rank)
 )
 SELECT high.rank, low.rank FROM members AS low JOIN members AS high USING (scope, bucket)
-WHERE low.place < high.place AND low.place <= $most
+WHERE low.rank < high.rank AND low.place <= $most
 """
 
 
@@ -221,13 +112,16 @@ def _decide(candidates: Iterable[pa.RecordBatch], identical: np.ndarray, shingle
     return dropped
 
 
+Sets = list[np.ndarray]  # of words, and of characters where the script has no spaces
+
+
 class ShingleFile:
-    """The shingle set of every rank, on disk; in memory is where each lies."""
+    """The shingle sets of every rank, on disk; in memory is where they lie."""
 
     def __init__(self, path: Path, n: int) -> None:
         self.stream = path.open("w+b")
         self.starts = np.zeros(n, np.int64)
-        self.sizes = np.zeros(n, np.int64)
+        self.sizes = np.zeros((n, 2), np.int32)
 
     def __enter__(self) -> ShingleFile:
         return self
@@ -235,43 +129,56 @@ class ShingleFile:
     def __exit__(self, *_: object) -> None:
         self.stream.close()
 
-    def append(self, rank: int, shingles: np.ndarray) -> None:
-        """Keep a set."""
-        self.starts[rank], self.sizes[rank] = self.stream.tell(), shingles.size
-        self.stream.write(shingles.tobytes())
+    def append(self, rank: int, sets: Sets) -> None:
+        """Keep the sets of a text."""
+        self.starts[rank] = self.stream.tell()
+        for kind, shingles in enumerate(sets):
+            self.sizes[rank, kind] = shingles.size
+            self.stream.write(shingles.tobytes())
 
-    def read(self, rank: int) -> np.ndarray:
-        """The set of a rank."""
-        self.stream.seek(int(self.starts[rank]))
-        return np.frombuffer(self.stream.read(int(self.sizes[rank]) * 8), np.uint64)
+    def read(self, rank: int, kind: int) -> np.ndarray:
+        """The set of a kind, of a rank."""
+        before = int(self.sizes[rank, 0]) if kind else 0
+        self.stream.seek(int(self.starts[rank]) + before * 8)
+        return np.frombuffer(self.stream.read(int(self.sizes[rank, kind]) * 8), np.uint64)
 
     def are_near(self, one: int, other: int, threshold: float) -> bool:
-        """True where the Jaccard index reaches the threshold, which sets of too different sizes cannot."""
-        small, large = sorted((int(self.sizes[one]), int(self.sizes[other])))
-        if small < threshold * large - ROUNDING:
-            return False
-        return jaccard(self.read(one), self.read(other)) >= threshold - ROUNDING
+        """True where the Jaccard index of either kind reaches the threshold, which sets of too different sizes cannot."""
+        for kind in (0, 1):
+            small, large = sorted((int(self.sizes[one, kind]), int(self.sizes[other, kind])))
+            if not small or small < threshold * large - ROUNDING:
+                continue
+            if jaccard(self.read(one, kind), self.read(other, kind)) >= threshold - ROUNDING:
+                return True
+        return False
 
 
 def _write_signatures(texts: Iterable[RankedText], config: NearDuplicatesConfig, shingles: ShingleFile, path: Path) -> None:
-    """A row a text that has words: rank, scope, the hash of its set, and the hash of each band."""
+    """A row a set of a text that has words: rank, scope, the hash of each band, and in its first row the hash of its sets."""
     bands = [(f"band_{band}", pa.int64()) for band in range(config.bands)]
     schema = pa.schema([("rank", pa.int64()), ("scope", pa.int32()), ("content", pa.int64()), *bands])
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         for batch in _batches(texts):
-            sets = shingle_sets([item.text for item in batch], config.shingle_words)
-            rows = [(item, found) for item, found in zip(batch, sets, strict=True) if found.size]
-            if not rows:
-                continue
-            for item, found in rows:
-                shingles.append(item.rank, found)
-            columns = [
-                pa.array([item.rank for item, _ in rows], pa.int64()),
-                pa.array([item.scope for item, _ in rows], pa.int32()),
-                pa.array([_content_hash(found) for _, found in rows], pa.int64()),
-                *(pa.array(band) for band in band_hashes([found for _, found in rows], config).T),
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            rows: list[tuple[int, int, int | None]] = []
+            hashed: Sets = []
+            for item, sets in _sets_of(batch, config.shingle_words):
+                shingles.append(item.rank, sets)
+                rows += [(item.rank, item.scope, None if kind else _content_hash(sets)) for kind in range(len(sets))]
+                hashed += sets
+            if rows:
+                columns = [
+                    pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=False)
+                ]
+                columns += [pa.array(band) for band in band_hashes(hashed, config).T]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _sets_of(batch: list[RankedText], n: int) -> Iterator[tuple[RankedText, Sets]]:
+    """The sets of each text that has words."""
+    texts = [item.text for item in batch]
+    for item, *sets in zip(batch, shingle_sets(texts, n), character_sets(texts, n), strict=True):
+        if sets[0].size:
+            yield item, [found for found in sets if found.size]
 
 
 def band_hashes(sets: list[np.ndarray], config: NearDuplicatesConfig) -> np.ndarray:
@@ -299,8 +206,9 @@ def band_hashes(sets: list[np.ndarray], config: NearDuplicatesConfig) -> np.ndar
     return mix(hashes).view(np.int64)
 
 
-def _content_hash(shingles: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(shingles.tobytes(), digest_size=8).digest(), "little", signed=True)
+def _content_hash(sets: Sets) -> int:
+    content = b"".join([found.tobytes() for found in sets])
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 def _batches(texts: Iterable[RankedText]) -> Iterator[list[RankedText]]:

@@ -95,6 +95,7 @@ def _figures_of(exported: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
         **lengths,
         **model.facts,
         "training": trained.manifest.config,
+        **_seen(trained),
         "lineage": {
             "weights": next(file.sha256 for file in model.files if file.name == "encoder/model.safetensors"),
             "training": trained.digest,
@@ -278,8 +279,17 @@ def _cost(figures: Mapping[str, Any]) -> str:
     """The cost as far as it is no machine's; `with_measured_cost` adds the rest."""
     config = figures["training"].get("config", {})
     steps, batch_size = config.get("steps"), config.get("batch_size")
-    seen = f"{steps * batch_size:,} pairs in {steps:,} steps were seen. " if steps and batch_size else ""
+    pairs = steps * batch_size if steps and batch_size else 0
+    pairs, steps = figures.get("seen", (pairs, steps))
+    seen = f"{pairs:,} pairs in {steps:,} steps were seen. " if pairs else ""
     return seen + MEASURED_ELSEWHERE
+
+
+def _seen(trained: Artifact) -> dict[str, Any]:
+    """Pairs and steps of a run that its configuration alone does not tell: one that stopped early, or goes on from another."""
+    facts = trained.manifest.facts
+    is_told = "stopped_early" in facts or trained.manifest.config.get("config", {}).get("continue_from")
+    return {"seen": (facts["pairs_seen"], facts["step"])} if is_told else {}
 
 
 @dataclass(frozen=True)

@@ -140,13 +140,13 @@ class ParseLimit(ValueError):
     """A text made to be hard to parse: error recovery took more steps than any real source of its length does."""
 
 
-def step_limit(data: bytes, seconds: float) -> Callable[..., bool]:
+def step_limit(data: bytes, seconds: float, steps_per_kb: float) -> Callable[..., bool]:
     """Count of the steps of a parser, which stops beyond a limit: no clock, so that the outcome is the same anywhere.
 
     Real source takes 3 to 18 steps a kB; 8 kB of `/** ` took Go 20,000 and 13 s. The clock, at every eighth step, is for texts
     whose steps get slower and slower, as those of 200 kB of the same do.
     """
-    left = 1_000 + 30 * len(data) // 1_000
+    left = 1_000 + int(steps_per_kb * len(data)) // 1_000
     end = time.monotonic() + seconds
 
     def stops(*_: object) -> bool:
@@ -207,17 +207,19 @@ class CommentedRules(LanguageRules):
             return raw
         return raw[: tag.start()]
 
-    def parse(self, data: bytes, seconds: float) -> Node:
+    def parse(self, data: bytes, seconds: float, steps_per_kb: float = 30) -> Node:
         """The root of a text's tree.
 
         Raises:
             ParseLimit: the text takes too many steps, or seconds.
         """
+        limit = step_limit(data, seconds, steps_per_kb)
         try:
-            return self.parser.parse(lambda offset, _: data[offset:], progress_callback=step_limit(data, seconds)).root_node
+            return self.parser.parse(lambda offset, _: data[offset:], progress_callback=limit).root_node
         except ValueError as error:  # stopped
             self.parser.reset()
-            raise ParseLimit("no real source of its length takes so many steps or seconds to parse") from error
+            detail = "no real source of its length takes so many steps or seconds to parse; see extract.code.parse_seconds"
+            raise ParseLimit(detail) from error
 
 
 def named(node: Node, data: bytes) -> tuple[str, Node] | None:

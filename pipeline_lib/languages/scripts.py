@@ -186,6 +186,15 @@ def tokens(text: str) -> list[str]:
     return found
 
 
+def characters(text: str) -> str:
+    """The characters of a text without spaces between its words, case and compatibility forms aside, one space for several;
+    nothing of any other text.
+    """
+    if is_spaced(text) or 2 * len(_UNSPACED.findall(text)) < len("".join(text.split())):
+        return ""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 WORD_WEIGHT = 30  # of a token that is a word
 
 

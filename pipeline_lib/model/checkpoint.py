@@ -44,6 +44,11 @@ class Checkpoint:
         found = re.fullmatch(r"step-(\d+)", self.label)
         return int(found[1]) if found else 0
 
+    @property
+    def folder(self) -> Path:
+        """Folder of its weights, with every file there."""
+        return self.trained.part_folder(self.label)
+
     def max_tokens(self, side: str) -> int:
         """Longest row of side "x" or "y", delimiters included."""
         return {"x": self.shards.max_x_tokens, "y": self.shards.max_y_tokens}[side]
@@ -62,6 +67,7 @@ class Origin(Record):
     keys: dict[str, str] = Field(default_factory=dict)  # stage to key: which of the artifacts of equal content were used
     base: str = ""  # the model that it started from, in words
     data: str = ""  # what it was trained on, in a sentence
+    parent: str = ""  # the checkpoint of another run that it started or went on from, as TRAINKEY/step-000240
 
 
 @dataclass(frozen=True)

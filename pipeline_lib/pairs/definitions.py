@@ -44,20 +44,23 @@ class Definition:
         return ".".join(reversed(names))
 
 
-def find_definitions(data: bytes, rules: LanguageRules, module: str, seconds: float = 10.0) -> list[Definition]:
+def find_definitions(
+    data: bytes, rules: LanguageRules, module: str, seconds: float = 10.0, steps_per_kb: float = 30
+) -> list[Definition]:
     """The module, and every class and function in it however deep, in the order of the source.
 
     Args:
         seconds: a text that takes longer to parse is given up, before its process has to end; Python's is not watched.
+        steps_per_kb: steps of the parser, beside 1,000, after which one is given up too.
 
     Raises:
         ParseLimit: the text takes more steps than any real source, or longer.
     """
     top = Definition("module", module, None, 0, len(data), 1, 0, 0, 0, None, False, False)
     if isinstance(rules, CommentedRules):
-        root = rules.parse(data, seconds)
+        root = rules.parse(data, seconds, steps_per_kb)
         if root.has_error and (mended := rules.mend(data)) != data:
-            root = min(root, rules.parse(mended, seconds), key=_lost_bytes)
+            root = min(root, rules.parse(mended, seconds, steps_per_kb), key=_lost_bytes)
         by_signs = rules.opened_by is not None and not root.has_error and not (rules.unsigned and rules.unsigned.search(data))
         found = list((_by_signs if by_signs else _walk_with_comments)(data, root, rules, top))
     else:

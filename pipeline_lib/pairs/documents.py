@@ -108,7 +108,8 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
         return
     rules = rules_of(language)
     try:
-        definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path))
+        limits = config.code.parse_seconds, config.code.parse_steps_per_kb
+        definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path), *limits)
     except ParseLimit as error:
         rows.refuse(file, "code", "parse_limit", str(error))
         return

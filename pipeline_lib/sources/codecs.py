@@ -133,11 +133,12 @@ SUFFIXES = {suffix: codec.name for codec in CODECS for suffix in codec.suffixes}
 _BY_NAME = {codec.name: codec for codec in CODECS}
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # "BZh" may begin a text too
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
+SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"  # read as an archive, which it always is
 _CONTAINERS = (b"PK\3\4", b"PK\5\6", b"PAR1")
 
 # formats that are not read: first bytes, or suffix where they have none, to name and what to do
 _OTHERS: tuple[tuple[bytes, str, str, str], ...] = (
-    (b"7z\xbc\xaf\x27\x1c", ".7z", "7-Zip", "unpack it: 7z x FILE"),
+    (SEVEN_ZIP, ".7z", "7-Zip", "give the reader `archive`, or unpack it: 7z x FILE"),
     (b"Rar!\x1a\x07", ".rar", "RAR", "unpack it: unrar x FILE"),
     (b"\x1f\x9d", ".z", "compress", "gunzip FILE, then gzip"),
     (b"LZIP", ".lz", "lzip", "lzip -d FILE, then xz or zstd"),
@@ -161,7 +162,7 @@ def codec_of(head: bytes, place: str) -> Codec | Refusal | None:
     for magic, ending, name, advice in _OTHERS:
         if (head.startswith(magic) if magic else suffix == ending) and not is_text(head):
             return Refusal(
-                "unsupported_compression", f"{name}, which is not read: {advice.replace('FILE', PurePath(place).name)}"
+                "unsupported_compression", f"{name}, which is not read here: {advice.replace('FILE', PurePath(place).name)}"
             )
     named = _BY_NAME.get(SUFFIXES.get(suffix, ""))
     if named is None or any(magic.startswith(head) for magic in named.magics):

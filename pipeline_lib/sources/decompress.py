@@ -280,8 +280,11 @@ def without_suffix(path: str) -> str:
     return path[: -len(suffix)] if suffix.lower() in SUFFIXES else path
 
 
-def open_expanded(place: str, limits: ReadLimits) -> Expanded:
+def open_expanded(place: str, limits: ReadLimits, read: bytes | None = None) -> Expanded:
     """Open a file to read what it holds, decompressed where its first bytes say that it is compressed.
+
+    Args:
+        read: first bytes of a format that the caller reads itself: such a file is opened as it is.
 
     Raises:
         Unreadable: it is missing, no regular file, not to be opened, or compressed in a way that is not read.
@@ -292,7 +295,7 @@ def open_expanded(place: str, limits: ReadLimits) -> Expanded:
     try:
         head = raw.read(_HEAD_BYTES)
         raw.seek(0)
-        codec = codec_of(head, place)
+        codec = None if read and head.startswith(read) else codec_of(head, place)
         if isinstance(codec, Refusal):
             raise Unreadable(codec)
         return Expanded(raw, codec, limits, _readings.get(place))

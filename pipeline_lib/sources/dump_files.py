@@ -25,7 +25,7 @@ from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_sp
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_tree, valid_name, walk
 from pipeline_lib.sources.licences import MAX_STATEMENT_BYTES, Licences
 from pipeline_lib.sources.python_installation import list_origins, list_python
-from pipeline_lib.sources.readers import guess, reader_of
+from pipeline_lib.sources.readers import guess, guesses, reader_of
 from pipeline_lib.sources.remote import RemoteFile, fixed_folder, is_remote, list_url, local_copy
 from pipeline_lib.sources.safe_open import Refusal, read_bytes
 from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, Form, SourceFile, form_of, is_about_data
@@ -90,7 +90,7 @@ def _local_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
                 yield _described(source, place, path, wanted(path), licences)
             return
         for place, path in walk(root, wanted=lambda name: None if is_about_data(name) else "plain", skips=skips):
-            if (form := _form_in_folder(source, place, path)) is not None:
+            if (form := _form_in_folder(source, path, guess(place))) is not None:
                 yield _described(source, place, path, form)
             else:
                 skips.note(path)
@@ -103,19 +103,21 @@ def _local_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
         if not os.path.isdir(place):  # noqa: PTH112 - a string that may hold bytes that are no UTF-8
             path = os.path.relpath(place, root)
             place = os.path.abspath(place)  # noqa: PTH100, PLW2901
-            yield _described(source, place, path, _form(source, place, path), licences)
+            found = guess(place) if source.reader == AUTO else None
+            yield _described(source, place, path, _form(source, path, found), licences)
 
 
 def _remote_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
     folder, files = list_url(source.url)
     licences = _remote_licences(source, files) if folder and source.reader == TREE else None
+    found = _remote_guesses(source, folder, files)
     for file in files:
         form: Form | None = None
         if not folder:
-            form = _form(source, file.url, file.path)
-        elif SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]):
+            form = _form(source, file.path, found.get(file.url))
+        elif _may_be_read(file.path):
             by_name = {TREE: form_of, TEXT: _prose_form}.get(source.reader)
-            form = by_name(file.path) if by_name else _form_in_folder(source, file.url, file.path)
+            form = by_name(file.path) if by_name else _form_in_folder(source, file.path, found.get(file.url))
         if form is None:
             skips.note(file.path)
             continue
@@ -129,6 +131,17 @@ def _remote_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
             bytes=file.bytes,
             sha256=file.identity,
         )
+
+
+def _remote_guesses(source: DumpSource, folder: bool, files: Sequence[RemoteFile]) -> dict[str, str | None]:
+    """URL to the reader that its first bytes ask for, of the files for which that counts."""
+    if source.reader in (TREE, TEXT) or not (folder or source.reader == AUTO):
+        return {}
+    return dict(guesses(file.url for file in files if not folder or _may_be_read(file.path)))
+
+
+def _may_be_read(path: str) -> bool:
+    return SKIPPED_FOLDERS.isdisjoint(path.split("/")[:-1]) and not is_about_data(path)
 
 
 def _remote_licences(source: DumpSource, files: Sequence[RemoteFile]) -> Licences:
@@ -150,21 +163,23 @@ def _described(source: DumpSource, place: str, path: str, form: Form | None, lic
     return file.model_copy(update={"form": form or "plain"})
 
 
-def _form(source: DumpSource, place: str, path: str) -> Form:
-    """The form of a file that was named by itself or by a glob: a reader's name counts, else what the file is."""
+def _form(source: DumpSource, path: str, found: str | None) -> Form:
+    """The form of a file that was named by itself or by a glob: a reader's name counts, else what the file is.
+
+    Args:
+        found: the reader that its first bytes ask for.
+    """
     if source.reader == TREE:
         return form_of(path) or "plain"
     if source.reader in (TEXT, AUTO):
-        found = guess(place) if source.reader == AUTO else None
-        return found or _text_form(path) or "plain"
+        return (found if source.reader == AUTO else None) or _text_form(path) or "plain"
     return source.reader
 
 
-def _form_in_folder(source: DumpSource, place: str, path: str) -> Form | None:
+def _form_in_folder(source: DumpSource, path: str, found: str | None) -> Form | None:
     """The form of a file that its folder was named for: those of the source's reader, or each as what it is; None: not read."""
     if is_about_data(path):
         return None
-    found = guess(place)
     if source.reader == AUTO:
         return found or form_of(path)
     return found if found == source.reader else None

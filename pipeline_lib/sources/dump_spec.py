@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -29,10 +29,10 @@ from pydantic import AfterValidator, Field, ValidationError
 from pipeline_lib.config.data import HoldOut
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources import readers
-from pipeline_lib.sources.folder import walk
+from pipeline_lib.sources.folder import SKIPPED_FOLDERS, walk
 from pipeline_lib.sources.licences import UNKNOWN
 from pipeline_lib.sources.readers import options_of, reader_names
-from pipeline_lib.sources.remote import has_wild_card, is_remote
+from pipeline_lib.sources.remote import has_wild_card, is_remote, list_url
 from pipeline_lib.sources.source_file import CODE_FORMS, form_of, is_about_data
 from pipeline_lib.store.records import Record
 
@@ -185,10 +185,11 @@ def guess_reader(url: str) -> str:
     """The reader that a path, glob or URL most likely is for.
 
     Raises:
-        UserError: a path on this machine at which there is nothing.
+        UserError: there is nothing at that place, or it cannot be listed.
+        TransientError: a server did not answer.
     """
     if is_remote(url):
-        return readers.guess(url) or TEXT
+        return _reader_of_remote(url)
     if has_wild_card(url) and not Path(url).exists():
         places = islice(sorted(glob(url, recursive=True)), _FILES_TRIED)  # noqa: PTH207 - absolute
         return _reader_of_all(places) or readers.guess(url) or TEXT
@@ -197,14 +198,30 @@ def guess_reader(url: str) -> str:
     return readers.guess(url) or (_reader_of_folder(url) if Path(url).is_dir() else TEXT)
 
 
+def _reader_of_remote(url: str) -> str:
+    folder, files = list_url(url)
+    if not folder:
+        return _reader_of_all(file.url for file in files[:_FILES_TRIED]) or TEXT
+    read = (file for file in files if SKIPPED_FOLDERS.isdisjoint(file.path.split("/")[:-1]) and not is_about_data(file.path))
+    return _reader_of_data_set({file.url: (file.path, file.bytes) for file in islice(read, _FILES_TRIED)})
+
+
 def _reader_of_folder(folder: str) -> str:
-    """The reader of a folder's files where it is a data set: no code in it, and more records than prose; else `tree`."""
+    files = islice(walk(folder, wanted=lambda name: None if is_about_data(name) else "plain"), _FILES_TRIED)
+    return _reader_of_data_set({place: (path, Path(place).stat().st_size) for place, path in files if Path(place).is_file()})
+
+
+def _reader_of_data_set(files: Mapping[str, tuple[str, int]]) -> str:
+    """The reader of a folder's files where it is a data set: no code in it, and more records than prose; else `tree`.
+
+    Args:
+        files: place to path and size.
+    """
     sizes: Counter[str] = Counter()
-    for place, path in islice(walk(folder, wanted=lambda name: None if is_about_data(name) else "plain"), _FILES_TRIED):
-        if form_of(path) in CODE_FORMS:
-            return TREE
-        if Path(place).is_file():
-            sizes[readers.guess(place) or TEXT] += Path(place).stat().st_size
+    if any(form_of(path) in CODE_FORMS for path, _ in files.values()):
+        return TREE
+    for place, found in readers.guesses(files):
+        sizes[found or TEXT] += files[place][1]
     prose = sizes.pop(TEXT, 0)
     if not sizes or sizes.total() < prose:
         return TREE
@@ -213,5 +230,7 @@ def _reader_of_folder(folder: str) -> str:
 
 def _reader_of_all(places: Iterable[str]) -> str | None:
     """The one reader that all files are for, `auto` where they are of several kinds, None where there is no file."""
-    found = {readers.guess(place) or TEXT for place in places if Path(place).is_file()}
+    found = {
+        name or TEXT for _, name in readers.guesses(place for place in places if is_remote(place) or Path(place).is_file())
+    }
     return AUTO if len(found) > 1 else next(iter(found), None)

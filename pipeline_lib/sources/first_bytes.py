@@ -10,23 +10,31 @@ import csv
 import io
 import json
 import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from pipeline_lib.config.read_limits import ReadLimits
+from pipeline_lib.sources.codecs import SEVEN_ZIP
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
+from pipeline_lib.sources.remote import has_wild_card, is_remote, read_heads
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
 HEAD_BYTES = 64 * 1024
+_BZIP2_BYTES = 1 << 20
+_HEADS_AT_ONCE = 128
 
 # what a file of each kind is, and what to do with it where no reader of that name was chosen
 KINDS = {
     "archive": "an archive: give the reader `archive`",
-    "arrow": "Arrow: write it as Parquet (datasets.Dataset.to_parquet)",
+    "arrow": "Arrow: give the reader `arrow`",
     "avro": "Avro: write it as Parquet or JSON Lines",
     "code_search_net": "CodeSearchNet's records: give the reader `code_search_net`",
     "csv": "a table: give the reader `csv`",
+    "feather": "Feather's first version: write it as Parquet",
     "ebook": "an e-book: convert it first (pandoc book.epub -t markdown)",
     "hdf5": "HDF5: write its texts as Parquet or JSON Lines",
     "html": "a page: give the reader `html`",
@@ -55,6 +63,7 @@ _MAGIC = (
     (b"PAR1", "parquet"),
     (b"ARROW1", "arrow"),
     (b"\xff\xff\xff\xff", "arrow"),  # the stream format, as `datasets` saves it
+    (b"FEA1", "feather"),
     (b"Obj\x01", "avro"),
     (b"ORC", "orc"),
     (b"\x89HDF\r\n", "hdf5"),
@@ -84,7 +93,7 @@ _MAGIC = (
     (b"\xfd7zXZ\0", "packed"),
     (b"\x28\xb5\x2f\xfd", "packed"),
     (b"\x04\x22\x4d\x18", "packed"),
-    (b"7z\xbc\xaf\x27\x1c", "packed"),
+    (SEVEN_ZIP, "archive"),
     (b"Rar!\x1a\x07", "packed"),
     (b"\x1f\x9d", "packed"),
 )
@@ -109,13 +118,42 @@ _PROSE = frozenset({"Text only", "Markdown", "reStructuredText", "TeX", "HTML", 
 DELIMITERS = ",\t;|"
 
 
+def heads_of(places: Iterable[str], limits: ReadLimits) -> Iterator[tuple[str, bytes]]:
+    """Each place, and the first bytes of the file there, decompressed; remote ones are fetched many at a time.
+
+    Raises:
+        TransientError: a server did not answer.
+    """
+    pending = iter(places)
+    while batch := list(islice(pending, _HEADS_AT_ONCE)):
+        remote = [place for place in batch if is_remote(place)]
+        fetched = dict(zip(remote, read_heads(remote, HEAD_BYTES), strict=True))
+        for place in batch:
+            yield place, _remote_head(place, fetched[place], limits) if place in fetched else read_head(place, limits)
+
+
+def _remote_head(place: str, fetched: bytes, limits: ReadLimits) -> bytes:
+    if fetched.startswith(b"BZh") and len(fetched) == HEAD_BYTES:  # nothing comes out of less than a block
+        (fetched,) = read_heads([place], _BZIP2_BYTES)
+    with tempfile.NamedTemporaryFile(prefix="cpt-", suffix=PurePosixPath(place).suffix) as copy:
+        copy.write(fetched)
+        copy.flush()
+        return read_head(copy.name, limits)
+
+
 def read_head(place: str, limits: ReadLimits, most: int = HEAD_BYTES) -> bytes:
-    """The first bytes of a file on this machine, decompressed; empty where there are none that can be read."""
-    if "://" in place or not Path(place).is_file():
+    """The first bytes of a file, decompressed; empty where there are none that can be read.
+
+    Raises:
+        TransientError: the file is not on this machine and its server did not answer.
+    """
+    if is_remote(place):
+        return b"" if has_wild_card(place) else next(head for _, head in heads_of([place], limits))
+    if not Path(place).is_file():
         return b""
     head = b""
     try:
-        with open_expanded(place, limits) as stream:
+        with open_expanded(place, limits, read=SEVEN_ZIP) as stream:
             while len(head) < most and (data := stream.read_some()):
                 head += data
     except Unreadable:

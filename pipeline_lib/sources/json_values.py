@@ -1,4 +1,4 @@
-"""Values of a JSON file that is no JSON Lines: the elements of one array, or objects one after the other, over lines or not.
+"""Values of a JSON file that is no JSON Lines: the elements of one array, objects one after the other, or one object of them.
 
 Values are parsed as they come, so that a file of any size is read in bounded memory. A value that is wrong is passed over:
 up to its closing bracket where its brackets are balanced, else up to the next place at which an object begins.
@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline_lib.sources.decompress import Expanded, Unreadable
 from pipeline_lib.sources.first_bytes import head_text
+from pipeline_lib.sources.record_fields import USUAL
 from pipeline_lib.sources.safe_open import Refusal
 
 _DECODER = json.JSONDecoder()
@@ -21,8 +22,13 @@ _SEPARATORS = re.compile(r"[\s,\x1e\ufeff]+")
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 # where an object begins that may be the next record: nothing inside a string looks like it, for a quote there is escaped
 _OBJECT = r"\{\s*\""
-_NAMES_A_FIELD = re.compile(r"\s*:")
+_NAMES_A_FIELD = re.compile(r"\s*:\s*")
+_KEY = r'"(?:[^"\\]|\\.)*+"\s*:\s*'
+_KEYED = rf"{_KEY}\{{"  # where the next record begins in an object of records
+_KEYED_LIST = re.compile(rf"{_KEY}\[(?=\s*\{{)")  # in an object of lists of them, such as splits
+_LIST_OF_RECORDS = re.compile(r"\[\s*\{")
 _PAIRS = {"{": "}", "[": "]"}
+_TEXTS = frozenset(USUAL["text"])
 # names of the list that holds the records, where a file is one object
 _LISTS = "data|rows|records|documents|docs|items|articles|posts|pages|results|examples"
 _MARGIN = 256  # an error so near to the end of what was read may be a value that goes on
@@ -50,7 +56,7 @@ def is_by_lines(head: bytes) -> bool:
         return False
     after = text[end:].lstrip(" \t\r")
     if isinstance(value, dict):
-        return bool(after) and not after.startswith("{")  # one object alone may hold a list of records
+        return bool(after.strip()) and not after.startswith("{")  # one object alone may hold a list of records
     of_records = isinstance(value, list) and value and isinstance(value[0], dict)
     return not of_records and after.startswith("\n") and after.lstrip().startswith("[")
 
@@ -73,6 +79,8 @@ class Values:
         self.broken: Unreadable | None = None
         self.in_list = False
         self.around = False  # an object stands around the list
+        self.keyed = False  # records are the values of one object: {"id 1": {"text": ..}, ..}
+        self.in_keyed_list = False  # .. or the elements of its lists: {"train": [{"text": ..}, ..], ..}
         self.start = _OBJECT  # how a record begins: with the key that the last one began with, as few objects inside one do
         self.between = ""  # what stood before the value, from the end of a line on: it tells records from what is inside one
 
@@ -123,13 +131,40 @@ class Values:
         start = len(self.text) - len(self.text.lstrip("\ufeff \t\r\n"))
         if not self.text.startswith("{", start) or not (self.records or self.is_one_object(start)):
             return
-        opening = re.compile(rf'"(?:{re.escape(self.records) or _LISTS})"\s*:\s*\[(?=\s*[{{\]])')
+        opening = re.compile(rf'"(?:{re.escape(self.records) or _LISTS})"\s*:\s*(?:\[(?=\s*[{{\]])|\{{(?=\s*"))')
         depth = 0
         for token in _BRACKETS.finditer(self.text):
             if depth == 1 and token.group()[0] == '"' and (found := opening.match(self.text, token.start())):
-                self.at, self.in_list, self.around = found.end(), True, True
-                return
+                is_list = found.group()[-1] == "["
+                if is_list or self.holds_records(found.end() - 1):
+                    self.enter(found.end(), by_key=not is_list)
+                    self.around = True
+                    return
             depth += (token.group() in _PAIRS) - (token.group() in "}]")
+        if not self.records and self.holds_records(start):
+            self.enter(start + 1, by_key=True)
+
+    def enter(self, at: int, by_key: bool) -> None:
+        """Stand at the first record of a list, or of an object of records."""
+        self.at, self.in_list, self.keyed = at, True, by_key
+        self.start = self.any_start
+
+    def holds_records(self, start: int) -> bool:
+        """True where most values of the one object are objects or lists of them, as far as it was read, and none is a text."""
+        of_records = others = depth = 0
+        for token in _BRACKETS.finditer(self.text, start):
+            mark = token.group()
+            if depth == 1 and mark[0] == '"' and (colon := _NAMES_A_FIELD.match(self.text, token.end())):
+                if mark[1:-1].lower() in _TEXTS:
+                    return False
+                if self.text.startswith("{", colon.end()) or _LIST_OF_RECORDS.match(self.text, colon.end()):
+                    of_records += 1
+                else:
+                    others += 1
+            depth += (mark in _PAIRS) - (mark in "}]")
+            if not depth:
+                break
+        return of_records > others
 
     def is_one_object(self, start: int) -> bool:
         """True where the file is one object, as far as it was read, and that is no record itself."""
@@ -151,13 +186,61 @@ class Values:
                     return False
                 continue
             mark = self.text[self.at]
-            if mark == "]" and self.around:
+            if self.around and mark == ("}" if self.keyed else "]") and not self.in_keyed_list:
                 return self.leave()
+            if self.keyed and self.passed_in_keyed(mark):
+                continue
             if mark not in "[]}" or (mark == "[" and self.in_list):
                 self.between = self.between[self.between.rfind("\n") :] if "\n" in self.between else ""
                 return True
             self.in_list = mark == "[" or (self.in_list and mark == "}")  # a stray brace is what damage left
             self.at += 1
+
+    def passed_in_keyed(self, mark: str) -> bool:
+        """Pass over what belongs to an object of records: its brackets, and those of the lists in it with their keys."""
+        if self.in_keyed_list:
+            if mark != "]":
+                return False
+            self.at, self.in_keyed_list = self.at + 1, False
+        elif mark == '"':
+            if len(self.text) - self.at < _MARGIN:
+                self.fill()
+            if (found := _KEYED_LIST.match(self.text, self.at)) is None:
+                return False
+            self.at, self.in_keyed_list = found.end(), True
+        elif mark in "{}":
+            self.at, self.in_list = self.at + 1, mark == "{"
+            return True
+        else:
+            return False
+        self.start = self.any_start
+        return True
+
+    @property
+    def by_key(self) -> bool:
+        """True where a value is a key and its record."""
+        return self.keyed and not self.in_keyed_list
+
+    def decode(self) -> tuple[Any, int, str]:
+        """The value that begins here, where it ends, and the beginning of the next one as a pattern.
+
+        A record of an object of them has its key as `id`, unless it has one.
+
+        Raises:
+            ValueError, RecursionError: it is none, or goes on.
+        """
+        at, before, key = self.at, "", None
+        if self.by_key:
+            key, at = _DECODER.raw_decode(self.text, at)
+            colon = _NAMES_A_FIELD.match(self.text, at)
+            if not isinstance(key, str) or colon is None:
+                raise json.JSONDecodeError("Expecting a key and its record", self.text, at)
+            at, before = colon.end(), _KEY
+        value, end = _DECODER.raw_decode(self.text, at)
+        if not isinstance(value, dict) or not value:
+            return value, end, self.start
+        start = rf"{before}\{{\s*{re.escape(json.dumps(next(iter(value)), ensure_ascii=False))}"
+        return (value if key is None else {"id": key, **value}), end, start
 
     def leave(self) -> bool:
         """Pass over what stands behind the list, in the object around it."""
@@ -171,7 +254,7 @@ class Values:
         """The value that begins here; stands behind it, or where reading can go on."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
+                value, end, start = self.decode()
             except (ValueError, RecursionError) as error:
                 detail = ascii(str(error))[:200]
                 at = getattr(error, "pos", self.at)
@@ -179,12 +262,11 @@ class Values:
                 left = len(self.text) - at  # behind the error
             else:
                 length = end - self.at
-                if isinstance(value, dict) and value:
-                    self.start = rf"\{{\s*{re.escape(json.dumps(next(iter(value)), ensure_ascii=False))}"
+                self.start = start
                 if end == len(self.text) and not isinstance(value, dict | list | str) and self.fill():
                     continue  # 12 may go on as 123
                 self.at += length
-                if isinstance(value, str) and _NAMES_A_FIELD.match(self.text, self.at):
+                if isinstance(value, str) and not self.by_key and _NAMES_A_FIELD.match(self.text, self.at):
                     return self.skip(Refusal("not_json", f"a field outside of a record, at character {self.place}", self.place))
                 return value
             goes_on = unclosed or left < _MARGIN
@@ -205,7 +287,7 @@ class Values:
         while len(self.text) - self.at < _BALANCED and self.fill():
             pass
         begins = self.record_start()
-        if self.text[self.at] in _PAIRS:
+        if self.text[self.at] in _PAIRS or self.by_key:
             end = self.balanced_end(begins)
             if end > 0:
                 self.at = end
@@ -227,8 +309,8 @@ class Values:
         if (begins := self.record_start()) is not None:
             self.at = begins
             return
-        self.start = _OBJECT  # the key that was known begins no record here
-        following, start = re.compile(rf"{self.before}(?={_OBJECT})"), self.at + 1
+        self.start = self.any_start  # the key that was known begins no record here
+        following, start = re.compile(rf"{self.before}(?={self.start})"), self.at + 1
         while (found := following.search(self.text, start)) is None:
             self.at = max(self.at, len(self.text) - _MARGIN)
             if not self.fill():
@@ -238,13 +320,18 @@ class Values:
         self.at = found.end()
 
     @property
+    def any_start(self) -> str:
+        """Where a record begins of which nothing is known, as a pattern."""
+        return _KEYED if self.by_key else _OBJECT
+
+    @property
     def before(self) -> str:
         """What stands before a record, as a pattern."""
         return re.escape(self.between) if self.between else r"(?:[,}\]]\s*|\n\s*)"
 
     def record_start(self) -> int | None:
         """Where the next record begins, with the same key as the last one; None where it is not near, or no key is known."""
-        if self.start == _OBJECT:
+        if self.start == self.any_start:
             return None
         found = re.compile(rf"{self.before}(?={self.start})").search(self.text, self.at + 1, self.at + _BALANCED)
         return found.end() if found else None
@@ -255,7 +342,7 @@ class Values:
         Args:
             before: where another record begins: what seems to be closed behind stands in strings, for a quote is missing.
         """
-        after = re.compile(rf"[\s,]*(?:{self.start}|[\]\x1e]|\Z)")
+        after = re.compile(rf"[\s,]*(?:{self.start}|[\]\x1e{'}' if self.by_key else ''}]|\Z)")
         closing: list[str] = []
         for token in _BRACKETS.finditer(self.text, self.at, before or self.at + _BALANCED):
             mark = token.group()

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.sources.decompress import open_expanded
+from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.safe_open import Refusal, SourceText, bounded_lines, decode
 from pipeline_lib.sources.source_file import DIGEST_MARK, SourceFile
@@ -109,8 +109,10 @@ def one_line(name: str) -> str:
     return " ".join(name[:_NAME_CHARACTERS].replace("\0", " ").encode("utf-8", "replace").decode().split())
 
 
-def numbered_lines(file: SourceFile, limits: ReadLimits, line_per_text: int) -> Iterator[tuple[int, bytes | Refusal]]:
-    """The lines of a file that are not blank, each with its number from 1; one that is too long is refused.
+def json_of_lines(file: SourceFile, limits: ReadLimits, line_per_text: int) -> Iterator[tuple[int, Any]]:
+    """The values that the lines of a file state as JSON, each with its line's number from 1; or why a line states none.
+
+    Refusals: not_json, file_too_large. Blank lines are passed over.
 
     Args:
         line_per_text: how many times as long as a text a line may be: it holds metadata and escapes too.
@@ -119,15 +121,40 @@ def numbered_lines(file: SourceFile, limits: ReadLimits, line_per_text: int) -> 
         Unreadable: the file ends early; its last line, which is no whole one, is not given.
     """
     with open_expanded(file.place, limits) as stream:
-        lines = bounded_lines(io.BufferedReader(stream), limits.max_text_bytes * line_per_text)
+        lines = bounded_lines(io.BufferedReader(stream), limits.record_bytes(line_per_text))
         for number, line in enumerate(lines, start=1):
-            if isinstance(line, Refusal) or line.strip():
+            if isinstance(line, Refusal):
                 yield number, line
+            elif line.strip():
+                value = _json_of(line)
+                if isinstance(value, Refusal) and _is_cut(line):
+                    detail = f"the file ends inside line {number}, {len(line)} bytes into it: {value.detail}"
+                    raise Unreadable(Refusal("truncated", detail, number))
+                yield number, value
 
 
-def json_of(line: bytes) -> Any:
-    """The value that a line states as JSON, or the refusal `not_json`."""
+def _json_of(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         return Refusal("not_json", ascii(str(error))[:200])
+
+
+def _is_cut(line: bytes) -> bool:
+    """True for a line without its newline that begins as a value in JSON does and ends before that."""
+    if line.endswith((b"\n", b"\r")):
+        return False
+    text = line.decode("utf-8-sig", "ignore").strip()  # a character may be cut too
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        rest = text[error.pos :]
+        ends_inside = error.msg.startswith("Unterminated string") or any(begun.startswith(rest) for begun in _BEGUN)
+        return text.startswith(("{", "[")) and (ends_inside or ("uXXXX" in error.msg and len(rest) < _ESCAPE))
+    except (ValueError, RecursionError):
+        pass
+    return False
+
+
+_BEGUN = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")  # what a cut leaves of a value
+_ESCAPE = 6  # characters of one in full: \\u00e9

@@ -1,9 +1,9 @@
-"""Remote files: listed through fsspec, and copied to a temporary file while they are read."""
+"""Remote files: listed through fsspec, told by their first bytes, and copied to a temporary file while they are read."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -56,6 +56,39 @@ def list_url(url: str) -> tuple[bool, list[RemoteFile]]:
         if info["type"] == "file"
     ]
     return folder, files
+
+
+def read_heads(urls: Sequence[str], most: int) -> list[bytes]:
+    """The first bytes of remote files, all asked for at once where their server lets one; none of a file that is not there.
+
+    Raises:
+        TransientError: the server did not answer.
+    """
+    import fsspec
+
+    if not urls:
+        return []
+    try:
+        with unlimited():
+            system, _ = fsspec.core.url_to_fs(urls[0])
+            paths = [system._strip_protocol(url) for url in urls]
+            if "http" in system.protocol or "https" in system.protocol:  # which may send all of a file for its beginning
+                heads = [_head(system, path, most) for path in paths]
+            else:
+                heads = system.cat_ranges(paths, [0] * len(paths), [most] * len(paths), on_error="return")
+    except Exception as error:
+        raise TransientError(f"{urls[0]}: reading failed: {type(error).__name__}: {error}") from error
+    return [bytes(head[:most]) if isinstance(head, bytes | bytearray) else b"" for head in heads]
+
+
+def _head(system: Any, path: str, most: int) -> bytes:
+    try:
+        with system.open(path, "rb") as stream:
+            return bytes(stream.read(most))
+    except (FileNotFoundError, PermissionError) as error:
+        if _is_dead_server(error.__cause__):
+            raise
+        return b""
 
 
 @contextmanager

@@ -33,7 +33,9 @@ DIGEST_MARK, LINE_MARK, COPY_MARK = "#sha256=", "#L", "#copy="
 _BEHIND_PATH = re.compile(rf"(?:{DIGEST_MARK}|{LINE_MARK}|{COPY_MARK}).*", re.DOTALL)
 
 # beside the files of a data set, as hubs keep them
-_ABOUT_DATA = re.compile(r"(?i)(?:^|/)(?:\.[^/]*|readme[^/]*|licen[cs]e[^/]*|dataset_infos?\.json|state\.json|_success)$")
+_ABOUT_DATA = re.compile(
+    r"(?i)(?:^|/)(?:\.[^/]*|readme[^/]*|licen[cs]e[^/]*|dataset_(?:infos?|dict)\.json|state\.json|_success)$"
+)
 
 
 class SourceFile(Record):

@@ -7,8 +7,9 @@ weights; it is what a restart goes on from.
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,30 @@ from pipeline_lib.store.records import Part, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.train import optim
 from pipeline_lib.train.distributed import Ranks, largest
-from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job, checkpoint_labels, forget_part, kept_labels, part_key
+from pipeline_lib.train.job import (
+    EVALUATION_FILE,
+    METRICS_FILE,
+    TRAIN,
+    Events,
+    Job,
+    checkpoint_labels,
+    forget_part,
+    kept_labels,
+    part_key,
+    state_labels,
+)
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.optim import WeightAverage
 from pipeline_lib.train.sharding import LocalShard, whole_on_cpu
-from pipeline_lib.train.state import AsyncWriter, SavedState, StateFolder, TrainerState, module_tensors, restore_module
+from pipeline_lib.train.state import (
+    AsyncWriter,
+    SavedState,
+    StateFolder,
+    TrainerState,
+    module_tensors,
+    read_state,
+    restore_module,
+)
 
 
 class ModelCheckpoints:
@@ -63,6 +83,15 @@ class ModelCheckpoints:
             if step <= max(states) and label not in needed:
                 forget_label(self.store, self.job, label)
 
+    def keep_state(self, step: int, folder: Path) -> None:
+        """Commit a copy of a saved training state with the run, for a longer one to go on from."""
+        (label,) = state_labels(self.job, step)
+        if self.whole_part(label) is None:
+            scratch = self.store.scratch(self.job.stage.name)
+            for file in sorted(folder.iterdir()):
+                shutil.copyfile(file, scratch / file.name)
+            self._commit(label, scratch, {}, {"step": step})
+
     def save_metrics(self, files: dict[str, str]) -> None:
         """Commit the records of a finished run."""
         if self.ranks.is_first and self.job.stage == TRAIN and self.whole_part("metrics") is None:
@@ -77,7 +106,8 @@ class ModelCheckpoints:
     def are_whole(self, step: int, texts: dict[str, str]) -> bool:
         """True if every model that is kept of those due by a step is there, byte by byte."""
         kept = kept_labels(self.job, texts.get(EVALUATION_FILE, ""), step)
-        return all(self.whole_part(label) is not None for label in kept)
+        # the state that is kept with the run is a copy of the one that is saved at its step
+        return all(self.whole_part(label) is not None for label in (*kept, *state_labels(self.job, step - 1)))
 
     def last_good(self, step: int) -> str | None:
         """The newest one written before a step."""
@@ -103,6 +133,11 @@ def forget_label(store: Store, job: Job, label: str) -> None:
     """Take a run's model away, if it is there."""
     if part := store.find_part(job.stage.name, part_key(job.key, label)):
         forget_part(store, part)
+
+
+def rows_until(step: int, metrics: str) -> str:
+    """The rows of metrics.jsonl up to a step."""
+    return "".join(row for row in metrics.splitlines(keepends=True) if json.loads(row)["step"] <= step)
 
 
 def state_json(fields: dict[str, Any]) -> str:
@@ -194,6 +229,13 @@ class Resume:
         """Wait until the last state is on the disk. Raises what its writing met."""
         self._writer.wait()
 
+    def keep(self, done: int, texts: dict[str, str]) -> None:
+        """Save the state, and keep it with the run; every rank has to call. Raises what its writing met."""
+        self.save(done, texts)
+        self.wait()
+        if self.ranks.is_first:
+            self.checkpoints.keep_state(done, self.states.load(done).folder)
+
     def settle(self) -> BaseException | None:
         """Wait until the last state is on the disk; returns what its writing met."""
         return self._writer.settle()
@@ -207,10 +249,25 @@ class Resume:
         state = self.states.newest(self._is_usable, self.events.log) if self.ranks.is_first else None
         step = largest(state.step if state else 0, self.ranks)
         if step == 0:
-            return None
+            return self._continued()
         state = state or self.states.load(step)
         self.trained.restore(state)
         return state
+
+    def _continued(self) -> SavedState | None:
+        """The state of the run that this one goes on from, put back; its weights alone are the start already."""
+        continued = self.states.continued
+        if continued is None:
+            return None
+        if not continued.state:
+            return SavedState(
+                continued.step, Path(), {METRICS_FILE: rows_until(continued.step, Path(continued.metrics).read_text())}
+            )
+        state = read_state(Path(continued.state))
+        self.trained.restore(state)
+        rows = state.texts.get(EVALUATION_FILE, "").splitlines(keepends=True)
+        due = [row for row in rows if json.loads(row)["step"] in self.checkpoints.labels]
+        return replace(state, texts={**state.texts, EVALUATION_FILE: "".join(due)})
 
     def _is_usable(self, state: SavedState) -> bool:
         return self.checkpoints.are_whole(state.step, state.texts)

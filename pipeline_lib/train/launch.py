@@ -15,35 +15,37 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides, check_early_stopping
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.artifact import Artifact, verify_part
-from pipeline_lib.store.files import digest_of, exclusive, replace_file, sha256_file
+from pipeline_lib.store.files import exclusive, replace_file
 from pipeline_lib.store.records import Outcome, Part, Stage
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
-    PRETRAIN,
     TRAIN,
     ArtifactRef,
     Job,
     checkpoint_labels,
+    early_stop_told,
     forget_part,
     kept_labels,
+    last_step,
     parse_event,
     part_key,
+    state_labels,
 )
 from pipeline_lib.train.rows import check_views
+from pipeline_lib.train.start import longest_stable, named, start_of, verify
 from pipeline_lib.train.torchrun import command, environment
 
 SAVE_GRACE_SECONDS = 20.0
@@ -67,15 +69,21 @@ def log_line(line: str) -> None:
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """Inputs of training: token shards, the tokenizer they were made with, and the model it starts from, if any."""
+    """Inputs of training: token shards, the tokenizer they were made with, and the model it starts from, if any.
+
+    Attributes:
+        start: of stage "pretrain" or "lexical_start".
+        parent: of stage "train": the run whose checkpoint it starts from or goes on from.
+    """
 
     shards: Artifact
     tokenizer: Artifact
-    start: Artifact | None = None  # of stage "pretrain"
+    start: Artifact | None = None
+    parent: Artifact | None = None
 
     def named(self) -> dict[str, Artifact]:
         """The inputs that there are, by the names that lineage records."""
-        named = {"shards": self.shards, "tokenizer": self.tokenizer, "start": self.start}
+        named = {"shards": self.shards, "tokenizer": self.tokenizer, "start": self.start, "parent": self.parent}
         return {name: artifact for name, artifact in named.items() if artifact is not None}
 
 
@@ -136,8 +144,9 @@ class Report:
 
 def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report) -> Artifact:
     """The artifact of one training run, contrastive or of a language model; made only if it is not there."""
-    start, digest = _start_folder(inputs.start, choices.model)
-    named = choices.model_copy(update={"model": choices.model.model_copy(update={"init": digest})})
+    start = start_of(store, inputs.start, choices.config, choices.model, inputs.tokenizer)
+    choices = choices.model_copy(update=named(choices.config, choices.model, start))
+    inputs = replace(inputs, parent=inputs.parent or start.parent)
 
     def make(key: str) -> Outcome:
         job = Job(
@@ -147,20 +156,24 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
             key=key,
             shards=ArtifactRef.of(inputs.shards),
             tokenizer=ArtifactRef.of(inputs.tokenizer),
-            start=start,
-            start_digest=digest,
+            start=start.folder,
+            start_digest=start.digest,
+            continued=start.continued,
             config=choices.config,
             model=choices.model,
         )
+        verify(start)
         for line in _warnings(inputs.shards, job.config):
             report.log(WARNING + line)
+        digests = {name: artifact.digest for name, artifact in inputs.named().items()}
         node = job.config.node_rank
         lock = job.folder / (f"launcher-{node}.lock" if node else "launcher.lock")
         with exclusive(lock, lambda: report.log("another process trains this; waiting for it")):
-            Supervisor(job, report).run()
+            going_on = longest_stable(store, job, choices.key_fields(), digests, report.log)
+            Supervisor(going_on, report).run()
         return _outcome(store, job)
 
-    return store.build(stage, named, inputs.named(), make)
+    return store.build(stage, choices, inputs.named(), make)
 
 
 def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:
@@ -170,27 +183,11 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
         UserError: what would end it as soon as its model is loaded.
     """
     if isinstance(config, TrainConfig):
+        check_early_stopping(config)
         check_divides(config.batch_size, config.processes * config.nodes)
     missing = check_views(shards, config)
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
     return [warning] if missing else []
-
-
-def _start_folder(start: Artifact | None, model: ModelConfig) -> tuple[str, str]:
-    """The folder of the causal language model to start from and its content's digest; empty where there is none."""
-    if start is not None and model.init and start.manifest.stage != PRETRAIN.name:
-        raise UserError(f"model.init is {model.init}, and a {start.manifest.stage} start is given too; choose one of them")
-    if start is not None:  # a pre-trained one went on from model.init, where there is one
-        return str(start.part_folder("model")), start.digest
-    if not model.init:
-        return "", ""
-    folder = Path(model.init).absolute()
-    if not (folder / "config.json").is_file() and not is_sentence_transformer(folder):
-        raise UserError(
-            f"model.init: no config.json in {folder}; expected that of a causal language model or of sentence-transformers"
-        )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return str(folder), digest_of([(path.relative_to(folder).as_posix(), sha256_file(path)) for path in files])
 
 
 def _outcome(store: Store, job: Job) -> Outcome:
@@ -199,16 +196,21 @@ def _outcome(store: Store, job: Job) -> Outcome:
         if label not in found and (part := store.find_part(job.stage.name, part_key(job.key, label))):
             forget_part(store, part)
     parts = tuple(found.values())
-    (*_, newest) = (part for part in parts if part.label != "metrics")
+    labels = checkpoint_labels(job).values()
+    (*_, newest) = (part for part in parts if part.label in labels)
     state = json.loads((store.folder_of(newest) / "state.json").read_text())
     if job.config.node_rank == 0:
         shutil.rmtree(job.folder / "states", ignore_errors=True)
-    return Outcome(parts=parts, facts={name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")})
+    told = early_stop_told(job, _evaluation(store, job))
+    facts = {name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")}
+    return Outcome(parts=parts, facts=facts | ({"stopped_early": told} if told else {}))
 
 
 def _parts(store: Store, job: Job) -> dict[str, Part]:
     """The run's parts that are there, by label; the metrics after the checkpoints."""
-    labels = [*kept_labels(job, _evaluation(store, job), job.config.steps), *(["metrics"] if job.stage == TRAIN else [])]
+    evaluation = _evaluation(store, job)
+    done = last_step(job, evaluation)
+    labels = [*kept_labels(job, evaluation, done), *state_labels(job, done), *(["metrics"] if job.stage == TRAIN else [])]
     found = {label: store.find_part(job.stage.name, part_key(job.key, label)) for label in labels}
     missing = [label for label, part in found.items() if part is None]
     if missing:

@@ -22,12 +22,14 @@ SCALE_PARAMETER = "log_scale"
 
 
 def schedule(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The share of its peak that a rate has in step `step` (from 0) of `steps`: linear warm-up, then a cosine."""
+    """The share of its peak that a rate has in step `step` (from 0) of `steps`: linear warm-up, then as the config says."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    final = config.final_learning_rate_share
+    if (stable := config.stable_steps(steps)) is not None:
+        return 1.0 - (1.0 - final) * max(0.0, (step + 1 - stable) / max(1, steps - stable))
     after_warmup = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, after_warmup)))
-    final = config.final_learning_rate_share
     return final + (1.0 - final) * cosine
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.finetuning import FinetuneConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
@@ -119,7 +120,9 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "checkpoints": config.checkpoints,
         # a training set has no held-out split to measure on, and each checkpoint that was asked for stays
         "evaluation_pairs": 0,
+        "early_stopping": EarlyStoppingConfig(),
         "keep_checkpoints": None,
+        "continue_from": None,
         "seed": config.seed,
         "processes": config.processes,
         # the rows lie in the order of ids, which are hashes: any window of them is a fair sample

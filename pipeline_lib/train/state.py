@@ -74,6 +74,7 @@ class StateFolder:
         self.store = Store(job.root)
         self.stage = Stage(name=f"{job.stage.name}/{job.key}/states", version=job.stage.version)
         self.identity = job.identity(torch.__version__)
+        self.continued = job.continued
         self.folder = job.folder / "states"
         self.ranks = ranks
         self._run_key = job.key
@@ -164,10 +165,14 @@ class StateFolder:
         return identity
 
     def _read(self, part: Part) -> SavedState:
-        folder = self.store.root / part.folder
-        saved = json.loads((folder / "state.json").read_text())
-        names = [file.name for file in part.files if not file.name.endswith(".safetensors") and file.name != "state.json"]
-        return SavedState(saved["step"], folder, {name: (folder / name).read_text() for name in names})
+        return read_state(self.store.root / part.folder)
+
+
+def read_state(folder: Path) -> SavedState:
+    """The state in a folder, whose files have been verified."""
+    saved = json.loads((folder / "state.json").read_text())
+    texts = {path.name: path.read_text() for path in sorted(folder.glob("*.jsonl"))}
+    return SavedState(saved["step"], folder, texts)
 
 
 def _await_receipts(scratch: Path, n_ranks: int) -> None:

@@ -32,7 +32,7 @@ from pipeline_lib.train.distributed import (
     sum_gradients,
     sum_over_ranks,
 )
-from pipeline_lib.train.job import EVALUATION_FILE, TRAIN, Events, Job
+from pipeline_lib.train.job import EVALUATION_FILE, METRICS_FILE, TRAIN, Events, Job, early_stop_told
 from pipeline_lib.train.metrics import (
     FINITE_ADVICE,
     Clock,
@@ -109,28 +109,42 @@ class Trainer:
 
     def _run(self) -> bool:
         first = self._reached = self._start()
-        for line in self.objective.describe() if first == 0 else [f"going on after step {first}"]:
+        for line in self.objective.describe() if first == self.job.steps_before else [f"going on after step {first}"]:
             self.events.log(line)
+        if first and first == self.job.stable_steps:  # a kill may have come between its saving and its keeping
+            self.resume.keep(first, self._texts())
         self.clock = Clock(self.job.folder / "timing.jsonl" if self.ranks.is_first else None, self.config.steps)
         for step in range(first, self.config.steps):
+            if self._is_over():
+                break
             self._reached = step + 1
             self.take_step(step)
             done = step + 1
             if done in self.checkpoints.labels:
                 with self.watch.timed("checkpoint"):
                     self._save_checkpoint(done)
+            if done == self.job.stable_steps:
+                with self.watch.timed("saving"):
+                    self._require_finite_weights(done)
+                    self.resume.keep(done, self._texts())
             # one collective for both: every rank stops, or saves, after the same step
             with self.watch.timed("synchronisation"):
                 stop, save = largest_of([self.stop.raised, self.resume.is_due], self.ranks)
-            if done < self.config.steps and stop:
+            if done < self.config.steps and stop and not self._is_over():
                 self.resume.save(done, self._texts())
                 self.resume.wait()
                 self.events.send("stopped", step=done)
                 return False
             if save:
                 self.save_state(done)
+        if told := early_stop_told(self.job, self.evaluation):
+            self.events.log(told)
         self.checkpoints.save_metrics(self._texts())
         return True
+
+    def _is_over(self) -> bool:
+        """True once early stopping has ended the run: every rank, and a restart, decides by the same held-out figures."""
+        return early_stop_told(self.job, self.evaluation) != ""
 
     def save_state(self, done: int) -> None:
         """Copy the full state after so many steps; it is written asynchronously, during the next ones.
@@ -145,7 +159,8 @@ class Trainer:
     def take_step(self, step: int) -> StepMetrics:
         """Step `step` (from 0): all that changes the weights."""
         torch.manual_seed(int(digest_of([self.config.seed, step, self.ranks.rank])[:15], 16))
-        share = optim.schedule(self.config, step, self.config.steps)
+        before = self.job.steps_before
+        share = optim.schedule(self.config, step - before, self.config.steps - before)
         rate = share * self.config.learning_rate
         optim.set_learning_rates(self.optimizer, share)
         temperature = self.objective.temperature()
@@ -217,14 +232,14 @@ class Trainer:
         state = self.resume.start()
         if state is None:
             return 0
-        self.log.restore(state.texts["metrics.jsonl"])
+        self.log.restore(state.texts[METRICS_FILE])
         self.evaluation = state.texts.get(EVALUATION_FILE, "")
         self.pairs_seen = int(self.log.last["pairs_seen"])
         return state.step
 
     def _texts(self) -> dict[str, str]:
         evaluation = {EVALUATION_FILE: self.evaluation} if self.evaluation else {}
-        return {"metrics.jsonl": self.log.text(), **evaluation}
+        return {METRICS_FILE: self.log.text(), **evaluation}
 
     def _save_checkpoint(self, done: int) -> None:
         """Measure the model where that is asked for, and commit it as a part.
@@ -242,7 +257,7 @@ class Trainer:
             self.events.log(f"step {done}: " + ", ".join(f"held-out {name} {value:.4f}" for name, value in figures.items()))
         files = {"state.json": state_json(self._checkpoint_fields(done, temperature))}
         if self.job.stage != TRAIN:
-            files["metrics.jsonl"] = self.log.text()
+            files[METRICS_FILE] = self.log.text()
         self.checkpoints.save(done, self.objective, self.average, files)
 
     def _checkpoint_fields(self, done: int, temperature: float | None) -> dict[str, Any]:
@@ -252,7 +267,7 @@ class Trainer:
             "pairs_seen": self.pairs_seen,
             "temperature": temperature,  # of the weights beside it, which may be averaged
             "loss": last["loss"],
-            "config_digest": digest_of([self.config.key_fields(), self.job.model.key_fields()]),
+            "config_digest": self.job.config_digest,
             "torch": torch.__version__,
             "world_size": self.ranks.size,
         }

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline_lib.config.finetuning import TrainingSetConfig
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.config.training import TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, check_stream, open_expanded
 from pipeline_lib.sources.safe_open import Refusal, bounded_lines

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.training import TrainingSetConfig
+from pipeline_lib.config.finetuning import TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact

@@ -13,8 +13,9 @@ import pytest
 from training_runs import MODEL, WORDS, tiny_config, write_inputs
 
 from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainConfig, TrainingSetConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint

@@ -16,7 +16,7 @@ from unit.curation.rows import pair, validated
 from pipeline_lib.config.data import ContaminationConfig, CurateConfig, NearDuplicatesConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
-from pipeline_lib.curation.near_duplicates import jaccard, shingle_sets
+from pipeline_lib.curation.shingles import jaccard, shingle_sets
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 

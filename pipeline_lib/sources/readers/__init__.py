@@ -11,11 +11,12 @@ all that came before is kept. Optional packages are imported where they are used
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import tee
 from pkgutil import iter_modules
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, read_whole, reading, without_suffix
-from pipeline_lib.sources.first_bytes import kind_of, prose_or_refusal, read_head
+from pipeline_lib.sources.first_bytes import heads_of, kind_of, prose_or_refusal, read_head
 from pipeline_lib.sources.records import Loss, SourceRecord
 from pipeline_lib.sources.remote import local_copy
 from pipeline_lib.sources.safe_open import Refusal, decode, read_source
@@ -102,20 +103,40 @@ def options_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def guess(place: str) -> str | None:
-    """The name of the reader that recognises a path, glob or URL: by what it holds, on this machine, before its name.
+def guess(place: str, head: bytes | None = None) -> str | None:
+    """The name of the reader that recognises a path, glob or URL: by what it holds before its name.
 
     None for code, prose, and files that look like something that no reader takes.
+
+    Args:
+        head: the file's first bytes, decompressed, where they are known.
+
+    Raises:
+        TransientError: the file is not on this machine and its server did not answer.
     """
-    if form_of(without_suffix(place)) in _BY_NAME:
+    if is_told_by_name(place):
         return None
-    kind = kind_of(read_head(place, ReadLimits()))
+    kind = kind_of(read_head(place, ReadLimits()) if head is None else head)
     if kind in reader_names():
         return kind
     if kind and kind != "packed":
         return None
     found = [name for name in reader_names() if _load(name).recognises(place)]
     return max(found, key=lambda name: _load(name).probe is not None, default=None)
+
+
+def guesses(places: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Each place and the reader that recognises it, as `guess` says; what is remote is looked at many files at a time."""
+    limits = ReadLimits()
+    told, others = tee(places)
+    heads = heads_of((place for place in others if not is_told_by_name(place)), limits)
+    for place in told:
+        yield place, None if is_told_by_name(place) else guess(place, next(heads)[1])
+
+
+def is_told_by_name(place: str) -> bool:
+    """True for code and for prose with marks of its own, which are not looked into."""
+    return form_of(without_suffix(place)) in _BY_NAME
 
 
 # code is told by its name, for it may begin like a page (PHP) or a table; so is prose with marks of its own

@@ -1,4 +1,4 @@
-"""Archives, member by member: .tar (plain or compressed), .zip, wheels and sdists, never unpacked.
+"""Archives, member by member: .tar (plain or compressed), .zip, .7z, wheels and sdists, never unpacked.
 
 A member's name is metadata here, never a place: no file is written, no link followed, no device opened. An archive inside an
 archive is not opened. Headers and directories are read within bounds, and one that is broken or lies is refused.
@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
-import stat
-import struct
 import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
-from io import BufferedReader
 from typing import IO, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.read_limits import ReadLimits
+from pipeline_lib.sources.codecs import SEVEN_ZIP
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, valid_name
 from pipeline_lib.sources.licences import HEAD_BYTES, MAX_STATEMENT_BYTES, Licences
@@ -31,12 +25,13 @@ from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.readers.html import main_text
 from pipeline_lib.sources.records import SourceRecord, as_text
 from pipeline_lib.sources.safe_open import Refusal, decode
+from pipeline_lib.sources.seven_zip import SevenZipEntry, seven_zip_entries
 from pipeline_lib.sources.source_file import Form, SourceFile, form_of
 from pipeline_lib.sources.time_limit import sign_of_life, within_time
+from pipeline_lib.sources.zip_archive import ZIPS, ZipEntry, zip_entries
 
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _BROKEN = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
-MAX_NAME_CHARACTERS = 4096
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -64,14 +59,15 @@ def wanted_form(name: str, html: bool) -> Form | None:
     return form_of(name)
 
 
-def unsafe_path(name: str) -> Refusal | None:
+def unsafe_path(name: str, limits: ReadLimits) -> Refusal | None:
     """Why a name would leave the folder that it is unpacked in. Nothing is ever unpacked: it tells a hostile archive."""
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         return Refusal("unsafe_path", "an absolute path")
     if ".." in re.split(r"[/\\]", name):
         return Refusal("unsafe_path", "a path with `..`")
-    if len(name) > MAX_NAME_CHARACTERS:
-        return Refusal("unsafe_path", f"a path of {len(name)} characters, at most {MAX_NAME_CHARACTERS} are read")
+    if len(name) > (most := limits.max_name_characters):
+        detail = f"a path of {len(name)} characters, at most {most} are read; see source.limits.max_name_characters"
+        return Refusal("unsafe_path", detail)
     return None
 
 
@@ -83,7 +79,8 @@ def member_record(
     Args:
         licences: what the container's manifests and licence files say.
     """
-    update: dict[str, Any] = {"path": f"{container.path}!{valid_name(name[:MAX_NAME_CHARACTERS])}", "form": form or "plain"}
+    path = f"{container.path}!{valid_name(name[: limits.max_name_characters])}"
+    update: dict[str, Any] = {"path": path, "form": form or "plain"}
     if isinstance(content, Refusal):
         return SourceRecord(container.model_copy(update={**update, "bytes": 0, "sha256": ""}), content)
     update |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -171,142 +168,6 @@ def _kind(info: tarfile.TarInfo) -> Literal["file", "folder", "link", "special"]
     return "link" if info.issym() or info.islnk() else "special"
 
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may decompress to any size in one call
-_LOCAL_HEADER_BYTES = 30
-_LOCAL_HEADER = b"PK\3\4"
-
-
-class _Budget:
-    """How much may still come out of an archive."""
-
-    def __init__(self, size: int, limits: ReadLimits) -> None:
-        by_ratio = max(limits.free_expansion_bytes, size * limits.max_expansion)
-        self.most = self.left = min(by_ratio, math.inf if limits.max_expanded_bytes is None else limits.max_expanded_bytes)
-
-    def take(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise Unreadable(Refusal("expansion_limit", f"more than {self.most:.0f} bytes come out; see source.limits"))
-
-
-class ZipEntry(NamedTuple):
-    """One member."""
-
-    name: str
-    kind: Literal["file", "folder", "link", "special"]
-    size: int
-    target: str
-    archive: zipfile.ZipFile
-    info: zipfile.ZipInfo
-    budget: _Budget
-
-    def read(self, max_bytes: int) -> bytes | Refusal:
-        """Its content, of which no more than `max_bytes` + 1 are decompressed."""
-        if self.info.flag_bits & 0x1:
-            return Refusal("encrypted", "a member that needs a password")
-        if self.info.compress_type not in _METHODS:
-            return Refusal("unsupported_compression", f"method {self.info.compress_type}, only stored and deflated are read")
-        try:
-            with self.archive.open(self.info) as stream:
-                content = stream.read(max_bytes + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, struct.error, NotImplementedError, OSError) as error:
-            return Refusal("damaged", f"{type(error).__name__}: {ascii(str(error))[:200]}", self.info.header_offset)
-        self.budget.take(len(content))
-        return content if len(content) == self.size else Refusal("damaged", f"{len(content)} bytes of {self.size}")
-
-
-def zip_entries(stream: BufferedReader, limits: ReadLimits) -> Iterator[ZipEntry]:
-    """The entries of a zip archive in the order of its directory.
-
-    Raises:
-        Unreadable: `truncated`, `damaged` or `expansion_limit`.
-    """
-    size = stream.seek(0, 2)
-    budget = _Budget(size, limits)
-    if (refusal := _directory_refusal(stream, limits)) is not None:
-        yield from _without_directory(stream, budget, refusal)
-        return
-    try:
-        archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError, OverflowError) as error:
-        refusal = Refusal("damaged", f"no sound zip directory: {ascii(str(error))[:200]}")
-        yield from _without_directory(stream, budget, refusal)
-        return
-    infos = archive.infolist()
-    _check_overlaps(infos, archive.start_dir)
-    for info in infos:
-        yield ZipEntry(info.filename, _zip_kind(info), info.file_size, "its content", archive, info, budget)
-
-
-def _directory_refusal(stream: BufferedReader, limits: ReadLimits) -> Refusal | None:
-    try:
-        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # the one way to know the size before it is read
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError) as error:
-        return Refusal("damaged", f"no sound zip directory: {ascii(str(error))[:200]}")
-    if end is None:
-        return Refusal("truncated", "a zip archive without its directory, which stands at the end: get it again")
-    size, most = end[zipfile._ECD_SIZE], limits.max_directory_bytes  # type: ignore[attr-defined]
-    if size > most:
-        detail = f"a directory of {size} bytes, at most {most} are read; see source.limits.max_directory_bytes"
-        raise Unreadable(Refusal("too_many_members", detail))
-    return None
-
-
-def _without_directory(stream: BufferedReader, budget: _Budget, refusal: Refusal) -> Iterator[ZipEntry]:
-    """The members of an archive whose directory is gone, by the header before each; then the refusal is raised.
-
-    A member whose header does not tell its length ends that: nothing says where the next one begins.
-    """
-    at, size = 0, stream.seek(0, 2)
-    while True:
-        stream.seek(at)
-        head = stream.read(_LOCAL_HEADER_BYTES)
-        if len(head) < _LOCAL_HEADER_BYTES or not head.startswith(_LOCAL_HEADER):
-            break
-        _, _, flags, method, _, _, crc, packed, length, named, extra = struct.unpack("<4s5H3L2H", head)
-        name = stream.read(named).decode("utf-8" if flags & 0x800 else "cp437", "replace")
-        begin = at + _LOCAL_HEADER_BYTES + named + extra
-        if flags & 0x8 or 0xFFFFFFFF in (packed, length) or begin + packed > size:
-            break
-        info = zipfile.ZipInfo(name)
-        info.flag_bits, info.compress_type, info.CRC, info.header_offset = flags, method, crc, at
-        info.compress_size, info.file_size, at = packed, length, begin + packed
-        kind: Literal["file", "folder"] = "folder" if name.endswith("/") else "file"
-        yield ZipEntry(name, kind, length, "its content", _LocalMembers(stream), info, budget)
-    lost = size if refusal.reason == "truncated" else size - at
-    raise Unreadable(replace(refusal, offset=at, lost_bytes=lost))
-
-
-class _LocalMembers(zipfile.ZipFile):
-    """An archive of which only members are opened whose headers are known."""
-
-    def __init__(self, stream: BufferedReader) -> None:
-        super().__init__(io.BytesIO(), "w")
-        self.mode, self.fp = "r", cast(Any, stream)
-
-    def __del__(self) -> None:  # nothing is to be written behind what is read
-        return
-
-
-def _check_overlaps(infos: list[zipfile.ZipInfo], directory: int) -> None:
-    """Members that share bytes are how 10 MB become 281 TB (D. Fifield, A better zip bomb, 2019)."""
-    bounds = [(info.header_offset, info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size) for info in infos]
-    last = 0
-    for start, end in [*sorted(bounds), (directory, directory)]:
-        if start < last:
-            raise Unreadable(Refusal("expansion_limit", "members that overlap: a bomb, or a damaged directory", start))
-        last = end
-
-
-def _zip_kind(info: zipfile.ZipInfo) -> Literal["file", "folder", "link", "special"]:
-    mode = info.external_attr >> 16
-    if info.is_dir():
-        return "folder"
-    if stat.S_ISLNK(mode):
-        return "link"
-    return "file" if not stat.S_IFMT(mode) or stat.S_ISREG(mode) else "special"
-
-
 _ARCHIVES = (".zip", ".whl", ".jar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".7z", ".rar")
 
 
@@ -320,7 +181,7 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
     chosen, licences = _Chosen(limits, html), _licences(file, limits)
     broken: Unreadable | None = None
     try:
-        with open_expanded(file.place, limits) as stream:
+        with open_expanded(file.place, limits, read=SEVEN_ZIP) as stream:
             for entry in _entries(stream, limits):
                 if chosen.is_read(entry):
                     form = wanted_form(entry.name, html)
@@ -335,15 +196,18 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
         raise broken
 
 
-def _entries(stream: Expanded, limits: ReadLimits) -> Iterator[TarEntry | ZipEntry]:
-    is_zip = stream.raw.peek(4)[:4] in (b"PK\3\4", b"PK\5\6")
-    yield from zip_entries(stream.raw, limits) if is_zip else tar_entries(stream, limits)
+def _entries(stream: Expanded, limits: ReadLimits) -> Iterator[TarEntry | ZipEntry | SevenZipEntry]:
+    head = stream.raw.peek(len(SEVEN_ZIP))
+    if head.startswith(SEVEN_ZIP):
+        yield from seven_zip_entries(stream, limits)
+    else:
+        yield from zip_entries(stream.raw, limits) if head.startswith(ZIPS) else tar_entries(stream, limits)
 
 
 def _licences(file: SourceFile, limits: ReadLimits) -> Licences:
     """What manifests and licence files say, in a pass of its own: they may stand behind the files that they are of."""
     licences = Licences(file.licence)
-    with suppress(Unreadable), open_expanded(file.place, limits) as stream:  # the pass over the texts says so
+    with suppress(Unreadable), open_expanded(file.place, limits, read=SEVEN_ZIP) as stream:  # the pass over the texts says so
         for entry in _entries(stream, limits):
             sign_of_life()
             if entry.kind == "file" and entry.size <= MAX_STATEMENT_BYTES and licences.is_statement(entry.name):
@@ -361,18 +225,18 @@ class _Chosen:
         self.refused = 0
         self.skips = Skips()
 
-    def is_read(self, entry: TarEntry | ZipEntry) -> bool:
+    def is_read(self, entry: TarEntry | ZipEntry | SevenZipEntry) -> bool:
         """True where a member shows in the rows, as a text or as a refusal: folders, pictures and the like do not."""
         if entry.kind == "folder":
             return False
-        if entry.kind == "special" or unsafe_path(entry.name) is not None:
+        if entry.kind == "special" or unsafe_path(entry.name, self.limits) is not None:
             return True
         if wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES):
             return True
         self.skips.note(entry.name)
         return False
 
-    def content(self, entry: TarEntry | ZipEntry) -> bytes | Refusal:
+    def content(self, entry: TarEntry | ZipEntry | SevenZipEntry) -> bytes | Refusal:
         """A member's bytes, or why they are not read."""
         content = self._refusal(entry) or entry.read(self.limits.max_text_bytes)
         if isinstance(content, Refusal):
@@ -382,8 +246,8 @@ class _Chosen:
                 raise Unreadable(Refusal("too_many_members", detail))
         return content
 
-    def _refusal(self, entry: TarEntry | ZipEntry) -> Refusal | None:
-        unsafe = unsafe_path(entry.name)
+    def _refusal(self, entry: TarEntry | ZipEntry | SevenZipEntry) -> Refusal | None:
+        unsafe = unsafe_path(entry.name, self.limits)
         if unsafe is not None:
             return unsafe
         if entry.kind == "link":

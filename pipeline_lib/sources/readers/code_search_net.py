@@ -16,7 +16,7 @@ from typing import Any
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.readers import Reader
-from pipeline_lib.sources.records import SourceRecord, address, json_of, numbered_lines, one_line, refused_record
+from pipeline_lib.sources.records import SourceRecord, address, json_of_lines, one_line, refused_record
 from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -32,14 +32,14 @@ def read_records(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
     decoding. Of the file: truncated, damaged, expansion_limit, too_many_members.
     """
     try:
-        for number, line in numbered_lines(file, limits, LINE_PER_TEXT):
-            yield _function(file, number, line, limits)
+        for number, record in json_of_lines(file, limits, LINE_PER_TEXT):
+            yield _function(file, number, record, limits)
     except Unreadable as error:
         yield SourceRecord(file, error.refusal)
 
 
-def _function(file: SourceFile, number: int, line: bytes | Refusal, limits: ReadLimits) -> SourceRecord:
-    record = line if isinstance(line, Refusal) else _checked(json_of(line))
+def _function(file: SourceFile, number: int, value: Any, limits: ReadLimits) -> SourceRecord:
+    record = _checked(value)
     if isinstance(record, Refusal):
         return refused_record(file, str(number), record, number)
     place = record.get("url") or f"{record['repo']}/{record['path']}#{number}"

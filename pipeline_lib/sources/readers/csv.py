@@ -24,6 +24,7 @@ from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 
 _ROWS_TRIED = 50
+_ROW_PER_TEXT = 2
 _NO_DELIMITER = "\x1f"  # of a table of one column, whose commas are its text's
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _Row = list[str] | Refusal
@@ -63,7 +64,7 @@ def _numbered(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, objec
     with open_expanded(file.place, limits) as stream:
         try:
             text = io.TextIOWrapper(io.BufferedReader(stream), encoding, _errors(encoding), newline="")
-            rows = _Rows(text, delimiter, limits.max_text_bytes * 2)
+            rows = _Rows(text, delimiter, limits.record_bytes(_ROW_PER_TEXT))
             header = list(options.columns) or rows.header()
             if isinstance(header, Refusal):
                 raise Unreadable(header)

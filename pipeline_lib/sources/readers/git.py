@@ -7,12 +7,13 @@ it goes off. The format is that of git's Documentation/gitformat-pack.txt.
 
 from __future__ import annotations
 
+import itertools
 import stat
 import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from pydantic import Field
 
@@ -30,7 +31,6 @@ from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import sign_of_life
 
 if TYPE_CHECKING:
-    from dulwich.object_store import ObjectContainer
     from dulwich.objects import ObjectID, ShaFile
     from dulwich.pack import Pack
     from dulwich.repo import Repo
@@ -176,8 +176,8 @@ def describe_repository(place: str, source: str, revision: str) -> SourceFile:
 def read_repository(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every file of code or prose of the listed commit, by path; its group is the repository.
 
-    Refusals of files: link, submodule, unsafe_path, file_too_large, damaged, and those of decoding. Of the repository:
-    unreadable, damaged, too_many_members.
+    Refusals of files: link, submodule, unsafe_path, file_too_large, damaged, and those of decoding; of folders: damaged,
+    tree_depth. Of the repository: unreadable, damaged, too_many_members.
     """
     from dulwich.errors import NotGitRepository
     from dulwich.repo import Repo
@@ -201,44 +201,86 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[S
     objects = SmallObjects(repository, limits.max_text_bytes)
     most = limits.max_members or max(_FREE_ENTRIES, int(limits.max_expansion * _count(repository)))
     licences = _licences(file, objects, commit.tree, limits, most)
-    for mode, name, sha in _entries(objects, commit.tree, limits, most):
+    for mode, name, sha, broken in _entries(objects, commit.tree, limits, most):
         form = wanted_form(name, html)
-        if mode == _SUBMODULE:
+        if broken is not None:
+            yield member_record(file, name, form, broken, limits, licences)
+        elif mode == _SUBMODULE:
             refusal = Refusal("submodule", "another repository: list it by itself")
             yield member_record(file, name, form, refusal, limits, licences)
         elif form is not None:
-            yield member_record(file, name, form, _content(objects, mode, name, sha), limits, licences)
+            yield member_record(file, name, form, _content(objects, mode, name, sha, limits), limits, licences)
         else:
             skips.note(name)
     if skips:
         yield SourceRecord(file, skips)
 
 
-def _entries(objects: SmallObjects, tree: ObjectID, limits: ReadLimits, most: int) -> Iterator[tuple[int, str, ObjectID]]:
-    """Mode, path and object of each file.
+class _Entry(NamedTuple):
+    """One file of a commit, or a folder that cannot be read."""
+
+    mode: int
+    name: str
+    sha: ObjectID
+    refusal: Refusal | None = None  # of a folder: nobody knows what is in it
+
+
+def _entries(objects: SmallObjects, tree: ObjectID, limits: ReadLimits, most: int) -> Iterator[_Entry]:
+    """Each file, by path; a folder that is broken or nested too deep is one entry, and what follows it is read.
 
     Raises:
         Unreadable: there are more than `most`; folders are counted too, for a few objects can nest to any number of them.
+        zlib.error, KeyError and others of dulwich: the first folder, which holds all, is broken or missing.
     """
-    from dulwich.object_store import iter_tree_contents
-
-    contents = iter_tree_contents(cast("ObjectContainer", objects), tree, include_trees=True, max_depth=limits.max_depth)
-    for count, entry in enumerate(contents):
+    pending = [(stat.S_IFDIR, b"", tree, 0)]
+    for count in itertools.count():
+        if not pending:
+            return
         sign_of_life()
         if count > most:
             detail = f"more than {most} files and folders; see source.limits.max_members"
             raise Unreadable(Refusal("too_many_members", detail))
-        if not stat.S_ISDIR(entry.mode or 0) and entry.sha is not None:
-            yield entry.mode or 0, valid_name((entry.path or b"").decode("utf-8", "surrogateescape")), entry.sha
+        mode, path, sha, depth = pending.pop()
+        name = valid_name(path.decode("utf-8", "surrogateescape"))
+        if not stat.S_ISDIR(mode):
+            yield _Entry(mode, name, sha)
+            continue
+        if depth >= limits.max_depth:
+            detail = f"nested deeper than {limits.max_depth} folders; see source.limits.max_depth"
+            yield _Entry(mode, f"{name}/", sha, Refusal("tree_depth", detail))
+            continue
+        try:
+            inside = _inside(objects, path, sha, depth)
+        except _broken() as error:
+            if not path:
+                raise
+            yield _Entry(mode, f"{name}/", sha, Refusal("damaged", f"its folder, object {_why(sha, error)}"))
+            continue
+        pending.extend(reversed(inside))
+
+
+def _inside(objects: SmallObjects, path: bytes, sha: ObjectID, depth: int) -> list[tuple[int, bytes, ObjectID, int]]:
+    """Mode, path, object and depth of what a folder holds."""
+    from dulwich.objects import Tree
+
+    folder = objects[sha]
+    if not isinstance(folder, Tree) or _digest(objects, b"tree", folder.as_raw_string()) != sha.decode():
+        raise ValueError("it is no folder, or not the one that its name says")
+    entries = folder.iteritems(name_order=True)
+    return [(entry.mode, b"/".join(filter(None, (path, entry.path))), entry.sha, depth + 1) for entry in entries]
+
+
+def _why(sha: ObjectID, error: BaseException) -> str:
+    return f"{sha.decode(errors='replace')}: {type(error).__name__}: {ascii(str(error))[:200]}"
 
 
 def _licences(file: SourceFile, objects: SmallObjects, tree: ObjectID, limits: ReadLimits, most: int) -> Licences:
     """What manifests and licence files say, in a pass of its own: they may stand behind the files that they are of."""
     licences = Licences(file.licence)
     try:
-        for mode, name, sha in _entries(objects, tree, limits, most):
+        for mode, name, sha, _ in _entries(objects, tree, limits, most):
             if stat.S_ISREG(mode) and licences.is_statement(name):
-                content = _content(objects, mode, name, sha)
+                content = _content(objects, mode, name, sha, limits)
                 licences.add(name, content if isinstance(content, bytes) else b"")
     except Unreadable:
         pass  # as below
@@ -253,10 +295,10 @@ def _count(repository: Repo) -> int:
     return sum(len(pack) for pack in store.packs) + sum(1 for _ in store._iter_loose_objects())
 
 
-def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> bytes | Refusal:
+def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID, limits: ReadLimits) -> bytes | Refusal:
     if stat.S_ISLNK(mode):
         return Refusal("link", "a symbolic link; links are not followed")
-    if (unsafe := unsafe_path(name)) is not None:
+    if (unsafe := unsafe_path(name, limits)) is not None:
         return unsafe
     try:
         blob = objects[sha]
@@ -264,9 +306,9 @@ def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> byte
         return Refusal("file_too_large", str(error))
     except _broken() as error:
         reason = "file_too_large" if "exceeds maximum size" in str(error) else "damaged"
-        return Refusal(reason, f"object {sha.decode()}: {type(error).__name__}: {ascii(str(error))[:200]}")
+        return Refusal(reason, f"object {_why(sha, error)}")
     content = blob.as_raw_string()
-    if _digest(objects, content) != sha.decode():
+    if _digest(objects, b"blob", content) != sha.decode():
         return Refusal("damaged", f"object {sha.decode()}: its content is not what its name says")
     return content
 
@@ -275,17 +317,16 @@ def _content(objects: SmallObjects, mode: int, name: str, sha: ObjectID) -> byte
 def _broken() -> tuple[type[Exception], ...]:
     """What broken objects make dulwich raise."""
     from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository, WrongObjectException
-    from dulwich.object_store import MaxTreeDepthExceeded
     from dulwich.pack import ApplyDeltaError
 
-    own = (ApplyDeltaError, ChecksumMismatch, FileFormatException, MaxTreeDepthExceeded, NotGitRepository, WrongObjectException)
+    own = (ApplyDeltaError, ChecksumMismatch, FileFormatException, NotGitRepository, WrongObjectException)
     builtin = (zlib.error, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError, EOFError, OverflowError)
     return (ObjectTooLargeError, *own, *builtin, RecursionError)
 
 
-def _digest(objects: SmallObjects, content: bytes) -> str:
+def _digest(objects: SmallObjects, kind: bytes, content: bytes) -> str:
     digest = objects.store.object_format.hash_func()
-    digest.update(b"blob %d\0" % len(content) + content)
+    digest.update(kind + b" %d\0" % len(content) + content)
     return digest.hexdigest()
 
 

@@ -15,8 +15,7 @@ from pipeline_lib.sources.first_bytes import read_head
 from pipeline_lib.sources.json_values import Values, is_by_lines
 from pipeline_lib.sources.readers import Reader
 from pipeline_lib.sources.record_fields import Options, Records
-from pipeline_lib.sources.records import SourceRecord, json_of, numbered_lines
-from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.records import SourceRecord, json_of_lines
 from pipeline_lib.sources.source_file import SourceFile
 
 LINE_PER_TEXT = 8  # a line holds metadata beside the text, and an escape takes six bytes (\u00e9) where UTF-8 takes two
@@ -45,12 +44,11 @@ def read_json_lines(file: SourceFile, limits: ReadLimits) -> Iterator[SourceReco
 
 def _numbered(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, object]]:
     if is_by_lines(read_head(file.place, limits, _HEAD_BYTES)):
-        for number, line in numbered_lines(file, limits, LINE_PER_TEXT):
-            yield number, line if isinstance(line, Refusal) else json_of(line)
+        yield from json_of_lines(file, limits, LINE_PER_TEXT)
         return
     options = JsonOptions.model_validate(file.options)
     with open_expanded(file.place, limits) as stream:
-        yield from enumerate(Values(stream, limits.max_text_bytes * LINE_PER_TEXT, options.records), 1)
+        yield from enumerate(Values(stream, limits.record_bytes(LINE_PER_TEXT), options.records), 1)
 
 
 READER = Reader(

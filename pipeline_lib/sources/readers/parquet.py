@@ -18,7 +18,7 @@ from pipeline_lib.sources.source_file import SourceFile
 BATCH_ROWS = 64
 _BUFFER_BYTES = 1 << 20  # of a column that is read at a time: a row group may be the whole file
 # what pyarrow raises on bytes that are not what they claim to be
-_BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
+BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
 
 
 def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
@@ -34,13 +34,13 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
                 rows = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]
                 size = sum(table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups))
                 records.known = fields_of(tuple(table.schema_arrow.names), records.options)
-                columns = _columns(table.schema_arrow, records.known)
-            except _BROKEN as error:
-                raise Unreadable(Refusal("damaged", f"no Parquet: {_line(error)}")) from error
+                columns = columns_of(table.schema_arrow, records.known)
+            except BROKEN as error:
+                raise Unreadable(Refusal("damaged", f"no Parquet: {one_line(error)}")) from error
             if size > stream.most:
                 raise Unreadable(Refusal("expansion_limit", f"{size} bytes come out of {stream.size}; see source.limits"))
             if not columns:
-                names = _names(table.schema_arrow)
+                names = column_names(table.schema_arrow)
                 raise Unreadable(no_text_column(names, records.options.text, sum(rows)))
             first = 1
             for index, count in enumerate(rows):
@@ -57,7 +57,7 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
         yield SourceRecord(file, error.refusal)
 
 
-def _columns(schema: pa.Schema, fields: FieldNames) -> list[str]:
+def columns_of(schema: pa.Schema, fields: FieldNames) -> list[str]:
     """The columns that the fields are in, of those that there are; none where no column holds the text."""
     names = schema.names
     first = fields.text if fields.text in names else fields.text.partition(".")[0]
@@ -73,7 +73,7 @@ def _columns(schema: pa.Schema, fields: FieldNames) -> list[str]:
     return [name for name in dict.fromkeys(used) if name in names]
 
 
-def _names(schema: pa.Schema) -> list[str]:
+def column_names(schema: pa.Schema) -> list[str]:
     """The names of all columns, those inside a struct with dots."""
     names: list[str] = []
     for field in schema:
@@ -91,11 +91,12 @@ def _records(table: pq.ParquetFile, index: int, columns: list[str]) -> Iterator[
     try:
         for batch in table.iter_batches(BATCH_ROWS, row_groups=[index], columns=columns, use_threads=False):
             yield from batch.to_pylist()
-    except _BROKEN as error:
-        yield Refusal("damaged", f"row group {index}: {_line(error)}")
+    except BROKEN as error:
+        yield Refusal("damaged", f"row group {index}: {one_line(error)}")
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What pyarrow says, on one line that any table can hold."""
     return ascii(str(error))[:200]
 
 

@@ -41,7 +41,7 @@ def read_stack_exchange(file: SourceFile, limits: ReadLimits) -> Iterator[Source
     any_text, broken = False, None
     try:
         with open_expanded(file.place, limits) as stream:
-            for number, row in enumerate(_rows(stream, limits.max_text_bytes * _ROW_PER_TEXT), 1):
+            for number, row in enumerate(_rows(stream, limits.record_bytes(_ROW_PER_TEXT)), 1):
                 fields = row if isinstance(row, Refusal) else _fields(row)
                 if isinstance(fields, Refusal):
                     held.append(refused_record(file, f"{LINE_MARK}{number}", fields, number))

@@ -22,7 +22,6 @@ _VERSION = re.compile(rb"WARC/\d\.\d{1,2}[ \t]*\r?\n")
 _VERSION_BYTES = 12
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _END_BYTES = 4  # the two empty lines behind a record
-_HEADER_BYTES = 64 * 1024
 # An ARC record's one line: URL, address, date, type and length; ARC 2 has five more fields before the length. URLs hold spaces.
 _ARC_HEAD = re.compile(
     rb"([a-zA-Z][a-zA-Z0-9+.-]*:[^\n]*?) ([0-9a-fA-F.:]{1,45}|-) (\d{12,17}) ([^\n]{1,200}?)"
@@ -75,7 +74,8 @@ class _Cut:
 
     def __init__(self, stream: Expanded, limits: ReadLimits) -> None:
         self.stream = stream
-        self.most = limits.max_text_bytes + _HEADER_BYTES
+        self.most_header = limits.max_header_bytes
+        self.most = limits.max_text_bytes + self.most_header
         self.bytes = bytearray()
         self.position = 0  # of bytes[0] in what the file holds, decompressed
         self.offset = 0
@@ -128,9 +128,9 @@ class _Cut:
         return self.arc_record(head)
 
     def warc_record(self) -> WebRecord | Refusal | None:
-        while (end := _HEAD_END.search(self.bytes, 0, _HEADER_BYTES)) is None:
-            if len(self.bytes) > _HEADER_BYTES or not self.fill(len(self.bytes) + 1):
-                return self.refuse("no_warc_header", "its header has no end")
+        while (end := _HEAD_END.search(self.bytes, 0, self.most_header)) is None:
+            if len(self.bytes) > self.most_header or not self.fill(len(self.bytes) + 1):
+                return self.refuse("no_warc_header", "its header has no end, or is longer than source.limits.max_header_bytes")
         head, start = bytes(self.bytes[: end.start()]), end.end()
         del end  # a match keeps the bytes that it was found in from being cut
         if _VERSION.search(head, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.config.filters import FilterConfig
-from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.config.training import EarlyStoppingConfig, TrainConfig
 
 
 class Example(StageConfig):
@@ -24,6 +24,15 @@ def test_the_unset_has_the_key_that_it_had() -> None:
     assert CurateConfig().key_fields()["near"]["threshold"] == 0.0
     assert FilterConfig().key_fields()["max_characters"] == 0
     assert not {"first_moment_decay", "epsilon", "keep_checkpoints"} & TrainConfig().key_fields().keys()
+
+
+def test_schedules_and_continuing_left_the_keys_as_they_were() -> None:
+    fields = {"schedule", "decay_share", "early_stopping", "continue_from"}
+    assert not fields & TrainConfig().key_fields().keys()
+    operational = TrainConfig(when_grown="continue", grown_steps_share=0.5)
+    assert operational.key_fields() == TrainConfig().key_fields()
+    stops = TrainConfig(early_stopping=EarlyStoppingConfig(patience=2))
+    assert stops.key_fields()["early_stopping"] == {"patience": 2, "metric": "loss", "min_delta": 0.0}
 
 
 def test_what_stood_for_unset_is_read_as_unset() -> None:

@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from pipeline_lib.config.ablations import AblateConfig
 from pipeline_lib.config.evaluation import SuiteConfig
+from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.config.options import options
 from pipeline_lib.config.reference import reference
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import FinetuneConfig, MiningConfig, TrainingSetConfig
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 NO_BEGINNING = ("Of", "That", "So", "As", "Where", "Whether")

@@ -1,5 +1,6 @@
 """Near-duplicates against an oracle that compares all with all, and the rule on chains and generations."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import math
@@ -19,15 +20,8 @@ from unit.curation.rows import pair, validated
 
 from pipeline_lib.config.data import CurateConfig, NearDuplicatesConfig
 from pipeline_lib.curation.curate import curate
-from pipeline_lib.curation.near_duplicates import (
-    RankedText,
-    band_hashes,
-    find_near_duplicates,
-    grams,
-    hash_words,
-    jaccard,
-    shingle_sets,
-)
+from pipeline_lib.curation.near_duplicates import RankedText, band_hashes, find_near_duplicates
+from pipeline_lib.curation.shingles import character_sets, grams, hash_words, jaccard, shingle_sets
 from pipeline_lib.errors import UserError
 from pipeline_lib.languages.scripts import tokens
 from pipeline_lib.store.store import Store
@@ -101,6 +95,59 @@ def test_near_texts_are_found_without_spaces_as_with_them(language: str) -> None
     config = NearDuplicatesConfig(threshold=0.8)
     assert jaccard(*shingle_sets([texts[0].text, texts[1_000].text], 5)) == pytest.approx(0.8, abs=0.02)
     assert find(texts, config) == [*range(1_000, 1_060)]
+
+
+MARKS = {
+    "chinese": ("，", "。", "“", "”", "！"), "japanese": ("、", "。", "「", "」"), "thai": (" ",), "lao": (" ",),
+    "khmer": ("\u200b", "។ "), "burmese": ("၊ ", "။ "), "tibetan": ("་", "། "),
+}  # fmt: skip
+
+
+def marked(language: str, seed: int) -> str:
+    """Four hundred letters with a mark after each five or so, as text in clauses has."""
+    generator = random.Random(f"{language}{seed}")
+    return "".join(
+        letter + (generator.choice(MARKS[language]) if generator.random() < 0.2 else "")
+        for letter in letters(language, 400, seed)
+    )
+
+
+def shared(one: str, other: str) -> float:
+    """The Jaccard index of all runs of five characters."""
+    sets = [{text[at : at + 5] for at in range(len(text) - 4)} for text in (one, other)]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def copied(language: str, text: str, seed: int, with_marks: bool) -> str:
+    """The text with letters changed until the index is just above 0.8, with its marks or without."""
+    generator = random.Random(seed)
+    seen = [at for at, character in enumerate(text) if with_marks or character.isalpha()]
+    original, copy = "".join([text[at] for at in seen]), text
+    for at in generator.sample([at for at in seen if text[at].isalpha()], 60):
+        changed = copy[:at] + letters(language, 1, generator.randrange(10**9))[0] + copy[at + 1 :]
+        if shared(original, "".join([changed[at] for at in seen])) >= 0.801:
+            copy = changed
+    return copy
+
+
+@pytest.mark.parametrize("language", MARKS)
+@pytest.mark.parametrize("with_marks", [True, False])
+def test_near_texts_are_found_whether_marks_count_or_not(language: str, with_marks: bool) -> None:
+    originals = [marked(language, seed) for seed in range(300)]
+    copies = [copied(language, text, seed, with_marks) for seed, text in enumerate(originals[:20])]
+    texts = [RankedText(rank, 0, text) for rank, text in enumerate([*originals, *copies])]
+    assert find(texts, NearDuplicatesConfig(threshold=0.8)) == [*range(300, 320)]
+
+
+def test_texts_that_differ_in_marks_alone_are_near_and_words_are_no_characters() -> None:
+    text = "".join(letters("chinese", 60, 1))
+    spaced = "".join(f"{text[at : at + 3]}，" for at in range(0, 60, 3))
+    config = NearDuplicatesConfig(threshold=0.99)
+    assert find([RankedText(rank, 0, each) for rank, each in enumerate((text, spaced, spaced))], config) == [1, 2]
+    english = "one ship of four lies in harbour 船 tonight"
+    changed = english.replace("four", "five")
+    assert [found.size for found in character_sets([english, "", text], 5)] == [0, 0, 56]
+    assert find([RankedText(0, 0, english), RankedText(1, 0, changed)], NearDuplicatesConfig(threshold=0.5)) == []
 
 
 def test_a_full_bucket_compares_with_the_lowest_only_and_still_finds_copies() -> None:

@@ -1,5 +1,6 @@
 """Prose of web pages: articles survive in all scripts, menus, notices and lists do not, and what is left out is counted."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 from collections import Counter
@@ -58,6 +59,23 @@ def test_pages_without_prose_give_no_text(name: str) -> None:
         ("Anna Berg, Bob Cole, Cyd Dorn, Dan Eck, Eva Funk, Flo Gast, Gus Heim, Hal Ick.", []),
         ("\n".join(f"We have the best and cheapest {what} in your city today." for what in ("cars", "pills", "watches")), []),
         ("\n".join(f"We have the best and cheapest {what} in your city today." for what in ("cars", "pills")), [0, 1]),
+        # templates that take turns; of a page of two alone there is no telling
+        ("\n".join(f"{start} in {place} and the towns around it."
+                   for place in ("Bonn", "Rome", "Oslo")
+                   for start in ("Cheap flights can be booked at any time", "We know the best and cheapest hotels")), []),
+        ("\n".join(f"In {place} you can borrow money today. Our friendly experts for loans in {place} call you back at once."
+                   for place in ("Bonn", "Rome", "Oslo")), []),
+        (" ".join(f"Our friendly experts for loans in {place} will call you back." for place in ("Bonn", "Rome", "Oslo")), []),
+        ("\n".join(f"我们在{place}提供最优惠的{what}服务，欢迎来电咨询。"
+                   for place, what in (("北京", "贷款"), ("上海", "搬家"), ("广州", "租车"))), []),
+        ("Nobody sells shoes as good as those of shoes-online.com these days.\nIf you need a loan, try fastloans.biz this"
+         " afternoon, it is free.\nThe best offers on hotels by the sea are at www.hotels-sea.net every week.", []),
+        ("The manual is at docs.example.org, and it is worth the time it takes.\nNobody has read all of it, as far as we know.",
+         [0, 1]),
+        # a log; times of day in prose
+        ("\n".join(f"17:55:5{n},494 INFO [Cache] Received a new view of the cluster of node number {n}" for n in range(4)), []),
+        ("The tower lost contact at 8:54 a.m., and the centre told its head office at 9:09 a.m. that the aircraft was missing;"
+         " by 9:25 a.m. everybody in the building knew that something was very wrong.", [0]),
         ("12.3 | 14.5 | 17.8 | 19.1 | 22.4 | 25.6 | 27.0 | 30.2.", []),
         ("Cookies are small files of text, invented in 1994 by Lou Montulli, that a server hands to a client so that it is known"  # noqa: E501
          " again on its next request; without them no shop on the web would know what lies in a basket, and no forum who it is"
@@ -68,6 +86,15 @@ def test_lines_by_what_they_hold_and_where_they_stand(text: str, want: list[int]
     kept = web_prose(text, WEB, Counter()).split("\n")
     assert len(kept) == len(text.split("\n"))
     assert [number for number, line in enumerate(kept) if line.strip()] == want
+
+
+def test_a_list_behind_the_last_sentence_of_a_paragraph_is_cut_off() -> None:
+    prose = " ".join(PAGES["news"].paragraphs)
+    menu = " ".join(f"News Sport Weather Archive {year} Contact Us Privacy Jobs" for year in range(2001, 2006))
+    dropped: Counter[str] = Counter()
+    assert web_prose(f"{prose} {menu}", WEB, dropped) == prose.rstrip() and dropped == {"web_list": 1}
+    unfinished = f"{prose} This last sentence was cut off somewhere in the middle, as crawlers do with pages that are very long"
+    assert web_prose(unfinished, WEB, Counter()) == unfinished
 
 
 def test_bounds_of_lines_can_be_set() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline_lib.config.training import MiningConfig, TrainingSetConfig
+from pipeline_lib.config.finetuning import MiningConfig, TrainingSetConfig
 from pipeline_lib.search.mining import Embedder, mine
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

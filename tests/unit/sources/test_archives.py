@@ -7,13 +7,16 @@ import gzip
 import hashlib
 import io
 import lzma
+import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
+from dump_files import read_dump, reasons, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +25,7 @@ from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import Skips, describe
-from pipeline_lib.sources.readers import texts_of
+from pipeline_lib.sources.readers import guess, texts_of
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -173,3 +176,56 @@ def test_pages_are_read_where_that_is_asked_for(tmp_path: Path, name: str) -> No
     (_, code), (page_name, text), last = contents(asked)
     assert (code, page_name, last) == (b"x = 1", "doc/b.html", ("doc/c.HTM", "html_depth"))
     assert [line for line in text.split(b"\n") if line] == [b"# Pages", b"A paragraph of prose."]
+
+
+# ---- 7-Zip
+
+
+def seven_zip(folder: Path, files: dict[str, bytes]) -> Path:
+    """An archive of one compressed block."""
+    libarchive = pytest.importorskip("libarchive", reason="libarchive is no part of this machine")
+    path = folder / "a.7z"
+    with libarchive.file_writer(str(path), "7zip") as archive:
+        for name, content in files.items():
+            archive.add_file_from_memory(name, len(content), content)
+    return path
+
+
+SEVEN = {
+    "pkg/sums.py": b"total = 1\n", "notes/\u4e16\u754c.md": b"# A heading\n", "pkg/logo.png": b"\x89PNG", "../out.py": b"x = 1\n",
+         "pkg/LICENSE": b"MIT License\n", "big.txt": b"x" * 3_000_000, "last.txt": b"The last one."}  # fmt: skip
+
+
+def test_a_7z_is_read_member_by_member(tmp_path: Path) -> None:
+    found = read_dump(seven_zip(tmp_path, SEVEN), "archive")
+    assert texts(found) == {
+        "pkg/sums.py": "total = 1\n", "notes/\u4e16\u754c.md": "# A heading\n", "last.txt": "The last one.",
+    }  # fmt: skip
+    assert reasons(found) == ["unsafe_path", "file_too_large"] and found[0].file.licence == "MIT"
+    assert isinstance(found[-1].content, Skips) and found[-1].content.total() == 2
+    (tmp_path / "renamed.txt").write_bytes((tmp_path / "a.7z").read_bytes())
+    assert guess(str(tmp_path / "renamed.txt")) == guess(str(tmp_path / "a.7z")) == "archive"
+
+
+def test_a_7z_is_bounded_and_one_that_is_cut_or_damaged_says_so(tmp_path: Path) -> None:
+    path = seven_zip(tmp_path, SEVEN | {f"bomb{n}.png": bytes(2_000_000) for n in range(20)} | {"zz.txt": b"Behind."})
+    found = read_dump(path, "archive", ReadLimits(free_expansion_bytes=10_000_000, max_expansion=2))
+    assert reasons(found)[-1] == "expansion_limit" and "Behind." not in texts(found).values()
+    tracemalloc.start()
+    assert "zz.txt" in texts(read_dump(path, "archive"))
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    whole = path.read_bytes()
+    for cut in (7, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert reasons(read_dump(path, "archive"))[-1] in ("truncated", "damaged")
+    path.write_bytes(whole[:60] + bytes(20) + whole[80:])
+    assert reasons(read_dump(path, "archive"))[-1] == "damaged"
+
+
+def test_a_7z_without_libarchive_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = seven_zip(tmp_path, SEVEN)
+    monkeypatch.setitem(sys.modules, "libarchive", None)
+    (found,) = read_dump(path, "archive")
+    assert isinstance(found.content, Refusal) and found.content.reason == "unsupported_compression"
+    assert "apt-get install libarchive13" in found.content.detail

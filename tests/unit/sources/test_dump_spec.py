@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import re
 import socket
 import sys
@@ -13,16 +14,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+import zstandard
 
 from pipeline_lib.config.data import ExtractConfig, SourceConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.pairs.documents import is_taken
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
-from pipeline_lib.sources.dump_files import bundles_of, list_bundles, list_dump, list_files, write_listing
-from pipeline_lib.sources.dump_spec import guess_reader, held_out_sources, read_spec
+from pipeline_lib.sources.dump_files import bundles_of, list_bundles, list_dump, list_files, list_source, write_listing
+from pipeline_lib.sources.dump_spec import DumpSource, guess_reader, held_out_sources, read_spec, sources_of
 from pipeline_lib.sources.folder import Skips, describe
 from pipeline_lib.sources.readers import reader_of, texts_of
+from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.store.store import Store
 
 BODY = "def {name}(items):\n    '''Adds all numbers of a list.'''\n"
@@ -262,6 +265,39 @@ def test_a_bucket_is_listed_and_read_as_a_folder_is(bucket: Any, tmp_path: Path)
     bucket.rm("dumps/code/beta/sums.py")
     (gone,) = texts_of(files[1], config)
     assert gone.content.reason == "unreadable"  # type: ignore[union-attr]
+
+
+LINES = "".join(json.dumps({"id": f"r{i}", "text": f"The text with number {i}."}) + "\n" for i in range(3)).encode()
+MISNAMED = {
+    "gzip.txt": gzip.compress(LINES), "zstd.dat": zstandard.ZstdCompressor().compress(LINES), "bzip2.json": bz2.compress(LINES),
+    "xz": lzma.compress(LINES), "array.txt": json.dumps([json.loads(line) for line in LINES.splitlines()]).encode(),
+    "part-0": LINES,
+}  # fmt: skip
+
+
+def test_the_first_bytes_decide_in_a_bucket_as_on_a_disk(bucket: Any, tmp_path: Path) -> None:
+    for name, content in MISNAMED.items():
+        bucket.pipe_file(f"dumps/misnamed/{name}", content)
+        (tmp_path / name).write_bytes(content)
+    bucket.pipe_file("dumps/misnamed/README.md", b"# A card\n")
+    wanted = sorted(f"The text with number {i}." for i in range(3))
+    for name in MISNAMED:
+        (source,) = sources_of(f"s3://dumps/misnamed/{name}")
+        assert (source.reader, guess_reader(str(tmp_path / name))) == ("json_lines", "json_lines"), name
+        (file,) = list_source(source)
+        found = [text.content.text for text in texts_of(file, SourceConfig()) if isinstance(text.content, SourceText)]
+        assert sorted(found) == wanted, name
+    for place, reader in (("s3://dumps/misnamed", "json_lines"), ("s3://dumps/misnamed/*i*", "json_lines")):
+        (source,) = sources_of(place)
+        assert source.reader == reader
+    entry = DumpSource(reader="auto", url="s3://dumps/misnamed", name="all")
+    assert {file.path: file.form for file in list_source(entry)} == dict.fromkeys(MISNAMED, "json_lines")
+    bucket.pipe_file("dumps/misnamed/a.py", b"x = 1\n")
+    bucket.pipe_file("dumps/misnamed/b.dat", b"%PDF-1.7\n")
+    assert guess_reader("s3://dumps/misnamed") == "tree"
+    skips = Skips()
+    assert {file.form for file in list_source(entry, skips)} == {"json_lines", "python"} and skips.total() == 2
+    bucket.rm("dumps/misnamed", recursive=True)
 
 
 def test_an_empty_bucket_or_none_is_one_line(bucket: Any, tmp_path: Path) -> None:

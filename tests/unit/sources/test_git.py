@@ -13,6 +13,7 @@ import yaml
 
 pytest.importorskip("dulwich")
 from dulwich import porcelain
+from dulwich.index import commit_tree
 from dulwich.objects import Blob, Commit, ObjectID, Tree
 from dulwich.repo import Repo
 
@@ -183,3 +184,37 @@ def test_a_spec_names_a_checked_out_repository_at_a_revision(tmp_path: Path) -> 
     spec.write_text(yaml.safe_dump([entry | {"url": "."}]))
     with pytest.raises(UserError, match="no git repository there"):
         list_files(SourceConfig(dump=str(spec)))
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "another"])
+def test_a_broken_folder_costs_no_other(bare: Repo, how: str) -> None:
+    files = {b"one.py": b"one = 1\n", b"deep/three.py": b"three = 3\n", b"zzz/two.py": b"two = 2\n"}
+    top = folder(bare, files)
+    commit(bare, FILES, ((b"more", stat.S_IFDIR, top),))
+    sha = bare[top][b"deep"][1]
+    place = Path(bare.path) / "objects" / sha[:2].decode() / sha[2:].decode()
+    place.chmod(0o644)
+    if how == "gone":
+        place.unlink()
+    else:
+        whole = place.read_bytes()
+        place.write_bytes(whole[:-9] if how == "cut" else zlib.compress(zlib.decompress(whole).replace(b"three", b"thrue")))
+    found = read(bare)
+    assert found[0] == ("flask.git!README.md", b"Hello\n") and ("flask.git!more/zzz/two.py", b"two = 2\n") in found
+    assert ("flask.git!more/deep/", "damaged") in found
+    assert {what for _, what in found if isinstance(what, bytes)} == {b"one = 1\n", b"two = 2\n", *dict(TEXTS).values()}
+
+
+def test_folders_that_nest_too_deep_are_one_reason(bare: Repo) -> None:
+    commit(bare, FILES, ((b"a", stat.S_IFDIR, folder(bare, {b"a/" * 9 + b"deep.py": b"1\n"})),))
+    found = read(bare, limits=ReadLimits(max_depth=5))
+    assert [what for _, what in found if isinstance(what, str)] == ["tree_depth"]
+    assert [(path, what) for path, what in found if isinstance(what, bytes)] == TEXTS
+
+
+def folder(repository: Repo, files: dict[bytes, bytes]) -> ObjectID:
+    """A tree of files, however deep."""
+    blobs = {path: Blob.from_string(data) for path, data in files.items()}
+    for blob in blobs.values():
+        repository.object_store.add_object(blob)
+    return commit_tree(repository.object_store, [(path, blob.id, 0o100644) for path, blob in blobs.items()])

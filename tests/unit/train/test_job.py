@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline_lib.config.training import EarlyStoppingConfig
 from pipeline_lib.store.files import exclusive
-from pipeline_lib.train.job import Events, checkpoint_label, checkpoint_steps, parse_event
+from pipeline_lib.train.job import Events, checkpoint_label, checkpoint_steps, early_stop, parse_event
 
 
 @settings(deadline=None, max_examples=200)
@@ -24,6 +26,34 @@ def test_checkpoints_are_spaced_evenly_and_end_with_the_last_step(steps: int, ch
     assert len(due) == min(steps, checkpoints)
     gaps = [later - earlier for earlier, later in zip([0, *due], due, strict=False)]
     assert max(gaps) - min(gaps) <= 1
+
+
+def test_checkpoints_of_a_lengthened_run_lie_behind_the_other_ones_steps() -> None:
+    assert checkpoint_steps(16, 2, before=8) == [12, 16]
+    assert checkpoint_steps(9, 4, before=8) == [9]
+
+
+LOSSES = (3.0, 2.0, 2.5, 1.99, 1.9, 2.4, 2.2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "step", "best"),
+    [
+        ({"patience": None}, 0, 0),
+        ({"patience": 1}, 30, 20),
+        ({"patience": 2}, 70, 50),
+        ({"patience": 2, "min_delta": 0.05}, 40, 20),
+        ({"patience": 3}, 0, 0),
+        ({"patience": 1, "metric": "mrr"}, 20, 10),
+    ],
+)
+def test_early_stopping_is_arithmetic_on_the_figures(rule: dict[str, Any], step: int, best: int) -> None:
+    figures = [(10 * number, {"loss": loss, "mrr": loss / 10}) for number, loss in enumerate(LOSSES, start=1)]
+    found = early_stop(EarlyStoppingConfig(**rule), figures)
+    assert (found.step, found.best_step) == (step, best) if step else found is None
+    for known in range(1, len(figures)):  # a restart that knows the first figures alone decides as the run did
+        early = early_stop(EarlyStoppingConfig(**rule), figures[:known])
+        assert early == (found if found and found.step <= 10 * known else None)
 
 
 def test_labels_sort_as_steps_do() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,26 @@ def test_schedule_warms_up_linearly_and_ends_at_its_final_share() -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[4:]))
 
 
+def test_stable_rates_stay_and_fall_along_a_line_and_a_longer_run_begins_alike() -> None:
+    config = TrainConfig(
+        schedule="warmup-stable-decay", decay_share=0.25, warmup_steps=4, final_learning_rate_share=0.1, steps=20
+    )
+    rates = [optim.schedule(config, step, 20) for step in range(20)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0]) and rates[4:15] == [1.0] * 11
+    assert rates[15:] == pytest.approx([0.82, 0.64, 0.46, 0.28, 0.1])
+    longer = config.lasting(40)
+    assert (longer.warmup_steps, config.stable_steps(20), longer.stable_steps(40)) == (4, 15, 30)
+    assert [optim.schedule(longer, step, 40) for step in range(15)] == rates[:15]
+    assert TrainConfig(warmup_steps=4, steps=20).lasting(40).warmup_steps == 8, "a cosine's warm-up keeps its share"
+    assert TrainConfig().stable_steps(20) is None
+    never = config.model_copy(update={"decay_share": 0.0})
+    assert [optim.schedule(never, step, 20) for step in range(4, 20)] == [1.0] * 16 and never.stable_steps(20) == 20
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "warmup-stable-decay"])
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (5, 5), (10, 3)])
-def test_schedule_stands_short_runs(warmup: int, steps: int) -> None:
-    config = TrainConfig(learning_rate=1.0, warmup_steps=warmup)
+def test_schedule_stands_short_runs(warmup: int, steps: int, schedule: Any) -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=warmup, schedule=schedule)
     assert all(0 < optim.schedule(config, step, steps) <= 1.0 for step in range(steps))
 
 

@@ -9,7 +9,8 @@ import torch
 from training_runs import MODEL, tiny_config, write_inputs, write_job
 
 from flows.params import FinetuneParams, RunParams
-from pipeline_lib.config.training import FinetuneConfig, PretrainConfig, TrainConfig
+from pipeline_lib.config.finetuning import FinetuneConfig
+from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.store.store import Store

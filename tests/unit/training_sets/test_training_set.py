@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, QUARANTINE, text_hash
-from pipeline_lib.config.training import TrainingSetConfig
+from pipeline_lib.config.finetuning import TrainingSetConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

@@ -1,0 +1,156 @@
+"""Finished runs by name: a key, which may be cut short, a report's name, or the published one; and starts from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
+from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.search.current import read_current
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.store import LEAST_DIGITS, Store
+from pipeline_lib.train.start import checkpoint_of
+
+PUBLISHED = "published"  # the model that `cpt search` uses, where a checkpoint is asked for
+RUN = re.compile(r"(?P<run>[A-Za-z0-9_][\w.-]*?)(?:/(?P<label>step-\d+))?")
+CHECKPOINT = re.compile(r"(?:(?P<of>\w+)/)?(?P<label>step-\d+)|(?P<key>[0-9a-f]{4,64})")
+KEY = re.compile(rf"[0-9a-f]{{{LEAST_DIGITS},64}}")
+
+
+def open_store(artifacts: str | None = None) -> Store:
+    """The store at a URL or path; below the artifact root where none is given."""
+    return Store.at(artifacts or str(artifact_home() / "store"))
+
+
+def published_checkpoint(store: Store) -> str:
+    """The checkpoint behind the model that search uses, as TRAINKEY/step-000240.
+
+    Raises:
+        UserError: nothing is published, or what it was made from is not in this store.
+    """
+    digest = read_current(artifact_home()).model_digest
+    exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
+    trained = exported.manifest.inputs["trained"] if exported else ""
+    run = next((found for found in store.artifacts("train") if found.digest == trained), None)
+    if exported is None or run is None:
+        raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
+    return f"{run.manifest.key}/{exported.manifest.config['label']}"
+
+
+def find_checkpoint(store: Store, name: str) -> Checkpoint | None:
+    """The checkpoint that RUN/step-000240 names, or the last one of RUN; None where it is no name of a run.
+
+    Args:
+        name: RUN is the key of a finished run, its first digits, or the name of a report, whose newest run is meant; or
+            `published`, the checkpoint that search uses. A folder of that name comes first.
+
+    Raises:
+        UserError: it can be nothing else, and there is no such run or checkpoint; or several keys begin so.
+    """
+    if name == PUBLISHED:
+        return checkpoint_of(store, published_checkpoint(store))
+    found = RUN.fullmatch(name)
+    if found is None or Path(name).is_dir():
+        return None
+    key = _key_of(store, found["run"])
+    if key:
+        return checkpoint_of(store, f"{key}/{found['label']}" if found["label"] else key)
+    if found["label"] or KEY.fullmatch(name):
+        runs = ", ".join(store.keys("train")) or "none"
+        raise UserError(f"{name}: no finished run of that key or name under {store.place}; there are: {runs}")
+    return None
+
+
+def find_given_start(store: Store, init: str, lengthened: str) -> Checkpoint | None:
+    """The finished run's checkpoint that training starts from, or goes on from; None where `init` is no run's or empty.
+
+    Args:
+        lengthened: `train.continue_from`; empty: none.
+
+    Raises:
+        UserError: there is no such run, or both are given.
+    """
+    if not lengthened:
+        return find_checkpoint(store, init) if init else None
+    if init:
+        raise UserError(f"train.continue_from is {lengthened}, and a start is given too ({init}); choose one of them")
+    start = find_checkpoint(store, lengthened)
+    if start is None:
+        raise UserError(f"train.continue_from {lengthened!r}: no finished run of that key or name; `cpt runs` lists them")
+    return start
+
+
+def check_start(start: Checkpoint, config: RunConfig) -> None:
+    """Look whether a run can start from a checkpoint.
+
+    Raises:
+        UserError: pre-training is asked for too, or texts are longer than the model's positions.
+    """
+    if config.pretrain.steps and not config.train.continue_from:
+        raise UserError(f"{start.name} is no language model that could be pre-trained: set pretrain.steps to 0")
+    fields = json.loads((start.folder / "config.json").read_text())
+    most = fields.get("n_positions") or fields.get("max_position_embeddings") or math.inf
+    longest = max(config.shards.max_x_tokens, config.shards.max_y_tokens)
+    if longest > most:
+        raise UserError(
+            f"{start.name} has {most:,} positions, and texts are up to {longest:,} tokens long: set shards.max_x_tokens and "
+            f"shards.max_y_tokens to at most {most:,}"
+        )
+
+
+def with_settings(config: RunConfig, section: str, **settings: Any) -> RunConfig:
+    """The configuration with settings of one section in place."""
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=settings)})
+
+
+def asked_digest(config: RunConfig, start: Checkpoint | None = None) -> str:
+    """Digest of a run's name and configuration, whatever the growth of its data, and how its start was named."""
+    if start is not None:
+        config = with_settings(config, "model", init=start.name)
+    return digest_of([config.name, with_settings(config, "extract", generation=0).key_fields()])
+
+
+def started_at(trained: Artifact) -> float:
+    """When a run's training began, in seconds since 1970; 0 where that was not recorded."""
+    return float(json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0))
+
+
+def _key_of(store: Store, run: str) -> str:
+    """The key of the run of that key or name; empty where there is none."""
+    if KEY.fullmatch(run) and any(key.startswith(run) for key in store.keys("train")):
+        return store.find_key("train", run)
+    report = artifact_home() / "reports" / run / "report.json"
+    reported = json.loads(report.read_bytes()).get("lineage", {}).get("train", {}).get("key") if report.is_file() else ""
+    if reported and store.find("train", reported):
+        return str(reported)
+    named = [found for found in store.artifacts("train") if _given_name(found) == run]
+    return max(named, key=started_at).manifest.key if named else ""
+
+
+def _given_name(trained: Artifact) -> str:
+    """The name that a run was asked for under, which it has before it has a report."""
+    return str(json.loads(trained.note(ORIGIN) or b"{}").get("params", {}).get("name") or "")
+
+
+def is_checkpoint(model: str) -> bool:
+    """True of what names a checkpoint of ours, or a run; no folder is looked for under such a name."""
+    return model == PUBLISHED or bool(CHECKPOINT.fullmatch(model))
+
+
+def split_checkpoint(name: str) -> tuple[str, str]:
+    """'KEY/step-000240' to (KEY, label), 'step-000240' to ('', label), 'KEY' to (KEY, '').
+
+    Raises:
+        UserError: it is none of these.
+    """
+    found = CHECKPOINT.fullmatch(name)
+    if not found:
+        raise UserError(f"checkpoint {name!r} is not of the form step-000240, TRAINKEY/step-000240 or TRAINKEY")
+    return found["of"] or found["key"] or "", found["label"] or ""

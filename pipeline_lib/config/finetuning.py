@@ -1,0 +1,100 @@
+"""Fine-tuning: training sets, mining of hard negatives in them, and what a checkpoint is tuned with."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline_lib.config.base import StageConfig, operational, unset
+
+Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
+
+
+class TrainingSetConfig(StageConfig):
+    """Training set: labelled pairs in the layout of their publisher."""
+
+    path: str = operational("", description="File or folder. Keys hold its content, not its place.")
+    layout: Layout = Field(
+        "auto",
+        description="Layout of the files. `records`: JSON Lines, each record known by its fields (SNLI, MNLI, ANLI,"
+        " anchor/positive/negative, Tevatron, FlagEmbedding); `triples`: tables, as lines of query, positive and negative"
+        " parted by tabs; `beir`: a folder with corpus.jsonl; `msmarco`: a folder with collection.tsv; `auto`: by the files'"
+        " names.",
+    )
+    columns: str = Field(
+        "",
+        description="Columns of a table (.tsv, .txt, .csv) that hold query, positive and hard negatives, in this order, parted"
+        " by commas: numbers from 1, or names in its first row. Without it, a table of no known layout is refused.",
+    )
+    view: str = Field(
+        "pairs", description="Name of the set's rows in shards and in `mixture`.", pattern=r"^[a-z0-9][a-z0-9_]*$"
+    )
+    split: str = Field(
+        "train", description="Split of a retrieval set whose judgements are read: qrels/SPLIT.tsv, qrels.SPLIT.tsv."
+    )
+    licence: str = Field("", description="Licence of the texts, which stands beside each row.")
+    language: str = Field("en", description="Language of the texts.")
+    min_relevance: int = Field(1, description="Lowest grade of a judgement that makes a positive.", ge=1)
+    max_negatives: int = Field(8, description="Most hard negatives of one pair, the first ones of the set.", ge=0)
+    require_negatives: bool = Field(False, description="Drop pairs without a hard negative in the set.")
+    max_dropped_share: float = Field(
+        0.5,
+        description="Largest share of items that give no pair, beyond which the set is refused: items that cannot be read, name"
+        " no known text, have no label, are a pair of equals or come again. Neutral pairs, negatives and grades below"
+        " `min_relevance` do not count; a set of fewer than 40 items is judged as if it had 40.",
+        ge=0,
+        le=1,
+    )
+    max_text_bytes: int = Field(
+        100_000, description="Longest text of a record, which goes to quarantine beyond it (bytes).", gt=0
+    )
+
+
+class MiningConfig(StageConfig):
+    """Mining of hard negatives, in an index over the training set's own passages, embedded by the checkpoint that is tuned."""
+
+    per_pair: int = Field(0, description="Most mined negatives of one pair; at 0 nothing is mined.", ge=0)
+    first_rank: int = Field(
+        5,
+        description="Rank of the nearest passage that is taken, known positives not counted; nearer ones are often positives"
+        " that nobody judged.",
+        ge=1,
+    )
+    last_rank: int = Field(100, description="Rank of the farthest passage that is taken.", ge=1)
+    margin: float = Field(
+        0.05,
+        description="Least distance below the positive's score; a passage within it is taken for a false negative (cosine).",
+        ge=0,
+        le=2,
+    )
+    spread: Literal["top", "even"] = Field(
+        "even", description="Choice among the passages that are left. top: the nearest ones; even: evenly over their ranks."
+    )
+    factory: str = Field("Flat", description="FAISS index factory string; inner product of vectors of length 1.")
+    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    rows_per_slice: int = operational(8_192, description="Texts embedded, and queries searched, at a time (rows).", ge=1)
+
+    @model_validator(mode="after")
+    def _ranks_in_order(self) -> Self:
+        if self.first_rank > self.last_rank:
+            raise ValueError(f"first_rank {self.first_rank} is beyond last_rank {self.last_rank}")
+        return self
+
+
+class FinetuneConfig(StageConfig):
+    """Fine-tuning of a checkpoint; what is not named here is as in the run that it comes from."""
+
+    epochs: float = Field(3.0, description="Times that each pair is seen, from which the steps follow.", gt=0)
+    batch_size: int = Field(
+        256, description="Pairs of one global batch, fewer where the sets have fewer; all their hard negatives join.", ge=2
+    )
+    rate_share: float = Field(1.0, description="Peak learning rates, as a share of those of the run that it comes from.", gt=0)
+    temperature: float | None = unset(was=0.0, description="Starting temperature; null: the checkpoint's own.", gt=0)
+    token_dropout: float = Field(
+        0.0, description="Mean share of a text's tokens left out at random, as `train.token_dropout`.", ge=0, le=0.5
+    )
+    warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
+    checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
+    seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
+    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
