@@ -37,8 +37,8 @@ Values = dict[str, Any]  # dotted name of a setting to its value
 def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any] | None = None) -> RunConfig:
     """A preset with settings in place.
 
-    A given start brings a language model's rates, or an embedding model's. Steps that are set without a warm-up keep the preset's
-    share of it. A run that is not named is called after its source.
+    A given start brings a language model's rates, or an embedding model's. Steps that are set without a warm-up keep the
+    preset's share of it. A run that is not named is called after its source.
 
     Args:
         name: of the preset.

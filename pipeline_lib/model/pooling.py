@@ -237,6 +237,8 @@ def load_head(
         prompts = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else ()
     try:
         head = EmbeddingHead(model, width, [(tuple(ids), int(n_tokens)) for ids, n_tokens in prompts])
+    except UserError:  # a ValueError of its own kind
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptArtifact(f"{model.folder}: a module's config.json lacks or garbles {error}") from error
     for module, layer in zip(model.head, head.layers, strict=True):

