@@ -24,7 +24,7 @@ from flows.settings import Values, find_setting, flat, public_place, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, find_start, lineage_of, start_name
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_kept_layers, find_start, lineage_of, start_name
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.store.artifact import Artifact
@@ -159,6 +159,8 @@ def open_workspace(params: SourceParams) -> Workspace:
     start = find_given_start(store, given, lengthened)
     folder = find_start(given, params.machine.download) if start is None else str(start.folder)
     config = params.resolve()  # once a start is here: rates go by its size
+    if start is None and not config.pretrain.steps:  # a model that is pre-trained here may be cut too
+        check_kept_layers(folder, config.model.keep_layers)
     asked = asked_digest(config, start)
     if start is not None and lengthened:
         config = with_settings(config, "train", continue_from=start.name)

@@ -29,7 +29,7 @@ from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import find_start, open_checkpoint
+from pipeline_lib.model.checkpoint import check_kept_layers, find_start, open_checkpoint
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 
 Given = TypeVar("Given", bound=Params)
@@ -124,18 +124,20 @@ def check_params(params: Params) -> None:
     elif isinstance(params, PublishParams):
         check_checkpoint(params, params.checkpoint or "")
     elif isinstance(params, SourceParams):
-        params.resolve()
         check_start(params)
 
 
 def check_start(params: SourceParams) -> None:
-    """Look for what training starts from: a finished run, a folder, or a model in the hub's cache.
+    """Look for what training starts from: a finished run, a folder, a GGUF file, a named start, or a model in the hub's cache.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or has fewer blocks than are to be kept.
     """
+    config = params.resolve()
     if find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened) is None:
-        find_start(params.start, params.machine.download, Told())
+        folder = find_start(params.start, params.machine.download, Told())
+        if not config.pretrain.steps:
+            check_kept_layers(folder, config.model.keep_layers)
 
 
 def check_source(asked: Mapping[str, Any]) -> None:

@@ -18,8 +18,9 @@ from pipeline_lib.model.encoder import Encoder, Precision
 from pipeline_lib.model.micro_batches import embed_ids
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side, bare_tokenizer, read_tokenizer_json
+from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side
 from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE
+from pipeline_lib.tokens.tokenizer_files import bare_tokenizer, read_tokenizer_json
 
 FOLDERS: dict[Side, str] = {"x": "query", "y": "document"}
 

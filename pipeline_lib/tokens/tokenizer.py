@@ -22,10 +22,10 @@ from pipeline_lib.tokens.pair_tokenizer import (
     Delimiters,
     PairTokenizer,
     Side,
-    bare_tokenizer,
     side_tokenizer_json,
 )
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, sentence_transformer_tokenizer
+from pipeline_lib.tokens.tokenizer_files import bare_tokenizer
 from pipeline_lib.tokens.words import repeated_word
 
 __all__ = [

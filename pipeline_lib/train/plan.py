@@ -6,7 +6,7 @@ P weights, N GPUs, B pairs of the global batch, T tokens of a micro-batch, D wid
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +93,11 @@ def shape_of(config: RunConfig) -> Shape:
     init = config.model.init
     if not init:
         return Shape.new(config.model, config.tokenizer.vocab_size)
+    shape = _shape_of_start(init)
+    return replace(shape, layers=min(shape.layers, config.model.keep_layers or shape.layers))
+
+
+def _shape_of_start(init: str) -> Shape:
     if init in HUB_MODELS:
         return Shape.of(HUB_MODELS[init], init)
     path = Path(init) / "config.json"

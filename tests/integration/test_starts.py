@@ -12,6 +12,8 @@ import pytest
 import torch
 from causal_lms import FAMILIES, write_causal_lm
 from exported_models import TEXTS
+from gguf_files import write_gguf
+from tokenizers import Tokenizer
 from training_runs import tiny_config, write_curated, write_job
 from transformers import AutoModel
 
@@ -22,7 +24,7 @@ from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.export.card import CardFacts, write_card
 from pipeline_lib.export.export import SIDES, export
 from pipeline_lib.export.exported import ExportedModel, TorchQueries
-from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, find_start, start_weights
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, draft_part
@@ -42,13 +44,17 @@ BRACKETS = " a[0] ] {x} }"
 
 def train_from(root: Path, family: str) -> tuple[Checkpoint, list[float]]:
     """Twelve contrastive steps from a tiny model of the family: the last checkpoint, and the losses."""
-    folder = write_causal_lm(root / "lm", family)
+    return train(root, write_causal_lm(root / "lm", family), ModelConfig())
+
+
+def train(root: Path, folder: Path, model: ModelConfig) -> tuple[Checkpoint, list[float]]:
+    """Twelve contrastive steps from a folder."""
     store = Store(root / "store")
     tokenizer = adopt_tokenizer(store, folder)
     shards = write_shards(store, write_curated(store, suffix=BRACKETS), tokenizer, SHARDS)
     check_shards(store, shards, tokenizer, ContractConfig())
     job = write_job(store, TrainInputs(shards, tokenizer), tiny_config(learning_rate=3e-3, weight_average=0.0))
-    job = Job.model_validate({**job.model_dump(), "start": str(folder), "start_digest": "0" * 64, "model": ModelConfig()})
+    job = Job.model_validate({**job.model_dump(), "start": str(folder), "start_digest": "0" * 64, "model": model})
     objective = ContrastiveObjective.build(job, shards, tokenizer, Ranks())
     trainer = Trainer(job, objective, Ranks(), Events(enabled=False))
     losses = [trainer.take_step(step).loss for step in range(12)]
@@ -103,9 +109,36 @@ def test_a_given_model_goes_all_the_way(tmp_path: Path, family: str) -> None:
         np.testing.assert_allclose(vectors, expected[name], atol=1e-4)
 
 
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_gguf_file_goes_to_search_with_its_first_blocks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bos: bool
+) -> None:
+    monkeypatch.setenv("CPT_HOME", str(tmp_path / "home"))
+    write_gguf(tmp_path / "tiny.gguf", quantised=True, **{"tokenizer.ggml.add_bos_token": bos})
+    start = Path(find_start(str(tmp_path / "tiny.gguf")))
+    trained = train(tmp_path, start, ModelConfig(keep_layers=2))
+    folder, expected = check_export(tmp_path, *trained)
+    config = json.loads((folder / "encoder" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 2
+    weights = sum(weight.numel() for weight in AutoModel.from_pretrained(folder / "encoder").parameters())
+    assert weights == start_weights(str(start), 2)
+    tokenizer = PairTokenizer.load(trained[0].tokenizer.part_folder())
+    assert tokenizer.delimiters.around == {"x": (1 + bos, 1), "y": (1 + bos, 1)}
+    for name, side in SIDES.items():
+        theirs = Tokenizer.from_file(str(folder / name / "tokenizer.json")).encode("anchor basket").ids
+        assert theirs == tokenizer.encode(["anchor basket"], side, 20)[0] and (theirs[0] == 0) == bos
+    if bos:  # the other kind is every other model's
+        for name, vectors in vectors_by_sentence_transformers(folder, tmp_path / "st.npz").items():
+            np.testing.assert_allclose(vectors, expected[name], atol=1e-4)
+
+
 def follow(tmp_path: Path, family: str) -> tuple[Path, dict[str, np.ndarray]]:
     """Train and export; our loaders must agree with the oracle. The export, and the oracle's vectors by side."""
-    checkpoint, losses = train_from(tmp_path, family)
+    return check_export(tmp_path, *train_from(tmp_path, family))
+
+
+def check_export(tmp_path: Path, checkpoint: Checkpoint, losses: list[float]) -> tuple[Path, dict[str, np.ndarray]]:
+    """As `follow`, of a checkpoint and the losses that led to it."""
     assert np.mean(losses[-3:]) < np.mean(losses[:3]), losses
     tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
     exported = export(Store(tmp_path / "store"), checkpoint, ExportConfig())
