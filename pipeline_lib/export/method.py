@@ -10,7 +10,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.store.artifact import Artifact
 
-Start = Literal["random", "lexical", "pretrained", "language_model", "embedding_model"]
+Start = Literal["random", "lexical", "pretrained", "language_model", "embedding_model", "checkpoint"]
 
 BATCHES = (4_976, 12_288)  # pairs, of the paper's largest and smallest model
 VIEWS = ("docstring", "neighbour")  # of the paper's pairs: code, and text
@@ -20,6 +20,7 @@ STARTS: dict[Start, str] = {
     "pretrained": "a language model of its own as the start",
     "language_model": "a given language model as the start",
     "embedding_model": "a trained embedding model as the start, with its attention",
+    "checkpoint": "a checkpoint of an earlier run as the start",
 }
 PAPERS_STARTS: tuple[Start, ...] = ("pretrained", "language_model")
 
@@ -45,7 +46,8 @@ def method_of_run(config: RunConfig, trained: Artifact, exported: Artifact) -> M
         config: of the run, of a tuned one that of the run that it began as.
     """
     train = TrainConfig.model_validate(trained.manifest.config["config"])
-    return method_of(config.model_copy(update={"train": train}), exported.manifest.facts)
+    facts = {**exported.manifest.facts, "has_parent": "parent" in trained.manifest.inputs}
+    return method_of(config.model_copy(update={"train": train}), facts)
 
 
 def method_of(config: RunConfig, facts: Mapping[str, Any]) -> Method:
@@ -53,7 +55,8 @@ def method_of(config: RunConfig, facts: Mapping[str, Any]) -> Method:
 
     Args:
         config: of the run.
-        facts: of its export: `prompts` and `pooling` of a start that was an embedding model.
+        facts: of its export: `prompts` and `pooling` of a start that was an embedding model; and `has_parent`, whether it began
+            as the checkpoint of an earlier run.
     """
     rows = [*_start(config, facts), *_loss(config.train), *_batches(config.train), *_weights(config)]
     return Method(tuple(row for row, is_papers in rows if is_papers), tuple(row for row, is_papers in rows if not is_papers))
@@ -61,6 +64,8 @@ def method_of(config: RunConfig, facts: Mapping[str, Any]) -> Method:
 
 def start_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Start:
     """What the weights began as."""
+    if facts.get("has_parent"):
+        return "checkpoint"
     if "prompts" in facts:
         return "embedding_model"
     if config.model.init:
@@ -71,7 +76,7 @@ def start_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Start:
 def _start(config: RunConfig, facts: Mapping[str, Any]) -> list[tuple[str, bool]]:
     start = start_of_run(config, facts)
     rows = [(STARTS[start], start in PAPERS_STARTS)]
-    if start == "embedding_model":
+    if "prompts" in facts:
         prompts = f"prompts ({', '.join(facts['prompts'])})" if facts["prompts"] else "the tokenizer's own special tokens"
         rows.append((f"{prompts} in place of delimiters", False))
         rows.append((f"{_pooling(facts['pooling'])}", facts["pooling"] == "last"))

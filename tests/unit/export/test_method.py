@@ -63,6 +63,8 @@ def test_starts() -> None:
     assert "counted on the training texts" in of(ModelConfig(start="lexical"))[1]
     assert "lower case, split identifiers and no punctuation" in of(ModelConfig())[1]
     assert "lower case" not in "".join(of(ModelConfig(init="lm")))
+    shared, other = of(ModelConfig(init="0123/step-000004"), {"has_parent": True})
+    assert "a checkpoint of an earlier run" in other and "language model" not in shared
 
 
 def test_an_embedding_model_keeps_its_own_pooling_and_prompts_and_the_sentence_says_so() -> None:
