@@ -85,7 +85,7 @@ def measure(n_pairs: int) -> dict[str, float]:
     lengths = np.clip(generator.exponential(MEAN_TOKENS, 2 * n_pairs), 4, demo.shards.max_x_tokens).astype(int)
     texts = [generator.integers(5, vocabulary, length).astype(np.int32) for length in lengths]
     hashes = PairHashes(torch.arange(n_pairs), torch.arange(n_pairs, 2 * n_pairs))
-    config, budget = encoder.backbone.config, demo.train.activation_bytes
+    config, budget = encoder.backbone.config, demo.train.kept_bytes
     before, started = _high_water_bytes(), time.monotonic()
     limit = fitting_tokens(config, encoder.device, budget, encoder.fused)
     batches = cut_micro_batches(texts, limit)
@@ -146,7 +146,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
     optimizer = build_optimizer(encoder, config)
     hashes = PairHashes(torch.arange(n_pairs), torch.arange(n_pairs, 2 * n_pairs))
     chance = np.random.default_rng(1)
-    limit = fitting_tokens(llama, encoder.device, config.activation_bytes, encoder.fused)
+    limit = fitting_tokens(llama, encoder.device, config.kept_bytes, encoder.fused)
 
     def loss_of(emb_ND: torch.Tensor) -> torch.Tensor:
         x_BD, y_BD = emb_ND.chunk(2)
@@ -160,7 +160,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
         batches = cut_micro_batches(texts, limit)
         tokens = sum(batch.padded_tokens for batch in batches)
         optimizer.zero_grad(set_to_none=True)
-        batch_gradients(encoder, batches, loss_of, should_cache(llama, tokens, config.activation_bytes, encoder.fused))
+        batch_gradients(encoder, batches, loss_of, should_cache(llama, tokens, config.kept_bytes, encoder.fused))
         clip_gradients(encoder, config.clip_norm)
         optimizer.step()
         held.append(_status_bytes("VmRSS:"))

@@ -24,7 +24,7 @@ from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.model.encoder import Encoder, set_temperature
-from pipeline_lib.model.grad_cache import batch_gradients
+from pipeline_lib.model.grad_cache import CPU_TOKENS, batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
@@ -96,7 +96,7 @@ class OurStep:
 
     def _micro_batches(self, x_ids: Sequence[np.ndarray], y_ids: Sequence[np.ndarray]) -> list[MicroBatch]:
         if self.sort:
-            return cut_micro_batches([*x_ids, *y_ids], self.setting.train.micro_batch_tokens)
+            return cut_micro_batches([*x_ids, *y_ids], self.setting.train.micro_batch_tokens or CPU_TOKENS)
         return [*_as_one(x_ids, 0), *_as_one(y_ids, len(x_ids))]
 
 

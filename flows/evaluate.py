@@ -110,7 +110,8 @@ def workspace_without_run(params: EvaluateParams) -> Workspace:
 
 def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
     """Checkpoints of a run as models that suites are put to."""
-    return [CheckpointEncoder(run.lineage.checkpoint(label)) for label in labels]
+    precision = run.work.config.suites.precision
+    return [CheckpointEncoder(run.lineage.checkpoint(label), precision=precision) for label in labels]
 
 
 @dataclass(frozen=True)

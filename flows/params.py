@@ -11,8 +11,8 @@ from flows.options import Params, place
 from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
 from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
 from pipeline_lib.config.ablations import AblateConfig, Lever
-from pipeline_lib.config.base import StageConfig, operational
-from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
+from pipeline_lib.config.base import operational
+from pipeline_lib.config.finetuning import TrainingSetConfig, TuningConfig
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
 from pipeline_lib.config.presets import PRESETS, RANDOM, preset, preset_names, start_of
 from pipeline_lib.config.run import RunConfig
@@ -38,6 +38,7 @@ TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
     "directions": "train.directions",
     "seed": "train.seed",
     "processes": "train.processes",
+    "gpus": "train.gpus",
 }
 RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 
@@ -70,8 +71,9 @@ class SourceParams(Params):
 
     @property
     def start(self) -> str:
-        """The language model that training starts from: a folder or a hub id; empty: none."""
-        init = start_of(str(self.preset), self.layers())
+        """What training starts from: a folder, a hub id or a finished run; empty: none, or what a lengthened run has."""
+        given = str(self.settings().get("model.init") or "")
+        init = given if self.lengthened else start_of(str(self.preset), self.layers())
         return "" if init == RANDOM else init
 
     @property
@@ -129,7 +131,8 @@ class RunParams(SourceParams):
     preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
     init: str | None = place(
         "Start from",
-        "Folder of a causal language model, or its id on the Hugging Face hub; its tokenizer is taken too, and a language"
+        "Folder of a causal language model, a GGUF file, a name that `cpt get-start` lists, or an id on the Hugging Face hub;"
+        " its tokenizer is taken too, and a language"
         " model's learning rates. Or a finished run, as KEY, KEY/step-000240, the name of its report, or published; its"
         " tokenizer, temperature and rates are taken too. random: random weights. Unset: the preset's own start.",
         PLACE_OR_NAME,
@@ -157,6 +160,7 @@ class PretrainParams(RunParams):
         "pretrain_steps": "pretrain.steps",
         "seed": "pretrain.seed",
         "processes": "pretrain.processes",
+        "gpus": "pretrain.gpus",
     }
 
 
@@ -304,14 +308,6 @@ class AblateParams(SourceParams):
         return apply(AblationSettings(), asked).ablation
 
 
-class TuningConfig(StageConfig):
-    """The settings of a fine-tuning run."""
-
-    sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
-    mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
-    training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")
-
-
 class FinetuneParams(Params):
     """Which checkpoint to tune, and on what."""
 
@@ -386,8 +382,9 @@ class FinetuneParams(Params):
             UserError: a setting is out of its range, or this machine is too small.
         """
         config = apply(TuningConfig(), *self.layers())
-        check_processes("training.processes", config.training.processes)
-        check_divides(config.training.batch_size, config.training.processes)
+        processes = config.training.processes or 1
+        check_processes("training.processes", processes)
+        check_divides(config.training.batch_size, processes)
         return config
 
     def training_sets(self) -> list[TrainingSetConfig]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
 from pipeline_lib.runtime.machine import artifact_home
@@ -18,6 +19,7 @@ from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import LEAST_DIGITS, Store
 from pipeline_lib.train.start import checkpoint_of
 
+ON_GROWTH = {name: TrainConfig.model_fields[name].default for name in ("when_grown", "grown_steps_share")}  # at their defaults
 PUBLISHED = "published"  # the model that `cpt search` uses, where a checkpoint is asked for
 RUN = re.compile(r"(?P<run>[A-Za-z0-9_][\w.-]*?)(?:/(?P<label>step-\d+))?")
 CHECKPOINT = re.compile(r"(?:(?P<of>\w+)/)?(?P<label>step-\d+)|(?P<key>[0-9a-f]{4,64})")
@@ -49,7 +51,7 @@ def find_checkpoint(store: Store, name: str) -> Checkpoint | None:
 
     Args:
         name: RUN is the key of a finished run, its first digits, or the name of a report, whose newest run is meant; or
-            `published`, the checkpoint that search uses. A folder of that name comes first.
+            `published`, the checkpoint that search uses. A folder or file of that name comes first.
 
     Raises:
         UserError: it can be nothing else, and there is no such run or checkpoint; or several keys begin so.
@@ -57,7 +59,7 @@ def find_checkpoint(store: Store, name: str) -> Checkpoint | None:
     if name == PUBLISHED:
         return checkpoint_of(store, published_checkpoint(store))
     found = RUN.fullmatch(name)
-    if found is None or Path(name).is_dir():
+    if found is None or Path(name).expanduser().exists():
         return None
     key = _key_of(store, found["run"])
     if key:
@@ -72,6 +74,7 @@ def find_given_start(store: Store, init: str, lengthened: str) -> Checkpoint | N
     """The finished run's checkpoint that training starts from, or goes on from; None where `init` is no run's or empty.
 
     Args:
+        init: of the lengthened run what is asked for beside it, and not what a preset names.
         lengthened: `train.continue_from`; empty: none.
 
     Raises:
@@ -111,9 +114,12 @@ def with_settings(config: RunConfig, section: str, **settings: Any) -> RunConfig
 
 
 def asked_digest(config: RunConfig, start: Checkpoint | None = None) -> str:
-    """Digest of a run's name and configuration, whatever the growth of its data, and how its start was named."""
+    """Digest of a run's name and configuration, whatever the growth of its data and what it asks of that, and however its
+    start was named.
+    """
     if start is not None:
         config = with_settings(config, "model", init=start.name)
+    config = with_settings(config, "train", **ON_GROWTH)
     return digest_of([config.name, with_settings(config, "extract", generation=0).key_fields()])
 
 

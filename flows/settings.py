@@ -62,8 +62,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
         last["name"] = _name_of(folder or PurePath(dump).stem) or config.name
     config = make(layers=[*layers, last]) if last else config
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
-    check_processes("train.processes", config.train.processes)
-    check_divides(config.train.batch_size, config.train.processes * config.train.nodes)
+    check_processes("train.processes", config.train.n_processes)
+    check_divides(config.train.batch_size, config.train.n_processes * config.train.nodes)
     check_early_stopping(config.train)
     return config
 

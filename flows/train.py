@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.build_dataset import dataset_of
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pretrain import pretrain_on
-from flows.runs import with_settings
+from flows.runs import ON_GROWTH, with_settings
 from flows.workspace import (
     Dataset,
     DatasetRef,
@@ -73,15 +73,18 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
 
 
 def warm_started(work: Workspace, dataset: Dataset) -> Workspace:
-    """The run on a dataset that has grown: from the checkpoint of an earlier run, for a share of the steps; else as it is."""
-    start = dataset.start
+    """The run on a dataset that has grown: from the checkpoint of an earlier run, for a share of the steps; else as it is.
+
+    Either way its policy has been followed, and is no part of what is trained.
+    """
+    start, config = dataset.start, with_settings(work.config, "train", **ON_GROWTH)
     if start is None or (work.start and start.name == work.start.name):
-        return work
+        return replace(work, config=config)
     say(f"  the data have grown: training goes on from {start.name}")
     train, recipe = work.config.train, recipe_of(start)
     steps = train.model_copy(update={"schedule": "cosine"}).lasting(round(train.grown_steps_share * train.steps))
     update = {"steps": steps.steps, "warmup_steps": steps.warmup_steps, "temperature": recipe["train"]["temperature"]}
-    config = with_settings(work.config, "train", **update)
+    config = with_settings(config, "train", **update)
     config = with_settings(config, "model", **recipe["model"], init=str(start.folder))
     return replace(work, config=config)
 

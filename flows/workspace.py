@@ -230,8 +230,7 @@ def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin
     start, own = dataset.start, _train_params(params)
     base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, _data_sentence(work.config)
     if start is not None:
-        before, earlier = whole_story(lineage_of(work.store, start.trained))
-        base, data = f"the checkpoint {start.name} (which started from {before})", " ".join(dict.fromkeys([earlier, data]))
+        base, data = _story_before(work.store, start, data)
     if (
         start is not None and work.start and start.name == work.start.name
     ):  # as it was meant when it was found, whatever is named so later
@@ -240,9 +239,18 @@ def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin
         params=own.model_dump(mode="json", exclude={"machine"}, exclude_none=True),
         keys={stage: artifact.manifest.key for stage, artifact in dataset.stages.items() if stage != "check_shards"},
         base=base,
-        data=data.strip(),
+        data=data,
         parent=start.name if start else "",
     )
+
+
+def _story_before(store: Store, start: Checkpoint, data: str) -> tuple[str, str]:
+    """The start and the data in words, with those of the run that a checkpoint is of."""
+    try:
+        before, earlier = whole_story(lineage_of(store, start.trained))
+    except UserError:  # what it was made from is gone
+        return f"the checkpoint {start.name}", data
+    return f"the checkpoint {start.name} (which started from {before})", " ".join(dict.fromkeys([earlier, data])).strip()
 
 
 def _named_start(params: SourceParams, own: TrainParams, name: str) -> TrainParams:

@@ -48,7 +48,8 @@ def baselines_task(part: HeldOutPart) -> Evaluations:
 @stage_task("evaluate-checkpoint")
 def checkpoint_task(part: HeldOutPart, checkpoint: Checkpoint) -> Evaluations:
     """One checkpoint on the same queries and candidates."""
-    return _one_measured(part, CheckpointEncoder(checkpoint, part.config.evaluate.batch_tokens))
+    evaluate = part.config.evaluate
+    return _one_measured(part, CheckpointEncoder(checkpoint, evaluate.batch_tokens, evaluate.precision))
 
 
 @stage_task("evaluate-model")

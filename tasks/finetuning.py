@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
 from pipeline_lib.evaluation.metrics import read_evaluations
-from pipeline_lib.evaluation.suites.cached import CachedEncoder
+from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.mining import Embedder, mine
@@ -40,10 +41,14 @@ def training_set_task(store: Store, config: TrainingSetConfig) -> Artifact:
 def mine_task(store: Store, training_set: Artifact, checkpoint: Checkpoint, config: MiningConfig) -> Artifact:
     """Hard negatives from an index over the set's own passages."""
     progress = StageProgress("mine negatives")
-    encoder = CachedEncoder(CheckpointEncoder(checkpoint, config.batch_tokens), store)
+    model = CheckpointEncoder(checkpoint, config.batch_tokens, config.precision)
+    parallel = ParallelEncoder(model, embedding_processes())  # one a GPU
+    encoder = CachedEncoder(parallel, store)
     artifacts = {"model": checkpoint.trained.only(checkpoint.label), "tokenizer": checkpoint.tokenizer}
-    embedder = Embedder(encoder.encode, artifacts, checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
-    artifact = mine(store, training_set, embedder, config, progress)
+    lengths = (checkpoint.max_tokens("x"), checkpoint.max_tokens("y"))
+    embedder = Embedder(encoder.encode, artifacts, *lengths, precision=model.precision)
+    with closing(parallel):
+        artifact = mine(store, training_set, embedder, config, progress)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['mined']:,} negatives for {facts['pairs']:,} pairs, of {facts['passages']:,} passages")
     show_table("mined-negatives", [facts], "What was mined, and what was passed over")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import count_training_pairs
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.negatives import hardest_negatives
-from pipeline_lib.evaluation.report_data import HeldOut, notes, split_facts
+from pipeline_lib.evaluation.report_data import HeldOut, notes, precision_note, split_facts
 from pipeline_lib.evaluation.select import read_selection, select
+from pipeline_lib.evaluation.suites.cached import ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
@@ -76,6 +78,7 @@ def card_task(
     progress = StageProgress("model card")
     held_out = HeldOut.of(tested.curated.manifest.facts, config.source)
     first = notes(config, held_out, split_facts(tested.model)["tasks"], read_evaluations(tested.model))
+    first += precision_note(checkpoint.trained, tested.model)
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
@@ -85,7 +88,7 @@ def card_task(
         counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(tested.curated, "kind").items()},
         licences=count_training_pairs(tested.curated, "licence"),
         decontamination=_decontamination(tested.curated),
-        bias=tuple(_bias_metrics(store, checkpoint)),
+        bias=tuple(_bias_metrics(store, CheckpointEncoder(checkpoint, precision=config.evaluate.precision))),
         command=said["command"],
         notes=tuple(first if held_out.unit == "document" else [held_out.sentence(), *first]),
         licence=f"Each text of the training data keeps the licence of the {held_out.group} or file it comes from (the pairs' "
@@ -100,8 +103,9 @@ def card_task(
 def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
     """All functions and passages in one FAISS index, tied to the model by its hash."""
     progress = StageProgress("index")
-    encoder = CheckpointEncoder(checkpoint, config.index.batch_tokens)
-    artifact = build_index(store, exported, curated, config.index, encoder, progress)
+    model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
+    with closing(ParallelEncoder(model, embedding_processes())) as encoder:  # one a GPU
+        artifact = build_index(store, exported, curated, config.index, encoder, progress)
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact
@@ -144,8 +148,7 @@ def _decontamination(curated: Artifact) -> str:
     return f"pairs that hold a text of these were dropped: {', '.join(suites)}." if suites else ""
 
 
-def _bias_metrics(store: Store, checkpoint: Checkpoint) -> list[Metric]:
-    model = CheckpointEncoder(checkpoint)
+def _bias_metrics(store: Store, model: CheckpointEncoder) -> list[Metric]:
     rows = read_evaluations(
         evaluate_suite(store, model, open_suite(name, Path(), SuiteConfig()), "test") for name in GROUPS["bias"]
     )

@@ -21,7 +21,15 @@ from pipeline_lib.evaluation.candidates import compare, is_tracked
 from pipeline_lib.evaluation.metrics import differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
-from pipeline_lib.evaluation.report_data import HeldOut, QuarantineReason, ReportData, StageRow, notes, split_facts
+from pipeline_lib.evaluation.report_data import (
+    HeldOut,
+    QuarantineReason,
+    ReportData,
+    StageRow,
+    notes,
+    precision_note,
+    split_facts,
+)
 from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
@@ -102,7 +110,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         data = data.model_copy(
             update={"stages": tuple(row.model_copy(update={"reused": reused[row.stage]}) for row in data.stages)}
         )
-    keep_newest(folder, own.name, {CARD: _model_card(run, data, config.train.processes)})
+    keep_newest(folder, own.name, {CARD: _model_card(run, data)})
     page = write_report(folder, data)
     if data.tracked:
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
@@ -145,17 +153,23 @@ def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: report.get(name, 1) for name in names} | {"seconds": report["seconds"]["total"], "began_at": 0.0}
 
 
-def _model_card(run: RunArtifacts, data: ReportData, processes: int) -> bytes:
+def _model_card(run: RunArtifacts, data: ReportData) -> bytes:
     """The export's card with what the making cost: all attempts of this run, and the stages that it found done."""
     card = (run.stages["card"].part_folder() / FILE).read_text(encoding="utf-8")
     training = StageRow.of(run.stages["train"])
     cost = Cost(
         cpu_seconds=data.cpu_seconds + sum(row.cpu_seconds for row in data.stages if row.reused),
         training_cpu_seconds=training.cpu_seconds,
-        gpu_seconds=training.seconds * processes if has_gpu() else 0.0,
+        gpu_seconds=training.seconds * _trainers(run.stages["train"]) if has_gpu() else 0.0,
         attempts=data.attempts,
     )
     return with_measured_cost(card, cost).encode()
+
+
+def _trainers(trained: Artifact) -> int:
+    """Trainer processes of a run, as its last checkpoint records them."""
+    label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
+    return int(_read(trained.part_folder(label) / "state.json")["world_size"])
 
 
 def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
@@ -232,6 +246,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         index=str(stages["index"].part_folder()),
         notes=(
             *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
+            *precision_note(trained, model),
             *stages["curate"].manifest.facts.get("split_warnings", ()),
             *([trained.manifest.facts["stopped_early"]] if "stopped_early" in trained.manifest.facts else []),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),

@@ -48,6 +48,8 @@ def tiny_config(**changes: Any) -> TrainConfig:
         "token_dropout": 0.1,
         "weight_average": 0.9,
         "micro_batch_tokens": 128,
+        "resume_time_share": None,  # steps of milliseconds: some tests want a state after each
+        "precision": "float32",
         "threads": 1,
     }
     return TrainConfig(**{**fields, **changes})

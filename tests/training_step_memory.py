@@ -35,6 +35,7 @@ def take_steps(config: RunConfig, micro_batch_tokens: int, cached: bool) -> None
         vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4, appended=()
     )
     encoder = Encoder.build(config.model, vocabulary, seed=1).train()  # type: ignore[arg-type]
+    encoder.precision = config.train.precision
     if config.train.checkpoint_activations:
         encoder.checkpoint_activations()
     optimizer = optim.build_optimizer(encoder, config.train)

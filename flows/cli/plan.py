@@ -17,8 +17,10 @@ def plan_run(
     init: Annotated[
         str | None, typer.Option(metavar="DIR|ID|random", help="Another start: a folder, a hub id, or random weights.")
     ] = None,
-    gpus: Annotated[int, typer.Option(help="How many.")] = 1,
-    gpu: Annotated[str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200.")] = "h100",
+    gpus: Annotated[int | None, typer.Option(help="How many; unset: one, or with --gpu here all.")] = None,
+    gpu: Annotated[
+        str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200; here: this machine's own GPUs, or its CPU.")
+    ] = "h100",
     price: Annotated[float | None, typer.Option(help="Of one GPU-hour, in any currency.")] = None,
     utilisation: Annotated[float, typer.Option(help="Of the data sheet's operations, 0 to 1.")] = 0.4,
     batch_size: Annotated[
@@ -34,23 +36,30 @@ def plan_run(
     words: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """What a run would take: parameters, memory of a GPU by part, micro-batch, sharding, GPU-hours, cost and energy."""
+    """What a run would take, and do: processes, memory by part, micro-batch, sharding, GPU-hours, cost and energy.
+
+    It is what `cpt train --gpus N` does on such GPUs; what does not fit ends in an error, as there, with what would.
+    """
     from flows.cli.terminal import read_params
     from flows.params import RunParams
+    from flows.runs import find_checkpoint, open_store
     from flows.settings import configure
     from pipeline_lib.config.model import HUB_MODELS
     from pipeline_lib.model.checkpoint import find_start
-    from pipeline_lib.train.plan import Terms, describe_plan, plan
+    from pipeline_lib.train.plan import HERE, Terms, describe_plan, plan
 
     params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
-    asked = {"train.checkpoint_activations": True} if checkpoint_activations else {}
+    asked: dict[str, object] = {"train.checkpoint_activations": True} if checkpoint_activations else {}
+    if gpus is not None and gpu == HERE:
+        asked["train.gpus"] = gpus
     resolved = configure(preset, [*params.layers(), asked])
     if resolved.model.init not in HUB_MODELS:
-        start = find_start(resolved.model.init)
+        checkpoint = find_checkpoint(open_store(), resolved.model.init)
+        start = str(checkpoint.folder) if checkpoint else find_start(resolved.model.init)
         resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
-    found = plan(resolved, Terms(gpus, gpu, price or 0.0, utilisation))
+    found = plan(resolved, Terms(1 if gpus is None else gpus, gpu, price or 0.0, utilisation))
     lines = [describe_plan(found)]
     if run:
         from pipeline_lib.runtime.machine import artifact_home

@@ -12,9 +12,14 @@ def operational(default: Any, **options: Any) -> Any:
     return Field(default, json_schema_extra={"operational": True}, **options)
 
 
-def added(default: Any, **options: Any) -> Any:
-    """A field that came when artifacts had been made: at its default it is no part of a key, so that those are found again."""
-    return Field(default, json_schema_extra={"added": True}, **options)
+def added(default: Any, before: Any = None, **options: Any) -> Any:
+    """A field that came when artifacts had been made: at its default it is no part of a key, so that those are found again.
+
+    Args:
+        default: what it is unless given.
+        before: what it was in effect before it came, where that is another value: then this one is no part of a key.
+    """
+    return Field(default, json_schema_extra={"added": True} | ({} if before is None else {"before": before}), **options)
 
 
 def unset(was: Any, default: Any = None, operational: bool = False, added: bool = False, **options: Any) -> Any:
@@ -48,7 +53,7 @@ class StageConfig(BaseModel):
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             value, marks = getattr(self, name), _marks(type(self), name)
-            if marks.get("operational") or (marks.get("added") and value == info.default):
+            if marks.get("operational") or (marks.get("added") and value == marks.get("before", info.default)):
                 continue
             if isinstance(value, StageConfig):
                 fields[name] = value.key_fields()

@@ -23,6 +23,7 @@ View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
 HoldOut = Literal["auto", "never", "validation", "test"]
+SHORT = "short"  # view of rows for training alone, up to curation: functions that `min_function_lines` lets in
 SIGNATURE_VERSION = 3  # raised when signatures change; names only what near-duplicates were dropped from
 
 
@@ -66,10 +67,11 @@ class CodePairsConfig(StageConfig):
     min_body_lines: int = Field(
         3, description="Shortest body of a function, which is dropped as trivial below it (lines of code).", ge=1
     )
-    min_function_lines: int = added(
-        1,
-        description="Shortest function in all, its head and closing bracket too but neither documentation nor empty lines;"
-        " a shorter one is dropped as trivial below it (lines). CodeSearchNet's rule is 3 here and 1 in `min_body_lines`.",
+    min_function_lines: int | None = added(
+        None,
+        description="Shortest function in all, its head and closing bracket too but neither documentation nor empty lines, that"
+        " is taken for training although its body is shorter than `min_body_lines`; 3 is CodeSearchNet's rule; null: none is."
+        " Held-out rows are the same with it and without (lines).",
         ge=1,
     )
     min_doc_words: int = Field(

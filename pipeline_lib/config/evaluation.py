@@ -8,7 +8,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, operational, unset
+from pipeline_lib.runtime.machine import PrecisionChoice
 
+PRECISION = "Precision of the model's matrix products, as `train.precision`; vectors, and so figures, are named by it."
 HELD_OUT = "held-out"  # the group of these suites
 HELD_OUT_SUITES = ("code_search_held_out", "text_search_held_out", "classification_held_out", "similarity_held_out")
 
@@ -40,6 +42,7 @@ class EvaluateConfig(StageConfig):
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Seed of bootstrap and sampling.", ge=0)
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    precision: PrecisionChoice = operational("auto", description=PRECISION)
 
 
 class SuiteConfig(StageConfig):
@@ -75,6 +78,7 @@ class SuiteConfig(StageConfig):
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Seed of bootstrap, folds and samples.", ge=0)
     block_texts: int = operational(8192, description="Texts embedded and cached at a time.", ge=1)
+    precision: PrecisionChoice = operational("auto", description=PRECISION)
     processes: int | None = operational(
         None, description="Processes that embed, each with the model's weights; null: one per GPU, and one without any.", ge=1
     )

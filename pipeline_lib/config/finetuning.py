@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, operational, unset
+from pipeline_lib.runtime.machine import PrecisionChoice
 
 Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
 
@@ -72,6 +73,9 @@ class MiningConfig(StageConfig):
         "even", description="Choice among the passages that are left. top: the nearest ones; even: evenly over their ranks."
     )
     factory: str = Field("Flat", description="FAISS index factory string; inner product of vectors of length 1.")
+    precision: PrecisionChoice = operational(
+        "auto", description="Precision of the embedder's products, as `train.precision`; what it came to names the artifact."
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     rows_per_slice: int = operational(8_192, description="Texts embedded, and queries searched, at a time (rows).", ge=1)
 
@@ -97,4 +101,14 @@ class FinetuneConfig(StageConfig):
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
     checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
-    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+    processes: int | None = unset(
+        was=0, operational=True, description="Trainer processes of this machine; null: as `train.processes` says.", ge=1
+    )
+
+
+class TuningConfig(StageConfig):
+    """The settings of a fine-tuning run."""
+
+    sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
+    mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
+    training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")

@@ -5,8 +5,10 @@ Plans and learning rates need these sizes alone: nothing is asked of the hub.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -15,6 +17,16 @@ from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.errors import UserError
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
+
+# bytes that a layer keeps of a token until backward, by a unit of (width, queries and keys, feed-forward width): in float32,
+# and with products in bfloat16. Counted from the tensors that autograd saves in the models' own forward; a model without a
+# line here keeps what Llama does
+KEPT_BYTES = {
+    "gpt2": ((32, 0, 8), (20, 0, 4)),
+    "gpt_neox": ((40, 0, 8), (22, 0, 4)),
+    "llama": ((24, 8, 16), (26, 4, 8)),
+    "qwen3": ((24, 16, 16), (26, 10, 8)),  # norms of queries and keys
+}
 
 _PYTHIA = {"model_type": "gpt_neox", "vocab_size": 50_304, "max_position_embeddings": 2048}
 _QWEN3 = {"model_type": "qwen3", "vocab_size": 151_936, "max_position_embeddings": 32_768, "head_dim": 128}
@@ -57,8 +69,9 @@ class ModelConfig(StageConfig):
 
     init: str = Field(
         "",
-        description="Folder of a causal language model or of sentence-transformers to start from, or its id on the hub; an"
-        " empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and `positions`.",
+        description="Folder of a causal language model or of sentence-transformers to start from, a GGUF file, a name that"
+        " `cpt get-start` lists, or an id on the hub; an empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and"
+        " `positions`.",
     )
     keep_layers: int | None = unset(
         was=None,
@@ -99,6 +112,7 @@ class Shape:
         positions: rows of a learned table of positions; 0: rotary.
         gated: the feed-forward part has three matrices in place of two.
         fused: its last layer is computed at the pooled position alone (model/fast_gpt2.py).
+        family: as config.json names it.
     """
 
     layers: int
@@ -112,6 +126,7 @@ class Shape:
     positions: int = 0
     gated: bool = False
     fused: bool = False
+    family: str = "gpt2"
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], name: str) -> Self:
@@ -150,6 +165,30 @@ class Shape:
         """All weights."""
         return (self.vocabulary + self.positions) * self.width + self.layers * self.block + self.final
 
+    def kept_bytes(self, tokens: int, low: bool = False, checkpointed: bool = False) -> int:
+        """Bytes of the graphs that so many tokens keep until backward.
+
+        Args:
+            low: matrix products in bfloat16 by autocast.
+            checkpointed: a layer keeps its input alone, and is computed again, one at a time (`backward_bytes`).
+        """
+        ends = 4 * 4 * self.width  # the look-up and its gradient, the last layer's input and its gradient
+        layers = self.layers - 1 if self.fused else self.layers  # the fused forward's last one keeps next to nothing
+        a_layer = self.layer_bytes(low)
+        return tokens * (layers * (min(4 * self.width, a_layer) if checkpointed else a_layer) + ends)
+
+    def backward_bytes(self, tokens: int, low: bool = False, checkpointed: bool = False) -> int:
+        """Bytes of the widest buffers that one layer's backward has beside the graphs."""
+        if self.layers == 1 and self.fused:
+            return 0
+        widest = (6 if low else 4) * (3 * self.width + self.inner)  # autocast casts some of them
+        return tokens * (widest + (self.layer_bytes(low) if checkpointed else 0))
+
+    def layer_bytes(self, low: bool) -> int:
+        """Bytes that a layer keeps of one token until backward."""
+        width, heads, inner = KEPT_BYTES.get(self.family, KEPT_BYTES["llama"])[low]
+        return width * self.width + heads * (self.queries + self.keys) + inner * self.inner
+
 
 def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {"layers": fields["n_layer"], "vocabulary": fields["vocab_size"], "positions": fields["n_positions"]}
@@ -158,7 +197,7 @@ def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
     width, inner, heads = (fields[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
-    sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"]}
+    sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"], "family": fields["model_type"]}
     if fields["model_type"] == "gpt_neox":
         return sizes | _with_biases(width, inner)
     head = fields.get("head_dim") or width // heads
@@ -172,6 +211,21 @@ def _with_biases(width: int, inner: int) -> dict[str, int]:
     """Sizes of a block of GPT-2 and GPT-NeoX: square attention, a bias on everything, two layer norms."""
     vectors = 4 * width + inner + width + 4 * width
     return {"width": width, "inner": inner, "queries": width, "keys": width, "vectors": vectors, "final": 2 * width}
+
+
+def depth_and_width(folder: Path) -> tuple[int, int]:
+    """Layers and hidden width of the model in a folder, by the config.json of whatever family; 0 where none tells.
+
+    A sentence-transformers folder may hold its transformer in a folder below.
+    """
+    for path in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # whoever loads the model says what is wrong
+            continue
+        if isinstance(fields, dict) and (width := fields.get("hidden_size") or fields.get("n_embd")):
+            return int(fields.get("num_hidden_layers") or fields.get("n_layer") or 0), int(width)
+    return 0, 0
 
 
 def hub_weights(init: str) -> int | None:

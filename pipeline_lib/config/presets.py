@@ -23,12 +23,12 @@ from pipeline_lib.config.data import (
 )
 from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.config.filters import CodeFilterConfig, FilterConfig
-from pipeline_lib.config.model import ModelConfig, hub_weights
+from pipeline_lib.config.model import ModelConfig, depth_and_width, hub_weights
 from pipeline_lib.config.overrides import Layer, apply, in_yaml, read_config
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.machine import artifact_home, has_fast_bfloat16
+from pipeline_lib.runtime.machine import PrecisionChoice, artifact_home, has_fast_bfloat16, resolve_precision
 
 SOURCE = (
     "arXiv 2201.10005: parameters, embedding width and batch size as remembered of table 1, check against the paper; layers, "
@@ -107,12 +107,12 @@ def paper_run(kind: str, size: str) -> RunConfig:
 
 
 def demo() -> RunConfig:
-    """The machine's own Python to a searchable index in about 8 minutes on 2 cores, in float32 on any CPU.
+    """The machine's own Python to a searchable index in about 8 minutes on 2 cores, in float32 on any machine.
 
     One block, wide, over word-like tokens: in this budget what counts is which words two texts share, how rare those are,
     and which others mean the same. The lexical start brings the first two, training the rest.
     """
-    return RunConfig(
+    run = RunConfig(
         name="demo",
         # of the salts tried, the one with 1,000 capped functions in both held-out splits and the most left for training
         curate=CurateConfig(validation_percent=12, test_percent=16, split_salt="cpt-58"),
@@ -144,11 +144,12 @@ def demo() -> RunConfig:
             checkpoints=6,
         ),
     )
+    return _in_precision(run, "float32")  # the figures that are shown of it are then those of any machine
 
 
 def smoke() -> RunConfig:
     """The same code in the smallest sizes that exercise every stage: minutes, no claim to quality."""
-    return RunConfig(
+    run = RunConfig(
         name="smoke",
         tests_plumbing=True,
         tokenizer=TokenizerConfig(vocab_size=2_048, max_training_texts=20_000),
@@ -158,6 +159,14 @@ def smoke() -> RunConfig:
         train=TrainConfig(steps=30, batch_size=64, checkpoints=5, warmup_steps=3),
         evaluate=EvaluateConfig(candidates=100, max_queries=200, bootstrap=100),
     )
+    return _in_precision(run, "float32")
+
+
+def _in_precision(config: RunConfig, precision: PrecisionChoice) -> RunConfig:
+    """The same with all its matrix products in that precision."""
+    sections = {name: getattr(config, name) for name in ("pretrain", "train", "evaluate", "suites", "index")}
+    update = {name: section.model_copy(update={"precision": precision}) for name, section in sections.items()}
+    return config.model_copy(update=update)
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
@@ -271,6 +280,8 @@ def _made(
         return _named(config, name, init="", start="random")
     if start:
         n_weights = hub_weights(start) or n_weights
+        if config.train.precision == "float32":  # fixed for a small new model's figures, which these will not be
+            config = _in_precision(config, "auto")
         update = {
             "pretrain": config.pretrain.for_language_model(n_weights),
             "train": config.train.for_language_model(n_weights, embeds or _embeds(start)),
@@ -350,7 +361,10 @@ def describe(config: RunConfig, name: str) -> str:
     given = config.source.folder or config.source.dump
     source = given or "this machine's own Python: its standard library and a tracked list of packages"
     precision: str = train.precision
-    if precision == "float32" and not has_fast_bfloat16():
+    if train.precision == "auto":
+        depth = depth_and_width(Path(model.init)) if model.init else (model.layers, model.width)
+        precision = f"{resolve_precision(train.precision, *depth)} (auto)"
+    elif train.precision == "float32" and not has_fast_bfloat16():
         precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"
     new = f"{model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}"
     sizes = f"from {model.init}, with its tokenizer" if model.init else new

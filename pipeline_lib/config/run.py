@@ -17,6 +17,7 @@ from pipeline_lib.config.data import (
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
+from pipeline_lib.runtime.machine import PrecisionChoice
 
 
 class ExportConfig(StageConfig):
@@ -33,6 +34,9 @@ class IndexConfig(StageConfig):
     )
     probes: int = added(1, description="Inverted lists that a search visits in an index of the IVF kind.", ge=1)
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    precision: PrecisionChoice = added(
+        "auto", before="float32", description="Precision of the embedder's matrix products, as `train.precision`."
+    )
     rows_per_slice: int = operational(
         8_192, description="Texts embedded at a time, which is all that a killed build loses (rows).", ge=1
     )

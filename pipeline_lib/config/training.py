@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.machine import PrecisionChoice
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 # (weights up to, peak rate): what language models of that size are tuned to embed with, all of their weights at once
@@ -15,6 +16,7 @@ LANGUAGE_MODEL_RATES = ((200_000_000, 3e-4), (500_000_000, 1e-4), (2_000_000_000
 UNKNOWN_SIZE_RATE = 1e-4
 EMBEDDING_MODEL_RATE = 5e-5  # of 22 to 110 million weights that embed already; higher ones forget what they know
 WARMUP_SHARE = 0.1  # of the steps
+CPU_ACTIVATION_BYTES = 2 * 1024**3
 
 
 class ReadingConfig(StageConfig):
@@ -85,16 +87,28 @@ class OptimizerConfig(StageConfig):
         ge=0,
         lt=1,
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of matrix products; weights and loss stay in float32."
+    precision: PrecisionChoice = Field(
+        "auto",
+        description="Precision of matrix products; weights and loss stay in float32. auto: bfloat16 on GPUs that have it (from"
+        " Ampere on), and on CPUs that have it for models of two layers and 256 dimensions or more, else float32; what it came"
+        " to names the run.",
+    )
+    tf32: bool = added(
+        True,
+        description="TF32 for what float32 products remain on a GPU that has it: ten bits of mantissa, up to ten times the"
+        " speed. false: full float32.",
+    )
+    deterministic: bool = added(
+        True,
+        description="Deterministic algorithms alone, so that two equal runs agree to the bit. false: a GPU may take faster"
+        " ones, and a run that was interrupted ends a little otherwise.",
     )
     seed: int = Field(1, description="Seed of initial weights, sample order and dropout.", ge=0)
     micro_batch_tokens: int | None = unset(
         was=0,
-        default=16_384,
         operational=True,
-        description="Padded tokens of one forward pass; null: as many as fit the memory of the device, or `activation_bytes` on"
-        " a CPU. The loss is over the whole batch in any case.",
+        description="Padded tokens of one forward pass; null: as many as fit the memory of the device, on a CPU 16,384 at"
+        " most. The loss is over the whole batch in any case.",
         ge=1,
     )
     checkpoint_activations: bool = operational(
@@ -102,7 +116,23 @@ class OptimizerConfig(StageConfig):
         description="Activation checkpointing: layers keep their inputs alone and are computed again in the backward pass,"
         " which saves memory for up to one more forward pass. Gradients are the same.",
     )
-    processes: int = operational(1, description="Trainer processes (torchrun), one a GPU or CPU socket.", ge=1)
+    processes: int | None = unset(
+        was=0,
+        operational=True,
+        description="Trainer processes of this machine (torchrun); null: one a GPU, as many as the batch divides among; one on"
+        " a CPU.",
+        ge=1,
+    )
+    gpus: int | None = unset(
+        was=0, operational=True, description="GPUs of this machine that train; null: all that it has.", ge=1
+    )
+    memory_bytes: int | None = unset(
+        was=0,
+        operational=True,
+        description="Memory of a GPU, or of a CPU machine, that a run is planned in, and beyond which it is refused before it"
+        " starts; null: all that there is (bytes).",
+        gt=0,
+    )
     nodes: int = operational(
         1, description="Machines that train together, each with `processes` trainers, over a shared store.", ge=1
     )
@@ -116,21 +146,35 @@ class OptimizerConfig(StageConfig):
         pattern=r"^[\w.\-]+:\d+$",
     )
     rendezvous_id: str = operational("cpt", description="Name of the meeting, the same on all machines.", pattern=r"^[\w.\-]+$")
-    parallel: Literal["ddp", "fsdp"] = operational(
-        "ddp",
+    parallel: Literal["auto", "ddp", "fsdp"] = operational(
+        "auto",
         description="Parallelism of several processes. ddp: each holds all weights, and gradients are summed once a step; fsdp:"
-        " weights, gradients and moments are sharded over them (FSDP2), for models that one device does not hold.",
+        " weights, gradients and moments are sharded over them (FSDP2), for models that one device does not hold; auto: ddp"
+        " where it fits the devices' memory.",
     )
-    synchronise: Literal["step", "micro_batch"] = operational(
-        "step",
+    synchronise: Literal["auto", "step", "micro_batch"] = operational(
+        "auto",
         description="Synchronisation under fsdp. step: gathered weights and full gradients are held through a step and summed"
-        " once; micro_batch: neither is held, at the price of a collective per block and micro-batch.",
+        " once; micro_batch: neither is held, at the price of a collective per block and micro-batch; auto: step where it"
+        " fits.",
     )
     threads: int | None = unset(
         was=0, operational=True, description="Threads of a CPU trainer process; null: cores / `processes`.", ge=1
     )
     resume_every_seconds: float = operational(
-        60.0, description="Time between two saves of the full training state, for a restart (seconds).", gt=0
+        60.0,
+        description="Least time between two saves of the full training state, for a restart (seconds); `resume_time_share` may"
+        " make it longer.",
+        gt=0,
+    )
+    resume_time_share: float | None = unset(
+        was=0.0,
+        default=0.02,
+        operational=True,
+        description="Largest share of a run's time that saving its states may cost: the time between two saves grows with what"
+        " the last one cost; null: no bound.",
+        gt=0,
+        le=1,
     )
     async_checkpointing: bool = operational(
         True, description="Asynchronous checkpointing: a thread writes the training state beside the next steps."
@@ -141,6 +185,11 @@ class OptimizerConfig(StageConfig):
     max_restarts: int = operational(
         2, description="Restarts of a dead trainer from its last whole state, without a step gained between them.", ge=0
     )
+
+    @property
+    def n_processes(self) -> int:
+        """Trainer processes of one machine; 1 where that was not settled."""
+        return self.processes or 1
 
     def stable_steps(self, steps: int) -> int | None:
         """Steps of so many before warmup-stable-decay's decay, which are the same in a longer run; None under cosine."""
@@ -269,12 +318,12 @@ class TrainConfig(OptimizerConfig):
         " its checkpoint's, AdamW's moments begin at zero, the order of samples goes on behind its step, and the schedule"
         " covers the steps that are added. `steps` counts those of both.",
     )
-    when_grown: Literal["restart", "continue"] = operational(
+    when_grown: Literal["restart", "continue"] = added(
         "restart",
         description="Training on a dataset that has grown since this configuration was trained last. restart: as if there had"
         " been no such run; continue: from the last checkpoint of the newest one, for `grown_steps_share` of the steps.",
     )
-    grown_steps_share: float = operational(
+    grown_steps_share: float = added(
         0.25, description="Steps on a grown dataset under `when_grown: continue`, as a share of `steps`.", gt=0, le=1
     )
     compile: Literal["off", "on", "auto"] = operational(
@@ -289,11 +338,18 @@ class TrainConfig(OptimizerConfig):
         " bfloat16, for models of two layers and more, where a probe finds that PyTorch's kernel of variable length runs, else"
         " padded. Losses agree to rounding.",
     )
-    activation_bytes: int = operational(
-        2 * 1024**3,
-        description="Most memory of a batch's activations in a process; beyond it gradient caching, a third more work (bytes).",
+    activation_bytes: int | None = unset(
+        was=0,
+        operational=True,
+        description="Most memory of a batch's activations in a process; beyond it gradient caching, a third more work; null:"
+        " what the memory of a GPU leaves, 2 GiB on a CPU (bytes).",
         gt=0,
     )
+
+    @property
+    def kept_bytes(self) -> int:
+        """Room for a batch's activations; a CPU's where that was not settled."""
+        return self.activation_bytes or CPU_ACTIVATION_BYTES
 
     def at_batch_size(self, batch_size: int) -> Self:
         """The same pairs seen in batches of another size: steps and warm-up change in proportion."""
@@ -348,8 +404,7 @@ class PretrainConfig(OptimizerConfig):
     mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in the packed text.")
     micro_batch_tokens: int | None = unset(
         was=0,
-        default=2_048,
         operational=True,
-        description="Tokens of one forward pass, whose logits take 4 x tokens x vocabulary bytes; null: 2,048.",
+        description="Tokens of one forward pass; null: 2,048 on a CPU, 16,384 on a GPU.",
         ge=64,
     )

@@ -20,7 +20,7 @@ from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation.decontaminate import decontaminate
 from pipeline_lib.curation.dedup import Curation
 from pipeline_lib.curation.near_duplicates import drop_near_duplicates
-from pipeline_lib.curation.split import Split, pinned_units, split_documents, split_groups
+from pipeline_lib.curation.split import Split, pinned_units, split_documents, split_groups, split_of
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -139,7 +139,8 @@ def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
     else:
         unit, reason = "group", f"{len(groups)} groups"
     splits = by_group if unit == "group" else _by_document(curation, config)
-    curation.assign(unit, splits)
+    short = {name: "train" if unit == "document_id" else split_of(name, config) for name in curation.survivors_by(unit, True)}
+    curation.assign(unit, short | splits)
     curation.drop_twins()
     empty = [name for name in SPLITS if name not in curation.sizes()]
     if empty:

@@ -14,6 +14,9 @@ Four passes, each over the survivors of the one before, each keeping the lowest 
 Rows that hold texts of evaluation suites go before the first pass (decontaminate.py), near-duplicates between the third and
 the fourth (near_duplicates.py), both where the config asks for it.
 
+Rows of the view `short` are for training only. Beside rows of `docstring`, whose view they then get, they are the later ones in
+every pass; those of a held-out split, or with a text of one, go as `for_training`. Held-out rows are the same without them.
+
 A row that pass 3 drops may have dropped others in pass 2: the passes are few and plain rather than the largest possible
 set. A later generation never removes a row of an earlier one, since in each pass the lower generation wins, and what earlier
 generations keep does not depend on later ones.
@@ -28,7 +31,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline_lib.config.data import CurateConfig
+from pipeline_lib.config.data import SHORT, CurateConfig
 from pipeline_lib.errors import ContractViolation
 
 DROP_REASONS = (
@@ -40,6 +43,7 @@ DROP_REASONS = (
     "near_duplicate_x",
     "near_duplicate_y",
     "held_out_twin",
+    "for_training",
 )
 
 _KEYS = """
@@ -51,7 +55,7 @@ FROM read_parquet(?)
 _DROP_REPEATED = """
 UPDATE keys SET dropped = '{reason}' FROM (
     SELECT id FROM (
-        SELECT id, row_number() OVER (PARTITION BY kind, view, {same} ORDER BY generation, id) AS rank
+        SELECT id, row_number() OVER (PARTITION BY kind, {view}, {same} ORDER BY view = '{short}', generation, id) AS rank
         FROM keys WHERE dropped = ''
     ) WHERE rank > 1
 ) AS repeated WHERE keys.id = repeated.id
@@ -69,6 +73,21 @@ UPDATE keys SET dropped = 'held_out_twin' FROM (
     SELECT DISTINCT texts.id FROM texts JOIN owners USING (text) WHERE texts.split <> owners.owner
 ) AS twins WHERE keys.id = twins.id
 """
+
+# Rows for training alone: none is held out, and none costs a held-out row, whose texts they may hold
+_DROP_SHORT = """
+UPDATE keys SET dropped = 'for_training' WHERE dropped = '' AND view = $short AND (
+    split <> 'train' OR x_hash IN (FROM held_out) OR y_hash IN (FROM held_out)
+)
+"""
+_HELD_OUT = """
+CREATE TEMP TABLE held_out AS SELECT x_hash AS text FROM keys WHERE dropped = '' AND split <> 'train'
+UNION SELECT y_hash FROM keys WHERE dropped = '' AND split <> 'train'
+"""
+
+
+_COUNT_SHORT = f"SELECT count(*) FROM keys WHERE dropped = '' AND view = '{SHORT}'"  # noqa: S608
+_AS_OTHERS = f"CASE view WHEN '{SHORT}' THEN 'docstring' ELSE view END"
 
 
 class Curation:
@@ -122,11 +141,16 @@ class Curation:
     def drop_repeated(self) -> None:
         """Passes 1 to 3: of equal pairs, x and y of one kind and view, keep the lowest (generation, id)."""
         for reason, same in (("duplicate_pair", "x_hash, y_hash"), ("duplicate_x", "x_hash"), ("duplicate_y", "y_hash")):
-            self.connection.execute(_DROP_REPEATED.format(reason=reason, same=same))
+            self.connection.execute(_DROP_REPEATED.format(reason=reason, same=same, view=_AS_OTHERS, short=SHORT))
 
-    def survivors_by(self, unit: str) -> dict[str, frozenset[str]]:
-        """The units ("group" or "document_id") that rows survive in, each with the kinds of its rows."""
-        query = f"SELECT \"{unit}\", list(DISTINCT kind) FROM keys WHERE dropped = '' GROUP BY 1"  # noqa: S608
+    def survivors_by(self, unit: str, short: bool = False) -> dict[str, frozenset[str]]:
+        """The units ("group" or "document_id") that rows survive in, each with the kinds of its rows.
+
+        Args:
+            short: of rows that are for training alone, in place of all others.
+        """
+        which = f"dropped = '' AND (view = '{SHORT}') = {short}"
+        query = f'SELECT "{unit}", list(DISTINCT kind) FROM keys WHERE {which} GROUP BY 1'  # noqa: S608
         return {name: frozenset(kinds) for name, kinds in self.connection.execute(query).fetchall()}
 
     def sources_by(self, unit: str) -> dict[str, frozenset[str]]:
@@ -161,6 +185,9 @@ class Curation:
 
     def drop_twins(self) -> None:
         """Pass 4: leave every text to one split."""
+        if self._row(_COUNT_SHORT)[0]:
+            self.connection.execute(_HELD_OUT)
+            self.connection.execute(_DROP_SHORT, {"short": SHORT})
         self.connection.execute(_DROP_TWINS)
 
     def rows(self) -> int:
@@ -198,10 +225,11 @@ class Curation:
         """The surviving rows of a split with all their columns, sorted by id, as an Arrow record batch reader."""
         return self.connection.sql(
             """
-            SELECT pairs.* FROM read_parquet($paths) AS pairs JOIN keys ON pairs.id = keys.id
+            SELECT pairs.* REPLACE (CASE pairs.view WHEN $short THEN 'docstring' ELSE pairs.view END AS view)
+            FROM read_parquet($paths) AS pairs JOIN keys ON pairs.id = keys.id
             WHERE keys.dropped = '' AND keys.split = $split ORDER BY pairs.id
             """,
-            params={"paths": self.paths, "split": split},
+            params={"paths": self.paths, "split": split, "short": SHORT},
         ).to_arrow_reader(batch_rows)
 
     def _row(self, query: str) -> tuple[Any, ...]:

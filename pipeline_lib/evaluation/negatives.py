@@ -57,7 +57,7 @@ def hardest_negatives(
 
     def make(key: str) -> Outcome:
         rows = _first_pairs(inputs["curated"], config.pairs)
-        encoder = CheckpointEncoder(checkpoint, config.batch_tokens)
+        encoder = CheckpointEncoder(checkpoint, config.batch_tokens, "float32")  # a thousand texts: the same on any machine
         found = _hardest(rows, encoder, config, progress)
         scratch = store.scratch(STAGE.name)
         content = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False)

@@ -92,6 +92,23 @@ def notes(
     return found
 
 
+def precision_note(trained: Artifact, evaluated: Sequence[Artifact]) -> list[str]:
+    """The precision that a run's figures were computed in, where it is not float32 throughout.
+
+    Args:
+        trained: the run's checkpoints.
+        evaluated: what was measured of one of them.
+    """
+    training = trained.manifest.config.get("config", {}).get("precision", "float32")
+    found = {str(artifact.manifest.facts.get("precision", "float32")) for artifact in evaluated} or {"float32"}
+    if {training, *found} == {"float32"}:
+        return []
+    return [
+        f"Matrix products were computed in {training} in training and in {' and '.join(sorted(found))} in evaluation; on a "
+        "machine without fast bfloat16, which computes in float32, figures come out a few thousandths higher or lower."
+    ]
+
+
 def _said(kind: str) -> str:
     return kind.replace("_", " ")
 

@@ -343,7 +343,8 @@ def _training(facts: CardFacts, figures: Mapping[str, Any]) -> str:
 def _objective(config: Mapping[str, Any]) -> str:
     loss = {"x_to_y": "Cross entropy of each x", "y_to_x": "Cross entropy of each y"}.get(config.get("directions", ""))
     temperature = "trainable" if config.get("train_temperature", True) else "fixed"
-    return f"{loss or 'Symmetric cross entropy'} over in-batch negatives, {temperature} temperature"
+    precision = ", matrix products in bfloat16" if config.get("precision") == "bfloat16" else ""
+    return f"{loss or 'Symmetric cross entropy'} over in-batch negatives, {temperature} temperature{precision}"
 
 
 def _evaluation(facts: CardFacts) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.export.self_test import SelfTest
-from pipeline_lib.model.encoder import Encoder, Precision
+from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import embed_ids
+from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side

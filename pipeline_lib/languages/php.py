@@ -32,6 +32,7 @@ RULES = CommentedRules(
     left_out_signs=b"#/",
     between=re.compile(rb"\s*"),  # as for PHP's own getDocComment(); attributes are part of the declaration
     doc_above=doc_block,
+    doc_inside=True,
     clean=tagged_prose,
     tag=STARRED_TAG,
     text_tag=TEXT_TAG,

@@ -31,11 +31,11 @@ def hash_lines_or_block(data: bytes, comments: list[Node]) -> list[Node]:
 
 # as in comments.py: patterns for a line begin with its newline
 _BLOCK = re.compile(r"\A=begin[^\n]*\n|\n?=end[^\n]*\Z")
-# remarks to Ruby and to tools, and what hides a method from RDoc
+# remarks to Ruby and to tools, what hides a method from RDoc, and types in RBS (`#: (Integer) -> String`)
 _REMARK = re.compile(
     r"\n(?:!|[ \t]*(?:-\*-|(?:frozen[_-]string[_-]literal|(?:en)?coding|warn_indent|typed|shareable_constant_value)[ \t]*:"
     r"|rubocop:|:nocov:|:(?:nodoc|startdoc|stopdoc|enddoc|doc|notnew|include|category|section|title|main|markup|method|attr"
-    r"|attr_(?:reader|writer|accessor)|singleton-method|arg|args|yields?):|@!))[^\n]*"
+    r"|attr_(?:reader|writer|accessor)|singleton-method|arg|args|yields?):|@!|:[ \t]+(?=[^\n]*->)))[^\n]*"
 )
 _HIDDEN = re.compile(r"\n--[ \t]*(?=\n).*?(?:\n\+\+[ \t]*(?=\n|\Z)|\Z)", re.S)  # RDoc: between #-- and #++
 _HEADING = re.compile(r"\n(?:[ \t]*={1,6}(?:[ \t]+(?=\S)|(?=[A-Z]))|#{1,6}[ \t]+(?=[^\W\d_]))([^\n]+)")  # RDoc's, Markdown's
@@ -46,6 +46,7 @@ _TOMDOC_SECTION = re.compile(
 )
 _CALLS = re.compile(r"\n[ \t]*:?call-seq:[^\n]*(?:\n[ \t]*(?=\n)|\n[ \t]+[^\n]*)*")  # RDoc: the ways to call it, indented
 _TAG_LINE = re.compile(r"\n[ \t]*@[a-z]\w*")
+_TAGGED = re.compile(r"\n[ \t]*@[a-z][^\n]*(?:(?:\n[ \t]*)*\n[ \t]+\S[^\n]*)*")  # it goes on in indented lines
 _YARD_LINK = re.compile(r"\{([A-Za-z:#.][\w:#.!?=]*)(?:[ \t]+([^{}\n]+))?\}(?!\[)")
 _RDOC_TARGET = re.compile(r"\[(?:https?:|link:|rdoc-|mailto:)")
 _RDOC_LINK = re.compile(rf"(?:\{{([^{{}}\n]+)\}}|\b([\w.]+)){_RDOC_TARGET.pattern}[^\]\s]*\]")
@@ -67,7 +68,8 @@ def ruby_prose(comments: list[str]) -> str:
     if "call-seq:" in text:
         text = _CALLS.sub("", text)
     tag = _TAG_LINE.search(text) if "@" in text else None
-    text = text[: tag.start()] if tag else text
+    if tag is not None:
+        text = text[: tag.start()] if text[: tag.start()].strip() else _TAGGED.sub("", text)
     if ": " in text and (status := _TOMDOC.match(text)):
         section = _TOMDOC_SECTION.search(text, status.end())
         text = "\n" + text[status.end() : section.start() if section else None]
@@ -112,6 +114,12 @@ def _blanked(lines: list[bytes], opened: int, ends: list[int], indented: bytes) 
     return opened
 
 
+# Sorbet's types of a method, which stand between its documentation and itself
+_SIGNATURE = (
+    rb"(?:(?:T::Sig::WithoutRuntime\.)?sig\b(?:[ \t]*\([^()\n]*\))?[ \t]*"
+    rb"(?:\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}|do\b(?:[^\n]*\n){1,60}?[ \t]*end)[ \t]*\n(?:[ \t]*\n)?[ \t]*)?"
+)
+
 RULES = CommentedRules(
     suffixes=(".rb",),
     grammar="tree_sitter_ruby:language",
@@ -120,11 +128,12 @@ RULES = CommentedRules(
     signs=tuple(map(re.compile, (rb"def\b", rb"class\b", rb"module\b"))),
     name_of=scoped_name,
     # YARD: on one of the two lines above; `private def` and the like belong to the definition
-    between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*(?:[a-z_]\w*[!?]?[ \t(]+)*+"),
+    between=re.compile(rb"[ \t]*\n(?:[ \t]*\n)?[ \t]*" + _SIGNATURE + rb"(?:[a-z_]\w*[!?]?[ \t(]+)*+"),
     doc_above=hash_lines_or_block,
     clean=ruby_prose,
     mend=without_heredocs,
     tag=re.compile(rb"\n[ \t]*#*[ \t]*@[a-z]"),
+    text_tag=re.compile(rb"\A#+[ \t]*@"),  # where tags come first, the text stands behind them
     code_line=re.compile(rb"\n[ \t;})\]]*(?!#|end\b)[^\s;})\]]"),
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:rb|rake)$"),

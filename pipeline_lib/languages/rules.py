@@ -175,6 +175,7 @@ class CommentedRules(LanguageRules):
     left_out_signs: bytes = b""  # what these begin with
     between: re.Pattern[bytes]  # all that may stand between the documentation and its definition
     doc_above: Callable[[bytes, list[Node]], list[Node]]  # which of the comments so far are the documentation of what follows
+    doc_inside: bool = False  # documentation may stand behind the annotations, too
     clean: Callable[[list[str]], str]  # what those comments say: no marks, no tags, no markup
     tag: re.Pattern[bytes] | None = None  # the line behind whose beginning there is no prose, if the next one is not there
     text_tag: re.Pattern[bytes] | None = None  # a tag behind which there is prose all the same

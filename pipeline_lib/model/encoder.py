@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,15 +31,13 @@ from pipeline_lib.model.pooling import (
     pooling_of,
     set_pooling,
 )
-from pipeline_lib.runtime.machine import cpu_has_fast_bfloat16
+from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
-
-Precision = Literal["float32", "bfloat16"]
 
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding

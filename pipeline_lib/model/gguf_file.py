@@ -99,6 +99,8 @@ class _Reader:
         if max(n_tensors, n_fields) > MOST:
             raise ValueError(f"{n_tensors:,} tensors and {n_fields:,} fields; at most {MOST:,} are read")
         fields = dict(self.field() for _ in range(n_fields))
+        if (n_parts := fields.get("split.count") or 1) != 1:
+            raise ValueError(f"it is one of {n_parts} parts; merge them first (llama-gguf-split --merge)")
         tensors = [self.tensor() for _ in range(n_tensors)]
         self.check_data(int(fields.get("general.alignment", 32)), tensors)
         shapes = {name: shape for name, shape, _, _ in tensors}

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from pipeline_lib.config.model import Shape
+from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
 
@@ -105,33 +108,52 @@ def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iter
         yield
 
 
-def activation_bytes(config: PretrainedConfig, n_tokens: int, fused: bool = True, checkpointed: bool = False) -> int:
-    """Bytes that the graphs of that many tokens hold until backward, in float32, estimated from the sizes alone.
+def activation_bytes(
+    config: PretrainedConfig, n_tokens: int, fused: bool = True, checkpointed: bool = False, low: bool = False
+) -> int:
+    """Bytes that the graphs of that many tokens hold until backward, estimated from the sizes alone; see `Shape.kept_bytes`.
 
-    A layer keeps eight hidden vectors a token (both norms' inputs and outputs, queries, keys and values, attention's
-    output) and two of the feed-forward width; checkpointed, its input alone, with one layer at a time computed again. The
-    fused last-token forward's last layer keeps two, and the look-up two.
+    Args:
+        fused: the last layer is computed at the pooled position alone.
+        checkpointed: layers keep their inputs; the one that is computed again is counted too.
+        low: matrix products in bfloat16.
     """
-    width = config.hidden_size
-    inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
-    layers = config.num_hidden_layers
-    full_layers = layers - 1 if fused else layers
-    a_layer = 8 * width + 2 * inner
-    kept = full_layers * a_layer
+    shape = replace(_shape_of(config), fused=fused)
+    kept = shape.kept_bytes(n_tokens, low)
     if checkpointed:
-        kept = min(kept, full_layers * width + a_layer)
-    return 4 * n_tokens * (kept + 4 * width)
+        kept = min(kept, shape.kept_bytes(n_tokens, low, checkpointed) + n_tokens * shape.layer_bytes(low))
+    return kept
+
+
+def _shape_of(config: PretrainedConfig) -> Shape:
+    """The sizes of a model; of a family that is not known as if its layers were GPT-2's."""
+    try:
+        return Shape.of(config.to_dict(), config.model_type)
+    except UserError:
+        width, layers = config.hidden_size, config.num_hidden_layers
+        inner = getattr(config, "intermediate_size", None) or 4 * width
+        return Shape(layers, width, inner, queries=width, keys=width, vocabulary=config.vocab_size, vectors=0, final=0)
 
 
 def should_cache(
-    config: PretrainedConfig, n_tokens: int, budget_bytes: int, fused: bool = True, checkpointed: bool = False
+    config: PretrainedConfig,
+    n_tokens: int,
+    budget_bytes: int,
+    fused: bool = True,
+    checkpointed: bool = False,
+    low: bool = False,
 ) -> bool:
     """True if the graphs of a batch of that many padded tokens pass the budget for activations."""
-    return activation_bytes(config, n_tokens, fused, checkpointed) > budget_bytes
+    return activation_bytes(config, n_tokens, fused, checkpointed, low) > budget_bytes
 
 
 def fitting_tokens(
-    config: PretrainedConfig, device: torch.device, budget_bytes: int, fused: bool = True, checkpointed: bool = False
+    config: PretrainedConfig,
+    device: torch.device,
+    budget_bytes: int,
+    fused: bool = True,
+    checkpointed: bool = False,
+    low: bool = False,
 ) -> int:
     """Padded tokens of the largest micro-batch whose activations fit, a power of two.
 
@@ -144,6 +166,6 @@ def fitting_tokens(
     else:
         budget_bytes, most = budget_bytes // 8, CPU_TOKENS
     n_tokens = FEWEST_TOKENS
-    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, fused, checkpointed) <= budget_bytes:
+    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, fused, checkpointed, low) <= budget_bytes:
         n_tokens *= 2
     return n_tokens

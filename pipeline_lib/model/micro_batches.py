@@ -35,8 +35,11 @@ class MicroBatch:
         return self.ids_BL.numel()
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same rows on another device."""
-        return MicroBatch(self.ids_BL.to(device), self.lengths_B.to(device), self.rows_B.to(device))
+        """The same rows on another device; to a GPU the copies run beside what it computes."""
+        tensors = (self.ids_BL, self.lengths_B, self.rows_B)
+        if device.type == "cuda":
+            return MicroBatch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
+        return MicroBatch(*(tensor.to(device) for tensor in tensors))
 
 
 def cut_micro_batches(
@@ -135,17 +138,18 @@ def embed_ids(
         batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
         progress: callback with the texts done after each forward pass.
     """
-    emb_ND = np.empty((len(sequences), encoder.width), dtype=np.float32)
+    # on the encoder's device until all are there: a copy of each micro-batch would wait for it
+    emb_ND = torch.empty((len(sequences), encoder.width), device=encoder.device)
     was_training = encoder.training
     encoder.eval()
     done = 0
     try:
         with torch.inference_mode():
             for batch in cut_micro_batches(sequences, batch_tokens, packed=encoder.packed):
-                emb_BD = encoder(batch.ids_BL.to(encoder.device), batch.lengths_B.to(encoder.device))
-                emb_ND[batch.rows_B.numpy()] = emb_BD.float().cpu().numpy()
+                there = batch.to(encoder.device)
+                emb_ND[there.rows_B] = encoder(there.ids_BL, there.lengths_B).float()
                 done += len(batch.rows_B)
                 progress(done, len(sequences), f"{done:,} texts")
     finally:
         encoder.train(was_training)
-    return emb_ND
+    return emb_ND.cpu().numpy()

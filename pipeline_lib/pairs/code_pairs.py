@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline_lib.config.data import CodePairsConfig, View
+from pipeline_lib.config.data import SHORT, CodePairsConfig, View
 from pipeline_lib.languages.rules import DefinitionKind, Doc, LanguageRules
 from pipeline_lib.languages.scripts import count_units
 from pipeline_lib.pairs.definitions import Definition
@@ -28,7 +28,7 @@ VIEWED: dict[View, DefinitionKind] = {"docstring": "function", "name": "function
 class CodePair:
     """Description of a function or class, and its source without that."""
 
-    view: View
+    view: str
     x: str
     y: str
     line: int  # of the first line of y
@@ -38,7 +38,11 @@ class CodePair:
 def code_pairs(
     definitions: list[Definition], data: bytes, config: CodePairsConfig, rules: LanguageRules, dropped: Counter[str]
 ) -> Iterator[CodePair]:
-    """The pairs of one file; every function and class that gives none is counted in `dropped`, once a view."""
+    """The pairs of one file; every function and class that gives none is counted in `dropped`, once a view.
+
+    Behind all others stand those of short functions, which are for training alone: what stands before is the same without.
+    """
+    short: list[CodePair] = []
     for index, definition in enumerate(definitions):
         for view in config.views:
             if definition.kind != VIEWED[view]:
@@ -48,8 +52,18 @@ def code_pairs(
             reason = code_drop(candidate, config)
             if reason is None:
                 yield CodePair(view, candidate.x, candidate.y, definition.line, definition.qualified_name)
+            elif reason == "trivial" and view == "docstring" and is_for_training(candidate, config):
+                short.append(CodePair(SHORT, candidate.x, candidate.y, definition.line, definition.qualified_name))
             else:
                 note_drop(dropped, reason, lambda: (candidate.x, candidate.y))  # noqa: B023 - called at once
+    yield from short
+
+
+def is_for_training(candidate: Candidate, config: CodePairsConfig) -> bool:
+    """True for a function that is too short for `min_body_lines` alone, and long enough for `min_function_lines`."""
+    if config.min_function_lines is None or not candidate.has_lines(config.min_function_lines):
+        return False
+    return code_drop(candidate, config.model_copy(update={"min_body_lines": 1})) is None
 
 
 def note_broken_parse(module: Definition, data: bytes, dropped: Counter[str]) -> int:
@@ -189,7 +203,7 @@ CODE_RULES: tuple[CodeRule, ...] = (
     ("no_doc", lambda c, _: c.view != "name" and c.definition.doc is None),
     (
         "trivial",
-        lambda c, config: not (c.has_body(config.min_body_lines) and c.has_lines(config.min_function_lines)),
+        lambda c, config: not c.has_body(config.min_body_lines),
     ),  # half of all
     ("short_name", lambda c, config: c.view == "name" and c.name_words < config.min_name_words),
     ("short_doc", lambda c, config: c.view != "name" and count_units(c.x) < config.min_doc_words),

@@ -194,6 +194,8 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
                 definition = _commented(node, kinds[kind_id], scope, data, rules)
                 if definition is not None:
                     definition.doc = _doc_above(data, comments, start, rules)
+                    if rules.doc_inside and definition.start > start:
+                        definition.doc = _doc_inside(data, node, definition.start, rules) or definition.doc
                     yield definition
                     scope = definition
                     if definition.kind == "function":  # its own keyword is no sign of another one in it
@@ -300,6 +302,13 @@ def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRu
     chosen = [] if apart else rules.doc_above(data, comments)
     if not rules.given_by:  # only `var f = module.exports = function` are two definitions that share their comments
         comments.clear()
+    return _doc_of(chosen, data, rules) if chosen else None
+
+
+def _doc_inside(data: bytes, node: Node, end: int, rules: CommentedRules) -> Doc | None:
+    """The documentation among what is left out at the beginning of a definition."""
+    leading = [child for child in node.children if child.end_byte <= end and child.kind_id in rules.comment_ids]
+    chosen = rules.doc_above(data, leading)
     return _doc_of(chosen, data, rules) if chosen else None
 
 

@@ -1,25 +1,46 @@
-"""Machine: cores, processor, GPU, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
+"""Machine: cores, processor, GPUs, memory, the folder that keeps what runs leave, Arrow's memory. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pyarrow as pa
 
 from pipeline_lib.errors import UserError
 
+Precision = Literal["float32", "bfloat16"]  # of matrix products
+PrecisionChoice = Literal["auto", "float32", "bfloat16"]
+
 FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # Arm names its own "bf16"
+# on a CPU casts cost what products save in smaller models: two blocks of 128 took 1.2 times float32's time, of 256 0.75 times
+FEWEST_BFLOAT16_LAYERS, LEAST_BFLOAT16_WIDTH = 2, 256
+FIRST_BFLOAT16_GPU = 8.0  # compute capability: Ampere
 PROC_CPUINFO = Path("/proc/cpuinfo")
+DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
+DEVICES = Path("/dev")  # where a sandbox hides the driver's folder in /proc
 PROCESSES_A_CORE = 8  # beyond any use; a machine of 8 GPUs has more cores than this asks for
+PROBE_SECONDS = 120.0  # for torch to be imported and the driver to answer
+# torch's own answer, in a process of its own: it takes seconds, memory, and a context on the GPU
+PROBE = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+print(json.dumps([{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in gpus]))
+"""
 
 
 def cores() -> int:
@@ -59,12 +80,120 @@ def cpu_seconds(process: psutil.Process | None = None) -> float:
 
 def has_gpu() -> bool:
     """True where an NVIDIA driver answers; torch has the last word when training starts."""
-    return Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is not None
+    return bool(_driver_gpus()) and shutil.which("nvidia-smi") is not None
+
+
+def _driver_gpus() -> list[str]:
+    """Numbers of the GPUs that the driver lists, or that have a device file."""
+    listed = [str(number) for number, _ in enumerate(DRIVER_LIST.glob("*"))]
+    return listed or sorted(path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*"))
+
+
+def visible_gpus() -> list[str]:
+    """The devices that CUDA_VISIBLE_DEVICES names, or else those that the driver lists; without importing torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device.strip()]
+    return _driver_gpus()
+
+
+def computes_on_gpu() -> bool:
+    """True where torch, which is not imported, would find a GPU: one is visible, and its build knows CUDA."""
+    return has_gpu() and bool(visible_gpus()) and not metadata.version("torch").endswith("+cpu")
+
+
+@cache
+def gpu_capability() -> float:
+    """The lowest compute capability of this machine's GPUs; that of a recent one where the driver's tool does not tell."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        return min(map(float, said.split()))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return FIRST_BFLOAT16_GPU
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices that a machine trains on: its GPUs, or its processor.
+
+    Attributes:
+        count: GPUs; 1 for a processor, whose memory all of its trainer processes share.
+        memory_bytes: of one GPU, the smallest; or of the machine.
+    """
+
+    kind: Literal["cuda", "cpu"]
+    count: int
+    memory_bytes: int
+    name: str = "CPU"
+
+    def __str__(self) -> str:
+        """As people read it: 8 x NVIDIA H100 of 85.0 GB."""
+        return f"{self.count:,} x {self.name} of {self.memory_bytes / 1e9:.1f} GB"
+
+
+@cache
+def find_devices() -> Devices:
+    """The GPUs that torch sees here, or this machine's processor with the memory that it may use."""
+    if has_gpu():
+        command = [sys.executable, "-c", PROBE]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
+            gpus = json.loads(done.stdout.strip().splitlines()[-1])
+        except (subprocess.SubprocessError, ValueError, IndexError):
+            gpus = []  # torch cannot use them, as the trainer will find out likewise
+        if gpus:
+            least = min(gpu["memory_bytes"] for gpu in gpus)
+            return Devices("cuda", len(gpus), least, gpus[0]["name"])
+    return Devices("cpu", 1, memory_bytes())
+
+
+def memory_bytes(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Memory that this process may use: the machine's, or less where a control group (a container, a job) limits it."""
+    return min([psutil.virtual_memory().total, *_group_limits(cgroups, own)])
+
+
+def _group_limits(cgroups: Path, own: Path) -> Iterator[int]:
+    """The limits of this process's control groups and of all above them, of version 2 and 1."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = cgroups / "memory" if controllers else cgroups
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        # within a container the path may be the host's, which is not there: its root is then the container's own group
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder != root and root not in folder.parents:
+                break
+            try:
+                yield int((folder / name).read_text())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
 
 
 def has_fast_bfloat16() -> bool:
-    """True if bfloat16 matrix products beat float32 here: on a CPU that has them, or on a GPU, taken to be a recent one."""
-    return has_gpu() or cpu_has_fast_bfloat16()
+    """True if bfloat16 matrix products are in the hardware that would compute here: a GPU from Ampere on, or such a CPU."""
+    return gpu_capability() >= FIRST_BFLOAT16_GPU if computes_on_gpu() else cpu_has_fast_bfloat16()
+
+
+def resolve_precision(choice: PrecisionChoice, layers: int, width: int) -> Precision:
+    """The precision of a model's matrix products here, before anything is named by it.
+
+    `auto` is bfloat16 on a GPU that has it, and on a CPU that has it for models that gain by it; else float32.
+
+    Args:
+        layers: of the model.
+        width: of its hidden states.
+    """
+    if choice != "auto":
+        return choice
+    gains = computes_on_gpu() or (layers >= FEWEST_BFLOAT16_LAYERS and width >= LEAST_BFLOAT16_WIDTH)
+    return "bfloat16" if gains and has_fast_bfloat16() else "float32"
 
 
 def cpu_has_fast_bfloat16() -> bool:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import INDEX_ROWS
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
+from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
@@ -159,6 +160,9 @@ class DocumentEncoder(Protocol):
     @property
     def id(self) -> Fingerprinted: ...
 
+    @property
+    def precision(self) -> Precision: ...
+
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D), in the order of the texts."""
         ...
@@ -177,7 +181,7 @@ def build_index(
     Args:
         exported: the model; only its digest is read here.
         curated: every split's pairs are read: a search finds all there is.
-        config: the FAISS factory.
+        config: the FAISS factory; the artifact is named by the encoder's precision, whatever this one says.
         encoder: that model; a text that any run embedded with it before is not embedded again.
         progress: counts texts.
 
@@ -185,6 +189,8 @@ def build_index(
         UserError: there is nothing to index, or FAISS does not know the factory.
         ContractViolation: a vector is not finite or not of length 1.
     """
+
+    config = config.model_copy(update={"precision": encoder.precision})
 
     def embed(texts: Sequence[str], told: Progress) -> np.ndarray:
         vectors_ND = encoder.encode(texts, "y", told)

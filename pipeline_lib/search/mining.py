@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, text_hash
-from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.config.finetuning import MiningConfig
+from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.index import filled_index
 from pipeline_lib.store.artifact import Artifact
@@ -42,12 +43,13 @@ EmbedSide = Callable[[Sequence[str], Side], np.ndarray]
 
 @dataclass(frozen=True)
 class Embedder:
-    """A function from texts and side to float32 vectors (N, D) of length 1, and the artifacts and lengths it depends on."""
+    """A function from texts and side to float32 vectors (N, D) of length 1, and what it depends on."""
 
     embed: EmbedSide
     artifacts: Mapping[str, Artifact]
     max_x_tokens: int
     max_y_tokens: int
+    precision: Precision = "float32"
 
 
 class MiningWork(StageConfig):
@@ -56,6 +58,7 @@ class MiningWork(StageConfig):
     rules: MiningConfig
     max_x_tokens: int
     max_y_tokens: int
+    precision: Precision = added("float32")
 
 
 def mine(
@@ -66,7 +69,8 @@ def mine(
     Returns:
         An artifact whose part "train" is one of a training set; facts: passages, what was mined, what was passed over and why.
     """
-    work = MiningWork(rules=config, max_x_tokens=embedder.max_x_tokens, max_y_tokens=embedder.max_y_tokens)
+    lengths = {"max_x_tokens": embedder.max_x_tokens, "max_y_tokens": embedder.max_y_tokens}
+    work = MiningWork(rules=config, precision=embedder.precision, **lengths)
 
     def make(key: str) -> Outcome:
         folder, out = store.scratch(STAGE.name), store.scratch(STAGE.name)

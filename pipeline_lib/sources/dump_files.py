@@ -145,7 +145,7 @@ def _may_be_read(path: str) -> bool:
 
 
 def _remote_licences(source: DumpSource, files: Sequence[RemoteFile]) -> Licences:
-    """What manifests and licence files say, which are fetched for it; the heads of all others are not."""
+    """What manifests and licence files say, which are fetched for it; the headers of all others are seen when they are read."""
     licences = Licences(source.licence)
     for file in files:
         small = licences.is_statement(file.path) and file.bytes <= MAX_STATEMENT_BYTES

@@ -90,7 +90,11 @@ def simple_noise_scale(big_squared: float, small_squared: float, big: int, small
 
 
 def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES, progress: Progress = silent) -> float:
-    """The noise scale (pairs) of one batch: gradients of its slices against all of its candidates, and of the whole."""
+    """The noise scale (pairs) of one batch: gradients of its slices against all of its candidates, and of the whole.
+
+    The formula takes the slices for independent. They share their candidates, so that their gradients are alike beyond the
+    signal: the scale comes out too small, a lower bound.
+    """
     sequences = [*batch.x_ids, *batch.y_ids]
     pieces = cut_micro_batches(sequences, 1 << 14)
     emb_ND = in_input_order([encoder(piece.ids_BL, piece.lengths_B) for piece in pieces], pieces)

@@ -3,7 +3,7 @@
 Pairs come in the order of a BatchPlan, as in contrastive training; x and y ids of a step's pairs are one stream, cut into
 sequences of equal length, the rest of less than one left out. So a step stays a pure function of its number.
 
-M sequences of a step, m of a micro-batch, L tokens of a sequence, V vocabulary.
+M sequences of a step, m of a micro-batch, L tokens of a sequence, T predicted tokens of a micro-batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline_lib.config.training import PretrainConfig
@@ -23,6 +25,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, cut_config, draw_delimiters, gpt2_config
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
+from pipeline_lib.model.outline import Weights, draw, read
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
@@ -32,15 +35,24 @@ from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.rows import PairRows, check_views
-from pipeline_lib.train.sharding import shard
+from pipeline_lib.train.sharding import fill, shard
 
-DEFAULT_TOKENS = 2_048  # of a forward pass: its logits take 4 x this x vocabulary bytes
+CHUNK_TOKENS = 2_048  # whose logits a GPU holds at a time
+PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # of a forward pass; a GPU is bound by launches in smaller ones
 
 
 class CausalObjective:
     """A causal language model, its data and the loss; see objective.py."""
 
-    def __init__(self, job: Job, model: PreTrainedModel, tokenizer: PairTokenizer, rows: PairRows, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        job: Job,
+        model: PreTrainedModel,
+        tokenizer: PairTokenizer,
+        rows: PairRows,
+        ranks: Ranks,
+        weights: Weights | None = None,
+    ) -> None:
         assert isinstance(job.config, PretrainConfig), f"a language-model job with a {type(job.config).__name__}"
         self.config: PretrainConfig = job.config
         self.module = model
@@ -50,8 +62,12 @@ class CausalObjective:
         self._ahead = ReadAhead(self.read_sequences, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = no_hook
+        # a cut head is gathered by the model's own forward alone; a CPU's passes are no longer than a chunk
+        self._head = plain_head(model) if ranks.device.type == "cuda" and not self._sharded else None
         if self._sharded:
             self._before_backward = shard(model, ranks, self.config.synchronise)
+            if weights is not None:
+                fill(model, weights, ranks.device)
 
     @classmethod
     def build(cls, job: Job, shards: Artifact, tokenizer: Artifact, ranks: Ranks) -> CausalObjective:
@@ -70,17 +86,19 @@ class CausalObjective:
         check_views(shards, config)
         rows = _rows_of_steps(shards, config)
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
-        model = _build_model(job, pair_tokenizer)
+        model, weights = _build_model(job, pair_tokenizer, outline=config.parallel == "fsdp" and ranks.size > 1)
         positions = getattr(model.config, "max_position_embeddings", config.sequence_tokens)
         if config.sequence_tokens > positions:
             raise UserError(
                 f"pretrain.sequence_tokens is {config.sequence_tokens}, the model has {positions} positions: "
                 "sequences must fit; lower the first"
             )
-        nn.Module.to(model, ranks.device).train()
+        if weights is None:
+            nn.Module.to(model, ranks.device)
+        model.train()
         if config.checkpoint_activations:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        return cls(job, model, pair_tokenizer, rows, ranks)
+        return cls(job, model, pair_tokenizer, rows, ranks, weights)
 
     def describe(self) -> list[str]:
         """Sizes that matter, before the first step."""
@@ -111,24 +129,28 @@ class CausalObjective:
             )
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
-        height = max(1, (self.config.micro_batch_tokens or DEFAULT_TOKENS) // ids_ML.shape[1])
+        tokens = self.config.micro_batch_tokens or PASS_TOKENS[self.ranks.device.type]
+        height = max(1, tokens // ids_ML.shape[1])
         # as many passes as the rank with the most sequences makes: cut weights are gathered in each
         passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)
         pieces = own_ML.tensor_split(passes) if self._sharded else own_ML.split(height)
-        loss = 0.0
+        loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)  # read once, after the last pass
         for number, ids_mL in enumerate(pieces, 1):
             # a rank that has nothing left, or nothing at all, computes a sequence that does not count
             piece = self._summed_loss(ids_mL if len(ids_mL) else ids_ML[:1].to(own_ML.device)) * (len(ids_mL) > 0) / predicted
             self._before_backward(number == len(pieces))
             piece.backward()
-            loss += float(piece.detach())
+            loss += piece.detach()
         n_pairs = self.rows.plan.batch_size if self.ranks.is_first else 0
-        return StepFigures(loss, n_pairs, own_ML.numel(), own_ML.numel(), self._ahead.wait_seconds)
+        return StepFigures(float(loss), n_pairs, own_ML.numel(), own_ML.numel(), self._ahead.wait_seconds)
 
     def _summed_loss(self, ids_mL: Tensor) -> Tensor:
         with torch.autocast(ids_mL.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            if self._head is not None:
+                states_mLD = self.module.base_model(ids_mL, use_cache=False).last_hidden_state
+                return chunked_loss(self._head, states_mLD[:, :-1].flatten(0, 1), ids_mL[:, 1:].flatten())
             logits_mLV = self.module(ids_mL, use_cache=False).logits[:, :-1]
-        return nn.functional.cross_entropy(logits_mLV.float().flatten(0, 1), ids_mL[:, 1:].flatten(), reduction="sum")
+        return F.cross_entropy(logits_mLV.float().flatten(0, 1), ids_mL[:, 1:].flatten(), reduction="sum")
 
     def after_step(self) -> None:
         """Do nothing: a language model has no bounds."""
@@ -144,27 +166,71 @@ class CausalObjective:
         """Return no figures: no pairs are held out."""
         return {}
 
+    @property
+    def saved(self) -> nn.Module:
+        """All of it."""
+        return self.module
+
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load, and another run takes as its `init`."""
-        self.module.save_pretrained(folder, state_dict=dict(weights) if weights else None, max_shard_size=ONE_FILE)
+        given = None if weights is None else dict(weights)
+        self.module.save_pretrained(folder, state_dict=given, max_shard_size=ONE_FILE)
         self.tokenizer.save(folder)
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=1) + "\n")
 
 
-def _build_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
+@torch.no_grad()
+def plain_head(model: PreTrainedModel) -> nn.Module | None:
+    """The head of a model whose logits are its output on the last states and nothing more; None for a capped or scaled one."""
+    head, training = model.get_output_embeddings(), model.training
+    if head is None:
+        return None
+    ids_1L = torch.arange(4, device=model.device)[None] % model.config.vocab_size
+    model.eval()
+    states_1LD = model.base_model(ids_1L, use_cache=False).last_hidden_state
+    is_plain = torch.allclose(head(states_1LD), model(ids_1L, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+    model.train(training)
+    return head if is_plain else None
+
+
+def chunked_loss(head: nn.Module, states_TD: Tensor, target_T: Tensor, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+    """Summed cross entropy of the head's logits, of which a chunk at a time is held: in full they take 10 T V bytes and more.
+
+    Each chunk's are computed again on the way back. torch's own linear_cross_entropy sums in the precision of the products:
+    in bfloat16 its loss was 5 % off.
+    """
+    chunks = zip(states_TD.split(chunk_tokens), target_T.split(chunk_tokens), strict=True)
+    return torch.stack([checkpoint(_chunk_loss, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+
+def _chunk_loss(head: nn.Module, states_tD: Tensor, target_t: Tensor) -> Tensor:
+    return F.cross_entropy(head(states_tD).float(), target_t, reduction="sum")
+
+
+def _build_model(job: Job, tokenizer: PairTokenizer, outline: bool) -> tuple[PreTrainedModel, Weights | None]:
+    """A new language model or the given one; its outline, and its weights apart, where it is to be cut."""
     if job.start:
-        check_weights(Path(job.start))
-        return _given_model(job, tokenizer)
-    with torch.random.fork_rng():
-        torch.manual_seed(job.config.seed)
-        config = gpt2_config(job.model, tokenizer)
-        # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
-        config.tie_word_embeddings = False
+        folder, layers = Path(job.start), job.model.keep_layers
+        check_weights(folder)
+        if outline:
+            return read(folder, layers, AutoModelForCausalLM, lambda kept: _given_model(job, tokenizer, kept))
+        return _given_model(job, tokenizer, layers), None
+    config = gpt2_config(job.model, tokenizer)
+    # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
+    config.tie_word_embeddings = False
+
+    def make() -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
+    if outline:
+        return draw(make, job.config.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(job.config.seed)
+        return make(), None
 
-def _given_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
+
+def _given_model(job: Job, tokenizer: PairTokenizer, layers: int | None) -> PreTrainedModel:
     """The language model to go on with, as many of its blocks as are kept, with a row for each id of the tokenizer.
 
     Raises:
@@ -174,7 +240,7 @@ def _given_model(job: Job, tokenizer: PairTokenizer) -> PreTrainedModel:
         raise UserError(f"{job.start}: an embedding model, which has no words to predict; set pretrain.steps to 0")
     model = AutoModelForCausalLM.from_pretrained(
         job.start,
-        config=cut_config(Path(job.start), job.model.keep_layers),
+        config=cut_config(Path(job.start), layers),
         local_files_only=True,
         dtype=torch.float32,
         use_safetensors=True,

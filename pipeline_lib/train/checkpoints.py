@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.store.artifact import verify_part
@@ -36,10 +36,11 @@ from pipeline_lib.train.job import (
 )
 from pipeline_lib.train.objective import Objective
 from pipeline_lib.train.optim import WeightAverage
-from pipeline_lib.train.sharding import LocalShard, whole_on_cpu
+from pipeline_lib.train.sharding import LocalShard, write_whole
 from pipeline_lib.train.state import (
     AsyncWriter,
     SavedState,
+    SavePace,
     StateFolder,
     TrainerState,
     module_tensors,
@@ -66,15 +67,17 @@ class ModelCheckpoints:
         """Commit the model after step `done`, with the averaged weights, and these texts beside it."""
         label = self.labels[done]
         cut = _is_cut(objective.module)
-        if not cut and (not self.ranks.is_first or self.whole_part(label) is not None):
+        writes = self.ranks.is_first and self.whole_part(label) is None
+        if not cut and not writes:
             return
+        scratch = self.store.scratch(self.job.stage.name) if writes else None
         with average.in_place():
-            weights = whole_on_cpu(module_tensors(objective.module)) if cut else None
-            if not self.ranks.is_first or (cut and self.whole_part(label) is not None):
-                return
-            scratch = self.store.scratch(self.job.stage.name)
-            objective.save(scratch, weights)
-        self._commit(label, scratch, files, {"step": done})
+            if scratch:
+                objective.save(scratch, {} if cut else None)
+            if cut:  # the others give their rows, one tensor at a time
+                write_whole(module_tensors(objective.saved), scratch / SAFE_WEIGHTS_NAME if scratch else None)
+        if scratch:
+            self._commit(label, scratch, files, {"step": done})
 
     def keep(self, states: list[int], evaluation: str) -> None:
         """Take away the models that neither the newest of these saved states (steps) nor an older one needs."""
@@ -199,14 +202,13 @@ class Resume:
     def __init__(self, job: Job, trained: Trained, checkpoints: ModelCheckpoints, ranks: Ranks, events: Events) -> None:
         self.states = StateFolder(job, ranks)
         self.trained, self.checkpoints, self.ranks, self.events = trained, checkpoints, ranks, events
-        self._every_seconds = job.config.resume_every_seconds
         self._writer = AsyncWriter(job.config.async_checkpointing)
-        self._last_save = time.monotonic()
+        self.pace = SavePace(job.config.resume_every_seconds, job.config.resume_time_share)
 
     @property
     def is_due(self) -> bool:
         """True once the interval between states has passed on the first rank's clock."""
-        return self.ranks.is_first and time.monotonic() - self._last_save > self._every_seconds
+        return self.ranks.is_first and self.pace.is_due(self._writer.is_busy)
 
     def save(self, done: int, texts: dict[str, str]) -> None:
         """Copy the state and write it asynchronously; every rank has to call.
@@ -214,16 +216,17 @@ class Resume:
         Raises:
             OSError: what the writing of the state before met.
         """
-        pieces = {name: LocalShard(group, self.ranks) for name, group in self.trained.tensors().items()}
-        state = TrainerState(done, pieces, texts)
+        with self.pace.save():
+            pieces = {name: LocalShard(group, self.ranks) for name, group in self.trained.tensors().items()}
+            state = TrainerState(done, pieces, texts)
 
-        def write() -> None:
-            if kept := self.states.save(state):
-                self.checkpoints.keep(kept, texts.get(EVALUATION_FILE, ""))
-            self.events.send("saved", step=done)
+            def write() -> None:
+                with self.pace.write():
+                    if kept := self.states.save(state):
+                        self.checkpoints.keep(kept, texts.get(EVALUATION_FILE, ""))
+                self.events.send("saved", step=done)
 
-        self._writer.start(write)
-        self._last_save = time.monotonic()
+            self._writer.start(write)
 
     def wait(self) -> None:
         """Wait until the last state is on the disk. Raises what its writing met."""

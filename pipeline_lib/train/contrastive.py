@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError
@@ -26,19 +26,22 @@ from pipeline_lib.model.fast_gpt2 import kernel_obstacle
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
+from pipeline_lib.model.outline import Weights, outline_encoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_over_ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
 from pipeline_lib.train.rows import PairRows, check_views
-from pipeline_lib.train.sharding import cut_again, shard
+from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
+RANK_EVERY = {"cpu": 1, "cuda": 10}  # steps; a GPU waits for the decomposition, which takes some milliseconds
 
 
 def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
@@ -101,27 +104,29 @@ LARGEST_TABLE_STEP = 0.1  # AdamW moves a weight by about its rate: this share o
 class ContrastiveObjective:
     """The encoder, its data and the loss; see objective.py."""
 
-    def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks) -> None:
+    def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks, weights: Weights | None = None) -> None:
         assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
         self.config: TrainConfig = job.config
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
-        # of the table while it is whole; its rate is held against it
-        self._table_deviation = float(encoder.backbone.get_input_embeddings().weight.detach().float().std())
         self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
         self._before_backward: BeforeBackward = no_hook
         if self._sharded:
             encoder.fused = False  # it reads the blocks' weights past the hooks that gather them
             self._before_backward = shard(encoder.backbone, ranks, self.config.synchronise)
-        kept = (self.config.activation_bytes, encoder.fused, encoder.checkpointed)
+            if weights is not None:
+                fill(encoder.backbone, weights, ranks.device)
+                encoder.log_scale.data = encoder.log_scale.data.to(ranks.device)
+        # its rate is held against it
+        self._table_deviation = deviation(encoder.backbone.get_input_embeddings().weight, ranks)
+        kept = (self.config.kept_bytes, encoder.fused, encoder.checkpointed, encoder.precision == "bfloat16")
         fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
         # all ranks the same, so that each makes equally many passes
         self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
         self.held_out: HeldOut | None = None
-        self._effective_rank: float | None = None  # of the last step's embeddings
-        self._not_finite = ""  # which of them are not
+        self._seen: tuple[Tensor, Tensor] | None = None  # the last step's embeddings: x (B, D), candidates (K, D)
         self._watch = Stopwatch()
 
     @classmethod
@@ -137,7 +142,13 @@ class ContrastiveObjective:
         check_views(shards, config)
         model = job.model.model_copy(update={"init": job.start})
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
-        encoder = Encoder.build(model, pair_tokenizer, config.seed)
+        weights: Weights | None = None
+        is_given_whole = bool(model.init) and is_sentence_transformer(Path(model.init))
+        if config.parallel == "fsdp" and ranks.size > 1 and not is_given_whole:  # no process holds it whole
+            encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
+        else:
+            encoder = Encoder.build(model, pair_tokenizer, config.seed).to(ranks.device)
+        assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
         encoder.precision = config.precision
         encoder.packed = should_pack(config, encoder, ranks)
         if should_compile(config, encoder, ranks):
@@ -149,7 +160,7 @@ class ContrastiveObjective:
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
         around = pair_tokenizer.delimiters.around
         rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around, **order)
-        objective = cls(job, encoder.to(ranks.device).train(), rows, ranks)
+        objective = cls(job, encoder.train(), rows, ranks, weights)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective
 
@@ -187,15 +198,16 @@ class ContrastiveObjective:
         loss_of = self._watch.timed("loss")(self._loss_of(step, batch, shares))
         cached = self._should_cache(micro_batches)
         loss = batch_gradients(self.module, micro_batches, loss_of, cached, self._before_backward)
+        value, effective, not_finite = self._checked(step, loss, np.concatenate(shares))
         return StepFigures(
-            loss=float(loss),
+            loss=value,
             pairs=len(shares[self.ranks.rank]),
             tokens=sum(map(len, sequences)),
             padded_tokens=sum(piece.padded_tokens for piece in micro_batches),
             wait_seconds=self._ahead.wait_seconds,
-            effective_rank=self._effective_rank,
+            effective_rank=effective,
             loss_seconds=self._watch.lap()["loss"],
-            not_finite=self._not_finite,
+            not_finite=not_finite,
         )
 
     def _cut(self, sequences: list[np.ndarray], batch: Batch, shares: list[np.ndarray]) -> list[MicroBatch]:
@@ -210,7 +222,8 @@ class ContrastiveObjective:
 
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
-        kept = (self.config.activation_bytes, self.module.fused, self.module.checkpointed)
+        low = self.module.precision == "bfloat16"
+        kept = (self.config.kept_bytes, self.module.fused, self.module.checkpointed, low)
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
         cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
         if not self._sharded:
@@ -221,8 +234,7 @@ class ContrastiveObjective:
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
-        order_B = np.concatenate(shares)
-        hashes = batch.hashes_of(order_B).to(self.ranks.device)
+        hashes = batch.hashes_of(np.concatenate(shares)).to(self.ranks.device)
         sizes = [len(share) for share in shares]
         n_negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         begin = sum(sizes[: self.ranks.rank])
@@ -231,17 +243,26 @@ class ContrastiveObjective:
 
         def loss_of(emb_ND: Tensor) -> Tensor:
             x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
-            self._check(step, x_BD.detach(), y_KD.detach(), order_B)
+            self._seen = x_BD.detach(), y_KD.detach()
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
 
-    def _check(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> None:
-        """Note what divergence checks look at: every rank from the same bits, so that all stop after the same step."""
-        self._effective_rank = min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)]))
-        self._not_finite = self._name_not_finite(step, x_BD, y_KD, order_B)
-        if self._not_finite:
-            self._effective_rank = math.nan
+    def _checked(self, step: int, loss: Tensor, order_B: np.ndarray) -> tuple[float, float | None, str]:
+        """The loss and what divergence checks look at: effective rank, where it is measured, and what is not finite.
+
+        Every rank has the same bits, so that all stop after the same step; of a sound step one transfer tells loss and verdict.
+        """
+        assert self._seen is not None, "a step without a loss"
+        x_BD, y_KD = self._seen
+        self._seen = None
+        finite = torch.isfinite(x_BD).all() & torch.isfinite(y_KD).all()
+        value, is_finite = torch.stack([loss.double(), finite.double()]).tolist()
+        if not is_finite:
+            return value, math.nan, self._name_not_finite(step, x_BD, y_KD, order_B)
+        if step % RANK_EVERY[self.ranks.device.type]:
+            return value, None, ""
+        return value, min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)])), ""
 
     def _name_not_finite(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> str:
         """The sides whose embeddings are not finite, how many, and the first pair of each; empty where all are."""
@@ -274,14 +295,14 @@ class ContrastiveObjective:
             cut_again(self.module.backbone)
         return figures
 
+    @property
+    def saved(self) -> nn.Module:
+        """The backbone: the logit scale is no part of a model's folder."""
+        return self.module.backbone
+
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """A folder that `AutoModel` loads."""
-        self.module.save(folder, _below(weights, "backbone.") if weights else None)
-
-
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights of a part of the module, by its own names."""
-    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        self.module.save(folder, None if weights is None else dict(weights))
 
 
 class ValidationRows(PairRows):

@@ -22,7 +22,9 @@ A collective that one rank reaches and another does not is a hang. Why all ranks
     norm of cut gradients                       optim.clip_gradients         once a step; which are cut is the same on all ranks
     "stop", "save"                              Trainer._run                 once a step, and acted upon by all
     held-out loss and ranks                     HeldOut.measure              at the steps of checkpoints: arithmetic on the step
-    whole weights of a checkpoint               ModelCheckpoints.save        likewise; whether it is there is asked after them
+    whole weights of a checkpoint               ModelCheckpoints.save        likewise, tensor by tensor; whether it is there
+                                                                             decides only whether the first rank writes them
+    deviation of a cut table                    ContrastiveObjective         once, under FSDP alone (configuration)
     the step to go on from                      Resume.start                 once, before the first step
     the largest micro-batch that fits           ContrastiveObjective         once, where the configuration leaves it open
     the end                                     worker._run                  once

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_divides, check_early_stopping
+from pipeline_lib.config.model import ModelConfig, depth_and_width
+from pipeline_lib.config.training import PretrainConfig, TrainConfig, check_early_stopping
 from pipeline_lib.errors import CorruptArtifact, TrainingFailed, UserError
+from pipeline_lib.runtime.machine import Devices, find_devices, resolve_precision
 from pipeline_lib.runtime.processes import start_child, stop_child
 from pipeline_lib.runtime.progress import WARNING, Progress, silent
 from pipeline_lib.store.artifact import Artifact, verify_part
@@ -44,6 +45,7 @@ from pipeline_lib.train.job import (
     part_key,
     state_labels,
 )
+from pipeline_lib.train.layout import settle, workload_of
 from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.start import longest_stable, named, start_of, verify
 from pipeline_lib.train.torchrun import command, environment
@@ -142,13 +144,23 @@ class Report:
     log: Log
 
 
-def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report) -> Artifact:
-    """The artifact of one training run, contrastive or of a language model; made only if it is not there."""
+def build_trained(
+    store: Store, stage: Stage, inputs: TrainInputs, choices: Choices, report: Report, devices: Devices | None = None
+) -> Artifact:
+    """The artifact of one training run, contrastive or of a language model; made only if it is not there.
+
+    Args:
+        devices: that the run is laid out for; None: this machine's.
+    """
     start = start_of(store, inputs.start, choices.config, choices.model, inputs.tokenizer)
     choices = choices.model_copy(update=named(choices.config, choices.model, start))
+    choices = _with_precision(choices, start.folder)
     inputs = replace(inputs, parent=inputs.parent or start.parent)
 
     def make(key: str) -> Outcome:
+        work = workload_of(inputs.shards, inputs.tokenizer, start.folder, choices.config, choices.model)
+        config, why = settle(choices.config, work, devices or find_devices())
+        report.log(why)
         job = Job(
             root=str(store.root),
             remote=store.remote,
@@ -159,7 +171,7 @@ def build_trained(store: Store, stage: Stage, inputs: TrainInputs, choices: Choi
             start=start.folder,
             start_digest=start.digest,
             continued=start.continued,
-            config=choices.config,
+            config=config,
             model=choices.model,
         )
         verify(start)
@@ -184,10 +196,16 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     """
     if isinstance(config, TrainConfig):
         check_early_stopping(config)
-        check_divides(config.batch_size, config.processes * config.nodes)
     missing = check_views(shards, config)
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
     return [warning] if missing else []
+
+
+def _with_precision(choices: Choices, start: str) -> Choices:
+    """The same with the precision that is computed in here, which names the run."""
+    sizes = depth_and_width(Path(start)) if start else (choices.model.layers, choices.model.width)
+    precision = resolve_precision(choices.config.precision, *sizes)
+    return choices.model_copy(update={"config": choices.config.model_copy(update={"precision": precision})})
 
 
 def _outcome(store: Store, job: Job) -> Outcome:
@@ -332,7 +350,7 @@ class Supervisor:
 
     def _attempt(self, attempts: int) -> Attempt:
         config = self.job.config
-        attempt, killed_before = Attempt(witness=Witness(config.processes * config.nodes)), kernel_kills()
+        attempt, killed_before = Attempt(witness=Witness(config.n_processes * config.nodes)), kernel_kills()
         prefix = f"{MEETING}{config.node_rank}-"
         for left in self.job.folder.glob(f"{prefix}*"):  # by a launcher that was killed
             shutil.rmtree(left, ignore_errors=True)

@@ -62,6 +62,13 @@ class Objective(Protocol):
         """Figures on held-out pairs, if any are asked for; all ranks share the work, and each has to call."""
         ...
 
+    @property
+    def saved(self) -> nn.Module:
+        """The part of the module that `save` writes, with the names that its file has."""
+        ...
+
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model as `transformers` loads it; with these weights, by the module's names, where its own are cut."""
+        """Write the model as `transformers` loads it; with these weights in place of its own, and with none where there are
+        none: those of a model that is cut are written apart.
+        """
         ...

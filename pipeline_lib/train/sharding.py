@@ -18,8 +18,9 @@ Any number of ranks can read what any number wrote: a rank takes the rows that i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,17 +33,29 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.train.distributed import Ranks
+from pipeline_lib.model.outline import blocks_of
+from pipeline_lib.train.distributed import Ranks, sum_over_ranks
 
-Synchronise = Literal["step", "micro_batch"]
+Synchronise = Literal["auto", "step", "micro_batch"]  # "auto", where no launcher has settled it: "step"
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # as safetensors names them
 
 
 def shard(backbone: nn.Module, ranks: Ranks, synchronise: Synchronise) -> Callable[[bool], None]:
     """Cut the parameters of a transformer over the ranks; its forward has to be called from its top.
 
     Args:
-        backbone: with its whole weights on this rank's device, the same on every rank; parameters that every rank keeps
-            whole, the logit scale, stand outside of it.
+        backbone: an outline (`fill` gives it weights), or with its whole weights on this rank's device, the same on every
+            rank; parameters that every rank keeps whole, the logit scale, stand outside of it.
         ranks: at least two.
         synchronise: "step" or "micro_batch", see above.
 
@@ -51,7 +64,7 @@ def shard(backbone: nn.Module, ranks: Ranks, synchronise: Synchronise) -> Callab
     """
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
     groups = [*blocks_of(backbone), backbone]
-    full = synchronise == "step"
+    full = synchronise != "micro_batch"
     for group in groups:
         sharded = cast(FSDPModule, fully_shard(group, mesh=mesh, reshard_after_forward=not full))
         sharded.set_gradient_divide_factor(1.0)
@@ -73,16 +86,6 @@ def cut_again(backbone: nn.Module) -> None:
             module.reshard()
 
 
-def blocks_of(backbone: nn.Module) -> list[nn.Module]:
-    """The transformer's blocks: the outermost list of modules that is as long as its config says."""
-    config = getattr(backbone, "config", None)
-    n_layers = getattr(config, "num_hidden_layers", 0)
-    for module in backbone.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return list(module)
-    return []
-
-
 def whole(tensor: Tensor) -> Tensor:
     """Gather all rows of a tensor that may be cut over the ranks; every rank has to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -102,9 +105,77 @@ def first_row(tensor: Tensor) -> int:
     return min(rank * height, tensor.shape[0])
 
 
-def whole_on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole copies in main memory, one tensor at a time on the device; every rank has to ask."""
-    return {name: whole(tensor.detach()).cpu() for name, tensor in tensors.items()}
+def write_whole(tensors: Mapping[str, Tensor], path: Path | None) -> None:
+    """One safetensors file of whole tensors, each of them gathered when its turn comes; every rank has to call.
+
+    The same bytes as `save_file` writes, which would want all tensors in memory.
+
+    Args:
+        path: of the rank that writes; None on all others.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].numel() * tensors[name].dtype.itemsize
+        shape, dtype = list(tensors[name].shape), DTYPES[tensors[name].dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") if path else nullcontext() as file:
+        if file:
+            file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = whole(tensors[name].detach())
+            if file:
+                file.write(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
+
+
+@torch.no_grad()
+def fill(backbone: nn.Module, weights: Iterable[tuple[str, Any]], device: torch.device) -> None:
+    """Give an outline whose parameters are cut its storage on a device, and each rank its own rows of these weights.
+
+    Args:
+        backbone: on the meta device but for its buffers, and sharded.
+        weights: by name, each once, whole or as what gives rows when it is sliced; only a rank's own rows are read.
+    """
+    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    ties = _ties(backbone)
+    backbone.to_empty(device=device)
+    for module, attribute, (first, own_name) in ties:  # emptied apart, they would be trained apart
+        setattr(module, attribute, getattr(first, own_name))
+    for name, buffer in backbone.named_buffers():
+        buffer.copy_(buffers[name])
+    missing = dict(backbone.named_parameters())
+    for name, rows in weights:
+        weight = missing.pop(name)
+        begin = first_row(weight)
+        if len(own(weight)):
+            own(weight).copy_(rows[begin : begin + len(own(weight))])
+    assert not missing, f"no weights for {sorted(missing)[:3]}"
+
+
+def _ties(backbone: nn.Module) -> list[tuple[nn.Module, str, tuple[nn.Module, str]]]:
+    """Parameters that are another module's too: where each stands again, and where it stood first."""
+    first: dict[int, tuple[nn.Module, str]] = {}
+    found = []
+    for module in backbone.modules():
+        for attribute, weight in module._parameters.items():
+            if weight is None:
+                continue
+            if id(weight) in first and first[id(weight)][0] is not module:
+                found.append((module, attribute, first[id(weight)]))
+            first.setdefault(id(weight), (module, attribute))
+    return found
+
+
+def deviation(weight: Tensor, ranks: Ranks) -> float:
+    """Standard deviation of a parameter's values, whole or cut; the same on every rank."""
+    values = own(weight.detach()).double()
+    if not isinstance(weight, DTensor):
+        return float(weight.detach().float().std())
+    n, total, squares = sum_over_ranks([values.numel(), float(values.sum()), float(values.square().sum())], ranks)
+    return math.sqrt(max(0.0, squares - total * total / n) / max(1.0, n - 1))
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
@@ -127,13 +198,23 @@ class LocalShard:
         self.first_rows = {name: first_row(tensor) for name, tensor in mine.items() if len(own(tensor))}
         held = {name: tensor for name, tensor in tensors.items() if name not in mine}
         taken = {name: mine[name] for name in self.first_rows} | {name: held[name] for name in _dealt(held, ranks)}
-        self.tensors = {name: own(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in taken.items()}
+        self.tensors = {name: _to_host(own(tensor.detach())) for name, tensor in taken.items()}
+        if ranks.device.type == "cuda":
+            torch.cuda.synchronize(ranks.device)  # the copies run side by side until here
 
     def save(self, folder: Path, group: str) -> None:
         """Write the file; nothing where there is nothing to write."""
         if self.tensors:
             metadata = {"first_rows": json.dumps(self.first_rows, sort_keys=True)}
             save_file(self.tensors, folder / f"{group}-{self.name}.safetensors", metadata)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy in main memory: from a GPU into pinned memory, several times as fast, and still on its way."""
+    if tensor.device.type != "cuda":
+        return tensor.to("cpu", copy=True).contiguous()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _dealt(tensors: Mapping[str, Tensor], ranks: Ranks) -> list[str]:

@@ -101,12 +101,13 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
     Raises:
         UserError: the batch does not divide among the processes, or there are fewer rows than processes.
     """
-    check_divides(config.batch_size, config.processes)
+    processes = config.processes or 1  # left open, they are as many as the batch divides among
+    check_divides(config.batch_size, processes)
     n_rows = sum(rows.values())
-    if n_rows < config.processes:
-        raise UserError(f"{n_rows} pairs to tune on and {config.processes} processes: give more pairs or fewer processes")
+    if n_rows < processes:
+        raise UserError(f"{n_rows} pairs to tune on and {processes} processes: give more pairs or fewer processes")
     # fewer rows than a batch: as many of them as divide among the processes
-    batch_size = max(2, min(config.batch_size, n_rows - n_rows % config.processes))
+    batch_size = max(2, min(config.batch_size, n_rows - n_rows % processes))
     steps = max(1, round(config.epochs * n_rows / batch_size))
     update = {
         "steps": steps,

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.runtime.machine import cores
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import verify_part
 from pipeline_lib.store.files import fault_point
@@ -240,6 +242,55 @@ def restore_module(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
         own(tensor).copy_(own(saved[name]))
 
 
+class SavePace:
+    """When the next state is due: after the least interval, or so much later that saving keeps to its share of the time.
+
+    A save costs what the steps wait for: the copy, and the write before where that was not done. One that is written beside
+    the steps costs the processor time of that too, spread over the cores. While it is being written none is due.
+
+    Args:
+        every_seconds: least time between two saves.
+        share: of the time; None: no bound.
+    """
+
+    def __init__(self, every_seconds: float, share: float | None) -> None:
+        self._every_seconds, self._share = every_seconds, share
+        self._cost_seconds = 0.0  # of the last save
+        self._last = time.monotonic()
+
+    @property
+    def interval_seconds(self) -> float:
+        """Least time from the end of one save to the next."""
+        return max(self._every_seconds, self._cost_seconds / self._share if self._share else 0.0)
+
+    def is_due(self, writing: bool) -> bool:
+        """True once the interval has passed.
+
+        Args:
+            writing: the state before is still being written; where time is bounded, none waits for that.
+        """
+        return not (writing and self._share) and time.monotonic() - self._last > self.interval_seconds
+
+    @contextmanager
+    def save(self) -> Iterator[None]:
+        """What happens inside is a save, and keeps the steps waiting."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+            self._cost_seconds = self._last - begin
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """What happens inside writes a state, in a thread of its own."""
+        begin = time.thread_time()
+        try:
+            yield
+        finally:
+            self._cost_seconds += (time.thread_time() - begin) / cores()
+
+
 class AsyncWriter:
     """Asynchronous writes: one piece of work at a time, in a thread beside the training steps.
 
@@ -259,6 +310,11 @@ class AsyncWriter:
             self._pending = self._pool.submit(work)
         else:
             work()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while something is being written."""
+        return self._pending is not None and not self._pending.done()
 
     def settle(self) -> BaseException | None:
         """Wait until all is done; returns what it raised."""

@@ -18,7 +18,7 @@ WAIT_POLICY = "PASSIVE"  # threads that spin at a barrier took four times the CP
 
 
 def command(config: OptimizerConfig, meeting: Path, job_file: Path, attempt: int) -> list[str]:
-    """Start `config.processes` trainer processes on this machine.
+    """Start `config.n_processes` trainer processes on this machine.
 
     Args:
         config: alone, the processes meet through a file; with other machines at `config.rendezvous`, over TCP.
@@ -29,7 +29,13 @@ def command(config: OptimizerConfig, meeting: Path, job_file: Path, attempt: int
     Raises:
         UserError: several machines and no place to meet, or a number that none has.
     """
-    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={config.processes}", f"--nnodes={config.nodes}"]
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={config.n_processes}",
+        f"--nnodes={config.nodes}",
+    ]
     work = ["-m", "pipeline_lib.train", str(job_file)]
     if config.nodes == 1:
         # not --standalone: its two TCP stores listen on every interface; a file does the same for one machine
@@ -84,4 +90,4 @@ def _alone(meeting: str) -> dict[str, str]:
 
 def trainer_threads(config: OptimizerConfig) -> int:
     """Threads of one trainer process on a CPU."""
-    return config.threads or max(1, cores() // config.processes)
+    return config.threads or max(1, cores() // config.n_processes)

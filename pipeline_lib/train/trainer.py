@@ -16,7 +16,7 @@ import torch
 import torch.utils.deterministic
 from transformers.utils import logging as transformers_logging
 
-from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.config.training import OptimizerConfig, TrainConfig
 from pipeline_lib.errors import TrainingFailed
 from pipeline_lib.store.files import digest_of, exclusive, fault_point, replace_file
 from pipeline_lib.store.store import Store
@@ -278,17 +278,24 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:NAMED_WEIGHTS]) + (f" and {len(names) - NAMED_WEIGHTS} more" if len(names) > NAMED_WEIGHTS else "")
 
 
+def set_arithmetic(config: OptimizerConfig, device: str) -> None:
+    """Set this process's arithmetic to what a run asks for, on a device of that type; before the first operation there."""
+    # refuses an operation that has no deterministic form; costs nothing on a CPU, and cuBLAS wants its workspace fixed
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    # a debugging aid, one more pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    if device == "cuda":  # on a CPU the same word may mean another arithmetic
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+
+
 def work(job: Job, events: Events) -> None:
     """Run a job in this process, one of the ranks that torchrun started.
 
     Raises:
         UserError, CorruptArtifact, TrainingFailed: the run cannot go on, and would not the next time either.
     """
-    # refuses an operation that has no deterministic form; costs nothing on a CPU, and cuBLAS wants its workspace fixed
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    # a debugging aid, one more pass over every new tensor
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    set_arithmetic(job.config, "cuda" if torch.cuda.is_available() else "cpu")
     transformers_logging.disable_progress_bar()
     ranks = join_ranks(job.config.threads)
     if not ranks.is_first:

@@ -155,3 +155,22 @@ def test_another_path_and_a_run_that_came_to_the_same_weights_embed_nothing(
     longer = replace(same, shards=same.shards.model_copy(update={"max_y_tokens": 31}))
     _, asked = index(longer, corpus(moved, DOCUMENTS), export(moved, longer, ExportConfig()))
     assert len(asked) == 300, "other lengths are other vectors"
+
+
+def test_vectors_of_another_precision_have_a_place_and_an_index_of_their_own(made: tuple[Store, Checkpoint, Artifact]) -> None:
+    store, checkpoint, exported = made
+    curated = corpus(store, DOCUMENTS[:20])
+    in_float32, in_bfloat16 = (CheckpointEncoder(checkpoint, precision=name) for name in ("float32", "bfloat16"))
+    assert CheckpointEncoder(checkpoint).precision == "float32", "auto, of a model that is too small to gain"
+    first = build_index(store, exported, curated, IndexConfig(), in_float32)
+    second = build_index(store, exported, curated, IndexConfig(), in_bfloat16)
+    assert first.manifest.config == {"factory": "Flat"}, "as it was named before there was a choice"
+    assert second.manifest.config == {"factory": "Flat", "precision": "bfloat16"}
+    vectors = [faiss.read_index(str(made.part_folder() / "index.faiss")).reconstruct_n(0, 20) for made in (first, second)]
+    gap = np.abs(vectors[0] - vectors[1]).max()
+    assert 1e-5 < gap < 5e-2, f"near to each other, and not the same: {gap}"
+    assert build_index(store, exported, curated, IndexConfig(precision="float32"), in_float32).digest == first.digest
+    for encoder in (in_float32, in_bfloat16):
+        cached = CachedEncoder(encoder, store)
+        cached.encode(["def does_0():\n    return 'does_0'"], "y")
+        assert cached.computed == 0, encoder.precision

@@ -233,7 +233,7 @@ def test_a_language_model_is_trained_resumed_and_starts_the_encoder(inputs: Inpu
     )
     whole = write_job(*inputs, config, key="lm", stage=PRETRAIN)
     work(whole, SILENT)
-    often = config.model_copy(update={"resume_every_seconds": OFTEN})
+    often = config.model_copy(update={"resume_every_seconds": OFTEN, "resume_time_share": None})
     killed = write_job(*inputs, often, key="lm-killed", stage=PRETRAIN)
     assert run_child(killed, "trainer:after_step", 5) == -signal.SIGKILL
     work(killed, SILENT)

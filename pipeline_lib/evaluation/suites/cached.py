@@ -10,14 +10,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import require_finite
 from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
-from pipeline_lib.runtime.machine import cores
+from pipeline_lib.runtime.machine import Precision, cores, visible_gpus
 from pipeline_lib.runtime.processes import deaf_children
 from pipeline_lib.runtime.progress import Progress, embedding, silent
 from pipeline_lib.store.store import Store
@@ -88,7 +87,6 @@ def checked(vectors_ND: np.ndarray, name: str, texts: Sequence[str]) -> np.ndarr
     return vectors_ND
 
 
-DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
 MIN_TEXTS = 512  # fewer are embedded sooner than handed over
 TEXTS_A_TASK = 512  # handed over at a time, so that the caller hears how far all are
 
@@ -112,6 +110,11 @@ class ParallelEncoder:
     def id(self) -> ModelId:
         """The id of the encoder."""
         return self.encoder.id
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the encoder's matrix products."""
+        return getattr(self.encoder, "precision", "float32")
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D), in the order of the texts."""
@@ -152,14 +155,6 @@ class ParallelEncoder:
 def embedding_processes() -> int:
     """One a visible GPU; one on a CPU, whose cores torch and the tokenizer's threads share."""
     return max(1, len(visible_gpus()))
-
-
-def visible_gpus() -> list[str]:
-    """The devices that CUDA_VISIBLE_DEVICES names, or else those that the driver lists; without importing torch."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [device for device in named.split(",") if device.strip()]
-    return [str(number) for number, _ in enumerate(DRIVER_LIST.glob("*"))]
 
 
 def _start(encoder: TextEncoder, number: int, processes: int) -> None:

@@ -74,7 +74,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
                 raise NotFiniteError(f"{suite.task}, {split}: {error}") from error
         _require_finite(run.model, result)
         part = _write(store, key, run, suite, result)
-        return Outcome(parts=(part,), facts=_facts(suite, result))
+        return Outcome(parts=(part,), facts=_facts(suite, result) | _precision_of(model))
 
     return store.build(STAGE, run, suite.inputs(split), make)
 
@@ -139,6 +139,12 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) 
     columns = [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(schema)]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
     return len(rows)
+
+
+def _precision_of(model: Model) -> dict[str, str]:
+    """The precision of its matrix products, where it is none that is taken for granted."""
+    precision = getattr(model, "precision", "float32")
+    return {} if precision == "float32" else {"precision": precision}
 
 
 def _facts(suite: Suite, result: SuiteResult) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 import numpy as np
 
+from pipeline_lib.config.model import depth_and_width
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import require_finite
 from pipeline_lib.export import self_test
 from pipeline_lib.model.checkpoint import Checkpoint, check_weights
+from pipeline_lib.runtime.machine import Precision, PrecisionChoice, resolve_precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import digest_of, sha256_file
 
@@ -34,7 +36,7 @@ class ModelId:
     """Who a model is: its name in tables, its training step (-1 without one), and what its vectors depend on."""
 
     name: str
-    fingerprint: str  # hexadecimal, over weights, tokenizer and lengths: equal ones give equal vectors
+    fingerprint: str  # hexadecimal, over weights, tokenizer, lengths and precision: equal ones give equal vectors
     step: int = -1
 
 
@@ -101,15 +103,24 @@ class CheckpointEncoder:
     Args:
         checkpoint: texts are cut to the lengths of its training.
         batch_tokens: padded tokens of one forward pass.
+        precision: of matrix products; `auto` is resolved for this model and machine.
     """
 
-    def __init__(self, checkpoint: Checkpoint, batch_tokens: int = 16_384) -> None:
+    def __init__(self, checkpoint: Checkpoint, batch_tokens: int = 16_384, precision: PrecisionChoice = "auto") -> None:
         self.checkpoint = checkpoint
         self.batch_tokens = batch_tokens
+        self._choice = precision
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The precision of its matrix products."""
+        if self._choice != "auto":
+            return self._choice
+        return resolve_precision("auto", *depth_and_width(self.checkpoint.trained.part_folder(self.checkpoint.label)))
 
     @property
     def id(self) -> ModelId:
-        """Named by the checkpoint's label; the fingerprint covers weights and their shape, tokenizer and lengths.
+        """Named by the checkpoint's label; the fingerprint covers weights and their shape, tokenizer, lengths and bfloat16.
 
         Processors are no part of it: float32 vectors of one and another are up to 1e-5 apart.
         """
@@ -117,6 +128,8 @@ class CheckpointEncoder:
         files = self.checkpoint.trained.part(self.checkpoint.label).files
         model = [(file.name, file.sha256) for file in files if file.name in MODEL_FILES or "/" in file.name]
         content = [EMBED_VERSION, model, self.checkpoint.tokenizer.digest, lengths]
+        if self.precision != "float32":
+            content.append(self.precision)
         return ModelId(self.checkpoint.label, digest_of(content)[:FINGERPRINT_DIGITS], self.checkpoint.step)
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
@@ -137,6 +150,7 @@ class CheckpointEncoder:
 
         encoder = Encoder.load(self.checkpoint.trained.part_folder(self.checkpoint.label))
         encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+        encoder.precision = self.precision
         return encoder, PairTokenizer.load(self.checkpoint.tokenizer.part_folder())
 
 
@@ -146,15 +160,22 @@ class ExportEncoder:
     Args:
         folder: of the export.
         name: what tables call it.
+        precision: of matrix products; `auto` is resolved for this model and machine.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
+    def __init__(self, folder: Path, name: str, precision: PrecisionChoice = "auto") -> None:
+        self.folder, self.name, self._choice = folder, name, precision
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The precision of its matrix products."""
+        return resolve_precision(self._choice, *depth_and_width(self.folder / "encoder"))
 
     @cached_property
     def id(self) -> ModelId:
-        """The fingerprint covers every file."""
-        return ModelId(self.name, _fingerprint(self.folder, "export"))
+        """The fingerprint covers every file, and bfloat16."""
+        loader = "export" if self.precision == "float32" else f"export, {self.precision}"
+        return ModelId(self.name, _fingerprint(self.folder, loader))
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D)."""
@@ -162,9 +183,11 @@ class ExportEncoder:
 
     @cached_property
     def _model(self) -> ExportedModel:
+        import torch
+
         from pipeline_lib.export.exported import ExportedModel
 
-        return ExportedModel(self.folder)
+        return ExportedModel(self.folder, "cuda" if torch.cuda.is_available() else "cpu", self.precision)
 
 
 class SentenceTransformersEncoder:

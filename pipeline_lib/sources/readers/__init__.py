@@ -28,8 +28,9 @@ from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, read_whole, reading, without_suffix
 from pipeline_lib.sources.first_bytes import heads_of, kind_of, prose_or_refusal, read_head
+from pipeline_lib.sources.licences import HEAD_BYTES, spdx_header
 from pipeline_lib.sources.records import Loss, SourceRecord
-from pipeline_lib.sources.remote import local_copy
+from pipeline_lib.sources.remote import is_remote, local_copy
 from pipeline_lib.sources.safe_open import Refusal, decode, read_source
 from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, SourceFile, form_of
 
@@ -168,11 +169,17 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
         if isinstance(here, Refusal):
             yield SourceRecord(file, here) if one_text else Loss(file, replace(here, lost_bytes=file.bytes))
         elif reader is None or reader.one_text:
-            yield from _one_text(here, reader, config)
+            yield from _one_text(_with_its_licence(here, config) if is_remote(file.place) else here, reader, config)
         elif not file.bytes and file.sha256:
             yield Loss(file, Refusal("file_empty", "0 bytes: get the file again", 0, 0))
         else:
             yield from _Container(here, reader, config.limits).records()
+
+
+def _with_its_licence(file: SourceFile, config: SourceConfig) -> SourceFile:
+    """The file with the licence of its own header, which nobody looked into when it was listed: it was not here."""
+    stated = spdx_header(read_head(file.place, config.limits, HEAD_BYTES))
+    return file.model_copy(update={"licence": stated}) if stated else file
 
 
 def _one_text(file: SourceFile, reader: Reader | None, config: SourceConfig) -> Iterator[SourceRecord]:

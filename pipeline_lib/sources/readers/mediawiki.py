@@ -27,8 +27,10 @@ from pipeline_lib.sources.wikis.names import WikiNames
 from pipeline_lib.sources.wikis.wikitext import Prose, prose_of
 
 _FEED_BYTES = 64 * 1024
-_PAGE = re.compile(rb"<page[\s>]")
-_PAGE_BYTES = 6
+_END = b"</mediawiki>"
+_CUT = re.compile(rb"<page[\s>]|(?<=" + _END + rb")")  # a page begins, or an export is over: another may follow
+_MARK_BYTES = len(_END)
+_BETWEEN = b" \t\r\n\0\xef\xbb\xbf"  # what stands between two exports
 _STREAM = b"  <page>"  # the beginning of each stream of a multistream file
 _LATIN = re.compile(rb"\s*<\?xml[^>]{0,100}encoding=[\"'](?:iso-8859-1|latin-?1)[\"']", re.IGNORECASE)
 _FIELDS = frozenset({"title", "ns", "id", "model", "text"})
@@ -165,13 +167,16 @@ def read_mediawiki(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecor
     options = Options.model_validate(file.options)
     namespaces = frozenset(options.namespaces)
     export = _Export(limits, options.max_damaged_pages)
-    names: WikiNames | None = None
+    names = WikiNames()
+    spaces: dict[int, list[str]] | None = None
     try:
         for page in export.pages(file.place):
             if isinstance(page, _Damage):
                 yield text_record(file, page.name, page.refusal, limits) if page.name else SourceRecord(file, page.refusal)
                 continue
-            names = names or WikiNames(export.handler.namespaces)
+            if export.handler.namespaces is not spaces:
+                spaces = export.handler.namespaces
+                names = WikiNames(spaces) if spaces else names
             prose = _prose(page, names, namespaces, limits)
             text, omitted = prose if isinstance(prose, Prose) else (prose, {})
             record = text_record(file, page.name, text, limits, form="markdown", group=page.name)
@@ -206,6 +211,7 @@ class _Export:
         self.damage: _Damage | None = None
         self.root = b"<mediawiki>"  # of what is read behind damage
         self.silent = 0  # bytes since expat last said something
+        self.between = False  # an export is over, and nothing of another has come
         self.read = 0  # bytes
         self.damaged = self.whole = 0  # pages
 
@@ -222,8 +228,9 @@ class _Export:
                 if not self.read and _LATIN.match(data):
                     self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
                 data = rest + data
-                held = data.rfind(b"<", -_PAGE_BYTES)  # a page's mark may lie on both sides of this bound
-                data, rest = (data[:held], data[held:]) if held >= 0 and data[held:] != data else (data, b"")
+                at = data.rfind(b"<", -_MARK_BYTES)  # a mark may lie on both sides of this bound
+                begun = at > 0 and any(mark.startswith(data[at:]) for mark in (b"<page", _END))
+                data, rest = (data[:at], data[at:]) if begun else (data, b"")
                 yield from self.cut(data)
                 end = (end + data)[-100:]
             yield from self.cut(rest)
@@ -243,9 +250,12 @@ class _Export:
     def cut(self, data: bytes) -> Iterator[_Page | _Damage]:
         """Feed some bytes, each page's beginning apart."""
         start = 0
-        for begin in _PAGE.finditer(data):
+        for begin in _CUT.finditer(data):
             yield from self.feed(data[start : begin.start()])
             start = begin.start()
+            if not begin.group():
+                self.between = self.damage is None and not self.handler.elements
+                continue
             if self.handler.page is not None:
                 self.note_damage("a page has no end")
             if self.damage is not None:
@@ -268,6 +278,11 @@ class _Export:
     def feed(self, data: bytes) -> Iterator[_Page]:
         """The pages that end in some bytes."""
         before = self.handler.events
+        if self.between:
+            self.read += len(data) - len(data := data.lstrip(_BETWEEN))
+            if data:
+                self.between, self.handler.namespaces = False, {}
+                self.begin()
         if self.damage is None and data:
             try:
                 self.parser.feed(data)
@@ -302,7 +317,7 @@ class _Export:
         if not self.read:
             raise Unreadable(Refusal("xml_damaged", "the file is empty"))
         if self.damage is not None:
-            if not self.damage.name or b"</mediawiki>" not in end:
+            if not self.damage.name or _END not in end:
                 raise Unreadable(self.damage.refusal)
             yield self.damage
             return

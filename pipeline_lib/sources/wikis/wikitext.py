@@ -13,6 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from pipeline_lib.sources.wikis.back_matter import is_back_matter
 from pipeline_lib.sources.wikis.lines import cleaned_lines, without_emphasis
 from pipeline_lib.sources.wikis.names import FILE, TEMPLATE, WikiNames, folded
 from pipeline_lib.sources.wikis.templates import shown_by
@@ -35,10 +36,6 @@ _CODE_WORD = 100  # characters of a `code` that is a word of its sentence
 _LITERAL_MARKS = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|'{2,}|~{3,}|__|={2,}")
 _SPECIAL = re.compile(r"[\[\]{}|'*#:;=<>~_-]")
 
-# sections that hold lists of links, never prose; in the Wikipedias of other languages they give lists, which filters drop
-_BACK_MATTER = frozenset(
-    {"references", "external links", "see also", "further reading", "notes", "footnotes", "bibliography", "sources"}
-)
 _HEADING = re.compile(r"^=[^\n]+", re.MULTILINE)
 _BRACES = re.compile(r"\{\{+|\}\}+|\[\[|\]\]|\|")
 _BRACKETS = re.compile(r"\[\[|\]\]|\|")
@@ -90,7 +87,7 @@ class _Page:
         for level, title, body in _sections(self.without_elements(wikitext)):
             if level and not (skipping and level > skipping):
                 heading = " ".join(self.section(title).split())
-                skipping = level if heading.casefold() in _BACK_MATTER else 0
+                skipping = level if is_back_matter(heading, level) else 0
                 if heading and not skipping:
                     parts.append(f"\n\n{'#' * level} {heading}\n\n")
             if not skipping:

@@ -27,10 +27,8 @@ def test_the_unset_has_the_key_that_it_had() -> None:
 
 
 def test_schedules_and_continuing_left_the_keys_as_they_were() -> None:
-    fields = {"schedule", "decay_share", "early_stopping", "continue_from"}
+    fields = {"schedule", "decay_share", "early_stopping", "continue_from", "when_grown", "grown_steps_share"}
     assert not fields & TrainConfig().key_fields().keys()
-    operational = TrainConfig(when_grown="continue", grown_steps_share=0.5)
-    assert operational.key_fields() == TrainConfig().key_fields()
     stops = TrainConfig(early_stopping=EarlyStoppingConfig(patience=2))
     assert stops.key_fields()["early_stopping"] == {"patience": 2, "metric": "loss", "min_delta": 0.0}
 

@@ -81,7 +81,7 @@ def test_a_misspelt_name_is_told_in_full_with_the_nearest(name: str, nearest: li
 
 
 def test_a_name_unlike_any_gets_those_of_its_section() -> None:
-    assert "model has init, start, lexical, layers" in told("model.zzzz=1")
+    assert "model has init, keep_layers, start, lexical" in told("model.zzzz=1")
 
 
 @pytest.mark.parametrize(

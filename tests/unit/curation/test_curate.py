@@ -205,3 +205,26 @@ def test_a_split_that_is_left_empty_says_which_option_fills_it(tmp_path: Path) -
     rows = [pair(n, group=f"g{n}", source="all") for n in range(30)]
     with pytest.raises(UserError, match=r"no pairs are left for validation and test.*hold_out.*never.*`hold_out` validation"):
         curate(store, validated(store, {"a": rows}), CONFIG.model_copy(update={"hold_out": {"all": "never"}}))
+
+
+@pytest.mark.parametrize("groups", [4, 40])
+def test_rows_for_training_alone_leave_the_held_out_rows_as_they_are(tmp_path: Path, groups: int) -> None:
+    rows = package_rows(groups)
+    held_out = [row for row in rows if split_of(row["group"], CONFIG) != "train" and row["kind"] == "code"]
+    short = [pair(200_000 + n, group=f"package-{n % (groups + 5)}", view="short") for n in range(200)]
+    short += [pair(300_000 + n, group="package-1", x=row["x"], view="short") for n, row in enumerate(held_out)]
+    short.append(pair(400_000, group="package-1", y=rows[20]["y"], view="short"))  # again in training
+    store = Store(tmp_path)
+    before = curate(store, validated(store, {"a": rows}), CONFIG)
+    after = curate(store, validated(store, {"a": rows, "b": short}), CONFIG)
+    for split in ("validation", "test"):
+        assert read(after, split) == read(before, split)
+    more = [row for row in read(after, "train") if row not in read(before, "train")]
+    assert [row for row in read(before, "train") if row not in read(after, "train")] == []
+    assert {row["view"] for row in more} == {"docstring"} and more
+    counts = after.manifest.counts
+    assert counts.n_in == counts.n_out + sum(counts.dropped.values())
+    assert len(more) < len(short)
+    if groups == 40:  # fewer are split by document: nothing is held out of a document of such rows alone
+        assert counts.dropped["for_training"] > 0 and counts.dropped["duplicate_x"] >= len(held_out)
+    assert not {row["x"] for row in more} & {row["x"] for row in held_out}

@@ -142,7 +142,8 @@ def test_a_given_start_brings_a_language_models_rates_in_any_preset(name: str, l
     assert rates == (None, 1e-8, None, 1.0), "one rate for all weights"
     assert (train.token_dropout, train.weight_average, train.warmup_steps) == (0.0, 0.0, 5)
     plain = preset(name).train
-    kept = ("batch_size", "precision", "temperature", "mixture", "checkpoints", "weight_decay", "seed")
+    assert train.precision == ("auto" if plain.precision == "float32" else plain.precision), "as fast as the machine can"
+    kept = ("batch_size", "temperature", "mixture", "checkpoints", "weight_decay", "seed")
     assert [getattr(train, field) for field in kept] == [getattr(plain, field) for field in kept]
     assert train.learning_rate == config.pretrain.learning_rate == 3e-4, "by its size, 30 thousand weights"
 

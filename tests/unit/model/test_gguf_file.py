@@ -142,6 +142,7 @@ def test_a_list_that_is_longer_than_the_file_is_refused(good: Path, tmp_path: Pa
         ({"llama.feed_forward_length": 4096}, "describes a model of .* weights, its tensors hold"),
         ({"llama.block_count": 2}, "describes a model of .* weights, its tensors hold"),
         ({"general.alignment": 0}, "alignment"),
+        ({"split.count": 3}, "one of 3 parts"),
         ({"architecture": "unheard-of"}, "of architecture 'unheard-of'"),
         ({"tokenizer.ggml.model": None}, "transformers does not read"),
     ],

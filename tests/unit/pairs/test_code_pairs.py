@@ -186,3 +186,37 @@ def test_words_of_a_docstring_are_counted_by_its_script() -> None:
     source = 'def one():\n    """返回当前用户的名字。"""\n    return 1\ndef two():\n    """名字"""\n    return 1\n'
     pairs, dropped = pairs_of(source, min_doc_words=3)
     assert [pair.x for pair in pairs] == ["返回当前用户的名字。"] and dropped == {"short_doc": 1}
+
+
+SHORT_AND_LONG = '''
+def doubled(number):
+    """Twice the number that is given."""
+    result = number * 2
+    return result
+
+
+def summed(numbers):
+    """The sum of all numbers of a list."""
+    total = 0
+    for number in numbers:
+        total += number
+    return total
+
+
+def one():
+    """The number one, whatever happens."""
+    return 1
+'''
+
+
+def test_short_functions_are_for_training_and_stand_behind_all_others() -> None:
+    found = {}
+    for least in (None, 3, 2):
+        pairs, dropped = pairs_of(SHORT_AND_LONG, min_body_lines=3, min_function_lines=least)
+        found[least] = [(pair.view, pair.name) for pair in pairs], dropped["trivial"]
+    long = ("docstring", "m.summed")
+    assert found == {
+        None: ([long], 2),
+        3: ([long, ("short", "m.doubled")], 1),
+        2: ([long, ("short", "m.doubled"), ("short", "m.one")], 0),
+    }

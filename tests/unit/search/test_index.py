@@ -24,6 +24,8 @@ DIM = 16
 class Named:
     """A model as the index sees it: what its vectors depend on, and a function."""
 
+    precision = "float32"
+
     def __init__(self, embed: Callable[..., np.ndarray], fingerprint: str = "planted") -> None:
         self.id, self.fingerprint, self.embed = self, fingerprint, embed
 

@@ -34,6 +34,8 @@ CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock)
 class Exported:
     """An export as the index's encoder."""
 
+    precision = "float32"
+
     def __init__(self, exported: Artifact) -> None:
         self.id, self.fingerprint, self.encoder = self, exported.digest[:24], OnnxEncoder(exported.part_folder())
 

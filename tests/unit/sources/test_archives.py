@@ -192,8 +192,14 @@ def seven_zip(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 SEVEN = {
-    "pkg/sums.py": b"total = 1\n", "notes/\u4e16\u754c.md": b"# A heading\n", "pkg/logo.png": b"\x89PNG", "../out.py": b"x = 1\n",
-         "pkg/LICENSE": b"MIT License\n", "big.txt": b"x" * 3_000_000, "last.txt": b"The last one."}  # fmt: skip
+    "pkg/sums.py": b"total = 1\n",
+    "notes/\u4e16\u754c.md": b"# A heading\n",
+    "pkg/logo.png": b"\x89PNG",
+    "../out.py": b"x = 1\n",
+    "pkg/LICENSE": b"MIT License\n",
+    "big.txt": b"x" * 3_000_000,
+    "last.txt": b"The last one.",
+}
 
 
 def test_a_7z_is_read_member_by_member(tmp_path: Path) -> None:

@@ -300,6 +300,29 @@ def test_the_first_bytes_decide_in_a_bucket_as_on_a_disk(bucket: Any, tmp_path: 
     bucket.rm("dumps/misnamed", recursive=True)
 
 
+def test_a_file_of_a_bucket_is_under_the_licence_of_its_header(bucket: Any, tmp_path: Path) -> None:
+    header = "# SPDX-License-Identifier: BSD-3-Clause\n"
+    contents = {
+        "a/own.py": header + BODY.format(name="own"),
+        "a/plain.py": BODY.format(name="plain"),
+        "a/sub/pyproject.toml": '[project]\nname = "sub"\nlicense = "Zlib"\n',
+        "a/sub/deep/part.py": BODY.format(name="part"),
+        "a/sub/deep/own.js": "/* SPDX-License-Identifier: ISC */\n",
+    }
+    for path, content in contents.items():
+        bucket.pipe_file(f"dumps/licensed/{path}", content.encode())
+    spec = write(tmp_path, [{"reader": "tree", "url": "s3://dumps/licensed", "licence": "MIT"}])
+    config = SourceConfig(dump=spec)
+    found = [text.file for file in list_files(config) for text in texts_of(file, config)]
+    assert {file.path: file.licence for file in found} == {
+        "a/own.py": "BSD-3-Clause", "a/plain.py": "MIT", "a/sub/deep/own.js": "ISC", "a/sub/deep/part.py": "Zlib",
+    }  # fmt: skip
+    rows = Rows(0)
+    for file in list_files(config):
+        extract_file(file, ExtractWork(source=config, extract=ExtractConfig()), rows)
+    assert sorted(str(row[15]) for row in rows.pairs) == ["BSD-3-Clause", "MIT", "Zlib"]
+
+
 def test_an_empty_bucket_or_none_is_one_line(bucket: Any, tmp_path: Path) -> None:
     for url in ("s3://dumps/nothing/*.gz", "s3://dumps/nothing", "s3://nosuchbucket/x"):
         spec = write(tmp_path, [{"reader": "text", "url": url, "licence": "MIT"}])

@@ -208,8 +208,10 @@ FILES = {
     "p/b.py": b"# SPDX-License-Identifier: ISC\nb = 1\n",
     "p/vendor/z/a.js": b"var a;\n",
     "p/vendor/z/package.json": b'{"license": "Apache-2.0"}',
+    "p/tools/src/t.rb": b"t = 1\n",
+    "p/tools/pyproject.toml": b'[project]\nname = "tools"\nlicense = "Zlib"\n',
 }
-FOUND = {"p/a.py": "MIT", "p/b.py": "ISC", "p/vendor/z/a.js": "Apache-2.0"}
+FOUND = {"p/a.py": "MIT", "p/b.py": "ISC", "p/vendor/z/a.js": "Apache-2.0", "p/tools/src/t.rb": "Zlib"}
 
 
 def test_a_folder_is_listed_with_its_licences(tmp_path: Path) -> None:

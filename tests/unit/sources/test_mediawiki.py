@@ -209,3 +209,27 @@ def test_real_wikipedia(eval_data: Path) -> None:
     marked = [pair for pair in pairs if markup_in(pair[0]) or markup_in(pair[1])]
     print(f"{len(marked)} of {len(pairs)} pairs hold markup")
     assert len(pairs) > 3_000 and len(marked) <= MOST_MARKUP * len(pairs)
+
+
+@pytest.mark.parametrize("between", [b"", b"\n", b"\r\n\n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("filler", [0, 65_000, 65_530, 65_536])
+def test_exports_one_after_the_other_are_read_without_a_loss(
+    tmp_path: Path, between: bytes, declared: bool, filler: int
+) -> None:
+    """As `cat a.xml b.xml` makes them, wherever the joint lies in what is read at a time; each with its own namespaces."""
+    pages = {code: f"[[{WIKIS[code].file}:A.xyz|{WIKIS[code].thumb}|no]] Prose of {code}." for code in ("sv", "pl")}
+    head = b'<?xml version="1.0" encoding="utf-8"?>\n' if declared else b""
+    parts = []
+    for code, text in pages.items():
+        body = siteinfo(code) + page_xml(f"A {code}", text) + f"<!--{'x' * filler}-->"
+        parts.append(head + f"<mediawiki>{body}</mediawiki>".encode())
+        filler = 0
+    path = tmp_path / "both.xml"
+    path.write_bytes(between.join(parts) + b"\n")
+    found = read_dump(path, "mediawiki")
+    assert list(texts(found).values()) == ["Prose of sv.", "Prose of pl."] and reasons(found) == []
+    path.write_bytes(between.join(parts)[:-40])
+    assert reasons(read_dump(path, "mediawiki"))[-1:] in (["truncated"], ["xml_damaged"])
+    path.write_bytes(parts[0] + b" and something else")
+    assert reasons(read_dump(path, "mediawiki")) == ["xml_damaged"]

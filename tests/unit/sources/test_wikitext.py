@@ -147,3 +147,24 @@ def test_the_detector_sees_what_the_articles_hold(code: str) -> None:
         "heading",
     }
     assert markup_in(" ".join(" ".join(page.sentences) for page in articles(code, 3)), code) == []
+
+
+BACK_MATTER = {
+    "sv": "Externa länkar", "de": "Einzelnachweise", "fr": "Notes et références", "es": "Véase también", "it": "Voci correlate",
+    "pt": "Ligações externas", "nl": "Zie ook", "pl": "Przypisy", "ru": "См. также", "uk": "Примітки", "cs": "Související články",
+    "fi": "Aiheesta muualla", "no": "Eksterne lenker", "da": "Eksterne henvisninger", "hu": "Jegyzetek", "ro": "Legături externe",
+    "tr": "Dış bağlantılar", "el": "Παραπομπές", "ja": "関連項目", "zh": "參考文獻", "ko": "같이 보기", "ar": "وصلات خارجية",
+    "he": "הערות שוליים",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", WIKIS)
+def test_sections_of_links_are_left_out_in_every_language(code: str) -> None:
+    page = f"Prose.\n\n== {BACK_MATTER[code]} ==\n* [[A link]]\n=== Deeper ===\n* Another\n\n== History ==\nMore prose."
+    prose = prose_of(page)
+    assert prose.text == "Prose.\n\n## History\n\nMore prose." and prose.omitted["sections"] == 2
+
+
+def test_words_that_head_prose_too_are_back_matter_at_the_top_alone() -> None:
+    page = "== Kultur ==\nText.\n=== Literatur ===\nDie Dichter des Landes.\n== Literatur ==\n* Ein Buch.\n"
+    assert prose_of(page).text == "## Kultur\n\nText.\n\n### Literatur\n\nDie Dichter des Landes."

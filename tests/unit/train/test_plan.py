@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -23,7 +24,9 @@ from pipeline_lib.config.presets import PRESETS, SIZES, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.train.plan import GPUS, Layout, Terms, describe_plan, parameters, plan, shape_of, step_flops, step_memory
+from pipeline_lib.runtime.machine import find_devices
+from pipeline_lib.train.memory import Layout, shape_of
+from pipeline_lib.train.plan import GPUS, Terms, describe_plan, parameters, plan, step_flops, step_memory
 
 SCRIPT = Path(__file__).parents[2] / "training_step_memory.py"
 
@@ -35,7 +38,7 @@ def small_run(**sizes: int) -> RunConfig:
         tokenizer=TokenizerConfig(vocab_size=given["vocabulary"]),
         shards=ShardConfig(max_x_tokens=given["x"], max_y_tokens=given["y"]),
         model=model,
-        train=TrainConfig(batch_size=given["pairs"], checkpoint_activations="checkpointed" in given),
+        train=TrainConfig(precision="float32", batch_size=given["pairs"], checkpoint_activations="checkpointed" in given),
     )
 
 
@@ -59,7 +62,9 @@ def test_a_given_start_is_planned_by_its_own_shape(tmp_path: Path, family: str) 
     assert parameters(config) == sum(weight.numel() for weight in built.parameters()) + 1
     found = plan(config, Terms())
     assert (found["start"], found["embedding_width"]) == (str(folder), 32)
-    assert found["memory_bytes"]["total"] < plan(preset("cpt_text_s"), Terms())["memory_bytes"]["total"] / 10
+    preset_own = plan(preset("cpt_text_s"), Terms())["memory_bytes"]
+    assert all(found["memory_bytes"][part] < preset_own[part] / 10 for part in ("weights", "gradients", "optimizer"))
+    assert not found["gradient_caching"], "all activations of so small a model fit"
 
 
 @pytest.mark.parametrize("init", HUB_MODELS)
@@ -107,22 +112,34 @@ def test_memory_is_within_15_percent_of_a_measured_step(
     assert planned == pytest.approx(measured, rel=0.15)
 
 
+GATED = {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4}
 LARGER: dict[str, dict[str, Any]] = {
     "gpt_neox": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4},
-    "llama": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4},
-    "qwen3": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 8, "head_dim": 64},
+    "llama": {**GATED, "num_key_value_heads": 4},
+    "mistral": {**GATED, "num_attention_heads": 8, "num_key_value_heads": 2},
+    "qwen2": {**GATED, "num_key_value_heads": 2},
+    "qwen3": {**GATED, "num_attention_heads": 8, "head_dim": 64, "num_key_value_heads": 4},
 }
+QUICK = {("qwen3", "float32", True), ("llama", "bfloat16", True)}
 
 
 @pytest.mark.parametrize(
-    ("family", "cached"),
-    [("qwen3", True), *(pytest.param(family, False, marks=pytest.mark.slow) for family in LARGER)],
+    ("family", "precision", "cached"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+        for case in itertools.product([None, *LARGER], ["float32", "bfloat16"], [True, False])
+        if case[:2] != (None, "float32")  # measured above
+    ],
 )
-def test_memory_of_a_given_start_is_within_15_percent_too(tmp_path: Path, family: str, cached: bool) -> None:
-    fields = {"num_hidden_layers": 4, "max_position_embeddings": 64, "num_key_value_heads": 4, **LARGER[family]}
-    AutoModel.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(tmp_path / "lm")
+def test_every_family_and_precision_is_within_15_percent_too(
+    tmp_path: Path, family: str | None, precision: str, cached: bool
+) -> None:
     run = small_run()
-    run = run.model_copy(update={"model": run.model.model_copy(update={"init": str(tmp_path / "lm")})})
+    if family:
+        fields = {"num_hidden_layers": 4, "max_position_embeddings": 64, **LARGER[family]}
+        AutoModel.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(tmp_path / "lm")
+        run = run.model_copy(update={"model": run.model.model_copy(update={"init": str(tmp_path / "lm")})})
+    run = run.model_copy(update={"train": run.train.model_copy(update={"precision": precision})})
     planned, measured = planned_and_measured(tmp_path, run, 4096, cached)
     assert planned == pytest.approx(measured, rel=0.15)
 
@@ -145,7 +162,7 @@ def test_the_papers_sizes_come_to_the_papers_parameters(size: str, billions: flo
     model = config.model
     outside = (config.tokenizer.vocab_size + model.positions) * model.width
     assert (parameters(config) - outside) / 1e9 == pytest.approx(billions, rel=0.01)
-    start = shape_of(preset(f"cpt_text_{size}"))
+    start = shape_of(preset(f"cpt_text_{size}").model, 0)
     assert (start.layers, start.width) == (model.layers, model.width), "a start of the paper's shape"
     assert (config.train.batch_size, model.width) == (SIZES[size].batch_size, SIZES[size].width)
     assert "check against the paper" in config.reference
@@ -184,6 +201,19 @@ def test_a_larger_batch_or_micro_batch_never_takes_less(name: str) -> None:
     larger = config.model_copy(update={"train": config.train.at_batch_size(2 * config.train.batch_size)})
     assert totals == sorted(set(totals))
     assert step_memory(larger, Layout(2)).total > step_memory(config, Layout(2)).total
+
+
+def test_a_plan_of_this_machine_is_of_what_it_has() -> None:
+    found = plan(preset("smoke"), Terms(gpu="here"))
+    here = find_devices()
+    assert (found["gpu"], found["gpus"], found["memory_bytes"]["of"]) == (here.name, here.count, here.memory_bytes)
+    assert found["seconds_per_step"] is None and "GPU-hours" not in describe_plan(found)
+
+
+def test_what_does_not_fit_ends_the_command_as_it_ends_the_run() -> None:
+    refused = CliRunner().invoke(app, ["plan", "cpt_text_l", "--gpus", "8", "--set", "train.parallel=ddp"])
+    assert refused.exit_code != 0 and isinstance(refused.exception, UserError)
+    assert "train.parallel=auto and train.synchronise=auto" in str(refused.exception)
 
 
 def test_wrong_terms_are_said() -> None:

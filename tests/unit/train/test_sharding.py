@@ -15,7 +15,7 @@ from benchmarks.equivalence_rows import MODEL, PAIRS, ROWS, Row, build, gradient
 from benchmarks.gloo import run_ranks
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.optim import clip_gradients
-from pipeline_lib.train.sharding import blocks_of, first_row, own, shard, whole, whole_on_cpu
+from pipeline_lib.train.sharding import blocks_of, first_row, own, shard, whole
 
 GROUPS = MODEL.layers + 1  # the blocks, and what is around them
 PASSES = 4  # micro-batches of a rank
@@ -99,7 +99,7 @@ def figures_of_cut_weights(ranks: Ranks) -> dict[str, Any]:
             )
         norms.append(clip_gradients(encoder, 1.0))
         norms.append(sum(float(whole(p.grad).square().sum()) for p in encoder.parameters() if p.grad is not None) ** 0.5)
-    after = whole_on_cpu(dict(encoder.backbone.named_parameters()))
+    after = {name: whole(p.detach()) for name, p in encoder.backbone.named_parameters()}
     rows = [len(own(p)) for p in encoder.backbone.parameters()]
     return {"norms": norms, "same": all(torch.equal(before[name], after[name]) for name in before), "rows": rows}
 
