@@ -250,15 +250,12 @@ def _prompts(folder: Path, prompts: dict[str, str], default: str | None) -> dict
 
 
 def _longest(folder: Path, config: dict[str, Any]) -> dict[Side, int | None]:
-    """The longest row of each side (tokens), as the library finds it: its own limit, else the tokenizer's and the model's."""
-    own = config.get("max_seq_length")
-    if own is None:
-        positions = _optional(folder / "config.json").get("max_position_embeddings")
-        limits = [_optional(folder / "tokenizer_config.json").get("model_max_length"), positions]
-        known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < NO_LENGTH]
-        own = min(known, default=None)
+    """The longest row of each side (tokens): the library's limit, else the tokenizer's, and no more than the model's."""
+    limits = [config.get("max_seq_length") or _optional(folder / "tokenizer_config.json").get("model_max_length")]
+    limits.append(_optional(folder / "config.json").get("max_position_embeddings"))
+    own = min((int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < NO_LENGTH), default=None)
     names: dict[Side, str] = {"x": "query_length", "y": "document_length"}
-    return {side: config.get(name) or own for side, name in names.items()}
+    return {side: min(filter(None, (config.get(name), own)), default=None) for side, name in names.items()}
 
 
 def _lower_casing(normalizer: dict[str, Any] | None) -> dict[str, Any]:
