@@ -35,8 +35,8 @@ class Method:
     @property
     def sentence(self) -> str:
         """Both in one sentence."""
-        other = f"its own are {_listed(self.other)}" if self.other else "nothing that is stated here differs"
-        return f"The paper's method in this run is {_listed(self.shared)}; {other}."
+        other = f"not the paper's are {_listed(self.other)}" if self.other else "of what is told here nothing differs"
+        return f"This run shares with the paper's method {_listed(self.shared)}; {other}."
 
 
 def method_of_run(config: RunConfig, trained: Artifact, exported: Artifact) -> Method:
@@ -90,7 +90,8 @@ def _start(config: RunConfig, facts: Mapping[str, Any]) -> list[tuple[str, bool]
     changes = {"lower case": config.tokenizer.lower_case, "split identifiers": config.tokenizer.split_identifiers}
     changes["no punctuation"] = config.tokenizer.punctuation == "drop"
     if not config.model.init and any(changes.values()):
-        rows.append((f"texts read in {_listed([name for name, is_so in changes.items() if is_so])}", False))
+        made = ", ".join(name for name, is_so in changes.items() if is_so)
+        rows.append((f"texts that are changed before they are read ({made})", False))
     return rows
 
 

@@ -61,7 +61,7 @@ def test_starts() -> None:
     assert "a language model of its own" in of(ModelConfig(), pretrain=5)[0]
     assert "random weights" in of(ModelConfig())[1]
     assert "counted on the training texts" in of(ModelConfig(start="lexical"))[1]
-    assert "lower case, split identifiers and no punctuation" in of(ModelConfig())[1]
+    assert "(lower case, split identifiers, no punctuation)" in of(ModelConfig())[1]
     assert "lower case" not in "".join(of(ModelConfig(init="lm")))
     shared, other = of(ModelConfig(init="0123/step-000004"), {"has_parent": True})
     assert "a checkpoint of an earlier run" in other and "language model" not in shared
