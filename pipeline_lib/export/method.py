@@ -137,5 +137,5 @@ def _weights(config: RunConfig) -> list[tuple[str, bool]]:
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:
-    *first, last = names
+    *first, last = names or ("nothing",)
     return f"{', '.join(first)} and {last}" if first else last

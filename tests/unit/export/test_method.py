@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.config.model import ModelConfig
@@ -42,6 +42,7 @@ def changed(config: RunConfig, names: set[str]) -> RunConfig:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.sampled_from(sorted(DEVIATIONS))))
+@example(set(DEVIATIONS))
 def test_each_deviation_is_named_and_no_other(names: set[str]) -> None:
     method = method_of(changed(PAPERS, names), {})
     assert len(method.other) == len(names), method
@@ -74,6 +75,8 @@ def test_an_embedding_model_keeps_its_own_pooling_and_prompts_and_the_sentence_s
     assert [
         row for row in method.other if "embedding model" in row or "prompts (query)" in row or row == "mean pooling"
     ] == list(method.other)
+    fixed = PAPERS.train.model_copy(update={"train_temperature": False, "directions": "x_to_y", "batch_size": 2})
+    assert "shares with the paper's method nothing;" in method_of(PAPERS.model_copy(update={"train": fixed}), facts).sentence
     bare = method_of(PAPERS, {"prompts": {}, "pooling": "last"})
     assert "pooling at the last token" in bare.shared and any(
         "special tokens in place of delimiters" in row for row in bare.other
