@@ -410,3 +410,21 @@ def test_the_longest_record_can_be_set(tmp_path: Path) -> None:
     assert reasons(read_dump(path, "json_lines", ReadLimits(max_text_bytes=1_000))) == ["file_too_large"]
     assert len(texts(read_dump(path, "json_lines", ReadLimits(max_text_bytes=1_000, max_record_bytes=30_000)))) == 2
     assert reasons(read_dump(path, "json_lines", ReadLimits(max_record_bytes=15_000))) == ["file_too_large"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_wrong_character_in_an_object_of_records_costs_no_other(tmp_path: Path, indent: int | None) -> None:
+    lost = []
+    for seed in range(150):
+        chance = random.Random(seed)
+        odd = chance.choice(['"q"', "{x}", "[y]", "\\", 'a, {"b": 1}', '"d5": {'])
+        many = {f"d{i}": {"no": i, "text": f"Text {i} {odd}", "turns": [{"a": [1, {}]}], "o": {"text": "-"}} for i in range(20)}
+        parts = [f"{json.dumps(key)}: {json.dumps(record, indent=indent)}" for key, record in many.items()]
+        bad = chance.randrange(4, 17)
+        at, put = chance.randrange(1, len(parts[bad])), chance.choice(["", *'{}[]",:x\\'])
+        parts[bad] = parts[bad][:at] + put + parts[bad][at + chance.randint(0, 1) :]
+        found = read_dump(write_text(tmp_path / "a.json", "{" + ", ".join(parts) + "}"), "json_lines")
+        kept = set(texts(found).values())
+        if not all(record["text"] in kept for i, record in enumerate(many.values()) if i != bad):
+            lost.append((seed, parts[bad]))
+    assert len(lost) <= 1, lost  # a bracket more may end the object around the records
