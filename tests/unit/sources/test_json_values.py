@@ -13,10 +13,8 @@ from dump_files import read_dump, reasons, texts
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.safe_open import Refusal
 
-MANY = [
-    {"id": f"r{i}", "text": f'Text {i}: "quoted", {{braces}}, [b] \\\\ é', "more": [{"a": i}, {"b": "]}"}]} for i in range(5)
-]
-WORDS = [record["text"] for record in MANY]
+WORDS = [f'Text {i}: "quoted", {{braces}}, [b] \\\\ é' for i in range(5)]
+MANY = [{"id": f"r{i}", "text": words, "more": [{"a": i}, {"b": "]}"}]} for i, words in enumerate(WORDS)]
 
 
 def write_text(path: Path, text: str) -> Path:
