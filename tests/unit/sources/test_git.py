@@ -237,7 +237,7 @@ def test_deltas_by_name_in_packs_of_either_hash(tmp_path: Path, kind: str) -> No
     for number in range(4):
         for name in range(20):
             lines = [f"x = {line}\n" for line in range(300)]
-            (place / f"m{name}.py").write_text("".join([*lines, f"y = {number * (name == 1)}\n"]))
+            (place / f"m{name}.py").write_text("".join(lines) + f"y = {number * (name == 1)}\n")
         git("add", "-A")
         git("commit", "-q", "-m", str(number))
     git("-c", "repack.useDeltaBaseOffset=false", "repack", "-adfq")
