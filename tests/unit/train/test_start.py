@@ -65,9 +65,7 @@ def test_a_checkpoint_brings_its_rates_and_sizes_below_what_is_asked_for() -> No
 
 def test_early_stopping_without_held_out_pairs_is_refused(tmp_path: Path) -> None:
     store, inputs = write_inputs(tmp_path)
-    with pytest.raises(
-        UserError, match=r"there are none: set train\.evaluation_pairs to 1,000, for instance$"
-    ):
+    with pytest.raises(UserError, match=r"there are none: set train\.evaluation_pairs to 1,000, for instance$"):
         train(store, inputs, tiny_config(early_stopping=EarlyStoppingConfig(patience=2)), MODEL)
     stops = TrainParams(preset="demo", set=("train.early_stopping.patience=2", "train.evaluation_pairs=500"))
     with pytest.raises(UserError, match=r"set shards\.splits to \[train, validation\]$"):
