@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline_lib.config.run import RunConfig
 
 plan_app = typer.Typer()
 
@@ -52,7 +55,7 @@ def plan_run(
         asked["train.gpus"] = gpus
     resolved = configure(preset, [*params.layers(), asked])
     if resolved.model.init not in HUB_MODELS:
-        start = _folder_of(resolved.model.init)
+        start = _folder_of(resolved)
         resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
@@ -73,10 +76,19 @@ def plan_run(
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))
 
 
-def _folder_of(init: str) -> str:
-    """The folder of a start: a finished run's checkpoint, a folder, or a hub model's in the cache."""
-    from flows.runs import find_checkpoint, open_store
-    from pipeline_lib.model.checkpoint import find_start
+def _folder_of(config: RunConfig) -> str:
+    """The folder of a start: a finished run's checkpoint, a folder, or a hub model's in the cache.
 
-    checkpoint = find_checkpoint(open_store(), init)
-    return str(checkpoint.folder) if checkpoint else find_start(init)
+    Raises:
+        UserError: there is none, or it has fewer blocks than are to be kept.
+    """
+    from flows.runs import find_checkpoint, open_store
+    from pipeline_lib.model.checkpoint import check_kept_layers, find_start
+
+    checkpoint = find_checkpoint(open_store(), config.model.init)
+    if checkpoint:
+        return str(checkpoint.folder)
+    start = find_start(config.model.init)
+    if not config.pretrain.steps:
+        check_kept_layers(start, config.model.keep_layers)
+    return start

@@ -12,6 +12,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import UserError
@@ -202,10 +203,13 @@ def convert(path: Path, folder: Path, progress: Progress = silent) -> None:
     """
     header = read_header(path)
     try:
-        progress(0, STEPS, f"{path.name}: tokenizer")
-        _write_tokenizer(path, header, folder)
-        progress(1, STEPS, f"{path.name}: {header.weights / 1e6:.0f} million weights to float32")
-        _write_model(path, header, folder)
+        with TemporaryDirectory() as alone:  # transformers would read what lies beside the file
+            place = Path(alone) / path.name
+            place.symlink_to(path.absolute())
+            progress(0, STEPS, f"{path.name}: tokenizer")
+            _write_tokenizer(place, header, folder)
+            progress(1, STEPS, f"{path.name}: {header.weights / 1e6:.0f} million weights to float32")
+            _write_model(place, header, folder)
     except UserError:
         raise
     except Exception as error:  # what the libraries raise on a file that they do not know has no kind of its own
@@ -224,11 +228,13 @@ def _write_model(path: Path, header: Header, folder: Path) -> None:
         n_weights = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
     tied = math.prod(header.tensors.get("output.weight", (0,))) if config.tie_word_embeddings else 0
     if abs(n_weights - (header.weights - tied)) > 0.01 * n_weights:  # some files hold a table of rotations too
-        raise UserError(f"{path}: it describes a model of {n_weights:,} weights, its tensors hold {header.weights - tied:,}")
+        raise UserError(
+            f"{path.name}: it describes a model of {n_weights:,} weights, its tensors hold {header.weights - tied:,}"
+        )
     model, info = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, output_loading_info=True, **place)
     if info["missing_keys"] or info["mismatched_keys"]:  # transformers would draw them at random
         missing = sorted(info["missing_keys"])[:3] or info["mismatched_keys"]
-        raise UserError(f"{path}: this GGUF file lacks weights of a {model.config.model_type}: {missing}")
+        raise UserError(f"{path.resolve()}: this GGUF file lacks weights of a {model.config.model_type}: {missing}")
     model.hf_quantizer = None  # these are plain numbers now
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -247,7 +253,7 @@ def _write_tokenizer(path: Path, header: Header, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     read_back = tokenizer.decode(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
     if read_back.replace(" ", "") != PROBE.replace(" ", ""):
-        raise UserError(f"{path}: its tokenizer does not read back what it wrote: {PROBE!r} became {read_back!r}")
+        raise UserError(f"{path.resolve()}: its tokenizer does not read back what it wrote: {PROBE!r} became {read_back!r}")
     settings = folder / "tokenizer_config.json"
     fields = json.loads(settings.read_text(encoding="utf-8"))
     kept = {name: fields[name] for name in ("bos_token", "eos_token", "pad_token", "unk_token") if fields.get(name)}

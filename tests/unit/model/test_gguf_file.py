@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from causal_lms import byte_level
+from causal_lms import byte_level, write_causal_lm
 from gguf_files import write_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -51,6 +51,17 @@ def test_the_folder_is_the_model_and_the_tokenizer_of_the_file(tmp_path: Path, q
         assert theirs(text)["input_ids"] == ours.encode(text).ids and theirs.decode(theirs(text)["input_ids"]) == text
     assert theirs.tokenize("12") == ["1", "2"], "digits are apart in a tokenizer of this kind"
     assert PairTokenizer.from_causal_lm(folder).delimiters.around["x"] == (1, 1)
+
+
+def test_what_lies_beside_the_file_is_not_read(tmp_path: Path) -> None:
+    beside = write_causal_lm(tmp_path / "models", "qwen3")
+    model = write_gguf(beside / "tiny.gguf")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    convert(beside / "tiny.gguf", folder)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
+    assert AutoTokenizer.from_pretrained(folder)("anchor")["input_ids"] == byte_level().encode("anchor").ids
+    assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() == model.num_parameters()
 
 
 @pytest.mark.parametrize(

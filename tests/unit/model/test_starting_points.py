@@ -11,11 +11,12 @@ from causal_lms import write_causal_lm
 from training_runs import MODEL, write_inputs, write_job
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
+from flows.settings import PLACE_OR_NAME, absolute_place
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import find_start, start_name, start_weights
+from pipeline_lib.model.checkpoint import check_kept_layers, find_start, start_name, start_weights
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
@@ -24,7 +25,7 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.causal import CausalObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN, Job
-from pipeline_lib.train.launch import _start_folder
+from pipeline_lib.train.start import Start, start_of
 
 
 def test_a_folder_is_itself_and_nothing_is_nothing(tmp_path: Path) -> None:
@@ -95,11 +96,12 @@ def test_dropout_is_the_configs_and_none_on_attention(tmp_path: Path, family: st
     torch.testing.assert_close(encoder(ids_BL, lengths_B), encoder(ids_BL, lengths_B), atol=0, rtol=0)
 
 
-def pretraining(root: Path, start: Path | None = None) -> CausalObjective:
+def pretraining(root: Path, start: Path | None = None, **model: int) -> CausalObjective:
     store, inputs = write_inputs(root)
     config = PretrainConfig(steps=2, batch_tokens=256, sequence_tokens=24, threads=1)
     job = write_job(store, inputs, config, stage=PRETRAIN)
-    job = Job.model_validate({**job.model_dump(), "start": str(start or "")})
+    changed = job.model.model_copy(update=model)
+    job = Job.model_validate({**job.model_dump(), "start": str(start or ""), "model": changed})
     return CausalObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
 
 
@@ -130,10 +132,14 @@ def test_what_pre_training_made_of_a_given_model_is_the_start_and_a_lexical_one_
         return store.build(stage, StageConfig(), {}, make)
 
     given, more = ModelConfig(init=str(folder)), build(PRETRAIN)
-    assert _start_folder(more, given) == (str(more.part_folder("model")), more.digest)
-    assert _start_folder(None, given)[0] == str(folder)
+
+    def start(made: Artifact | None) -> Start:
+        return start_of(store, made, PretrainConfig(), given, tokenizer=more)
+
+    assert (start(more).folder, start(more).digest) == (str(more.part_folder("model")), more.digest)
+    assert start(None).folder == str(folder)
     with pytest.raises(UserError, match="a lexical_start start is given too; choose one of them"):
-        _start_folder(build(Stage(name="lexical_start", version=1)), given)
+        start(build(Stage(name="lexical_start", version=1)))
 
 
 def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> None:
@@ -141,3 +147,31 @@ def test_going_on_with_a_given_model_gives_missing_ids_rows(tmp_path: Path) -> N
     objective = pretraining(tmp_path / "run", folder)
     assert objective.module.config.vocab_size == max(objective.tokenizer.vocab_size, 400)
     assert objective.gradients(0).loss > 0
+
+
+def test_going_on_with_the_first_blocks_leaves_a_start_of_as_many(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "llama")
+    objective = pretraining(tmp_path / "run", folder, keep_layers=1)
+    assert objective.gradients(0).loss > 0
+    objective.save(tmp_path / "saved")
+    fields = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert fields["num_hidden_layers"] == 1 == start_from(tmp_path / "saved").backbone.config.num_hidden_layers
+    weights = start_weights(str(folder), keep_layers=1)
+    assert weights and weights < (start_weights(str(folder)) or 0)
+
+
+def test_kept_blocks_are_looked_for_before_anything_is_made(tmp_path: Path) -> None:
+    folder = write_causal_lm(tmp_path / "lm", "gpt2")
+    check_kept_layers(str(folder), 2)
+    check_kept_layers("", None)
+    with pytest.raises(UserError, match=r"model\.keep_layers is 3, .* has 2 blocks; lower it"):
+        check_kept_layers(str(folder), 3)
+    with pytest.raises(UserError, match="none is given"):
+        check_kept_layers("", 1)
+
+
+def test_a_file_to_start_from_is_found_from_wherever_a_flow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    assert absolute_place("tiny.gguf", PLACE_OR_NAME) == str(tmp_path / "tiny.gguf")
+    assert absolute_place("smollm2-135m", PLACE_OR_NAME) == "smollm2-135m"
