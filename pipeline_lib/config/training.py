@@ -355,10 +355,7 @@ class TrainConfig(OptimizerConfig):
 
 
 def check_early_stopping(config: TrainConfig, splits: Sequence[str] = ("validation",)) -> None:
-    """Early stopping has figures to go by.
-
-    Args:
-        splits: that are tokenized.
+    """Early stopping has figures to go by, of one of these tokenized splits.
 
     Raises:
         UserError: no held-out pairs are measured, or none are tokenized.
