@@ -69,8 +69,9 @@ class ModelConfig(StageConfig):
 
     init: str = Field(
         "",
-        description="Folder of a causal language model to start from, a GGUF file, a name that `cpt get-start` lists, or an id"
-        " on the hub; an empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and `positions`.",
+        description="Folder of a causal language model or of sentence-transformers to start from, a GGUF file, a name that"
+        " `cpt get-start` lists, or an id on the hub; an empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and"
+        " `positions`.",
     )
     keep_layers: int | None = unset(
         was=None,

@@ -20,9 +20,9 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.model import decoder
-from pipeline_lib.model.encoder import pool, pooling_of
 from pipeline_lib.model.families import FAMILIES, block_of, family_of
 from pipeline_lib.model.pooled_attention import by_head, joint_projection
+from pipeline_lib.model.pooling import EmbeddingHead, pool, pooling_of
 
 INPUTS = ("input_ids", "lengths")
 OUTPUT = "sentence_embedding"
@@ -30,8 +30,8 @@ OPSET = 20  # the first with Gelu
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
-def write_onnx(backbone: nn.Module, path: Path) -> None:
-    """Write the backbone, its pooling and normalisation as one ONNX file of dynamic batch and length.
+def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = None) -> None:
+    """Write the backbone, its pooling, or a head of its own, and normalisation as one ONNX file of dynamic batch and length.
 
     Raises:
         UserError: the model is too large for one file, or torch's exporter cannot write its architecture.
@@ -39,26 +39,31 @@ def write_onnx(backbone: nn.Module, path: Path) -> None:
     size = sum(tensor.numel() * 4 for tensor in backbone.parameters())
     if size > MAX_BYTES:
         raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file")
-    model = _exported(_EmbeddingGraph(backbone).eval())
+    if head and head.prompts:
+        raise UserError("its pooling leaves prompts out, which the graph cannot tell")
+    model = _exported(_EmbeddingGraph(backbone, head).eval())
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 class _EmbeddingGraph(nn.Module):
     """What the exporter traces: the encoder's mathematics in operators that ONNX has."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: EmbeddingHead | None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.head = backbone, head
         self.pooling = pooling_of(backbone)
-        self.fused = self.pooling == "last" and isinstance(backbone, GPT2Model) and family_of(backbone) is not None
+        is_gpt2 = isinstance(backbone, GPT2Model) and family_of(backbone) is not None
+        self.fused = head is None and self.pooling == "last" and is_gpt2
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         if self.fused:
             pooled_BD = _last_token_states(cast(GPT2Model, self.backbone), input_ids, lengths)
         else:
             mask_BL = (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long()
-            hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, use_cache=False).last_hidden_state
-            pooled_BD = pool(hidden_BLD, lengths, self.pooling)
+            options = {} if self.head else {"use_cache": False}
+            hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, **options).last_hidden_state
+            own = self.head
+            pooled_BD = own(hidden_BLD, input_ids, lengths) if own else pool(hidden_BLD, lengths, self.pooling)
         return F.normalize(pooled_BD.float(), dim=-1)
 
 

@@ -32,6 +32,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_over_ranks
 from pipeline_lib.train.job import Job
@@ -144,7 +145,8 @@ class ContrastiveObjective:
         model = job.model.model_copy(update={"init": job.start})
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         weights: Weights | None = None
-        if config.parallel == "fsdp" and ranks.size > 1:  # no process holds it whole
+        is_given_whole = bool(model.init) and is_sentence_transformer(Path(model.init))
+        if config.parallel == "fsdp" and ranks.size > 1 and not is_given_whole:  # no process holds it whole
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed).to(ranks.device)

@@ -23,6 +23,7 @@ from pipeline_lib.store.artifact import Artifact, verify_part
 from pipeline_lib.store.files import digest_of, replace_file, sha256_file
 from pipeline_lib.store.records import Part, draft_part
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -120,8 +121,10 @@ def start_of(
     if not model.init:
         return Start()
     folder = Path(model.init).absolute()
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.init: no config.json in {folder}; expected the folder of a causal language model")
+    if not (folder / "config.json").is_file() and not is_sentence_transformer(folder):
+        raise UserError(
+            f"model.init: no config.json in {folder}; expected that of a causal language model or of sentence-transformers"
+        )
     return Start(str(folder), content_digest(folder, store.root / HASHES))
 
 
@@ -268,8 +271,7 @@ def _obstacle(store: Store, job: Job, found: Artifact, part: Part) -> str:
 def _copy(store: Store, job: Job, checkpoint: Path, label: str) -> None:
     """A checkpoint of another run with the same weights, as this run writes it."""
     scratch = store.scratch(job.stage.name)
-    for file in sorted(checkpoint.iterdir()):
-        shutil.copyfile(file, scratch / file.name)
+    shutil.copytree(checkpoint, scratch, copy_function=shutil.copyfile, dirs_exist_ok=True)
     fields = json.loads((scratch / "state.json").read_text()) | {"config_digest": job.config_digest}
     (scratch / "state.json").write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
     facts = {"step": fields["step"]}
