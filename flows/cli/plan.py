@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline_lib.config.run import RunConfig
 
 plan_app = typer.Typer()
 
@@ -42,23 +45,14 @@ def plan_run(
     """
     from flows.cli.terminal import read_params
     from flows.params import RunParams
-    from flows.runs import find_checkpoint, open_store
     from flows.settings import configure
-    from pipeline_lib.config.model import HUB_MODELS
-    from pipeline_lib.model.checkpoint import check_kept_layers, find_start
     from pipeline_lib.train.plan import HERE, Terms, describe_plan, plan
 
     params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
     asked: dict[str, object] = {"train.checkpoint_activations": True} if checkpoint_activations else {}
     if gpus is not None and gpu == HERE:
         asked["train.gpus"] = gpus
-    resolved = configure(preset, [*params.layers(), asked])
-    if resolved.model.init not in HUB_MODELS:
-        checkpoint = find_checkpoint(open_store(), resolved.model.init)
-        start = str(checkpoint.folder) if checkpoint else find_start(resolved.model.init)
-        if not (checkpoint or resolved.pretrain.steps):
-            check_kept_layers(start, resolved.model.keep_layers)
-        resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
+    resolved = _with_start(configure(preset, [*params.layers(), asked]))
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
     found = plan(resolved, Terms(1 if gpus is None else gpus, gpu, price or 0.0, utilisation))
@@ -76,3 +70,19 @@ def plan_run(
             *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
         ]
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
+def _with_start(config: RunConfig) -> RunConfig:
+    """The configuration with the folder of its start in place; one whose sizes are known by name stays as it is."""
+    from flows.runs import find_checkpoint, open_store
+    from pipeline_lib.config.model import HUB_MODELS
+    from pipeline_lib.model.checkpoint import check_kept_layers, find_start
+
+    init = config.model.init
+    if init in HUB_MODELS:
+        return config
+    checkpoint = find_checkpoint(open_store(), init)
+    start = str(checkpoint.folder) if checkpoint else find_start(init)
+    if not (checkpoint or config.pretrain.steps):
+        check_kept_layers(start, config.model.keep_layers)
+    return config.model_copy(update={"model": config.model.model_copy(update={"init": start})})
