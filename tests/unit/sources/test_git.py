@@ -200,7 +200,7 @@ def test_a_broken_folder_costs_no_other(bare: Repo, how: str) -> None:
         place.unlink()
     else:
         whole = place.read_bytes()
-        place.write_bytes(whole[:-9] if how == "cut" else zlib.compress(zlib.decompress(whole).replace(b"three", b"thrue")))
+        place.write_bytes(whole[:-9] if how == "cut" else zlib.compress(zlib.decompress(whole).replace(b"three", b"shree")))
     found = read(bare)
     assert found[0] == ("flask.git!README.md", b"Hello\n") and ("flask.git!more/zzz/two.py", b"two = 2\n") in found
     assert ("flask.git!more/deep/", "damaged") in found
