@@ -83,7 +83,7 @@ def test_a_last_line_that_is_cut_is_a_loss_wherever_that_is(tmp_path: Path, asci
         assert isinstance(found[-1].content, Refusal) and found[-1].content.lost_bytes
 
 
-@pytest.mark.parametrize("last", ["{broken", '{"a" "b"}', "foo", '{"a": "b"}x', '{"text": "x\n', '{"a": fals\n'])
+@pytest.mark.parametrize("last", ["{broken", '{"a" "b"}', "foo", '{"a": "b"}x', '{"text": "x\n', '{"a": nul\n'])
 def test_a_last_line_that_is_wrong_in_itself_is_a_bad_line(tmp_path: Path, last: str) -> None:
     found = read_dump(write_text(tmp_path / "a.jsonl", '{"text": "One."}\n{"text": "Two."}\n' + last), "json_lines")
     assert len(texts(found)) == 2 and reasons(found) == ["not_json"]
