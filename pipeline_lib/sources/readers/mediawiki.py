@@ -28,7 +28,7 @@ from pipeline_lib.sources.wikis.wikitext import Prose, prose_of
 
 _FEED_BYTES = 64 * 1024
 _END = b"</mediawiki>"
-_CUT = re.compile(rb"<page[\s>]|(?<=" + _END + rb")")  # a page begins, or an export is over: another may follow
+_CUT = re.compile(rb"<(?:page[\s>]|/mediawiki>)")  # a page begins, or an export is over: another may follow
 _MARK_BYTES = len(_END)
 _BETWEEN = b" \t\r\n\0\xef\xbb\xbf"  # what stands between two exports
 _STREAM = b"  <page>"  # the beginning of each stream of a multistream file
@@ -253,9 +253,10 @@ class _Export:
         """Feed some bytes, each page's beginning apart."""
         start = 0
         for begin in _CUT.finditer(data):
-            yield from self.feed(data[start : begin.start()])
-            start = begin.start()
-            if not begin.group():
+            at = begin.end() if begin.group() == _END else begin.start()
+            yield from self.feed(data[start:at])
+            start = at
+            if begin.group() == _END:
                 self.between = self.damage is None and not self.handler.elements
                 continue
             if self.handler.page is not None:
