@@ -188,7 +188,7 @@ class Shape:
         """Bytes of the widest buffers that one layer's backward has beside the graphs."""
         if self.layers == 1 and self.fused:
             return 0
-        widest = (6 if low else 4) * (3 * self.width + self.inner)  # autocast casts some of them
+        widest = (8 if low else 4) * (3 * self.width + self.inner)  # autocast casts them, and back
         return tokens * (widest + (self.layer_bytes(low) if checkpointed else 0))
 
     def layer_bytes(self, low: bool) -> int:

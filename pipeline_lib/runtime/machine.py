@@ -162,25 +162,36 @@ def _group_limits(cgroups: Path, own: Path) -> Iterator[int]:
                 continue
 
 
-def has_fast_bfloat16() -> bool:
-    """True if bfloat16 matrix products are in the hardware that computes here: a GPU from Ampere on, or such a CPU."""
-    devices = find_devices()
+def has_fast_bfloat16(devices: Devices | None = None) -> bool:
+    """True if bfloat16 matrix products are in the hardware that computes: a GPU from Ampere on, or such a CPU.
+
+    Args:
+        devices: that compute; None: this machine's.
+    """
+    devices = devices or find_devices()
     return devices.capability >= FIRST_BFLOAT16_GPU if devices.kind == "cuda" else cpu_has_fast_bfloat16()
 
 
 def resolve_precision(choice: PrecisionChoice, layers: int, width: int) -> Precision:
-    """The precision of a model's matrix products here, before anything is named by it.
+    """The precision of a model's matrix products here, before anything is named by it; see `precision_on`."""
+    return choice if choice != "auto" else precision_on(find_devices(), choice, layers, width)
+
+
+def precision_on(devices: Devices, choice: PrecisionChoice, layers: int, width: int) -> Precision:
+    """The precision of a model's matrix products on these devices.
 
     `auto` is bfloat16 on a GPU that has it, and on a CPU that has it for models that gain by it; else float32.
 
     Args:
+        devices: that compute.
+        choice: what is asked for.
         layers: of the model.
         width: of its hidden states.
     """
     if choice != "auto":
         return choice
-    gains = find_devices().kind == "cuda" or (layers >= FEWEST_BFLOAT16_LAYERS and width >= LEAST_BFLOAT16_WIDTH)
-    return "bfloat16" if gains and has_fast_bfloat16() else "float32"
+    gains = devices.kind == "cuda" or (layers >= FEWEST_BFLOAT16_LAYERS and width >= LEAST_BFLOAT16_WIDTH)
+    return "bfloat16" if gains and has_fast_bfloat16(devices) else "float32"
 
 
 def cpu_has_fast_bfloat16() -> bool:

@@ -16,13 +16,15 @@ from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.machine import Devices
+from pipeline_lib.runtime.machine import Devices, precision_on
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.memory import Layout, Memory, Parallel, Synchronise, Workload, memory_of, shape_of
 
 MEMORY_SHARE = 0.9  # of a device, which a layout is chosen for; the rest is the driver's, the allocator's and the libraries'
-GPU_TOKENS, CPU_TOKENS = 1 << 17, 1 << 14  # of the largest micro-batch; on a CPU caches lose more than fewer passes gain
+# of the largest micro-batch; on a CPU caches lose more than fewer passes gain
+GPU_TOKENS, CPU_TOKENS = 1 << 17, 1 << 14
+WORD_TOKENS = {"cuda": 1 << 14, "cpu": 1 << 11}  # of a language model's: its logits take the memory
 FEWEST_TOKENS = 1 << 8
 MOST_GPUS = 1 << 14  # that a refusal looks at
 
@@ -69,6 +71,12 @@ def _divides(config: Config, processes: int) -> bool:
     return config.sequence_tokens * processes <= config.batch_tokens
 
 
+def at_precision(work: Workload, devices: Devices) -> Workload:
+    """The same with its precision settled for these devices, as the launcher settles it for its own."""
+    precision = precision_on(devices, work.config.precision, work.shape.layers, work.shape.width)
+    return replace(work, config=work.config.model_copy(update={"precision": precision}))
+
+
 def resolve_layout(work: Workload, devices: Devices) -> Layout:
     """The first layout that fits, of the cheapest kinds first: whole weights on every device, cut ones gathered once a step, or
     once a micro-batch; each with all activations kept, or gradients cached; each in the largest micro-batch.
@@ -79,6 +87,7 @@ def resolve_layout(work: Workload, devices: Devices) -> Layout:
         UserError: nothing fits; the message has the numbers, and what would fit.
     """
     devices = with_devices(work.config, devices)
+    work = at_precision(work, devices)
     processes = settle_processes(work.config, devices)
     room = _room(work.config, devices, processes)
     layout = _choose(work, devices, processes, room)
@@ -111,10 +120,10 @@ def settle(config: Config, work: Workload | None, found: Devices) -> tuple[Confi
     """
     devices = with_devices(config, found)
     if work is None:
-        layout = _unestimated(config, settle_processes(config, devices) * config.nodes)
+        layout = _unestimated(config, devices)
         return applied(layout, config), f"{_spread(layout, devices)}; a model of this kind has no estimate of its memory"
     layout = resolve_layout(work, found)
-    memory = memory_of(work, layout)
+    memory = memory_of(at_precision(work, devices), layout)
     room_bytes = _room(config, devices, layout.processes // config.nodes)
     why = (
         f"about {memory.total / 1e9:.1f} of {room_bytes / 1e9:.1f} GB a process at the peak, texts at their longest ({memory})"
@@ -122,15 +131,15 @@ def settle(config: Config, work: Workload | None, found: Devices) -> tuple[Confi
     return applied(layout, config), f"{_spread(layout, devices)}; {why}"
 
 
-def _unestimated(config: Config, processes: int) -> Layout:
+def _unestimated(config: Config, devices: Devices) -> Layout:
     """What a configuration names, and for the rest what suits most machines."""
     kept = config.kept_bytes if isinstance(config, TrainConfig) else 0
     synchronise: Synchronise = "micro_batch" if config.synchronise == "micro_batch" else "step"
     return Layout(
-        processes=processes,
+        processes=settle_processes(config, devices) * config.nodes,
         parallel="fsdp" if config.parallel == "fsdp" else "ddp",
         synchronise=synchronise,
-        micro_batch_tokens=config.micro_batch_tokens or CPU_TOKENS,
+        micro_batch_tokens=config.micro_batch_tokens or min(CPU_TOKENS, _most_tokens(config, devices)),
         checkpoint_activations=config.checkpoint_activations,
         activation_bytes=kept,
     )
@@ -188,12 +197,18 @@ def _micro_batches(work: Workload, devices: Devices) -> list[int]:
     """Micro-batches to try, the largest first; none is smaller than the longest text."""
     if work.config.micro_batch_tokens is not None:
         return [work.config.micro_batch_tokens]
-    tokens, found = GPU_TOKENS if devices.kind == "cuda" else CPU_TOKENS, []
+    tokens, found = _most_tokens(work.config, devices), []
     least = max(work.longest, FEWEST_TOKENS)
     while tokens >= least:
         found.append(tokens)
         tokens //= 2
     return found or [work.longest]
+
+
+def _most_tokens(config: Config, devices: Devices) -> int:
+    if isinstance(config, PretrainConfig):
+        return WORD_TOKENS[devices.kind]
+    return GPU_TOKENS if devices.kind == "cuda" else CPU_TOKENS
 
 
 def _may_be(work: Workload, devices: Devices, layout: Layout) -> bool:

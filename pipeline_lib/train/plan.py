@@ -8,7 +8,7 @@ from typing import Any
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import Devices, find_devices
-from pipeline_lib.train.layout import process_room, resolve_layout, with_devices
+from pipeline_lib.train.layout import at_precision, process_room, resolve_layout, with_devices
 from pipeline_lib.train.memory import Layout, Workload, memory_of
 
 
@@ -91,8 +91,9 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         raise UserError("--gpus must be 1 or more, --utilisation above 0 and at most 1, --price 0 or more")
     work = Workload.planned(config)
     layout = resolve_layout(work, devices)
-    memory = memory_of(work, layout)
     devices = with_devices(config.train, devices)
+    work = at_precision(work, devices)
+    memory = memory_of(work, layout)
     return {
         "preset": config.name,
         "reference": config.reference,
@@ -105,6 +106,7 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         "gpu": devices.name,
         "gpus": devices.count,
         "processes": layout.processes,
+        "precision": work.config.precision,
         "parallel": layout.parallel,
         "synchronise": layout.synchronise,
         "micro_batch_tokens": layout.micro_batch_tokens,
@@ -144,7 +146,7 @@ def describe_plan(found: dict[str, Any]) -> str:
         f"{found['batch_size']:,} pairs a step",
         f"  start: {found['start']}",
         f"  on {found['gpus']:,} x {found['gpu']}{few}: {sharding}",
-        f"  micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}, activations "
+        f"  {found['precision']}, micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}, activations "
         + ("computed again" if found["checkpoint_activations"] else "kept"),
         f"  memory of one process at its peak: {total / 1e9:.1f} GB of {of / 1e9:.1f} GB",
         *(f"    {name:14s} {size / 1e9:8.2f} GB" for name, size in memory.items()),

@@ -22,7 +22,7 @@ from pipeline_lib.runtime.machine import Devices
 from pipeline_lib.runtime.progress import silent
 from pipeline_lib.train.job import TRAIN
 from pipeline_lib.train.launch import Choices, Report, build_trained
-from pipeline_lib.train.layout import CPU_TOKENS, applied, resolve_layout, settle, workload_of
+from pipeline_lib.train.layout import CPU_TOKENS, applied, at_precision, resolve_layout, settle, workload_of
 from pipeline_lib.train.memory import Layout, Workload, memory_of
 from pipeline_lib.train.plan import GPUS, Terms, plan
 
@@ -40,6 +40,8 @@ SETTINGS: dict[str, list[Any]] = {
 
 
 def launched(work: Workload, devices: Devices) -> OptimizerConfig:
+    """As the launcher does: it settles the precision first, which is in the run's name."""
+    work = at_precision(work, devices)
     return settle(work.config, work, devices)[0]
 
 
@@ -68,7 +70,9 @@ def test_a_plan_is_what_the_trainer_is_launched_with(name: str, gpus: int, gpu: 
     for field, value in asked.items():  # what a user sets wins; weights that one process holds are gathered by none
         if field != "synchronise" or planned["parallel"] == "fsdp":
             assert getattr(config_of_trainer, field) == value, field
-    assert config_of_trainer.key_fields() == config.train.key_fields(), "a layout is no part of a key"
+    assert config_of_trainer.precision == planned["precision"]
+    named = config.train.model_copy(update={"precision": planned["precision"]})
+    assert config_of_trainer.key_fields() == named.key_fields(), "a layout is no part of a key"
     assert planned["memory_bytes"]["total"] <= GPUS[gpu].memory_bytes
     again = launched(Workload(work.shape, config_of_trainer, work.x_tokens, work.y_tokens), terms.devices)
     assert again == config_of_trainer, "a settled configuration is settled"
@@ -83,8 +87,8 @@ def test_a_plan_is_what_the_trainer_is_launched_with(name: str, gpus: int, gpu: 
     kind=st.sampled_from(["cuda", "cpu"]),
 )
 def test_the_trainer_caches_what_was_planned_so(name: str, gpus: int, gigabytes: int, kind: Any) -> None:
-    work = Workload.planned(preset(name))
     devices = Devices(kind, gpus if kind == "cuda" else 1, gigabytes * 10**9, "made up")
+    work = at_precision(Workload.planned(preset(name)), devices)
     try:
         layout = resolve_layout(work, devices)
     except UserError:
@@ -223,7 +227,7 @@ def test_processes_of_a_cpu_share_its_memory() -> None:
     config = TrainConfig(processes=8)
     work = Workload.planned(preset("cpt_text_s", "random"))
     many = Workload(work.shape, config, work.x_tokens, work.y_tokens)
-    with pytest.raises(UserError, match=r"train\.processes=2; a process needs"):
+    with pytest.raises(UserError, match=r"train\.processes=\d; a process needs"):
         resolve_layout(many, Devices("cpu", 1, 11 * 10**9))
 
 
@@ -232,7 +236,8 @@ def test_a_language_model_is_laid_out_by_its_own_batches() -> None:
     config = PretrainConfig(steps=1, batch_tokens=4096, sequence_tokens=1024)
     work = Workload(shape, config, 64, 64, head=shape.vocabulary * shape.width)
     settled = launched(work, Devices("cuda", 8, H100, "h100"))
-    assert (settled.processes, settled.micro_batch_tokens) == (4, 2048), "a sequence for each"
+    assert (settled.processes, settled.micro_batch_tokens) == (4, 1 << 14), "a sequence for each"
+    assert launched(work, Devices("cpu", 1, 1 << 36)).micro_batch_tokens == 2048
     with pytest.raises(UserError, match="does not fit"):
         launched(work, Devices("cuda", 1, 4 * 10**9, "small"))
 
