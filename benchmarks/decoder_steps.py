@@ -1,9 +1,9 @@
 """Training steps of a Llama and of a deeper GPT-2 beside sentence-transformers: `python -m benchmarks.train --model llama`.
 
 Contenders take turns on the same batches, those that compile after the others, and a ratio is of the fastest step of each: what
-else the machine does slows a step down, and never speeds one up. A loss without gradient caching is held against the peer's without, a cached one against the
-faster of its two, and the best of ours against the best of theirs. In a full run our own step with one thing undone at a time
-says where the factor comes from.
+else the machine does slows a step down, and never speeds one up. A loss without gradient caching is held against the peer's
+without, a cached one against the faster of its two, and the best of ours against the best of theirs. In a full run our own step
+with one thing undone at a time says where the factor comes from.
 """
 
 from __future__ import annotations
