@@ -24,7 +24,7 @@ TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
 HoldOut = Literal["auto", "never", "validation", "test"]
 SHORT = "short"  # view of rows for training alone, up to curation: functions that `min_function_lines` lets in
-SIGNATURE_VERSION = 3  # raised when signatures change; names only what near-duplicates were dropped from
+SIGNATURE_VERSION = 4  # raised when signatures change; names only what near-duplicates were dropped from
 
 
 class SourceConfig(StageConfig):

@@ -35,6 +35,7 @@ _CELLS = re.compile(r"\t{2,}")
 _OPENERS = "(\"'“‘«„*["
 _SEPARATOR = re.compile(r"\s[|•·»›→]\s")
 _WIDTH = 50  # characters: text that is cut at a width has lines of 60 to 80
+_RAGGED = 6  # as much shorter may a line be than where it was cut
 _LONG_WORDS = 20  # a line no shorter that has a sentence's end inside is prose that was cut
 _TAILED_CHARACTERS = 400  # a paragraph that may have a list joined to it
 _LEAD_CHARACTERS = 2_000  # as much of a line as is looked at
@@ -95,6 +96,7 @@ def _without_tail(line: str, config: WebProseConfig, dropped: Counter[str]) -> s
 def _alone(lines: list[str], config: WebProseConfig) -> list[Verdict]:
     """A verdict for each line from what it holds, with the lines that it runs on into; `sentence` and `part` are open."""
     verdicts: list[Verdict] = []
+    widths = _widths(lines)
     fenced = False
     while (start := len(verdicts)) < len(lines):
         if _FENCE.match(lines[start]):
@@ -104,20 +106,31 @@ def _alone(lines: list[str], config: WebProseConfig) -> list[Verdict]:
             verdicts.append("fence")
         else:
             end = start + 1
-            while end < len(lines) and _runs_on(lines[end - 1], lines[end]):
+            while end < len(lines) and _runs_on(lines[end - 1], lines[end], widths[end - 1]):
                 end += 1
             verdicts += [_verdict(" ".join(lines[start:end]), config)] * (end - start)
     return verdicts
 
 
-def _runs_on(line: str, following: str) -> bool:
-    """True where a sentence goes on in the next line, as in text that was cut at a width."""
+def _widths(lines: list[str]) -> list[int]:
+    """The length of the longest line of the block that each line is in, between empty ones."""
+    widths: list[int] = []
+    for _, block in groupby(lines, key=lambda line: not line.strip()):
+        lengths = [len(line.rstrip()) for line in block]
+        widths += [max(lengths)] * len(lengths)
+    return widths
+
+
+def _runs_on(line: str, following: str, width: int) -> bool:
+    """True where a sentence goes on in the next line, as in text that was cut at a width: its first word did not fit."""
     first = following.strip()[:1]
     if not first or not line.strip() or _HEADING.match(line) or _END.search(line.rstrip()[-12:]):
         return False
-    return first.islower() or (
-        first.isalnum() and len(line) >= _WIDTH and not (_MARKER.match(following) or _LOG_LINE.match(following))
-    )
+    if first.islower():
+        return True
+    if not first.isalnum() or len(line) < _WIDTH or _MARKER.match(following) or _LOG_LINE.match(following):
+        return False
+    return len(line.rstrip()) + 1 + len(following.split(None, 1)[0]) >= width - _RAGGED
 
 
 def _verdict(line: str, config: WebProseConfig) -> Verdict:

@@ -20,6 +20,12 @@ Please turn off your ad blocker to continue to use this website.
 No part of this website may be reproduced without the permission of the owner.
 The views expressed here are those of the author and not of the company.
 Customers who bought this item also bought the following items from us.
+anna77 said: Click to expand and see the whole of the quoted message here.
+Was this review helpful to you? Yes No Report abuse by this reviewer.
+Ships from and sold by Example Inc. Usually dispatched within 24 hours of order.
+Story continues below this advertisement from one of our sponsors and friends.
+Share on Facebook Share on Twitter Share by Email Print this article Save for later
+Save my name, email, and website in this browser for the next time I comment.
 Mit der Nutzung dieser Seite stimmen Sie der Verwendung von Cookies zu.
 Bitte melden Sie sich an, um einen Kommentar zu diesem Artikel zu schreiben.
 Alle Preise verstehen sich inklusive der gesetzlichen Mehrwertsteuer und zuzüglich Versandkosten.
@@ -45,6 +51,9 @@ She baked a cookie for each of the children in her class.
 Our partners in the north built the bridge in less than a year.
 The guard gave them permission to view the ship from the pier.
 Every subscriber of the old telephone exchange had a number of four digits.
+Ships from the north were sold by the dozen when the war was over.
+Her review of the book found little that was of help to anybody.
+The king was contacted at once, and he answered on the same day.
 The court held that the letter could be printed without written permission.
 The page you see here was written by a monk in the ninth century.
 He bought a horse, and his brother also bought one at the same fair.
