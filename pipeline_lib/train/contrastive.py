@@ -52,7 +52,7 @@ def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
     Raises:
         UserError: "on", where it cannot be.
     """
-    # on a CPU it gains a third of a gated model's step in bfloat16, and nothing of a GPT-2's
+    # of a gated model's step in bfloat16 on a CPU a third is no product of matrices; a GPT-2's gained nothing
     gains = ranks.device.type == "cuda" or (config.precision == "bfloat16" and not pools_padded(encoder.backbone))
     pays = gains and config.steps >= AUTO_STEPS
     return _resolve("compile", config.compile, "on", _compiling_obstacle(config, encoder, ranks), pays)
