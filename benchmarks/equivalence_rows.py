@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModel, GPTNeoXConfig, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
@@ -37,6 +38,18 @@ PAIRS = 16
 MODEL = ModelConfig(layers=2, width=32, heads=4, inner=64, positions=32)
 VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
 SMALL_TILE = 40  # logits: two rows of the batch
+SIZES: dict[str, Any] = {
+    **{"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "max_position_embeddings": 32,
+}
+GROUPS = {"num_key_value_heads": 2}
+FAMILIES: dict[str, PreTrainedConfig] = {  # beside the GPT-2 of `MODEL`
+    "llama": LlamaConfig(**SIZES, **GROUPS),
+    "mistral": MistralConfig(**SIZES, **GROUPS),
+    "qwen2": Qwen2Config(**SIZES, **GROUPS),
+    "qwen3": Qwen3Config(**SIZES, **GROUPS, head_dim=16),
+    "neox": GPTNeoXConfig(**SIZES, hidden_dropout=0.0, attention_dropout=0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class Row:
         tile: logits held at once; 0: as ever.
         checkpointed: a layer's activations are computed again.
         packed: sequences lie end to end, without padding.
+        family: of `FAMILIES`.
         broken: what is broken on purpose, "" for nothing.
     """
 
@@ -65,6 +79,7 @@ class Row:
     tile: int = 0
     checkpointed: bool = False
     packed: bool = False
+    family: str = "gpt2"
     broken: str = ""
     precisions: tuple[str, ...] = ("float64", "float32")
 
@@ -86,6 +101,11 @@ def _rows() -> Iterator[Row]:
     yield Row("checkpointed_grad_cache_2", micro_rows=2, checkpointed=True)
     yield Row("packed", packed=True, precisions=("float64", "float32", "bfloat16"))
     yield Row("packed_grad_cache_4", micro_rows=4, packed=True)
+    for family in FAMILIES:
+        # in float64 transformers' norms of all but NeoX are in float32
+        exact = ("float64",) if family == "neox" else ()
+        yield Row(family, packed=True, family=family, precisions=(*exact, "float32", "bfloat16"))
+        yield Row(f"{family}_grad_cache_4", micro_rows=4, packed=True, family=family, precisions=(*exact, "float32"))
     yield Row("hard_negatives", negatives=2)
     yield Row("hard_negatives_grad_cache_2", negatives=2, micro_rows=2)
     yield Row("hard_negatives_chunked", negatives=2, tile=SMALL_TILE, duplicates=True)
@@ -139,9 +159,13 @@ def _relative(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected).norm() / expected.norm())
 
 
-def build(dtype: torch.dtype = torch.float32) -> Encoder:
+def build(dtype: torch.dtype = torch.float32, family: str = "gpt2") -> Encoder:
     """The encoder; in every precision from the same float32 weights."""
-    return Encoder.build(MODEL, cast(PairTokenizer, VOCABULARY), seed=2).to(dtype).train()
+    if family == "gpt2":
+        return Encoder.build(MODEL, cast(PairTokenizer, VOCABULARY), seed=2).to(dtype).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return Encoder(AutoModel.from_config(FAMILIES[family], attn_implementation="sdpa")).to(dtype).train()
 
 
 def sequences(n_negatives: int = 0) -> list[np.ndarray]:
@@ -168,7 +192,7 @@ def hashes_of(row: Row) -> PairHashes:
 
 def oracle(row: Row) -> Gradients:
     """Gradients in float64 on one process, by transformers' forward and torch's cross entropy over the whole matrix."""
-    encoder = build(torch.float64)
+    encoder = build(torch.float64, row.family)
     encoder.fused = False
     (batch,) = cut_micro_batches(sequences(row.negatives), 10**6)
     emb_ND = torch.empty(len(batch.rows_B), encoder.width, dtype=torch.float64)
@@ -190,7 +214,7 @@ def oracle(row: Row) -> Gradients:
 
 def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
     """The whole gradients of the row's way; the same on every rank."""
-    encoder = build(torch.float64 if precision == "float64" else torch.float32).to(ranks.device)
+    encoder = build(torch.float64 if precision == "float64" else torch.float32, row.family).to(ranks.device)
     encoder.precision = "bfloat16" if precision == "bfloat16" else "float32"
     if row.checkpointed:
         encoder.checkpoint_activations()

@@ -1,11 +1,13 @@
-"""Training steps against sentence-transformers: `python -m benchmarks.train [--quick]`.
+"""Training steps against sentence-transformers: `python -m benchmarks.train [--quick] [--model llama]`.
 
 Same model, pairs, truncation, batch, precision and threads, in one process, steps taken in turn; start-up and two warm-up
 steps excluded. The peer is the fastest of its three losses. Its step tokenizes, as its trainer's collator does each step;
 ours reads token ids, as shards hold them; the ratio without its tokenizing is given beside. Our own step with one thing
 undone at a time says where the factor comes from. Ratios of processor seconds stand beside those of wall seconds: on a
 machine that does other work too, they are what can be trusted (best with `--threads 1`). The last line is one flat JSON
-object. The model is the demo's; four layers of 256, where the last layer weighs less, stand beside it.
+object. The model is the demo's; four layers of 256, where the last layer weighs less, stand beside it. `--model llama` (six
+blocks of 576, 49,152 ids, random weights) and `--model gpt2` (those four layers) hold losses of the same caching kind against
+each other, and best against best, see decoder_steps.py.
 """
 
 from __future__ import annotations
@@ -18,28 +20,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+from benchmarks.training_corpus import DEEP, RATIO, STARTED, Figures, Seconds, prepare, timed
 
 if TYPE_CHECKING:
-    from benchmarks.training_steps import Batch, Setting, Step
-    from pipeline_lib.config.model import ModelConfig
-    from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+    from benchmarks.training_steps import Batch, Step
 
-Figures = dict[str, float | int | str]
-
-STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 WARM_UP_STEPS = 2
 SLOWEST_PEER = "mnrl"  # of the full contest, by a fifth and more: it keeps every activation
 QUICK_SECONDS = 44.0  # quick rounds end here, counted from the start
 LARGE_BATCH = 4_096  # of the full run alone: a step of the peer takes a minute and more
-RATIO = "pairs_per_second_ratio"
 CACHED = "without_single_forward"  # ours by gradient caching, beside the fastest of the peers that cache
-DEEP = {"layers": 4, "width": 256, "heads": 4, "inner": 1024, "positions": 160}  # where the last layer is one of four
 FACTORS = {  # our step with one thing undone
     "padding": {"sort": False},
     "single_forward": {"cached": True},
@@ -53,6 +47,8 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="batch 256, the faster of the two cached peers, under 50 s on 2 cores"
     )
+    parser.add_argument("--model", choices=("demo", "llama", "gpt2"), default="demo", help="what is trained")
+    parser.add_argument("--batch", type=int, default=0, help="pairs of a step of llama and gpt2; 0: 32 or, in full, 64")
     parser.add_argument("--threads", type=int, default=0, help="of both sides; 0: one a core")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each contender")
     options = parser.parse_args()
@@ -62,7 +58,13 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), options.quick, options.rounds)
+        if options.model == "demo":
+            results = measure(Path(folder), options.quick, options.rounds)
+        else:
+            from benchmarks.decoder_steps import measure_decoder
+
+            batch = options.batch or (32 if options.quick else 64)
+            results = measure_decoder(Path(folder), options.model, batch, options.quick, options.rounds)
     print(json.dumps(results))
 
 
@@ -123,22 +125,6 @@ def contest(contenders: dict[str, Step], batches: Iterator[Batch], quick: bool, 
     return seconds
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """What one step took."""
-
-    wall: float
-    cpu: float
-    tokenizing: float  # of the wall seconds
-
-
-def timed(step: Step, batch: Batch) -> Seconds:
-    """Take one step by the clock."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    step(batch)
-    return Seconds(time.perf_counter() - wall, time.process_time() - cpu, step.tokenizing_seconds)
-
-
 def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
     """Medians over rounds of what was measured side by side in the same round."""
     import torch
@@ -173,63 +159,6 @@ def summary(seconds: dict[str, list[Seconds]], batch_size: int) -> Figures:
     return results | {
         f"processor_seconds_{name}": round(statistics.median(step.cpu for step in steps), 4) for name, steps in seconds.items()
     }
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Pairs of Python code at hand in a fixed random order, and a tokenizer trained on them."""
-
-    x: list[str]
-    y: list[str]
-    tokenizer: PairTokenizer
-    folder: Path
-
-    def setting(self, model: ModelConfig) -> Setting:
-        """What both sides share, with fresh weights of these sizes in a folder of their own."""
-        from benchmarks.training_steps import Setting
-        from pipeline_lib.config.presets import preset
-        from pipeline_lib.model.encoder import Encoder, fast_bfloat16
-
-        demo = preset("demo")
-        train = demo.train.model_copy(update={"precision": "bfloat16" if fast_bfloat16() else "float32"})
-        place = self.folder / f"{model.layers}-{model.width}"
-        Encoder.build(model.model_copy(update={"init": ""}), self.tokenizer, seed=1).save(place)
-        return Setting(model, demo.shards, train, self.tokenizer, self.folder / "tokenizer", place)
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Consecutive batches for ever, tokenized beforehand for our side."""
-        import torch
-
-        from benchmarks.training_steps import Batch
-        from data_contracts.schemas import text_hash
-        from pipeline_lib.config.presets import preset
-        from pipeline_lib.model.loss import PairHashes
-
-        shards = preset("demo").shards
-        x_ids = [np.array(row) for row in self.tokenizer.encode(self.x, "x", shards.max_x_tokens)]
-        y_ids = [np.array(row) for row in self.tokenizer.encode(self.y, "y", shards.max_y_tokens)]
-        x_hash, y_hash = (torch.tensor([text_hash(text) for text in texts]) for texts in (self.x, self.y))
-        assert len(self.x) >= batch_size, f"{len(self.x)} pairs, a batch takes {batch_size}"
-        while True:
-            for begin in range(0, len(self.x) - batch_size + 1, batch_size):
-                cut = slice(begin, begin + batch_size)
-                yield Batch(self.x[cut], self.y[cut], x_ids[cut], y_ids[cut], PairHashes(x_hash[cut], y_hash[cut]))
-
-
-def prepare(folder: Path, n_pairs: int) -> Corpus:
-    """At most `n_pairs` of the standard library, then of the installed packages."""
-    from benchmarks.stdlib_pairs import stdlib_pairs
-    from pipeline_lib.config.presets import preset
-    from pipeline_lib.tokens.tokenizer import train_bpe
-
-    docs, functions = stdlib_pairs(n_pairs)
-    order = np.random.default_rng(0).permutation(len(docs))
-    docs, functions = [docs[i] for i in order], [functions[i] for i in order]
-    tokenizer = train_bpe(iter(docs + functions), preset("demo").tokenizer)
-    (folder / "tokenizer").mkdir()
-    tokenizer.save(folder / "tokenizer")
-    print(f"{len(docs):,} pairs after {time.monotonic() - STARTED:.0f} s", file=sys.stderr)
-    return Corpus(docs, functions, tokenizer, folder)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.model.encoder import Encoder, set_temperature
+from pipeline_lib.model.families import pools_padded
 from pipeline_lib.model.grad_cache import CPU_TOKENS, batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
@@ -32,6 +33,7 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_jso
 DIRECTIONS = ("query_to_doc", "doc_to_query")  # the peer's loss made symmetric, as ours is
 PEER_MINI_BATCH = 64
 PEER_MINI_BATCH_TOKENS = 4096
+MICRO_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,25 @@ class OurStep:
 
     Args:
         setting: shared with the peer.
-        fused: compute the last layer at the pooled position only.
+        fused: by the lean forward, which computes the last layer at the pooled position only.
         cached: forward twice (GradCache) instead of keeping the activations.
         sort: cut micro-batches by length; else one batch a side, padded to its longest row.
+        compiled: the parts of a block around its attention by torch.compile.
     """
 
-    def __init__(self, setting: Setting, fused: bool = True, cached: bool = False, sort: bool = True) -> None:
+    def __init__(
+        self, setting: Setting, fused: bool = True, cached: bool = False, sort: bool = True, compiled: bool = False
+    ) -> None:
         self.setting, self.cached, self.sort = setting, cached, sort
         self.tokenizing_seconds = 0.0
-        self.encoder = Encoder.build(ModelConfig(init=str(setting.model_folder)), setting.tokenizer, seed=1).train()
+        self.aside_seconds = 0.0  # of the last step, for cutting micro-batches and for the loss
+        self.update_seconds = 0.0  # of the last step, for clipping and AdamW
+        self.encoder = Encoder.load(setting.model_folder).train()
         self.encoder.fused = fused
+        self.encoder.packed = sort and fused and not pools_padded(self.encoder.backbone)
         self.encoder.precision = setting.train.precision
+        if compiled:
+            self.encoder.compile_layers()
         set_temperature(self.encoder, setting.train.temperature)
         self.optimizer = _optimizer(self.encoder, setting.train)
 
@@ -88,15 +98,24 @@ class OurStep:
         n = len(batch.x_ids)
 
         def loss_of(emb_ND: Tensor) -> Tensor:
-            return contrastive_loss(emb_ND[:n], emb_ND[n:], self.encoder.log_scale, batch.hashes)
+            start = time.perf_counter()
+            loss = contrastive_loss(emb_ND[:n], emb_ND[n:], self.encoder.log_scale, batch.hashes)
+            self.aside_seconds += time.perf_counter() - start
+            return loss
 
-        loss = batch_gradients(self.encoder, self._micro_batches(batch.x_ids, batch.y_ids), loss_of, self.cached)
+        start = time.perf_counter()
+        micro_batches = self._micro_batches(batch.x_ids, batch.y_ids)
+        self.aside_seconds = time.perf_counter() - start
+        loss = batch_gradients(self.encoder, micro_batches, loss_of, self.cached)
+        start = time.perf_counter()
         _update(self.encoder, self.optimizer, self.setting.train)
+        self.update_seconds = time.perf_counter() - start
         return float(loss)
 
     def _micro_batches(self, x_ids: Sequence[np.ndarray], y_ids: Sequence[np.ndarray]) -> list[MicroBatch]:
         if self.sort:
-            return cut_micro_batches([*x_ids, *y_ids], self.setting.train.micro_batch_tokens or CPU_TOKENS)
+            limit = self.setting.train.micro_batch_tokens or CPU_TOKENS
+            return cut_micro_batches([*x_ids, *y_ids], limit, packed=self.encoder.packed)
         return [*_as_one(x_ids, 0), *_as_one(y_ids, len(x_ids))]
 
 
@@ -131,7 +150,7 @@ class PeerStep:
         ]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.setting.train.precision == "bfloat16"):
             loss = self.loss(features, None)
-        loss.backward()
+            loss.backward()  # the cached losses compute their second forward pass in it, in 16 bits as its trainer does
         _update(self.loss, self.optimizer, self.setting.train)
         return float(loss.detach())
 

@@ -17,7 +17,7 @@ from pipeline_lib.config.presets import RANDOM, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides, check_early_stopping
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import start_weights
+from pipeline_lib.model.checkpoint import start_embeds, start_weights
 from pipeline_lib.runtime.machine import check_processes
 
 PLACE, PLACE_OR_NAME = "place", "place or name"  # what a field marked so holds: a path; a folder, or else a name
@@ -37,8 +37,8 @@ Values = dict[str, Any]  # dotted name of a setting to its value
 def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any] | None = None) -> RunConfig:
     """A preset with settings in place.
 
-    A given start brings a language model's rates. Steps that are set without a warm-up keep the preset's share of it. A run
-    that is not named is called after its source.
+    A given start brings a language model's rates, or an embedding model's. Steps that are set without a warm-up keep the
+    preset's share of it. A run that is not named is called after its source.
 
     Args:
         name: of the preset.
@@ -54,7 +54,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
         raise UserError(f"source {folder} and dump {dump}: give one; a dump spec can list a folder")
     init = str(values.get("model.init") or "")
     keep_layers = values.get("model.keep_layers")
-    make = partial(preset, name, "", None if init == RANDOM or recipe else start_weights(init, keep_layers), recipe=recipe)
+    n_weights, embeds = (None, False) if init == RANDOM or recipe else (start_weights(init, keep_layers), start_embeds(init))
+    make = partial(preset, name, "", n_weights, embeds=embeds, recipe=recipe)
     config = make(layers=layers)
     last = _warm_ups(make, values)
     if "name" not in values and (folder or dump):

@@ -20,6 +20,7 @@ from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
 from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
+from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
@@ -81,6 +82,7 @@ def card_task(
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
+        method=method_of_run(config, checkpoint.trained, exported).sentence,
         data=said["data"],
         metrics=tuple(_card_metrics(tested.model, tested.baselines)),
         counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(tested.curated, "kind").items()},

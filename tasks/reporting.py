@@ -34,6 +34,7 @@ from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
+from pipeline_lib.export.method import method_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
@@ -218,6 +219,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         commit=git_commit(),
         machine=_machine(),
         config=config.model_dump(mode="json"),
+        method=method_of_run(config, trained, stages["export"]),
         seconds_total=total["seconds"],
         cpu_seconds=total["cpu_seconds"],
         peak_memory_bytes=int(total["peak_memory_bytes"]),

@@ -164,22 +164,23 @@ def _write_pairs(store: Store, n_pairs: int, lengths: tuple[int, int], held_out:
     import pyarrow.parquet as pq
 
     from data_contracts.schemas import PAIRS
-    from pipeline_lib.curation.curate import STAGE
-    from pipeline_lib.store.records import Counts, Outcome, draft_part
+    from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
+
+    stage = Stage(name="made_up", version=1)  # not curation's own, which would ask for more packages
 
     def make(key: str) -> Outcome:
         table = pa.Table.from_pylist(list(_rows(n_pairs + held_out, lengths)), schema=PAIRS).sort_by("id")
         splits = {"train": table.slice(held_out)} | ({"validation": table.slice(0, held_out)} if held_out else {})
         parts = []
         for split, own in splits.items():
-            scratch, counts = store.scratch(STAGE.name), Counts(n_in=len(own), n_out=len(own))
+            scratch, counts = store.scratch(stage.name), Counts(n_in=len(own), n_out=len(own))
             pq.write_table(own, scratch / "pairs.parquet", row_group_size=1024)
-            draft = draft_part(STAGE, f"{key}-{split}", split, counts, {"pairs.parquet": len(own)})
+            draft = draft_part(stage, f"{key}-{split}", split, counts, {"pairs.parquet": len(own)})
             parts.append(store.commit_part(draft, scratch))
         return Outcome(parts=tuple(parts), counts=Counts(n_in=len(table), n_out=len(table)))
 
     sizes = MadeUp(n_pairs=n_pairs, lengths=lengths, held_out=held_out)
-    return store.build(STAGE, sizes, {}, make)
+    return store.build(stage, sizes, {}, make)
 
 
 def _rows(n_pairs: int, lengths: tuple[int, int]) -> Iterator[Row]:

@@ -21,10 +21,15 @@ python -m benchmarks.gpu --part all --page         # what is missing, then this 
 python -m benchmarks.gpu --part all --tiny --device cpu --out /tmp/tiny   # every part's path; shows no speed
 ```
 
-A part writes its file after each row; started again, it goes on with the rows that are missing. It needs a checkout, the
-packages of `pip install -e ".[gpu,test,bench]"`, and nothing from a network: models have random weights (the 300M of
-`cpt_text_s`: 24 layers of 1,024), texts are made up and go through the library's own tokenizer and shards. MFU counts the three
-passes of a step, without recomputation, over the data sheet's dense bfloat16 peak. Memory is the most that tensors held.
+A part writes its file after each row; started again, it goes on with the rows that are missing. It needs nothing from a
+network: models have random weights (the 300M of `cpt_text_s`: 24 layers of 1,024), texts are made up and go through the
+library's own tokenizer and shards. MFU counts the three passes of a step, without recomputation, over the data sheet's
+dense bfloat16 peak. Memory is the most that tensors held.
+
+Beside a checkout the parts import torch, transformers, tokenizers, pyarrow, pydantic, duckdb and psutil; `tests` also
+pytest, the peers sentence-transformers. Where nothing can be installed beside CUDA's torch and transformers, the wheels of
+pydantic, pydantic-core, annotated-types, typing-inspection and duckdb (25 MB) are what is commonly missing: carry them,
+unpacked into a folder on `PYTHONPATH`.
 """
 
 

@@ -24,7 +24,7 @@ TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
 HoldOut = Literal["auto", "never", "validation", "test"]
 SHORT = "short"  # view of rows for training alone, up to curation: functions that `min_function_lines` lets in
-SIGNATURE_VERSION = 3  # raised when signatures change; names only what near-duplicates were dropped from
+SIGNATURE_VERSION = 4  # raised when signatures change; names only what near-duplicates were dropped from
 
 
 class SourceConfig(StageConfig):
@@ -351,4 +351,18 @@ class ShardConfig(StageConfig):
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         ("train", "validation"),
         description="Splits that are tokenized; training needs `train`, `train.evaluation_pairs` needs `validation`.",
+    )
+
+
+class ReadingConfig(StageConfig):
+    """Reading ahead of token files: from a disk by memory map, from a bucket file by file before they are needed."""
+
+    batches_ahead: int = operational(2, description="Batches read before their step, behind which a slow read hides.", ge=1)
+    steps_ahead: int = operational(
+        64, description="Steps whose files are fetched, or asked of a disk, before them (steps).", ge=1
+    )
+    fetched_bytes: int = operational(
+        16 * 1024**3,
+        description="Room for a bucket's files on this machine; what a step needs now is fetched even beyond it (bytes).",
+        gt=0,
     )

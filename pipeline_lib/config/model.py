@@ -69,8 +69,9 @@ class ModelConfig(StageConfig):
 
     init: str = Field(
         "",
-        description="Folder of a causal language model to start from, a GGUF file, a name that `cpt get-start` lists, or an id"
-        " on the hub; an empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and `positions`.",
+        description="Folder of a causal language model or of sentence-transformers to start from, a GGUF file, a name that"
+        " `cpt get-start` lists, or an id on the hub; an empty text: a new GPT-2 of `layers`, `width`, `heads`, `inner` and"
+        " `positions`.",
     )
     keep_layers: int | None = unset(
         was=None,
@@ -110,8 +111,8 @@ class Shape:
         final: weights of the last norm.
         positions: rows of a learned table of positions; 0: rotary.
         gated: the feed-forward part has three matrices in place of two.
-        fused: its last layer is computed at the pooled position alone (model/fast_gpt2.py).
         family: as config.json names it.
+        fused: its last layer is computed at the pooled position alone (model/decoder.py).
     """
 
     layers: int

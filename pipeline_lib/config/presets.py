@@ -199,6 +199,7 @@ def preset(
     init: str = "",
     n_weights: int | None = None,
     layers: Sequence[Mapping[str, Any]] = (),
+    embeds: bool = False,
     recipe: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The configuration of that name, with what is to be otherwise in place.
@@ -212,6 +213,7 @@ def preset(
             preset's own rates, even where it names a start; empty: what the layers say, or the preset.
         n_weights: weights of the given start, where known: the learning rate goes by it.
         layers: overrides, as `read_config` and `parse_set` give them; later ones win.
+        embeds: the given start is an embedding model already; of a folder that is here it is found out.
         recipe: overrides below all of these, of the finished run whose checkpoint is the start; a language model's rates are
             not brought then.
 
@@ -221,7 +223,9 @@ def preset(
     _check_free(name)
     built_in, own = _chain(name)
     given = [{"name": name}, *own, *layers] if own else list(layers)
-    return _made(name, built_in, given, init, n_weights) if recipe is None else _warm(name, built_in, [recipe, *given])
+    if recipe is not None:
+        return _warm(name, built_in, [recipe, *given])
+    return _made(name, built_in, given, init, n_weights, embeds)
 
 
 def preset_of_file(path: Path) -> RunConfig:
@@ -262,7 +266,12 @@ def description(name: str) -> str:
 
 
 def _made(
-    name: str, built_in: str, given: Sequence[Mapping[str, Any]], init: str = "", n_weights: int | None = None
+    name: str,
+    built_in: str,
+    given: Sequence[Mapping[str, Any]],
+    init: str = "",
+    n_weights: int | None = None,
+    embeds: bool = False,
 ) -> RunConfig:
     """What these layers make of a built-in preset, or of the defaults, with the rates that its start asks for."""
     config = apply(PRESETS[built_in]() if built_in else RunConfig(), *given)
@@ -275,10 +284,15 @@ def _made(
             config = _in_precision(config, "auto")
         update = {
             "pretrain": config.pretrain.for_language_model(n_weights),
-            "train": config.train.for_language_model(n_weights),
+            "train": config.train.for_language_model(n_weights, embeds or _embeds(start)),
         }
         config = apply(config.model_copy(update=update), *given)
     return _named(config, name, init=start)
+
+
+def _embeds(start: str) -> bool:
+    """True of a folder of sentence-transformers."""
+    return bool(start) and (Path(start) / "modules.json").is_file()
 
 
 def _warm(name: str, built_in: str, given: Sequence[Mapping[str, Any]]) -> RunConfig:
@@ -354,7 +368,7 @@ def describe(config: RunConfig, name: str) -> str:
         precision = "float32 (this processor has no fast bfloat16; the preset is sized for that)"
     new = f"{model.layers} layers of {model.width}, vocabulary {config.tokenizer.vocab_size:,}"
     sizes = f"from {model.init}, with its tokenizer" if model.init else new
-    whose = "a language model's" if model.init else "the preset's"
+    whose = "an embedding model's" if _embeds(model.init) else "a language model's" if model.init else "the preset's"
     lines = [
         f"preset {name}: {source}",
         f"  model     {sizes}, {precision}",

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.data import ReadingConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -14,22 +15,9 @@ MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 # (weights up to, peak rate): what language models of that size are tuned to embed with, all of their weights at once
 LANGUAGE_MODEL_RATES = ((200_000_000, 3e-4), (500_000_000, 1e-4), (2_000_000_000, 5e-5), (float("inf"), 2e-5))
 UNKNOWN_SIZE_RATE = 1e-4
+EMBEDDING_MODEL_RATE = 5e-5  # of 22 to 110 million weights that embed already; higher ones forget what they know
 WARMUP_SHARE = 0.1  # of the steps
 CPU_ACTIVATION_BYTES = 2 * 1024**3
-
-
-class ReadingConfig(StageConfig):
-    """Reading ahead of token files: from a disk by memory map, from a bucket file by file before they are needed."""
-
-    batches_ahead: int = operational(2, description="Batches read before their step, behind which a slow read hides.", ge=1)
-    steps_ahead: int = operational(
-        64, description="Steps whose files are fetched, or asked of a disk, before them (steps).", ge=1
-    )
-    fetched_bytes: int = operational(
-        16 * 1024**3,
-        description="Room for a bucket's files on this machine; what a step needs now is fetched even beyond it (bytes).",
-        gt=0,
-    )
 
 
 class EarlyStoppingConfig(StageConfig):
@@ -206,7 +194,7 @@ class OptimizerConfig(StageConfig):
         share = self.warmup_steps / self.steps if self.steps else WARMUP_SHARE
         return self.model_copy(update={"steps": max(1, steps), "warmup_steps": round(share * steps)})
 
-    def for_language_model(self, n_weights: int | None = None) -> Self:
+    def for_language_model(self, n_weights: int | None = None, embeds: bool = False) -> Self:
         """The same with what a given language model is trained with: one rate by its size for all weights, clip 1, a warm-up
         of a tenth of the steps, no averaging.
 
@@ -215,10 +203,12 @@ class OptimizerConfig(StageConfig):
 
         Args:
             n_weights: of the model; None: not known, a rate that suits from a hundred million to a billion.
+            embeds: it is an embedding model already, which wants lower rates than one that has yet to learn it.
         """
         known = (rate for most, rate in LANGUAGE_MODEL_RATES if n_weights is not None and n_weights <= most)
+        rate = next(known, UNKNOWN_SIZE_RATE)
         update = {
-            "learning_rate": next(known, UNKNOWN_SIZE_RATE),
+            "learning_rate": min(rate, EMBEDDING_MODEL_RATE) if embeds else rate,
             "embedding_learning_rate": None,
             "embedding_epsilon": OptimizerConfig.model_fields["embedding_epsilon"].default,
             "scale_learning_rate": None,
@@ -299,7 +289,8 @@ class TrainConfig(OptimizerConfig):
     keep_checkpoints: int | None = unset(
         was=0,
         added=True,
-        description="Newest checkpoints that are kept, beside the best by the loss of `evaluation_pairs`; null: all.",
+        description="Newest checkpoints that are kept, beside the best by `early_stopping.metric` of `evaluation_pairs`; null:"
+        " all.",
         ge=1,
     )
     evaluation_pairs: int = added(
@@ -352,9 +343,9 @@ class TrainConfig(OptimizerConfig):
         """The same pairs seen in batches of another size: steps and warm-up change in proportion."""
         return self.model_copy(update={"batch_size": batch_size}).lasting(round(self.steps * self.batch_size / batch_size))
 
-    def for_language_model(self, n_weights: int | None = None) -> Self:
+    def for_language_model(self, n_weights: int | None = None, embeds: bool = False) -> Self:
         """The same with what a given language model is tuned with: as the others train, and no token dropout."""
-        return super().for_language_model(n_weights).model_copy(update={"token_dropout": 0.0})
+        return super().for_language_model(n_weights, embeds).model_copy(update={"token_dropout": 0.0})
 
     def rates(self) -> str:
         """The learning rates and what goes with them, for a line that people read."""

@@ -71,6 +71,7 @@ def report_json(data: ReportData) -> Row:
         "name": data.name,
         "preset": data.preset,
         "held_out": asdict(data.held_out) | {"units": data.held_out.units},
+        "method": asdict(data.method) | {"sentence": data.method.sentence} if data.method else {},
         "commit": data.commit,
         "machine": data.machine,
         "counts": data.counts,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.metrics import FEW_QUERIES
+from pipeline_lib.export.method import Method
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 
@@ -197,6 +198,7 @@ class ReportData(BaseModel):
     Attributes:
         preset: the named configuration that the run began as.
         held_out: how its corpus was split.
+        method: what of the run is the paper's method and what is not; None: not known.
         attempts: starts that it took; its costs are those of all.
         counts: documents, code_pairs, text_pairs, and what else was counted.
         stages: in the order of the run.
@@ -223,6 +225,7 @@ class ReportData(BaseModel):
     name: str
     preset: str = ""
     held_out: HeldOut = HeldOut("group", "groups", "")
+    method: Method | None = None
     commit: str = ""
     machine: Row = Field(default_factory=dict)
     config: Row = Field(default_factory=dict)

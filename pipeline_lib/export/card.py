@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added
+from pipeline_lib.export.usage import usage_of_head
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import link_file
@@ -46,6 +47,7 @@ class CardFacts(StageConfig):
 
     title: str = Field("cpt embedding model", description="The card's heading.")
     base: str = Field("none: trained from random weights", description="What training started from.")
+    method: str = added("", description="What of the run is the paper's method and what is not, in a sentence.")
     data: str = Field("", description="A sentence on the training data.")
     counts: dict[str, int] = Field({}, description="Documents, pairs and the like that it was trained on.")
     metrics: tuple[Metric, ...] = Field((), description="Figures of the evaluation.")
@@ -90,8 +92,8 @@ def _figures_of(exported: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
     trained, tokenizer, (model,) = checkpoint.trained, checkpoint.tokenizer, exported.manifest.parts
     lengths = {name: exported.manifest.config[name] for name in ("label", "max_x_tokens", "max_y_tokens")}
     return {
-        **model.facts,
         **lengths,
+        **model.facts,
         "training": trained.manifest.config,
         **_seen(trained),
         "lineage": {
@@ -167,7 +169,8 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
     """
     sections = [
         _FRONT_MATTER,
-        f"# {facts.title}\n\n{_INTRODUCTION}\n",
+        f"# {facts.title}\n\n{_ADAPTED if 'prompts' in figures else _INTRODUCTION}\n",
+        *([f"{facts.method}\n"] if facts.method else []),
         _table(("", ""), _properties(facts, figures)),
         _usage(figures) + (_ONNX if figures["onnx"] else _without_onnx(figures)),
         "## Training\n\n" + _training(facts, figures),
@@ -188,6 +191,8 @@ def _without_onnx(figures: Mapping[str, Any]) -> str:
 
 
 def _usage(figures: Mapping[str, Any]) -> str:
+    if "prompts" in figures:
+        return usage_of_head(figures)
     text = _USAGE
     for ours, other in [*(() if figures["distinct"] else _SHARED), *(_MEAN if figures["pooling"] == "mean" else ())]:
         assert ours in text, f"the card's text lost {ours!r}"
@@ -221,6 +226,11 @@ MEASURED_ELSEWHERE = (
     "run's report says them."
 )
 
+_ADAPTED = (
+    "A text and code embedding model: a given one, trained on to tell the right partner of a text among all others of its "
+    "batch, after *Text and Code Embeddings by Contrastive Pre-Training* ([arXiv 2201.10005](https://arxiv.org/abs/2201.10005))."
+)
+
 _INTRODUCTION = (
     "A text and code embedding model, made after *Text and Code Embeddings by Contrastive Pre-Training* "
     "([arXiv 2201.10005](https://arxiv.org/abs/2201.10005)): a causal transformer, trained to tell the right partner of a text "
@@ -229,6 +239,7 @@ _INTRODUCTION = (
 
 
 def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    around = "prompt and special tokens" if "prompts" in figures else "delimiters"
     return [
         ("checkpoint", figures["label"]),
         ("start of training", facts.base),
@@ -236,8 +247,8 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
         ("parameters", f"{figures['parameters']:,}"),
         ("layers", str(figures["layers"])),
         ("vocabulary", f"{figures['vocab_size']:,}"),
-        ("longest query", f"{figures['max_x_tokens']} tokens, delimiters included; longer ones are cut"),
-        ("longest document", f"{figures['max_y_tokens']} tokens, delimiters included; longer ones are cut"),
+        ("longest query", f"{figures['max_x_tokens']} tokens, {around} included; longer ones are cut"),
+        ("longest document", f"{figures['max_y_tokens']} tokens, {around} included; longer ones are cut"),
         ("similarity", "cosine"),
     ]
 

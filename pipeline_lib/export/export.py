@@ -3,14 +3,16 @@
     modules.json, router_config.json, config_sentence_transformers.json
     query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it
     encoder/                         the weights, stored once; a plain AutoModel folder
-    pooling/, 1_Normalize/
+    pooling/, 1_Normalize/           of a start of sentence-transformers in their place its own modules, 1_Pooling/ and so on
     model.onnx, search.json          the same for onnxruntime, and what a reader without transformers must know
     self_test.json                   texts, their ids and vectors, which our own loaders check
 
 sentence-transformers can wrap a side's texts in its own opening and closing token only with a tokenizer a side, and a
 tokenizer only comes with a transformer; two of the real one would be loaded as two copies. So each side has an empty one, whose
-output the shared encoder overwrites. The files are written by hand: the library is no runtime dependency, and its own `save`
-puts versions and unordered keys into them. Checked against sentence-transformers 6.2.
+output the shared encoder overwrites. A start of sentence-transformers keeps its own modules and prompts in place of delimiters:
+there is one transformer, and a side's folder holds its tokenizer alone, for our own loaders. The files are written by hand:
+the library is no runtime dependency, and its own `save` puts versions and unordered keys into them. Checked against
+sentence-transformers 6.2.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.pooling import EmbeddingHead, longest_input, write_json
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
@@ -96,9 +99,12 @@ class _Folder:
         self.encoder = Encoder.load(source)
         self.tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
         self.width = self.encoder.width
-        longest = max(map(checkpoint.max_tokens, SIDES.values()))
-        positions = getattr(self.encoder.backbone.config, "max_position_embeddings", longest)
-        if positions < longest:
+        self.max_tokens = {
+            name: self.tokenizer.delimiters.longest(side, checkpoint.max_tokens(side)) for name, side in SIDES.items()
+        }
+        longest = max(self.max_tokens.values())
+        positions = longest_input(self.encoder.backbone)
+        if positions is not None and positions < longest:
             raise UserError(
                 f"{source}: {positions} positions, but texts of {longest} tokens; lower shards.max_*_tokens or raise "
                 "model.positions"
@@ -108,26 +114,35 @@ class _Folder:
         """Write everything; returns the part's facts."""
         self._step(0, "weights")
         _copy(self.source / "model.safetensors", self.place / "encoder" / "model.safetensors")
-        _write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json"))
-        _write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE)
-        # sentence-transformers asks every transformer for a tokenizer; this one is never called
-        self._write_tokenizer("encoder", "query")
+        write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json"))
+        write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
+        # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
+        self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))
         self._step(1, "tokenizers and modules")
-        for name in SIDES:
-            self._write_side(name)
-        self._write_modules()
+        if self.encoder.head:
+            for name in SIDES:
+                self._write_tokenizer(name, name)
+            self.encoder.head.save(self.place, transformer="encoder")
+        else:
+            for name in SIDES:
+                self._write_side(name)
+            self._write_modules()
         self._step(2, "self-test")
         vectors = self._write_self_test()
         self._step(3, "ONNX")
         facts: dict[str, Any] = {
             "dim": self.width,
-            "parameters": sum(p.numel() for p in self.encoder.backbone.parameters()),
+            "parameters": sum(
+                p.numel() for part in (self.encoder.backbone, self.encoder.head) if part for p in part.parameters()
+            ),
             "layers": self.encoder.backbone.config.num_hidden_layers,
             "vocab_size": self.tokenizer.vocab_size,
             "pooling": self.encoder.pooling,
             "distinct": self.tokenizer.delimiters.of("x") != self.tokenizer.delimiters.of("y"),
             "onnx": config.export.onnx,
         }
+        if self.encoder.head:
+            facts |= self._facts_of_head(self.encoder.head)
         if config.export.onnx:
             try:
                 self._write_onnx(vectors)
@@ -136,14 +151,34 @@ class _Folder:
         self._step(4, "done")
         return facts
 
+    def _facts_of_head(self, head: EmbeddingHead) -> dict[str, Any]:
+        """What the card must say of a start of sentence-transformers: its pooling, its other modules and its prompts."""
+        prompts = {name: self.tokenizer.delimiters.prompt(side) for name, side in SIDES.items()}
+        return {
+            "pooling": "+".join(head.poolings),
+            "modules": [module.kind for module in head.model.head],
+            "prompts": {name: prompt for name, prompt in prompts.items() if prompt},
+            "distinct": prompts["query"] != prompts["document"],
+            "include_prompt": head.model.include_prompt,
+            "architecture": type(self.encoder.backbone).__name__,
+            **{f"max_{side}_tokens": self.max_tokens[name] for name, side in SIDES.items()},
+        }
+
+    def _own_lengths(self) -> dict[str, int]:
+        """Lengths of both sides, where one tokenizer is for both."""
+        if not self.encoder.head:
+            return {}
+        sides = {f"{name}_length": length for name, length in self.max_tokens.items()}
+        return sides | {"max_seq_length": max(self.max_tokens.values())}
+
     def _step(self, done: int, note: str) -> None:
         self.progress(done, self.STEPS, note)
 
     def _write_side(self, name: str) -> None:
         """A transformer without layers, which only carries the side's tokenizer through the loader."""
-        max_tokens = self.checkpoint.max_tokens(SIDES[name])
+        max_tokens = self.max_tokens[name]
         vocab_size = self.encoder.backbone.config.vocab_size
-        _write_json(self.place / name / "config.json", _empty_config(vocab_size, max_tokens))
+        write_json(self.place / name / "config.json", _empty_config(vocab_size, max_tokens))
         tensors = {
             "wte.weight": np.zeros((vocab_size, 1), np.float32),
             "wpe.weight": np.zeros((max_tokens, 1), np.float32),
@@ -151,16 +186,19 @@ class _Folder:
             "ln_f.bias": np.zeros(1, np.float32),
         }
         (self.place / name / "model.safetensors").write_bytes(save_tensors(tensors, metadata={"format": "pt"}))
-        _write_json(self.place / name / "sentence_bert_config.json", _TRANSFORMER_MODULE)
+        write_json(self.place / name / "sentence_bert_config.json", _TRANSFORMER_MODULE)
         self._write_tokenizer(name, name)
 
     def _write_tokenizer(self, folder: str, name: str) -> None:
-        max_tokens = self.checkpoint.max_tokens(SIDES[name])
+        max_tokens = self.max_tokens[name]
         text = side_tokenizer_json(self.checkpoint.tokenizer.part_folder(), SIDES[name], max_tokens)
+        (self.place / folder).mkdir(exist_ok=True)
         (self.place / folder / "tokenizer.json").write_text(text, encoding="utf-8")
-        _write_json(
+        own = self.tokenizer.ends(SIDES[name]) if self.encoder.head else {}
+        write_json(
             self.place / folder / "tokenizer_config.json",
             {
+                **own,
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "model_max_length": max_tokens,
                 "pad_token": self.tokenizer.pad_token,
@@ -194,14 +232,14 @@ class _Folder:
         mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
         pooling = {"embedding_dimension": self.width, "pooling_mode": mode, "include_prompt": True}
         embedding = "sentence_embedding"
-        _write_json(self.place / "modules.json", modules)
-        _write_json(self.place / "router_config.json", router)
-        _write_json(self.place / "pooling" / "config.json", pooling)
-        _write_json(
+        write_json(self.place / "modules.json", modules)
+        write_json(self.place / "router_config.json", router)
+        write_json(self.place / "pooling" / "config.json", pooling)
+        write_json(
             self.place / "1_Normalize" / "config.json",
             {"module_input_name": embedding, "module_output_name": embedding},
         )
-        _write_json(
+        write_json(
             self.place / "config_sentence_transformers.json",
             {
                 "model_type": "SentenceTransformer",
@@ -212,7 +250,7 @@ class _Folder:
         )
 
     def _token_ids(self, name: str) -> list[list[int]]:
-        return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.checkpoint.max_tokens(SIDES[name]))
+        return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.max_tokens[name])
 
     def _write_self_test(self) -> dict[str, np.ndarray]:
         """Vectors of the self-test texts by side, from our own encoder."""
@@ -229,21 +267,20 @@ class _Folder:
 
     def _write_onnx(self, vectors: dict[str, np.ndarray]) -> None:
         path = self.place / "model.onnx"
-        write_onnx(self.encoder.backbone, path)
+        write_onnx(self.encoder.backbone, path, self.encoder.head)
         for name, expected in vectors.items():
             gap = float(np.abs(run_onnx(path, self._token_ids(name)) - expected).max())
             if not gap <= ONNX_TOLERANCE:
                 path.unlink()
                 raise UserError(f"its ONNX graph's {name} vectors differ from the encoder's by {gap:.1e}")
-        sides = {}
+        sides: dict[str, dict[str, Any]] = {}
         for name, side in SIDES.items():
             prefix, suffix = self.tokenizer.delimiters.of(side)
-            sides[name] = {
-                "max_tokens": self.checkpoint.max_tokens(side),
-                "open_id": prefix[0] if prefix else None,
-                "close_id": suffix[-1] if suffix else None,
-            }
-        _write_json(
+            ends = {"open_id": prefix[0] if prefix else None, "close_id": suffix[-1] if suffix else None}
+            sides[name] = {"max_tokens": self.max_tokens[name], **ends}
+            if prompt := self.tokenizer.delimiters.prompt(side):
+                sides[name]["prompt"] = prompt
+        write_json(
             self.place / "search.json",
             {
                 "version": 1,
@@ -287,8 +324,3 @@ def _copy(source: Path, target: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ N texts, D width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,9 @@ from pipeline_lib.model.micro_batches import embed_ids
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side, bare_tokenizer, read_tokenizer_json
+from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side
+from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE
+from pipeline_lib.tokens.tokenizer_files import bare_tokenizer, read_tokenizer_json
 
 FOLDERS: dict[Side, str] = {"x": "query", "y": "document"}
 
@@ -64,7 +67,9 @@ class ExportedModel:
         got = sha256_file(weights) if weights.is_file() else "no file"
         if got != self_test.weights_sha256:
             raise CorruptArtifact(f"{weights}: sha256 is {got}, exported was {self_test.weights_sha256}; export it again")
-        self.encoder = Encoder.load(folder / "encoder").to(device)
+        # modules of sentence-transformers are a model's own, or say how its sides share an encoder
+        has_own = not (folder / "router_config.json").is_file()
+        self.encoder = Encoder.load(folder if has_own else folder / "encoder").to(device)
         self._tokenizer, self._max_tokens = _read_tokenizers(folder)
         self_test.check(self, {name: side for side, name in FOLDERS.items()})
         self.encoder.precision = precision
@@ -90,7 +95,10 @@ def _read_tokenizers(folder: Path) -> tuple[PairTokenizer, dict[Side, int]]:
     """
     fields = {side: read_tokenizer_json(folder / name) for side, name in FOLDERS.items()}
     x_wrap, y_wrap = (_wrapping(folder / name, fields[side]) for side, name in FOLDERS.items())
-    delimiters = Delimiters(*x_wrap, *y_wrap, pad=0)  # rows are padded by length, with whatever id
+    settings = folder / SETTINGS_FILE
+    prompts = json.loads(settings.read_text(encoding="utf-8")).get("prompts", {}) if settings.is_file() else {}
+    own = {f"{side}_prompt": prompts.get(name, "") for side, name in FOLDERS.items()}
+    delimiters = Delimiters(*x_wrap, *y_wrap, pad=0, **own)  # rows are padded by length, with whatever id
     tokenizer = PairTokenizer(bare_tokenizer(fields["x"]), delimiters)
     return tokenizer, {side: int(found["truncation"]["max_length"]) for side, found in fields.items()}
 

@@ -19,8 +19,10 @@ from transformers import GPT2Model
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.model import fast_gpt2
-from pipeline_lib.model.encoder import pool, pooling_of
+from pipeline_lib.model import decoder
+from pipeline_lib.model.families import FAMILIES, block_of, family_of
+from pipeline_lib.model.pooled_attention import by_head, joint_projection
+from pipeline_lib.model.pooling import EmbeddingHead, pool, pooling_of
 
 INPUTS = ("input_ids", "lengths")
 OUTPUT = "sentence_embedding"
@@ -28,8 +30,8 @@ OPSET = 20  # the first with Gelu
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
-def write_onnx(backbone: nn.Module, path: Path) -> None:
-    """Write the backbone, its pooling and normalisation as one ONNX file of dynamic batch and length.
+def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = None) -> None:
+    """Write the backbone, its pooling, or a head of its own, and normalisation as one ONNX file of dynamic batch and length.
 
     Raises:
         UserError: the model is too large for one file, or torch's exporter cannot write its architecture.
@@ -37,45 +39,52 @@ def write_onnx(backbone: nn.Module, path: Path) -> None:
     size = sum(tensor.numel() * 4 for tensor in backbone.parameters())
     if size > MAX_BYTES:
         raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file")
-    model = _exported(_EmbeddingGraph(backbone).eval())
+    if head and head.prompts:
+        raise UserError("its pooling leaves prompts out, which the graph cannot tell")
+    model = _exported(_EmbeddingGraph(backbone, head).eval())
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 class _EmbeddingGraph(nn.Module):
     """What the exporter traces: the encoder's mathematics in operators that ONNX has."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: EmbeddingHead | None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.head = backbone, head
         self.pooling = pooling_of(backbone)
-        self.fused = self.pooling == "last" and fast_gpt2.is_supported(backbone)
+        is_gpt2 = isinstance(backbone, GPT2Model) and family_of(backbone) is not None
+        self.fused = head is None and self.pooling == "last" and is_gpt2
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         if self.fused:
             pooled_BD = _last_token_states(cast(GPT2Model, self.backbone), input_ids, lengths)
         else:
             mask_BL = (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long()
-            hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, use_cache=False).last_hidden_state
-            pooled_BD = pool(hidden_BLD, lengths, self.pooling)
+            options = {} if self.head else {"use_cache": False}
+            hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, **options).last_hidden_state
+            own = self.head
+            pooled_BD = own(hidden_BLD, input_ids, lengths) if own else pool(hidden_BLD, lengths, self.pooling)
         return F.normalize(pooled_BD.float(), dim=-1)
 
 
 def _last_token_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
-    """`fast_gpt2.last_token_states` without a gradient: the last block is computed at the pooled position alone."""
-    blocks = cast(list[GPT2Block], list(backbone.h))
+    """`decoder.last_token_states` without a gradient: the last block is computed at the pooled position alone."""
+    family, modules = FAMILIES[GPT2Model], cast(list[GPT2Block], list(backbone.h))
+    blocks = [block_of(module, family) for module in modules]
     hidden_BLD = backbone.wte(ids_BL) + backbone.wpe.weight[: ids_BL.shape[1]]
     for block in blocks[:-1]:
-        hidden_BLD = fast_gpt2.full_layer(block, hidden_BLD)
+        hidden_BLD = decoder.full_block(block, hidden_BLD, None, None)
     last_BD = hidden_BLD[torch.arange(hidden_BLD.shape[0]), lengths_B - 1]
-    return fast_gpt2.finish(backbone, last_BD, _attend_last(blocks[-1], hidden_BLD, last_BD, lengths_B))
+    attended_BD = _attend_last(modules[-1], hidden_BLD, last_BD, lengths_B)
+    return backbone.ln_f(decoder.after(blocks[-1], last_BD, attended_BD))
 
 
 def _attend_last(block: GPT2Block, hidden_BLD: Tensor, last_BD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Attention of the pooled position over its row (B, D); keys and values are never formed, see fast_gpt2.py."""
+    """Attention of the pooled position over its row (B, D); keys and values are never formed, see pooled_attention.py."""
     attention, z_BLD = block.attn, block.ln_1(hidden_BLD)
     n_heads, width = attention.num_heads, hidden_BLD.shape[2]
-    weights, biases = fast_gpt2.joint_projection(attention)
-    query_DD, key_DHE, value_DHE = fast_gpt2.by_head(weights, n_heads)
+    weights, biases = joint_projection(attention)
+    query_DD, key_DHE, value_DHE = by_head(weights, n_heads)
     query_BHE = (block.ln_1(last_BD) @ query_DD + biases[:width]).view(-1, n_heads, attention.head_dim)
     query_BHD = torch.einsum("bhe,dhe->bhd", query_BHE * attention.scaling, key_DHE)
     beyond_BL = torch.arange(hidden_BLD.shape[1]) >= lengths_B[:, None]

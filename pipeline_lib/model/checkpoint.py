@@ -25,6 +25,7 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Record
 from pipeline_lib.store.store import Store, to_json
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 
 ORIGIN = "origin.json"
 
@@ -331,6 +332,15 @@ def start_weights(init: str, keep_layers: int | None = None) -> int | None:
     except UserError:
         return None  # whoever needs the folder itself is told why it is not there
     return (count_weights(Path(folder), keep_layers) or None) if folder else None
+
+
+def start_embeds(init: str) -> bool:
+    """True of a start that is on this machine already and is an embedding model, of sentence-transformers."""
+    try:
+        folder = find_start(init)
+    except UserError:
+        return False
+    return bool(folder) and is_sentence_transformer(Path(folder))
 
 
 def check_kept_layers(folder: str, keep_layers: int | None) -> None:

@@ -5,32 +5,39 @@ B rows, L tokens, D embedding width, T = B * L.
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model import fast_gpt2
+from pipeline_lib.model import decoder
 from pipeline_lib.model.checkpoint import check_weights
+from pipeline_lib.model.families import family_of, longest_row
+from pipeline_lib.model.pooling import (
+    EmbeddingHead,
+    Pooling,
+    load_head,
+    load_transformer,
+    longest_input,
+    pool,
+    pooling_of,
+    set_pooling,
+)
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
 
-Pooling = Literal["last", "mean"]
-
-POOLING_FIELD = "cpt_pooling"  # of config.json
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding
 ONE_FILE = "1000GB"  # however large, weights are one file: the export copies it by its name
@@ -43,6 +50,7 @@ class Encoder(nn.Module):
     Args:
         backbone: a causal transformer; the export and the checkpoint are made of it.
         pooling: what `build` was asked for; None: what the backbone's config.json says.
+        head: of a model of sentence-transformers: its own pooling, and what follows it.
 
     Attributes:
         backbone: what `AutoModel` built or loaded, all of it saved by `save`.
@@ -50,26 +58,29 @@ class Encoder(nn.Module):
         precision: of matrix products; weights, norms and embeddings stay float32.
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
-        fused: fast_gpt2.py's forward, where the backbone is a GPT-2 pooled at the end; else the backbone's own.
+        fused: decoder.py's forward, where the backbone's family is described there and pooled at the end; else its own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
     """
 
-    def __init__(self, backbone: PreTrainedModel, pooling: Pooling | None = None) -> None:
+    def __init__(self, backbone: PreTrainedModel, pooling: Pooling | None = None, head: EmbeddingHead | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.head = head
         self.log_scale = nn.Parameter(torch.tensor(-math.log(DEFAULT_TEMPERATURE)))
         self.precision: Precision = "float32"
         if pooling is not None:
-            _set_pooling(backbone, pooling)
-        self.pooling: Pooling = pooling_of(backbone)
+            set_pooling(backbone, pooling)
+        self.pooling: Pooling = head.poolings[0] if head else pooling_of(backbone)
         self.checkpointed = False
-        self._layer: fast_gpt2.Layer = fast_gpt2.full_layer
-        self.fused = self.pooling == "last" and fast_gpt2.is_supported(backbone)
+        self._regions = decoder.REGIONS
+        self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
+        self.fused = head is None and self.pooling == "last" and self._is_causal
         self.packed = False
+        self._longest = longest_input(backbone)
 
     @classmethod
     def build(cls, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> Self:
-        """A new GPT-2 of the config's sizes, or the causal language model in the folder `config.init`.
+        """A new GPT-2 of the config's sizes, or the model in the folder `config.init`, causal or of sentence-transformers.
 
         A given model whose vocabulary lacks delimiters gets rows for them, drawn apart from each other (`draw_delimiters`).
 
@@ -78,6 +89,8 @@ class Encoder(nn.Module):
                 tokenizer's.
             CorruptArtifact: its weights are malformed or do not fit its config.json.
         """
+        if config.init and is_sentence_transformer(Path(config.init)):
+            return cls._of_sentence_transformer(config, tokenizer)
         if config.init:
             backbone = _load_backbone(Path(config.init), config.keep_layers)
             return cls(_adapted(backbone, config, tokenizer, seed), config.pooling)
@@ -96,7 +109,27 @@ class Encoder(nn.Module):
             UserError: there is no readable model in the folder.
             CorruptArtifact: its weights are malformed or do not fit its config.json.
         """
-        return cls(_load_backbone(Path(folder))).eval()
+        folder = Path(folder)
+        if not is_sentence_transformer(folder):
+            return cls(_load_backbone(folder)).eval()
+        model = read_sentence_transformer(folder)
+        backbone = load_transformer(model.transformer)
+        return cls(backbone, head=load_head(model, backbone.config.hidden_size)).eval()
+
+    @classmethod
+    def _of_sentence_transformer(cls, config: ModelConfig, tokenizer: PairTokenizer) -> Self:
+        """A given model of sentence-transformers, whose vocabulary the tokenizer has to keep to."""
+        folder = Path(config.init)
+        model = read_sentence_transformer(folder)
+        backbone = load_transformer(model.transformer, cut_config(model.transformer, config.keep_layers))
+        if tokenizer.vocab_size > backbone.config.vocab_size:
+            raise UserError(
+                f"{folder}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
+                "take the tokenizer that belongs to the model"
+            )
+        _set_dropout(backbone, config.dropout)
+        prompts = [] if model.include_prompt else tokenizer.prompt_ids()
+        return cls(backbone, head=load_head(model, backbone.config.hidden_size, prompts))
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them.
@@ -106,11 +139,13 @@ class Encoder(nn.Module):
             weights: the backbone's, by its own names, where they are cut over processes; None: as they are.
         """
         self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
+        if self.head:
+            self.head.save(folder)
 
     @property
     def width(self) -> int:
         """Dimensions of an embedding."""
-        return int(self.backbone.config.hidden_size)
+        return self.head.width if self.head else int(self.backbone.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -125,21 +160,21 @@ class Encoder(nn.Module):
             lengths_B: int64, tokens of each row: the closing delimiter stands at `lengths_B - 1`.
             tokens_TD: token embeddings of `ids_BL` from `look_up`, row by row, where the caller has them (`fused` only).
         """
-        self._check_length(ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max()))
+        longest = ids_BL.shape[1] if ids_BL.dim() == 2 else int(lengths_B.max())
+        self._check_length(longest)
+        window = longest_row(self.backbone)
+        fused = self.fused and (window is None or longest <= window)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            pooled_BD = self._pooled(ids_BL, lengths_B, tokens_TD)
+            pooled_BD = self._lean(ids_BL, lengths_B, tokens_TD) if fused else self._own(ids_BL, lengths_B)
         return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
 
     def compile_layers(self) -> None:
-        """Compute the full layers of the fused forward by torch.compile, one graph for all sizes; call before checkpointing."""
-        # eager's random numbers: gradient caching draws them again, and compiled or not a run has the same dropout
-        options = {"fallback_random": True}
-        self._layer = torch.compile(fast_gpt2.full_layer, dynamic=True, options=options)
+        """Compute the fused forward's blocks, before and after their attention, by torch.compile, in a graph each."""
+        self._regions = decoder.compiled_regions()
 
     def checkpoint_activations(self) -> None:
         """Keep a layer's input alone; its dropout is drawn again as it was, and gradients are the same."""
         self.checkpointed = True
-        self._layer = functools.partial(checkpoint, self._layer, use_reentrant=False)
         self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # where its own forward is computed
 
     def look_up(self, ids_T: Tensor) -> Tensor:
@@ -161,47 +196,27 @@ class Encoder(nn.Module):
     def _table(self) -> Tensor:
         return cast(nn.Embedding, self.backbone.get_input_embeddings()).weight
 
-    def _pooled(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
-        if self.fused:
-            states = fast_gpt2.packed_last_token_states if ids_BL.dim() == 1 else fast_gpt2.last_token_states
-            return states(cast(GPT2Model, self.backbone), ids_BL, lengths_B, tokens_TD, self._layer)
-        assert ids_BL.dim() == 2, "packed rows are for the fused last-token forward"
+    def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
+        return decoder.last_token_states(self.backbone, ids_BL, lengths_B, tokens_TD, self._regions, self.checkpointed)
+
+    def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        if ids_BL.dim() == 1:  # a row beyond a sliding window
+            ids_BL = nn.utils.rnn.pad_sequence(ids_BL.split(lengths_B.tolist()), batch_first=True)
+        lengths_B = lengths_B.to(ids_BL.device)
         mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths_B[:, None]
         # padding may hold an id that this vocabulary lacks
         ids_BL = ids_BL.masked_fill(~mask_BL, 0)
-        states_BLD = self.backbone(ids_BL, attention_mask=mask_BL.long(), use_cache=False).last_hidden_state
+        if self.head:  # whether its attention is causal or goes both ways is the backbone's to know
+            return self.head(self.backbone(ids_BL, attention_mask=mask_BL.long()).last_hidden_state, ids_BL, lengths_B)
+        mask = None if self._is_causal else mask_BL.long()  # no token sees the padding behind it
+        states_BLD = self.backbone(ids_BL, attention_mask=mask, use_cache=False).last_hidden_state
         return pool(states_BLD, lengths_B, self.pooling)
 
     def _check_length(self, n_tokens: int) -> None:
-        longest = getattr(self.backbone.config, "max_position_embeddings", None)
-        if longest is not None and n_tokens > longest:
+        if self._longest is not None and n_tokens > self._longest:
             raise UserError(
-                f"a row of {n_tokens} tokens for a model of {longest} positions: raise model.positions or cut shorter"
+                f"a row of {n_tokens} tokens for a model of {self._longest} positions: raise model.positions or cut shorter"
             )
-
-
-def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling) -> Tensor:
-    """The last layer's states (B, D) at position `lengths_B - 1`, or their mean over the positions before `lengths_B`."""
-    positions_L = torch.arange(states_BLD.shape[1], device=states_BLD.device)
-    if pooling == "last":
-        return states_BLD[
-            torch.arange(states_BLD.shape[0], device=states_BLD.device), lengths_B - 1
-        ]  # `len` would be traced as a number
-    mask_BL1 = (positions_L < lengths_B[:, None])[:, :, None]
-    return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / lengths_B[:, None]
-
-
-def pooling_of(backbone: nn.Module) -> Pooling:
-    """Pooling of a backbone, by its config: at the last token where that says nothing."""
-    pooling = getattr(backbone.config, POOLING_FIELD, "last")
-    if pooling not in get_args(Pooling):
-        raise UserError(f"config.json: {POOLING_FIELD} is {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
-    return cast(Pooling, pooling)
-
-
-def _set_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:
-    if pooling != pooling_of(backbone):  # the default is not written: an ordinary folder stays one
-        setattr(backbone.config, POOLING_FIELD, pooling)
 
 
 def gpt2_config(config: ModelConfig, tokenizer: PairTokenizer) -> GPT2Config:
@@ -356,14 +371,21 @@ def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairToke
             "take the tokenizer that belongs to the model"
         )
     draw_delimiters(backbone, tokenizer, seed)
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0 if name.endswith("attn_dropout") else config.dropout
-        if isinstance(getattr(module, "attention_dropout", None), float):  # Llama and its kin have no module for it
-            module.attention_dropout = 0.0
+    _set_dropout(backbone, config.dropout)
     if isinstance(backbone, GPT2Model):
         backbone.config.attn_pdrop, backbone.config.embd_pdrop, backbone.config.resid_pdrop = 0.0, *[config.dropout] * 2
     return backbone
+
+
+def _set_dropout(backbone: nn.Module, dropout: float) -> None:
+    """The rate everywhere but on attention weights."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0 if name.endswith(("attn_dropout", "self.dropout")) else dropout
+        if isinstance(getattr(module, "attention_dropout", None), float):  # Llama and its kin have no module for it
+            module.attention_dropout = 0.0
+        if isinstance(getattr(module, "dropout", None), float):  # nor have T5 and BART
+            module.dropout = 0.0 if "attention" in type(module).__name__.lower() else dropout
 
 
 def fast_bfloat16(device: str = "cpu") -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline_lib.model.attention import to_device
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.runtime.progress import Progress, silent
 
@@ -26,8 +27,8 @@ class MicroBatch:
     """Rows of one forward pass, and where they stood among the sequences they were cut from."""
 
     ids_BL: Tensor  # int64, right-padded; packed: one row of all tokens, of shape (T,)
-    lengths_B: Tensor  # int64, delimiters included
-    rows_B: Tensor  # int64, position in the input
+    lengths_B: Tensor  # int64, delimiters included; on the host, which plans by them
+    rows_B: Tensor  # int64, position in the input; on the host
 
     @property
     def padded_tokens(self) -> int:
@@ -35,11 +36,8 @@ class MicroBatch:
         return self.ids_BL.numel()
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same rows on another device; to a GPU the copies run beside what it computes."""
-        tensors = (self.ids_BL, self.lengths_B, self.rows_B)
-        if device.type == "cuda":
-            return MicroBatch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
-        return MicroBatch(*(tensor.to(device) for tensor in tensors))
+        """The same rows with their ids on another device."""
+        return MicroBatch(to_device(self.ids_BL, device), self.lengths_B, self.rows_B)
 
 
 def cut_micro_batches(
@@ -121,7 +119,8 @@ def padding_share(batches: Sequence[MicroBatch]) -> float:
 def in_input_order(pieces: Sequence[Tensor], batches: Sequence[MicroBatch]) -> Tensor:
     """Rows computed micro-batch by micro-batch, (N, D), back in the order of the sequences; differentiable."""
     rows_N = torch.cat([batch.rows_B for batch in batches])
-    return torch.cat(list(pieces))[torch.argsort(rows_N)]
+    emb_ND = torch.cat(list(pieces))
+    return emb_ND[to_device(torch.argsort(rows_N), emb_ND.device)]
 
 
 def embed_ids(
@@ -146,8 +145,8 @@ def embed_ids(
     try:
         with torch.inference_mode():
             for batch in cut_micro_batches(sequences, batch_tokens, packed=encoder.packed):
-                there = batch.to(encoder.device)
-                emb_ND[there.rows_B] = encoder(there.ids_BL, there.lengths_B).float()
+                emb_BD = encoder(batch.to(encoder.device).ids_BL, batch.lengths_B)
+                emb_ND[to_device(batch.rows_B, encoder.device)] = emb_BD.float()
                 done += len(batch.rows_B)
                 progress(done, len(sequences), f"{done:,} texts")
     finally:

@@ -16,6 +16,7 @@ from typing import Literal
 from pipeline_lib.config.filters import WebProseConfig
 from pipeline_lib.languages.scripts import elements, is_spaced, sentences
 from pipeline_lib.pairs.filters import letter_share
+from pipeline_lib.pairs.web_notices import is_notice
 
 Verdict = Literal["blank", "fence", "heading", "prose", "sentence", "part", "list", "notice"]
 
@@ -34,6 +35,7 @@ _CELLS = re.compile(r"\t{2,}")
 _OPENERS = "(\"'“‘«„*["
 _SEPARATOR = re.compile(r"\s[|•·»›→]\s")
 _WIDTH = 50  # characters: text that is cut at a width has lines of 60 to 80
+_RAGGED = 6  # as much shorter may a line be than where it was cut
 _LONG_WORDS = 20  # a line no shorter that has a sentence's end inside is prose that was cut
 _TAILED_CHARACTERS = 400  # a paragraph that may have a list joined to it
 _LEAD_CHARACTERS = 2_000  # as much of a line as is looked at
@@ -54,84 +56,6 @@ _ADDRESS = re.compile(
     r"(?i)https?://|\bwww\.|[\w-]{2}\.(?:com|net|org|info|biz|shop|online|ru|cn|de|uk|fr|jp|br|in|it|es|pl|nl)\b(?!\.\w)"
 )
 _STAMPED_WORDS = 14  # a line no longer than this that holds a date or a time of day is a byline
-
-# What sites say in sentences of consent, rights, accounts, subscriptions and their own pages: words to look for, in lower
-# case, and what must be there besides. What they say in a word or two is no sentence and goes without this.
-_CONSENT = (
-    r"\b(?:use[sd]?|using|accept|consent|polic(?:y|ies)|settings|preferences|improve|verwende\w*|nutzen|setzen|zustimm\w*"
-    r"|akzeptier\w*|utili[zs]\w*|usa(?:mos)?|acepta\w*|gebruik\w*|używa\w*|anv[äa]nd\w*|brug\w*)\b"
-)
-_NOTICES: tuple[tuple[str, str], ...] = (
-    ("cookie", _CONSENT),
-    ("cookie", r"[使同接]|использу|ملفات"),
-    ("クッキー", "使用|同意"),
-    ("ملفات تعريف الارتباط", ""),
-    ("rights reserved", ""),
-    ("rechte vorbehalten", ""),
-    ("droits réservés", ""),
-    ("derechos reservados", ""),
-    ("direitos reservados", ""),
-    ("diritti riservati", ""),
-    ("права защищены", ""),
-    ("版权所有", ""),
-    ("无断转载", ""),
-    ("無断転載", ""),
-    ("جميع الحقوق محفوظة", ""),
-    ("©", ""),
-    ("copyright", r"\d{4}|\bby\b"),
-    ("creative commons", r"licen|lizenz|atribu|attribution"),
-    ("licencia creative", ""),
-    ("privacy policy", ""),
-    ("terms of use", ""),
-    ("terms of service", ""),
-    ("terms and conditions", r"agree|accept|apply|read"),
-    ("datenschutz", r"erklärung|richtlinie"),
-    ("politique de confidentialité", ""),
-    ("política de privacidad", ""),
-    ("javascript", r"enable|disabled|activ|aktiv|turn|support|browser"),  # codespell:ignore activ
-    ("your browser", r"support|upgrade|update|enable|block"),
-    ("logged in", r"must|need|have to|please|not|currently|to (?:post|comment|reply|view)"),
-    ("log in", r"\b(?:to|or|please|account|register)\b"),
-    ("login", r"\b(?:to|or|please|account|register)\b"),
-    ("sign in", r"\b(?:to|or|please|account|register)\b"),
-    ("sign up", r"^sign up|\b(?:now|today|free|newsletter|e-?mail)\b"),
-    ("account", r"^(?:create|register|open) (?:an?|your)\b|(?:already|don't) have an?\b"),
-    ("password", r"forgot|reset|lost your"),
-    ("subscri", r"newsletter|mailing list|updates|feed|channel|inbox|e-?mail|notif|blog|rss|podcast"),
-    ("newsletter", r"sign|join|abonn|anmeld|inscri|suscr|iscri|receive|get|enter"),
-    ("abonnez-vous", ""),
-    ("email address will", "not|never"),
-    ("e-mail address will", "not|never"),
-    ("required fields", ""),
-    ("comments are", "closed|disabled|moderated|off"),
-    ("comment", r"(?:leave|post|add) (?:a|your)|be the first|to (?:join|view)"),
-    ("share this", ""),
-    ("follow us", ""),
-    ("follow me", r"\bon\b"),
-    ("like us", r"\bon\b"),
-    ("click here", ""),
-    ("read more", r"^read more|read more\W*$"),
-    ("continue reading", r"^continue|reading\W*$"),
-    ("this entry was", "posted|filed|tagged"),
-    ("this post was", "posted|filed|tagged|last|written"),
-    ("this page", "last|generated|updated|edited|modified"),
-    ("this site", "uses|is protected|akismet|built"),
-    ("this website", "uses|is protected"),
-    ("powered by", ""),
-    ("permalink", ""),
-    ("trackback", ""),
-    ("you may not", "post|reply|edit|vote|attach"),
-    ("you cannot", r"(?:post|reply|edit|vote|attach)\b.*\b(?:forum|topic|post|poll)"),
-    ("posting permissions", ""),
-    ("last edited", "by|on|at"),
-    ("affiliate", "link|commission|program"),
-    ("amazon associate", ""),
-    ("shipping", r"\bfree\b|calculated|worldwide|orders over"),
-    ("add to", r"\b(?:cart|basket|wish ?list|bag)\b"),
-    ("shopping cart", "empty|your"),
-    ("all prices", ""),
-)
-_PATTERNS = tuple((words, re.compile(pattern)) for words, pattern in _NOTICES)
 
 
 def web_prose(text: str, config: WebProseConfig, dropped: Counter[str]) -> str:
@@ -172,6 +96,7 @@ def _without_tail(line: str, config: WebProseConfig, dropped: Counter[str]) -> s
 def _alone(lines: list[str], config: WebProseConfig) -> list[Verdict]:
     """A verdict for each line from what it holds, with the lines that it runs on into; `sentence` and `part` are open."""
     verdicts: list[Verdict] = []
+    widths = _widths(lines)
     fenced = False
     while (start := len(verdicts)) < len(lines):
         if _FENCE.match(lines[start]):
@@ -181,20 +106,31 @@ def _alone(lines: list[str], config: WebProseConfig) -> list[Verdict]:
             verdicts.append("fence")
         else:
             end = start + 1
-            while end < len(lines) and _runs_on(lines[end - 1], lines[end]):
+            while end < len(lines) and _runs_on(lines[end - 1], lines[end], widths[end - 1]):
                 end += 1
             verdicts += [_verdict(" ".join(lines[start:end]), config)] * (end - start)
     return verdicts
 
 
-def _runs_on(line: str, following: str) -> bool:
-    """True where a sentence goes on in the next line, as in text that was cut at a width."""
+def _widths(lines: list[str]) -> list[int]:
+    """The length of the longest line of the block that each line is in, between empty ones."""
+    widths: list[int] = []
+    for _, block in groupby(lines, key=lambda line: not line.strip()):
+        lengths = [len(line.rstrip()) for line in block]
+        widths += [max(lengths)] * len(lengths)
+    return widths
+
+
+def _runs_on(line: str, following: str, width: int) -> bool:
+    """True where a sentence goes on in the next line, as in text that was cut at a width: its first word did not fit."""
     first = following.strip()[:1]
     if not first or not line.strip() or _HEADING.match(line) or _END.search(line.rstrip()[-12:]):
         return False
-    return first.islower() or (
-        first.isalnum() and len(line) >= _WIDTH and not (_MARKER.match(following) or _LOG_LINE.match(following))
-    )
+    if first.islower():
+        return True
+    if not first.isalnum() or len(line) < _WIDTH or _MARKER.match(following) or _LOG_LINE.match(following):
+        return False
+    return len(line.rstrip()) + 1 + len(following.split(None, 1)[0]) >= width - _RAGGED
 
 
 def _verdict(line: str, config: WebProseConfig) -> Verdict:
@@ -218,12 +154,6 @@ def _verdict(line: str, config: WebProseConfig) -> Verdict:
     if size >= config.min_words and not teases and (has_end or _NO_ENDS.search(content)):
         return "prose"
     return "sentence" if has_end and size > 1 and content[:1] not in "↑^" else "part"
-
-
-def is_notice(line: str) -> bool:
-    """True for a sentence that a site says of itself."""
-    lowered = line.lower()
-    return any(words in lowered and pattern.search(lowered) for words, pattern in _PATTERNS)
 
 
 def _is_list(content: str, words: list[str], size: int, config: WebProseConfig) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +38,8 @@ PROBE_SECONDS = 120.0  # for torch to be imported and the driver to answer
 PROBE = """
 import json, torch
 gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-print(json.dumps([{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in gpus]))
+told = [{"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": gpu.major + gpu.minor / 10} for gpu in gpus]
+print(json.dumps(told))
 """
 
 
@@ -97,22 +97,6 @@ def visible_gpus() -> list[str]:
     return _driver_gpus()
 
 
-def computes_on_gpu() -> bool:
-    """True where torch, which is not imported, would find a GPU: one is visible, and its build knows CUDA."""
-    return has_gpu() and bool(visible_gpus()) and not metadata.version("torch").endswith("+cpu")
-
-
-@cache
-def gpu_capability() -> float:
-    """The lowest compute capability of this machine's GPUs; that of a recent one where the driver's tool does not tell."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
-        return min(map(float, said.split()))
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return FIRST_BFLOAT16_GPU
-
-
 @dataclass(frozen=True)
 class Devices:
     """The devices that a machine trains on: its GPUs, or its processor.
@@ -120,12 +104,14 @@ class Devices:
     Attributes:
         count: GPUs; 1 for a processor, whose memory all of its trainer processes share.
         memory_bytes: of one GPU, the smallest; or of the machine.
+        capability: compute capability of the oldest GPU; of no matter to a processor.
     """
 
     kind: Literal["cuda", "cpu"]
     count: int
     memory_bytes: int
     name: str = "CPU"
+    capability: float = FIRST_BFLOAT16_GPU
 
     def __str__(self) -> str:
         """As people read it: 8 x NVIDIA H100 of 85.0 GB."""
@@ -144,7 +130,7 @@ def find_devices() -> Devices:
             gpus = []  # torch cannot use them, as the trainer will find out likewise
         if gpus:
             least = min(gpu["memory_bytes"] for gpu in gpus)
-            return Devices("cuda", len(gpus), least, gpus[0]["name"])
+            return Devices("cuda", len(gpus), least, gpus[0]["name"], min(gpu["capability"] for gpu in gpus))
     return Devices("cpu", 1, memory_bytes())
 
 
@@ -177,8 +163,9 @@ def _group_limits(cgroups: Path, own: Path) -> Iterator[int]:
 
 
 def has_fast_bfloat16() -> bool:
-    """True if bfloat16 matrix products are in the hardware that would compute here: a GPU from Ampere on, or such a CPU."""
-    return gpu_capability() >= FIRST_BFLOAT16_GPU if computes_on_gpu() else cpu_has_fast_bfloat16()
+    """True if bfloat16 matrix products are in the hardware that computes here: a GPU from Ampere on, or such a CPU."""
+    devices = find_devices()
+    return devices.capability >= FIRST_BFLOAT16_GPU if devices.kind == "cuda" else cpu_has_fast_bfloat16()
 
 
 def resolve_precision(choice: PrecisionChoice, layers: int, width: int) -> Precision:
@@ -192,7 +179,7 @@ def resolve_precision(choice: PrecisionChoice, layers: int, width: int) -> Preci
     """
     if choice != "auto":
         return choice
-    gains = computes_on_gpu() or (layers >= FEWEST_BFLOAT16_LAYERS and width >= LEAST_BFLOAT16_WIDTH)
+    gains = find_devices().kind == "cuda" or (layers >= FEWEST_BFLOAT16_LAYERS and width >= LEAST_BFLOAT16_WIDTH)
     return "bfloat16" if gains and has_fast_bfloat16() else "float32"
 
 

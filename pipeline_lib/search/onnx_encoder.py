@@ -15,7 +15,7 @@ import onnxruntime
 from pipeline_lib.export.self_test import SelfTest
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.current import read_json
-from pipeline_lib.tokens.pair_tokenizer import SideTokenizer
+from pipeline_lib.tokens.tokenizer_files import SideTokenizer
 
 Side = Literal["query", "document"]
 
@@ -87,5 +87,7 @@ class OnnxEncoder:
     def _tokenizer(self, side: Side) -> SideTokenizer:
         if side not in self._tokenizers:
             settings = self.settings[side]
-            self._tokenizers[side] = SideTokenizer(self.folder / side, settings["open_id"], settings["close_id"])
+            self._tokenizers[side] = SideTokenizer(
+                self.folder / side, settings["open_id"], settings["close_id"], settings.get("prompt", "")
+            )
         return self._tokenizers[side]

@@ -298,12 +298,26 @@ def open_expanded(place: str, limits: ReadLimits, read: bytes | None = None) -> 
         codec = None if read and head.startswith(read) else codec_of(head, place)
         if isinstance(codec, Refusal):
             raise Unreadable(codec)
+        if codec is not None and (inner := _codec_inside(raw, codec, limits)):
+            detail = f"{codec.name} around {inner}: decompress it once"
+            raise Unreadable(Refusal("nested_compression", detail))
         return Expanded(raw, codec, limits, _readings.get(place))
     except BaseException as error:
         raw.close()
         if isinstance(error, OSError):
             raise Unreadable(Refusal("unreadable", error.strerror or str(error))) from error
         raise
+
+
+def _codec_inside(raw: io.BufferedReader, codec: Codec, limits: ReadLimits) -> str:
+    """The codec that what comes out of a file is compressed with once more; empty for none."""
+    try:
+        head = codec.make(limits).decompress(raw.read(_BZIP2_BYTES if codec.name == "bz2" else codec.read_bytes), _HEAD_BYTES)
+    except _BROKEN:
+        head = b""
+    raw.seek(0)
+    inner = codec_of(head[:_HEAD_BYTES], "") if head else None
+    return inner.name if isinstance(inner, Codec) else "another compression" if inner else ""
 
 
 def check_stream(place: str, limits: ReadLimits, sha256: str = "") -> Refusal | None:

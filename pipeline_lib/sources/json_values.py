@@ -88,7 +88,10 @@ class Values:
         self.fill()
         self.enter_list()
         while self.find_value():
-            yield self.value()
+            by_key = self.by_key
+            value = self.value()
+            if not by_key or isinstance(value, dict | list | Refusal):  # a version or the like, beside the records
+                yield value
         if self.broken is not None:
             raise self.broken
         if self.in_list:

@@ -118,6 +118,7 @@ class Records:
         self.seen = 0
         self.fields: list[str] = []  # of a record without a text
         self.any_text = False
+        self.are_texts: bool | None = None  # the records are texts, with nothing around them, as the first one is
 
     def read(self, numbered: Iterable[tuple[int, object]]) -> Iterator[SourceRecord]:
         """Every record as a text. The first ones are held back until one has a text: where none has, the file is no data set.
@@ -150,6 +151,10 @@ class Records:
         at = f"{LINE_MARK}{number}"
         if isinstance(record, Refusal):
             return refused_record(self.file, at, record, number)
+        self.are_texts = number == 1 and isinstance(record, str) if self.are_texts is None else self.are_texts
+        if isinstance(record, str) and self.are_texts:
+            self.any_text = True
+            return text_record(self.file, "", record, self.limits, at, group=f"{self.file.path}{at}", form="plain")
         if not isinstance(record, dict):
             return refused_record(
                 self.file, at, Refusal("not_a_record", f"a {type(record).__name__}, expected an object"), number

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import os
 import stat
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 _MORE_BYTES = 1 << 16  # read at a time of a file that grew since it was opened
@@ -53,7 +55,10 @@ def read_bytes(place: str, max_bytes: int, sha256: str = "") -> bytes | Refusal:
 
 
 def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
-    """UTF-8 strictly; failing that, for Python, one attempt at the declared encoding."""
+    """UTF-8 strictly, or UTF-16 where its byte order mark says so; for Python else one attempt at the declared encoding."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with suppress(UnicodeError):
+            data = data.decode("utf-16").encode("utf-8")
     nul = data.find(b"\0")
     if nul >= 0:
         return Refusal("nul_byte", "a NUL byte: binary, or text in an encoding other than UTF-8", nul)

@@ -16,10 +16,13 @@ from typing import Any, Literal, NamedTuple, cast
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.time_limit import sign_of_life
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may decompress to any size in one call
 _LOCAL_HEADER_BYTES = 30
-_LOCAL_HEADER = b"PK\3\4"
+_LOCAL_HEADER, _DIRECTORY, _DESCRIPTOR = b"PK\3\4", b"PK\1\2", b"PK\7\x08"
+_DESCRIBED_BEHIND = 0x8  # a flag: lengths and checksum stand behind the content
+_PIECE_BYTES = 64 * 1024
 ZIPS = (_LOCAL_HEADER, b"PK\5\6")
 
 
@@ -102,7 +105,8 @@ def _directory_refusal(stream: BufferedReader, limits: ReadLimits) -> Refusal | 
 def _without_directory(stream: BufferedReader, budget: _Budget, refusal: Refusal) -> Iterator[ZipEntry]:
     """The members of an archive whose directory is gone, by the header before each; then the refusal is raised.
 
-    A member whose header does not tell its length ends that: nothing says where the next one begins.
+    Where a header does not tell its member's length, as of archives that were written to a pipe, the deflated content itself
+    says where it ends.
     """
     at, size = 0, stream.seek(0, 2)
     while True:
@@ -113,15 +117,47 @@ def _without_directory(stream: BufferedReader, budget: _Budget, refusal: Refusal
         _, _, flags, method, _, _, crc, packed, length, named, extra = struct.unpack("<4s5H3L2H", head)
         name = stream.read(named).decode("utf-8" if flags & 0x800 else "cp437", "replace")
         begin = at + _LOCAL_HEADER_BYTES + named + extra
-        if flags & 0x8 or 0xFFFFFFFF in (packed, length) or begin + packed > size:
+        after = begin + packed
+        if flags & _DESCRIBED_BEHIND:
+            if (measured := _measured(stream, begin, method)) is None:
+                break
+            packed, length, crc, after = measured
+        if 0xFFFFFFFF in (packed, length) or after > size:
             break
         info = zipfile.ZipInfo(name)
         info.flag_bits, info.compress_type, info.CRC, info.header_offset = flags, method, crc, at
-        info.compress_size, info.file_size, at = packed, length, begin + packed
+        info.compress_size, info.file_size, at = packed, length, after
         kind: Literal["file", "folder"] = "folder" if name.endswith("/") else "file"
         yield ZipEntry(name, kind, length, "its content", _LocalMembers(stream), info, budget)
     lost = size if refusal.reason == "truncated" else size - at
     raise Unreadable(replace(refusal, offset=at, lost_bytes=lost))
+
+
+def _measured(stream: BufferedReader, begin: int, method: int) -> tuple[int, int, int, int] | None:
+    """Lengths of a deflated member, packed and unpacked, its checksum, and where the next one begins; None where it is cut."""
+    if method != zipfile.ZIP_DEFLATED:
+        return None
+    inflater, length, crc, read = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0, 0
+    stream.seek(begin)
+    while not inflater.eof:
+        piece = inflater.unconsumed_tail or stream.read(_PIECE_BYTES)
+        read += 0 if inflater.unconsumed_tail else len(piece)
+        try:
+            out = inflater.decompress(piece, _PIECE_BYTES)
+        except zlib.error:
+            return None
+        if not piece and not out:
+            return None
+        length, crc = length + len(out), zlib.crc32(out, crc)
+        sign_of_life()
+    packed = read - len(inflater.unused_data)
+    stream.seek(begin + packed)
+    behind = stream.read(24 + len(_LOCAL_HEADER))
+    mark = 4 if behind.startswith(_DESCRIPTOR) else 0
+    sizes = (mark + 12, mark + 20)  # the second is that of large files
+    next_at = next((at for at in sizes if behind.startswith((_LOCAL_HEADER, _DIRECTORY), at)), min(sizes[0], len(behind)))
+    stated = int.from_bytes(behind[mark : mark + 4], "little") if len(behind) >= mark + 4 else crc
+    return packed, length, stated, begin + packed + next_at
 
 
 class _LocalMembers(zipfile.ZipFile):

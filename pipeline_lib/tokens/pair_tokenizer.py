@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Tokenizer
 
-from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.errors import UserError
+from pipeline_lib.tokens.tokenizer_files import (
+    ENCODE_TEXTS,
+    NO_TOKENS,
+    TOKENIZER_FILE,
+    bare_tokenizer,
+    id_count,
+    own_padding,
+    read_tokenizer_json,
+    sequence_start,
+    single_token,
+    without_surrogates,
+)
 from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_pattern
 
 if TYPE_CHECKING:  # search loads a tokenizer without the configuration
@@ -30,7 +42,6 @@ SIDES: tuple[Side, Side] = ("x", "y")
 
 RESERVED = ("<x open>", "<x close>", "<y open>", "<y close>", "<batch pad>")  # ids 0 to 4
 BRACKETS = ("[", "]", "{", "}")
-TOKENIZER_FILE = "tokenizer.json"
 DELIMITERS_FILE = "delimiters.json"
 
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
@@ -46,6 +57,10 @@ class Delimiters:
         y_prefix: before a y.
         y_suffix: behind it.
         pad: nothing attends to it.
+        x_prompt: text before every x, tokenized with it; of a given embedding model.
+        y_prompt: text before every y.
+        x_longest: most tokens of a row that such a model takes; None: no limit of its own.
+        y_longest: likewise.
     """
 
     x_prefix: tuple[int, ...]
@@ -53,6 +68,10 @@ class Delimiters:
     y_prefix: tuple[int, ...]
     y_suffix: tuple[int, ...]
     pad: int
+    x_prompt: str = ""
+    y_prompt: str = ""
+    x_longest: int | None = None
+    y_longest: int | None = None
 
     @classmethod
     def single(cls, x_open: int, x_close: int, y_open: int, y_close: int, pad: int) -> Delimiters:
@@ -68,18 +87,28 @@ class Delimiters:
             ValueError: a value is no id.
         """
         x_prefix, x_suffix, y_prefix, y_suffix, (pad,) = (_ids_of_field(fields[name]) for name in (*_FIELDS, "pad"))
-        return cls(x_prefix, x_suffix, y_prefix, y_suffix, pad)
+        own: dict[str, Any] = {name: fields[name] for name in _OF_A_MODEL if name in fields}
+        return cls(x_prefix, x_suffix, y_prefix, y_suffix, pad, **own)
 
     @cached_property
-    def fields(self) -> dict[str, int | list[int]]:
+    def fields(self) -> dict[str, Any]:
         """The fields of delimiters.json: an id where a side is opened or closed by one alone, else the list of its ids."""
         ids = (self.x_prefix, self.x_suffix, self.y_prefix, self.y_suffix)
         lists = {name: found[0] if len(found) == 1 else list(found) for name, found in zip(_FIELDS, ids, strict=True)}
-        return lists | {"pad": self.pad}
+        return lists | {"pad": self.pad} | {name: value for name in _OF_A_MODEL if (value := getattr(self, name))}
 
     def of(self, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before and behind a text of one side."""
         return (self.x_prefix, self.x_suffix) if side == "x" else (self.y_prefix, self.y_suffix)
+
+    def prompt(self, side: Side) -> str:
+        """Text before every text of one side."""
+        return self.x_prompt if side == "x" else self.y_prompt
+
+    def longest(self, side: Side, max_tokens: int) -> int:
+        """Most tokens of a row of one side, where at most so many are asked for."""
+        own = self.x_longest if side == "x" else self.y_longest
+        return max_tokens if own is None else min(own, max_tokens)
 
     @property
     def around(self) -> dict[Side, tuple[int, int]]:
@@ -97,6 +126,7 @@ class Delimiters:
 
 
 _FIELDS = ("x_open", "x_close", "y_open", "y_close")  # of delimiters.json
+_OF_A_MODEL = ("x_prompt", "y_prompt", "x_longest", "y_longest")  # there only where a given embedding model has them
 
 
 def _ids_of_field(value: int | Sequence[int]) -> tuple[int, ...]:
@@ -160,14 +190,14 @@ class PairTokenizer:
         tokenizer = bare_tokenizer(fields)
         tokenizer.encode_special_tokens = True
         start = sequence_start(folder, fields, bos)
-        found = [_single_token(tokenizer, bracket) for bracket in BRACKETS]
+        found = [single_token(tokenizer, bracket) for bracket in BRACKETS]
         own = [id_ for id_ in found if id_ is not None]
         if len(set(own)) == len(BRACKETS):
             x_open, x_close, y_open, y_close = own
-            pad = _own_padding(folder, tokenizer)
+            pad = own_padding(folder, tokenizer)
             pad = y_close if pad is None else pad
             return cls(tokenizer, Delimiters.single(x_open, x_close, y_open, y_close, pad).after(start))
-        end = _id_count(tokenizer)
+        end = id_count(tokenizer)
         return cls(tokenizer, Delimiters.single(*range(end, end + len(RESERVED))).after(start))
 
     def delimited(self, delimiters: Delimiting) -> PairTokenizer:
@@ -212,10 +242,16 @@ class PairTokenizer:
         """Name of the padding id, as tokenizer_config.json wants it."""
         return self.name_of(self.pad)
 
+    def ends(self, side: Side) -> dict[str, str]:
+        """Names of the special tokens around a text, as tokenizer_config.json wants them."""
+        prefix, suffix = self.delimiters.of(side)
+        ids = {"cls_token": prefix[:1], "sep_token": suffix[-1:]}
+        return {name: self.name_of(found[0]) for name, found in ids.items() if found}
+
     @cached_property
     def reserved(self) -> tuple[int, ...]:
         """The ids that no text can produce: of our own tokenizer all five, of a given one those past its vocabulary."""
-        end = 0 if self._is_own else _id_count(self.tokenizer)
+        end = 0 if self._is_own else id_count(self.tokenizer)
         return tuple(id_ for id_ in self.delimiters.all_ids if id_ >= end)
 
     @cached_property
@@ -227,7 +263,7 @@ class PairTokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """Rows that an embedding needs: one more than the highest id."""
-        return max(_id_count(self.tokenizer), *(id_ + 1 for id_ in self.delimiters.all_ids))
+        return max(id_count(self.tokenizer), *(id_ + 1 for id_ in self.delimiters.all_ids))
 
     def name_of(self, token_id: int) -> str:
         """The name of an id in tokenizer.json; of a reserved one past the vocabulary, its reserved name."""
@@ -253,6 +289,7 @@ class PairTokenizer:
     def encode_counting(self, texts: Sequence[str], side: Side, max_tokens: int) -> tuple[list[list[int]], int]:
         """Encode as `encode` does, and count the texts that were cut."""
         prefix, suffix = self.delimiters.of(side)
+        prompt, max_tokens = self.delimiters.prompt(side), self.delimiters.longest(side, max_tokens)
         room = max_tokens - len(prefix) - len(suffix)
         if room < 0:
             raise UserError(
@@ -261,10 +298,24 @@ class PairTokenizer:
             )
         rows, n_cut = [], 0
         for start in range(0, len(texts), ENCODE_TEXTS):
-            for ids in self._encode_longer_than(texts[start : start + ENCODE_TEXTS], room):
-                rows.append([*prefix, *ids[:room], *suffix])
+            block = texts[start : start + ENCODE_TEXTS]
+            for ids in self._encode_longer_than([prompt + text for text in block] if prompt else block, room):
+                rows.append([*prefix, *ids[:room], *suffix] or [*NO_TOKENS])
                 n_cut += len(ids) > room
         return rows, n_cut
+
+    def prompt_ids(self) -> list[tuple[tuple[int, ...], int]]:
+        """Of each side with a prompt, the ids that all its rows begin with, and the tokens that sentence-transformers counts.
+
+        The last token of a prompt may be another one before a text: it is counted, and no part of what rows begin with.
+        """
+        found = []
+        for side in SIDES:
+            (prefix, suffix), prompt = self.delimiters.of(side), self.delimiters.prompt(side)
+            ids = (*prefix, *self._ids([prompt])[0]) if prompt else ()
+            if ids:
+                found.append((ids[:-1] or ids, len(ids) + max(0, len(suffix) - 1)))
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a row, as the normaliser left it, without reserved ids."""
@@ -320,6 +371,7 @@ def side_tokenizer_json(folder: Path, side: Side, max_tokens: int) -> str:
     tokenizer = PairTokenizer.load(folder)
     fields = read_tokenizer_json(folder)
     prefix, suffix = tokenizer.delimiters.of(side)
+    max_tokens = tokenizer.delimiters.longest(side, max_tokens)
     ids = {tokenizer.name_of(id_): id_ for id_ in (*prefix, *suffix)}
 
     def wrapped(sequence: str, type_id: int) -> list[dict[str, Any]]:
@@ -346,150 +398,3 @@ def _head(text: str, characters: int) -> str:
         return text
     space = re.compile(r"[ \t\n]").search(text, characters)
     return text if space is None else text[: space.start()]
-
-
-def read_tokenizer_json(folder: Path) -> dict[str, Any]:
-    """The fields of a folder's tokenizer.json.
-
-    Raises:
-        UserError: there is none, or it is no tokenizer.
-    """
-    path = folder / TOKENIZER_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: no {TOKENIZER_FILE}; expected the folder of a tokenizer or a causal language model; "
-            "where it has another format, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
-        )
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error}); fetch the model again") from error
-    if not isinstance(fields, dict) or "model" not in fields:
-        raise UserError(f"{path}: no tokenizer of the `tokenizers` library (no field `model`)")
-    return fields
-
-
-def bare_tokenizer(fields: dict[str, Any]) -> Tokenizer:
-    """A tokenizer from the fields of tokenizer.json that neither wraps, cuts nor pads."""
-    return Tokenizer.from_str(json.dumps({**fields, "post_processor": None, "truncation": None, "padding": None}))
-
-
-def _single_token(tokenizer: Tokenizer, bracket: str) -> int | None:
-    """The id of a bracket that stands alone; None where it takes more than one, or is unknown to the vocabulary."""
-    ids = tokenizer.encode(bracket, add_special_tokens=False).ids
-    if len(ids) == 1 and bracket in str(tokenizer.id_to_token(ids[0])):
-        return int(ids[0])
-    found = tokenizer.token_to_id(bracket)  # SentencePiece puts a space of its own before it
-    return None if found is None else int(found)
-
-
-# classes of tokenizers that add a sequence start unless they are told not to
-_STARTING = re.compile(r"(Code)?(Llama|Gemma)Tokenizer(Fast)?")
-
-
-def sequence_start(folder: Path, fields: Mapping[str, Any], bos: Bos = "auto") -> tuple[int, ...]:
-    """The ids that a given model's own tokenizer puts before every text; none where it puts none.
-
-    Whether it does stands in tokenizer_config.json (`add_bos_token`); else in the post-processor of tokenizer.json; else the
-    class of the tokenizer tells.
-
-    Args:
-        folder: of the model.
-        fields: of its tokenizer.json.
-        bos: "on": its sequence start all the same; "off": none all the same.
-
-    Raises:
-        UserError: a file is malformed, or there is no sequence start and `bos` is "on".
-    """
-    config = _read_fields(folder / "tokenizer_config.json")
-    if bos == "off" or (bos == "auto" and config.get("add_bos_token") is False):
-        return ()
-    whole = Tokenizer.from_str(json.dumps({**fields, "truncation": None, "padding": None}))
-    encoded = whole.encode("a")
-    n_added = [*encoded.special_tokens_mask, 0].index(0)
-    if 0 < n_added < len(encoded):
-        return tuple(encoded.ids[:n_added])
-    by_class = not fields.get("post_processor") and _STARTING.fullmatch(str(config.get("tokenizer_class")))
-    named = _named_id(folder, config, "bos_token", whole)
-    if bos == "on" and named is None:
-        raise UserError(
-            f"{folder}: tokenizer.bos is on, and its tokenizer names no sequence start (bos_token); leave it at auto"
-        )
-    return (named,) if named is not None and (bos == "on" or config.get("add_bos_token") or by_class) else ()
-
-
-def _own_padding(folder: Path, tokenizer: Tokenizer) -> int | None:
-    fields = _read_fields(folder / "tokenizer_config.json")
-    found = (_named_id(folder, fields, name, tokenizer) for name in ("pad_token", "eos_token"))
-    return next((id_ for id_ in found if id_ is not None), None)
-
-
-def _named_id(folder: Path, config: Mapping[str, Any], name: str, tokenizer: Tokenizer) -> int | None:
-    """The id of a special token by its name in tokenizer_config.json, or in the older special_tokens_map.json."""
-    token = config.get(name) or _read_fields(folder / "special_tokens_map.json").get(name)
-    content = token.get("content") if isinstance(token, dict) else token
-    found = tokenizer.token_to_id(content) if isinstance(content, str) else None
-    return None if found is None else int(found)
-
-
-def _read_fields(path: Path) -> dict[str, Any]:
-    """The fields of a JSON file beside a tokenizer; none where it is not there."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error}); fetch the model again") from error
-    return fields if isinstance(fields, dict) else {}
-
-
-def _id_count(tokenizer: Tokenizer) -> int:
-    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-
-ENCODE_TEXTS = 1024  # an encoding takes some 100 bytes a token until its ids are read
-
-
-class SideTokenizer:
-    """Plain texts to ids, wrapped in the side's delimiters and cut so that the closing one is always last.
-
-    Args:
-        folder: of the side, with tokenizer.json.
-        open_id: the id that every row must begin with; None: any.
-        close_id: the one that it must end with, where it is pooled; None: any.
-    """
-
-    def __init__(self, folder: Path, open_id: int | None, close_id: int | None) -> None:
-        self.folder, self.open_id, self.close_id = folder, open_id, close_id
-        self._tokenizer = _read(folder / "tokenizer.json")
-        self._tokenizer.no_padding()
-        # a text that spells a delimiter stays text; the file format cannot say so
-        self._tokenizer.encode_special_tokens = True
-
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, in their order; lone surrogates read as "?".
-
-        Raises:
-            CorruptArtifact: a row lacks its delimiters.
-        """
-        ids: list[list[int]] = []
-        for start in range(0, len(texts), ENCODE_TEXTS):
-            cleaned = [without_surrogates(text) for text in texts[start : start + ENCODE_TEXTS]]
-            ids.extend(encoding.ids for encoding in self._tokenizer.encode_batch_fast(cleaned))
-        for row in ids:
-            first, last = (row[0], row[-1]) if row else (None, None)
-            if self.open_id not in (None, first) or self.close_id not in (None, last):
-                raise CorruptArtifact(
-                    f"{self.folder}: a text became {first} ... {last}, expected {self.open_id} ... {self.close_id}"
-                )
-        return ids
-
-
-def _read(path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare exceptions
-        raise CorruptArtifact(f"{path}: no readable tokenizer: {error}") from error
-
-
-def without_surrogates(text: str) -> str:
-    """Replace lone surrogates by "?": a shell makes them of bytes that are not UTF-8, and JSON can spell them."""
-    return text.encode("utf-8", "replace").decode("utf-8")

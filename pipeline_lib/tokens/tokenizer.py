@@ -22,9 +22,10 @@ from pipeline_lib.tokens.pair_tokenizer import (
     Delimiters,
     PairTokenizer,
     Side,
-    bare_tokenizer,
     side_tokenizer_json,
 )
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, sentence_transformer_tokenizer
+from pipeline_lib.tokens.tokenizer_files import bare_tokenizer
 from pipeline_lib.tokens.words import repeated_word
 
 __all__ = [
@@ -72,10 +73,15 @@ def train_tokenizer(store: Store, curated: Artifact, config: TokenizerConfig, pr
 def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "distinct", bos: Bos = "auto") -> Artifact:
     """The tokenizer artifact of a given causal-LM folder: `PairTokenizer.from_causal_lm`, kept under its content.
 
+    A folder of sentence-transformers keeps what its own tokenizer puts around a text, whatever `delimiters` says.
+
     Raises:
         UserError: the folder has no readable tokenizer.json, or no sequence start where one is asked for.
     """
-    tokenizer = PairTokenizer.from_causal_lm(causal_lm, bos).delimited(delimiters)
+    if is_sentence_transformer(causal_lm):
+        tokenizer = sentence_transformer_tokenizer(causal_lm)
+    else:
+        tokenizer = PairTokenizer.from_causal_lm(causal_lm, bos).delimited(delimiters)
     content = hashlib.sha256(tokenizer.tokenizer.to_str().encode())
     content.update(json.dumps(tokenizer.delimiters.fields).encode())
     config = AdoptedTokenizerConfig(folder=str(causal_lm), content_sha256=content.hexdigest(), delimiters=delimiters, bos=bos)

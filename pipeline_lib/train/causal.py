@@ -29,6 +29,7 @@ from pipeline_lib.model.outline import Weights, draw, read
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import ReadAhead
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import Job
@@ -230,7 +231,13 @@ def _build_model(job: Job, tokenizer: PairTokenizer, outline: bool) -> tuple[Pre
 
 
 def _given_model(job: Job, tokenizer: PairTokenizer, layers: int | None) -> PreTrainedModel:
-    """The language model to go on with, as many of its blocks as are kept, with a row for each id of the tokenizer."""
+    """The language model to go on with, as many of its blocks as are kept, with a row for each id of the tokenizer.
+
+    Raises:
+        UserError: it is an embedding model.
+    """
+    if is_sentence_transformer(Path(job.start)):
+        raise UserError(f"{job.start}: an embedding model, which has no words to predict; set pretrain.steps to 0")
     model = AutoModelForCausalLM.from_pretrained(
         job.start,
         config=cut_config(Path(job.start), layers),

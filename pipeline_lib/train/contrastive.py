@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from pipeline_lib.config.training import TrainConfig, check_divides
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
-from pipeline_lib.model.fast_gpt2 import kernel_obstacle
+from pipeline_lib.model.families import pools_padded
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
@@ -31,6 +32,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_over_ranks
 from pipeline_lib.train.job import Job
@@ -41,6 +43,7 @@ from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
 RANK_EVERY = {"cpu": 1, "cuda": 10}  # steps; a GPU waits for the decomposition, which takes some milliseconds
+DESCRIBED = "a GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 or Qwen3 (model/families.py)"
 
 
 def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
@@ -49,7 +52,9 @@ def should_compile(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
     Raises:
         UserError: "on", where it cannot be.
     """
-    pays = ranks.device.type == "cuda" and config.steps >= AUTO_STEPS
+    # on a CPU it gains a third of a gated model's step in bfloat16, and nothing of a GPT-2's
+    gains = ranks.device.type == "cuda" or (config.precision == "bfloat16" and not pools_padded(encoder.backbone))
+    pays = gains and config.steps >= AUTO_STEPS
     return _resolve("compile", config.compile, "on", _compiling_obstacle(config, encoder, ranks), pays)
 
 
@@ -60,8 +65,8 @@ def should_pack(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> bool:
         UserError: "packed", where it cannot be.
     """
     by_kernel = ranks.device.type == "cuda" and config.precision == "bfloat16"
-    # a single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
-    pays = by_kernel and encoder.backbone.config.num_hidden_layers > 1
+    # a GPT-2's single layer is pooled: padded, it forms no keys and values, which took a sixth of the time on a CPU
+    pays = not pools_padded(encoder.backbone) or (by_kernel and encoder.backbone.config.num_hidden_layers > 1)
     return _resolve("attention", config.attention, "packed", _packing_obstacle(config, encoder, ranks, by_kernel), pays)
 
 
@@ -76,11 +81,9 @@ def _resolve(name: str, choice: str, wanted: str, obstacle: str, pays: bool) -> 
 
 def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
     if not encoder.fused:
-        return "only a GPT-2 that is pooled at its last token is compiled"
+        return f"only {DESCRIBED}, pooled at its last token, is compiled"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
-    if encoder.packed and ranks.device.type == "cpu":
-        return "attention=packed is computed here length by length, each with a shape of its own"
     if ranks.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "this machine has no C++ compiler (g++, or the one that CXX names)"
     return ""
@@ -88,10 +91,10 @@ def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> 
 
 def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks, by_kernel: bool) -> str:
     if not encoder.fused:
-        return "only a GPT-2 that is pooled at its last token is packed"
+        return f"only {DESCRIBED}, pooled at its last token, is packed"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
-    if by_kernel and config.attention != "padded":
+    if by_kernel and config.attention != "padded" and pools_padded(encoder.backbone):
         model = encoder.backbone.config
         return kernel_obstacle(ranks.device, model.hidden_size // model.num_attention_heads)
     return ""
@@ -142,7 +145,8 @@ class ContrastiveObjective:
         model = job.model.model_copy(update={"init": job.start})
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         weights: Weights | None = None
-        if config.parallel == "fsdp" and ranks.size > 1:  # no process holds it whole
+        is_given_whole = bool(model.init) and is_sentence_transformer(Path(model.init))
+        if config.parallel == "fsdp" and ranks.size > 1 and not is_given_whole:  # no process holds it whole
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed).to(ranks.device)

@@ -159,8 +159,9 @@ def _counters(path: Path) -> Iterator[tuple[str, str]]:
 
 def memory_advice(config: Any) -> str:
     """Fields of the configuration to lower where memory runs out, each with its present value."""
-    fields = ("micro_batch_tokens", "activation_bytes", "batch_size", "batch_tokens", "sequence_tokens")
-    values = {name: getattr(config, name) for name in fields if hasattr(config, name)}
+    fields = ("micro_batch_tokens", "kept_bytes", "batch_size", "batch_tokens", "sequence_tokens")
+    named = {"kept_bytes": "activation_bytes"}
+    values = {named.get(name, name): getattr(config, name) for name in fields if hasattr(config, name)}
     lower = [name if value is None else f"{name} ({value:,})" for name, value in values.items()]
     more = [] if config.checkpoint_activations else ["take checkpoint_activations=true"]
     more += [] if config.parallel == "fsdp" else ["cut the weights over more processes (parallel=fsdp)"]

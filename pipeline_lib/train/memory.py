@@ -131,8 +131,7 @@ class Workload:
 
     def at_once(self, layout: Layout) -> int:
         """Tokens of a micro-batch; no more than there are."""
-        tokens = max(layout.micro_batch_tokens, self.longest)
-        return tokens if layout.cached else min(self.local_tokens(layout.processes), tokens)
+        return min(self.local_tokens(layout.processes), max(layout.micro_batch_tokens, self.longest))
 
     def _computed(self, layout: Layout) -> Shape:
         """The model as its layers are computed: cut weights, and a language model, by the model's own forward."""

@@ -9,7 +9,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import Devices, find_devices
 from pipeline_lib.train.layout import process_room, resolve_layout, with_devices
-from pipeline_lib.train.memory import Layout, Memory, Workload, memory_of
+from pipeline_lib.train.memory import Layout, Workload, memory_of
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,6 @@ class Terms:
         if self.gpu not in GPUS:
             raise UserError(f"--gpu {self.gpu!r} is unknown; choose one of: {', '.join([*GPUS, HERE])}")
         return Devices("cuda", self.gpus, GPUS[self.gpu].memory_bytes, self.gpu)
-
-
-def parameters(config: RunConfig) -> int:
-    """Weights of the encoder that is trained, the logit scale among them; appended delimiters are not counted."""
-    return Workload.planned(config).weights
-
-
-def step_memory(config: RunConfig, layout: Layout) -> Memory:
-    """Bytes of one process at the peak of a step of a run that may have no artifacts yet."""
-    return memory_of(Workload.planned(config), layout)
 
 
 def step_flops(config: RunConfig, cached: bool) -> float:

@@ -23,6 +23,7 @@ from pipeline_lib.store.artifact import Artifact, verify_part
 from pipeline_lib.store.files import digest_of, replace_file, sha256_file
 from pipeline_lib.store.records import Part, draft_part
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -92,7 +93,10 @@ def recipe_of(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     choices = checkpoint.trained.manifest.config
     config, model = TrainConfig.model_validate(choices["config"]), ModelConfig.model_validate(choices["model"])
     train = {name: getattr(config, name) for name in RECIPE}
-    sizes = {name: getattr(model, name) for name in ("layers", "width", "heads", "inner", "positions", "pooling", "dropout")}
+    sizes: dict[str, Any] = {
+        name: getattr(model, name) for name in ("layers", "width", "heads", "inner", "positions", "pooling", "dropout")
+    }
+    sizes["keep_layers"] = None  # the checkpoint has the blocks that were kept
     return {"train": {**train, "temperature": _state_of(checkpoint)["temperature"]}, "model": sizes}
 
 
@@ -117,8 +121,10 @@ def start_of(
     if not model.init:
         return Start()
     folder = Path(model.init).absolute()
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.init: no config.json in {folder}; expected the folder of a causal language model")
+    if not (folder / "config.json").is_file() and not is_sentence_transformer(folder):
+        raise UserError(
+            f"model.init: no config.json in {folder}; expected that of a causal language model or of sentence-transformers"
+        )
     return Start(str(folder), content_digest(folder, store.root / HASHES))
 
 
@@ -201,18 +207,27 @@ def longest_stable(store: Store, job: Job, choices: Mapping[str, Any], inputs: M
         choices: key fields of both configs.
         inputs: digests of the inputs by their names.
     """
-    stable, config = job.stable_steps, job.config
-    if not stable or (isinstance(config, TrainConfig) and config.continue_from):
+    if not isinstance(job.config, TrainConfig) or job.config.continue_from:
         return job
-    same = [
-        (part.facts["step"], found, part)
+    alike = [
+        found
         for found in store.artifacts(job.stage.name)
         if found.manifest.stage_version == job.stage.version
         and found.manifest.inputs == dict(inputs)
-        and _before_decay(found.manifest.config) == _before_decay(choices)
-        for part in found.manifest.parts
-        if part.label.startswith("state-") and part.facts["step"] <= stable
+        and _but_for_length(found.manifest.config) == _but_for_length(choices)
     ]
+    same = [
+        (part.facts["step"], found, part)
+        for found in alike
+        for part in found.manifest.parts
+        if part.label.startswith("state-") and part.facts["step"] <= job.stable_steps
+    ]
+    shorter = [found.manifest for found in alike if found.manifest.facts["step"] < job.config.steps]
+    if shorter and job.config.schedule == "cosine":
+        log(
+            f"run {shorter[0].key} is the same but for its {shorter[0].facts['step']:,} steps; this one begins anew, since its "
+            f"schedule is another from the first step on: train.continue_from={shorter[0].key} goes on"
+        )
     for step, found, part in sorted(same, key=lambda one: one[0], reverse=True):
         continued = Continued(run=found.manifest.key, step=step, state=str(found.folder_of(part)))
         if why := _obstacle(store, job, found, part):
@@ -223,8 +238,11 @@ def longest_stable(store: Store, job: Job, choices: Mapping[str, Any], inputs: M
     return job
 
 
-def _before_decay(choices: Mapping[str, Any]) -> dict[str, Any]:
-    return {**choices, "config": {name: value for name, value in choices["config"].items() if name not in AFTER_STABLE}}
+def _but_for_length(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Key fields of both configs but for what may differ between a shorter run and a longer one."""
+    config = choices["config"]
+    left_out = AFTER_STABLE if "schedule" in config else (*AFTER_STABLE, "warmup_steps")
+    return {**choices, "config": {name: value for name, value in config.items() if name not in left_out}}
 
 
 def _obstacle(store: Store, job: Job, found: Artifact, part: Part) -> str:
@@ -253,8 +271,7 @@ def _obstacle(store: Store, job: Job, found: Artifact, part: Part) -> str:
 def _copy(store: Store, job: Job, checkpoint: Path, label: str) -> None:
     """A checkpoint of another run with the same weights, as this run writes it."""
     scratch = store.scratch(job.stage.name)
-    for file in sorted(checkpoint.iterdir()):
-        shutil.copyfile(file, scratch / file.name)
+    shutil.copytree(checkpoint, scratch, copy_function=shutil.copyfile, dirs_exist_ok=True)
     fields = json.loads((scratch / "state.json").read_text()) | {"config_digest": job.config_digest}
     (scratch / "state.json").write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
     facts = {"step": fields["step"]}

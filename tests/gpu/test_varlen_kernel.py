@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "model"))
 from test_packed_attention import LONGEST, VOCABULARY, texts
 
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.model.attention import kernel_agreement, kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, fast_bfloat16
-from pipeline_lib.model.fast_gpt2 import kernel_agreement, kernel_obstacle
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 
 pytestmark = pytest.mark.skipif(not fast_bfloat16("cuda"), reason="needs a GPU with bfloat16 (Ampere or later), there is none")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import MODEL, tiny_config, write_curated, write_inputs
+from training_runs import MODEL, tiny_config, write_curated, write_inputs, write_job
 
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.training import EarlyStoppingConfig, TrainConfig
@@ -18,8 +18,8 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import train_tokenizer
-from pipeline_lib.train.launch import TrainInputs, train
-from pipeline_lib.train.start import checkpoint_of
+from pipeline_lib.train.launch import Choices, TrainInputs, train
+from pipeline_lib.train.start import checkpoint_of, longest_stable
 
 STABLE = {"schedule": "warmup-stable-decay", "decay_share": 0.25}
 
@@ -88,6 +88,11 @@ def test_a_run_goes_on_from_another_with_its_tokenizer_alone(tmp_path: Path) -> 
     moved = [float((after[name] - start[name]).abs().max()) for name in start]
     assert 0 < max(moved) < 0.05, "it went on from those weights"
     assert train(store, inputs, longer.model_copy(update={"continue_from": key}), MODEL).manifest.key == lengthened.manifest.key
+    anew, said = tiny_config(steps=8, warmup_steps=4), list[str]()
+    job, choices = write_job(store, inputs, anew, key="anew"), Choices(config=anew, model=MODEL).key_fields()
+    digests = {name: artifact.digest for name, artifact in inputs.named().items()}
+    assert longest_stable(store, job, choices, digests, said.append) == job
+    assert f"run {key} is the same but for its 4 steps" in said[0] and f"train.continue_from={key} goes on" in said[0]
     with pytest.raises(UserError, match=r"set train\.steps to those of both runs together"):
         train(store, inputs, longer.model_copy(update={"steps": 4}), MODEL)
     curated = write_curated(store, suffix=" other words")

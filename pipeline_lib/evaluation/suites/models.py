@@ -88,7 +88,8 @@ Model = TextEncoder | WordModel
 
 COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
 EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
-MODEL_FILES = ("config.json", "model.safetensors")  # of a checkpoint; the state of its training gives no vector
+# of a checkpoint, with the folders of modules behind its pooling; the state of its training gives no vector
+MODEL_FILES = ("config.json", "model.safetensors", "modules.json", "prompt_ids.json")
 FINGERPRINT_DIGITS = 24
 TEXTS_A_CALL = 256  # sentence-transformers does not say how far it is
 HUB = "hub:"  # the network is asked only where a name begins so
@@ -125,7 +126,7 @@ class CheckpointEncoder:
         """
         lengths = [self.checkpoint.max_tokens(side) for side in ("x", "y")]
         files = self.checkpoint.trained.part(self.checkpoint.label).files
-        model = [(file.name, file.sha256) for file in files if file.name in MODEL_FILES]
+        model = [(file.name, file.sha256) for file in files if file.name in MODEL_FILES or "/" in file.name]
         content = [EMBED_VERSION, model, self.checkpoint.tokenizer.digest, lengths]
         if self.precision != "float32":
             content.append(self.precision)

@@ -120,8 +120,9 @@ def tar_entries(stream: io.RawIOBase, limits: ReadLimits) -> Iterator[TarEntry]:
         Unreadable: `truncated`, `damaged` or `expansion_limit`; the members before were good.
     """
     header = type("Header", (_Header,), {"most": limits.max_header_bytes})
+    options: dict[str, Any] = {"tarinfo": header, "encoding": "utf-8", "ignore_zeros": True}  # another may follow (`cat`)
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=header, encoding="utf-8") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", **options) as archive:
             while (info := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it keeps them all: a gigabyte for a million
                 yield TarEntry(info.name.removeprefix("./"), _kind(info), info.size, info.linkname, archive, info)
@@ -138,15 +139,20 @@ class _Header(tarfile.TarInfo):
     """A header that ends the reading where it is broken; tarfile itself would take it for the end of the archive."""
 
     most: ClassVar[int]  # bytes of an extended header, which tarfile reads whole
+    ended: ClassVar[bool] = False  # the last header was the end mark
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Read a header as tarfile does, but refuse a broken one."""
         try:
             info = super().frombuf(buf, encoding, errors)
+            cls.ended = False
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            cls.ended = True
             raise
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            if cls.ended and not buf.strip(b"\0"):
+                raise tarfile.EmptyHeaderError("end") from error  # type: ignore[attr-defined]
             raise Unreadable(Refusal("truncated", "the archive ends without its end mark: get the file again")) from error
         except tarfile.HeaderError as error:
             raise Unreadable(Refusal("damaged", f"a broken header: {error}")) from error

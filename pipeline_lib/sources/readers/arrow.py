@@ -22,6 +22,7 @@ from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 
 _MARK, _MARK_BYTES = b"ARROW1", 8  # of a file, padded
+_NEXT = b"\xff\xff\xff\xff"  # begins a stream
 
 
 def read_arrow(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
@@ -59,6 +60,10 @@ class _Batches:
     def __init__(self, stream: Expanded) -> None:
         self.stream = _Counted(stream)
         self.columns: list[str] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Read the head of a stream or a file."""
         self.is_file = self.stream.peek(len(_MARK)).startswith(_MARK)
         if self.is_file:
             self.stream.read(_MARK_BYTES)
@@ -76,7 +81,8 @@ class _Batches:
                 batch = self.reader.read_next_batch()
                 batch.validate(full=True)  # offsets that point outside would be read as they are
             except StopIteration:
-                return self.check_end()
+                if not self.another_begins():
+                    return
             except BROKEN as error:
                 refusal = self.refusal(error)
                 if refusal.reason == "truncated" or self.stream.passed == at:
@@ -86,7 +92,7 @@ class _Batches:
                 yield self.rows(batch)
 
     def rows(self, batch: pa.RecordBatch) -> Iterator[object]:
-        chosen = batch.select(self.columns)
+        chosen = batch.select([name for name in self.columns if name in batch.schema.names])
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield from chosen.slice(start, BATCH_ROWS).to_pylist()
 
@@ -98,13 +104,24 @@ class _Batches:
         reason = "damaged" if self.stream.peek(1) else "truncated"  # behind the last batch stands a mark of the end
         return Refusal(reason, f"no sound Arrow: {one_line(error)}", self.stream.passed)
 
-    def check_end(self) -> None:
-        """Read what stands behind the last batch: of a file the index and a mark, else it was cut there."""
-        end = b""
-        while data := self.stream.read(1 << 16):
-            end = (end + data)[-len(_MARK) :]
-        if self.is_file and end != _MARK:
-            raise Unreadable(Refusal("truncated", "the file ends without its index: get it again", self.stream.passed))
+    def another_begins(self) -> bool:
+        """Pass over what stands behind the last batch, of a file the index and a mark; True where another stream follows it.
+
+        Raises:
+            Unreadable: the file was cut there, or something else follows.
+        """
+        if self.is_file:
+            end = b""
+            while data := self.stream.read(1 << 16):
+                end = (end + data)[-len(_MARK) :]
+            if end != _MARK:
+                raise Unreadable(Refusal("truncated", "the file ends without its index: get it again", self.stream.passed))
+        elif rest := self.stream.peek(len(_NEXT)):
+            if not rest.startswith(_NEXT):
+                raise Unreadable(Refusal("damaged", "no Arrow behind the end of a stream", self.stream.passed))
+            self.begin()
+            return True
+        return False
 
 
 class _Counted(io.BufferedReader):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -25,6 +26,7 @@ from pipeline_lib.sources.source_file import SourceFile
 
 _ROWS_TRIED = 50
 _ROW_PER_TEXT = 2
+_SEPARATOR = re.compile(r"\ufeff?\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
 _NO_DELIMITER = "\x1f"  # of a table of one column, whose commas are its text's
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _Row = list[str] | Refusal
@@ -60,10 +62,14 @@ def _numbered(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, objec
     options = CsvOptions.model_validate(file.options)
     head = read_head(file.place, limits)
     encoding = options.encoding or ("utf-16" if head.startswith(_UTF16) else "utf-8-sig")
-    delimiter = options.delimiter or _delimiter(head_text(head), file.path)
+    lines = list(io.StringIO(head_text(head), newline=""))
+    before, named = _before_header(lines)
+    delimiter = options.delimiter or named or _delimiter(lines[before:], len(head) < HEAD_BYTES // 2, file.path)
     with open_expanded(file.place, limits) as stream:
         try:
             text = io.TextIOWrapper(io.BufferedReader(stream), encoding, _errors(encoding), newline="")
+            for _ in range(before):
+                text.readline()
             rows = _Rows(text, delimiter, limits.record_bytes(_ROW_PER_TEXT))
             header = list(options.columns) or rows.header()
             if isinstance(header, Refusal):
@@ -88,10 +94,23 @@ def _record(header: list[str], row: _Row) -> object:
     return dict(zip(header, row, strict=True))
 
 
-def _delimiter(head: str, path: str) -> str:
-    """The delimiter under which the first rows have the same number of columns, the most of them."""
-    lines = list(io.StringIO(head, newline=""))
-    if len(head) >= HEAD_BYTES // 2:
+def _before_header(lines: list[str]) -> tuple[int, str]:
+    """Number of lines before the header, and the delimiter that they name: what Excel writes (`sep=;`), and comments."""
+    if lines and (named := _SEPARATOR.fullmatch(lines[0])):
+        return 1, named.group(1)
+    count = next((at for at, line in enumerate(lines) if not line.startswith("#")), 0)
+    more_columns = count and any(lines[count].count(sign) > lines[count - 1].count(sign) for sign in DELIMITERS)
+    return (count, "") if more_columns else (0, "")  # else that line is the header: #id,text
+
+
+def _delimiter(lines: list[str], whole: bool, path: str) -> str:
+    """The delimiter under which the first rows have the same number of columns, the most of them.
+
+    Args:
+        lines: the first ones of the file, from its header on.
+        whole: they are all.
+    """
+    if not whole:
         lines = lines[:-1]
     best, most = "\t" if ".tsv" in path.lower() or ".tab" in path.lower() else _NO_DELIMITER, 0.0
     for delimiter in DELIMITERS:

@@ -58,6 +58,7 @@ class SmallObjects:
         self.store.loose_object_size_limit = max_bytes + _HEAD_BYTES
         self.packs = self.store.packs
         self.max_bytes = max_bytes
+        self.name_bytes = self.store.object_format.hash_func().digest_size  # 20 of SHA-1, 32 of SHA-256
 
     def __getitem__(self, sha: ObjectID) -> ShaFile:
         """The object of that name.
@@ -78,7 +79,7 @@ class SmallObjects:
 
         with Path(pack.data.path).open("rb") as stream:
             for _ in range(_MAX_CHAIN):
-                kind, base, sizes = _entry(stream, offset)
+                kind, base, sizes = _entry(stream, offset, self.name_bytes)
                 if max(sizes) > self.max_bytes:
                     raise ObjectTooLargeError(f"an object of {max(sizes)} bytes, at most {self.max_bytes} are read")
                 if isinstance(base, bytes):
@@ -90,7 +91,7 @@ class SmallObjects:
         raise ObjectTooLargeError(f"a chain of more than {_MAX_CHAIN} deltas")
 
 
-def _entry(stream: BinaryIO, offset: int) -> tuple[int, int | bytes, tuple[int, ...]]:
+def _entry(stream: BinaryIO, offset: int, name_bytes: int) -> tuple[int, int | bytes, tuple[int, ...]]:
     """Its kind, its base (distance or name), and every length that it states."""
     stream.seek(offset)
     head = stream.read(_HEAD_BYTES)
@@ -100,7 +101,7 @@ def _entry(stream: BinaryIO, offset: int) -> tuple[int, int | bytes, tuple[int, 
         base, at = _distance(head, at)
         return kind, base, (size, *_delta_sizes(head[at:]))
     if kind == _REF_DELTA:
-        return kind, head[at : at + 20], (size, *_delta_sizes(head[at + 20 :]))
+        return kind, head[at : at + name_bytes], (size, *_delta_sizes(head[at + name_bytes :]))
     return kind, 0, (size,)
 
 

@@ -225,8 +225,10 @@ class _Export:
             self.begin()
             rest = end = b""
             while data := self.more(stream):
-                if not self.read and _LATIN.match(data):
-                    self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
+                if not self.read:
+                    data = data.lstrip(b" \t\r\n")  # an XML declaration stands at the very beginning or nowhere
+                    if _LATIN.match(data):
+                        self.root = b'<?xml version="1.0" encoding="iso-8859-1"?><mediawiki>'
                 data = rest + data
                 at = data.rfind(b"<", -_MARK_BYTES)  # a mark may lie on both sides of this bound
                 begun = at > 0 and any(mark.startswith(data[at:]) for mark in (b"<page", _END))

@@ -24,11 +24,14 @@ BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, Overflow
 def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]:
     """Every row, in order; a row group that cannot be read is refused with its first row as offset, the others are read.
 
-    Refusals: those of `Records`. Of the file: damaged, no_text_column, expansion_limit.
+    Refusals: those of `Records`. Of the file: damaged, no_text_column, expansion_limit,
+    nested_compression (Parquet is compressed inside, and read from its end).
     """
     records = Records(file, limits)
     try:
         with open_expanded(file.place, limits) as stream:
+            if stream.codec != "plain":
+                raise Unreadable(Refusal("nested_compression", f"Parquet inside {stream.codec}: decompress it once"))
             try:
                 table = pq.ParquetFile(stream.raw, page_checksum_verification=True, buffer_size=_BUFFER_BYTES)
                 rows = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]

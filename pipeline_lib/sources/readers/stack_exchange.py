@@ -5,6 +5,7 @@ A row is one element with attributes alone, so that each is parsed by itself: a 
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ _READ_BYTES = 1 << 16
 _ROW_PER_TEXT = 8  # a row holds HTML, escaped again
 _MOST_HELD = 10_000
 _CUT = re.compile(rb"<row[\s/]")
+_END_BYTES = 64  # hold a cut mark, or the end of a list without rows
+_EMPTY = re.compile(rb"(?:</\w+|<\w+\s*/)>\s*\Z")
 _TEXTS = {"Body": "html", "Text": "plain"}  # of posts; of comments and of the history of posts
 # the licence of what was written before a day, https://stackoverflow.com/help/licensing; rows of newer dumps say theirs
 _LICENCES = (("2011-04-08", "CC-BY-SA-2.5"), ("2018-05-02", "CC-BY-SA-3.0"), ("9999", "CC-BY-SA-4.0"))
@@ -34,7 +37,7 @@ def read_stack_exchange(file: SourceFile, limits: ReadLimits) -> Iterator[Source
     """Every post or comment, in order; one that is deleted or was never filled is an empty text.
 
     Refusals: bad_row, file_too_large, html_depth, and those of decoding. Of the file: no_text_column (users, votes and the
-    like), truncated, and those of reading.
+    like), no_rows, bad_encoding, truncated, and those of reading.
     """
     held: list[SourceRecord] = []  # until a row has a text: where none has, the file is another table
     names: list[str] = []
@@ -65,13 +68,14 @@ def read_stack_exchange(file: SourceFile, limits: ReadLimits) -> Iterator[Source
 
 def _rows(stream: io.RawIOBase, most: int) -> Iterator[bytes | Refusal]:
     """The bytes of each row; of the last one only where the list is closed behind it."""
-    held = b""
-    while data := stream.read(_READ_BYTES):
+    held, seen = b"", False
+    for data in _utf8(stream):
         held += data
+        seen = seen or _CUT.search(held) is not None
         starts = [found.start() for found in _CUT.finditer(held)]
         for start, end in pairwise(starts):
             yield held[start:end]
-        held = held[starts[-1] :] if starts else held[-len(b"<row ") :]
+        held = held[starts[-1] :] if starts else held[-_END_BYTES:]
         if len(held) > most:
             yield Refusal("file_too_large", f"a row of more than {most} bytes")
             held = b""
@@ -79,6 +83,22 @@ def _rows(stream: io.RawIOBase, most: int) -> Iterator[bytes | Refusal]:
         if b"</" not in held:
             raise Unreadable(Refusal("truncated", "the list of rows has no end: get the file again"))
         yield held
+    elif not seen and held and not _EMPTY.search(held):
+        raise Unreadable(Refusal("no_rows", "no <row> in it, and no empty list of them: no dump of Stack Exchange"))
+
+
+def _utf8(stream: io.RawIOBase) -> Iterator[bytes]:
+    """The bytes piece by piece; of UTF-16, by its byte order mark, as UTF-8."""
+    decoder: codecs.IncrementalDecoder | None = None
+    at = 0
+    while data := stream.read(_READ_BYTES):
+        if not at and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            decoder = codecs.getincrementaldecoder("utf-16")()
+        at += len(data)
+        try:
+            yield decoder.decode(data).encode() if decoder else data
+        except UnicodeError as error:
+            raise Unreadable(Refusal("bad_encoding", f"no UTF-16: {ascii(str(error))[:200]}", at)) from error
 
 
 def _fields(row: bytes) -> dict[str, str] | Refusal:

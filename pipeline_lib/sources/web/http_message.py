@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from pipeline_lib.sources.safe_open import Refusal
 
-_HEAD_BYTES = 64 * 1024
 _HEAD_END = re.compile(rb"\r?\n[ \t]*\r?\n|\n(?=<)")  # an empty line; without one, the first line of markup
 _STATUS = re.compile(rb"(?i)\s*(?:HTTP|H|ICY)[ /0-9.]*?[ \t]+(\d{3})(?!\d)")
 _FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
@@ -64,7 +63,7 @@ def parse_http(block: bytes) -> HttpMessage:
     if block[:64].lstrip().startswith(b"<"):
         return HttpMessage(200, {}, block)
     for _ in range(_MOST_ANSWERS):
-        end = _HEAD_END.search(block, 0, _HEAD_BYTES)
+        end = _HEAD_END.search(block)
         head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
         if not (body.startswith(b"HTTP/") and _STATUS.match(body)):
             break

@@ -86,3 +86,15 @@ def test_what_is_wrong_with_a_file_is_told(write: Write, asked: str, files: dict
         preset(asked)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_embedding_model_starts_with_rates_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text("[]")
+    found = preset("demo", init=str(tmp_path), n_weights=22_000_000).train
+    assert found == preset("demo", init="a/b", n_weights=22_000_000, embeds=True).train
+    language_model = preset("demo", init="a/b", n_weights=22_000_000).train
+    assert found.learning_rate == 5e-5 < language_model.learning_rate
+    assert found.model_copy(update={"learning_rate": language_model.learning_rate}) == language_model
+    assert preset("demo", init="a/b", n_weights=7_000_000_000, embeds=True).train.learning_rate == 2e-5
+    set_by_hand = parse_set([f"model.init={tmp_path}", "train.learning_rate=1e-4"])
+    assert preset("demo", layers=[set_by_hand]).train.learning_rate == 1e-4

@@ -199,7 +199,7 @@ def test_hash_functions_are_independent(size: int) -> None:
 
 def test_only_where_near_duplicates_go_do_signatures_name_the_work() -> None:
     assert "signatures" not in NearDuplicatesConfig().key_fields()
-    assert CurateConfig(near=NearDuplicatesConfig(threshold=0.8)).key_fields()["near"]["signatures"] == 3
+    assert CurateConfig(near=NearDuplicatesConfig(threshold=0.8)).key_fields()["near"]["signatures"] == 4
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:

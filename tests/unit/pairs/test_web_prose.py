@@ -52,6 +52,11 @@ def test_pages_without_prose_give_no_text(name: str) -> None:
         ("This is a sentence of more than eight words that was\ncut at a\nwidth, as mail is.\nNo more.", [0, 1, 2, 3]),
         ("Thanks a lot.\n\nThis is a sentence of more than eight words, is it not?", [0, 2]),
         ("Thanks a lot.\n\nLog in\n\nMany happy returns.", []),
+        # a line that was not cut where its next word fits: a title above a sentence
+        ("Great offers on all kinds of Running Shoes and Bikes\nThis is a sentence of more than eight words, is it not?\n"
+         "Only the longest of all lines of a block tells what width the text was cut at, and so this one is long.", [1, 2]),
+        ("Whoever wrote this line has set it at about sixty characters\nAnd so the next one begins with a capital, as in"
+         " a name, or\nin verse.", [0, 1, 2]),
         ("## Menu\n- One\n- Two\n## Text\nThis is a sentence of more than eight words, is it not?\n## End", [3, 4]),
         ("- The first point of the list is a sentence that says something.\n- Short one", [0]),
         ("```\nx = 1\n```", [0, 1, 2]),

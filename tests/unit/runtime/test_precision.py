@@ -12,49 +12,40 @@ from pipeline_lib.config.presets import describe, preset
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime import machine
-from pipeline_lib.runtime.machine import resolve_precision
+from pipeline_lib.runtime.machine import Devices, resolve_precision
 
 LARGE, DEMO, NARROW = (2, 256), (1, 512), (12, 128)
 
 
 @pytest.fixture
 def hardware(monkeypatch: pytest.MonkeyPatch):
-    def of(flags: str = "", gpu: float = 0.0, visible: tuple[str, ...] = ("0",)) -> None:
+    def of(flags: str = "", gpu: float = 0.0) -> None:
+        devices = Devices("cuda", 2, 10**9, "a GPU", gpu) if gpu else Devices("cpu", 1, 10**9)
         monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags.split()))
-        monkeypatch.setattr(machine, "has_gpu", lambda: gpu > 0)
-        monkeypatch.setattr(machine, "visible_gpus", lambda: list(visible))
-        monkeypatch.setattr(machine.metadata, "version", lambda _: "2.13.0+cu128")
-        monkeypatch.setattr(machine, "gpu_capability", lambda: gpu)
+        monkeypatch.setattr(machine, "find_devices", lambda: devices)
 
     return of
 
 
 @pytest.mark.parametrize(
-    ("flags", "gpu", "visible", "sizes", "expected"),
+    ("flags", "gpu", "sizes", "expected"),
     [
-        ("avx512f avx512_bf16", 0.0, (), LARGE, "bfloat16"),
-        ("amx_bf16", 0.0, (), LARGE, "bfloat16"),
-        ("bf16", 0.0, (), LARGE, "bfloat16"),
-        ("avx512f", 0.0, (), LARGE, "float32"),
-        ("avx512_bf16", 0.0, (), DEMO, "float32"),
-        ("avx512_bf16", 0.0, (), NARROW, "float32"),
-        ("", 9.0, ("0",), DEMO, "bfloat16"),
-        ("", 8.0, ("0", "1"), LARGE, "bfloat16"),
-        ("", 7.5, ("0",), LARGE, "float32"),
-        ("avx512_bf16", 7.5, ("0",), LARGE, "float32"),  # the GPU computes, whatever the processor beside it can
-        ("avx512_bf16", 9.0, (), DEMO, "float32"),  # a GPU that CUDA_VISIBLE_DEVICES hides
+        ("avx512f avx512_bf16", 0.0, LARGE, "bfloat16"),
+        ("amx_bf16", 0.0, LARGE, "bfloat16"),
+        ("bf16", 0.0, LARGE, "bfloat16"),
+        ("avx512f", 0.0, LARGE, "float32"),
+        ("avx512_bf16", 0.0, DEMO, "float32"),
+        ("avx512_bf16", 0.0, NARROW, "float32"),
+        ("", 9.0, DEMO, "bfloat16"),
+        ("", 8.0, LARGE, "bfloat16"),
+        ("", 7.5, LARGE, "float32"),
+        ("avx512_bf16", 7.5, LARGE, "float32"),  # the GPU computes, whatever the processor beside it can
     ],
 )
-def test_auto_is_bfloat16_where_it_is_fast(hardware, flags, gpu, visible, sizes, expected) -> None:
-    hardware(flags, gpu, visible)
+def test_auto_is_bfloat16_where_it_is_fast(hardware, flags, gpu, sizes, expected) -> None:
+    hardware(flags, gpu)
     assert resolve_precision("auto", *sizes) == expected
     assert [resolve_precision(given, *sizes) for given in ("float32", "bfloat16")] == ["float32", "bfloat16"]
-
-
-def test_a_torch_without_cuda_leaves_a_gpu_alone(hardware, monkeypatch: pytest.MonkeyPatch) -> None:
-    hardware("", 9.0)
-    monkeypatch.setattr(machine.metadata, "version", lambda _: "2.13.0+cpu")
-    assert resolve_precision("auto", *LARGE) == "float32"
 
 
 def test_sizes_are_those_of_any_familys_config(tmp_path: Path) -> None:
@@ -87,9 +78,9 @@ def test_presets_whose_figures_are_shown_compute_in_float32_and_a_language_model
 
 def test_a_plan_says_what_auto_comes_to_here(hardware) -> None:
     run = preset("smoke", layers=[{"train": {"precision": "auto"}, "model": {"layers": 4, "width": 256}}])
-    hardware("avx512_bf16", 0.0, ())
+    hardware("avx512_bf16")
     assert "bfloat16 (auto)" in describe(run, "smoke")
-    hardware("", 0.0, ())
+    hardware()
     assert "float32 (auto)" in describe(run, "smoke")
 
 

@@ -22,8 +22,9 @@ from pipeline_lib.export.onnx import write_onnx
 from pipeline_lib.export.self_test import TEXTS, write_self_test
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, SideTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
 from pipeline_lib.tokens.tokenizer import train_bpe
+from pipeline_lib.tokens.tokenizer_files import SideTokenizer
 
 WIDTH, LAYERS, HEADS, POSITIONS = 16, 2, 2, 32
 

@@ -13,6 +13,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -235,3 +236,62 @@ def test_a_7z_without_libarchive_says_what_to_do(tmp_path: Path, monkeypatch: py
     (found,) = read_dump(path, "archive")
     assert isinstance(found.content, Refusal) and found.content.reason == "unsupported_compression"
     assert "apt-get install libarchive13" in found.content.detail
+
+
+# ---- archives one after the other
+
+
+def tarred(name: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = 6
+        archive.addfile(info, io.BytesIO(b"x = 1\n"))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_tar_archives_one_after_the_other_are_all_read(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "both.tar"
+    path.write_bytes(pack(tarred("a.py")) + pack(tarred("b.py")))
+    found = read_dump(path, "archive")
+    assert list(texts(found)) == ["a.py", "b.py"] and reasons(found) == []
+    path.write_bytes(pack(tarred("a.py") + b"something else" * 100))
+    found = read_dump(path, "archive")
+    assert list(texts(found)) == ["a.py"] and reasons(found) in (["damaged"], ["truncated"])
+    path.write_bytes(pack(tarred("a.py") + tarred("b.py")[:1024]))
+    assert list(texts(found := read_dump(path, "archive"))) == ["a.py", "b.py"] and reasons(found) == ["truncated"]
+
+
+class Pipe(io.RawIOBase):
+    """A file that nobody can go back in: zip writes lengths behind the members."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.written += bytes(data)
+        return len(data)
+
+
+def test_a_zip_that_was_written_to_a_pipe_keeps_the_members_before_a_cut(tmp_path: Path) -> None:
+    pipe, sources = Pipe(), {f"m{n}.py": (f"x = {n}\n" * (n * 500)).encode() for n in range(1, 9)}
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in sources.items():
+            archive.writestr(name, content)
+    path, whole = tmp_path / "a.zip", bytes(pipe.written)
+    path.write_bytes(whole)
+    assert list(texts(read_dump(path, "archive"))) == list(sources)
+    directory = whole.index(b"PK\1\2")
+    kept = set()
+    for cut in range(1, len(whole) - 1, 7):
+        path.write_bytes(whole[:cut])
+        found = read_dump(path, "archive")
+        assert all(text.encode() == sources[name] for name, text in texts(found).items())
+        assert reasons(found)[-1] in ("truncated", "damaged")
+        assert len(texts(found)) == 8 or cut < directory
+        kept.add(len(texts(found)))
+    assert kept == set(range(9))

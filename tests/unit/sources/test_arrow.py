@@ -99,3 +99,13 @@ def test_a_data_set_as_it_is_saved_to_disk(tmp_path: Path) -> None:
     (source,) = sources_of(str(tmp_path))
     assert source.reader == "arrow"
     assert [file.path for file in list_source(source)] == [f"{split}/data-00000-of-00001.arrow" for split in ("test", "train")]
+
+
+def test_streams_one_after_the_other_are_all_read(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.arrow", "stream").read_bytes()
+    path = tmp_path / "both.arrow"
+    path.write_bytes(one + one)
+    assert len(texts(read_dump(path, "arrow"))) == 500
+    path.write_bytes(one + b"something else")
+    found = read_dump(path, "arrow")
+    assert len(texts(found)) == 250 and reasons(found) == ["damaged"]

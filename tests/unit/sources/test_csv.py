@@ -91,3 +91,11 @@ def test_without_a_text_column_the_file_says_what_it_has(tmp_path: Path) -> None
     assert isinstance(found[-1].content, Refusal) and found[-1].content.reason == "no_text_column"
     assert "'height', 'width'" in found[-1].content.detail and found[-1].file.path == "a.csv"
     assert read(tmp_path / "a.csv", "") == [] and read(tmp_path / "a.csv", "id,text\n") == []
+
+
+@pytest.mark.parametrize("before", ["sep=;\n", "\ufeffsep=;\r\n", "# made by hand, on Monday\n", "#one\n#two\n"])
+def test_what_stands_before_the_header_is_passed_over(tmp_path: Path, before: str) -> None:
+    table = before + "id,text,by\n1,Some words.,me\n2,More.,me\n".replace(",", ";" if "sep" in before else ",")
+    assert list(texts(read(tmp_path / "a.csv", table)).values()) == ["Some words.", "More."]
+    found = read(tmp_path / "b.csv", "#id,text\n1,Some words.\n")
+    assert list(texts(found).values()) == ["Some words."]

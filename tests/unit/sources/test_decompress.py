@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from dump_files import read_dump, reasons
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,3 +127,11 @@ def test_noise_is_refused_or_read_and_nothing_else(tmp_path_factory: pytest.Temp
     path.write_bytes(data)
     refusal = check_stream(str(path), LIMITS)
     assert refusal is None or refusal.reason in ("truncated", "damaged", "unsupported_compression")
+
+
+def test_what_is_compressed_twice_says_so(tmp_path: Path) -> None:
+    content = b'{"text": "Some prose."}\n' * 200
+    for outer in (gzip.compress, bz2.compress, lzma.compress):
+        for inner in (gzip.compress, bz2.compress, lzma.compress):
+            (tmp_path / "a.jsonl.gz").write_bytes(outer(inner(content)))
+            assert reasons(read_dump(tmp_path / "a.jsonl.gz", "json_lines")) == ["nested_compression"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import stat
+import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from pipeline_lib.sources.dump_files import list_files
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import texts_of
 from pipeline_lib.sources.readers.git import describe_repository, read_repository
-from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.safe_open import Refusal, SourceText
 
 FILES = {b"README.md": b"Hello\n", b"pkg/sums.py": b"total = 1\n", b"pkg/app.rb": b"x = 1\n", b"pkg/logo.png": b"\x89PNG"}
 
@@ -218,3 +220,29 @@ def folder(repository: Repo, files: dict[bytes, bytes]) -> ObjectID:
     for blob in blobs.values():
         repository.object_store.add_object(blob)
     return commit_tree(repository.object_store, [(path, blob.id, 0o100644) for path, blob in blobs.items()])
+
+
+@pytest.mark.parametrize("kind", ["sha1", "sha256"])
+def test_deltas_by_name_in_packs_of_either_hash(tmp_path: Path, kind: str) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git writes the pack, and is not here")
+    place = tmp_path / "repository"
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(place), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    place.mkdir()
+    git("init", "-q", f"--object-format={kind}")
+    for number in range(4):
+        for name in range(20):
+            lines = [f"x = {line}\n" for line in range(300)]
+            (place / f"m{name}.py").write_text("".join([*lines, f"y = {number * (name == 1)}\n"]))
+        git("add", "-A")
+        git("commit", "-q", "-m", str(number))
+    git("-c", "repack.useDeltaBaseOffset=false", "repack", "-adfq")
+    for number, revision in enumerate(reversed(git("rev-list", "HEAD").split())):
+        found = list(texts_of(describe_repository(str(place), "s", revision), SourceConfig()))
+        assert len(found) == 20 and not [item for item in found if isinstance(item.content, Refusal)]
+        (changed,) = (item.content for item in found if item.file.path.endswith("!m1.py"))
+        assert isinstance(changed, SourceText) and changed.text.endswith(f"y = {number}\n")

@@ -233,3 +233,10 @@ def test_exports_one_after_the_other_are_read_without_a_loss(
     assert reasons(read_dump(path, "mediawiki"))[-1:] in (["truncated"], ["xml_damaged"])
     path.write_bytes(parts[0] + b" and something else")
     assert reasons(read_dump(path, "mediawiki")) == ["xml_damaged"]
+
+
+def test_empty_lines_before_an_export_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(b"\n \r\n" + export(*FIFTY))
+    found = read_dump(path, "mediawiki")
+    assert len(texts(found)) == 50 and reasons(found) == []

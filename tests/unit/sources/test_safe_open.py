@@ -37,7 +37,9 @@ def test_text_comes_out_with_folded_newlines_and_no_mark(data: bytes, text: str)
     ("data", "reason", "offset"),
     [
         (b"a\0b", "nul_byte", 1),
-        ("text".encode("utf-16"), "nul_byte", 3),
+        ("text".encode("utf-16-le"), "nul_byte", 1),
+        ("text".encode("utf-16")[:-1], "nul_byte", 3),
+        ("text".encode("utf-32"), "nul_byte", 0),
         (b"s = '\xe9'\n", "not_utf8", 5),
         (b"# coding: no-such-codec\ns = '\xe9'\n", "not_utf8", 29),
         (b"# coding: ascii\ns = '\xe9'\n", "not_utf8", 21),
@@ -49,6 +51,12 @@ def test_what_is_no_text_is_refused_with_its_place(data: bytes, reason: str, off
     got = decode(data, python=True)
     assert isinstance(got, Refusal)
     assert (got.reason, got.offset) == (reason, offset)
+
+
+@pytest.mark.parametrize("mark", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_read_where_its_mark_says_so(mark: str) -> None:
+    got = decode("\ufeffé = 世界\r\n".encode(mark))
+    assert isinstance(got, SourceText) and (got.text, got.data) == ("é = 世界\n", "é = 世界\n".encode())
 
 
 def test_prose_declares_no_encoding() -> None:

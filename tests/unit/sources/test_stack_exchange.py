@@ -88,3 +88,14 @@ def test_entities_are_never_expanded(tmp_path: Path) -> None:
     path.write_bytes(b'<!DOCTYPE p [<!ENTITY a "boom">]><posts><row Id="1" Body="&a;" /><row Id="2" Body="fine" /></posts>')
     found = read_dump(path, "stack_exchange")
     assert list(texts(found).values()) == ["fine"] and reasons(found) == ["bad_row"]
+
+
+def test_a_dump_in_utf16_and_a_file_without_rows(tmp_path: Path) -> None:
+    rows = "".join(f'  <row Id="{i}" Body="&lt;p&gt;Some prose é {i}.&lt;/p&gt;" />\n' for i in range(2_000))
+    path = tmp_path / "Posts.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="utf-16"?>\n<posts>\n{rows}</posts>'.encode("utf-16"))
+    found = read_dump(path, "stack_exchange")
+    assert len(texts(found)) == 2_000 and reasons(found) == []
+    for content, wanted in ((b"<posts>\n</posts>\n", []), (b"<posts/>", []), (b"Not a dump at all.", ["no_rows"])):
+        path.write_bytes(content)
+        assert reasons(read_dump(path, "stack_exchange")) == wanted

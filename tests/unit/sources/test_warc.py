@@ -271,3 +271,17 @@ def test_a_page_in_utf_8_is_read_so_whatever_its_header_says() -> None:
     assert decode_page(cut, "utf-8") == cut[:-1].decode()
     damaged = decode_page(words.encode() * 30 + b"\xff" + words.encode(), "utf-8")
     assert isinstance(damaged, str) and damaged.count("\ufffd") == 1 and "Brücke" in damaged
+
+
+def test_long_headers_are_read(tmp_path: Path) -> None:
+    """Such as of sites that set a cookie for each visit."""
+    cookies = http("rain").replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nSet-Cookie: " + b"a" * 100_000 + b"\r\n", 1)
+    path = tmp_path / "a.warc"
+    path.write_bytes(
+        warc_record("response", cookies, **{"WARC-Target-URI": "http://a.org/1"})
+        + warc_record("response", http("snow"), **{"WARC-Target-URI": "http://a.org/2", "X-Long": "b" * 100_000})
+    )
+    found = read_dump(path, "warc")
+    assert ["rain" in text or "snow" in text for text in texts(found).values()] == [True, True] and reasons(found) == []
+    lost = read_dump(path, "warc", ReadLimits(max_header_bytes=50_000))
+    assert len(texts(lost)) == 1 and reasons(lost) == ["no_warc_header"]

@@ -79,13 +79,13 @@ class Built:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lm")
-    Encoder.build(ModelConfig(**SIZES), VOCABULARY, seed=1).save(folder)  # type: ignore[arg-type]
+    Encoder.build(ModelConfig(**SIZES), VOCABULARY, seed=1).save(folder)
     return folder
 
 
 @pytest.mark.parametrize("start", ["random", "given"])
 def test_no_process_holds_a_sharded_model_whole(tmp_path: Path, folder: Path, start: str) -> None:
-    config = ModelConfig(**SIZES, init=str(folder) if start == "given" else "")  # type: ignore[arg-type]
+    config = ModelConfig(**SIZES, init=str(folder) if start == "given" else "")
     found = run_ranks(2, Built(config, tmp_path / "model.safetensors", "outline"))
     for rank in found:
         assert rank["held"] < 0.55 * WHOLE_BYTES
@@ -101,7 +101,7 @@ def test_no_process_holds_a_sharded_model_whole(tmp_path: Path, folder: Path, st
 
 
 def test_the_measure_sees_a_model_that_is_built_whole(tmp_path: Path, folder: Path) -> None:
-    found = run_ranks(2, Built(ModelConfig(**SIZES, init=str(folder)), tmp_path / "model.safetensors", "whole"))  # type: ignore[arg-type]
+    found = run_ranks(2, Built(ModelConfig(**SIZES, init=str(folder)), tmp_path / "model.safetensors", "whole"))
     assert all(rank["building"] > 1.2 * WHOLE_BYTES for rank in found)
 
 
@@ -122,7 +122,7 @@ class Tied:
         ids = torch.arange(12).reshape(2, 6)
         loss = model(ids, labels=ids, use_cache=False).loss
         loss.backward()
-        norm = float(whole(model.get_input_embeddings().weight.grad).norm())  # type: ignore[arg-type]
+        norm = float(whole(model.get_input_embeddings().weight.grad).norm())
         return [tied, model.lm_head.weight is model.get_input_embeddings().weight, float(loss.detach()), norm]
 
 
@@ -173,7 +173,7 @@ def test_two_sharded_processes_take_the_step_of_one(tmp_path: Path, stage: str) 
 
 
 def test_auto_model_loads_what_is_written(tmp_path: Path, folder: Path) -> None:
-    config = ModelConfig(**{**SIZES, "layers": 1}, init="")  # type: ignore[arg-type]
+    config = ModelConfig(**{**SIZES, "layers": 1}, init="")
     encoder = Encoder.build(config, VOCABULARY, seed=3)
     encoder.save(tmp_path, {})
     assert not (tmp_path / "model.safetensors").exists()

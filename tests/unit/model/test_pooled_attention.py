@@ -7,8 +7,8 @@ import torch
 from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from pipeline_lib.model import fast_gpt2
-from pipeline_lib.model.fast_gpt2 import attend_pooled
+from pipeline_lib.model import pooled_attention
+from pipeline_lib.model.pooled_attention import attend_pooled
 
 
 def make_block(dtype: torch.dtype = torch.float64) -> GPT2Block:
@@ -28,11 +28,11 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tens
 # one row a tile, two, and all of them: a row holds 5 x 8 float64
 @pytest.mark.parametrize("tile_bytes", [1, 2 * 5 * 8 * 8, 1 << 22])
 def test_gradcheck_of_states_and_weights(tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_gpt2, "CPU_TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(pooled_attention, "CPU_TILE_BYTES", tile_bytes)
     block, (hidden_BLD, lengths_B) = make_block(), inputs()
     weights = (block.ln_1.weight, block.ln_1.bias, block.attn.c_attn.weight, block.attn.c_attn.bias)
-    shape = fast_gpt2.Shape(2, block.attn.scaling, block.ln_1.eps)
-    function = fast_gpt2._PooledAttention.apply
+    shape = pooled_attention.Shape(2, block.attn.scaling, block.ln_1.eps)
+    function = pooled_attention._PooledAttention.apply
     assert torch.autograd.gradcheck(lambda *leaves: function(*leaves, lengths_B, shape), (hidden_BLD, *weights))
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model import fast_gpt2 as packed_attention
+from pipeline_lib.model import attention
+from pipeline_lib.model.attention import Layout, attend, attend_rows, kernel_obstacle, takes_kernel
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.fast_gpt2 import Layout, attend, kernel_obstacle, takes_kernel
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches, embed_ids, in_input_order, padding_share
@@ -117,17 +117,58 @@ def test_attention_stays_inside_its_own_sequence() -> None:
     assert layout.positions_T.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4]
     assert layout.cu_lengths.tolist() == [0, 3, 6, 11] and layout.cu_lengths.dtype == torch.int32
     q, k, v = torch.randn(3, 11, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
-    out = attend(q, k, v, layout.cu_lengths, layout.max_length, 0.5)
+    out = attend(q, k, v, layout, 0.5)
     v[4] += 1.0  # the second sequence's second token
-    moved = (attend(q, k, v, layout.cu_lengths, layout.max_length, 0.5) - out).abs().amax(dim=(1, 2)) > 0
+    moved = (attend(q, k, v, layout, 0.5) - out).abs().amax(dim=(1, 2)) > 0
     assert moved.tolist() == [False] * 4 + [True] * 2 + [False] * 5
 
 
 def test_last_queries_see_what_they_see_among_all() -> None:
     layout = Layout.of(torch.tensor([3, 1, 5]))
     q, k, v = torch.randn(3, 9, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
-    all_THE = attend(q, k, v, layout.cu_lengths, 5, 0.5)
-    torch.testing.assert_close(attend(q[layout.last_tokens()], k, v, layout.cu_lengths, 5, 0.5), all_THE[layout.last_tokens()])
+    all_THE = attend(q, k, v, layout, 0.5)
+    torch.testing.assert_close(attend(q[layout.last_B], k, v, layout, 0.5), all_THE[layout.last_B])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.booleans(), st.sampled_from([1, 2, 4]))
+def test_buckets_hold_each_sequence_once_with_little_padding(lengths: list[int], ascending: bool, groups: int) -> None:
+    lengths = sorted(lengths) if ascending else lengths
+    layout = Layout.of(torch.tensor(lengths))
+    assert [row for bucket in layout.buckets for row in range(bucket.begin, bucket.end)] == [*range(len(lengths))]
+    for bucket in layout.buckets:
+        real, padded = sum(lengths[bucket.begin : bucket.end]), bucket.longest * (bucket.end - bucket.begin)
+        assert padded - real <= attention.MOST_PADDING * padded
+    generator = torch.Generator().manual_seed(0)
+    n_tokens = sum(lengths)
+    leaves = [
+        torch.randn(n_tokens, h, 8, dtype=torch.float64, generator=generator).requires_grad_() for h in (4, groups, groups)
+    ]
+    alone = [
+        attend_rows(*(part[None] for part in row), 0.5)[0]
+        for row in zip(*(leaf.split(lengths) for leaf in leaves), strict=True)
+    ]
+    weights = torch.randn(n_tokens, 4, 8, dtype=torch.float64, generator=generator)
+    found, expected = attend(*leaves, layout, 0.5), torch.cat(alone)
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad((out * weights).sum(), leaves) for out in (found, expected)]
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradcheck_of_attention_by_products(groups: int, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "KERNEL_TYPES", (torch.float64,))
+    generator = torch.Generator().manual_seed(0)
+    n_queries = 5 if causal else 1
+    shapes = [(3, n_queries, 6, 4), (3, 5, groups, 4), (3, 5, groups, 4)]
+    leaves = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
+    beyond = None if causal else torch.arange(5) >= torch.tensor([[2], [5], [1]])
+    assert attention.takes_products(leaves[0], 5)
+    assert torch.autograd.gradcheck(lambda *qkv: attend_rows(*qkv, 0.5, beyond, causal), leaves)
+    by_products = attend_rows(*leaves, 0.5, beyond, causal)
+    monkeypatch.setattr(attention, "KERNEL_TYPES", ())
+    torch.testing.assert_close(by_products, attend_rows(*leaves, 0.5, beyond, causal))
 
 
 def test_embedding_of_texts_is_the_same_packed() -> None:
@@ -153,9 +194,10 @@ def test_the_kernel_is_for_gpus_in_16_bits_and_heads_that_it_has() -> None:
 @pytest.mark.parametrize("n_queries", [9, 3])
 def test_the_kernel_takes_what_it_is_given_and_has_gradients_of_its_shape(n_queries: int) -> None:
     """On torch's meta device: shapes and types alone; what it computes, tests/gpu asserts."""
-    shapes = [(n_queries, 2, 8), (9, 2, 8), (9, 2, 8)]
+    shapes = [(n_queries, 4, 8), (9, 2, 8), (9, 2, 8)]
     leaves = [torch.empty(shape, dtype=torch.bfloat16, device="meta", requires_grad=True) for shape in shapes]
-    out = packed_attention._by_kernel(*leaves, torch.empty(4, dtype=torch.int32, device="meta"), 5, 0.5)
+    layout = Layout.of(torch.tensor([5, 1, 3]), torch.device("meta"), by_kernel=True)
+    out = attend(*leaves, layout, 0.5)
     assert out.shape == shapes[0] and out.dtype == torch.bfloat16
     assert [grad.shape for grad in torch.autograd.grad(out.sum(), leaves)] == shapes
 
@@ -169,10 +211,10 @@ def test_a_kernel_that_fails_or_errs_is_no_kernel(monkeypatch: pytest.MonkeyPatc
                 raise agreement
             return agreement
 
-        monkeypatch.setattr(packed_attention, "kernel_agreement", found)
+        monkeypatch.setattr(attention, "kernel_agreement", found)
         assert said in kernel_obstacle(gpu, 8 * (index + 1))
     kernel_obstacle.cache_clear()
 
 
-def test_the_probe_agrees_where_both_sides_are_computed_by_runs() -> None:
-    assert packed_attention.kernel_agreement(torch.device("cpu"), 16) >= 0.999
+def test_the_probe_agrees_where_both_sides_are_computed_by_buckets() -> None:
+    assert attention.kernel_agreement(torch.device("cpu"), 16) >= 0.999

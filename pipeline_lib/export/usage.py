@@ -1,0 +1,89 @@
+"""Use of a model that began as one of sentence-transformers, for its card: prompts, pooling and modules are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# pooling to words, and to an expression of the states (B, L, D) and the mask (B, L)
+POOLINGS = {
+    "last": ("the last layer's state at the last token", "states[torch.arange(len(states)), mask.sum(1) - 1]"),
+    "cls": ("the last layer's state at the first token", "states[:, 0]"),
+    "mean": ("the mean of the last layer's states", "(states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)"),
+    "max": (
+        "the maximum of the last layer's states in each dimension",
+        "states.masked_fill(mask[:, :, None] == 0, -torch.inf).max(1).values",
+    ),
+    "mean_sqrt_len_tokens": (
+        "the sum of the last layer's states over the root of their number",
+        "(states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True) ** 0.5",
+    ),
+    "weightedmean": (
+        "the mean of the last layer's states, weighted by their position",
+        "(states * (mask.cumsum(1) * mask)[:, :, None]).sum(1) / (mask.cumsum(1) * mask).sum(1, keepdim=True)",
+    ),
+}
+WITHOUT_WEIGHTS = {"Normalize", "Dropout"}
+
+
+def usage_of_head(figures: Mapping[str, Any]) -> str:
+    """The section on use.
+
+    Args:
+        figures: facts of the export: prompts, pooling, modules, include_prompt, architecture, max_x_tokens.
+    """
+    poolings = figures["pooling"].split("+")
+    vector = ", followed by ".join(POOLINGS[pooling][0] for pooling in poolings)
+    behind = [kind for kind in figures["modules"] if kind not in WITHOUT_WEIGHTS]
+    modules = f", through {' and '.join(behind)}" if behind else ""
+    normalised = "" if "Normalize" in figures["modules"] else " Vectors are not of length 1: compare them by cosines."
+    text = _USAGE.format(before=_before(figures["prompts"]), vector=vector, modules=modules, normalised=normalised)
+    is_plain = len(poolings) == 1 and not behind and not figures["architecture"].endswith("EncoderModel")
+    if not is_plain or (figures["prompts"] and not figures["include_prompt"]):
+        return text
+    prompt, expression = figures["prompts"].get("query", ""), POOLINGS[poolings[0]][1]
+    return text + _TRANSFORMERS.format(prompt=prompt, expression=expression, longest=figures["max_x_tokens"])
+
+
+def _before(prompts: Mapping[str, str]) -> str:
+    if not prompts:
+        return "Queries and documents are embedded as they are, in the special tokens of the tokenizer: pass plain text."
+    said = " and ".join(f"`{prompt!r}` before every {name}" for name, prompt in prompts.items())
+    return f"The model wants {said}; `encode_query` and `encode_document` put it there: pass plain text."
+
+
+_USAGE = """\
+## Use
+
+{before} The embedding is {vector}{modules}.{normalised}
+
+With [sentence-transformers](https://sbert.net); no `trust_remote_code`:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["parse an ISO 8601 date"])
+documents = model.encode_document(["def parse(text):\\n    return datetime.fromisoformat(text)"])
+print(model.similarity(queries, documents))
+```
+"""
+
+_TRANSFORMERS = """
+With transformers alone:
+
+```python
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+folder, prompt = "path/to/this/folder", {prompt!r}  # of a query
+tokenizer = AutoTokenizer.from_pretrained(f"{{folder}}/encoder")
+model = AutoModel.from_pretrained(f"{{folder}}/encoder").eval()
+texts = [prompt + text for text in ["parse an ISO 8601 date", ""]]
+batch = tokenizer(texts, padding=True, truncation=True, max_length={longest}, return_tensors="pt")
+mask = batch["attention_mask"]
+with torch.no_grad():
+    states = model(**batch).last_hidden_state
+vectors = torch.nn.functional.normalize({expression}, dim=-1)
+```
+"""
