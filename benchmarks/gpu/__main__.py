@@ -124,7 +124,8 @@ def _measure(bench: Bench) -> int:
     if bench.device == "cuda" and not torch.cuda.is_available():
         bench.write(state="failed", error="torch finds no GPU here")
         return 1
-    bench.write(state=RUNNING, error="", machine=machine(bench.device))
+    rows = [row for row in bench.read().get("rows", []) if not row.get("exit")]  # what failed is tried again
+    bench.write(state=RUNNING, error="", machine=machine(bench.device), rows=rows)
     begin = time.monotonic()
     try:
         PARTS[bench.part].run(bench)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 WHAT = "what"  # the column that names a row
+MADE_UP = "made_up"  # stage and source of generated pairs
 WARM_UP_STEPS, TIMED_STEPS = 2, 4
 GPT2_300M = {"layers": 24, "width": 1024, "heads": 16, "inner": 4096, "positions": 2048}
 TINY = {"layers": 2, "width": 32, "heads": 2, "inner": 64, "positions": 64}
@@ -166,7 +167,7 @@ def _write_pairs(store: Store, n_pairs: int, lengths: tuple[int, int], held_out:
     from data_contracts.schemas import PAIRS
     from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 
-    stage = Stage(name="made_up", version=1)  # not curation's own, which would ask for more packages
+    stage = Stage(name=MADE_UP, version=1)  # not curation's own, which would ask for more packages
 
     def make(key: str) -> Outcome:
         table = pa.Table.from_pylist(list(_rows(n_pairs + held_out, lengths)), schema=PAIRS).sort_by("id")
@@ -189,7 +190,7 @@ def _rows(n_pairs: int, lengths: tuple[int, int]) -> Iterator[Row]:
     chance = np.random.default_rng(n_pairs)
     words = np.array(["".join(chance.choice(list(LETTERS), chance.integers(3, 9))) for _ in range(WORDS)])
     same = {"kind": "code", "view": "docstring", "line": 1, "language": "en", "licence": None, "generation": 0}
-    same |= dict.fromkeys(("document_id", "source", "group", "path", "name"), "made_up")
+    same |= dict.fromkeys(("document_id", "source", "group", "path", "name"), MADE_UP)
     for number in range(n_pairs):
         of_x = words[chance.zipf(1.3, lengths[0]) % WORDS]
         of_y = np.concatenate([chance.permutation(of_x)[: len(of_x) // 2], words[chance.zipf(1.3, lengths[1]) % WORDS]])

@@ -129,7 +129,7 @@ def _corpus(bench: Bench, lengths: tuple[int, int]) -> Corpus:
 
 
 def _kernel(head_width: int) -> Row:
-    from pipeline_lib.model.fast_gpt2 import kernel_agreement, kernel_obstacle
+    from pipeline_lib.model.attention import kernel_agreement, kernel_obstacle
 
     device = _cuda()
     return {"cosine": kernel_agreement(device, head_width), "obstacle": kernel_obstacle(device, head_width) or "none"}

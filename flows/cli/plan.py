@@ -46,17 +46,13 @@ def plan_run(
     from flows.cli.terminal import read_params
     from flows.params import RunParams
     from flows.settings import configure
-    from pipeline_lib.config.model import HUB_MODELS
     from pipeline_lib.train.plan import HERE, Terms, describe_plan, plan
 
     params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
     asked: dict[str, object] = {"train.checkpoint_activations": True} if checkpoint_activations else {}
     if gpus is not None and gpu == HERE:
         asked["train.gpus"] = gpus
-    resolved = configure(preset, [*params.layers(), asked])
-    if resolved.model.init not in HUB_MODELS:
-        start = _folder_of(resolved)
-        resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"init": start})})
+    resolved = _with_start(configure(preset, [*params.layers(), asked]))
     if batch_size:
         resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
     found = plan(resolved, Terms(1 if gpus is None else gpus, gpu, price or 0.0, utilisation))
@@ -76,19 +72,17 @@ def plan_run(
     typer.echo(json.dumps(found) if as_json else "\n".join(lines))
 
 
-def _folder_of(config: RunConfig) -> str:
-    """The folder of a start: a finished run's checkpoint, a folder, or a hub model's in the cache.
-
-    Raises:
-        UserError: there is none, or it has fewer blocks than are to be kept.
-    """
+def _with_start(config: RunConfig) -> RunConfig:
+    """The configuration with the folder of its start in place; one whose sizes are known by name stays as it is."""
     from flows.runs import find_checkpoint, open_store
+    from pipeline_lib.config.model import HUB_MODELS
     from pipeline_lib.model.checkpoint import check_kept_layers, find_start
 
-    checkpoint = find_checkpoint(open_store(), config.model.init)
-    if checkpoint:
-        return str(checkpoint.folder)
-    start = find_start(config.model.init)
-    if not config.pretrain.steps:
+    init = config.model.init
+    if init in HUB_MODELS:
+        return config
+    checkpoint = find_checkpoint(open_store(), init)
+    start = str(checkpoint.folder) if checkpoint else find_start(init)
+    if not (checkpoint or config.pretrain.steps):
         check_kept_layers(start, config.model.keep_layers)
-    return start
+    return config.model_copy(update={"model": config.model.model_copy(update={"init": start})})

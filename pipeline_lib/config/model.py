@@ -19,13 +19,18 @@ from pipeline_lib.errors import UserError
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
 
 # bytes that a layer keeps of a token until backward, by a unit of (width, queries and keys, feed-forward width): in float32,
-# and with products in bfloat16. Counted from the tensors that autograd saves in the models' own forward; a model without a
-# line here keeps what Llama does
-KEPT_BYTES = {
+# and with products in bfloat16. Counted from the tensors that autograd saves; a model without a line keeps what Llama does
+LEAN_BYTES = {  # in the forward of model/decoder.py
+    "gpt2": ((32, 0, 8), (20, 0, 4)),
+    "gpt_neox": ((36, 0, 8), (24, 0, 4)),
+    "llama": ((24, 12, 16), (20, 9, 8)),
+    "qwen3": ((24, 16, 16), (20, 17, 8)),  # norms of queries and keys
+}
+OWN_BYTES = {  # in the model's own, which cut weights and language models take
     "gpt2": ((32, 0, 8), (20, 0, 4)),
     "gpt_neox": ((40, 0, 8), (22, 0, 4)),
     "llama": ((24, 8, 16), (26, 4, 8)),
-    "qwen3": ((24, 16, 16), (26, 10, 8)),  # norms of queries and keys
+    "qwen3": ((24, 16, 16), (26, 10, 8)),
 }
 
 _PYTHIA = {"model_type": "gpt_neox", "vocab_size": 50_304, "max_position_embeddings": 2048}
@@ -173,6 +178,8 @@ class Shape:
             checkpointed: a layer keeps its input alone, and is computed again, one at a time (`backward_bytes`).
         """
         ends = 4 * 4 * self.width  # the look-up and its gradient, the last layer's input and its gradient
+        if self.fused and self.gated:  # and its keys and values, and what its norm keeps
+            ends += 4 * (2 * self.width + 2 * self.keys)
         layers = self.layers - 1 if self.fused else self.layers  # the fused forward's last one keeps next to nothing
         a_layer = self.layer_bytes(low)
         return tokens * (layers * (min(4 * self.width, a_layer) if checkpointed else a_layer) + ends)
@@ -186,7 +193,8 @@ class Shape:
 
     def layer_bytes(self, low: bool) -> int:
         """Bytes that a layer keeps of one token until backward."""
-        width, heads, inner = KEPT_BYTES.get(self.family, KEPT_BYTES["llama"])[low]
+        table = LEAN_BYTES if self.fused else OWN_BYTES
+        width, heads, inner = table.get(self.family, table["llama"])[low]
         return width * self.width + heads * (self.queries + self.keys) + inner * self.inner
 
 
@@ -197,7 +205,8 @@ def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
     width, inner, heads = (fields[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
-    sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"], "family": fields["model_type"]}
+    sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"]}
+    sizes |= {"family": fields["model_type"], "fused": True}
     if fields["model_type"] == "gpt_neox":
         return sizes | _with_biases(width, inner)
     head = fields.get("head_dim") or width // heads

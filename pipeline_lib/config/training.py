@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field
@@ -353,17 +354,16 @@ class TrainConfig(OptimizerConfig):
         return f"{super().rates()}, {dropout}"
 
 
-def check_early_stopping(config: TrainConfig) -> None:
-    """Early stopping has figures to go by.
+def check_early_stopping(config: TrainConfig, splits: Sequence[str] = ("validation",)) -> None:
+    """Early stopping has figures to go by, of one of these tokenized splits.
 
     Raises:
-        UserError: no held-out pairs are measured.
+        UserError: no held-out pairs are measured, or none are tokenized.
     """
-    if config.early_stopping.patience and not config.evaluation_pairs:
-        raise UserError(
-            "train.early_stopping goes by held-out pairs, and train.evaluation_pairs is 0: set it, 1,000 for instance, "
-            "and shards.splits to a list that names validation"
-        )
+    missing = [] if config.evaluation_pairs else ["train.evaluation_pairs to 1,000, for instance"]
+    missing += [] if "validation" in splits else ["shards.splits to [train, validation]"]
+    if config.early_stopping.patience and missing:
+        raise UserError(f"train.early_stopping goes by held-out pairs, of which there are none: set {' and '.join(missing)}")
 
 
 def check_divides(batch_size: int, processes: int) -> None:

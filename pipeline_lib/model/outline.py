@@ -24,12 +24,13 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.model.encoder import Encoder, cut_config, gpt2_config
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 
 Weights = Iterator[tuple[str, Any]]  # names, and what gives rows when it is sliced: a tensor, or a place in a file
 
 
-def outline_encoder(config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> tuple[Encoder, Weights]:
-    """`Encoder.build` without its weights, and those of its backbone.
+def outline_encoder(config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> tuple[Encoder, Weights | None]:
+    """`Encoder.build` without its weights, and those of its backbone; a model of sentence-transformers whole, and None.
 
     Raises:
         UserError, CorruptArtifact: see `Encoder.build`.
@@ -39,6 +40,8 @@ def outline_encoder(config: ModelConfig, tokenizer: PairTokenizer, seed: int) ->
         backbone, weights = draw(lambda: AutoModel.from_config(made, attn_implementation="sdpa"), seed)
         return Encoder(backbone, config.pooling), weights
     folder = Path(config.init)
+    if is_sentence_transformer(folder):  # small ones, whose layers behind the transformer no process is without
+        return Encoder.build(config, tokenizer, seed), None
 
     def build(layers: int | None) -> PreTrainedModel:
         return Encoder.build(config.model_copy(update={"keep_layers": layers}), tokenizer, seed).backbone

@@ -34,7 +34,8 @@ _LISTS = "data|rows|records|documents|docs|items|articles|posts|pages|results|ex
 _MARGIN = 256  # an error so near to the end of what was read may be a value that goes on
 _LITERAL = 8  # an error so near to the end of the file is that of a literal or an escape that was cut
 _BALANCED = 1 << 18  # how far the closing bracket of a wrong value is looked for (characters)
-_LINES_TRIED = 50
+_LINES_TRIED = _VALUES_TRIED = 50
+_FEW = 3
 
 
 def is_by_lines(head: bytes) -> bool:
@@ -154,18 +155,22 @@ class Values:
 
     def holds_records(self, start: int) -> bool:
         """True where most values of the one object are objects or lists of them, as far as it was read, and none is a text."""
-        of_records = others = depth = 0
+        of_records = others = 0
+        closing: list[str] = []
         for token in _BRACKETS.finditer(self.text, start):
             mark = token.group()
-            if depth == 1 and mark[0] == '"' and (colon := _NAMES_A_FIELD.match(self.text, token.end())):
-                if mark[1:-1].lower() in _TEXTS:
-                    return False
+            if len(closing) == 1 and mark[0] == '"' and (colon := _NAMES_A_FIELD.match(self.text, token.end())):
+                if mark[1:-1].lower() in _TEXTS and of_records < _FEW:
+                    return False  # it is a record; behind some records that field belongs to a damaged one
                 if self.text.startswith("{", colon.end()) or _LIST_OF_RECORDS.match(self.text, colon.end()):
                     of_records += 1
                 else:
                     others += 1
-            depth += (mark in _PAIRS) - (mark in "}]")
-            if not depth:
+            if mark in _PAIRS:
+                closing.append(_PAIRS[mark])
+            elif mark == closing[-1]:  # another one is damage
+                closing.pop()
+            if not closing or of_records + others > _VALUES_TRIED:
                 break
         return of_records > others
 
@@ -352,7 +357,7 @@ class Values:
             if mark in _PAIRS:
                 closing.append(_PAIRS[mark])
             elif mark in "}]":
-                if closing.pop() != mark:
+                if not closing or closing.pop() != mark:
                     return -1
                 if not closing:
                     return token.end() if after.match(self.text, token.end()) else -1

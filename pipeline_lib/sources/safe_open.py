@@ -54,9 +54,9 @@ def read_bytes(place: str, max_bytes: int, sha256: str = "") -> bytes | Refusal:
     return data
 
 
-def decode(data: bytes, python: bool = False) -> SourceText | Refusal:
-    """UTF-8 strictly, or UTF-16 where its byte order mark says so; for Python else one attempt at the declared encoding."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+def decode(data: bytes, python: bool = False, prose: bool = False) -> SourceText | Refusal:
+    """UTF-8 strictly; failing that, for Python, one attempt at the declared encoding; prose may be UTF-16, by its mark."""
+    if prose and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         with suppress(UnicodeError):
             data = data.decode("utf-16").encode("utf-8")
     nul = data.find(b"\0")

@@ -149,7 +149,9 @@ class ContrastiveObjective:
         if config.parallel == "fsdp" and ranks.size > 1 and not is_given_whole:  # no process holds it whole
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
-            encoder = Encoder.build(model, pair_tokenizer, config.seed).to(ranks.device)
+            encoder = Encoder.build(model, pair_tokenizer, config.seed)
+        if weights is None:
+            encoder = encoder.to(ranks.device)
         assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
         encoder.precision = config.precision
         encoder.packed = should_pack(config, encoder, ranks)

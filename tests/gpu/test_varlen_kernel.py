@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "model"))
 
-from test_packed_attention import LONGEST, VOCABULARY, texts
+from test_attention import LONGEST, VOCABULARY, texts
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.attention import kernel_agreement, kernel_obstacle

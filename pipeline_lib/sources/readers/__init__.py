@@ -189,7 +189,7 @@ def _one_text(file: SourceFile, reader: Reader | None, config: SourceConfig) -> 
     text = read_source(file.place, config.max_file_bytes, file.sha256, python=file.form == "python")
     if without_suffix(file.place) != file.place or isinstance(text, Refusal):  # the first bytes may tell more of a refused one
         data = read_whole(file.place, config.limits, config.max_file_bytes, file.sha256)
-        text = data if isinstance(data, Refusal) else decode(data, python=file.form == "python")
+        text = data if isinstance(data, Refusal) else decode(data, file.form == "python", file.form not in CODE_FORMS)
     yield SourceRecord(file, text if file.form != "plain" else prose_or_refusal(file, text, config.limits))
 
 

@@ -26,7 +26,7 @@ from pipeline_lib.sources.readers.html import main_text
 from pipeline_lib.sources.records import SourceRecord, as_text
 from pipeline_lib.sources.safe_open import Refusal, decode
 from pipeline_lib.sources.seven_zip import SevenZipEntry, seven_zip_entries
-from pipeline_lib.sources.source_file import Form, SourceFile, form_of
+from pipeline_lib.sources.source_file import CODE_FORMS, Form, SourceFile, form_of
 from pipeline_lib.sources.time_limit import sign_of_life, within_time
 from pipeline_lib.sources.zip_archive import ZIPS, ZipEntry, zip_entries
 
@@ -87,7 +87,7 @@ def member_record(
     update["licence"] = licences.of(valid_name(name), content[:HEAD_BYTES])
     file = container.model_copy(update=update)
     if form != "html":
-        return SourceRecord(file, decode(content, python=form == "python"))
+        return SourceRecord(file, decode(content, form == "python", form not in CODE_FORMS))
     text = within_time("page", lambda: main_text(content, limits))
     return SourceRecord(file, text if isinstance(text, Refusal) else as_text(text, limits))
 

@@ -334,7 +334,8 @@ def _digest(objects: SmallObjects, kind: bytes, content: bytes) -> str:
 def is_repository(place: str) -> bool:
     """True for a path on this machine that is a repository, bare or checked out."""
     folder = Path(place)
-    return (folder / ".git").exists() or ((folder / "HEAD").is_file() and (folder / "objects").is_dir())
+    inside = folder / ".git"  # a file in a worktree or a submodule
+    return inside.is_file() or any((at / "HEAD").is_file() and (at / "objects").is_dir() for at in (inside, folder))
 
 
 def _describe(place: str, source: str, options: dict[str, Any]) -> SourceFile:

@@ -37,9 +37,7 @@ def test_text_comes_out_with_folded_newlines_and_no_mark(data: bytes, text: str)
     ("data", "reason", "offset"),
     [
         (b"a\0b", "nul_byte", 1),
-        ("text".encode("utf-16-le"), "nul_byte", 1),
-        ("text".encode("utf-16")[:-1], "nul_byte", 3),
-        ("text".encode("utf-32"), "nul_byte", 0),
+        ("text".encode("utf-16"), "nul_byte", 3),
         (b"s = '\xe9'\n", "not_utf8", 5),
         (b"# coding: no-such-codec\ns = '\xe9'\n", "not_utf8", 29),
         (b"# coding: ascii\ns = '\xe9'\n", "not_utf8", 21),
@@ -54,9 +52,15 @@ def test_what_is_no_text_is_refused_with_its_place(data: bytes, reason: str, off
 
 
 @pytest.mark.parametrize("mark", ["utf-16-le", "utf-16-be"])
-def test_utf16_is_read_where_its_mark_says_so(mark: str) -> None:
-    got = decode("\ufeffé = 世界\r\n".encode(mark))
+def test_prose_in_utf16_is_read_where_its_mark_says_so(mark: str) -> None:
+    got = decode("\ufeffé = 世界\r\n".encode(mark), prose=True)
     assert isinstance(got, SourceText) and (got.text, got.data) == ("é = 世界\n", "é = 世界\n".encode())
+
+
+@pytest.mark.parametrize("data", ["text".encode("utf-16-le"), "text".encode("utf-16")[:-1], "text".encode("utf-32")])
+def test_prose_in_other_encodings_is_refused(data: bytes) -> None:
+    got = decode(data, prose=True)
+    assert isinstance(got, Refusal) and got.reason == "nul_byte"
 
 
 def test_prose_declares_no_encoding() -> None:

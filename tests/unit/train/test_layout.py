@@ -111,8 +111,8 @@ def test_the_trainers_estimate_of_activations_is_the_planners(tmp_path: Path, fa
     work = Workload.planned(config.model_copy(update={"train": config.train.model_copy(update=update)}))
     kept = work.kept_bytes(5000, Layout(1))
     model = AutoConfig.from_pretrained(folder)
-    assert not should_cache(model, 5000, kept, fused=family == "gpt2", low=low)
-    assert should_cache(model, 5001, kept, fused=family == "gpt2", low=low)
+    assert not should_cache(model, 5000, kept, low=low)
+    assert should_cache(model, 5001, kept, low=low)
 
 
 def test_all_gpus_of_a_machine_train_unless_a_setting_says_otherwise() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from training_runs import MODEL, tiny_config, write_inputs
 
+from flows.params import TrainParams
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
@@ -64,5 +65,9 @@ def test_a_checkpoint_brings_its_rates_and_sizes_below_what_is_asked_for() -> No
 
 def test_early_stopping_without_held_out_pairs_is_refused(tmp_path: Path) -> None:
     store, inputs = write_inputs(tmp_path)
-    with pytest.raises(UserError, match=r"train\.evaluation_pairs is 0: set it"):
+    with pytest.raises(UserError, match=r"there are none: set train\.evaluation_pairs to 1,000, for instance$"):
         train(store, inputs, tiny_config(early_stopping=EarlyStoppingConfig(patience=2)), MODEL)
+    stops = TrainParams(preset="demo", set=("train.early_stopping.patience=2", "train.evaluation_pairs=500"))
+    with pytest.raises(UserError, match=r"set shards\.splits to \[train, validation\]$"):
+        stops.resolve()
+    stops.model_copy(update={"set": (*stops.set, "shards.splits=[train, validation]")}).resolve()
