@@ -129,10 +129,9 @@ def _measure(bench: Bench) -> int:
     begin = time.monotonic()
     try:
         PARTS[bench.part].run(bench)
-    except Exception:  # noqa: BLE001 - told in the file; the next part is measured all the same
+    except Exception:  # told in the file as well, where whoever fetches the results finds it
         bench.write(state="failed", error=traceback.format_exc()[-4_000:])
-        traceback.print_exc()
-        return 1
+        raise
     finally:
         shutil.rmtree(bench.out / "again", ignore_errors=True)
     failed = [row for row in bench.read()["rows"] if row.get("exit")]
