@@ -22,9 +22,9 @@ FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the las
 # and with products in bfloat16. Counted from the tensors that autograd saves; a model without a line keeps what Llama does
 LEAN_BYTES = {  # in the forward of model/decoder.py
     "gpt2": ((32, 0, 8), (20, 0, 4)),
-    "gpt_neox": ((36, 0, 8), (24, 0, 4)),
-    "llama": ((24, 12, 16), (20, 9, 8)),
-    "qwen3": ((24, 16, 16), (20, 17, 8)),  # norms of queries and keys
+    "gpt_neox": ((36, 0, 8), (16, 0, 4)),
+    "llama": ((24, 12, 16), (20, 4, 8)),
+    "qwen3": ((24, 16, 16), (20, 12, 8)),  # norms of queries and keys
 }
 OWN_BYTES = {  # in the model's own, which cut weights and language models take
     "gpt2": ((32, 0, 8), (20, 0, 4)),
