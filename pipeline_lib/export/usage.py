@@ -79,7 +79,7 @@ from transformers import AutoModel, AutoTokenizer
 folder, prompt = "path/to/this/folder", {prompt!r}  # of a query
 tokenizer = AutoTokenizer.from_pretrained(f"{{folder}}/encoder")
 model = AutoModel.from_pretrained(f"{{folder}}/encoder").eval()
-texts = [prompt + text for text in ["parse an ISO 8601 date", ""]]
+texts = [prompt + text for text in ["parse an ISO 8601 date", "sort"]]
 batch = tokenizer(texts, padding=True, truncation=True, max_length={longest}, return_tensors="pt")
 mask = batch["attention_mask"]
 with torch.no_grad():
