@@ -317,14 +317,14 @@ class TrainConfig(OptimizerConfig):
     )
     compile: Literal["off", "on", "auto"] = operational(
         "off",
-        description="Compiled layers (torch.compile), at the price of a minute or more at the start. auto: in runs of 1,000 steps"
-        " and more, on a GPU, and on a CPU for other families than GPT-2 in bfloat16. Losses agree to rounding.",
+        description="Compiled layers (torch.compile), at the price of a minute or more at the start. auto: in runs of 1,000"
+        " steps and more, on a GPU, and on a CPU for other families than GPT-2 in bfloat16. Losses agree to rounding.",
     )
     attention: Literal["padded", "packed", "auto"] = operational(
         "auto",
-        description="Layout of micro-batches. packed: texts lie end to end and none is padded; auto: packed, but for a GPT-2 only"
-        " on a GPU in bfloat16, of two layers and more, where a probe finds that PyTorch's kernel of variable length runs. Losses"
-        " agree to rounding.",
+        description="Layout of micro-batches. packed: texts lie end to end and none is padded; auto: packed, but for a GPT-2"
+        " only on a GPU in bfloat16, of two layers and more, where a probe finds that PyTorch's kernel of variable length runs."
+        " Losses agree to rounding.",
     )
     activation_bytes: int | None = unset(
         was=0,
