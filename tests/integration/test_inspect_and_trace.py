@@ -209,7 +209,28 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+ARTICLE = (
+    "For most of its history the harbour belonged to a small order of monks, who kept careful accounts of every ship that "
+    "came in. Among their papers {} is mentioned for the first time, in a letter that nobody has dated. A later hand added "
+    "the price.",
+    "What became of the letter is not known. Two copies were made before the fire, one of which a merchant took along to "
+    "the capital; the other lay in a chest until workmen found it under the floor. Neither of them agrees with the other "
+    "about {}.",
+    "When the railway reached the town, its inhabitants were divided. Fishermen feared for the quiet of the bay, while the "
+    "owner of the mill hoped to sell his flour further inland. Newspapers of those years report hardly anything else than "
+    "{}.",
+    "Today visitors come mainly in summer. They walk along the old wall, look at the tower, and buy postcards from a shop "
+    "that has been in one family since the war. Ask the woman behind the counter about {}, and she will close the door to "
+    "tell you.",
+    "Scholars remain sceptical. Without another source, one of them wrote last year, there is little reason to believe that "
+    "the monks knew more than they put down. Still, each spring a few students arrive with cameras and search the cellars "
+    "for {}.",
+    "Nothing has been found so far, apart from some coins and the handle of a jug. The museum keeps both in a drawer, where "
+    "a label explains in three languages how {} and the town belong together. Whoever wants to see them has to ring the "
+    "bell.",
+)
+
+
 def long_page(words: str) -> bytes:
-    sentences = (f"Sentence {n} tells a little more about what is known of {words}." for n in range(40))
-    paragraphs = "".join(f"<p>{' '.join(piece)}</p>" for piece in zip(*[sentences] * 5, strict=True))
+    paragraphs = "".join(f"<p>{text.format(words)}</p>" for text in ARTICLE)
     return f"<html><body><main><h2>About</h2>{paragraphs}</main></body></html>".encode()

@@ -80,9 +80,9 @@ def test_minilm_gives_its_own_vectors() -> None:
     np.testing.assert_allclose(embed_ids(encoder, tokenizer.encode(texts, "x", 512)), expected, atol=1e-5)
 
 
-def train_from(root: Path, kind: str, cached: bool = False) -> tuple[Checkpoint, list[float]]:
+def train_from(root: Path, kind: str, cached: bool = False, start: Path | None = None) -> tuple[Checkpoint, list[float]]:
     """Eight contrastive steps from a tiny model: the last checkpoint, and the losses."""
-    folder = write_sentence_transformer(root / "start", kind)
+    folder = start or write_sentence_transformer(root / "start", kind)
     store = Store(root / "store")
     tokenizer = adopt_tokenizer(store, folder)
     shards = write_shards(store, write_curated(store), tokenizer, SHARDS)
@@ -155,8 +155,9 @@ def test_it_is_trained_exported_and_gives_the_same_vectors_everywhere(tmp_path: 
 def test_gradient_caching_gives_the_same_losses(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    _, direct = train_from(tmp_path / "a", "bert-cls-prompts")
-    _, cached = train_from(tmp_path / "b", "bert-cls-prompts", cached=True)
+    start = write_sentence_transformer(tmp_path / "start", "bert-cls-prompts")  # its tokenizer differs each time
+    _, direct = train_from(tmp_path / "a", "bert-cls-prompts", start=start)
+    _, cached = train_from(tmp_path / "b", "bert-cls-prompts", cached=True, start=start)
     np.testing.assert_allclose(direct, cached, rtol=1e-4)
 
 
