@@ -17,7 +17,7 @@ from pipeline_lib.evaluation.metrics import differences, effect_size
 from pipeline_lib.evaluation.select import Standing
 from pipeline_lib.evaluation.suites.bias import ASSOCIATIONS, MENS_OCCUPATIONS, WOMENS_OCCUPATIONS, halving_p, sign_flip_p
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
-from pipeline_lib.evaluation.suites.models import ModelId
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ModelId
 from pipeline_lib.evaluation.suites.registry import open_suite
 from pipeline_lib.evaluation.suites.report import write_suite_report
 from pipeline_lib.evaluation.suites.suite import SuiteResult
@@ -168,7 +168,7 @@ def test_it_is_reported_and_never_selected_on(tmp_path: Path, name: str) -> None
 
 def test_the_cards_effects_have_intervals_and_its_p_values_none(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    found = _bias_metrics(store, tiny_checkpoint(store))
+    found = _bias_metrics(store, CheckpointEncoder(tiny_checkpoint(store)))
     assert {metric.task for metric in found} >= {"bias-association:gender-career", "bias-coreference:resolved"}
     for metric in found:
         bounded = metric.low is not None and metric.high is not None
