@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +40,8 @@ class Peak:
     """The most resident memory inside, over that before."""
 
     def __enter__(self) -> Peak:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier tests have freed would be used again, and not be seen
         Path("/proc/self/clear_refs").write_text("5")
         self.before = status_bytes("VmRSS")
         return self
@@ -102,7 +106,7 @@ def test_no_process_holds_a_sharded_model_whole(tmp_path: Path, folder: Path, st
 
 def test_the_measure_sees_a_model_that_is_built_whole(tmp_path: Path, folder: Path) -> None:
     found = run_ranks(2, Built(ModelConfig(**SIZES, init=str(folder)), tmp_path / "model.safetensors", "whole"))
-    assert all(rank["building"] > 1.2 * WHOLE_BYTES for rank in found)
+    assert all(rank["building"] > 1.1 * WHOLE_BYTES for rank in found)
 
 
 @dataclass(frozen=True)
