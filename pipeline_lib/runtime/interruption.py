@@ -40,6 +40,7 @@ class _State:
 
 _state = _State()
 _ending = threading.Lock()
+_saying = threading.Lock()  # nothing is said after the last words
 
 
 def listening(command: Callable[[], int], last_words: str) -> NoReturn:
@@ -124,7 +125,9 @@ def _watch(pipe: int) -> None:
             _end()
         if waited > TOLD_AFTER_SECONDS and not told:
             told = True
-            _write("cpt: stopping; once more ends it at once\n")
+            with _saying:
+                if not _ending.locked():
+                    _write("cpt: stopping; once more ends it at once\n")
 
 
 def _leave() -> None:
@@ -144,8 +147,9 @@ def _end() -> NoReturn:
     if not _ending.acquire(blocking=False):
         threading.Event().wait()
     _kill_descendants()
-    _write(f"cpt: {_state.last_words}\n")
-    os._exit(128 + _state.number)
+    with _saying:
+        _write(f"cpt: {_state.last_words}\n")
+        os._exit(128 + _state.number)
 
 
 def _kill_descendants() -> None:
