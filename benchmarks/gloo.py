@@ -19,13 +19,19 @@ from pipeline_lib.train.distributed import CPU, Ranks
 SECONDS = 300.0  # longer than any function here takes on a busy machine
 
 
-def run_ranks(size: int, function: Callable[[Ranks], Any], device: str = "cpu") -> list[Any]:
+def run_ranks(size: int, function: Callable[[Ranks], Any], device: str = "cpu", fresh: bool = False) -> list[Any]:
     """What the function returned on each of so many ranks, as JSON brings it back.
+
+    Args:
+        size: processes.
+        function: pickled where they are `fresh` or have a GPU.
+        device: "cuda" for a GPU each.
+        fresh: processes that share no memory with this one, for what measures theirs.
 
     Raises:
         RuntimeError: a process failed; its traceback is on stderr.
     """
-    context = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
+    context = multiprocessing.get_context("spawn" if fresh or device != "cpu" else "fork")
     with tempfile.TemporaryDirectory(prefix="cpt-ranks-") as folder:
         children = [
             context.Process(target=_run_rank, args=(Path(folder), rank, size, function, device)) for rank in range(size)
@@ -55,3 +61,6 @@ def _run_rank(folder: Path, rank: int, size: int, function: Callable[[Ranks], An
     (folder / f"{rank}.json").write_text(json.dumps(function(Ranks(rank, size, place))))
     if size > 1:
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as a forked one ends: taking the interpreter apart, a thread of gloo's may still run, which aborts

@@ -62,13 +62,14 @@ def main() -> int:
 
 
 def measure(n_pairs: int) -> dict[str, float]:
-    """One step of the trainer's parts, as the demo sets them, with the micro-batch that is found."""
+    """One step of the trainer's parts, as the demo sets them, with the micro-batches of a CPU."""
     import numpy as np
     import torch
 
     from pipeline_lib.config.presets import preset
+    from pipeline_lib.config.training import CPU_TOKENS
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.grad_cache import batch_gradients, fitting_tokens, should_cache
+    from pipeline_lib.model.grad_cache import batch_gradients, should_cache
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer
@@ -87,8 +88,7 @@ def measure(n_pairs: int) -> dict[str, float]:
     hashes = PairHashes(torch.arange(n_pairs), torch.arange(n_pairs, 2 * n_pairs))
     config, budget = encoder.backbone.config, demo.train.kept_bytes
     before, started = _high_water_bytes(), time.monotonic()
-    limit = fitting_tokens(config, encoder.device, budget, encoder.fused)
-    batches = cut_micro_batches(texts, limit)
+    batches = cut_micro_batches(texts, CPU_TOKENS)
     cached = should_cache(config, sum(batch.padded_tokens for batch in batches), budget, encoder.fused)
 
     def loss_of(emb_ND: torch.Tensor) -> torch.Tensor:
@@ -100,7 +100,7 @@ def measure(n_pairs: int) -> dict[str, float]:
     optimizer.step()
     seconds = time.monotonic() - started
     figures = {"before_bytes": before, "peak_bytes": _high_water_bytes(), "seconds": round(seconds, 2)}
-    return {**figures, "cached": int(cached), "micro_batch_tokens": limit}
+    return {**figures, "cached": int(cached), "micro_batch_tokens": CPU_TOKENS}
 
 
 def watch_steps(options: argparse.Namespace) -> int:
@@ -129,9 +129,9 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
     import torch
     from transformers import AutoModel, LlamaConfig
 
-    from pipeline_lib.config.training import TrainConfig
+    from pipeline_lib.config.training import CPU_TOKENS, TrainConfig
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.grad_cache import batch_gradients, fitting_tokens, should_cache
+    from pipeline_lib.model.grad_cache import batch_gradients, should_cache
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer, clip_gradients
@@ -146,7 +146,6 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
     optimizer = build_optimizer(encoder, config)
     hashes = PairHashes(torch.arange(n_pairs), torch.arange(n_pairs, 2 * n_pairs))
     chance = np.random.default_rng(1)
-    limit = fitting_tokens(llama, encoder.device, config.kept_bytes, encoder.fused)
 
     def loss_of(emb_ND: torch.Tensor) -> torch.Tensor:
         x_BD, y_BD = emb_ND.chunk(2)
@@ -157,7 +156,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
         x_B = np.clip(chance.exponential(30, n_pairs), 4, 64).astype(int)
         y_B = np.clip(chance.exponential(60, n_pairs), 8, 128).astype(int)
         texts = [chance.integers(5, vocabulary, n).astype(np.int32) for n in (*x_B, *y_B)]
-        batches = cut_micro_batches(texts, limit)
+        batches = cut_micro_batches(texts, CPU_TOKENS)
         tokens = sum(batch.padded_tokens for batch in batches)
         optimizer.zero_grad(set_to_none=True)
         batch_gradients(encoder, batches, loss_of, should_cache(llama, tokens, config.kept_bytes, encoder.fused))

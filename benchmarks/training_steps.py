@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.config.training import CPU_TOKENS, TrainConfig
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.families import pools_padded
-from pipeline_lib.model.grad_cache import CPU_TOKENS, batch_gradients
+from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
@@ -33,7 +33,6 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_jso
 DIRECTIONS = ("query_to_doc", "doc_to_query")  # the peer's loss made symmetric, as ours is
 PEER_MINI_BATCH = 64
 PEER_MINI_BATCH_TOKENS = 4096
-MICRO_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ UNKNOWN_SIZE_RATE = 1e-4
 EMBEDDING_MODEL_RATE = 5e-5  # of 22 to 110 million weights that embed already; higher ones forget what they know
 WARMUP_SHARE = 0.1  # of the steps
 CPU_ACTIVATION_BYTES = 2 * 1024**3
+CPU_TOKENS = 16_384  # of the largest micro-batch there: beyond, caches lose more than fewer passes gain
 
 
 class EarlyStoppingConfig(StageConfig):

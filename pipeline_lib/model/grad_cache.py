@@ -18,9 +18,6 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
 
-CPU_TOKENS = 16_384
-FEWEST_TOKENS = 256
-
 BatchLoss = Callable[[Tensor], Tensor]
 BeforeBackward = Callable[[bool], None]
 
@@ -145,27 +142,3 @@ def should_cache(
 ) -> bool:
     """True if the graphs of a batch of that many padded tokens pass the budget for activations."""
     return activation_bytes(config, n_tokens, fused, checkpointed, low) > budget_bytes
-
-
-def fitting_tokens(
-    config: PretrainedConfig,
-    device: torch.device,
-    budget_bytes: int,
-    fused: bool = True,
-    checkpointed: bool = False,
-    low: bool = False,
-) -> int:
-    """Padded tokens of the largest micro-batch whose activations fit, a power of two.
-
-    On a CPU they fit an eighth of `budget_bytes`, and no more than 16,384 tokens, beyond which the caches lose more than the
-    fewer passes gain. On a GPU they fit half of what is free now: the other half is for gradients, for AdamW's moments, which
-    the first step makes, and for what the estimate leaves out.
-    """
-    if device.type == "cuda":
-        budget_bytes, most = torch.cuda.mem_get_info(device)[0] // 2, 1 << 24
-    else:
-        budget_bytes, most = budget_bytes // 8, CPU_TOKENS
-    n_tokens = FEWEST_TOKENS
-    while 2 * n_tokens <= most and activation_bytes(config, 2 * n_tokens, fused, checkpointed, low) <= budget_bytes:
-        n_tokens *= 2
-    return n_tokens

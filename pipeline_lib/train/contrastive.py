@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline_lib.config.training import TrainConfig, check_divides
+from pipeline_lib.config.training import CPU_TOKENS, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.families import pools_padded
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, fitting_tokens, no_hook, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, no_hook, should_cache
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.model.outline import Weights, outline_encoder
@@ -123,10 +123,7 @@ class ContrastiveObjective:
                 encoder.log_scale.data = encoder.log_scale.data.to(ranks.device)
         # its rate is held against it
         self._table_deviation = deviation(encoder.backbone.get_input_embeddings().weight, ranks)
-        kept = (self.config.kept_bytes, encoder.fused, encoder.checkpointed, encoder.precision == "bfloat16")
-        fitting = fitting_tokens(encoder.backbone.config, ranks.device, *kept)
-        # all ranks the same, so that each makes equally many passes
-        self.micro_batch_tokens = self.config.micro_batch_tokens or -largest(-fitting, ranks)
+        self.micro_batch_tokens = self.config.micro_batch_tokens or CPU_TOKENS  # the launcher settles it by the devices
         self.held_out: HeldOut | None = None
         self._seen: tuple[Tensor, Tensor] | None = None  # the last step's embeddings: x (B, D), candidates (K, D)
         self._watch = Stopwatch()

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, CPU_TOKENS, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import Devices, precision_on
 from pipeline_lib.store.artifact import Artifact
@@ -22,8 +22,7 @@ from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train.memory import Layout, Memory, Parallel, Synchronise, Workload, memory_of, shape_of
 
 MEMORY_SHARE = 0.9  # of a device, which a layout is chosen for; the rest is the driver's, the allocator's and the libraries'
-# of the largest micro-batch; on a CPU caches lose more than fewer passes gain
-GPU_TOKENS, CPU_TOKENS = 1 << 17, 1 << 14
+GPU_TOKENS = 1 << 17  # of the largest micro-batch
 WORD_TOKENS = {"cuda": 1 << 14, "cpu": 1 << 11}  # of a language model's: its logits take the memory
 FEWEST_TOKENS = 1 << 8
 MOST_GPUS = 1 << 14  # that a refusal looks at

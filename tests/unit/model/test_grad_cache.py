@@ -10,7 +10,7 @@ import torch
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.grad_cache import activation_bytes, batch_gradients, fitting_tokens, should_cache
+from pipeline_lib.model.grad_cache import activation_bytes, batch_gradients, should_cache
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 
@@ -154,12 +154,3 @@ def test_caching_starts_where_the_activations_pass_the_budget() -> None:
     assert activation_bytes(config, 1000, fused=False) > activation_bytes(config, 1000)
     assert not should_cache(config, 1000, activation_bytes(config, 1000))
     assert should_cache(config, 1001, activation_bytes(config, 1000))
-
-
-def test_a_micro_batch_is_the_largest_power_of_two_that_fits() -> None:
-    config, cpu = build().backbone.config, torch.device("cpu")
-    budget = 8 * activation_bytes(config, 4096)
-    assert fitting_tokens(config, cpu, budget) == 4096
-    assert fitting_tokens(config, cpu, budget - 8) == 2048
-    assert fitting_tokens(config, cpu, 1 << 60) == 16_384, "more would leave the caches"
-    assert fitting_tokens(config, cpu, 1) == 256
