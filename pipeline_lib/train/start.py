@@ -214,7 +214,7 @@ def longest_stable(store: Store, job: Job, choices: Mapping[str, Any], inputs: M
         for found in store.artifacts(job.stage.name)
         if found.manifest.stage_version == job.stage.version
         and found.manifest.inputs == dict(inputs)
-        and _but_for_length(found.manifest.config) == _but_for_length(choices)
+        and but_for_length(found.manifest.config) == but_for_length(choices)
     ]
     same = [
         (part.facts["step"], found, part)
@@ -238,7 +238,7 @@ def longest_stable(store: Store, job: Job, choices: Mapping[str, Any], inputs: M
     return job
 
 
-def _but_for_length(choices: Mapping[str, Any]) -> dict[str, Any]:
+def but_for_length(choices: Mapping[str, Any]) -> dict[str, Any]:
     """Key fields of both configs but for what may differ between a shorter run and a longer one."""
     config = choices["config"]
     left_out = AFTER_STABLE if "schedule" in config else (*AFTER_STABLE, "warmup_steps")

@@ -15,7 +15,7 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.train import start as starts
 from pipeline_lib.train.launch import train
-from pipeline_lib.train.start import Start, content_digest, start_of, verify
+from pipeline_lib.train.start import Start, but_for_length, content_digest, start_of, verify
 
 
 def write_start(folder: Path) -> Path:
@@ -61,6 +61,16 @@ def test_a_checkpoint_brings_its_rates_and_sizes_below_what_is_asked_for() -> No
     config = preset("demo", layers=[{"train.clip_norm": 5.0}], recipe=recipe)
     assert (config.train.learning_rate, config.train.clip_norm, config.train.temperature) == (2e-3, 5.0, 0.03)
     assert (config.model.width, config.train.steps, config.train.batch_size) == (64, 240, 1024)
+
+
+def test_runs_that_differ_in_more_than_their_length_are_not_alike() -> None:
+    config = tiny_config(schedule="warmup-stable-decay", decay_share=0.3, embedding_learning_rate=0.1).key_fields()
+    may_differ = {"steps", "checkpoints", "decay_share", "final_learning_rate_share"}
+    assert config.keys() > {*may_differ, "learning_rate", "warmup_steps", "batch_size", "seed"}
+    for name in config:
+        changed = but_for_length({"config": {**config, name: "another"}, "model": {}})
+        assert (changed == but_for_length({"config": config, "model": {}})) == (name in may_differ), name
+    assert but_for_length({"config": config, "model": {"layers": 3}}) != but_for_length({"config": config, "model": {}})
 
 
 def test_early_stopping_without_held_out_pairs_is_refused(tmp_path: Path) -> None:
