@@ -68,7 +68,8 @@ def contrastive_loss(
         x_BD: unit vectors of every pair of the global batch.
         y_KD: likewise; y_i belongs to x_i. The vectors of the hard negatives follow, if there are any.
         log_scale: tau, a scalar; it gets its gradient.
-        hashes: of all B pairs, and of as many hard negatives as y_KD has more rows than x_BD.
+        hashes: of all B pairs, and of as many hard negatives as y_KD has more rows than x_BD; in main memory, where looking
+            through them makes no GPU wait.
         rows: the pairs that this process answers for, in both directions. The sum over processes whose slices cover
             0..B is the loss of the whole batch, and so are the sums of the gradients of x_BD, y_KD and log_scale: no
             factor of the number of processes enters. None: all.
@@ -101,7 +102,10 @@ def false_negatives(hashes: PairHashes, rows_R: Tensor) -> Tensor:
 
 
 def _repeated(hashes: PairHashes) -> Tensor:
-    """Pairs with a text, or a document, that the batch has more than once: bool (B,). No other row has false negatives."""
+    """Pairs with a text, or a document, that the batch has more than once: bool (B,). No other row has false negatives.
+
+    How many these are decides what is computed: on a GPU, finding it out would wait for all that is queued there.
+    """
     n_pairs = len(hashes.x_B)
     sides = [hashes.x_B, hashes.y_B] if hashes.negative_M is None else [hashes.x_B, hashes.y_B, hashes.negative_M]
     often = _is_repeated(torch.cat(sides))
@@ -119,7 +123,9 @@ def _scaled_logits(q_CD: Tensor, c_KD: Tensor, hashes: PairHashes, repeated_B: T
     logits_CK = q_CD @ c_KD.T
     own_R = repeated_B[begin : begin + len(q_CD)].nonzero().squeeze(1)
     if len(own_R):  # the comparisons are of all K candidates: most batches need them in a few rows only
-        logits_CK[own_R] = logits_CK[own_R].masked_fill_(false_negatives(hashes, own_R + begin), -torch.inf)
+        own_R = own_R.to(logits_CK.device)
+        mask_RK = false_negatives(hashes.to(logits_CK.device), own_R + begin)
+        logits_CK[own_R] = logits_CK[own_R].masked_fill_(mask_RK, -torch.inf)
     return logits_CK
 
 

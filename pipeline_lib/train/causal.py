@@ -134,7 +134,7 @@ class CausalObjective:
         # as many passes as the rank with the most sequences makes: cut weights are gathered in each
         passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)
         pieces = own_ML.tensor_split(passes) if self._sharded else own_ML.split(height)
-        loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)  # read once, after the last pass
+        loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, ids_mL in enumerate(pieces, 1):
             # a rank that has nothing left, or nothing at all, computes a sequence that does not count
             piece = self._summed_loss(ids_mL if len(ids_mL) else ids_ML[:1].to(own_ML.device)) * (len(ids_mL) > 0) / predicted
@@ -142,7 +142,8 @@ class CausalObjective:
             piece.backward()
             loss += piece.detach()
         n_pairs = self.rows.plan.batch_size if self.ranks.is_first else 0
-        return StepFigures(float(loss), n_pairs, own_ML.numel(), own_ML.numel(), self._ahead.wait_seconds)
+        n_tokens = own_ML.numel()
+        return StepFigures(loss, n_pairs, n_tokens, n_tokens, wait_seconds=self._ahead.wait_seconds)
 
     def _summed_loss(self, ids_mL: Tensor) -> Tensor:
         with torch.autocast(ids_mL.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):

@@ -9,7 +9,6 @@ share (all x, then all y, then all hard negatives), K candidates of an x, P held
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -199,16 +198,20 @@ class ContrastiveObjective:
         loss_of = self._watch.timed("loss")(self._loss_of(step, batch, shares))
         cached = self._should_cache(micro_batches)
         loss = batch_gradients(self.module, micro_batches, loss_of, cached, self._before_backward)
-        value, effective, not_finite = self._checked(step, loss, np.concatenate(shares))
+        assert self._seen is not None, "a step without a loss"
+        (x_BD, y_KD), self._seen = self._seen, None
+        is_ranked = step % RANK_EVERY[self.ranks.device.type] == 0
         return StepFigures(
-            loss=value,
+            loss=loss,
             pairs=len(shares[self.ranks.rank]),
             tokens=sum(map(len, sequences)),
             padded_tokens=sum(piece.padded_tokens for piece in micro_batches),
+            temperature=torch.exp(-self.module.log_scale.detach().double()),
+            finite=torch.isfinite(x_BD).all() & torch.isfinite(y_KD).all(),
+            name_not_finite=lambda: self._name_not_finite(step, x_BD, y_KD, np.concatenate(shares)),
             wait_seconds=self._ahead.wait_seconds,
-            effective_rank=effective,
+            effective_rank=min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)])) if is_ranked else None,
             loss_seconds=self._watch.lap()["loss"],
-            not_finite=not_finite,
         )
 
     def _cut(self, sequences: list[np.ndarray], batch: Batch, shares: list[np.ndarray]) -> list[MicroBatch]:
@@ -235,7 +238,7 @@ class ContrastiveObjective:
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
-        hashes = batch.hashes_of(np.concatenate(shares)).to(self.ranks.device)
+        hashes = batch.hashes_of(np.concatenate(shares))
         sizes = [len(share) for share in shares]
         n_negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         begin = sum(sizes[: self.ranks.rank])
@@ -248,22 +251,6 @@ class ContrastiveObjective:
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
-
-    def _checked(self, step: int, loss: Tensor, order_B: np.ndarray) -> tuple[float, float | None, str]:
-        """The loss and what divergence checks look at: effective rank, where it is measured, and what is not finite.
-
-        Every rank has the same bits, so that all stop after the same step; of a sound step one transfer tells loss and verdict.
-        """
-        assert self._seen is not None, "a step without a loss"
-        x_BD, y_KD = self._seen
-        self._seen = None
-        finite = torch.isfinite(x_BD).all() & torch.isfinite(y_KD).all()
-        value, is_finite = torch.stack([loss.double(), finite.double()]).tolist()
-        if not is_finite:
-            return value, math.nan, self._name_not_finite(step, x_BD, y_KD, order_B)
-        if step % RANK_EVERY[self.ranks.device.type]:
-            return value, None, ""
-        return value, min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)])), ""
 
     def _name_not_finite(self, step: int, x_BD: Tensor, y_KD: Tensor, order_B: np.ndarray) -> str:
         """The sides whose embeddings are not finite, how many, and the first pair of each; empty where all are."""
@@ -352,9 +339,9 @@ class HeldOut:
         negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         x_PD, y_KD = gather_sides(emb_ND, sizes, negatives, ranks)
         begin, end = sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1])
-        hashes = batch.hashes_of(np.concatenate(shares)).to(ranks.device)
+        hashes = batch.hashes_of(np.concatenate(shares))
         loss = contrastive_loss(x_PD, y_KD, encoder.log_scale, hashes, slice(begin, end), self.config.directions)
-        left_out_pP = false_negatives(hashes.pairs_alone(), torch.arange(begin, end, device=ranks.device))
+        left_out_pP = false_negatives(hashes.pairs_alone().to(ranks.device), torch.arange(begin, end, device=ranks.device))
         scores_pP = (x_PD[begin:end] @ y_KD[:n_pairs].T).masked_fill(left_out_pP, -torch.inf)
         reciprocal = 1.0 / (scores_pP >= scores_pP.diagonal(begin)[:, None]).sum(dim=1).double()
         total_loss, total_reciprocal = sum_over_ranks([float(loss), float(reciprocal.sum())], ranks)

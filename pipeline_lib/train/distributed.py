@@ -18,9 +18,8 @@ A collective that one rank reaches and another does not is a hang. Why all ranks
     embeddings gathered, their gradients        gather_sides                 once a step, and once a held-out measurement
     largest of "cache"                          contrastive.gradients        once a step, under FSDP alone (configuration)
     gradients of whole weights                  sum_gradients                once a step; a rank without one adds zeros
-    loss, pairs, tokens                         Trainer.take_step            once a step
+    loss, pairs, tokens, "stop", "save"         Trainer.take_step            once a step; the flags are acted upon by all
     norm of cut gradients                       optim.clip_gradients         once a step; which are cut is the same on all ranks
-    "stop", "save"                              Trainer._run                 once a step, and acted upon by all
     held-out loss and ranks                     HeldOut.measure              at the steps of checkpoints: arithmetic on the step
     whole weights of a checkpoint               ModelCheckpoints.save        likewise, tensor by tensor; whether it is there
                                                                              decides only whether the first rank writes them
@@ -189,22 +188,33 @@ def sum_gradients(module: nn.Module, ranks: Ranks) -> None:
 
 def sum_over_ranks(values: Sequence[float], ranks: Ranks) -> list[float]:
     """Element-wise sums of a few figures, in float64."""
-    if ranks.size == 1:
-        return list(values)
-    total = torch.tensor(values, dtype=torch.float64, device=ranks.device)
-    dist.all_reduce(total)
-    return total.tolist()
+    return list(values) if ranks.size == 1 else read_figures([], values, [], ranks)
 
 
-def largest_of(values: Sequence[int], ranks: Ranks) -> list[int]:
-    """The largest of all ranks' values, one by one: the same answer everywhere."""
-    if ranks.size == 1:
-        return list(values)
-    most = torch.tensor([int(value) for value in values], dtype=torch.int64, device=ranks.device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return most.tolist()
+def read_figures(scalars: Sequence[Tensor], numbers: Sequence[float], same: Sequence[Tensor], ranks: Ranks) -> list[float]:
+    """Sums of scalars and of numbers over the ranks, then what all have alike: one collective, one wait for the device.
+
+    Args:
+        scalars: of this rank, on its device.
+        numbers: of this rank, in main memory.
+        same: scalars on the device, the same on every rank.
+        ranks: this process among the others.
+    """
+    at_hand = torch.tensor(numbers, dtype=torch.float64).to(ranks.device, non_blocking=True)
+    total = torch.cat([*map(_row, scalars), at_hand])
+    if ranks.size > 1:
+        dist.all_reduce(total)
+    return torch.cat([total, *map(_row, same)]).tolist()
+
+
+def _row(scalar: Tensor) -> Tensor:
+    return scalar.detach().double().reshape(1)
 
 
 def largest(value: int, ranks: Ranks) -> int:
-    """The largest of all ranks' values."""
-    return largest_of([value], ranks)[0]
+    """The largest of all ranks' values, the same answer everywhere."""
+    if ranks.size == 1:
+        return value
+    most = torch.tensor(int(value), dtype=torch.int64, device=ranks.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,24 +10,38 @@ from typing import Protocol
 from torch import Tensor, nn
 
 
+def nothing_to_name() -> str:
+    """For an objective without embeddings."""
+    return ""
+
+
 @dataclass(frozen=True)
 class StepFigures:
-    """Figures of one rank's share of a step; sums over ranks are the step's, but for the wait for its data (seconds).
+    """Figures of one rank's share of a step; sums of loss, pairs and tokens over ranks are the step's.
+
+    What the device computed stays there until the trainer reads all of a step at once: a GPU that is asked in between has
+    nothing queued while the host goes on.
 
     Attributes:
-        loss_seconds: of the loss from the embeddings on, the gather of other ranks' included.
+        loss: scalar, on the device.
+        temperature: exp(-tau) of the loss, a scalar on the device; None in language modelling.
+        finite: scalar, whether all embeddings are; on the device, the same on every rank.
+        name_not_finite: finds out which are not, the same on every rank; empty where all are.
+        wait_seconds: for the step's data.
         effective_rank: of the batch's embeddings, see metrics.py; None where it was not measured.
-        not_finite: which embeddings are not; empty where all are.
+        loss_seconds: of the loss from the embeddings on, the gather of other ranks' included.
     """
 
-    loss: float
+    loss: Tensor
     pairs: int
     tokens: int
     padded_tokens: int
+    temperature: Tensor | None = None
+    finite: Tensor | None = None
+    name_not_finite: Callable[[], str] = nothing_to_name
     wait_seconds: float = 0.0
     effective_rank: float | None = None
     loss_seconds: float = 0.0
-    not_finite: str = ""
 
 
 class Objective(Protocol):

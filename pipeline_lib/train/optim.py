@@ -77,19 +77,19 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = share * group["peak"]
 
 
-def clip_gradients(module: nn.Module, max_norm: float) -> float:
-    """Scale all gradients to a joint norm of at most `max_norm`; returns the norm before.
+def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
+    """Scale all gradients to a joint norm of at most `max_norm`; returns the norm before, unread, on the gradients' device.
 
     One that is not finite scales nothing: it would spread to all gradients, and hide which were not finite.
     """
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     cut = any(isinstance(gradient, DTensor) for gradient in gradients)
     norm = total_norm(gradients) if cut else nn.utils.get_total_norm(gradients)
-    if math.isfinite(norm):
-        # one at a time where some are cut: a foreach operation takes either cut or whole tensors
-        for group in module.parameters() if cut else [module.parameters()]:
-            nn.utils.clip_grads_with_norm_(group, max_norm, norm)
-    return float(norm)
+    divisor = torch.where(torch.isfinite(norm), norm, 0.0)
+    # one at a time where some are cut: a foreach operation takes either cut or whole tensors
+    for group in module.parameters() if cut else [module.parameters()]:
+        nn.utils.clip_grads_with_norm_(group, max_norm, divisor)
+    return norm
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ import json
 import math
 import os
 import signal
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils.deterministic
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.training import OptimizerConfig, TrainConfig
@@ -27,10 +28,9 @@ from pipeline_lib.train.distributed import (
     check_gpus,
     join_ranks,
     largest,
-    largest_of,
     leave_ranks,
+    read_figures,
     sum_gradients,
-    sum_over_ranks,
 )
 from pipeline_lib.train.job import EVALUATION_FILE, METRICS_FILE, TRAIN, Events, Job, early_stop_told
 from pipeline_lib.train.metrics import (
@@ -65,6 +65,20 @@ class StopRequest:
         self.raised = True
 
 
+class Agreed(NamedTuple):
+    """What all ranks do after a step, since one of them has to."""
+
+    stop: bool = False
+    save: bool = False
+
+
+class Work(NamedTuple):
+    """What a step went through, on all ranks."""
+
+    pairs: int
+    tokens: int
+
+
 class Trainer:
     """One process's side of a run.
 
@@ -89,6 +103,7 @@ class Trainer:
         self.stop = StopRequest()
         self.pairs_seen = 0
         self._reached = 0  # the step that is taken, or was
+        self._agreed = Agreed()
 
     def run(self) -> bool:
         """Go on from the newest usable state to the last step; False where a SIGTERM came first and the state is saved.
@@ -127,15 +142,12 @@ class Trainer:
                 with self.watch.timed("saving"):
                     self._require_finite_weights(done)
                     self.resume.keep(done, self._texts())
-            # one collective for both: every rank stops, or saves, after the same step
-            with self.watch.timed("synchronisation"):
-                stop, save = largest_of([self.stop.raised, self.resume.is_due], self.ranks)
-            if done < self.config.steps and stop and not self._is_over():
+            if done < self.config.steps and self._agreed.stop and not self._is_over():
                 self.resume.save(done, self._texts())
                 self.resume.wait()
                 self.events.send("stopped", step=done)
                 return False
-            if save:
+            if self._agreed.save:
                 self.save_state(done)
         if told := early_stop_told(self.job, self.evaluation):
             self.events.log(told)
@@ -163,32 +175,45 @@ class Trainer:
         share = optim.schedule(self.config, step - before, self.config.steps - before)
         rate = share * self.config.learning_rate
         optim.set_learning_rates(self.optimizer, share)
-        temperature = self.objective.temperature()
         self.optimizer.zero_grad(set_to_none=True)
         figures = self.objective.gradients(step)
         fault_point("trainer:after_backward")
         with self.watch.timed("synchronisation"):
             sum_gradients(self.objective.module, self.ranks)
-            loss, pairs, tokens, padded = sum_over_ranks(
-                [figures.loss, figures.pairs, figures.tokens, figures.padded_tokens], self.ranks
-            )
         norm = optim.clip_gradients(self.objective.module, self.config.clip_norm)
-        self.pairs_seen += int(pairs)
-        metrics = StepMetrics(step + 1, loss, temperature, norm, rate, 1.0 - tokens / padded, self.pairs_seen)
-        if divergence := divergence_of(metrics, figures.effective_rank, self.config, figures.not_finite):
+        with self.watch.timed("synchronisation"):
+            metrics, work, is_finite = self._read(figures, norm, step + 1, rate)
+        not_finite = "" if is_finite else figures.name_not_finite()
+        if divergence := divergence_of(metrics, figures.effective_rank, self.config, not_finite):
             raise TrainingFailed(self._describe(divergence, metrics.step))
         self.optimizer.step()
         self.objective.after_step()
         self.average.update(step)
         self.log.add(metrics)
-        self._report(metrics, int(pairs), int(tokens), figures)
+        self._report(metrics, work, figures)
         fault_point("trainer:after_step")
         return metrics
 
-    def _report(self, metrics: StepMetrics, pairs: int, tokens: int, figures: StepFigures) -> None:
+    def _read(self, figures: StepFigures, norm: Tensor, step: int, rate: float) -> tuple[StepMetrics, Work, bool]:
+        """What step `step` (from 1) has computed, and whether its embeddings are finite: the only wait for the device in it.
+
+        The flags go with it, so that every rank stops, or saves, after the same step.
+        """
+        numbers = [figures.pairs, figures.tokens, figures.padded_tokens, self.stop.raised, self.resume.is_due]
+        alike = {"norm": norm, "temperature": figures.temperature, "finite": figures.finite}
+        same = {name: value for name, value in alike.items() if value is not None}
+        loss, pairs, tokens, padded, stop, save, *rest = read_figures([figures.loss], numbers, list(same.values()), self.ranks)
+        read = dict(zip(same, rest, strict=True))
+        self._agreed = Agreed(stop > 0, save > 0)
+        self.pairs_seen += int(pairs)
+        padding = 1.0 - tokens / padded
+        metrics = StepMetrics(step, loss, read.get("temperature"), read["norm"], rate, padding, self.pairs_seen)
+        return metrics, Work(int(pairs), int(tokens)), read.get("finite", 1.0) > 0
+
+    def _report(self, metrics: StepMetrics, work: Work, figures: StepFigures) -> None:
         self.watch.add("wait", figures.wait_seconds)
         self.watch.add("loss", figures.loss_seconds)
-        speed = self.clock.tick(metrics.step, pairs, tokens, self.watch.lap(), figures.effective_rank)
+        speed = self.clock.tick(metrics.step, work.pairs, work.tokens, self.watch.lap(), figures.effective_rank)
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
             left = self.clock.seconds_left(metrics.step)
             self.events.log(

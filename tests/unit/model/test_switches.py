@@ -95,7 +95,7 @@ def test_a_fixed_temperature_stays_even_below_the_floor_and_directions_reach_the
         config = tiny_config(temperature=0.005, train_temperature=False, directions=directions)
         job = write_job(store, inputs, config)
         objective = ContrastiveObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
-        losses[directions] = objective.gradients(0).loss
+        losses[directions] = float(objective.gradients(0).loss)
         objective.after_step()
         assert objective.temperature() == pytest.approx(0.005) and objective.module.log_scale.grad is None
     assert losses["x_to_y"] != losses["y_to_x"]

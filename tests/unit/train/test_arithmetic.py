@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from training_runs import tiny_config, write_inputs, write_job
 
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.train import contrastive
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
-from pipeline_lib.train.trainer import set_arithmetic
+from pipeline_lib.train.job import Events
+from pipeline_lib.train.trainer import Trainer, set_arithmetic
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +51,41 @@ def test_the_effective_rank_is_measured_each_few_steps_and_what_is_not_finite_in
     monkeypatch.setitem(contrastive.RANK_EVERY, "cpu", 3)  # as on a GPU, which waits for it
     figures = [objective.gradients(step) for step in range(4)]
     assert [figure.effective_rank is not None for figure in figures] == [True, False, False, True]
-    assert not any(figure.not_finite for figure in figures)
+    assert all(figure.finite and not figure.name_not_finite() for figure in figures)
     with torch.no_grad():
         objective.module.backbone.get_input_embeddings().weight[:] = torch.nan
     broken = objective.gradients(4)
-    assert "16 of 16 x" in broken.not_finite and broken.effective_rank != broken.effective_rank
+    assert not broken.finite and "16 of 16 x" in broken.name_not_finite()
+
+
+class Reads(TorchFunctionMode):
+    """Counts what makes the host wait for a device: numbers read out of tensors of floats, and results whose size depends on
+    them."""
+
+    WAITS = ("item", "tolist", "numpy", "nonzero", "unique", "__float__", "__bool__", "__int__", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in self.WAITS and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_what_it_has_computed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, inputs = write_inputs(tmp_path)
+    job = write_job(store, inputs, tiny_config())
+    objective = ContrastiveObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
+    trainer = Trainer(job, objective, Ranks(), Events(enabled=False))
+    trainer.take_step(0)
+    monkeypatch.setitem(contrastive.RANK_EVERY, "cpu", 10)  # as on a GPU
+    with Reads() as reads:
+        metrics = trainer.take_step(1)
+    assert reads.seen == ["tolist"]
+    assert metrics.loss > 0 and metrics.temperature == pytest.approx(objective.temperature(), rel=1e-2)
+    with Reads() as reads:
+        float(objective.module.log_scale)
+    assert reads.seen == ["__float__"]

@@ -27,7 +27,7 @@ SIZES = {
 
 def gradients(objective: CausalObjective) -> tuple[float, dict[str, torch.Tensor]]:
     objective.module.zero_grad()
-    loss = objective.gradients(0).loss
+    loss = float(objective.gradients(0).loss)
     return loss, {name: weight.grad.clone() for name, weight in objective.module.named_parameters() if weight.grad is not None}
 
 

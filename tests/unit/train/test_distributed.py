@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
-from pipeline_lib.train.distributed import Ranks, gather_rows, largest, largest_of, sum_gradients, sum_over_ranks
+from pipeline_lib.train.distributed import Ranks, gather_rows, largest, read_figures, sum_gradients, sum_over_ranks
 
 SIZES = (5, 3)  # shares may differ
 WIDTH = 6
@@ -45,8 +45,7 @@ def on_rank(rank: int, folder: str) -> None:
     loss = contrastive_loss(x_BD.contiguous(), y_BD.contiguous(), module.log_scale, hashes, own)
     loss.backward()
     sum_gradients(module, ranks)
-    (total,) = sum_over_ranks([loss.item()], ranks)
-    figures = [total, *map(float, largest_of([rank == 1, False], ranks)), float(largest(10 + rank, ranks))]
+    figures = [*read_figures([loss], [rank == 1, 2.0], [torch.tensor(7.0)], ranks), float(largest(10 + rank, ranks))]
     flat = torch.cat([torch.tensor(figures, dtype=torch.float64)] + [p.grad.reshape(-1) for p in module.parameters()])
     flat.numpy().tofile(f"{folder}/rank-{rank}")
     dist.destroy_process_group()
@@ -66,17 +65,17 @@ def test_r10_two_ranks_equal_one_process_to_1e_10(tmp_path: Path) -> None:
         child.join(60)
         assert child.exitcode == 0
     for rank in range(2):
-        got = torch.from_file(str(tmp_path / f"rank-{rank}"), size=4 + len(expected), dtype=torch.float64)
+        got = torch.from_file(str(tmp_path / f"rank-{rank}"), size=5 + len(expected), dtype=torch.float64)
         assert torch.allclose(got[0], loss.detach(), rtol=1e-12)
-        assert got[1:4].tolist() == [1.0, 0.0, 11.0]
-        assert torch.allclose(got[4:], expected, rtol=1e-10, atol=1e-12)
+        assert got[1:5].tolist() == [1.0, 4.0, 7.0, 11.0]
+        assert torch.allclose(got[5:], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_one_process_needs_no_group() -> None:
     alone = Ranks()
     rows = torch.randn(3, 2, requires_grad=True)
     assert gather_rows(rows, [3], alone) is rows
-    assert largest_of([True, False], alone) == [True, False]
+    assert read_figures([torch.tensor(0.5)], [2.0], [torch.tensor(True)], alone) == [0.5, 2.0, 1.0]
     assert sum_over_ranks([1.5, 2.0], alone) == [1.5, 2.0]
 
 

@@ -161,7 +161,7 @@ def test_a_step_of_the_trainer_equals_the_oracle(tmp_path: Path, budget: int) ->
     hashes = PairHashes(hash_x, hash_y, negative_M=hash_n)
     loss = oracle_loss(embed([t for part in rows for t in part.x_ids]), y_KD, made.module.log_scale, hashes)
     loss.backward()
-    assert figures.loss == pytest.approx(float(loss.detach()), rel=1e-10)
+    assert float(figures.loss) == pytest.approx(float(loss.detach()), rel=1e-10)
     for name, parameter in made.module.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(got[name], parameter.grad, atol=1e-12, rtol=1e-9, msg=name)

@@ -50,7 +50,7 @@ class Measured:
 
     def __call__(self, ranks: Ranks) -> list[Any]:
         objective = build_objective(self.job, ranks)
-        losses = [sum_over_ranks([objective.gradients(step).loss], ranks)[0] for step in self.steps]
+        losses = [sum_over_ranks([float(objective.gradients(step).loss)], ranks)[0] for step in self.steps]
         return [*losses, objective.evaluate()]
 
 

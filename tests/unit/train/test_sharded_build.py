@@ -162,7 +162,7 @@ class Objective:
     job: Job
 
     def __call__(self, ranks: Ranks) -> float:
-        return build_objective(self.job, ranks).gradients(0).loss
+        return float(build_objective(self.job, ranks).gradients(0).loss)
 
 
 @pytest.mark.parametrize("stage", ["train", "pretrain"])

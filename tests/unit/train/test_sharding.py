@@ -97,7 +97,7 @@ def figures_of_cut_weights(ranks: Ranks) -> dict[str, Any]:
             own(parameter.grad).copy_(
                 gradient[first_row(parameter) :][: len(own(parameter))] if cut and parameter.dim() else gradient
             )
-        norms.append(clip_gradients(encoder, 1.0))
+        norms.append(float(clip_gradients(encoder, 1.0)))
         norms.append(sum(float(whole(p.grad).square().sum()) for p in encoder.parameters() if p.grad is not None) ** 0.5)
     after = {name: whole(p.detach()) for name, p in encoder.backbone.named_parameters()}
     rows = [len(own(p)) for p in encoder.backbone.parameters()]
