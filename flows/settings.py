@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline_lib.config.optimizer import check_optimizer
 from pipeline_lib.config.options import Option as Setting
 from pipeline_lib.config.options import find, options
 from pipeline_lib.config.overrides import in_yaml, parse_set
@@ -64,6 +65,7 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
     check_processes("train.processes", config.train.n_processes)
     check_divides(config.train.batch_size, config.train.n_processes * config.train.nodes)
+    check_optimizer(config.train)
     check_early_stopping(config.train, config.shards.splits)
     return config
 

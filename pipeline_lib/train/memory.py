@@ -168,7 +168,7 @@ def _shape_of_start(init: str) -> Shape:
 
 
 def memory_of(work: Workload, layout: Layout) -> Memory:
-    """Bytes of one process at the peak of a training step (float32 weights, AdamW)."""
+    """Bytes of one process at the peak of a training step (float32 weights; AdamW has two moments of each, Muon one)."""
     shape, n_weights, low = work.shape, work.weights, work.low
     share = -(-n_weights // layout.processes) if layout.is_cut else n_weights
     group = max(shape.block, shape.vocabulary * shape.width + work.head)  # gathered at a time; the next is on its way
@@ -179,7 +179,7 @@ def memory_of(work: Workload, layout: Layout) -> Memory:
     return Memory(
         weights=4 * share + averaged + cast + 4 * whole,
         gradients=4 * share + 4 * whole,
-        optimizer=8 * share,
+        optimizer=8 * share - (4 * shape.layers * shape.block_matrices if work.config.optimizer == "muon" else 0),
         activations=_activations(work, layout),
         loss=_loss(work, layout),
         communication=0 if layout.processes == 1 else 4 * (group if layout.is_cut else n_weights),

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline_lib.config.training import OptimizerConfig, TrainConfig
+from pipeline_lib.config.optimizer import OptimizerConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.train.sharding import own
 
 NONE: Mapping[str, float] = {}

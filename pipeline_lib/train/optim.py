@@ -1,4 +1,4 @@
-"""AdamW, its schedule as a function of the step, and the averaged weights.
+"""AdamW, Muon beside it, their schedule as a function of the step, and the averaged weights.
 
 Nothing here keeps a counter of its own: what a step does follows from its number, so that a resumed run is the same run.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers.pytorch_utils import Conv1D
 
-from pipeline_lib.config.training import OptimizerConfig
+from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.train.sharding import own, total_norm
 
-Optimizer = torch.optim.AdamW
 AVERAGE_RAMP_STEPS = 10.0
 SCALE_PARAMETER = "log_scale"
 
@@ -33,13 +34,46 @@ def schedule(config: OptimizerConfig, step: int, steps: int) -> float:
     return final + (1.0 - final) * cosine
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in four groups: token embeddings, logit scale, other matrices, the rest; weight decay is on matrices only.
+class Optimizer:
+    """AdamW, with Muon for the hidden matrices where that is asked for: groups and states of both as one.
+
+    Args:
+        parts: which share no parameter.
+    """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = tuple(parts)
+        self._of = {id(parameter): part for part in parts for group in part.param_groups for parameter in group["params"]}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all parts."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The state that is kept of a parameter, to read and to write; empty before its first step."""
+        return self._of[id(parameter)].state[parameter]
+
+    def step(self) -> None:
+        """Change all weights by their gradients."""
+        for part in self._parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none)
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Five groups: token embeddings, logit scale, hidden matrices, other matrices, the rest; weight decay is on matrices only.
 
     Each group's "peak" is its learning rate at the schedule's top; the token embeddings have an epsilon of their own too.
+    Under `optimizer: muon` the hidden matrices, those of linear layers but a language model's head, are Muon's (arXiv
+    2502.16982: its updates scaled to the size of AdamW's, of whole matrices alone), and all else is AdamW's.
     """
-    embeddings = _token_embeddings(module)
-    groups: dict[str, list[nn.Parameter]] = {"embeddings": [], "scale": [], "matrices": [], "rest": []}
+    embeddings, hidden = _token_embeddings(module), _hidden_matrices(module)
+    groups: dict[str, list[nn.Parameter]] = {"embeddings": [], "scale": [], "hidden": [], "matrices": [], "rest": []}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -47,22 +81,34 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
             group = "embeddings"
         elif name == SCALE_PARAMETER:
             group = "scale"
+        elif config.optimizer == "muon" and id(parameter) in hidden:
+            group = "hidden"
         else:
             group = "matrices" if parameter.dim() >= 2 else "rest"
         groups[group].append(parameter)
-    peaks = {"embeddings": config.embedding_learning_rate, "scale": config.scale_learning_rate}
-    options = [
-        {
+    peaks = {
+        "embeddings": config.embedding_learning_rate,
+        "scale": config.scale_learning_rate,
+        "hidden": config.muon_learning_rate,
+    }
+    options = {
+        group: {
             "params": parameters,
             "peak": peaks.get(group) or config.learning_rate,
-            "weight_decay": config.weight_decay if group in ("embeddings", "matrices") else 0.0,
+            "weight_decay": config.weight_decay if group in ("embeddings", "hidden", "matrices") else 0.0,
             "eps": config.embedding_epsilon if group == "embeddings" else config.epsilon,
         }
         for group, parameters in groups.items()
         if parameters
-    ]
-    betas = (config.first_moment_decay, config.second_moment_decay)
-    return torch.optim.AdamW(options, lr=config.learning_rate, betas=betas, fused=True)
+    }
+    parts: list[torch.optim.Optimizer] = []
+    if hidden_group := options.pop("hidden", None):
+        del hidden_group["eps"]
+        parts.append(torch.optim.Muon([hidden_group], lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"))
+    if options:
+        betas = (config.first_moment_decay, config.second_moment_decay)
+        parts.append(torch.optim.AdamW(options.values(), lr=config.learning_rate, betas=betas, fused=True))
+    return Optimizer(parts)
 
 
 def _token_embeddings(module: nn.Module) -> nn.Parameter | None:
@@ -71,7 +117,15 @@ def _token_embeddings(module: nn.Module) -> nn.Parameter | None:
     return find().weight if find is not None else None
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+def _hidden_matrices(module: nn.Module) -> set[int]:
+    """The weights, by id, of all linear layers (GPT-2's Conv1D too) but a language model's head."""
+    backbone = getattr(module, "backbone", module)
+    head = backbone.get_output_embeddings() if hasattr(backbone, "get_output_embeddings") else None
+    layers = [layer for layer in backbone.modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head]
+    return {id(layer.weight) for layer in layers}
+
+
+def set_learning_rates(optimizer: Optimizer, share: float) -> None:
     """Every group's rate at this share of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = share * group["peak"]
@@ -92,22 +146,23 @@ def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
     return norm
 
 
-def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def moments(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as flat tensors `NAME/FIELD`, NAME being the parameter's."""
     return {
         f"{name}/{field}": value
         for name, parameter in module.named_parameters()
-        for field, value in optimizer.state.get(parameter, {}).items()
+        if parameter.requires_grad
+        for field, value in optimizer.state_of(parameter).items()
     }
 
 
-def restore_moments(module: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+def restore_moments(module: nn.Module, optimizer: Optimizer, saved: Mapping[str, Tensor]) -> None:
     """Put back what `moments` took; steps stay where the fused kernel wants them, on the parameter's device."""
     parameters = dict(module.named_parameters())
     for key, value in saved.items():
         name, _, field = key.rpartition("/")
         parameter = parameters[name]
-        optimizer.state[parameter][field] = value.to(parameter.device)
+        optimizer.state_of(parameter)[field] = value.to(parameter.device)
 
 
 class WeightAverage:

@@ -6,7 +6,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from pipeline_lib.config.training import OptimizerConfig
+from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import cores
 

@@ -17,7 +17,8 @@ import torch.utils.deterministic
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from pipeline_lib.config.training import OptimizerConfig, TrainConfig
+from pipeline_lib.config.optimizer import OptimizerConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import TrainingFailed
 from pipeline_lib.store.files import digest_of, exclusive, fault_point, replace_file
 from pipeline_lib.store.store import Store

@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import normalize
 from training_runs import tiny_config, write_inputs, write_job
 
-from pipeline_lib.config.training import OptimizerConfig, TrainConfig
+from pipeline_lib.config.optimizer import OptimizerConfig
+from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import TrainingFailed
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks

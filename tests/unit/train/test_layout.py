@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from training_runs import MODEL, tiny_config, write_inputs
 
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.config.presets import PRESETS, preset
-from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, OptimizerConfig, PretrainConfig, TrainConfig
+from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.grad_cache import should_cache
 from pipeline_lib.runtime.machine import Devices

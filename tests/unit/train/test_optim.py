@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.train import optim
 
 
@@ -105,13 +106,39 @@ def test_no_average_leaves_the_weights() -> None:
     assert average.tensors() == {}
 
 
-def test_moments_put_back_give_the_same_next_step_to_the_bit() -> None:
-    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+def test_muon_takes_the_matrices_between_states_and_no_other() -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=9, tie_word_embeddings=False))
+    optimizer = optim.build_optimizer(model, PretrainConfig(optimizer="muon", muon_learning_rate=0.3, learning_rate=0.1))
+    optim.set_learning_rates(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    own = {name for name, p in model.named_parameters() if rates[id(p)] == 0.15}
+    parts = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert own == {f"transformer.h.0.{part}.weight" for part in parts}
+    assert {rates[id(p)] for name, p in model.named_parameters() if name not in own} == {0.05}
+
+
+def test_a_step_of_muon_is_orthogonal_and_as_large_as_adamws() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(6, 24, bias=False)
+    before = module.weight.detach().clone()
+    optimizer = optim.build_optimizer(module, TrainConfig(optimizer="muon", learning_rate=0.01, weight_decay=0.0))
+    optim.set_learning_rates(optimizer, 1.0)
+    module(torch.randn(7, 6)).square().sum().backward()
+    optimizer.step()
+    step = (before - module.weight.detach()) / 0.01
+    singular = torch.linalg.svdvals(step)
+    assert 0.6 < singular.min() / singular.max() <= 1.0, "a gradient's own singular values would lie far apart"
+    assert float(step.square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_moments_put_back_give_the_same_next_step_to_the_bit(kind: Any) -> None:
+    def start() -> tuple[nn.Module, optim.Optimizer]:
         torch.manual_seed(0)
         module = nn.Linear(4, 4)
-        return module, optim.build_optimizer(module, TrainConfig())
+        return module, optim.build_optimizer(module, TrainConfig(optimizer=kind))
 
-    def step(module: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+    def step(module: nn.Module, optimizer: optim.Optimizer, number: int) -> None:
         optimizer.zero_grad()
         module(torch.full((1, 4), float(number + 1))).square().sum().backward()
         optimizer.step()
@@ -122,10 +149,12 @@ def test_moments_put_back_give_the_same_next_step_to_the_bit() -> None:
         if number == 1:
             weights = {name: weight.clone() for name, weight in whole.state_dict().items()}
             saved = {name: value.clone() for name, value in optim.moments(whole, whole_optimizer).items()}
+            assert {name.rpartition("/")[0] for name in saved} == {"weight", "bias"}
     resumed, resumed_optimizer = start()
     resumed.load_state_dict(weights)
     optim.restore_moments(resumed, resumed_optimizer, saved)
     for number in (2, 3):
         step(resumed, resumed_optimizer, number)
     assert torch.equal(resumed.weight, whole.weight)
-    assert {name.split("/")[1] for name in saved} == {"step", "exp_avg", "exp_avg_sq"}
+    muon = {"momentum_buffer"} if kind == "muon" else set()
+    assert {name.split("/")[1] for name in saved} == {"step", "exp_avg", "exp_avg_sq"} | muon
