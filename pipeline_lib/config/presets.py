@@ -44,6 +44,7 @@ STARTS = {
     ("code", "s"): "Qwen/Qwen3-0.6B-Base",
     ("code", "m"): "Qwen/Qwen3-1.7B-Base",
 }
+LM_START, ADAPT_START = "smollm2-135m-instruct-q4", "all-minilm-l6-v2"  # names of `cpt get-start`
 NO_START = "; no open language model of this size is known here: random weights, for plans alone"
 VOCABULARY = 50_257  # GPT-2's, as GPT-3's
 
@@ -147,6 +148,38 @@ def demo() -> RunConfig:
     return _in_precision(run, "float32")  # the figures that are shown of it are then those of any machine
 
 
+def lm() -> RunConfig:
+    """The paper's method from a small language model, SmolLM2's first blocks, on this machine's own Python: an hour or more on 2 cores.
+
+    `cpt get-start smollm2-135m-instruct-q4` fetches the start.
+    """
+    run = demo()
+    train = run.train.model_copy(
+        update={
+            "steps": 1,
+            "batch_size": 256,
+            "optimizer": "muon",
+            "muon_learning_rate": 1e-2,
+            "learning_rate": 8e-4,
+            "embedding_learning_rate": None,
+            "embedding_epsilon": 1e-8,
+            "token_dropout": 0.0,
+            "weight_average": 0.0,
+            "precision": "auto",
+            "activation_bytes": 4 * 1024**3,
+        }
+    )
+    return run.model_copy(
+        update={
+            "name": "lm",
+            "tokenizer": TokenizerConfig(),
+            "shards": ShardConfig(max_x_tokens=48, max_y_tokens=96, order="path", splits=("train",)),
+            "model": ModelConfig(init=LM_START, keep_layers=3),
+            "train": train,
+        }
+    )
+
+
 def smoke() -> RunConfig:
     """The same code in the smallest sizes that exercise every stage: minutes, no claim to quality."""
     run = RunConfig(
@@ -171,6 +204,7 @@ def _in_precision(config: RunConfig, precision: PrecisionChoice) -> RunConfig:
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
+    "lm": lm,
     "smoke": smoke,
     "cpt_text_s": partial(paper_run, "text", "s"),
     "cpt_text_m": partial(paper_run, "text", "m"),
@@ -179,6 +213,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "cpt_code_s": partial(paper_run, "code", "s"),
     "cpt_code_m": partial(paper_run, "code", "m"),
 }
+OF_OWN_START = {"lm": LM_START, "adapt": ADAPT_START}  # presets whose rates were measured with the start that they name
 RANDOM = "random"  # in place of a start's folder or id
 FOLDER = "presets"  # of a user's own, below the artifact root: NAME.yaml
 OF_A_PRESET = ("base", "description")  # what such a file may say beside its options
@@ -278,7 +313,7 @@ def _made(
     start = init or config.model.init
     if start == RANDOM:
         return _named(config, name, init="", start="random")
-    if start:
+    if start and start != OF_OWN_START.get(built_in):
         n_weights = hub_weights(start) or n_weights
         if config.train.precision == "float32":  # fixed for a small new model's figures, which these will not be
             config = _in_precision(config, "auto")
