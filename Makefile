@@ -6,16 +6,21 @@ PORT ?= 4200
 # test processes; the files are dealt to them
 JOBS ?= 2
 
-.PHONY: demo smoke up test test-all lint format types bench setup setup-dev clean help
+.PHONY: demo demo-lm smoke up test test-all lint format types bench setup setup-dev clean help
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
+	@echo "make demo-lm  the paper's recipe, from a small language model that it fetches: an hour and more; Ctrl-C, and it goes on"
 	@echo "make test     the tests, about 10 minutes on 2 cores        make test-all   the slow ones too"
 	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
 
 demo: setup
 	@$(BIN)/cpt run --preset demo
+
+demo-lm: $(VENV)/.lm
+	@$(BIN)/cpt get-start smollm2-135m-instruct-q4
+	@$(BIN)/cpt run --preset lm
 
 smoke: setup
 	@$(BIN)/cpt run --preset smoke
@@ -56,6 +61,11 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dumps,suites]'
+	@touch $@
+
+$(VENV)/.lm: $(VENV)/.runtime
+	@echo "installing what reads a GGUF file"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[lm]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -36,7 +36,7 @@ from benchmarks import EVAL_DATA
 from benchmarks.deduplicate import paragraphs
 from data_contracts.check_shards import check_shards
 from data_contracts.validate import validate
-from pipeline_lib.config.presets import demo
+from pipeline_lib.config.built_in import demo
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.pairs.extract import extract

@@ -12,9 +12,10 @@ from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, sp
 from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import operational
+from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.finetuning import TrainingSetConfig, TuningConfig
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
-from pipeline_lib.config.presets import PRESETS, RANDOM, preset, preset_names, start_of
+from pipeline_lib.config.presets import RANDOM, preset, preset_names, start_of
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError

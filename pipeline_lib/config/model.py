@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.errors import UserError
 
-FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
+FAMILIES = ("bert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
 
 # bytes that a layer keeps of a token until backward, by a unit of (width, queries and keys, feed-forward width): in float32,
 # and with products in bfloat16. Counted from the tensors that autograd saves; a model without a line keeps what Llama does
@@ -26,7 +26,8 @@ LEAN_BYTES = {  # in the forward of model/decoder.py
     "llama": ((24, 12, 16), (20, 4, 8)),
     "qwen3": ((24, 16, 16), (20, 12, 8)),  # norms of queries and keys
 }
-OWN_BYTES = {  # in the model's own, which cut weights and language models take
+OWN_BYTES = {  # in the model's own, which cut weights, language models and embedding models take
+    "bert": ((32, 0, 8), (24, 0, 4)),
     "gpt2": ((32, 0, 8), (20, 0, 4)),
     "gpt_neox": ((40, 0, 8), (22, 0, 4)),
     "llama": ((24, 8, 16), (26, 4, 8)),
@@ -41,12 +42,16 @@ def _sizes(layers: int, width: int, inner: int, heads: int) -> dict[str, int]:
     return {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner, "num_attention_heads": heads}
 
 
-# the fields of config.json that decide sizes, by hub id
+_SMOLLM2 = {"model_type": "llama", "vocab_size": 49_152} | _sizes(30, 576, 1536, 9) | {"num_key_value_heads": 3}
+# the fields of config.json that decide sizes, by hub id or the name of `cpt get-start`
 HUB_MODELS: dict[str, dict[str, Any]] = {
     "EleutherAI/pythia-410m": _PYTHIA | _sizes(24, 1024, 4096, 16),
     "EleutherAI/pythia-1.4b": _PYTHIA | _sizes(24, 2048, 8192, 16),
     "EleutherAI/pythia-6.9b": _PYTHIA | _sizes(32, 4096, 16_384, 32) | {"vocab_size": 50_432},
     "Qwen/Qwen3-0.6B-Base": _QWEN3 | _sizes(28, 1024, 3072, 16) | {"num_key_value_heads": 8},
+    "smollm2-135m": _SMOLLM2,
+    "smollm2-135m-instruct-q4": _SMOLLM2,
+    "all-minilm-l6-v2": {"model_type": "bert", "vocab_size": 30_522, "max_position_embeddings": 512} | _sizes(6, 384, 1536, 12),
     "Qwen/Qwen3-1.7B-Base": _QWEN3 | _sizes(28, 2048, 6144, 16) | {"num_key_value_heads": 8},
 }
 
@@ -207,7 +212,9 @@ def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
     width, inner, heads = (fields[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
     sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"]}
     sizes |= {"family": fields["model_type"], "fused": True}
-    if fields["model_type"] == "gpt_neox":
+    if fields["model_type"] == "bert":
+        sizes |= {"fused": False, "positions": fields["max_position_embeddings"]}
+    if fields["model_type"] in ("bert", "gpt_neox"):
         return sizes | _with_biases(width, inner)
     head = fields.get("head_dim") or width // heads
     queries, keys = heads * head, (fields.get("num_key_value_heads") or heads) * head
@@ -217,7 +224,7 @@ def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_biases(width: int, inner: int) -> dict[str, int]:
-    """Sizes of a block of GPT-2 and GPT-NeoX: square attention, a bias on everything, two layer norms."""
+    """Sizes of a block of GPT-2, GPT-NeoX and BERT: square attention, a bias on everything, two layer norms."""
     vectors = 4 * width + inner + width + 4 * width
     return {"width": width, "inner": inner, "queries": width, "keys": width, "vectors": vectors, "final": 2 * width}
 

@@ -13,6 +13,7 @@ from pipeline_lib.errors import UserError
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 CPU_ACTIVATION_BYTES = 2 * 1024**3
+CPU_ACTIVATION_SHARE = 3  # of its memory, where that is more
 CPU_TOKENS = 16_384  # of the largest micro-batch there: beyond, caches lose more than fewer passes gain
 
 
@@ -130,7 +131,7 @@ class TrainConfig(OptimizerConfig):
         was=0,
         operational=True,
         description="Most memory of a batch's activations in a process; beyond it gradient caching, a third more work; null:"
-        " what the memory of a GPU leaves, 2 GiB on a CPU (bytes).",
+        " what the memory of a GPU leaves; of a CPU machine a third, and 2 GiB at least (bytes).",
         gt=0,
     )
 

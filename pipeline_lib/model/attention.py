@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 KERNEL_TYPES = (torch.bfloat16, torch.float16)
 KERNEL_WIDTH_STEP, KERNEL_WIDEST = 8, 256  # of a head; FlashAttention 2
@@ -26,6 +29,7 @@ PROBE_LENGTHS = (1, 2, 7, 7, 33)
 PROBE_COSINE = 0.999
 MOST_PADDING = 0.125  # of a bucket's tokens
 SHORT_TOKENS = 320  # of a row, up to which plain products are faster on a CPU in 16 bits
+SHORT_ROWS = "short_rows"  # what transformers knows `attend_either_way` by
 BUCKET_SCORES = 1 << 21  # at most, of one head: what a bucket's rows have together should stay in the caches
 
 
@@ -149,6 +153,29 @@ def attend_rows(
 def takes_products(q: Tensor, n_tokens: int) -> bool:
     """True where plain products of matrices attend rows of this many tokens fastest."""
     return q.device.type == "cpu" and q.dtype in KERNEL_TYPES and n_tokens <= SHORT_TOKENS
+
+
+def attend_either_way(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention of (N, H, Q, E): by plain products where they are fastest and nothing else is asked for."""
+    asked = {name for name, value in options.items() if isinstance(value, Tensor) or value}
+    is_plain = asked <= {"scaling", "position_ids"} and key.shape[1] == query.shape[1]
+    # without a mask a decoder's is causal
+    has_mask = attention_mask.dtype == torch.bool if attention_mask is not None else not getattr(module, "is_causal", True)
+    if not (is_plain and has_mask and takes_products(query, key.shape[2])):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scaling = options.get("scaling") or query.shape[-1] ** -0.5
+    hidden = None if attention_mask is None else ~attention_mask
+    return _Products.apply(*(part.transpose(1, 2) for part in (query, key, value)), scaling, hidden), None
+
+
+def use_short_rows(backbone: PreTrainedModel) -> None:
+    """Let a model whose own forward is computed attend by `attend_either_way`, where it would by PyTorch's."""
+    if backbone.config._attn_implementation == "sdpa":
+        AttentionInterface.register(SHORT_ROWS, attend_either_way)
+        AttentionMaskInterface.register(SHORT_ROWS, sdpa_mask)
+        backbone.set_attn_implementation(SHORT_ROWS)
 
 
 class _Products(torch.autograd.Function):

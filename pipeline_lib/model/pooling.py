@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.model.attention import use_short_rows
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.tokens.sentence_transformer import (
     LEGACY_MODES,
@@ -292,6 +293,7 @@ def load_transformer(folder: Path, config: PreTrainedConfig | None = None) -> Pr
             backbone.pooler = None
     if hasattr(backbone.config, "use_cache"):
         backbone.config.use_cache = False
+    use_short_rows(backbone)
     backbone.config.name_or_path = ""  # where it was loaded from is no part of what is saved
     return backbone
 

@@ -14,7 +14,14 @@ from typing import Any
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
-from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, CPU_TOKENS, PretrainConfig, TrainConfig, check_divides
+from pipeline_lib.config.training import (
+    CPU_ACTIVATION_BYTES,
+    CPU_ACTIVATION_SHARE,
+    CPU_TOKENS,
+    PretrainConfig,
+    TrainConfig,
+    check_divides,
+)
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import Devices, precision_on
 from pipeline_lib.store.artifact import Artifact
@@ -221,7 +228,7 @@ def _may_be(work: Workload, devices: Devices, layout: Layout) -> bool:
     kept = work.kept_bytes(local, layout)
     if work.config.activation_bytes:
         return layout.cached == (kept > work.config.activation_bytes)
-    return layout.cached or devices.kind == "cuda" or kept <= CPU_ACTIVATION_BYTES
+    return layout.cached or kept <= _most_kept(work.config, devices, layout)
 
 
 def _activation_room(work: Workload, devices: Devices, layout: Layout, memory: Memory, room: float) -> int:
@@ -233,7 +240,13 @@ def _activation_room(work: Workload, devices: Devices, layout: Layout, memory: M
         return config.activation_bytes
     beside = memory.total - memory.activations + work.backward_bytes(layout)
     left = max(1, int(room) - beside)
-    return left if devices.kind == "cuda" else min(left, CPU_ACTIVATION_BYTES)
+    return min(left, _most_kept(config, devices, layout))
+
+
+def _most_kept(config: Config, devices: Devices, layout: Layout) -> int:
+    """Activations that a device's kind allows, were there nothing beside them: a CPU's memory is other programs' too."""
+    room = process_room(config, devices, layout)
+    return room if devices.kind == "cuda" else max(CPU_ACTIVATION_BYTES, room // CPU_ACTIVATION_SHARE)
 
 
 def _refusal(work: Workload, devices: Devices, processes: int, room: int) -> str:

@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline_lib.config.data import TextView, View
-from pipeline_lib.config.data import ReadingConfig
+from pipeline_lib.config.data import ReadingConfig, TextView, View
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact

@@ -111,11 +111,11 @@ def test_the_same_kill_twice_ends_the_run_and_each_is_said(fails: Start) -> None
 
 TOO_FAST = """
 import sys
-from pipeline_lib.config import presets
-smoke = presets.smoke()
+from pipeline_lib.config import built_in
+smoke = built_in.smoke()
 train = {"learning_rate": 1e25, "mixture": {"docstring": 0.6, "name": 0.1, "neighbour": 0.3}}
 fast = smoke.model_copy(update={"train": smoke.train.model_copy(update=train)})
-presets.PRESETS["smoke"] = lambda: fast
+built_in.PRESETS["smoke"] = lambda: fast
 from flows.cli import main
 main()
 """

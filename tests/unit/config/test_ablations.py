@@ -16,7 +16,7 @@ from flows.cli.terminal import read_params
 from flows.params import AblateParams
 from pipeline_lib.config.ablations import AblateConfig, Arm, arms, rankings, with_seed
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.presets import demo, smoke
+from pipeline_lib.config.built_in import demo, smoke
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.ablation import Measured, tabulate, write_ablation
 from pipeline_lib.store.artifact import Artifact

@@ -11,10 +11,11 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.data import Language
 from pipeline_lib.config.options import Option, options
 from pipeline_lib.config.overrides import apply, diff, in_yaml, overrides_of, parse_set, read_config, show
-from pipeline_lib.config.presets import PRESETS, preset
+from pipeline_lib.config.presets import preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.languages import language_names

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.config import built_in
+from pipeline_lib.config.built_in import OF_OWN_START, PRESETS
 from pipeline_lib.config.overrides import diff, parse_set
-from pipeline_lib.config.presets import PRESETS, RANDOM, description, preset, preset_names, start_of
+from pipeline_lib.config.presets import RANDOM, describe, description, preset, preset_names, start_of
 from pipeline_lib.errors import UserError
 
 Write = Callable[[str, str], Path]
@@ -66,7 +68,7 @@ def test_rates_go_by_the_start_unless_the_file_gives_them(write: Write) -> None:
     [
         ("demo", {"demo": "train: {steps: 1}"}, "demo.yaml: demo is a built-in preset; give yours another name"),
         ("a", {"a": "base: b", "b": "base: c", "c": "base: a"}, "preset a: its bases go in a circle: a -> b -> c -> a"),
-        ("a", {"a": "base: b"}, "preset 'a': its base 'b' is unknown; choose one of: cpt_code_m"),
+        ("a", {"a": "base: b"}, "preset 'a': its base 'b' is unknown; choose one of: adapt, cpt_code_m"),
         ("nobody", {"mine": "base: demo"}, "presets: mine"),
         ("", {"mine": "base: demo"}, "preset '' is unknown"),
         ("../x", {}, "preset '../x' is unknown"),
@@ -86,6 +88,15 @@ def test_what_is_wrong_with_a_file_is_told(write: Write, asked: str, files: dict
         preset(asked)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["lm", "adapt"])
+def test_a_preset_that_was_measured_with_its_start_keeps_its_rates(name: str) -> None:
+    own, made = preset(name), built_in.PRESETS[name]()
+    assert own.train == made.train and own.model.init == OF_OWN_START[name]
+    other = preset(name, "somebody/anything").train
+    assert (other.learning_rate, other.muon_learning_rate, other.scale_learning_rate) == (1e-4, None, None)
+    assert "the preset's" in describe(own, name) and "a language model's" in describe(preset(name, "some/model"), name)
 
 
 def test_an_embedding_model_starts_with_rates_of_its_own(tmp_path: Path) -> None:

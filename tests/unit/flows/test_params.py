@@ -22,8 +22,9 @@ from flows.params import (
     split_checkpoint,
 )
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.model import HUB_MODELS
-from pipeline_lib.config.presets import PRESETS, describe, preset
+from pipeline_lib.config.presets import describe, preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import HUB_ID
@@ -143,7 +144,7 @@ def test_a_given_start_brings_a_language_models_rates_in_any_preset(name: str, l
     assert (train.token_dropout, train.weight_average, train.warmup_steps) == (0.0, 0.0, 5)
     plain = preset(name).train
     assert train.precision == ("auto" if plain.precision == "float32" else plain.precision), "as fast as the machine can"
-    kept = ("batch_size", "temperature", "mixture", "checkpoints", "weight_decay", "seed")
+    kept = ("batch_size", "temperature", "mixture", "checkpoints", "weight_decay", "seed", "optimizer")
     assert [getattr(train, field) for field in kept] == [getattr(plain, field) for field in kept]
     assert train.learning_rate == config.pretrain.learning_rate == 3e-4, "by its size, 30 thousand weights"
 
@@ -216,7 +217,7 @@ def test_curation_does_more_where_it_is_asked_to() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="cpt_text_xl, demo, smoke"):
+    with pytest.raises(UserError, match="cpt_text_xl, demo, lm, smoke"):
         preset("huge")
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig, BertModel
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model import attention
-from pipeline_lib.model.attention import Layout, attend, attend_rows, kernel_obstacle, takes_kernel
+from pipeline_lib.model.attention import Layout, attend, attend_rows, kernel_obstacle, takes_kernel, use_short_rows
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
@@ -218,3 +219,35 @@ def test_a_kernel_that_fails_or_errs_is_no_kernel(monkeypatch: pytest.MonkeyPatc
 
 def test_the_probe_agrees_where_both_sides_are_computed_by_buckets() -> None:
     assert attention.kernel_agreement(torch.device("cpu"), 16) >= 0.999
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_encoder_of_both_ways_attends_short_rows_by_products(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16 bits on a CPU, and as its own attention does: states and gradients; in float32 it is its own attention."""
+    torch.manual_seed(4)
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    model = BertModel(config, add_pooling_layer=False).eval()
+    ids_BL, mask_BL = torch.randint(0, 50, (3, 9)), torch.ones(3, 9, dtype=torch.int64)
+    if masked:
+        mask_BL[0, 4:] = 0
+    products = []
+    apply = attention._Products.apply
+    monkeypatch.setattr(attention._Products, "apply", lambda *given: (products.append(1), apply(*given))[1])
+
+    def computed(low: bool) -> torch.Tensor:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            states_BLD = model(ids_BL, attention_mask=mask_BL).last_hidden_state.float() * mask_BL[..., None]
+        states_BLD.square().sum().backward()
+        return torch.cat([states_BLD.detach().flatten(), *(weight.grad.flatten() for weight in model.parameters())])
+
+    expected = {low: computed(low) for low in (False, True)}
+    assert not products
+    use_short_rows(model)
+    assert torch.equal(computed(False), expected[False]) and not products
+    found = computed(True)
+    assert len(products) == 2
+    assert float(torch.nn.functional.cosine_similarity(found, expected[True], dim=0)) > 0.9999
+    model.train()  # dropout on attention weights is its own attention's
+    computed(True)
+    assert len(products) == 2

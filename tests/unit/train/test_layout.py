@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import MODEL, tiny_config, write_inputs
 
+from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.optimizer import OptimizerConfig
-from pipeline_lib.config.presets import PRESETS, preset
+from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.grad_cache import should_cache
@@ -151,8 +152,12 @@ def test_a_machine_without_gpus_trains_in_one_process_as_it_did() -> None:
         settled = launched(Workload.planned(config), LAPTOP)
         assert isinstance(settled, TrainConfig)
         assert (settled.processes, settled.parallel, settled.micro_batch_tokens) == (1, "ddp", CPU_TOKENS)
-        larger = launched(Workload.planned(config), Devices("cpu", 1, 8 * 1024**3))
-        assert isinstance(larger, TrainConfig) and larger.activation_bytes == CPU_ACTIVATION_BYTES
+        kept = {}
+        for gigabytes in (5, 8, 24):
+            larger = launched(Workload.planned(config), Devices("cpu", 1, gigabytes * 1024**3))
+            assert isinstance(larger, TrainConfig)
+            kept[gigabytes] = larger.activation_bytes
+        assert kept == {5: CPU_ACTIVATION_BYTES, 8: 8 * 1024**3 // 3, 24: 8 * 1024**3}
     with pytest.raises(UserError, match="gpus 1: this machine has no GPU that torch can use"):
         settle(TrainConfig(gpus=1), None, LAPTOP)
 

@@ -18,9 +18,10 @@ from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
+from pipeline_lib.config.built_in import PRESETS, SIZES
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import HUB_MODELS, ModelConfig, Shape
-from pipeline_lib.config.presets import PRESETS, SIZES, preset
+from pipeline_lib.config.presets import preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
