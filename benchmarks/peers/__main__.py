@@ -26,7 +26,7 @@ from benchmarks.evaluate import QUICK_LIMITS, evaluated, headline_of
 from benchmarks.peers import page
 from benchmarks.peers.models import BASELINES, PEERS, Peer, encoder_ranking, open_folder, open_peer
 from pipeline_lib.config.evaluation import EvaluateConfig, SuiteConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.metrics import difference, read_queries
 from pipeline_lib.evaluation.suites.cached import CachedEncoder
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for peer in peers:
         try:
             bench.measure(peer)
-        except UserError as error:  # the others are worth having without it
-            failed[peer.name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        except (UserError, CorruptArtifact) as error:  # the others are worth having without it
+            failed[peer.name] = f"{type(error).__name__} while it was measured"  # the message names places of this machine
             print(f"{peer.name}: left out: {error}", file=sys.stderr)
     bench.compare([peer for peer in peers if peer.name not in failed])
     told = results.read().get("left_out", {}) | absent | failed
