@@ -203,7 +203,7 @@ def test_the_page_has_every_figure_and_the_picture_names_every_model(run, home: 
     code = next(line for line in table if line.startswith("| code search among 50, MRR"))
     values = {name: found["models"][name]["tasks"]["code_search_held_out"]["value"] for name in MODELS}
     assert f"**{max(values.values()):.3f}**" in code and all(f"{value:.3f}" in code for value in values.values())
-    assert "a trial, the test split is still closed" in text
+    assert "a trial, for which the test split was not read" in text
     drawn = "".join(ET.fromstring(picture.read_text()).itertext())
     assert all(name in drawn for name in MODELS) and "processor seconds of training" in drawn
     with pytest.raises(UserError, match="to write between"):
