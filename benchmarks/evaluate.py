@@ -26,6 +26,7 @@ from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import SUITES, open_model, open_suite
 from pipeline_lib.evaluation.suites.suite import Suite
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -110,12 +111,23 @@ def table(store: Store, models: Sequence[Model], suites: Sequence[Suite]) -> dic
 
 def headline(store: Store, model: Model, suite: Suite) -> dict[str, Any] | None:
     """The suite's primary figure; None where the model has no such task."""
+    artifact = evaluated(store, model, suite, "test")
+    return artifact and headline_of(artifact)
+
+
+def evaluated(store: Store, model: Model, suite: Suite, split: str) -> Artifact | None:
+    """One model on one suite; None where the model has no such task."""
     if isinstance(model, WordModel) and (suite.kind not in model.kinds or suite.needs_encoder):
         return None
-    artifact = evaluate_suite(store, model, suite, "test")
-    primary = artifact.manifest.facts["tasks"][suite.task]["primary"]
-    rows = read_evaluations([artifact])
-    return next(row for row in rows if row["task"] == suite.task and row["metric"] == primary)
+    return evaluate_suite(store, model, suite, split)
+
+
+def headline_of(artifact: Artifact) -> dict[str, Any] | None:
+    """The headline task's primary figure; None where the split has too little for it."""
+    facts = artifact.manifest.facts
+    task = facts["headline"]
+    rows = [row for row in read_evaluations([artifact]) if row["task"] == task]
+    return next((row for row in rows if row["metric"] == facts["tasks"][task]["primary"]), None)
 
 
 def _current_model(home: Path) -> str:

@@ -149,6 +149,44 @@ def ablation_chart(rows: Sequence[tuple[str, str, str, Sequence[float]]]) -> str
         return _svg(figure, "Ablation: every arm and seed by task", "; ".join(told), alone=True)
 
 
+@dataclass(frozen=True)
+class TradeOff:
+    """A panel of quality against cost: name, cost, value and its interval's ends a point; levels of those without a cost."""
+
+    title: str
+    name_x: str
+    points: Sequence[tuple[str, float, float, float, float]]
+    levels: Sequence[tuple[str, float]] = ()
+
+
+def trade_off_chart(title: str, panels: Sequence[TradeOff]) -> str:
+    """Quality against cost as one SVG file, two panels a row; costs are on a logarithmic scale, points are named."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    rows = -(-len(panels) // 2)
+    names = list(dict.fromkeys(point[0] for panel in panels for point in panel.points))
+    with _style():
+        figure = _figure(760, 40 + 270 * rows)
+        for number, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, 2, number + 1, xscale="log", xlabel=panel.name_x)
+            for at, (name, x, value, low, high) in enumerate(sorted(panel.points, key=lambda point: point[1])):
+                colour, ends = _series(names.index(name)), [[max(0.0, value - low)], [max(0.0, high - value)]]
+                axes.errorbar([x], [value], yerr=ends, fmt="o", color=colour, markersize=5, elinewidth=1)
+                place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, -11 if at % 2 else 3)}
+                axes.annotate(name, (x, value), color=colour, fontsize=9, **place)
+            for name, value in panel.levels:
+                axes.axhline(value, color=_light("faint"), linestyle=(0, (4, 3)), linewidth=1)
+                place = {"xycoords": ("axes fraction", "data"), "va": "bottom", "color": _light("faint")}
+                axes.annotate(name, (0.01, value), fontsize=9, **place)
+            costs = [x for _, x, _, _, _ in panel.points]
+            axes.set_xlim(min(costs) / 3, max(costs) * 12)  # room for names
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_title(panel.title, fontsize=10, fontweight="bold", loc="left")
+        told = (f"{p.title}: {name} {value:.3f} at {x:.3g} {p.name_x}" for p in panels for name, x, value, _, _ in p.points)
+        return _svg(figure, title, "; ".join(told), alone=True)
+
+
 def write_selection_curves(folder: Path, selection: Mapping[str, Any]) -> tuple[Path, ...]:
     """Write selection.png and selection.svg: search, classification and similarity over steps (paper, figure 4).
 
