@@ -6,19 +6,23 @@ PORT ?= 4200
 # test processes; the files are dealt to them
 JOBS ?= 2
 
-.PHONY: demo smoke up test test-all lint format types bench setup setup-dev clean help
+.PHONY: demo smoke open-source up test test-all lint format types bench setup setup-dev clean help
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
 	@echo "make test     the tests, about 10 minutes on 2 cores        make test-all   the slow ones too"
 	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
+	@echo "make open-source  fetches the packages of a larger dump in six languages"
 
 demo: setup
 	@$(BIN)/cpt run --preset demo
 
 smoke: setup
 	@$(BIN)/cpt run --preset smoke
+
+open-source: setup
+	@$(BIN)/cpt fetch dumps/open-source.yaml
 
 up: setup
 	@$(BIN)/cpt up --port $(PORT)
