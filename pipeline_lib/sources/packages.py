@@ -116,7 +116,7 @@ def fetch(packages: Iterable[Package], progress: Progress = silent) -> int:
         missing = [package for package in packages if package.file() is None]
         suite_of = _suites(coming, progress)
         for number, package in enumerate(missing):
-            progress(number, len(missing), f"{number} of {len(missing)} packages came; now {package.name} {package.version}")
+            progress(number, len(missing), f"package {number + 1} of {len(missing)}: {package.name} {package.version}")
             try:
                 _fetch_one(package, suite_of, coming, progress)
             except FAILURES as error:
@@ -127,6 +127,7 @@ def fetch(packages: Iterable[Package], progress: Progress = silent) -> int:
     if failed:
         count = sum(map(len, failed.values()))
         why = "; ".join(f"{_names(of)}: {reason}" for reason, of in list(failed.items())[:NAMES_SHOWN])
+        why += f"; and {len(failed) - NAMES_SHOWN} reasons more" if len(failed) > NAMES_SHOWN else ""
         raise TransientError(f"{count} of {len(missing)} packages did not come, the others are kept: {why}")
     return len(missing)
 

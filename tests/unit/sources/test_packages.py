@@ -76,7 +76,7 @@ def tarball(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     index.mkdir(parents=True)
     path = pool / "rb-sum_1.2.orig.tar.gz"
     write_tar(path, {"rb-sum-1.2/sum.rb": "# Sum of two.\ndef sum(a, b)\n  a + b\nend\n", "rb-sum-1.2/README.md": "Sums."})
-    write_tar(pool / "rb-sum_1.2.orig-docs.tar.gz", {"docs/a.md": "More."})
+    write_tar(pool / "rb-sum_1.2.orig-docs.tar.gz", {"more/a.md": "More."})
     (pool / "rb-sum_1.2-3.dsc").write_text("")
     files = sorted(pool.iterdir())
     sums = {
@@ -248,7 +248,7 @@ def test_at_a_terminal_a_spec_is_fetched(wheel: str, tmp_path: Path, home: Path)
     with pytest.raises(UserError, match=r"`cpt fetch .*dump.yaml` fetches them"):
         check_source({"source.dump": spec})  # before anything of a run starts
     done = subprocess.run([*cpt, "fetch", spec], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "0 of 1 packages came; now tiny-tools 1.0" in done.stderr, done.stderr
+    assert done.returncode == 0 and "package 1 of 1: tiny-tools 1.0" in done.stderr, done.stderr
     assert f"{home / 'packages'}: 1 packages, 0 MB; 0 of them were here already" in done.stdout
     (tmp_path / "tree.yaml").write_text("- {reader: tree, url: .}\n")
     with pytest.raises(UserError, match="none of its sources is a package"):
