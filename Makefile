@@ -6,7 +6,7 @@ PORT ?= 4200
 # test processes; the files are dealt to them
 JOBS ?= 2
 
-.PHONY: demo demo-lm smoke up test test-all lint format types bench setup setup-dev clean help
+.PHONY: demo demo-lm smoke open-source up test test-all lint format types bench setup setup-dev clean help
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
@@ -14,6 +14,7 @@ help:
 	@echo "make test     the tests, about 10 minutes on 2 cores        make test-all   the slow ones too"
 	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
+	@echo "make open-source  fetches the packages of a larger dump in six languages"
 
 demo: setup
 	@$(BIN)/cpt run --preset demo
@@ -24,6 +25,9 @@ demo-lm: $(VENV)/.lm
 
 smoke: setup
 	@$(BIN)/cpt run --preset smoke
+
+open-source: setup
+	@$(BIN)/cpt fetch dumps/open-source.yaml
 
 up: setup
 	@$(BIN)/cpt up --port $(PORT)

@@ -14,7 +14,7 @@ from flows.cli.config import config_app
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
 from flows.cli.search import search, suite_texts
-from flows.cli.starts import get_start
+from flows.cli.starts import fetch, get_start
 from flows.cli.store import prune
 
 DEFAULT_PORT = 4200
@@ -55,6 +55,7 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
 app.command("get-start")(get_start)
+app.command()(fetch)
 app.command()(prune)
 app.command()(runs)
 app.command()(search)

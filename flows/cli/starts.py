@@ -1,4 +1,4 @@
-"""Named starting points at a terminal, `cpt get-start`."""
+"""What is fetched when a person asks: named starting points, `cpt get-start`, and the packages of a dump spec, `cpt fetch`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ def get_start(
     folder = fetch(start, Told())
     typer.echo(f"{folder}" + (" was here already" if was_here else ""))
     typer.echo(f"start from it with --init {name}")
+
+
+def fetch(spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dump spec (.yaml) that names packages.")]) -> None:
+    """Fetch the packages that a dump spec names, by pip and apt-get, pinned by version and hash."""
+    from pipeline_lib.sources import packages
+    from pipeline_lib.sources.dump_spec import read_spec
+
+    asked = [found for source in read_spec(spec) if (found := packages.package_of(source.url))]
+    if not asked:
+        raise UserError(f"{spec}: none of its sources is a package; a package's url is {packages.FORMS}")
+    came = packages.fetch(asked, Told())
+    size = sum(file.stat().st_size for package in asked if (file := package.file()))
+    here = f"{len(asked) - came} of them were here already"
+    typer.echo(f"{packages.packages_folder()}: {len(asked)} packages, {size / 1e6:.0f} MB; {here}")
+    typer.echo(f"look with `cpt inspect {spec}`, train with --source {spec}")
 
 
 class Told:

@@ -144,7 +144,7 @@ def check_source(asked: Mapping[str, Any]) -> None:
     """Look for the source.
 
     Raises:
-        UserError: there is no such folder, or the dump spec cannot be read.
+        UserError: there is no such folder, the dump spec cannot be read, or packages that it names were not fetched.
     """
     if folder := asked.get("source.folder"):
         from pipeline_lib.sources.folder import readable_folder
@@ -152,8 +152,9 @@ def check_source(asked: Mapping[str, Any]) -> None:
         readable_folder(folder)
     if dump := asked.get("source.dump"):
         from pipeline_lib.sources.dump_spec import read_spec
+        from pipeline_lib.sources.packages import check_fetched
 
-        read_spec(dump)
+        check_fetched((source.url for source in read_spec(dump)), dump)
 
 
 def check_models(params: EvaluateParams) -> None:

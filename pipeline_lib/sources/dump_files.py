@@ -24,6 +24,7 @@ from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_spec
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_tree, valid_name, walk
 from pipeline_lib.sources.licences import MAX_STATEMENT_BYTES, Licences
+from pipeline_lib.sources.packages import check_fetched, fetched_file, package_of
 from pipeline_lib.sources.python_installation import list_origins, list_python
 from pipeline_lib.sources.readers import guess, guesses, reader_of
 from pipeline_lib.sources.remote import RemoteFile, fixed_folder, is_remote, list_url, local_copy
@@ -67,6 +68,8 @@ def list_dump(sources: Sequence[DumpSource], skips: Skips | None = None) -> list
 def list_source(source: DumpSource, skips: Skips | None = None) -> list[SourceFile]:
     """Every file of one source, by path. Raises as `list_dump` does."""
     skips = Skips() if skips is None else skips
+    if package := package_of(source.url):
+        source = source.model_copy(update={"url": str(fetched_file(package))})
     reader = reader_of(source.reader)
     if reader is not None and reader.describe is not None:
         files = [reader.describe(source.url, source.name, source.options)]
@@ -229,7 +232,9 @@ def list_bundles(config: SourceConfig, skips: Skips | None = None) -> list[Bundl
 def list_files(config: SourceConfig, skips: Skips | None = None) -> list[SourceFile]:
     """The files of a dump spec or a folder or, where neither is named, of this machine's Python."""
     if config.dump:
-        return list_dump(read_spec(config.dump), skips)
+        sources = read_spec(config.dump)
+        check_fetched((source.url for source in sources), config.dump)
+        return list_dump(sources, skips)
     return list_tree(config.folder, skips) if config.folder else list_python(skips)
 
 

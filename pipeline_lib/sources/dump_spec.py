@@ -9,6 +9,9 @@
   url: ../repositories/flask.git
   licence: BSD-3-Clause
   options: {revision: v3.0.0}
+- reader: archive
+  url: debian:bookworm/commons-io=2.11.0-2#sha256=...
+  licence: Apache-2.0
 
 A path, glob or URL that nobody described is a source too: its reader is the one that recognises it.
 """
@@ -31,6 +34,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.sources import readers
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, walk
 from pipeline_lib.sources.licences import UNKNOWN
+from pipeline_lib.sources.packages import package_of
 from pipeline_lib.sources.readers import options_of, reader_names
 from pipeline_lib.sources.remote import has_wild_card, is_remote, list_url
 from pipeline_lib.sources.source_file import CODE_FORMS, form_of, is_about_data
@@ -57,7 +61,8 @@ class DumpSource(Record):
 
     reader: Annotated[str, AfterValidator(_known_reader)] = Field(description="Kind of the files, and so what reads them.")
     url: str = Field(
-        description="A path, a glob or a URL of fsspec (s3://, gs://, file://). A relative path counts from the spec's folder.",
+        description="A path, a glob, a URL of fsspec (s3://, gs://, file://) or a package for `cpt fetch` (pypi:, debian:)."
+        " A relative path counts from the spec's folder.",
         min_length=1,
     )
     licence: str = Field(
@@ -124,8 +129,13 @@ def _source(spec: Path, number: int, entry: Any) -> DumpSource:
         raise UserError(f"{where}: options: {_first(error)}") from error
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    url = _absolute(source.url, spec.absolute().parent)
-    return source.model_copy(update={"url": url, "name": source.name or _name(url), "options": options})
+    try:
+        package = package_of(source.url)
+    except ValueError as error:
+        raise UserError(f"{where}: url: got {source.url!r}, expected: {error}") from error
+    url = source.url if package else _absolute(source.url, spec.absolute().parent)
+    name = source.name or (package.name if package else _name(url))
+    return source.model_copy(update={"url": url, "name": name, "options": options})
 
 
 def _first(error: ValidationError) -> str:
