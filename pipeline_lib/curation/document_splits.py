@@ -2,7 +2,7 @@
 
 A document is in the split that curation put its pairs in. Left out, each counted, are
 
-- `no_pair_left`: documents of which no pair is left, or that never gave one: duplicates, and files without a text to learn from;
+- `no_pair_left`: documents of which no pair is left, such as duplicates, or that never gave one;
 - `shared_text`: those that hold a text which another split has too, as x or as y of a pair: a held-out text is not read in
   training, and the loss on a held-out document is not that of what was read;
 - `contaminated`: those that hold an evaluation text anywhere, since a pair is judged by its own two texts alone;
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -82,7 +82,7 @@ def split_whole_documents(
 
 def _write(store: Store, key: str, inputs: Mapping[str, Artifact], progress: Progress) -> Part:
     scratch, spill = store.scratch(STAGE.name), store.scratch(STAGE.name)
-    engine = {"memory_limit": f"{MEMORY_BYTES}B", "threads": 2, "temp_directory": str(spill)}
+    engine: dict[str, Any] = {"memory_limit": f"{MEMORY_BYTES}B", "threads": 2, "temp_directory": str(spill)}
     try:
         with duckdb.connect(":memory:", config=engine) as connection:
             table = _placed(connection, inputs, progress)
@@ -133,8 +133,3 @@ def _count(table: pa.Table, column: str, but: str | None = None) -> dict[str, in
     """Rows by the values of a column, all values but one."""
     found = {row["values"]: row["counts"] for row in table[column].value_counts().to_pylist()}
     return {value: found[value] for value in sorted(found) if value != but}
-
-
-def splits_path(splits: Artifact) -> Path:
-    """The table of a "document_splits" artifact."""
-    return splits.part_folder(LABEL) / FILE

@@ -1,8 +1,8 @@
-"""Stage "text_shards": whole documents as token ids in Arrow files that are memory-mapped, one part a split, for language modelling.
+"""Stage "text_shards": whole documents as token ids in memory-mapped Arrow files, one part a split, for language modelling.
 
 A row is a document: its ids without delimiters, an end-of-text id behind them, and how many bytes and words the text has, by
-which losses under different tokenizers compare. Rows are in the order of ids, which are hashes: any run of them is a fair sample.
-A language model reads the ids of a file as one stream, cut into sequences of equal length.
+which losses under different tokenizers compare. Rows are in the order of their ids, which are hashes: any run of them is a
+fair sample. A language model reads the ids of a file as one stream, cut into sequences of equal length.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -107,7 +108,7 @@ def _batches(documents: Documents, split: str, spill: Path) -> Iterator[tuple[li
     """Ids and texts of a split's documents in the order of ids, about a megabyte at a time."""
     ids: list[str] = []
     texts: list[str] = []
-    limits = {"threads": 1, "memory_limit": f"{SORT_BYTES}B", "temp_directory": str(spill)}
+    limits: dict[str, Any] = {"threads": 1, "memory_limit": f"{SORT_BYTES}B", "temp_directory": str(spill)}
     with duckdb.connect(":memory:", config=limits) as connection:  # sorts on disk what memory does not hold
         values = {"documents": documents.texts, "splits": documents.splits, "split": split}
         for batch in connection.sql(_DOCUMENTS, params=values).to_arrow_reader(READ_ROWS):
@@ -197,7 +198,7 @@ class TextStream:
 
 
 class Sequences:
-    """Sequences of equal length that a split's stream is cut into, by their numbers; what is left of a file is less than one."""
+    """Sequences of equal length that a split's stream is cut into, by their numbers; less than one is left of a file."""
 
     def __init__(self, stream: TextStream, length: int) -> None:
         self.stream, self.length = stream, length

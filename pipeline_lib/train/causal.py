@@ -123,8 +123,8 @@ class CausalObjective:
         ids_ML = self._ahead.get(step)
         if not len(ids_ML):
             raise UserError(
-                f"step {step + 1}: its {self.text.items} hold less than one sequence of {self.config.sequence_tokens} tokens; raise "
-                f"pretrain.batch_tokens ({self.config.batch_tokens:,}) or lower sequence_tokens"
+                f"step {step + 1}: its {self.text.items} hold less than one sequence of {self.config.sequence_tokens} tokens; "
+                f"raise pretrain.batch_tokens ({self.config.batch_tokens:,}) or lower sequence_tokens"
             )
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)

@@ -191,9 +191,9 @@ class PairText:
         """How often each id comes in the training split, (V,), its views in the shares of the mixture."""
         weights = _weights(self.shards, self.config.mixture, "train")
         of_view = {view: np.zeros(vocabulary) for view in weights}
-        for view, counts in of_view.items():
+        for view in weights:
             for pairs in _read(self.shards, f"train-{view}"):
-                counts += np.bincount(np.concatenate(pairs), minlength=vocabulary)
+                of_view[view] += np.bincount(np.concatenate(pairs), minlength=vocabulary)
         total = sum(counts.sum() for counts in of_view.values()) / sum(weights.values())
         return sum((total * weights[view] / counts.sum() * counts for view, counts in of_view.items()), np.zeros(vocabulary))
 
@@ -243,12 +243,12 @@ def figures_of(loss: float, unigram: float, text: HeldOutText) -> dict[str, floa
 
 def sentence_of(figures: Mapping[str, float]) -> str:
     """What people are told of a language model."""
-    per_byte = ""
+    told = f"unigram entropy of the same tokens {figures['unigram_entropy']:.3f}"
     if "bits_per_byte" in figures:
-        per_byte = f"; {figures['bits_per_byte']:.2f} bits a byte against {figures['unigram_bits_per_byte']:.2f}"
+        told += f"; {figures['bits_per_byte']:.2f} bits a byte against {figures['unigram_bits_per_byte']:.2f}"
     return (
-        f"held-out perplexity {figures['perplexity']:,.1f} (loss {figures['loss']:.3f} nats a token, over {figures['tokens']:,} "
-        f"tokens of the validation split), unigram entropy of the same tokens {figures['unigram_entropy']:.3f}{per_byte}"
+        f"held-out perplexity {figures['perplexity']:,.1f} (loss {figures['loss']:.3f} nats a token, over "
+        f"{figures['tokens']:,} tokens of the validation split), {told}"
     )
 
 
@@ -257,7 +257,7 @@ def warning_of(figures: Mapping[str, float]) -> str:
     if figures["loss"] < figures["unigram_entropy"]:
         return ""
     return (
-        f"this is no language model: its held-out loss, {figures['loss']:.3f} nats a token, is not below the unigram entropy of "
-        f"the same tokens, {figures['unigram_entropy']:.3f}, which whoever knows how often each token comes reaches without "
+        f"this is no language model: its held-out loss, {figures['loss']:.3f} nats a token, is not below the unigram entropy "
+        f"of the same tokens, {figures['unigram_entropy']:.3f}, which whoever knows how often each token comes reaches without "
         "reading; train it on more tokens (pretrain.steps, pretrain.batch_tokens) or at another rate"
     )
