@@ -54,7 +54,10 @@ def test_documents_are_whole_end_once_and_keep_case_and_punctuation(written: tup
     assert facts["text_bytes"] == sum(len(text.encode()) for text in texts.values())
     assert facts["text_words"] == sum(len(text.split()) for text in texts.values())
     assert shards.manifest.counts.n_in == shards.manifest.counts.n_out == len(texts) + 1
-    assert stream.counts(tokenizer.vocab_size).tolist() == np.bincount(np.concatenate(rows), minlength=tokenizer.vocab_size).tolist()
+    assert (
+        stream.counts(tokenizer.vocab_size).tolist()
+        == np.bincount(np.concatenate(rows), minlength=tokenizer.vocab_size).tolist()
+    )
 
 
 @pytest.mark.parametrize("length", [8, 33])
