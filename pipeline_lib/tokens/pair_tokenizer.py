@@ -238,14 +238,6 @@ class PairTokenizer:
         return self.delimiters.pad
 
     @property
-    def end_of_text(self) -> int:
-        """Id that ends a whole document in language modelling: the padding, which no text can produce.
-
-        A given model pads with its own end of text, unless it names a padding apart; both stand where no text does.
-        """
-        return self.pad
-
-    @property
     def pad_token(self) -> str:
         """Name of the padding id, as tokenizer_config.json wants it."""
         return self.name_of(self.pad)
@@ -311,10 +303,6 @@ class PairTokenizer:
                 rows.append([*prefix, *ids[:room], *suffix] or [*NO_TOKENS])
                 n_cut += len(ids) > room
         return rows, n_cut
-
-    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of whole texts without delimiters, none cut, each ended by `end_of_text`."""
-        return [[*ids, self.end_of_text] for ids in self._ids(list(texts))]
 
     def prompt_ids(self) -> list[tuple[tuple[int, ...], int]]:
         """Of each side with a prompt, the ids that all its rows begin with, and the tokens that sentence-transformers counts.

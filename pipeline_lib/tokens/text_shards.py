@@ -35,6 +35,7 @@ SPLITS = ("train", "validation")
 FACTS = ("documents", "tokens", "text_bytes", "text_words")
 SORT_BYTES = 1024**3
 READ_ROWS = 256
+UNCUT = 1 << 40  # tokens of a text: no file has as many bytes
 BATCH_CHARACTERS = 1 << 20  # tokenized at once: an encoding takes some 100 bytes a token until its ids are read
 FILE_TOKENS = 1 << 24  # of one file, which is one record batch: 32 MB where ids are of 16 bits
 
@@ -122,6 +123,21 @@ def _batches(documents: Documents, split: str, spill: Path) -> Iterator[tuple[li
         yield ids, texts
 
 
+def end_of_text(tokenizer: PairTokenizer) -> int:
+    """Id that ends a whole document: that of padding, which no text can produce.
+
+    A given model pads with its own end of text, unless it names a padding apart; both stand where no text does.
+    """
+    return tokenizer.pad
+
+
+def encode_documents(tokenizer: PairTokenizer, texts: list[str]) -> list[list[int]]:
+    """Ids of whole texts without delimiters, none cut, each with `end_of_text` behind it."""
+    before, behind = tokenizer.delimiters.around["x"]
+    rows = tokenizer.encode(texts, "x", max_tokens=UNCUT)
+    return [[*row[before : len(row) - behind], end_of_text(tokenizer)] for row in rows]
+
+
 class _Writer:
     """Rows of whole documents, a file of so many tokens after another."""
 
@@ -135,7 +151,7 @@ class _Writer:
 
     def add(self, ids: list[str], texts: list[str]) -> None:
         """Tokenize some documents; write a file when there is enough for one."""
-        tokens = self.tokenizer.encode_documents(texts)
+        tokens = encode_documents(self.tokenizer, texts)
         sizes = [len(without_surrogates(text).encode()) for text in texts]
         words = [len(text.split()) for text in texts]
         columns = zip((ids, tokens, sizes, words), self.schema, strict=True)

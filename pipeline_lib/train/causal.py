@@ -29,6 +29,7 @@ from pipeline_lib.model.outline import Weights, draw, read
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
+from pipeline_lib.tokens.text_shards import end_of_text
 from pipeline_lib.train.batches import ReadAhead
 from pipeline_lib.train.distributed import Ranks, sum_over_ranks
 from pipeline_lib.train.job import Job
@@ -174,7 +175,7 @@ class CausalObjective:
         text = self.text.held_out()
         if text is None:
             return {}
-        ids_ML, following_ML = windows(text.ids, self.config.sequence_tokens, self.tokenizer.end_of_text)
+        ids_ML, following_ML = windows(text.ids, self.config.sequence_tokens, end_of_text(self.tokenizer))
         height = self._height(ids_ML.shape[1])
         passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)  # of the rank with the most
         own = slice(self.ranks.rank, None, self.ranks.size)

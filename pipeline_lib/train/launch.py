@@ -33,7 +33,6 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
-    PRETRAIN,
     TRAIN,
     ArtifactRef,
     Job,
@@ -223,7 +222,7 @@ def _outcome(store: Store, job: Job) -> Outcome:
         shutil.rmtree(job.folder / "states", ignore_errors=True)
     told = early_stop_told(job, _evaluation(store, job))
     facts = {name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")}
-    if job.stage == PRETRAIN and (measured := store.folder_of(newest) / EVALUATION_FILE).is_file():
+    if isinstance(job.config, PretrainConfig) and (measured := store.folder_of(newest) / EVALUATION_FILE).is_file():
         facts["held_out"] = json.loads(measured.read_text().splitlines()[-1])
     return Outcome(parts=parts, facts=facts | ({"stopped_early": told} if told else {}))
 

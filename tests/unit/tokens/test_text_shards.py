@@ -14,7 +14,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens import text_shards
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.tokens.text_shards import Sequences, TextStream
+from pipeline_lib.tokens.text_shards import Sequences, TextStream, end_of_text
 
 TOKENIZER = TokenizerConfig(vocab_size=600, min_frequency=1).for_language_model()
 CODE = 'class HTTPServer(Base):\n    """Serve."""\n\n    def parseDate(self, x): return {x: [1, -2.5]}  # NOT_me\n'
@@ -45,7 +45,7 @@ def test_documents_are_whole_end_once_and_keep_case_and_punctuation(written: tup
     texts = {one.id: one.text for one in documents() if one.split == "train"}
     assert names == sorted(texts)
     for name, ids in zip(names, rows, strict=True):
-        assert ids[-1] == tokenizer.end_of_text and tokenizer.end_of_text not in ids[:-1]
+        assert ids[-1] == end_of_text(tokenizer) and end_of_text(tokenizer) not in ids[:-1]
         assert not {*tokenizer.delimiters.all_ids[:-1]} & {*ids}, "no delimiters"
         assert tokenizer.decode(ids[:-1]) == " ".join(texts[name].split()), "all but white space"
     facts = shards.part("train").facts

@@ -21,7 +21,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.tokens.text_shards import TextStream
+from pipeline_lib.tokens.text_shards import TextStream, encode_documents, end_of_text
 from pipeline_lib.train.causal import IGNORED, CausalObjective, chunked_loss, plain_head, windows
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.job import PRETRAIN
@@ -122,7 +122,7 @@ def test_a_step_reads_whole_documents_end_to_end_and_an_epoch_every_sequence_onc
     rows = {tuple(row) for step in steps for row in step.tolist()}
     assert rows == {tuple(row) for row in flat[: n * 24].reshape(-1, 24).tolist()}
     assert (objective.read_sequences(1) == objective.read_sequences(1)).all()
-    ends = sum(row.count(objective.tokenizer.end_of_text) for row in rows)
+    ends = sum(row.count(end_of_text(objective.tokenizer)) for row in rows)
     assert ends >= 53 - 1, "of 54 documents, but for those that the rest of the file ends"
     assert objective.pair_ids(0)[0].startswith("sequence ") and objective.items == "sequences"
     text = objective.tokenizer.decode(flat.tolist())
@@ -153,8 +153,8 @@ def test_the_held_out_loss_is_that_of_the_model_on_the_documents_and_beside_it_t
     assert objective.module.training
     tokenizer, shards = objective.tokenizer, documents[1].shards
     held = [one.text for one in sorted(corpus(), key=lambda one: one.id) if one.split == "validation"]
-    ids = [id_ for row in tokenizer.encode_documents(held) for id_ in row]
-    stream = [tokenizer.end_of_text, *ids]
+    ids = [id_ for row in encode_documents(tokenizer, held) for id_ in row]
+    stream = [end_of_text(tokenizer), *ids]
     nats = 0.0
     for start in range(0, len(ids), 23):  # each token behind at most 23 others
         piece = torch.tensor(stream[start : start + 24])
