@@ -260,6 +260,8 @@ def _build_model(job: Job, tokenizer: PairTokenizer, outline: bool) -> tuple[Pre
     config = gpt2_config(job.model, tokenizer)
     # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
     config.tie_word_embeddings = False
+    if isinstance(job.config, PretrainConfig) and job.config.text == "documents":  # where text that it makes begins and ends
+        config.bos_token_id = config.eos_token_id = end_of_text(tokenizer)
 
     def make() -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
