@@ -100,6 +100,25 @@ def tokens_schema(vocab_size: int, negatives: bool = False) -> pa.Schema:
     return pa.schema([*schema, *more])
 
 
+# which split each whole document is in, for language modelling, and why others are left out
+DOCUMENT_SPLITS = _columns(
+    ("id", pa.string()),  # of the document
+    ("split", pa.string()),  # "" where it is left out
+    ("dropped", pa.string()),  # the reason, "" where there is none
+)
+
+
+def text_tokens_schema(vocab_size: int) -> pa.Schema:
+    """The columns of whole tokenized documents, ids in the smallest unsigned integer that holds the vocabulary."""
+    ids = pa.list_(pa.uint16() if vocab_size <= MAX_UINT16_IDS else pa.uint32())
+    return _columns(
+        ("document_id", pa.string()),
+        ("ids", ids),  # without delimiters, the last one that of the text's end
+        ("text_bytes", pa.int64()),  # of the text as it was read, in UTF-8
+        ("text_words", pa.int64()),  # between white space
+    )
+
+
 EVALUATIONS = _columns(
     ("model", pa.string()),  # "step-000240", "bm25", "tfidf"
     ("step", pa.int32()),  # -1 for a baseline

@@ -9,7 +9,8 @@ from flows.params import PretrainParams
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
-from tasks.training import pretrain_task
+from tasks.dataset import contamination_task
+from tasks.training import document_splits_task, pretrain_task, text_shards_task
 
 
 @flow(name="pretrain", flow_run_name="pretrain-{params.preset}")
@@ -28,4 +29,19 @@ def pretrain(params: PretrainParams) -> str:
 
 def pretrain_on(work: Workspace, dataset: Dataset) -> Artifact:
     """The pre-trained start of a run."""
-    return pretrain_task(work.store, dataset.shards, dataset.tokenizer, work.config)
+    shards = text_of(work, dataset) if work.config.pretrain.text == "documents" else dataset.shards
+    return pretrain_task(work.store, shards, dataset.tokenizer, work.config)
+
+
+def text_of(work: Workspace, dataset: Dataset) -> Artifact:
+    """The whole documents of a dataset, tokenized.
+
+    Raises:
+        UserError: they are gone.
+    """
+    store, config, extracted = work.store, work.config, dataset.extract
+    if extracted is None:
+        raise UserError("the documents of this dataset are gone: build it again, or set pretrain.text to pairs")
+    contamination = contamination_task(store, config) if config.contamination.folder else None
+    splits = document_splits_task(store, extracted, dataset.curate, contamination)
+    return text_shards_task(store, extracted, splits, dataset.tokenizer)

@@ -43,6 +43,7 @@ from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
+from pipeline_lib.train.language_text import sentence_of, warning_of
 from tasks.evaluation import Evaluations
 from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
 
@@ -209,7 +210,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
     twins = near_twins_in(stages["curate"])
-    tracked = _tracked(config, stages)
+    tracked, language_model = _tracked(config, stages), _language_model(stages)
     held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
     return ReportData(
         name=config.name,
@@ -234,6 +235,7 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         selection=read_selection(stages["select"]) if "select" in stages else {},
         searches=tuple(_searches(home, config)),
         batch=stages["batch_advice"].manifest.facts,
+        language_model=language_model,
         negatives=tuple(read_negatives(stages["negatives"])),
         quarantine=tuple(_quarantine([extracted, stages["validate"]])),
         verdicts=tuple(_verdicts(stages)),
@@ -247,11 +249,19 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         notes=(
             *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
             *precision_note(trained, model),
+            *([language_model["warning"]] if language_model.get("warning") else []),
             *stages["curate"].manifest.facts.get("split_warnings", ()),
             *([trained.manifest.facts["stopped_early"]] if "stopped_early" in trained.manifest.facts else []),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
         ),
     )  # fmt: skip
+
+
+def _language_model(stages: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Held-out figures of the language model that training began from, where one was made; with what people are told of it."""
+    start = stages.get("start")
+    figures = start.manifest.facts.get("held_out") if start is not None else None
+    return {**figures, "sentence": sentence_of(figures), "warning": warning_of(figures)} if figures else {}
 
 
 def _tracked(config: RunConfig, stages: Mapping[str, Artifact]) -> dict[str, Any]:

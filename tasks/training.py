@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+from data_contracts.losses import by_count
 from pipeline_lib.config.run import RunConfig
+from pipeline_lib.curation.document_splits import split_whole_documents
+from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.text_shards import write_text_shards
+from pipeline_lib.train.language_text import sentence_of, warning_of
 from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.stages import AdviceConfig, build_advice, pretrain
 from tasks.ui import StageProgress, stage_task
 
 
+@stage_task("documents")
+def document_splits_task(store: Store, extracted: Artifact, curated: Artifact, contamination: Artifact | None) -> Artifact:
+    """The split of each whole document, and why others are left out."""
+    progress = StageProgress("documents")
+    artifact = split_whole_documents(store, extracted, curated, contamination, progress)
+    counts = artifact.manifest.counts
+    kept = ", ".join(f"{split} {n:,}" for split, n in artifact.manifest.facts["documents"].items())
+    progress.finish(f"{kept} whole documents")
+    if counts.dropped:
+        progress.note(f"{sum(counts.dropped.values()):,} of {counts.n_in:,} documents left out: {by_count(counts.dropped)}")
+    return artifact
+
+
+@stage_task("text-shards")
+def text_shards_task(store: Store, extracted: Artifact, splits: Artifact, tokenizer: Artifact) -> Artifact:
+    """Token ids of whole documents in memory-mapped Arrow files."""
+    progress = StageProgress("text shards")
+    artifact = write_text_shards(store, extracted, splits, tokenizer, progress)
+    progress.finish(", ".join(f"{part.label} {part.facts['tokens']:,} tokens" for part in artifact.manifest.parts))
+    return artifact
+
+
 @stage_task("pretrain", retries=0)
 def pretrain_task(store: Store, shards: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
-    """Causal language modelling on the training split."""
+    """Causal language modelling on the training split, and its perplexity on the validation split."""
     progress = StageProgress("pretrain")
     artifact = pretrain(store, TrainInputs(shards, tokenizer), config.pretrain, config.model, progress, progress.tell)
-    progress.finish(f"{config.pretrain.steps:,} steps")
+    figures = artifact.manifest.facts.get("held_out")
+    told = sentence_of(figures) if figures else "nothing of the validation split is tokenized: not measured"
+    progress.finish(f"{config.pretrain.steps:,} steps; {told}")
+    if figures and (warning := warning_of(figures)):
+        progress.tell(f"{WARNING}{warning}")
     return artifact
 
 

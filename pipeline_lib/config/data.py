@@ -327,6 +327,11 @@ class TokenizerConfig(StageConfig):
     min_frequency: int = Field(2, description="Fewest occurrences of a pair of symbols that may be merged.", ge=1)
     max_training_texts: int = Field(200_000, description="Most texts that the merges are learned from, in hash order.", ge=1)
 
+    def for_language_model(self) -> Self:
+        """The same with all that a language model predicts: case, names as they are written, punctuation, every repeat."""
+        kept = {"lower_case": False, "split_identifiers": False, "punctuation": "keep", "max_repeats": None}
+        return self.model_copy(update=kept)
+
 
 class AdoptedTokenizerConfig(StageConfig):
     """Tokenizer of a given causal language model, in place of one of our own."""

@@ -111,6 +111,8 @@ def _made(
     """What these layers make of a built-in preset, or of the defaults, with the rates that its start asks for."""
     config = apply(PRESETS[built_in]() if built_in else RunConfig(), *given)
     start = init or config.model.init
+    if config.pretrain.steps and start in ("", RANDOM):  # of a given model the tokenizer is its own
+        config = apply(config.model_copy(update={"tokenizer": config.tokenizer.for_language_model()}), *given)
     if start == RANDOM:
         return _named(config, name, init="", start="random")
     if start and start != OF_OWN_START.get(built_in):

@@ -189,7 +189,21 @@ class PretrainConfig(OptimizerConfig):
     )
     batch_tokens: int = Field(16_384, description="Mean tokens of one step (tokens).", ge=64)
     sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)
-    mixture: dict[str, float] = Field(MIXTURE, description="Share of each view of pairs in the packed text.")
+    text: Literal["documents", "pairs"] = added(
+        "documents",
+        description="Text that is read. documents: whole files and whole prose documents, each ended by an end-of-text id, as"
+        " the paper's starts were made: the model sees how a function stands in its file, and what curation made no pair of;"
+        " pairs: x and y in their delimiters, cut at `shards.max_x_tokens` and `shards.max_y_tokens`.",
+    )
+    mixture: dict[str, float] = Field(
+        MIXTURE, description="Share of each view of pairs in the packed text, where `text` is pairs."
+    )
+    evaluation_tokens: int = added(
+        200_000,
+        description="Tokens of the validation split that the finished model's loss is measured on, in whole documents or pairs;"
+        " the unigram entropy beside it is that of the same (tokens).",
+        ge=1,
+    )
     micro_batch_tokens: int | None = unset(
         was=0,
         operational=True,

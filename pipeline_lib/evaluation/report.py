@@ -95,6 +95,7 @@ def report_json(data: ReportData) -> Row:
         "searches": list(data.searches),
         "negatives": len(data.negatives),
         "batch": data.batch,
+        "language_model": data.language_model,
         "notes": list(data.notes),
         "config": data.config,
     }

@@ -213,6 +213,7 @@ class ReportData(BaseModel):
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
         batch: facts of the artifact `batch_advice` of the chosen checkpoint.
+        language_model: held-out figures of the language model that was made as the start, its `sentence` and `warning`.
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         contamination: evaluation suite -> its texts in the dump: texts, texts_found, pairs, samples.
         tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
@@ -247,6 +248,7 @@ class ReportData(BaseModel):
     quarantine: tuple[QuarantineReason, ...] = ()
     verdicts: tuple[Row, ...] = ()
     batch: Row = Field(default_factory=dict)
+    language_model: Row = Field(default_factory=dict)
     near_twins: Row = Field(default_factory=dict)
     contamination: dict[str, Row] = Field(default_factory=dict)
     tracked: Row = Field(default_factory=dict)

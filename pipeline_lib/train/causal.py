@@ -1,7 +1,7 @@
 """Causal language modelling (next-token prediction) on packed sequences: one rank's share of each step.
 
-Pairs come in the order of a BatchPlan, as in contrastive training; x and y ids of a step's pairs are one stream, cut into
-sequences of equal length, the rest of less than one left out. So a step stays a pure function of its number.
+The finished model's loss on the validation split stands beside the entropy of the same tokens under the training split's
+unigram distribution: above it, a model has not even learned how often each token comes.
 
 M sequences of a step, m of a micro-batch, L tokens of a sequence, T predicted tokens of a micro-batch, V vocabulary.
 """
@@ -27,17 +27,18 @@ from pipeline_lib.model.encoder import ONE_FILE, cut_config, draw_delimiters, gp
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.model.outline import Weights, draw, read
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
+from pipeline_lib.tokens.text_shards import end_of_text
 from pipeline_lib.train.batches import ReadAhead
-from pipeline_lib.train.distributed import Ranks
+from pipeline_lib.train.distributed import Ranks, sum_over_ranks
 from pipeline_lib.train.job import Job
+from pipeline_lib.train.language_text import LanguageText, figures_of, open_text, unigram_entropy
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.rows import PairRows, check_views
-from pipeline_lib.train.sharding import fill, shard
+from pipeline_lib.train.sharding import cut_again, fill, shard
 
 CHUNK_TOKENS = 2_048  # whose logits a GPU holds at a time
+IGNORED = -100  # target that cross entropy leaves out
 PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # of a forward pass; a GPU is bound by launches in smaller ones
 
 
@@ -49,7 +50,7 @@ class CausalObjective:
         job: Job,
         model: PreTrainedModel,
         tokenizer: PairTokenizer,
-        rows: PairRows,
+        text: LanguageText,
         ranks: Ranks,
         weights: Weights | None = None,
     ) -> None:
@@ -57,7 +58,7 @@ class CausalObjective:
         self.config: PretrainConfig = job.config
         self.module = model
         self.tokenizer = tokenizer
-        self.rows = rows
+        self.text = text
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_sequences, self.config.steps, self.config.reading.batches_ahead)
         self._sharded = self.config.parallel == "fsdp" and ranks.size > 1
@@ -83,8 +84,7 @@ class CausalObjective:
                 f"pretrain.batch_tokens is {config.batch_tokens}: less than one sequence of {config.sequence_tokens} tokens "
                 f"for each of {ranks.size} process(es), which is {least}; raise it, or lower sequence_tokens or processes"
             )
-        check_views(shards, config)
-        rows = _rows_of_steps(shards, config)
+        text = open_text(shards, config)
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         model, weights = _build_model(job, pair_tokenizer, outline=config.parallel == "fsdp" and ranks.size > 1)
         positions = getattr(model.config, "max_position_embeddings", config.sequence_tokens)
@@ -98,7 +98,12 @@ class CausalObjective:
         model.train()
         if config.checkpoint_activations:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        return cls(job, model, pair_tokenizer, rows, ranks, weights)
+        return cls(job, model, pair_tokenizer, text, ranks, weights)
+
+    @property
+    def items(self) -> str:
+        """What a step is counted in."""
+        return self.text.items
 
     def describe(self) -> list[str]:
         """Sizes that matter, before the first step."""
@@ -106,31 +111,25 @@ class CausalObjective:
         return [
             f"language model: {config.steps} steps of about {config.batch_tokens:,} tokens over {self.ranks.size} "
             f"process(es) on {self.ranks.device}",
-            f"{self.rows.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}",
+            f"{self.text.describe(config.steps)}; {n_weights / 1e6:.1f} million weights, {config.precision}",
             f"rates: {config.rates()}",
         ]
 
     def read_sequences(self, step: int) -> Tensor:
         """The packed sequences of global step `step`: int64 (M, L), the same on every rank."""
-        stream: list[np.ndarray] = []
-        for _, rows in self.rows.read(step).values():
-            stream += [ids for pair in zip(rows.x_ids, rows.y_ids, strict=True) for ids in pair]
-        flat = np.concatenate(stream).astype(np.int64)
-        length = self.config.sequence_tokens
-        return torch.from_numpy(flat[: len(flat) // length * length].reshape(-1, length))
+        return torch.from_numpy(self.text.sequences(step))
 
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient of the mean cross entropy over all predicted tokens of the step."""
         ids_ML = self._ahead.get(step)
         if not len(ids_ML):
             raise UserError(
-                f"step {step + 1}: its pairs hold less than one sequence of {self.config.sequence_tokens} tokens; raise "
-                f"pretrain.batch_tokens ({self.config.batch_tokens:,}) or lower sequence_tokens"
+                f"step {step + 1}: its {self.text.items} hold less than one sequence of {self.config.sequence_tokens} tokens; "
+                f"raise pretrain.batch_tokens ({self.config.batch_tokens:,}) or lower sequence_tokens"
             )
         predicted = len(ids_ML) * (ids_ML.shape[1] - 1)
         own_ML = ids_ML[self.ranks.rank :: self.ranks.size].to(self.ranks.device)
-        tokens = self.config.micro_batch_tokens or PASS_TOKENS[self.ranks.device.type]
-        height = max(1, tokens // ids_ML.shape[1])
+        height = self._height(ids_ML.shape[1])
         # as many passes as the rank with the most sequences makes: cut weights are gathered in each
         passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)
         pieces = own_ML.tensor_split(passes) if self._sharded else own_ML.split(height)
@@ -141,17 +140,24 @@ class CausalObjective:
             self._before_backward(number == len(pieces))
             piece.backward()
             loss += piece.detach()
-        n_pairs = self.rows.plan.batch_size if self.ranks.is_first else 0
+        n_read = self.text.per_step if self.ranks.is_first else 0
         n_tokens = own_ML.numel()
-        return StepFigures(loss, n_pairs, n_tokens, n_tokens, wait_seconds=self._ahead.wait_seconds)
+        return StepFigures(loss, n_read, n_tokens, n_tokens, wait_seconds=self._ahead.wait_seconds)
 
-    def _summed_loss(self, ids_mL: Tensor) -> Tensor:
+    def _height(self, length: int) -> int:
+        """Sequences of one pass."""
+        tokens = self.config.micro_batch_tokens or PASS_TOKENS[self.ranks.device.type]
+        return max(1, tokens // length)
+
+    def _summed_loss(self, ids_mL: Tensor, following_mL: Tensor | None = None) -> Tensor:
+        """Cross entropy of the tokens that follow, the sequence's own where none are given; none is predicted at `IGNORED`."""
+        target_T = (ids_mL[:, 1:] if following_mL is None else following_mL[:, 1:]).flatten()
         with torch.autocast(ids_mL.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             if self._head is not None:
                 states_mLD = self.module.base_model(ids_mL, use_cache=False).last_hidden_state
-                return chunked_loss(self._head, states_mLD[:, :-1].flatten(0, 1), ids_mL[:, 1:].flatten())
+                return chunked_loss(self._head, states_mLD[:, :-1].flatten(0, 1), target_T)
             logits_mLV = self.module(ids_mL, use_cache=False).logits[:, :-1]
-        return F.cross_entropy(logits_mLV.float().flatten(0, 1), ids_mL[:, 1:].flatten(), reduction="sum")
+        return F.cross_entropy(logits_mLV.float().flatten(0, 1), target_T, reduction="sum")
 
     def after_step(self) -> None:
         """Do nothing: a language model has no bounds."""
@@ -160,12 +166,32 @@ class CausalObjective:
         """A language model has none."""
 
     def pair_ids(self, step: int) -> list[str]:
-        """The step's pairs, by their ids."""
-        return self.rows.pair_ids(self.rows.plan.rows(step))
+        """Names of the step's pairs or sequences."""
+        return self.text.names(step)
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return no figures: no pairs are held out."""
-        return {}
+        """Loss on the validation split beside the unigram entropy of the same tokens; nothing where nothing is held out."""
+        text = self.text.held_out()
+        if text is None:
+            return {}
+        ids_ML, following_ML = windows(text.ids, self.config.sequence_tokens, end_of_text(self.tokenizer))
+        height = self._height(ids_ML.shape[1])
+        passes = math.ceil(math.ceil(len(ids_ML) / self.ranks.size) / height)  # of the rank with the most
+        own = slice(self.ranks.rank, None, self.ranks.size)
+        self.module.eval()
+        loss = 0.0
+        for number in range(passes):
+            ids_mL, following_mL = (part[own][number * height :][:height] for part in (ids_ML, following_ML))
+            if not len(ids_mL):  # a sequence that does not count
+                ids_mL, following_mL = ids_ML[:1], torch.full_like(ids_ML[:1], IGNORED)
+            loss += float(self._summed_loss(ids_mL.to(self.ranks.device), following_mL.to(self.ranks.device)))
+        self.module.train()
+        if self._sharded:  # else the averaged weights would be the next step's, and no file's
+            cut_again(self.module)
+        (total,) = sum_over_ranks([loss], self.ranks)
+        unigram = unigram_entropy(self.text.counts(self.tokenizer.vocab_size), text.ids)
+        return figures_of(total / len(text.ids), unigram, text)
 
     @property
     def saved(self) -> nn.Module:
@@ -179,6 +205,20 @@ class CausalObjective:
         self.tokenizer.save(folder)
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
         (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def windows(ids: np.ndarray, length: int, first: int) -> tuple[Tensor, Tensor]:
+    """A text cut into sequences that overlap by one token, so that each token is predicted once, the first one from `first`.
+
+    Returns:
+        Ids (M, L), and the same as targets, with `IGNORED` behind the text's end.
+    """
+    stream = np.concatenate([[first], ids]).astype(np.int64)
+    n_windows = max(1, math.ceil(len(ids) / (length - 1)))
+    places_ML = np.arange(n_windows)[:, None] * (length - 1) + np.arange(length)
+    inside_ML = places_ML < len(stream)
+    ids_ML = stream[np.where(inside_ML, places_ML, 0)]
+    return torch.from_numpy(ids_ML), torch.from_numpy(np.where(inside_ML, ids_ML, IGNORED))
 
 
 @torch.no_grad()
@@ -220,6 +260,8 @@ def _build_model(job: Job, tokenizer: PairTokenizer, outline: bool) -> tuple[Pre
     config = gpt2_config(job.model, tokenizer)
     # the encoder reads the rows as input alone: tied to the head they get a common vector, and the start is worth half
     config.tie_word_embeddings = False
+    if isinstance(job.config, PretrainConfig) and job.config.text == "documents":  # where text that it makes begins and ends
+        config.bos_token_id = config.eos_token_id = end_of_text(tokenizer)
 
     def make() -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
@@ -250,17 +292,3 @@ def _given_model(job: Job, tokenizer: PairTokenizer, layers: int | None) -> PreT
     draw_delimiters(model, tokenizer, job.config.seed)
     model.config.name_or_path = ""
     return model
-
-
-def _rows_of_steps(shards: Artifact, config: PretrainConfig) -> PairRows:
-    """Rows of each step, as many pairs as come to `batch_tokens` on average."""
-    labels = labels_of(shards, PairRows.split)
-    weights = {view: weight for view, weight in config.mixture.items() if f"{PairRows.split}-{view}" in labels}
-    tokens = sum(weight * _mean_tokens(shards, view) for view, weight in weights.items())
-    n_pairs = max(1, round(config.batch_tokens * sum(weights.values()) / tokens)) if tokens else 1
-    return PairRows(shards, config.mixture, n_pairs, config.seed, config.reading)
-
-
-def _mean_tokens(shards: Artifact, view: str) -> float:
-    facts = [part.facts for part in parts_of(shards, f"train-{view}")]
-    return sum(fact["x_tokens"] + fact["y_tokens"] for fact in facts) / sum(fact["rows"] for fact in facts)

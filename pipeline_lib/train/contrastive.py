@@ -105,6 +105,8 @@ LARGEST_TABLE_STEP = 0.1  # AdamW moves a weight by about its rate: this share o
 class ContrastiveObjective:
     """The encoder, its data and the loss; see objective.py."""
 
+    items = "pairs"
+
     def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks, weights: Weights | None = None) -> None:
         assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
         self.config: TrainConfig = job.config

@@ -20,7 +20,7 @@ A collective that one rank reaches and another does not is a hang. Why all ranks
     gradients of whole weights                  sum_gradients                once a step; a rank without one adds zeros
     loss, pairs, tokens, "stop", "save"         Trainer.take_step            once a step; the flags are acted upon by all
     norm of cut gradients                       optim.clip_gradients         once a step; which are cut is the same on all ranks
-    held-out loss and ranks                     HeldOut.measure              at the steps of checkpoints: arithmetic on the step
+    held-out loss and ranks                     HeldOut.measure, causal.py   at the steps of checkpoints: arithmetic on the step
     whole weights of a checkpoint               ModelCheckpoints.save        likewise, tensor by tensor; whether it is there
                                                                              decides only whether the first rank writes them
     deviation of a cut table                    ContrastiveObjective         once, under FSDP alone (configuration)

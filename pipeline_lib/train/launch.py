@@ -196,7 +196,7 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     """
     if isinstance(config, TrainConfig):
         check_early_stopping(config)
-    missing = check_views(shards, config)
+    missing = check_views(shards, config) if isinstance(config, TrainConfig) or config.text == "pairs" else []
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
     return [warning] if missing else []
 
@@ -222,6 +222,8 @@ def _outcome(store: Store, job: Job) -> Outcome:
         shutil.rmtree(job.folder / "states", ignore_errors=True)
     told = early_stop_told(job, _evaluation(store, job))
     facts = {name: state[name] for name in ("step", "pairs_seen", "loss", "temperature")}
+    if isinstance(job.config, PretrainConfig) and (measured := store.folder_of(newest) / EVALUATION_FILE).is_file():
+        facts["held_out"] = json.loads(measured.read_text().splitlines()[-1])
     return Outcome(parts=parts, facts=facts | ({"stopped_early": told} if told else {}))
 
 

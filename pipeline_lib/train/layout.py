@@ -292,7 +292,8 @@ def workload_of(shards: Artifact, tokenizer: Artifact, start: str, config: Confi
     Args:
         start: folder of the model that it starts from; empty: a new one.
     """
-    lengths = ShardConfig.model_validate(shards.manifest.config)
+    # whole documents are cut into sequences: no text has a length of its own
+    lengths = ShardConfig() if isinstance(config, PretrainConfig) else ShardConfig.model_validate(shards.manifest.config)
     vocabulary = 0 if start else PairTokenizer.load(tokenizer.part_folder()).vocab_size
     try:
         shape = shape_of(model.model_copy(update={"init": start}), vocabulary)

@@ -48,6 +48,11 @@ class Objective(Protocol):
     """A model with its data and its loss."""
 
     @property
+    def items(self) -> str:
+        """What a step is counted in: "pairs", or "sequences" of a text."""
+        ...
+
+    @property
     def module(self) -> nn.Module:
         """Module with all weights that are trained."""
         ...

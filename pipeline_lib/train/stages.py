@@ -27,6 +27,7 @@ from pipeline_lib.store.records import Outcome, Stage
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.train.job import PRETRAIN
+from pipeline_lib.train.language_text import check_text
 from pipeline_lib.train.launch import Choices, Log, Report, TrainInputs, build_trained, log_line, train
 
 if TYPE_CHECKING:
@@ -41,24 +42,26 @@ def pretrain(
     progress: Progress = silent,
     log: Log = log_line,
 ) -> Artifact:
-    """Train a causal language model on packed pairs and return it as one part, "model".
+    """Train a causal language model on whole documents, or on pairs, and return it as one part, "model".
 
-    The same loop, states and restarts as contrastive training.
+    The same loop, states and restarts as contrastive training. Fact `held_out`: its loss, perplexity and the unigram entropy on
+    the validation split (`language_text.figures_of`), where there is one.
 
     Args:
         store: where the artifact is looked for and written.
-        inputs: token shards, of which only the training split is opened, and the tokenizer they were made with.
+        inputs: token shards, of whole documents or of pairs as `text` says, and the tokenizer they were made with.
         config: at least one step.
         model: the encoder's sizes; `init` continues a given model.
         progress: callback with the steps done.
         log: callback with lines for people, as by `train`.
 
     Raises:
-        UserError: no steps, or sizes that do not fit.
+        UserError: no steps, sizes that do not fit, or shards of another kind of text.
         TrainingFailed: the loss is not finite, or the trainer died too often.
     """
     if config.steps == 0:
         raise UserError("pretrain.steps is 0: there is nothing to train; give steps, or leave pre-training out")
+    check_text(inputs.shards, config)
     model = model.model_copy(update={"pooling": "last"})  # no matter to a language model, and so of none to its name
     return build_trained(store, PRETRAIN, inputs, Choices(config=config, model=model), Report(progress, log))
 

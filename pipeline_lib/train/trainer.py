@@ -218,10 +218,10 @@ class Trainer:
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
             left = self.clock.seconds_left(metrics.step)
             self.events.log(
-                f"{speed:,.0f} pairs/s on this machine: about {spell_seconds(left)} for the remaining "
+                f"{speed:,.0f} {self.objective.items}/s on this machine: about {spell_seconds(left)} for the remaining "
                 f"{self.config.steps - metrics.step} steps"
             )
-        note = f"{speed:,.0f} pairs/s, loss {metrics.loss:.3f}"
+        note = f"{speed:,.0f} {self.objective.items}/s, loss {metrics.loss:.3f}"
         self.events.send("progress", done=metrics.step, total=self.config.steps, note=note)
 
     def _describe(self, divergence: Divergence, step: int) -> str:
@@ -280,10 +280,11 @@ class Trainer:
             raise TrainingFailed(f"step {done}: {', '.join(bad)}, expected finite ones; try {FINITE_ADVICE}")
         if figures:
             self.evaluation += json.dumps({"step": done, **figures}) + "\n"
-            self.events.log(f"step {done}: " + ", ".join(f"held-out {name} {value:.4f}" for name, value in figures.items()))
+            told = {name: f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in figures.items()}
+            self.events.log(f"step {done}: " + ", ".join(f"held-out {name} {value}" for name, value in told.items()))
         files = {"state.json": state_json(self._checkpoint_fields(done, temperature))}
         if self.job.stage != TRAIN:
-            files[METRICS_FILE] = self.log.text()
+            files |= self._texts()
         self.checkpoints.save(done, self.objective, self.average, files)
 
     def _checkpoint_fields(self, done: int, temperature: float | None) -> dict[str, Any]:

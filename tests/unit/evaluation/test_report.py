@@ -337,6 +337,19 @@ def test_an_empty_run_still_has_a_report(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["test"] == {}
 
 
+def test_the_language_model_that_a_run_began_from_stands_beside_unigrams_and_is_called_what_it_is(tmp_path, data):
+    figures = {"loss": 7.56, "perplexity": 1919.8, "unigram_entropy": 7.22, "bits_per_byte": 3.1, "unigram_bits_per_byte": 2.9}
+    told = {"tokens": 1000, "sentence": f"held-out {EVIL}", "warning": "this is no language model: its loss"}
+    page = write_report(tmp_path, data.model_copy(update={"language_model": figures | told}))
+    text = page.read_text()
+    parsed(page)
+    assert json.loads((tmp_path / "report.json").read_text())["language_model"] == figures | told
+    section = text[text.index('id="language-model"') :].split("</section>")[0]
+    assert "This is no language model: its loss." in section and "Held-out" in section
+    assert [*re.findall(r'<td class="number">([\d.]+)</td>', section)] == ["7.560", "7.220", "3.100", "2.900"]
+    assert "language-model" not in write_report(tmp_path / "without", data).read_text()
+
+
 def test_figures_that_are_not_finite_are_null_in_json_and_break_no_chart(tmp_path, data):
     rows = ({"step": 1, "loss": float("nan")}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": float("inf")})
     page = write_report(tmp_path, data.model_copy(update={"training": rows}))

@@ -66,7 +66,9 @@ def test_a_language_model_of_less_than_a_sequence_a_process_is_refused(inputs: I
     config = PretrainConfig(steps=2, batch_tokens=64, sequence_tokens=32, threads=1)
     with pytest.raises(UserError, match=r"less than one sequence of 32 tokens for each of 4 process.*, which is 128"):
         build_objective(write_job(*inputs, config, key="lm", stage=PRETRAIN), Ranks(3, 4))
-    misspelt = config.model_copy(update={"mixture": {"neighbor": 1.0}})
+    with pytest.raises(UserError, match=r"pretrain.text is documents, and the token shards \w+ hold pairs"):
+        pretrain(*inputs, config, MODEL)
+    misspelt = config.model_copy(update={"text": "pairs", "mixture": {"neighbor": 1.0}})
     with pytest.raises(UserError, match="did you mean neighbour"):
         pretrain(*inputs, misspelt, MODEL)
 
