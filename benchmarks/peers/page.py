@@ -79,7 +79,9 @@ def models_of(found: Record) -> dict[str, Record]:
 
 def _state(found: Record) -> list[str]:
     size = "samples of the" if found["quick"] else "the whole"
-    opened = "; nothing here was chosen on it" if found["split"] == "test" else ": a trial, for which the test split was not read"
+    opened = (
+        "; nothing here was chosen on it" if found["split"] == "test" else ": a trial, for which the test split was not read"
+    )
     return ["", f"Figures on {size} {found['split']} split{opened}. The best of a row is bold.", ""]
 
 

@@ -43,11 +43,11 @@ NOUNS = ("matrix", "socket", "archive", "cookie")
 MODELS = ("bm25", "tfidf", "mine")
 
 
-def rows(split: str) -> list[dict[str, Any]]:
-    """Sixty functions and sixty neighbouring pieces of prose, of four packages in six documents each."""
+def rows(split: str, each: int = 20) -> list[dict[str, Any]]:
+    """Eighty functions and eighty neighbouring pieces of prose, of four packages in six documents each."""
     found = []
     for noun in NOUNS:
-        for number in range(60 // len(NOUNS)):
+        for number in range(each):
             document = row_id(split, noun, str(number % 6))
             of = {"group": f"{split}-{noun}", "document_id": document, "position": number}
             verb, other = VERBS[number % 10], VERBS[(number * 3 + 1) % 10]
@@ -60,10 +60,13 @@ def rows(split: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_home(tmp_path_factory.mktemp("peers") / "home")
+
+
+def write_home(home: Path, each: int = 20) -> Path:
     """A home with held-out pairs, an export and the report that names both."""
-    home = tmp_path_factory.mktemp("peers") / "home"
     store = Store(home / "store")
-    curated = write_pairs(store, "curate", {split: rows(split) for split in ("train", "validation", "test")})
+    curated = write_pairs(store, "curate", {split: rows(split, each) for split in ("train", "validation", "test")})
     exported = export(store, tiny_checkpoint(store), ExportConfig(onnx=False)).part_folder()
     lineage = {"curate": {"key": curated.manifest.key}, "start": {"cpu_seconds": 1.5}, "train": {"cpu_seconds": 40.0}}
     report = {"lineage": lineage, "config": {"evaluate": EvaluateConfig().key_fields()}, "export": str(exported)}
@@ -162,6 +165,15 @@ def test_one_broken_model_costs_no_other(run, home: Path, made: Path, capsys: py
     assert set(found["models"]["mine"]["tasks"]) == set(found["models"]["tfidf"]["tasks"])
     assert found["left_out"] == {"broken": "CorruptArtifact while it was measured"}
     assert "broken (CorruptArtifact" in page.tables(found) and str(home) not in page.tables(found)
+
+
+def test_a_task_that_the_split_is_too_small_for_is_said(tmp_path: Path) -> None:
+    home = write_home(tmp_path / "small", each=13)
+    where = ["--home", str(home), "--data", str(home / "data"), "--results", str(home / "peers.json")]
+    assert main(["--quick", *where, "--peers", "tfidf", "--suites", "sts-b"]) == 0
+    found = json.loads((home / "peers.json").read_text())
+    assert found["skipped"] == {"classification_held_out": "0 groups with 20 pieces of 3 documents, 2 are needed"}
+    assert "classification_held_out (0 groups" in page.tables(found)
 
 
 def test_figures_of_other_tasks_are_not_mixed(run, home: Path) -> None:
