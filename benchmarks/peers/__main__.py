@@ -361,5 +361,5 @@ def flat(found: Record) -> dict[str, float]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, CorruptArtifact) as error:
         sys.exit(f"python -m benchmarks.peers: {error}")

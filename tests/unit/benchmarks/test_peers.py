@@ -30,7 +30,7 @@ from benchmarks.peers.models import (
 from data_contracts.schemas import row_id
 from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.config.run import ExportConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
@@ -116,7 +116,7 @@ def test_figures_are_those_of_the_suites_with_cost_and_paired_differences(run, h
     mine, bm25 = found["models"]["mine"], found["models"]["bm25"]
     assert set(bm25["tasks"]) == {"code_search_held_out", "text_search_held_out"}, "it has no other task"
     assert mine["tasks"]["sts-b"]["at_home"] is False and mine["tasks"]["sts-b"]["n"] == 40
-    assert found["skipped"]["beir/scifact"] == "it has no split validation"
+    assert found["skipped"]["cisi"] == "it has no split validation"
     assert found["skipped"]["sick-r"] == "its files are not there"
     for name, gap in mine["differences"]["bm25"]["tasks"].items():
         assert gap["value"] == pytest.approx(mine["tasks"][name]["value"] - bm25["tasks"][name]["value"])
@@ -159,7 +159,11 @@ def test_another_model_under_a_name_is_measured_anew_with_its_differences(run, h
 def test_one_broken_model_costs_no_other(run, home: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = shutil.copytree(export_of(made), home / "broken")
     weights = broken / "encoder" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4])
+    with pytest.raises(CorruptArtifact, match="not a whole file of weights"):
+        run(models=(f"broken={broken}",))
+    weights.write_bytes(whole[:-4] + b"\x00\x01\x02\x03")
     code, found = run(models=(f"broken={broken}", f"mine={export_of(made)}"))
     assert code == 1 and "sha256" in capsys.readouterr().err
     assert set(found["models"]["mine"]["tasks"]) == set(found["models"]["tfidf"]["tasks"])
@@ -206,10 +210,10 @@ def test_a_column_has_one_model(run, made: Path) -> None:
 def test_the_page_has_every_figure_and_the_picture_names_every_model(run, home: Path, tmp_path: Path) -> None:
     _, found = run()
     written, picture = tmp_path / "page.md", tmp_path / "peers.svg"
-    written.write_text(f"# Peers\n\nabove\n\n{page.BEGIN}\nold\n{page.END}\n\nbelow\n")
+    written.write_text(f"# Peers\n\nabove\n\n{page.BEGIN}\nstale words\n{page.END}\n\nbelow\n")
     run("--table", "--page", str(written), "--picture", str(picture))
     text = written.read_text()
-    assert "above" in text and text.endswith(f"{page.END}\n\nbelow\n") and "old" not in text
+    assert "above" in text and text.endswith(f"{page.END}\n\nbelow\n") and "stale words" not in text
     table = text[text.index("|  |") :].split("\n\n")[0].splitlines()
     assert {line.count("|") for line in table} == {len(MODELS) + 2}, "every row has a cell a model"
     code = next(line for line in table if line.startswith("| code search among 50, MRR"))
