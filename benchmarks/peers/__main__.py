@@ -207,6 +207,9 @@ class Bench:
         for name, suite in self.suites.items():
             artifact = None if name in record["tasks"] else evaluated(self.store, peer.model, suite, self.split)
             row = headline_of(artifact) if artifact else None
+            if artifact and row is None:
+                reason = artifact.manifest.facts.get("skipped", {}).get(suite.kind, "it gives no figure")
+                self.results.update(skipped=self.results.read()["skipped"] | {name: reason})
             if row is None:
                 continue
             kept = {key: row[key] for key in ("task", "kind", "metric", "value", "low", "high", "n")}
@@ -358,5 +361,5 @@ def flat(found: Record) -> dict[str, float]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, CorruptArtifact) as error:
         sys.exit(f"python -m benchmarks.peers: {error}")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.evaluate import MINILM
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.lexical import BM25_B, BM25_K1, Bm25Model, TfidfModel, words
 from pipeline_lib.evaluation.suites.models import Model, ModelId, Side, TextEncoder
 from pipeline_lib.evaluation.suites.registry import open_model
@@ -87,6 +87,7 @@ def open_folder(given: str, home: Path, source: str = "") -> Peer:
     """An export or a sentence-transformers folder, as NAME=FOLDER.
 
     Raises:
+        CorruptArtifact: its weights are cut off.
         UserError: there is no such model, or no name.
     """
     name, _, place = given.partition("=")
@@ -266,11 +267,14 @@ def training_seconds(folder: Path, home: Path) -> float | None:
 
 
 def _shapes(path: Path) -> Iterator[Sequence[int]]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "numpy") as file:
-        for name in file.keys():  # noqa: SIM118 - not a dict
-            yield file.get_slice(name).get_shape()
+    try:
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield file.get_slice(name).get_shape()
+    except SafetensorError as error:
+        raise CorruptArtifact(f"{path}: not a whole file of weights ({error}); get it again") from error
 
 
 def _licence_of(folder: Path) -> str:

@@ -30,7 +30,7 @@ from benchmarks.peers.models import (
 from data_contracts.schemas import row_id
 from pipeline_lib.config.evaluation import EvaluateConfig
 from pipeline_lib.config.run import ExportConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
@@ -43,11 +43,11 @@ NOUNS = ("matrix", "socket", "archive", "cookie")
 MODELS = ("bm25", "tfidf", "mine")
 
 
-def rows(split: str) -> list[dict[str, Any]]:
-    """Sixty functions and sixty neighbouring pieces of prose, of four packages in six documents each."""
+def rows(split: str, each: int = 20) -> list[dict[str, Any]]:
+    """Eighty functions and eighty neighbouring pieces of prose, of four packages in six documents each."""
     found = []
     for noun in NOUNS:
-        for number in range(60 // len(NOUNS)):
+        for number in range(each):
             document = row_id(split, noun, str(number % 6))
             of = {"group": f"{split}-{noun}", "document_id": document, "position": number}
             verb, other = VERBS[number % 10], VERBS[(number * 3 + 1) % 10]
@@ -60,10 +60,13 @@ def rows(split: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_home(tmp_path_factory.mktemp("peers") / "home")
+
+
+def write_home(home: Path, each: int = 20) -> Path:
     """A home with held-out pairs, an export and the report that names both."""
-    home = tmp_path_factory.mktemp("peers") / "home"
     store = Store(home / "store")
-    curated = write_pairs(store, "curate", {split: rows(split) for split in ("train", "validation", "test")})
+    curated = write_pairs(store, "curate", {split: rows(split, each) for split in ("train", "validation", "test")})
     exported = export(store, tiny_checkpoint(store), ExportConfig(onnx=False)).part_folder()
     lineage = {"curate": {"key": curated.manifest.key}, "start": {"cpu_seconds": 1.5}, "train": {"cpu_seconds": 40.0}}
     report = {"lineage": lineage, "config": {"evaluate": EvaluateConfig().key_fields()}, "export": str(exported)}
@@ -113,7 +116,7 @@ def test_figures_are_those_of_the_suites_with_cost_and_paired_differences(run, h
     mine, bm25 = found["models"]["mine"], found["models"]["bm25"]
     assert set(bm25["tasks"]) == {"code_search_held_out", "text_search_held_out"}, "it has no other task"
     assert mine["tasks"]["sts-b"]["at_home"] is False and mine["tasks"]["sts-b"]["n"] == 40
-    assert found["skipped"]["beir/scifact"] == "it has no split validation"
+    assert found["skipped"]["cisi"] == "it has no split validation"
     assert found["skipped"]["sick-r"] == "its files are not there"
     for name, gap in mine["differences"]["bm25"]["tasks"].items():
         assert gap["value"] == pytest.approx(mine["tasks"][name]["value"] - bm25["tasks"][name]["value"])
@@ -156,12 +159,25 @@ def test_another_model_under_a_name_is_measured_anew_with_its_differences(run, h
 def test_one_broken_model_costs_no_other(run, home: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = shutil.copytree(export_of(made), home / "broken")
     weights = broken / "encoder" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4])
+    with pytest.raises(CorruptArtifact, match="not a whole file of weights"):
+        run(models=(f"broken={broken}",))
+    weights.write_bytes(whole[:-4] + b"\x00\x01\x02\x03")
     code, found = run(models=(f"broken={broken}", f"mine={export_of(made)}"))
     assert code == 1 and "sha256" in capsys.readouterr().err
     assert set(found["models"]["mine"]["tasks"]) == set(found["models"]["tfidf"]["tasks"])
     assert found["left_out"] == {"broken": "CorruptArtifact while it was measured"}
     assert "broken (CorruptArtifact" in page.tables(found) and str(home) not in page.tables(found)
+
+
+def test_a_task_that_the_split_is_too_small_for_is_said(tmp_path: Path) -> None:
+    home = write_home(tmp_path / "small", each=13)
+    where = ["--home", str(home), "--data", str(home / "data"), "--results", str(home / "peers.json")]
+    assert main(["--quick", *where, "--peers", "tfidf", "--suites", "sts-b"]) == 0
+    found = json.loads((home / "peers.json").read_text())
+    assert found["skipped"] == {"classification_held_out": "0 groups with 20 pieces of 3 documents, 2 are needed"}
+    assert "classification_held_out (0 groups" in page.tables(found)
 
 
 def test_figures_of_other_tasks_are_not_mixed(run, home: Path) -> None:
@@ -194,10 +210,10 @@ def test_a_column_has_one_model(run, made: Path) -> None:
 def test_the_page_has_every_figure_and_the_picture_names_every_model(run, home: Path, tmp_path: Path) -> None:
     _, found = run()
     written, picture = tmp_path / "page.md", tmp_path / "peers.svg"
-    written.write_text(f"# Peers\n\nabove\n\n{page.BEGIN}\nold\n{page.END}\n\nbelow\n")
+    written.write_text(f"# Peers\n\nabove\n\n{page.BEGIN}\nstale words\n{page.END}\n\nbelow\n")
     run("--table", "--page", str(written), "--picture", str(picture))
     text = written.read_text()
-    assert "above" in text and text.endswith(f"{page.END}\n\nbelow\n") and "old" not in text
+    assert "above" in text and text.endswith(f"{page.END}\n\nbelow\n") and "stale words" not in text
     table = text[text.index("|  |") :].split("\n\n")[0].splitlines()
     assert {line.count("|") for line in table} == {len(MODELS) + 2}, "every row has a cell a model"
     code = next(line for line in table if line.startswith("| code search among 50, MRR"))
