@@ -212,10 +212,12 @@ def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
     width, inner, heads = (fields[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
     sizes = {"layers": fields["num_hidden_layers"], "vocabulary": fields["vocab_size"]}
     sizes |= {"family": fields["model_type"], "fused": True}
-    if fields["model_type"] == "bert":
-        sizes |= {"fused": False, "positions": fields["max_position_embeddings"]}
-    if fields["model_type"] in ("bert", "gpt_neox"):
+    if fields["model_type"] == "gpt_neox":
         return sizes | _with_biases(width, inner)
+    if fields["model_type"] == "bert":  # two kinds of tokens beside the positions, and a pooler that is not trained
+        sizes |= {"fused": False, "positions": fields["max_position_embeddings"] + fields.get("type_vocab_size", 2)}
+        sizes |= _with_biases(width, inner)
+        return sizes | {"final": sizes["final"] + width * (width + 1)}
     head = fields.get("head_dim") or width // heads
     queries, keys = heads * head, (fields.get("num_key_value_heads") or heads) * head
     vectors = 2 * width + {"qwen2": queries + 2 * keys, "qwen3": 2 * head}.get(fields["model_type"], 0)  # biases; norms

@@ -20,8 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline_lib.config.data import CurateConfig
-from pipeline_lib.config.training import ReadingConfig
+from pipeline_lib.config.data import CurateConfig, ReadingConfig
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import BatchPlan

@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "--preset", "huge"], "demo, smoke"),
+        (["run", "--preset", "huge"], "demo, lm, smoke"),
         (["run"], "preset"),
         (["run", "--preset", "smoke", "--steps", "-3"], "train.steps: got -3"),
         (["run", "--preset", "smoke", "--set", "train.learnin_rate=1e-4"], "did you mean train.learning_rate"),

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from training_runs import tiny_config, write_inputs, write_job
 
+from benchmarks.gloo import run_ranks
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.contrastive import ContrastiveObjective, HeldOut
 from pipeline_lib.train.distributed import ALONE, Ranks
 from pipeline_lib.train.job import EVALUATION_FILE, Events, Job, kept_labels
+from pipeline_lib.train.launch import TrainInputs
 from pipeline_lib.train.trainer import work
 
 PAIRS = 30
 
 
-def objective(root: Path, ranks: Ranks = ALONE) -> ContrastiveObjective:
+def objective(root: Path) -> ContrastiveObjective:
     store, inputs = write_inputs(root, held_out=40)
-    job = write_job(store, inputs, tiny_config(evaluation_pairs=PAIRS))
+    return objective_of(write_job(store, inputs, tiny_config(evaluation_pairs=PAIRS)), inputs)
+
+
+def objective_of(job: Job, inputs: TrainInputs, ranks: Ranks = ALONE) -> ContrastiveObjective:
     made = ContrastiveObjective.build(job, inputs.shards, inputs.tokenizer, ranks)
     made.module.double()
     return made
@@ -59,30 +61,13 @@ def test_loss_and_mrr_are_those_of_pairs_embedded_one_by_one(tmp_path: Path) -> 
     assert found["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks_P]), rel=1e-12)
 
 
-def on_rank(rank: int, size: int, folder: str) -> None:
-    """One process of several: what it measured, written for the parent to compare."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/meet", size), rank=rank, world_size=size)
-    ranks = Ranks(rank, size)
-    found = measured(objective(Path(folder) / f"store-{rank}", ranks), ranks)
-    Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_ranks_measure_what_one_does(tmp_path: Path, size: int) -> None:
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=on_rank, args=(rank, size, str(tmp_path))) for rank in range(size)]
-    for child in children:
-        child.start()
-    expected = measured(objective(tmp_path / "alone"))
-    for child in children:
-        child.join(120)
-        assert child.exitcode == 0
-    for rank in range(size):
-        assert json.loads((tmp_path / f"rank-{rank}.json").read_text()) == pytest.approx(expected, rel=1e-9)
+    store, inputs = write_inputs(tmp_path, held_out=40)  # before the fork: children that make files of their own may hang
+    job = write_job(store, inputs, tiny_config(evaluation_pairs=PAIRS))
+    expected = measured(objective_of(job, inputs))
+    for found in run_ranks(size, lambda ranks: measured(objective_of(job, inputs, ranks), ranks)):
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def labels_on_disk(store: Store, job: Job) -> set[str]:

@@ -87,7 +87,7 @@ def test_a_start_whose_sizes_are_not_known_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json there to plan by; give the folder"):
         plan(preset("demo", "nobody/nothing"), Terms())
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
-    with pytest.raises(UserError, match="a model of type 'mamba' cannot be planned; known are gpt2"):
+    with pytest.raises(UserError, match="a model of type 'mamba' cannot be planned; known are bert, gpt2"):
         plan(preset("demo", str(tmp_path)), Terms())
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match=r"its config\.json has no field 'hidden_size'"):
