@@ -65,7 +65,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
     check_processes("train.processes", config.train.n_processes)
     check_divides(config.train.batch_size, config.train.n_processes * config.train.nodes)
-    check_optimizer(config.train)
+    for stage in (config.train, config.pretrain):
+        check_optimizer(stage)
     check_early_stopping(config.train, config.shards.splits)
     return config
 

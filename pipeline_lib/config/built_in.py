@@ -144,7 +144,7 @@ def demo() -> RunConfig:
 
 
 def lm() -> RunConfig:
-    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, two hours on 2 cores.
+    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, about two hours on 2 cores.
 
     Muon in place of AdamW for the hidden matrices: after 10,240 pairs it has an MRR of 0.509 where AdamW has 0.419.
     """
@@ -181,7 +181,7 @@ def lm() -> RunConfig:
 
 
 def adapt() -> RunConfig:
-    """An embedding model that exists, all-MiniLM-L6-v2, on pairs of the source: 20 minutes on 2 cores.
+    """An embedding model that exists, all-MiniLM-L6-v2, on pairs of the source: some 20 minutes on 2 cores.
 
     `cpt get-start all-minilm-l6-v2` fetches it. It keeps its own pooling, tokenizer and special tokens.
     """

@@ -202,11 +202,9 @@ class OptimizerConfig(StageConfig):
         known = (rate for most, rate in LANGUAGE_MODEL_RATES if n_weights is not None and n_weights <= most)
         rate = next(known, UNKNOWN_SIZE_RATE)
         update = {
+            **dict.fromkeys(RATES),
             "learning_rate": min(rate, EMBEDDING_MODEL_RATE) if embeds else rate,
-            "embedding_learning_rate": None,
             "embedding_epsilon": OptimizerConfig.model_fields["embedding_epsilon"].default,
-            "scale_learning_rate": None,
-            "muon_learning_rate": None,
             "warmup_steps": round(WARMUP_SHARE * self.steps),
             "clip_norm": 1.0,
             "weight_average": 0.0,
@@ -222,6 +220,9 @@ class OptimizerConfig(StageConfig):
         averaging = f"averaging {self.weight_average:g}" if self.weight_average else "no averaging"
         all_weights = f"{self.learning_rate:g} for {'all other' if apart else 'all'} weights{apart}"
         return f"{all_weights}, warm-up {self.warmup_steps:,} steps, clip {self.clip_norm:g}, {averaging}"
+
+
+RATES = tuple(name for name in OptimizerConfig.model_fields if name.endswith("learning_rate"))  # peaks; others follow the first
 
 
 def check_optimizer(config: OptimizerConfig) -> None:

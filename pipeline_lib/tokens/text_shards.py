@@ -109,6 +109,7 @@ def _batches(documents: Documents, split: str, spill: Path) -> Iterator[tuple[li
     """Ids and texts of a split's documents in the order of ids, about a megabyte at a time."""
     ids: list[str] = []
     texts: list[str] = []
+    n_characters = 0
     limits: dict[str, Any] = {"threads": 1, "memory_limit": f"{SORT_BYTES}B", "temp_directory": str(spill)}
     with duckdb.connect(":memory:", config=limits) as connection:  # sorts on disk what memory does not hold
         values = {"documents": documents.texts, "splits": documents.splits, "split": split}
@@ -116,9 +117,10 @@ def _batches(documents: Documents, split: str, spill: Path) -> Iterator[tuple[li
             for id_, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
                 ids.append(id_)
                 texts.append(text)
-                if sum(map(len, texts)) >= BATCH_CHARACTERS:
+                n_characters += len(text)
+                if n_characters >= BATCH_CHARACTERS:
                     yield ids, texts
-                    ids, texts = [], []
+                    ids, texts, n_characters = [], [], 0
     if ids:
         yield ids, texts
 
@@ -193,11 +195,12 @@ class TextStream:
     def documents(self, tokens: int) -> tuple[list[NDArray[np.int64]], int, int]:
         """The first documents that have so many tokens together, at least one, with the bytes and words of their texts."""
         found: list[NDArray[np.int64]] = []
-        n_bytes = n_words = 0
+        n_tokens = n_bytes = n_words = 0
         for batch in self.batches:
             for row in range(len(batch)):
                 ids = batch["ids"][row].values.to_numpy(zero_copy_only=True).astype(np.int64)
-                if found and sum(map(len, found)) + len(ids) > tokens:
+                n_tokens += len(ids)
+                if found and n_tokens > tokens:
                     return found, n_bytes, n_words
                 found.append(ids)
                 n_bytes += batch["text_bytes"][row].as_py()

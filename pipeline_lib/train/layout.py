@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.optimizer import check_optimizer
 from pipeline_lib.config.training import (
     CPU_ACTIVATION_BYTES,
     CPU_ACTIVATION_SHARE,
@@ -41,8 +42,9 @@ def with_devices(config: Config, found: Devices) -> Devices:
     """The devices that a configuration takes of those that there are.
 
     Raises:
-        UserError: it asks for more GPUs than there are.
+        UserError: it asks for more GPUs than there are, or for matrices cut over them that its optimizer needs whole.
     """
+    check_optimizer(config)
     devices = found
     if config.gpus is not None:
         if found.kind == "cpu" or config.gpus > found.count:

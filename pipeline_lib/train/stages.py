@@ -18,6 +18,7 @@ from pydantic import Field
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.finetuning import FinetuneConfig
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -64,9 +65,6 @@ def pretrain(
     check_text(inputs.shards, config)
     model = model.model_copy(update={"pooling": "last"})  # no matter to a language model, and so of none to its name
     return build_trained(store, PRETRAIN, inputs, Choices(config=config, model=model), Report(progress, log))
-
-
-RATES = ("learning_rate", "embedding_learning_rate", "scale_learning_rate")
 
 
 def finetune(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
@@ -41,10 +42,9 @@ READ = (".json", ".safetensors")  # files of a start that anything reads: no pic
 HASHES = "starts"  # folder of the hashes of starts, so that a large one is not read whole to find a run done
 # what a run goes on with from a checkpoint of another one; all else is as asked for
 RECIPE = (
-    "learning_rate",
-    "embedding_learning_rate",
+    *RATES,
+    "optimizer",
     "embedding_epsilon",
-    "scale_learning_rate",
     "weight_decay",
     "first_moment_decay",
     "second_moment_decay",

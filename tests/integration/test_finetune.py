@@ -14,6 +14,7 @@ from training_runs import MODEL, WORDS, tiny_config, write_inputs
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.finetuning import FinetuneConfig, MiningConfig, TrainingSetConfig
+from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
@@ -114,6 +115,13 @@ def test_a_checkpoint_of_a_language_model_keeps_its_rates() -> None:
     tuned = tuned_config(base, FinetuneConfig(rate_share=0.5), {"a": 300}, 0.03)
     assert (tuned.learning_rate, tuned.embedding_learning_rate, tuned.scale_learning_rate) == (1.5e-4, None, None)
     assert (tuned.embedding_epsilon, tuned.clip_norm, tuned.weight_average) == (1e-8, 1.0, 0.0)
+
+
+def test_every_rate_of_a_checkpoint_is_scaled_and_its_optimizer_stays() -> None:
+    base = TrainConfig.model_validate({"optimizer": "muon"} | dict.fromkeys(RATES, 0.2))
+    tuned = tuned_config(base, FinetuneConfig(rate_share=0.5), {"a": 300}, 0.03)
+    assert tuned.optimizer == "muon"
+    assert {name: getattr(tuned, name) for name in RATES} == dict.fromkeys(RATES, 0.1)
 
 
 @pytest.mark.slow

@@ -279,3 +279,15 @@ def test_every_operational_choice_of_a_layout_is_a_field() -> None:
     fields = TrainConfig.model_fields
     assert get_args(fields["parallel"].annotation) == ("auto", "ddp", "fsdp")
     assert [fields[name].default for name in ("processes", "gpus", "memory_bytes", "micro_batch_tokens")] == [None] * 4
+
+
+@pytest.mark.parametrize("config", [TrainConfig, PretrainConfig])
+def test_muon_takes_whole_matrices(config: Any) -> None:
+    """Cut ones are refused before a trainer starts, and are no way out where whole ones do not fit."""
+    with pytest.raises(UserError, match="muon, which needs whole matrices"):
+        settle(config(optimizer="muon", parallel="fsdp"), None, EIGHT)
+    large = Workload.planned(preset("cpt_text_l"))
+    assert resolve_layout(large, EIGHT).is_cut
+    muon = replace(large, config=large.config.model_copy(update={"optimizer": "muon"}))
+    with pytest.raises(UserError, match="GB"):
+        resolve_layout(muon, EIGHT)

@@ -9,6 +9,7 @@ import pytest
 from training_runs import MODEL, tiny_config, write_inputs
 
 from flows.params import TrainParams
+from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
@@ -61,6 +62,18 @@ def test_a_checkpoint_brings_its_rates_and_sizes_below_what_is_asked_for() -> No
     config = preset("demo", layers=[{"train.clip_norm": 5.0}], recipe=recipe)
     assert (config.train.learning_rate, config.train.clip_norm, config.train.temperature) == (2e-3, 5.0, 0.03)
     assert (config.model.width, config.train.steps, config.train.batch_size) == (64, 240, 1024)
+
+
+def test_a_checkpoint_brings_all_that_its_weights_were_moved_by() -> None:
+    """Each option of the optimizer is one that a checkpoint brings, or one of the run: how long, how exact, which order."""
+    runs_own = {"steps", "warmup_steps", "schedule", "decay_share", "final_learning_rate_share"}
+    runs_own |= {"precision", "tf32", "deterministic", "seed"}
+    moving = {
+        name
+        for name, field in OptimizerConfig.model_fields.items()
+        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"))
+    }
+    assert moving - runs_own == set(starts.RECIPE) - {"token_dropout"}
 
 
 def test_runs_that_differ_in_more_than_their_length_are_not_alike() -> None:
