@@ -149,11 +149,11 @@ def lm() -> RunConfig:
     Muon in place of AdamW for the hidden matrices: after 10,240 pairs it has an MRR of 0.509 where AdamW has 0.419.
     """
     train = TrainConfig(
-        steps=300,
+        steps=400,
         batch_size=256,
         mixture={"docstring": 0.65, "name": 0.1, "class": 0.05, "neighbour": 0.2},
         mask_same_document=("neighbour",),
-        block_rows=16,
+        block_rows=4,
         window_blocks=1,
         optimizer="muon",
         muon_learning_rate=1e-2,
@@ -169,7 +169,7 @@ def lm() -> RunConfig:
         update={
             "name": "lm",
             "tokenizer": TokenizerConfig(),
-            "shards": ShardConfig(max_x_tokens=48, max_y_tokens=96, order="path", splits=("train",)),
+            "shards": ShardConfig(max_x_tokens=128, max_y_tokens=128, order="path", splits=("train",)),
             "pretrain": PretrainConfig(),
             "model": ModelConfig(init=LM_START, keep_layers=6),
             "train": train,
@@ -185,14 +185,13 @@ def adapt() -> RunConfig:
 
     `cpt get-start all-minilm-l6-v2` fetches it. It keeps its own pooling, tokenizer and special tokens.
     """
-    run = lm()
-    train = run.train.model_copy(
-        update={"steps": 64, "optimizer": "adamw", "muon_learning_rate": None, "learning_rate": 2e-4, "warmup_steps": 6}
-    )
+    run, blocks = lm(), {name: TrainConfig.model_fields[name].default for name in ("block_rows", "window_blocks")}
+    rates = {"optimizer": "adamw", "muon_learning_rate": None, "learning_rate": 2e-4, "warmup_steps": 6}
+    train = run.train.model_copy(update={"steps": 64, **rates, **blocks})
     return run.model_copy(
         update={
             "name": "adapt",
-            "shards": run.shards.model_copy(update={"max_x_tokens": 64, "max_y_tokens": 128}),
+            "shards": run.shards.model_copy(update={"order": "hash"}),
             "model": ModelConfig(init=ADAPT_START),
             "train": train,
         }
