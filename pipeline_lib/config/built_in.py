@@ -144,9 +144,10 @@ def demo() -> RunConfig:
 
 
 def lm() -> RunConfig:
-    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, about two hours on 2 cores.
+    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, within three hours on 2 cores.
 
     Muon in place of AdamW for the hidden matrices: after 10,240 pairs it has an MRR of 0.509 where AdamW has 0.419.
+    Texts up to 128 tokens and fewer neighbours in a batch for prose: docs/results/lm.md has what they are worth.
     """
     train = TrainConfig(
         steps=400,
@@ -181,7 +182,7 @@ def lm() -> RunConfig:
 
 
 def adapt() -> RunConfig:
-    """An embedding model that exists, all-MiniLM-L6-v2, on pairs of the source: some 20 minutes on 2 cores.
+    """An embedding model that exists, all-MiniLM-L6-v2, on pairs of the source: its training takes 20 minutes on one core.
 
     `cpt get-start all-minilm-l6-v2` fetches it. It keeps its own pooling, tokenizer and special tokens.
     """
