@@ -49,6 +49,7 @@ __all__ = [
     "champion",
     "choose",
     "default_name",
+    "default_stamp",
     "has_moved",
     "history",
     "in_use",
@@ -177,6 +178,11 @@ def default_name(home: Home) -> str:
     if not found:
         raise UserError(f"no index yet under {home}: run `make demo` or `cpt run --preset demo`")
     raise UserError(f"several models are published and none of them by hand; choose one with --name: {', '.join(found)}")
+
+
+def default_stamp(home: Home) -> bytes | None:
+    """What changes with the name that is searched where none is given."""
+    return Files(home).read("_default.json")
 
 
 def set_default(home: Home, name: str) -> None:
