@@ -263,6 +263,10 @@ def promote(
 
 def try_out(home: Home, name: str, candidate: Candidate, why: str, told: Mapping[str, Any] | None = None) -> None:
     """Make a pair searchable by its name as long as there is no champion: it only shows that everything works."""
+    now = pair_of(home, name)
+    digests = (candidate.exported.digest, candidate.indexed.digest)
+    if now and now.is_trial and (now.model_digest, now.index_digest) == digests:
+        return  # found done
     pair = {**_pair(Files.of(home, name).home, candidate), "is_trial": True}
 
     def event(held: Held) -> dict[str, Any]:
