@@ -39,11 +39,12 @@ def click(run_input):
         if paused:
             break
         time.sleep(0.3)
-    run = paused[0]
-    schema = call(f"/flow_runs/{run['id']}/input/filter", {"prefix": "keyset"})
-    names = [row["key"] for row in schema]
-    described = [json.loads(row["value"]) for row in call(f"/flow_runs/{run['id']}/input/filter", {"prefix": "paused"})]
-    asked.append({"name": run["name"], "parent": run["parent_task_run_id"], "keys": names, "inputs": described})
+    run, rows = paused[0], []
+    while not any(row["key"].endswith("-schema") for row in rows):  # the form is there a moment after the state
+        time.sleep(0.3)
+        rows = call(f"/flow_runs/{run['id']}/input/filter", {"prefix": "paused"})
+    asked.append({"name": run["name"], "parent": run["parent_task_run_id"], "inputs": rows})
+    time.sleep(1)
     call(f"/flow_runs/{run['id']}/resume", {"run_input": run_input})
 
 
