@@ -250,7 +250,10 @@ def promote(
     held = pair_of(home, name)
     if held and not held.is_trial and held.model_digest == candidate.exported.digest:
         is_same = held.index_digest == candidate.indexed.digest
-        return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        try:
+            return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        except UserError as error:  # the index is that of this model: the champion is another one by now
+            raise ChampionChanged(str(error)) from error
 
     def event(held: Held) -> dict[str, Any]:
         now = event_of(held.pair)
