@@ -40,33 +40,10 @@ if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
 
 __all__ = [
-    "FOLDER",
-    "Candidate",
-    "Champion",
-    "ChampionChanged",
-    "Home",
-    "as_pair",
-    "champion",
-    "choose",
-    "default_name",
-    "default_stamp",
-    "has_moved",
-    "history",
-    "in_use",
-    "kept_pairs",
-    "names",
-    "opened",
-    "pair_of",
-    "promote",
-    "record",
-    "reindex",
-    "reject",
-    "rollback",
-    "set_default",
-    "stand_in",
-    "to_json",
-    "try_out",
-]
+    "FOLDER", "Candidate", "Champion", "ChampionChanged", "Home", "as_pair", "champion", "choose", "default_name",
+    "default_stamp", "has_moved", "history", "in_use", "kept_pairs", "names", "opened", "pair_of", "promote",
+    "record", "reindex", "reject", "rollback", "set_default", "stand_in", "to_json", "try_out",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
