@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flows.options import Params, place
+from flows.options import Params, PromoteWhen, place, promote_field
 from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
 from flows.settings import (
     DATASET_SHORTCUTS,
@@ -110,20 +110,6 @@ class SourceParams(Params):
         if self.preset is None:
             raise UserError(f"give a preset: {', '.join(preset_names())}")
         return configure(self.preset, self.layers(), self.recipe())
-
-
-PromoteWhen = Literal["always", "gate", "ask", "never"]
-
-
-def promote_field() -> Any:
-    """When the run becomes what searches use."""
-    return Field(
-        None,
-        title="Promote",
-        description="always: searches for its name use it from now on; gate: only if it is better than what they use now; ask:"
-        " the run pauses until a person says yes or no; never: it is kept back. Unset: gate if a schedule started it, else"
-        " always.",
-    )
 
 
 class NamedParams(SourceParams):
