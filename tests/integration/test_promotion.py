@@ -80,8 +80,9 @@ def all_flows():
     answers["worse"] = publish(published(early, "gate")).promotion
     answers["no"] = clicked({"promote": False, "reason": "too early"}, published(early, "ask"))
     answers["yes"] = clicked({"promote": True, "reason": "a look at it"}, published(early, "ask"))
+    soon = [*words, "promote.ask_hours=0.0003"]
     answers["nobody"] = retrain(
-        RunParams(preset="smoke", source=source, name="mine", set=[*words, "promote.ask_hours=0.0003"], promote="ask"))["promotion"]
+        RunParams(preset="smoke", source=source, name="mine", set=soon, promote="ask"))["promotion"]
     answers["reported"] = retrain(
         RunParams(preset="smoke", source=source, name="mine", set=words, promote="gate"))["promotion"]
     began = time.monotonic()
