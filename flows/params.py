@@ -7,9 +7,19 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flows.options import Params, place
+from flows.options import Params, PromoteWhen, place, promote_field
 from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
-from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
+from flows.settings import (
+    DATASET_SHORTCUTS,
+    PLACE,
+    PLACE_OR_NAME,
+    RUN_SHORTCUTS,
+    Values,
+    configure,
+    flat,
+    without_section,
+    words_of,
+)
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import operational
 from pipeline_lib.config.built_in import PRESETS
@@ -23,25 +33,6 @@ from pipeline_lib.runtime.machine import check_processes
 from pipeline_lib.train.start import recipe_of
 
 SPEC_SUFFIXES = (".yaml", ".yml")
-DATASET_SHORTCUTS = {
-    "dump": "source.dump",
-    "contamination": "contamination.folder",
-    "near_duplicates": "curate.near.threshold",
-    "delimiters": "tokenizer.delimiters",
-    "workers": "extract.workers",
-    "scheduler": "extract.scheduler",
-}
-TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
-    "steps": "train.steps",
-    "batch_size": "train.batch_size",
-    "pretrain_steps": "pretrain.steps",
-    "pooling": "model.pooling",
-    "directions": "train.directions",
-    "seed": "train.seed",
-    "processes": "train.processes",
-    "gpus": "train.gpus",
-}
-RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 
 
 def _presets(schema: dict[str, Any]) -> None:
@@ -121,10 +112,9 @@ class SourceParams(Params):
         return configure(self.preset, self.layers(), self.recipe())
 
 
-class RunParams(SourceParams):
-    """What to run, and on what."""
+class NamedParams(SourceParams):
+    """What to begin from, on what, and under which name."""
 
-    COMMAND: ClassVar = "run"
     SHORTCUTS: ClassVar = RUN_SHORTCUTS
     FIELDS: ClassVar = {"source": "source.folder", "init": "model.init", "name": "name"}
     FIRST: ClassVar = ("preset", "source", "init", "name")
@@ -141,19 +131,29 @@ class RunParams(SourceParams):
     name: str | None = Field(
         None,
         title="Name",
-        description="Name of the report's folder; unset: that of the source, or of the preset.",
+        description="Name of the report's folder and of the published model; unset: that of the source, or of the preset.",
         pattern=r"^[a-z0-9][a-z0-9_.-]*$",
     )
 
 
-class DatasetParams(RunParams):
+class RunParams(NamedParams):
+    """What to run, and on what."""
+
+    COMMAND: ClassVar = "run"
+    FIELDS: ClassVar = {**NamedParams.FIELDS, "promote": "promote.when"}
+    FIRST: ClassVar = (*NamedParams.FIRST, "promote")
+
+    promote: PromoteWhen | None = promote_field()
+
+
+class DatasetParams(NamedParams):
     """What to build a dataset from."""
 
     COMMAND: ClassVar = "build-dataset"
     SHORTCUTS: ClassVar = DATASET_SHORTCUTS
 
 
-class PretrainParams(RunParams):
+class PretrainParams(NamedParams):
     """What to train a causal language model on; `pretrain.steps` must be above 0 in `set` or in the preset."""
 
     COMMAND: ClassVar = "pretrain"
@@ -165,7 +165,7 @@ class PretrainParams(RunParams):
     }
 
 
-class TrainParams(RunParams):
+class TrainParams(NamedParams):
     """What to train, and on what."""
 
     COMMAND: ClassVar = "train"
@@ -186,7 +186,8 @@ class PublishParams(CheckpointParams):
     """Which checkpoint becomes the model that `cpt search` uses."""
 
     COMMAND: ClassVar = "publish"
-    FIRST: ClassVar = ("checkpoint", "preset", "source")
+    FIELDS: ClassVar = {**CheckpointParams.FIELDS, "promote": "promote.when"}
+    FIRST: ClassVar = ("checkpoint", "preset", "source", "promote")
 
     checkpoint: str | None = Field(
         None,
@@ -194,6 +195,7 @@ class PublishParams(CheckpointParams):
         description="TRAINKEY/step-000240; TRAINKEY: the one that selection chooses of that run; step-000240: of the run of"
         " preset, source and settings. Unset: the one that selection chooses of that run.",
     )
+    promote: PromoteWhen | None = promote_field()
 
     @model_validator(mode="after")
     def _names_a_run(self) -> Self:
