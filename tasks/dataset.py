@@ -80,12 +80,18 @@ def contamination_task(store: Store, config: RunConfig) -> Artifact:
 
 
 @stage_task("curate")
-def curate_task(store: Store, validated: Artifact, config: RunConfig, contamination: Artifact | None = None) -> Artifact:
-    """Decontamination and deduplication over the whole set, and the split by group."""
+def curate_task(
+    store: Store,
+    validated: Artifact,
+    config: RunConfig,
+    contamination: Artifact | None = None,
+    known: Artifact | None = None,
+) -> Artifact:
+    """Decontamination and deduplication over the whole set, and the split by group; known splits stay."""
     progress = StageProgress("curate")
     hold_out = {**config.curate.hold_out, **held_out_sources(config.source.dump)}
     curate_config = config.curate.model_copy(update={"hold_out": hold_out})
-    artifact = curate(store, validated, curate_config, progress, contamination)
+    artifact = curate(store, validated, curate_config, progress, contamination, known)
     rows = ", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts)
     progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} dropped")
     facts = artifact.manifest.facts
