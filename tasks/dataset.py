@@ -12,6 +12,7 @@ from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
+from pipeline_lib.curation.known_splits import note_splits
 from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
@@ -77,6 +78,12 @@ def contamination_task(store: Store, config: RunConfig) -> Artifact:
     progress.finish(f"{sum(suites.values()):,} texts of {len(suites)} suites")
     show_table("contamination", drop_rows(artifact), "Evaluation texts by file, and what could not be one")
     return artifact
+
+
+@stage_task("known-splits")
+def known_splits_task(store: Store, curated: Artifact, before: Artifact | None) -> Artifact:
+    """What was in a split stays in it: the documents and texts of a dataset, for the next one under its name."""
+    return note_splits(store, curated, before)
 
 
 @stage_task("curate")

@@ -61,6 +61,7 @@ class NightlyConfig(StageConfig):
         le=1,
     )
 
+
 class PromoteConfig(StageConfig):
     """Promotion: when a finished run becomes what searches use, and what it has to show for it."""
 
@@ -98,7 +99,9 @@ class PromoteConfig(StageConfig):
 class RunConfig(StageConfig):
     """Run: all options from raw dump to searchable index."""
 
-    name: str = operational("run", description="Name of the report's folder and of the model in the registry.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: str = operational(
+        "run", description="Name of the report's folder and of the model in the registry.", pattern=r"^[a-z0-9][a-z0-9_.-]*$"
+    )
     preset: str = operational("", description="Preset that the run began as.")
     tests_plumbing: bool = operational(
         False, description="Mark of sizes that only show that everything works; reports say that the figures mean nothing."

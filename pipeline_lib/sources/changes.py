@@ -74,6 +74,6 @@ def files_of(listing: Artifact) -> Files:
     return {(source, path): (sha256, size) for source, path, sha256, size in zip(*table.to_pydict().values(), strict=True)}
 
 
-def as_listed(files: Iterable[SourceFile]) -> Files:
+def listed_files(files: Iterable[SourceFile]) -> Files:
     """The same of files that were listed just now."""
     return {(file.source, file.path): (file.sha256, file.bytes) for file in files}

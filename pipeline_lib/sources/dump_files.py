@@ -310,16 +310,8 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle],
         skips: what was not listed: the fact `skipped`, by reason and suffix.
     """
     skips = skips or Skips()
-    listing = {
-        "sources": _origins(config),
-        "bundles": [
-            {"label": bundle.label, "digest": bundle.digest, "files": len(bundle.files), "bytes": bundle.bytes}
-            for bundle in bundles
-        ],
-        **({"skipped": skips.facts()} if skips else {}),
-    }
+    listing = _listing(config, bundles, skips)
     content = json.dumps(listing, sort_keys=True, indent=1).encode() + b"\n"
-    digest = digest_of(listing)
 
     def make(key: str) -> Outcome:
         scratch = store.scratch(STAGE.name)
@@ -332,9 +324,25 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle],
         part = store.commit_part(draft, scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=facts)
 
-    artifact = store.build(STAGE, ListedContent(digest=digest), {}, make)
+    artifact = store.build(STAGE, ListedContent(digest=digest_of(listing)), {}, make)
     artifact.add_note(PLACES, json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n")
     return artifact
+
+
+def listing_key(store: Store, config: SourceConfig, bundles: Sequence[Bundle], skips: Skips | None = None) -> str:
+    """The key of the listing that `write_listing` writes: another one, other rows; nothing is written."""
+    return store.key(STAGE, ListedContent(digest=digest_of(_listing(config, bundles, skips or Skips()))), {})
+
+
+def _listing(config: SourceConfig, bundles: Sequence[Bundle], skips: Skips) -> dict[str, Any]:
+    return {
+        "sources": _origins(config),
+        "bundles": [
+            {"label": bundle.label, "digest": bundle.digest, "files": len(bundle.files), "bytes": bundle.bytes}
+            for bundle in bundles
+        ],
+        **({"skipped": skips.facts()} if skips else {}),
+    }
 
 
 def _origins(config: SourceConfig) -> list[dict[str, Any]]:
