@@ -14,14 +14,14 @@ from typing import Any
 from flows.build_dataset import Pairs, dataset_of, pairs_of
 from flows.params import RunParams
 from flows.publish import Published, publish_run
-from flows.runs import asked_digest, with_settings
+from flows.runs import asked_digest, name_in_registry, with_settings
 from flows.train import train_on
 from flows.workspace import Workspace, in_subflow, recorded_params
 from pipeline_lib.curation.known_splits import new_share
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint, lineage_of, open_checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, lineage_of, open_checkpoint
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.registry import latest, pair_of, record
+from pipeline_lib.search.registry import Home, latest, pair_of, record
 from pipeline_lib.sources.changes import Changes, changes_between, files_of, listed_files
 from pipeline_lib.sources.dump_files import list_bundles, listing_key
 from pipeline_lib.sources.folder import Skips
@@ -29,7 +29,8 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of, sha256_file
 from pipeline_lib.store.store import Store
 from tasks.dataset import known_splits_task
-from tasks.publishing import index_task, reindex_task
+from tasks.promotion import reindex_task
+from tasks.publishing import index_task
 from tasks.ui import say
 
 EVENT = "night"
@@ -63,7 +64,7 @@ class Reigning:
 
     Attributes:
         checkpoint: as RUN/step-000240.
-        curated: the pairs that it was trained on.
+        lineage: of its run, with the pairs that it was trained on.
         indexed: digest of the pairs that its index holds.
     """
 
@@ -71,7 +72,7 @@ class Reigning:
     index_digest: str
     exported: Artifact
     checkpoint: str
-    curated: Artifact
+    lineage: Lineage
     indexed: str
 
 
@@ -80,6 +81,7 @@ class Look:
     """What a night finds before it does anything.
 
     Attributes:
+        home, name: of the registry, and in it.
         listing: key of the dump's listing as it is now.
         contamination: digest of the evaluation texts as they are now.
         changes: since the last night.
@@ -87,6 +89,7 @@ class Look:
         is_indexed: the champion's index holds what the last night found; after a rollback it may not.
     """
 
+    home: Home
     name: str
     policy: str
     min_new_share: float
@@ -159,7 +162,7 @@ class Night:
         return {**self.report, "night": night}
 
 
-def look(work: Workspace) -> Look:
+def look(work: Workspace, params: RunParams) -> Look:
     """List the dump, file by file and by content, and compare it with what the last night saw. Writes nothing.
 
     Raises:
@@ -167,15 +170,18 @@ def look(work: Workspace) -> Look:
         TransientError: a server did not answer.
     """
     config, store, skips = work.config, work.store, Skips()
-    champion = reigning(work)
-    last = _last(work, champion)
+    home: Home = store.remote or work.home
+    name, _ = name_in_registry(config, params.settings(), home)
+    champion = reigning(store, home, name)
+    last = _last(work, (home, name), champion)
     bundles = list_bundles(config.source, skips)
     now = listed_files(file for bundle in bundles for file in bundle.files)
     curated = store.find("curate", last.curate) if last.curate else None
     since = {key: _files(store, key) for key in {last.source, last.trained_source}}
     changes, since_training = (changes_between(since[key], now) for key in (last.source, last.trained_source))
     return Look(
-        name=config.name,
+        home=home,
+        name=name,
         policy=config.nightly.policy,
         min_new_share=config.nightly.min_new_share,
         champion=champion,
@@ -189,9 +195,9 @@ def look(work: Workspace) -> Look:
     )
 
 
-def dry_run(work: Workspace) -> Night:
+def dry_run(work: Workspace, params: RunParams) -> Night:
     """What a night would do. The share of new pairs is that of bytes: to know it of pairs, they would have to be made."""
-    found = look(work)
+    found = look(work, params)
     share = found.since_training.share
     if found.policy == "whole":
         verdict = "the policy is whole: all stages run that are not found done"
@@ -211,66 +217,63 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     Args:
         report: makes the report of what was published.
     """
-    found = look(work)
+    found = look(work, params)
     say(f"  {found.changes.sentence} since the last night of {found.name}; champion: {found.champion_name}")
     if found.is_empty:
         nothing = "nothing new: every file is as it was, and so is the configuration"
-        return _noted(work, found, found.last, Night("nothing new", nothing))
+        return _noted(found, found.last, Night("nothing new", nothing))
     known = _known(work.store, found.last)
     pairs = in_subflow("build-dataset", found.name, pairs_of, work, known)
     state = _state(work, found, pairs, known)
     trained_on = work.store.find("curate", found.last.trained_on) if found.last.trained_on else None
     share = new_share(pairs.curate, trained_on)
     trains, why = found.verdict(share)
-    told: dict[str, Any] = {}
-    is_champion = trains and _is_trained(found, pairs)
-    if trains and not is_champion:
-        published = _trained(work, params, found, pairs)
-        told = report(published)
-        pair = pair_of(work.home, found.name)
-        is_champion = pair is not None and pair.model_digest == published.stages["export"].digest
-    if trains:
-        state = replace(state, trained_source=state.source, trained_on=state.curate)
-    if not is_champion:
-        _index(work, pairs)
-    outcome = "indexed" if not trains else "promoted" if is_champion else "held back"
-    return _noted(work, found, state, Night(outcome, why, {"new_share": round(share, 6)}, report=told))
+    if not trains:
+        _index(work, found, pairs)
+        return _noted(found, state, Night("indexed", why, {"new_share": round(share, 6)}))
+    published = _trained(work, params, found, pairs).promoted()
+    told = report(published)
+    state = replace(state, trained_source=state.source, trained_on=state.curate)
+    pair, sentence = pair_of(found.home, found.name), f"{why}; {published.promotion['sentence']}"
+    outcome = "promoted"
+    if pair is None or pair.model_digest != published.stages["export"].digest:
+        _index(work, found, pairs)
+        outcome = "held back"
+        sentence += "; the champion's index holds the night's documents" if pair else ""
+    return _noted(found, state, Night(outcome, sentence, {"new_share": round(share, 6)}, report=told))
 
 
 def _trained(work: Workspace, params: RunParams, found: Look, pairs: Pairs) -> Published:
-    """The night's candidate, published as its gate says."""
-    name = found.name
+    """The night's candidate."""
+    name = work.config.name
     work = replace(work, config=with_settings(work.config, "train", when_grown="restart"))  # the policy says from where
-    dataset = in_subflow("build-dataset", name, dataset_of, work, pairs, _start(work.store, found))
+    dataset = in_subflow("build-dataset", name, dataset_of, work, pairs, _start(work.store, found, pairs))
     run = in_subflow("train", name, train_on, work, params, dataset)
     return in_subflow("publish", name, publish_run, run)
 
 
-def _start(store: Store, found: Look) -> Checkpoint | None:
-    """The champion's checkpoint, where training goes on from it."""
-    if found.policy != "continue" or found.champion is None or not found.is_asked_alike:
+def _start(store: Store, found: Look, pairs: Pairs) -> Checkpoint | None:
+    """The checkpoint that training goes on from: the champion's or, of a champion of these very pairs, the one that it had.
+
+    The latter is that of a night which was killed between its promotion and its end, and is done again.
+    """
+    champion = found.champion
+    if found.policy != "continue" or champion is None or not found.is_asked_alike:
         return None
-    try:
-        return open_checkpoint(store, found.champion_name)
-    except UserError as error:
-        say(f"  the champion's run is not here, and training begins anew: {error}")
-        return None
+    if champion.lineage.curated.digest == pairs.curate.digest:
+        return open_checkpoint(store, champion.lineage.origin.parent) if champion.lineage.origin.parent else None
+    return open_checkpoint(store, champion.checkpoint)
 
 
-def _is_trained(found: Look, pairs: Pairs) -> bool:
-    """True if the champion was trained on these very pairs: the night was killed between its promotion and its end."""
-    return found.champion is not None and found.is_asked_alike and found.champion.curated.digest == pairs.curate.digest
-
-
-def reigning(work: Workspace) -> Reigning | None:
-    """The champion of a run's name; None where there is none, or where this store has not what it was made from."""
-    store, pair = work.store, pair_of(work.home, work.config.name)
+def reigning(store: Store, home: Home, name: str) -> Reigning | None:
+    """The champion of a name; None where there is none, or where this store has not what it was made from."""
+    pair = pair_of(home, name)
     exported = pair and _of_digest(store, "export", pair.model_digest)
     trained = exported and _of_digest(store, "train", exported.manifest.inputs["trained"])
     if not pair or not exported or not trained:
         return None
     try:
-        curated = lineage_of(store, trained).curated
+        lineage = lineage_of(store, trained)
     except UserError:
         return None
     index = _of_digest(store, "index", pair.index_digest)
@@ -279,53 +282,44 @@ def reigning(work: Workspace) -> Reigning | None:
         index_digest=pair.index_digest,
         exported=exported,
         checkpoint=f"{trained.manifest.key}/{exported.manifest.config['label']}",
-        curated=curated,
+        lineage=lineage,
         indexed=index.manifest.inputs["curated"] if index else "",
     )
 
 
-def _index(work: Workspace, pairs: Pairs) -> None:
+def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
     """Let the champion's index hold the night's pairs: texts that are new are embedded, and those that went are no row."""
-    store, name, champion = work.store, work.config.name, reigning(work)
+    store, champion = work.store, reigning(work.store, found.home, found.name)
     if champion is None:
         return  # the first candidate was held back
     checkpoint = open_checkpoint(store, champion.checkpoint)
-    index = in_subflow("index", name, index_task, store, champion.exported, pairs.curate, checkpoint, work.config)
+    index = in_subflow("index", found.name, index_task, store, champion.exported, pairs.curate, checkpoint, work.config)
     if index.digest != champion.index_digest:
-        reindex_task(work.home, name, index)
+        reindex_task(found.home, found.name, index)
 
 
-_ENDS = {
-    "promoted": "promoted",
-    "held back": "held back ({why}); the champion's index has the night's documents",
-}
-
-
-def _noted(work: Workspace, found: Look, state: State, done: Night) -> Night:
+def _noted(found: Look, state: State, done: Night) -> Night:
     """The night's end in the history, which the next one begins with."""
-    home, name, sentence = work.home, found.name, done.sentence
-    if done.outcome in _ENDS:
-        held = latest(home, name, "rejected") or {}
-        sentence = f"{sentence}; {_ENDS[done.outcome].format(why=held.get('why', 'it was not to be promoted'))}"
     told = {**found.told(), **done.told}
-    record(home, name, {"event": EVENT, "outcome": done.outcome, "why": sentence, **told, "state": asdict(state)})
-    say(f"  {sentence}")
-    return replace(done, sentence=f"{name}: {sentence}", told=told, lines=tuple(found.changes.lines()))
+    event = {"event": EVENT, "outcome": done.outcome, "why": done.sentence, **told, "state": asdict(state)}
+    record(found.home, found.name, event)
+    say(f"  {done.sentence}")
+    return replace(done, sentence=f"{found.name}: {done.sentence}", told=told, lines=tuple(found.changes.lines()))
 
 
-def _last(work: Workspace, champion: Reigning | None) -> State:
+def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -> State:
     """What the last night left; where there was none, what the champion was made from."""
-    event = latest(work.home, work.config.name, EVENT)
+    event = latest(*place, EVENT)
     if event is not None:
         return State(**{name: str(event["state"].get(name, "")) for name in State.__dataclass_fields__})
     if champion is None:
         return State()
-    listing = _listing_of(work.store, champion.curated)
-    source, curated = listing.manifest.key if listing else "", champion.curated.manifest.key
-    trained = work.store.open("train", champion.checkpoint.partition("/")[0])
-    recorded = recorded_params(lineage_of(work.store, trained))
-    asked = asked_digest(recorded.resolve()) if recorded else ""
-    return State(source, curated, "", source, curated, asked, _content_of(work.config.contamination.folder))
+    curated = champion.lineage.curated
+    listing = _listing_of(work.store, curated)
+    recorded = recorded_params(champion.lineage)
+    asked, key = asked_digest(recorded.resolve()) if recorded else "", curated.manifest.key
+    source = listing.manifest.key if listing else ""
+    return State(source, key, "", source, key, asked, _content_of(work.config.contamination.folder))
 
 
 def _known(store: Store, last: State) -> Artifact | None:

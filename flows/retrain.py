@@ -33,7 +33,7 @@ def retrain(params: RunParams) -> Any:
     work = open_workspace(params)
     name = work.config.name
     if params.dry_run:
-        return _ended(dry_run(work))
+        return _ended(dry_run(work, params))
     with Meter(work.home / "runs" / f"{name}.json", of=name_of_work(work)) as meter:
 
         def report(published: Published) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def retrain(params: RunParams) -> Any:
             return _ended(night(work, params, report))
         dataset = in_subflow("build-dataset", name, dataset_of, work)
         run = in_subflow("train", name, train_on, work, params, dataset)
-        return report(in_subflow("publish", name, publish_run, run))
+        return report(in_subflow("publish", name, publish_run, run).promoted())
 
 
 def _ended(done: Night) -> State[dict[str, Any]]:
@@ -64,4 +64,4 @@ def run_artifacts(published: Published, advice: Artifact) -> RunArtifacts:
     checks = {f"check {split}": found.checked for split, found in evaluated.items() if found}
     validation, test = (found.checkpoints if found else {} for found in evaluated.values())
     stages = {**published.run.stages, **published.stages, **checks, "batch_advice": advice}
-    return RunArtifacts(stages, validation, test, published.checkpoint)
+    return RunArtifacts(stages, validation, test, published.checkpoint, published.promotion)

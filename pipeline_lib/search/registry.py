@@ -166,10 +166,11 @@ def default_name(home: Home) -> str:
     content = _Files(home).read("_default.json")
     chosen = str(parse_json(content, f"{home}/{FOLDER}/_default.json").get("name", "")) if content else ""
     earlier = _earlier(home)
+    found = real or list(pairs)  # trials only where there is nothing else
     for name in (chosen, earlier["run"] if earlier else ""):
-        if name in real:
+        if name in found:
             return name
-    if len(found := real or list(pairs)) == 1:
+    if len(found) == 1:
         return found[0]
     if not found:
         raise UserError(f"no index yet under {home}: run `make demo` or `cpt run --preset demo`")
@@ -232,6 +233,8 @@ def promote(
 ) -> Champion:
     """Let searches for a name use this pair from now on; one that is under way keeps the pair that it opened.
 
+    A pair that is in use already stays, and no event happens; of the model in use, the index alone is replaced (`reindex`).
+
     Args:
         why: the reason, in words.
         told: the comparison with the champion, and who started it.
@@ -243,6 +246,10 @@ def promote(
         UserError: the index was made by another model, or it is no name.
     """
     pair = _pair(home, candidate)
+    held = pair_of(home, name)
+    if held and not held.is_trial and held.model_digest == candidate.exported.digest:
+        is_same = held.index_digest == candidate.indexed.digest
+        return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
 
     def event(held: _Held) -> dict[str, Any]:
         now = _event_of(held.pair)
@@ -264,8 +271,18 @@ def try_out(home: Home, name: str, candidate: Candidate, why: str, told: Mapping
     _append(home, name, event)
 
 
-def reindex(home: Home, name: str, indexed: Artifact, why: str = "", told: Mapping[str, Any] | None = None) -> Champion:
+def reindex(
+    home: Home,
+    name: str,
+    indexed: Artifact,
+    why: str = "",
+    told: Mapping[str, Any] | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> Champion:
     """The same model with another index of its own; a rollback still brings back the model before it.
+
+    Args:
+        keys: of artifacts that belong to the pair from now on, by stage, such as the pairs that were indexed.
 
     Raises:
         UserError: there is no champion, or the index was made by another model than it.
@@ -278,8 +295,8 @@ def reindex(home: Home, name: str, indexed: Artifact, why: str = "", told: Mappi
         if held.pair is None:
             raise UserError(f"{name}: nothing is published that could get another index")
         _check_maker(indexed, held.pair["model_digest"], held.pair["model"])
-        keys = {**held.pair.get("keys", {}), "index": indexed.manifest.key}
-        pair = {**held.pair, "index": place, "index_digest": indexed.digest, "keys": keys}
+        now = {**held.pair.get("keys", {}), **(keys or {}), "index": indexed.manifest.key}
+        pair = {**held.pair, "index": place, "index_digest": indexed.digest, "keys": now}
         return {"event": "reindexed", "why": why, **(told or {}), "pair": pair}
 
     return _changed(home, name, event)
@@ -311,6 +328,40 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
         return {"event": "rolled back", "why": why, "to": number, "pair": pair}
 
     return _changed(home, name, event)
+
+
+def as_pair(candidate: Candidate, name: str = "candidate") -> Champion:
+    """A candidate as a pair that can be opened, though no name uses it."""
+    exported, indexed = candidate.exported, candidate.indexed
+    folders = {"model": exported.part_folder(), "index": indexed.part_folder()}
+    digests = {"model_digest": exported.digest, "index_digest": indexed.digest}
+    return Champion(home=exported.root, name=name, **folders, **digests)
+
+
+def opened(found: Champion) -> Champion:
+    """The pair with its files on this machine: fetched, where the registry is a bucket's.
+
+    Raises:
+        CorruptArtifact: they are gone.
+    """
+    if "://" not in str(found.home):
+        return found
+    from pipeline_lib.store.store import Store
+
+    store = Store.at(str(found.home))
+    for folder in (found.model, found.index):
+        stage, key = folder.parent.parent.name, folder.name.rpartition("-")[0]
+        part = store.find_part(stage, key)
+        if part is None or store.folder_of(part) != folder:
+            raise CorruptArtifact(f"{store.place}: {stage} {key} of {found.name} is gone; run `cpt run` again")
+    return found
+
+
+def choose(home: Home, name: str) -> None:
+    """Make a name that a person published the default; a trial only where nothing else is published."""
+    found = pair_of(home, name)
+    if found and (not found.is_trial or not any(champion(home, other) for other in names(home))):
+        set_default(home, name)
 
 
 def has_moved(found: Champion) -> bool:
