@@ -212,7 +212,9 @@ def dry_run(work: Workspace, params: RunParams) -> Night:
 
 
 def night(work: Workspace, params: RunParams, report: Callable[[Published], dict[str, Any]]) -> Night:
-    """Do what is new: build its parts, train by policy, let the gate decide, and index it with whichever is champion then.
+    """Do what is new: build its parts, let the champion's index take them in, train by policy, let the gate decide.
+
+    The index comes first, whatever becomes of the training; what is embedded for it is not embedded again.
 
     Args:
         report: makes the report of what was published.
@@ -228,18 +230,17 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     trained_on = work.store.find("curate", found.last.trained_on) if found.last.trained_on else None
     share = new_share(pairs.curate, trained_on)
     trains, why = found.verdict(share)
+    _index(work, found, pairs)
     if not trains:
-        _index(work, found, pairs)
         return _noted(found, state, Night("indexed", why, {"new_share": round(share, 6)}))
     published = _trained(work, params, found, pairs).promoted()
     told = report(published)
     state = replace(state, trained_source=state.source, trained_on=state.curate)
     pair, sentence = pair_of(found.home, found.name), f"{why}; {published.promotion['sentence']}"
-    outcome = "promoted"
-    if pair is None or pair.model_digest != published.stages["export"].digest:
-        _index(work, found, pairs)
-        outcome = "held back"
-        sentence += "; the champion's index holds the night's documents" if pair else ""
+    is_champion = pair is not None and pair.model_digest == published.stages["export"].digest
+    if pair and not is_champion:
+        sentence += "; the champion's index holds the night's documents"
+    outcome = "promoted" if is_champion else "held back"
     return _noted(found, state, Night(outcome, sentence, {"new_share": round(share, 6)}, report=told))
 
 
@@ -291,7 +292,7 @@ def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
     """Let the champion's index hold the night's pairs: texts that are new are embedded, and those that went are no row."""
     store, champion = work.store, reigning(work.store, found.home, found.name)
     if champion is None:
-        return  # the first candidate was held back
+        return
     checkpoint = open_checkpoint(store, champion.checkpoint)
     index = in_subflow("index", found.name, index_task, store, champion.exported, pairs.curate, checkpoint, work.config)
     if index.digest != champion.index_digest:
