@@ -34,6 +34,11 @@ from tasks.publishing import index_task
 from tasks.ui import say
 
 EVENT = "night"
+OUTCOMES = {
+    "promoted": "promoted",
+    "in use": "promoted",
+    "tried": "tried",
+}  # of what became of a candidate; else it is held back
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,7 @@ class Look:
     @property
     def champion_name(self) -> str:
         """The champion's checkpoint, as RUN/step-000240."""
-        found = self.champion
-        return (
-            f"{found.trained}/{found.checkpoint}" if found and found.trained else "of an earlier version" if found else "none"
-        )
+        return self.champion.checkpoint if self.champion else "none"
 
     def verdict(self, share: float) -> tuple[bool, str]:
         """Whether a model is trained, and why, where so large a share of the training pairs is new."""
@@ -124,10 +126,7 @@ class Look:
             return True, "the configuration is another one than last time: it is trained from its own start"
         told = f"{share:.1%} of the training pairs are new since the last training"
         if share <= self.min_new_share:
-            return (
-                False,
-                f"{told}, not more than {self.min_new_share:.1%}: nothing is trained, the champion's index takes them in",
-            )
+            return False, f"{told}, not above {self.min_new_share:.1%}: nothing is trained, the champion's index takes them in"
         if self.policy == "continue":
             return True, f"{told}: training goes on from the champion, {self.champion_name}"
         return True, f"{told}: training begins anew"
@@ -143,7 +142,7 @@ class Night:
     """What came of a night.
 
     Attributes:
-        outcome: `nothing new`, `indexed`, `promoted` or `held back`; of a dry run `dry run`.
+        outcome: `nothing new`, `indexed`, `promoted`, `held back`, or `tried` of sizes that mean nothing; `dry run`.
         sentence: in words.
         lines: more of it, for a terminal.
         report: of the run that was trained; empty where none was.
@@ -240,7 +239,7 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     is_champion = pair is not None and pair.model_digest == published.stages["export"].digest
     if pair and not is_champion:
         sentence += "; the champion's index holds the night's documents"
-    outcome = "promoted" if is_champion else "held back"
+    outcome = OUTCOMES.get(str(published.promotion["event"]), "held back")
     return _noted(found, state, Night(outcome, sentence, {"new_share": round(share, 6)}, report=told))
 
 

@@ -31,7 +31,7 @@ PROJECT = Path(__file__).parents[2]
 NAME = "corpus"
 PRESET = {"base": "smoke", "tests_plumbing": False}  # the same sizes, which may be promoted
 SETTINGS = {
-    "train": {"steps": 16, "checkpoints": 1, "learning_rate": 0.01},
+    "train": {"steps": 10, "checkpoints": 1},
     "export": {"onnx": False},
     "curate": {"validation_percent": 30},
     "evaluate": {"bootstrap": 100},
