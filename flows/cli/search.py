@@ -1,4 +1,4 @@
-"""Search at a terminal, `cpt search`, the way back to an earlier model, `cpt rollback`, and the texts of evaluation suites as files for decontamination, `cpt suite-texts`."""
+"""Search at a terminal, the way back to an earlier model, and the texts of evaluation suites for decontamination."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def rollback(
     home = artifacts or artifact_home()
     name = name or registry.default_name(home)
     if show:
-        used = registry.pair_of(home, name)
-        for event in registry.history(home, name):
+        used, events = registry.pair_of(home, name), registry.history(home, name)
+        for event in events:
             made = event.get("pair") or {}
             of = f"{made.get('trained', '')[:8]}/{made.get('checkpoint', '')}" if made else str(event.get("candidate", ""))
             mark = "*" if used and event["number"] == used.event else " "
