@@ -202,7 +202,7 @@ def history(home: Home, name: str) -> list[dict[str, Any]]:
 
 def latest(home: Home, name: str, event: str) -> dict[str, Any] | None:
     """The newest event of that kind in a name's history, read from its end; None where there is none."""
-    files = _Files.of(home, name)
+    files = Files.of(home, name)
     found = (files.event(name, number) for number in reversed(files.numbers(name)))
     return next((entry for entry in found if entry and entry.get("event") == event), None)
 
