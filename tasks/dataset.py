@@ -16,6 +16,8 @@ from pipeline_lib.curation.known_splits import note_splits
 from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.sources.changes import Files, listed_files
+from pipeline_lib.sources.dump_files import list_bundles, listing_key
 from pipeline_lib.sources.dump_spec import held_out_sources
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.python_installation import differences
@@ -28,6 +30,14 @@ from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, say, show_table, stage_task
 
 ROWS_SHOWN = 1_000  # of a table in Prefect's UI
+
+
+@stage_task("list")
+def listing_task(store: Store, config: RunConfig) -> tuple[str, Files]:
+    """The key of the dump's listing as it is now, and its files by content; nothing is written."""
+    skips = Skips()
+    bundles = list_bundles(config.source, skips)
+    return listing_key(store, config.source, bundles, skips), listed_files(file for one in bundles for file in one.files)
 
 
 @stage_task("extract")

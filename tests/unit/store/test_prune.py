@@ -180,3 +180,16 @@ def test_vectors_go_when_nobody_has_read_them_since_the_oldest_kept_run(tmp_path
     remove(store, unneeded)
     assert cache().missing(np.concatenate([hashes["shared"], hashes["old"]])).tolist() == [1]
     assert find_unneeded(store, 1, [], idle_hours=24) == []
+
+
+def test_the_splits_of_a_grown_dataset_keep_none_of_the_datasets_before(tmp_path: Path) -> None:
+    store, known, nights = Store(tmp_path), None, []
+    for night in range(3):
+        validated = made(store, "validate", f"night {night}", {})
+        curated = made(store, "curate", f"night {night}", {"validated": validated} | ({"known": known} if known else {}))
+        index = made(store, "index", f"night {night}", {"curated": curated})
+        known = made(store, "known_splits", f"night {night}", {"curated": curated} | ({"before": known} if known else {}))
+        nights.append((validated, curated, index, known))
+    remove(store, find_unneeded(store, 1, [], idle_hours=0))
+    assert store.keys("validate") == [nights[2][0].manifest.key] and store.keys("curate") == [nights[2][1].manifest.key]
+    assert store.keys("known_splits") == [nights[1][3].manifest.key], "what the newest dataset was split by"
