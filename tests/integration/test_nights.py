@@ -31,11 +31,14 @@ PROJECT = Path(__file__).parents[2]
 NAME = "corpus"
 PRESET = {"base": "smoke", "tests_plumbing": False}  # the same sizes, which may be promoted
 SETTINGS = {
-    "train": {"steps": 10, "checkpoints": 1},
+    "train": {"steps": 30, "checkpoints": 1},
     "export": {"onnx": False},
     "curate": {"validation_percent": 30},
     "evaluate": {"bootstrap": 100},
-    "promote": {"margins": {}},
+    "promote": {
+        "confidence": 0.8,
+        "margins": dict.fromkeys(("code_search", "text_search", "classification", "similarity"), 1.0),
+    },
 }
 WORSE = {**SETTINGS, "train": {**SETTINGS["train"], "learning_rate": 1.0e-9}}  # it learns nothing
 
@@ -58,8 +61,7 @@ def nights():
         answers[name] = retrain(RunParams(preset="little", source=str(source), name="corpus", **params))
         answers[name]["took"] = time.monotonic() - started
 
-    weak = {**SETTINGS, "train": {**SETTINGS["train"], "steps": 1}}
-    run("person", set=words_of(weak))
+    run("person", set=words_of(WORSE))
     for number, settings in enumerate((SETTINGS, WORSE, WORSE), start=1):
         grow(source, number)
         words = [*words_of(settings), "nightly.policy=continue"]
@@ -252,8 +254,7 @@ def test_three_nights_pass_through_the_scheduler_and_a_kill_in_the_second_change
     platform: tuple[Platform, Path], ran: Ran
 ) -> None:
     up, source = platform
-    weak = {**SETTINGS, "train": {**SETTINGS["train"], "steps": 1}}
-    words = [word for setting in words_of(weak) for word in ("--set", setting)]
+    words = [word for setting in words_of(WORSE) for word in ("--set", setting)]
     up.cpt("run", "--preset", "little", "--source", str(source), "--name", NAME, *words)
     grow(source, 1)
     up.deploy(SETTINGS, source, active=True)
