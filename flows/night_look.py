@@ -155,15 +155,15 @@ def look(work: Workspace, params: RunParams) -> Look:
 def reigning(store: Store, home: Home, name: str) -> Reigning | None:
     """The champion of a name; None where there is none, or where this store has not what it was made from."""
     pair = pair_of(home, name)
-    exported = pair and _of_digest(store, "export", pair.model_digest)
-    trained = exported and _of_digest(store, "train", exported.manifest.inputs["trained"])
+    exported = pair and _of_digest(store, "export", pair.model_digest, pair.keys.get("export", ""))
+    trained = pair and exported and _of_digest(store, "train", exported.manifest.inputs["trained"], pair.trained)
     if not pair or not exported or not trained:
         return None
     try:
         lineage = lineage_of(store, trained)
     except UserError:
         return None
-    index = _of_digest(store, "index", pair.index_digest)
+    index = _of_digest(store, "index", pair.index_digest, pair.keys.get("index", ""))
     return Reigning(
         model_digest=pair.model_digest,
         index_digest=pair.index_digest,
@@ -202,7 +202,11 @@ def input_of(store: Store, made: Artifact, stage: str, name: str) -> Artifact | 
     return _of_digest(store, stage, made.manifest.inputs.get(name, ""))
 
 
-def _of_digest(store: Store, stage: str, digest: str) -> Artifact | None:
+def _of_digest(store: Store, stage: str, digest: str, key: str = "") -> Artifact | None:
+    """The artifact of that content, looked for under a key first: to read all manifests of a bucket takes minutes."""
+    likely = store.find(stage, key) if key else None
+    if likely is not None and likely.digest == digest:
+        return likely
     return next((found for found in store.artifacts(stage) if found.digest == digest), None)
 
 
