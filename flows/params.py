@@ -167,7 +167,7 @@ class RunParams(NamedParams):
     FIRST: ClassVar = (*NamedParams.FIRST, "promote")
 
     promote: PromoteWhen | None = promote_field()
-    dry_run: bool = operational(
+    dry_run: bool = Field(
         False,
         title="Dry run",
         description="Say what the run would do, and do nothing: files that are new, changed or removed since the last one of"
