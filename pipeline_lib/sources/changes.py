@@ -63,9 +63,13 @@ def changes_between(before: Files, now: Files) -> Changes:
     new = sorted(name for name in now if name not in before)
     changed = sorted(name for name in now if name in before and now[name] != before[name])
     removed = sorted(name for name in before if name not in now)
-    told = (tuple(f"{source}: {path}" for source, path in names) for names in (new, changed, removed))
     read = sum(now[name][1] for name in (*new, *changed))
-    return Changes(*told, bytes=read, total_bytes=sum(size for _, size in now.values()))
+    total = sum(size for _, size in now.values())
+    return Changes(_told(new), _told(changed), _told(removed), read, total)
+
+
+def _told(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(f"{source}: {path}" for source, path in names)
 
 
 def files_of(listing: Artifact) -> Files:
