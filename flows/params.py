@@ -144,6 +144,12 @@ class RunParams(NamedParams):
     FIRST: ClassVar = (*NamedParams.FIRST, "promote")
 
     promote: PromoteWhen | None = promote_field()
+    dry_run: bool = Field(
+        False,
+        title="Dry run",
+        description="Say what the run would do, and do nothing: files that are new, changed or removed since the last one of"
+        " this name, the share of new pairs, what would be trained, and the champion.",
+    )
 
 
 class DatasetParams(NamedParams):

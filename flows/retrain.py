@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows.build_dataset import dataset_of
+from flows.nightly import Night, dry_run, night
 from flows.params import RunParams
 from flows.publish import Published, publish_run
 from flows.train import train_on
@@ -19,20 +22,34 @@ from tasks.training import batch_advice_task
 
 
 @flow(name="retrain", flow_run_name="retrain-{params.preset}")
-def retrain(params: RunParams) -> dict[str, Any]:
+def retrain(params: RunParams) -> Any:
     """Build the dataset, train, evaluate, select, export, index, promote and report. What is done already is found done.
+
+    Under a policy of nights only what is new is done; the run's state says what came of it.
 
     Args:
         params: what to run, and on what.
     """
     work = open_workspace(params)
     name = work.config.name
+    if params.dry_run:
+        return _ended(dry_run(work, params))
     with Meter(work.home / "runs" / f"{name}.json", of=name_of_work(work)) as meter:
+
+        def report(published: Published) -> dict[str, Any]:
+            advice = batch_advice_task(work.store, published.run.trained, published.checkpoint)
+            return report_task(work.home, work.config, run_artifacts(published, advice), meter)
+
+        if work.config.nightly.policy != "whole":
+            return _ended(night(work, params, report))
         dataset = in_subflow("build-dataset", name, dataset_of, work)
         run = in_subflow("train", name, train_on, work, params, dataset)
-        published = in_subflow("publish", name, publish_run, run).promoted()
-        advice = batch_advice_task(work.store, run.trained, published.checkpoint)
-        return report_task(work.home, work.config, run_artifacts(published, advice), meter)
+        return report(in_subflow("publish", name, publish_run, run).promoted())
+
+
+def _ended(done: Night) -> State[dict[str, Any]]:
+    """The state of a run that says what came of it."""
+    return Completed(message=done.sentence, data=done.data)
 
 
 def name_of_work(work: Workspace) -> str:

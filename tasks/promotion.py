@@ -67,6 +67,12 @@ def promote_task(home: Home, name: str, candidate: Candidate, why: str, told: Ro
     return registry.promote(home, name, candidate, why, told, against)
 
 
+@stage_task("reindex")
+def reindex_task(home: Home, name: str, index: Artifact) -> Champion:
+    """From now on searches for the name use its champion with this index."""
+    return registry.reindex(home, name, index, why="the dump has changed")
+
+
 def sample_queries(curated: Artifact, config: RunConfig) -> list[str]:
     """Queries of the validation split's search tasks, as many of each kind, in the order of their hash."""
     tasks = draw_tasks(curated, "validation", config.evaluate)

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli.config import config_app
+from flows.cli.deploy import deploy
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
 from flows.cli.search import rollback, search, suite_texts
@@ -54,6 +55,7 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
+app.command()(deploy)
 app.command("get-start")(get_start)
 app.command()(fetch)
 app.command()(prune)

@@ -6,6 +6,7 @@ database), and what the server holds. A deployment that was deleted is created a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from prefect.flows import load_flow_arguments_from_entrypoint, load_flow_from_en
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
+from flows.cli.deploy import save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
@@ -82,7 +84,10 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
         UserError: a deployment is refused.
     """
     whole = declaration()
-    declared = [Declared(entry) for entry in whole["deployments"]]
+    nights = saved_nights(home)
+    own = {f"retrain/{entry['name']}" for entry in nights}  # a user's file says what these are
+    declared = [one for entry in whole["deployments"] if (one := Declared(entry)).name not in own]
+    declared += [Declared(entry) for entry in nights]
     record_file = home / "prefect" / "deployed.json"
     last = json.loads(record_file.read_text()) if record_file.exists() else {}
     missing = []
@@ -96,6 +101,62 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     if missing:
         _create({**whole, "deployments": missing})
     replace_file(record_file, json.dumps({one.name: one.record() for one in declared}, indent=1).encode())
+
+
+def deploy_nights(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Bring nights of a user's file to the server, and keep them for its next start.
+
+    Returns:
+        By name, what stays as a person set it there although the file says otherwise.
+
+    Raises:
+        UserError: a deployment is refused.
+    """
+    whole = declaration()
+    record_file = home / "prefect" / "deployed.json"
+    record = json.loads(record_file.read_text()) if record_file.exists() else {}
+    names = {entry["name"] for entry in entries}
+    save_nights(home, [*(entry for entry in saved_nights(home) if entry["name"] not in names), *entries])
+    kept: dict[str, list[str]] = {}
+    for entry in entries:
+        one = Declared(entry)
+        try:
+            found = client.read_deployment_by_name(one.name)
+        except ObjectNotFound:
+            _create({**whole, "deployments": [entry]})
+        else:
+            _update(client, one, found, apply_values(whole["pull"], {}), record.get(one.name))
+        kept[entry["name"]] = _kept(one, client.read_deployment_by_name(one.name))
+        record[one.name] = one.record()
+        replace_file(record_file, json.dumps(record, indent=1).encode())
+    return kept
+
+
+def remove_nights(client: SyncPrefectClient, home: Path, names: list[str]) -> None:
+    """Remove deployments of a user's file; one that prefect.yaml has too is as it says at the next start.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    saved = saved_nights(home)
+    known = [entry["name"] for entry in saved]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name}: no night that `cpt deploy` deployed; there are: {', '.join(known) or 'none'}")
+        with contextlib.suppress(ObjectNotFound):
+            client.delete_deployment(client.read_deployment_by_name(f"retrain/{name}").id)
+    save_nights(home, [entry for entry in saved if entry["name"] not in names])
+
+
+def _kept(code: Declared, now: DeploymentResponse) -> list[str]:
+    """The fields and schedules of a deployment that are not as declared."""
+    fields, there = _fields_now(now), {schedule.slug: schedule for schedule in now.schedules if schedule.slug}
+    kept = [key for key, value in code.shared_fields().items() if key != "job_variables" and fields[key] != value]
+    for slug, wanted in code.schedules().items():
+        schedule = there.get(slug)
+        if schedule is None or schedule.model_dump(mode="json", include=set(wanted)) != wanted:
+            kept.append("schedule")
+    return kept
 
 
 def declaration() -> dict[str, Any]:

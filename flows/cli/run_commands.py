@@ -44,7 +44,7 @@ def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
 @takes(RunParams)
 def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
-    from flows.cli.summary import print_summary
+    from flows.cli.summary import print_night, print_summary
     from pipeline_lib.config.presets import describe
 
     params = params_of(RunParams, kept_back(given, no_promote))
@@ -53,9 +53,13 @@ def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     def flow() -> dict[str, Any]:
         from flows.retrain import retrain
 
-        return retrain(params)
+        return dict(retrain(params))
 
-    print_summary(with_server(flow))
+    done = with_server(flow)
+    if "lineage" in done:
+        print_summary(done)
+    if "night" in done:
+        print_night(done["night"])
 
 
 @runs.command("build-dataset")

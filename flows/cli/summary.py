@@ -43,6 +43,13 @@ def print_summary(report: dict[str, Any]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # a path that is broken cannot be clicked
 
 
+def print_night(night: Mapping[str, Any]) -> None:
+    """Print what came of a night, or what would."""
+    console = Console()
+    for line in (night["sentence"], *(f"  {line}" for line in night["lines"])):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def closing_lines(report: Mapping[str, Any], page: Path) -> list[str]:
     """The report, commands to go on with, and last the key of the run, by which every command finds it again."""
     key, chosen = report["lineage"]["train"]["key"], report["selection"].get("chosen", "")

@@ -44,6 +44,24 @@ class IndexConfig(StageConfig):
     )
 
 
+class NightlyConfig(StageConfig):
+    """Nights: what a run under a name that is published already does about files that changed since its last run."""
+
+    policy: Literal["whole", "continue", "restart"] = operational(
+        "whole",
+        description="What a run does where one of its name has been before. whole: everything, as if there had been none (what"
+        " is done is found done); continue: build what is new, keep every split, train from the champion's checkpoint for"
+        " `train.grown_steps_share` of the steps; restart: the same, but train from the preset's own start with all steps.",
+    )
+    min_new_share: float = operational(
+        0.02,
+        description="Smallest share of training pairs that are new since the last training of this name; below it nothing is"
+        " trained, and only the champion's index takes the documents in.",
+        ge=0,
+        le=1,
+    )
+
+
 class PromoteConfig(StageConfig):
     """Promotion: when a finished run becomes what searches use, and what it has to show for it."""
 
@@ -112,4 +130,5 @@ class RunConfig(StageConfig):
     select: SelectConfig = SelectConfig()
     export: ExportConfig = ExportConfig()
     index: IndexConfig = IndexConfig()
+    nightly: NightlyConfig = operational(NightlyConfig())
     promote: PromoteConfig = operational(PromoteConfig())

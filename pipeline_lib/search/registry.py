@@ -183,6 +183,13 @@ def history(home: Home, name: str) -> list[dict[str, Any]]:
     return [event for number in files.numbers(name) if (event := files.event(name, number))]
 
 
+def latest(home: Home, name: str, event: str) -> dict[str, Any] | None:
+    """The newest event of that kind in a name's history, read from its end; None where there is none."""
+    files = Files.of(home, name)
+    found = (files.event(name, number) for number in reversed(files.numbers(name)))
+    return next((entry for entry in found if entry and entry.get("event") == event), None)
+
+
 def record(home: Home, name: str, event: Mapping[str, Any]) -> int:
     """Write an event that changes no pair into the history; returns its number.
 

@@ -19,6 +19,7 @@ import pytest
 from training_runs import rank_processes
 
 from flows.cli.server import free_port
+from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import is_running
 
 PROJECT = Path(__file__).parents[2]
@@ -144,6 +145,43 @@ def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform: P
     )
     assert answer.returncode == 1
     assert "preset" in answer.stdout + answer.stderr
+
+
+def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PREFECT_API_URL", platform.url), ("CPT_HOME", platform.home), ("PIPELINE_HOME", PROJECT)):
+        monkeypatch.setenv(name, str(value))
+    from prefect.client.orchestration import get_client
+
+    from flows.cli.deploy import entries_of
+    from flows.cli.deployments import deploy_nights, remove_nights
+
+    path = tmp_path / "nights.yaml"
+    entry = {"name": "handbook", "preset": "smoke", "source": str(tmp_path), "schedule": {"cron": "0 2 * * *", "active": False}}
+
+    def deploy(**changes: Any) -> dict[str, list[str]]:
+        path.write_text(json.dumps({**entry, **changes}))
+        with get_client(sync_client=True) as client:
+            return deploy_nights(client, platform.home, entries_of([path]))
+
+    assert deploy() == {"handbook": []}
+    found = deployment_named(platform, "handbook")
+    words = found["parameters"]["params"]
+    assert (words["preset"], words["name"], words["set"]) == ("smoke", "handbook", ["nightly.policy=continue"])
+    (schedule,) = found["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 2 * * *", False)
+    post(f"{platform.url}/deployments/{found['id']}", {"tags": ["mine"]}, "PATCH")
+    post(f"{platform.url}/deployments/{found['id']}/schedules/{schedule['id']}", {"active": True}, "PATCH")
+    assert deploy(min_new_share=0.1) == {"handbook": ["tags", "schedule"]}, "what is not as the file says is told"
+    found = deployment_named(platform, "handbook")
+    assert found["tags"] == ["mine"] and found["schedules"][0]["active"] is True
+    assert found["parameters"]["params"]["set"] == ["nightly.policy=continue", "nightly.min_new_share=0.1"]
+    with get_client(sync_client=True) as client:
+        remove_nights(client, platform.home, ["handbook"])
+        with pytest.raises(UserError, match="no night that `cpt deploy` deployed; there are: none"):
+            remove_nights(client, platform.home, ["handbook"])
+    assert "handbook" not in {found["name"] for found in post(f"{platform.url}/deployments/filter", {})}
 
 
 @pytest.mark.slow

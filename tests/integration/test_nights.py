@@ -1,0 +1,306 @@
+"""Nights over a dump that grows: by the flow itself, and by the real scheduler with a kill in the second.
+
+A better model is promoted, a worse one is held back while its documents are found and removed ones are not, and a night with
+nothing new ends at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import yaml
+from corpus import write_corpus
+
+from flows.cli.server import free_port
+from pipeline_lib.search import registry
+from pipeline_lib.search.query import Searcher
+from pipeline_lib.store.store import Store
+
+PROJECT = Path(__file__).parents[2]
+NAME = "corpus"
+PRESET = {"base": "smoke", "tests_plumbing": False}  # the same sizes, which may be promoted
+SETTINGS = {
+    "train": {"steps": 30, "checkpoints": 1},
+    "export": {"onnx": False},
+    "curate": {"validation_percent": 30},
+    "evaluate": {"bootstrap": 100},
+    "promote": {
+        "confidence": 0.8,
+        "margins": dict.fromkeys(("code_search", "text_search", "classification", "similarity"), 1.0),
+    },
+}
+WORSE = {**SETTINGS, "train": {**SETTINGS["train"], "learning_rate": 1.0e-9}}  # it learns nothing
+
+FLOWS = """
+import json, shutil, sys, time
+from pathlib import Path
+
+from flows.cli.terminal import with_server
+from integration.test_nights import SETTINGS, WORSE, grow, words_of
+
+
+def nights():
+    from flows.params import RunParams
+    from flows.retrain import retrain
+
+    source, answers = Path(sys.argv[1]), {}
+
+    def run(name, **params):
+        started = time.monotonic()
+        answers[name] = retrain(RunParams(preset="little", source=str(source), name="corpus", **params))
+        answers[name]["took"] = time.monotonic() - started
+
+    run("person", set=words_of(WORSE))
+    for number, settings in enumerate((SETTINGS, WORSE, WORSE), start=1):
+        grow(source, number)
+        words = [*words_of(settings), "nightly.policy=continue"]
+        run(f"dry {number}", set=words, dry_run=True)
+        run(f"night {number}", set=words, promote="gate")
+    pages = [f"A single page about number {n} of the sea. " * 9 for n in range(3)]
+    (source / "one.md").write_text("# One\\n\\n" + "\\n\\n".join(pages))
+    run("small", set=[*words, "nightly.min_new_share=0.1"], promote="gate")
+    return answers
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(with_server(nights)))
+"""
+
+
+def words_of(settings: dict[str, dict[str, Any]]) -> list[str]:
+    """The words of --set."""
+    return [f"{section}.{name}={json.dumps(value)}" for section, values in settings.items() for name, value in values.items()]
+
+
+def grow(source: Path, night: int) -> None:
+    """What comes before a night: packages, in the second night one goes too, and nothing in the third."""
+    if night == 1:
+        write_corpus(source / "more", packages=6, functions=8, seed=21)
+    if night == 2:
+        write_corpus(source / "most", packages=5, functions=8, seed=22)
+        shutil.rmtree(source / "anchor_00")
+
+
+class Ran(NamedTuple):
+    home: Path
+    answers: dict[str, Any]
+
+    def night(self, name: str) -> dict[str, Any]:
+        return dict(self.answers[name]["night"])
+
+
+def prepared(place: Path) -> tuple[Path, Path]:
+    """A home with the preset, and the dump before the first night."""
+    home = place / "home"
+    (home / "presets").mkdir(parents=True)
+    (home / "presets" / "little.yaml").write_text(yaml.safe_dump(PRESET))
+    return home, write_corpus(place / "tree", packages=20, functions=8)
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    return kept | {"CPT_HOME": str(home), "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    place = tmp_path_factory.mktemp("nights")
+    home, source = prepared(place)
+    (place / "flows_of_the_test.py").write_text(FLOWS)
+    answer = subprocess.run(
+        [sys.executable, str(place / "flows_of_the_test.py"), str(source), str(place / "answers.json")],
+        env=environment(home), capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    return Ran(home, json.loads((place / "answers.json").read_text()))
+
+
+def paths_found(home: Path, name: str = NAME) -> set[str]:
+    """The documents that a search under the name can find."""
+    rows = Searcher(registry.in_use(home, name), _weights).rows
+    return set(rows["path"].to_pylist())
+
+
+def _weights(folder: Path) -> Any:
+    from pipeline_lib.export.exported import TorchQueries
+
+    return TorchQueries(folder)
+
+
+def results(home: Path) -> dict[str, Any]:
+    """All that nights leave for those who search, free of time: the champion, its index, and the outcomes that changed it."""
+    events = [event for event in registry.history(home, NAME) if event["event"] == "night"]
+    pair = registry.in_use(home, NAME)
+    seen = [{"outcome": e["outcome"], "state": e["state"]} for e in events if e["outcome"] != "nothing new"]
+    return {"model": pair.model_digest, "index": pair.index_digest, "trained": pair.trained, "nights": seen}
+
+
+def test_a_better_one_is_promoted_and_goes_on_from_nothing_but_its_own_configuration(ran: Ran) -> None:
+    night = ran.night("night 1")
+    assert (night["outcome"], night["files"]) == ("promoted", {"new": 12, "changed": 0, "removed": 0}), night["sentence"]
+    assert "the configuration is another one than last time" in night["sentence"]
+    assert registry.history(ran.home, NAME)[0]["event"] == "promoted", "the person's run is the first champion"
+
+
+def test_a_worse_one_is_held_back_but_its_documents_are_found(ran: Ran) -> None:
+    night = ran.night("night 2")
+    assert (night["outcome"], night["files"]) == ("held back", {"new": 10, "changed": 0, "removed": 2}), night["sentence"]
+    champion = registry.champion(ran.home, NAME)
+    assert champion and champion.trained == ran.answers["night 1"]["lineage"]["train"]["key"]
+    found = paths_found(ran.home)
+    assert any(path.startswith("most/") for path in found) and any(path.startswith("more/") for path in found)
+    assert not any(path.startswith("anchor_00") for path in found), "removed documents are found no more"
+
+
+def test_a_night_with_nothing_new_ends_at_once_and_says_so(ran: Ran) -> None:
+    night, answer = ran.night("night 3"), ran.answers["night 3"]
+    assert night["outcome"] == "nothing new" and "lineage" not in answer and answer["took"] < 20
+    assert "nothing new: every file is as it was" in night["sentence"]
+    told = [event["why"] for event in registry.history(ran.home, NAME) if event["event"] == "night"]
+    assert sum("nothing new" in why for why in told) == 1
+
+
+def test_a_little_that_is_new_is_indexed_and_not_trained_on(ran: Ran) -> None:
+    night = ran.night("small")
+    assert night["outcome"] == "indexed" and 0 < night["new_share"] <= 0.1 and "lineage" not in ran.answers["small"]
+    assert "one.md" in paths_found(ran.home)
+    trained = {part.parent.name for part in (ran.home / "store" / "train").glob("*/manifest.json")}
+    assert len(trained) == 3, "of a person, and of two nights"
+
+
+def test_a_dry_run_says_what_a_night_would_do_and_does_nothing(ran: Ran) -> None:
+    night = ran.night("dry 2")
+    assert night["files"] == {"new": 10, "changed": 0, "removed": 2} and 0 < night["share_of_bytes"] < 0.5
+    assert any(line.startswith("new      tree: most/") for line in night["lines"])
+    assert night["champion"] == ran.answers["night 1"]["checkpoint"] if "checkpoint" in ran.answers["night 1"] else True
+    assert "it would end at once" in ran.night("dry 3")["sentence"]
+    assert "dry run" not in {event.get("outcome") for event in registry.history(ran.home, NAME)}
+
+
+def test_parts_of_old_files_are_found_done_and_splits_stay(ran: Ran) -> None:
+    store = Store(ran.home / "store")
+    states = [event["state"] for event in registry.history(ran.home, NAME) if event["event"] == "night"]
+    first, second = (store.open("curate", states[number]["curate"]) for number in (0, 1))
+    assert second.manifest.inputs["known"] == store.open("known_splits", states[1]["known"]).digest
+    assert first.manifest.facts["split_unit"] == second.manifest.facts["split_unit"] == "group"
+
+
+class Platform:
+    """`cpt up` with a user's file of nights deployed."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+
+    def start(self) -> None:
+        self.log = (self.home / "up.log").open("wb")
+        command = [sys.executable, "-m", "flows.cli", "up", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=environment(self.home), cwd=PROJECT, stdout=self.log, stderr=self.log)
+        wait_until(lambda: b"Ctrl-C stops all" in (self.home / "up.log").read_bytes(), 120)
+
+    def cpt(self, *words: str) -> str:
+        command = [sys.executable, "-m", "flows.cli", *words]
+        done = subprocess.run(
+            command, env=environment(self.home), cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def deploy(self, settings: dict[str, Any], source: Path, active: bool) -> None:
+        night = {"name": NAME, "preset": "little", "source": str(source), "policy": "continue", "settings": settings}
+        path = self.home / "nights.yaml"
+        path.write_text(yaml.safe_dump({**night, "schedule": {"interval": 5, "active": active}}))
+        assert f"retrain/{NAME}" in self.cpt("deploy", "--config", str(path))
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(120)
+        self.log.close()
+
+
+def wait_until(done: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[tuple[Platform, Path]]:
+    home, source = prepared(tmp_path)
+    platform = Platform(home)
+    platform.start()
+    yield platform, source
+    platform.stop()
+
+
+def outcomes(home: Path) -> list[str]:
+    return [event["outcome"] for event in registry.history(home, NAME) if event["event"] == "night"]
+
+
+@pytest.mark.slow
+def test_three_nights_pass_through_the_scheduler_and_a_kill_in_the_second_changes_no_result(
+    platform: tuple[Platform, Path], ran: Ran
+) -> None:
+    up, source = platform
+    words = [word for setting in words_of(WORSE) for word in ("--set", setting)]
+    up.cpt("run", "--preset", "little", "--source", str(source), "--name", NAME, *words)
+    grow(source, 1)
+    up.deploy(SETTINGS, source, active=True)
+    wait_until(lambda: "promoted" in outcomes(up.home), 300)
+    wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 120)
+
+    up.deploy(WORSE, source, active=False)  # no night may see half of what comes
+    quiet(up)
+    grow(source, 2)
+    trained = set((up.home / "store" / "train").glob("*"))
+    up.deploy(WORSE, source, active=True)
+    job = up.home / "store" / "train"
+    wait_until(lambda: any((path / "timing.jsonl").exists() for path in set(job.glob("*")) - trained), 300)
+    kill_flow(up)
+    wait_until(lambda: "held back" in outcomes(up.home), 400)
+    wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 120)
+    assert [one for one in outcomes(up.home) if one != "nothing new"] == ["promoted", "held back"]
+    found = paths_found(up.home)
+    assert any(path.startswith("most/") for path in found) and not any(path.startswith("anchor_00") for path in found)
+    assert states_of(up, "COMPLETED")[-1][1].startswith(f"{NAME}: nothing new")
+    mine, theirs = results(up.home), results(ran.home)
+    theirs["nights"] = theirs["nights"][:2]
+    indexes = [event["pair"]["index_digest"] for event in registry.history(ran.home, NAME) if "pair" in event]
+    assert mine["index"] in indexes
+    assert mine["nights"] == theirs["nights"] and mine["trained"] == theirs["trained"] and mine["model"] == theirs["model"]
+
+
+def states_of(up: Platform, state: str) -> list[tuple[str, str]]:
+    import sqlite3
+
+    with sqlite3.connect(f"file:{up.home}/prefect/prefect.db?mode=ro", uri=True) as database:
+        wanted = (
+            "select run.id, state.message from flow_run run join flow_run_state state on state.id = run.state_id"
+            " where run.state_type = ? and run.deployment_id is not null order by run.created"
+        )
+        return [(str(row[0]), str(row[1])) for row in database.execute(wanted, (state,)).fetchall()]
+
+
+def quiet(up: Platform) -> None:
+    """Wait until no night is at work."""
+    wait_until(lambda: not (states_of(up, "RUNNING") or states_of(up, "PENDING")), 120)
+
+
+def kill_flow(up: Platform) -> None:
+    """SIGKILL to the flow's process and all below it."""
+    (worker,) = [child for child in psutil.Process(up.process.pid).children() if "worker" in child.cmdline()]
+    for flow in worker.children():
+        for process in [flow, *flow.children(recursive=True)]:
+            process.kill()
