@@ -112,7 +112,7 @@ class _Platform:
                 "From another terminal:",
                 f"  export PREFECT_API_URL={url}",
                 "  prefect deployment run 'retrain/demo' --watch",
-                """  prefect deployment run 'evaluate/manual' --watch      # of the published model""",
+                """  prefect deployment run 'evaluate/evaluate' --watch      # of the published model""",
                 "Ctrl-C stops all.",
             ]
         )
