@@ -12,7 +12,10 @@ from flows.settings import name_of
 from pipeline_lib.errors import UserError
 
 # What Prefect's UI fills in: a star of a constellation, with a number or a kind of region
-_GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu"
+    "|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+)
 _REGIONS = (
     "[a-z]|adjunct|anomaly|band|boundary|cloud|cluster|collapse|conflux|expanse|field|fringe|instability|manifold|mass|nebula|point"
     "|quadrant|reach|ring|sector|shift|tensor|terminus|vector|void|warp"
