@@ -69,7 +69,7 @@ def release_frames(error: BaseException) -> None:
 def check_suspended() -> None:
     """Leave the stage where its run was suspended in Prefect's UI, which waits for the end of a task, be that in hours.
 
-    The exception unwinds as a signal's does: a trainer saves its state, and processes end. Parts that are there are found again.
+    The exception unwinds as that of a signal does: a trainer saves its state, and processes end. Parts are found again.
     """
     context = FlowRunContext.get()
     if context is not None:
