@@ -35,7 +35,7 @@ from rich.text import Text
 
 from pipeline_lib.errors import TransientError
 from pipeline_lib.runtime import interruption
-from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.runtime.machine import PAGES_FILE, artifact_home
 from pipeline_lib.runtime.progress import WARNING
 
 P = ParamSpec("P")
@@ -46,7 +46,6 @@ LINE_SECONDS = 10.0  # between plain lines where there is no terminal to redraw
 REDRAW_SECONDS = 0.2
 SHOW_AFTER_SECONDS = 1.0
 BAR_WIDTH = 24
-PAGES_FILE = Path("prefect", "pages")  # below the artifact root: the address where `cpt up` shows reports and model cards
 PACE_SECONDS = 180.0  # of which the pace is taken: some tasks report but once a minute
 
 
@@ -85,6 +84,7 @@ def _end_suspended() -> None:
                 name="Suspended", message="Its flow run was suspended; when that is resumed, it goes on from here."
             )
             client.set_task_run_state(context.task_run.id, told, force=True)
+        context.task_run.state = told  # what Prefect's log says of it
 
 
 def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
