@@ -109,7 +109,7 @@ def up(
         int,
         typer.Option(
             metavar="TIMES",
-            help="Times that a run is started again which a restart cut off; 0: of deployments with the tag restart-lost alone.",
+            help="Times that a run is started again which a restart cut off; 0: where its deployment has the tag restart-lost.",
             min=0,
         ),
     ] = 0,

@@ -61,9 +61,7 @@ class Restarts:
         most, before = self.times or (TAGGED_TIMES if asked else 0), int(str(run.labels.get(COUNT, 0)))
         if before >= most:
             if most:
-                typer.echo(
-                    f"{run.name} was cut off again, and is not started again: it was {before} times, and shall be {most}"
-                )
+                typer.echo(f"{run.name} was cut off, and is not started again: it was, {before} of {most} times")
             return False
         self.client.create_flow_run_from_deployment(
             deployment.id,
