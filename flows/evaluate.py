@@ -141,15 +141,17 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
         UserError: there is no champion of the name that was given.
     """
     home = work.store.remote or work.home
-    given = run.params.settings() if run and run.params else None
-    name, known = against or name_in_registry(work.config, given, home)[0], registry.names(home)
-    if name == NO_CHAMPION or (against is None and name not in known):
+    known = registry.names(home)
+    if against == NO_CHAMPION or not known:
         return None
-    if name not in known:
-        raise UserError(f"no champion of the name {name!r}; there is: {', '.join(known) or 'nothing'}; or give {NO_CHAMPION}")
+    if against and against not in known:
+        raise UserError(f"no champion of the name {against!r}; there is: {', '.join(known)}; or give {NO_CHAMPION}")
+    name = against or work.config.name
     try:
-        found = registry.champion(home, name)
-        return checkpoint_of(work.store, checkpoint_behind(work.store, found)) if found else None  # None: it was but a trial
+        if not against:
+            name, _ = name_in_registry(work.config, run.params.settings() if run and run.params else None, home)
+        found = registry.champion(home, name) if name in known else None
+        return checkpoint_of(work.store, checkpoint_behind(work.store, found)) if found else None
     except (UserError, CorruptArtifact) as error:
         say(f"  nothing is compared with the champion of {name}: {error}")
         return None
