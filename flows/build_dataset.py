@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prefect import flow
 
+from flows.names import run_name
 from flows.params import DatasetParams
 from flows.runs import asked_digest, find_checkpoint, started_at
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
@@ -23,7 +24,7 @@ from tasks.dataset import (
 )
 
 
-@flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}")
+@flow(name="build-dataset", flow_run_name=run_name)
 def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 

@@ -209,11 +209,6 @@ class PublishParams(CheckpointParams):
             raise ValueError("give a preset, or a checkpoint as TRAINKEY/step-000240")
         return self
 
-    @property
-    def subject(self) -> str:
-        """What the flow's run is called after."""
-        return self.checkpoint or str(self.preset)
-
 
 class EvaluateParams(CheckpointParams):
     """What is evaluated, on what, and how thoroughly."""
@@ -225,7 +220,7 @@ class EvaluateParams(CheckpointParams):
     FLAGS: ClassVar = {"models": "model", "suites": "suite"}
     ALSO: ClassVar = {"checkpoint": "models"}
     GONE: ClassVar = {**CheckpointParams.GONE, "data": "--suite-data (suite_data)", "select_suites": "--suite (suites)"}
-    FIRST: ClassVar = ("models", "suites", "suite_data", "split", "quick", "skip_missing", "preset", "source")
+    FIRST: ClassVar = ("models", "suites", "suite_data", "split", "against", "quick", "skip_missing", "preset", "source")
 
     models: tuple[str, ...] = place(
         "Models",
@@ -244,15 +239,15 @@ class EvaluateParams(CheckpointParams):
     split: Literal["validation", "test"] = Field(
         "validation", title="Split", description="Part to measure on. Choose checkpoints on `validation` only."
     )
+    against: str | None = Field(
+        None,
+        title="Champion",
+        description="Name of the model whose champion is measured too and compared with, or `none`. Unset: the run's own name.",
+    )
     quick: bool = Field(False, title="Quick", description="Suites cut to samples for a first look; named NAME-quick.")
     skip_missing: bool = Field(
         False, title="Skip missing", description="Pass over suites whose files are not there, instead of stopping."
     )
-
-    @property
-    def subject(self) -> str:
-        """What the flow's run is called after."""
-        return ", ".join(self.models) or self.preset or PUBLISHED
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

@@ -7,21 +7,29 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import Pause
+from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -29,6 +37,7 @@ from rich.text import Text
 
 from pipeline_lib.errors import TransientError
 from pipeline_lib.runtime import interruption
+from pipeline_lib.runtime.machine import PAGES_FILE, artifact_home
 from pipeline_lib.runtime.progress import WARNING
 
 P = ParamSpec("P")
@@ -58,6 +67,42 @@ def release_frames(error: BaseException) -> None:
         chain += [cause for cause in (link.__cause__, link.__context__) if cause is not None and cause not in chain]
 
 
+def check_suspended() -> None:
+    """Leave the stage where its run was suspended in Prefect's UI, which waits for the end of a task, be that in hours.
+
+    The exception unwinds as that of a signal does: a trainer saves its state, and processes end. Parts are found again.
+    """
+    context = FlowRunContext.get()
+    if context is not None:
+        context.flow_run_suspension_request.raise_if_requested()
+
+
+def _end_suspended() -> None:
+    """Close the task's run: the flow's run goes on with new ones."""
+    context = TaskRunContext.get()
+    if context is not None:
+        with get_client(sync_client=True) as client:
+            told = Cancelled(
+                name="Suspended", message="Its flow run was suspended; when that is resumed, it goes on from here."
+            )
+            client.set_task_run_state(context.task_run.id, told, force=True)
+        context.task_run.state = told  # what Prefect's log says of it
+
+
+@contextmanager
+def paused_with_caller() -> Iterator[None]:
+    """A flow within another one, in the block, is Paused while that is suspended; Prefect would leave it Running."""
+    try:
+        yield
+    except Pause:
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            with get_client(sync_client=True) as client:
+                told = State(type=StateType.PAUSED, name="Paused", message="The run that called it was suspended.")
+                client.set_flow_run_state(context.flow_run.id, told, force=True)
+        raise
+
+
 def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A Prefect task without caching or stored results: the artifact store is the only cache.
 
@@ -72,6 +117,8 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
                 return function(*args, **kwargs)
             except BaseException as error:
                 release_frames(error)
+                if isinstance(error, Pause):
+                    _end_suspended()
                 raise
             finally:
                 for progress in list(_DRAWN):  # of a stage that failed or was interrupted
@@ -120,6 +167,7 @@ class StageProgress:
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         interruption.check()
+        check_suspended()
         now = time.monotonic()
         if now - self._told_at < REDRAW_SECONDS:  # the pace is of so many samples: they should not all be of one second
             return
@@ -244,3 +292,16 @@ def show_picture(key: str, path: Path, description: str) -> None:
     if path.is_file():
         data = base64.b64encode(path.read_bytes()).decode()
         create_image_artifact(image_url=f"data:image/png;base64,{data}", key=slug(key), description=description)
+
+
+def show_link(key: str, page: Path, text: str, description: str) -> None:
+    """A link to a report or a model card in Prefect's UI; nothing where no `cpt up` of this artifact root shows its pages."""
+    home = artifact_home()
+    try:
+        address = (home / PAGES_FILE).read_text()
+        place = page.absolute().relative_to(home.absolute())
+    except (OSError, ValueError):
+        return
+    if place.parts[:3] == ("store", "card", "parts"):
+        place = Path("cards", place.parts[3].rpartition("-")[0])
+    create_link_artifact(f"{address}/{quote(place.as_posix())}", link_text=text, key=slug(key), description=description)
