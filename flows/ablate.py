@@ -8,6 +8,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
 from flows.params import AblateParams
 from flows.train import start_of_training
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
@@ -30,7 +31,7 @@ class AblatedRef(BaseModel):
     runs: int = Field(description="Arms times seeds.")
 
 
-@flow(name="ablate", flow_run_name="ablate-{params.preset}")
+@flow(name="ablate", flow_run_name="ablate-{params.preset}", **HOOKS)
 def ablate(params: AblateParams) -> AblatedRef:
     """Train and measure each arm on the validation split; an arm that is done already is found done.
 

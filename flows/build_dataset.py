@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.hooks import HOOKS
 from flows.params import DatasetParams
 from flows.runs import asked_digest, find_checkpoint, started_at
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
@@ -21,7 +22,7 @@ from tasks.dataset import (
 )
 
 
-@flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}")
+@flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}", **HOOKS)
 def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 

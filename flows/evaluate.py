@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.hooks import HOOKS
 from flows.params import EvaluateParams
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
@@ -47,7 +48,7 @@ class EvaluatedRef(BaseModel):
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{params.subject}-{params.split}")
+@flow(name="evaluate", flow_run_name="evaluate-{params.subject}-{params.split}", **HOOKS)
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
     """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
 

@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
+from flows.hooks import HOOKS
 from flows.params import PublishParams
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
@@ -67,7 +68,7 @@ class Published:
         )
 
 
-@flow(name="publish", flow_run_name="publish-{params.subject}")
+@flow(name="publish", flow_run_name="publish-{params.subject}", **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
     """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
 

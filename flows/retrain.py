@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
 from flows.params import RunParams
 from flows.publish import Published, publish_run
 from flows.train import train_on
@@ -18,7 +19,7 @@ from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
 
-@flow(name="retrain", flow_run_name="retrain-{params.preset}")
+@flow(name="retrain", flow_run_name="retrain-{params.preset}", **HOOKS)
 def retrain(params: RunParams) -> dict[str, Any]:
     """Build the dataset, train, evaluate, select, export, index, promote and report. What is done already is found done.
 

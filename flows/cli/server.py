@@ -42,6 +42,7 @@ def prefect_environment(home: Path) -> dict[str, str]:
         # in memory, as is the default, a restart forgets who holds a deployment's slot, and nobody gives it back
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # of a failed run's exception: nothing here is pickled
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
     }

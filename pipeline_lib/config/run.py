@@ -16,6 +16,7 @@ from pipeline_lib.config.data import (
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -74,3 +75,4 @@ class RunConfig(StageConfig):
     select: SelectConfig = SelectConfig()
     export: ExportConfig = ExportConfig()
     index: IndexConfig = IndexConfig()
+    notify: NotifyConfig = operational(NotifyConfig())
