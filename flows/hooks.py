@@ -25,7 +25,17 @@ from prefect.logging.loggers import flow_run_logger
 
 from data_contracts.verdicts import RowsRejected
 from flows.options import Params, command_words, join_words
-from flows.params import SourceParams
+from flows.params import (
+    AblateParams,
+    DatasetParams,
+    EvaluateParams,
+    FinetuneParams,
+    PretrainParams,
+    PublishParams,
+    RunParams,
+    SourceParams,
+    TrainParams,
+)
 from flows.settings import source_name
 from pipeline_lib.config.notify import Event, NotifyConfig, NotifySettings
 from pipeline_lib.config.overrides import apply, read_config
@@ -41,6 +51,13 @@ SETTINGS = "notify.yaml"  # below the artifact root: its `notify` section holds 
 STATES = {StateType.COMPLETED: "completed", StateType.CANCELLED: "cancelled", StateType.CANCELLING: "cancelled"}
 HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", event_log.EVENTS.name)
 PREFIX = "Flow run encountered an exception: "  # of Prefect's
+MODELS: dict[str, type[Params]] = {
+    "retrain": RunParams,
+    **{
+        model.COMMAND: model
+        for model in (AblateParams, DatasetParams, EvaluateParams, FinetuneParams, PretrainParams, PublishParams, TrainParams)
+    },
+}  # of flows by their names
 UNKNOWN = "cpt status"  # the next command where none is known
 
 
@@ -208,14 +225,14 @@ def subject_of(flow: str, parameters: Mapping[str, Any], of: Flow[..., Any] | No
     """What a run with these parameters was asked to do, as far as they can be understood.
 
     Args:
-        of: the flow, where it is at hand: its parameters' model is known.
+        of: the flow, where it is at hand.
     """
     given = parameters.get("params", {})
     fields = given.model_dump(exclude_none=True) if isinstance(given, Params) else dict(given)
     params = given if isinstance(given, Params) else None
-    if params is None and of is not None:
-        with contextlib.suppress(Exception):  # parameters that the flow refuses are why it failed
-            params = typing.get_type_hints(of.fn)["params"].model_validate(fields)
+    with contextlib.suppress(Exception):  # parameters that the flow refuses are why it failed
+        model = MODELS[flow] if of is None else typing.get_type_hints(of.fn)["params"]
+        params = params or model.model_validate(fields)
     name, notified = str(fields.get("name") or fields.get("preset") or flow), NotifyConfig()
     command = UNKNOWN
     if params is not None:

@@ -100,10 +100,11 @@ def shared_server(home: Path, port: int) -> Iterator[OwnedServer]:
 class OwnedServer:
     """A server process that this process started, with its pid file."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, record: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, record: Path, log: Path) -> None:
         self.process = process
         self.url = url
         self.record = record
+        self.log = log
 
     def stop(self) -> None:
         stop_child(self.process, STOP_SECONDS)
@@ -173,9 +174,10 @@ def _start(home: Path, port: int, role: str) -> OwnedServer:
     log = folder / f"{role}-{port}.log"
     url = f"http://{HOST}:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with log.open("wb") as output:
+    log.unlink(missing_ok=True)
+    with log.open("ab") as output:  # for appending: `cpt up` moves what is written meanwhile to a second file
         process = start_child(command, {**prefect_environment(home), "PREFECT_API_URL": url}, output)
-    server = OwnedServer(process, url, record_child(home, process.pid, url, role))
+    server = OwnedServer(process, url, record_child(home, process.pid, url, role), log)
     deadline = time.monotonic() + START_SECONDS
     while not is_healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:

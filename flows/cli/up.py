@@ -63,8 +63,10 @@ class _Platform:
     def serve(self) -> None:
         """Work until a signal comes."""
         from flows.cli.lost_runs import SilenceWatch, skip_missed
+        from flows.cli.upkeep import UntoldEnds, Upkeep
 
         stopped, watch = _stop_signal(), SilenceWatch()
+        untold, upkeep = UntoldEnds(self.home), Upkeep(self.home, [self.log, self.server.log])
         while not stopped.is_set():
             self._close_lost()
             skip_missed(self.client)
@@ -73,8 +75,10 @@ class _Platform:
                 while not stopped.wait(LOOK_SECONDS) and worker.poll() is None:
                     if self.server.process.poll() is not None:
                         raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
+                    upkeep.look()
                     with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
                         _say_closed(watch.look(self.client))
+                        _say_told(untold.look(self.client))
                 died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"
                 typer.echo("stopping the runs, the worker and the server" if stopped.is_set() else died)
 
@@ -133,6 +137,11 @@ def _stop_worker(worker: subprocess.Popen[bytes]) -> None:
 def _say_closed(names: list[str]) -> None:
     if names:
         typer.echo(f"closed as Crashed, for nobody works at them any more: {', '.join(names)}")
+
+
+def _say_told(subjects: list[str]) -> None:
+    for subject in subjects:
+        typer.echo(f"{subject}; `cpt status` says why")
 
 
 def _stop_signal() -> threading.Event:
