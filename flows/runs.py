@@ -13,7 +13,7 @@ from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
 from pipeline_lib.runtime.machine import artifact_home
-from pipeline_lib.search.current import read_current
+from pipeline_lib.search.registry import in_use
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import LEAST_DIGITS, Store
@@ -37,7 +37,7 @@ def published_checkpoint(store: Store) -> str:
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.
     """
-    digest = read_current(artifact_home()).model_digest
+    digest = in_use(artifact_home()).model_digest
     exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
     trained = exported.manifest.inputs["trained"] if exported else ""
     run = next((found for found in store.artifacts("train") if found.digest == trained), None)

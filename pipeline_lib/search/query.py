@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search.current import Current, check_files, read_current, read_json
+from pipeline_lib.search.registry import Champion, in_use
+from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
     import faiss
@@ -65,7 +66,7 @@ def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_we
     """The k functions and passages that are nearest to the query, best first.
 
     Args:
-        home: the artifact root with current.json.
+        home: the artifact root.
         kind: "code" or "text" alone; None: both.
         k: results at most; fewer where the index has fewer.
         load_weights: takes an export without model.onnx; it may import what this package does not.
@@ -76,21 +77,21 @@ def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_we
         CorruptArtifact: model and index do not belong together, or a byte of either has changed.
     """
     _check_request(query, kind, k)
-    return Searcher(read_current(home), load_weights).search(query, kind, k)
+    return Searcher(in_use(home), load_weights).search(query, kind, k)
 
 
 class Searcher:
     """An opened (model, index) pair: every byte that it reads was verified, while the libraries were being loaded.
 
     Args:
-        current: see `read_current`.
+        current: see `registry.in_use`.
         load_weights: see `search`.
 
     Raises:
         CorruptArtifact: see `search`.
     """
 
-    def __init__(self, current: Current, load_weights: LoadWeights | None = None) -> None:
+    def __init__(self, current: Champion, load_weights: LoadWeights | None = None) -> None:
         self.current = current
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
@@ -191,7 +192,7 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
         raise UserError(f"k is {k}, expected 1 or more")
 
 
-def _verify(current: Current) -> dict[str, Any]:
+def _verify(current: Champion) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
     has_onnx = (current.model / "model.onnx").is_file()
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
