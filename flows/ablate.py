@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import AblateParams
 from flows.train import start_of_training
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
@@ -31,7 +32,7 @@ class AblatedRef(BaseModel):
     runs: int = Field(description="Arms times seeds.")
 
 
-@flow(name="ablate", flow_run_name="ablate-{params.preset}", **HOOKS)
+@flow(name="ablate", flow_run_name=run_name, **HOOKS)
 def ablate(params: AblateParams) -> AblatedRef:
     """Train and measure each arm on the validation split; an arm that is done already is found done.
 

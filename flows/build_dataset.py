@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import DatasetParams
 from flows.runs import asked_digest, find_checkpoint, started_at
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
@@ -22,7 +23,7 @@ from tasks.dataset import (
 )
 
 
-@flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}", **HOOKS)
+@flow(name="build-dataset", flow_run_name=run_name, **HOOKS)
 def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 

@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import EvaluateParams
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
@@ -48,7 +49,7 @@ class EvaluatedRef(BaseModel):
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{params.subject}-{params.split}", **HOOKS)
+@flow(name="evaluate", flow_run_name=run_name, **HOOKS)
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
     """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
 

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
 from flows.workspace import open_store, origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
@@ -30,7 +31,7 @@ class FinetunedRef(BaseModel):
     figures: dict[str, tuple[float, float]] = Field(description="SUITE TASK METRIC to its value before and after.")
 
 
-@flow(name="finetune", flow_run_name="finetune-{params.checkpoint}", **HOOKS)
+@flow(name="finetune", flow_run_name=run_name, **HOOKS)
 def finetune(params: FinetuneParams) -> FinetunedRef:
     """Read training sets, mine hard negatives, tune the checkpoint on them, and compare before with after.
 

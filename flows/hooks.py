@@ -36,7 +36,7 @@ from flows.params import (
     SourceParams,
     TrainParams,
 )
-from flows.settings import source_name
+from flows.settings import name_of as source_name
 from pipeline_lib.config.notify import Event, NotifyConfig, NotifySettings
 from pipeline_lib.config.overrides import apply, read_config
 from pipeline_lib.config.presets import preset

@@ -201,11 +201,6 @@ class PublishParams(CheckpointParams):
             raise ValueError("give a preset, or a checkpoint as TRAINKEY/step-000240")
         return self
 
-    @property
-    def subject(self) -> str:
-        """What the flow's run is called after."""
-        return self.checkpoint or str(self.preset)
-
 
 class EvaluateParams(CheckpointParams):
     """What is evaluated, on what, and how thoroughly."""
@@ -240,11 +235,6 @@ class EvaluateParams(CheckpointParams):
     skip_missing: bool = Field(
         False, title="Skip missing", description="Pass over suites whose files are not there, instead of stopping."
     )
-
-    @property
-    def subject(self) -> str:
-        """What the flow's run is called after."""
-        return ", ".join(self.models) or self.preset or PUBLISHED
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import PublishParams
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
@@ -68,7 +69,7 @@ class Published:
         )
 
 
-@flow(name="publish", flow_run_name="publish-{params.subject}", **HOOKS)
+@flow(name="publish", flow_run_name=run_name, **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
     """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
 

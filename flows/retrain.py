@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import RunParams
 from flows.publish import Published, publish_run
 from flows.train import train_on
@@ -19,7 +20,7 @@ from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
 
-@flow(name="retrain", flow_run_name="retrain-{params.preset}", **HOOKS)
+@flow(name="retrain", flow_run_name=run_name, **HOOKS)
 def retrain(params: RunParams) -> dict[str, Any]:
     """Build the dataset, train, evaluate, select, export, index, promote and report. What is done already is found done.
 

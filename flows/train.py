@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pretrain import pretrain_on
 from flows.runs import ON_GROWTH, with_settings
@@ -43,7 +44,7 @@ class TrainedRef(BaseModel):
     trained: str = Field(description="Key of the `train` artifact.")
 
 
-@flow(name="train", flow_run_name="train-{params.preset}", **HOOKS)
+@flow(name="train", flow_run_name=run_name, **HOOKS)
 def train(params: TrainParams) -> TrainedRef:
     """Train the encoder contrastively, after causal language modelling where the preset asks for it.
 

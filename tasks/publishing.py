@@ -18,7 +18,7 @@ from pipeline_lib.evaluation.suites.cached import ParallelEncoder, embedding_pro
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
-from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
+from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ from pipeline_lib.search.registry import Candidate, promote, set_default
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
-from tasks.ui import StageProgress, show_table, stage_task
+from tasks.ui import StageProgress, show_link, show_table, stage_task
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def card_task(
         "column `licence`).",
     )  # fmt: skip
     artifact = write_card(store, exported, checkpoint, facts)
-    progress.finish(str(model_folder(exported, artifact)))
+    folder = model_folder(exported, artifact)
+    progress.finish(str(folder))
+    show_link(f"model-card-{config.name}", folder / FILE, "Model card", f"The model card of {config.name}")
     return artifact
 
 

@@ -45,7 +45,7 @@ from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
 from tasks.evaluation import Evaluations
-from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
+from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
     "validate": "pairs and documents",
@@ -103,6 +103,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     total = meter.close()
     now = {"now": total} if found else {}
     if found and _is_newest(folder, own):
+        _link(own, config.name)
         return found | now
     progress = StageProgress("report")
     data = _collect(home, config, run, _costs_told(found) if found else total)
@@ -117,6 +118,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))
     _show(folder, data)
+    _link(own, config.name)
     return json.loads((folder / "report.json").read_text()) | now
 
 
@@ -146,6 +148,12 @@ def _show(folder: Path, data: ReportData) -> None:
     show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
     show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
     show_markdown(f"model-{data.name}", model_markdown(folder, data), "The model: what it is, where it lies, how to use it")
+
+
+def _link(own: Path, name: str) -> None:
+    """Links to the pages of this very run, which a later run of the same name leaves as they are."""
+    show_link(f"report-{name}", own / "report.html", "Report", f"The report of {name}")
+    show_link(f"model-card-{name}", own / CARD, "Model card", f"The model card of {name}")
 
 
 def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:

@@ -14,17 +14,23 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import Pause
+from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -32,6 +38,7 @@ from rich.text import Text
 
 from pipeline_lib.errors import TransientError
 from pipeline_lib.runtime import event_log, interruption
+from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.runtime.messages import without_secrets
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact
@@ -45,6 +52,7 @@ REDRAW_SECONDS = 0.2
 SHOW_AFTER_SECONDS = 1.0
 BAR_WIDTH = 24
 MOST_PARTS = 2_000  # of an artifact that the structured log has a line for
+PAGES_FILE = Path("prefect", "pages")  # below the artifact root: the address where `cpt up` shows reports and model cards
 PACE_SECONDS = 180.0  # of which the pace is taken: some tasks report but once a minute
 
 
@@ -62,6 +70,27 @@ def release_frames(error: BaseException) -> None:
     for link in chain:
         traceback.clear_frames(link.__traceback__)
         chain += [cause for cause in (link.__cause__, link.__context__) if cause is not None and cause not in chain]
+
+
+def check_suspended() -> None:
+    """Leave the stage where its run was suspended in Prefect's UI, which waits for the end of a task, be that in hours.
+
+    The exception unwinds as that of a signal does: a trainer saves its state, and processes end. Parts are found again.
+    """
+    context = FlowRunContext.get()
+    if context is not None:
+        context.flow_run_suspension_request.raise_if_requested()
+
+
+def _end_suspended() -> None:
+    """Close the task's run: the flow's run goes on with new ones."""
+    context = TaskRunContext.get()
+    if context is not None:
+        with get_client(sync_client=True) as client:
+            told = Cancelled(
+                name="Suspended", message="Its flow run was suspended; when that is resumed, it goes on from here."
+            )
+            client.set_task_run_state(context.task_run.id, told, force=True)
 
 
 def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -83,7 +112,10 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
                 return made
             except BaseException as error:
                 release_frames(error)
-                _note_stage(error, name)
+                if isinstance(error, Pause):
+                    _end_suspended()
+                else:
+                    _note_stage(error, name)
                 raise
             finally:
                 for progress in list(_DRAWN):  # of a stage that failed or was interrupted
@@ -162,6 +194,7 @@ class StageProgress:
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         interruption.check()
+        check_suspended()
         now = time.monotonic()
         if now - self._told_at < REDRAW_SECONDS:  # the pace is of so many samples: they should not all be of one second
             return
@@ -287,3 +320,16 @@ def show_picture(key: str, path: Path, description: str) -> None:
     if path.is_file():
         data = base64.b64encode(path.read_bytes()).decode()
         create_image_artifact(image_url=f"data:image/png;base64,{data}", key=slug(key), description=description)
+
+
+def show_link(key: str, page: Path, text: str, description: str) -> None:
+    """A link to a report or a model card in Prefect's UI; nothing where no `cpt up` of this artifact root shows its pages."""
+    home = artifact_home()
+    try:
+        address = (home / PAGES_FILE).read_text()
+        place = page.absolute().relative_to(home.absolute())
+    except (OSError, ValueError):
+        return
+    if place.parts[:3] == ("store", "card", "parts"):
+        place = Path("cards", place.parts[3].rpartition("-")[0])
+    create_link_artifact(f"{address}/{quote(place.as_posix())}", link_text=text, key=slug(key), description=description)

@@ -16,11 +16,15 @@ from typing import Any
 import typer
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.objects import DeploymentSchedule, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import construct_schedule
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flows import load_flow_arguments_from_entrypoint, load_flow_from_entrypoint
+from prefect.states import Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
@@ -31,6 +35,7 @@ from pipeline_lib.store.files import replace_file
 WORK_POOL = "local-process"
 PROJECT = Path(__file__).resolve().parents[2]
 ABSENT: Any = object()
+EARLIER_NAME = "manual"  # of each deployment that is called after its flow now
 CONFLICT, UNPROCESSABLE = 409, 422
 
 
@@ -85,7 +90,7 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     declared = [Declared(entry) for entry in whole["deployments"]]
     record_file = home / "prefect" / "deployed.json"
     last = json.loads(record_file.read_text()) if record_file.exists() else {}
-    missing = []
+    missing: list[dict[str, Any]] = []
     for one in declared:
         try:
             found = client.read_deployment_by_name(one.name)
@@ -95,7 +100,11 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
         _update(client, one, found, apply_values(whole["pull"], {}), last.get(one.name))
     if missing:
         _create({**whole, "deployments": missing})
-    replace_file(record_file, json.dumps({one.name: one.record() for one in declared}, indent=1).encode())
+    record = {one.name: one.record() for one in declared}
+    for one in declared:
+        if earlier := _rename(client, one, last):
+            record[earlier] = last[earlier]
+    replace_file(record_file, json.dumps(record, indent=1).encode())
 
 
 def declaration() -> dict[str, Any]:
@@ -138,6 +147,78 @@ def _update(
             typer.echo(f"{code.name}: what was set in the UI does not fit the code any more, and is as in prefect.yaml again")
             _put(client, code, found, own | fields)
     _update_schedules(client, code.schedules(), found, record["schedules"] if record else code.schedules())
+
+
+def _rename(client: SyncPrefectClient, code: Declared, last: dict[str, Any]) -> str:
+    """Give a deployment what a person set on the one that an earlier start made of it under another name, and remove that one.
+
+    Returns:
+        its name, where it stays: a run of it is suspended, which could not be resumed without it.
+    """
+    flow, _, name = code.name.partition("/")
+    earlier = f"{flow}/{EARLIER_NAME}"
+    if name != flow or earlier not in last:
+        return ""
+    try:
+        old = client.read_deployment_by_name(earlier)
+    except ObjectNotFound:
+        return ""
+    new = client.read_deployment_by_name(code.name)
+    of_old = filters.DeploymentFilter(id=filters.DeploymentFilterId(any_=[old.id]))
+    if code.name not in last:
+        _move_settings(client, code, old, new, last[earlier])
+    _move_planned_runs(client, of_old, new)
+    _move_automations(client, old, new)
+    paused = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.PAUSED]))
+    if client.read_flow_runs(deployment_filter=of_old, flow_run_filter=filters.FlowRunFilter(state=paused), limit=1):
+        typer.echo(f"{earlier} is {code.name} now, and goes once its suspended run has ended")
+        return earlier
+    client.delete_deployment(old.id)
+    return ""
+
+
+def _move_settings(
+    client: SyncPrefectClient, code: Declared, old: DeploymentResponse, new: DeploymentResponse, record: dict[str, Any]
+) -> None:
+    fields, now, last = code.shared_fields(), _fields_now(old), record["fields"]
+    kept = {key: keep_changes(fields[key], last.get(key, now[key]), now[key]) for key in fields}
+    changed = {key: value for key, value in kept.items() if value != _fields_now(new)[key]}
+    try:
+        client.update_deployment(new.id, DeploymentUpdate(**changed, paused=old.paused))
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (CONFLICT, UNPROCESSABLE):
+            raise
+        typer.echo(f"{code.name}: what was set in the UI does not fit the code any more, and is as in prefect.yaml again")
+    there = [_schedule_now(schedule) for schedule in new.schedules]  # a start that was cut had moved them
+    missing = [words for schedule in old.schedules if (words := _schedule_now(schedule)) not in there]
+    client.create_deployment_schedules(new.id, [DeploymentScheduleCreate(**words) for words in missing])
+
+
+def _schedule_now(schedule: DeploymentSchedule) -> dict[str, Any]:
+    return schedule.model_dump(mode="json", include={"schedule", "active", "parameters", "slug"})
+
+
+def _move_planned_runs(client: SyncPrefectClient, of_old: filters.DeploymentFilter, new: DeploymentResponse) -> None:
+    """Plan anew what a person planned: runs that wait for their time are removed with their deployment."""
+    scheduled = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    for run in client.read_flow_runs(deployment_filter=of_old, flow_run_filter=filters.FlowRunFilter(state=scheduled)):
+        if not run.auto_scheduled:
+            words: dict[str, Any] = {"parameters": run.parameters, "name": run.name, "tags": run.tags}
+            key = f"renamed-{run.id}"
+            planned = Scheduled(scheduled_time=run.next_scheduled_start_time)
+            client.create_flow_run_from_deployment(new.id, state=planned, idempotency_key=key, **words)
+
+
+def _move_automations(client: SyncPrefectClient, old: DeploymentResponse, new: DeploymentResponse) -> None:
+    """Let automations that start the old deployment start the new one."""
+    for automation in client.read_automations():
+        actions = [
+            action.model_copy(update={"deployment_id": new.id}) if getattr(action, "deployment_id", None) == old.id else action
+            for action in automation.actions
+        ]
+        if actions != automation.actions:
+            words = {name: getattr(automation, name) for name in AutomationCore.model_fields}
+            client.update_automation(automation.id, AutomationCore(**words | {"actions": actions}))
 
 
 def _put(client: SyncPrefectClient, code: Declared, found: DeploymentResponse, fields: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import typer
 
+from flows.cli.pages import pages_server
 from flows.cli.server import prefect_environment, record_child, shared_server
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
@@ -43,21 +44,21 @@ def serve_platform(home: Path, port: int, schedules: bool) -> None:
         UserError: the port is taken, a deployment is refused, or the server ends by itself.
     """
     os.environ.update(prefect_environment(home))
-    with shared_server(home, port) as server:
+    with shared_server(home, port) as server, pages_server(home, port + 1) as pages:
         venv = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the worker's `python` is this one
         os.environ.update({"PREFECT_API_URL": server.url, "CPT_HOME": str(home), "PIPELINE_HOME": str(PROJECT), "PATH": venv})
         _deploy(schedules)
         from prefect.client.orchestration import get_client  # takes seconds, and reads the environment
 
         with get_client(sync_client=True) as client:
-            _Platform(home, server, client).serve()
+            _Platform(home, server, client, pages).serve()
 
 
 class _Platform:
     """The worker beside its server, and what is done about runs that either of them leaves."""
 
-    def __init__(self, home: Path, server: OwnedServer, client: SyncPrefectClient) -> None:
-        self.home, self.server, self.client = home, server, client
+    def __init__(self, home: Path, server: OwnedServer, client: SyncPrefectClient, pages: str) -> None:
+        self.home, self.server, self.client, self.pages = home, server, client, pages
         self.log = home / "prefect" / "worker.log"
 
     def serve(self) -> None:
@@ -112,11 +113,12 @@ class _Platform:
         return "\n".join(
             [
                 f"Prefect's UI:  {url.removesuffix('/api')}    (worker's log: {self.log})",
+                f"Reports:       {self.pages}",
                 f"retrain/nightly is {nightly}.",
                 "From another terminal:",
                 f"  export PREFECT_API_URL={url}",
                 "  prefect deployment run 'retrain/demo' --watch",
-                """  prefect deployment run 'evaluate/manual' --watch      # of the published model""",
+                """  prefect deployment run 'evaluate/evaluate' --watch      # of the published model""",
                 "Ctrl-C stops all.",
             ]
         )
