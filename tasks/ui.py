@@ -156,7 +156,11 @@ def _tell_done(name: str, began: float, made: object) -> None:
     for artifact in artifacts:
         manifest = artifact.manifest
         is_new = float(json.loads(artifact.note("run.json") or b"{}").get("started_at", 0.0)) >= began
-        told = {"artifact": f"{manifest.stage}/{manifest.key}", "reused": not is_new, "counts": manifest.counts.model_dump()}
+        told: dict[str, Any] = {
+            "artifact": f"{manifest.stage}/{manifest.key}",
+            "reused": not is_new,
+            "counts": manifest.counts.model_dump(),
+        }
         event_log.tell("artifact", stage=name, parts=len(manifest.parts), **told)
         for part in manifest.parts[:MOST_PARTS] if is_new else ():
             rows = part.counts.model_dump()

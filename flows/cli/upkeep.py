@@ -53,7 +53,8 @@ class UntoldEnds:
         return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.END_TIME_DESC, limit=ENDS_LOOKED_AT)
 
     def _tell(self, client: SyncPrefectClient, run: FlowRun) -> str:
-        from flows.hooks import Ended, is_outermost, record_end, subject_of  # 60 MB, which most days need not
+        from flows.hooks import Ended, is_outermost, record_end  # 60 MB, which most days need not
+        from flows.notices import subject_of
 
         if run.state is None or not is_outermost(run):
             return ""

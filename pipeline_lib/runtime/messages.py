@@ -150,7 +150,7 @@ def post(config: NotifyConfig, message: Message) -> None:
         if attempt:
             time.sleep(config.backoff_seconds * 2 ** (attempt - 1))
         try:
-            words = {"json": message.to_json(), "timeout": config.wait_seconds, "follow_redirects": False}
+            words: dict[str, Any] = {"json": message.to_json(), "timeout": config.wait_seconds, "follow_redirects": False}
             with httpx.stream("POST", url, **words) as answer:
                 status = answer.status_code
         except (httpx.HTTPError, OSError) as error:

@@ -63,9 +63,9 @@ class Outcome:
         """The record once a run has ended."""
         ends = (*self.ends, f"{run_id} {state}")[-ENDS_KEPT:]
         now, completed = time.time(), state == "completed"
-        told = {"failure": failure, "failing": True} if failure else {"failing": self.failing and not completed}
-        last = {"run": run, "run_id": run_id, "state": state, "since": now, "process": {}}
-        success = {"success_at": now} if completed else {}
+        told: dict[str, Any] = {"failure": failure, "failing": True} if failure else {"failing": self.failing and not completed}
+        last: dict[str, Any] = {"run": run, "run_id": run_id, "state": state, "since": now, "process": {}}
+        success: dict[str, Any] = {"success_at": now} if completed else {}
         if self.state == "running" and self.run_id not in ("", run_id) and not self.is_dead:
             last = {}  # another run of the name is at work
         return replace(self, ends=ends, **told, **last, **success)
