@@ -151,8 +151,8 @@ def last_stage(run_id: Any) -> str:
 
 def _unfinished(tasks: list[Any]) -> list[str]:
     """Names of the stages that did not complete, the one that began last first; calls of flows are none."""
-    own = [task for task in tasks if task.state_type != StateType.COMPLETED and task.start_time and task.task_key]
-    stages = [task for task in own if not task.task_key.startswith("prefect.") and not task.dynamic_key.startswith("flow")]
+    own = [task for task in tasks if task.state_type != StateType.COMPLETED and task.start_time]
+    stages = [task for task in own if not task.dynamic_key.isdigit()]
     return [task.name.rsplit("-", 1)[0] for task in sorted(stages, key=lambda task: task.start_time, reverse=True)]
 
 

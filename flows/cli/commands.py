@@ -15,6 +15,7 @@ from flows.cli.plan import plan_app
 from flows.cli.runs import runs
 from flows.cli.search import search, suite_texts
 from flows.cli.starts import fetch, get_start
+from flows.cli.status import status
 from flows.cli.store import prune
 
 DEFAULT_PORT = 4200
@@ -59,6 +60,7 @@ app.command()(fetch)
 app.command()(prune)
 app.command()(runs)
 app.command()(search)
+app.command()(status)
 app.command("suite-texts")(suite_texts)
 
 

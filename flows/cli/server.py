@@ -145,10 +145,10 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def is_healthy(url: str) -> bool:
+def is_healthy(url: str, seconds: float = 2.0) -> bool:
     """True if the API answers."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310 - a loopback address of ours
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as answer:  # noqa: S310 - a loopback address of ours
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -191,9 +191,9 @@ def _reap(home: Path) -> str | None:
     """Stop servers and workers whose owner is gone, forget dead ones; the address of a living `cpt up` server, or None."""
     for record in sorted((home / "prefect" / "servers").glob("*.json")):
         entry = json.loads(record.read_text())
-        if not _is_alive(entry["pid"], entry["created"]):
+        if not is_alive(entry["pid"], entry["created"]):
             record.unlink(missing_ok=True)
-        elif not _is_alive(entry["owner"], entry["owner_created"]):
+        elif not is_alive(entry["owner"], entry["owner_created"]):
             with contextlib.suppress(psutil.NoSuchProcess):
                 stop_processes([psutil.Process(entry["pid"])], STOP_SECONDS)
             record.unlink(missing_ok=True)
@@ -202,7 +202,8 @@ def _reap(home: Path) -> str | None:
     return None
 
 
-def _is_alive(pid: int, created: float) -> bool:
+def is_alive(pid: int, created: float) -> bool:
+    """True if the process that had this id when it began then still runs."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
