@@ -213,7 +213,7 @@ def _news(home: Path, only_mark: bool = False) -> dict[str, list[dict[str, Any]]
                 pair = registry.pair_of(home, name)
             except (UserError, CorruptArtifact, TransientError, OSError):  # whoever searches for the name is told why
                 continue
-            last = pair.read_to if pair else 0
+            last = pair.read_to if pair else len(registry.history(home, name))
             if only_mark:
                 now.setdefault(name, last)
             elif last > told.get(name, 0):

@@ -67,13 +67,16 @@ def read_status(home: Path, artifacts: str = "") -> Row:
 def running(api: Api, now: datetime) -> list[Row]:
     """The runs at work."""
     rows = api.running()
-    flows, deployments = api.flows(run["flow_id"] for run in rows), api.deployments(run.get("deployment_id") for run in rows)
+    flows, deployments = (
+        api.flows(run["flow_id"] for run in rows),
+        api.deployments(str(run["deployment_id"]) for run in rows if run.get("deployment_id")),
+    )
     return [
         {
             "run": run["name"],
             "id": run["id"],
             "flow": flows.get(run["flow_id"], ""),
-            "deployment": deployments.get(run.get("deployment_id") or "", ""),
+            "deployment": deployments.get(str(run.get("deployment_id")), ""),
             "state": (run.get("state_name") or run["state_type"]).lower(),
             "since": run.get("start_time") or run.get("expected_start_time"),
             "stage": run.get("stage"),
@@ -92,11 +95,14 @@ def schedules(api: Api) -> list[Row]:
     for run in rows:
         first.setdefault(run.get("deployment_id") or run["id"], run)
     shown = list(first.values())[:SCHEDULES_SHOWN]
-    flows, deployments = api.flows(run["flow_id"] for run in shown), api.deployments(run.get("deployment_id") for run in shown)
+    flows, deployments = (
+        api.flows(run["flow_id"] for run in shown),
+        api.deployments(str(run["deployment_id"]) for run in shown if run.get("deployment_id")),
+    )
     return [
         {
             "deployment": "/".join(
-                filter(None, [flows.get(run["flow_id"], ""), deployments.get(run.get("deployment_id") or "", "")])
+                filter(None, [flows.get(run["flow_id"], ""), deployments.get(str(run.get("deployment_id")), "")])
             ),
             "at": run["expected_start_time"],
             "run": run["name"],
@@ -230,7 +236,7 @@ def _places(home: Path, store: Path | None) -> Iterator[tuple[Path, str]]:
 
 def _bytes_below(place: Path, until: float) -> tuple[int, bool]:
     """Bytes of the files below a folder, one of several names once; and whether all were counted in time."""
-    total, folders, linked = 0, [str(place)], set()
+    total, folders, linked = 0, [str(place)], set[int]()
     while folders:
         if time.monotonic() > until:
             return total, False
@@ -241,8 +247,8 @@ def _bytes_below(place: Path, until: float) -> tuple[int, bool]:
                         folders.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
                         found = entry.stat(follow_symlinks=False)
-                        if found.st_nlink == 1 or found.st_ino not in linked:
-                            total += found.st_size
+                        total += found.st_size if found.st_ino not in linked else 0
+                        if found.st_nlink > 1:
                             linked.add(found.st_ino)
         except OSError:  # it was removed meanwhile, or is another's
             continue
