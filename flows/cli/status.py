@@ -67,10 +67,7 @@ def read_status(home: Path, artifacts: str = "") -> Row:
 def running(api: Api, now: datetime) -> list[Row]:
     """The runs at work."""
     rows = api.running()
-    flows, deployments = (
-        api.flows(run["flow_id"] for run in rows),
-        api.deployments(str(run["deployment_id"]) for run in rows if run.get("deployment_id")),
-    )
+    flows, deployments = _names(api, rows)
     return [
         {
             "run": run["name"],
@@ -88,6 +85,12 @@ def running(api: Api, now: datetime) -> list[Row]:
     ]
 
 
+def _names(api: Api, rows: list[Row]) -> tuple[dict[str, str], dict[str, str]]:
+    """Names of the flows and of the deployments of runs, by their ids."""
+    deployed = [str(run["deployment_id"]) for run in rows if run.get("deployment_id")]
+    return api.flows(run["flow_id"] for run in rows), api.deployments(deployed)
+
+
 def schedules(api: Api) -> list[Row]:
     """The next run of each deployment that has one."""
     rows = api.scheduled()
@@ -95,10 +98,7 @@ def schedules(api: Api) -> list[Row]:
     for run in rows:
         first.setdefault(run.get("deployment_id") or run["id"], run)
     shown = list(first.values())[:SCHEDULES_SHOWN]
-    flows, deployments = (
-        api.flows(run["flow_id"] for run in shown),
-        api.deployments(str(run["deployment_id"]) for run in shown if run.get("deployment_id")),
-    )
+    flows, deployments = _names(api, shown)
     return [
         {
             "deployment": "/".join(
