@@ -18,6 +18,7 @@ class Webhook:
         self.got: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.answers: list[str] = []  # of the next requests; after them 200
+        self.by_path: dict[str, str] = {}
         self.at: list[float] = []
         hook = self
 
@@ -26,7 +27,7 @@ class Webhook:
                 hook.at.append(time.monotonic())
                 hook.paths.append(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = hook.answers.pop(0) if hook.answers else "200"
+                answer = hook.by_path.get(self.path) or (hook.answers.pop(0) if hook.answers else "200")
                 if answer == "hang":
                     time.sleep(60)
                 elif answer == "drip":
