@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +19,7 @@ from pipeline_lib.store.store import Store
 from tasks.dataset import check_shards_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
+from tasks.training import is_new, register_checkpoints
 
 
 class FinetunedRef(BaseModel):
@@ -48,8 +51,11 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     if config.mining.per_pair:
         sets = [mine_task(store, training_set, checkpoint, config.mining) for training_set in sets]
     shards = _shards(store, join_task(store, sets), checkpoint)
+    began = time.time()
     trained = finetune_task(store, checkpoint, shards, config.training)
     record_origin(trained, origin_of_tuning(params.model_copy(update={"checkpoint": checkpoint.name}), shards.manifest.key))
+    if is_new(trained, began):
+        register_checkpoints(trained, params.checkpoint, params.machine.model_dump(exclude_none=True))
     tuned = Checkpoint(trained, _last(trained), checkpoint.tokenizer, checkpoint.shards)
     return FinetunedRef(
         before=checkpoint.name,

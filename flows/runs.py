@@ -37,7 +37,18 @@ def published_checkpoint(store: Store) -> str:
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.
     """
-    digest = in_use(artifact_home()).model_digest
+    return checkpoint_behind(store, in_use(artifact_home()).model_digest)
+
+
+def checkpoint_behind(store: Store, digest: str) -> str:
+    """The checkpoint that a model was exported from, as TRAINKEY/step-000240.
+
+    Args:
+        digest: of the `export` artifact.
+
+    Raises:
+        UserError: what it was made from is not in this store.
+    """
     exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
     trained = exported.manifest.inputs["trained"] if exported else ""
     run = next((found for found in store.artifacts("train") if found.digest == trained), None)

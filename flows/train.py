@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from prefect import flow
@@ -30,7 +31,7 @@ from flows.workspace import (
 from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import recipe_of
-from tasks.training import lexical_start_task, train_task
+from tasks.training import is_new, lexical_start_task, register_checkpoints, train_task
 from tasks.ui import say
 
 
@@ -65,12 +66,14 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     """
     work = warm_started(work, dataset)
     start = start_of_training(work, dataset)
-    parent = dataset.start.trained if dataset.start else None
+    parent, began = dataset.start.trained if dataset.start else None, time.time()
     trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent)
     origin = origin_of(params, work, dataset)
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
     check_fit(lineage)
+    if is_new(trained, began):
+        register_checkpoints(trained, work.config.name, params.machine.model_dump(exclude_none=True))
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
 
 

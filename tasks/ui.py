@@ -38,7 +38,7 @@ from rich.text import Text
 
 from pipeline_lib.errors import TransientError
 from pipeline_lib.runtime import event_log, interruption
-from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.runtime.machine import PAGES_FILE, artifact_home
 from pipeline_lib.runtime.messages import without_secrets
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact
@@ -52,7 +52,6 @@ REDRAW_SECONDS = 0.2
 SHOW_AFTER_SECONDS = 1.0
 BAR_WIDTH = 24
 MOST_PARTS = 2_000  # of an artifact that the structured log has a line for
-PAGES_FILE = Path("prefect", "pages")  # below the artifact root: the address where `cpt up` shows reports and model cards
 PACE_SECONDS = 180.0  # of which the pace is taken: some tasks report but once a minute
 
 
@@ -91,6 +90,7 @@ def _end_suspended() -> None:
                 name="Suspended", message="Its flow run was suspended; when that is resumed, it goes on from here."
             )
             client.set_task_run_state(context.task_run.id, told, force=True)
+        context.task_run.state = told  # what Prefect's log says of it
 
 
 def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:

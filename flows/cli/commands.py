@@ -107,11 +107,19 @@ def trace(
 def up(
     port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.", min=1, max=65535)] = DEFAULT_PORT,
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch every schedule on; else none is changed.")] = False,
+    restart_lost: Annotated[
+        int,
+        typer.Option(
+            metavar="TIMES",
+            help="Times that a run is started again which a restart cut off; 0: where its deployment has the tag restart-lost.",
+            min=0,
+        ),
+    ] = 0,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
     from flows.cli.up import serve_platform
 
-    serve_platform(_home(), port, schedules)
+    serve_platform(_home(), port, schedules, restart_lost)
 
 
 def _home() -> Any:

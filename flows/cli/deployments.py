@@ -86,6 +86,8 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     Raises:
         UserError: a deployment is refused.
     """
+    from flows.cli.automations import deploy_automations
+
     whole = declaration()
     declared = [Declared(entry) for entry in whole["deployments"]]
     record_file = home / "prefect" / "deployed.json"
@@ -95,7 +97,7 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
         try:
             found = client.read_deployment_by_name(one.name)
         except ObjectNotFound:
-            missing.append(one.entry)
+            missing.append({key: value for key, value in one.entry.items() if key != "triggers"})
             continue
         _update(client, one, found, apply_values(whole["pull"], {}), last.get(one.name))
     if missing:
@@ -104,6 +106,10 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     for one in declared:
         if earlier := _rename(client, one, last):
             record[earlier] = last[earlier]
+    for one in declared:
+        if triggers := one.entry.get("triggers"):
+            found, before = client.read_deployment_by_name(one.name), last.get(one.name, {}).get("automations", {})
+            record[one.name]["automations"] = deploy_automations(client, triggers, found.id, before)
     replace_file(record_file, json.dumps(record, indent=1).encode())
 
 

@@ -45,14 +45,18 @@ def worker_name(home: Path) -> str:
     return f"cpt up on {HOST} ({hashlib.sha256(str(home).encode()).hexdigest()[:8]})"
 
 
-def close_lost(client: SyncPrefectClient, home: Path) -> list[str]:
+def close_lost(client: SyncPrefectClient, home: Path, before: Callable[[list[FlowRun]], object] = lambda _: None) -> list[str]:
     """Close every run of this host's `cpt up` worker, which must not run, and free the slots; their processes are ended first.
+
+    Args:
+        before: is told the runs before anything is done to them.
 
     Returns:
         the names of the closed runs.
     """
     processes = run_processes()
     lost = [run for run in _read_runs(client, UNFINISHED) if _is_root(run) and _is_lost_here(run, home, processes)]
+    before(lost)
     stop_processes([processes[run.id] for run in lost if run.id in processes], RUN_STOP_SECONDS)
     names = [
         run.name for run in lost if _close(client, run.id, f"no process of it is left on {HOST}, where its worker was stopped")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.metrics import METRICS_TYPE, Metrics
 from flows.cli.server import HOST, free_port, port_is_free
+from pipeline_lib.runtime.machine import PAGES_FILE
 from pipeline_lib.store.files import replace_file
 
 if TYPE_CHECKING:
@@ -92,8 +93,6 @@ def pages_server(home: Path, port: int) -> Iterator[str]:
         port: a free one is taken where this one is in use.
     """
     import uvicorn
-
-    from tasks.ui import PAGES_FILE  # Prefect reads the environment
 
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

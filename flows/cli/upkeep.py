@@ -39,9 +39,13 @@ class UntoldEnds:
         self._seen: set[UUID] = set()
         self._flows: dict[UUID, str] = {}
 
-    def look(self, client: SyncPrefectClient) -> list[str]:
-        """Record and tell of the ends since the last look; the messages' subjects."""
-        until = datetime.now(UTC) - timedelta(seconds=self.hook_seconds)
+    def look(self, client: SyncPrefectClient, at_once: bool = False) -> list[str]:
+        """Record and tell of the ends since the last look; the messages' subjects.
+
+        Args:
+            at_once: also of those that have just ended.
+        """
+        until = datetime.now(UTC) - timedelta(seconds=0.0 if at_once else self.hook_seconds)
         found = [run for run in self._ended(client, until) if run.id not in self._seen]
         self._seen |= {run.id for run in found}
         return [told for run in found if (told := self._tell(client, run))]

@@ -1,0 +1,45 @@
+"""Automations of the deployments, as prefect.yaml's `triggers` say: created where they are missing, else as a person left them."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.events.schemas.automations import AutomationCore
+from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+
+from flows.cli.deployments import keep_changes
+
+Fields = dict[str, Any]
+
+
+def deploy_automations(
+    client: SyncPrefectClient, triggers: list[Fields], deployment_id: UUID, last: dict[str, Fields]
+) -> dict[str, Fields]:
+    """Bring a deployment's automations to the server, and keep what a person set there; what the next start compares with.
+
+    Args:
+        triggers: as prefect.yaml declares them, each with a name of its own.
+        last: what the last start returned.
+    """
+    record = {}
+    for entry in triggers:
+        trigger = DeploymentEventTrigger(**entry)
+        trigger.set_deployment_id(deployment_id)
+        code = trigger.as_automation()
+        record[code.name] = _fields(code)
+        there = client.read_automations_by_name(code.name)
+        if not there:
+            client.create_automation(code)
+            continue
+        now = _fields(there[0])
+        wanted = keep_changes(record[code.name], last.get(code.name, now), now)
+        if wanted != now:
+            client.update_automation(there[0].id, AutomationCore.model_validate({**wanted, "name": code.name}))
+    return record
+
+
+def _fields(automation: AutomationCore) -> Fields:
+    kept = {"description", "enabled", "tags", "trigger", "actions", "owner_resource"}
+    return automation.model_dump(mode="json", include=kept)
