@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from corpus import write_corpus
+from prefect_nights import counts, read_night, used_and_file_bytes, write_nights
 from webhooks import Webhook, listening
 
+from flows.cli import server
 from pipeline_lib.runtime.outcomes import read_outcomes
 
 PROJECT = Path(__file__).parents[2]
@@ -75,6 +81,19 @@ with prefect_server(home):
     print(json.dumps(took))
     from prefect.logging.handlers import APILogWorker
     APILogWorker.drain_all()
+"""
+
+VACUUM = """
+import asyncio
+from prefect.server.database import provide_database_interface
+from prefect.server.services import db_vacuum
+
+async def main():
+    db = provide_database_interface()
+    for name in ("old_flow_runs", "events_with_retention_overrides", "old_events", "orphaned_logs", "orphaned_artifacts"):
+        await getattr(db_vacuum, f"vacuum_{name}")(db=db)
+
+asyncio.run(main())
 """
 
 
@@ -174,6 +193,67 @@ def test_records_say_what_failed_last(nights: Any) -> None:
     found = {outcome.name: outcome for outcome in read_outcomes(home)}
     assert (found["docs"].failing, found["docs"].state, found["hanging"].failing) == (False, "completed", True)
     assert found["docs"].failure["reason"].startswith("RowsRejected")
+
+
+def test_prefect_s_database_forgets_old_nights_at_its_next_start(nights: Any) -> None:
+    home, _, _ = nights
+    path = home / "prefect" / "prefect.db"
+    now = datetime.now(UTC).replace(tzinfo=None)
+    with sqlite3.connect(path) as database:
+        (root,) = database.execute(
+            "select min(id) from flow_run where name = 'a-night' and state_type = 'COMPLETED'"
+        ).fetchone()
+        night = read_night(database, root)
+        before = counts(path)
+        assert all(night.rows[table] for table in ("task_run", "log", "events", "event_resources"))
+        write_nights(database, night, [now - timedelta(days=365 - day) for day in range(0, 275, 5)])
+        write_nights(database, night, [now - timedelta(days=day) for day in (80, 60, 40)])
+    owned = server._start(home, server.free_port(), "run")
+    try:
+        kept = before["flow_run"] + 3 * len(night.rows["flow_run"])
+        deadline = time.monotonic() + 60
+        while counts(path)["flow_run"] > kept and time.monotonic() < deadline:
+            time.sleep(0.5)
+        time.sleep(2)  # logs and artifacts go after their runs, events beside them
+        after = counts(path)
+    finally:
+        owned.stop()
+    assert after["flow_run"] == kept
+    assert after["log"] == before["log"] + 3 * len(night.rows["log"])
+    assert after["task_run"] == before["task_run"] + 3 * len(night.rows["task_run"])
+    assert after["events"] <= before["events"] + 50, "of the last seven days; the server writes some of its own"
+
+
+@pytest.mark.slow
+def test_a_year_of_nights_takes_no_more_room_than_ninety_days(nights: Any, tmp_path: Path) -> None:
+    home, _, _ = nights
+    path, now = tmp_path / "prefect.db", datetime.now(UTC).replace(tzinfo=None)
+    shutil.copy(home / "prefect" / "prefect.db", path)
+    used = []
+    for month in range(12):
+        days = [365 - day for day in range(30 * month, 30 * month + 30)]
+        with sqlite3.connect(path) as database:
+            (root,) = database.execute(
+                "select max(id) from flow_run where name = 'a-night' and state_type = 'COMPLETED'"
+            ).fetchone()
+            write_nights(database, read_night(database, root), [now - timedelta(days=day) for day in days])
+        vacuum(path, tmp_path, days[-1] - 1)
+        used.append(used_and_file_bytes(path))
+    (quarter, quarters_file), (year, years_file) = used[2], used[-1]
+    assert year < 1.1 * quarter and years_file < 1.2 * quarters_file, used
+
+
+def vacuum(path: Path, home: Path, days_back: int) -> None:
+    """Prefect's own vacuum, as our environment sets it, on a day that lies so far back."""
+    back = 86_400 * days_back
+    heartbeats = json.dumps({"prefect.flow-run.heartbeat": 7 * 86_400 + back})
+    settings = {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{path}",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86_400 + back),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": heartbeats,
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": str(7 * 86_400 + back),
+    }
+    subprocess.run([sys.executable, "-c", VACUUM], env=environment(home, **settings), capture_output=True, check=True)
 
 
 @pytest.mark.slow
