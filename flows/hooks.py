@@ -49,7 +49,8 @@ def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         mark_registry(home)
     if killed is not None:
         with _logged(flow_run):
-            record_end(home, subject, Ended(killed.run, killed.run_id, "failed", reason="its process was killed"))
+            stage = last_stage(killed.run_id)
+            record_end(home, subject, Ended(killed.run, killed.run_id, "failed", "its process was killed", stage))
 
 
 def ended(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:

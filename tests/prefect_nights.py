@@ -69,9 +69,8 @@ def used_and_file_bytes(path: Path) -> tuple[int, int]:
     """Bytes of a database that hold something, and of its file, where what was deleted leaves room for what comes."""
     with sqlite3.connect(path) as database:
         database.execute("pragma wal_checkpoint(truncate)")
-        size, pages, free = (
-            database.execute(f"pragma {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
-        )
+        names = ("page_size", "page_count", "freelist_count")
+        size, pages, free = (database.execute(f"pragma {name}").fetchone()[0] for name in names)
     return (pages - free) * size, path.stat().st_size
 
 

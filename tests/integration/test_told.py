@@ -24,6 +24,7 @@ from pipeline_lib.runtime.outcomes import read_outcomes
 
 PROJECT = Path(__file__).parents[2]
 SECRET = "s3cr3t-of-the-path"
+ROOT = "select id from flow_run where name = 'a-night' and state_type = 'COMPLETED' order by start_time desc limit 1"
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
