@@ -59,7 +59,7 @@ def ended(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         return
     with _logged(flow_run):
         home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
-        tell_registry(home, subject.notify, flow.name)
+        tell_registry(home, subject.notify, {"flow": flow.name, "run": flow_run.name, "run_id": str(flow_run.id)})
         found = Ended.of(flow_run, state)
         record_end(home, subject, found)
         event_log.tell("run", found.reason, state=found.state)

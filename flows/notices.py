@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -176,21 +176,24 @@ def _is_wanted(event: Event, config: NotifyConfig) -> bool:
     return event in config.on or (event == "quarantine" and "failure" in config.on)
 
 
-def tell_registry(home: Path, config: NotifyConfig | None = None, flow: str = "") -> list[str]:
+def tell_registry(
+    home: Path, config: NotifyConfig | None = None, run: Mapping[str, str] | None = None, besides: Collection[str] = ()
+) -> list[str]:
     """Tell what became of the registry's models since the last time; the messages' subjects.
 
     Args:
         config: who is told; None: as the artifact root says.
-        flow: that is at its end.
+        run: "flow", "run" and "run_id" of the flow run that is at its end.
+        besides: names whose own run is at work: it tells when it is done.
     """
     subjects = []
-    for name, events in _news(home).items():
+    for name, events in _news(home, besides).items():
         for event in events:
             kind = OF_REGISTRY.get(str(event.get("event")))
             if kind is None:
                 continue
             reason = without_secrets(str(event.get("why") or f"event {event.get('number', '')} of its history"))
-            message = Message(event=kind, name=name, reason=reason, next=_next(kind, name), flow=flow)
+            message = Message(kind, name, reason, _next(kind, name), stage="promote", **(run or {}))
             notify(home, config or NotifyConfig(), message)
             subjects.append(message.subject)
     return subjects
@@ -201,7 +204,7 @@ def mark_registry(home: Path) -> None:
     _news(home, only_mark=True)
 
 
-def _news(home: Path, only_mark: bool = False) -> dict[str, list[dict[str, Any]]]:
+def _news(home: Path, besides: Collection[str] = (), only_mark: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Events of each name that were not told, which then count as told."""
     path = home / FOLDER / TOLD_TO
     with exclusive(path.with_suffix(".lock")):
@@ -216,7 +219,7 @@ def _news(home: Path, only_mark: bool = False) -> dict[str, list[dict[str, Any]]
             last = pair.read_to if pair else len(registry.history(home, name))
             if only_mark:
                 now.setdefault(name, last)
-            elif last > told.get(name, 0):
+            elif name not in besides and last > told.get(name, 0):
                 found[name] = registry.history(home, name)[told.get(name, 0) :]
                 now[name] = last
         if now != told:

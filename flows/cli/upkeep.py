@@ -1,4 +1,4 @@
-"""Upkeep of a platform that runs for months: ends of runs that nobody told of, logs and results that would grow for ever.
+"""Upkeep of a platform that runs for months: what nobody told of yet, logs and results that would grow for ever.
 
 Import this after the server's environment is set.
 """
@@ -17,7 +17,9 @@ from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.cli.lost_runs import MISSED
 from pipeline_lib.runtime.event_log import RotatedOutput
+from pipeline_lib.runtime.outcomes import read_outcomes
 
 HOOK_SECONDS = 30.0  # a run's own hooks know more of its end, and come first
 ENDS_LOOKED_AT = 50
@@ -27,7 +29,8 @@ CLEAN_SECONDS = 3600.0
 
 
 class UntoldEnds:
-    """Runs that failed with nobody left to tell of it: killed, of a flow that cannot be imported, or closed as lost.
+    """What nobody told of: runs that were killed, cancelled before they began, of a flow that cannot be imported, or closed as
+    lost; and models that a person brought back at a terminal.
 
     Args:
         home: the artifact root, whose records say which ends are told.
@@ -38,6 +41,7 @@ class UntoldEnds:
         self._since = datetime.now(UTC) - timedelta(seconds=hook_seconds)
         self._seen: set[UUID] = set()
         self._flows: dict[UUID, str] = {}
+        self._registry_at = 0.0
 
     def look(self, client: SyncPrefectClient, at_once: bool = False) -> list[str]:
         """Record and tell of the ends since the last look; the messages' subjects.
@@ -48,10 +52,10 @@ class UntoldEnds:
         until = datetime.now(UTC) - timedelta(seconds=0.0 if at_once else self.hook_seconds)
         found = [run for run in self._ended(client, until) if run.id not in self._seen]
         self._seen |= {run.id for run in found}
-        return [told for run in found if (told := self._tell(client, run))]
+        return [*(told for run in found if (told := self._tell(client, run))), *self._tell_registry()]
 
     def _ended(self, client: SyncPrefectClient, until: datetime) -> list[FlowRun]:
-        failed = filters.FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED])
+        failed = filters.FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED, StateType.CANCELLED])
         ended = filters.FlowRunFilterEndTime(after_=self._since, before_=until)
         wanted = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=failed), end_time=ended)
         return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.END_TIME_DESC, limit=ENDS_LOOKED_AT)
@@ -60,12 +64,27 @@ class UntoldEnds:
         from flows.hooks import Ended, is_outermost, record_end  # 60 MB, which most days need not
         from flows.notices import subject_of
 
-        if run.state is None or not is_outermost(run):
+        if run.state is None or not is_outermost(run) or (run.state.message or "").startswith(MISSED):
             return ""
         if run.flow_id not in self._flows:
             self._flows[run.flow_id] = client.read_flow(run.flow_id).name
         message = record_end(self.home, subject_of(self._flows[run.flow_id], run.parameters), Ended.of(run, run.state))
         return message.subject if message else ""
+
+    def _tell_registry(self) -> list[str]:
+        """Tell of models whose history grew while no run of their name was at work."""
+        histories = [path for path in (self.home / "registry").glob("*/history") if path.is_dir()]
+        changed = max((path.stat().st_mtime for path in histories), default=0.0)
+        if changed == self._registry_at:
+            return []
+        from flows.notices import mark_registry, tell_registry
+
+        if not self._registry_at:
+            mark_registry(self.home)
+        at_work = {outcome.name for outcome in read_outcomes(self.home) if outcome.state == "running" and not outcome.is_dead}
+        told = tell_registry(self.home, besides=at_work)
+        self._registry_at = changed if not at_work else -1.0  # else it is looked at again
+        return told
 
 
 class Upkeep:

@@ -252,7 +252,7 @@ def vacuum(path: Path, home: Path, days_back: int) -> None:
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{path}",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86_400 + back),
         "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": heartbeats,
-        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": str(7 * 86_400 + back),
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{7 + days_back}D",
     }
     subprocess.run([sys.executable, "-c", VACUUM], env=environment(home, **settings), capture_output=True, check=True)
 
