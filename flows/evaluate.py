@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import EvaluateParams
-from flows.runs import checkpoint_behind
+from flows.runs import checkpoint_behind, name_in_registry
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
@@ -21,10 +21,11 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.evaluation.suites.report import Compared
-from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.train.start import checkpoint_of
 from tasks.evaluation import (
     BASELINES,
     Evaluations,
@@ -70,7 +71,7 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     of_corpus, public = parted_suites(params.suites)
     run, labels = runs_of(params) if params.checkpoints or of_corpus else (None, [])
     work = run.work if run else workspace_without_run(params)
-    champion = find_champion(work, params.against)
+    champion = find_champion(work, run, params.against)
     suites = evaluate_suites(params, public, work, (run, labels) if params.checkpoints else None, champion)
     measured = EvaluatedRef(split=params.split, checkpoints={})
     evaluations, theirs = list(suites.evaluations), list(suites.champion)
@@ -131,7 +132,7 @@ def evaluate_suites(
     return PublicEvaluations(found, theirs, checked, skipped)
 
 
-def find_champion(work: Workspace, against: str | None) -> Checkpoint | None:
+def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) -> Checkpoint | None:
     """The checkpoint behind the champion of a name; None where there is none, and where what it was made from is gone.
 
     Args:
@@ -140,19 +141,18 @@ def find_champion(work: Workspace, against: str | None) -> Checkpoint | None:
     Raises:
         UserError: there is no champion of the name that was given.
     """
-    name, known = against or work.config.name, registry.names(work.home)
-    if name == NO_CHAMPION or (against is None and name not in known):
+    home = work.store.remote or work.home
+    known = registry.names(home)
+    if against == NO_CHAMPION or not known:
         return None
-    if name not in known:
-        raise UserError(f"no champion of the name {name!r}; there is: {', '.join(known) or 'nothing'}; or give {NO_CHAMPION}")
+    if against and against not in known:
+        raise UserError(f"no champion of the name {against!r}; there is: {', '.join(known)}; or give {NO_CHAMPION}")
+    name = against or work.config.name
     try:
-        found = registry.champion(work.home, name)
-        if found is None:  # nothing but a trial
-            return None
-        made_from = (
-            f"{found.trained}/{found.checkpoint}" if found.trained else checkpoint_behind(work.store, found.model_digest)
-        )
-        return open_checkpoint(work.store, made_from)
+        if not against:
+            name, _ = name_in_registry(work.config, run.params.settings() if run and run.params else None, home)
+        found = registry.champion(home, name) if name in known else None
+        return checkpoint_of(work.store, checkpoint_behind(work.store, found)) if found else None
     except (UserError, CorruptArtifact) as error:
         say(f"  nothing is compared with the champion of {name}: {error}")
         return None
@@ -184,6 +184,27 @@ def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
     """Checkpoints of a run as models that suites are put to."""
     precision = run.work.config.suites.precision
     return [CheckpointEncoder(run.lineage.checkpoint(label), precision=precision) for label in labels]
+
+
+def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artifact]:
+    """The suites that selection shall count, on their validation splits, for each model."""
+    config = run.work.config.select
+    if not config.suites:
+        return []
+    given = (config.suites, config.suite_data or "", "validation", config.quick_suites)
+    suites, _ = open_suites_task(*given, skip_missing=False, config=run.work.config.suites)
+    return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
+
+
+def measured_on_validation(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> tuple[list[Evaluations], Artifact]:
+    """What selection reads of each checkpoint, of whatever run, on the validation of this run's corpus; and its contract."""
+    part = HeldOutPart(run.work.store, run.lineage.curated, "validation", run.work.config)
+    precision = run.work.config.suites.precision
+    found = [
+        (*checkpoint_task(part, checkpoint), *suites_on_validation(run, [CheckpointEncoder(checkpoint, precision=precision)]))
+        for checkpoint in checkpoints
+    ]
+    return found, check_evaluations_task(run.work.store, [artifact for evaluations in found for artifact in evaluations])
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def subject_of(flow: str, parameters: Mapping[str, Any], of: Flow[..., Any] | No
     params = given if isinstance(given, Params) else None
     with contextlib.suppress(Exception):  # parameters that the flow refuses are why it failed
         model = MODELS[flow] if of is None else typing.get_type_hints(of.fn)["params"]
-        params = params or model.model_validate(fields)
+        params = params or (model.model_validate(fields) if issubclass(model, Params) else None)
     name, notified = str(fields.get("name") or fields.get("preset") or flow), NotifyConfig()
     command = UNKNOWN
     if params is not None:

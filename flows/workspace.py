@@ -43,6 +43,7 @@ AFTER_TRAINING = (
     "select",
     "export",
     "index",
+    "promote",
 )
 
 
@@ -175,10 +176,13 @@ def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **k
     """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
     from prefect import flow
 
+    from tasks.ui import paused_with_caller
+
     made: list[R] = []
 
     def body() -> None:
-        made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
+        with paused_with_caller():
+            made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
 
     flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
     return made[0]
@@ -231,9 +235,8 @@ def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin
     base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, _data_sentence(work.config)
     if start is not None:
         base, data = _story_before(work.store, start, data)
-    if (
-        start is not None and work.start and start.name == work.start.name
-    ):  # as it was meant when it was found, whatever is named so later
+    # as it was meant when it was found, whatever is named so later
+    if start is not None and work.start and start.name == work.start.name:
         own = _named_start(params, own, start.name)
     return Origin(
         params=own.model_dump(mode="json", exclude={"machine"}, exclude_none=True),

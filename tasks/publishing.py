@@ -23,7 +23,6 @@ from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.index import build_index
-from pipeline_lib.search.registry import Candidate, promote, set_default
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
@@ -111,13 +110,6 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact
-
-
-@stage_task("promote")
-def promote_task(home: Path, exported: Artifact, index: Artifact, name: str) -> None:
-    """From now on `cpt search` uses this model and this index."""
-    promote(home, name, Candidate(exported, index))
-    set_default(home, name)
 
 
 @stage_task("hardest-negatives")

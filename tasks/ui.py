@@ -10,7 +10,8 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -28,6 +29,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import Pause
 from prefect.states import Cancelled
@@ -91,6 +93,20 @@ def _end_suspended() -> None:
             )
             client.set_task_run_state(context.task_run.id, told, force=True)
         context.task_run.state = told  # what Prefect's log says of it
+
+
+@contextmanager
+def paused_with_caller() -> Iterator[None]:
+    """A flow within another one, in the block, is Paused while that is suspended; Prefect would leave it Running."""
+    try:
+        yield
+    except Pause:
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            with get_client(sync_client=True) as client:
+                told = State(type=StateType.PAUSED, name="Paused", message="The run that called it was suspended.")
+                client.set_flow_run_state(context.flow_run.id, told, force=True)
+        raise
 
 
 def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -1,4 +1,4 @@
-"""Automations of the deployments, as prefect.yaml's `triggers` say: created where they are missing, else as a person left them."""
+"""Automations of the deployments, as `triggers` of prefect.yaml say: created where missing, else as a person left them."""
 
 from __future__ import annotations
 

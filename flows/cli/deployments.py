@@ -18,7 +18,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
-from prefect.client.schemas.objects import DeploymentSchedule, StateType
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.events.schemas.automations import AutomationCore
@@ -195,13 +195,20 @@ def _move_settings(
         if error.response.status_code not in (CONFLICT, UNPROCESSABLE):
             raise
         typer.echo(f"{code.name}: what was set in the UI does not fit the code any more, and is as in prefect.yaml again")
-    there = [_schedule_now(schedule) for schedule in new.schedules]  # a start that was cut had moved them
-    missing = [words for schedule in old.schedules if (words := _schedule_now(schedule)) not in there]
-    client.create_deployment_schedules(new.id, [DeploymentScheduleCreate(**words) for words in missing])
+    for schedule in new.schedules:
+        client.delete_deployment_schedule(new.id, schedule.id)
+    kept_schedules = _kept_schedules(code.schedules(), record["schedules"], old)
+    client.create_deployment_schedules(new.id, [DeploymentScheduleCreate(**words) for words in kept_schedules])
 
 
-def _schedule_now(schedule: DeploymentSchedule) -> dict[str, Any]:
-    return schedule.model_dump(mode="json", include={"schedule", "active", "parameters", "slug"})
+def _kept_schedules(code: dict[str, Any], last: dict[str, Any], old: DeploymentResponse) -> list[dict[str, Any]]:
+    """The code's schedules as a person changed them, and those that a person added."""
+    now = [schedule.model_dump(mode="json", include={"schedule", "active", "parameters", "slug"}) for schedule in old.schedules]
+    ours = {*last, *code}
+    added = [words for words in now if words["slug"] not in ours]
+    there = {words.pop("slug"): words for words in now if words["slug"] in ours}
+    kept = {slug: keep_changes(words, last.get(slug, ABSENT), there.get(slug, ABSENT)) for slug, words in code.items()}
+    return [*added, *({**words, "slug": slug} for slug, words in kept.items() if words is not ABSENT)]
 
 
 def _move_planned_runs(client: SyncPrefectClient, of_old: filters.DeploymentFilter, new: DeploymentResponse) -> None:

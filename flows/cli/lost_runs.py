@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -142,11 +142,11 @@ def _is_root(run: FlowRun) -> bool:
     return run.parent_task_run_id is None or run.deployment_id is not None
 
 
-def _close(client: SyncPrefectClient, run_id: UUID, reason: str) -> bool:
-    """Set a run and the tasks and flows below it to Crashed, unless it has ended meanwhile."""
+def _close(client: SyncPrefectClient, run_id: UUID, reason: str, states: Collection[StateType] = UNFINISHED) -> bool:
+    """Set a run in one of these states and the tasks and flows below it to Crashed, unless it has ended meanwhile."""
     with contextlib.suppress(ObjectNotFound):
         state = client.read_flow_run(run_id).state
-        if state is None or state.type not in UNFINISHED:
+        if state is None or state.type not in states:
             return False
         message = f"Was {state.name} when the platform was interrupted: {reason}."
         client.set_flow_run_state(run_id, Crashed(message=message), force=True)
@@ -170,14 +170,15 @@ def _close_below(client: SyncPrefectClient, run_id: UUID) -> None:
 
 def _close_children_of_ended(client: SyncPrefectClient, processes: dict[UUID, psutil.Process]) -> None:
     """Close flows whose caller has ended without them: a worker that reports a killed run knows only the outermost."""
-    for run in _read_runs(client, UNFINISHED):
+    unfinished = [*UNFINISHED, StateType.PAUSED]  # with its caller, which was never resumed
+    for run in _read_runs(client, unfinished):
         if _is_root(run) or run.parent_task_run_id is None:
             continue
         with contextlib.suppress(ObjectNotFound):
             caller_id = client.read_task_run(run.parent_task_run_id).flow_run_id
             caller = client.read_flow_run(caller_id) if caller_id is not None and caller_id not in processes else None
             if caller and caller.state and caller.state.is_final():
-                _close(client, run.id, "so was the run that called it")
+                _close(client, run.id, "so was the run that called it", unfinished)
 
 
 def _free_slots(client: SyncPrefectClient, home: Path) -> None:

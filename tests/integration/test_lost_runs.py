@@ -295,7 +295,7 @@ def redeploy(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         }
         monkeypatch.setattr(deployments, "declaration", lambda: json.loads(json.dumps(declared)))
         deployments.deploy_all(served.client, tmp_path)
-        return served.client.read_deployment_by_name("retrain/kept")
+        return served.client.read_deployment_by_name(deployments.Declared(entry).name)
 
     monkeypatch.setenv("PREFECT_API_URL", str(served.client.api_url))
     deployments.ensure_work_pool(served.client)
@@ -341,3 +341,168 @@ def test_parameters_that_the_code_no_longer_takes_do_not_stop_a_start(
     later = redeploy(ENTRY | {"enforce_parameter_schema": True})
     assert later.parameters == {"params": {"preset": "demo"}}
     assert "retrain/kept: what was set in the UI does not fit the code" in capsys.readouterr().out
+
+
+def test_a_deployment_with_another_name_takes_over_what_a_person_set_and_the_old_one_goes(
+    served: Served, redeploy: Callable[[dict[str, Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import states
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.exceptions import ObjectNotFound
+
+    from flows.cli import deployments
+
+    monkeypatch.setattr(deployments, "EARLIER_NAME", "before")
+    old = redeploy({**ENTRY, "name": "before"})
+    served.client.update_deployment(old.id, DeploymentUpdate(tags=["mine"], paused=True, concurrency_limit=3))
+    served.client.update_deployment_schedule(old.id, old.schedules[0].id, active=True)
+    served.client.request("POST", f"/deployments/{old.id}/schedules", json=[{"schedule": {"interval": 3600}, "active": False}])
+    later = datetime.now(UTC) + timedelta(days=1)
+    served.client.create_flow_run_from_deployment(old.id, name="planned", state=states.Scheduled(scheduled_time=later))
+    suspended = served.client.create_flow_run_from_deployment(old.id).id
+    served.client.set_flow_run_state(suspended, states.Suspended(timeout_seconds=900), force=True)
+    automation = automation_of(served, old.id)
+
+    renamed = {**ENTRY, "name": "retrain", "description": "As in the later code."}
+    for _ in range(2):  # a second start finds all moved
+        new = redeploy(renamed)
+        assert (new.description, new.tags, new.paused) == ("As in the later code.", ["mine"], True)
+        assert new.global_concurrency_limit.limit == 3
+        assert sorted((one.slug or "", one.active) for one in new.schedules) == [("", False), ("nightly", True)]
+        assert served.client.read_deployment_by_name("retrain/before").id == old.id, "its suspended run could not be resumed"
+    wanted = {"flow_runs": {"deployment_id": {"any_": [str(new.id)]}, "name": {"any_": ["planned"]}}}
+    (planned,) = served.client.request("POST", "/flow_runs/filter", json=wanted).json()
+    assert datetime.fromisoformat(planned["expected_start_time"]) == later
+    assert served.client.read_automation(automation).actions[0].deployment_id == new.id
+
+    served.client.set_flow_run_state(suspended, states.Cancelled(), force=True)
+    served.client.update_deployment(new.id, DeploymentUpdate(tags=["later"]))
+    assert redeploy(renamed).tags == ["later"], "what was set since is kept"
+    with pytest.raises(ObjectNotFound):
+        served.client.read_deployment_by_name("retrain/before")
+
+
+def automation_of(served: Served, deployment: UUID) -> UUID:
+    """A person's automation that runs a deployment."""
+    from prefect.events.actions import RunDeployment
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger
+
+    trigger, action = EventTrigger(expect={"mine"}), RunDeployment(source="selected", deployment_id=deployment, parameters=None)
+    return served.client.create_automation(AutomationCore(name="mine", trigger=trigger, actions=[action]))
+
+
+REGISTERED = {
+    "name": "on-registered",
+    "description": "As in the code.",
+    "enabled": False,
+    "expect": ["cpt.checkpoint.registered"],
+    "parameters": {
+        "params": {
+            "__prefect_kind": "json",
+            "value": {"__prefect_kind": "jinja", "template": "{{ event.payload.params | tojson }}"},
+        }
+    },
+}
+
+
+def test_an_automation_follows_the_code_and_a_person_s_switch_and_runs_with_the_event_s_parameters(
+    served: Served, redeploy: Callable[[dict[str, Any]], Any]
+) -> None:
+    evaluate = {
+        **{key: value for key, value in ENTRY.items() if key not in ("schedules", "concurrency_limit")},
+        "entrypoint": "flows/evaluate.py:evaluate",
+        "name": "kept",
+        "parameters": {"params": {}},
+        "triggers": [REGISTERED],
+    }
+    found = redeploy(evaluate)
+    (first,) = served.client.read_automations_by_name("on-registered")
+    assert (first.enabled, first.actions[0].deployment_id) == (False, found.id)
+    served.client.resume_automation(first.id)
+    redeploy({**evaluate, "triggers": [REGISTERED | {"description": "As in the later code."}]})
+    (later,) = served.client.read_automations_by_name("on-registered")
+    assert (later.id, later.enabled, later.description) == (first.id, True, "As in the later code.")
+
+    params = {"models": ["0123456789abcdef/step-000240"], "split": "validation", "machine": {"artifacts": "/a 'place'"}}
+    event = {
+        "event": "cpt.checkpoint.registered",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": "cpt.checkpoint.0123456789abcdef/step-000240"},
+        "payload": {"params": params},
+        "id": str(uuid4()),
+    }
+    served.client.request("POST", "/events", json=[event])
+    for _ in range(300):
+        if runs := runs_of(served, found.id):
+            break
+        time.sleep(0.1)
+    assert [run["parameters"] for run in runs] == [{"params": params}]
+
+
+@pytest.fixture
+def restarts(served: Served, tmp_path: Path) -> Callable[[int], Any]:
+    from flows.cli.restarts import Restarts
+
+    return lambda times: Restarts(served.client, tmp_path, times)
+
+
+def lose(served: Served, lost_runs: Any, restarts: Any, run: UUID) -> None:
+    """Cut a run off in the middle of its work, and note it."""
+    from prefect import states
+
+    for state in (states.Pending(), states.Running()):
+        served.client.set_flow_run_state(run, state)
+    served.client.request("PATCH", f"/flow_runs/{run}/labels", json={"prefect.worker.name": lost_runs.worker_name(served.home)})
+    lost_runs.close_lost(served.client, served.home, restarts.note)
+    assert state_of(served, run) == "CRASHED"
+
+
+def runs_of(served: Served, deployment: UUID) -> list[dict[str, Any]]:
+    wanted = {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return list(served.client.request("POST", "/flow_runs/filter", json=wanted).json())
+
+
+def test_a_lost_run_is_started_again_as_it_was_so_many_times_and_never_twice_for_one_loss(
+    served: Served, deployment: UUID, lost_runs: Any, restarts: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    platform, noted = restarts(2), tmp_path / "prefect" / "cut_off.json"
+    first = served.client.create_flow_run_from_deployment(deployment, name="mine", parameters={"a": [1, None]}, tags=["t"]).id
+    lose(served, lost_runs, platform, first)
+    note = noted.read_bytes()
+    assert platform.start() == ["mine"]
+    noted.write_bytes(note)  # as if it was killed before it forgot
+    restarts(2).start()
+    assert platform.start() == []
+    _, second = runs_of(served, deployment)
+    assert (second["name"], second["parameters"], second["tags"]) == ("mine", {"a": [1, None]}, ["t"])
+    assert second["labels"]["cpt.restart-of"] == str(first)
+    lose(served, lost_runs, platform, UUID(second["id"]))
+    assert platform.start() == ["mine"]
+    lose(served, lost_runs, platform, UUID(runs_of(served, deployment)[2]["id"]))
+    assert platform.start() == []
+    assert "not started again" in capsys.readouterr().out
+    assert len(runs_of(served, deployment)) == 3
+
+
+def test_a_run_is_started_again_only_where_that_is_asked_for_and_nobody_ended_it(
+    served: Served, deployment: UUID, lost_runs: Any, restarts: Any
+) -> None:
+    from prefect import states
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    lose(served, lost_runs, restarts(0), served.client.create_flow_run_from_deployment(deployment).id)
+    assert restarts(0).start() == []
+    assert restarts(1).start() == [], "an earlier start decided, and forgot it"
+
+    cancelled = start(served, deployment, "Cancelling", lost_runs.worker_name(served.home))
+    lost_runs.close_lost(served.client, served.home, restarts(1).note)
+    assert (state_of(served, cancelled), restarts(1).start()) == ("CRASHED", [])
+
+    finished = start(served, deployment, "Running", lost_runs.worker_name(served.home))
+    restarts(1).note_ids([finished, uuid4()])
+    served.client.set_flow_run_state(finished, states.Completed())
+    assert restarts(1).start() == [], "it came to its end before it was stopped"
+
+    served.client.update_deployment(deployment, DeploymentUpdate(tags=["restart-lost"]))
+    lose(served, lost_runs, restarts(0), served.client.create_flow_run_from_deployment(deployment, name="asked").id)
+    assert restarts(0).start() == ["asked"]

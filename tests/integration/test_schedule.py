@@ -116,7 +116,7 @@ def test_up_deploys_everything_and_says_what_to_do_next(platform: Platform) -> N
     url, said = platform.url, platform.said
     deployments = post(f"{url}/deployments/filter", {})
     names = {(d["name"], str(d["entrypoint"]).rsplit(":", 1)[1]) for d in deployments}
-    assert {("demo", "retrain"), ("nightly", "retrain"), ("manual", "evaluate"), ("manual", "build_dataset")} <= names
+    assert {("demo", "retrain"), ("nightly", "retrain"), ("evaluate", "evaluate"), ("build-dataset", "build_dataset")} <= names
     assert "prefect deployment run 'retrain/demo'" in said
     for deployment in deployments:
         schema = deployment["parameter_openapi_schema"]
@@ -152,7 +152,7 @@ def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform
     url, process = platform.url, platform.process
 
     def run() -> dict[str, Any]:
-        (found,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke"]}}})
+        (found,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke-cancelled"]}}})
         return found
 
     def steps() -> list[dict[str, Any]]:
@@ -173,7 +173,9 @@ def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform
     assert max(saved) == steps()[-1]["step"], "the last step that was taken is saved, not the last of the clock's saves"
 
 
-def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platform: Platform, corpus: Path) -> None:
+def test_after_a_power_cut_the_cut_run_is_crashed_and_started_again_where_that_is_asked_for(
+    platform: Platform, corpus: Path
+) -> None:
     demo, nightly = deployment_named(platform, "demo"), deployment_named(platform, "nightly")
     post(f"{platform.url}/deployments/{demo['id']}", {"parameters": {"params": {"preset": "smoke"}}, "tags": ["mine"]}, "PATCH")
     weekly = {"schedule": {"cron": "0 5 * * 0"}, "active": True, "parameters": {"params": {"preset": "smoke"}}}
@@ -183,13 +185,17 @@ def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platfo
     wait_until(lambda: any(run["parent_task_run_id"] for run in runs_in(platform, "RUNNING")), 120)
     platform.cut()
 
-    platform.start(before_exec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as below `nohup cpt up &`
+    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731 - as below `nohup cpt up &`
+    platform.start("--restart-lost", "1", before_exec=ignore)
     assert "closed as Crashed" in platform.said
-    assert runs_in(platform, "RUNNING") == [], "neither the run nor the flow that it called is Running for ever"
     (cut,) = [run for run in runs_in(platform, "CRASHED") if run["deployment_id"] == demo["id"]]
     assert "no process of it is left" in cut["state"]["message"]
-    platform.run("retrain/demo", **params, name="next")
+    called = runs_in(platform, "CRASHED")
+    assert len(called) > 1, "the flow that it called is not Running for ever"
     wait_until(lambda: platform.states(demo["id"]) == ["CRASHED", "RUNNING"], 60)
+    (again,) = [run for run in runs_in(platform, "RUNNING") if run["deployment_id"] == demo["id"]]
+    assert (again["name"], again["parameters"]) == (cut["name"], cut["parameters"])
+    assert cut["name"] == "retrain-smoke-cut"
 
     after = deployment_named(platform, "demo")
     assert (after["parameters"], after["tags"]) == ({"params": {"preset": "smoke"}}, ["mine"])
