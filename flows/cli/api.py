@@ -148,6 +148,11 @@ def parse_time(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def age(text: str, now: datetime) -> float:
+    """Seconds from a time of the API's to now; below 0 for one to come."""
+    return (now - parse_time(text)).total_seconds()
+
+
 def newest(times: Sequence[str]) -> str:
     """The last of them; empty of none."""
     return max(times, key=parse_time) if times else ""

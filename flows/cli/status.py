@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.api import Api, Row, find_api, newest, parse_time, seconds_left
+from flows.cli.api import Api, Row, find_api, newest, seconds_left
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.runtime.outcomes import Outcome, read_outcomes
 
@@ -284,8 +284,3 @@ def _asked(api: Api | None, problems: list[str], question: Any, otherwise: Any) 
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def age(text: str, now: datetime) -> float:
-    """Seconds from a time of the API's to now; below 0 for one to come."""
-    return (now - parse_time(text)).total_seconds()
