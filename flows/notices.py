@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import json
 import logging
+import os
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def notify(home: Path, config: NotifyConfig, message: Message) -> list[str]:
     state = "failed" if failed else "sent"
     event_log.tell("notification", "; ".join(failed), about=message.event, state=state, subject=message.subject)
     if failed:
-        logging.getLogger("prefect.flow_runs").warning("notification was not sent: %s", "; ".join(failed))
+        of_run = {"flow_run_id": message.run_id, "flow_run_name": message.run, "flow_name": message.flow}
+        logger = logging.getLogger("prefect.flow_runs" if message.run_id else __name__)
+        logger.warning("notification was not sent: %s", "; ".join(failed), extra=of_run)
         say(f"  warning: nobody was told that {message.subject}: {'; '.join(failed)}")
     return failed
 
@@ -197,6 +200,18 @@ def tell_registry(
             notify(home, config or NotifyConfig(), message)
             subjects.append(message.subject)
     return subjects
+
+
+def tell_waiting(home: Path, config: NotifyConfig, name: str, reason: str) -> None:
+    """Tell that the run that is at work here waits for an answer in Prefect's UI."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    found = context.flow_run if context else None
+    run = {"run": found.name, "run_id": str(found.id), "flow": context.flow.name} if context and found else {}
+    ui = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
+    page = f"open {ui}/runs/flow-run/{run['run_id']} and press Resume" if ui and run else UNKNOWN
+    notify(home, config, Message("approval", name, reason, page, stage="promote", **run))
 
 
 def mark_registry(home: Path) -> None:

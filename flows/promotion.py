@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import HeldOutEvaluations, measured_on_validation
 from flows.hooks import HOOKS
+from flows.notices import tell_waiting
 from flows.options import Group, place
 from flows.runs import checkpoint_behind, given_source, name_in_registry
 from flows.workspace import TrainedRun, in_subflow
@@ -112,6 +113,8 @@ class _Promotion:
         page = comparison_markdown(self.name, checks)
         hours = self.config.promote.ask_hours
         say(f"  {'promotion':<18} {self.name}: the run is paused in Prefect's UI until somebody answers, {hours:g} h at most")
+        doubts = "; ".join(reasons) or "better than the champion"
+        tell_waiting(artifact_home(), self.config.notify, self.name, f"{self.told['candidate']}: {doubts}; {hours:g} h at most")
         try:
             asked = Approval.with_initial_data(description=page, promote=not reasons)
             answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)

@@ -10,7 +10,7 @@ from pydantic import field_serializer, model_validator
 
 from pipeline_lib.config.base import StageConfig, operational
 
-Event = Literal["failure", "quarantine", "cancellation", "recovery", "promotion", "held_back", "rollback"]
+Event = Literal["failure", "quarantine", "cancellation", "recovery", "approval", "promotion", "held_back", "rollback"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 OF_ENVIRONMENT = re.compile(r"\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 SCHEMES = ("http", "https")

@@ -22,6 +22,7 @@ HEADINGS: dict[Event, str] = {
     "quarantine": "was stopped by its data contract",
     "cancellation": "was cancelled",
     "recovery": "works again",
+    "approval": "waits for a person's answer",
     "promotion": "was promoted",
     "held_back": "was held back",
     "rollback": "was rolled back",
