@@ -8,6 +8,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import AblateParams
 from flows.train import start_of_training
@@ -31,7 +32,7 @@ class AblatedRef(BaseModel):
     runs: int = Field(description="Arms times seeds.")
 
 
-@flow(name="ablate", flow_run_name=run_name)
+@flow(name="ablate", flow_run_name=run_name, **HOOKS)
 def ablate(params: AblateParams) -> AblatedRef:
     """Train and measure each arm on the validation split; an arm that is done already is found done.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prefect import flow
 
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import DatasetParams
 from flows.runs import asked_digest, find_checkpoint, started_at
@@ -24,7 +25,7 @@ from tasks.dataset import (
 )
 
 
-@flow(name="build-dataset", flow_run_name=run_name)
+@flow(name="build-dataset", flow_run_name=run_name, **HOOKS)
 def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 

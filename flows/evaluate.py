@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import EvaluateParams
 from flows.runs import checkpoint_behind, name_in_registry
@@ -58,7 +59,7 @@ class EvaluatedRef(BaseModel):
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
-@flow(name="evaluate", flow_run_name=run_name)
+@flow(name="evaluate", flow_run_name=run_name, **HOOKS)
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
     """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
 

@@ -7,6 +7,7 @@ import time
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
 from flows.workspace import open_store, origin_of_tuning, published_checkpoint
@@ -33,7 +34,7 @@ class FinetunedRef(BaseModel):
     figures: dict[str, tuple[float, float]] = Field(description="SUITE TASK METRIC to its value before and after.")
 
 
-@flow(name="finetune", flow_run_name=run_name)
+@flow(name="finetune", flow_run_name=run_name, **HOOKS)
 def finetune(params: FinetuneParams) -> FinetunedRef:
     """Read training sets, mine hard negatives, tune the checkpoint on them, and compare before with after.
 

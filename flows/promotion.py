@@ -13,6 +13,8 @@ from prefect.input import RunInput
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import HeldOutEvaluations, measured_on_validation
+from flows.hooks import HOOKS
+from flows.notices import tell_waiting
 from flows.options import Group, place
 from flows.runs import checkpoint_behind, given_source, name_in_registry
 from flows.workspace import TrainedRun, in_subflow
@@ -112,6 +114,8 @@ class _Promotion:
         page = comparison_markdown(self.name, checks)
         hours = self.config.promote.ask_hours
         say(f"  {'promotion':<18} {self.name}: the run is paused in Prefect's UI until somebody answers, {hours:g} h at most")
+        doubts = "; ".join(reasons) or "better than the champion"
+        tell_waiting(artifact_home(), self.config.notify, self.name, f"{self.told['candidate']}: {doubts}; {hours:g} h at most")
         try:
             asked = Approval.with_initial_data(description=page, promote=not reasons)
             answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
@@ -220,7 +224,7 @@ class RolledBackRef(BaseModel):
     event: int
 
 
-@flow(name="rollback", flow_run_name="rollback-{params.name}")
+@flow(name="rollback", flow_run_name="rollback-{params.name}", **HOOKS)
 def rollback(params: RollbackParams) -> RolledBackRef:
     """Bring the pair back that a name had before its last promotion, or that of an earlier event.
 

@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
 from flows.promotion import promoted
@@ -76,7 +77,7 @@ class Published:
         )
 
 
-@flow(name="publish", flow_run_name=run_name)
+@flow(name="publish", flow_run_name=run_name, **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
     """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
 

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.nightly import Night, dry_run, night
 from flows.params import RunParams
@@ -22,7 +23,7 @@ from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
 
-@flow(name="retrain", flow_run_name=run_name)
+@flow(name="retrain", flow_run_name=run_name, **HOOKS)
 def retrain(params: RunParams) -> Any:
     """Build the dataset, train, evaluate, select, export, index, promote and report. What is done already is found done.
 

@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pretrain import pretrain_on
@@ -44,7 +45,7 @@ class TrainedRef(BaseModel):
     trained: str = Field(description="Key of the `train` artifact.")
 
 
-@flow(name="train", flow_run_name=run_name)
+@flow(name="train", flow_run_name=run_name, **HOOKS)
 def train(params: TrainParams) -> TrainedRef:
     """Train the encoder contrastively, after causal language modelling where the preset asks for it.
 

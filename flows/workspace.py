@@ -20,7 +20,7 @@ from flows.runs import (
     published_checkpoint,
     with_settings,
 )
-from flows.settings import Values, find_setting, flat, public_place, words_of
+from flows.settings import Values, find_setting, flat, public_place, without_section, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
@@ -351,7 +351,7 @@ def _train_params(params: SourceParams) -> TrainParams:
     """The parameters that train the same run, without a file of this machine."""
     folded = params.folded()
     fields = {name: getattr(folded, name) for name in TrainParams.model_fields if name in type(folded).model_fields}
-    values = flat(RunConfig, parse_set(folded.set))
+    values = without_section(RunConfig, parse_set(folded.set), "notify")  # whom to tell makes no other run, and may be a secret
     for field, setting in TrainParams.FIELDS.items():
         if field not in type(folded).model_fields and setting in values:
             fields[field] = values.pop(setting)

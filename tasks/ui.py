@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
+import logging
 import math
 import sys
 import time
@@ -36,9 +39,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from pipeline_lib.errors import TransientError
-from pipeline_lib.runtime import interruption
+from pipeline_lib.runtime import event_log, interruption
 from pipeline_lib.runtime.machine import PAGES_FILE, artifact_home
+from pipeline_lib.runtime.messages import without_secrets
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.store.artifact import Artifact
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +53,7 @@ LINE_SECONDS = 10.0  # between plain lines where there is no terminal to redraw
 REDRAW_SECONDS = 0.2
 SHOW_AFTER_SECONDS = 1.0
 BAR_WIDTH = 24
+MOST_PARTS = 2_000  # of an artifact that the structured log has a line for
 PACE_SECONDS = 180.0  # of which the pace is taken: some tasks report but once a minute
 
 
@@ -113,12 +119,19 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
         @wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             interruption.check()
+            began = time.time()
+            event_log.tell("stage", "begun", stage=name)
             try:
-                return function(*args, **kwargs)
+                made = function(*args, **kwargs)
+                with contextlib.suppress(Exception):  # a log that cannot be written is no failure of the stage
+                    _tell_done(name, began, made)
+                return made
             except BaseException as error:
                 release_frames(error)
                 if isinstance(error, Pause):
                     _end_suspended()
+                else:
+                    _note_stage(error, name)
                 raise
             finally:
                 for progress in list(_DRAWN):  # of a stage that failed or was interrupted
@@ -136,6 +149,40 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
         )(body)
 
     return decorate
+
+
+def stage_of(error: BaseException) -> str:
+    """The stage that an exception came out of; empty: of none."""
+    return str(getattr(error, "stage_name", ""))
+
+
+def _note_stage(error: BaseException, name: str) -> None:
+    with contextlib.suppress(AttributeError):  # of a class that takes no attributes
+        error.stage_name = stage_of(error) or name  # type: ignore[attr-defined]
+    why = f"{type(error).__name__}: {error}"
+    event_log.tell("stage", without_secrets(why), logging.ERROR, stage=name, state="failed")
+
+
+def _tell_done(name: str, began: float, made: object) -> None:
+    """The end of a stage, its artifacts and their new parts, in the structured log."""
+    if not event_log.EVENTS.handlers:
+        return
+    artifacts = [one for one in (made if isinstance(made, list | tuple) else (made,)) if isinstance(one, Artifact)]
+    event_log.tell("stage", "done", stage=name, state="done", seconds=round(time.time() - began, 2), artifacts=len(artifacts))
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        is_new = float(json.loads(artifact.note("run.json") or b"{}").get("started_at", 0.0)) >= began
+        told: dict[str, Any] = {
+            "artifact": f"{manifest.stage}/{manifest.key}",
+            "reused": not is_new,
+            "counts": manifest.counts.model_dump(),
+        }
+        event_log.tell("artifact", stage=name, parts=len(manifest.parts), **told)
+        for part in manifest.parts[:MOST_PARTS] if is_new else ():
+            rows = part.counts.model_dump()
+            event_log.tell(
+                "part", part.label, stage=name, part=part.key, bytes=sum(file.bytes for file in part.files), counts=rows
+            )
 
 
 class StageProgress:
@@ -178,6 +225,7 @@ class StageProgress:
         if now - self._ui_at > UI_SECONDS:
             self._ui_at = now
             self._update_ui(self._line.tasks[0].percentage, note)
+            event_log.tell("progress", note, stage=self.name, percent=round(self._line.tasks[0].percentage, 1))
         if self._redraws or now - self._line_at > LINE_SECONDS:
             self._line_at = now
             self._draw()

@@ -16,6 +16,7 @@ from flows.cli.plan import plan_app
 from flows.cli.runs import runs
 from flows.cli.search import rollback, search, suite_texts
 from flows.cli.starts import fetch, get_start
+from flows.cli.status import status
 from flows.cli.store import prune
 
 DEFAULT_PORT = 4200
@@ -62,6 +63,7 @@ app.command()(prune)
 app.command()(runs)
 app.command()(rollback)
 app.command()(search)
+app.command()(status)
 app.command("suite-texts")(suite_texts)
 
 

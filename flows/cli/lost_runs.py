@@ -38,6 +38,7 @@ LEAST_SILENCE_SECONDS = 180.0
 DEFAULT_HEARTBEAT_SECONDS = 180.0  # Prefect's, of a client that does not have our environment
 LONGEST_HEARTBEAT_SECONDS = 600.0  # two that are further apart had an outage between them
 PAGE = 200
+MISSED = "Missed while the platform was down"
 
 
 def worker_name(home: Path) -> str:
@@ -78,7 +79,7 @@ def skip_missed(client: SyncPrefectClient) -> int:
     for _, group in groupby(sorted(waiting, key=lambda run: (_schedule_of(run), run.expected_start_time)), _schedule_of):
         *missed, latest = group
         for run in missed:
-            message = f"Missed while the platform was down; the latest, due at {latest.expected_start_time}, runs in its stead."
+            message = f"{MISSED}; the latest, due at {latest.expected_start_time}, runs in its stead."
             client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
         n_skipped += len(missed)
     return n_skipped

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli.metrics import METRICS_TYPE, Metrics
 from flows.cli.server import HOST, free_port, port_is_free
 from pipeline_lib.runtime.machine import PAGES_FILE
 from pipeline_lib.store.files import replace_file
@@ -28,7 +29,7 @@ HEADERS = {  # a page of a run is text, styles and pictures: a corpus' text can 
 
 
 def pages_app(home: Path) -> Starlette:
-    """Answers GET /reports/..., /cards/KEY of a `card` artifact, and / with the names of the reports.
+    """Answers GET /reports/..., /cards/KEY of a `card` artifact, /metrics, and / with the names of the reports.
 
     Paths that lead out of the folder, by dots or by links, are not found; nor are folders. Names of other hosts are refused: a
     page of elsewhere could have given itself this address.
@@ -70,7 +71,17 @@ def pages_app(home: Path) -> Starlette:
         )
         return HTMLResponse(f"<!doctype html><title>Reports</title><ul>{items}</ul>", headers=HEADERS)
 
-    routes = [Route("/", names), Route("/cards/{key}", card), Mount("/reports", Files(directory=reports))]
+    metrics = Metrics(home)
+
+    def figures(_: Request) -> Response:
+        return Response(metrics.page(), media_type=METRICS_TYPE)
+
+    routes = [
+        Route("/", names),
+        Route("/metrics", figures),
+        Route("/cards/{key}", card),
+        Mount("/reports", Files(directory=reports)),
+    ]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])])
 
 

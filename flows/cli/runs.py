@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 THIS_PYTHON = "this machine's Python"
-_HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}
+HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champion
         chosen=str(told.get("selection", {}).get("chosen", "")),
         champion=next(iter(published.values()), ""),
         published=published,
-        figures=_figures(told.get("test", {}).values()),
+        figures=headline_figures(told.get("test", {}).values()),
         keys=origin.get("keys") or {},
         report=str(report[0].parent) if report else "",
     )
@@ -112,7 +112,7 @@ def _source(params: Mapping[str, Any], tuning: Mapping[str, Any]) -> str:
     return str(params.get("source") or params.get("dump") or (THIS_PYTHON if params else ""))
 
 
-def _figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def headline_figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The headline of the first task of each kind."""
     found: dict[str, float] = {}
     for task in tasks:
@@ -193,7 +193,7 @@ def _table(found: list[Run]) -> Table:
     for column, width in {"name": 6, "made": 10, "source": 8}.items():  # 80 columns in all
         table.add_column(column, overflow="fold", min_width=width)
     for kind in HEADLINES:
-        table.add_column(_HEADS[kind], justify="right", no_wrap=True)
+        table.add_column(HEADS[kind], justify="right", no_wrap=True)
     for run in found:
         label = run.champion or run.chosen or (run.checkpoints[-1] if run.checkpoints else "-")
         figures = [f"{run.figures[kind]:.3f}" if kind in run.figures else "-" for kind in HEADLINES]

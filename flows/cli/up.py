@@ -31,6 +31,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
+TOLD = "`cpt status` says why"
 CLOSED = "closed as Crashed, for nobody works at them any more"
 
 
@@ -68,10 +69,12 @@ class _Platform:
         """Work until a signal comes."""
         from flows.cli.lost_runs import SilenceWatch, skip_missed
         from flows.cli.restarts import Restarts
+        from flows.cli.upkeep import UntoldEnds, Upkeep
 
         stopped, watch, restarts = _stop_signal(), SilenceWatch(), Restarts(self.client, self.home, restart_lost)
+        untold, upkeep = UntoldEnds(self.home), Upkeep(self.home, [self.log, self.server.log])
         while not stopped.is_set():
-            self._close_lost(restarts)
+            closed = self._close_lost(restarts)
             _say("started again after they were cut off", restarts.start())
             skip_missed(self.client)
             with self._worker(restarts) as worker:
@@ -79,8 +82,11 @@ class _Platform:
                 while not stopped.wait(LOOK_SECONDS) and worker.poll() is None:
                     if self.server.process.poll() is not None:
                         raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
+                    upkeep.look()
                     with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
-                        _say(CLOSED, watch.look(self.client))
+                        _say(CLOSED, silent := watch.look(self.client))
+                        _say(TOLD, untold.look(self.client, at_once=bool(closed or silent)))
+                        closed = []
                 died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"
                 typer.echo("stopping the runs, the worker and the server" if stopped.is_set() else died)
 
@@ -103,10 +109,12 @@ class _Platform:
             with contextlib.suppress(httpx.HTTPError):  # the server is gone: the next start closes them
                 self._close_lost(restarts)
 
-    def _close_lost(self, restarts: Restarts) -> None:
+    def _close_lost(self, restarts: Restarts) -> list[str]:
         from flows.cli.lost_runs import close_lost
 
-        _say(CLOSED, close_lost(self.client, self.home, restarts.note))
+        closed = close_lost(self.client, self.home, restarts.note)
+        _say(CLOSED, closed)
+        return closed
 
     def _welcome(self) -> str:
         found = self.client.read_deployment_by_name("retrain/nightly")
@@ -116,7 +124,7 @@ class _Platform:
         return "\n".join(
             [
                 f"Prefect's UI:  {url.removesuffix('/api')}    (worker's log: {self.log})",
-                f"Reports:       {self.pages}",
+                f"Reports:       {self.pages}    (Prometheus: {self.pages}/metrics)",
                 f"retrain/nightly is {nightly}.",
                 "From another terminal:",
                 f"  export PREFECT_API_URL={url}",

@@ -18,6 +18,7 @@ from pipeline_lib.config.data import (
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -131,4 +132,5 @@ class RunConfig(StageConfig):
     export: ExportConfig = ExportConfig()
     index: IndexConfig = IndexConfig()
     nightly: NightlyConfig = operational(NightlyConfig())
+    notify: NotifyConfig = operational(NotifyConfig())
     promote: PromoteConfig = operational(PromoteConfig())

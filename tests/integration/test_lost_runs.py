@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
+from webhooks import listening
 
 from flows.cli import server
 from flows.cli.server import free_port, prefect_environment
@@ -177,6 +178,23 @@ def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(
     lost_runs.close_lost(served.client, served.home)
     assert child.wait(10) == -15
     assert state_of(served, run) == "CRASHED"
+
+
+def test_the_end_of_a_lost_run_is_told_once(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    from flows.cli.upkeep import UntoldEnds
+
+    with listening() as hook:
+        (served.home / "notify.yaml").write_text(f"notify: {{webhook: '{hook.url}'}}")
+        untold = UntoldEnds(served.home)
+        start(served, deployment, "Running", lost_runs.worker_name(served.home))
+        lost_runs.close_lost(served.client, served.home)
+        assert untold.look(served.client) == [], "its own hooks come first"
+        (subject,) = untold.look(served.client, at_once=True)
+        assert untold.look(served.client, at_once=True) == []
+        assert UntoldEnds(served.home).look(served.client, at_once=True) == [], "nor after a restart"
+    (got,) = hook.got
+    assert (got["event"], got["subject"]) == ("failure", subject)
+    assert "no process of it is left" in got["reason"] and got["next"] == "cpt status"
 
 
 def test_slots_and_leases_that_no_run_holds_are_freed(served: Served, deployment: UUID, lost_runs: Any) -> None:
