@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect import flow
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
 from flows.params import PublishParams
+from flows.pools import Made, artifact_of, published_on_pool, ref_of
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
@@ -52,6 +53,28 @@ class Published:
     stages: dict[str, Artifact]
 
     @property
+    def made(self) -> Made:
+        """Names of all that was made, which `of` reads."""
+        found: Made = {stage: [ref_of(artifact)] for stage, artifact in self.stages.items()}
+        found["checkpoint"] = [self.checkpoint]
+        for split, measured in (("validation", self.validation), ("test", self.test)):
+            if measured is not None:
+                found[f"{split}/"] = [ref_of(measured.checked)]
+                found |= {f"{split}/{label}": [*map(ref_of, made)] for label, made in measured.checkpoints.items()}
+        return found
+
+    @classmethod
+    def of(cls, run: TrainedRun, made: Made) -> Published:
+        """What another process made of a run."""
+        found = {
+            name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items() if name != "checkpoint"
+        }
+        stages = {name: artifacts[0] for name, artifacts in found.items() if "/" not in name}
+        test = _measured(found, "test")
+        assert test is not None, "publication without a test"
+        return cls(run, made["checkpoint"][0], _measured(found, "validation"), test, stages)
+
+    @property
     def ref(self) -> PublishedRef:
         """Its keys."""
         keys = {stage: artifact.manifest.key for stage, artifact in self.stages.items()}
@@ -65,6 +88,12 @@ class Published:
             folder=str(model_folder(self.stages["export"], self.stages["card"])),
             **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
         )
+
+
+def _measured(found: Mapping[str, tuple[Artifact, ...]], split: str) -> HeldOutEvaluations | None:
+    checked = found.get(f"{split}/")
+    of_split = {name.removeprefix(f"{split}/"): made for name, made in found.items() if name.startswith(f"{split}/")}
+    return HeldOutEvaluations({label: made for label, made in of_split.items() if label}, checked[0]) if checked else None
 
 
 @flow(name="publish", flow_run_name="publish-{params.subject}")
@@ -84,6 +113,17 @@ def publish_run(run: TrainedRun, label: str = "") -> Published:
     Args:
         label: of the checkpoint; empty: the one that selection chooses.
     """
+    made = Published.of(run, published_on_pool(run, label)) if run.work.config.pools.gpu else prepare(run, label)
+    promote_task(run.work.home, made.stages["export"], made.stages["index"], run.work.config.name)
+    return made
+
+
+def prepare(run: TrainedRun, label: str = "") -> Published:
+    """All of publication but promotion.
+
+    Args:
+        label: of the checkpoint; empty: the one that selection chooses.
+    """
     store, config, curated = run.work.store, run.work.config, run.lineage.curated
     validation = selection = None
     if not label:
@@ -96,7 +136,6 @@ def publish_run(run: TrainedRun, label: str = "") -> Published:
     card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), tested)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
-    promote_task(run.work.home, exported, index, config.name)
     made = {"select": selection, "export": exported, "card": card, "index": index, "negatives": negatives}
     return Published(run, label, validation, test, {stage: artifact for stage, artifact in made.items() if artifact})
 

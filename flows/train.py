@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.params import CheckpointParams, SourceParams, TrainParams
-from flows.pretrain import pretrain_on
+from flows.pools import trained_on_pool
+from flows.pretrain import pretrain_on, text_of
 from flows.runs import ON_GROWTH, with_settings
 from flows.workspace import (
     Dataset,
@@ -62,14 +63,25 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
         params: which it is recorded with.
     """
     work = warm_started(work, dataset)
-    start = start_of_training(work, dataset)
+    if work.config.pools.gpu:
+        if work.config.pretrain.steps and work.config.pretrain.text == "documents" and dataset.start is None:
+            text_of(work, dataset)  # by this pool's cores; there it is found made
+        trained, start = trained_on_pool(work, dataset)
+    else:
+        trained, start = trained_here(work, dataset)
     parent = dataset.start.trained if dataset.start else None
-    trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent)
     origin = origin_of(params, work, dataset)
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
     check_fit(lineage)
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
+
+
+def trained_here(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
+    """The `train` artifact of a dataset, and what its training began from where that was made for it; by this machine."""
+    start = start_of_training(work, dataset)
+    parent = dataset.start.trained if dataset.start else None
+    return train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent), start
 
 
 def warm_started(work: Workspace, dataset: Dataset) -> Workspace:

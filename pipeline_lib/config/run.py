@@ -42,6 +42,23 @@ class IndexConfig(StageConfig):
     )
 
 
+class PoolsConfig(StageConfig):
+    """Pools: where a flow's stages run that want another machine than the flow itself."""
+
+    gpu: str | None = operational(
+        None,
+        description="Work pool of Prefect whose deployment `stages/NAME` trains, evaluates, exports and indexes; null: the"
+        " process of the flow does.",
+        pattern=r"^[\w.-]+$",
+    )
+    silence_seconds: float = operational(
+        180.0,
+        description="Time without a heartbeat after which a run on the pool is given up as lost (seconds).",
+        ge=60,
+    )
+    restarts: int = operational(2, description="New runs on the pool in place of those that were lost or crashed.", ge=0)
+
+
 class RunConfig(StageConfig):
     """Run: all options from raw dump to searchable index."""
 
@@ -74,3 +91,4 @@ class RunConfig(StageConfig):
     select: SelectConfig = SelectConfig()
     export: ExportConfig = ExportConfig()
     index: IndexConfig = IndexConfig()
+    pools: PoolsConfig = operational(PoolsConfig())
