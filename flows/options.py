@@ -19,7 +19,7 @@ from pipeline_lib.config.base import StageConfig, operational
 from pipeline_lib.config.options import section_of
 from pipeline_lib.config.overrides import parse_set, read_config
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, has_secret
 
 
 def place(title: str, description: str, kind: str = PLACE, default: Any = None, **options: Any) -> Any:
@@ -52,7 +52,8 @@ def _in_order(model: type[BaseModel], names: Iterable[str]) -> list[str]:
 class Group(BaseModel):
     """Fields that a form shows together. An emptied box is an unset field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_plain_form)
+    # a wrong value is not repeated: Prefect would keep it with the run's state
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_plain_form, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +120,11 @@ class Params(Group):
                 raise ValueError(f"{name} is gone: give {cls.GONE[name]}")
             if name in cls.SHORTCUTS and name not in cls.model_fields:
                 raise ValueError(f"{name} is a setting: give {cls.SHORTCUTS[name]}=... in `set`")
+            if any(map(has_secret, _texts(given[name]))):
+                raise ValueError(
+                    f"{name} holds a secret, and Prefect's database keeps parameters: give it by a variable of the environment,"
+                    " or in a dump spec as ${NAME}"
+                )
         return given
 
     @field_validator("set")
@@ -272,6 +278,17 @@ def with_places(params: Params, change: Callable[[str, str], str]) -> dict[str, 
         if values.get(name):
             values[name] = change(values[name], kind)
     return {**fields, "set": words_of(params.ROOT, values)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def _fields(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...], FieldInfo]]:
