@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.params import DatasetParams
+from flows.roots import admit
 from flows.runs import asked_digest, find_checkpoint, started_at
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
 from pipeline_lib.errors import UserError
@@ -28,6 +29,7 @@ def build_dataset(params: DatasetParams) -> DatasetRef:
     Args:
         params: what to run, and on what.
     """
+    admit(params)
     return dataset_of(open_workspace(params)).ref
 
 

@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.params import EvaluateParams
+from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
@@ -54,6 +55,7 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     Args:
         params: what is evaluated, on what, and how thoroughly.
     """
+    admit(params)
     of_corpus, public = parted_suites(params.suites)
     found = evaluate_suites(params, public) if public else None
     if not of_corpus:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
 from flows.params import PublishParams
 from flows.pools import Made, artifact_of, published_on_pool, ref_of
+from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
@@ -103,6 +104,7 @@ def publish(params: PublishParams) -> PublishedRef:
     Args:
         params: which run; a checkpoint named by hand skips the selection.
     """
+    admit(params)
     run, label = find_run(params, params.checkpoint)
     return publish_run(run, label).ref
 

@@ -9,6 +9,7 @@ from prefect import flow
 from flows.build_dataset import dataset_of
 from flows.params import RunParams
 from flows.publish import Published, publish_run
+from flows.roots import admit
 from flows.train import train_on
 from flows.workspace import Workspace, in_subflow, open_workspace
 from pipeline_lib.runtime.cost import Meter
@@ -25,6 +26,7 @@ def retrain(params: RunParams) -> dict[str, Any]:
     Args:
         params: what to run, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     name = work.config.name
     with Meter(work.home / "runs" / f"{name}.json", of=name_of_work(work)) as meter:

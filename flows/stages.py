@@ -6,6 +6,8 @@ from prefect import flow
 
 from flows.pools import Handover, Made, artifact_of, ref_of, tell_made
 from flows.publish import prepare
+from flows.roots import admit_place
+from flows.settings import PLACE_SETTINGS
 from flows.train import trained_here
 from flows.workspace import Dataset, TrainedRun, Workspace, recorded_params
 from pipeline_lib.model.checkpoint import lineage_of
@@ -20,6 +22,10 @@ def stages(handover: Handover) -> None:
     Args:
         handover: what is made, and from what.
     """
+    admit_place("store", handover.store)
+    for name, kind in PLACE_SETTINGS.items():
+        section, _, field = name.partition(".")
+        admit_place(name, handover.config.get(section, {}).get(field), kind)
     handover.check_worker()
     work, dataset = handover.open()
     tell_made(train_step(work, dataset) if handover.step == "train" else publish_step(handover, work, dataset))

@@ -11,6 +11,7 @@ from flows.build_dataset import dataset_of
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pools import trained_on_pool
 from flows.pretrain import pretrain_on, text_of
+from flows.roots import admit
 from flows.runs import ON_GROWTH, with_settings
 from flows.workspace import (
     Dataset,
@@ -50,6 +51,7 @@ def train(params: TrainParams) -> TrainedRef:
     Args:
         params: what to train, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     run = train_on(work, params, in_subflow("build-dataset", work.config.name, dataset_of, work))
     start = run.start and f"{run.start.manifest.stage}/{run.start.manifest.key}"

@@ -37,6 +37,18 @@ def unsafe_reads(source: str) -> list[str]:
     return [f"{number}: {line.strip()[:80]}" for number, line in enumerate(source.splitlines(), 1) if UNSAFE_READ.search(line)]
 
 
+def flows_without_roots(source: str) -> list[str]:
+    """Every flow that takes parameters looks first whether they stay within the allowed roots."""
+    found = []
+    for node in functions(source):
+        decorators = [ast.unparse(one.func if isinstance(one, ast.Call) else one) for one in node.decorator_list]
+        takes_params = any(argument.arg == "params" for argument in node.args.args)
+        body = [line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+        if "flow" in decorators and takes_params and ast.unparse(body[0]) != "admit(params)":
+            found.append(f"{node.lineno}: {node.name} does not begin with admit(params)")
+    return found
+
+
 def tests_without_assertion(source: str) -> list[str]:
     """Every test can fail: it asserts, expects an error, or calls a helper that is named after doing so."""
     found = []

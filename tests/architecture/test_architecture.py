@@ -46,6 +46,12 @@ def test_the_source_reads_nothing_unsafely() -> None:
     assert_none(violations(code_rules.unsafe_reads, SOURCE_FILES))
 
 
+def test_every_flow_keeps_to_the_allowed_roots() -> None:
+    flows = sorted((ROOT / "flows").glob("*.py"))
+    assert sum("@flow(" in path.read_text(encoding="utf-8") for path in flows) > 7
+    assert_none(violations(code_rules.flows_without_roots, flows))
+
+
 def test_every_test_asserts() -> None:
     assert_none(violations(code_rules.tests_without_assertion, [p for p in TEST_FILES if p.name.startswith("test_")]))
 
@@ -142,6 +148,11 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (code_rules.long_functions, "class A:\n" + "".join("    " + line + "\n" for line in LONG.splitlines()), "class A: ..."),
     (code_rules.unsafe_reads, "np.load(path, allow_pickle=True)", "np.load(path, allow_pickle=False)"),
     (code_rules.unsafe_reads, "archive.extractall(folder)", "archive.extractfile(member)"),
+    (
+        code_rules.flows_without_roots,
+        "@flow(name='a')\ndef a(params: P):\n    'A flow.'\n    f(params)",
+        "@flow(name='a')\ndef a(params: P):\n    'A flow.'\n    admit(params)",
+    ),
     (code_rules.tests_without_assertion, "def test_a(): f()", "def test_a(): assert f()"),
     (code_rules.tests_without_assertion, "async def test_a(): f()", "def test_a():\n    with pytest.raises(E): f()"),
     (code_rules.machine_paths, "see /" + "work/x", "see ../work/x and https://a.org/work/x"),
