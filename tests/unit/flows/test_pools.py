@@ -57,7 +57,7 @@ def test_a_worker_without_the_store_or_with_other_code_refuses(work: tuple[Works
         with pytest.raises(UserError, match="does not see the artifact root"):
             elsewhere.check_worker()
         older = sent.model_copy(update={"fitness": {**sent.fitness, "versions": {**fitness.versions, "pipeline_lib": "0"}}})
-        with pytest.raises(UserError, match="has pipeline_lib .* this process has 0: install the same on both"):
+        with pytest.raises(UserError, match=r"has pipeline_lib .* this process has 0: install the same on both"):
             older.check_worker()
     assert not list(Path(given.store.place).glob("probes/*")), "the probe is gone with the run"
 
