@@ -114,6 +114,11 @@ def test_a_kubernetes_job_is_valid_and_runs_without_rights(declared: dict[str, A
     # the worker turns these two into lists, and fills in a name
     container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]
     container["args"] = container["args"].split()
+    for name in ("parallelism", "completions"):  # which Prefect's worker insists on, and Kubernetes passes over
+        assert (
+            job["spec"]["template"]["spec"].pop(name)
+            == own_template("kubernetes")["job_configuration"]["job_manifest"]["spec"]["template"]["spec"][name]
+        )
     validate.validate(job, "1.31", strict=True)
     spec = job["spec"]["template"]["spec"]
     assert spec["securityContext"]["runAsNonRoot"]
@@ -125,11 +130,26 @@ def test_a_kubernetes_job_is_valid_and_runs_without_rights(declared: dict[str, A
         validate.validate(broken, "1.31", strict=True)
 
 
-def test_a_worker_accepts_the_kubernetes_template_whole(declared: dict[str, Any]) -> None:
-    worker = pytest.importorskip("prefect_kubernetes.worker", reason="prefect-kubernetes, which the machine of its worker has")
-    values = variables(declared, "gpu")
-    made = asyncio.run(worker.KubernetesWorkerJobConfiguration.from_template_and_values(template("kubernetes"), values))
-    assert made.job_manifest["kind"] == "Job"
+@pytest.mark.parametrize(
+    ("kind", "name"), [("kubernetes", "KubernetesWorkerJobConfiguration"), ("docker", "DockerWorkerJobConfiguration")]
+)
+def test_a_worker_takes_the_template_as_it_is(declared: dict[str, Any], kind: str, name: str) -> None:
+    worker = pytest.importorskip(f"prefect_{kind}.worker", reason=f"prefect-{kind} is installed where its worker runs")
+    nobody = object()  # no block is read, so that no server is asked
+    configuration = getattr(worker, name)
+    made = asyncio.run(configuration.from_template_and_values(template(kind), variables(declared, "gpu"), client=nobody))
+    assert made.env["CPT_HOME"] == "/shared/cpt"
+
+
+def test_the_kubernetes_manifest_has_all_that_the_worker_looks_for() -> None:
+    own, ours = (whole["job_configuration"]["job_manifest"] for whole in (own_template("kubernetes"), template("kubernetes")))
+    pods = [manifest["spec"]["template"]["spec"] for manifest in (own, ours)]
+    containers = [pod["containers"][0] for pod in pods]
+    for wanted, got in ((own, ours), (own["metadata"], ours["metadata"]), (own["spec"], ours["spec"]), pods, containers):
+        assert set(wanted) <= set(got)
+    fixed = ("apiVersion", "kind", "name", "restartPolicy", "backoffLimit", "parallelism", "completions")
+    for wanted, got in ((own, ours), (own["spec"], ours["spec"]), pods, containers):
+        assert {name: wanted[name] for name in fixed if name in wanted} == {name: got[name] for name in fixed if name in wanted}
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
