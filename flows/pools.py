@@ -159,6 +159,16 @@ def tell_made(made: Made) -> None:
     create_table_artifact(table=rows, key=ANSWER, description="What this run made, by stage and key")
 
 
+def cancel_run(run_id: UUID) -> None:
+    """End a run with the flow that waits for it; where the server is gone, so be it."""
+    with contextlib.suppress(httpx.HTTPError, ObjectNotFound), get_client(sync_client=True) as client:
+        state = client.read_flow_run(run_id).state
+        if state is not None and not state.is_final():
+            why = "The flow that it belongs to has ended."
+            is_waiting = state.type in (StateType.SCHEDULED, StateType.PAUSED)
+            client.set_flow_run_state(run_id, Cancelled(message=why) if is_waiting else Cancelling(message=why))
+
+
 def _places(config: RunConfig) -> tuple[str, ...]:
     """Folders of this machine that training reads besides the store."""
     init = config.model.init or ""
@@ -192,7 +202,7 @@ class _PoolRun:
             try:
                 state = self._wait(run)
             except BaseException:
-                self._cancel(run.id)
+                cancel_run(run.id)
                 raise
             if state.is_completed():
                 return self._answer(run)
@@ -264,16 +274,6 @@ class _PoolRun:
         lost = Crashed(message=f"nothing was heard of it for {self.pools.silence_seconds:.0f} s: its worker or machine is gone")
         self.client.set_flow_run_state(run.id, lost, force=True)
         return lost
-
-    def _cancel(self, run_id: UUID) -> None:
-        """End a run with the flow that waits for it; where the server is gone, so be it."""
-        with contextlib.suppress(httpx.HTTPError, ObjectNotFound):
-            state = self.client.read_flow_run(run_id).state
-            if state is not None and not state.is_final():
-                why = "The flow that it belongs to has ended."
-                is_waiting = state.type in (StateType.SCHEDULED, StateType.PAUSED)
-                ended = Cancelled(message=why) if is_waiting else Cancelling(message=why)
-                self.client.set_flow_run_state(run_id, ended)
 
     def _answer(self, run: FlowRun) -> Made:
         found = self.client.read_artifacts(

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from prefect import flow
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
 
-from flows.pools import Handover, Made, artifact_of, ref_of, tell_made
+from prefect import flow, runtime
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL
+
+from flows.pools import Handover, Made, artifact_of, cancel_run, ref_of, tell_made
 from flows.publish import prepare
 from flows.roots import admit_place
+from flows.runs import with_settings
 from flows.settings import PLACE_SETTINGS
 from flows.train import trained_here
 from flows.workspace import Dataset, TrainedRun, Workspace, recorded_params
 from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.runtime.machine import check_processes
 from tasks.training import batch_advice_task
+
+HOST = "127.0.0.1"
 
 
 @flow(name="stages", flow_run_name="{handover.step}-{handover.name}")
@@ -28,7 +43,56 @@ def stages(handover: Handover) -> None:
         admit_place(name, handover.config.get(section, {}).get(field), kind)
     handover.check_worker()
     work, dataset = handover.open()
-    tell_made(train_step(work, dataset) if handover.step == "train" else publish_step(handover, work, dataset))
+    with all_nodes(handover, work) as work_here:
+        made = train_step(work_here, dataset) if handover.step == "train" else publish_step(handover, work_here, dataset)
+    tell_made(made)
+
+
+@contextmanager
+def all_nodes(handover: Handover, work: Workspace) -> Iterator[Workspace]:
+    """The workspace of node 0, with a run of this deployment for each other node that trains with it (`train.nodes`).
+
+    Node 0 is the machine that took the first run; the others are told where it is. Where a rendezvous is given, whoever gave
+    it starts the nodes.
+    """
+    train = work.config.train
+    if handover.step != "train" or train.nodes == 1 or train.rendezvous:
+        yield work
+        return
+    meeting = {"rendezvous": f"{_own_address()}:{_free_port()}", "rendezvous_id": uuid.uuid4().hex}
+    others = [start_node(handover, work, node_rank=rank, **meeting) for rank in range(1, train.nodes)]
+    try:
+        yield replace(work, config=with_settings(work.config, "train", **meeting))
+    except BaseException:
+        for run_id in others:
+            cancel_run(run_id)
+        raise
+
+
+def start_node(handover: Handover, work: Workspace, **settings: Any) -> UUID:
+    """A run of this deployment for another node."""
+    config = with_settings(work.config, "train", **settings).model_dump(mode="json", exclude={"pools"})
+    config["model"]["init"] = handover.config["model"]["init"]  # by a name that each machine looks up for itself
+    given = handover.model_copy(update={"config": config})
+    run = run_deployment(runtime.deployment.id, parameters={"handover": given.model_dump(mode="json")}, timeout=0)
+    assert isinstance(run, FlowRun), run  # typed for both worlds
+    return run.id
+
+
+def _own_address() -> str:
+    """The address by which Prefect's server, and so the other workers' network, sees this machine; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((urlsplit(PREFECT_API_URL.value() or "").hostname or HOST, 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def train_step(work: Workspace, dataset: Dataset) -> Made:

@@ -232,6 +232,27 @@ def test_a_gpu_worker_that_is_lost_is_replaced_and_no_artifact_differs(tmp_path:
     assert manifests(home) == alone
 
 
+@pytest.mark.slow
+def test_two_nodes_of_the_pool_train_as_one(tmp_path: Path, corpus: Path, repository: Path) -> None:
+    home = tmp_path / "home"
+    with cluster(home, repository) as made:
+        made.worker("cpu", FIRST)
+        for name in ("node-a", "node-b"):
+            made.worker("gpu", name)
+        words = ["pools.gpu=gpu", "train.nodes=2", "train.processes=1"]
+        run_id = made.run("retrain", "by-hand", preset="smoke", source=str(corpus), set=words)
+        wait_for(lambda: made.ended(run_id), 500)
+        (run,) = made.runs(id={"any_": [run_id]})
+        assert run["state_type"] == "COMPLETED", f"{run['state']['message']}\n{made.told()}"
+        gpu = [run for run in made.runs() if run["work_pool_name"] == "gpu"]
+        wait_for(lambda: all(made.ended(run["id"]) for run in gpu), 60)
+        assert [run["state_type"] for run in made.runs() if run["work_pool_name"] == "gpu"] == ["COMPLETED"] * 3
+        jobs = [json.loads(path.read_text())["config"] for path in (home / "store" / "train").glob("*/job*.json")]
+        assert {job["node_rank"] for job in jobs} == {0, 1}
+        assert len({job["rendezvous"] for job in jobs}) == 1
+        assert len(list((home / "store" / "train").glob("*/manifest.json"))) == 1
+
+
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 PASSWORD = "only-on-loopback-7431"
 STAGES = ("extract", "validate", "curate", "tokenizer", "shards", "check-shards")
