@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,19 @@ def listening() -> dict[str, str]:
 
 def sockets_of(pid: int) -> dict[str, str]:
     """Command line and inode of each listening socket of a process and all below it, to its address."""
-    found, at = {}, listening()
+    found: dict[str, str] = {}
+    at = listening()
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return {}
     for process in tree:
-        try:
+        links = []
+        with suppress(OSError, psutil.Error):  # it ends meanwhile
             name = " ".join(process.cmdline())
-            links = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
-        except (OSError, psutil.Error):
-            continue
+            for path in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(OSError):  # closed meanwhile
+                    links.append(str(path.readlink()))
         inodes = [link[len("socket:[") : -1] for link in links if link.startswith("socket:[")]
         found |= {f"{name} #{inode}": at[inode] for inode in inodes if inode in at}
     return found
