@@ -14,6 +14,12 @@ Rule = Callable[[str], list[str]]
 
 HOMES = ("work", "root", "home", "Users")
 UNSAFE_READ = re.compile(r"allow_pickle\s*=\s*(?!False)|\.extractall\(")
+# tokens that their makers gave a shape, and private keys
+TOKEN = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{60}|\bglpat-[\w-]{20}|\bhf_[A-Za-z0-9]{30}"
+    r"|\bxox[abprs]-[\w-]{10}|\bpypi-AgE[\w-]{50}|\bsk-[A-Za-z0-9]{32}|\bpn[ua]_[A-Za-z0-9]{36}|\bAIza[\w-]{35}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|hooks\.slack\.com/services/T\w{8,}/B\w{8,}/\w{20}"
+)
 ABSOLUTE_PATH = re.compile(rf"(?<![\w./~-])/({'|'.join(HOMES)})/")
 
 
@@ -65,6 +71,11 @@ def machine_paths(text: str) -> list[str]:
         for number, line in enumerate(text.splitlines(), 1)
         if ABSOLUTE_PATH.search(line)
     ]
+
+
+def secrets(text: str) -> list[str]:
+    """No file of the project holds a token or a private key."""
+    return [f"{number}: a secret" for number, line in enumerate(text.splitlines(), 1) if TOKEN.search(line)]
 
 
 def functions(source: str) -> list[Function]:
