@@ -33,7 +33,7 @@ def end_with_parent() -> None:
 
 
 def _put_code_first() -> None:
-    """Have processes that take over this one's path import this very code: a run of a clone may have an older copy installed."""
+    """Have processes that take over this path import this very code: beside a clone an older copy may be installed."""
     if str(CODE) not in sys.path:
         sys.path.insert(0, str(CODE))
 
