@@ -18,6 +18,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import (
@@ -114,6 +115,27 @@ def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
     """Checkpoints of a run as models that suites are put to."""
     precision = run.work.config.suites.precision
     return [CheckpointEncoder(run.lineage.checkpoint(label), precision=precision) for label in labels]
+
+
+def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artifact]:
+    """The suites that selection shall count, on their validation splits, for each model."""
+    config = run.work.config.select
+    if not config.suites:
+        return []
+    given = (config.suites, config.suite_data or "", "validation", config.quick_suites)
+    suites, _ = open_suites_task(*given, skip_missing=False, config=run.work.config.suites)
+    return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
+
+
+def measured_on_validation(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> tuple[list[Evaluations], Artifact]:
+    """What selection reads of each checkpoint, of whatever run, on the validation of this run's corpus; and its contract."""
+    part = HeldOutPart(run.work.store, run.lineage.curated, "validation", run.work.config)
+    precision = run.work.config.suites.precision
+    found = [
+        (*checkpoint_task(part, checkpoint), *suites_on_validation(run, [CheckpointEncoder(checkpoint, precision=precision)]))
+        for checkpoint in checkpoints
+    ]
+    return found, check_evaluations_task(run.work.store, [artifact for evaluations in found for artifact in evaluations])
 
 
 @dataclass(frozen=True)

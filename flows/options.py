@@ -60,6 +60,12 @@ class Group(BaseModel):
     def _empty_is_unset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        for name, value in given.items():
+            if any(map(has_secret, _texts(value))):
+                raise ValueError(
+                    f"{name} holds a secret, and Prefect's database keeps parameters: give it by a variable of the environment,"
+                    " or in a dump spec as ${NAME}"
+                )
         return {name: value for name, value in given.items() if value is not None and value != ""}
 
 
@@ -120,11 +126,6 @@ class Params(Group):
                 raise ValueError(f"{name} is gone: give {cls.GONE[name]}")
             if name in cls.SHORTCUTS and name not in cls.model_fields:
                 raise ValueError(f"{name} is a setting: give {cls.SHORTCUTS[name]}=... in `set`")
-            if any(map(has_secret, _texts(given[name]))):
-                raise ValueError(
-                    f"{name} holds a secret, and Prefect's database keeps parameters: give it by a variable of the environment,"
-                    " or in a dump spec as ${NAME}"
-                )
         return given
 
     @field_validator("set")
@@ -278,6 +279,12 @@ def with_places(params: Params, change: Callable[[str, str], str]) -> dict[str, 
         if values.get(name):
             values[name] = change(values[name], kind)
     return {**fields, "set": words_of(params.ROOT, values)}
+
+
+def places_of(group: Group) -> dict[str, str]:
+    """Name and kind of each field of a group that names a place."""
+    marked = {name: _marks(field).get("place") for name, field in type(group).model_fields.items()}
+    return {name: kind for name, kind in marked.items() if kind}
 
 
 def _texts(value: Any) -> Iterator[str]:

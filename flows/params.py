@@ -121,10 +121,23 @@ class SourceParams(Params):
         return configure(self.preset, self.layers(), self.recipe())
 
 
-class RunParams(SourceParams):
-    """What to run, and on what."""
+PromoteWhen = Literal["always", "gate", "ask", "never"]
 
-    COMMAND: ClassVar = "run"
+
+def promote_field() -> Any:
+    """When the run becomes what searches use."""
+    return Field(
+        None,
+        title="Promote",
+        description="always: searches for its name use it from now on; gate: only if it is better than what they use now; ask:"
+        " the run pauses until a person says yes or no; never: it is kept back. Unset: gate if a schedule started it, else"
+        " always.",
+    )
+
+
+class NamedParams(SourceParams):
+    """What to begin from, on what, and under which name."""
+
     SHORTCUTS: ClassVar = RUN_SHORTCUTS
     FIELDS: ClassVar = {"source": "source.folder", "init": "model.init", "name": "name"}
     FIRST: ClassVar = ("preset", "source", "init", "name")
@@ -141,19 +154,29 @@ class RunParams(SourceParams):
     name: str | None = Field(
         None,
         title="Name",
-        description="Name of the report's folder; unset: that of the source, or of the preset.",
+        description="Name of the report's folder and of the published model; unset: that of the source, or of the preset.",
         pattern=r"^[a-z0-9][a-z0-9_.-]*$",
     )
 
 
-class DatasetParams(RunParams):
+class RunParams(NamedParams):
+    """What to run, and on what."""
+
+    COMMAND: ClassVar = "run"
+    FIELDS: ClassVar = {**NamedParams.FIELDS, "promote": "promote.when"}
+    FIRST: ClassVar = (*NamedParams.FIRST, "promote")
+
+    promote: PromoteWhen | None = promote_field()
+
+
+class DatasetParams(NamedParams):
     """What to build a dataset from."""
 
     COMMAND: ClassVar = "build-dataset"
     SHORTCUTS: ClassVar = DATASET_SHORTCUTS
 
 
-class PretrainParams(RunParams):
+class PretrainParams(NamedParams):
     """What to train a causal language model on; `pretrain.steps` must be above 0 in `set` or in the preset."""
 
     COMMAND: ClassVar = "pretrain"
@@ -165,7 +188,7 @@ class PretrainParams(RunParams):
     }
 
 
-class TrainParams(RunParams):
+class TrainParams(NamedParams):
     """What to train, and on what."""
 
     COMMAND: ClassVar = "train"
@@ -186,7 +209,8 @@ class PublishParams(CheckpointParams):
     """Which checkpoint becomes the model that `cpt search` uses."""
 
     COMMAND: ClassVar = "publish"
-    FIRST: ClassVar = ("checkpoint", "preset", "source")
+    FIELDS: ClassVar = {**CheckpointParams.FIELDS, "promote": "promote.when"}
+    FIRST: ClassVar = ("checkpoint", "preset", "source", "promote")
 
     checkpoint: str | None = Field(
         None,
@@ -194,6 +218,7 @@ class PublishParams(CheckpointParams):
         description="TRAINKEY/step-000240; TRAINKEY: the one that selection chooses of that run; step-000240: of the run of"
         " preset, source and settings. Unset: the one that selection chooses of that run.",
     )
+    promote: PromoteWhen | None = promote_field()
 
     @model_validator(mode="after")
     def _names_a_run(self) -> Self:

@@ -44,6 +44,7 @@ Made = dict[
     str, list[str]
 ]  # what a run on a pool made: a name to STAGE/KEY, one or several; the chosen checkpoint by its label
 
+OF_THE_FLOW = {"pools", "notify"}  # sections that the flow alone heeds: it hands over, and it tells people
 ANSWER = "made"  # key of the artifact in Prefect that tells it
 POLL_SECONDS = 2.0
 HEARTBEAT_SECONDS = "30"
@@ -82,7 +83,7 @@ class Handover(BaseModel):
             step=step,
             name=config.name,
             store=work.store.place,
-            config=config.model_dump(mode="json", exclude={"pools"}),
+            config=config.model_dump(mode="json", exclude=OF_THE_FLOW),
             dataset=dataset.ref,
             start=start and start.name,
             fitness={},

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
+from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
 from flows.params import PublishParams
 from flows.pools import Made, artifact_of, published_on_pool, ref_of
+from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
-from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, promote_task, select_task
-from tasks.suites import open_suites_task, suite_task
+from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
 
 
 class PublishedRef(BaseModel):
@@ -37,6 +38,7 @@ class PublishedRef(BaseModel):
     folder: str = Field(description="Folder of the model, its card beside it.")
     index: str
     negatives: str
+    promotion: dict[str, str] = Field(default_factory=dict, description="Name in the registry, event, and the reason.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Published:
 
     Attributes:
         stages: artifacts by the name of their stage.
+        promotion: what became of it in the registry; empty: not decided yet.
     """
 
     run: TrainedRun
@@ -52,6 +55,11 @@ class Published:
     validation: HeldOutEvaluations | None
     test: HeldOutEvaluations
     stages: dict[str, Artifact]
+    promotion: dict[str, Any] = field(default_factory=dict)
+
+    def promoted(self) -> Published:
+        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause."""
+        return replace(self, promotion=promoted(self.run, self.checkpoint, self.validation, self.stages))
 
     @property
     def made(self) -> Made:
@@ -86,6 +94,7 @@ class Published:
             selection=keys.get("select"),
             validation=self.validation and self.validation.ref("validation"),
             test=self.test.ref("test"),
+            promotion={name: self.promotion[name] for name in ("name", "event", "sentence") if name in self.promotion},
             folder=str(model_folder(self.stages["export"], self.stages["card"])),
             **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
         )
@@ -106,22 +115,20 @@ def publish(params: PublishParams) -> PublishedRef:
     """
     admit(params)
     run, label = find_run(params, params.checkpoint)
-    return publish_run(run, label).ref
+    return publish_run(run, label).promoted().ref
 
 
 def publish_run(run: TrainedRun, label: str = "") -> Published:
-    """Publish a checkpoint of a run.
+    """Export and index a checkpoint of a run; `Published.promoted` is what lets searches use it.
 
     Args:
         label: of the checkpoint; empty: the one that selection chooses.
     """
-    made = Published.of(run, published_on_pool(run, label)) if run.work.config.pools.gpu else prepare(run, label)
-    promote_task(run.work.home, made.stages["export"], made.stages["index"], run.work.config.name)
-    return made
+    return Published.of(run, published_on_pool(run, label)) if run.work.config.pools.gpu else published_here(run, label)
 
 
-def prepare(run: TrainedRun, label: str = "") -> Published:
-    """All of publication but promotion.
+def published_here(run: TrainedRun, label: str = "") -> Published:
+    """The same, made by this process.
 
     Args:
         label: of the checkpoint; empty: the one that selection chooses.
@@ -147,18 +154,9 @@ def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:
     config, labels = run.work.config, run.lineage.labels
     validation = in_subflow("evaluate", f"{config.name}-validation", held_out, run, labels, "validation")
     evaluations = [artifact for label in labels for artifact in validation.checkpoints[label]]
-    return validation, select_task(run.work.store, [*evaluations, *suites_on_validation(run, labels)], config)
-
-
-def suites_on_validation(run: TrainedRun, labels: Sequence[str]) -> list[Artifact]:
-    """The suites that selection shall count, on their validation splits, for each checkpoint."""
-    config = run.work.config.select
-    if not config.suites:
-        return []
-    given = (config.suites, config.suite_data or "", "validation", config.quick_suites)
-    suites, _ = open_suites_task(*given, skip_missing=False, config=run.work.config.suites)
-    models = checkpoint_encoders(run, labels)
-    return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
+    return validation, select_task(
+        run.work.store, [*evaluations, *suites_on_validation(run, checkpoint_encoders(run, labels))], config
+    )
 
 
 def _said(run: TrainedRun, label: str, selected: bool) -> dict[str, str]:

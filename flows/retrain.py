@@ -32,7 +32,7 @@ def retrain(params: RunParams) -> dict[str, Any]:
     with Meter(work.home / "runs" / f"{name}.json", of=name_of_work(work)) as meter:
         dataset = in_subflow("build-dataset", name, dataset_of, work)
         run = in_subflow("train", name, train_on, work, params, dataset)
-        published = in_subflow("publish", name, publish_run, run)
+        published = in_subflow("publish", name, publish_run, run).promoted()
         advice = batch_advice_task(work.store, run.trained, published.checkpoint)
         return report_task(work.home, work.config, run_artifacts(published, advice), meter)
 
@@ -49,4 +49,4 @@ def run_artifacts(published: Published, advice: Artifact) -> RunArtifacts:
     checks = {f"check {split}": found.checked for split, found in evaluated.items() if found}
     validation, test = (found.checkpoints if found else {} for found in evaluated.values())
     stages = {**published.run.stages, **published.stages, **checks, "batch_advice": advice}
-    return RunArtifacts(stages, validation, test, published.checkpoint)
+    return RunArtifacts(stages, validation, test, published.checkpoint, published.promotion)

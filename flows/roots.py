@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flows.options import Params, with_places
+from flows.options import Group, Params, places_of, with_places
 from flows.settings import NAMES, PLACE, PLACE_OR_NAME, PLACE_SETTINGS
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
@@ -33,13 +33,17 @@ def allowed_roots() -> tuple[str, ...] | None:
     return tuple(root.strip() for root in listed.split(",") if root.strip()) if listed else None
 
 
-def admit(params: Params) -> None:
+def admit(params: Group) -> None:
     """Look whether each place that parameters name, their files' and their dump spec's too, lies within the allowed roots.
 
     Raises:
         UserError: one does not; the message names it and the roots.
     """
     if allowed_roots() is None:
+        return
+    if not isinstance(params, Params):
+        for name, kind in places_of(params).items():
+            admit_place(name, getattr(params, name), kind)
         return
     if params.config is not None:
         admit_place("config", params.config)

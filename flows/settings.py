@@ -60,7 +60,7 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     config = make(layers=layers)
     last = _warm_ups(make, values)
     if "name" not in values and (folder or dump):
-        last["name"] = _name_of(folder or PurePath(dump).stem) or config.name
+        last["name"] = name_of(folder or PurePath(dump).stem) or config.name
     config = make(layers=[*layers, last]) if last else config
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
     check_processes("train.processes", 0 if config.pools.gpu else config.train.n_processes)
@@ -137,7 +137,7 @@ def absolute_place(path: str, kind: str) -> str:
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string for JSON, links kept
 
 
-def _name_of(place: str) -> str:
+def name_of(place: str) -> str:
     """What a source's last part gives as a name."""
     last = place.rstrip("/").rsplit("/", 1)[-1].lower()
     return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-")

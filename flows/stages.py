@@ -16,8 +16,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL
 
-from flows.pools import Handover, Made, artifact_of, cancel_run, ref_of, tell_made
-from flows.publish import prepare
+from flows.pools import OF_THE_FLOW, Handover, Made, artifact_of, cancel_run, ref_of, tell_made
+from flows.publish import published_here
 from flows.roots import admit_place
 from flows.runs import with_settings
 from flows.settings import PLACE_SETTINGS
@@ -71,7 +71,7 @@ def all_nodes(handover: Handover, work: Workspace) -> Iterator[Workspace]:
 
 def start_node(handover: Handover, work: Workspace, **settings: Any) -> UUID:
     """A run of this deployment for another node."""
-    config = with_settings(work.config, "train", **settings).model_dump(mode="json", exclude={"pools"})
+    config = with_settings(work.config, "train", **settings).model_dump(mode="json", exclude=OF_THE_FLOW)
     config["model"]["init"] = handover.config["model"]["init"]  # by a name that each machine looks up for itself
     given = handover.model_copy(update={"config": config})
     run = run_deployment(runtime.deployment.id, parameters={"handover": given.model_dump(mode="json")}, timeout=0)
@@ -107,6 +107,6 @@ def publish_step(handover: Handover, work: Workspace, dataset: Dataset) -> Made:
     assert handover.trained, "publication without a run"
     lineage = lineage_of(work.store, work.store.open("train", handover.trained))
     start = artifact_of(work.store, handover.began) if handover.began else None
-    published = prepare(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), handover.label)
+    published = published_here(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), handover.label)
     batch_advice_task(work.store, lineage.trained, published.checkpoint)  # found made by the flow that reports
     return published.made

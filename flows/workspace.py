@@ -43,6 +43,7 @@ AFTER_TRAINING = (
     "select",
     "export",
     "index",
+    "promote",
 )
 
 

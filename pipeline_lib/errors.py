@@ -23,9 +23,7 @@ _NAMED_SO = (
 )
 _OPAQUE = r"(?=[\w%+/~=-]*\d)(?=[\w%+/~=-]*[A-Za-z])[\w%+/~=-]{20,}(?![\w.%+/~=-])"
 _PARAMETER = re.compile(rf"(?i)([?&;](?:(?:{_NAMED_SO})=(?=[^\s&'\"<>])|[\w.-]+=(?={_OPAQUE})))[^\s&;#'\"<>]+")
-_WEBHOOK = re.compile(
-    r"(?i)(https?://(?:[^\s/'\"<>]*hook[^\s/'\"<>]*/|[^\s'\"<>]*/(?:web)?hooks?/))[^\s'\"<>]+"
-)
+_WEBHOOK = re.compile(r"(?i)(https?://(?:[^\s/'\"<>]*hook[^\s/'\"<>]*/|[^\s'\"<>]*/(?:web)?hooks?/))[^\s'\"<>]+")
 _HEADER = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic|token)\s+)[^\s'\"]+")
 _VARIABLE = re.compile(
     r"(?i)(token|secret|passw(or)?d|passphrase|credentials?|api_?key|access_?key(_id)?|private_?key|webhook(_url)?|auth_string"

@@ -22,7 +22,6 @@ from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
@@ -109,12 +108,6 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact
-
-
-@stage_task("promote")
-def promote_task(home: Path, exported: Artifact, index: Artifact, name: str) -> None:
-    """From now on `cpt search` uses this model and this index."""
-    promote(home, exported, index, name)
 
 
 @stage_task("hardest-negatives")

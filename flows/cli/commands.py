@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from flows.cli.config import config_app
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
-from flows.cli.search import search, suite_texts
+from flows.cli.search import rollback, search, suite_texts
 from flows.cli.starts import fetch, get_start
 from flows.cli.store import prune
 
@@ -58,6 +58,7 @@ app.command("get-start")(get_start)
 app.command()(fetch)
 app.command()(prune)
 app.command()(runs)
+app.command()(rollback)
 app.command()(search)
 app.command("suite-texts")(suite_texts)
 

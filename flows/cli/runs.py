@@ -74,15 +74,15 @@ def find_runs(home: Path, store: Store) -> list[Run]:
     """The runs of a store, newest first.
 
     Args:
-        home: the artifact root with its reports and current.json.
+        home: the artifact root with its reports and its registry.
     """
     reports = _reports(home)
-    champion = _champion(home, store)
-    found = [_run(trained, reports.get(trained.manifest.key), champion) for trained in store.artifacts("train")]
+    champions = _champions(home, store)
+    found = [_run(trained, reports.get(trained.manifest.key), champions) for trained in store.artifacts("train")]
     return sorted(found, key=lambda run: (run.made, run.key), reverse=True)
 
 
-def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champion: tuple[str, str]) -> Run:
+def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champions: Mapping[str, str]) -> Run:
     began = json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0)
     origin = json.loads(trained.note("origin.json") or b"{}")
     params, tuning = origin.get("params") or {}, origin.get("tuning") or {}
@@ -95,7 +95,7 @@ def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champion
         source=_source(params, tuning),
         checkpoints=tuple(labels),
         chosen=str(told.get("selection", {}).get("chosen", "")),
-        champion=champion[1] if trained.digest == champion[0] else "",
+        champion=champions.get(trained.digest, ""),
         figures=_figures(told.get("test", {}).values()),
         keys=origin.get("keys") or {},
         report=str(report[0].parent) if report else "",
@@ -128,12 +128,13 @@ def _reports(home: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _champion(home: Path, store: Store) -> tuple[str, str]:
-    """Content digest of the run, and label of the checkpoint, behind the model that search uses; empty without one."""
-    current = home / "current.json"
-    digest = json.loads(current.read_bytes())["model_digest"] if current.is_file() else ""
-    exported = next((made for made in store.artifacts("export") if made.digest == digest), None) if digest else None
-    return (exported.manifest.inputs["trained"], exported.manifest.config["label"]) if exported else ("", "")
+def _champions(home: Path, store: Store) -> dict[str, str]:
+    """Content digest of each run, and label of its checkpoint, that searches use by some name."""
+    from pipeline_lib.search.registry import names, pair_of
+
+    digests = {pair.model_digest for name in names(home) if (pair := pair_of(home, name))}
+    made = [found.manifest for found in store.artifacts("export") if found.digest in digests] if digests else []
+    return {manifest.inputs["trained"]: str(manifest.config["label"]) for manifest in made}
 
 
 def _print(found: list[Run]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational
@@ -59,10 +61,46 @@ class PoolsConfig(StageConfig):
     restarts: int = operational(2, description="New runs on the pool in place of those that were lost or crashed.", ge=0)
 
 
+class PromoteConfig(StageConfig):
+    """Promotion: when a finished run becomes what searches use, and what it has to show for it."""
+
+    when: Literal["always", "gate", "ask", "never"] | None = operational(
+        None,
+        description="always: at once; gate: if it is better than the champion of its name; ask: the run pauses in Prefect's UI"
+        " until a person has compared them; never: it is kept back. null: gate for a run that a schedule started, else always.",
+    )
+    confidence: float = operational(
+        0.95,
+        description="Share of the paired resamples of validation queries in which the candidate's weighted score has to be the"
+        " higher one.",
+        ge=0.5,
+        lt=1,
+    )
+    margins: dict[Literal["code_search", "text_search", "classification", "similarity"], float] = operational(
+        {"code_search": 0.02, "text_search": 0.02, "classification": 0.02, "similarity": 0.05},
+        description="Most that the mean of a kind may be below the champion's, in points of its metric; 0 for a kind that is"
+        " not named.",
+    )
+    least_recall: float = operational(
+        0.9,
+        description="Least recall@10 of an index that is not exact, against exact search over the same vectors.",
+        ge=0,
+        le=1,
+    )
+    sample_queries: int = operational(
+        100, description="Validation queries that the indexes' recall and the overlap of their answers are taken on.", ge=1
+    )
+    ask_hours: float = operational(
+        12, description="Time that a person has to answer, after which the candidate is held back (hours).", gt=0
+    )
+
+
 class RunConfig(StageConfig):
     """Run: all options from raw dump to searchable index."""
 
-    name: str = operational("run", description="Name of the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: str = operational(
+        "run", description="Name of the report's folder and of the model in the registry.", pattern=r"^[a-z0-9][a-z0-9_.-]*$"
+    )
     preset: str = operational("", description="Preset that the run began as.")
     tests_plumbing: bool = operational(
         False, description="Mark of sizes that only show that everything works; reports say that the figures mean nothing."
@@ -92,3 +130,4 @@ class RunConfig(StageConfig):
     export: ExportConfig = ExportConfig()
     index: IndexConfig = IndexConfig()
     pools: PoolsConfig = operational(PoolsConfig())
+    promote: PromoteConfig = operational(PromoteConfig())

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search.current import Current, check_files, read_current, read_json
+from pipeline_lib.search.registry import Champion, Home, in_use, opened
+from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
     import faiss
@@ -61,14 +62,17 @@ class QueryEncoder(Protocol):
 LoadWeights = Callable[[Path], QueryEncoder]
 
 
-def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_weights: LoadWeights | None = None) -> list[Hit]:
+def search(
+    home: Home, query: str, kind: str | None = None, k: int = 10, load_weights: LoadWeights | None = None, name: str = ""
+) -> list[Hit]:
     """The k functions and passages that are nearest to the query, best first.
 
     Args:
-        home: the artifact root with current.json.
+        home: the artifact root, or the URL of a bucket's store.
         kind: "code" or "text" alone; None: both.
         k: results at most; fewer where the index has fewer.
         load_weights: takes an export without model.onnx; it may import what this package does not.
+        name: of the model; empty: see `registry.default_name`.
 
     Raises:
         UserError: there is no index yet, or its model has no model.onnx and nothing else loads it; the query is empty, or
@@ -76,22 +80,22 @@ def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_we
         CorruptArtifact: model and index do not belong together, or a byte of either has changed.
     """
     _check_request(query, kind, k)
-    return Searcher(read_current(home), load_weights).search(query, kind, k)
+    return Searcher(in_use(home, name), load_weights).search(query, kind, k)
 
 
 class Searcher:
     """An opened (model, index) pair: every byte that it reads was verified, while the libraries were being loaded.
 
     Args:
-        current: see `read_current`.
+        current: see `registry.in_use`.
         load_weights: see `search`.
 
     Raises:
         CorruptArtifact: see `search`.
     """
 
-    def __init__(self, current: Current, load_weights: LoadWeights | None = None) -> None:
-        self.current = current
+    def __init__(self, current: Champion, load_weights: LoadWeights | None = None) -> None:
+        self.current = current = opened(current)
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current)
@@ -127,7 +131,7 @@ class Searcher:
             raise UserError(
                 f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
             )
-        found = self._found(np.ascontiguousarray(vector_1D, np.float32), kind, k)
+        found = self.nearest_rows(np.ascontiguousarray(vector_1D, np.float32), kind, k)
         # row by row: `take` would import pandas, another 0.3 s
         rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
         columns = ("kind", "name", "path", "line", "doc", "id")
@@ -136,7 +140,7 @@ class Searcher:
             for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
         ]
 
-    def _found(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
+    def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
         """(row, score) of the best k of the kind; asks for more and more rows until there are k or no more."""
         total = self.index.ntotal
         wanted = min(total, k if kind is None else k * 2)
@@ -191,7 +195,7 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
         raise UserError(f"k is {k}, expected 1 or more")
 
 
-def _verify(current: Current) -> dict[str, Any]:
+def _verify(current: Champion) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
     has_onnx = (current.model / "model.onnx").is_file()
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.params import EvaluateParams, FinetuneParams, RunParams
+from flows.promotion import RollbackParams
 from flows.roots import admit
 from pipeline_lib.errors import UserError
 
@@ -78,6 +79,13 @@ def test_a_scheduler_is_a_place_and_names_are_none(root: Path) -> None:
     assert refused(RunParams(preset="smoke", set=("extract.scheduler=tcp://10.0.0.9:8786",)), root / "allowed")
     admit(EvaluateParams(models=("bm25", "published", "hub:org/model")))
     admit(RunParams(preset="smoke", init="EleutherAI/pythia-70m"))
+
+
+def test_a_rollback_s_bucket_is_a_place_too(root: Path) -> None:
+    admit(RollbackParams(artifacts="s3://corpora/public/run"))
+    assert refused(RollbackParams(artifacts="s3://corpora/private"), root / "allowed")
+    with pytest.raises(ValueError, match="holds a secret"):
+        RollbackParams(artifacts="https://me:password@host/run")
 
 
 def test_without_a_list_any_place_may_be_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

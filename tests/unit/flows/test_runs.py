@@ -60,7 +60,8 @@ def home(tmp_path: Path) -> Path:
     origin = {"tuning": {"checkpoint": f"{first.manifest.key}/step-000010", "data": ["nli=a.jsonl"]}}
     tuned.add_note("origin.json", json.dumps(origin).encode())
     exported = make(store, "export", "step-000005", ("model",), {"trained": first})
-    (tmp_path / "current.json").write_text(json.dumps({"model_digest": exported.digest}))
+    pair = {"model": "m", "model_digest": exported.digest, "index": "i", "index_digest": "d", "run": "mine"}
+    (tmp_path / "current.json").write_text(json.dumps(pair))
     write_report(tmp_path / "reports" / "mine" / "aaaa-1", first, 0.4)
     write_report(tmp_path / "reports" / "mine" / "aaaa-2", first, 0.5)
     os.utime(tmp_path / "reports" / "mine" / "aaaa-1" / "report.json", (1, 1))
