@@ -272,7 +272,9 @@ class _PoolRun:
         return next((str(event["occurred"]) for event in answer.json()["events"]), "")
 
     def _give_up(self, run: FlowRun) -> State:
-        lost = Crashed(message=f"nothing was heard of it for {self.pools.silence_seconds:.0f} s: its worker or machine is gone")
+        lost: State[Any] = Crashed(
+            message=f"nothing was heard of it for {self.pools.silence_seconds:.0f} s: its worker or machine is gone"
+        )
         self.client.set_flow_run_state(run.id, lost, force=True)
         return lost
 
