@@ -27,13 +27,21 @@ def place(title: str, description: str, kind: str = PLACE, default: Any = None, 
     return Field(default, title=title, description=description, json_schema_extra={"place": kind, **options})
 
 
+# a text without the login or token of a URL: Prefect refuses another before there is a run, and so before its database has it
+PUBLIC = r"^(?!.*://[^/?#\s]*:[^/?#\s]*@)(?!.*[?&](?:token|access_token|sig|signature|secret|password|api_key|key)=)"
+
+
 def _plain(field: dict[str, Any]) -> dict[str, Any]:
     (kind,) = [one for one in field.get("anyOf", [{}]) if one.get("type") != "null"]
     default = field.get("default")
     if isinstance(default, dict):  # of a group
         default = {name: value for name, value in default.items() if value is not None}
     rest = {name: value for name, value in field.items() if name not in ("anyOf", "default", "place", "operational")}
-    return kind | rest | ({} if default is None else {"default": default})
+    plain = kind | rest | ({} if default is None else {"default": default})
+    for text in (plain, plain.get("items", {})):
+        if text.get("type") == "string" and not {"enum", "pattern"} & text.keys():
+            text["pattern"] = PUBLIC
+    return plain
 
 
 def _plain_form(schema: dict[str, Any], model: type[BaseModel]) -> None:

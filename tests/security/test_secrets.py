@@ -17,6 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
+
+from flows.retrain import retrain
 
 PROJECT = Path(__file__).parents[2]
 LOGIN, QUERY, OF_ENVIRONMENT, KEY, HUB, PROXY, HOOK = (f"planted-{n}-9f3c1a7e" for n in range(7))
@@ -144,6 +148,18 @@ def test_a_secret_in_a_parameter_is_refused_and_not_repeated(tmp_path: Path) -> 
         assert "secret" in said
         assert not [secret for secret in SECRETS if secret in said]
     assert leaks(home) == []
+
+
+def test_prefect_refuses_a_secret_before_there_is_a_run() -> None:
+    schema = parameter_schema(retrain).model_dump(exclude_unset=True)
+
+    def faults(**params: Any) -> list[Any]:
+        return validate({"params": {"preset": "smoke", **params}}, schema)
+
+    assert faults(source="s3://bucket/a?b=1", set=["train.steps=1"], machine={"artifacts": "abfs://c@a.dfs.org/x"}) == []
+    assert faults(source=f"https://me:{LOGIN}@host.org/a.yaml")
+    assert faults(set=[f"contamination.folder=https://host.org/a?part=1&token={QUERY}"])
+    assert faults(machine={"artifacts": f"s3://{KEY}:{LOGIN}@bucket/run"})
 
 
 @pytest.mark.slow
