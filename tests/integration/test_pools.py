@@ -233,6 +233,32 @@ def test_a_gpu_worker_that_is_lost_is_replaced_and_no_artifact_differs(tmp_path:
 
 
 @pytest.mark.slow
+def test_a_killed_flow_s_run_is_found_again_and_a_cancelled_flow_s_is_cancelled(
+    tmp_path: Path, corpus: Path, repository: Path
+) -> None:
+    home = tmp_path / "home"
+    params = {"preset": "smoke", "source": str(corpus), "set": ["pools.gpu=gpu", "train.steps=100000"]}
+    with cluster(home, repository) as made:
+        lost = made.worker("cpu", "lost-worker")
+        made.worker("gpu", SECOND)
+
+        def on_gpu() -> list[str]:
+            return [run["state_type"] for run in made.runs() if run["work_pool_name"] == "gpu"]
+
+        made.run("retrain", "by-hand", **params)
+        wait_for(lambda: any((home / "store" / "train").glob("*/timing.jsonl")), 300)
+        kill_tree(lost.pid)
+        made.worker("cpu", FIRST)
+        again = made.run("retrain", "by-hand", **params)
+        wait_for(lambda: "on the work pool gpu" in (home / "logs" / FIRST).read_text(), 200)
+        assert on_gpu() == ["RUNNING"], "the run that was left, and no second one"
+        made.post(f"flow_runs/{again}/set_state", {"state": {"type": "CANCELLING"}})
+        wait_for(lambda: made.ended(again) and on_gpu() == ["CANCELLED"], 120)
+        (run,) = made.runs(id={"any_": [again]})
+        assert run["state_type"] == "CANCELLED"
+
+
+@pytest.mark.slow
 def test_two_nodes_of_the_pool_train_as_one(tmp_path: Path, corpus: Path, repository: Path) -> None:
     home = tmp_path / "home"
     with cluster(home, repository) as made:
