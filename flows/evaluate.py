@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.params import EvaluateParams
+from flows.pools import artifact_of, measured_on_pool
 from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
@@ -129,6 +130,10 @@ def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artif
 
 def measured_on_validation(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> tuple[list[Evaluations], Artifact]:
     """What selection reads of each checkpoint, of whatever run, on the validation of this run's corpus; and its contract."""
+    if run.work.config.pools.gpu:
+        made = measured_on_pool(run, [checkpoint.name for checkpoint in checkpoints])
+        opened = {name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items()}
+        return [opened[checkpoint.name] for checkpoint in checkpoints], opened["checked"][0]
     part = HeldOutPart(run.work.store, run.lineage.curated, "validation", run.work.config)
     precision = run.work.config.suites.precision
     found = [

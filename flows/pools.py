@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 from uuid import UUID
@@ -40,6 +40,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train.start import checkpoint_of
 from tasks.ui import say
 
+Step = Literal["train", "publish", "measure"]
 Made = dict[
     str, list[str]
 ]  # what a run on a pool made: a name to STAGE/KEY, one or several; the chosen checkpoint by its label
@@ -60,7 +61,7 @@ class Handover(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    step: Literal["train", "publish"] = Field(description="Which stages.")
+    step: Step = Field(description="Which stages.")
     name: str = Field(description="Name of the run that they belong to.")
     store: str = Field(description="Folder or bucket of the artifacts, which both machines see.")
     config: dict[str, Any] = Field(description="Configuration of the run, as JSON.")
@@ -69,12 +70,13 @@ class Handover(BaseModel):
         None, description="Checkpoint of a finished run that training starts from, as TRAINKEY/step-000240."
     )
     began: str | None = Field(None, description="STAGE/KEY of the artifact that training began from; for publication.")
-    trained: str | None = Field(None, description="Key of the `train` artifact; for publication.")
+    trained: str | None = Field(None, description="Key of the `train` artifact that is published or measured beside others.")
     label: str = Field("", description="Checkpoint to publish; empty: the one that selection chooses.")
+    checkpoints: tuple[str, ...] = Field((), description="Checkpoints to measure, of whatever run, as TRAINKEY/step-000240.")
     fitness: dict[str, Any] = Field(description="Conditions that the worker must meet: the store, the code, folders.")
 
     @classmethod
-    def of(cls, step: Literal["train", "publish"], work: Workspace, dataset: Dataset, **more: Any) -> Handover:
+    def of(cls, step: Step, work: Workspace, dataset: Dataset, **more: Any) -> Handover:
         """The same stages that this process would run."""
         start, config = dataset.start, work.config
         if start is not None and config.model.init == str(start.folder):  # which is elsewhere on another machine
@@ -108,7 +110,7 @@ class Handover(BaseModel):
     def open(self) -> tuple[Workspace, Dataset]:
         """The workspace and dataset on the machine that is handed the stages."""
         store = Store.at(self.store)
-        config = RunConfig.model_validate(self.config)
+        config = RunConfig.model_validate({name: value for name, value in self.config.items() if name not in OF_THE_FLOW})
         start = checkpoint_of(store, self.start) if self.start else None
         if start is not None and config.model.init == start.name:
             config = with_settings(config, "model", init=str(start.folder))
@@ -141,6 +143,12 @@ def published_on_pool(run: TrainedRun, label: str) -> Made:
     began = ref_of(run.start) if run.start else None
     words = {"began": began, "trained": run.key, "label": label}
     return _handed_over(run.work.config.pools, Handover.of("publish", run.work, run.dataset, **words), ())
+
+
+def measured_on_pool(run: TrainedRun, names: Sequence[str]) -> Made:
+    """Evaluations of checkpoints on the validation of a run's corpus by the name of each, and "checked", their contract."""
+    handover = Handover.of("measure", run.work, run.dataset, trained=run.key, checkpoints=tuple(names))
+    return _handed_over(run.work.config.pools, handover, ())
 
 
 def ref_of(artifact: Artifact) -> str:

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL
 
+from flows.evaluate import measured_on_validation
 from flows.pools import OF_THE_FLOW, Handover, Made, artifact_of, cancel_run, ref_of, tell_made
 from flows.publish import published_here
 from flows.roots import admit_place
@@ -25,9 +26,11 @@ from flows.train import trained_here
 from flows.workspace import Dataset, TrainedRun, Workspace, recorded_params
 from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.runtime.machine import check_processes
+from pipeline_lib.train.start import checkpoint_of
 from tasks.training import batch_advice_task
 
 HOST = "127.0.0.1"
+READ_AFTER_TRAINING = ("select.suite_data",)  # of the settings that name a place
 
 
 @flow(name="stages", flow_run_name="{handover.step}-{handover.name}")
@@ -38,14 +41,25 @@ def stages(handover: Handover) -> None:
         handover: what is made, and from what.
     """
     admit_place("store", handover.store)
-    for name, kind in PLACE_SETTINGS.items():
+    for name in PLACE_SETTINGS if handover.step == "train" else READ_AFTER_TRAINING:
         section, _, field = name.partition(".")
-        admit_place(name, handover.config.get(section, {}).get(field), kind)
+        admit_place(name, handover.config.get(section, {}).get(field), PLACE_SETTINGS[name])
     handover.check_worker()
     work, dataset = handover.open()
-    with all_nodes(handover, work) as work_here:
-        made = train_step(work_here, dataset) if handover.step == "train" else publish_step(handover, work_here, dataset)
-    tell_made(made)
+    if handover.step == "train":
+        with all_nodes(handover, work) as node:
+            tell_made(train_step(node, dataset))
+        return
+    step = publish_step if handover.step == "publish" else measure_step
+    tell_made(step(handover, trained_run(handover, work, dataset)))
+
+
+def trained_run(handover: Handover, work: Workspace, dataset: Dataset) -> TrainedRun:
+    """The run that was trained on this pool before."""
+    assert handover.trained, f"{handover.step} without a run"
+    lineage = lineage_of(work.store, work.store.open("train", handover.trained))
+    start = artifact_of(work.store, handover.began) if handover.began else None
+    return TrainedRun(work, recorded_params(lineage), dataset, lineage, start)
 
 
 @contextmanager
@@ -56,7 +70,7 @@ def all_nodes(handover: Handover, work: Workspace) -> Iterator[Workspace]:
     it starts the nodes.
     """
     train = work.config.train
-    if handover.step != "train" or train.nodes == 1 or train.rendezvous:
+    if train.nodes == 1 or train.rendezvous:
         yield work
         return
     meeting = {"rendezvous": f"{_own_address()}:{_free_port()}", "rendezvous_id": uuid.uuid4().hex}
@@ -102,11 +116,16 @@ def train_step(work: Workspace, dataset: Dataset) -> Made:
     return {"train": [ref_of(trained)], "start": [ref_of(start)] if start else []}
 
 
-def publish_step(handover: Handover, work: Workspace, dataset: Dataset) -> Made:
+def publish_step(handover: Handover, run: TrainedRun) -> Made:
     """All of publication that computes; the flow that asked promotes."""
-    assert handover.trained, "publication without a run"
-    lineage = lineage_of(work.store, work.store.open("train", handover.trained))
-    start = artifact_of(work.store, handover.began) if handover.began else None
-    published = published_here(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), handover.label)
-    batch_advice_task(work.store, lineage.trained, published.checkpoint)  # found made by the flow that reports
+    published = published_here(run, handover.label)
+    batch_advice_task(run.work.store, run.trained, published.checkpoint)  # found made by the flow that reports
     return published.made
+
+
+def measure_step(handover: Handover, run: TrainedRun) -> Made:
+    """What selection reads of several checkpoints, on the validation of one corpus."""
+    checkpoints = [checkpoint_of(run.work.store, name) for name in handover.checkpoints]
+    found, checked = measured_on_validation(run, checkpoints)
+    made = {name: [*map(ref_of, evaluations)] for name, evaluations in zip(handover.checkpoints, found, strict=True)}
+    return made | {"checked": [ref_of(checked)]}
