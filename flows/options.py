@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -29,6 +29,20 @@ def place(title: str, description: str, kind: str = PLACE, default: Any = None, 
 
 # a text without the login or token of a URL: Prefect refuses another before there is a run, and so before its database has it
 PUBLIC = r"^(?!.*://[^/?#\s]*:[^/?#\s]*@)(?!.*[?&](?:token|access_token|sig|signature|secret|password|api_key|key)=)"
+
+
+PromoteWhen = Literal["always", "gate", "ask", "never"]
+
+
+def promote_field() -> Any:
+    """When the run becomes what searches use."""
+    return Field(
+        None,
+        title="Promote",
+        description="always: searches for its name use it from now on; gate: only if it is better than what they use now; ask:"
+        " the run pauses until a person says yes or no; never: it is kept back. Unset: gate if a schedule started it, else"
+        " always.",
+    )
 
 
 def _plain(field: dict[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class _Promotion:
     def _choose(self) -> None:
         """Searches without a name use the last that a person published; schedules and gates never change that."""
         if self.by == "person" and self.when in ("always", "ask"):
-            registry.choose(self.place, self.name)
+            for home in {self.place, self.run.work.home}:  # with a bucket, here and there
+                registry.choose(home, self.name)
 
     def _row(self, event: str, sentence: str, reasons: Sequence[str] = ()) -> Row:
         renamed = f" ({self.renamed})" if self.renamed else ""

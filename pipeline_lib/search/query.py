@@ -6,14 +6,17 @@ Legend: D width, N rows of the index, K results.
 from __future__ import annotations
 
 import json
+import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search.registry import Champion, Home, in_use, opened
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ WEIGHT_FILES = (
 )
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
 ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
+RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
@@ -155,6 +159,58 @@ class Searcher:
             if len(pairs) >= k or wanted == total:
                 return pairs[:k]
             wanted = min(total, wanted * OVERFETCH)
+
+
+class FollowingSearcher:
+    """A searcher of a long-running process: it goes over to another pair when its name gets one, without a restart.
+
+    Queries that are under way, and those that come while the other pair is opened, are answered by the pair before. A pair
+    that cannot be opened is left alone, and tried again.
+
+    Args:
+        home, load_weights: see `search`.
+        name: of the model; empty: whichever searches use without a name.
+        every: seconds between two looks at the registry; None: none on a disk, where a look takes some 0.02 ms, and 5 for a
+            bucket.
+
+    Raises:
+        UserError, CorruptArtifact: see `search`, at the start alone.
+    """
+
+    def __init__(self, home: Home, name: str = "", load_weights: LoadWeights | None = None, every: float | None = None) -> None:
+        self.home, self.name, self._load_weights = home, name, load_weights
+        self._opening = threading.Lock()
+        self._default = default_stamp(home)
+        self._searcher = Searcher(in_use(home, name), load_weights)
+        self._seen = self._searcher.current
+        self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
+        self._look_at = 0.0
+
+    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+        """See the function `search`."""
+        return self.searcher().search(query, kind, k)
+
+    def searcher(self) -> Searcher:
+        """The searcher of the pair that is in use now."""
+        if time.monotonic() >= self._look_at and self._opening.acquire(blocking=False):
+            try:
+                self._look_at = time.monotonic() + self._every
+                self._follow()
+            except (UserError, CorruptArtifact, TransientError, OSError) as error:
+                self._look_at = time.monotonic() + RETRY_SECONDS
+                logging.getLogger(__name__).warning("goes on with %s: %s", self._seen.model, error)
+            finally:
+                self._opening.release()
+        return self._searcher
+
+    def _follow(self) -> None:
+        default = default_stamp(self.home)
+        if not has_moved(self._seen) and (self.name or default == self._default):
+            return
+        found = in_use(self.home, self.name)
+        if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):
+            self._searcher = Searcher(found, self._load_weights)
+        self._seen, self._default = found, default
 
 
 def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncoder:

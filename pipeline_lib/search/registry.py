@@ -40,32 +40,10 @@ if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
 
 __all__ = [
-    "FOLDER",
-    "Candidate",
-    "Champion",
-    "ChampionChanged",
-    "Home",
-    "as_pair",
-    "champion",
-    "choose",
-    "default_name",
-    "has_moved",
-    "history",
-    "in_use",
-    "kept_pairs",
-    "names",
-    "opened",
-    "pair_of",
-    "promote",
-    "record",
-    "reindex",
-    "reject",
-    "rollback",
-    "set_default",
-    "stand_in",
-    "to_json",
-    "try_out",
-]
+    "FOLDER", "Candidate", "Champion", "ChampionChanged", "Home", "as_pair", "champion", "choose", "default_name",
+    "default_stamp", "has_moved", "history", "in_use", "kept_pairs", "names", "opened", "pair_of", "promote",
+    "record", "reindex", "reject", "rollback", "set_default", "stand_in", "to_json", "try_out",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,6 +157,11 @@ def default_name(home: Home) -> str:
     raise UserError(f"several models are published and none of them by hand; choose one with --name: {', '.join(found)}")
 
 
+def default_stamp(home: Home) -> bytes | None:
+    """What changes with the name that is searched where none is given."""
+    return Files(home).read("_default.json")
+
+
 def set_default(home: Home, name: str) -> None:
     """Let searches without a name use this one from now on."""
     Files(home).replace("_default.json", as_bytes({"name": checked(name)}))
@@ -244,7 +227,10 @@ def promote(
     held = pair_of(home, name)
     if held and not held.is_trial and held.model_digest == candidate.exported.digest:
         is_same = held.index_digest == candidate.indexed.digest
-        return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        try:
+            return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        except UserError as error:  # the index is that of this model: the champion is another one by now
+            raise ChampionChanged(str(error)) from error
 
     def event(held: Held) -> dict[str, Any]:
         now = event_of(held.pair)
@@ -257,6 +243,10 @@ def promote(
 
 def try_out(home: Home, name: str, candidate: Candidate, why: str, told: Mapping[str, Any] | None = None) -> None:
     """Make a pair searchable by its name as long as there is no champion: it only shows that everything works."""
+    now = pair_of(home, name)
+    digests = (candidate.exported.digest, candidate.indexed.digest)
+    if now and now.is_trial and (now.model_digest, now.index_digest) == digests:
+        return  # found done
     pair = {**_pair(Files.of(home, name).home, candidate), "is_trial": True}
 
     def event(held: Held) -> dict[str, Any]:

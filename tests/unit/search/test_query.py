@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,8 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search import verified
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
-from pipeline_lib.search.query import Searcher, render_json, render_text, search
-from pipeline_lib.search.registry import Candidate, in_use, promote
+from pipeline_lib.search.query import FollowingSearcher, Searcher, render_json, render_text, search
+from pipeline_lib.search.registry import Candidate, in_use, promote, rollback, set_default
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import Store
@@ -247,3 +250,78 @@ def test_a_search_imports_no_heavy_library(home: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert answer.stdout.strip() == "3 []", answer.stderr
+
+
+def test_a_searcher_follows_promotions_and_no_query_fails(home: Path, store: Store, curate: Make, export_model: Make) -> None:
+    made = [Candidate(exported, build(store, exported, curate())) for exported in (export_model(1), export_model(2))]
+    searcher, stop, answered = FollowingSearcher(home, "planted"), threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answered.append(searcher.search("apples", k=3))
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        try:
+            for number in range(6):
+                now = promote(home, "planted", made[number % 2])
+            now = rollback(home, "planted")
+            deadline = time.monotonic() + 60
+            while searcher.searcher().current.model_digest != now.model_digest and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            stop.set()
+        for one in asking:
+            one.result()
+    assert searcher.searcher().current.model_digest == now.model_digest == made[0].exported.digest
+    assert len(answered) > 3 and all(len(hits) == 3 for hits in answered)
+    assert searcher.search("apples") == search(home, "apples", name="planted")
+
+
+def test_a_searcher_without_a_name_follows_the_default(home: Path, store: Store, curate: Make, export_model: Make) -> None:
+    searcher = FollowingSearcher(home)
+    exported = export_model(1)
+    set_default(home, "planted")
+    promote(home, "other", Candidate(exported, build(store, exported, curate())))
+    assert searcher.searcher().current.name == "planted"
+    set_default(home, "other")
+    assert searcher.searcher().current.name == "other" and searcher.search("apples", k=1)
+
+
+def test_a_pair_that_cannot_be_opened_is_left_alone(
+    home: Path,
+    store: Store,
+    curate: Make,
+    export_model: Make,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searcher, exported = FollowingSearcher(home, "planted"), export_model(1)
+    expected = searcher.search("apples")
+    made = promote(home, "planted", Candidate(exported, build(store, exported, curate())))
+    good = (made.index / "rows.arrow").read_bytes()
+    (made.index / "rows.arrow").write_bytes(good[:-1])
+    assert searcher.search("apples") == expected and "sha256" in caplog.text
+    (made.index / "rows.arrow").write_bytes(good)
+    monkeypatch.setattr(searcher, "_look_at", 0.0)
+    assert searcher.search("apples") == search(home, "apples") and searcher.searcher().current == made
+
+
+def test_the_terminal_searches_by_name_and_goes_back(
+    home: Path, store: Store, curate: Make, export_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export_model(1)
+    promote(home, "other", Candidate(exported, build(store, exported, curate()), "b" * 24, "step-000002"))
+    promote(home, "planted", Candidate(exported, build(store, exported, curate()), "c" * 24, "step-000003"))
+    monkeypatch.setenv("CPT_HOME", str(home))
+    run = CliRunner()
+    several = run.invoke(app, ["search", "apples"])
+    assert isinstance(several.exception, UserError) and "--name: other, planted" in str(several.exception)
+    found = run.invoke(app, ["search", "apples", "--json", "--name", "other"])
+    assert json.loads(found.output)["hits"] == json.loads(render_json("apples", search(home, "apples", name="other")))["hits"]
+    shown = run.invoke(app, ["rollback", "--name", "planted", "--list"]).output.splitlines()
+    assert [line.split()[-2:] for line in shown] == [["promoted", "/"], ["promoted", "cccccccc/step-000003"]]
+    assert shown[1].startswith("*")
+    back = run.invoke(app, ["rollback", "--name", "planted", "--reason", "worse"])
+    assert back.exit_code == 0 and "in place of cccccccc/step-000003 (event 3)" in back.output
+    assert in_use(home, "planted").event == 3 and in_use(home, "other").trained == "b" * 24
