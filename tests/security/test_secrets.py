@@ -150,6 +150,16 @@ def test_a_secret_in_a_parameter_is_refused_and_not_repeated(tmp_path: Path) -> 
     assert leaks(home) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_what_a_dump_is_is_told_without_its_login(tmp_path: Path, dumps: str, more: list[str]) -> None:
+    url = f"http://me:{LOGIN}@{dumps}/prose/prose.jsonl?token={QUERY}"
+    code, said = cpt(planted(tmp_path), "inspect", url, *more)
+    assert code == 0, said
+    assert "prose.jsonl" in said
+    assert "fishermen" in said
+    assert not [secret for secret in SECRETS if secret in said]
+
+
 def test_prefect_refuses_a_secret_before_there_is_a_run() -> None:
     schema = parameter_schema(retrain).model_dump(exclude_unset=True)
 
@@ -180,7 +190,7 @@ def test_a_whole_run_leaves_no_secret_anywhere(tmp_path: Path, dumps: str, corpu
     assert len(list((tmp_path / "bucket").rglob("manifest.json"))) > 10
     assert_nothing_is_told(home, said)
     assert leaks(tmp_path / "bucket") == []
-    for words in (["runs", "--artifacts", "s3://secrets/run"], ["search", "harbour lamp"], ["inspect", plain]):
+    for words in (["runs", "--artifacts", "s3://secrets/run"], ["search", "harbour lamp"]):
         code, said = cpt(env, *words)
         assert code == 0, said
         assert not [secret for secret in SECRETS if secret in said], words
