@@ -11,6 +11,7 @@ from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import AblateParams
+from flows.roots import admit
 from flows.train import start_of_training
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
 from pipeline_lib.config.ablations import AblateConfig, arms, rankings, with_seed
@@ -39,6 +40,7 @@ def ablate(params: AblateParams) -> AblatedRef:
     Args:
         params: the preset whose data and sizes are used, and which levers are pulled.
     """
+    admit(params)
     work, ablation = open_workspace(params), params.ablation()
     datasets: dict[str, Dataset] = {}
     measured = []

@@ -9,6 +9,7 @@ from prefect import flow
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import DatasetParams
+from flows.roots import admit
 from flows.runs import asked_digest, find_checkpoint, started_at
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
 from pipeline_lib.errors import UserError
@@ -32,6 +33,7 @@ def build_dataset(params: DatasetParams) -> DatasetRef:
     Args:
         params: what to run, and on what.
     """
+    admit(params)
     return dataset_of(open_workspace(params)).ref
 
 

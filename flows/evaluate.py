@@ -12,6 +12,8 @@ from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import EvaluateParams
 from flows.runs import checkpoint_behind, name_in_registry
+from flows.pools import artifact_of, measured_on_pool
+from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
@@ -68,6 +70,7 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     Args:
         params: what is evaluated, on what, and how thoroughly.
     """
+    admit(params)
     of_corpus, public = parted_suites(params.suites)
     run, labels = runs_of(params) if params.checkpoints or of_corpus else (None, [])
     work = run.work if run else workspace_without_run(params)
@@ -198,6 +201,10 @@ def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artif
 
 def measured_on_validation(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> tuple[list[Evaluations], Artifact]:
     """What selection reads of each checkpoint, of whatever run, on the validation of this run's corpus; and its contract."""
+    if run.work.config.pools.gpu:
+        made = measured_on_pool(run, [checkpoint.name for checkpoint in checkpoints])
+        opened = {name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items()}
+        return [opened[checkpoint.name] for checkpoint in checkpoints], opened["checked"][0]
     part = HeldOutPart(run.work.store, run.lineage.curated, "validation", run.work.config)
     precision = run.work.config.suites.precision
     found = [

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
+from flows.roots import admit
 from flows.workspace import open_store, origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
@@ -43,6 +44,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     Args:
         params: which checkpoint, which training sets, and how.
     """
+    admit(params)
     config = params.resolve()
     store = open_store(params.machine.artifacts)
     name = published_checkpoint(store) if params.checkpoint == PUBLISHED else params.checkpoint

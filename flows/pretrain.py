@@ -8,6 +8,7 @@ from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PretrainParams
+from flows.roots import admit
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
@@ -22,6 +23,7 @@ def pretrain(params: PretrainParams) -> str:
     Args:
         params: what to train, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     if work.config.pretrain.steps == 0:
         raise UserError(f"preset {params.preset!r} asks for no pre-training: give pretrain.steps, e.g. --pretrain-steps 500")

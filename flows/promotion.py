@@ -16,6 +16,7 @@ from flows.evaluate import HeldOutEvaluations, measured_on_validation
 from flows.hooks import HOOKS
 from flows.notices import tell_waiting
 from flows.options import Group, place
+from flows.roots import admit
 from flows.runs import checkpoint_behind, given_source, name_in_registry
 from flows.workspace import TrainedRun, in_subflow
 from pipeline_lib.evaluation.gate import Check
@@ -231,6 +232,7 @@ def rollback(params: RollbackParams) -> RolledBackRef:
     Args:
         params: which name, and how far.
     """
+    admit(params)
     home = params.artifacts or artifact_home()
     name = params.name or registry.default_name(home)
     now = registry.rollback(home, name, params.to, params.reason or "")

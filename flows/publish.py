@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,9 @@ from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
+from flows.pools import Made, artifact_of, published_on_pool, ref_of
 from flows.promotion import promoted
+from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
@@ -61,6 +64,28 @@ class Published:
         return replace(self, promotion=promoted(self.run, self.checkpoint, self.validation, self.stages))
 
     @property
+    def made(self) -> Made:
+        """Names of all that was made, which `of` reads."""
+        found: Made = {stage: [ref_of(artifact)] for stage, artifact in self.stages.items()}
+        found["checkpoint"] = [self.checkpoint]
+        for split, measured in (("validation", self.validation), ("test", self.test)):
+            if measured is not None:
+                found[f"{split}/"] = [ref_of(measured.checked)]
+                found |= {f"{split}/{label}": [*map(ref_of, made)] for label, made in measured.checkpoints.items()}
+        return found
+
+    @classmethod
+    def of(cls, run: TrainedRun, made: Made) -> Published:
+        """What another process made of a run."""
+        found = {
+            name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items() if name != "checkpoint"
+        }
+        stages = {name: artifacts[0] for name, artifacts in found.items() if "/" not in name}
+        test = _measured(found, "test")
+        assert test is not None, "publication without a test"
+        return cls(run, made["checkpoint"][0], _measured(found, "validation"), test, stages)
+
+    @property
     def ref(self) -> PublishedRef:
         """Its keys."""
         keys = {stage: artifact.manifest.key for stage, artifact in self.stages.items()}
@@ -77,6 +102,12 @@ class Published:
         )
 
 
+def _measured(found: Mapping[str, tuple[Artifact, ...]], split: str) -> HeldOutEvaluations | None:
+    checked = found.get(f"{split}/")
+    of_split = {name.removeprefix(f"{split}/"): made for name, made in found.items() if name.startswith(f"{split}/")}
+    return HeldOutEvaluations({label: made for label, made in of_split.items() if label}, checked[0]) if checked else None
+
+
 @flow(name="publish", flow_run_name=run_name, **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
     """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
@@ -84,12 +115,22 @@ def publish(params: PublishParams) -> PublishedRef:
     Args:
         params: which run; a checkpoint named by hand skips the selection.
     """
+    admit(params)
     run, label = find_run(params, params.checkpoint)
     return publish_run(run, label).promoted().ref
 
 
 def publish_run(run: TrainedRun, label: str = "") -> Published:
     """Export and index a checkpoint of a run; `Published.promoted` is what lets searches use it.
+
+    Args:
+        label: of the checkpoint; empty: the one that selection chooses.
+    """
+    return Published.of(run, published_on_pool(run, label)) if run.work.config.pools.gpu else published_here(run, label)
+
+
+def published_here(run: TrainedRun, label: str = "") -> Published:
+    """The same, made by this process.
 
     Args:
         label: of the checkpoint; empty: the one that selection chooses.

@@ -14,6 +14,7 @@ from flows.names import run_name
 from flows.nightly import Night, dry_run, night
 from flows.params import RunParams
 from flows.publish import Published, publish_run
+from flows.roots import admit
 from flows.train import train_on
 from flows.workspace import Workspace, in_subflow, open_workspace
 from pipeline_lib.runtime.cost import Meter
@@ -32,6 +33,7 @@ def retrain(params: RunParams) -> Any:
     Args:
         params: what to run, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     name = work.config.name
     if params.dry_run:

@@ -83,7 +83,7 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
         last["name"] = name_of(folder or PurePath(dump).stem) or config.name
     config = make(layers=[*layers, last]) if last else config
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
-    check_processes("train.processes", config.train.n_processes)
+    check_processes("train.processes", 0 if config.pools.gpu else config.train.n_processes)
     check_divides(config.train.batch_size, config.train.n_processes * config.train.nodes)
     for stage in (config.train, config.pretrain):
         check_optimizer(stage)

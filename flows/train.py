@@ -12,7 +12,9 @@ from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import CheckpointParams, SourceParams, TrainParams
-from flows.pretrain import pretrain_on
+from flows.pools import trained_on_pool
+from flows.pretrain import pretrain_on, text_of
+from flows.roots import admit
 from flows.runs import ON_GROWTH, with_settings
 from flows.workspace import (
     Dataset,
@@ -52,6 +54,7 @@ def train(params: TrainParams) -> TrainedRef:
     Args:
         params: what to train, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     run = train_on(work, params, in_subflow("build-dataset", work.config.name, dataset_of, work))
     start = run.start and f"{run.start.manifest.stage}/{run.start.manifest.key}"
@@ -65,9 +68,13 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
         params: which it is recorded with.
     """
     work = warm_started(work, dataset)
-    start = start_of_training(work, dataset)
     parent, began = dataset.start.trained if dataset.start else None, time.time()
-    trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent)
+    if work.config.pools.gpu:
+        if work.config.pretrain.steps and work.config.pretrain.text == "documents" and dataset.start is None:
+            text_of(work, dataset)  # by this pool's cores; there it is found made
+        trained, start = trained_on_pool(work, dataset)
+    else:
+        trained, start = trained_here(work, dataset)
     origin = origin_of(params, work, dataset)
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
@@ -75,6 +82,13 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     if is_new(trained, began):
         register_checkpoints(trained, work.config.name, params.machine.model_dump(exclude_none=True))
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
+
+
+def trained_here(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
+    """The `train` artifact of a dataset, and what its training began from where that was made for it; by this machine."""
+    start = start_of_training(work, dataset)
+    parent = dataset.start.trained if dataset.start else None
+    return train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent), start
 
 
 def warm_started(work: Workspace, dataset: Dataset) -> Workspace:

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from pipeline_lib.errors import TransientError
+from pipeline_lib.errors import TransientError, redact_chain, redacted
 from pipeline_lib.runtime import event_log, interruption
 from pipeline_lib.runtime.machine import PAGES_FILE, artifact_home
 from pipeline_lib.runtime.messages import without_secrets
@@ -55,6 +55,31 @@ SHOW_AFTER_SECONDS = 1.0
 BAR_WIDTH = 24
 MOST_PARTS = 2_000  # of an artifact that the structured log has a line for
 PACE_SECONDS = 180.0  # of which the pace is taken: some tasks report but once a minute
+
+
+def log_without_secrets() -> None:
+    """Make every log record of this process one without secrets, whichever library wrote it, its traceback included."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "redacts", False):
+        return
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        try:
+            text = made.getMessage()
+        except (TypeError, ValueError):  # the words do not fit its arguments: logging tells, where it is written
+            return made
+        if (told := redacted(text)) != text:
+            made.msg, made.args = told, ()
+        if made.exc_info and made.exc_info[0] is not None:
+            made.exc_text = redacted("".join(traceback.format_exception(*made.exc_info)).rstrip("\n"))
+        return made
+
+    record.redacts = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(record)
+
+
+log_without_secrets()
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
@@ -128,6 +153,7 @@ def stage_task(name: str, retries: int = 2) -> Callable[[Callable[P, R]], Callab
                 return made
             except BaseException as error:
                 release_frames(error)
+                redact_chain(error)
                 if isinstance(error, Pause):
                     _end_suspended()
                 else:
@@ -262,9 +288,10 @@ class StageProgress:
 
     def _update_ui(self, percent: float, note: str) -> None:
         if self._artifact is None:
-            self._artifact = _now(create_progress_artifact(percent, key=f"{slug(self.name)}-progress", description=note))
+            key = f"{slug(self.name)}-progress"
+            self._artifact = _now(create_progress_artifact(percent, key=key, description=redacted(note)))
         else:
-            update_progress_artifact(self._artifact, percent, description=note)
+            update_progress_artifact(self._artifact, percent, description=redacted(note))
 
     def _draw(self) -> None:
         if not self._redraws:
@@ -304,7 +331,7 @@ LINE = (
 
 def say(line: str) -> None:
     """One line to whoever watches the terminal."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(redacted(line) + "\n")
     sys.stderr.flush()
 
 
@@ -326,13 +353,19 @@ def slug(text: str) -> str:
 
 def show_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
     """A table in Prefect's UI; numbers rounded for reading."""
-    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    create_table_artifact(table=shown, key=slug(key), description=description)
+    shown = [{name: _shown(value) for name, value in row.items()} for row in rows]
+    create_table_artifact(table=shown, key=slug(key), description=redacted(description))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """A page of markdown in Prefect's UI."""
-    create_markdown_artifact(markdown=markdown, key=slug(key), description=description)
+    create_markdown_artifact(markdown=redacted(markdown), key=slug(key), description=description)
 
 
 def show_picture(key: str, path: Path, description: str) -> None:

@@ -84,14 +84,14 @@ def inspect(
     if not as_json:
         inspect_dump(target, reader, records, samples, filters)
         return
-    from pipeline_lib.errors import UserError
+    from pipeline_lib.errors import UserError, redacted
 
     try:
         why = print_json(target, reader, records, samples)
     except UserError as error:
         why = str(error)
     if why:
-        typer.echo(f"cpt: {target}: {why}", err=True)
+        typer.echo(redacted(f"cpt: {target}: {why}"), err=True)
         raise typer.Exit(1)
 
 

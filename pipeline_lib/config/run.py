@@ -63,6 +63,23 @@ class NightlyConfig(StageConfig):
     )
 
 
+class PoolsConfig(StageConfig):
+    """Pools: where a flow's stages run that want another machine than the flow itself."""
+
+    gpu: str | None = operational(
+        None,
+        description="Work pool of Prefect whose deployment `stages/NAME` trains, evaluates, exports and indexes; null: the"
+        " process of the flow does.",
+        pattern=r"^[\w.-]+$",
+    )
+    silence_seconds: float = operational(
+        180.0,
+        description="Time without a heartbeat after which a run on the pool is given up as lost (seconds).",
+        ge=60,
+    )
+    restarts: int = operational(2, description="New runs on the pool in place of those that were lost or crashed.", ge=0)
+
+
 class PromoteConfig(StageConfig):
     """Promotion: when a finished run becomes what searches use, and what it has to show for it."""
 
@@ -133,4 +150,5 @@ class RunConfig(StageConfig):
     index: IndexConfig = IndexConfig()
     nightly: NightlyConfig = operational(NightlyConfig())
     notify: NotifyConfig = operational(NotifyConfig())
+    pools: PoolsConfig = operational(PoolsConfig())
     promote: PromoteConfig = operational(PromoteConfig())

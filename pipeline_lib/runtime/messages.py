@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from pipeline_lib.config.notify import OF_ENVIRONMENT, Event, NotifyConfig, is_address, public_address
+from pipeline_lib.errors import redacted
 
 HEADINGS: dict[Event, str] = {
     "failure": "failed",
@@ -31,16 +32,13 @@ MOST_REASON = 2_000  # characters of a reason that a message has
 MOST_SAID = 500  # bytes of what a command said that the log has
 RETRIED = (408, 425, 429)  # answers after which another try may help, beside those from 500 on
 OK = range(200, 300)
-# in a text: name and password of a URL, what follows its question mark or its host, and what stands after a word for a secret
-LOGIN = re.compile(r"(?<=://)[^\s/?#@'\"]+@")
+# in a text: what follows the question mark or the host of a URL, and what stands after a word for a secret
 QUERY = re.compile(r"(?<=[\w/.~-])\?[^\s'\"<>)\]]*=[^\s'\"<>)\]]*")
 PATH = re.compile(r"(?i)(https?://[^\s/'\"]+)/[^\s'\"]+")
 NAMED = re.compile(
     r"(?i)\b(password|passwd|secret|(?:access|auth|api)[_-]?(?:key|token)|authorization|token)(['\"]?\s*[=:]\s*['\"]?)[^\s,;'\"*]+"
 )
 BEARER = re.compile(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}")
-OF_SECRETS = re.compile(r"(?i)secret|token|passw|credential|api_?key|access_?key|webhook|auth")  # names of variables
-LEAST_SECRET = 8  # characters of a variable's value that is looked for: shorter ones are words
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,8 @@ class NotSentError(Exception):
 
 
 def without_secrets(text: str) -> str:
-    """A text without logins and queries of URLs, named secrets and those of the environment, cut to a message's length."""
-    for name, value in os.environ.items():
-        if len(value) >= LEAST_SECRET and OF_SECRETS.search(name) and not value.startswith(("/", ".")):
-            text = text.replace(value, "***")
-    text = BEARER.sub(r"\1 ***", QUERY.sub("?***", LOGIN.sub("***@", text)))
+    """A text fit to leave the machine: `redacted`, without any query of a URL or named secret, cut to a message's length."""
+    text = BEARER.sub(r"\1 ***", QUERY.sub("?***", redacted(text)))
     text = NAMED.sub(r"\1\2***", text)
     return text if len(text) <= MOST_REASON else f"{text[:MOST_REASON]}..."
 

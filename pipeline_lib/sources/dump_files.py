@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import SourceConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, public_name
 from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_spec
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_tree, valid_name, walk
@@ -367,5 +367,6 @@ def _roots(bundles: Sequence[Bundle]) -> dict[str, str]:
     roots: dict[str, str] = {}
     for bundle in bundles:
         for file in bundle.files:
-            roots.setdefault(file.source, file.place.removesuffix(file.path))
+            place = public_name(file.place) if is_remote(file.place) else file.place
+            roots.setdefault(file.source, place.removesuffix(file.path))
     return roots
