@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import EvaluateParams
-from flows.runs import checkpoint_behind, name_in_registry
 from flows.pools import artifact_of, measured_on_pool
 from flows.roots import admit
+from flows.runs import checkpoint_behind, name_in_registry
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites

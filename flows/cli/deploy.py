@@ -6,7 +6,6 @@ as it does prefect.yaml, and what a person changed in the UI stays.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_lib.errors import UserError
-
-NIGHTS = "nights.json"
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -39,6 +36,8 @@ def deploy(
         raise UserError("give --config FILE, --list or --remove NAME")
     home = writable_home()
     if listed:
+        from flows.cli.nightly_file import saved_nights
+
         typer.echo("\n".join(_lines(saved_nights(home))) or "nothing is deployed by `cpt deploy`; give --config FILE")
     elif remove:
         _on_server(home, lambda client: _removed(client, home, remove))
@@ -76,19 +75,6 @@ def entries_of(files: list[Path] | tuple[Path, ...]) -> list[dict[str, Any]]:
             except UserError as error:
                 raise UserError(f"{where}{error}") from error
     return list(entries.values())
-
-
-def saved_nights(home: Path) -> list[dict[str, Any]]:
-    """What was deployed so, in the words of prefect.yaml."""
-    path = home / "prefect" / NIGHTS
-    return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def save_nights(home: Path, entries: list[dict[str, Any]]) -> None:
-    """Keep what was deployed so, for the platform's next start."""
-    from pipeline_lib.store.files import replace_file
-
-    replace_file(home / "prefect" / NIGHTS, json.dumps(entries, indent=1).encode())
 
 
 def _deployed(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> None:

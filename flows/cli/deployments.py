@@ -29,14 +29,14 @@ from prefect.states import Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
-from flows.cli.deploy import save_nights, saved_nights
+from flows.cli.automations import ABSENT, deploy_automations, keep_changes
+from flows.cli.nightly_file import save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
 
 WORK_POOL = "local-process"
 PROJECT = Path(__file__).resolve().parents[2]
-ABSENT: Any = object()
 EARLIER_NAME = "manual"  # of each deployment that is called after its flow now
 CONFLICT, UNPROCESSABLE = 409, 422
 
@@ -88,8 +88,6 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     Raises:
         UserError: a deployment is refused.
     """
-    from flows.cli.automations import deploy_automations
-
     whole = declaration()
     nights = saved_nights(home)
     own = {f"retrain/{entry['name']}" for entry in nights}  # a user's file says what these are
@@ -177,14 +175,6 @@ def _kept(code: Declared, now: DeploymentResponse) -> list[str]:
 def declaration() -> dict[str, Any]:
     """What prefect.yaml says."""
     return dict(yaml.safe_load((PROJECT / "prefect.yaml").read_text()))
-
-
-def keep_changes(code: Any, last: Any, now: Any) -> Any:
-    """A field's value: the server's where a person changed it since the last start, else the code's; of a dict, key by key."""
-    if isinstance(code, dict) and isinstance(last, dict) and isinstance(now, dict):
-        kept = {key: keep_changes(*(side.get(key, ABSENT) for side in (code, last, now))) for key in {**code, **now}}
-        return {key: value for key, value in kept.items() if value is not ABSENT}
-    return code if now == last else now
 
 
 def _flow_name(entrypoint: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +14,9 @@ from flows.settings import absolute_place, flat, words_of
 from pipeline_lib.config.overrides import read_yaml
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.store.files import replace_file
 
+NIGHTS = "nights.json"
 MIN_INTERVAL_SECONDS = 1.0
 PLACES = ("source", "config")  # relative ones count from the file
 
@@ -158,3 +161,14 @@ def _absolute(folder: Path, place: str) -> str:
     if "://" in place or place.startswith(("/", "~")):
         return absolute_place(place, "place")
     return absolute_place(str(folder / place), "place")
+
+
+def saved_nights(home: Path) -> list[dict[str, Any]]:
+    """What was deployed so, in the words of prefect.yaml."""
+    path = home / "prefect" / NIGHTS
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def save_nights(home: Path, entries: list[dict[str, Any]]) -> None:
+    """Keep what was deployed so, for the platform's next start."""
+    replace_file(home / "prefect" / NIGHTS, json.dumps(entries, indent=1).encode())
