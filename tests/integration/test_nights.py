@@ -220,7 +220,7 @@ class Platform:
     def deploy(self, settings: dict[str, Any], source: Path, active: bool) -> None:
         night = {"name": NAME, "preset": "little", "source": str(source), "policy": "continue", "settings": settings}
         path = self.home / "nights.yaml"
-        path.write_text(yaml.safe_dump({**night, "schedule": {"interval": 5, "active": active}}))
+        path.write_text(yaml.safe_dump({**night, "schedule": {"interval": 10, "active": active}}))
         assert f"retrain/{NAME}" in self.cpt("deploy", "--config", str(path))
 
     def stop(self) -> None:
@@ -261,7 +261,7 @@ def test_three_nights_pass_through_the_scheduler_and_a_kill_in_the_second_change
     wait_until(lambda: "promoted" in outcomes(up.home), 300)
     wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 120)
 
-    up.deploy(WORSE, source, active=False)  # no night may see half of what comes
+    up.deploy(SETTINGS, source, active=False)  # no night may see half of what comes
     quiet(up)
     grow(source, 2)
     trained = set((up.home / "store" / "train").glob("*"))
@@ -295,7 +295,7 @@ def states_of(up: Platform, state: str) -> list[tuple[str, str]]:
 
 def quiet(up: Platform) -> None:
     """Wait until no night is at work."""
-    wait_until(lambda: not (states_of(up, "RUNNING") or states_of(up, "PENDING")), 120)
+    wait_until(lambda: not any(states_of(up, state) for state in ("SCHEDULED", "PENDING", "RUNNING")), 180)
 
 
 def kill_flow(up: Platform) -> None:
