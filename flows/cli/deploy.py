@@ -6,7 +6,6 @@ as it does prefect.yaml, and what a person changed in the UI stays.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_lib.errors import UserError
-
-NIGHTS = "nights.json"
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -33,6 +30,7 @@ def deploy(
     check: Annotated[bool, typer.Option("--check", help="Check the files, and deploy nothing.")] = False,
 ) -> None:
     """Schedule nights as your file says: source, preset, schedule, policy, promotion. A changed file updates them."""
+    from flows.cli.nightly_file import saved_nights
     from pipeline_lib.runtime.machine import writable_home
 
     if sum(map(bool, (config, listed, remove))) != 1:
@@ -76,19 +74,6 @@ def entries_of(files: list[Path] | tuple[Path, ...]) -> list[dict[str, Any]]:
             except UserError as error:
                 raise UserError(f"{where}{error}") from error
     return list(entries.values())
-
-
-def saved_nights(home: Path) -> list[dict[str, Any]]:
-    """What was deployed so, in the words of prefect.yaml."""
-    path = home / "prefect" / NIGHTS
-    return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def save_nights(home: Path, entries: list[dict[str, Any]]) -> None:
-    """Keep what was deployed so, for the platform's next start."""
-    from pipeline_lib.store.files import replace_file
-
-    replace_file(home / "prefect" / NIGHTS, json.dumps(entries, indent=1).encode())
 
 
 def _deployed(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> None:

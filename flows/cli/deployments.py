@@ -25,7 +25,7 @@ from prefect.flows import load_flow_arguments_from_entrypoint, load_flow_from_en
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
-from flows.cli.deploy import save_nights, saved_nights
+from flows.cli.nightly_file import save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
