@@ -120,7 +120,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     (place / "flows_of_the_test.py").write_text(FLOWS)
     answer = subprocess.run(
         [sys.executable, str(place / "flows_of_the_test.py"), str(source), str(place / "answers.json")],
-        env=environment(home), capture_output=True, text=True, timeout=500, check=False,
+        env=environment(home), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr[-4000:]
     return Ran(home, json.loads((place / "answers.json").read_text()))
@@ -212,7 +212,7 @@ class Platform:
     def cpt(self, *words: str) -> str:
         command = [sys.executable, "-m", "flows.cli", *words]
         done = subprocess.run(
-            command, env=environment(self.home), cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
+            command, env=environment(self.home), cwd=PROJECT, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -258,8 +258,8 @@ def test_three_nights_pass_through_the_scheduler_and_a_kill_in_the_second_change
     up.cpt("run", "--preset", "little", "--source", str(source), "--name", NAME, *words)
     grow(source, 1)
     up.deploy(SETTINGS, source, active=True)
-    wait_until(lambda: "promoted" in outcomes(up.home), 300)
-    wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 120)
+    wait_until(lambda: "promoted" in outcomes(up.home), 600)
+    wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 300)
 
     up.deploy(SETTINGS, source, active=False)  # no night may see half of what comes
     quiet(up)
@@ -267,10 +267,10 @@ def test_three_nights_pass_through_the_scheduler_and_a_kill_in_the_second_change
     trained = set((up.home / "store" / "train").glob("*"))
     up.deploy(WORSE, source, active=True)
     job = up.home / "store" / "train"
-    wait_until(lambda: any((path / "timing.jsonl").exists() for path in set(job.glob("*")) - trained), 300)
+    wait_until(lambda: any((path / "timing.jsonl").exists() for path in set(job.glob("*")) - trained), 600)
     kill_flow(up)
-    wait_until(lambda: "held back" in outcomes(up.home), 400)
-    wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 120)
+    wait_until(lambda: "held back" in outcomes(up.home), 900)
+    wait_until(lambda: outcomes(up.home)[-1] == "nothing new", 300)
     assert [one for one in outcomes(up.home) if one != "nothing new"] == ["promoted", "held back"]
     found = paths_found(up.home)
     assert any(path.startswith("most/") for path in found) and not any(path.startswith("anchor_00") for path in found)
@@ -295,7 +295,7 @@ def states_of(up: Platform, state: str) -> list[tuple[str, str]]:
 
 def quiet(up: Platform) -> None:
     """Wait until no night is at work."""
-    wait_until(lambda: not any(states_of(up, state) for state in ("SCHEDULED", "PENDING", "RUNNING")), 180)
+    wait_until(lambda: not any(states_of(up, state) for state in ("SCHEDULED", "PENDING", "RUNNING")), 300)
 
 
 def kill_flow(up: Platform) -> None:
