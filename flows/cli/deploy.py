@@ -30,6 +30,7 @@ def deploy(
     check: Annotated[bool, typer.Option("--check", help="Check the files, and deploy nothing.")] = False,
 ) -> None:
     """Schedule nights as your file says: source, preset, schedule, policy, promotion. A changed file updates them."""
+    from flows.cli.nightly_file import saved_nights
     from pipeline_lib.runtime.machine import writable_home
 
     if sum(map(bool, (config, listed, remove))) != 1:

@@ -18,6 +18,7 @@ from pipeline_lib.store.files import replace_file
 
 NIGHTS = "nights.json"
 MIN_INTERVAL_SECONDS = 1.0
+NIGHTS = "nights.json"  # beside Prefect's database: what was deployed
 PLACES = ("source", "config")  # relative ones count from the file
 
 
@@ -135,6 +136,17 @@ def read_nights(path: Path) -> list[Nightly]:
         if names.count(name) > 1:
             raise UserError(f"{path}: {name} comes {names.count(name)} times; give each entry a name of its own")
     return nights
+
+
+def saved_nights(home: Path) -> list[dict[str, Any]]:
+    """What was deployed so, in the words of prefect.yaml."""
+    path = home / "prefect" / NIGHTS
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def save_nights(home: Path, entries: list[dict[str, Any]]) -> None:
+    """Keep what was deployed so, for the platform's next start."""
+    replace_file(home / "prefect" / NIGHTS, json.dumps(entries, indent=1).encode())
 
 
 def _night(path: Path, entry: dict[str, Any], number: int) -> Nightly:
