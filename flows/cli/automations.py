@@ -9,9 +9,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 
-from flows.cli.deployments import keep_changes
-
 Fields = dict[str, Any]
+ABSENT: Any = object()
 
 
 def deploy_automations(
@@ -38,6 +37,14 @@ def deploy_automations(
         if wanted != now:
             client.update_automation(there[0].id, AutomationCore.model_validate({**wanted, "name": code.name}))
     return record
+
+
+def keep_changes(code: Any, last: Any, now: Any) -> Any:
+    """A field's value: the server's where a person changed it since the last start, else the code's; of a dict, key by key."""
+    if isinstance(code, dict) and isinstance(last, dict) and isinstance(now, dict):
+        kept = {key: keep_changes(*(side.get(key, ABSENT) for side in (code, last, now))) for key in {**code, **now}}
+        return {key: value for key, value in kept.items() if value is not ABSENT}
+    return code if now == last else now
 
 
 def _fields(automation: AutomationCore) -> Fields:

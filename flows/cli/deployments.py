@@ -18,7 +18,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.events.schemas.automations import AutomationCore
@@ -28,13 +28,13 @@ from prefect.states import Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
+from flows.cli.automations import ABSENT, deploy_automations, keep_changes
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
 
 WORK_POOL = "local-process"
 PROJECT = Path(__file__).resolve().parents[2]
-ABSENT: Any = object()
 EARLIER_NAME = "manual"  # of each deployment that is called after its flow now
 CONFLICT, UNPROCESSABLE = 409, 422
 
@@ -86,8 +86,6 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     Raises:
         UserError: a deployment is refused.
     """
-    from flows.cli.automations import deploy_automations
-
     whole = declaration()
     declared = [Declared(entry) for entry in whole["deployments"]]
     record_file = home / "prefect" / "deployed.json"
@@ -116,14 +114,6 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
 def declaration() -> dict[str, Any]:
     """What prefect.yaml says."""
     return dict(yaml.safe_load((PROJECT / "prefect.yaml").read_text()))
-
-
-def keep_changes(code: Any, last: Any, now: Any) -> Any:
-    """A field's value: the server's where a person changed it since the last start, else the code's; of a dict, key by key."""
-    if isinstance(code, dict) and isinstance(last, dict) and isinstance(now, dict):
-        kept = {key: keep_changes(*(side.get(key, ABSENT) for side in (code, last, now))) for key in {**code, **now}}
-        return {key: value for key, value in kept.items() if value is not ABSENT}
-    return code if now == last else now
 
 
 def _flow_name(entrypoint: str) -> str:
@@ -218,7 +208,7 @@ def _move_planned_runs(client: SyncPrefectClient, of_old: filters.DeploymentFilt
         if not run.auto_scheduled:
             words: dict[str, Any] = {"parameters": run.parameters, "name": run.name, "tags": run.tags}
             key = f"renamed-{run.id}"
-            planned = Scheduled(scheduled_time=run.next_scheduled_start_time)
+            planned: State = Scheduled(scheduled_time=run.next_scheduled_start_time)
             client.create_flow_run_from_deployment(new.id, state=planned, idempotency_key=key, **words)
 
 
