@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import PurePath
+from typing import Any
 
 from flows.params import EvaluateParams, Params
 from flows.runs import PUBLISHED, is_checkpoint
@@ -28,7 +29,7 @@ def run_name() -> str:
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
-    assert context is not None, "asked for outside a flow run"
+    assert context is not None and context.flow is not None, "asked for outside a flow run"
     assert context.flow_run is not None, "asked for before the run is known"
     given = context.flow_run.name
     if not is_generated(given):
@@ -64,10 +65,12 @@ def _source(params: Params) -> str:
 @cache
 def _words() -> frozenset[str]:
     """The words that Prefect's names are made of."""
-    from coolname.data import config
+    from coolname import data
+
+    lists: Any = data.config  # a literal that its package gives no type
 
     def of(name: str) -> set[str]:
-        entry = config[name]
+        entry = lists[name]
         if entry["type"] == "words":
             return set(entry["words"])
         return set().union(*(of(below) for below in entry.get("lists", ())))

@@ -19,7 +19,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.events.schemas.automations import AutomationCore
@@ -269,7 +269,7 @@ def _move_planned_runs(client: SyncPrefectClient, of_old: filters.DeploymentFilt
         if not run.auto_scheduled:
             words: dict[str, Any] = {"parameters": run.parameters, "name": run.name, "tags": run.tags}
             key = f"renamed-{run.id}"
-            planned = Scheduled(scheduled_time=run.next_scheduled_start_time)
+            planned: State = Scheduled(scheduled_time=run.next_scheduled_start_time)
             client.create_flow_run_from_deployment(new.id, state=planned, idempotency_key=key, **words)
 
 
