@@ -36,7 +36,7 @@ PREFIX = "Flow run encountered an exception: "  # of Prefect's
 
 def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Record that a run is at work, and open its structured log."""
-    if not is_outermost(flow_run):
+    if not is_told(flow_run):
         return
     home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
     with _logged(flow_run), outcome_of(home, subject.flow, subject.name) as held:
@@ -55,7 +55,7 @@ def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
 
 def ended(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Record the end of a run, and tell of it."""
-    if not is_outermost(flow_run):
+    if not is_told(flow_run):
         return
     with _logged(flow_run):
         home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
@@ -104,9 +104,11 @@ class Ended:
         return cls(*own, without_secrets(reason.removeprefix(PREFIX)), stage or last_stage(flow_run.id), event)
 
 
-def is_outermost(flow_run: FlowRun) -> bool:
-    """True if no other flow called it: what a flow calls, its caller tells of."""
-    return flow_run.parent_task_run_id is None or flow_run.deployment_id is not None
+def is_told(flow_run: FlowRun) -> bool:
+    """True if no other flow called it, which tells of it; and if it is more than a look at what it would do."""
+    params = flow_run.parameters.get("params")
+    is_dry = isinstance(params, dict) and bool(params.get("dry_run"))
+    return (flow_run.parent_task_run_id is None or flow_run.deployment_id is not None) and not is_dry
 
 
 def was_interrupted() -> bool:
