@@ -68,7 +68,7 @@ class UntoldEnds:
             return ""
         if run.flow_id not in self._flows:
             self._flows[run.flow_id] = client.read_flow(run.flow_id).name
-        message = record_end(self.home, subject_of(self._flows[run.flow_id], run.parameters), Ended.of(run, run.state))
+        message = record_end(self.home, subject_of(self._flows[run.flow_id], run.parameters), Ended.of(run, run.state, client))
         return message.subject if message else ""
 
     def _tell_registry(self) -> list[str]:
