@@ -142,15 +142,17 @@ def record_end(home: Path, subject: Subject, end: Ended) -> Message | None:
 def last_stage(run_id: Any, client: SyncPrefectClient | None = None) -> str:
     """The stage that a run was last at, by the tasks of it and of the flows that it called; empty where none is known."""
     try:
-        with contextlib.nullcontext(client) if client else get_client(sync_client=True) as asked:
-            ids, found = [run_id], []
-            while ids:
-                called = asked.read_flow_runs(
-                    flow_run_filter=filters.FlowRunFilter(parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=ids))
-                )
-                tasks = filters.TaskRunFilter(flow_run_id=filters.TaskRunFilterFlowRunId(any_=ids))
-                found += asked.read_task_runs(task_run_filter=tasks, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=50)
-                ids = [run.id for run in called]
+        if client is None:
+            with get_client(sync_client=True) as own:
+                return last_stage(run_id, own)
+        ids, found = [run_id], list[Any]()
+        while ids:
+            called = client.read_flow_runs(
+                flow_run_filter=filters.FlowRunFilter(parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=ids))
+            )
+            tasks = filters.TaskRunFilter(flow_run_id=filters.TaskRunFilterFlowRunId(any_=ids))
+            found += client.read_task_runs(task_run_filter=tasks, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=50)
+            ids = [run.id for run in called]
     except Exception:  # noqa: BLE001 - the server may be what failed, and a message without a stage is better than none
         return ""
     return next((name for name in _unfinished(found)), "")
