@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -25,6 +25,20 @@ from pipeline_lib.errors import UserError
 def place(title: str, description: str, kind: str = PLACE, default: Any = None, **options: Any) -> Any:
     """A field that holds a place of this machine: a printed command tells its last part."""
     return Field(default, title=title, description=description, json_schema_extra={"place": kind, **options})
+
+
+PromoteWhen = Literal["always", "gate", "ask", "never"]
+
+
+def promote_field() -> Any:
+    """When the run becomes what searches use."""
+    return Field(
+        None,
+        title="Promote",
+        description="always: searches for its name use it from now on; gate: only if it is better than what they use now; ask:"
+        " the run pauses until a person says yes or no; never: it is kept back. Unset: gate if a schedule started it, else"
+        " always.",
+    )
 
 
 def _plain(field: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,19 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flows.options import Params, place
+from flows.options import Params, PromoteWhen, place, promote_field
 from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
-from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
+from flows.settings import (
+    DATASET_SHORTCUTS,
+    PLACE,
+    PLACE_OR_NAME,
+    RUN_SHORTCUTS,
+    Values,
+    configure,
+    flat,
+    without_section,
+    words_of,
+)
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import operational
 from pipeline_lib.config.built_in import PRESETS
@@ -23,25 +33,6 @@ from pipeline_lib.runtime.machine import check_processes
 from pipeline_lib.train.start import recipe_of
 
 SPEC_SUFFIXES = (".yaml", ".yml")
-DATASET_SHORTCUTS = {
-    "dump": "source.dump",
-    "contamination": "contamination.folder",
-    "near_duplicates": "curate.near.threshold",
-    "delimiters": "tokenizer.delimiters",
-    "workers": "extract.workers",
-    "scheduler": "extract.scheduler",
-}
-TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
-    "steps": "train.steps",
-    "batch_size": "train.batch_size",
-    "pretrain_steps": "pretrain.steps",
-    "pooling": "model.pooling",
-    "directions": "train.directions",
-    "seed": "train.seed",
-    "processes": "train.processes",
-    "gpus": "train.gpus",
-}
-RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 
 
 def _presets(schema: dict[str, Any]) -> None:
@@ -119,20 +110,6 @@ class SourceParams(Params):
         if self.preset is None:
             raise UserError(f"give a preset: {', '.join(preset_names())}")
         return configure(self.preset, self.layers(), self.recipe())
-
-
-PromoteWhen = Literal["always", "gate", "ask", "never"]
-
-
-def promote_field() -> Any:
-    """When the run becomes what searches use."""
-    return Field(
-        None,
-        title="Promote",
-        description="always: searches for its name use it from now on; gate: only if it is better than what they use now; ask:"
-        " the run pauses until a person says yes or no; never: it is kept back. Unset: gate if a schedule started it, else"
-        " always.",
-    )
 
 
 class NamedParams(SourceParams):

@@ -16,7 +16,7 @@ from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
 from pipeline_lib.runtime.machine import artifact_home
-from pipeline_lib.search.registry import Champion, Home, in_use, pair_of
+from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import LEAST_DIGITS, Store
@@ -41,7 +41,8 @@ def published_checkpoint(store: Store) -> str:
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.
     """
-    return checkpoint_behind(store, in_use(store.remote or artifact_home()))
+    home: Home = store.remote if store.remote and names(store.remote) else artifact_home()
+    return checkpoint_behind(store, in_use(home))
 
 
 def checkpoint_behind(store: Store, found: Champion) -> str:

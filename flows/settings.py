@@ -32,6 +32,26 @@ PLACE_SETTINGS = {
     "model.init": PLACE_OR_NAME,
 }
 TOLD = {*PLACE_SETTINGS, "name"}
+# options of commands to the settings that they give
+DATASET_SHORTCUTS = {
+    "dump": "source.dump",
+    "contamination": "contamination.folder",
+    "near_duplicates": "curate.near.threshold",
+    "delimiters": "tokenizer.delimiters",
+    "workers": "extract.workers",
+    "scheduler": "extract.scheduler",
+}
+TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "pretrain_steps": "pretrain.steps",
+    "pooling": "model.pooling",
+    "directions": "train.directions",
+    "seed": "train.seed",
+    "processes": "train.processes",
+    "gpus": "train.gpus",
+}
+RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 Values = dict[str, Any]  # dotted name of a setting to its value
 
 

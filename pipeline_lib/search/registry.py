@@ -40,33 +40,10 @@ if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
 
 __all__ = [
-    "FOLDER",
-    "Candidate",
-    "Champion",
-    "ChampionChanged",
-    "Home",
-    "as_pair",
-    "champion",
-    "choose",
-    "default_name",
-    "default_stamp",
-    "has_moved",
-    "history",
-    "in_use",
-    "kept_pairs",
-    "names",
-    "opened",
-    "pair_of",
-    "promote",
-    "record",
-    "reindex",
-    "reject",
-    "rollback",
-    "set_default",
-    "stand_in",
-    "to_json",
-    "try_out",
-]
+    "FOLDER", "Candidate", "Champion", "ChampionChanged", "Home", "as_pair", "champion", "choose", "default_name",
+    "default_stamp", "has_moved", "history", "in_use", "kept_pairs", "names", "opened", "pair_of", "promote",
+    "record", "reindex", "reject", "rollback", "set_default", "stand_in", "to_json", "try_out",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -250,7 +227,10 @@ def promote(
     held = pair_of(home, name)
     if held and not held.is_trial and held.model_digest == candidate.exported.digest:
         is_same = held.index_digest == candidate.indexed.digest
-        return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        try:
+            return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        except UserError as error:  # the index is that of this model: the champion is another one by now
+            raise ChampionChanged(str(error)) from error
 
     def event(held: Held) -> dict[str, Any]:
         now = event_of(held.pair)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from builders import write_artifact
+from typer.testing import CliRunner
 
+from flows.cli.commands import app
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.search import registry
@@ -254,6 +256,22 @@ def test_what_is_kept_is_each_names_pair_and_the_one_before(home: Path, store: S
         promote(home, "a", candidate(store, number))
     promote(home, "b", candidate(store, 4))
     assert sorted(pair.trained[-1] for pair in kept_pairs(home)) == ["2", "3", "4"]
+
+
+def test_prune_keeps_every_champion_and_what_a_rollback_brings_back(
+    home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {number: candidate(store, number) for number in (1, 2, 3, 4, 5)}
+    for name, number in (("a", 1), ("a", 2), ("a", 3), ("b", 4)):
+        promote(home, name, made[number])
+    monkeypatch.setenv("CPT_HOME", str(home))
+    os.utime(made[5].exported.folder / "manifest.json", (2e9, 2e9))  # the newest, which nobody published
+    os.utime(made[5].indexed.folder / "manifest.json", (2e9, 2e9))
+    answer = CliRunner().invoke(app, ["prune", "--keep-runs", "1", "--idle-hours", "0", "--yes"])
+    assert answer.exit_code == 0, answer.output
+    there = {number: one.exported.part_folder().is_dir() and one.indexed.part_folder().is_dir() for number, one in made.items()}
+    assert there == {1: False, 2: True, 3: True, 4: True, 5: True}
+    assert rollback(home, "a").trained == f"{2:024d}"
 
 
 def test_a_record_that_cannot_be_understood_is_said_and_the_history_makes_it_again(home: Path, store: Store) -> None:
