@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import TaskRunSort
@@ -36,7 +36,7 @@ PREFIX = "Flow run encountered an exception: "  # of Prefect's
 
 def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Record that a run is at work, and open its structured log."""
-    if not is_outermost(flow_run):
+    if not is_told(flow_run):
         return
     home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
     with _logged(flow_run), outcome_of(home, subject.flow, subject.name) as held:
@@ -55,7 +55,7 @@ def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
 
 def ended(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Record the end of a run, and tell of it."""
-    if not is_outermost(flow_run):
+    if not is_told(flow_run):
         return
     with _logged(flow_run):
         home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
@@ -86,8 +86,12 @@ class Ended:
     event: Event = "failure"
 
     @classmethod
-    def of(cls, flow_run: FlowRun, state: State) -> Ended:
-        """The end of a run that is in this state."""
+    def of(cls, flow_run: FlowRun, state: State, client: SyncPrefectClient | None = None) -> Ended:
+        """The end of a run that is in this state.
+
+        Args:
+            client: of its server; None: of the one that this process's settings name.
+        """
         name = STATES.get(state.type, "failed")
         own = (flow_run.name, str(flow_run.id), name)
         if name == "completed":
@@ -101,12 +105,14 @@ class Ended:
         event: Event = "cancellation" if name == "cancelled" else "failure"
         if isinstance(error, RowsRejected):
             event = "quarantine"
-        return cls(*own, without_secrets(reason.removeprefix(PREFIX)), stage or last_stage(flow_run.id), event)
+        return cls(*own, without_secrets(reason.removeprefix(PREFIX)), stage or last_stage(flow_run.id, client), event)
 
 
-def is_outermost(flow_run: FlowRun) -> bool:
-    """True if no other flow called it: what a flow calls, its caller tells of."""
-    return flow_run.parent_task_run_id is None or flow_run.deployment_id is not None
+def is_told(flow_run: FlowRun) -> bool:
+    """True if no other flow called it, which tells of it; and if it is more than a look at what it would do."""
+    params = flow_run.parameters.get("params")
+    is_dry = isinstance(params, dict) and bool(params.get("dry_run"))
+    return (flow_run.parent_task_run_id is None or flow_run.deployment_id is not None) and not is_dry
 
 
 def was_interrupted() -> bool:
@@ -133,18 +139,20 @@ def record_end(home: Path, subject: Subject, end: Ended) -> Message | None:
     return message
 
 
-def last_stage(run_id: Any) -> str:
+def last_stage(run_id: Any, client: SyncPrefectClient | None = None) -> str:
     """The stage that a run was last at, by the tasks of it and of the flows that it called; empty where none is known."""
     try:
-        with get_client(sync_client=True) as client:
-            ids, found = [run_id], []
-            while ids:
-                called = client.read_flow_runs(
-                    flow_run_filter=filters.FlowRunFilter(parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=ids))
-                )
-                tasks = filters.TaskRunFilter(flow_run_id=filters.TaskRunFilterFlowRunId(any_=ids))
-                found += client.read_task_runs(task_run_filter=tasks, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=50)
-                ids = [run.id for run in called]
+        if client is None:
+            with get_client(sync_client=True) as own:
+                return last_stage(run_id, own)
+        ids, found = [run_id], list[Any]()
+        while ids:
+            called = client.read_flow_runs(
+                flow_run_filter=filters.FlowRunFilter(parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=ids))
+            )
+            tasks = filters.TaskRunFilter(flow_run_id=filters.TaskRunFilterFlowRunId(any_=ids))
+            found += client.read_task_runs(task_run_filter=tasks, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=50)
+            ids = [run.id for run in called]
     except Exception:  # noqa: BLE001 - the server may be what failed, and a message without a stage is better than none
         return ""
     return next((name for name in _unfinished(found)), "")

@@ -208,9 +208,10 @@ def tell_waiting(home: Path, config: NotifyConfig, name: str, reason: str) -> No
 
     context = FlowRunContext.get()
     found = context.flow_run if context else None
-    run = {"run": found.name, "run_id": str(found.id), "flow": context.flow.name} if context and found else {}
+    run = {"run": found.name, "run_id": str(found.id)} if found else {}
+    run |= {"flow": context.flow.name} if context and context.flow else {}
     ui = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
-    page = f"open {ui}/runs/flow-run/{run['run_id']} and press Resume" if ui and run else UNKNOWN
+    page = f"open {ui}/runs/flow-run/{run['run_id']} and press Resume" if ui and "run_id" in run else UNKNOWN
     notify(home, config, Message("approval", name, reason, page, stage="promote", **run))
 
 

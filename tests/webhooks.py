@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -31,9 +32,10 @@ class Webhook:
                 if answer == "hang":
                     time.sleep(60)
                 elif answer == "drip":
-                    for _ in range(600):
-                        self.wfile.write(b"H")
-                        time.sleep(0.1)
+                    with contextlib.suppress(ConnectionError):  # the other side gave up
+                        for _ in range(600):
+                            self.wfile.write(b"H")
+                            time.sleep(0.1)
                 elif answer == "elsewhere":
                     self.send_response(302)
                     self.send_header("Location", "/elsewhere")

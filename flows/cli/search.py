@@ -62,16 +62,16 @@ def rollback(
             )
         return
     before = registry.pair_of(home, name)
-    told = isinstance(home, Path) and (home / "notify.yaml").is_file()
+    told = home if isinstance(home, Path) and (home / "notify.yaml").is_file() else None
     if told:
         from flows.notices import mark_registry, tell_registry  # Prefect: two seconds
 
-        mark_registry(home)
+        mark_registry(told)
     now = registry.rollback(home, name, to, reason)
     was = f", in place of {before.trained[:8]}/{before.checkpoint}" if before else ""
     typer.echo(f"{name}: searches use {now.trained[:8]}/{now.checkpoint} again{was} (event {now.event})")
     if told:
-        tell_registry(home)
+        tell_registry(told)
 
 
 def load_weights(folder: Path) -> Any:

@@ -68,7 +68,8 @@ def params_of(model: type[Given], given: Mapping[str, Any]) -> Given:
     Raises:
         UserError: an option is out of its range, or names what is not there; nothing has started.
     """
-    params = read_params(model, given)
+    hidden = {"set": _without_webhook(given["set"])} if given.get("set") else {}
+    params = read_params(model, {**given, **hidden})
     check_params(params)
     return params
 
@@ -83,8 +84,6 @@ def read_params(model: type[Given], given: Mapping[str, Any]) -> Given:
         if not is_checkpoint(name):
             split_checkpoint(name)  # which says what names a checkpoint
     fields = fields_of(model, given)
-    if fields.get("set"):
-        fields["set"] = _without_webhook(fields["set"])
     if fields.get("config") and "preset" in model.model_fields and not fields.get("preset"):
         fields["preset"] = read_config(fields["config"], model.ROOT).get("preset")  # of a whole configuration
     try:

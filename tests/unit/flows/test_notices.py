@@ -133,5 +133,5 @@ def test_results_of_failed_runs_and_logs_of_servers_do_not_grow_for_ever(tmp_pat
         os.utime(servers / f"run-{age}.log", (then, then))
     assert remove_old_results(tmp_path) == 60 - RESULT_DAYS
     assert sorted(int(path.name) for path in storage.iterdir()) == list(range(int(RESULT_DAYS)))
-    assert remove_old_server_logs(tmp_path, [servers / "run-59.log"]) == 40
+    assert remove_old_server_logs(tmp_path, [servers / "run-59.log"]) == 39
     assert {path.name for path in servers.iterdir()} == {f"run-{age}.log" for age in [*range(20), 59]}
