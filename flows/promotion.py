@@ -86,6 +86,7 @@ class _Promotion:
 
     def decide(self) -> Row:
         """One event of the registry, or none where the pair is in use already."""
+        self.told.pop("comparison", None)  # with a champion that is none any more
         if self.when == "never":
             return self._kept_back(["--no-promote (promote: never) was asked for"], "kept back")
         if self.config.tests_plumbing:
@@ -116,6 +117,7 @@ class _Promotion:
             asked = Approval.with_initial_data(description=page, promote=not reasons)
             answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
         except FlowPauseTimeout:
+            _go_on()
             return self._kept_back([f"nobody answered within {hours:g} h", *reasons])
         self.by = self.told["by"] = "person"
         said = f": {answer.reason}" if answer.reason else ""
@@ -168,6 +170,16 @@ class _Promotion:
             "validation": self.run.lineage.curated.manifest.key,
             "validation_used": used,
         }
+
+
+def _go_on() -> None:
+    """Running again: the state in which Prefect leaves a run that nobody resumed is Paused."""
+    from prefect import get_client
+    from prefect.runtime import flow_run
+    from prefect.states import Running
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Running(), force=True)
 
 
 def started_by() -> str:

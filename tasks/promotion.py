@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.run import RunConfig
@@ -51,9 +50,9 @@ def compare_task(store: Store, curated: Artifact, rivals: Rivals, contracts: Che
     rule = config.promote
     checks = [*compare(rivals.champion, rivals.candidate, config.select, rule), contracts]
     queries = sample_queries(curated, config)
-    mine = Searcher(registry.opened(registry.as_pair(rivals.pair)), TorchQueries)
+    mine = Searcher(registry.as_pair(rivals.pair), TorchQueries)
     checks.append(_recall(store, curated, rivals, mine, queries, config))
-    theirs = Searcher(registry.opened(rivals.found), TorchQueries)
+    theirs = Searcher(rivals.found, TorchQueries)
     shared = overlap(theirs, mine, queries)
     checks.append(Check(f"top {TOP} in common, {len(queries):,} queries", candidate=shared, asked="shown only"))
     held_back = [check.reason for check in checks if check.reason]
@@ -122,8 +121,3 @@ def contracts_check(artifacts: Mapping[str, Artifact]) -> Check:
     missing = "check validation" not in artifacts
     reason = "the figures on validation were not checked against their contract" if missing else ""
     return Check("contracts", asked=asked, passed=not missing, reason=reason)
-
-
-def folder_of(home: Home, name: str) -> str:
-    """Where a person reads the history."""
-    return f"{home}/{registry.FOLDER}/{name}" if isinstance(home, str) else str(Path(home) / registry.FOLDER / name)
