@@ -133,7 +133,9 @@ def opened_dataset(store: Store, ref: DatasetRef) -> Dataset:
 
 def trained_on_pool(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
     """The `train` artifact of a dataset, and what its training began from where that was made for it; made on the gpu pool."""
-    made = _handed_over(work.config.pools, Handover.of("train", work, dataset), _places(work.config))
+    handover = Handover.of("train", work, dataset)
+    init = str(handover.config["model"]["init"] or "")
+    made = _handed_over(work.config.pools, handover, [init] if init.startswith("/") else [])
     start = [artifact_of(work.store, name) for name in made.get("start", ())]
     return artifact_of(work.store, made["train"][0]), next(iter(start), None)
 
@@ -176,12 +178,6 @@ def cancel_run(run_id: UUID) -> None:
             why = "The flow that it belongs to has ended."
             is_waiting = state.type in (StateType.SCHEDULED, StateType.PAUSED)
             client.set_flow_run_state(run_id, Cancelled(message=why) if is_waiting else Cancelling(message=why))
-
-
-def _places(config: RunConfig) -> tuple[str, ...]:
-    """Folders of this machine that training reads besides the store."""
-    init = config.model.init or ""
-    return (init,) if init.startswith("/") else ()
 
 
 def _handed_over(pools: PoolsConfig, handover: Handover, places: Iterable[str]) -> Made:

@@ -181,6 +181,7 @@ def faults(text: str) -> list[str]:
             word in ("ARG", "ENV") and re.search(r"(?i)token|secret|passw|access_key", rest) for word, rest in steps
         ),
         "the last stage has a compiler or the build's sources": "build" not in stages.split(" AS ")[1],
+        "its health is told to every network": "with-healthcheck" in text and "WEBSERVER_HOST=127.0.0.1" not in text,
         "a worker's health is not asked for": not any(word == "HEALTHCHECK" for word, _ in steps),
     }
     return [name for name, is_so in found.items() if is_so]
@@ -204,6 +205,7 @@ def test_the_image_keeps_the_rules() -> None:
         ("install --no-cache-dir --index", "install --index"),
         ("COPY tasks tasks", "COPY . ."),
         ("WORKDIR /code", "ENV HF_TOKEN=x"),
+        (" PREFECT_WORKER_WEBSERVER_HOST=127.0.0.1", ""),
     ],
 )
 def test_each_rule_of_the_image_finds_what_is_planted(good: str, bad: str) -> None:
