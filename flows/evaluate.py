@@ -74,7 +74,7 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     of_corpus, public = parted_suites(params.suites)
     run, labels = runs_of(params) if params.checkpoints or of_corpus else (None, [])
     work = run.work if run else workspace_without_run(params)
-    champion = find_champion(work, run, params.against)
+    champion = find_champion(work, run, work.config.evaluate.against)
     suites = evaluate_suites(params, public, work, (run, labels) if params.checkpoints else None, champion)
     measured = EvaluatedRef(split=params.split, checkpoints={})
     evaluations, theirs = list(suites.evaluations), list(suites.champion)

@@ -216,11 +216,11 @@ class EvaluateParams(CheckpointParams):
     COMMAND: ClassVar = "evaluate"
     SHORTCUTS: ClassVar = {
         name: setting for name, setting in CheckpointParams.SHORTCUTS.items() if name not in ("select_suite", "suite_data")
-    }
+    } | {"against": "evaluate.against"}
     FLAGS: ClassVar = {"models": "model", "suites": "suite"}
     ALSO: ClassVar = {"checkpoint": "models"}
     GONE: ClassVar = {**CheckpointParams.GONE, "data": "--suite-data (suite_data)", "select_suites": "--suite (suites)"}
-    FIRST: ClassVar = ("models", "suites", "suite_data", "split", "against", "quick", "skip_missing", "preset", "source")
+    FIRST: ClassVar = ("models", "suites", "suite_data", "split", "quick", "skip_missing", "preset", "source")
 
     models: tuple[str, ...] = place(
         "Models",
@@ -238,11 +238,6 @@ class EvaluateParams(CheckpointParams):
     suite_data: str | None = place("Suites' data", "Folder of the suites' downloads on the machine that runs the flow.")
     split: Literal["validation", "test"] = Field(
         "validation", title="Split", description="Part to measure on. Choose checkpoints on `validation` only."
-    )
-    against: str | None = Field(
-        None,
-        title="Champion",
-        description="Name of the model whose champion is measured too and compared with, or `none`. Unset: the run's own name.",
     )
     quick: bool = Field(False, title="Quick", description="Suites cut to samples for a first look; named NAME-quick.")
     skip_missing: bool = Field(

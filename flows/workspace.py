@@ -36,15 +36,7 @@ R = TypeVar("R")
 
 NEW_TRANSFORMER = "a new causal transformer, trained on this corpus alone"
 # sections that training does not depend on
-AFTER_TRAINING = (
-    "name",
-    "sample_queries",
-    "evaluate",
-    "select",
-    "export",
-    "index",
-    "promote",
-)
+AFTER_TRAINING = ("name", "sample_queries", "evaluate", "select", "export", "index", "promote")
 
 
 @dataclass(frozen=True)

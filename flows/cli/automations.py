@@ -50,11 +50,3 @@ def keep_changes(code: Any, last: Any, now: Any) -> Any:
 def _fields(automation: AutomationCore) -> Fields:
     kept = {"description", "enabled", "tags", "trigger", "actions", "owner_resource"}
     return automation.model_dump(mode="json", include=kept)
-
-
-def keep_changes(code: Any, last: Any, now: Any) -> Any:
-    """A field's value: the server's where a person changed it since the last start, else the code's; of a dict, key by key."""
-    if isinstance(code, dict) and isinstance(last, dict) and isinstance(now, dict):
-        kept = {key: keep_changes(*(side.get(key, ABSENT) for side in (code, last, now))) for key in {**code, **now}}
-        return {key: value for key, value in kept.items() if value is not ABSENT}
-    return code if now == last else now

@@ -173,14 +173,3 @@ def _absolute(folder: Path, place: str) -> str:
     if "://" in place or place.startswith(("/", "~")):
         return absolute_place(place, "place")
     return absolute_place(str(folder / place), "place")
-
-
-def saved_nights(home: Path) -> list[dict[str, Any]]:
-    """What was deployed so, in the words of prefect.yaml."""
-    path = home / "prefect" / NIGHTS
-    return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def save_nights(home: Path, entries: list[dict[str, Any]]) -> None:
-    """Keep what was deployed so, for the platform's next start."""
-    replace_file(home / "prefect" / NIGHTS, json.dumps(entries, indent=1).encode())

@@ -85,8 +85,9 @@ class PromoteConfig(StageConfig):
 
     when: Literal["always", "gate", "ask", "never"] | None = operational(
         None,
-        description="always: at once; gate: if it is better than the champion of its name; ask: the run pauses in Prefect's UI"
-        " until a person has compared them; never: it is kept back. null: gate for a run that a schedule started, else always.",
+        description="Way into use. always: at once; gate: if it is better than the champion of its name; ask: the run pauses in"
+        " Prefect's UI until a person has compared them; never: it is kept back. null: gate for a run that a schedule started,"
+        " else always.",
     )
     confidence: float = operational(
         0.95,

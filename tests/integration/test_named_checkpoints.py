@@ -87,14 +87,14 @@ def all_flows():
     store = open_store()
     pair = Candidate(store.open("export", selected.export), store.open("index", selected.index), *chosen.split("/"))
     promote(artifact_home(), "best", pair)
-    beside = EvaluateParams(models=[runs["b"].trained], split="test", against="best")
+    beside = EvaluateParams(models=[runs["b"].trained], split="test", set=("evaluate.against=best",))
     answers["beside the champion"] = evaluate(beside).model_dump() | {"chosen": chosen}
-    answers["without one"] = evaluate(EvaluateParams(models=[name], split="test", against="none")).model_dump()
+    answers["without one"] = evaluate(EvaluateParams(models=[name], split="test", set=("evaluate.against=none",))).model_dump()
     answers["opened"] = times_opened(workspace, retrain, RunParams(**a))
     of_both = [name, f"{runs['a'].trained}/step-000006"]
     answers["refused"] = {
         "runs": refusal(evaluate, EvaluateParams(models=of_both)),
-        "name": refusal(evaluate, EvaluateParams(models=[name], against="nobody")),
+        "name": refusal(evaluate, EvaluateParams(models=[name], set=("evaluate.against=nobody",))),
         "label": refusal(evaluate, EvaluateParams(models=[f"{runs['b'].trained}/step-000011"])),
         "planned": refusal(evaluate, EvaluateParams(**a, models=["step-000010"])),
         "key": refusal(publish, PublishParams(checkpoint="0123/step-000010")),
