@@ -117,7 +117,7 @@ class NamedParams(SourceParams):
 
     SHORTCUTS: ClassVar = RUN_SHORTCUTS
     FIELDS: ClassVar = {"source": "source.folder", "init": "model.init", "name": "name"}
-    FIRST: ClassVar = ("preset", "source", "init", "name")
+    FIRST: ClassVar[tuple[str, ...]] = ("preset", "source", "init", "name")
 
     preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
     init: str | None = place(
@@ -141,7 +141,7 @@ class RunParams(NamedParams):
 
     COMMAND: ClassVar = "run"
     FIELDS: ClassVar = {**NamedParams.FIELDS, "promote": "promote.when"}
-    FIRST: ClassVar = (*NamedParams.FIRST, "promote")
+    FIRST: ClassVar[tuple[str, ...]] = (*NamedParams.FIRST, "promote")
 
     promote: PromoteWhen | None = promote_field()
 
