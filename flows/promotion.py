@@ -69,7 +69,7 @@ class _Promotion:
     ) -> None:
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
         self.place: registry.Home = self.store.remote or run.work.home
-        self.name, self.renamed = name_in_registry(self.config, run.params and run.params.settings(), self.place)
+        self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
         made = {**run.stages, **stages}
@@ -118,7 +118,7 @@ class _Promotion:
         doubts = "; ".join(reasons) or "better than the champion"
         tell_waiting(artifact_home(), self.config.notify, self.name, f"{self.told['candidate']}: {doubts}; {hours:g} h at most")
         try:
-            asked = Approval.with_initial_data(description=page, promote=not reasons)
+            asked = Approval.with_initial_data(description=page)
             answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
         except FlowPauseTimeout:
             _go_on()
