@@ -147,8 +147,7 @@ class RunParams(NamedParams):
     dry_run: bool = Field(
         False,
         title="Dry run",
-        description="Say what the run would do, and do nothing: files that are new, changed or removed since the last one of"
-        " this name, the share of new pairs, what would be trained, and the champion.",
+        description="Do nothing, but say what is new since the last run of this name, and what it asks for.",
     )
 
 
