@@ -145,9 +145,7 @@ class RunParams(NamedParams):
 
     promote: PromoteWhen | None = promote_field()
     dry_run: bool = Field(
-        False,
-        title="Dry run",
-        description="Do nothing, but say what is new since the last run of this name, and what it asks for.",
+        False, title="Dry run", description="Do nothing, but say what is new and what would be done about it."
     )
 
 
