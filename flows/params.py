@@ -145,10 +145,7 @@ class RunParams(NamedParams):
 
     promote: PromoteWhen | None = promote_field()
     dry_run: bool = Field(
-        False,
-        title="Dry run",
-        description="Say what the run would do, and do nothing: files that are new, changed or removed since the last one of"
-        " this name, the share of new pairs, what would be trained, and the champion.",
+        False, title="Dry run", description="Do nothing, but say what is new and what would be done about it."
     )
 
 
