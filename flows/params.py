@@ -141,7 +141,7 @@ class RunParams(NamedParams):
 
     COMMAND: ClassVar = "run"
     FIELDS: ClassVar = {**NamedParams.FIELDS, "promote": "promote.when"}
-    FIRST: ClassVar = (*NamedParams.FIRST, "promote")
+    FIRST: ClassVar[tuple[str, ...]] = (*NamedParams.FIRST, "promote")
 
     promote: PromoteWhen | None = promote_field()
 

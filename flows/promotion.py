@@ -66,7 +66,7 @@ class _Promotion:
     ) -> None:
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
         self.place: registry.Home = self.store.remote or run.work.home
-        self.name, self.renamed = name_in_registry(self.config, run.params and run.params.settings(), self.place)
+        self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
         made = {**run.stages, **stages}

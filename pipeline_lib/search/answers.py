@@ -5,7 +5,7 @@ Q queries, K results, D width, N rows of a slice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import islice
 from typing import NoReturn
 
@@ -54,7 +54,7 @@ def recall(searcher: Searcher, slices: Iterable[np.ndarray], queries: Sequence[s
     return float(np.mean([len(rows & set(right)) / len(right) for rows, right in zip(found, rows_QK.tolist(), strict=True)]))
 
 
-def indexed_vectors(store: Store, curated: Artifact, fingerprint: str, rows: int) -> Iterator[np.ndarray]:
+def indexed_vectors(store: Store, curated: Artifact, fingerprint: str, rows: int) -> Generator[np.ndarray, None, None]:
     """The vectors (N, D) that an index was made of, in its order, a slice of so many rows at a time.
 
     Args:
