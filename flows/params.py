@@ -131,7 +131,8 @@ class NamedParams(SourceParams):
     name: str | None = Field(
         None,
         title="Name",
-        description="Name of the report's folder and of the published model; unset: that of the source, or of the preset.",
+        description="Name that searches and evaluations know the model by, and of the report's folder; unset: that of the source,"
+        " or of the preset.",
         pattern=r"^[a-z0-9][a-z0-9_.-]*$",
     )
 
@@ -236,7 +237,8 @@ class EvaluateParams(CheckpointParams):
     against: str | None = Field(
         None,
         title="Champion",
-        description="Name of the model whose champion is measured too and compared with, or `none`. Unset: the run's own name.",
+        description="A name in the registry: the model that searches use for it is measured on the same queries, and each model"
+        " compared with it; none: with nothing. Unset: the run's own name.",
     )
     quick: bool = Field(False, title="Quick", description="Suites cut to samples for a first look; named NAME-quick.")
     skip_missing: bool = Field(
