@@ -113,7 +113,7 @@ class _Promotion:
         hours = self.config.promote.ask_hours
         say(f"  {'promotion':<18} {self.name}: the run is paused in Prefect's UI until somebody answers, {hours:g} h at most")
         try:
-            asked = Approval.with_initial_data(description=page, promote=not reasons)
+            asked = Approval.with_initial_data(description=page)
             answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
         except FlowPauseTimeout:
             _go_on()
