@@ -40,7 +40,9 @@ def run_name() -> str:
 def is_generated(name: str) -> bool:
     """True of a name that Prefect makes up: two words of its generator, or a star of its UI."""
     first, _, second = name.partition("-")
-    return (first in _words() and second in _words()) or bool(_STAR.fullmatch(name))
+    if (first in _words() and second in _words()) or _STAR.fullmatch(name):
+        return True
+    return bool(re.fullmatch(_GREEK, first)) and second in _stars()
 
 
 def subject_of(params: Params) -> str:
@@ -76,3 +78,14 @@ def _words() -> frozenset[str]:
         return set().union(*(of(below) for below in entry.get("lists", ())))
 
     return frozenset(of("an"))
+
+
+@cache
+def _stars() -> frozenset[str]:
+    """The stars, people and places that Prefect's UI names runs after; none where its pages do not hold the list."""
+    import prefect
+
+    for page in (prefect.__ui_static_path__ / "assets").glob("index-*.js"):
+        if found := re.search(r"`andromedae\.[a-z.-]+`", page.read_text(errors="replace")):
+            return frozenset(found[0].strip("`").split(".")) - {""}
+    return frozenset()

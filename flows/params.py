@@ -131,7 +131,8 @@ class NamedParams(SourceParams):
     name: str | None = Field(
         None,
         title="Name",
-        description="Name of the report's folder and of the published model; unset: that of the source, or of the preset.",
+        description="Name that searches and evaluations know the model by, and of the report's folder; unset: that of the"
+        " source, or of the preset.",
         pattern=r"^[a-z0-9][a-z0-9_.-]*$",
     )
 

@@ -11,7 +11,14 @@ from flows.params import AblateParams, EvaluateParams, FinetuneParams, Params, P
 
 def test_names_that_prefect_makes_up_are_told_from_typed_ones() -> None:
     assert all(is_generated(generate_slug(2)) for _ in range(500))
-    of_the_ui = ["tau8-aquarii-nebula", "omicron-canis-majoris-void", "alpha123-tanaka", "mu2-ursae-minoris-x"]
+    of_the_ui = [
+        "tau8-aquarii-nebula",
+        "omicron-canis-majoris-void",
+        "alpha123-tanaka",
+        "mu2-ursae-minoris-x",
+        "phi-circini",
+        "xi-barad-dur",
+    ]
     assert all(map(is_generated, of_the_ui))
     typed = ["my first run", "nightly-demo", "alpha-test", "retrain-demo-corpus", "beta", "v2-final", "fast-run", "demo", ""]
     assert [name for name in typed if is_generated(name)] == []
