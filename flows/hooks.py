@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,8 @@ def record_end(home: Path, subject: Subject, end: Ended) -> Message | None:
         before: Outcome = held[0]
         if before.has_ended(end.run_id):
             return None
+        if before.run_id == end.run_id and before.run:  # a worker knows the name that it had before it began
+            end = replace(end, run=before.run)
         message = _message(subject, before, end)
         told = {"run": end.run, "run_id": end.run_id, "at": message.at, "stage": end.stage} if message else {}
         failure = {**told, "reason": message.reason, "next": message.next} if message and end.state == "failed" else None
