@@ -243,6 +243,7 @@ class _PoolRun:
             deployment.id,
             parameters={"handover": self.handover.model_dump(mode="json")},
             timeout=0,
+            flow_run_name=f"{self.handover.step}-{self.handover.name}",
             tags=[*deployment.tags, self.tag],
             job_variables={"env": beats},
         )
