@@ -34,7 +34,7 @@ def run_name() -> str:
     given = context.flow_run.name
     if not is_generated(given):
         return given
-    return f"{context.flow.name}-{subject_of(context.parameters['params'])}"
+    return f"{context.flow.name}-{subject_of((context.parameters or {})['params'])}"
 
 
 def is_generated(name: str) -> bool:

@@ -113,7 +113,7 @@ def _end_suspended() -> None:
     context = TaskRunContext.get()
     if context is not None:
         with get_client(sync_client=True) as client:
-            told = Cancelled(
+            told: State[Any] = Cancelled(
                 name="Suspended", message="Its flow run was suspended; when that is resumed, it goes on from here."
             )
             client.set_task_run_state(context.task_run.id, told, force=True)
