@@ -53,7 +53,7 @@ def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     def flow() -> dict[str, Any]:
         from flows.retrain import retrain
 
-        return dict(retrain(params))
+        return retrain(params)
 
     done = with_server(flow)
     if "lineage" in done:
