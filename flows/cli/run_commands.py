@@ -53,8 +53,7 @@ def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     def flow() -> dict[str, Any]:
         from flows.retrain import retrain
 
-        done: Any = retrain(params)  # Prefect's types promise nothing of a flow that may end in a state of its own
-        return dict(done)
+        return retrain(params)
 
     done = with_server(flow)
     if "lineage" in done:
