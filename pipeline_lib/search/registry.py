@@ -300,7 +300,7 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
     files = Files.of(home, name)
 
     def event(held: Held) -> dict[str, Any]:
-        number = to if to is not None else held.pair and held.pair.get("before")
+        number = to if to is not None else held.pair.get("before") if held.pair else None
         earlier = files.event(name, number) if number is not None else None
         if not earlier or not earlier.get("pair"):
             which = "no pair before the present one" if to is None else f"no pair in event {to}"
@@ -318,9 +318,14 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
 def as_pair(candidate: Candidate, name: str = "candidate") -> Champion:
     """A candidate as a pair that can be opened, though no name uses it."""
     exported, indexed = candidate.exported, candidate.indexed
-    folders = {"model": exported.part_folder(), "index": indexed.part_folder()}
-    digests = {"model_digest": exported.digest, "index_digest": indexed.digest}
-    return Champion(home=exported.root, name=name, **folders, **digests)
+    return Champion(
+        home=exported.root,
+        name=name,
+        model=exported.part_folder(),
+        model_digest=exported.digest,
+        index=indexed.part_folder(),
+        index_digest=indexed.digest,
+    )
 
 
 def choose(home: Home, name: str) -> None:
