@@ -40,7 +40,7 @@ def click(run_input):
             break
         time.sleep(0.3)
     run, rows = paused[0], []
-    while not any(row["key"].endswith("-schema") for row in rows):  # the form is there a moment after the state
+    while not any(row["key"].endswith("-description") for row in rows):  # a moment after the state and the form
         time.sleep(0.3)
         rows = call(f"/flow_runs/{run['id']}/input/filter", {"prefix": "paused"})
     asked.append({"name": run["name"], "parent": run["parent_task_run_id"], "inputs": rows})

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from test_schedule import Platform, deployment_named, post, wait_until
+from served import Platform, deployment_named, post, wait_until
 
 from flows.cli.server import free_port
 
