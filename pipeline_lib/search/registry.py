@@ -183,6 +183,13 @@ def history(home: Home, name: str) -> list[dict[str, Any]]:
     return [event for number in files.numbers(name) if (event := files.event(name, number))]
 
 
+def latest(home: Home, name: str, event: str) -> dict[str, Any] | None:
+    """The newest event of that kind in a name's history, read from its end; None where there is none."""
+    files = Files.of(home, name)
+    found = (files.event(name, number) for number in reversed(files.numbers(name)))
+    return next((entry for entry in found if entry and entry.get("event") == event), None)
+
+
 def record(home: Home, name: str, event: Mapping[str, Any]) -> int:
     """Write an event that changes no pair into the history; returns its number.
 
@@ -300,7 +307,7 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
     files = Files.of(home, name)
 
     def event(held: Held) -> dict[str, Any]:
-        number = to if to is not None else held.pair.get("before") if held.pair else None
+        number: int | None = to if to is not None else (held.pair or {}).get("before")
         earlier = files.event(name, number) if number is not None else None
         if not earlier or not earlier.get("pair"):
             which = "no pair before the present one" if to is None else f"no pair in event {to}"
