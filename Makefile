@@ -6,13 +6,14 @@ PORT ?= 4200
 # test processes; the files are dealt to them
 JOBS ?= 2
 
-.PHONY: demo demo-lm smoke open-source up test test-all lint format types bench setup setup-dev clean help
+.PHONY: demo demo-lm smoke open-source up test test-all lint audit format types bench setup setup-dev clean help
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
 	@echo "make demo-lm  the paper's recipe, from a small language model that it fetches: within three hours; Ctrl-C, and it goes on"
 	@echo "make test     the tests, about 16 minutes on 2 cores        make test-all   the slow ones too"
 	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
+	@echo "make audit    known vulnerabilities of the pins, ruff's rules of security, secrets in the files"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
 	@echo "make open-source  fetches the packages of a larger dump in six languages"
 
@@ -44,6 +45,9 @@ lint: setup-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+audit: setup-dev
+	@.ci/audit
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

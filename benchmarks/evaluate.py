@@ -131,10 +131,10 @@ def headline_of(artifact: Artifact) -> dict[str, Any] | None:
 
 
 def _current_model(home: Path) -> str:
-    from pipeline_lib.search.current import read_current
+    from pipeline_lib.search.registry import in_use
 
     try:
-        return str(read_current(home).model)
+        return str(in_use(home).model)
     except UserError as error:
         print(f"no column for a model: {error}")
         return ""

@@ -8,7 +8,10 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import AblateParams
+from flows.roots import admit
 from flows.train import start_of_training
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
 from pipeline_lib.config.ablations import AblateConfig, arms, rankings, with_seed
@@ -30,13 +33,14 @@ class AblatedRef(BaseModel):
     runs: int = Field(description="Arms times seeds.")
 
 
-@flow(name="ablate", flow_run_name="ablate-{params.preset}")
+@flow(name="ablate", flow_run_name=run_name, **HOOKS)
 def ablate(params: AblateParams) -> AblatedRef:
     """Train and measure each arm on the validation split; an arm that is done already is found done.
 
     Args:
         params: the preset whose data and sizes are used, and which levers are pulled.
     """
+    admit(params)
     work, ablation = open_workspace(params), params.ablation()
     datasets: dict[str, Dataset] = {}
     measured = []

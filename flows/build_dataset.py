@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prefect import flow
 
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import DatasetParams
+from flows.roots import admit
 from flows.runs import asked_digest, find_checkpoint, started_at
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
 from pipeline_lib.errors import UserError
@@ -21,29 +26,56 @@ from tasks.dataset import (
 )
 
 
-@flow(name="build-dataset", flow_run_name="build-dataset-{params.preset}")
+@flow(name="build-dataset", flow_run_name=run_name, **HOOKS)
 def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 
     Args:
         params: what to run, and on what.
     """
+    admit(params)
     return dataset_of(open_workspace(params)).ref
 
 
-def dataset_of(work: Workspace) -> Dataset:
-    """The dataset of a run, each stage made or found made."""
+@dataclass(frozen=True)
+class Pairs:
+    """The curated pairs of a dump, and what they were made of; each field is named by its stage."""
+
+    extract: Artifact
+    validate: Artifact
+    curate: Artifact
+
+
+def pairs_of(work: Workspace, known: Artifact | None = None) -> Pairs:
+    """The pairs of a run, each stage made or found made.
+
+    Args:
+        known: the splits of an earlier growth, which stay.
+    """
     store, config = work.store, work.config
     extracted = extract_task(store, config)
     validated = validate_task(store, extracted, config)
     contamination = contamination_task(store, config) if config.contamination.folder else None
-    curated = curate_task(store, validated, config, contamination)
-    grown = grown_from(work, curated) if config.train.when_grown == "continue" and not config.train.continue_from else None
+    return Pairs(extracted, validated, curate_task(store, validated, config, contamination, known))
+
+
+def dataset_of(work: Workspace, pairs: Pairs | None = None, grown: Checkpoint | None = None) -> Dataset:
+    """The dataset of a run, each stage made or found made.
+
+    Args:
+        pairs: it is made of; None: those of the run's own source.
+        grown: the checkpoint that training goes on from on this dataset; None: as `train.when_grown` says.
+    """
+    store, config = work.store, work.config
+    pairs = pairs or pairs_of(work)
+    curated = pairs.curate
+    if grown is None and config.train.when_grown == "continue" and not config.train.continue_from:
+        grown = grown_from(work, curated)
     start = grown or work.start
     tokenizer = start.tokenizer if start else tokenizer_task(store, curated, config)
     shards = shards_task(store, curated, tokenizer, config)
     checked = check_shards_task(store, shards, tokenizer, config)
-    return Dataset(extracted, validated, curated, tokenizer, shards, checked, start)
+    return Dataset(pairs.extract, pairs.validate, curated, tokenizer, shards, checked, start)
 
 
 def grown_from(work: Workspace, curated: Artifact) -> Checkpoint | None:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import EvaluateParams
+from flows.pools import artifact_of, measured_on_pool
+from flows.roots import admit
+from flows.runs import checkpoint_behind, name_in_registry
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
+from pipeline_lib.evaluation.suites.report import Compared
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
+from pipeline_lib.search import registry
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.train.start import checkpoint_of
 from tasks.evaluation import (
     BASELINES,
     Evaluations,
@@ -29,7 +38,10 @@ from tasks.evaluation import (
     model_task,
     show_evaluations_task,
 )
-from tasks.suites import fits, open_suites_task, show_suites_task, suite_task
+from tasks.suites import compare_task, fits, open_suites_task, show_suites_task, suite_task
+from tasks.ui import say
+
+NO_CHAMPION = "none"
 
 
 class EvaluatedRef(BaseModel):
@@ -44,46 +56,109 @@ class EvaluatedRef(BaseModel):
     )
     suites: tuple[str, ...] = Field((), description="Keys of `evaluate_suite` artifacts, in the order of models and suites.")
     checked: str | None = Field(None, description="Key of the `check_evaluations` artifact.")
+    champion: str | None = Field(None, description="The checkpoint that models were compared with; None: none was.")
+    page: str | None = Field(None, description="File of the evaluation's page.")
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{params.subject}-{params.split}")
+@flow(name="evaluate", flow_run_name=run_name, **HOOKS)
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
     """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
+
+    The champion of the run's name is measured too, and what each model differs from it by stands in the table and on the page.
 
     Args:
         params: what is evaluated, on what, and how thoroughly.
     """
+    admit(params)
     of_corpus, public = parted_suites(params.suites)
-    found = evaluate_suites(params, public) if public else None
-    if not of_corpus:
-        assert found is not None, "no suite is neither public nor held out"
-        return found
-    run, labels = runs_of(params)
-    others = [open_model(name) for name in params.others if name not in OPENERS]  # the baselines are measured in any case
-    measured = held_out(run, labels, params.split, others, of_corpus).ref(params.split)
-    return measured.model_copy(update={"suites": found.suites, "skipped": found.skipped}) if found else measured
+    run, labels = runs_of(params) if params.checkpoints or of_corpus else (None, [])
+    work = run.work if run else workspace_without_run(params)
+    champion = find_champion(work, run, work.config.evaluate.against)
+    suites = evaluate_suites(params, public, work, (run, labels) if params.checkpoints else None, champion)
+    measured = EvaluatedRef(split=params.split, checkpoints={})
+    evaluations, theirs = list(suites.evaluations), list(suites.champion)
+    if run and of_corpus:
+        others = [open_model(name) for name in params.others if name not in OPENERS]  # the baselines are measured in any case
+        found = held_out(run, labels, params.split, others, of_corpus)
+        measured = found.ref(params.split)
+        evaluations += [artifact for by_model in found.checkpoints.values() for artifact in by_model]
+        if champion:
+            theirs += checkpoint_task(
+                HeldOutPart(work.store, run.lineage.curated, params.split, work.config, of_corpus), champion
+            )
+    compared = Compared(params.split, evaluations, theirs, champion.name if champion else "", suites.skipped)
+    page = compare_task(work.report_folder, compared)
+    keys = tuple(artifact.manifest.key for artifact in suites.evaluations)
+    told = {"suites": keys, "skipped": suites.skipped, "page": str(page), "champion": compared.champion_name or None}
+    return measured.model_copy(update=told | {"checked": measured.checked or suites.checked})
 
 
-def evaluate_suites(params: EvaluateParams, names: Sequence[str]) -> EvaluatedRef:
+@dataclass(frozen=True)
+class PublicEvaluations:
+    """Models on public suites, and the champion on the same."""
+
+    evaluations: Sequence[Artifact] = ()
+    champion: Sequence[Artifact] = ()
+    checked: str | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate_suites(
+    params: EvaluateParams,
+    names: Sequence[str],
+    work: Workspace,
+    run: tuple[TrainedRun | None, Sequence[str]] | None,
+    champion: Checkpoint | None,
+) -> PublicEvaluations:
     """Run public suites on checkpoints and other models, and show the table in the UI.
+
+    Args:
+        run: whose checkpoints of these labels are measured; None: other models alone.
 
     Raises:
         UserError: no data folder, or an unknown suite or model.
         MissingData: files of a suite are not there, and `skip_missing` was not asked for.
     """
-    run, labels = runs_of(params) if params.checkpoints else (None, [])
-    work = run.work if run else workspace_without_run(params)
+    if not names:
+        return PublicEvaluations()
     given = (names, params.suite_data or "", params.split, params.quick, params.skip_missing)
     suites, skipped = open_suites_task(*given, work.config.suites)
     models: list[Model] = [open_model(name) for name in params.others]
-    if run:
-        models = [*checkpoint_encoders(run, labels), *models]
+    if run and run[0]:
+        models = [*checkpoint_encoders(run[0], run[1]), *models]
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
+    best = CheckpointEncoder(champion, precision=work.config.suites.precision) if champion else None
+    theirs = [suite_task(work.store, best, suite, params.split) for suite in suites] if best else []
     checked = check_evaluations_task(work.store, found).manifest.key if found else None
     show_suites_task(work.report_folder, found, params.split, skipped)
-    keys = tuple(artifact.manifest.key for artifact in found)
-    return EvaluatedRef(split=params.split, checkpoints={}, suites=keys, checked=checked, skipped=skipped)
+    return PublicEvaluations(found, theirs, checked, skipped)
+
+
+def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) -> Checkpoint | None:
+    """The checkpoint behind the champion of a name; None where there is none, and where what it was made from is gone.
+
+    Args:
+        against: the name; None: that of the run.
+
+    Raises:
+        UserError: there is no champion of the name that was given.
+    """
+    home = work.store.remote or work.home
+    known = registry.names(home)
+    if against == NO_CHAMPION or not known:
+        return None
+    if against and against not in known:
+        raise UserError(f"no champion of the name {against!r}; there is: {', '.join(known)}; or give {NO_CHAMPION}")
+    name = against or work.config.name
+    try:
+        if not against:
+            name, _ = name_in_registry(work.config, run.params.settings() if run and run.params else None, home)
+        found = registry.champion(home, name) if name in known else None
+        return checkpoint_of(work.store, checkpoint_behind(work.store, found)) if found else None
+    except (UserError, CorruptArtifact) as error:
+        say(f"  nothing is compared with the champion of {name}: {error}")
+        return None
 
 
 def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
@@ -112,6 +187,31 @@ def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
     """Checkpoints of a run as models that suites are put to."""
     precision = run.work.config.suites.precision
     return [CheckpointEncoder(run.lineage.checkpoint(label), precision=precision) for label in labels]
+
+
+def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artifact]:
+    """The suites that selection shall count, on their validation splits, for each model."""
+    config = run.work.config.select
+    if not config.suites:
+        return []
+    given = (config.suites, config.suite_data or "", "validation", config.quick_suites)
+    suites, _ = open_suites_task(*given, skip_missing=False, config=run.work.config.suites)
+    return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
+
+
+def measured_on_validation(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> tuple[list[Evaluations], Artifact]:
+    """What selection reads of each checkpoint, of whatever run, on the validation of this run's corpus; and its contract."""
+    if run.work.config.pools.gpu:
+        made = measured_on_pool(run, [checkpoint.name for checkpoint in checkpoints])
+        opened = {name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items()}
+        return [opened[checkpoint.name] for checkpoint in checkpoints], opened["checked"][0]
+    part = HeldOutPart(run.work.store, run.lineage.curated, "validation", run.work.config)
+    precision = run.work.config.suites.precision
+    found = [
+        (*checkpoint_task(part, checkpoint), *suites_on_validation(run, [CheckpointEncoder(checkpoint, precision=precision)]))
+        for checkpoint in checkpoints
+    ]
+    return found, check_evaluations_task(run.work.store, [artifact for evaluations in found for artifact in evaluations])
 
 
 @dataclass(frozen=True)

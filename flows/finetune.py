@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
+from flows.roots import admit
 from flows.workspace import open_store, origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
@@ -15,6 +20,7 @@ from pipeline_lib.store.store import Store
 from tasks.dataset import check_shards_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
+from tasks.training import is_new, register_checkpoints
 
 
 class FinetunedRef(BaseModel):
@@ -29,7 +35,7 @@ class FinetunedRef(BaseModel):
     figures: dict[str, tuple[float, float]] = Field(description="SUITE TASK METRIC to its value before and after.")
 
 
-@flow(name="finetune", flow_run_name="finetune-{params.checkpoint}")
+@flow(name="finetune", flow_run_name=run_name, **HOOKS)
 def finetune(params: FinetuneParams) -> FinetunedRef:
     """Read training sets, mine hard negatives, tune the checkpoint on them, and compare before with after.
 
@@ -38,6 +44,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     Args:
         params: which checkpoint, which training sets, and how.
     """
+    admit(params)
     config = params.resolve()
     store = open_store(params.machine.artifacts)
     name = published_checkpoint(store) if params.checkpoint == PUBLISHED else params.checkpoint
@@ -46,8 +53,11 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     if config.mining.per_pair:
         sets = [mine_task(store, training_set, checkpoint, config.mining) for training_set in sets]
     shards = _shards(store, join_task(store, sets), checkpoint)
+    began = time.time()
     trained = finetune_task(store, checkpoint, shards, config.training)
     record_origin(trained, origin_of_tuning(params.model_copy(update={"checkpoint": checkpoint.name}), shards.manifest.key))
+    if is_new(trained, began):
+        register_checkpoints(trained, params.checkpoint, params.machine.model_dump(exclude_none=True))
     tuned = Checkpoint(trained, _last(trained), checkpoint.tokenizer, checkpoint.shards)
     return FinetunedRef(
         before=checkpoint.name,

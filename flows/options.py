@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -19,12 +19,30 @@ from pipeline_lib.config.base import StageConfig, operational
 from pipeline_lib.config.options import section_of
 from pipeline_lib.config.overrides import parse_set, read_config
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, has_secret
 
 
 def place(title: str, description: str, kind: str = PLACE, default: Any = None, **options: Any) -> Any:
     """A field that holds a place of this machine: a printed command tells its last part."""
     return Field(default, title=title, description=description, json_schema_extra={"place": kind, **options})
+
+
+# a text without the login or token of a URL: Prefect refuses another before there is a run, and so before its database has it
+PUBLIC = r"^(?!.*://[^/?#\s]*:[^/?#\s]*@)(?!.*[?&](?:token|access_token|sig|signature|secret|password|api_key|key)=)"
+
+
+PromoteWhen = Literal["always", "gate", "ask", "never"]
+
+
+def promote_field() -> Any:
+    """When the run becomes what searches use."""
+    return Field(
+        None,
+        title="Promote",
+        description="always: searches for its name use it from now on; gate: only if it is better than what they use now; ask:"
+        " the run pauses until a person says yes or no; never: it is kept back. Unset: gate if a schedule started it, else"
+        " always.",
+    )
 
 
 def _plain(field: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +51,11 @@ def _plain(field: dict[str, Any]) -> dict[str, Any]:
     if isinstance(default, dict):  # of a group
         default = {name: value for name, value in default.items() if value is not None}
     rest = {name: value for name, value in field.items() if name not in ("anyOf", "default", "place", "operational")}
-    return kind | rest | ({} if default is None else {"default": default})
+    plain = kind | rest | ({} if default is None else {"default": default})
+    for text in (plain, plain.get("items", {})):
+        if text.get("type") == "string" and not {"enum", "pattern"} & text.keys():
+            text["pattern"] = PUBLIC
+    return plain
 
 
 def _plain_form(schema: dict[str, Any], model: type[BaseModel]) -> None:
@@ -52,13 +74,20 @@ def _in_order(model: type[BaseModel], names: Iterable[str]) -> list[str]:
 class Group(BaseModel):
     """Fields that a form shows together. An emptied box is an unset field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_plain_form)
+    # a wrong value is not repeated: Prefect would keep it with the run's state
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_plain_form, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        for name, value in given.items():
+            if any(map(has_secret, _texts(value))):
+                raise ValueError(
+                    f"{name} holds a secret, and Prefect's database keeps parameters: give it by a variable of the environment,"
+                    " or in a dump spec as ${NAME}"
+                )
         return {name: value for name, value in given.items() if value is not None and value != ""}
 
 
@@ -272,6 +301,23 @@ def with_places(params: Params, change: Callable[[str, str], str]) -> dict[str, 
         if values.get(name):
             values[name] = change(values[name], kind)
     return {**fields, "set": words_of(params.ROOT, values)}
+
+
+def places_of(group: Group) -> dict[str, str]:
+    """Name and kind of each field of a group that names a place."""
+    marked = {name: _marks(field).get("place") for name, field in type(group).model_fields.items()}
+    return {name: kind for name, kind in marked.items() if kind}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def _fields(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...], FieldInfo]]:

@@ -7,9 +7,19 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flows.options import Params, place
+from flows.options import Params, PromoteWhen, place, promote_field
 from flows.runs import PUBLISHED, find_checkpoint, is_checkpoint, open_store, split_checkpoint
-from flows.settings import PLACE, PLACE_OR_NAME, Values, configure, flat, without_section, words_of
+from flows.settings import (
+    DATASET_SHORTCUTS,
+    PLACE,
+    PLACE_OR_NAME,
+    RUN_SHORTCUTS,
+    Values,
+    configure,
+    flat,
+    without_section,
+    words_of,
+)
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import operational
 from pipeline_lib.config.built_in import PRESETS
@@ -23,25 +33,6 @@ from pipeline_lib.runtime.machine import check_processes
 from pipeline_lib.train.start import recipe_of
 
 SPEC_SUFFIXES = (".yaml", ".yml")
-DATASET_SHORTCUTS = {
-    "dump": "source.dump",
-    "contamination": "contamination.folder",
-    "near_duplicates": "curate.near.threshold",
-    "delimiters": "tokenizer.delimiters",
-    "workers": "extract.workers",
-    "scheduler": "extract.scheduler",
-}
-TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
-    "steps": "train.steps",
-    "batch_size": "train.batch_size",
-    "pretrain_steps": "pretrain.steps",
-    "pooling": "model.pooling",
-    "directions": "train.directions",
-    "seed": "train.seed",
-    "processes": "train.processes",
-    "gpus": "train.gpus",
-}
-RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 
 
 def _presets(schema: dict[str, Any]) -> None:
@@ -121,13 +112,12 @@ class SourceParams(Params):
         return configure(self.preset, self.layers(), self.recipe())
 
 
-class RunParams(SourceParams):
-    """What to run, and on what."""
+class NamedParams(SourceParams):
+    """What to begin from, on what, and under which name."""
 
-    COMMAND: ClassVar = "run"
     SHORTCUTS: ClassVar = RUN_SHORTCUTS
     FIELDS: ClassVar = {"source": "source.folder", "init": "model.init", "name": "name"}
-    FIRST: ClassVar = ("preset", "source", "init", "name")
+    FIRST: ClassVar[tuple[str, ...]] = ("preset", "source", "init", "name")
 
     preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
     init: str | None = place(
@@ -141,19 +131,33 @@ class RunParams(SourceParams):
     name: str | None = Field(
         None,
         title="Name",
-        description="Name of the report's folder; unset: that of the source, or of the preset.",
+        description="Name that searches and evaluations know the model by, and of the report's folder; unset: that of the"
+        " source, or of the preset.",
         pattern=r"^[a-z0-9][a-z0-9_.-]*$",
     )
 
 
-class DatasetParams(RunParams):
+class RunParams(NamedParams):
+    """What to run, and on what."""
+
+    COMMAND: ClassVar = "run"
+    FIELDS: ClassVar = {**NamedParams.FIELDS, "promote": "promote.when"}
+    FIRST: ClassVar[tuple[str, ...]] = (*NamedParams.FIRST, "promote")
+
+    promote: PromoteWhen | None = promote_field()
+    dry_run: bool = Field(
+        False, title="Dry run", description="Do nothing, but say what is new and what would be done about it."
+    )
+
+
+class DatasetParams(NamedParams):
     """What to build a dataset from."""
 
     COMMAND: ClassVar = "build-dataset"
     SHORTCUTS: ClassVar = DATASET_SHORTCUTS
 
 
-class PretrainParams(RunParams):
+class PretrainParams(NamedParams):
     """What to train a causal language model on; `pretrain.steps` must be above 0 in `set` or in the preset."""
 
     COMMAND: ClassVar = "pretrain"
@@ -165,7 +169,7 @@ class PretrainParams(RunParams):
     }
 
 
-class TrainParams(RunParams):
+class TrainParams(NamedParams):
     """What to train, and on what."""
 
     COMMAND: ClassVar = "train"
@@ -186,7 +190,8 @@ class PublishParams(CheckpointParams):
     """Which checkpoint becomes the model that `cpt search` uses."""
 
     COMMAND: ClassVar = "publish"
-    FIRST: ClassVar = ("checkpoint", "preset", "source")
+    FIELDS: ClassVar = {**CheckpointParams.FIELDS, "promote": "promote.when"}
+    FIRST: ClassVar = ("checkpoint", "preset", "source", "promote")
 
     checkpoint: str | None = Field(
         None,
@@ -194,17 +199,13 @@ class PublishParams(CheckpointParams):
         description="TRAINKEY/step-000240; TRAINKEY: the one that selection chooses of that run; step-000240: of the run of"
         " preset, source and settings. Unset: the one that selection chooses of that run.",
     )
+    promote: PromoteWhen | None = promote_field()
 
     @model_validator(mode="after")
     def _names_a_run(self) -> Self:
         if self.preset is None and not (self.checkpoint and split_checkpoint(self.checkpoint)[0]):
             raise ValueError("give a preset, or a checkpoint as TRAINKEY/step-000240")
         return self
-
-    @property
-    def subject(self) -> str:
-        """What the flow's run is called after."""
-        return self.checkpoint or str(self.preset)
 
 
 class EvaluateParams(CheckpointParams):
@@ -213,7 +214,7 @@ class EvaluateParams(CheckpointParams):
     COMMAND: ClassVar = "evaluate"
     SHORTCUTS: ClassVar = {
         name: setting for name, setting in CheckpointParams.SHORTCUTS.items() if name not in ("select_suite", "suite_data")
-    }
+    } | {"against": "evaluate.against"}
     FLAGS: ClassVar = {"models": "model", "suites": "suite"}
     ALSO: ClassVar = {"checkpoint": "models"}
     GONE: ClassVar = {**CheckpointParams.GONE, "data": "--suite-data (suite_data)", "select_suites": "--suite (suites)"}
@@ -240,11 +241,6 @@ class EvaluateParams(CheckpointParams):
     skip_missing: bool = Field(
         False, title="Skip missing", description="Pass over suites whose files are not there, instead of stopping."
     )
-
-    @property
-    def subject(self) -> str:
-        """What the flow's run is called after."""
-        return ", ".join(self.models) or self.preset or PUBLISHED
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import PretrainParams
+from flows.roots import admit
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
@@ -13,13 +16,14 @@ from tasks.dataset import contamination_task
 from tasks.training import document_splits_task, pretrain_task, text_shards_task
 
 
-@flow(name="pretrain", flow_run_name="pretrain-{params.preset}")
+@flow(name="pretrain", flow_run_name=run_name, **HOOKS)
 def pretrain(params: PretrainParams) -> str:
     """Train a causal language model on the training split; the answer is the folder that `init` takes.
 
     Args:
         params: what to train, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     if work.config.pretrain.steps == 0:
         raise UserError(f"preset {params.preset!r} asks for no pre-training: give pretrain.steps, e.g. --pretrain-steps 500")

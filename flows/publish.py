@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out
+from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import PublishParams
+from flows.pools import Made, artifact_of, published_on_pool, ref_of
+from flows.promotion import promoted
+from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
-from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, promote_task, select_task
-from tasks.suites import open_suites_task, suite_task
+from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
 
 
 class PublishedRef(BaseModel):
@@ -35,6 +40,7 @@ class PublishedRef(BaseModel):
     folder: str = Field(description="Folder of the model, its card beside it.")
     index: str
     negatives: str
+    promotion: dict[str, str] = Field(default_factory=dict, description="Name in the registry, event, and the reason.")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Published:
 
     Attributes:
         stages: artifacts by the name of their stage.
+        promotion: what became of it in the registry; empty: not decided yet.
     """
 
     run: TrainedRun
@@ -50,6 +57,33 @@ class Published:
     validation: HeldOutEvaluations | None
     test: HeldOutEvaluations
     stages: dict[str, Artifact]
+    promotion: dict[str, Any] = field(default_factory=dict)
+
+    def promoted(self) -> Published:
+        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause."""
+        return replace(self, promotion=promoted(self.run, self.checkpoint, self.validation, self.stages))
+
+    @property
+    def made(self) -> Made:
+        """Names of all that was made, which `of` reads."""
+        found: Made = {stage: [ref_of(artifact)] for stage, artifact in self.stages.items()}
+        found["checkpoint"] = [self.checkpoint]
+        for split, measured in (("validation", self.validation), ("test", self.test)):
+            if measured is not None:
+                found[f"{split}/"] = [ref_of(measured.checked)]
+                found |= {f"{split}/{label}": [*map(ref_of, made)] for label, made in measured.checkpoints.items()}
+        return found
+
+    @classmethod
+    def of(cls, run: TrainedRun, made: Made) -> Published:
+        """What another process made of a run."""
+        found = {
+            name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items() if name != "checkpoint"
+        }
+        stages = {name: artifacts[0] for name, artifacts in found.items() if "/" not in name}
+        test = _measured(found, "test")
+        assert test is not None, "publication without a test"
+        return cls(run, made["checkpoint"][0], _measured(found, "validation"), test, stages)
 
     @property
     def ref(self) -> PublishedRef:
@@ -62,24 +96,41 @@ class Published:
             selection=keys.get("select"),
             validation=self.validation and self.validation.ref("validation"),
             test=self.test.ref("test"),
+            promotion={name: self.promotion[name] for name in ("name", "event", "sentence") if name in self.promotion},
             folder=str(model_folder(self.stages["export"], self.stages["card"])),
             **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
         )
 
 
-@flow(name="publish", flow_run_name="publish-{params.subject}")
+def _measured(found: Mapping[str, tuple[Artifact, ...]], split: str) -> HeldOutEvaluations | None:
+    checked = found.get(f"{split}/")
+    of_split = {name.removeprefix(f"{split}/"): made for name, made in found.items() if name.startswith(f"{split}/")}
+    return HeldOutEvaluations({label: made for label, made in of_split.items() if label}, checked[0]) if checked else None
+
+
+@flow(name="publish", flow_run_name=run_name, **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
     """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
 
     Args:
         params: which run; a checkpoint named by hand skips the selection.
     """
+    admit(params)
     run, label = find_run(params, params.checkpoint)
-    return publish_run(run, label).ref
+    return publish_run(run, label).promoted().ref
 
 
 def publish_run(run: TrainedRun, label: str = "") -> Published:
-    """Publish a checkpoint of a run.
+    """Export and index a checkpoint of a run; `Published.promoted` is what lets searches use it.
+
+    Args:
+        label: of the checkpoint; empty: the one that selection chooses.
+    """
+    return Published.of(run, published_on_pool(run, label)) if run.work.config.pools.gpu else published_here(run, label)
+
+
+def published_here(run: TrainedRun, label: str = "") -> Published:
+    """The same, made by this process.
 
     Args:
         label: of the checkpoint; empty: the one that selection chooses.
@@ -96,7 +147,6 @@ def publish_run(run: TrainedRun, label: str = "") -> Published:
     card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), tested)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
-    promote_task(run.work.home, exported, index, config.name)
     made = {"select": selection, "export": exported, "card": card, "index": index, "negatives": negatives}
     return Published(run, label, validation, test, {stage: artifact for stage, artifact in made.items() if artifact})
 
@@ -106,18 +156,9 @@ def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:
     config, labels = run.work.config, run.lineage.labels
     validation = in_subflow("evaluate", f"{config.name}-validation", held_out, run, labels, "validation")
     evaluations = [artifact for label in labels for artifact in validation.checkpoints[label]]
-    return validation, select_task(run.work.store, [*evaluations, *suites_on_validation(run, labels)], config)
-
-
-def suites_on_validation(run: TrainedRun, labels: Sequence[str]) -> list[Artifact]:
-    """The suites that selection shall count, on their validation splits, for each checkpoint."""
-    config = run.work.config.select
-    if not config.suites:
-        return []
-    given = (config.suites, config.suite_data or "", "validation", config.quick_suites)
-    suites, _ = open_suites_task(*given, skip_missing=False, config=run.work.config.suites)
-    models = checkpoint_encoders(run, labels)
-    return [suite_task(run.work.store, model, suite, "validation") for model in models for suite in suites]
+    return validation, select_task(
+        run.work.store, [*evaluations, *suites_on_validation(run, checkpoint_encoders(run, labels))], config
+    )
 
 
 def _said(run: TrainedRun, label: str, selected: bool) -> dict[str, str]:

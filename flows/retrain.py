@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.states import Completed
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
+from flows.names import run_name
+from flows.nightly import Night, dry_run, night
 from flows.params import RunParams
 from flows.publish import Published, publish_run
+from flows.roots import admit
 from flows.train import train_on
 from flows.workspace import Workspace, in_subflow, open_workspace
 from pipeline_lib.runtime.cost import Meter
@@ -18,21 +23,36 @@ from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
 
-@flow(name="retrain", flow_run_name="retrain-{params.preset}")
+@flow(name="retrain", flow_run_name=run_name, **HOOKS)
 def retrain(params: RunParams) -> dict[str, Any]:
     """Build the dataset, train, evaluate, select, export, index, promote and report. What is done already is found done.
+
+    Under a policy of nights only what is new is done; the run's state says what came of it.
 
     Args:
         params: what to run, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     name = work.config.name
+    if params.dry_run:
+        return _ended(dry_run(work, params))
     with Meter(work.home / "runs" / f"{name}.json", of=name_of_work(work)) as meter:
+
+        def report(published: Published) -> dict[str, Any]:
+            advice = batch_advice_task(work.store, published.run.trained, published.checkpoint)
+            return report_task(work.home, work.config, run_artifacts(published, advice), meter)
+
+        if work.config.nightly.policy != "whole":
+            return _ended(night(work, params, report))
         dataset = in_subflow("build-dataset", name, dataset_of, work)
         run = in_subflow("train", name, train_on, work, params, dataset)
-        published = in_subflow("publish", name, publish_run, run)
-        advice = batch_advice_task(work.store, run.trained, published.checkpoint)
-        return report_task(work.home, work.config, run_artifacts(published, advice), meter)
+        return report(in_subflow("publish", name, publish_run, run).promoted())
+
+
+def _ended(done: Night) -> Any:
+    """The state of a run that says what came of it; whoever calls the flow gets its data."""
+    return Completed(message=done.sentence, data=done.data)
 
 
 def name_of_work(work: Workspace) -> str:
@@ -47,4 +67,4 @@ def run_artifacts(published: Published, advice: Artifact) -> RunArtifacts:
     checks = {f"check {split}": found.checked for split, found in evaluated.items() if found}
     validation, test = (found.checkpoints if found else {} for found in evaluated.values())
     stages = {**published.run.stages, **published.stages, **checks, "batch_advice": advice}
-    return RunArtifacts(stages, validation, test, published.checkpoint)
+    return RunArtifacts(stages, validation, test, published.checkpoint, published.promotion)

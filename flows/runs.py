@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
+from flows.settings import name_of
+from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
 from pipeline_lib.runtime.machine import artifact_home
-from pipeline_lib.search.current import read_current
+from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import LEAST_DIGITS, Store
 from pipeline_lib.train.start import checkpoint_of
 
 ON_GROWTH = {name: TrainConfig.model_fields[name].default for name in ("when_grown", "grown_steps_share")}  # at their defaults
+RESERVED = ("nightly",)  # beside the presets: names of deployments
 PUBLISHED = "published"  # the model that `cpt search` uses, where a checkpoint is asked for
 RUN = re.compile(r"(?P<run>[A-Za-z0-9_][\w.-]*?)(?:/(?P<label>step-\d+))?")
 CHECKPOINT = re.compile(r"(?:(?P<of>\w+)/)?(?P<label>step-\d+)|(?P<key>[0-9a-f]{4,64})")
@@ -37,13 +41,51 @@ def published_checkpoint(store: Store) -> str:
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.
     """
-    digest = read_current(artifact_home()).model_digest
+    home: Home = store.remote if store.remote and names(store.remote) else artifact_home()
+    return checkpoint_behind(store, in_use(home))
+
+
+def checkpoint_behind(store: Store, found: Champion) -> str:
+    """The checkpoint behind a pair of the registry, as TRAINKEY/step-000240.
+
+    Raises:
+        UserError: what it was made from is not in this store.
+    """
+    if found.trained:
+        return f"{found.trained}/{found.checkpoint}"
+    digest = found.model_digest  # of an earlier version, which did not write down the run
     exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
     trained = exported.manifest.inputs["trained"] if exported else ""
     run = next((found for found in store.artifacts("train") if found.digest == trained), None)
     if exported is None or run is None:
         raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
     return f"{run.manifest.key}/{exported.manifest.config['label']}"
+
+
+def given_source(config: RunConfig) -> str:
+    """Digest of the place that a run's data come from; names that were not given are kept apart by it."""
+    return digest_of([config.source.folder, config.source.dump])[:16]
+
+
+def name_in_registry(config: RunConfig, given: Mapping[str, Any] | None, home: Home) -> tuple[str, str]:
+    """The name that a run is published under, and why it is not the run's own; that is empty where it is.
+
+    A name that was made of a folder's never takes the place of another source's, nor of a preset's.
+
+    Args:
+        given: the settings that were asked for; None: not known.
+        home: of the registry.
+    """
+    name, place = config.name, config.source.folder or config.source.dump or ""
+    if not place or "name" in (given or {}) or name not in (name_of(place), name_of(PurePath(place).stem)):
+        return name, ""
+    found = pair_of(home, name)
+    is_of_others = bool(found and found.source and found.source != given_source(config))
+    if name not in (*PRESETS, *RESERVED) and not is_of_others:
+        return name, ""
+    own = f"{name}-{given_source(config)[:4]}"
+    why = "the name of another source's model" if is_of_others else "kept for a preset"
+    return own, f"as {own}: {name} is {why}; --name {name} takes it"
 
 
 def find_checkpoint(store: Store, name: str) -> Checkpoint | None:

@@ -32,6 +32,26 @@ PLACE_SETTINGS = {
     "model.init": PLACE_OR_NAME,
 }
 TOLD = {*PLACE_SETTINGS, "name"}
+# options of commands to the settings that they give
+DATASET_SHORTCUTS = {
+    "dump": "source.dump",
+    "contamination": "contamination.folder",
+    "near_duplicates": "curate.near.threshold",
+    "delimiters": "tokenizer.delimiters",
+    "workers": "extract.workers",
+    "scheduler": "extract.scheduler",
+}
+TRAIN_SHORTCUTS = DATASET_SHORTCUTS | {
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "pretrain_steps": "pretrain.steps",
+    "pooling": "model.pooling",
+    "directions": "train.directions",
+    "seed": "train.seed",
+    "processes": "train.processes",
+    "gpus": "train.gpus",
+}
+RUN_SHORTCUTS = TRAIN_SHORTCUTS | {"select_suite": "select.suites", "suite_data": "select.suite_data"}
 Values = dict[str, Any]  # dotted name of a setting to its value
 
 
@@ -60,10 +80,10 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     config = make(layers=layers)
     last = _warm_ups(make, values)
     if "name" not in values and (folder or dump):
-        last["name"] = _name_of(folder or PurePath(dump).stem) or config.name
+        last["name"] = name_of(folder or PurePath(dump).stem) or config.name
     config = make(layers=[*layers, last]) if last else config
     check_processes("extract.workers", 0 if config.extract.scheduler else config.extract.workers or 0)
-    check_processes("train.processes", config.train.n_processes)
+    check_processes("train.processes", 0 if config.pools.gpu else config.train.n_processes)
     check_divides(config.train.batch_size, config.train.n_processes * config.train.nodes)
     for stage in (config.train, config.pretrain):
         check_optimizer(stage)
@@ -137,7 +157,7 @@ def absolute_place(path: str, kind: str) -> str:
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - a string for JSON, links kept
 
 
-def _name_of(place: str) -> str:
+def name_of(place: str) -> str:
     """What a source's last part gives as a name."""
     last = place.rstrip("/").rsplit("/", 1)[-1].lower()
     return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.params import CheckpointParams, SourceParams, TrainParams
-from flows.pretrain import pretrain_on
+from flows.pools import trained_on_pool
+from flows.pretrain import pretrain_on, text_of
+from flows.roots import admit
 from flows.runs import ON_GROWTH, with_settings
 from flows.workspace import (
     Dataset,
@@ -28,7 +33,7 @@ from flows.workspace import (
 from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import recipe_of
-from tasks.training import lexical_start_task, train_task
+from tasks.training import is_new, lexical_start_task, register_checkpoints, train_task
 from tasks.ui import say
 
 
@@ -42,13 +47,14 @@ class TrainedRef(BaseModel):
     trained: str = Field(description="Key of the `train` artifact.")
 
 
-@flow(name="train", flow_run_name="train-{params.preset}")
+@flow(name="train", flow_run_name=run_name, **HOOKS)
 def train(params: TrainParams) -> TrainedRef:
     """Train the encoder contrastively, after causal language modelling where the preset asks for it.
 
     Args:
         params: what to train, and on what.
     """
+    admit(params)
     work = open_workspace(params)
     run = train_on(work, params, in_subflow("build-dataset", work.config.name, dataset_of, work))
     start = run.start and f"{run.start.manifest.stage}/{run.start.manifest.key}"
@@ -62,14 +68,27 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
         params: which it is recorded with.
     """
     work = warm_started(work, dataset)
-    start = start_of_training(work, dataset)
-    parent = dataset.start.trained if dataset.start else None
-    trained = train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent)
+    parent, began = dataset.start.trained if dataset.start else None, time.time()
+    if work.config.pools.gpu:
+        if work.config.pretrain.steps and work.config.pretrain.text == "documents" and dataset.start is None:
+            text_of(work, dataset)  # by this pool's cores; there it is found made
+        trained, start = trained_on_pool(work, dataset)
+    else:
+        trained, start = trained_here(work, dataset)
     origin = origin_of(params, work, dataset)
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
     check_fit(lineage)
+    if is_new(trained, began):
+        register_checkpoints(trained, work.config.name, params.machine.model_dump(exclude_none=True))
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
+
+
+def trained_here(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
+    """The `train` artifact of a dataset, and what its training began from where that was made for it; by this machine."""
+    start = start_of_training(work, dataset)
+    parent = dataset.start.trained if dataset.start else None
+    return train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent), start
 
 
 def warm_started(work: Workspace, dataset: Dataset) -> Workspace:

@@ -20,7 +20,7 @@ from flows.runs import (
     published_checkpoint,
     with_settings,
 )
-from flows.settings import Values, find_setting, flat, public_place, words_of
+from flows.settings import Values, find_setting, flat, public_place, without_section, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
@@ -36,14 +36,7 @@ R = TypeVar("R")
 
 NEW_TRANSFORMER = "a new causal transformer, trained on this corpus alone"
 # sections that training does not depend on
-AFTER_TRAINING = (
-    "name",
-    "sample_queries",
-    "evaluate",
-    "select",
-    "export",
-    "index",
-)
+AFTER_TRAINING = ("name", "sample_queries", "evaluate", "select", "export", "index", "promote")
 
 
 @dataclass(frozen=True)
@@ -175,10 +168,13 @@ def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **k
     """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
     from prefect import flow
 
+    from tasks.ui import paused_with_caller
+
     made: list[R] = []
 
     def body() -> None:
-        made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
+        with paused_with_caller():
+            made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
 
     flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
     return made[0]
@@ -231,9 +227,8 @@ def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin
     base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, _data_sentence(work.config)
     if start is not None:
         base, data = _story_before(work.store, start, data)
-    if (
-        start is not None and work.start and start.name == work.start.name
-    ):  # as it was meant when it was found, whatever is named so later
+    # as it was meant when it was found, whatever is named so later
+    if start is not None and work.start and start.name == work.start.name:
         own = _named_start(params, own, start.name)
     return Origin(
         params=own.model_dump(mode="json", exclude={"machine"}, exclude_none=True),
@@ -348,7 +343,7 @@ def _train_params(params: SourceParams) -> TrainParams:
     """The parameters that train the same run, without a file of this machine."""
     folded = params.folded()
     fields = {name: getattr(folded, name) for name in TrainParams.model_fields if name in type(folded).model_fields}
-    values = flat(RunConfig, parse_set(folded.set))
+    values = without_section(RunConfig, parse_set(folded.set), "notify")  # whom to tell makes no other run, and may be a secret
     for field, setting in TrainParams.FIELDS.items():
         if field not in type(folded).model_fields and setting in values:
             fields[field] = values.pop(setting)

@@ -12,9 +12,12 @@ from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
+from pipeline_lib.curation.known_splits import note_splits
 from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.sources.changes import Files, listed_files
+from pipeline_lib.sources.dump_files import list_bundles, listing_key
 from pipeline_lib.sources.dump_spec import held_out_sources
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.python_installation import differences
@@ -27,6 +30,14 @@ from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, say, show_table, stage_task
 
 ROWS_SHOWN = 1_000  # of a table in Prefect's UI
+
+
+@stage_task("list")
+def listing_task(store: Store, config: RunConfig) -> tuple[str, Files]:
+    """The key of the dump's listing as it is now, and its files by content; nothing is written."""
+    skips = Skips()
+    bundles = list_bundles(config.source, skips)
+    return listing_key(store, config.source, bundles, skips), listed_files(file for one in bundles for file in one.files)
 
 
 @stage_task("extract")
@@ -79,13 +90,25 @@ def contamination_task(store: Store, config: RunConfig) -> Artifact:
     return artifact
 
 
+@stage_task("known-splits")
+def known_splits_task(store: Store, curated: Artifact, before: Artifact | None) -> Artifact:
+    """What was in a split stays in it: the documents and texts of a dataset, for the next one under its name."""
+    return note_splits(store, curated, before)
+
+
 @stage_task("curate")
-def curate_task(store: Store, validated: Artifact, config: RunConfig, contamination: Artifact | None = None) -> Artifact:
-    """Decontamination and deduplication over the whole set, and the split by group."""
+def curate_task(
+    store: Store,
+    validated: Artifact,
+    config: RunConfig,
+    contamination: Artifact | None = None,
+    known: Artifact | None = None,
+) -> Artifact:
+    """Decontamination and deduplication over the whole set, and the split by group; known splits stay."""
     progress = StageProgress("curate")
     hold_out = {**config.curate.hold_out, **held_out_sources(config.source.dump)}
     curate_config = config.curate.model_copy(update={"hold_out": hold_out})
-    artifact = curate(store, validated, curate_config, progress, contamination)
+    artifact = curate(store, validated, curate_config, progress, contamination, known)
     rows = ", ".join(f"{part.label} {part.counts.n_out:,}" for part in artifact.manifest.parts)
     progress.finish(f"{rows} pairs; {sum(artifact.manifest.counts.dropped.values()):,} dropped")
     facts = artifact.manifest.facts

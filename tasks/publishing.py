@@ -18,16 +18,15 @@ from pipeline_lib.evaluation.suites.cached import ParallelEncoder, embedding_pro
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
-from pipeline_lib.export.card import CardFacts, Metric, model_folder, write_card
+from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.search.current import promote
 from pipeline_lib.search.index import build_index
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
-from tasks.ui import StageProgress, show_table, stage_task
+from tasks.ui import StageProgress, show_link, show_table, stage_task
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,9 @@ def card_task(
         "column `licence`).",
     )  # fmt: skip
     artifact = write_card(store, exported, checkpoint, facts)
-    progress.finish(str(model_folder(exported, artifact)))
+    folder = model_folder(exported, artifact)
+    progress.finish(str(folder))
+    show_link(f"model-card-{config.name}", folder / FILE, "Model card", f"The model card of {config.name}")
     return artifact
 
 
@@ -109,12 +110,6 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact
-
-
-@stage_task("promote")
-def promote_task(home: Path, exported: Artifact, index: Artifact, name: str) -> None:
-    """From now on `cpt search` uses this model and this index."""
-    promote(home, exported, index, name)
 
 
 @stage_task("hardest-negatives")

@@ -6,7 +6,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,20 @@ from pipeline_lib.evaluation.report_page import headline
 from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
+from pipeline_lib.export.exported import TorchQueries
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.query import ID_DIGITS, search
+from pipeline_lib.search.query import ID_DIGITS, Searcher
+from pipeline_lib.search.registry import Candidate, as_pair
 from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
 from tasks.evaluation import Evaluations
-from tasks.ui import StageProgress, show_markdown, show_picture, show_table, stage_task
+from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
     "validate": "pairs and documents",
@@ -68,6 +70,7 @@ class RunArtifacts:
     validation: Mapping[str, Evaluations]
     test: Mapping[str, Evaluations]
     chosen: str
+    promotion: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, began_at: float = 0.0) -> list[StageRow]:
         """A row a stage, in the order of the run, which began at `began_at` (seconds since 1970)."""
@@ -90,8 +93,8 @@ class RunArtifacts:
 def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) -> dict[str, Any]:
     """Write the report and the model card, unless those of this very lineage are there; show its tables in the UI.
 
-    They are written again if a file of them is gone, with the cost of the run that made what they tell of. If another run of
-    the same name was reported since, they become the newest.
+    They are written again if a file of them is gone, or if something else became of the model, with the cost of the run that
+    made what they tell of. If another run of the same name was reported since, they become the newest.
 
     Returns:
         The content of report.json; and under "now", where that run was an earlier one, what this one took to find all done.
@@ -102,10 +105,12 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     found = next((report for place in (own, folder) if _lineage_of(report := _read(place / "report.json")) == lineage), {})
     total = meter.close()
     now = {"now": total} if found else {}
-    if found and _is_newest(folder, own):
+    run = replace(run, promotion=_told_promotion(run.promotion, found.get("promotion", {})))
+    if found and _is_newest(folder, own) and found.get("promotion", {}) == run.promotion:
+        _link(own, config.name)
         return found | now
     progress = StageProgress("report")
-    data = _collect(home, config, run, _costs_told(found) if found else total)
+    data = _collect(config, run, _costs_told(found) if found else total)
     if found:
         reused = {name: row.get("reused", False) for name, row in found["lineage"].items()}
         data = data.model_copy(
@@ -117,7 +122,13 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))
     _show(folder, data)
+    _link(own, config.name)
     return json.loads((folder / "report.json").read_text()) | now
+
+
+def _told_promotion(now: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What became of the model; of one that was in use already what was told when it came to be."""
+    return before if before and now.get("event") in ("in use", "tried") and before.get("name") == now.get("name") else now
 
 
 def _lineage_of(report: Mapping[str, Any]) -> dict[str, str]:
@@ -146,6 +157,12 @@ def _show(folder: Path, data: ReportData) -> None:
     show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
     show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
     show_markdown(f"model-{data.name}", model_markdown(folder, data), "The model: what it is, where it lies, how to use it")
+
+
+def _link(own: Path, name: str) -> None:
+    """Links to the pages of this very run, which a later run of the same name leaves as they are."""
+    show_link(f"report-{name}", own / "report.html", "Report", f"The report of {name}")
+    show_link(f"model-card-{name}", own / CARD, "Model card", f"The model card of {name}")
 
 
 def _costs_told(report: Mapping[str, Any]) -> dict[str, float]:
@@ -194,8 +211,9 @@ def model_markdown(folder: Path, data: ReportData) -> str:
             f"- checkpoint: `{key}/{data.chosen}`",
             f"- report: `{folder / 'report.html'}`",
             f"- model, with its card: `{data.export}`",
+            *([f"- `{data.promotion['name']}`: {_cell(data.promotion['sentence'])}"] if data.promotion else []),
             "\n```sh",
-            'cpt search "parse an ISO 8601 date"',
+            f'cpt search "parse an ISO 8601 date"{_by_name(data)}',
             f"cpt evaluate --checkpoint {key[:SHOWN_DIGITS]}/{data.chosen} --split test",
             "cpt runs",
             "```",
@@ -203,7 +221,12 @@ def model_markdown(folder: Path, data: ReportData) -> str:
     )
 
 
-def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
+def _by_name(data: ReportData) -> str:
+    """What a search names it by, as long as another model may be the one without a name."""
+    return f" --name {data.promotion['name']}" if data.promotion else ""
+
+
+def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
     model, baselines = run.test[run.chosen], run.test["baselines"]
@@ -233,7 +256,8 @@ def _collect(home: Path, config: RunConfig, run: RunArtifacts, total: Mapping[st
         differences=tuple(differences(model, baselines, config.evaluate.bootstrap, config.evaluate.seed)),
         tasks={split: split_facts(found[run.chosen]) for split, found in evaluated.items() if found},
         selection=read_selection(stages["select"]) if "select" in stages else {},
-        searches=tuple(_searches(home, config)),
+        searches=tuple(_searches(stages, config)),
+        promotion=dict(run.promotion),
         batch=stages["batch_advice"].manifest.facts,
         language_model=language_model,
         negatives=tuple(read_negatives(stages["negatives"])),
@@ -302,9 +326,11 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _searches(home: Path, config: RunConfig) -> list[dict[str, Any]]:
+def _searches(stages: Mapping[str, Artifact], config: RunConfig) -> list[dict[str, Any]]:
+    """What the run's own model and index answer, whether or not searches use them."""
+    searcher = Searcher(as_pair(Candidate(stages["export"], stages["index"])), TorchQueries)
     return [
-        {"query": query, "hits": [asdict(hit) for hit in search(home, query, None, SEARCH_HITS)]}
+        {"query": query, "hits": [asdict(hit) for hit in searcher.search(query, None, SEARCH_HITS)]}
         for query in config.sample_queries
     ]
 

@@ -13,11 +13,11 @@ from pipeline_lib.evaluation.suites.evaluate import check_split, evaluate_suite
 from pipeline_lib.evaluation.suites.models import Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
-from pipeline_lib.evaluation.suites.report import write_suite_report
+from pipeline_lib.evaluation.suites.report import Compared, write_comparison, write_suite_report
 from pipeline_lib.evaluation.suites.suite import Suite
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
-from tasks.ui import StageProgress, say, show_table, stage_task
+from tasks.ui import StageProgress, say, show_link, show_table, stage_task
 
 OpenSuites = tuple[list[Suite], dict[str, str]]
 
@@ -76,6 +76,21 @@ def show_suites_task(folder: Path, found: Sequence[Artifact], split: str, skippe
     page = write_suite_report(folder, found, split, skipped)
     say(f"  report: {page}")
     show_table(f"suites-{split}", read_evaluations(found), f"Public suites on {split}, 95 % intervals")
+
+
+@stage_task("compare")
+def compare_task(folder: Path, compared: Compared) -> Path:
+    """The page of this evaluation, its table in the UI with the differences from the champion, and a link to the page."""
+    progress = StageProgress("compare")
+    page = write_comparison(folder, compared)
+    told = f"the champion is {compared.champion_name}" if compared.champion_name else "there is no champion to compare with"
+    for line in compared.sentences():
+        progress.note(line)
+    key, split = f"evaluation-{compared.split}-{folder.name}", compared.split
+    show_table(f"compared-{split}-{folder.name}", compared.table(), f"Figures on {split}, 95 % intervals; {told}")
+    show_link(key, page, "Evaluation", f"The page of this evaluation of {folder.name} on {split}")
+    progress.finish(f"{told}; {page}")
+    return page
 
 
 def fits(model: Model, suite: Suite) -> bool:

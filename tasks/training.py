@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.events import emit_event
+
 from data_contracts.losses import by_count
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.document_splits import split_whole_documents
@@ -13,6 +19,8 @@ from pipeline_lib.train.language_text import sentence_of, warning_of
 from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.stages import AdviceConfig, build_advice, pretrain
 from tasks.ui import StageProgress, stage_task
+
+REGISTERED = "cpt.checkpoint.registered"  # the event that prefect.yaml's automation waits for
 
 
 @stage_task("documents")
@@ -87,3 +95,23 @@ def batch_advice_task(store: Store, trained: Artifact, label: str) -> Artifact:
     facts = artifact.manifest.facts
     progress.finish(facts["sentence"] if "sentence" in facts else f"not measured: {facts['why']}")
     return artifact
+
+
+def register_checkpoints(trained: Artifact, name: str, machine: Mapping[str, Any]) -> None:
+    """Tell Prefect of each checkpoint of a run: an automation may have it evaluated, with the parameters that the event brings.
+
+    Args:
+        name: of the run.
+        machine: of its parameters: where the artifacts are.
+    """
+    for label in (part.label for part in trained.manifest.parts if part.label.startswith("step-")):
+        checkpoint = f"{trained.manifest.key}/{label}"
+        resource = {"prefect.resource.id": f"cpt.checkpoint.{checkpoint}", "prefect.resource.name": checkpoint}
+        labels = {"cpt.train": trained.manifest.key, "cpt.label": label, "cpt.run": name}
+        params = {"models": [checkpoint], "split": "validation", "machine": dict(machine)}
+        emit_event(REGISTERED, resource={**resource, **labels}, payload={"checkpoint": checkpoint, "params": params})
+
+
+def is_new(made: Artifact, since: float) -> bool:
+    """True if an artifact was made after a time in seconds since 1970, and not found done."""
+    return float(json.loads(made.note("run.json") or b"{}").get("started_at", 0.0)) >= since

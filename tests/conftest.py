@@ -45,7 +45,7 @@ def s3() -> Iterator[Any]:
     server.stop()
 
 
-LONG = ("test_interruption.py", "test_pipeline.py", "test_schedule.py", "test_training_launch.py")
+LONG = ("test_interruption.py", "test_pipeline.py", "test_schedule.py", "test_suspending.py", "test_training_launch.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,10 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli.config import config_app
+from flows.cli.deploy import deploy
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
-from flows.cli.search import search, suite_texts
+from flows.cli.search import rollback, search, suite_texts
 from flows.cli.starts import fetch, get_start
+from flows.cli.status import status
 from flows.cli.store import prune
 
 DEFAULT_PORT = 4200
@@ -54,11 +56,14 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
+app.command()(deploy)
 app.command("get-start")(get_start)
 app.command()(fetch)
 app.command()(prune)
 app.command()(runs)
+app.command()(rollback)
 app.command()(search)
+app.command()(status)
 app.command("suite-texts")(suite_texts)
 
 
@@ -79,14 +84,14 @@ def inspect(
     if not as_json:
         inspect_dump(target, reader, records, samples, filters)
         return
-    from pipeline_lib.errors import UserError
+    from pipeline_lib.errors import UserError, redacted
 
     try:
         why = print_json(target, reader, records, samples)
     except UserError as error:
         why = str(error)
     if why:
-        typer.echo(f"cpt: {target}: {why}", err=True)
+        typer.echo(redacted(f"cpt: {target}: {why}"), err=True)
         raise typer.Exit(1)
 
 
@@ -105,11 +110,19 @@ def trace(
 def up(
     port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.", min=1, max=65535)] = DEFAULT_PORT,
     schedules: Annotated[bool, typer.Option("--schedules", help="Switch every schedule on; else none is changed.")] = False,
+    restart_lost: Annotated[
+        int,
+        typer.Option(
+            metavar="TIMES",
+            help="Times that a run is started again which a restart cut off; 0: where its deployment has the tag restart-lost.",
+            min=0,
+        ),
+    ] = 0,
 ) -> None:
     """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
     from flows.cli.up import serve_platform
 
-    serve_platform(_home(), port, schedules)
+    serve_platform(_home(), port, schedules, restart_lost)
 
 
 def _home() -> Any:

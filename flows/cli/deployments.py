@@ -6,6 +6,7 @@ database), and what the server holds. A deployment that was deleted is created a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,21 +17,27 @@ from typing import Any
 import typer
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import construct_schedule
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flows import load_flow_arguments_from_entrypoint, load_flow_from_entrypoint
+from prefect.states import Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
+from flows.cli.automations import ABSENT, deploy_automations, keep_changes
+from flows.cli.nightly_file import save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
 
 WORK_POOL = "local-process"
 PROJECT = Path(__file__).resolve().parents[2]
-ABSENT: Any = object()
+EARLIER_NAME = "manual"  # of each deployment that is called after its flow now
 CONFLICT, UNPROCESSABLE = 409, 422
 
 
@@ -82,33 +89,92 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
         UserError: a deployment is refused.
     """
     whole = declaration()
-    declared = [Declared(entry) for entry in whole["deployments"]]
+    nights = saved_nights(home)
+    own = {f"retrain/{entry['name']}" for entry in nights}  # a user's file says what these are
+    declared = [one for entry in whole["deployments"] if (one := Declared(entry)).name not in own]
+    declared += [Declared(entry) for entry in nights]
     record_file = home / "prefect" / "deployed.json"
     last = json.loads(record_file.read_text()) if record_file.exists() else {}
-    missing = []
+    missing: list[dict[str, Any]] = []
     for one in declared:
         try:
             found = client.read_deployment_by_name(one.name)
         except ObjectNotFound:
-            missing.append(one.entry)
+            missing.append({key: value for key, value in one.entry.items() if key != "triggers"})
             continue
         _update(client, one, found, apply_values(whole["pull"], {}), last.get(one.name))
     if missing:
         _create({**whole, "deployments": missing})
-    replace_file(record_file, json.dumps({one.name: one.record() for one in declared}, indent=1).encode())
+    record = {one.name: one.record() for one in declared}
+    for one in declared:
+        if earlier := _rename(client, one, last):
+            record[earlier] = last[earlier]
+    for one in declared:
+        if triggers := one.entry.get("triggers"):
+            found, before = client.read_deployment_by_name(one.name), last.get(one.name, {}).get("automations", {})
+            record[one.name]["automations"] = deploy_automations(client, triggers, found.id, before)
+    replace_file(record_file, json.dumps(record, indent=1).encode())
+
+
+def deploy_nights(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Bring nights of a user's file to the server, and keep them for its next start.
+
+    Returns:
+        By name, what stays as a person set it there although the file says otherwise.
+
+    Raises:
+        UserError: a deployment is refused.
+    """
+    whole = declaration()
+    record_file = home / "prefect" / "deployed.json"
+    record = json.loads(record_file.read_text()) if record_file.exists() else {}
+    names = {entry["name"] for entry in entries}
+    save_nights(home, [*(entry for entry in saved_nights(home) if entry["name"] not in names), *entries])
+    kept: dict[str, list[str]] = {}
+    for entry in entries:
+        one = Declared(entry)
+        try:
+            found = client.read_deployment_by_name(one.name)
+        except ObjectNotFound:
+            _create({**whole, "deployments": [entry]})
+        else:
+            _update(client, one, found, apply_values(whole["pull"], {}), record.get(one.name))
+        kept[entry["name"]] = _kept(one, client.read_deployment_by_name(one.name))
+        record[one.name] = one.record()
+        replace_file(record_file, json.dumps(record, indent=1).encode())
+    return kept
+
+
+def remove_nights(client: SyncPrefectClient, home: Path, names: list[str]) -> None:
+    """Remove deployments of a user's file; one that prefect.yaml has too is as it says at the next start.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    saved = saved_nights(home)
+    known = [entry["name"] for entry in saved]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name}: no night that `cpt deploy` deployed; there are: {', '.join(known) or 'none'}")
+        with contextlib.suppress(ObjectNotFound):
+            client.delete_deployment(client.read_deployment_by_name(f"retrain/{name}").id)
+    save_nights(home, [entry for entry in saved if entry["name"] not in names])
+
+
+def _kept(code: Declared, now: DeploymentResponse) -> list[str]:
+    """The fields and schedules of a deployment that are not as declared."""
+    fields, there = _fields_now(now), {schedule.slug: schedule for schedule in now.schedules if schedule.slug}
+    kept = [key for key, value in code.shared_fields().items() if key != "job_variables" and fields[key] != value]
+    for slug, wanted in code.schedules().items():
+        schedule = there.get(slug)
+        if schedule is None or schedule.model_dump(mode="json", include=set(wanted)) != wanted:
+            kept.append("schedule")
+    return kept
 
 
 def declaration() -> dict[str, Any]:
     """What prefect.yaml says."""
     return dict(yaml.safe_load((PROJECT / "prefect.yaml").read_text()))
-
-
-def keep_changes(code: Any, last: Any, now: Any) -> Any:
-    """A field's value: the server's where a person changed it since the last start, else the code's; of a dict, key by key."""
-    if isinstance(code, dict) and isinstance(last, dict) and isinstance(now, dict):
-        kept = {key: keep_changes(*(side.get(key, ABSENT) for side in (code, last, now))) for key in {**code, **now}}
-        return {key: value for key, value in kept.items() if value is not ABSENT}
-    return code if now == last else now
 
 
 def _flow_name(entrypoint: str) -> str:
@@ -138,6 +204,85 @@ def _update(
             typer.echo(f"{code.name}: what was set in the UI does not fit the code any more, and is as in prefect.yaml again")
             _put(client, code, found, own | fields)
     _update_schedules(client, code.schedules(), found, record["schedules"] if record else code.schedules())
+
+
+def _rename(client: SyncPrefectClient, code: Declared, last: dict[str, Any]) -> str:
+    """Give a deployment what a person set on the one that an earlier start made of it under another name, and remove that one.
+
+    Returns:
+        its name, where it stays: a run of it is suspended, which could not be resumed without it.
+    """
+    flow, _, name = code.name.partition("/")
+    earlier = f"{flow}/{EARLIER_NAME}"
+    if name != flow or earlier not in last:
+        return ""
+    try:
+        old = client.read_deployment_by_name(earlier)
+    except ObjectNotFound:
+        return ""
+    new = client.read_deployment_by_name(code.name)
+    of_old = filters.DeploymentFilter(id=filters.DeploymentFilterId(any_=[old.id]))
+    if code.name not in last:
+        _move_settings(client, code, old, new, last[earlier])
+    _move_planned_runs(client, of_old, new)
+    _move_automations(client, old, new)
+    paused = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.PAUSED]))
+    if client.read_flow_runs(deployment_filter=of_old, flow_run_filter=filters.FlowRunFilter(state=paused), limit=1):
+        typer.echo(f"{earlier} is {code.name} now, and goes once its suspended run has ended")
+        return earlier
+    client.delete_deployment(old.id)
+    return ""
+
+
+def _move_settings(
+    client: SyncPrefectClient, code: Declared, old: DeploymentResponse, new: DeploymentResponse, record: dict[str, Any]
+) -> None:
+    fields, now, last = code.shared_fields(), _fields_now(old), record["fields"]
+    kept = {key: keep_changes(fields[key], last.get(key, now[key]), now[key]) for key in fields}
+    changed = {key: value for key, value in kept.items() if value != _fields_now(new)[key]}
+    try:
+        client.update_deployment(new.id, DeploymentUpdate(**changed, paused=old.paused))
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (CONFLICT, UNPROCESSABLE):
+            raise
+        typer.echo(f"{code.name}: what was set in the UI does not fit the code any more, and is as in prefect.yaml again")
+    for schedule in new.schedules:
+        client.delete_deployment_schedule(new.id, schedule.id)
+    kept_schedules = _kept_schedules(code.schedules(), record["schedules"], old)
+    client.create_deployment_schedules(new.id, [DeploymentScheduleCreate(**words) for words in kept_schedules])
+
+
+def _kept_schedules(code: dict[str, Any], last: dict[str, Any], old: DeploymentResponse) -> list[dict[str, Any]]:
+    """The code's schedules as a person changed them, and those that a person added."""
+    now = [schedule.model_dump(mode="json", include={"schedule", "active", "parameters", "slug"}) for schedule in old.schedules]
+    ours = {*last, *code}
+    added = [words for words in now if words["slug"] not in ours]
+    there = {words.pop("slug"): words for words in now if words["slug"] in ours}
+    kept = {slug: keep_changes(words, last.get(slug, ABSENT), there.get(slug, ABSENT)) for slug, words in code.items()}
+    return [*added, *({**words, "slug": slug} for slug, words in kept.items() if words is not ABSENT)]
+
+
+def _move_planned_runs(client: SyncPrefectClient, of_old: filters.DeploymentFilter, new: DeploymentResponse) -> None:
+    """Plan anew what a person planned: runs that wait for their time are removed with their deployment."""
+    scheduled = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    for run in client.read_flow_runs(deployment_filter=of_old, flow_run_filter=filters.FlowRunFilter(state=scheduled)):
+        if not run.auto_scheduled:
+            words: dict[str, Any] = {"parameters": run.parameters, "name": run.name, "tags": run.tags}
+            key = f"renamed-{run.id}"
+            planned: State = Scheduled(scheduled_time=run.next_scheduled_start_time)
+            client.create_flow_run_from_deployment(new.id, state=planned, idempotency_key=key, **words)
+
+
+def _move_automations(client: SyncPrefectClient, old: DeploymentResponse, new: DeploymentResponse) -> None:
+    """Let automations that start the old deployment start the new one."""
+    for automation in client.read_automations():
+        actions = [
+            action.model_copy(update={"deployment_id": new.id}) if getattr(action, "deployment_id", None) == old.id else action
+            for action in automation.actions
+        ]
+        if actions != automation.actions:
+            words = {name: getattr(automation, name) for name in AutomationCore.model_fields}
+            client.update_automation(automation.id, AutomationCore(**words | {"actions": actions}))
 
 
 def _put(client: SyncPrefectClient, code: Declared, found: DeploymentResponse, fields: dict[str, Any]) -> None:

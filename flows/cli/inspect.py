@@ -16,6 +16,7 @@ from rich.text import Text
 
 from data_contracts.losses import by_count
 from flows.workspace import open_store
+from pipeline_lib.errors import redacted
 from pipeline_lib.pairs.filters import FilterReport, SampledDrops
 from pipeline_lib.pairs.inspect import Reason, Row, Sample, sample_source
 from pipeline_lib.pairs.trace import trace_pair
@@ -65,7 +66,7 @@ def _facts(sample: Sample) -> Table:
     read = f"{sample.texts:,}" if sample.whole else f"{sample.texts:,} read, there are more (--records)"
     rows = {
         "reader": source.reader,
-        "url": source.url,
+        "url": redacted(source.url),
         "licence": source.licence,
         "files": f"{sample.files:,}, {sample.bytes:,} bytes",
         "texts": read,
@@ -104,7 +105,7 @@ def _as_json(sample: Sample) -> dict[str, Any]:
     return {
         "source": sample.source.name,
         "reader": sample.source.reader,
-        "url": sample.source.url,
+        "url": redacted(sample.source.url),
         "files": sample.files,
         "bytes": sample.bytes,
         "texts": sample.texts,

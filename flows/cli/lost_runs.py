@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -38,6 +38,7 @@ LEAST_SILENCE_SECONDS = 180.0
 DEFAULT_HEARTBEAT_SECONDS = 180.0  # Prefect's, of a client that does not have our environment
 LONGEST_HEARTBEAT_SECONDS = 600.0  # two that are further apart had an outage between them
 PAGE = 200
+MISSED = "Missed while the platform was down"
 
 
 def worker_name(home: Path) -> str:
@@ -45,14 +46,18 @@ def worker_name(home: Path) -> str:
     return f"cpt up on {HOST} ({hashlib.sha256(str(home).encode()).hexdigest()[:8]})"
 
 
-def close_lost(client: SyncPrefectClient, home: Path) -> list[str]:
+def close_lost(client: SyncPrefectClient, home: Path, before: Callable[[list[FlowRun]], object] = lambda _: None) -> list[str]:
     """Close every run of this host's `cpt up` worker, which must not run, and free the slots; their processes are ended first.
+
+    Args:
+        before: is told the runs before anything is done to them.
 
     Returns:
         the names of the closed runs.
     """
     processes = run_processes()
     lost = [run for run in _read_runs(client, UNFINISHED) if _is_root(run) and _is_lost_here(run, home, processes)]
+    before(lost)
     stop_processes([processes[run.id] for run in lost if run.id in processes], RUN_STOP_SECONDS)
     names = [
         run.name for run in lost if _close(client, run.id, f"no process of it is left on {HOST}, where its worker was stopped")
@@ -74,7 +79,7 @@ def skip_missed(client: SyncPrefectClient) -> int:
     for _, group in groupby(sorted(waiting, key=lambda run: (_schedule_of(run), run.expected_start_time)), _schedule_of):
         *missed, latest = group
         for run in missed:
-            message = f"Missed while the platform was down; the latest, due at {latest.expected_start_time}, runs in its stead."
+            message = f"{MISSED}; the latest, due at {latest.expected_start_time}, runs in its stead."
             client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
         n_skipped += len(missed)
     return n_skipped
@@ -137,11 +142,11 @@ def _is_root(run: FlowRun) -> bool:
     return run.parent_task_run_id is None or run.deployment_id is not None
 
 
-def _close(client: SyncPrefectClient, run_id: UUID, reason: str) -> bool:
-    """Set a run and the tasks and flows below it to Crashed, unless it has ended meanwhile."""
+def _close(client: SyncPrefectClient, run_id: UUID, reason: str, states: Collection[StateType] = UNFINISHED) -> bool:
+    """Set a run in one of these states and the tasks and flows below it to Crashed, unless it has ended meanwhile."""
     with contextlib.suppress(ObjectNotFound):
         state = client.read_flow_run(run_id).state
-        if state is None or state.type not in UNFINISHED:
+        if state is None or state.type not in states:
             return False
         message = f"Was {state.name} when the platform was interrupted: {reason}."
         client.set_flow_run_state(run_id, Crashed(message=message), force=True)
@@ -165,14 +170,15 @@ def _close_below(client: SyncPrefectClient, run_id: UUID) -> None:
 
 def _close_children_of_ended(client: SyncPrefectClient, processes: dict[UUID, psutil.Process]) -> None:
     """Close flows whose caller has ended without them: a worker that reports a killed run knows only the outermost."""
-    for run in _read_runs(client, UNFINISHED):
+    unfinished = [*UNFINISHED, StateType.PAUSED]  # with its caller, which was never resumed
+    for run in _read_runs(client, unfinished):
         if _is_root(run) or run.parent_task_run_id is None:
             continue
         with contextlib.suppress(ObjectNotFound):
             caller_id = client.read_task_run(run.parent_task_run_id).flow_run_id
             caller = client.read_flow_run(caller_id) if caller_id is not None and caller_id not in processes else None
             if caller and caller.state and caller.state.is_final():
-                _close(client, run.id, "so was the run that called it")
+                _close(client, run.id, "so was the run that called it", unfinished)
 
 
 def _free_slots(client: SyncPrefectClient, home: Path) -> None:

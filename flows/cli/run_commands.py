@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -20,18 +20,34 @@ from flows.params import (
     RunParams,
     TrainParams,
 )
+from pipeline_lib.errors import UserError
 
 runs = typer.Typer()
+
+NoPromote = Annotated[
+    bool, typer.Option("--no-promote", help="Export and index, and let searches use what they use now (--promote never).")
+]
+
+
+def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
+    """Options with --no-promote as what it stands for.
+
+    Raises:
+        UserError: something else is asked for too.
+    """
+    if no_promote and given.get("promote", "never") != "never":
+        raise UserError(f"--no-promote and --promote {given['promote']}: give one of them")
+    return {**given, "promote": "never"} if no_promote else given
 
 
 @runs.command()
 @takes(RunParams)
-def run(given: dict[str, Any]) -> None:
+def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
-    from flows.cli.summary import print_summary
+    from flows.cli.summary import print_night, print_summary
     from pipeline_lib.config.presets import describe
 
-    params = params_of(RunParams, given)
+    params = params_of(RunParams, kept_back(given, no_promote))
     typer.echo(describe(params.resolve(), params.preset), err=True)
 
     def flow() -> dict[str, Any]:
@@ -39,7 +55,11 @@ def run(given: dict[str, Any]) -> None:
 
         return retrain(params)
 
-    print_summary(with_server(flow))
+    done = with_server(flow)
+    if "lineage" in done:
+        print_summary(done)
+    if "night" in done:
+        print_night(done["night"])
 
 
 @runs.command("build-dataset")
@@ -118,9 +138,9 @@ def evaluate(given: dict[str, Any]) -> None:
 
 @runs.command()
 @takes(PublishParams)
-def publish(given: dict[str, Any]) -> None:
+def publish(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """Select, test, export, index and promote."""
-    params = params_of(PublishParams, given)
+    params = params_of(PublishParams, kept_back(given, no_promote))
 
     def flow() -> BaseModel:
         from flows.publish import publish as publish_flow

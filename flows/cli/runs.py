@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 THIS_PYTHON = "this machine's Python"
-_HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}
+HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Run:
         source: the folder, dump spec or training sets that it learned from.
         checkpoints: labels, earliest first.
         chosen: the published checkpoint, by the run's newest report; empty without one.
-        champion: the checkpoint that `cpt search` uses now, if it is of this run.
+        champion: the checkpoint that searches use now, by whatever name, if it is of this run.
+        published: name in the registry to the checkpoint that searches for it use, if it is of this run.
         figures: kind of task to its headline figure on the test split, by that report.
         keys: stage to the key of an artifact that it was made from.
         report: the folder of that report; empty without one.
@@ -49,6 +50,7 @@ class Run:
     figures: dict[str, float] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     report: str = ""
+    published: dict[str, str] = field(default_factory=dict)
 
 
 def runs(
@@ -74,19 +76,20 @@ def find_runs(home: Path, store: Store) -> list[Run]:
     """The runs of a store, newest first.
 
     Args:
-        home: the artifact root with its reports and current.json.
+        home: the artifact root with its reports and its registry.
     """
     reports = _reports(home)
-    champion = _champion(home, store)
-    found = [_run(trained, reports.get(trained.manifest.key), champion) for trained in store.artifacts("train")]
+    champions = _champions(home, store)
+    found = [_run(trained, reports.get(trained.manifest.key), champions) for trained in store.artifacts("train")]
     return sorted(found, key=lambda run: (run.made, run.key), reverse=True)
 
 
-def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champion: tuple[str, str]) -> Run:
+def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champions: Mapping[str, dict[str, str]]) -> Run:
     began = json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0)
     origin = json.loads(trained.note("origin.json") or b"{}")
     params, tuning = origin.get("params") or {}, origin.get("tuning") or {}
     told: dict[str, Any] = report[1] if report else {}
+    published = champions.get(trained.digest, {})
     labels = sorted(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
     return Run(
         key=trained.manifest.key,
@@ -95,8 +98,9 @@ def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champion
         source=_source(params, tuning),
         checkpoints=tuple(labels),
         chosen=str(told.get("selection", {}).get("chosen", "")),
-        champion=champion[1] if trained.digest == champion[0] else "",
-        figures=_figures(told.get("test", {}).values()),
+        champion=next(iter(published.values()), ""),
+        published=published,
+        figures=headline_figures(told.get("test", {}).values()),
         keys=origin.get("keys") or {},
         report=str(report[0].parent) if report else "",
     )
@@ -108,7 +112,7 @@ def _source(params: Mapping[str, Any], tuning: Mapping[str, Any]) -> str:
     return str(params.get("source") or params.get("dump") or (THIS_PYTHON if params else ""))
 
 
-def _figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def headline_figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The headline of the first task of each kind."""
     found: dict[str, float] = {}
     for task in tasks:
@@ -128,27 +132,49 @@ def _reports(home: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _champion(home: Path, store: Store) -> tuple[str, str]:
-    """Content digest of the run, and label of the checkpoint, behind the model that search uses; empty without one."""
-    current = home / "current.json"
-    digest = json.loads(current.read_bytes())["model_digest"] if current.is_file() else ""
-    exported = next((made for made in store.artifacts("export") if made.digest == digest), None) if digest else None
-    return (exported.manifest.inputs["trained"], exported.manifest.config["label"]) if exported else ("", "")
+def _champions(home: Path, store: Store) -> dict[str, dict[str, str]]:
+    """Content digest of each run to the names that searches use its checkpoints by, that of searches without a name first."""
+    from pipeline_lib.search.registry import names, pair_of
+
+    first = _default(home)
+    digests: dict[str, list[str]] = {}
+    for name in sorted(names(home), key=lambda name: (name != first, name)):
+        if pair := pair_of(home, name):
+            digests.setdefault(pair.model_digest, []).append(name)
+    found: dict[str, dict[str, str]] = {}
+    for made in store.artifacts("export") if digests else ():
+        for name in digests.get(made.digest, ()):
+            found.setdefault(made.manifest.inputs["trained"], {})[name] = str(made.manifest.config["label"])
+    return {trained: dict(sorted(by.items(), key=lambda one: (one[0] != first, one[0]))) for trained, by in found.items()}
+
+
+def _default(home: Path) -> str:
+    """The name that is searched where none is given; empty where there is none."""
+    from pipeline_lib.errors import UserError
+    from pipeline_lib.search.registry import default_name
+
+    try:
+        return default_name(home)
+    except UserError:
+        return ""
 
 
 def _print(found: list[Run]) -> None:
     from rich.console import Console
 
+    from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.store.store import SHOWN_DIGITS
 
     console = Console()
     console.print(_table(found))
-    champion = next((run for run in found if run.champion), None)
-    if champion is not None:
-        checkpoint = f"{champion.key[:SHOWN_DIGITS]}/{champion.champion}"
-        console.print(f"* {checkpoint} is what `cpt search` uses.", markup=False, highlight=False)
-    if champion is not None and champion.report:
-        console.print(f"  Its report: {champion.report}/report.html", markup=False, highlight=False, soft_wrap=True)
+    first = _default(artifact_home())
+    used = [(name != first, name, run) for run in found for name in run.published]
+    for _, name, run in sorted(used, key=lambda one: one[:2]):
+        checkpoint = f"{run.key[:SHOWN_DIGITS]}/{run.published[name]}"
+        by = "" if name == first else f" --name {name}"
+        console.print(f"* {checkpoint} is what `cpt search{by}` uses.", markup=False, highlight=False)
+        if name == first and run.report:
+            console.print(f"  Its report: {run.report}/report.html", markup=False, highlight=False, soft_wrap=True)
     hint = "Commands take a checkpoint as it stands here: cpt evaluate --checkpoint KEY/step-..., cpt publish --checkpoint ..."
     console.print(hint, markup=False, highlight=False)
 
@@ -167,7 +193,7 @@ def _table(found: list[Run]) -> Table:
     for column, width in {"name": 6, "made": 10, "source": 8}.items():  # 80 columns in all
         table.add_column(column, overflow="fold", min_width=width)
     for kind in HEADLINES:
-        table.add_column(_HEADS[kind], justify="right", no_wrap=True)
+        table.add_column(HEADS[kind], justify="right", no_wrap=True)
     for run in found:
         label = run.champion or run.chosen or (run.checkpoints[-1] if run.checkpoints else "-")
         figures = [f"{run.figures[kind]:.3f}" if kind in run.figures else "-" for kind in HEADLINES]

@@ -1,4 +1,4 @@
-"""Search at a terminal, `cpt search`, and the texts of evaluation suites as files for decontamination, `cpt suite-texts`."""
+"""Search at a terminal, the way back to an earlier model, and the texts of evaluation suites for decontamination."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def search(
     query: Annotated[str, typer.Argument(help="The function or passage that you look for, in words.")],
     kind: Annotated[str, typer.Option(help="code or text; empty: both.")] = "",
     k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
+    name: Annotated[
+        str,
+        typer.Option(help="Of the model (`cpt runs` lists them); empty: the only one, or the last that a person published."),
+    ] = "",
+    artifacts: Annotated[
+        str, typer.Option(metavar="URL", help="Bucket whose models are searched: s3://bucket/prefix; empty: this machine's.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
 ) -> None:
     """Ranked functions and passages of the published index."""
@@ -25,8 +32,46 @@ def search(
 
     if kind not in ("", *KINDS):
         raise UserError(f"--kind {kind!r}: choose one of {', '.join(KINDS)}")
-    hits = search_index(artifact_home(), query, kind or None, k, load_weights)
+    hits = search_index(artifacts or artifact_home(), query, kind or None, k, load_weights, name)
     typer.echo(render_json(query, hits) if as_json else render_text(hits, kind))
+
+
+def rollback(
+    name: Annotated[str, typer.Option(help="Of the model; empty: the one that searches use without a name.")] = "",
+    to: Annotated[
+        int | None, typer.Option(help="Number of the event whose pair is wanted; unset: the pair before the last promotion.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="A word for the history.")] = "",
+    show: Annotated[bool, typer.Option("--list", help="Show the history of the name, and change nothing.")] = False,
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="Bucket whose registry is meant; empty: this machine's.")] = "",
+) -> None:
+    """Bring the model and index back that a name had before its last promotion."""
+    from pipeline_lib.runtime.machine import artifact_home
+    from pipeline_lib.search import registry
+
+    home = artifacts or artifact_home()
+    name = name or registry.default_name(home)
+    if show:
+        used, events = registry.pair_of(home, name), registry.history(home, name)
+        for event in events:
+            made = event.get("pair") or {}
+            of = f"{made.get('trained', '')[:8]}/{made.get('checkpoint', '')}" if made else str(event.get("candidate", ""))
+            mark = "*" if used and event["number"] == used.event else " "
+            typer.echo(
+                f"{mark} {event['number']:>4}  {event['at']}  {event['event']:<12} {of}  {event.get('why', '')}".rstrip()
+            )
+        return
+    before = registry.pair_of(home, name)
+    told = home if isinstance(home, Path) and (home / "notify.yaml").is_file() else None
+    if told:
+        from flows.notices import mark_registry, tell_registry  # Prefect: two seconds
+
+        mark_registry(told)
+    now = registry.rollback(home, name, to, reason)
+    was = f", in place of {before.trained[:8]}/{before.checkpoint}" if before else ""
+    typer.echo(f"{name}: searches use {now.trained[:8]}/{now.checkpoint} again{was} (event {now.event})")
+    if told:
+        tell_registry(told)
 
 
 def load_weights(folder: Path) -> Any:

@@ -42,6 +42,7 @@ def prefect_environment(home: Path) -> dict[str, str]:
         # in memory, as is the default, a restart forgets who holds a deployment's slot, and nobody gives it back
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # of a failed run's exception: nothing here is pickled
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
     }
@@ -99,10 +100,11 @@ def shared_server(home: Path, port: int) -> Iterator[OwnedServer]:
 class OwnedServer:
     """A server process that this process started, with its pid file."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, record: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, record: Path, log: Path) -> None:
         self.process = process
         self.url = url
         self.record = record
+        self.log = log
 
     def stop(self) -> None:
         stop_child(self.process, STOP_SECONDS)
@@ -143,10 +145,10 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def is_healthy(url: str) -> bool:
+def is_healthy(url: str, seconds: float = 2.0) -> bool:
     """True if the API answers."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310 - a loopback address of ours
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as answer:  # noqa: S310 - a loopback address of ours
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -172,9 +174,10 @@ def _start(home: Path, port: int, role: str) -> OwnedServer:
     log = folder / f"{role}-{port}.log"
     url = f"http://{HOST}:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with log.open("wb") as output:
+    log.unlink(missing_ok=True)
+    with log.open("ab") as output:  # for appending: `cpt up` moves what is written meanwhile to a second file
         process = start_child(command, {**prefect_environment(home), "PREFECT_API_URL": url}, output)
-    server = OwnedServer(process, url, record_child(home, process.pid, url, role))
+    server = OwnedServer(process, url, record_child(home, process.pid, url, role), log)
     deadline = time.monotonic() + START_SECONDS
     while not is_healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -188,9 +191,9 @@ def _reap(home: Path) -> str | None:
     """Stop servers and workers whose owner is gone, forget dead ones; the address of a living `cpt up` server, or None."""
     for record in sorted((home / "prefect" / "servers").glob("*.json")):
         entry = json.loads(record.read_text())
-        if not _is_alive(entry["pid"], entry["created"]):
+        if not is_alive(entry["pid"], entry["created"]):
             record.unlink(missing_ok=True)
-        elif not _is_alive(entry["owner"], entry["owner_created"]):
+        elif not is_alive(entry["owner"], entry["owner_created"]):
             with contextlib.suppress(psutil.NoSuchProcess):
                 stop_processes([psutil.Process(entry["pid"])], STOP_SECONDS)
             record.unlink(missing_ok=True)
@@ -199,7 +202,8 @@ def _reap(home: Path) -> str | None:
     return None
 
 
-def _is_alive(pid: int, created: float) -> bool:
+def is_alive(pid: int, created: float) -> bool:
+    """True if the process that had this id when it began then still runs."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE

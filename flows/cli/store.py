@@ -35,12 +35,8 @@ def prune(
 
 
 def _published() -> list[str]:
-    """The digests of the index and the export that search reads now."""
+    """The digests of the indexes and exports that searches read, by any name, and of those that a rollback brings back."""
     from pipeline_lib.runtime.machine import artifact_home
-    from pipeline_lib.search.current import FILE, read_current
+    from pipeline_lib.search.registry import kept_pairs
 
-    home = artifact_home()
-    if not (home / FILE).exists():
-        return []
-    current = read_current(home)
-    return [current.index_digest, current.model_digest]
+    return [digest for pair in kept_pairs(artifact_home()) for digest in (pair.index_digest, pair.model_digest)]

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.report_data import PLUMBING
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.query import ID_DIGITS
+from pipeline_lib.search.registry import default_name
 from pipeline_lib.store.store import SHOWN_DIGITS
 
 if TYPE_CHECKING:
@@ -31,12 +33,21 @@ def print_summary(report: dict[str, Any]) -> None:
         console.print(note, markup=False, highlight=False, style="bold" if note == PLUMBING else None)
     if sentence := report["selection"].get("sentence"):
         console.print(sentence, markup=False, highlight=False)
+    if promotion := report.get("promotion"):
+        console.print(f"{promotion['name']}: {promotion['sentence']}", markup=False, highlight=False, style="bold")
     for found in report["searches"]:
         _print_hits(console, found)
     console.print(f"\n{costs_sentence(report)}", highlight=False)
     page = artifact_home() / "reports" / report["name"] / "report.html"
     for line in ("", *closing_lines(report, page)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # a path that is broken cannot be clicked
+
+
+def print_night(night: Mapping[str, Any]) -> None:
+    """Print what came of a night, or what would."""
+    console = Console()
+    for line in (night["sentence"], *(f"  {line}" for line in night["lines"])):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def closing_lines(report: Mapping[str, Any], page: Path) -> list[str]:
@@ -46,13 +57,22 @@ def closing_lines(report: Mapping[str, Any], page: Path) -> list[str]:
     return [
         f"Report:      {page}",
         "Next:",
-        '  cpt search "parse an ISO 8601 date"',
+        f'  cpt search "parse an ISO 8601 date"{_by_name(report)}',
         f"  cpt evaluate --checkpoint {checkpoint} --split test",
         "  cpt run --preset demo --source DIR        your own folder of code and prose",
         "  cpt runs                                  all runs, with their figures",
         "  make up                                   Prefect's UI, deployments, a worker",
         f"Checkpoint:  {key}/{chosen}",
     ]
+
+
+def _by_name(report: Mapping[str, Any]) -> str:
+    """What a search needs to find this model; nothing where it is the one that searches use without a name."""
+    name = report.get("promotion", {}).get("name", "")
+    try:
+        return f" --name {name}" if name and default_name(artifact_home()) != name else ""
+    except UserError:
+        return f" --name {name}"
 
 
 def evaluations_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:

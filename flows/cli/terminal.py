@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_kept_layers, find_start, open_checkpoint
 from pipeline_lib.runtime.machine import artifact_home, writable_home
+
+WEBHOOK = "CPT_NOTIFY_WEBHOOK"  # of the environment: a URL that was typed
 
 Given = TypeVar("Given", bound=Params)
 
@@ -66,7 +68,8 @@ def params_of(model: type[Given], given: Mapping[str, Any]) -> Given:
     Raises:
         UserError: an option is out of its range, or names what is not there; nothing has started.
     """
-    params = read_params(model, given)
+    hidden = {"set": _without_webhook(given["set"])} if given.get("set") else {}
+    params = read_params(model, {**given, **hidden})
     check_params(params)
     return params
 
@@ -97,6 +100,18 @@ def read_params(model: type[Given], given: Mapping[str, Any]) -> Given:
         if first["type"] == "missing":
             raise UserError(f"give {flag}: {model.model_fields[place[0]].description}") from error
         raise UserError(f"{flag} {first['input']!r}: {message}") from error
+
+
+def _without_webhook(words: Sequence[str]) -> list[str]:
+    """The words of --set with a webhook's URL in the environment of this process: parameters are shown in Prefect's UI."""
+    hidden = []
+    for word in words:
+        name, _, url = word.partition("=")
+        is_url = name.strip() == "notify.webhook" and "://" in url
+        if is_url:
+            os.environ[WEBHOOK] = url.strip("'\"")
+        hidden.append(f"notify.webhook=${WEBHOOK}" if is_url else word)
+    return hidden
 
 
 def check_params(params: Params) -> None:

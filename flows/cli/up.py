@@ -16,6 +16,7 @@ import httpx
 import psutil
 import typer
 
+from flows.cli.pages import pages_server
 from flows.cli.server import prefect_environment, record_child, shared_server
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
@@ -23,65 +24,76 @@ from pipeline_lib.runtime.processes import start_child, stop_child, stop_process
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+    from flows.cli.restarts import Restarts
     from flows.cli.server import OwnedServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
+TOLD = "`cpt status` says why"
+CLOSED = "closed as Crashed, for nobody works at them any more"
 
 
-def serve_platform(home: Path, port: int, schedules: bool) -> None:
+def serve_platform(home: Path, port: int, schedules: bool, restart_lost: int = 0) -> None:
     """Serve Prefect for this artifact root until a signal comes; the runs and the worker stop before the server.
 
     Args:
         home: the artifact root; Prefect's database and the worker's runs lie below it.
         port: of the UI and the API.
         schedules: switch the cron schedules on, which are deployed paused.
+        restart_lost: times that a run is started again which a restart cut off; 0: only where its deployment asks for it.
 
     Raises:
         UserError: the port is taken, a deployment is refused, or the server ends by itself.
     """
     os.environ.update(prefect_environment(home))
-    with shared_server(home, port) as server:
+    with shared_server(home, port) as server, pages_server(home, port + 1) as pages:
         venv = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the worker's `python` is this one
         os.environ.update({"PREFECT_API_URL": server.url, "CPT_HOME": str(home), "PIPELINE_HOME": str(PROJECT), "PATH": venv})
         _deploy(schedules)
         from prefect.client.orchestration import get_client  # takes seconds, and reads the environment
 
         with get_client(sync_client=True) as client:
-            _Platform(home, server, client).serve()
+            _Platform(home, server, client, pages).serve(restart_lost)
 
 
 class _Platform:
     """The worker beside its server, and what is done about runs that either of them leaves."""
 
-    def __init__(self, home: Path, server: OwnedServer, client: SyncPrefectClient) -> None:
-        self.home, self.server, self.client = home, server, client
+    def __init__(self, home: Path, server: OwnedServer, client: SyncPrefectClient, pages: str) -> None:
+        self.home, self.server, self.client, self.pages = home, server, client, pages
         self.log = home / "prefect" / "worker.log"
 
-    def serve(self) -> None:
+    def serve(self, restart_lost: int) -> None:
         """Work until a signal comes."""
         from flows.cli.lost_runs import SilenceWatch, skip_missed
+        from flows.cli.restarts import Restarts
+        from flows.cli.upkeep import UntoldEnds, Upkeep
 
-        stopped, watch = _stop_signal(), SilenceWatch()
+        stopped, watch, restarts = _stop_signal(), SilenceWatch(), Restarts(self.client, self.home, restart_lost)
+        untold, upkeep = UntoldEnds(self.home), Upkeep(self.home, [self.log, self.server.log])
         while not stopped.is_set():
-            self._close_lost()
+            closed = self._close_lost(restarts)
+            _say("started again after they were cut off", restarts.start())
             skip_missed(self.client)
-            with self._worker() as worker:
+            with self._worker(restarts) as worker:
                 typer.echo(self._welcome())
                 while not stopped.wait(LOOK_SECONDS) and worker.poll() is None:
                     if self.server.process.poll() is not None:
                         raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
+                    upkeep.look()
                     with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
-                        _say_closed(watch.look(self.client))
+                        _say(CLOSED, silent := watch.look(self.client))
+                        _say(TOLD, untold.look(self.client, at_once=bool(closed or silent)))
+                        closed = []
                 died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"
                 typer.echo("stopping the runs, the worker and the server" if stopped.is_set() else died)
 
     @contextlib.contextmanager
-    def _worker(self) -> Iterator[subprocess.Popen[bytes]]:
+    def _worker(self, restarts: Restarts) -> Iterator[subprocess.Popen[bytes]]:
         """A worker for as long as the block lasts; after it, no run of it is left unfinished."""
-        from flows.cli.lost_runs import worker_name
+        from flows.cli.lost_runs import run_processes, worker_name
 
         words = ["worker", "start", "--pool", "local-process", "--name", worker_name(self.home), "--limit", str(PARALLEL_RUNS)]
         with self.log.open("ab") as output:
@@ -90,15 +102,19 @@ class _Platform:
         try:
             yield worker
         finally:
+            with contextlib.suppress(httpx.HTTPError, psutil.Error):
+                restarts.note_ids(id_ for id_, process in run_processes().items() if process.ppid() == worker.pid)
             _stop_worker(worker)
             record.unlink(missing_ok=True)
             with contextlib.suppress(httpx.HTTPError):  # the server is gone: the next start closes them
-                self._close_lost()
+                self._close_lost(restarts)
 
-    def _close_lost(self) -> None:
+    def _close_lost(self, restarts: Restarts) -> list[str]:
         from flows.cli.lost_runs import close_lost
 
-        _say_closed(close_lost(self.client, self.home))
+        closed = close_lost(self.client, self.home, restarts.note)
+        _say(CLOSED, closed)
+        return closed
 
     def _welcome(self) -> str:
         found = self.client.read_deployment_by_name("retrain/nightly")
@@ -108,11 +124,12 @@ class _Platform:
         return "\n".join(
             [
                 f"Prefect's UI:  {url.removesuffix('/api')}    (worker's log: {self.log})",
+                f"Reports:       {self.pages}    (Prometheus: {self.pages}/metrics)",
                 f"retrain/nightly is {nightly}.",
                 "From another terminal:",
                 f"  export PREFECT_API_URL={url}",
                 "  prefect deployment run 'retrain/demo' --watch",
-                """  prefect deployment run 'evaluate/manual' --watch      # of the published model""",
+                """  prefect deployment run 'evaluate/evaluate' --watch      # of the published model""",
                 "Ctrl-C stops all.",
             ]
         )
@@ -130,9 +147,9 @@ def _stop_worker(worker: subprocess.Popen[bytes]) -> None:
     stop_child(worker, WORKER_STOP_SECONDS)
 
 
-def _say_closed(names: list[str]) -> None:
+def _say(what: str, names: list[str]) -> None:
     if names:
-        typer.echo(f"closed as Crashed, for nobody works at them any more: {', '.join(names)}")
+        typer.echo(f"{what}: {', '.join(names)}")
 
 
 def _stop_signal() -> threading.Event:

@@ -42,6 +42,11 @@ class EvaluateConfig(StageConfig):
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Seed of bootstrap and sampling.", ge=0)
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    against: str | None = operational(
+        None,
+        description="Name of the model whose champion an evaluation measures too and compares with, or `none`; null: the run's"
+        " own name.",
+    )
     precision: PrecisionChoice = operational("auto", description=PRECISION)
 
 

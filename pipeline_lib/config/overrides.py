@@ -101,14 +101,7 @@ def read_config(path: str | Path, model: type[BaseModel] = RunConfig, besides: S
         UserError: the file cannot be read, is no YAML mapping, or names an option twice or an unknown one; on which line.
     """
     place = Path(path).expanduser()
-    try:
-        if (size := place.stat().st_size) > MAX_FILE_BYTES:
-            raise UserError(f"{place}: {size:,} bytes; a configuration has at most {MAX_FILE_BYTES:,}")
-        node, content = _parsed(place.read_text(encoding="utf-8"), f"{place}")
-    except OSError as error:
-        raise UserError(f"{place}: {error.strerror}; give a YAML file of options, as `cpt config show demo` prints") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: no UTF-8 at byte {error.start}; give a YAML file of options") from error
+    node, content = _read(place)
     if not isinstance(content, dict):
         got = "nothing" if content is None else in_yaml(content)[:80]
         raise UserError(f"{place}: got {got}, expected options, as `train: {{learning_rate: 1e-4}}`")
@@ -117,6 +110,26 @@ def read_config(path: str | Path, model: type[BaseModel] = RunConfig, besides: S
     for _ in _leaves(model, layer, layer.where, besides):
         pass
     return layer
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds, read as configurations are: no alias, and no key twice.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML; on which line.
+    """
+    return _read(Path(path).expanduser())[1]
+
+
+def _read(place: Path) -> tuple[Any, Any]:
+    try:
+        if (size := place.stat().st_size) > MAX_FILE_BYTES:
+            raise UserError(f"{place}: {size:,} bytes; a configuration has at most {MAX_FILE_BYTES:,}")
+        return _parsed(place.read_text(encoding="utf-8"), f"{place}")
+    except OSError as error:
+        raise UserError(f"{place}: {error.strerror}; give a YAML file of options, as `cpt config show demo` prints") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: no UTF-8 at byte {error.start}; give a YAML file of options") from error
 
 
 def parse_set(words: Sequence[str], model: type[BaseModel] = RunConfig) -> dict[str, Any]:

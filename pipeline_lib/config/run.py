@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added, operational
@@ -16,6 +18,7 @@ from pipeline_lib.config.data import (
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -42,10 +45,82 @@ class IndexConfig(StageConfig):
     )
 
 
+class NightlyConfig(StageConfig):
+    """Nights: what a run under a name that is published already does about files that changed since its last run."""
+
+    policy: Literal["whole", "continue", "restart"] = operational(
+        "whole",
+        description="What a run does where one of its name has been before. whole: everything, as if there had been none (what"
+        " is done is found done); continue: build what is new, keep every split, train from the champion's checkpoint for"
+        " `train.grown_steps_share` of the steps; restart: the same, but train from the preset's own start with all steps.",
+    )
+    min_new_share: float = operational(
+        0.02,
+        description="Smallest share of training pairs that are new since the last training of this name; below it nothing is"
+        " trained, and only the champion's index takes the documents in.",
+        ge=0,
+        le=1,
+    )
+
+
+class PoolsConfig(StageConfig):
+    """Pools: where a flow's stages run that want another machine than the flow itself."""
+
+    gpu: str | None = operational(
+        None,
+        description="Work pool of Prefect whose deployment `stages/NAME` trains, evaluates, exports and indexes; null: the"
+        " process of the flow does.",
+        pattern=r"^[\w.-]+$",
+    )
+    silence_seconds: float = operational(
+        180.0,
+        description="Time without a heartbeat after which a run on the pool is given up as lost (seconds).",
+        ge=60,
+    )
+    restarts: int = operational(2, description="New runs on the pool in place of those that were lost or crashed.", ge=0)
+
+
+class PromoteConfig(StageConfig):
+    """Promotion: when a finished run becomes what searches use, and what it has to show for it."""
+
+    when: Literal["always", "gate", "ask", "never"] | None = operational(
+        None,
+        description="Way into use. always: at once; gate: if it is better than the champion of its name; ask: the run pauses in"
+        " Prefect's UI until a person has compared them; never: it is kept back. null: gate for a run that a schedule started,"
+        " else always.",
+    )
+    confidence: float = operational(
+        0.95,
+        description="Share of the paired resamples of validation queries in which the candidate's weighted score has to be the"
+        " higher one.",
+        ge=0.5,
+        lt=1,
+    )
+    margins: dict[Literal["code_search", "text_search", "classification", "similarity"], float] = operational(
+        {"code_search": 0.02, "text_search": 0.02, "classification": 0.02, "similarity": 0.05},
+        description="Most that the mean of a kind may be below the champion's, in points of its metric; 0 for a kind that is"
+        " not named.",
+    )
+    least_recall: float = operational(
+        0.9,
+        description="Least recall@10 of an index that is not exact, against exact search over the same vectors.",
+        ge=0,
+        le=1,
+    )
+    sample_queries: int = operational(
+        100, description="Validation queries that the indexes' recall and the overlap of their answers are taken on.", ge=1
+    )
+    ask_hours: float = operational(
+        12, description="Time that a person has to answer, after which the candidate is held back (hours).", gt=0
+    )
+
+
 class RunConfig(StageConfig):
     """Run: all options from raw dump to searchable index."""
 
-    name: str = operational("run", description="Name of the report's folder.", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: str = operational(
+        "run", description="Name of the report's folder and of the model in the registry.", pattern=r"^[a-z0-9][a-z0-9_.-]*$"
+    )
     preset: str = operational("", description="Preset that the run began as.")
     tests_plumbing: bool = operational(
         False, description="Mark of sizes that only show that everything works; reports say that the figures mean nothing."
@@ -74,3 +149,7 @@ class RunConfig(StageConfig):
     select: SelectConfig = SelectConfig()
     export: ExportConfig = ExportConfig()
     index: IndexConfig = IndexConfig()
+    nightly: NightlyConfig = operational(NightlyConfig())
+    notify: NotifyConfig = operational(NotifyConfig())
+    pools: PoolsConfig = operational(PoolsConfig())
+    promote: PromoteConfig = operational(PromoteConfig())

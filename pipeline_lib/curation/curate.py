@@ -19,6 +19,7 @@ from data_contracts.schemas import PAIRS, SPLITS
 from pipeline_lib.config.data import CurateConfig
 from pipeline_lib.curation.decontaminate import decontaminate
 from pipeline_lib.curation.dedup import Curation
+from pipeline_lib.curation.known_splits import know, known_units
 from pipeline_lib.curation.near_duplicates import drop_near_duplicates
 from pipeline_lib.curation.split import Split, pinned_units, split_documents, split_groups, split_of
 from pipeline_lib.errors import UserError
@@ -38,6 +39,7 @@ def curate(
     config: CurateConfig,
     progress: Progress = silent,
     contamination: Artifact | None = None,
+    known: Artifact | None = None,
 ) -> Artifact:
     """Drop duplicates over the whole set and split it by group; one part a split, its `pairs.parquet` sorted by id.
 
@@ -51,13 +53,15 @@ def curate(
         config: what is dropped, and how the rest is split.
         progress: called after every pass.
         contamination: of the stage "contamination"; pairs that hold one of its texts are dropped first.
+        known: of the stage "known_splits"; documents and texts that it names stay in their split, and the unit is its unit.
 
     Raises:
         UserError: there are too few documents for three splits, or a package that near-duplicates need is missing.
         ContractViolation: a pair id occurs twice.
         CorruptArtifact: an input's bytes are not those of its manifest.
     """
-    inputs = {"validated": validated} | ({"contamination": contamination} if contamination else {})
+    given = {"validated": validated, "contamination": contamination, "known": known}
+    inputs = {name: artifact for name, artifact in given.items() if artifact}
 
     def make(_: str) -> Outcome:
         scratch = store.scratch(STAGE.name)
@@ -81,9 +85,12 @@ def _curate(
             " in the source folder"
         )
     progress(0, steps, f"{total:,} pairs to deduplicate")
+    known = inputs.get("known")
+    if known:
+        know(curation, known)
     facts = drop(curation, config, inputs.get("contamination"))
     progress(1, steps, f"{total:,} pairs deduplicated")
-    unit, reason = split(curation, config)
+    unit, reason = split(curation, config, known)
     sizes = curation.sizes()
     leaks = curation.leaks(unit)
     assert not any(leaks.values()), f"curate: splits share what they must not: {leaks}"
@@ -117,10 +124,13 @@ def drop(curation: Curation, config: CurateConfig, contamination: Artifact | Non
     return facts
 
 
-def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
+def split(curation: Curation, config: CurateConfig, known: Artifact | None = None) -> tuple[str, str]:
     """Choose the unit of the split, give every surviving row its split and drop the held-out twins.
 
     Sources with a `hold_out` go where it says; the unit is that of all others.
+
+    Args:
+        known: the splits of an earlier growth.
 
     Returns:
         The unit's column ("group" or "document_id"), and why it was chosen.
@@ -128,17 +138,7 @@ def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
     Raises:
         UserError: a split would be empty by document too, or sources that go to different splits share a group.
     """
-    groups = curation.survivors_by("group")
-    pinned = _pinned(curation, "group", config)
-    free = {group: kinds for group, kinds in groups.items() if group not in pinned}
-    by_group = split_groups(groups, config) | pinned
-    if free and len(groups) < config.min_groups:
-        unit, reason = "document_id", f"{len(groups)} groups, fewer than the {config.min_groups} that a split by group needs"
-    elif lacking := _lacking(groups, free, by_group):
-        unit, reason = "document_id", f"by group the set would have no {lacking}"
-    else:
-        unit, reason = "group", f"{len(groups)} groups"
-    splits = by_group if unit == "group" else _by_document(curation, config)
+    unit, reason, splits = _grown(curation, config, known) if known else _first(curation, config)
     short = {name: "train" if unit == "document_id" else split_of(name, config) for name in curation.survivors_by(unit, True)}
     curation.assign(unit, short | splits)
     curation.drop_twins()
@@ -154,6 +154,32 @@ def split(curation: Curation, config: CurateConfig) -> tuple[str, str]:
     return unit, reason
 
 
+def _grown(curation: Curation, config: CurateConfig, known: Artifact) -> tuple[str, str, dict[str, Split]]:
+    """The unit and split of a set that has grown: as they were, new units by the hash of their name."""
+    unit = str(known.manifest.facts["unit"])
+    column = "document_id" if unit == "document" else unit
+    pinned = _pinned(curation, "group", config)
+    if column == "document_id":
+        pinned = _in_groups(curation, pinned)
+    units = split_groups(curation.survivors_by(column), config)
+    return column, "as before the set grew", units | pinned | known_units(curation, column)
+
+
+def _first(curation: Curation, config: CurateConfig) -> tuple[str, str, dict[str, Split]]:
+    """The unit that suits a set, why, and each unit's split."""
+    groups = curation.survivors_by("group")
+    pinned = _pinned(curation, "group", config)
+    free = {group: kinds for group, kinds in groups.items() if group not in pinned}
+    by_group = split_groups(groups, config) | pinned
+    if free and len(groups) < config.min_groups:
+        unit, reason = "document_id", f"{len(groups)} groups, fewer than the {config.min_groups} that a split by group needs"
+    elif lacking := _lacking(groups, free, by_group):
+        unit, reason = "document_id", f"by group the set would have no {lacking}"
+    else:
+        unit, reason = "group", f"{len(groups)} groups"
+    return unit, reason, by_group if unit == "group" else _by_document(curation, config)
+
+
 def _pinned(curation: Curation, unit: str, config: CurateConfig) -> dict[str, Split]:
     return pinned_units(curation.sources_by(unit), config.hold_out) if config.hold_out else {}
 
@@ -161,9 +187,13 @@ def _pinned(curation: Curation, unit: str, config: CurateConfig) -> dict[str, Sp
 def _by_document(curation: Curation, config: CurateConfig) -> dict[str, Split]:
     """The split of each document; a group that a source with a `hold_out` has a share in stays whole here too."""
     documents = curation.survivors_by("document_id")
-    groups = _pinned(curation, "group", config)
-    pinned = {document: groups[group] for document, group in curation.groups_of_documents().items() if group in groups}
+    pinned = _in_groups(curation, _pinned(curation, "group", config))
     return split_documents({name: kinds for name, kinds in documents.items() if name not in pinned}, config) | pinned
+
+
+def _in_groups(curation: Curation, groups: Mapping[str, Split]) -> dict[str, Split]:
+    """The split of each document of these groups."""
+    return {document: groups[group] for document, group in curation.groups_of_documents().items() if group in groups}
 
 
 def _lacking(groups: Mapping[str, frozenset[str]], free: Mapping[str, frozenset[str]], splits: Mapping[str, str]) -> str:

@@ -68,11 +68,14 @@ UPDATE keys SET dropped = 'held_out_twin' FROM (
             generation * 3 + CASE split WHEN 'test' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END AS rank
         FROM keys WHERE dropped = ''
     ),
-    texts AS (SELECT id, x_hash AS text, split, rank FROM ranked UNION ALL SELECT id, y_hash, split, rank FROM ranked),
+    texts AS (
+        SELECT id, x_hash AS text, split, rank FROM ranked UNION ALL SELECT id, y_hash, split, rank FROM ranked {known}
+    ),
     owners AS (SELECT text, arg_min(split, rank) AS owner FROM texts GROUP BY text HAVING count(DISTINCT split) > 1)
-    SELECT DISTINCT texts.id FROM texts JOIN owners USING (text) WHERE texts.split <> owners.owner
+    SELECT DISTINCT texts.id FROM texts JOIN owners USING (text) WHERE texts.split <> owners.owner AND texts.id IS NOT NULL
 ) AS twins WHERE keys.id = twins.id
 """
+_KNOWN_TEXTS = "UNION ALL SELECT NULL, text, split, -1 FROM known_texts"  # they were there first
 
 # Rows for training alone: none is held out, and none costs a held-out row, whose texts they may hold
 _DROP_SHORT = """
@@ -101,6 +104,7 @@ class Curation:
 
     def __init__(self, paths: Sequence[Path], config: CurateConfig, scratch: Path) -> None:
         self.scratch = scratch
+        self.knows = False  # the splits of an earlier growth: see known_splits.py
         self.paths = [str(path) for path in sorted(paths)]
         self.connection = duckdb.connect(
             ":memory:",
@@ -184,11 +188,11 @@ class Curation:
         self.connection.unregister("assigned")
 
     def drop_twins(self) -> None:
-        """Pass 4: leave every text to one split."""
+        """Pass 4: leave every text to one split, the one that had it first."""
         if self._row(_COUNT_SHORT)[0]:
             self.connection.execute(_HELD_OUT)
             self.connection.execute(_DROP_SHORT, {"short": SHORT})
-        self.connection.execute(_DROP_TWINS)
+        self.connection.execute(_DROP_TWINS.format(known=_KNOWN_TEXTS if self.knows else ""))
 
     def rows(self) -> int:
         """Rows in all, dropped ones included."""

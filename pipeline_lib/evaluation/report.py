@@ -85,6 +85,7 @@ def report_json(data: ReportData) -> Row:
         "cpu_seconds": data.cpu_seconds,
         "peak_memory_bytes": data.peak_memory_bytes,
         "tracked": data.tracked,
+        "promotion": data.promotion,
         "export": data.export,
         "index": data.index,
         "lineage": {stage.stage: stage.model_dump(mode="json", exclude={"stage"}) for stage in data.stages},

@@ -217,6 +217,7 @@ class ReportData(BaseModel):
         near_twins: test_functions, with_near_twin, share, jaccard: those with a near copy in training.
         contamination: evaluation suite -> its texts in the dump: texts, texts_found, pairs, samples.
         tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
+        promotion: what became of the model in the registry: name, event, sentence, reasons, comparison with the champion.
         export, index: their folders.
         notes: sentences to read before the figures (`notes`).
     """
@@ -252,6 +253,7 @@ class ReportData(BaseModel):
     near_twins: Row = Field(default_factory=dict)
     contamination: dict[str, Row] = Field(default_factory=dict)
     tracked: Row = Field(default_factory=dict)
+    promotion: Row = Field(default_factory=dict)
     export: str = ""
     index: str = ""
     notes: tuple[str, ...] = ()

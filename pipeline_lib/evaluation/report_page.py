@@ -92,15 +92,16 @@ def render_page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(theme=Markup(theme()), **values)  # noqa: S704 - the palette
 
 
-def link_pages(folder: Path) -> None:
+def link_pages(folder: Path, *others: Path) -> None:
     """Link the pages of a run's name: its newest report with its pages of suites, and each run's own report with both.
 
     Args:
         folder: reports/NAME, with a folder a run below it.
+        others: pages in folders below it that are to have the same links.
     """
     newest = [("Report", "report.html")] if (folder / "report.html").is_file() else []
     suites = [(f"Suites, {page.stem.removeprefix('suites-')}", page.name) for page in sorted(folder.glob("suites-*.html"))]
-    for page in (*folder.glob("*.html"), *folder.glob("*/report.html")):
+    for page in (*folder.glob("*.html"), *folder.glob("*/report.html"), *others):
         way = "" if page.parent == folder else "../"
         shown = [(title if not way or name != "report.html" else "Newest report", name) for title, name in (*newest, *suites)]
         links = "".join(f'<a href="{way}{name}">{title}</a>' for title, name in shown if way or name != page.name)

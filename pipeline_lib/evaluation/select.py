@@ -135,7 +135,17 @@ def kind_difference(a: Standing, b: Standing, kind: str, weights: Mapping[str, f
 
 
 def _difference(a: Standing, b: Standing, factors: Mapping[str, float], found: float, config: SelectConfig) -> Interval:
-    """A sum over tasks with its 95 % interval: queries drawn again, the same for both; tasks independently."""
+    """A sum over tasks with its 95 % interval."""
+    low, high = (float(bound) for bound in np.percentile(drawn_differences(a, b, factors, config), [2.5, 97.5]))
+    return Interval(found, min(low, found), max(high, found), sum(len(a.tasks[name].queries.ids) for name in factors))
+
+
+def drawn_differences(a: Standing, b: Standing, factors: Mapping[str, float], config: SelectConfig) -> np.ndarray:
+    """Paired bootstrap of a weighted sum over tasks (R,): queries drawn again, the same for both; tasks independently.
+
+    Raises:
+        UserError: the two were measured on different queries.
+    """
     drawn_R = np.zeros(config.bootstrap)
     for number, (name, factor) in enumerate(sorted(factors.items())):
         mine, theirs = a.tasks[name].queries, b.tasks[name].queries
@@ -145,8 +155,7 @@ def _difference(a: Standing, b: Standing, factors: Mapping[str, float], found: f
             )
         seed = config.seed + number
         drawn_R += factor * (_drawn(mine, config.bootstrap, seed) - _drawn(theirs, config.bootstrap, seed))
-    low, high = (float(bound) for bound in np.percentile(drawn_R, [2.5, 97.5]))
-    return Interval(found, min(low, found), max(high, found), sum(len(a.tasks[name].queries.ids) for name in factors))
+    return drawn_R
 
 
 def _drawn(queries: Queries, resamples: int, seed: int) -> np.ndarray:

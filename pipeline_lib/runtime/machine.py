@@ -206,6 +206,7 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+PAGES_FILE = Path("prefect", "pages")  # below the artifact root: the address where `cpt up` shows reports and model cards
 NEEDED_DISK_BYTES = 2 * 1024**3  # the demo leaves 0.6 GB; Dask and the shards want room to work
 
 

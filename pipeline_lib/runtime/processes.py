@@ -17,6 +17,7 @@ from typing import IO
 import psutil
 
 PR_SET_PDEATHSIG = 1
+CODE = Path(__file__).resolve().parents[2]  # the folder that this very code is imported from
 
 
 def _before_exec() -> None:
@@ -29,6 +30,20 @@ def end_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent's thread ends."""
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _put_code_first() -> None:
+    """Have processes that take over this path import this very code: beside a clone an older copy may be installed."""
+    if str(CODE) not in sys.path:
+        sys.path.insert(0, str(CODE))
+
+
+def _code_path() -> dict[str, str]:
+    """The same for a program, by its environment; nothing for an installed copy, which is found."""
+    if "site-packages" in CODE.parts:
+        return {}
+    rest = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != str(CODE)]
+    return {"PYTHONPATH": os.pathsep.join([str(CODE), *rest])}
 
 
 def start_child(
@@ -47,7 +62,7 @@ def start_child(
     """
     return subprocess.Popen(
         list(command),
-        env={**os.environ, **env},
+        env={**os.environ, **_code_path(), **env},
         stdout=output,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -64,6 +79,7 @@ def deaf_children() -> Iterator[None]:
     It goes to every process in the foreground; one that is not in a group of its own would die of it, with a traceback, before
     its parent stops it.
     """
+    _put_code_first()
     resource_tracker.ensure_running()  # started later, it would lift the block for the thread that starts it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -59,7 +59,7 @@ class Fitness:
             return f"{me} does not see the artifact root {self.root} ({seen}): {what_to_do}"
         for place in self.places:
             if not Path(place).exists():
-                return f"{me} does not see the dump's {place}: mount it there, or put the dump into a bucket"
+                return f"{me} does not see {place}: mount it there, or put the dump into a bucket"
         here = code_versions()
         for name in sorted({*self.versions, *here}):
             wanted, got = self.versions.get(name, "none"), here.get(name, "none")
@@ -128,13 +128,25 @@ def existing_cluster(address: str, root: str, places: Sequence[str], wait_second
             client.wait_for_workers(1, timeout=wait_seconds)
         except TimeoutError as error:
             raise TransientError(f"scheduler {address}: no worker has come in {wait_seconds:.0f} s; start some") from error
-        fitness = Fitness(root, f"probes/{uuid.uuid4().hex}", uuid.uuid4().hex, code_versions(), tuple(places))
-        _write(root, fitness.probe, fitness.token)
-        try:
+        with probed(root, places) as fitness:
             _check_workers(client, address, fitness)
             yield client, fitness
-        finally:
-            _remove(root, fitness.probe)
+
+
+@contextmanager
+def probed(root: str, places: Sequence[str]) -> Iterator[Fitness]:
+    """Conditions for other machines, with a file in the root for as long as the block lasts, by which they know it.
+
+    Args:
+        root: of the store: a folder, or a bucket's URL.
+        places: files or folders on this machine's disks that others must see too.
+    """
+    fitness = Fitness(root, f"probes/{uuid.uuid4().hex}", uuid.uuid4().hex, code_versions(), tuple(places))
+    _write(root, fitness.probe, fitness.token)
+    try:
+        yield fitness
+    finally:
+        _remove(root, fitness.probe)
 
 
 def _read(root: str, name: str) -> str:

@@ -14,7 +14,7 @@ import onnxruntime
 
 from pipeline_lib.export.self_test import SelfTest
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.current import read_json
+from pipeline_lib.search.verified import read_json
 from pipeline_lib.tokens.tokenizer_files import SideTokenizer
 
 Side = Literal["query", "document"]

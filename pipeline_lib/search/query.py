@@ -6,14 +6,18 @@ Legend: D width, N rows of the index, K results.
 from __future__ import annotations
 
 import json
+import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search.current import Current, check_files, read_current, read_json
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
     import faiss
@@ -28,6 +32,7 @@ WEIGHT_FILES = (
 )
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
 ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
+RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
@@ -61,14 +66,17 @@ class QueryEncoder(Protocol):
 LoadWeights = Callable[[Path], QueryEncoder]
 
 
-def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_weights: LoadWeights | None = None) -> list[Hit]:
+def search(
+    home: Home, query: str, kind: str | None = None, k: int = 10, load_weights: LoadWeights | None = None, name: str = ""
+) -> list[Hit]:
     """The k functions and passages that are nearest to the query, best first.
 
     Args:
-        home: the artifact root with current.json.
+        home: the artifact root, or the URL of a bucket's store.
         kind: "code" or "text" alone; None: both.
         k: results at most; fewer where the index has fewer.
         load_weights: takes an export without model.onnx; it may import what this package does not.
+        name: of the model; empty: see `registry.default_name`.
 
     Raises:
         UserError: there is no index yet, or its model has no model.onnx and nothing else loads it; the query is empty, or
@@ -76,22 +84,22 @@ def search(home: Path, query: str, kind: str | None = None, k: int = 10, load_we
         CorruptArtifact: model and index do not belong together, or a byte of either has changed.
     """
     _check_request(query, kind, k)
-    return Searcher(read_current(home), load_weights).search(query, kind, k)
+    return Searcher(in_use(home, name), load_weights).search(query, kind, k)
 
 
 class Searcher:
     """An opened (model, index) pair: every byte that it reads was verified, while the libraries were being loaded.
 
     Args:
-        current: see `read_current`.
+        current: see `registry.in_use`.
         load_weights: see `search`.
 
     Raises:
         CorruptArtifact: see `search`.
     """
 
-    def __init__(self, current: Current, load_weights: LoadWeights | None = None) -> None:
-        self.current = current
+    def __init__(self, current: Champion, load_weights: LoadWeights | None = None) -> None:
+        self.current = current = opened(current)
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current)
@@ -127,7 +135,7 @@ class Searcher:
             raise UserError(
                 f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
             )
-        found = self._found(np.ascontiguousarray(vector_1D, np.float32), kind, k)
+        found = self.nearest_rows(np.ascontiguousarray(vector_1D, np.float32), kind, k)
         # row by row: `take` would import pandas, another 0.3 s
         rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
         columns = ("kind", "name", "path", "line", "doc", "id")
@@ -136,7 +144,7 @@ class Searcher:
             for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
         ]
 
-    def _found(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
+    def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
         """(row, score) of the best k of the kind; asks for more and more rows until there are k or no more."""
         total = self.index.ntotal
         wanted = min(total, k if kind is None else k * 2)
@@ -151,6 +159,58 @@ class Searcher:
             if len(pairs) >= k or wanted == total:
                 return pairs[:k]
             wanted = min(total, wanted * OVERFETCH)
+
+
+class FollowingSearcher:
+    """A searcher of a long-running process: it goes over to another pair when its name gets one, without a restart.
+
+    Queries that are under way, and those that come while the other pair is opened, are answered by the pair before. A pair
+    that cannot be opened is left alone, and tried again.
+
+    Args:
+        home, load_weights: see `search`.
+        name: of the model; empty: whichever searches use without a name.
+        every: seconds between two looks at the registry; None: none on a disk, where a look takes some 0.02 ms, and 5 for a
+            bucket.
+
+    Raises:
+        UserError, CorruptArtifact: see `search`, at the start alone.
+    """
+
+    def __init__(self, home: Home, name: str = "", load_weights: LoadWeights | None = None, every: float | None = None) -> None:
+        self.home, self.name, self._load_weights = home, name, load_weights
+        self._opening = threading.Lock()
+        self._default = default_stamp(home)
+        self._searcher = Searcher(in_use(home, name), load_weights)
+        self._seen = self._searcher.current
+        self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
+        self._look_at = 0.0
+
+    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+        """See the function `search`."""
+        return self.searcher().search(query, kind, k)
+
+    def searcher(self) -> Searcher:
+        """The searcher of the pair that is in use now."""
+        if time.monotonic() >= self._look_at and self._opening.acquire(blocking=False):
+            try:
+                self._look_at = time.monotonic() + self._every
+                self._follow()
+            except (UserError, CorruptArtifact, TransientError, OSError) as error:
+                self._look_at = time.monotonic() + RETRY_SECONDS
+                logging.getLogger(__name__).warning("goes on with %s: %s", self._seen.model, error)
+            finally:
+                self._opening.release()
+        return self._searcher
+
+    def _follow(self) -> None:
+        default = default_stamp(self.home)
+        if not has_moved(self._seen) and (self.name or default == self._default):
+            return
+        found = in_use(self.home, self.name)
+        if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):
+            self._searcher = Searcher(found, self._load_weights)
+        self._seen, self._default = found, default
 
 
 def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncoder:
@@ -191,7 +251,7 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
         raise UserError(f"k is {k}, expected 1 or more")
 
 
-def _verify(current: Current) -> dict[str, Any]:
+def _verify(current: Champion) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
     has_onnx = (current.model / "model.onnx").is_file()
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)

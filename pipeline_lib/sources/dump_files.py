@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import SourceConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, public_name
 from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_spec
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_tree, valid_name, walk
@@ -41,6 +42,7 @@ PLACES = "places.json"
 # One path in 32 may start a bundle once it is half full: its end depends on the paths near it alone, and a new file moves one
 # bound or two, not all that follow.
 CUT_ONE_IN = 32
+FINE_FROM = 128  # files: fewer are one bundle, unless they are large
 
 _TEXT_FORMS: dict[str, Form] = {
     ".txt": "plain",
@@ -226,7 +228,9 @@ def list_bundles(config: SourceConfig, skips: Skips | None = None) -> list[Bundl
     Raises:
         UserError: the folder cannot be read or is empty; the project is not installed.
     """
-    return bundles_of(list_files(config, skips), config.max_bundle_bytes)
+    files = list_files(config, skips)
+    grows = bool(config.dump or config.folder)  # an installation of Python is replaced as a whole, by an upgrade
+    return bundles_of(files, config.max_bundle_bytes, files_a_bundle(len(files)) if grows else None)
 
 
 def list_files(config: SourceConfig, skips: Skips | None = None) -> list[SourceFile]:
@@ -238,14 +242,29 @@ def list_files(config: SourceConfig, skips: Skips | None = None) -> list[SourceF
     return list_tree(config.folder, skips) if config.folder else list_python(skips)
 
 
-def bundles_of(files: Iterable[SourceFile], max_bytes: int) -> list[Bundle]:
-    """Cut files, in the order of (source, path), into bundles of at most `max_bytes`; a larger file is alone in its own."""
+def files_a_bundle(n_files: int) -> int | None:
+    """Files of a bundle on average, a quarter of the number of bundles: what a new file costs, and what many parts cost, both
+    grow as the root of the dump. A power of two, which stays the same until the dump is four times as large.
+
+    Returns:
+        None where there are too few files for that to pay.
+    """
+    return None if n_files < FINE_FROM else 2 ** int(math.log2(1.5 * n_files) / 2 - 1)
+
+
+def bundles_of(files: Iterable[SourceFile], max_bytes: int, mean_files: int | None = None) -> list[Bundle]:
+    """Cut files, in the order of (source, path), into bundles of at most `max_bytes`; a larger file is alone in its own.
+
+    Args:
+        mean_files: of a bundle; None: as many as there is room for.
+    """
     bundles: list[Bundle] = []
     pending: list[SourceFile] = []
     size = 0
     last_source = ""
     for file in _told_apart(sorted(files, key=lambda file: (file.source, file.path, file.sha256))):
-        full = size + file.bytes > max_bytes or (size > max_bytes // 2 and _may_start(file))
+        full = size + file.bytes > max_bytes or (size > max_bytes // 2 and _may_start(file, CUT_ONE_IN))
+        full = full or (mean_files is not None and _may_start(file, mean_files))
         if pending and full:
             bundles.append(_bundle(pending, last_source))
             last_source, pending, size = pending[-1].source, [], 0
@@ -265,8 +284,8 @@ def _told_apart(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
         yield file.model_copy(update={"path": f"{file.path}{COPY_MARK}{copies}"}) if copies > 1 else file
 
 
-def _may_start(file: SourceFile) -> bool:
-    return int.from_bytes(hashlib.sha256(file.path.encode()).digest()[:4], "big") % CUT_ONE_IN == 0
+def _may_start(file: SourceFile, one_in: int) -> bool:
+    return int.from_bytes(hashlib.sha256(file.path.encode()).digest()[:4], "big") % one_in == 0
 
 
 def _bundle(files: list[SourceFile], source_before: str) -> Bundle:
@@ -291,16 +310,8 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle],
         skips: what was not listed: the fact `skipped`, by reason and suffix.
     """
     skips = skips or Skips()
-    listing = {
-        "sources": _origins(config),
-        "bundles": [
-            {"label": bundle.label, "digest": bundle.digest, "files": len(bundle.files), "bytes": bundle.bytes}
-            for bundle in bundles
-        ],
-        **({"skipped": skips.facts()} if skips else {}),
-    }
+    listing = _listing(config, bundles, skips)
     content = json.dumps(listing, sort_keys=True, indent=1).encode() + b"\n"
-    digest = digest_of(listing)
 
     def make(key: str) -> Outcome:
         scratch = store.scratch(STAGE.name)
@@ -313,9 +324,25 @@ def write_listing(store: Store, config: SourceConfig, bundles: Sequence[Bundle],
         part = store.commit_part(draft, scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=facts)
 
-    artifact = store.build(STAGE, ListedContent(digest=digest), {}, make)
+    artifact = store.build(STAGE, ListedContent(digest=digest_of(listing)), {}, make)
     artifact.add_note(PLACES, json.dumps(_roots(bundles), sort_keys=True, indent=1).encode() + b"\n")
     return artifact
+
+
+def listing_key(store: Store, config: SourceConfig, bundles: Sequence[Bundle], skips: Skips | None = None) -> str:
+    """The key of the listing that `write_listing` writes: another one, other rows; nothing is written."""
+    return store.key(STAGE, ListedContent(digest=digest_of(_listing(config, bundles, skips or Skips()))), {})
+
+
+def _listing(config: SourceConfig, bundles: Sequence[Bundle], skips: Skips) -> dict[str, Any]:
+    return {
+        "sources": _origins(config),
+        "bundles": [
+            {"label": bundle.label, "digest": bundle.digest, "files": len(bundle.files), "bytes": bundle.bytes}
+            for bundle in bundles
+        ],
+        **({"skipped": skips.facts()} if skips else {}),
+    }
 
 
 def _origins(config: SourceConfig) -> list[dict[str, Any]]:
@@ -340,5 +367,6 @@ def _roots(bundles: Sequence[Bundle]) -> dict[str, str]:
     roots: dict[str, str] = {}
     for bundle in bundles:
         for file in bundle.files:
-            roots.setdefault(file.source, file.place.removesuffix(file.path))
+            place = public_name(file.place) if is_remote(file.place) else file.place
+            roots.setdefault(file.source, place.removesuffix(file.path))
     return roots

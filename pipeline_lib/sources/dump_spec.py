@@ -19,6 +19,7 @@ A path, glob or URL that nobody described is a source too: its reader is the one
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from glob import glob
@@ -30,7 +31,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from pipeline_lib.config.data import HoldOut
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, public_name
 from pipeline_lib.sources import readers
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, walk
 from pipeline_lib.sources.licences import UNKNOWN
@@ -42,6 +43,7 @@ from pipeline_lib.store.records import Record
 
 # a folder of code and prose; files that are one text each; files each of which its first bytes tell
 TREE, TEXT, AUTO = "tree", "text", "auto"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _FILES_TRIED = 1_000  # of a folder or a glob, to tell its reader
 
 
@@ -62,7 +64,7 @@ class DumpSource(Record):
     reader: Annotated[str, AfterValidator(_known_reader)] = Field(description="Kind of the files, and so what reads them.")
     url: str = Field(
         description="A path, a glob, a URL of fsspec (s3://, gs://, file://) or a package for `cpt fetch` (pypi:, debian:)."
-        " A relative path counts from the spec's folder.",
+        " A relative path counts from the spec's folder. ${NAME}: a variable of the environment, where secrets belong.",
         min_length=1,
     )
     licence: str = Field(
@@ -133,9 +135,18 @@ def _source(spec: Path, number: int, entry: Any) -> DumpSource:
         package = package_of(source.url)
     except ValueError as error:
         raise UserError(f"{where}: url: got {source.url!r}, expected: {error}") from error
-    url = source.url if package else _absolute(source.url, spec.absolute().parent)
+    url = source.url if package else _absolute(_with_variables(source.url, where), spec.absolute().parent)
     name = source.name or (package.name if package else _name(url))
     return source.model_copy(update={"url": url, "name": name, "options": options})
+
+
+def _with_variables(url: str, where: str) -> str:
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise UserError(f"{where}: url: there is no variable {found[1]} in the environment of this process; set it")
+        return os.environ[found[1]]
+
+    return _VARIABLE.sub(value, url)
 
 
 def _first(error: ValidationError) -> str:
@@ -163,7 +174,7 @@ def _absolute(url: str, folder: Path) -> str:
 
 
 def _name(url: str) -> str:
-    parts = [part for part in url.rstrip("/").split("/") if part and not has_wild_card(part)]
+    parts = [part for part in public_name(url).rstrip("/").split("/") if part and not has_wild_card(part)]
     return parts[-1] if parts else "root"
 
 
@@ -188,7 +199,7 @@ def sources_of(target: str, reader: str = "") -> list[DumpSource]:
     if name not in known_readers():
         raise UserError(f"reader {reader!r}: choose one of {', '.join(known_readers())}")
     options = options_of(name, {})
-    return [DumpSource(reader=name, url=url, name=url.rstrip("/").rsplit("/", 1)[-1], options=options)]
+    return [DumpSource(reader=name, url=url, name=public_name(url).rstrip("/").rsplit("/", 1)[-1], options=options)]
 
 
 def guess_reader(url: str) -> str:

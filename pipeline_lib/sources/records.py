@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pipeline_lib.config.read_limits import ReadLimits
+from pipeline_lib.errors import redacted
 from pipeline_lib.sources.decompress import Unreadable, open_expanded
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.safe_open import Refusal, SourceText, bounded_lines, decode
@@ -50,7 +51,7 @@ class ContentChangedError(Exception):
     """A file of which texts were read is found to be another than was listed."""
 
     def __init__(self, file: SourceFile, refusal: Refusal) -> None:
-        super().__init__(f"{file.place}: {refusal.detail}")
+        super().__init__(redacted(f"{file.place}: {refusal.detail}"))
         self.file, self.refusal = file, refusal
 
 

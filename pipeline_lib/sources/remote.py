@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from pipeline_lib.errors import TransientError, UserError
+from pipeline_lib.errors import TransientError, UserError, public_name, redacted
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
 from pipeline_lib.sources.time_limit import unlimited
@@ -51,7 +51,12 @@ def list_url(url: str) -> tuple[bool, list[RemoteFile]]:
         raise TransientError(f"{url}: listing failed: {type(error).__name__}: {error}") from error
     root = fixed_folder(path) if magic else path if folder else path.rsplit("/", 1)[0]
     files = [
-        RemoteFile(system.unstrip_protocol(name), name.removeprefix(root).lstrip("/"), int(info["size"] or 0), _identity(info))
+        RemoteFile(
+            system.unstrip_protocol(name),
+            public_name(name.removeprefix(root).lstrip("/")),
+            int(info["size"] or 0),
+            _identity(info),
+        )
         for name, info in sorted(details.items())
         if info["type"] == "file"
     ]
@@ -109,7 +114,7 @@ def local_copy(file: SourceFile) -> Iterator[SourceFile | Refusal]:
         except (FileNotFoundError, PermissionError) as error:
             if _is_dead_server(error.__cause__):
                 raise TransientError(f"{file.place}: reading failed: {error.__cause__}") from error
-            refusal = Refusal("unreadable", f"{file.place}: {error}")
+            refusal = Refusal("unreadable", redacted(f"{file.place}: {error}"))
         except Exception as error:
             raise TransientError(f"{file.place}: reading failed: {type(error).__name__}: {error}") from error
         yield refusal or file.model_copy(update={"place": copy.name, "sha256": ""})

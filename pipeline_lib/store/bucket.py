@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError, has_secret
 from pipeline_lib.store.files import fault_point, sha256_file
 
 # with an atomic put-if-absent behind fsspec's mode="create"; "memory" is one process's own
@@ -45,6 +45,10 @@ class Bucket:
     def __init__(self, url: str) -> None:
         import fsspec
 
+        if has_secret(url):
+            raise UserError(
+                f"{url}: the place of artifacts is written down in many places; give credentials by the environment"
+            )
         scheme, _, place = url.partition("://")
         if not place.strip("/"):
             raise UserError(f"{url}: no bucket is named; expected {scheme}://BUCKET/PREFIX")

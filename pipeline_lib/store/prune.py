@@ -25,6 +25,7 @@ from pipeline_lib.store.files import LOCKS, at_work, is_alive
 from pipeline_lib.store.store import Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use
+WHOLE = ("known_splits",)  # stages whose artifacts hold all that is needed of what they were made from
 CARD = "card"  # stays with its export
 VECTORS = "vectors"  # the cache of embeddings: parts that no manifest names, touched when they are read
 
@@ -108,7 +109,11 @@ def _ends(everything: Sequence[Artifact], keep_runs: int) -> set[str]:
 
 def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[str]:
     holders = {part.digest: artifact.digest for artifact in everything for part in artifact.manifest.parts}
-    inputs = {artifact.digest: (*artifact.manifest.inputs.values(), *_start(artifact, holders)) for artifact in everything}
+    inputs = {
+        artifact.digest: (*artifact.manifest.inputs.values(), *_start(artifact, holders))
+        for artifact in everything
+        if artifact.manifest.stage not in WHOLE
+    }
     seen: set[str] = set()
     waiting = list(digests)
     while waiting:

@@ -6,6 +6,7 @@ What may differ between two runs that make the same bytes (seconds, host, memory
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -154,6 +155,7 @@ class RunRecord:
     host: str = ""
     python: str = ""
     commit: str = ""
+    worker: str = ""  # of Prefect, that ran the flow; empty: a terminal
 
     @classmethod
     def start(cls) -> RunRecord:
@@ -164,6 +166,7 @@ class RunRecord:
             host=platform.node(),
             python=platform.python_version(),
             commit=git_commit(),
+            worker=os.environ.get("PREFECT__WORKER_NAME", ""),
         )
 
     def finish(self) -> RunRecord:

@@ -14,6 +14,12 @@ Rule = Callable[[str], list[str]]
 
 HOMES = ("work", "root", "home", "Users")
 UNSAFE_READ = re.compile(r"allow_pickle\s*=\s*(?!False)|\.extractall\(")
+# tokens that their makers gave a shape, and private keys
+TOKEN = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{60}|\bglpat-[\w-]{20}|\bhf_[A-Za-z0-9]{30}"
+    r"|\bxox[abprs]-[\w-]{10}|\bpypi-AgE[\w-]{50}|\bsk-[A-Za-z0-9]{32}|\bpn[ua]_[A-Za-z0-9]{36}|\bAIza[\w-]{35}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|hooks\.slack\.com/services/T\w{8,}/B\w{8,}/\w{20}"
+)
 ABSOLUTE_PATH = re.compile(rf"(?<![\w./~-])/({'|'.join(HOMES)})/")
 
 
@@ -37,6 +43,18 @@ def unsafe_reads(source: str) -> list[str]:
     return [f"{number}: {line.strip()[:80]}" for number, line in enumerate(source.splitlines(), 1) if UNSAFE_READ.search(line)]
 
 
+def flows_without_roots(source: str) -> list[str]:
+    """Every flow that takes parameters looks first whether they stay within the allowed roots."""
+    found = []
+    for node in functions(source):
+        decorators = [ast.unparse(one.func if isinstance(one, ast.Call) else one) for one in node.decorator_list]
+        takes_params = any(argument.arg == "params" for argument in node.args.args)
+        body = [line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+        if "flow" in decorators and takes_params and ast.unparse(body[0]) != "admit(params)":
+            found.append(f"{node.lineno}: {node.name} does not begin with admit(params)")
+    return found
+
+
 def tests_without_assertion(source: str) -> list[str]:
     """Every test can fail: it asserts, expects an error, or calls a helper that is named after doing so."""
     found = []
@@ -53,6 +71,11 @@ def machine_paths(text: str) -> list[str]:
         for number, line in enumerate(text.splitlines(), 1)
         if ABSOLUTE_PATH.search(line)
     ]
+
+
+def secrets(text: str) -> list[str]:
+    """No file of the project holds a token or a private key."""
+    return [f"{number}: a secret" for number, line in enumerate(text.splitlines(), 1) if TOKEN.search(line)]
 
 
 def functions(source: str) -> list[Function]:

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("pipeline_lib", "flows", "tasks", "data_contracts", "tests", "benchmarks", "docs")
 TEST_FOLDERS = ("unit", "integration", "reliability", "security", "architecture", "gpu")
 FILES_OF_OTHERS = {"relevanceeval.py", "model_test.py", "download_data.py"}
-OPTIONS_OF_OTHERS = {"--nthreads", "--find-links", "--slow"}
+OPTIONS_OF_OTHERS = {"--nthreads", "--find-links", "--slow", "--limit", "--host"}  # of Dask, pip, pytest and Prefect
+OPTIONS_OF_OTHERS |= {"--target", "--nodes", "--array", "--requeue", "--signal"}  # of Docker and SLURM
 PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})/[\w./*-]*\w)")
 TEST_PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(TEST_FOLDERS)})/[\w/]+\.py)")
 MODULE = re.compile(rf"(?<![\w/.])((?:{'|'.join(FOLDERS)})(?:\.\w+)+)")
@@ -272,7 +273,8 @@ def test_code() -> str:
 @cache
 def deployments() -> dict[str, str]:
     """Flow and name of each deployment to its entrypoint."""
-    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    files = (ROOT / "prefect.yaml", ROOT / "deploy" / "prefect.yaml")
+    entries = [one for path in files for one in yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]]
     return {f"{one['entrypoint'].rpartition(':')[2].replace('_', '-')}/{one['name']}": one["entrypoint"] for one in entries}
 
 

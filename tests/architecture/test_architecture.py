@@ -22,7 +22,7 @@ SOURCE_FILES = [path for folder in record_stages.SOURCE_FOLDERS for path in sort
 TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 TEXT_FILES = [
     path
-    for pattern in ("*.md", "*.yaml", "*.toml", "Makefile", "docs/**/*.md", ".ci/*", "pipeline_lib/**/*.html")
+    for pattern in ("*.md", "*.yaml", "*.toml", "Makefile", "deploy/*", "docs/**/*.md", ".ci/*", "pipeline_lib/**/*.html")
     for path in sorted(ROOT.glob(pattern))
 ]
 
@@ -46,6 +46,12 @@ def test_the_source_reads_nothing_unsafely() -> None:
     assert_none(violations(code_rules.unsafe_reads, SOURCE_FILES))
 
 
+def test_every_flow_keeps_to_the_allowed_roots() -> None:
+    flows = sorted((ROOT / "flows").glob("*.py"))
+    assert sum("@flow(" in path.read_text(encoding="utf-8") for path in flows) > 7
+    assert_none(violations(code_rules.flows_without_roots, flows))
+
+
 def test_every_test_asserts() -> None:
     assert_none(violations(code_rules.tests_without_assertion, [p for p in TEST_FILES if p.name.startswith("test_")]))
 
@@ -53,6 +59,14 @@ def test_every_test_asserts() -> None:
 def test_documents_name_no_folder_of_a_developer() -> None:
     assert ROOT / "README.md" in TEXT_FILES
     assert_none(violations(code_rules.machine_paths, TEXT_FILES))
+
+
+def test_no_file_holds_a_secret() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    tracked = [ROOT / name for name in listed if name and (ROOT / name).is_file()] or [*SOURCE_FILES, *TEST_FILES, *TEXT_FILES]
+    texts = {path: path.read_bytes().decode(errors="replace") for path in tracked}
+    assert len(texts) > 100
+    assert_none([f"{path.relative_to(ROOT)}:{what}" for path, text in texts.items() for what in code_rules.secrets(text)])
 
 
 def test_every_config_field_is_described() -> None:
@@ -142,6 +156,13 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (code_rules.long_functions, "class A:\n" + "".join("    " + line + "\n" for line in LONG.splitlines()), "class A: ..."),
     (code_rules.unsafe_reads, "np.load(path, allow_pickle=True)", "np.load(path, allow_pickle=False)"),
     (code_rules.unsafe_reads, "archive.extractall(folder)", "archive.extractfile(member)"),
+    (
+        code_rules.flows_without_roots,
+        "@flow(name='a')\ndef a(params: P):\n    'A flow.'\n    f(params)",
+        "@flow(name='a')\ndef a(params: P):\n    'A flow.'\n    admit(params)",
+    ),
+    (code_rules.secrets, "key = '" + "AKIA" + "ABCDEFGHIJKLMNOP'", "key = os.environ['AWS_ACCESS_KEY_ID']"),
+    (code_rules.secrets, "-----BEGIN RSA " + "PRIVATE KEY-----", "-----BEGIN PUBLIC KEY-----"),
     (code_rules.tests_without_assertion, "def test_a(): f()", "def test_a(): assert f()"),
     (code_rules.tests_without_assertion, "async def test_a(): f()", "def test_a():\n    with pytest.raises(E): f()"),
     (code_rules.machine_paths, "see /" + "work/x", "see ../work/x and https://a.org/work/x"),

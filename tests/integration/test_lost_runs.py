@@ -1,61 +1,22 @@
-"""Runs without a process, slots without a run, schedules missed, deployments that code and person changed: at a server."""
+"""Runs without a process, slots without a run, schedules missed: at a server."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from served import Served, runs_of
+from webhooks import listening
 
 from flows.cli import server
-from flows.cli.server import free_port, prefect_environment
-
-LIMIT_1 = {"collision_strategy": "CANCEL_NEW"}
-
-
-class Served(NamedTuple):
-    """A client of a server of our own, and the server's home."""
-
-    client: Any
-    home: Path
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in prefect_environment(home).items():
-            patch.setenv(name, value)
-        owned = server._start(home, free_port(), "run")
-        from prefect.client.orchestration import SyncPrefectClient
-
-        with SyncPrefectClient(api=owned.url) as client:
-            yield Served(client, home)
-        owned.stop()
-
-
-@pytest.fixture
-def lost_runs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from flows.cli import lost_runs
-
-    monkeypatch.setattr(lost_runs, "SUBMISSION_SECONDS", 0.0)
-    return lost_runs
-
-
-@pytest.fixture
-def deployment(served: Served) -> UUID:
-    """A deployment of one slot, whose next run is cancelled while another holds it."""
-    flow = served.client.create_flow_from_name(f"flow-{uuid4()}")
-    words = {"concurrency_limit": 1, "concurrency_options": LIMIT_1, "enforce_parameter_schema": False}
-    return served.client.create_deployment(flow_id=flow, name="one", entrypoint="x.py:x", **words)
 
 
 def start(served: Served, deployment: UUID, state: str, worker: str | None, pid: str | None = None) -> UUID:
@@ -179,6 +140,23 @@ def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(
     assert state_of(served, run) == "CRASHED"
 
 
+def test_the_end_of_a_lost_run_is_told_once(served: Served, deployment: UUID, lost_runs: Any) -> None:
+    from flows.cli.upkeep import UntoldEnds
+
+    with listening() as hook:
+        (served.home / "notify.yaml").write_text(f"notify: {{webhook: '{hook.url}'}}")
+        untold = UntoldEnds(served.home)
+        start(served, deployment, "Running", lost_runs.worker_name(served.home))
+        lost_runs.close_lost(served.client, served.home)
+        assert untold.look(served.client) == [], "its own hooks come first"
+        (subject,) = untold.look(served.client, at_once=True)
+        assert untold.look(served.client, at_once=True) == []
+        assert UntoldEnds(served.home).look(served.client, at_once=True) == [], "nor after a restart"
+    (got,) = hook.got
+    assert (got["event"], got["subject"]) == ("failure", subject)
+    assert "no process of it is left" in got["reason"] and got["next"] == "cpt status"
+
+
 def test_slots_and_leases_that_no_run_holds_are_freed(served: Served, deployment: UUID, lost_runs: Any) -> None:
     name = f"deployment:{deployment}"
     body = {"names": [name], "slots": 1, "mode": "concurrency", "lease_duration": 86400}
@@ -252,74 +230,65 @@ def test_the_lock_of_the_leases_that_a_power_cut_left_is_removed_and_a_fresh_one
     assert not lock.exists()
 
 
-NIGHTLY = {"slug": "nightly", "cron": "0 2 * * *", "timezone": "UTC", "active": False}
-ENTRY = {
-    "name": "kept",
-    "description": "As in the code.",
-    "entrypoint": "flows/retrain.py:retrain",
-    "tags": ["cpt"],
-    "parameters": {"params": {"preset": "demo"}},
-    "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
-    "schedules": [NIGHTLY],
-    "work_pool": {"name": "local-process", "job_variables": {"env": {"CPT_HOME": "a"}}},
-}
-
-
 @pytest.fixture
-def redeploy(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Any]:
-    """`cpt up`'s deployment of one entry; what the server has afterwards."""
-    from flows.cli import deployments
+def restarts(served: Served, tmp_path: Path) -> Callable[[int], Any]:
+    from flows.cli.restarts import Restarts
 
-    def deploy(entry: dict[str, Any]) -> Any:
-        declared = {
-            "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": "here"}}],
-            "deployments": [entry],
-        }
-        monkeypatch.setattr(deployments, "declaration", lambda: json.loads(json.dumps(declared)))
-        deployments.deploy_all(served.client, tmp_path)
-        return served.client.read_deployment_by_name("retrain/kept")
-
-    monkeypatch.setenv("PREFECT_API_URL", str(served.client.api_url))
-    deployments.ensure_work_pool(served.client)
-    return deploy
+    return lambda times: Restarts(served.client, tmp_path, times)
 
 
-def test_a_restart_brings_the_code_s_changes_and_keeps_a_person_s(
-    served: Served, redeploy: Callable[[dict[str, Any]], Any]
+def lose(served: Served, lost_runs: Any, restarts: Any, run: UUID) -> None:
+    """Cut a run off in the middle of its work, and note it."""
+    from prefect import states
+
+    for state in (states.Pending(), states.Running()):
+        served.client.set_flow_run_state(run, state)
+    served.client.request("PATCH", f"/flow_runs/{run}/labels", json={"prefect.worker.name": lost_runs.worker_name(served.home)})
+    lost_runs.close_lost(served.client, served.home, restarts.note)
+    assert state_of(served, run) == "CRASHED"
+
+
+def test_a_lost_run_is_started_again_as_it_was_so_many_times_and_never_twice_for_one_loss(
+    served: Served, deployment: UUID, lost_runs: Any, restarts: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    platform, noted = restarts(2), tmp_path / "prefect" / "cut_off.json"
+    first = served.client.create_flow_run_from_deployment(deployment, name="mine", parameters={"a": [1, None]}, tags=["t"]).id
+    lose(served, lost_runs, platform, first)
+    note = noted.read_bytes()
+    assert platform.start() == ["mine"]
+    noted.write_bytes(note)  # as if it was killed before it forgot
+    restarts(2).start()
+    assert platform.start() == []
+    _, second = runs_of(served, deployment)
+    assert (second["name"], second["parameters"], second["tags"]) == ("mine", {"a": [1, None]}, ["t"])
+    assert second["labels"]["cpt.restart-of"] == str(first)
+    lose(served, lost_runs, platform, UUID(second["id"]))
+    assert platform.start() == ["mine"]
+    lose(served, lost_runs, platform, UUID(runs_of(served, deployment)[2]["id"]))
+    assert platform.start() == []
+    assert "not started again" in capsys.readouterr().out
+    assert len(runs_of(served, deployment)) == 3
+
+
+def test_a_run_is_started_again_only_where_that_is_asked_for_and_nobody_ended_it(
+    served: Served, deployment: UUID, lost_runs: Any, restarts: Any
+) -> None:
+    from prefect import states
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    first = redeploy(ENTRY)
-    assert redeploy(ENTRY).updated == first.updated, "nothing changed, and nothing was written"
-    mine = {"parameters": {"params": {"preset": "smoke"}}, "paused": True, "concurrency_limit": 3}
-    served.client.update_deployment(first.id, DeploymentUpdate(**mine))
-    served.client.update_deployment_schedule(first.id, first.schedules[0].id, active=True)
-    served.client.request("POST", f"/deployments/{first.id}/schedules", json=[{"schedule": {"interval": 3600}}])
-    later = ENTRY | {
-        "description": "As in the later code.",
-        "tags": ["cpt", "later"],
-        "parameters": {"params": {"preset": "demo", "name": "later"}},
-        "schedules": [NIGHTLY | {"cron": "0 3 * * *"}, NIGHTLY | {"slug": "weekly", "cron": "0 4 * * 0"}],
-        "work_pool": {"name": "local-process", "job_variables": {"env": {"CPT_HOME": "b"}}},
-    }
-    found = redeploy(later)
-    assert (found.description, found.tags) == ("As in the later code.", ["cpt", "later"])
-    assert found.job_variables == {"env": {"CPT_HOME": "b"}}
-    assert found.parameters == {"params": {"preset": "smoke", "name": "later"}}
-    assert (found.paused, found.global_concurrency_limit.limit) == (True, 3)
-    schedules = {one.slug: (getattr(one.schedule, "cron", None), one.active) for one in found.schedules}
-    assert schedules == {"nightly": ("0 3 * * *", True), "weekly": ("0 4 * * 0", False), None: (None, True)}
+    lose(served, lost_runs, restarts(0), served.client.create_flow_run_from_deployment(deployment).id)
+    assert restarts(0).start() == []
+    assert restarts(1).start() == [], "an earlier start decided, and forgot it"
 
-    served.client.delete_deployment_schedule(first.id, next(one.id for one in found.schedules if one.slug == "weekly"))
-    assert {one.slug for one in redeploy(later).schedules} == {"nightly", None}, "what was deleted stays so"
+    cancelled = start(served, deployment, "Cancelling", lost_runs.worker_name(served.home))
+    lost_runs.close_lost(served.client, served.home, restarts(1).note)
+    assert (state_of(served, cancelled), restarts(1).start()) == ("CRASHED", [])
 
+    finished = start(served, deployment, "Running", lost_runs.worker_name(served.home))
+    restarts(1).note_ids([finished, uuid4()])
+    served.client.set_flow_run_state(finished, states.Completed())
+    assert restarts(1).start() == [], "it came to its end before it was stopped"
 
-def test_parameters_that_the_code_no_longer_takes_do_not_stop_a_start(
-    served: Served, redeploy: Callable[[dict[str, Any]], Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = redeploy(ENTRY | {"enforce_parameter_schema": False})
-    body = {"parameters": {"params": {"preset": "demo", "steps": "many"}}, "enforce_parameter_schema": False}
-    served.client.request("PATCH", f"/deployments/{found.id}", json=body)
-    later = redeploy(ENTRY | {"enforce_parameter_schema": True})
-    assert later.parameters == {"params": {"preset": "demo"}}
-    assert "retrain/kept: what was set in the UI does not fit the code" in capsys.readouterr().out
+    served.client.update_deployment(deployment, DeploymentUpdate(tags=["restart-lost"]))
+    lose(served, lost_runs, restarts(0), served.client.create_flow_run_from_deployment(deployment, name="asked").id)
+    assert restarts(0).start() == ["asked"]

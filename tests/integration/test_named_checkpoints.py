@@ -26,8 +26,10 @@ from pathlib import Path
 
 from flows.params import EvaluateParams, FinetuneParams, PublishParams, RunParams, TrainParams
 from flows.cli.terminal import with_server
+from flows.runs import open_store
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.search.registry import Candidate, promote
 
 
 def manifests():
@@ -82,10 +84,17 @@ def all_flows():
     one = EvaluateParams(models=[f"{runs['a'].trained}/step-000006", "tfidf"], suites=["code_search_held_out"], split="test")
     answers["one suite"] = evaluate(one).model_dump()
     answers["its whole run"] = evaluate(EvaluateParams(models=[runs["a"].trained])).model_dump()
+    store = open_store()
+    pair = Candidate(store.open("export", selected.export), store.open("index", selected.index), *chosen.split("/"))
+    promote(artifact_home(), "best", pair)
+    beside = EvaluateParams(models=[runs["b"].trained], split="test", set=("evaluate.against=best",))
+    answers["beside the champion"] = evaluate(beside).model_dump() | {"chosen": chosen}
+    answers["without one"] = evaluate(EvaluateParams(models=[name], split="test", set=("evaluate.against=none",))).model_dump()
     answers["opened"] = times_opened(workspace, retrain, RunParams(**a))
     of_both = [name, f"{runs['a'].trained}/step-000006"]
     answers["refused"] = {
         "runs": refusal(evaluate, EvaluateParams(models=of_both)),
+        "name": refusal(evaluate, EvaluateParams(models=[name], set=("evaluate.against=nobody",))),
         "label": refusal(evaluate, EvaluateParams(models=[f"{runs['b'].trained}/step-000011"])),
         "planned": refusal(evaluate, EvaluateParams(**a, models=["step-000010"])),
         "key": refusal(publish, PublishParams(checkpoint="0123/step-000010")),
@@ -154,6 +163,23 @@ def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> N
     assert measured and {row["model"] for row in measured.values()} == {"mine"} and baselines
     labels = set(ran.answers["its whole run"]["checkpoints"]) - {"baselines"}
     assert labels == {part.label for part in of_run if part.label.startswith("step")}
+
+
+def test_models_stand_beside_the_champion_on_the_same_queries(ran: Ran) -> None:
+    found, without = ran.answers["beside the champion"], ran.answers["without one"]
+    assert found["champion"] == found["chosen"] and without["champion"] is None
+    page = Path(found["page"])
+    assert page.parent == ran.home / "reports" / "second" / "evaluations" and page != Path(without["page"])
+    told = json.loads(page.with_suffix(".json").read_text())
+    values = {(row["model"], row["task"], row["metric"]): row["value"] for row in told["evaluations"]}
+    labels = set(found["checkpoints"]) - {"baselines", found["chosen"].split("/")[1]}
+    assert {row["model"] for row in told["differences"]} >= labels, "each but the champion itself"
+    for row in told["differences"]:
+        mine, theirs = (values[model, row["task"], row["metric"]] for model in (row["model"], "champion"))
+        assert row["mean"] == pytest.approx(mine - theirs)
+        assert row["low"] <= row["mean"] <= row["high"]
+    assert json.loads(Path(without["page"]).with_suffix(".json").read_text())["differences"] == []
+    assert "nobody" in ran.answers["refused"]["name"] and "best" in ran.answers["refused"]["name"]
 
 
 def test_one_held_out_suite_is_measured_by_name(ran: Ran) -> None:

@@ -5,98 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from served import PROJECT, Platform, deployment_named, post, runs_in, wait_until
 from training_runs import rank_processes
 
 from flows.cli.server import free_port
+from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import is_running
 
-PROJECT = Path(__file__).parents[2]
 SCHEDULED_WITHIN_SECONDS = 75.0
-
-
-class Platform:
-    """`cpt up` as it runs: its API, what it said, its process and its artifact root; may be started again."""
-
-    def __init__(self, home: Path, port: int) -> None:
-        self.home, self.port, self.url = home, port, f"http://127.0.0.1:{port}/api"
-
-    def start(self, *words: str, before_exec: Callable[[], object] | None = None) -> None:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "up", "--port", str(self.port), *words],
-            env=kept | {"CPT_HOME": str(self.home)},
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=before_exec,
-        )
-        assert self.process.stdout is not None
-        self.said = ""
-        while "Ctrl-C stops all" not in self.said:
-            line = self.process.stdout.readline()
-            assert line, f"cpt up ended: {self.said}"
-            self.said += line
-
-    def cut(self) -> None:
-        """A power cut: SIGKILL to it and to all below it, at once."""
-        tree = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        for process in tree:
-            process.send_signal(signal.SIGSTOP)
-        for process in tree:
-            process.kill()
-        self.process.wait(10)
-        self.process.stdout.close()
-
-    def run(self, deployment: str, **params: Any) -> None:
-        words = ["deployment", "run", deployment, "-p", f"params={json.dumps(params)}"]
-        command = [sys.executable, "-m", "prefect", *words]
-        subprocess.run(command, env={**os.environ, "PREFECT_API_URL": self.url}, capture_output=True, timeout=60, check=True)
-
-    def states(self, deployment_id: str) -> list[str]:
-        """State types of a deployment's runs, the oldest first."""
-        return [row[0] for row in self.rows(deployment_id)]
-
-    def rows(self, deployment_id: str) -> list[tuple[str, str]]:
-        """State types and messages of a deployment's runs; read from the disk, where a stopped server left them."""
-        with sqlite3.connect(f"file:{self.home}/prefect/prefect.db?mode=ro", uri=True) as database:
-            wanted = (
-                "select run.state_type, state.message from flow_run run join flow_run_state state on state.id = run.state_id"
-                " where run.deployment_id = ? order by run.created"
-            )
-            return database.execute(wanted, (deployment_id,)).fetchall()
-
-
-def post(url: str, body: Any, method: str = "POST") -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read() or "[]")
-
-
-def runs_in(platform: Platform, state: str) -> list[dict[str, Any]]:
-    return post(f"{platform.url}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
-
-
-def deployment_named(platform: Platform, name: str) -> dict[str, Any]:
-    return next(found for found in post(f"{platform.url}/deployments/filter", {}) if found["name"] == name)
-
-
-def wait_until(done: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +40,7 @@ def test_up_deploys_everything_and_says_what_to_do_next(platform: Platform) -> N
     url, said = platform.url, platform.said
     deployments = post(f"{url}/deployments/filter", {})
     names = {(d["name"], str(d["entrypoint"]).rsplit(":", 1)[1]) for d in deployments}
-    assert {("demo", "retrain"), ("nightly", "retrain"), ("manual", "evaluate"), ("manual", "build_dataset")} <= names
+    assert {("demo", "retrain"), ("nightly", "retrain"), ("evaluate", "evaluate"), ("build-dataset", "build_dataset")} <= names
     assert "prefect deployment run 'retrain/demo'" in said
     for deployment in deployments:
         schema = deployment["parameter_openapi_schema"]
@@ -146,12 +71,49 @@ def test_parameters_without_a_preset_are_refused_before_a_run_exists(platform: P
     assert "preset" in answer.stdout + answer.stderr
 
 
+def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PREFECT_API_URL", platform.url), ("CPT_HOME", platform.home), ("PIPELINE_HOME", PROJECT)):
+        monkeypatch.setenv(name, str(value))
+    from prefect.client.orchestration import get_client
+
+    from flows.cli.deploy import entries_of
+    from flows.cli.deployments import deploy_nights, remove_nights
+
+    path = tmp_path / "nights.yaml"
+    entry = {"name": "handbook", "preset": "smoke", "source": str(tmp_path), "schedule": {"cron": "0 2 * * *", "active": False}}
+
+    def deploy(**changes: Any) -> dict[str, list[str]]:
+        path.write_text(json.dumps({**entry, **changes}))
+        with get_client(sync_client=True) as client:
+            return deploy_nights(client, platform.home, entries_of([path]))
+
+    assert deploy() == {"handbook": []}
+    found = deployment_named(platform, "handbook")
+    words = found["parameters"]["params"]
+    assert (words["preset"], words["name"], words["set"]) == ("smoke", "handbook", ["nightly.policy=continue"])
+    (schedule,) = found["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 2 * * *", False)
+    post(f"{platform.url}/deployments/{found['id']}", {"tags": ["mine"]}, "PATCH")
+    post(f"{platform.url}/deployments/{found['id']}/schedules/{schedule['id']}", {"active": True}, "PATCH")
+    assert deploy(min_new_share=0.1) == {"handbook": ["tags", "schedule"]}, "what is not as the file says is told"
+    found = deployment_named(platform, "handbook")
+    assert found["tags"] == ["mine"] and found["schedules"][0]["active"] is True
+    assert found["parameters"]["params"]["set"] == ["nightly.policy=continue", "nightly.min_new_share=0.1"]
+    with get_client(sync_client=True) as client:
+        remove_nights(client, platform.home, ["handbook"])
+        with pytest.raises(UserError, match="no night that `cpt deploy` deployed; there are: none"):
+            remove_nights(client, platform.home, ["handbook"])
+    assert "handbook" not in {found["name"] for found in post(f"{platform.url}/deployments/filter", {})}
+
+
 @pytest.mark.slow
 def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform, corpus: Path) -> None:
     url, process = platform.url, platform.process
 
     def run() -> dict[str, Any]:
-        (found,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke"]}}})
+        (found,) = post(f"{url}/flow_runs/filter", {"flow_runs": {"name": {"any_": ["retrain-smoke-cancelled"]}}})
         return found
 
     def steps() -> list[dict[str, Any]]:
@@ -172,7 +134,9 @@ def test_a_cancelled_run_keeps_its_step_and_leaves_no_trainer(platform: Platform
     assert max(saved) == steps()[-1]["step"], "the last step that was taken is saved, not the last of the clock's saves"
 
 
-def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platform: Platform, corpus: Path) -> None:
+def test_after_a_power_cut_the_cut_run_is_crashed_and_started_again_where_that_is_asked_for(
+    platform: Platform, corpus: Path
+) -> None:
     demo, nightly = deployment_named(platform, "demo"), deployment_named(platform, "nightly")
     post(f"{platform.url}/deployments/{demo['id']}", {"parameters": {"params": {"preset": "smoke"}}, "tags": ["mine"]}, "PATCH")
     weekly = {"schedule": {"cron": "0 5 * * 0"}, "active": True, "parameters": {"params": {"preset": "smoke"}}}
@@ -182,19 +146,46 @@ def test_after_a_power_cut_the_next_run_starts_and_the_cut_one_is_crashed(platfo
     wait_until(lambda: any(run["parent_task_run_id"] for run in runs_in(platform, "RUNNING")), 120)
     platform.cut()
 
-    platform.start(before_exec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as below `nohup cpt up &`
+    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731 - as below `nohup cpt up &`
+    platform.start("--restart-lost", "1", before_exec=ignore)
     assert "closed as Crashed" in platform.said
-    assert runs_in(platform, "RUNNING") == [], "neither the run nor the flow that it called is Running for ever"
     (cut,) = [run for run in runs_in(platform, "CRASHED") if run["deployment_id"] == demo["id"]]
     assert "no process of it is left" in cut["state"]["message"]
-    platform.run("retrain/demo", **params, name="next")
+    called = runs_in(platform, "CRASHED")
+    assert len(called) > 1, "the flow that it called is not Running for ever"
     wait_until(lambda: platform.states(demo["id"]) == ["CRASHED", "RUNNING"], 60)
+    (again,) = [run for run in runs_in(platform, "RUNNING") if run["deployment_id"] == demo["id"]]
+    assert (again["name"], again["parameters"]) == (cut["name"], cut["parameters"])
+    assert cut["name"] == "retrain-smoke-cut"
 
     after = deployment_named(platform, "demo")
     assert (after["parameters"], after["tags"]) == ({"params": {"preset": "smoke"}}, ["mine"])
     schedules = deployment_named(platform, "nightly")["schedules"]
     assert {s["schedule"]["cron"]: s["active"] for s in schedules} == {"0 2 * * *": True, "0 5 * * 0": True}
     assert "retrain/nightly is switched on" in platform.said
+
+
+def test_status_and_metrics_tell_of_the_cut_run_and_of_the_one_at_work(platform: Platform) -> None:
+    cut = platform.home / "outcomes" / "retrain--cut.json"
+    wait_until(lambda: cut.exists() and '"failing": true' in cut.read_text(), 60)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"CPT_HOME": str(platform.home)}
+    for _ in range(10):  # it waits a second for each answer, which the server may not have while a run begins beside it
+        command = [sys.executable, "-m", "flows.cli", "status", "--json"]
+        found = json.loads(subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, timeout=60, check=True).stdout)
+        if found["server"] and not found["problems"]:
+            break
+    assert found["server"] == platform.url and found["problems"] == []
+    assert found["last_failure"]["name"] == "cut"
+    assert "no process of it is left" in found["last_failure"]["reason"]
+    assert found["last_failure"]["next"].startswith("cpt run --preset smoke")
+    assert [run["flow"] for run in found["running"]] == ["retrain"] and found["running"][0]["deployment"] == "demo"
+    assert "retrain/nightly" in {run["deployment"] for run in found["next"]}
+    pages = (platform.home / "prefect" / "pages").read_text()
+    with urllib.request.urlopen(f"{pages}/metrics", timeout=30) as page:
+        metrics = page.read().decode()
+    assert 'cpt_flow_runs{flow="retrain",state="running"} 1.0' in metrics and "cpt_server_up 1.0" in metrics
+    assert 'cpt_failing{flow="retrain",name="cut"} 1.0' in metrics
+    assert 'cpt_disk_bytes{room="prefect"}' in metrics and "cpt_disk_free_bytes" in metrics
 
 
 @pytest.mark.slow

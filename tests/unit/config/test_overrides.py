@@ -225,7 +225,8 @@ def test_what_is_shown_reads_as_the_same_configuration(data: st.DataObject) -> N
     try:
         config = apply(DEMO, {option.name: data.draw(values_of(option), option.name) for option in chosen})
     except UserError as error:
-        assume(" is above " not in str(error) and "no multiple" not in str(error) and "select.suites" not in str(error))
+        excluded = (" is above ", "no multiple", "select.suites", "webhook: expected a URL")
+        assume(not any(each in str(error) for each in excluded))
         raise
     with TemporaryDirectory() as folder:
         path = written(Path(folder), show(config, data.draw(SHORT)))

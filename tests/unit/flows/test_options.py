@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from flows.cli.commands import app
+from flows.cli.run_commands import kept_back
 from flows.cli.terminal import read_params
 from flows.options import Params, options_of, with_places
 from flows.params import (
@@ -200,6 +201,14 @@ def test_every_parameter_of_a_flow_is_an_option_of_its_command() -> None:
         assert {"--config", "--set", "--artifacts", "--download"} <= flags
     plan = group.get_command(context, "plan")  # type: ignore[attr-defined]
     assert {"--config", "--set"} <= {option for parameter in plan.params for option in parameter.opts}
+
+
+def test_no_promote_is_the_word_for_never() -> None:
+    assert kept_back({"preset": "demo"}, True) == {"preset": "demo", "promote": "never"}
+    assert kept_back({"promote": "gate"}, False) == {"promote": "gate"} and kept_back({"promote": "never"}, True)
+    with pytest.raises(UserError, match="--no-promote and --promote gate"):
+        kept_back({"promote": "gate"}, True)
+    assert read_params(RunParams, {"preset": "demo", "promote": "ask"}).resolve().promote.when == "ask"
 
 
 def test_a_link_is_named_as_the_rows_name_what_is_read(tmp_path: Path) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from builders import write_artifact
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
 from flows.cli.runs import find_runs
+from flows.params import RunParams
+from flows.runs import given_source, name_in_registry
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.search.registry import Candidate, promote
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
@@ -60,7 +66,8 @@ def home(tmp_path: Path) -> Path:
     origin = {"tuning": {"checkpoint": f"{first.manifest.key}/step-000010", "data": ["nli=a.jsonl"]}}
     tuned.add_note("origin.json", json.dumps(origin).encode())
     exported = make(store, "export", "step-000005", ("model",), {"trained": first})
-    (tmp_path / "current.json").write_text(json.dumps({"model_digest": exported.digest}))
+    pair = {"model": "m", "model_digest": exported.digest, "index": "i", "index_digest": "d", "run": "mine"}
+    (tmp_path / "current.json").write_text(json.dumps(pair))
     write_report(tmp_path / "reports" / "mine" / "aaaa-1", first, 0.4)
     write_report(tmp_path / "reports" / "mine" / "aaaa-2", first, 0.5)
     os.utime(tmp_path / "reports" / "mine" / "aaaa-1" / "report.json", (1, 1))
@@ -92,3 +99,46 @@ def test_an_empty_root_says_how_to_begin(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CPT_HOME", str(tmp_path))
     assert "cpt run --preset demo" in CliRunner().invoke(app, ["runs"]).stdout
     assert CliRunner().invoke(app, ["runs", "--json"]).stdout.strip() == "[]"
+
+
+def published(home: Path, name: str, source: str) -> None:
+    store = Store(home / "store")
+    model = make(store, "export", name, ("model",))
+    record = json.dumps({"model_digest": model.digest})
+    index = write_artifact(store, "index", ["index"], lambda folder, _: (folder / "index.json").write_text(record))
+    promote(home, name, Candidate(model, index, source=source))
+
+
+def named(home: Path, **given: Any) -> tuple[str, str]:
+    params = RunParams(preset="smoke", **given)
+    return name_in_registry(params.resolve(), params.settings(), home)
+
+
+def test_a_folders_run_takes_no_name_of_another_source_or_of_a_preset(tmp_path: Path) -> None:
+    assert named(tmp_path) == ("smoke", "") and named(tmp_path, source="/a/src") == ("src", "")
+    published(tmp_path, "src", given_source(RunParams(preset="smoke", source="/a/src").resolve()))
+    assert named(tmp_path, source="/a/src") == ("src", "")
+    other, why = named(tmp_path, source="/b/src")
+    assert re.fullmatch("src-[0-9a-f]{4}", other) and "another source" in why and "--name src takes it" in why
+    assert named(tmp_path, source="/b/src", name="src") == ("src", ""), "who names it means it"
+    assert named(tmp_path, source="/b/src", name="mine") == ("mine", "")
+    for folder in ("demo", "nightly", "Smoke"):
+        name, why = named(tmp_path, source=f"/a/{folder}")
+        assert name.startswith(f"{folder.lower()}-") and "kept for a preset" in why
+    assert named(tmp_path, source="/a/demo.yaml")[0].startswith("demo-"), "a dump spec too"
+
+
+def test_each_name_has_its_star(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPT_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "140")
+    store = Store(home / "store")
+    tuned = store.open("train", find_runs(home, store)[0].key)
+    exported = make(store, "export", "step-000002", ("model",), {"trained": tuned})
+    record = json.dumps({"model_digest": exported.digest})
+    index = write_artifact(store, "index", ["index"], lambda folder, _: (folder / "index.json").write_text(record))
+    promote(home, "other", Candidate(exported, index, tuned.manifest.key, "step-000002"))
+    of_tuned, of_first = find_runs(home, store)
+    assert (of_tuned.published, of_first.published) == ({"other": "step-000002"}, {"mine": "step-000005"})
+    printed = CliRunner().invoke(app, ["runs"]).stdout
+    assert f"* {of_first.key[:8]}/step-000005 is what `cpt search` uses." in printed
+    assert f"* {of_tuned.key[:8]}/step-000002 is what `cpt search --name other` uses." in printed

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,11 @@ from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search import current as current_module
-from pipeline_lib.search.current import promote, read_current
+from pipeline_lib.search import verified
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
-from pipeline_lib.search.query import Searcher, render_json, render_text, search
+from pipeline_lib.search.query import FollowingSearcher, Searcher, render_json, render_text, search
+from pipeline_lib.search.registry import Candidate, in_use, promote, rollback, set_default
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import Store
@@ -50,12 +53,12 @@ def build(store: Store, exported: Artifact, curated: Artifact, config: IndexConf
 @pytest.fixture
 def home(store: Store, curate: Make, export_model: Make) -> Path:
     exported = export_model()
-    promote(store.root, exported, build(store, exported, curate()), "planted")
+    promote(store.root, "planted", Candidate(exported, build(store, exported, curate())))
     return store.root
 
 
 def test_the_right_text_is_first_when_its_own_vector_is_asked_for(home: Path) -> None:
-    searcher = Searcher(read_current(home))
+    searcher = Searcher(in_use(home))
     body = "def parse_date(text):\n    return text.split('-')"
     [hit] = searcher.nearest(searcher.encoder.embed([body], "document"), None, 1)
     assert (hit.rank, hit.name, hit.line, hit.doc) == (1, "planted.code_0", 10, "parse an iso date from a string")
@@ -73,12 +76,16 @@ def test_an_index_of_inverted_lists_is_searched_in_so_many(
     store: Store, curate: Make, export_model: Make, probes: int, visited: int
 ) -> None:
     exported = export_model()
-    promote(store.root, exported, build(store, exported, curate(), IndexConfig(factory="IVF3,Flat", probes=probes)), "planted")
-    assert Searcher(read_current(store.root)).index.nprobe == visited
+    promote(
+        store.root,
+        "planted",
+        Candidate(exported, build(store, exported, curate(), IndexConfig(factory="IVF3,Flat", probes=probes))),
+    )
+    assert Searcher(in_use(store.root)).index.nprobe == visited
 
 
 def test_agrees_with_brute_force(home: Path) -> None:
-    searcher = Searcher(read_current(home))
+    searcher = Searcher(in_use(home))
     query_1D = searcher.encoder.embed(["close it"], "query")
     scores_N = (searcher.index.reconstruct_n(0, 6) @ query_1D[0]).tolist()
     hits = search(home, "close it", k=6)
@@ -109,7 +116,7 @@ def test_wrong_requests_are_answered_in_one_line(home: Path, tmp_path: Path) -> 
 
 
 def test_vectors_that_are_no_numbers_are_refused(home: Path) -> None:
-    searcher = Searcher(read_current(home))
+    searcher = Searcher(in_use(home))
     for vector in (np.full((1, 16), np.nan, np.float32), np.zeros((1, 8), np.float32)):
         with pytest.raises(UserError, match="finite numbers"):
             searcher.nearest(vector, None, 3)
@@ -120,7 +127,7 @@ def test_lone_surrogates_from_a_shell_are_taken(home: Path) -> None:
 
 
 def test_delimiters_in_the_query_stay_text(home: Path) -> None:
-    encoder = Searcher(read_current(home)).encoder
+    encoder = Searcher(in_use(home)).encoder
     [ids] = encoder.token_ids(["<y close> } ] <x close>"], "query")
     reserved = {encoder.settings[side][end] for side in ("query", "document") for end in ("open_id", "close_id")}
     assert not reserved & set(ids[1:-1])
@@ -129,7 +136,7 @@ def test_delimiters_in_the_query_stay_text(home: Path) -> None:
 
 
 def test_batches_do_not_change_vectors_or_their_order(home: Path) -> None:
-    encoder = Searcher(read_current(home)).encoder
+    encoder = Searcher(in_use(home)).encoder
     texts = ["a b c d e f g h", "", "x", "pear plum " * 30, "apple"]
     alone = np.concatenate([encoder.embed([text], "document") for text in texts])
     np.testing.assert_allclose(encoder.embed(texts, "document", batch_tokens=20), alone, atol=1e-6)
@@ -140,7 +147,7 @@ def test_batches_do_not_change_vectors_or_their_order(home: Path) -> None:
 )
 def test_a_flipped_byte_is_refused(home: Path, name: str) -> None:
     which, _, file = name.partition(":")
-    path = getattr(read_current(home), which) / file
+    path = getattr(in_use(home), which) / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -149,7 +156,7 @@ def test_a_flipped_byte_is_refused(home: Path, name: str) -> None:
 
 
 def test_a_truncated_and_a_missing_file_are_refused(home: Path) -> None:
-    path = read_current(home).index / "index.faiss"
+    path = in_use(home).index / "index.faiss"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptArtifact, match="sha256"):
         search(home, "x")
@@ -161,7 +168,7 @@ def test_a_truncated_and_a_missing_file_are_refused(home: Path) -> None:
 def test_faiss_never_sees_an_edited_index(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import faiss
 
-    index_folder = read_current(home).index
+    index_folder = in_use(home).index
     record_path = index_folder.parent / f"{index_folder.name.rpartition('-')[0]}.json"
     record = json.loads(record_path.read_text())
     record["files"][0]["sha256"] = "0" * 64
@@ -175,22 +182,23 @@ def test_another_models_index_is_refused(store: Store, curate: Make, export_mode
     first, second, curated = export_model(0), export_model(1), curate()
     indexed = build(store, first, curated)
     with pytest.raises(UserError, match="made by model"):
-        promote(store.root, second, indexed, "mixed")
-    promote(store.root, first, indexed, "right")
-    record = json.loads((store.root / "current.json").read_text())
-    record["model"] = second.part_folder().relative_to(store.root).as_posix()
-    record["model_digest"] = second.digest
-    (store.root / "current.json").write_text(json.dumps(record))
+        promote(store.root, "mixed", Candidate(second, indexed))
+    promote(store.root, "right", Candidate(first, indexed))
+    path = store.root / "registry" / "right" / "champion.json"
+    record = json.loads(path.read_text())
+    record["pair"]["model"] = second.part_folder().relative_to(store.root).as_posix()
+    record["pair"]["model_digest"] = second.digest
+    path.write_text(json.dumps(record))
     with pytest.raises(CorruptArtifact, match="made by model"):
         search(store.root, "x")
 
 
 def test_promoting_again_swaps_the_pair(home: Path, store: Store, curate: Make, export_model: Make) -> None:
-    before = read_current(home)
+    before = in_use(home)
     exported = export_model(1)
-    after = promote(home, exported, build(store, exported, curate()), "second")
-    assert after == read_current(home)
-    assert (after.run, after.model_digest) == ("second", exported.digest)
+    after = promote(home, "planted", Candidate(exported, build(store, exported, curate())))
+    assert after == in_use(home)
+    assert (after.name, after.model_digest) == ("planted", exported.digest)
     assert before.model_digest != after.model_digest
 
 
@@ -200,16 +208,9 @@ def test_the_home_may_be_moved(home: Path, tmp_path: Path) -> None:
     assert search(tmp_path / "moved", "apples", k=3) == expected
 
 
-def test_broken_current_files_are_said(home: Path) -> None:
-    for content in ("{", "[]", '{"model": 1}'):
-        (home / "current.json").write_text(content)
-        with pytest.raises(CorruptArtifact, match="run `cpt run` again"):
-            read_current(home)
-
-
 def test_its_digest_is_the_artifact_stores() -> None:
     value = [("ä", {"b": 1, "a": [1, None]})]
-    assert current_module._digest(value) == digest_of(value)
+    assert verified._digest(value) == digest_of(value)
 
 
 def test_json_and_text_say_the_same(home: Path) -> None:
@@ -226,7 +227,7 @@ def test_the_terminal_says_that_nothing_was_found(
     store: Store, curate: Make, export_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported = export_model()
-    promote(store.root, exported, build(store, exported, curate(CODE_PAIRS)), "code alone")
+    promote(store.root, "code-alone", Candidate(exported, build(store, exported, curate(CODE_PAIRS))))
     monkeypatch.setenv("CPT_HOME", str(store.root))
     found, none, as_json = (
         CliRunner().invoke(app, ["search", "close it", "--kind", *words])
@@ -249,3 +250,78 @@ def test_a_search_imports_no_heavy_library(home: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert answer.stdout.strip() == "3 []", answer.stderr
+
+
+def test_a_searcher_follows_promotions_and_no_query_fails(home: Path, store: Store, curate: Make, export_model: Make) -> None:
+    made = [Candidate(exported, build(store, exported, curate())) for exported in (export_model(1), export_model(2))]
+    searcher, stop, answered = FollowingSearcher(home, "planted"), threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answered.append(searcher.search("apples", k=3))
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        try:
+            for number in range(6):
+                now = promote(home, "planted", made[number % 2])
+            now = rollback(home, "planted")
+            deadline = time.monotonic() + 60
+            while searcher.searcher().current.model_digest != now.model_digest and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            stop.set()
+        for one in asking:
+            one.result()
+    assert searcher.searcher().current.model_digest == now.model_digest == made[0].exported.digest
+    assert len(answered) > 3 and all(len(hits) == 3 for hits in answered)
+    assert searcher.search("apples") == search(home, "apples", name="planted")
+
+
+def test_a_searcher_without_a_name_follows_the_default(home: Path, store: Store, curate: Make, export_model: Make) -> None:
+    searcher = FollowingSearcher(home)
+    exported = export_model(1)
+    set_default(home, "planted")
+    promote(home, "other", Candidate(exported, build(store, exported, curate())))
+    assert searcher.searcher().current.name == "planted"
+    set_default(home, "other")
+    assert searcher.searcher().current.name == "other" and searcher.search("apples", k=1)
+
+
+def test_a_pair_that_cannot_be_opened_is_left_alone(
+    home: Path,
+    store: Store,
+    curate: Make,
+    export_model: Make,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searcher, exported = FollowingSearcher(home, "planted"), export_model(1)
+    expected = searcher.search("apples")
+    made = promote(home, "planted", Candidate(exported, build(store, exported, curate())))
+    good = (made.index / "rows.arrow").read_bytes()
+    (made.index / "rows.arrow").write_bytes(good[:-1])
+    assert searcher.search("apples") == expected and "sha256" in caplog.text
+    (made.index / "rows.arrow").write_bytes(good)
+    monkeypatch.setattr(searcher, "_look_at", 0.0)
+    assert searcher.search("apples") == search(home, "apples") and searcher.searcher().current == made
+
+
+def test_the_terminal_searches_by_name_and_goes_back(
+    home: Path, store: Store, curate: Make, export_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export_model(1)
+    promote(home, "other", Candidate(exported, build(store, exported, curate()), "b" * 24, "step-000002"))
+    promote(home, "planted", Candidate(exported, build(store, exported, curate()), "c" * 24, "step-000003"))
+    monkeypatch.setenv("CPT_HOME", str(home))
+    run = CliRunner()
+    several = run.invoke(app, ["search", "apples"])
+    assert isinstance(several.exception, UserError) and "--name: other, planted" in str(several.exception)
+    found = run.invoke(app, ["search", "apples", "--json", "--name", "other"])
+    assert json.loads(found.output)["hits"] == json.loads(render_json("apples", search(home, "apples", name="other")))["hits"]
+    shown = run.invoke(app, ["rollback", "--name", "planted", "--list"]).output.splitlines()
+    assert [line.split()[-2:] for line in shown] == [["promoted", "/"], ["promoted", "cccccccc/step-000003"]]
+    assert shown[1].startswith("*")
+    back = run.invoke(app, ["rollback", "--name", "planted", "--reason", "worse"])
+    assert back.exit_code == 0 and "in place of cccccccc/step-000003 (event 3)" in back.output
+    assert in_use(home, "planted").event == 3 and in_use(home, "other").trained == "b" * 24

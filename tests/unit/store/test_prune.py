@@ -180,3 +180,20 @@ def test_vectors_go_when_nobody_has_read_them_since_the_oldest_kept_run(tmp_path
     remove(store, unneeded)
     assert cache().missing(np.concatenate([hashes["shared"], hashes["old"]])).tolist() == [1]
     assert find_unneeded(store, 1, [], idle_hours=24) == []
+
+
+def test_the_splits_of_a_grown_dataset_keep_none_of_the_datasets_before(tmp_path: Path) -> None:
+    store, known, nights = Store(tmp_path), None, []
+
+    def of_night(stage: str, **inputs: Artifact | None) -> Artifact:
+        return made(store, stage, f"{stage} {len(nights)}", {name: given for name, given in inputs.items() if given})
+
+    for _ in range(3):
+        validated = of_night("validate")
+        curated = of_night("curate", validated=validated, known=known)
+        of_night("index", curated=curated)
+        known = of_night("known_splits", curated=curated, before=known)
+        nights.append((validated, curated, known))
+    remove(store, find_unneeded(store, 1, [], idle_hours=0))
+    assert store.keys("validate") == [nights[2][0].manifest.key] and store.keys("curate") == [nights[2][1].manifest.key]
+    assert store.keys("known_splits") == [nights[1][2].manifest.key], "what the newest dataset was split by"

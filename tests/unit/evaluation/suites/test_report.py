@@ -11,7 +11,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import open_model, open_suite
-from pipeline_lib.evaluation.suites.report import write_suite_report
+from pipeline_lib.evaluation.suites.report import Compared, write_comparison, write_suite_report
 from pipeline_lib.store.store import Store
 from tasks.suites import fits, open_suites_task
 
@@ -40,10 +40,40 @@ def test_models_side_by_side_with_paired_differences(sts_b, data, config, encode
     assert "&lt;missing&gt;" in page and "<missing>" not in page and "://" not in page
 
 
+def test_models_beside_the_champion(sts_b, data, config, encoder, tmp_path):
+    store, suite = Store(tmp_path / "store"), open_suite("sts-b", data, config)
+    mine, champion = (evaluate_suite(store, model, suite, "test") for model in (encoder, open_model("tfidf")))
+    compared = Compared("test", [mine, champion], [champion], "KEY/step-000240", {"mr": "<missing>"})
+    rows = {(row["model"], row["metric"]): row for row in compared.table()}
+    delta = rows["words", "spearman"]
+    assert delta["difference"] == pytest.approx(delta["value"] - delta["champion"])
+    assert delta["difference low"] <= delta["difference"] <= delta["difference high"]
+    assert delta["verdict"] in ("better", "worse", "even")
+    assert rows["words", "pearson"]["champion"] == rows["tfidf", "pearson"]["value"]
+    assert rows["words", "pearson"]["difference"] is None, "of the primary metric alone"
+    assert rows["tfidf", "spearman"]["difference"] is None, "it is the champion"
+    assert len(compared.sentences()) == 1 and f"{delta['difference']:+.3f}" in compared.sentences()[0]
+
+    page = write_comparison(tmp_path / "report", compared)
+    assert page.parent == tmp_path / "report" / "evaluations"
+    text, content = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    assert content["models"] == ["words", "tfidf", "champion"] and content["champion"] == "KEY/step-000240"
+    assert [row["baseline"] for row in content["differences"]] == ["champion"]
+    assert f"{delta['difference']:+.3f}" in text and "Each model minus the champion" in text and "KEY/step-000240" in text
+    assert "&lt;missing&gt;" in text and "<missing>" not in text
+    assert write_comparison(tmp_path / "report", compared) == page, "the same evaluation has the same page"
+
+    alone = Compared("test", [mine])
+    assert "difference" not in alone.table()[0] and alone.differences() == []
+    other = write_comparison(tmp_path / "report", alone)
+    assert other != page and "minus" not in other.read_text()
+
+
 def test_the_page_fits_every_width_and_follows_the_theme(sts_b, data, config, encoder, tmp_path, tab):
     found = [evaluate_suite(Store(tmp_path / "store"), encoder, open_suite("sts-b", data, config), "test")]
     page = write_suite_report(tmp_path / "report", found, "test", {"mr": "no_place_to_break/" * 20})
     assert too_wide(tab, page) == []
+    assert too_wide(tab, write_comparison(tmp_path / "report", Compared("test", found, found, "K" * 24 + "/step-000240"))) == []
     grounds = []
     for scheme in ("light", "dark"):
         tab.open(page.as_uri(), 800, scheme=scheme)

@@ -1,0 +1,221 @@
+"""Look of a night at its dump: what changed since the last one, what the champion is, and what the policy makes of it.
+
+What the last night left stands in the name's history (search/registry.py), in its newest event `night`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.params import RunParams
+from flows.runs import asked_digest, name_in_registry
+from flows.workspace import Workspace, recorded_params
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import Lineage, lineage_of
+from pipeline_lib.search.registry import Home, latest, pair_of
+from pipeline_lib.sources.changes import Changes, Files, changes_between, files_of
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import digest_of, sha256_file
+from pipeline_lib.store.store import Store
+from tasks.dataset import listing_task
+
+EVENT = "night"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a night left, by the keys of its artifacts; empty: there was none.
+
+    Attributes:
+        source: the listing of its dump.
+        curate: its dataset.
+        known: the splits that this one kept.
+        trained_source, trained_on: listing and dataset of the last training, promoted or held back.
+        asked: digest of the configuration.
+        contamination: digest of the evaluation texts that no pair may hold.
+    """
+
+    source: str = ""
+    curate: str = ""
+    known: str = ""
+    trained_source: str = ""
+    trained_on: str = ""
+    asked: str = ""
+    contamination: str = ""
+
+
+@dataclass(frozen=True)
+class Reigning:
+    """The champion of a name, and what it was made from.
+
+    Attributes:
+        checkpoint: as RUN/step-000240.
+        lineage: of its run, with the pairs that it was trained on.
+        indexed: digest of the pairs that its index holds.
+    """
+
+    model_digest: str
+    index_digest: str
+    exported: Artifact
+    checkpoint: str
+    lineage: Lineage
+    indexed: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a night finds before it does anything.
+
+    Attributes:
+        home, name: of the registry, and in it.
+        listing: key of the dump's listing as it is now.
+        contamination: digest of the evaluation texts as they are now.
+        changes: since the last night.
+        since_training: since the last training.
+        is_indexed: the champion's index holds what the last night found; after a rollback it may not.
+    """
+
+    home: Home
+    name: str
+    policy: str
+    min_new_share: float
+    champion: Reigning | None
+    last: State
+    listing: str
+    contamination: str
+    changes: Changes
+    since_training: Changes
+    is_asked_alike: bool
+    is_indexed: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """True where there is nothing to do."""
+        as_it_was = self.listing == self.last.source and self.contamination == self.last.contamination
+        return as_it_was and self.is_asked_alike and self.is_indexed
+
+    @property
+    def champion_name(self) -> str:
+        """The champion's checkpoint, as RUN/step-000240."""
+        return self.champion.checkpoint if self.champion else "none"
+
+    def verdict(self, share: float) -> tuple[bool, str]:
+        """Whether a model is trained, and why, where so large a share of the training pairs is new."""
+        if self.champion is None:
+            return True, "nothing is published under this name yet: the whole is trained"
+        if not self.is_asked_alike:
+            return True, "the configuration is another one than last time: it is trained from its own start"
+        told = f"{share:.1%} of the training pairs are new since the last training"
+        if share <= self.min_new_share:
+            return False, f"{told}, not above {self.min_new_share:.1%}: nothing is trained, the champion's index takes them in"
+        if self.policy == "continue":
+            return True, f"{told}: training goes on from the champion, {self.champion_name}"
+        return True, f"{told}: training begins anew"
+
+    def told(self) -> dict[str, Any]:
+        """It as JSON, the files in numbers."""
+        files = {kind: len(getattr(self.changes, kind)) for kind in ("new", "changed", "removed")}
+        return {"name": self.name, "files": files, "champion": self.champion_name, "policy": self.policy}
+
+
+def look(work: Workspace, params: RunParams) -> Look:
+    """List the dump, file by file and by content, and compare it with what the last night saw. Writes nothing.
+
+    Raises:
+        UserError: a source is missing or cannot be read.
+        TransientError: a server did not answer.
+    """
+    config, store = work.config, work.store
+    home: Home = store.remote or work.home
+    name, _ = name_in_registry(config, params.settings(), home)
+    champion = reigning(store, home, name)
+    last = _last(work, (home, name), champion)
+    listing, now = listing_task(store, config)
+    curated = store.find("curate", last.curate) if last.curate else None
+    since = {key: _files(store, key) for key in {last.source, last.trained_source}}
+    changes, since_training = (changes_between(since[key], now) for key in (last.source, last.trained_source))
+    return Look(
+        home=home,
+        name=name,
+        policy=config.nightly.policy,
+        min_new_share=config.nightly.min_new_share,
+        champion=champion,
+        last=last,
+        listing=listing,
+        contamination=_content_of(config.contamination.folder),
+        changes=changes,
+        since_training=since_training,
+        is_asked_alike=last.asked == work.asked,
+        is_indexed=bool(champion and curated and champion.indexed == curated.digest),
+    )
+
+
+def reigning(store: Store, home: Home, name: str) -> Reigning | None:
+    """The champion of a name; None where there is none, or where this store has not what it was made from."""
+    pair = pair_of(home, name)
+    exported = pair and _of_digest(store, "export", pair.model_digest, pair.keys.get("export", ""))
+    trained = pair and exported and _of_digest(store, "train", exported.manifest.inputs["trained"], pair.trained)
+    if not pair or not exported or not trained:
+        return None
+    try:
+        lineage = lineage_of(store, trained)
+    except UserError:
+        return None
+    index = _of_digest(store, "index", pair.index_digest, pair.keys.get("index", ""))
+    return Reigning(
+        model_digest=pair.model_digest,
+        index_digest=pair.index_digest,
+        exported=exported,
+        checkpoint=f"{trained.manifest.key}/{exported.manifest.config['label']}",
+        lineage=lineage,
+        indexed=index.manifest.inputs["curated"] if index else "",
+    )
+
+
+def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -> State:
+    """What the last night left; where there was none, what the champion was made from."""
+    event = latest(*place, EVENT)
+    if event is not None:
+        return State(**{name: str(event["state"].get(name, "")) for name in State.__dataclass_fields__})
+    if champion is None:
+        return State()
+    curated = champion.lineage.curated
+    listing = _listing_of(work.store, curated)
+    recorded = recorded_params(champion.lineage)
+    asked, key = asked_digest(recorded.resolve()) if recorded else "", curated.manifest.key
+    source = listing.manifest.key if listing else ""
+    return State(source, key, "", source, key, asked, _content_of(work.config.contamination.folder))
+
+
+def _listing_of(store: Store, curated: Artifact) -> Artifact | None:
+    """The listing of the dump that a dataset was made from."""
+    found: Artifact | None = curated
+    for stage, name in (("validate", "validated"), ("extract", "extracted"), ("source", "source")):
+        found = found and input_of(store, found, stage, name)
+    return found
+
+
+def input_of(store: Store, made: Artifact, stage: str, name: str) -> Artifact | None:
+    """An artifact that another was made from, under that name; None where it is gone."""
+    return _of_digest(store, stage, made.manifest.inputs.get(name, ""))
+
+
+def _of_digest(store: Store, stage: str, digest: str, key: str = "") -> Artifact | None:
+    """The artifact of that content, looked for under a key first: to read all manifests of a bucket takes minutes."""
+    likely = store.find(stage, key) if key else None
+    if likely is not None and likely.digest == digest:
+        return likely
+    return next((found for found in store.artifacts(stage) if found.digest == digest), None)
+
+
+def _files(store: Store, key: str) -> Files:
+    listing = store.find("source", key) if key else None
+    return files_of(listing) if listing else {}
+
+
+def _content_of(folder: str | None) -> str:
+    """Digest of a folder's files; empty where there is none."""
+    files = sorted(path for path in Path(folder).expanduser().rglob("*") if path.is_file()) if folder else []
+    return digest_of([(path.name, sha256_file(path)) for path in files]) if files else ""

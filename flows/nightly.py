@@ -1,0 +1,169 @@
+"""Nights: a run of a published name does what is new since the last one, and the champion's index takes it in whatever comes.
+
+A night's event in the history is written last, so that one that was killed is done again from the same state: it finds its
+stages done, and comes to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from flows.build_dataset import Pairs, dataset_of, pairs_of
+from flows.night_look import EVENT, Look, State, input_of, look, reigning
+from flows.params import RunParams
+from flows.publish import Published, publish_run
+from flows.runs import with_settings
+from flows.train import train_on
+from flows.workspace import Workspace, in_subflow
+from pipeline_lib.curation.known_splits import new_share
+from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.search.registry import pair_of, record
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
+from tasks.dataset import known_splits_task
+from tasks.promotion import reindex_task
+from tasks.publishing import index_task
+from tasks.ui import say
+
+# what a night came to, by what became of its candidate; else it was held back
+OUTCOMES = {"promoted": "promoted", "in use": "promoted", "tried": "tried"}
+
+
+@dataclass(frozen=True)
+class Night:
+    """What came of a night.
+
+    Attributes:
+        outcome: `nothing new`, `indexed`, `promoted`, `held back`, or `tried` of sizes that mean nothing; `dry run`.
+        sentence: in words.
+        lines: more of it, for a terminal.
+        report: of the run that was trained; empty where none was.
+    """
+
+    outcome: str
+    sentence: str
+    told: Mapping[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The result of the flow's run: the report, if there is one, and the night."""
+        night = {"outcome": self.outcome, "sentence": self.sentence, "lines": list(self.lines), **self.told}
+        return {**self.report, "night": night}
+
+
+def dry_run(work: Workspace, params: RunParams) -> Night:
+    """What a night would do. The share of new pairs is that of bytes: to know it of pairs, they would have to be made."""
+    found = look(work, params)
+    share = found.since_training.share
+    if found.policy == "whole":
+        verdict = "the policy is whole: all stages run that are not found done"
+    elif found.is_empty:
+        verdict = "nothing is new: it would end at once"
+    else:
+        verdict = found.verdict(share)[1].replace("of the training pairs are new", "of the bytes are new", 1)
+    sentence = f"dry run of {found.name}: {found.changes.sentence}; {verdict}"
+    told = {**found.told(), "share_of_bytes": share, "verdict": verdict}
+    lines = (*found.changes.lines(), f"champion {found.champion_name}")
+    return Night("dry run", sentence, told, lines)
+
+
+def night(work: Workspace, params: RunParams, report: Callable[[Published], dict[str, Any]]) -> Night:
+    """Do what is new: build its parts, let the champion's index take them in, train by policy, let the gate decide.
+
+    The index comes first, whatever becomes of the training; what is embedded for it is not embedded again.
+
+    Args:
+        report: makes the report of what was published.
+    """
+    found = look(work, params)
+    say(f"  {found.changes.sentence} since the last night of {found.name}; champion: {found.champion_name}")
+    if found.is_empty:
+        nothing = "nothing new: every file is as it was, and so is the configuration"
+        return _noted(found, found.last, Night("nothing new", nothing))
+    known = _known(work.store, found.last)
+    pairs = in_subflow("build-dataset", found.name, pairs_of, work, known)
+    state = _state(work, found, pairs, known)
+    trained_on = work.store.find("curate", found.last.trained_on) if found.last.trained_on else None
+    share = new_share(pairs.curate, trained_on)
+    trains, why = found.verdict(share)
+    _index(work, found, pairs)
+    if not trains:
+        return _noted(found, state, Night("indexed", why, {"new_share": round(share, 6)}))
+    published = _trained(work, params, found, pairs).promoted()
+    told = report(published)
+    state = replace(state, trained_source=state.source, trained_on=state.curate)
+    pair, sentence = pair_of(found.home, found.name), f"{why}; {published.promotion['sentence']}"
+    is_champion = pair is not None and pair.model_digest == published.stages["export"].digest
+    if pair and not is_champion:
+        sentence += "; the champion's index holds the night's documents"
+    outcome = OUTCOMES.get(str(published.promotion["event"]), "held back")
+    return _noted(found, state, Night(outcome, sentence, {"new_share": round(share, 6)}, report=told))
+
+
+def _trained(work: Workspace, params: RunParams, found: Look, pairs: Pairs) -> Published:
+    """The night's candidate."""
+    name = work.config.name
+    work = replace(work, config=with_settings(work.config, "train", when_grown="restart"))  # the policy says from where
+    dataset = in_subflow("build-dataset", name, dataset_of, work, pairs, _start(work.store, found, pairs))
+    run = in_subflow("train", name, train_on, work, params, dataset)
+    return in_subflow("publish", name, publish_run, run)
+
+
+def _start(store: Store, found: Look, pairs: Pairs) -> Checkpoint | None:
+    """The checkpoint that training goes on from: the champion's or, of a champion of these very pairs, the one that it had.
+
+    The latter is that of a night which was killed between its promotion and its end, and is done again.
+    """
+    champion = found.champion
+    if found.policy != "continue" or champion is None or not found.is_asked_alike:
+        return None
+    if champion.lineage.curated.digest == pairs.curate.digest:
+        return open_checkpoint(store, champion.lineage.origin.parent) if champion.lineage.origin.parent else None
+    return open_checkpoint(store, champion.checkpoint)
+
+
+def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
+    """Let the champion's index hold the night's pairs: texts that are new are embedded, and those that went are no row."""
+    store, champion = work.store, reigning(work.store, found.home, found.name)
+    if champion is None:
+        return
+    checkpoint = open_checkpoint(store, champion.checkpoint)
+    index = in_subflow("index", found.name, index_task, store, champion.exported, pairs.curate, checkpoint, work.config)
+    if index.digest != champion.index_digest:
+        reindex_task(found.home, found.name, index)
+
+
+def _noted(found: Look, state: State, done: Night) -> Night:
+    """The night's end in the history, which the next one begins with."""
+    told = {**found.told(), **done.told}
+    event = {"event": EVENT, "outcome": done.outcome, "why": done.sentence, **told, "state": asdict(state)}
+    record(found.home, found.name, event)
+    say(f"  {done.sentence}")
+    return replace(done, sentence=f"{found.name}: {done.sentence}", told=told, lines=tuple(found.changes.lines()))
+
+
+def _known(store: Store, last: State) -> Artifact | None:
+    """The splits of all datasets of the name so far."""
+    curated = store.find("curate", last.curate) if last.curate else None
+    if curated is None:
+        if last.curate:
+            say(f"{WARNING}the last night's dataset, curate {last.curate}, is gone: splits are drawn anew")
+        return None
+    return known_splits_task(store, curated, store.find("known_splits", last.known) if last.known else None)
+
+
+def _state(work: Workspace, found: Look, pairs: Pairs, known: Artifact | None) -> State:
+    listing = input_of(work.store, pairs.extract, "source", "source")
+    return replace(
+        found.last,
+        source=listing.manifest.key if listing else "",
+        curate=pairs.curate.manifest.key,
+        known=known.manifest.key if known else "",
+        asked=work.asked,
+        contamination=found.contamination,
+    )

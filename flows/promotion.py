@@ -1,0 +1,240 @@
+"""Promotion: what becomes of a published run in the registry, by gate or by a person; and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.evaluate import HeldOutEvaluations, measured_on_validation
+from flows.hooks import HOOKS
+from flows.notices import tell_waiting
+from flows.options import Group, place
+from flows.roots import admit
+from flows.runs import checkpoint_behind, given_source, name_in_registry
+from flows.workspace import TrainedRun, in_subflow
+from pipeline_lib.evaluation.gate import Check
+from pipeline_lib.runtime.machine import artifact_home
+from pipeline_lib.search import registry
+from pipeline_lib.search.registry import Candidate, Champion, ChampionChanged
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.train.start import checkpoint_of
+from tasks.promotion import Rivals, compare_task, comparison_markdown, contracts_check, promote_task
+from tasks.ui import say
+
+Row = dict[str, Any]
+POLL_SECONDS = 3
+TRIAL = "its sizes only show that everything works: it is searched by its name, and is no champion"
+
+
+class Approval(RunInput):
+    """Answer of the person who decides."""
+
+    promote: bool = Field(True, title="Promote", description="Searches use the candidate from now on; off: it is held back.")
+    reason: str = Field("", title="Reason", description="A word for the history.")
+
+
+def promoted(run: TrainedRun, label: str, validation: HeldOutEvaluations | None, stages: Mapping[str, Artifact]) -> Row:
+    """Promote a run whose export and index are done, or hold it back, and say why; a row for the report.
+
+    A champion that changes while it is compared with is compared with again.
+
+    Args:
+        label: of the checkpoint.
+        validation: what selection measured; None: the checkpoint was named.
+        stages: of the publication, by name.
+    """
+    step = _Promotion(run, label, validation, stages)
+    while True:
+        try:
+            row = step.decide()
+        except ChampionChanged as error:
+            say(f"  {error}")
+            continue
+        say(f"  {'promotion':<18} {row['name']}: {row['sentence']}")
+        return row
+
+
+class _Promotion:
+    """One candidate on its way into the registry; see `promoted`."""
+
+    def __init__(
+        self, run: TrainedRun, label: str, validation: HeldOutEvaluations | None, stages: Mapping[str, Artifact]
+    ) -> None:
+        self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
+        self.place: registry.Home = self.store.remote or run.work.home
+        self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
+        self.by = started_by()
+        self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
+        made = {**run.stages, **stages}
+        self.candidate = Candidate(
+            stages["export"],
+            stages["index"],
+            run.key,
+            label,
+            {stage: artifact.manifest.key for stage, artifact in made.items() if stage != "train"},
+            [artifact.manifest.key for artifact in (validation.checkpoints[label] if validation else ())],
+            given_source(self.config),
+        )
+        self.told: Row = {"by": self.by, "candidate": f"{run.key}/{label}"}
+        if self.store.remote:
+            registry.stand_in(run.work.home, self.name, self.store.remote)
+
+    def decide(self) -> Row:
+        """One event of the registry, or none where the pair is in use already."""
+        self.told.pop("comparison", None)  # with a champion that is none any more
+        if self.when == "never":
+            return self._kept_back(["--no-promote (promote: never) was asked for"], "kept back")
+        if self.config.tests_plumbing:
+            registry.try_out(self.place, self.name, self.candidate, TRIAL, self.told)
+            self._choose()
+            return self._row("tried", f"not promoted: {TRIAL}")
+        found = registry.champion(self.place, self.name)
+        if found and found.model_digest == self.candidate.exported.digest:
+            is_same = found.index_digest == self.candidate.indexed.digest
+            return self._promote("in use already" if is_same else "its index is of other documents", found)
+        if found is None:
+            return self._promote("the first of its name", found)
+        if self.when == "always":
+            return self._promote(f"started by a {self.by}" if self.by == "person" else "promote: always", found)
+        checks = self._compared(found)
+        reasons = [check.reason for check in checks if check.reason]
+        self.told["comparison"] = self._comparison(found, checks)
+        if self.when == "ask":
+            return self._asked(found, checks, reasons)
+        return self._kept_back(reasons) if reasons else self._promote("better than the champion", found)
+
+    def _asked(self, found: Champion, checks: Sequence[Check], reasons: Sequence[str]) -> Row:
+        """The answer of a person, for whom the run pauses with the comparison on show."""
+        page = comparison_markdown(self.name, checks)
+        hours = self.config.promote.ask_hours
+        say(f"  {'promotion':<18} {self.name}: the run is paused in Prefect's UI until somebody answers, {hours:g} h at most")
+        doubts = "; ".join(reasons) or "better than the champion"
+        tell_waiting(artifact_home(), self.config.notify, self.name, f"{self.told['candidate']}: {doubts}; {hours:g} h at most")
+        try:
+            asked = Approval.with_initial_data(description=page)
+            answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
+        except FlowPauseTimeout:
+            _go_on()
+            return self._kept_back([f"nobody answered within {hours:g} h", *reasons])
+        self.by = self.told["by"] = "person"
+        said = f": {answer.reason}" if answer.reason else ""
+        if not answer.promote:
+            return self._kept_back([f"a person said no{said}", *reasons])
+        return self._promote(f"a person said yes{said}", found)
+
+    def _promote(self, why: str, found: Champion | None) -> Row:
+        against = found.event if found else 0
+        now = promote_task(self.place, self.name, self.candidate, why, self.told, against if self.when != "always" else None)
+        self._choose()
+        if found and (now.event, now.index_digest) == (found.event, found.index_digest):
+            return self._row("in use", why)
+        return self._row("promoted", f"promoted: {why}")
+
+    def _kept_back(self, reasons: Sequence[str], event: str = "rejected") -> Row:
+        told = {**self.told, "reasons": list(reasons), "why": "; ".join(reasons), "event": event}
+        registry.record(self.place, self.name, told)
+        command = f"cpt publish --checkpoint {self.run.key}/{self.label}"
+        return self._row(event, f"not promoted: {'; '.join(reasons)}. `{command}` promotes it", reasons)
+
+    def _choose(self) -> None:
+        """Searches without a name use the last that a person published; schedules and gates never change that."""
+        if self.by == "person" and self.when in ("always", "ask"):
+            for home in {self.place, self.run.work.home}:  # with a bucket, here and there
+                registry.choose(home, self.name)
+
+    def _row(self, event: str, sentence: str, reasons: Sequence[str] = ()) -> Row:
+        renamed = f" ({self.renamed})" if self.renamed else ""
+        row = {"name": self.name, "event": event, "sentence": sentence + renamed, "reasons": list(reasons)}
+        return {**row, "comparison": self.told.get("comparison", {}), "by": self.by}
+
+    def _compared(self, found: Champion) -> list[Check]:
+        """The checks of the gate, on validation of the candidate's corpus."""
+        mine, theirs = self.run.lineage.checkpoint(self.label), checkpoint_of(self.store, checkpoint_behind(self.store, found))
+        subject = f"{self.config.name}-gate"
+        (candidate, champion), checked = in_subflow("evaluate", subject, measured_on_validation, self.run, [mine, theirs])
+        contracts = {stage: made for stage, made in self.run.stages.items() if stage in ("validate", "check_shards")}
+        checks = contracts_check({**contracts, "check validation": checked})
+        rivals = Rivals(found, champion, candidate, self.candidate, mine)
+        return compare_task(self.store, self.run.lineage.curated, rivals, checks, self.config)
+
+    def _comparison(self, found: Champion, checks: Sequence[Check]) -> Row:
+        events = registry.history(self.place, self.name)
+        used = 1 + sum(1 for event in events if event.get("comparison"))
+        return {
+            "champion": f"{found.trained}/{found.checkpoint}",
+            "checks": [check.row() for check in checks],
+            "confidence": self.config.promote.confidence,
+            "validation": self.run.lineage.curated.manifest.key,
+            "validation_used": used,
+        }
+
+
+def _go_on() -> None:
+    """Running again: the state in which Prefect leaves a run that nobody resumed is Paused."""
+    from prefect import get_client
+    from prefect.runtime import flow_run
+    from prefect.states import Running
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Running(), force=True)
+
+
+def started_by() -> str:
+    """Who started the run that this belongs to: "schedule" or "person"."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return "person"
+    from prefect import get_client
+    from prefect.runtime import flow_run
+
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run.root_flow_run_id)
+    by = run.created_by.type if run.created_by else ""
+    return "schedule" if run.auto_scheduled or by in ("SCHEDULE", "AUTOMATION") else "person"
+
+
+class RollbackParams(Group):
+    """Which name goes back, and how far."""
+
+    name: str | None = Field(None, title="Name", description="Of the model; unset: the one that searches use without a name.")
+    to: int | None = Field(
+        None,
+        title="To",
+        description="Number of the event whose pair is wanted; unset: the pair before the last promotion.",
+        ge=1,
+    )
+    reason: str | None = Field(None, title="Reason", description="A word for the history.")
+    artifacts: str | None = place("Artifacts", "Bucket (s3://bucket/prefix) whose registry is meant; unset: this machine's.")
+
+
+class RolledBackRef(BaseModel):
+    """The pair that is in use again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    checkpoint: str
+    since: str
+    event: int
+
+
+@flow(name="rollback", flow_run_name="rollback-{params.name}", **HOOKS)
+def rollback(params: RollbackParams) -> RolledBackRef:
+    """Bring the pair back that a name had before its last promotion, or that of an earlier event.
+
+    Args:
+        params: which name, and how far.
+    """
+    admit(params)
+    home = params.artifacts or artifact_home()
+    name = params.name or registry.default_name(home)
+    now = registry.rollback(home, name, params.to, params.reason or "")
+    say(f"  {name} is {now.trained}/{now.checkpoint} again")
+    return RolledBackRef(name=name, checkpoint=f"{now.trained}/{now.checkpoint}", since=now.since, event=now.event)

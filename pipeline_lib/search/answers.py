@@ -1,0 +1,76 @@
+"""Answers of opened indexes compared: overlap of two models' top k, and recall of an index against exact search.
+
+Q queries, K results, D width, N rows of a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
+from typing import NoReturn
+
+import numpy as np
+
+from pipeline_lib.search.index import choose_pieces, read_pieces
+from pipeline_lib.search.query import Hit, Searcher
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
+from pipeline_lib.store.vectors import VectorCache, text_hashes
+
+TOP = 10
+
+
+def overlap(one: Searcher, other: Searcher, queries: Sequence[str], k: int = TOP) -> float:
+    """Share of the first k answers that both give, on average over the queries; 1 where there is no query.
+
+    Texts are told apart by kind, name and path: ids and lines move when a corpus grows.
+    """
+    shares = []
+    for query in queries:
+        mine, theirs = ({_place(hit) for hit in searcher.search(query, k=k)} for searcher in (one, other))
+        shares.append(len(mine & theirs) / max(1, min(k, max(len(mine), len(theirs)))))
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def recall(searcher: Searcher, slices: Iterable[np.ndarray], queries: Sequence[str], k: int = TOP) -> float:
+    """Share of the k nearest by exact search that the index finds, over the queries; 1 where there is no query.
+
+    Args:
+        slices: the vectors of the index's rows (N, D), in its order, a slice at a time.
+    """
+    if not queries:
+        return 1.0
+    vectors_QD = np.concatenate([searcher.encoder.embed([query], "query") for query in queries]).astype(np.float32)
+    best_QK, rows_QK = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    first = 0
+    for vectors_ND in slices:
+        scores_QN = vectors_QD @ vectors_ND.T
+        rows_QN = np.broadcast_to(np.arange(first, first + len(vectors_ND)), scores_QN.shape)
+        scores, rows = np.concatenate([best_QK, scores_QN], axis=1), np.concatenate([rows_QK, rows_QN], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best_QK, rows_QK = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        first += len(vectors_ND)
+    found = [{row for row, _ in searcher.nearest_rows(vector_D[None], None, k)} for vector_D in vectors_QD]
+    return float(np.mean([len(rows & set(right)) / len(right) for rows, right in zip(found, rows_QK.tolist(), strict=True)]))
+
+
+def indexed_vectors(store: Store, curated: Artifact, fingerprint: str, rows: int) -> Generator[np.ndarray, None, None]:
+    """The vectors (N, D) that an index was made of, in its order, a slice of so many rows at a time.
+
+    Args:
+        curated: the pairs that were indexed.
+        fingerprint: of the model that embedded them.
+    """
+
+    def embed(texts: Sequence[str], _: object) -> NoReturn:
+        raise AssertionError(f"{len(texts)} texts of an index have no vector")
+
+    paths = curated.paths("pairs.parquet")
+    cache = VectorCache(store, fingerprint, "y", embed)
+    pieces = read_pieces(paths, choose_pieces(paths))
+    while slice_ := list(islice(pieces, rows)):
+        yield cache.read(text_hashes([piece.text for piece in slice_]))
+
+
+def _place(hit: Hit) -> tuple[str, str, str, str]:
+    return hit.kind, hit.name, hit.path, hit.doc

@@ -1,0 +1,307 @@
+"""The registry keeps each name's champion and history whole, whoever writes, dies or races."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from builders import write_artifact
+from typer.testing import CliRunner
+
+from flows.cli.commands import app
+from pipeline_lib.config.base import StageConfig
+from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.search import registry
+from pipeline_lib.search.registry import (
+    Candidate,
+    ChampionChanged,
+    champion,
+    default_name,
+    has_moved,
+    history,
+    in_use,
+    kept_pairs,
+    names,
+    promote,
+    record,
+    reindex,
+    reject,
+    rollback,
+    set_default,
+    try_out,
+)
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
+
+
+class Numbered(StageConfig):
+    """A config whose key is its number."""
+
+    number: int
+
+
+def exported(store: Store, number: int) -> Artifact:
+    return write_artifact(
+        store, "export", ["model"], lambda folder, _: (folder / "w").write_text(f"{number}"), Numbered(number=number)
+    )
+
+
+def indexed(store: Store, of: Artifact, number: int = 0) -> Artifact:
+    content = json.dumps({"model_digest": of.digest, "number": number})
+    config = Numbered(number=number + 1000 * int((of.part_folder() / "w").read_text()))
+    return write_artifact(store, "index", ["index"], lambda folder, _: (folder / "index.json").write_text(content), config)
+
+
+def candidate(store: Store, number: int) -> Candidate:
+    model = exported(store, number)
+    return Candidate(model, indexed(store, model), f"{number:024d}", "step-000010", {"curate": f"c{number}"}, ["v1", "v2"])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> Store:
+    return Store(home / "store")
+
+
+def test_the_first_of_a_name_is_its_champion_and_says_what_it_is_made_of(home: Path, store: Store) -> None:
+    first = candidate(store, 1)
+    assert names(home) == [] and champion(home, "mine") is None
+    made = promote(home, "mine", first, "the first of its name", {"by": "person"})
+    assert made == champion(home, "mine") == in_use(home)
+    assert (made.model, made.index) == (first.exported.part_folder(), first.indexed.part_folder())
+    assert (made.trained, made.checkpoint, dict(made.keys)) == (f"{1:024d}", "step-000010", {"curate": "c1"})
+    assert (made.validation, made.event, made.before) == (("v1", "v2"), 1, None)
+    [event] = history(home, "mine")
+    assert (event["event"], event["why"], event["by"]) == ("promoted", "the first of its name", "person")
+    assert json.loads((home / "registry" / "mine" / "champion.json").read_text())["pair"]["trained"] == made.trained
+
+
+def test_no_name_leaves_the_folder(home: Path, store: Store) -> None:
+    for name in ("..", "../x", "a/b", "", ".hidden", "_default.json", "A", "a" * 200, "a\n", "a\0"):
+        for ask in (
+            lambda name: champion(home, name),
+            lambda name: record(home, name, {"event": "x"}),
+            lambda n: history(home, n),
+        ):
+            with pytest.raises(UserError, match="no name of a model"):
+                ask(name)
+    assert not list(home.rglob("*.json"))
+
+
+def test_names_do_not_touch_each_other(home: Path, store: Store) -> None:
+    promote(home, "a", candidate(store, 1))
+    promote(home, "b", candidate(store, 2))
+    assert names(home) == ["a", "b"]
+    assert [champion(home, name).trained for name in names(home)] == [f"{1:024d}", f"{2:024d}"]  # type: ignore[union-attr]
+    rollback_of_the_only_one = pytest.raises(UserError, match="no pair before")
+    with rollback_of_the_only_one:
+        rollback(home, "a")
+    assert len(history(home, "a")) == 1
+
+
+def test_back_and_further_back_and_forward_again(home: Path, store: Store) -> None:
+    for number in (1, 2, 3):
+        promote(home, "mine", candidate(store, number))
+    reject(home, "mine", ["score -0.1", "recall 0.5"])
+    assert rollback(home, "mine").trained == f"{2:024d}" == in_use(home).trained
+    assert rollback(home, "mine", why="still bad").trained == f"{1:024d}"
+    with pytest.raises(UserError, match="no pair before"):
+        rollback(home, "mine")
+    with pytest.raises(UserError, match="no pair in event 4"):
+        rollback(home, "mine", 4)
+    assert rollback(home, "mine", 3).trained == f"{3:024d}"
+    assert rollback(home, "mine").trained == f"{2:024d}"
+    told = [(event["number"], event["event"], event["why"]) for event in history(home, "mine")]
+    assert told[3:6] == [(4, "rejected", "score -0.1; recall 0.5"), (5, "rolled back", ""), (6, "rolled back", "still bad")]
+    promote(home, "mine", candidate(store, 4))
+    assert rollback(home, "mine").trained == f"{2:024d}", "what was in use before the last promotion"
+
+
+def test_a_pair_whose_files_are_gone_is_not_brought_back(home: Path, store: Store) -> None:
+    first = candidate(store, 1)
+    promote(home, "mine", first)
+    promote(home, "mine", candidate(store, 2))
+    (first.indexed.part_folder() / "index.json").unlink()
+    first.indexed.part_folder().rmdir()
+    with pytest.raises(CorruptArtifact, match="cannot be brought back"):
+        rollback(home, "mine")
+    assert in_use(home).trained == f"{2:024d}"
+
+
+def test_another_index_of_the_same_model_keeps_the_way_back(home: Path, store: Store) -> None:
+    promote(home, "mine", candidate(store, 1))
+    second = candidate(store, 2)
+    promote(home, "mine", second)
+    grown = indexed(store, second.exported, 7)
+    made = reindex(home, "mine", grown, "3 documents added")
+    assert (made.model_digest, made.index_digest, made.trained) == (second.exported.digest, grown.digest, f"{2:024d}")
+    assert made.keys["index"] == grown.manifest.key and history(home, "mine")[-1]["event"] == "reindexed"
+    with pytest.raises(UserError, match="made by model"):
+        reindex(home, "mine", indexed(store, exported(store, 3)))
+    assert rollback(home, "mine").trained == f"{1:024d}", "a rollback is about the model"
+    with pytest.raises(UserError, match="nothing is published"):
+        reindex(home, "other", grown)
+
+
+def test_a_trial_is_searched_until_there_is_a_champion_and_never_replaces_one(home: Path, store: Store) -> None:
+    try_out(home, "smoke", candidate(store, 1), "sizes that mean nothing")
+    assert champion(home, "smoke") is None and in_use(home).is_trial and in_use(home, "smoke").trained == f"{1:024d}"
+    promote(home, "demo", candidate(store, 2))
+    assert default_name(home) == "demo", "of a trial and a model the model"
+    try_out(home, "demo", candidate(store, 3), "sizes that mean nothing")
+    assert in_use(home).trained == f"{2:024d}"
+    promote(home, "smoke", candidate(store, 4))
+    assert champion(home, "smoke").before is None  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="no pair before"):
+        rollback(home, "smoke")
+
+
+def test_the_default_is_the_only_one_else_the_last_by_a_person(home: Path, store: Store) -> None:
+    with pytest.raises(UserError, match="no index yet"):
+        default_name(home)
+    promote(home, "night", candidate(store, 1))
+    assert default_name(home) == "night"
+    promote(home, "mine", candidate(store, 2))
+    with pytest.raises(UserError, match="--name: mine, night"):
+        in_use(home)
+    set_default(home, "mine")
+    assert in_use(home).name == "mine" and in_use(home, "night").name == "night"
+    with pytest.raises(UserError, match="there is: mine, night"):
+        in_use(home, "other")
+
+
+def test_a_comparison_with_a_champion_that_is_not_any_more_promotes_nothing(home: Path, store: Store) -> None:
+    promote(home, "mine", candidate(store, 1), against=0)
+    with pytest.raises(ChampionChanged):
+        promote(home, "mine", candidate(store, 2), against=0)
+    reject(home, "mine", ["x"])
+    assert promote(home, "mine", candidate(store, 2), against=1).trained == f"{2:024d}"
+    assert len(history(home, "mine")) == 3
+
+
+def test_two_at_once_come_one_after_the_other(home: Path, store: Store) -> None:
+    made = [candidate(store, number) for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: promote(home, "mine", one), made))
+    events = history(home, "mine")
+    assert sorted(event["pair"]["trained"] for event in events) == [f"{number:024d}" for number in range(16)]
+    assert [event["pair"]["before"] for event in events] == [None, *range(1, 16)], "each brings back the one before it"
+    assert in_use(home).trained == events[-1]["pair"]["trained"]
+
+
+@pytest.mark.parametrize("point", ["registry:before_event", "file:before_fsync", "file:before_link", "registry:before_pointer"])
+@pytest.mark.parametrize("step", ["promote", "rollback"])
+def test_a_kill_leaves_the_pair_before_or_after(home: Path, store: Store, point: str, step: str) -> None:
+    promote(home, "mine", candidate(store, 1))
+    promote(home, "mine", candidate(store, 2))
+    candidate(store, 3)
+    code = (
+        f"import sys, os, signal; from pathlib import Path; sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
+        "from pipeline_lib.store.files import arm; from test_registry import *\n"
+        f"home = Path({str(home)!r}); made = candidate(Store(home / 'store'), 3)\n"
+        f"arm({point!r}, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+        f"promote(home, 'mine', made) if {step!r} == 'promote' else rollback(home, 'mine')\n"
+    )
+    died = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    done = point == "registry:before_pointer"
+    after = f"{3:024d}" if step == "promote" else f"{1:024d}"
+    assert in_use(home).trained == (after if done else f"{2:024d}")
+    assert len(history(home, "mine")) == (3 if done else 2)
+    assert promote(home, "mine", candidate(store, 4)).trained == f"{4:024d}" == in_use(home).trained
+    assert [event["number"] for event in history(home, "mine")] == list(range(1, (5 if done else 4)))
+
+
+def test_a_reader_knows_when_to_look_again(home: Path, store: Store) -> None:
+    found = promote(home, "mine", candidate(store, 1))
+    assert not has_moved(found) and not has_moved(in_use(home))
+    promote(home, "mine", candidate(store, 2))
+    assert has_moved(found) and not has_moved(in_use(home))
+    rollback(home, "mine")
+    assert has_moved(found)
+
+
+def test_a_home_of_an_earlier_version_keeps_its_pair(home: Path, store: Store) -> None:
+    old = candidate(store, 1)
+    folders = {name: made.part_folder().relative_to(home).as_posix() for name, made in pair_of(old).items()}
+    digests = {f"{name}_digest": made.digest for name, made in pair_of(old).items()}
+    (home / "current.json").write_text(json.dumps({**folders, **digests, "run": "demo"}))
+    assert names(home) == ["demo"] and in_use(home).model == old.exported.part_folder()
+    assert champion(home, "demo") == in_use(home, "demo")
+    promote(home, "night", candidate(store, 2))
+    assert default_name(home) == "demo" and names(home) == ["demo", "night"]
+    promote(home, "demo", candidate(store, 3))
+    assert [event["event"] for event in history(home, "demo")] == ["adopted", "promoted"]
+    assert in_use(home).trained == f"{3:024d}"
+    assert rollback(home, "demo").model == old.exported.part_folder()
+    assert {pair.model for pair in kept_pairs(home)} >= {old.exported.part_folder()}
+
+
+def pair_of(made: Candidate) -> dict[str, Artifact]:
+    return {"model": made.exported, "index": made.indexed}
+
+
+def test_what_is_kept_is_each_names_pair_and_the_one_before(home: Path, store: Store) -> None:
+    for number in (1, 2, 3):
+        promote(home, "a", candidate(store, number))
+    promote(home, "b", candidate(store, 4))
+    assert sorted(pair.trained[-1] for pair in kept_pairs(home)) == ["2", "3", "4"]
+
+
+def test_prune_keeps_every_champion_and_what_a_rollback_brings_back(
+    home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {number: candidate(store, number) for number in (1, 2, 3, 4, 5)}
+    for name, number in (("a", 1), ("a", 2), ("a", 3), ("b", 4)):
+        promote(home, name, made[number])
+    monkeypatch.setenv("CPT_HOME", str(home))
+    os.utime(made[5].exported.folder / "manifest.json", (2e9, 2e9))  # the newest, which nobody published
+    os.utime(made[5].indexed.folder / "manifest.json", (2e9, 2e9))
+    answer = CliRunner().invoke(app, ["prune", "--keep-runs", "1", "--idle-hours", "0", "--yes"])
+    assert answer.exit_code == 0, answer.output
+    there = {number: one.exported.part_folder().is_dir() and one.indexed.part_folder().is_dir() for number, one in made.items()}
+    assert there == {1: False, 2: True, 3: True, 4: True, 5: True}
+    assert rollback(home, "a").trained == f"{2:024d}"
+
+
+def test_a_record_that_cannot_be_understood_is_said_and_the_history_makes_it_again(home: Path, store: Store) -> None:
+    made = promote(home, "mine", candidate(store, 1))
+    path = home / "registry" / "mine" / "champion.json"
+    for content in ("{", "[]", "{}", '{"as_of": 1, "pair": 3}', '{"as_of": 1, "pair": {"model": 1}}'):
+        path.write_text(content)
+        with pytest.raises(CorruptArtifact, match=r"champion\.json"):
+            in_use(home)
+    path.unlink()
+    assert in_use(home) == made
+
+
+def test_the_home_may_be_moved(home: Path, store: Store, tmp_path: Path) -> None:
+    promote(home, "mine", candidate(store, 1))
+    os.rename(home, tmp_path / "moved")
+    assert in_use(tmp_path / "moved").index.is_relative_to(tmp_path / "moved")
+
+
+def test_a_bucket_holds_the_registry_for_every_machine(home: Path, store: Store) -> None:
+    place = "memory://registry-test/store"
+    shared = Store.at(place)
+    for number in (1, 2):
+        promote(place, "mine", candidate(shared, number))
+    assert names(place) == ["mine"] and in_use(place).trained == f"{2:024d}"
+    registry.stand_in(home, "mine", place)
+    assert names(home) == ["mine"] and in_use(home).model.is_dir()
+    assert rollback(home, "mine").trained == f"{1:024d}" == in_use(place).trained
+    assert [event["number"] for event in history(home, "mine")] == [1, 2, 3]
+    found = in_use(home)
+    promote(place, "mine", candidate(shared, 3))
+    assert has_moved(found)
+    assert not (home / "registry" / "mine" / "history").exists()
