@@ -45,9 +45,11 @@ def with_server(flow: Callable[[], Any]) -> Any:
     os.environ.update(prefect_environment(home))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's: a thread that waits must not spin
-    threading.Thread(target=_import_libraries, daemon=True).start()
+    importing = threading.Thread(target=_import_libraries, daemon=True)
+    importing.start()
     with prefect_server(home) as url:
         typer.echo(f"  Prefect's UI of this run: {url.removesuffix('/api')}", err=True)
+        importing.join()  # two threads in the middle of one library's imports find names missing in each other's
         try:
             return flow()
         finally:
