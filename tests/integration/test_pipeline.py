@@ -201,7 +201,6 @@ def test_prefect_holds_the_history_the_tables_and_the_progress(finished: Run) ->
         "export",
         "card",
         "index",
-        "promote",
     } <= tasks
     tables = {row[0] for row in database.execute("select key from artifact where type = 'table'")}
     assert {"extract", "validate", "curate", "shards"} <= tables
