@@ -76,7 +76,7 @@ def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
 ) -> None:
     for name, value in (("PREFECT_API_URL", platform.url), ("CPT_HOME", platform.home), ("PIPELINE_HOME", PROJECT)):
         monkeypatch.setenv(name, str(value))
-    from prefect.client.orchestration import get_client
+    from prefect.client.orchestration import SyncPrefectClient
 
     from flows.cli.deploy import entries_of
     from flows.cli.deployments import deploy_nights, remove_nights
@@ -86,7 +86,7 @@ def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
 
     def deploy(**changes: Any) -> dict[str, list[str]]:
         path.write_text(json.dumps({**entry, **changes}))
-        with get_client(sync_client=True) as client:
+        with SyncPrefectClient(api=platform.url) as client:
             return deploy_nights(client, platform.home, entries_of([path]))
 
     assert deploy() == {"handbook": []}
@@ -101,7 +101,7 @@ def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
     found = deployment_named(platform, "handbook")
     assert found["tags"] == ["mine"] and found["schedules"][0]["active"] is True
     assert found["parameters"]["params"]["set"] == ["nightly.policy=continue", "nightly.min_new_share=0.1"]
-    with get_client(sync_client=True) as client:
+    with SyncPrefectClient(api=platform.url) as client:
         remove_nights(client, platform.home, ["handbook"])
         with pytest.raises(UserError, match="no night that `cpt deploy` deployed; there are: none"):
             remove_nights(client, platform.home, ["handbook"])
@@ -176,7 +176,8 @@ def test_status_and_metrics_tell_of_the_cut_run_and_of_the_one_at_work(platform:
             break
     assert found["server"] == platform.url and found["problems"] == []
     assert found["last_failure"]["name"] == "cut"
-    assert "no process of it is left" in found["last_failure"]["reason"]
+    ends = ("no process of it is left", "its process was killed")  # by whom it was found first
+    assert found["last_failure"]["reason"].startswith(ends) or ends[0] in found["last_failure"]["reason"]
     assert found["last_failure"]["next"].startswith("cpt run --preset smoke")
     assert [run["flow"] for run in found["running"]] == ["retrain"] and found["running"][0]["deployment"] == "demo"
     assert "retrain/nightly" in {run["deployment"] for run in found["next"]}
