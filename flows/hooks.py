@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import TaskRunSort
+from prefect.exceptions import PrefectException
 from prefect.logging.loggers import flow_run_logger
 
 from data_contracts.verdicts import RowsRejected
@@ -31,6 +33,8 @@ from tasks.ui import stage_of
 
 STATES = {StateType.COMPLETED: "completed", StateType.CANCELLED: "cancelled", StateType.CANCELLING: "cancelled"}
 HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", event_log.EVENTS.name)
+# of a server that is gone or answers nonsense, of a record that another process wrote; what else comes, Prefect logs
+TROUBLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, httpx.HTTPError, PrefectException)
 PREFIX = "Flow run encountered an exception: "  # of Prefect's
 
 
@@ -155,7 +159,7 @@ def last_stage(run_id: Any, client: SyncPrefectClient | None = None) -> str:
             tasks = filters.TaskRunFilter(flow_run_id=filters.TaskRunFilterFlowRunId(any_=ids))
             found += client.read_task_runs(task_run_filter=tasks, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=50)
             ids = [run.id for run in called]
-    except Exception:  # noqa: BLE001 - the server may be what failed, and a message without a stage is better than none
+    except TROUBLE:  # the server may be what failed, and a message without a stage is better than none
         return ""
     return next((name for name in _unfinished(found)), "")
 
@@ -201,5 +205,5 @@ def _logged(flow_run: FlowRun) -> Iterator[None]:
     """Write into the run's log what goes wrong in the block, and let nothing out of it."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, the run itself is not to fail of it
+    except TROUBLE as error:  # the run itself is not to fail of it
         flow_run_logger(flow_run).warning("the run's outcome was not recorded or told: %s", without_secrets(repr(error)))

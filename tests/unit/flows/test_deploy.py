@@ -67,7 +67,7 @@ def test_several_names_in_one_file_and_in_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (entry(polcy="continue"), "unknown key polcy; did you mean policy?"),
+        (entry(policyy="continue"), "unknown key policyy; did you mean policy?"),
         (entry(zzz=1), "unknown key zzz; there are name, preset, source"),
         (entry(schedule={"cron": "0 2 * * *", "time_zone": "UTC"}), "unknown key schedule.time_zone; did you mean timezone"),
         (entry(schedule={"cron": "99 2 * * *"}), "schedule"),
@@ -89,7 +89,7 @@ def test_several_names_in_one_file_and_in_several(tmp_path: Path) -> None:
         (entry(name="demo"), "prefect.yaml has a deployment of that name"),
         ({"preset": "smoke"}, "give name"),
         ([entry(), entry()], "corpus comes 2 times"),
-        ([entry(), entry(name="other", polcy=1)], "entry other: unknown key polcy"),
+        ([entry(), entry(name="other", policyy=1)], "entry other: unknown key policyy"),
         ("just words", "expected `name`, `preset`"),
         ("[]", "expected `name`, `preset`"),
         ("{name: a, name: b}", "name comes twice"),
