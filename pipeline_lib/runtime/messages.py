@@ -123,7 +123,7 @@ def _tried(way: str, seconds: float, send_by: Callable[..., None], *args: Any) -
             failed.clear()
         except NotSentError as error:
             failed[0] = f"{way}: {error}"
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a block or a library raises
             failed[0] = f"{way}: {type(error).__name__}: {_without_urls(str(error))}"
             raise SystemExit from None  # which ends this thread without a word: its traceback may hold the address
 
