@@ -35,8 +35,13 @@ def deploy_automations(
         now = _fields(there[0])
         wanted = keep_changes(record[code.name], last.get(code.name, now), now)
         if wanted != now:
-            client.update_automation(there[0].id, AutomationCore.model_validate({**wanted, "name": code.name}))
+            update_automation(client, there[0].id, AutomationCore.model_validate({**wanted, "name": code.name}))
     return record
+
+
+def update_automation(client: SyncPrefectClient, automation_id: UUID, to: AutomationCore) -> None:
+    """Replace an automation; the client's own method sends a field that the server refuses (`owner_resource`)."""
+    client.request("PUT", f"/automations/{automation_id}", json=to.model_dump(mode="json", exclude={"owner_resource"}))
 
 
 def keep_changes(code: Any, last: Any, now: Any) -> Any:
@@ -48,5 +53,5 @@ def keep_changes(code: Any, last: Any, now: Any) -> Any:
 
 
 def _fields(automation: AutomationCore) -> Fields:
-    kept = {"description", "enabled", "tags", "trigger", "actions", "owner_resource"}
+    kept = {"description", "enabled", "tags", "trigger", "actions"}
     return automation.model_dump(mode="json", include=kept)

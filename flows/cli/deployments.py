@@ -29,7 +29,7 @@ from prefect.states import Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
-from flows.cli.automations import ABSENT, deploy_automations, keep_changes
+from flows.cli.automations import ABSENT, deploy_automations, keep_changes, update_automation
 from flows.cli.nightly_file import save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
@@ -282,7 +282,7 @@ def _move_automations(client: SyncPrefectClient, old: DeploymentResponse, new: D
         ]
         if actions != automation.actions:
             words = {name: getattr(automation, name) for name in AutomationCore.model_fields}
-            client.update_automation(automation.id, AutomationCore(**words | {"actions": actions}))
+            update_automation(client, automation.id, AutomationCore(**words | {"actions": actions}))
 
 
 def _put(client: SyncPrefectClient, code: Declared, found: DeploymentResponse, fields: dict[str, Any]) -> None:

@@ -143,6 +143,7 @@ def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(
 def test_the_end_of_a_lost_run_is_told_once(served: Served, deployment: UUID, lost_runs: Any) -> None:
     from flows.cli.upkeep import UntoldEnds
 
+    UntoldEnds(served.home).look(served.client, at_once=True)  # of what other tests left
     with listening() as hook:
         (served.home / "notify.yaml").write_text(f"notify: {{webhook: '{hook.url}'}}")
         untold = UntoldEnds(served.home)
