@@ -42,7 +42,7 @@ def click(run_input):
     run, rows = paused[0], []
     while not any(row["key"].endswith("-description") for row in rows):  # a moment after the state and the form
         time.sleep(0.3)
-        rows = call(f"/flow_runs/{run['id']}/input/filter", {"prefix": "paused"})
+        rows = call(f"/flow_runs/{run['id']}/input/filter", {"prefix": "paused", "limit": 9})
     asked.append({"name": run["name"], "parent": run["parent_task_run_id"], "inputs": rows})
     time.sleep(1)
     call(f"/flow_runs/{run['id']}/resume", {"run_input": run_input})
