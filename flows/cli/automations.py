@@ -41,7 +41,8 @@ def deploy_automations(
 
 def update_automation(client: SyncPrefectClient, automation_id: UUID, to: AutomationCore) -> None:
     """Replace an automation; the client's own method sends a field that the server refuses (`owner_resource`)."""
-    client.request("PUT", f"/automations/{automation_id}", json=to.model_dump(mode="json", exclude={"owner_resource"}))
+    wanted = to.model_dump(mode="json", exclude={"owner_resource"})
+    client.request("PUT", "/automations/{id}", path_params={"id": automation_id}, json=wanted)
 
 
 def keep_changes(code: Any, last: Any, now: Any) -> Any:
