@@ -10,7 +10,7 @@ JOBS ?= 2
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
-	@echo "make demo-lm  the paper's recipe, from a small language model that it fetches: within three hours; Ctrl-C, and it goes on"
+	@echo "make demo-lm  the paper's recipe, from a small language model that it fetches: some three hours (estimated); Ctrl-C, and it goes on"
 	@echo "make test     the tests, about 16 minutes on 2 cores        make test-all   the slow ones too"
 	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
 	@echo "make audit    known vulnerabilities of the pins, ruff's rules of security, secrets in the files"

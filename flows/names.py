@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any
 
+from flows.options import Group
 from flows.params import EvaluateParams, Params
 from flows.runs import PUBLISHED, is_checkpoint
 from flows.settings import name_of
@@ -45,8 +46,13 @@ def is_generated(name: str) -> bool:
     return bool(re.fullmatch(_GREEK, first)) and second in _stars()
 
 
-def subject_of(params: Params) -> str:
-    """What a run is called after: its models or checkpoint, else the preset with the run's name or that of its source."""
+def subject_of(params: Group) -> str:
+    """What a run is called after: its models or checkpoint, else the preset with the run's name or that of its source.
+
+    Of a flow that trains and measures nothing: the name in the registry that it is about.
+    """
+    if not isinstance(params, Params):
+        return str(getattr(params, "name", None) or "default")
     if isinstance(params, EvaluateParams):
         models = [model if is_checkpoint(model) else PurePath(model.partition("=")[0]).name for model in params.models]
         return "-".join([", ".join(models) or _source(params) or PUBLISHED, *params.suites, params.split])

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate import HeldOutEvaluations, measured_on_validation
 from flows.hooks import HOOKS
+from flows.names import run_name
 from flows.notices import tell_waiting
 from flows.options import Group, place
 from flows.roots import admit
@@ -225,7 +226,7 @@ class RolledBackRef(BaseModel):
     event: int
 
 
-@flow(name="rollback", flow_run_name="rollback-{params.name}", **HOOKS)
+@flow(name="rollback", flow_run_name=run_name, **HOOKS)
 def rollback(params: RollbackParams) -> RolledBackRef:
     """Bring the pair back that a name had before its last promotion, or that of an earlier event.
 

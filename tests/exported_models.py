@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from builders import write_artifact
 
@@ -10,6 +13,9 @@ from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.onnx_encoder import OnnxEncoder
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.tokenizer import train_bpe
 
@@ -47,3 +53,15 @@ def tiny_checkpoint(store: Store) -> Checkpoint:
     tokenized = write_artifact(store, "tokenizer", ["tokenizer"], lambda folder, _: tokenizer.save(folder))
     trained = write_artifact(store, "train", [LABEL], lambda folder, _: encoder.save(folder), config)
     return Checkpoint(trained, LABEL, tokenized, SHARDS)
+
+
+class Exported:
+    """An export as the index's encoder, by ONNX."""
+
+    precision = "float32"
+
+    def __init__(self, exported: Artifact) -> None:
+        self.id, self.fingerprint, self.encoder = self, exported.digest[:24], OnnxEncoder(exported.part_folder())
+
+    def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
+        return self.encoder.embed(texts, "document")

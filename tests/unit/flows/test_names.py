@@ -7,6 +7,7 @@ from prefect.utilities.names import generate_slug
 
 from flows.names import is_generated, subject_of
 from flows.params import AblateParams, EvaluateParams, FinetuneParams, Params, PublishParams, RunParams
+from flows.promotion import RollbackParams
 
 
 def test_names_that_prefect_makes_up_are_told_from_typed_ones() -> None:
@@ -38,6 +39,8 @@ def test_names_that_prefect_makes_up_are_told_from_typed_ones() -> None:
         (PublishParams(checkpoint="abcd/step-000240"), "abcd/step-000240"),
         (FinetuneParams(checkpoint="published", training_data=("nli=a",)), "published"),
         (EvaluateParams(), "published-validation"),
+        (RollbackParams(name="mine"), "mine"),
+        (RollbackParams(), "default"),
         (EvaluateParams(preset="demo", source="/data/corpus", split="test"), "demo-corpus-test"),
         (EvaluateParams(models=("abcd/step-000240", "mine=/models/m", "bm25"), suites=("sts-b",)),
          "abcd/step-000240, mine, bm25-sts-b-validation"),

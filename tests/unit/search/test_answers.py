@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from exported_models import Exported
 
 from pipeline_lib.config.run import IndexConfig
-from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.answers import indexed_vectors, overlap, recall
 from pipeline_lib.search.index import build_index
-from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, as_pair
 from pipeline_lib.store.artifact import Artifact
@@ -24,18 +23,6 @@ QUERIES = ("parse a date", "apples and pears", "close the socket", "read lines",
 
 
 FIRST = ("code", "docstring", "parse an iso date from a string", "def parse_date(text):\n    return text.split('-')")
-
-
-class Exported:
-    """An export as the index's encoder."""
-
-    precision = "float32"
-
-    def __init__(self, exported: Artifact) -> None:
-        self.id, self.fingerprint, self.encoder = self, exported.digest[:24], OnnxEncoder(exported.part_folder())
-
-    def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
-        return self.encoder.embed(texts, "document")
 
 
 @pytest.fixture

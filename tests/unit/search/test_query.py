@@ -9,21 +9,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from exported_models import Exported
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search import verified
 from pipeline_lib.search.index import build_index
-from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import FollowingSearcher, Searcher, render_json, render_text, search
 from pipeline_lib.search.registry import Candidate, in_use, promote, rollback, set_default
 from pipeline_lib.store.artifact import Artifact
@@ -32,18 +31,6 @@ from pipeline_lib.store.store import Store
 
 Make = Callable[..., Artifact]
 CODE_PAIRS = [("code", "docstring", "close the socket quietly", "def close(sock):\n    sock.close()\n    return None")] * 3
-
-
-class Exported:
-    """An export as the index's encoder."""
-
-    precision = "float32"
-
-    def __init__(self, exported: Artifact) -> None:
-        self.id, self.fingerprint, self.encoder = self, exported.digest[:24], OnnxEncoder(exported.part_folder())
-
-    def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
-        return self.encoder.embed(texts, "document")
 
 
 def build(store: Store, exported: Artifact, curated: Artifact, config: IndexConfig = IndexConfig()) -> Artifact:  # noqa: B008
