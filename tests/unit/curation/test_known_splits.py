@@ -129,6 +129,16 @@ def test_without_the_ledger_a_small_set_moves_its_documents(tmp_path: Path) -> N
     assert moved(night(store, content, CurateConfig(), ledger)[0]) == 0
 
 
+def test_a_document_that_was_written_anew_keeps_its_split(tmp_path: Path) -> None:
+    chance, store = random.Random(3), Store(tmp_path)
+    content = {f"g/d{number}": document(chance) for number in range(30)}
+    before, ledger = night(store, content, CurateConfig(), None)
+    content = {path: document(chance) for path in (*content, *(f"g/e{number}" for number in range(30)))}
+    after, _ = night(store, content, CurateConfig(), ledger)
+    old, now = splits_of(before, "document_id"), splits_of(after, "document_id")
+    assert {name: now[name] for name in old} == old
+
+
 def test_a_renamed_document_keeps_its_split_and_a_copy_of_a_test_text_is_not_trained_on(tmp_path: Path) -> None:
     chance, store = random.Random(1), Store(tmp_path)
     content = {f"g/d{number}": document(chance) for number in range(40)}
