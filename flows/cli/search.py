@@ -53,6 +53,8 @@ def rollback(
     name = name or registry.default_name(home)
     if show:
         used, events = registry.pair_of(home, name), registry.history(home, name)
+        if not events and registry.in_use(home, name):  # raises where there is nothing of that name
+            typer.echo(f"{name}: no history yet, its pair is of an earlier version")
         for event in events:
             made = event.get("pair") or {}
             of = f"{made.get('trained', '')[:8]}/{made.get('checkpoint', '')}" if made else str(event.get("candidate", ""))

@@ -306,6 +306,8 @@ def test_the_terminal_searches_by_name_and_goes_back(
     assert isinstance(several.exception, UserError) and "--name: other, planted" in str(several.exception)
     found = run.invoke(app, ["search", "apples", "--json", "--name", "other"])
     assert json.loads(found.output)["hits"] == json.loads(render_json("apples", search(home, "apples", name="other")))["hits"]
+    nobody = run.invoke(app, ["rollback", "--name", "nobody", "--list"])
+    assert isinstance(nobody.exception, UserError) and "'nobody'" in str(nobody.exception)
     shown = run.invoke(app, ["rollback", "--name", "planted", "--list"]).output.splitlines()
     assert [line.split()[-2:] for line in shown] == [["promoted", "/"], ["promoted", "cccccccc/step-000003"]]
     assert shown[1].startswith("*")
