@@ -69,6 +69,10 @@ def test_what_files_name_is_looked_at_too(root: Path) -> None:
     assert refused(RunParams(preset="smoke", config=str(config)), root / "allowed")
     spec.write_text("- {reader: text, url: ../allowed-not/corpus/*.md}\n")
     assert refused(RunParams(preset="smoke", source=str(spec)), root / "allowed")
+    (root / "allowed-not" / "corpus" / "a.md").write_text("Of another.")
+    (root / "allowed" / "corpus" / "a.md").symlink_to(root / "allowed-not" / "corpus" / "a.md")
+    spec.write_text("- {reader: text, url: corpus/*.md}\n")
+    assert refused(RunParams(preset="smoke", source=str(spec)), root / "allowed"), "a link that a glob finds"
     spec.write_text("- {reader: text, url: corpus}\n- {reader: archive, url: 'pypi:six==1.16.0#sha256=" + "0" * 64 + "'}\n")
     admit(RunParams(preset="smoke", source=str(spec)))
     (root / "elsewhere.yaml").write_text("- not even read")
