@@ -160,7 +160,7 @@ class TradeOff:
 
 
 def trade_off_chart(title: str, panels: Sequence[TradeOff]) -> str:
-    """Quality against cost as one SVG file, two panels a row; costs are on a logarithmic scale, points are named."""
+    """Quality against cost as one SVG file, two panels a row; a logarithmic scale of costs, points of one name joined."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     rows = -(-len(panels) // 2)
@@ -172,8 +172,13 @@ def trade_off_chart(title: str, panels: Sequence[TradeOff]) -> str:
             for at, (name, x, value, low, high) in enumerate(sorted(panel.points, key=lambda point: point[1])):
                 colour, ends = _series(names.index(name)), [[max(0.0, value - low)], [max(0.0, high - value)]]
                 axes.errorbar([x], [value], yerr=ends, fmt="o", color=colour, markersize=5, elinewidth=1)
+                if x < max(point[1] for point in panel.points if point[0] == name):
+                    continue  # a curve has its name at its end
                 place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, -11 if at % 2 else 3)}
                 axes.annotate(name, (x, value), color=colour, fontsize=9, **place)
+            for name in names:
+                curve = sorted(point[1:3] for point in panel.points if point[0] == name)
+                axes.plot(*zip(*curve, strict=True), color=_series(names.index(name)), linewidth=1.2) if curve else None
             for name, value in panel.levels:
                 axes.axhline(value, color=_light("faint"), linestyle=(0, (4, 3)), linewidth=1)
                 place = {"xycoords": ("axes fraction", "data"), "va": "bottom", "color": _light("faint")}
