@@ -167,38 +167,58 @@ def macro_body(node: Node) -> Node | None:
 _CONDITION = re.compile(rb"(?m)^[ \t]*#[ \t]*(ifdef|ifndef|if|elif|else|endif)\b((?:[^\n\\]|\\\n|\\)*)")
 
 
-# of a macro before a function's type nobody knows that it is none: `EXPORT_API int name(`
+# macros around a function's type, of which nobody knows that they are none: `EXPORT int CALL name(`, `local int name(`
 _MACRO = re.compile(
-    rb"(?m)^([ \t]*(?:(?:static|extern|inline)[ \t]+)*)([A-Z][A-Z0-9_]{2,}(?:\([^()\n]*\))?)(?=\s+[A-Za-z_][\w:<>]*[\s*&]+[A-Za-z_][\w \t*&:<>]*\()"
+    rb"(?m)^([ \t]*(?:(?:static|extern|inline)[ \t]+)*)([A-Z][A-Z0-9_]{2,}(?:\([^()\n]*\))?"
+    rb"|(?!(?:static|extern|inline|const|unsigned|signed|volatile|register|typedef|return|else|goto|case)\b)[a-z_]\w*"
+    rb"(?=[ \t]+(?:const|unsigned|signed|void|int|char|long|short|float|double|struct|enum)\b))"
+    rb"(?=\s+[A-Za-z_][\w:<>]*[\s*&]+[A-Za-z_][\w \t*&:<>]*\()"
 )
+_CALL_MACRO = re.compile(
+    rb"(?m)^([ \t]*(?:[A-Za-z_]\w*[ \t*]+)*?(?!(?:static|extern|inline|const|typedef|return|else)\b)[A-Za-z_]\w*[ \t*]+)"
+    rb"([A-Z][A-Z0-9_]{2,})(?=[ \t]+[A-Za-z_]\w*[ \t]*\()"
+)
+_CONDITION = re.compile(rb"(?m)^[ \t]*#[ \t]*(ifdef|ifndef|if|elif|else|endif)\b((?:[^\n\\]|\\\n|\\)*)")
+_WHOLE_END = re.compile(rb"(?:[;{}>:]|\*/|\]|^|//[^\n]*|#[^\n]*)\s*\Z")
+_BRACKETS = (b"{}", b"()")
 
 
 def mended(data: bytes) -> bytes:
-    """The source with blanks for macros before types, and for conditional directives whose branches open and close braces of
-    each other.
+    """The source with blanks for macros around types, and for conditional directives that cut constructs in pieces."""
+    blanked = _MACRO.sub(lambda found: found.group(1) + b" " * len(found.group(2)), without_cutting_branches(data))
+    return _CALL_MACRO.sub(lambda found: found.group(1) + b" " * len(found.group(2)), blanked)
+
+
+def without_cutting_branches(data: bytes) -> bytes:
+    """The source with blanks for conditional directives one of whose branches is no whole: a bracket or a statement is open.
 
     The first branch is kept, as the compiler has one of them; of `#if 0` the second.
     """
-    kept, stack = bytearray(_MACRO.sub(lambda found: found.group(1) + b" " * len(found.group(2)), data)), []
+    kept, stack = bytearray(data), []
     for found in _CONDITION.finditer(data):
-        word = found.group(1)
-        if word.startswith(b"if"):
+        if found.group(1).startswith(b"if"):
             stack.append([found])
         elif stack:
             stack[-1].append(found)
-            if word == b"endif":
-                _blank_split(data, kept, stack.pop())
+            if found.group(1) == b"endif":
+                _blank_cut(data, kept, stack.pop())
     return bytes(kept)
 
 
-def _blank_split(data: bytes, kept: bytearray, marks: list[re.Match[bytes]]) -> None:
+def _blank_cut(data: bytes, kept: bytearray, marks: list[re.Match[bytes]]) -> None:
     branches = [(first.end(), second.start()) for first, second in zip(marks[:-1], marks[1:], strict=True)]
-    if all(data.count(b"{", *branch) == data.count(b"}", *branch) for branch in branches):
+    if all(_is_whole(data[start:end]) for start, end in branches):
         return
     chosen = 1 if marks[0].group(2).strip() == b"0" and len(branches) > 1 else 0
     holes = [mark.span() for mark in marks] + [branch for at, branch in enumerate(branches) if at != chosen]
     for start, end in holes:
         kept[start:end] = re.sub(rb"[^\n]", b" ", data[start:end])
+
+
+def _is_whole(branch: bytes) -> bool:
+    if any(branch.count(pair[:1]) != branch.count(pair[1:]) for pair in _BRACKETS):
+        return False
+    return not branch.strip() or _WHOLE_END.search(branch.rstrip()[-200:]) is not None
 
 
 CPP_SIGN = re.compile(

@@ -6,6 +6,7 @@ import re
 
 from tree_sitter import Node
 
+from pipeline_lib.languages.c import without_cutting_branches
 from pipeline_lib.languages.doc_comments import doc_text, last_doc_block, without_markup
 from pipeline_lib.languages.rules import BRACES_CODE_LINE, SLASHES_COMMENT_LINE, TEST_CLASS, TEST_FUNCTION, CommentedRules
 
@@ -132,6 +133,7 @@ RULES = CommentedRules(
     between=re.compile(rb"\s*(?:#[ \t]*(?:pragma|region|endregion|nullable|if)\b[^\n]*\n\s*)*+"),
     doc_above=xml_block_or_lines,
     clean=xml_prose,
+    mend=without_cutting_branches,
     code_line=BRACES_CODE_LINE,
     comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:\.g|\.designer)?\.cs$", re.I),
