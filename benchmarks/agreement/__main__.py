@@ -2,7 +2,8 @@
 
     python -m benchmarks.agreement LANGUAGE FOLDER [--show N]
 
-It runs the language's own tool (go, ruby with YARD, php, java, node with typescript), which prints every function with its
+It runs the language's own tool (go, ruby with YARD, php, java, node with typescript, syn for Rust; for C# there is none here but a
+scanner of a few lines), which prints every function with its
 documentation, and compares: is each function found by both; is it documented in both; is the first paragraph of its
 documentation the same, word by word. The last line is one JSON object.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 from collections import defaultdict
@@ -30,15 +32,24 @@ TOOLS = {
     "php": (["php", "functions.php"], ".php"),
     "java": (["java", "Functions.java"], ".java"),
     "javascript": (["node", "functions.js"], ".js"),
+    "typescript": (["node", "functions.js"], ".ts"),
+    "tsx": (["node", "functions.js"], ".tsx"),
+    "rust": (["rust/target/release/functions"], ".rs"),
+    "csharp": (["python3", "functions_csharp.py"], ".cs"),
 }
+BUILT = "rust/target/release/functions"  # by cargo, see rust/Cargo.toml; CPT_RUST_FUNCTIONS: where it is besides
 Place = tuple[str, int, str]  # path, line, last name
 
 
 def theirs(language: str, folder: Path) -> dict[Place, str]:
     """What the language's own tool finds."""
-    (program, *words), _ = TOOLS[language]
-    *words, script = words
-    done = subprocess.run([program, *words, HERE / script, folder], capture_output=True, text=True, check=False)
+    (program, *words), ending = TOOLS[language]
+    if program == BUILT:
+        command = [os.environ.get("CPT_RUST_FUNCTIONS") or str(HERE / BUILT)]
+    else:
+        *words, script = words
+        command = [program, *words, str(HERE / script)]
+    done = subprocess.run([*command, folder, ending], capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not rows:
         raise SystemExit(f"{program} found nothing in {folder}: {done.stderr[-500:]}")

@@ -176,6 +176,7 @@ class CommentedRules(LanguageRules):
     wrapped_by: frozenset[str] = frozenset()  # types of parents that a definition begins with: what says its parameters of types
     marked_test: Callable[[Node, bytes], bool] | None = None  # whether an attribute or annotation says that it is a test
     trailing: bool = False  # a definition without brackets holds the comments behind it, which are those of the next
+    most_open_comments: int | None = None  # beyond which the grammar takes gigabytes: comments that nest, and are never closed
     given_by: tuple[str, ...] = ()  # fields of a definition that hold the function or class itself, where it is given a name
     left_out: frozenset[str] = frozenset()  # types of leading children that are no part of y: annotations
     left_out_signs: bytes = b""  # what these begin with
@@ -218,8 +219,11 @@ class CommentedRules(LanguageRules):
         """The root of a text's tree.
 
         Raises:
-            ParseLimit: the text takes too many steps, or seconds.
+            ParseLimit: the text takes too many steps, or seconds, or opens more comments than it closes.
         """
+        most = self.most_open_comments
+        if most is not None and data.count(b"/*") - data.count(b"*/") > most:
+            raise ParseLimit(f"more than {most} comments that are never closed")
         limit = step_limit(data, seconds, steps_per_kb)
         try:
             return self.parser.parse(lambda offset, _: data[offset:], progress_callback=limit).root_node

@@ -93,6 +93,7 @@ def has_code(block: Block, least: int) -> bool:
 
 
 _FENCE = re.compile(r"(?m)^([ ]{0,3}(?:>[ ]?)*[ \t]*)(`{3,}|~{3,})[ \t]*([^\n]*)$")
+_QUOTED = re.compile(r"(?m)^[ ]{0,3}(?:>[ ]?)+")
 _INFO = re.compile(r"\{?[ \t]*\.?([A-Za-z][\w+#.-]*)")
 _SESSIONS = frozenset({"pycon", "pycon3", "python-repl", "doctest"})
 _PROMPT = re.compile(r"(?:>>>|\.\.\.)(?: |$)")
@@ -100,14 +101,15 @@ _PROMPT = re.compile(r"(?:>>>|\.\.\.)(?: |$)")
 
 def markdown_blocks(text: str) -> Iterator[Block]:
     """The fenced blocks of a Markdown text, in its order; one that is never closed is none."""
-    at, line, prose = 0, 1, []
+    at, line = 0, 1
     pending = iter(_FENCE.finditer(text))
     for opened in pending:
         margin, mark, info = opened.groups()
         if mark[0] == "`" and "`" in info:  # a span of code
             continue
         closed = _closing(pending, margin, mark)
-        prose = paragraphs(text[at : opened.start()], line, indented_code=True)
+        between = text[at : opened.start()]
+        prose = paragraphs(_QUOTED.sub("", between) if ">" in margin else between, line, indented_code=True)
         if closed is None:
             return
         first = line + text.count("\n", at, opened.start()) + 1
@@ -131,7 +133,7 @@ def _dedented(code: str, margin: str) -> str:
         return code.rstrip("\n")
     lines = code.rstrip("\n").split("\n")
     if ">" in margin:
-        lines = [re.sub(r"^[ ]{0,3}(?:>[ ]?)+", "", line) for line in lines]
+        lines = [_QUOTED.sub("", line) for line in lines]
     width = len(margin.rpartition(">")[2])
     return "\n".join(line[width:] if not line[:width].strip() else line.lstrip() for line in lines)
 

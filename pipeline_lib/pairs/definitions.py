@@ -203,7 +203,7 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
             if (opened[sign] < node.end_byte or kind_id in entered_ids) and cursor.goto_first_child():
                 continue
             if rules.trailing:
-                comments.extend(_trailing(node, comment_ids)[0])
+                comments.extend(_trailing(node)[0])
         while not next_sibling():
             if not cursor.goto_parent():
                 return
@@ -290,7 +290,7 @@ def _commented(node: Node, kind: DefinitionKind, parent: Definition, data: bytes
         name,
         parent,
         first.start_byte,
-        _trailing(node, rules.comment_ids)[1] if rules.trailing else node.end_byte,
+        _trailing(node)[1] if rules.trailing else node.end_byte,
         first.start_point[0] + 1,
         name_node.start_byte,
         name_node.end_byte,
@@ -303,14 +303,14 @@ def _commented(node: Node, kind: DefinitionKind, parent: Definition, data: bytes
     )
 
 
-def _trailing(node: Node, comment_ids: frozenset[int]) -> tuple[list[Node], int]:
+def _trailing(node: Node) -> tuple[list[Node], int]:
     """The comments at the end of a node, in however many others, and where what stands before them ends."""
     found: list[Node] = []
     last = node
     while last.named_child_count and last.end_byte == node.end_byte:
         children = last.children
         count = len(children)
-        while count and children[count - 1].kind_id in comment_ids:
+        while count and children[count - 1].type.endswith("comment"):
             count -= 1
         found[:0] = children[count:]
         if not count:
