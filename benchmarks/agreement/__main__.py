@@ -22,7 +22,7 @@ from typing import Any
 from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.rules import ParseLimit
 from pipeline_lib.pairs.code_pairs import first_paragraph
-from pipeline_lib.pairs.definitions import find_definitions
+from pipeline_lib.pairs.definitions import Definition, find_definitions
 from pipeline_lib.sources.safe_open import SourceText, decode
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ def ours(language: str, folder: Path) -> dict[Place, str]:
         except ParseLimit:
             continue
         for definition in definitions:
-            if definition.kind == "function":
+            if definition.kind == "function" and _is_told(language, definition, source.data):
                 line = definition.line
                 found[str(path), line, last_name(definition.name)] = definition.doc.value if definition.doc else ""
     return found
@@ -76,7 +76,18 @@ def ours(language: str, folder: Path) -> dict[Place, str]:
 
 def last_name(name: str) -> str:
     """What a function is called itself: T.Name and Foo.prototype.bar are Name and bar."""
+    if name.startswith("operator"):  # of C#, whose sign the scanner does not tell
+        return "operator"
     return re.split(r"[.#]", name)[-1].strip("\"'[]")
+
+
+def _is_told(language: str, definition: Definition, data: bytes) -> bool:
+    """False for what the tool of a language does not tell: macros; properties of C#, and what has no body there."""
+    if language == "rust":
+        return not data.startswith(b"macro_rules!", definition.start)
+    return language != "csharp" or (
+        definition.body_start < definition.end and b"(" in data[definition.name_start : definition.body_start]
+    )
 
 
 def words_of(doc: str) -> list[str]:

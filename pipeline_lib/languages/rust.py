@@ -22,12 +22,14 @@ def doc_parts(data: bytes, comments: list[Node]) -> list[Node]:
     """All documentation above an item, as rustdoc joins it; other attributes and comments may stand between."""
     found = []
     following: Node | None = None
-    for comment in reversed(comments):
+    for index in range(len(comments) - 1, -1, -1):
+        comment = comments[index]
         # the comment of a line holds its newline
         if following is not None and _GAP.fullmatch(data, comment.end_byte, following.start_byte) is None:
             break
         line = data.rfind(b"\n", 0, comment.start_byte) + 1
-        if comment.type.endswith("comment") and data[line : comment.start_byte].strip(b" \t") not in (b"", b"{"):
+        behind_attribute = index > 0 and comments[index - 1].end_byte > line
+        if comment.type.endswith("comment") and not behind_attribute and data[line : comment.start_byte].strip() not in (b"", b"{"):
             break  # behind code
         if _DOC.match(data, comment.start_byte):
             found.append(comment)

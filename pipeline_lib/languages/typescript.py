@@ -18,21 +18,26 @@ _NEXT_NAME = re.compile(rb"[;\s]*+" + _PREFIX + rb"([#\w$\x80-\xff]+)")
 
 def doc_block_or_overloads(data: bytes, comments: list[Node]) -> list[Node]:
     """The last `/** */`; an implementation whose own is missing has that of its last documented overload."""
-    last = len(comments) - 1
-    while last >= 0 and comments[last].type in _SIGNATURES:
-        signature = comments[last]
-        name, following = signature.child_by_field_name("name"), _NEXT_NAME.match(data, comments[-1].end_byte)
-        if name is None or following is None or following.group(1) != data[name.start_byte : name.end_byte]:
+    following = _NEXT_NAME.match(data, comments[-1].end_byte)
+    name = following.group(1) if following else b""
+    end = len(comments)
+    while end:
+        signature = next((at for at in range(end - 1, -1, -1) if comments[at].type in _SIGNATURES), -1)
+        if found := last_doc_block(data, comments[signature + 1 : end]):
+            return found
+        if signature < 0 or not _is_called(comments[signature], name, data):
             return []  # another function's, which has no body
-        if last and _APART.fullmatch(data, comments[last - 1].end_byte, signature.start_byte) is None:
+        if signature + 1 < end and not _APART.fullmatch(data, comments[signature].end_byte, comments[signature + 1].start_byte):
             return []
-        last -= 1
-    start = max((at for at in range(last + 1) if comments[at].type in _SIGNATURES), default=-1) + 1
-    found = last_doc_block(data, comments[start : last + 1])
-    if found or not start:
-        return found
-    behind = _APART.fullmatch(data, comments[start - 1].end_byte, comments[start].start_byte) if start <= last else True
-    return doc_block_or_overloads(data, comments[:start]) if behind else []
+        if signature and _APART.fullmatch(data, comments[signature - 1].end_byte, comments[signature].start_byte) is None:
+            return []
+        end = signature
+    return []
+
+
+def _is_called(signature: Node, name: bytes, data: bytes) -> bool:
+    of = signature.child_by_field_name("name")
+    return of is not None and data[of.start_byte : of.end_byte] == name
 
 
 RULES = replace(

@@ -149,6 +149,12 @@ let_it_be! {
     fn hidden() {}
 }
 
+/// Has a remark behind its attribute.
+#[allow(dead_code)] // it is used elsewhere
+fn behind_attribute() -> i32 {
+    1
+}
+
 /// Zählt die Stücke.
 fn stück_zahl() -> usize {
     1
