@@ -1,7 +1,7 @@
 """Members of C# files with a body and with their XML documentation, by a scanner of its own over tokens: JSON lines.
 
-It shares nothing with extraction and knows no grammar: a member of a type is what stands before a brace or an arrow at the depth
-of a type's body, its name the word before the first parenthesis. Conditional compilation is not looked at, nor are properties.
+It shares nothing with extraction and knows no grammar: a member of a type is what stands before a brace or an arrow at the
+depth of a type's body, its name the word before the first parenthesis. Conditional compilation is not looked at, nor are properties.
 """
 
 import json
@@ -19,8 +19,13 @@ TYPES = {"class", "struct", "interface", "record", "enum"}
 NO_MEMBERS = {"if", "for", "foreach", "while", "switch", "using", "lock", "catch", "fixed", "return", "new", "get", "set"}
 
 
-def members(text: str) -> list[tuple[int, str, str]]:
-    found, scopes, pending, doc, depth, attributes = [], [], [], [], 0, 0
+def members(text: str) -> list[tuple[int, str, str]]:  # noqa: C901, PLR0912 - a scanner in one piece
+    """Line, name and documentation of each member with a body."""
+    found: list[tuple[int, str, str]] = []
+    scopes: list[str] = []
+    pending: list[tuple[str, int]] = []
+    doc: list[str] = []
+    depth = attributes = 0
     for token in TOKEN.finditer(text):
         kind, value = token.lastgroup, token.group()
         if kind == "doc":
@@ -80,11 +85,16 @@ def _name(words: list[str], before: int) -> str:
 
 
 def summary(comment: str) -> str:
+    """What `<summary>` says first, else what stands before the first element."""
     text = re.sub(r"(?m)^\s*(?:///|/\*\*|\*(?!/))[ \t]?", "", comment).replace("*/", "")
     found = re.search(r"<summary>(.*?)(?:</summary>|\Z)", text, re.S)
     if found is None:
         found = re.match(r"([^<]*)", text)
-    said = re.sub(r"<(?:see|seealso|paramref|typeparamref)\s+\w+\s*=\s*\"(?:[A-Z]:)?([^\"]*)\"\s*/>", r"\1", found.group(1) if found else "")
+    said = re.sub(
+        r"<(?:see|seealso|paramref|typeparamref)\s+\w+\s*=\s*\"(?:[A-Z]:)?([^\"]*)\"\s*/>",
+        r"\1",
+        found.group(1) if found else "",
+    )
     said = re.split(r"<(?:para|code|list|br)\b|</para>", said.strip())[0] if said.strip() else ""
     return re.sub(r"`+\d+|\{[^{}]*\}", "", said)
 

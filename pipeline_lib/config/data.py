@@ -56,8 +56,8 @@ class CodePairsConfig(StageConfig):
     languages: tuple[Language, ...] = Field(
         USUAL,
         description="Programming languages whose functions are extracted; all but Python need the extra `dumps`. Files of these"
-        " six are read in any case, those of c, cpp, csharp, kotlin, rust, scala, swift, tsx and typescript where they are named"
-        " here, and counted as `other_language` where not.",
+        " six are read in any case, those of c, cpp, csharp, kotlin, rust, scala, swift, tsx and typescript where they are"
+        " named here, and counted as `other_language` where not.",
     )
     views: tuple[View, ...] = Field(
         ("docstring",),
@@ -68,8 +68,8 @@ class CodePairsConfig(StageConfig):
     )
     blocks: tuple[Literal["notebook", "markdown"], ...] = added(
         (),
-        description="Texts whose blocks of code give pairs with the prose before them. `notebook`: the cells of .ipynb files, which"
-        " are not read without (view `cell`); `markdown`: fenced blocks of Markdown (view `block`). Blocks of"
+        description="Texts whose blocks of code give pairs with the prose before them. `notebook`: the cells of .ipynb files,"
+        " which are not read without (view `cell`); `markdown`: fenced blocks of Markdown (view `block`). Blocks of"
         " `extract.code.languages` alone, under `min_body_lines`, `min_doc_words` and `max_function_bytes`.",
     )
     min_body_lines: int = Field(

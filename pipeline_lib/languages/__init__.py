@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pipeline_lib.languages.rules import LanguageRules
 
 _BESIDE = {"doc_comments", "rules", "scripts"}  # files that are no language
-# CodeSearchNet's, in the order that names what has been extracted; further ones follow by name. Files of these are read in every
-# source, those of further ones where they are asked for.
+# CodeSearchNet's, in the order that names what has been extracted; further ones follow by name. Files of these are read in
+# every source, those of further ones where they are asked for.
 USUAL = ("python", "javascript", "java", "go", "php", "ruby")
 # what records and fences of Markdown call them besides
 _ALIASES = {
     "py": "python", "python3": "python", "ipython": "python", "ipython3": "python", "js": "javascript", "jsx": "javascript",
-    "node": "javascript", "golang": "go", "rb": "ruby", "ts": "typescript", "c++": "cpp", "cxx": "cpp", "cc": "cpp", "hpp": "cpp",
-    "h": "c", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp", "c-sharp": "csharp", "rs": "rust", "kt": "kotlin",
+    "node": "javascript", "golang": "go", "rb": "ruby", "ts": "typescript", "c++": "cpp", "cxx": "cpp", "cc": "cpp",
+    "hpp": "cpp", "h": "c", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp", "c-sharp": "csharp", "rs": "rust", "kt": "kotlin",
     "kts": "kotlin", "sc": "scala",
 }  # fmt: skip
 

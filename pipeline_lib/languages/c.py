@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from tree_sitter import Node
 
@@ -69,24 +70,31 @@ _LINE_COMMAND = re.compile(
     r"|private|protected|nosubgrouping|cond|endcond|endif|if|ifnot|else|elseif|[{}])(?![\w(:])[^\n]*"
 )
 # commands behind which the description goes on
-_TEXT_COMMAND = re.compile(r"\n[ \t]*[@\\](?:brief|short|details|abstract|discussion|function|method|par|remarks?)\b(?!:)[ \t]*")
+_TEXT_COMMAND = re.compile(
+    r"\n[ \t]*[@\\](?:brief|short|details|abstract|discussion|function|method|par|remarks?)\b(?!:)[ \t]*"
+)
 _VERBATIM = re.compile(
-    r"[@\\](code|verbatim|dot|msc|startuml|htmlonly|latexonly|xmlonly|manonly|rtfonly|docbookonly)\b.*?(?:[@\\](?:end\1|enduml)\b|\Z)", re.S
+    r"[@\\](code|verbatim|dot|msc|startuml|htmlonly|latexonly|xmlonly|manonly|rtfonly|docbookonly)\b.*?(?:[@\\](?:end\1|enduml)\b|\Z)",
+    re.S,
 )
 _FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
 _FORMULA = re.compile(r"[@\\]f([$\[({]).*?(?:[@\\]f[$\])}]|\Z)", re.S)
 # a command with a paragraph of its own, up to an empty line or the next command; of kernel-doc an argument: `@name: text`
 _BLOCK_COMMAND = re.compile(
-    r"\n[ \t]*(?:[@\\](?:param|tparam|returns?|retval|result|throws?|exception|see|sa|since|note|warning|attention|pre|post|todo"
-    r"|bug|test|deprecated|authors?|version|date|copyright|invariant|example|include|snippet|snippetlineno|image|li|arg|section"
+    r"\n[ \t]*(?:[@\\](?:param|tparam|returns?|retval|result|throws?|exception|see|sa|since|note|warning|attention|pre|post"
+    r"|todo|bug|test|deprecated|authors?|version|date|copyright|invariant|example|include|snippet|snippetlineno|image|li|arg|section"
     r"|subsection|subsubsection|paragraph|xrefitem|ref|link|copybrief|copydetails|implements|extends|req|requirements?|dontinclude"
     r"|cite|category|constant|group|ivar|const|headerfile)\b|@[\w.\->*]+:(?!:))[^\n]*(?:\n(?![ \t]*(?:\n|[@\\]\w|\Z))[^\n]*)*"
 )
 _INLINE = re.compile(r"(?<![\w\\@])[@\\](?:[abcep]|em|emoji|link|endlink|n|ref|l)\b[ \t]?")
 _REF_LABEL = re.compile(r"[@\\]ref[ \t]+[\w:~]+[ \t]+\"([^\"\n]+)\"")
 _ESCAPE = re.compile(r"[\\@](?=[@\\&$#<>%\"])|(?<![\w%])%(?=[A-Za-z_])")
-_KERNEL = re.compile(r"\n?\s*(?:(?:struct|enum|union|function)\s+)?[\w*]+(?:\s?\([^()\n]*\))?[ \t]*[-:–][ \t]+(?=[A-Za-z])")
-_KERNEL_SECTION = re.compile(r"\n[ \t]*(?:Returns?|Context|Notes?|Examples?|Locking|Arguments|Parameters|Inputs?|Outputs?)[ \t]*:.*", re.S)
+_KERNEL = re.compile(
+    r"\n?\s*(?:(?:struct|enum|union|function)\s+)?[\w*]+(?:\s?\([^()\n]*\))?[ \t]*[-:\u2013][ \t]+(?=[A-Za-z])"
+)
+_KERNEL_SECTION = re.compile(
+    r"\n[ \t]*(?:Returns?|Context|Notes?|Examples?|Locking|Arguments|Parameters|Inputs?|Outputs?)[ \t]*:.*", re.S
+)
 _KERNEL_LABEL = re.compile(r"\n[ \t]*Description[ \t]*:[ \t]*")
 
 
@@ -206,7 +214,7 @@ def without_cutting_branches(data: bytes) -> bytes:
 
 
 def _blank_cut(data: bytes, kept: bytearray, marks: list[re.Match[bytes]]) -> None:
-    branches = [(first.end(), second.start()) for first, second in zip(marks[:-1], marks[1:], strict=True)]
+    branches = [(first.end(), second.start()) for first, second in pairwise(marks)]
     if all(_is_whole(data[start:end]) for start, end in branches):
         return
     chosen = 1 if marks[0].group(2).strip() == b"0" and len(branches) > 1 else 0
@@ -221,15 +229,16 @@ def _is_whole(branch: bytes) -> bool:
     return not branch.strip() or _WHOLE_END.search(branch.rstrip()[-200:]) is not None
 
 
-CPP_SIGN = re.compile(
-    rb"(?m)^[ \t]*(?:namespace\b[^\n;]*\{?[ \t]*$|template[ \t]*<|class[ \t]+\w[^;\n()]*[{:]?[ \t]*$|(?:public|protected|private)"
-    rb"[ \t]*:|using[ \t]+\w)|\bstd::|\boperator[ \t]*[^\w\s]"
+_COMMENT = re.compile(rb"/\*(?:[^*]|\*(?!/))*+\*/|//[^\n]*")
+_CPP_SIGN = re.compile(
+    rb"(?m)^[ \t]*(?:namespace\b[^\n;]*\{?[ \t]*$|template[ \t]*<|class[ \t]+\w[^;\n()]*[{:]?[ \t]*$"
+    rb"|(?:public|protected|private)[ \t]*:|using[ \t]+(?:namespace\b|[\w:]+[ \t]*[;=]))|\bstd::|\boperator[ \t]*[^\w\s]+[ \t]*\("
 )
 
 
 def header_language(data: bytes) -> str:
     """`cpp` where a text, a header most likely, holds what C has not."""
-    return "cpp" if CPP_SIGN.search(data) else "c"
+    return "cpp" if _CPP_SIGN.search(_COMMENT.sub(b"", data)) else "c"
 
 
 # directives, linkage and macros that may stand between the documentation and its definition

@@ -21,7 +21,9 @@ _MORE = re.compile(r"<(?:remarks|value)\b[^<>]*>(.*?)(?:</(?:remarks|value)\s*>|
 _ELEMENT = re.compile(r"</?[A-Za-z][^<>]*>")
 _CODE = re.compile(r"<code\b[^<>]*>.*?(?:</code\s*>|\Z)", re.S)
 _INLINE_CODE = re.compile(r"<c>([^<]*)</c>")
-_REFERENCE = re.compile(r"<(?:see|seealso|paramref|typeparamref)\s+(?:cref|name|langword|href)\s*=\s*[\"']([^\"'<>]*)[\"']\s*(?:/>|>\s*</\w+\s*>)")
+_REFERENCE = re.compile(
+    r"<(?:see|seealso|paramref|typeparamref)\s+(?:cref|name|langword|href)\s*=\s*[\"']([^\"'<>]*)[\"']\s*(?:/>|>\s*</\w+\s*>)"
+)
 _LABELLED = re.compile(r"</?(?:see|seealso|a)\b[^<>]*>")
 _PARAGRAPH = re.compile(r"</?(?:para|p|list|item|description|term|listheader|br|summary|remarks)\b[^<>]*>")
 _DOC_ID = re.compile(r"\A[A-Z!]:|`+\d+|\{[^{}]*\}")
@@ -105,9 +107,7 @@ def is_marked_test(node: Node, data: bytes) -> bool:
 
 
 # a name, its parameters and a body: what a function inside a method has, and `if (` has not
-_LOCAL = re.compile(
-    rb"\)\s*(?:where\b[^{};]*)?(?:=>|\{)"
-)
+_LOCAL = re.compile(rb"\)\s*(?:where\b[^{};]*)?(?:=>|\{)")
 
 RULES = CommentedRules(
     suffixes=(".cs",),

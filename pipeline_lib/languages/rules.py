@@ -173,7 +173,9 @@ class CommentedRules(LanguageRules):
     unsigned: re.Pattern[bytes] | None = None  # what may hide the sign of a definition: a text that holds it is walked
     name_of: Callable[[Node, bytes], tuple[str, Node] | None]  # of a definition: its name, and where that stands
     body_of: Callable[[Node], Node | None] | None = None  # of a definition, where the grammar has no field `body` for it
-    wrapped_by: frozenset[str] = frozenset()  # types of parents that a definition begins with: what says its parameters of types
+    wrapped_by: frozenset[str] = (
+        frozenset()
+    )  # types of parents that a definition begins with: what says its parameters of types
     marked_test: Callable[[Node, bytes], bool] | None = None  # whether an attribute or annotation says that it is a test
     trailing: bool = False  # a definition without brackets holds the comments behind it, which are those of the next
     most_open_comments: int | None = None  # beyond which the grammar takes gigabytes: comments that nest, and are never closed

@@ -29,7 +29,11 @@ def doc_parts(data: bytes, comments: list[Node]) -> list[Node]:
             break
         line = data.rfind(b"\n", 0, comment.start_byte) + 1
         behind_attribute = index > 0 and comments[index - 1].end_byte > line
-        if comment.type.endswith("comment") and not behind_attribute and data[line : comment.start_byte].strip() not in (b"", b"{"):
+        if (
+            comment.type.endswith("comment")
+            and not behind_attribute
+            and data[line : comment.start_byte].strip() not in (b"", b"{")
+        ):
             break  # behind code
         if _DOC.match(data, comment.start_byte):
             found.append(comment)

@@ -17,9 +17,9 @@ def swift_doc(data: bytes, comments: list[Node]) -> list[Node]:
 
 # a callout of Swift's markup, with what is indented below it
 _CALLOUT = re.compile(
-    r"\n[ \t]*[-*+][ \t]+(?i:parameters?|returns?|throws|note|warning|important|attention|author|authors|bug|complexity|copyright"
-    r"|date|experiment|invariant|mutatingvariant|nonmutatingvariant|postcondition|precondition|recommended|recommendedover|remark"
-    r"|remarks|requires|seealso|see also|since|tag|todo|to do|version|localizationkey|keyword|example)\b[^\n:]*:[^\n]*"
+    r"\n[ \t]*[-*+][ \t]+(?i:parameters?|returns?|throws|note|warning|important|attention|author|authors|bug|complexity"
+    r"|copyright|date|experiment|invariant|mutatingvariant|nonmutatingvariant|postcondition|precondition|recommended|recommendedover"
+    r"|remark|remarks|requires|seealso|see also|since|tag|todo|to do|version|localizationkey|keyword|example)\b[^\n:]*:[^\n]*"
     r"(?:\n[ \t]*(?=\n)|\n[ \t]{2,}\S[^\n]*)*"
 )
 _MARK = re.compile(r"\s*(?:MARK|TODO|FIXME|swiftlint)\b")

@@ -11,7 +11,9 @@ from pipeline_lib.languages import javascript
 from pipeline_lib.languages.doc_comments import last_doc_block
 
 _SIGNATURES = frozenset({"function_signature", "method_signature", "abstract_method_signature"})
-_PREFIX = rb"(?:(?:export|default|declare|public|private|protected|static|abstract|override|async|function|get|set)\b\s*|\*\s*)*+"
+_PREFIX = (
+    rb"(?:(?:export|default|declare|public|private|protected|static|abstract|override|async|function|get|set)\b\s*|\*\s*)*+"
+)
 _APART = re.compile(rb";?\s*+" + _PREFIX)
 _NEXT_NAME = re.compile(rb"[;\s]*+" + _PREFIX + rb"([#\w$\x80-\xff]+)")
 

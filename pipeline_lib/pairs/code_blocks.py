@@ -1,4 +1,4 @@
-"""Blocks of code in prose and the prose right before them: the fenced blocks of Markdown, and the rules for those and for cells.
+"""Blocks of code and the prose right before them: fenced blocks of Markdown, and the rules for those and for cells.
 
 A user asks in the words in which a manual says what its example does. x is the paragraph before the block, below its heading; y
 is the block as it stands, without the prompts of a session.
@@ -44,9 +44,13 @@ class BlockRule(NamedTuple):
 BLOCK_RULES: tuple[BlockRule, ...] = (
     BlockRule("block_language", lambda b, _, c: b.language not in c.languages, "in no language that is asked for, or in none"),
     BlockRule("block_short", lambda b, _, c: not has_code(b, c.min_body_lines), "fewer lines of code than `min_body_lines`"),
-    BlockRule("block_large", lambda b, _, c: len(b.code.encode()) > c.max_function_bytes, "beyond `max_function_bytes`: a listing"),
+    BlockRule(
+        "block_large", lambda b, _, c: len(b.code.encode()) > c.max_function_bytes, "beyond `max_function_bytes`: a listing"
+    ),
     BlockRule("block_no_prose", lambda _, x, __: not x, "no paragraph stands between it and the block before"),
-    BlockRule("block_short_prose", lambda _, x, c: count_units(x) < c.min_doc_words, "fewer words before it than `min_doc_words`"),
+    BlockRule(
+        "block_short_prose", lambda _, x, c: count_units(x) < c.min_doc_words, "fewer words before it than `min_doc_words`"
+    ),
     BlockRule("block_not_text", lambda b, x, _: has_control_bytes(b.code) or has_control_bytes(x), "control characters"),
 )
 

@@ -193,9 +193,7 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
                     scope = scope.parent
                 definition = _commented(node, kinds[kind_id], scope, data, rules)
                 if definition is not None:
-                    definition.doc = _doc_above(data, comments, min(start, definition.start), rules)
-                    if rules.doc_inside and definition.start > start:
-                        definition.doc = _doc_inside(data, node, definition.start, rules) or definition.doc
+                    definition.doc = _doc_of_definition(data, comments, node, definition, rules)
                     yield definition
                     scope = definition
                     if definition.kind == "function":  # its own keyword is no sign of another one in it
@@ -322,11 +320,20 @@ def _trailing(node: Node) -> tuple[list[Node], int]:
 
 
 def _with_wrappers(node: Node, first: Node, wrappers: frozenset[str]) -> Node:
-    """The node that a definition begins with: the outermost of those that say its parameters, else what it begins with itself."""
+    """The node that a definition begins with: the outermost of those that say its parameters, else its own first one."""
     parent = node.parent
     while parent is not None and parent.type in wrappers:
         first, parent = parent, parent.parent
     return first
+
+
+def _doc_of_definition(
+    data: bytes, comments: list[Node], node: Node, definition: Definition, rules: CommentedRules
+) -> Doc | None:
+    found = _doc_above(data, comments, min(node.start_byte, definition.start), rules)
+    if rules.doc_inside and definition.start > node.start_byte:
+        return _doc_inside(data, node, definition.start, rules) or found
+    return found
 
 
 def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRules) -> Doc | None:

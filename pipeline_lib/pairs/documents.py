@@ -181,7 +181,9 @@ def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, 
     _add_text_pairs(file, [Section(name, found)], config, rows)
     if file.form == "markdown" and "markdown" in config.code.blocks and found:  # of the same document
         document = document_id(file, "text")
-        for position, (language, pair) in enumerate(block_pairs(markdown_blocks(text), "block", name, config.code, rows.dropped)):
+        for position, (language, pair) in enumerate(
+            block_pairs(markdown_blocks(text), "block", name, config.code, rows.dropped)
+        ):
             rows.add_code_pair(file, document, language, position, pair)
 
 

@@ -21,7 +21,7 @@ class BrokenNotebook(ValueError):
 
 @dataclass(frozen=True)
 class Notebook:
-    """The cells of a notebook. Lines count in the cells' sources one after another, for the file's own are those of its JSON."""
+    """The cells of a notebook. Lines count in the cells' sources one after another, not in the file's JSON."""
 
     language: str
     prose: list[list[Paragraph]] = field(default_factory=list)  # of one Markdown cell each
@@ -114,4 +114,3 @@ def _code(source: str, language: str) -> tuple[str, str]:
         language = language if name in _SAME_LANGUAGE else language_called(name)
         source = source[magic.end() :]
     return language, _MAGIC.sub("", source).strip("\n").rstrip() if language == "python" else source.strip("\n").rstrip()
-

@@ -124,8 +124,12 @@ def _remote_files(source: DumpSource, skips: Skips, more: tuple[Form, ...]) -> I
         if not folder:
             form = _form(source, file.path, found.get(file.url), more)
         elif _may_be_read(file.path):
-            by_name = {TREE: partial(form_of, more=more), TEXT: _prose_form}.get(source.reader)
-            form = by_name(file.path) if by_name else _form_in_folder(source, file.path, found.get(file.url), more)
+            if source.reader == TREE:
+                form = form_of(file.path, more)
+            elif source.reader == TEXT:
+                form = _prose_form(file.path)
+            else:
+                form = _form_in_folder(source, file.path, found.get(file.url), more)
         if form is None:
             skips.note(file.path)
             continue

@@ -108,7 +108,7 @@ CSHARP = {
     slashes("<remarks>More of it.</remarks>", "<summary>" + WANTED + "</summary>"): WANTED,
     slashes("<summary>" + WANTED): WANTED,
     slashes("<summary>" + WANTED + "</summary>") + "\n[Pure]": WANTED,
-    slashes("<summary>" + WANTED + "</summary>") + "\n[Pure, Obsolete(\"]\")]\n// a remark": WANTED,
+    slashes("<summary>" + WANTED + "</summary>") + '\n[Pure, Obsolete("]")]\n// a remark': WANTED,
     slashes("<summary>" + WANTED + "</summary>") + "\n#region dates": WANTED,
     slashes(WANTED, mark="//"): "",
     "//// " + WANTED: "",
@@ -241,7 +241,8 @@ TYPESCRIPT = {
     "/* " + WANTED + " */": "",
 }
 CASES = {
-    "c": C, "cpp": C, "csharp": CSHARP, "rust": RUST, "kotlin": KOTLIN, "swift": SWIFT, "scala": SCALA, "typescript": TYPESCRIPT,
+    "c": C, "cpp": C, "csharp": CSHARP, "rust": RUST, "kotlin": KOTLIN, "swift": SWIFT, "scala": SCALA,
+    "typescript": TYPESCRIPT,
 }  # fmt: skip
 
 
@@ -258,8 +259,8 @@ def test_there_are_twenty_cases_of_each_language() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["<!--", "`", "[a](b", "\n# a\n", "\\brief ", "\n@param a\n", "@code ", "\\f$", "<summary>", "<see cref='", "<c>", "{{{", "[[a ",
-     "''", "^a", "\n- Note: a\n  b", "``a", "\n[a]: b", "a - ", "\n@a: b\n c", "\n\n"],
+    ["<!--", "`", "[a](b", "\n# a\n", "\\brief ", "\n@param a\n", "@code ", "\\f$", "<summary>", "<see cref='", "<c>", "{{{",
+     "[[a ", "''", "^a", "\n- Note: a\n  b", "``a", "\n[a]: b", "a - ", "\n@a: b\n c", "\n\n"],
 )  # fmt: skip
 def test_comments_made_to_be_hard_take_no_square_of_their_length(unit: str) -> None:
     text = unit * (100_000 // len(unit))

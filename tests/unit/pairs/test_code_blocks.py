@@ -1,4 +1,4 @@
-"""Code in prose: fenced blocks of Markdown and cells of notebooks with the prose right before them, and why others give none."""
+"""Fenced blocks of Markdown and cells of notebooks with the prose right before them, and why others give none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_block_has_its_heading_and_the_paragraph_before_it() -> None:
     [
         (f"{WORDS}\n```python\n{CODE}\n```\n", CODE),
         (f"{WORDS}\n\n~~~ {{.python .numberLines}}\n{CODE}\n~~~\n", CODE),
-        (f"{WORDS}\n\n```py title=\"a\"\n{CODE}\n```\n", CODE),
+        (f'{WORDS}\n\n```py title="a"\n{CODE}\n```\n', CODE),
         (f"{WORDS}\n\n````python\n```\n{CODE}\n```\n````\n", f"```\n{CODE}\n```"),
         (f"1. {WORDS}\n\n   ```python\n   a = 1\n     b\n   c = 2\n   ```\n", "a = 1\n  b\nc = 2"),
         (f"> {WORDS}\n>\n> ```python\n> a = 1\n> b = 2\n> c = 3\n> ```\n", "a = 1\nb = 2\nc = 3"),
@@ -73,7 +73,9 @@ def test_a_block_without_a_pair_has_a_reason(text: str, reason: str) -> None:
 
 def test_prose_is_about_the_first_block_behind_it_and_an_open_fence_is_none() -> None:
     block = f"```python\n{CODE}\n```\n"
-    pairs, dropped = found(f"{WORDS}\n\n{block}\n{block}\nMore words about the third of them.\n\n{block}\n```python\nnever closed")
+    pairs, dropped = found(
+        f"{WORDS}\n\n{block}\n{block}\nMore words about the third of them.\n\n{block}\n```python\nnever closed"
+    )
     assert [x for _, x, *_ in pairs] == [WORDS, "More words about the third of them."]
     assert dropped == {"block_no_prose": 1}
 
@@ -151,7 +153,8 @@ def test_what_is_no_notebook_is_set_aside(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cells", [[1, None, "a"], [{}], [cell("code", 1)], [cell("code", [1, None])], [cell("markdown", {"a": 1})], [{"cell_type": []}]]  # type: ignore[arg-type,list-item]
+    "cells",
+    [[1, None, "a"], [{}], [cell("code", 1)], [cell("code", [1, None])], [cell("markdown", {"a": 1})], [{"cell_type": []}]],  # type: ignore[arg-type,list-item]
 )
 def test_cells_of_any_shape_are_looked_over(cells: list[Any], tmp_path: Path) -> None:
     rows, _ = rows_of(tmp_path, "a.ipynb", notebook(*cells))
@@ -159,7 +162,11 @@ def test_cells_of_any_shape_are_looked_over(cells: list[Any], tmp_path: Path) ->
 
 
 def test_old_notebooks_and_other_kernels() -> None:
-    old = {"worksheets": [{"cells": [{"cell_type": "heading", "level": 2, "source": "Adding"}, {"cell_type": "code", "input": CODE}]}]}
+    old = {
+        "worksheets": [
+            {"cells": [{"cell_type": "heading", "level": 2, "source": "Adding"}, {"cell_type": "code", "input": CODE}]}
+        ]
+    }
     assert [(block.code, block.prose[0].text) for block in read_notebook(json.dumps(old)).blocks] == [(CODE, "Adding")]
     assert read_notebook(notebook(cell("code", "a"), language_info={"name": "Rust"})).language == "rust"
     assert read_notebook(notebook(cell("code", "a"), kernelspec={"name": "python3"})).language == "python"
