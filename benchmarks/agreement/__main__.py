@@ -2,9 +2,9 @@
 
     python -m benchmarks.agreement LANGUAGE FOLDER [--show N]
 
-It runs the language's own tool (go, ruby with YARD, php, java, node with typescript, syn for Rust; for C# a scanner of its own),
-which prints every function with its documentation, and compares: is each function found by both; is it documented in both; is the first paragraph of its
-documentation the same, word by word. The last line is one JSON object.
+It runs the language's own tool (go, ruby with YARD, php, java, node with typescript, syn for Rust; for C# a scanner of its
+own), which prints every function with its documentation, and compares: is each function found by both; is it documented in
+both; is the first paragraph of its documentation the same, word by word. The last line is one JSON object.
 """
 
 from __future__ import annotations

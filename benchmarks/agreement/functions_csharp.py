@@ -1,7 +1,8 @@
 """Members of C# files with a body and with their XML documentation, by a scanner of its own over tokens: JSON lines.
 
 It shares nothing with extraction and knows no grammar: a member of a type is what stands before a brace or an arrow at the
-depth of a type's body, its name the word before the first parenthesis. Conditional compilation is not looked at, nor are properties.
+depth of a type's body, its name the word before the first parenthesis. Conditional compilation is not looked at, nor are
+properties.
 """
 
 import json

@@ -21,9 +21,9 @@ USUAL = ("python", "javascript", "java", "go", "php", "ruby")
 # what records and fences of Markdown call them besides
 _ALIASES = {
     "py": "python", "python3": "python", "ipython": "python", "ipython3": "python", "js": "javascript", "jsx": "javascript",
-    "node": "javascript", "golang": "go", "rb": "ruby", "ts": "typescript", "c++": "cpp", "cxx": "cpp", "cc": "cpp",
-    "hpp": "cpp", "h": "c", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp", "c-sharp": "csharp", "rs": "rust", "kt": "kotlin",
-    "kts": "kotlin", "sc": "scala",
+    "node": "javascript", "golang": "go", "rb": "ruby", "ts": "typescript", "h": "c", "c++": "cpp", "cxx": "cpp",
+    "cc": "cpp", "hpp": "cpp", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp", "c-sharp": "csharp", "rs": "rust",
+    "kt": "kotlin", "kts": "kotlin", "sc": "scala",
 }  # fmt: skip
 
 

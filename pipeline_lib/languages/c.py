@@ -232,7 +232,8 @@ def _is_whole(branch: bytes) -> bool:
 _COMMENT = re.compile(rb"/\*(?:[^*]|\*(?!/))*+\*/|//[^\n]*")
 _CPP_SIGN = re.compile(
     rb"(?m)^[ \t]*(?:namespace\b[^\n;]*\{?[ \t]*$|template[ \t]*<|class[ \t]+\w[^;\n()]*[{:]?[ \t]*$"
-    rb"|(?:public|protected|private)[ \t]*:|using[ \t]+(?:namespace\b|[\w:]+[ \t]*[;=]))|\bstd::|\boperator[ \t]*[^\w\s]+[ \t]*\("
+    rb"|(?:public|protected|private)[ \t]*:|using[ \t]+(?:namespace\b|[\w:]+[ \t]*[;=]))"
+    rb"|\bstd::|\boperator[ \t]*[^\w\s]+[ \t]*\("
 )
 
 
