@@ -36,7 +36,7 @@ ROWS_SHOWN = 1_000  # of a table in Prefect's UI
 def listing_task(store: Store, config: RunConfig) -> tuple[str, Files]:
     """The key of the dump's listing as it is now, and its files by content; nothing is written."""
     skips = Skips()
-    bundles = list_bundles(config.source, skips)
+    bundles = list_bundles(config.source, skips, config.extract.more_forms)
     return listing_key(store, config.source, bundles, skips), listed_files(file for one in bundles for file in one.files)
 
 

@@ -2,15 +2,16 @@
 
     python -m benchmarks.agreement LANGUAGE FOLDER [--show N]
 
-It runs the language's own tool (go, ruby with YARD, php, java, node with typescript), which prints every function with its
-documentation, and compares: is each function found by both; is it documented in both; is the first paragraph of its
-documentation the same, word by word. The last line is one JSON object.
+It runs the language's own tool (go, ruby with YARD, php, java, node with typescript, syn for Rust; for C# a scanner of its
+own), which prints every function with its documentation, and compares: is each function found by both; is it documented in
+both; is the first paragraph of its documentation the same, word by word. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 from collections import defaultdict
@@ -20,7 +21,7 @@ from typing import Any
 from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.rules import ParseLimit
 from pipeline_lib.pairs.code_pairs import first_paragraph
-from pipeline_lib.pairs.definitions import find_definitions
+from pipeline_lib.pairs.definitions import Definition, find_definitions
 from pipeline_lib.sources.safe_open import SourceText, decode
 
 HERE = Path(__file__).parent
@@ -30,15 +31,24 @@ TOOLS = {
     "php": (["php", "functions.php"], ".php"),
     "java": (["java", "Functions.java"], ".java"),
     "javascript": (["node", "functions.js"], ".js"),
+    "typescript": (["node", "functions.js"], ".ts"),
+    "tsx": (["node", "functions.js"], ".tsx"),
+    "rust": (["rust/target/release/functions"], ".rs"),
+    "csharp": (["python3", "functions_csharp.py"], ".cs"),
 }
+BUILT = "rust/target/release/functions"  # by cargo, see rust/Cargo.toml; CPT_RUST_FUNCTIONS: where it is besides
 Place = tuple[str, int, str]  # path, line, last name
 
 
 def theirs(language: str, folder: Path) -> dict[Place, str]:
     """What the language's own tool finds."""
-    (program, *words), _ = TOOLS[language]
-    *words, script = words
-    done = subprocess.run([program, *words, HERE / script, folder], capture_output=True, text=True, check=False)
+    (program, *words), ending = TOOLS[language]
+    if program == BUILT:
+        command = [os.environ.get("CPT_RUST_FUNCTIONS") or str(HERE / BUILT)]
+    else:
+        *words, script = words
+        command = [program, *words, str(HERE / script)]
+    done = subprocess.run([*command, folder, ending], capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not rows:
         raise SystemExit(f"{program} found nothing in {folder}: {done.stderr[-500:]}")
@@ -57,7 +67,7 @@ def ours(language: str, folder: Path) -> dict[Place, str]:
         except ParseLimit:
             continue
         for definition in definitions:
-            if definition.kind == "function":
+            if definition.kind == "function" and _is_told(language, definition, source.data):
                 line = definition.line
                 found[str(path), line, last_name(definition.name)] = definition.doc.value if definition.doc else ""
     return found
@@ -65,7 +75,18 @@ def ours(language: str, folder: Path) -> dict[Place, str]:
 
 def last_name(name: str) -> str:
     """What a function is called itself: T.Name and Foo.prototype.bar are Name and bar."""
+    if name.startswith("operator"):  # of C#, whose sign the scanner does not tell
+        return "operator"
     return re.split(r"[.#]", name)[-1].strip("\"'[]")
+
+
+def _is_told(language: str, definition: Definition, data: bytes) -> bool:
+    """False for what the tool of a language does not tell: macros; properties of C#, and what has no body there."""
+    if language == "rust":
+        return not data.startswith(b"macro_rules!", definition.start)
+    return language != "csharp" or (
+        definition.body_start < definition.end and b"(" in data[definition.name_start : definition.body_start]
+    )
 
 
 def words_of(doc: str) -> list[str]:

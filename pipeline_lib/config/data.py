@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.filters import FilterConfig
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.languages import language_names
+from pipeline_lib.languages import USUAL, language_names
 
 
 def _known(language: str) -> str:
@@ -54,8 +54,10 @@ class CodePairsConfig(StageConfig):
     """Rules for (docstring, function) pairs: CodeSearchNet's, each drop with its reason."""
 
     languages: tuple[Language, ...] = Field(
-        language_names(),
-        description="Programming languages whose functions are extracted; all but Python need the extra `dumps`.",
+        USUAL,
+        description="Programming languages whose functions are extracted; all but Python need the extra `dumps`. Files of these"
+        " six are read in any case, those of c, cpp, csharp, kotlin, rust, scala, swift, tsx and typescript where they are"
+        " named here, and counted as `other_language` where not.",
     )
     views: tuple[View, ...] = Field(
         ("docstring",),
@@ -63,6 +65,12 @@ class CodePairsConfig(StageConfig):
         " without a docstring, x is the words of the name and the comments, both left out of y; `class`: x is a class's"
         " docstring, y the class without the bodies of its functions.",
         min_length=1,
+    )
+    blocks: tuple[Literal["notebook", "markdown"], ...] = added(
+        (),
+        description="Texts whose blocks of code give pairs with the prose before them. `notebook`: the cells of .ipynb files,"
+        " which are not read without (view `cell`); `markdown`: fenced blocks of Markdown (view `block`). Blocks of"
+        " `extract.code.languages` alone, under `min_body_lines`, `min_doc_words` and `max_function_bytes`.",
     )
     min_body_lines: int = Field(
         3, description="Shortest body of a function, which is dropped as trivial below it (lines of code).", ge=1
@@ -168,6 +176,12 @@ class ExtractConfig(WorkersConfig):
     text: TextPairsConfig = TextPairsConfig()
     filters: FilterConfig = FilterConfig()
     generation: int = Field(0, description="Growth of the data set that these pairs belong to, counted from 0.", ge=0)
+
+    @property
+    def more_forms(self) -> tuple[str, ...]:
+        """Kinds of files that are read beside those that are read in every source: further languages, and notebooks."""
+        notebooks = ("notebook",) if "notebook" in self.code.blocks else ()
+        return (*sorted(set(self.code.languages) - set(USUAL)), *notebooks)
 
 
 class ContractConfig(StageConfig):

@@ -182,6 +182,17 @@ def without_markup(text: str) -> str:
     return html.unescape(text) if "&" in text else text
 
 
+_LINE_MARKS = re.compile(r"\n[ \t]*//[/!]*[ \t]?")
+
+
+def doc_text(comments: list[str]) -> str:
+    """The text of one block, or of several lines behind slashes, without marks; each line after a newline."""
+    if comments[0].startswith("/*"):
+        block = _STAR.sub("\n", "\n" + _inside(comments[0]).lstrip("*!")).rstrip("* \t\n")
+        return "\n" + "\n".join(line.rstrip() for line in block.split("\n")).strip()
+    return _LINE_MARKS.sub("\n", "\n" + "\n".join(comment.rstrip() for comment in comments))
+
+
 _EMPTY_LINES = re.compile(r"[ \t]*(?:\n[ \t]*(?=\n))*")
 
 
@@ -212,3 +223,30 @@ def first_that_is_not(text: str, is_one: Callable[[str], bool]) -> str:
             return text
         rest = after.strip()
     return rest
+
+
+_HEADING = re.compile(r"\n {0,3}#{1,6}[ \t]+([^\n]*?)[ \t#]*(?=\n|\Z)")
+_FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
+# a span of code is looked over; a link has a text and a target, or one of the two: [the list][java.util.List], [List#of]
+_SPAN_OR_LINK = re.compile(r"(?<!`)(`++).*?\1|(?<![\w\]\\])!?\[([^\[\]\n]+)\](?:\[([^\]\n]*(?:\[\])*)\])?(?![\[(:])", re.S)
+_EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|(?<!_)_{1,3})(?=[^\s*_])([^*\n]{0,200}?[^\s*_\\])\1(?![\w*])")
+
+
+def markdown_words(text: str) -> str:
+    """What a comment in Markdown says: no fences, no headings before the prose, links and emphasis as plain words.
+
+    Args:
+        text: each line after a newline.
+    """
+    text = headings_apart(_FENCE.sub("\n", text), _HEADING)
+    if "[" in text:
+        text = _SPAN_OR_LINK.sub(_without_target, text)
+    return _EMPHASIS.sub(r"\2", without_inline_tags(text)).strip()
+
+
+def _without_target(found: re.Match[str]) -> str:
+    """A span of code as it is, and of a link what a reader sees."""
+    span, words, target = found.groups()
+    if span:
+        return found.group()
+    return words if target else words.lstrip("#").replace("#", ".")

@@ -6,7 +6,7 @@ import re
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.doc_comments import before_tags, headings_apart, last_doc_block, tagged_prose, without_inline_tags
+from pipeline_lib.languages.doc_comments import before_tags, last_doc_block, markdown_words, tagged_prose
 from pipeline_lib.languages.rules import (
     BRACES_CODE_LINE,
     SLASHES_COMMENT_LINE,
@@ -25,11 +25,6 @@ _CLASS_AFTER_NEW = re.compile(
 )
 
 _BLANK_LINE = re.compile(rb"[ \t]*\n[ \t]*\n")
-_HEADING = re.compile(r"\n {0,3}#{1,6}[ \t]+([^\n]*?)[ \t#]*(?=\n|\Z)")
-_FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
-# a span of code is looked over; a link has a text and a target, or one of the two: [the list][java.util.List], [List#of]
-_SPAN_OR_LINK = re.compile(r"(?<!`)(`++).*?\1|(?<![\w\]\\])!?\[([^\[\]\n]+)\](?:\[([^\]\n]*(?:\[\])*)\])?(?![\[(:])", re.S)
-_EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|(?<!_)_{1,3})(?=[^\s*_])([^*\n]{0,200}?[^\s*_\\])\1(?![\w*])")
 
 
 def doc_block_or_lines(data: bytes, comments: list[Node]) -> list[Node]:
@@ -45,18 +40,7 @@ def java_prose(comments: list[str]) -> str:
     if not comments[0].startswith("///"):
         return tagged_prose(comments)
     text = before_tags("\n" + "\n".join(comment[3:].removeprefix(" ").rstrip() for comment in comments))
-    text = headings_apart(_FENCE.sub("\n", text), _HEADING)
-    if "[" in text:
-        text = _SPAN_OR_LINK.sub(_without_target, text)
-    return _EMPHASIS.sub(r"\2", without_inline_tags(text)).strip()
-
-
-def _without_target(found: re.Match[str]) -> str:
-    """A span of code as it is, and of a link what a reader sees."""
-    span, words, target = found.groups()
-    if span:
-        return found.group()
-    return words if target else words.lstrip("#").replace("#", ".")
+    return markdown_words(text)
 
 
 RULES = CommentedRules(

@@ -75,6 +75,7 @@ class LanguageRules:
     """One language, and how its definitions are told from each other."""
 
     suffixes: tuple[str, ...]  # of its files, in lower case, with the dot
+    shared_suffixes: tuple[str, ...] = ()  # another language's, read as this one's where only this one is asked for
     grammar: str  # module and function of the tree-sitter grammar: imported when the first text is parsed
     code_line: re.Pattern[bytes]  # once in each line, after its newline, that holds code: no comment, no closing bracket
     comment_line: re.Pattern[str]  # after its newline, a line that is a comment alone; its group is what it says
@@ -85,6 +86,7 @@ class LanguageRules:
     constructors: frozenset[str] = frozenset()
     constructor_is_class: bool = False  # a constructor has the name of its class
     standard_methods: frozenset[str] = frozenset()  # every class may have them: CodeSearchNet's list
+    told_by_text: Callable[[bytes], str] | None = None  # the language of a text whose suffix two of them share
 
     @cached_property
     def language(self) -> Language:
@@ -170,6 +172,13 @@ class CommentedRules(LanguageRules):
     opened_by: Callable[[Node], Node | None] | None = None  # the definition that the smallest node at a sign may open: no walk
     unsigned: re.Pattern[bytes] | None = None  # what may hide the sign of a definition: a text that holds it is walked
     name_of: Callable[[Node, bytes], tuple[str, Node] | None]  # of a definition: its name, and where that stands
+    body_of: Callable[[Node], Node | None] | None = None  # of a definition, where the grammar has no field `body` for it
+    wrapped_by: frozenset[str] = (
+        frozenset()
+    )  # types of parents that a definition begins with: what says its parameters of types
+    marked_test: Callable[[Node, bytes], bool] | None = None  # whether an attribute or annotation says that it is a test
+    trailing: bool = False  # a definition without brackets holds the comments behind it, which are those of the next
+    most_open_comments: int | None = None  # beyond which the grammar takes gigabytes: comments that nest, and are never closed
     given_by: tuple[str, ...] = ()  # fields of a definition that hold the function or class itself, where it is given a name
     left_out: frozenset[str] = frozenset()  # types of leading children that are no part of y: annotations
     left_out_signs: bytes = b""  # what these begin with
@@ -212,8 +221,11 @@ class CommentedRules(LanguageRules):
         """The root of a text's tree.
 
         Raises:
-            ParseLimit: the text takes too many steps, or seconds.
+            ParseLimit: the text takes too many steps, or seconds, or opens more comments than it closes.
         """
+        most = self.most_open_comments
+        if most is not None and data.count(b"/*") - data.count(b"*/") > most:
+            raise ParseLimit(f"more than {most} comments that are never closed")
         limit = step_limit(data, seconds, steps_per_kb)
         try:
             return self.parser.parse(lambda offset, _: data[offset:], progress_callback=limit).root_node

@@ -184,7 +184,12 @@ def _is_dunder(name: str) -> bool:
 
 def _is_constructor(candidate: Candidate) -> bool:
     name, parent, rules = _last_name(candidate), candidate.definition.parent, candidate.rules
-    return name in rules.constructors or (rules.constructor_is_class and parent is not None and parent.name == name)
+    if name in rules.constructors:
+        return True
+    if not rules.constructor_is_class:
+        return False
+    whole = candidate.definition.name  # C++ has Foo.Foo outside of its class, and the destructor ~Foo
+    return name.startswith("~") or whole.endswith(f"{name}.{name}") or (parent is not None and parent.name == name)
 
 
 def _last_name(candidate: Candidate) -> str:

@@ -193,15 +193,15 @@ def _walk_with_comments(data: bytes, root: Node, rules: CommentedRules, top: Def
                     scope = scope.parent
                 definition = _commented(node, kinds[kind_id], scope, data, rules)
                 if definition is not None:
-                    definition.doc = _doc_above(data, comments, start, rules)
-                    if rules.doc_inside and definition.start > start:
-                        definition.doc = _doc_inside(data, node, definition.start, rules) or definition.doc
+                    definition.doc = _doc_of_definition(data, comments, node, definition, rules)
                     yield definition
                     scope = definition
                     if definition.kind == "function":  # its own keyword is no sign of another one in it
                         sign = bisect_left(signs, definition.name_end, at)
             if (opened[sign] < node.end_byte or kind_id in entered_ids) and cursor.goto_first_child():
                 continue
+            if rules.trailing:
+                comments.extend(_trailing(node)[0])
         while not next_sibling():
             if not cursor.goto_parent():
                 return
@@ -274,9 +274,13 @@ def _commented(node: Node, kind: DefinitionKind, parent: Definition, data: bytes
     for field in rules.given_by:  # `name = function`
         holder = node.child_by_field_name(field) or holder
     body = holder.child_by_field_name("body")
+    if body is None and rules.body_of is not None:
+        body = rules.body_of(holder)
     start = node.start_byte
     # the first byte tells that nothing is left out, four times as fast as the first children do
     first = _without_leading(node, rules.left_out) if data[start] in rules.left_out_signs else node
+    if rules.wrapped_by:
+        first = _with_wrappers(node, first, rules.wrapped_by)
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
     return Definition(
@@ -284,15 +288,52 @@ def _commented(node: Node, kind: DefinitionKind, parent: Definition, data: bytes
         name,
         parent,
         first.start_byte,
-        node.end_byte,
+        _trailing(node)[1] if rules.trailing else node.end_byte,
         first.start_point[0] + 1,
         name_node.start_byte,
         name_node.end_byte,
         body.start_byte if body is not None else node.end_byte,  # abstract, or empty
         None,  # it stands above
-        parent.in_test or (rules.test_class if kind == "class" else rules.test_function).match(name) is not None,
+        parent.in_test
+        or (rules.test_class if kind == "class" else rules.test_function).match(name) is not None
+        or (rules.marked_test is not None and rules.marked_test(node, data)),
         node.has_error and (body is None or _has_broken_head(holder, body)),
     )
+
+
+def _trailing(node: Node) -> tuple[list[Node], int]:
+    """The comments at the end of a node, in however many others, and where what stands before them ends."""
+    found: list[Node] = []
+    last = node
+    while last.named_child_count and last.end_byte == node.end_byte:
+        children = last.children
+        count = len(children)
+        while count and children[count - 1].type.endswith("comment"):
+            count -= 1
+        found[:0] = children[count:]
+        if not count:
+            break
+        last = children[count - 1]
+        if children[count:]:
+            break
+    return found, last.end_byte if found else node.end_byte
+
+
+def _with_wrappers(node: Node, first: Node, wrappers: frozenset[str]) -> Node:
+    """The node that a definition begins with: the outermost of those that say its parameters, else its own first one."""
+    parent = node.parent
+    while parent is not None and parent.type in wrappers:
+        first, parent = parent, parent.parent
+    return first
+
+
+def _doc_of_definition(
+    data: bytes, comments: list[Node], node: Node, definition: Definition, rules: CommentedRules
+) -> Doc | None:
+    found = _doc_above(data, comments, min(node.start_byte, definition.start), rules)
+    if rules.doc_inside and definition.start > node.start_byte:
+        return _doc_inside(data, node, definition.start, rules) or found
+    return found
 
 
 def _doc_above(data: bytes, comments: list[Node], start: int, rules: CommentedRules) -> Doc | None:

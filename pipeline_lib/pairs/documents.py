@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from email.parser import HeaderParser
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.data import ExtractConfig, TextPairsConfig
 from pipeline_lib.languages import rules_of, scripts
 from pipeline_lib.languages.rules import Doc, ParseLimit
+from pipeline_lib.pairs.code_blocks import block_pairs, markdown_blocks
 from pipeline_lib.pairs.code_pairs import code_pairs, note_broken_parse
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
+from pipeline_lib.pairs.notebooks import BrokenNotebook, read_notebook
 from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
-from pipeline_lib.pairs.tables import Kind, Rows
+from pipeline_lib.pairs.tables import Kind, Rows, document_id
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs
 from pipeline_lib.pairs.web_prose import web_prose
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.records import SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
-from pipeline_lib.sources.source_file import CODE_FORMS, SourceFile
+from pipeline_lib.sources.source_file import CODE_FORMS, NOTEBOOK, SourceFile
 from pipeline_lib.sources.time_limit import within_time
 
 # Refusals that are a rule of ours, not a fault of the file: counted as drops.
@@ -36,7 +39,7 @@ _STOPWORDS = frozenset(
 
 def kind_of(file: SourceFile) -> Kind:
     """The kind of a file's pairs: code or prose."""
-    return "code" if file.form in CODE_FORMS else "text"
+    return "code" if file.form in CODE_FORMS or file.form == NOTEBOOK else "text"
 
 
 def extract_found(found: SourceRecord, config: ExtractConfig, rows: Rows) -> None:
@@ -85,28 +88,38 @@ def _extract_text(file: SourceFile, source: SourceText | Refusal, config: Extrac
         rows.dropped["file_empty"] += 1
     else:
         filters = config.filters.resolved(file.filters)
-        if filters.web.enabled and file.form not in CODE_FORMS and file.form != "metadata":
+        if filters.web.enabled and file.form not in CODE_FORMS and file.form not in ("metadata", NOTEBOOK):
             source = SourceText(web_prose(source.text, filters.web, rows.dropped), b"")
         if reason := document_drop(as_document(file, source.text), filters):
             rows.dropped[reason] += 1
         elif file.form in CODE_FORMS:
             _extract_code(file, source, config, rows)
+        elif file.form == NOTEBOOK:
+            _extract_notebook(file, source, config, rows)
         else:
             _extract_prose(file, source, config, rows)
 
 
 def as_document(file: SourceFile, text: str) -> DocumentText:
     """A file's text as the rules for documents look at it."""
+    if file.form == NOTEBOOK:
+        with suppress(BrokenNotebook):  # extraction says so
+            return DocumentText(read_notebook(text).code, "code", file.licence)
     prose = description(text)[0] if file.form == "metadata" else text
     return DocumentText(prose, "code" if file.form in CODE_FORMS else "prose", file.licence)
 
 
 def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
-    language = file.form
+    rules = rules_of(file.form)
+    language = rules.told_by_text(source.data) if rules.told_by_text is not None else file.form
+    if language != file.form:
+        if language not in config.code.languages:
+            rows.dropped["other_language"] += 1
+            return
+        rules = rules_of(language)
     document = rows.add_document(file, "code", language, source.text)
     if language not in config.code.languages:
         return
-    rules = rules_of(language)
     try:
         limits = config.code.parse_seconds, config.code.parse_steps_per_kb
         definitions = find_definitions(source.data, rules, rules.module_name(file.inner_path), *limits)
@@ -131,6 +144,21 @@ def _extract_code(file: SourceFile, source: SourceText, config: ExtractConfig, r
     _add_text_pairs(file, sections, config, rows)
 
 
+def _extract_notebook(file: SourceFile, source: SourceText, config: ExtractConfig, rows: Rows) -> None:
+    """A document of the code with the pairs of its cells, and one of the prose with the pairs of neighbours."""
+    try:
+        notebook = read_notebook(source.text)
+    except BrokenNotebook as error:
+        rows.refuse(file, "code", "broken_notebook", str(error))
+        return
+    name = file.path.rsplit("/", 1)[-1]
+    if notebook.blocks:
+        document = rows.add_document(file, "code", notebook.language, notebook.code)
+        for position, (language, pair) in enumerate(block_pairs(notebook.blocks, "cell", name, config.code, rows.dropped)):
+            rows.add_code_pair(file, document, language, position, pair)
+    _add_text_pairs(file, [Section(name, [part for prose in notebook.prose for part in prose])], config, rows)
+
+
 def _is_long(doc: Doc, config: TextPairsConfig) -> bool:
     """True where a docstring is long enough for two segments; words are counted only where the characters may suffice."""
     least = least_size_of_a_pair(config)
@@ -149,7 +177,14 @@ def _extract_prose(file: SourceFile, source: SourceText, config: ExtractConfig, 
         name = file.source
     elif file.form == "plain":
         text, line = book_of(text)
-    _add_text_pairs(file, [Section(name, paragraphs(text, line, indented_code=markdown))], config, rows)
+    found = paragraphs(text, line, indented_code=markdown)
+    _add_text_pairs(file, [Section(name, found)], config, rows)
+    if file.form == "markdown" and "markdown" in config.code.blocks and found:  # of the same document
+        document = document_id(file, "text")
+        for position, (language, pair) in enumerate(
+            block_pairs(markdown_blocks(text), "block", name, config.code, rows.dropped)
+        ):
+            rows.add_code_pair(file, document, language, position, pair)
 
 
 def _add_text_pairs(file: SourceFile, sections: list[Section], config: ExtractConfig, rows: Rows) -> None:

@@ -58,7 +58,7 @@ def extract(store: Store, source: SourceConfig, config: ExtractConfig, progress:
         RuntimeError: a bundle keeps killing workers although each of its files is harmless alone: too little memory.
     """
     skips = Skips()
-    bundles = list_bundles(source, skips)
+    bundles = list_bundles(source, skips, config.more_forms)
     listing = write_listing(store, source, bundles, skips)
     work = ExtractWork(source=source, extract=config)
     return store.build(STAGE, work, {"source": listing}, lambda key: _Extraction(store, bundles, work, progress, skips).run())

@@ -28,8 +28,12 @@ class TextRule(NamedTuple):
 _TEST_PATH = re.compile(
     r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*\.(?:py|rb)|[^/]*_test\.(?:py|rb|go)|__tests__|__mocks__)(?:/|$)"
     r"|[^/]\.(?:test|spec)\.[cm]?js$|[^/](?:Tests?|TestCase)\.(?:java|php)$|_spec\.rb$|(?:^|/)spec/[^\n]*\.rb$"
+    r"|[^/]\.(?:test|spec)(?:-d)?\.[cm]?tsx?$|[^/](?:Tests?|TestCase|Spec|Suite)\.(?:cs|kts?|swift|scala)$"
+    r"|(?:[^/]_(?:unit)?tests?|(?:^|/)(?:unit)?test_[^/]*|(?:^|/)(?:unit)?tests?)\.(?:c|h|cc|cpp|cxx|hh|hpp|hxx|rs)$"
+    r"|(?:^|/)(?:[A-Za-z]*Tests?|(?:unit|integration)[-_]?tests?|src/[a-z]+Test|[\w.-]+\.(?:Unit|Integration)?Tests?)/[^\n]*"
+    r"\.(?:cs|kts?|swift|scala)$"
 )
-_TEST_WORDS = ("est", "spec", "__mocks__")
+_TEST_WORDS = ("est", "spec", "__mocks__", "Spec", "Suite")
 
 
 def is_test_path(path: str) -> bool:

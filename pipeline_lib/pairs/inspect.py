@@ -92,10 +92,10 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
         TransientError: a server did not answer.
     """
     skips = Skips()
-    files = list_source(source, skips)
+    extract = ExtractConfig(code=CodePairsConfig(languages=language_names(), blocks=("notebook", "markdown")))
+    files = list_source(source, skips, extract.more_forms)
     sample = Sample(source, len(files), sum(file.bytes for file in files), skips=skips)
     config = SourceConfig()
-    extract = ExtractConfig(code=CodePairsConfig(languages=language_names()))
     documents, pairs = _Smallest(shown), _Smallest(shown)
     for file in sorted(files, key=_shuffled):
         for found in texts_of(file, config):

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_t
 from pipeline_lib.sources.licences import MAX_STATEMENT_BYTES, Licences
 from pipeline_lib.sources.packages import check_fetched, fetched_file, package_of
 from pipeline_lib.sources.python_installation import list_origins, list_python
-from pipeline_lib.sources.readers import guess, guesses, reader_of
+from pipeline_lib.sources.readers import guess, guesses, is_container, reader_of
 from pipeline_lib.sources.remote import RemoteFile, fixed_folder, is_remote, list_url, local_copy
 from pipeline_lib.sources.safe_open import Refusal, read_bytes
-from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, Form, SourceFile, form_of, is_about_data
+from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, NOTEBOOK, Form, SourceFile, form_of, is_about_data
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.records import Counts, Outcome, Record, Stage, draft_part
@@ -54,20 +55,21 @@ _TEXT_FORMS: dict[str, Form] = {
 }
 
 
-def list_dump(sources: Sequence[DumpSource], skips: Skips | None = None) -> list[SourceFile]:
+def list_dump(sources: Sequence[DumpSource], skips: Skips | None = None, more: tuple[Form, ...] = ()) -> list[SourceFile]:
     """Every file of every source.
 
     Args:
         skips: counts what trees and folders hold besides.
+        more: forms that are read beside those that are read in every source.
 
     Raises:
         UserError: a source is missing, cannot be read or holds nothing for its reader.
         TransientError: a server did not answer.
     """
-    return [file for source in sources for file in list_source(source, skips)]
+    return [file for source in sources for file in list_source(source, skips, more)]
 
 
-def list_source(source: DumpSource, skips: Skips | None = None) -> list[SourceFile]:
+def list_source(source: DumpSource, skips: Skips | None = None, more: tuple[Form, ...] = ()) -> list[SourceFile]:
     """Every file of one source, by path. Raises as `list_dump` does."""
     skips = Skips() if skips is None else skips
     if package := package_of(source.url):
@@ -76,26 +78,27 @@ def list_source(source: DumpSource, skips: Skips | None = None) -> list[SourceFi
     if reader is not None and reader.describe is not None:
         files = [reader.describe(source.url, source.name, source.options)]
     else:
-        files = list((_remote_files if is_remote(source.url) else _local_files)(source, skips))
+        files = list((_remote_files if is_remote(source.url) else _local_files)(source, skips, more))
     if not files:
         raise UserError(f"source {source.name}: nothing for the reader {source.reader} at {source.url}; mend its url or reader")
     given = {"weight": source.weight, "options": source.options}
     given |= {"group": source.group, "one_group": True} if source.group else {}
-    return [file.model_copy(update={"licence": file.licence or source.licence, **given}) for file in files]
+    files = [file.model_copy(update={"licence": file.licence or source.licence, **given}) for file in files]
+    return [file.model_copy(update={"more_forms": more}) if is_container(file) else file for file in files] if more else files
 
 
-def _local_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
+def _local_files(source: DumpSource, skips: Skips, more: tuple[Form, ...]) -> Iterator[SourceFile]:
     folder = Path(source.url)
     licences = Licences(source.licence) if source.reader == TREE else None
     if folder.is_dir():
         root = str(folder.resolve())
         if source.reader in (TREE, TEXT):
-            wanted = form_of if source.reader == TREE else _prose_form
+            wanted = partial(form_of, more=more) if source.reader == TREE else _prose_form
             for place, path in list(walk(root, wanted=wanted, skips=skips, licences=licences)):
                 yield _described(source, place, path, wanted(path), licences)
             return
         for place, path in walk(root, wanted=lambda name: None if is_about_data(name) else "plain", skips=skips):
-            if (form := _form_in_folder(source, path, guess(place))) is not None:
+            if (form := _form_in_folder(source, path, guess(place), more)) is not None:
                 yield _described(source, place, path, form)
             else:
                 skips.note(path)
@@ -109,20 +112,24 @@ def _local_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
             path = os.path.relpath(place, root)
             place = os.path.abspath(place)  # noqa: PTH100, PLW2901
             found = guess(place) if source.reader == AUTO else None
-            yield _described(source, place, path, _form(source, path, found), licences)
+            yield _described(source, place, path, _form(source, path, found, more), licences)
 
 
-def _remote_files(source: DumpSource, skips: Skips) -> Iterator[SourceFile]:
+def _remote_files(source: DumpSource, skips: Skips, more: tuple[Form, ...]) -> Iterator[SourceFile]:
     folder, files = list_url(source.url)
     licences = _remote_licences(source, files) if folder and source.reader == TREE else None
     found = _remote_guesses(source, folder, files)
     for file in files:
         form: Form | None = None
         if not folder:
-            form = _form(source, file.path, found.get(file.url))
+            form = _form(source, file.path, found.get(file.url), more)
         elif _may_be_read(file.path):
-            by_name = {TREE: form_of, TEXT: _prose_form}.get(source.reader)
-            form = by_name(file.path) if by_name else _form_in_folder(source, file.path, found.get(file.url))
+            if source.reader == TREE:
+                form = form_of(file.path, more)
+            elif source.reader == TEXT:
+                form = _prose_form(file.path)
+            else:
+                form = _form_in_folder(source, file.path, found.get(file.url), more)
         if form is None:
             skips.note(file.path)
             continue
@@ -168,32 +175,32 @@ def _described(source: DumpSource, place: str, path: str, form: Form | None, lic
     return file.model_copy(update={"form": form or "plain"})
 
 
-def _form(source: DumpSource, path: str, found: str | None) -> Form:
+def _form(source: DumpSource, path: str, found: str | None, more: tuple[Form, ...]) -> Form:
     """The form of a file that was named by itself or by a glob: a reader's name counts, else what the file is.
 
     Args:
         found: the reader that its first bytes ask for.
     """
     if source.reader == TREE:
-        return form_of(path) or "plain"
+        return form_of(path, more) or "plain"
     if source.reader in (TEXT, AUTO):
-        return (found if source.reader == AUTO else None) or _text_form(path) or "plain"
+        return (found if source.reader == AUTO else None) or _text_form(path, more) or "plain"
     return source.reader
 
 
-def _form_in_folder(source: DumpSource, path: str, found: str | None) -> Form | None:
+def _form_in_folder(source: DumpSource, path: str, found: str | None, more: tuple[Form, ...]) -> Form | None:
     """The form of a file that its folder was named for: those of the source's reader, or each as what it is; None: not read."""
     if is_about_data(path):
         return None
     if source.reader == AUTO:
-        return found or form_of(path)
+        return found or form_of(path, more)
     return found if found == source.reader else None
 
 
-def _text_form(path: str) -> Form | None:
+def _text_form(path: str, more: tuple[Form, ...]) -> Form | None:
     """The form of a file that is one text, by its name: code, or a form of prose."""
-    code = form_of(without_suffix(path))
-    return code if code in CODE_FORMS else _prose_form(path)
+    code = form_of(without_suffix(path), more)
+    return code if code in CODE_FORMS or code == NOTEBOOK else _prose_form(path)
 
 
 def _prose_form(path: str) -> Form | None:
@@ -219,27 +226,28 @@ class Bundle(Record):
         return sum(file.bytes for file in self.files)
 
 
-def list_bundles(config: SourceConfig, skips: Skips | None = None) -> list[Bundle]:
+def list_bundles(config: SourceConfig, skips: Skips | None = None, more: tuple[Form, ...] = ()) -> list[Bundle]:
     """The bundles of a dump spec or a folder or, where neither is named, of this machine's Python.
 
     Args:
         skips: counts what is not listed.
+        more: forms that are read beside those that are read in every source; of this machine's Python none is.
 
     Raises:
         UserError: the folder cannot be read or is empty; the project is not installed.
     """
-    files = list_files(config, skips)
+    files = list_files(config, skips, more)
     grows = bool(config.dump or config.folder)  # an installation of Python is replaced as a whole, by an upgrade
     return bundles_of(files, config.max_bundle_bytes, files_a_bundle(len(files)) if grows else None)
 
 
-def list_files(config: SourceConfig, skips: Skips | None = None) -> list[SourceFile]:
+def list_files(config: SourceConfig, skips: Skips | None = None, more: tuple[Form, ...] = ()) -> list[SourceFile]:
     """The files of a dump spec or a folder or, where neither is named, of this machine's Python."""
     if config.dump:
         sources = read_spec(config.dump)
         check_fetched((source.url for source in sources), config.dump)
-        return list_dump(sources, skips)
-    return list_tree(config.folder, skips) if config.folder else list_python(skips)
+        return list_dump(sources, skips, more)
+    return list_tree(config.folder, skips, more) if config.folder else list_python(skips)
 
 
 def files_a_bundle(n_files: int) -> int | None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from pipeline_lib.errors import UserError
@@ -101,13 +102,14 @@ def _suffix(path: str) -> str:
     return f".{suffix.lower()}" if dot and stem else ""
 
 
-def list_tree(folder: str, skips: Skips | None = None) -> list[SourceFile]:
+def list_tree(folder: str, skips: Skips | None = None, more: tuple[Form, ...] = ()) -> list[SourceFile]:
     """The files of a folder that hold code or prose, by path, each with its licence as far as the folder states one.
 
     The group is the top-level sub-folder, or the folder itself for files at its top. Symbolic links are never followed.
 
     Args:
         skips: counts what is left out.
+        more: forms that are read beside those that are read in every source.
 
     Raises:
         UserError: the folder is missing, is none, cannot be read, or holds nothing to read.
@@ -115,8 +117,8 @@ def list_tree(folder: str, skips: Skips | None = None) -> list[SourceFile]:
     root = readable_folder(folder)
     name = valid_name(root.name) or "root"
     licences = Licences()
-    found = list(walk(str(root), skips=skips, licences=licences))
-    files = [describe(place, path, name, path.split("/")[0] if "/" in path else name, licences) for place, path in found]
+    found = list(walk(str(root), wanted=partial(form_of, more=more), skips=skips, licences=licences))
+    files = [describe(place, path, name, path.split("/")[0] if "/" in path else name, licences, more) for place, path in found]
     if not files:
         read = ".py, .js, .java, .go, .php, .rb, .md, .rst, .txt"
         raise UserError(f"source folder {folder}: no code or prose in it ({read}); give another folder")
@@ -204,7 +206,9 @@ def _statement(place: str) -> bytes:
         return b""
 
 
-def describe(place: str, path: str, source: str, group: str, licence: str | Licences | None = None) -> SourceFile:
+def describe(
+    place: str, path: str, source: str, group: str, licence: str | Licences | None = None, more: tuple[Form, ...] = ()
+) -> SourceFile:
     """The record of one file, with the hash of its content; the hash is empty where it cannot be read.
 
     Args:
@@ -227,7 +231,7 @@ def describe(place: str, path: str, source: str, group: str, licence: str | Lice
         source=source,
         group=valid_name(group),
         licence=licence.of(valid_name(path), head) if isinstance(licence, Licences) else licence,
-        form=form_of(path) or "plain",
+        form=form_of(path, more) or "plain",
         bytes=size,
         sha256=sha256,
     )

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.read_limits import ReadLimits
+from pipeline_lib.languages import USUAL as USUAL_LANGUAGES
+from pipeline_lib.languages import language_called
 from pipeline_lib.sources.decompress import Unreadable
 from pipeline_lib.sources.records import SourceRecord, refused_record, text_record
 from pipeline_lib.sources.safe_open import Refusal
@@ -113,6 +115,7 @@ class Records:
     def __init__(self, file: SourceFile, limits: ReadLimits) -> None:
         self.file, self.limits = file, limits
         self.options = Options.model_validate({name: file.options[name] for name in _OPTIONS if name in file.options})
+        self.languages = frozenset(USUAL_LANGUAGES) | (CODE_FORMS & set(file.more_forms))
         self.known: FieldNames | None = None  # where all records have the same fields
         self.shapes: dict[tuple[str, ...], FieldNames] = {}
         self.seen = 0
@@ -163,9 +166,9 @@ class Records:
         fields = self.fields_of(record)
         text = self.text_of(record, fields)
         name, group = _word(record, fields.name), _word(record, fields.group).removeprefix("t3_")
-        form = _language(record, fields) if fields.language else "plain"
-        if isinstance(text, str) and form not in CODE_FORMS and fields.language:
-            text = Refusal("unknown_language", f"{ascii(form)[:60]}, known are {sorted(CODE_FORMS)}")
+        form = _language(record, fields, self.file.more_forms) if fields.language else "plain"
+        if isinstance(text, str) and form not in self.languages and fields.language:
+            text = Refusal("unknown_language", f"{ascii(form)[:60]}, known are {sorted(self.languages)}")
         if isinstance(text, Refusal):
             return refused_record(self.file, at, text, number)
         if fields.language:
@@ -250,10 +253,12 @@ def joined(value: object) -> str | None:
     return (" " if words else "\n\n").join(texts)
 
 
-def _language(record: dict[str, Any], fields: FieldNames) -> str:
+def _language(record: dict[str, Any], fields: FieldNames, more: tuple[str, ...]) -> str:
     """The form of a record of code: as it says, else by the name of its file."""
     language = _word(record, fields.language).lower()
-    return language or form_of(_word(record, fields.name)) or ""
+    if (meant := language_called(language)) in more:
+        return meant
+    return language or form_of(_word(record, fields.name), more) or ""
 
 
 def _inside(record: Any, name: str, default: Any = None) -> Any:

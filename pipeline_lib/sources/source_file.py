@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline_lib.languages import language_names, languages_by_suffix
+from pipeline_lib.languages import USUAL, language_names, languages_by_suffix, languages_sharing
 from pipeline_lib.store.records import Record
 
 ProseForm = Literal["markdown", "restructuredtext", "plain", "html", "metadata"]
 Form = str  # a language, a form of prose, or the reader of a file that holds many texts
 
 CODE_FORMS = frozenset(language_names())
+NOTEBOOK: Form = "notebook"
+_USUAL = frozenset(USUAL)
 
 _PROSE: dict[str, ProseForm] = {
     ".md": "markdown",
@@ -54,6 +57,7 @@ class SourceFile(Record):
     options: dict[str, Any] = Field(default_factory=dict)  # of its reader, checked
     filters: Literal["web", "none"] = "none"  # the preset of filters for its texts, where none is set
     one_group: bool = False  # its group is that of every text in it, whatever its reader finds
+    more_forms: tuple[Form, ...] = ()  # of a file that holds many: what is read in it beside what is read in every source
 
     @property
     def inner_path(self) -> str:
@@ -64,17 +68,25 @@ class SourceFile(Record):
     def identity(self) -> list[Any]:
         fields: list[Any] = [self.source, self.path, self.group, self.licence, self.form, self.sha256]
         more: list[Any] = [self.weight, self.options] if self.weight != 1.0 or self.options else []
-        return [*fields, *more, *(["one_group"] if self.one_group else [])]
+        return [*fields, *more, *(["one_group"] if self.one_group else []), *([self.more_forms] if self.more_forms else [])]
 
 
-def form_of(path: str) -> Form | None:
-    """The kind of text in a file of that name; None: it is not read."""
+def form_of(path: str, more: Collection[Form] = ()) -> Form | None:
+    """The kind of text in a file of that name; None: it is not read.
+
+    Args:
+        more: forms that are asked for beside prose and the languages that are read in every source.
+    """
     name = path.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     if dot and stem:
         ending = f".{suffix.lower()}"
         if (language := languages_by_suffix().get(ending)) is not None:
-            return language
+            if language in _USUAL or language in more:
+                return language
+            return next((other for other in languages_sharing(ending) if other in more), None) if more else None
+        if ending == ".ipynb":
+            return NOTEBOOK if NOTEBOOK in more else None
         if (prose := _PROSE.get(ending)) is not None:
             return None if _NOT_PROSE.match(name) else prose
     return "plain" if name.upper() == "README" else None

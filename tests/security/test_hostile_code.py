@@ -14,7 +14,10 @@ from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import list_tree
 
-SUFFIXES = {"python": "py", "javascript": "js", "java": "java", "go": "go", "php": "php", "ruby": "rb"}
+SUFFIXES = {
+    "python": "py", "javascript": "js", "java": "java", "go": "go", "php": "php", "ruby": "rb", "c": "c", "cpp": "cc",
+    "csharp": "cs", "kotlin": "kt", "rust": "rs", "scala": "scala", "swift": "swift", "tsx": "tsx", "typescript": "ts",
+}  # fmt: skip
 LANGUAGES = language_names()
 CASES = Path(__file__).parents[1] / "unit" / "pairs" / "cases"
 
@@ -26,6 +29,15 @@ FUNCTIONS = {
     "go": "// F{n} does the work {doc}.\nfunc F{n}(a any) any {{\n\ta = {value}\n\treturn a\n}}\n",
     "php": "/** Does the work {doc}. */\nfunction f{n}($a) {{\n  $a = {value};\n  return $a;\n}}\n",
     "ruby": "# Does the work {doc}.\ndef f{n}(a)\n  a = {value}\n  a\nend\n",
+    "c": "/** Does the work {doc}. */\nint f{n}(int a)\n{{\n  a = {value};\n  return a;\n}}\n",
+    "cpp": "/// Does the work {doc}.\nauto f{n}(auto a) {{\n  a = {value};\n  return a;\n}}\n",
+    "csharp": "/// <summary>Does the work {doc}.</summary>\nobject F{n}(object a)\n{{\n  a = {value};\n  return a;\n}}\n",
+    "kotlin": "/** Does the work {doc}. */\nfun f{n}(b: Any): Any {{\n  val a = {value}\n  return a\n}}\n",
+    "rust": "/// Does the work {doc}.\nfn f{n}(mut a: X) -> X {{\n  a = {value};\n  a\n}}\n",
+    "scala": "/** Does the work {doc}. */\ndef f{n}(b: Any): Any = {{\n  val a = {value}\n  a\n}}\n",
+    "swift": "/// Does the work {doc}.\nfunc f{n}(b: Any) -> Any {{\n  let a = {value}\n  return a\n}}\n",
+    "tsx": "/** Does the work {doc}. */\nfunction f{n}(a: any): any {{\n  a = {value};\n  return a;\n}}\n",
+    "typescript": "/** Does the work {doc}. */\nfunction f{n}(a: any): any {{\n  a = {value};\n  return a;\n}}\n",
 }
 
 
@@ -38,10 +50,11 @@ def extract(folder: Path, language: str, content: bytes, **limits: object) -> Ro
     """The rows of one file of that content; every row is valid UTF-8, and every candidate is accounted for."""
     (folder / f"hostile.{SUFFIXES[language]}").write_bytes(content)
     work = ExtractWork(
-        source=SourceConfig.model_validate(limits), extract=ExtractConfig(code=CodePairsConfig(min_body_lines=1))
+        source=SourceConfig.model_validate(limits),
+        extract=ExtractConfig(code=CodePairsConfig(min_body_lines=1, languages=LANGUAGES)),
     )
     rows = Rows(0)
-    for file in list_tree(str(folder)):
+    for file in list_tree(str(folder), more=work.extract.more_forms):
         extract_file(file, work, rows)
     counts = rows.counts()
     assert counts.n_in == counts.n_out + sum(counts.dropped.values()) + counts.quarantined
@@ -166,6 +179,18 @@ PAYLOADS = {
     "go": ('exec.Command("touch", "CANARY").Run()', '//go:generate touch CANARY\nfunc init() { os.Create("CANARY") }\n\n'),
     "php": ('shell_exec("touch CANARY")', ""),
     "ruby": ("`touch CANARY`", 'BEGIN { File.write("CANARY", "") }\n'),
+    "c": (
+        'system("touch CANARY")',
+        '#include "CANARY"\n__attribute__((constructor)) void s(void) { system("touch CANARY"); }\n',
+    ),
+    "cpp": ('std::system("touch CANARY")', '#include "CANARY"\nstatic int s = std::system("touch CANARY");\n'),
+    "csharp": ('Process.Start("touch", "CANARY")', '#load "CANARY"\n'),
+    "kotlin": ('Runtime.getRuntime().exec("touch CANARY")', '@file:Import("CANARY")\n'),
+    "rust": ('Command::new("touch").arg("CANARY").status()', 'include!("CANARY");\n'),
+    "scala": ('"touch CANARY".!', "import $file.CANARY\n"),
+    "swift": ('Process.run("touch CANARY")', "#if canImport(CANARY)\n#endif\n"),
+    "tsx": ('require("child_process").execSync("touch CANARY")', '/// <reference path="CANARY" />\n'),
+    "typescript": ('require("child_process").execSync("touch CANARY")', '/// <reference path="CANARY" />\n'),
 }
 
 

@@ -43,11 +43,12 @@ class MemberOptions(BaseModel):
     html: bool = Field(False, description="Pages (.html, .htm) are read too; in source they are mostly generated.")
 
 
-def wanted_form(name: str, html: bool) -> Form | None:
+def wanted_form(name: str, html: bool, more: tuple[Form, ...] = ()) -> Form | None:
     """What a member holds, by its name; None: it is not read. The folders that a tree skips are skipped here too.
 
     Args:
         html: whether pages are read.
+        more: forms that are read beside those that are read in every source.
     """
     folders = name.split("/")[:-1]
     if not SKIPPED_FOLDERS.isdisjoint(folders):
@@ -56,7 +57,7 @@ def wanted_form(name: str, html: bool) -> Form | None:
         return "metadata"
     if html and name.lower().endswith((".html", ".htm")):
         return "html"
-    return form_of(name)
+    return form_of(name, more)
 
 
 def unsafe_path(name: str, limits: ReadLimits) -> Refusal | None:
@@ -184,13 +185,13 @@ def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[SourceRecord]
     file_too_large, damaged, and those of decoding. Raises `Unreadable` where the archive ends early.
     """
     html = MemberOptions.model_validate(file.options).html
-    chosen, licences = _Chosen(limits, html), _licences(file, limits)
+    chosen, licences = _Chosen(limits, html, file.more_forms), _licences(file, limits)
     broken: Unreadable | None = None
     try:
         with open_expanded(file.place, limits, read=SEVEN_ZIP) as stream:
             for entry in _entries(stream, limits):
                 if chosen.is_read(entry):
-                    form = wanted_form(entry.name, html)
+                    form = wanted_form(entry.name, html, file.more_forms)
                     yield member_record(file, entry.name, form, chosen.content(entry), limits, licences)
             while stream.raw_read and stream.read_some():  # behind a tar archive's end mark stands what tells that it is whole
                 pass
@@ -225,9 +226,10 @@ def _licences(file: SourceFile, limits: ReadLimits) -> Licences:
 class _Chosen:
     """Which members are read, and how many were refused."""
 
-    def __init__(self, limits: ReadLimits, html: bool) -> None:
+    def __init__(self, limits: ReadLimits, html: bool, more: tuple[Form, ...] = ()) -> None:
         self.limits = limits
         self.html = html
+        self.more = more
         self.refused = 0
         self.skips = Skips()
 
@@ -237,7 +239,7 @@ class _Chosen:
             return False
         if entry.kind == "special" or unsafe_path(entry.name, self.limits) is not None:
             return True
-        if wanted_form(entry.name, self.html) is not None or entry.name.lower().endswith(_ARCHIVES):
+        if wanted_form(entry.name, self.html, self.more) is not None or entry.name.lower().endswith(_ARCHIVES):
             return True
         self.skips.note(entry.name)
         return False

@@ -203,7 +203,7 @@ def _files(file: SourceFile, repository: Repo, limits: ReadLimits) -> Iterator[S
     most = limits.max_members or max(_FREE_ENTRIES, int(limits.max_expansion * _count(repository)))
     licences = _licences(file, objects, commit.tree, limits, most)
     for mode, name, sha, broken in _entries(objects, commit.tree, limits, most):
-        form = wanted_form(name, html)
+        form = wanted_form(name, html, file.more_forms)
         if broken is not None:
             yield member_record(file, name, form, broken, limits, licences)
         elif mode == _SUBMODULE:

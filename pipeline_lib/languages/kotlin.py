@@ -1,0 +1,89 @@
+"""Kotlin: functions, methods and properties with code, with the KDoc before them."""
+
+from __future__ import annotations
+
+import re
+
+from tree_sitter import Node
+
+from pipeline_lib.languages.doc_comments import before_tags, doc_text, last_doc_block, markdown_words
+from pipeline_lib.languages.rules import (
+    BRACES_CODE_LINE,
+    SLASHES_COMMENT_LINE,
+    STARRED_TAG,
+    TEST_CLASS,
+    TEST_FUNCTION,
+    CommentedRules,
+)
+
+_BODIES = frozenset({"function_body", "class_body", "enum_class_body", "getter", "setter", "block"})
+
+
+def kdoc_prose(comments: list[str]) -> str:
+    """What a KDoc comment says before its first tag, without its Markdown."""
+    return markdown_words(before_tags(doc_text(comments)))
+
+
+def name_in_kotlin(node: Node, data: bytes) -> tuple[str, Node] | None:
+    """A declaration's name; a property is one where it has code, a constructor is called so, a companion by its word."""
+    kind = node.type
+    if kind in ("secondary_constructor", "companion_object"):
+        word = kind.rpartition("_")[2] if kind != "companion_object" else "companion"
+        name = node.child_by_field_name("name") or next((child for child in node.children if child.type == word), None)
+    elif kind == "property_declaration":
+        if not any(child.type in ("getter", "setter") and child.named_children for child in node.named_children):
+            return None
+        variable = next((child for child in node.named_children if child.type == "variable_declaration"), None)
+        name = variable.named_children[0] if variable is not None and variable.named_children else None
+    else:
+        name = node.child_by_field_name("name")
+    if name is None or name.start_byte == name.end_byte:
+        return None
+    text = data[name.start_byte : name.end_byte].decode().strip("`")
+    return ("Companion" if text == "companion" else text), name
+
+
+def body_in_kotlin(node: Node) -> Node | None:
+    """The body, for which the grammar has no field."""
+    return next((child for child in node.named_children if child.type in _BODIES), None)
+
+
+_TEST = re.compile(rb"@(?:\w+:)?(?:[\w.]+\.)?(?:Test|ParameterizedTest|RepeatedTest|TestFactory)\b")
+
+
+def is_marked_test(node: Node, data: bytes) -> bool:
+    """True behind @Test and the like, which begin a declaration."""
+    first = node.child(0)
+    return first is not None and first.type == "modifiers" and _TEST.search(data, first.start_byte, first.end_byte) is not None
+
+
+RULES = CommentedRules(
+    suffixes=(".kt", ".kts"),
+    grammar="tree_sitter_kotlin:language",
+    definitions={
+        "function_declaration": "function", "secondary_constructor": "function", "property_declaration": "function",
+        "class_declaration": "class", "object_declaration": "class", "companion_object": "module",
+    },
+    # an annotation with arguments is an expression of its own to the grammar, where it stands before a modifier
+    comments=("line_comment", "block_comment", "annotated_expression"),
+    signs=tuple(map(re.compile, (rb"fun\b", rb"class\b", rb"object\b", rb"interface\b"))),
+    entered=("class_body", "enum_class_body", "ERROR"),
+    name_of=name_in_kotlin,
+    body_of=body_in_kotlin,
+    trailing=True,
+    most_open_comments=400,
+    marked_test=is_marked_test,
+    left_out=frozenset({"annotation", "line_comment", "block_comment"}),
+    left_out_signs=b"@/",
+    between=re.compile(rb"\s*"),
+    doc_above=last_doc_block,
+    clean=kdoc_prose,
+    tag=STARRED_TAG,
+    code_line=BRACES_CODE_LINE,
+    comment_line=SLASHES_COMMENT_LINE,
+    module_suffix=re.compile(r"\.kts?$"),
+    test_function=TEST_FUNCTION,
+    test_class=TEST_CLASS,
+    constructors=frozenset({"constructor"}),
+    standard_methods=frozenset({"toString", "hashCode", "equals", "finalize", "clone"}),
+)  # fmt: skip

@@ -1,0 +1,5 @@
+/** Ends its lines with CR LF. */
+int dos(void)
+{
+    return 1;
+}

@@ -1,0 +1,10 @@
+class Dos
+{
+    /// <summary>
+    /// Ends its lines with CR LF.
+    /// </summary>
+    int Ends()
+    {
+        return 1;
+    }
+}

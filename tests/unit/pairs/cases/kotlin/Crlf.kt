@@ -1,0 +1,6 @@
+/**
+ * Ends its lines with CR LF.
+ */
+fun dos(): Int {
+    return 1
+}

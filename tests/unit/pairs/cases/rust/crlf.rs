@@ -1,0 +1,6 @@
+/// Ends its lines
+/// with CR LF.
+#[inline]
+fn dos() -> i32 {
+    1
+}

@@ -1,0 +1,8 @@
+object Dos {
+  /** Ends its lines
+    * with CR LF.
+    */
+  def ends(): Int = {
+    1
+  }
+}

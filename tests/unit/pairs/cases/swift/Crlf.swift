@@ -1,0 +1,5 @@
+/// Ends its lines
+/// with CR LF.
+func dos() -> Int {
+    return 1
+}

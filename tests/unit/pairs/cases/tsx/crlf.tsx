@@ -1,0 +1,6 @@
+/**
+ * Ends its lines with CR LF.
+ */
+function Dos() {
+  return <p />;
+}
