@@ -143,8 +143,9 @@ def options() -> str:
     lines = ["# Options of the commands\n", f"As `cpt COMMAND -h` has them; [by task](commands.md). {MADE}"]
     for name, command in sorted(_commands(typer.main.get_command(app), "cpt")):
         rows = [_option(found) for found in command.params if not getattr(found, "hidden", False)]
-        arguments = " ".join(_argument(found) for found in command.params if _is_argument(found))
-        lines += [f"## `{name}`\n", f"```\n{name} {arguments}".rstrip() + "\n```\n", f"{_first(command.help)}\n"]
+        words = [name, *(_argument(found) for found in command.params if _is_argument(found))]
+        words += ["[OPTIONS]"] if len(rows) >= len(words) else []
+        lines += [f"## `{name}`\n", f"```\n{' '.join(words)}\n```\n", f"{_first(command.help)}\n"]
         lines += [_table(("option", "default", "meaning"), rows) + "\n"] if rows else []
     return "\n".join(lines)
 
