@@ -47,7 +47,7 @@ lint: setup-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs: setup-dev
 	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:$(DOCS_PORT)

@@ -37,7 +37,12 @@ def is_leap(year):
 '''
 GROUPS = ("flask", "numpy", "pandas", "requests", "rich", "scipy", "torch", "pytest")
 # a batch of four: two functions of one docstring, and one function that is there twice
-BATCH = (("Return the length.", "len(a)"), ("Return the length.", "a.size"), ("Close the file.", "f.close()"), ("Shut it.", "f.close()"))
+BATCH = (
+    ("Return the length.", "len(a)"),
+    ("Return the length.", "a.size"),
+    ("Close the file.", "f.close()"),
+    ("Shut it.", "f.close()"),
+)
 STYLE = """<style>
     .page { fill: #f7f6f2 } .box { fill: #ffffff; stroke: #d3d0c6 }
     .mono { fill: #1c1d22; font: 13px ui-monospace, 'DejaVu Sans Mono', Menlo, monospace; white-space: pre }
@@ -71,7 +76,10 @@ def text(left: float, top: float, words: str, kind: str = "say") -> str:
 def lines(left: float, top: float, width: float, words: list[str], kind: str = "box") -> list[str]:
     """Lines of code in a box."""
     height = 18 * len(words) + 14
-    return [box(left, top, width, height, kind), *(text(left + 10, top + 21 + 18 * k, line, "mono") for k, line in enumerate(words))]
+    return [
+        box(left, top, width, height, kind),
+        *(text(left + 10, top + 21 + 18 * k, line, "mono") for k, line in enumerate(words)),
+    ]
 
 
 def arrow(left: float, top: float, right: float) -> str:
@@ -108,7 +116,11 @@ def draw_splits() -> str:
     for at, group in enumerate(GROUPS):
         split = split_of(group, config)
         left, top = 20 + 270 * (at % 4), 46 + 60 * (at // 4)
-        parts += [box(left, top, 255, 46, kinds[split]), text(left + 12, top + 28, group, "mono"), text(left + 150, top + 28, split)]
+        parts += [
+            box(left, top, 255, 46, kinds[split]),
+            text(left + 12, top + 28, group, "mono"),
+            text(left + 150, top + 28, split),
+        ]
     return drawing("The split of a group is a function of its name", 1110, 172, parts)
 
 
@@ -116,7 +128,9 @@ def draw_tokens() -> str:
     """Both sides of a pair as token ids, the embedding taken at the closing delimiter."""
     first = pairs_of(FILE)[0]
     # a vocabulary of a few hundred: so much of one file is enough to see words grow together
-    tokenizer = train_bpe(iter([pair[side] for pair in pairs_of(FILE) for side in ("x", "y")] * 8), TokenizerConfig(vocab_size=420))
+    tokenizer = train_bpe(
+        iter([pair[side] for pair in pairs_of(FILE) for side in ("x", "y")] * 8), TokenizerConfig(vocab_size=420)
+    )
     parts, top = [], 34
     for side, kind, most in (("x", "x", 16), ("y", "y", 16)):
         (ids,) = tokenizer.encode([first[side]], side, most)  # type: ignore[arg-type]

@@ -115,7 +115,9 @@ def dump_spec() -> str:
     for name in readers.reader_names():
         module = import_module(f"{readers.__name__}.{name}")
         lines += [f"### `{name}`\n", f"{_first_line(module)}\n"]
-        lines += [f"Names: {', '.join(f'`{suffix}`' for suffix in module.READER.suffixes)}.\n"] if module.READER.suffixes else []
+        lines += (
+            [f"Names: {', '.join(f'`{suffix}`' for suffix in module.READER.suffixes)}.\n"] if module.READER.suffixes else []
+        )
         lines += ["Needs the extra `dumps`.\n"] if module.READER.needs else []
         fields = list(_fields(module.READER.options)) if module.READER.options else []
         lines += [_table(("option", "default", "meaning"), fields) + "\n"] if fields else []
@@ -193,7 +195,10 @@ def artifacts() -> str:
         comments = _comments(source, model.__name__)
         rows = [(f"`{name}`", _type(field.annotation), comments.get(name, "")) for name, field in model.model_fields.items()]
         lines += [f"## {model.__name__}\n", f"{_first(model.__doc__)}\n", _table(("field", "type", "meaning"), rows) + "\n"]
-    lines += ["## run.json\n", f"{_first(records.RunRecord.__doc__)} It may differ between two runs that make the same bytes.\n"]
+    lines += [
+        "## run.json\n",
+        f"{_first(records.RunRecord.__doc__)} It may differ between two runs that make the same bytes.\n",
+    ]
     lines += ["## Stages\n", _table(("stage", "module", "what it makes"), sorted(_stages())) + "\n"]
     return "\n".join(lines)
 
@@ -244,7 +249,9 @@ def reasons() -> str:
     from pipeline_lib.pairs.filters import TEXT_RULES
     from pipeline_lib.pairs.text_pairs import TEXT_REASONS
 
-    rules = [rule for group in (filters.GENERAL, filters.WEB, filters.QUALITY, filters.REPETITION, filters.CODE) for rule in group]
+    rules = [
+        rule for group in (filters.GENERAL, filters.WEB, filters.QUALITY, filters.REPETITION, filters.CODE) for rule in group
+    ]
     tables = {
         "Documents": {rule.name: rule.reason for rule in rules},
         "Functions and classes": CODE_REASONS,
