@@ -47,10 +47,12 @@ STYLE = """<style>
     .page { fill: #f7f6f2 } .box { fill: #ffffff; stroke: #d3d0c6 }
     .mono { fill: #1c1d22; font: 13px ui-monospace, 'DejaVu Sans Mono', Menlo, monospace; white-space: pre }
     .say { fill: #565a66; font-size: 13px } .name { fill: #1c1d22; font-size: 15px; font-weight: 650 }
-    .x { fill: #d9e8f3 } .y { fill: #dcefe3 } .right { fill: #2f7d5b } .out { fill: #c9c6bc } .wrong { fill: #ffffff; stroke: #d3d0c6 }
+    .x { fill: #d9e8f3 } .y { fill: #dcefe3 } .right { fill: #2f7d5b } .out { fill: #c9c6bc }
+    .wrong { fill: #ffffff; stroke: #d3d0c6 }
     .in { fill: #ffffff; font-size: 13px } .arrow { stroke: #8b8f99; stroke-width: 1.8; fill: none }
     @media (prefers-color-scheme: dark) {
-      .page { fill: #17181c } .box, .wrong { fill: #22242a; stroke: #3d4049 } .mono, .name { fill: #f0f0ee } .say { fill: #b9bcc5 }
+      .page { fill: #17181c } .box, .wrong { fill: #22242a; stroke: #3d4049 }
+      .mono, .name { fill: #f0f0ee } .say { fill: #b9bcc5 }
       .x { fill: #28425a } .y { fill: #24483a } .out { fill: #4b4d55 }
     }
   </style>"""
@@ -58,7 +60,8 @@ STYLE = """<style>
 
 def drawing(title: str, width: int, height: int, parts: list[str]) -> str:
     """A whole SVG file."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, sans-serif">'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
+    head += ' font-family="system-ui, sans-serif">'
     body = "\n  ".join([f"<title>{escape(title)}</title>", STYLE, box(0, 0, width, height, "page"), *parts])
     return f"{head}\n  {body}\n</svg>\n"
 

@@ -1,4 +1,4 @@
-"""`cpt reproduce`: the paper's tables and figures; what each reports, and the commands that ask the same, in full and in small."""
+"""`cpt reproduce`: what the paper's tables and figures report, and the commands that ask the same, in full and in small."""
 
 from __future__ import annotations
 

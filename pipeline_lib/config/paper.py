@@ -23,11 +23,13 @@ PAGE = "results/paper.md"
 ON_PAGE = {"preset": "demo", "last": "step-000240", "source": "", "data": "eval"}
 INTRODUCTION = """# The paper, table by table
 
-*Text and Code Embeddings by Contrastive Pre-Training* ([arXiv 2201.10005](https://arxiv.org/abs/2201.10005)): what it reports, the
-commands that ask the same at its sizes, and what the same gives in small here. Only figures with a source that can be named are
-repeated; what is known of the others is said in words. `cpt reproduce` lists the tables, `cpt reproduce table-9` prints the steps of
-one, and with `--run` it runs those in small. This page is made from one description:
-`python -m pipeline_lib.config.paper` prints it, with the small figures read from the pages that they are linked to.
+*Text and Code Embeddings by Contrastive Pre-Training* ([arXiv 2201.10005](https://arxiv.org/abs/2201.10005)): what it reports,
+the commands that ask the same at its sizes, and what the same gives in small here. Only figures with a source that can be named
+are repeated; what is known of the others is said in words.
+
+`cpt reproduce` lists the tables. `cpt reproduce table-9` prints the steps of one, and with `--run` it runs those in small. This
+page is made from one description by `python -m pipeline_lib.config.paper`; the figures in small are read from the pages that
+are linked.
 
 Commands in full need a GPU or a cluster: begin with [`cpt plan`](../how-to/starting-points.md#cpt-plan). `published`, and
 `cpt evaluate` without `--model`, mean the model that was published last.

@@ -169,7 +169,7 @@ def refused_commands(page: Page) -> Iterator[str]:
             command = command.get_command(None, name)
         try:
             command.make_context(name, words)
-        except Exception as error:  # noqa: BLE001 - of any kind: what it says is what is shown
+        except Exception as error:
             yield f"`{line}`: {getattr(error, 'message', error)}"
 
 

@@ -15,7 +15,7 @@ DRAWN = walk.pictures()
 @pytest.mark.parametrize("name", DRAWN)
 def test_the_picture_is_the_generated_one(name: str) -> None:
     assert (walk.PICTURES / name).read_text(encoding="utf-8") == DRAWN[name], "python -m benchmarks.walk"
-    assert ElementTree.fromstring(DRAWN[name]).tag.endswith("svg")  # noqa: S314 - our own
+    assert ElementTree.fromstring(DRAWN[name]).tag.endswith("svg")
 
 
 def test_equal_texts_are_left_out_of_the_batch() -> None:

@@ -22,7 +22,7 @@ def test_the_page_is_the_generated_one() -> None:
 
 def test_every_table_is_there() -> None:
     assert [item.name for item in read_paper().items] == NAMES
-    with pytest.raises(UserError, match="table-10.*there are table-1, table-2"):
+    with pytest.raises(UserError, match=r"table-10.*there are table-1, table-2"):
         read_paper().item("table-10")
 
 

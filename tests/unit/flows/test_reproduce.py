@@ -28,7 +28,7 @@ STEPS = [
 ]
 
 
-class Parsed(Exception):  # noqa: N818
+class Parsed(Exception):
     """What a command would start with."""
 
     def __init__(self, params: Params) -> None:
