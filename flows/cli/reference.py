@@ -208,7 +208,7 @@ def _stages() -> Iterator[tuple[str, ...]]:
         for call in _calls(tree, "Stage"):
             found = {word.arg: word.value for word in call.keywords}.get("name")
             if isinstance(found, ast.Constant):
-                yield f"`{found.value}`", f"`{path.relative_to(ROOT)}`", _first(ast.get_docstring(tree)).partition(". ")[0]
+                yield f"`{_text(found)}`", f"`{path.relative_to(ROOT)}`", _first(ast.get_docstring(tree)).partition(". ")[0]
 
 
 def contracts() -> str:
