@@ -23,6 +23,6 @@ def test_the_readme_trains_and_embeds(tmp_path: Path) -> None:
     for package in ("asyncio", "email", "http", "json", "logging", "unittest", "xml"):
         shutil.copytree(Path(json.__file__).parents[1] / package, tmp_path / "src" / package)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CPT_HOME": str(tmp_path / "home")}
-    words = [sys.executable, "-c", code]
-    ran = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    (tmp_path / "use.py").write_text(code)
+    ran = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["(1, 64)"]), ran.stderr
