@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from flows.cli import run_commands
 from flows.cli.commands import app
@@ -65,6 +66,13 @@ def test_every_step_parses(name: str, line: str, tmp_path: Path, monkeypatch: py
     if getattr(params, "preset", None):
         params.resolve()  # type: ignore[union-attr]
     assert suite_names(parted_suites(suites_of(line))[1]) or not suites_of(line)
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in STEPS if line.startswith("cpt plan cpt_")}))
+def test_plans_of_the_papers_models_fit(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    planned = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert planned.exit_code == 0 and "GPU-hours" in planned.output, planned.output
 
 
 def cpt(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
