@@ -89,7 +89,7 @@ def suite_texts(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the texts go to, for --contamination.")],
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Pass over splits whose files are not there.")] = False,
 ) -> None:
-    """Write the judged texts of evaluation suites, for `cpt run ... --contamination DIR`."""
+    """Write the judged texts of evaluation suites, for `cpt run --contamination DIR`."""
     from pipeline_lib.config.evaluation import SuiteConfig
     from pipeline_lib.evaluation.suites.registry import open_suite, suite_names, write_judged_texts
 
