@@ -53,7 +53,13 @@ OTHER_REASONS = {
     "licence_or_list": "a licence, or a list such as requirements.txt",
     "other_language": "code of a language that is not read",
     "no_code_or_prose": "neither code nor prose, by its suffix",
+    "version_control": "below a folder of version control, such as .git, which counts as one",
+    "vendored_folder": "below a folder of others' code, such as node_modules, which counts as one",
+    "test_folder": "below a folder of tests of the standard library, which counts as one",
+    "outside_folder": "of this machine's Python: a file outside of the package's folder",
+    "broken_parse": "code that its parser did not understand, once a file; the rest of the file is read",
     "link": "a symbolic link, which is not followed",
+    "no_words": "of evaluation texts to keep out: one without words",
     "contaminated": "holds a text of an evaluation set",
     "duplicate_pair": "x and y together came before",
     "duplicate_x": "its x came before, beside another y",
@@ -269,7 +275,9 @@ def reasons() -> str:
     lines += [
         "## Texts and files that cannot be read\n",
         "Of a file that holds many texts, what came before is kept. `...` stands for figures and names."
-        " Reasons of rows that break a contract: [data contracts](contracts.md).\n",
+        ""
+        " Reasons of rows that break a contract: [data contracts](contracts.md). What evaluation suites leave out stands in"
+        " their facts (`left_out`), in words such as `queries_without_judgement`.\n",
         _table(("reason", "said", "by"), _refusals()) + "\n",
     ]
     return "\n".join(lines)
