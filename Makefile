@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 4200
+DOCS_PORT ?= 8000
 # test processes; the files are dealt to them
 JOBS ?= 2
 
-.PHONY: demo demo-lm smoke open-source up test test-all lint audit format types bench setup setup-dev clean help
+.PHONY: demo demo-lm smoke open-source up test test-all lint audit format types bench docs reference setup setup-dev clean help
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
 	@echo "make demo-lm  the paper's recipe, from a small language model that it fetches: some three hours (estimated); Ctrl-C, and it goes on"
 	@echo "make test     the tests, about 16 minutes on 2 cores        make test-all   the slow ones too"
-	@echo "make lint     ruff, format, import-linter, mypy, codespell  make bench      the benchmarks, quick"
+	@echo "make lint     ruff, format, import-linter, mypy, codespell, links  make bench      the benchmarks, quick"
+	@echo "make docs     the documentation as a site, on port $(DOCS_PORT)  make reference  its pages that are made from the code"
 	@echo "make audit    known vulnerabilities of the pins, ruff's rules of security, secrets in the files"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
 	@echo "make open-source  fetches the packages of a larger dump in six languages"
@@ -45,6 +47,13 @@ lint: setup-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: setup-dev
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:$(DOCS_PORT)
+
+reference: setup-dev
+	$(BIN)/python -m flows.cli.reference
 
 audit: setup-dev
 	@.ci/audit
@@ -78,7 +87,7 @@ $(VENV)/.lm: $(VENV)/.runtime
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing what tests and checks need"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,dev,bench]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,dev,bench,docs]'
 	@touch $@
 
 clean:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
 from flows.cli.plan import plan_app
+from flows.cli.reproduce import reproduce
 from flows.cli.runs import runs
 from flows.cli.search import rollback, search, suite_texts
 from flows.cli.starts import fetch, get_start
@@ -60,6 +61,7 @@ app.command()(deploy)
 app.command("get-start")(get_start)
 app.command()(fetch)
 app.command()(prune)
+app.command()(reproduce)
 app.command()(runs)
 app.command()(rollback)
 app.command()(search)

@@ -1,7 +1,7 @@
 """Built-in presets, each a function that returns a whole configuration: what runs on a laptop, and the paper's models.
 
-The paper's: sizes and batch sizes as remembered, each with its source. A width of D over N layers has 12 N D^2 weights besides
-the embeddings: 0.30, 1.21, 6.4 and 174 billion for the four.
+The paper's: widths and batch sizes of its table 1 (docs/results/paper.md). A width of D over N layers has 12 N D^2 weights
+besides the embeddings: 0.30, 1.21, 6.4 and 174 billion for the four.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 SOURCE = (
-    "arXiv 2201.10005: parameters, embedding width and batch size as remembered of table 1, check against the paper; layers, "
-    "heads and learning rate: GPT-3's of the same width (arXiv 2005.14165, table 2.1, as remembered); lengths, steps and "
-    "temperature: this project's choice"
+    "arXiv 2201.10005, table 1: parameters, embedding width and batch size; arXiv 2005.14165 (GPT-3), table 2.1: layers, heads"
+    " (M: 16, for 24 do not divide its width) and learning rate of the same width; lengths, steps and temperature: this"
+    " project's choice"
 )
 # The paper begins from GPT-3 and Codex, which are not open: the open language models nearest to each size. Pythia has the
 # paper's widths and depths; Qwen3 has seen much code.

@@ -41,19 +41,19 @@ class Stage(Record):
 class File(Record):
     """One file of a part: its name inside the part's folder, and what its bytes must be."""
 
-    name: str
-    bytes: int
-    sha256: str
-    rows: int | None = None
+    name: str  # inside the part's folder
+    bytes: int  # size on disk
+    sha256: str  # hexadecimal
+    rows: int | None = None  # of a table; null where it is none
 
 
 class Counts(Record):
     """Counts of rows by where they went: n_in == n_out + sum(dropped) + quarantined."""
 
-    n_in: int = 0
-    n_out: int = 0
-    dropped: dict[str, int] = Field(default_factory=dict)
-    quarantined: int = 0
+    n_in: int = 0  # rows that came in
+    n_out: int = 0  # rows that came out
+    dropped: dict[str, int] = Field(default_factory=dict)  # rows that a rule left out, by reason
+    quarantined: int = 0  # rows that could not be read or broke their contract; each is in quarantine.parquet
 
     def check(self, where: str) -> Self:
         """Assert the accounting identity; a stage that loses or invents a row fails here."""
@@ -74,12 +74,12 @@ class Counts(Record):
 class Part(Record):
     """The output for one input file, bundle or hash partition."""
 
-    stage: str
-    key: str
+    stage: str  # that made it
+    key: str  # of its input, its stage's config and version
     label: str  # what a person calls it: "numpy 2.4.6 [2/3]", "train", "step-000240"
     folder: str  # below the store's root
-    files: tuple[File, ...]
-    counts: Counts = Counts()
+    files: tuple[File, ...]  # each with its size and hash
+    counts: Counts = Counts()  # rows by where they went
     facts: dict[str, Any] = Field(default_factory=dict)  # deterministic figures of this part
 
     @property
@@ -90,15 +90,15 @@ class Part(Record):
 class Manifest(Record):
     """An artifact's list of parts. Only what is deterministic: two runs over the same input write the same bytes."""
 
-    manifest_version: int = MANIFEST_VERSION
-    stage: str
-    stage_version: int
-    key: str
-    config: dict[str, Any]
+    manifest_version: int = MANIFEST_VERSION  # of this list of fields
+    stage: str  # that made it
+    stage_version: int  # raised whenever the stage's output changes for the same input
+    key: str  # digest of stage, version, config and inputs; the name of its folder
+    config: dict[str, Any]  # settings that can change the output
     inputs: dict[str, str]  # name -> content digest
-    parts: tuple[Part, ...]
-    counts: Counts
-    facts: dict[str, Any] = Field(default_factory=dict)
+    parts: tuple[Part, ...]  # may lie in the folders of earlier artifacts
+    counts: Counts  # of all parts together
+    facts: dict[str, Any] = Field(default_factory=dict)  # deterministic figures of the whole
 
 
 class Outcome(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -31,7 +32,9 @@ TEST_PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(TEST_FOLDERS)})/[\w/]+\.py)"
 MODULE = re.compile(rf"(?<![\w/.])((?:{'|'.join(FOLDERS)})(?:\.\w+)+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.M)
-SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+(?<!\.json)(?<!\.onnx)(?<!\.py)(?<!\.html)")
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+(?<!\.json)(?<!\.onnx)(?<!\.py)(?<!\.html)(?<!\.tsv)")
+RUNS = re.compile(r"^<!-- runs(, slow)? -->\n```sh\n(.*?)^```$", re.M | re.S)
+PLACEHOLDER = re.compile(r"\.\.\.|\[|\bN\b|[|]")  # of a synopsis
 NEED_A_PRESET = ("run", "build-dataset", "pretrain", "train", "ablate")  # their models ask for it, not their options
 KEYS_OF_A_PRESET = {"base", "description"}
 
@@ -120,9 +123,10 @@ def missing_tests(page: Page) -> Iterator[str]:
 
 def wrong_commands(page: Page) -> Iterator[str]:
     """Lines and spans that begin with `cpt`: unknown words and options, and options that are needed."""
+    is_help = page.path.name == "options.md"  # whose commands are named in passing
     for line in [*page.lines, *page.spans]:
         if line.startswith("cpt "):
-            yield from (f"`{line}`: {what}" for what in wrong_words(line))
+            yield from (f"`{line}`: {what}" for what in wrong_words(line) if not (is_help and what.startswith("lacks")))
 
 
 def wrong_words(line: str) -> Iterator[str]:
@@ -152,6 +156,36 @@ def wrong_values(words: list[str]) -> Iterator[str]:
             yield f"no preset {value}"
         if flag == "--set":
             yield from unknown_settings({value.partition("=")[0]: None})
+
+
+def refused_commands(page: Page) -> Iterator[str]:
+    """Whole command lines as the terminal itself reads them: a number where a word stands, an argument that is missing."""
+    for line in page.lines:
+        words = words_of(line.partition(" > ")[0].partition(" && ")[0])
+        if not line.startswith("cpt ") or PLACEHOLDER.search(line) or {"-h", "--help"} & set(words):
+            continue
+        command, name = terminal(), "cpt"
+        while is_group(command) and words:
+            name, *words = words
+            command = command.get_command(None, name)
+        try:
+            command.make_context(name, words)
+        except Exception as error:
+            yield f"`{line}`: {getattr(error, 'message', error)}"
+
+
+def wrong_symptoms(page: Page) -> Iterator[str]:
+    """Messages in the first column of the page of troubles that no line of the code says; `...` stands for anything."""
+    if page.path.name == "troubleshooting.md":
+        for symptom in re.findall(r"^\| `([^`]+)` \|", page.text, re.M):
+            expected = ".*".join(map(re.escape, symptom.split("...")))
+            if not any(re.search(expected, said) for said in messages()):
+                yield f"message {symptom}"
+
+
+def runnable_blocks(page: Page) -> Iterator[tuple[str, bool]]:
+    """Shell code that a mark says can be run as it stands, and whether it takes long."""
+    yield from ((code, bool(slow)) for slow, code in RUNS.findall(page.text))
 
 
 def wrong_options(page: Page) -> Iterator[str]:
@@ -268,6 +302,17 @@ def python_files() -> set[str]:
 @cache
 def test_code() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+@cache
+def messages() -> frozenset[str]:
+    """Every literal of the code in one line, with `...` for what is put into it."""
+    paths = [path for folder in FOLDERS[:4] for path in (ROOT / folder).rglob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    texts = ["".join(getattr(part, "value", "...") if isinstance(part, ast.Constant) else "..." for part in node.values)
+             for node in nodes if isinstance(node, ast.JoinedStr)]  # fmt: skip
+    texts += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return frozenset(" ".join(text.split()) for text in texts)
 
 
 @cache

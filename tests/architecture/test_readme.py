@@ -20,6 +20,8 @@ CHECKS = [
     docs_checks.dead_paths,
     docs_checks.missing_tests,
     docs_checks.wrong_commands,
+    docs_checks.refused_commands,
+    docs_checks.wrong_symptoms,
     docs_checks.wrong_options,
     docs_checks.wrong_settings,
     docs_checks.wrong_checkpoints,
@@ -101,6 +103,8 @@ def leaves(tree: Any) -> list[str]:
     (docs_checks.wrong_commands, "    cpt run --steps 3"),
     (docs_checks.wrong_commands, "`cpt run --preset dmeo`"),
     (docs_checks.wrong_commands, "`cpt run --preset demo --set train.learningrate=1`"),
+    (docs_checks.refused_commands, "```sh\ncpt search parse -k three\n```"),
+    (docs_checks.refused_commands, "```sh\ncpt plan --gpus 8\n```"),
     (docs_checks.wrong_options, "Raise it by `--margins`."),
     (docs_checks.wrong_settings, "Raise `train.window_block`."),
     (docs_checks.wrong_settings, "```yaml\ntrain:\n  reading:\n    bytes: 3\n```"),
@@ -110,6 +114,12 @@ def leaves(tree: Any) -> list[str]:
 ])  # fmt: skip
 def test_a_check_finds_what_is_planted(check: Check, planted: str) -> None:
     assert list(check(Page(ROOT / "planted.md", planted)))
+
+
+def test_a_symptom_that_no_code_says_is_found() -> None:
+    page = "| `this machine has ... cores; give one a core` | a |\n| `nobody says ... this` | b |\n"
+    assert list(docs_checks.wrong_symptoms(Page(DOCS / "troubleshooting.md", page))) == ["message nobody says ... this"]
+    assert read_page(DOCS / "troubleshooting.md").text.count("\n| `") >= 50
 
 
 def test_parameters_of_a_printed_deployment_are_checked() -> None:
