@@ -1,10 +1,13 @@
-"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened."""
+"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened.
+
+A candidate that the gate or a person holds back is shown by its figures on validation: its test split stays closed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +16,7 @@ from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
-from flows.pools import Made, artifact_of, published_on_pool, ref_of
+from flows.pools import Made, artifact_of, figured_on_pool, published_on_pool, ref_of
 from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import find_run
@@ -22,6 +25,8 @@ from pipeline_lib.export.card import model_folder
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
+
+FiguredSplit = Literal["validation", "test"]
 
 
 class PublishedRef(BaseModel):
@@ -34,7 +39,7 @@ class PublishedRef(BaseModel):
     checkpoint: str
     selection: str | None = Field(None, description="Key of the `select` artifact; None where the checkpoint was named.")
     validation: EvaluatedRef | None = Field(None, description="None where the checkpoint was named by hand.")
-    test: EvaluatedRef
+    test: EvaluatedRef | None = Field(None, description="None where it was held back: its test split was not opened.")
     export: str
     card: str
     folder: str = Field(description="Folder of the model, its card beside it.")
@@ -48,20 +53,39 @@ class Published:
     """What publication made of a run.
 
     Attributes:
-        stages: artifacts by the name of their stage.
+        stages: artifacts by the name of their stage; the model card is among them once figures are.
+        test: its figures on test; None: not opened.
         promotion: what became of it in the registry; empty: not decided yet.
     """
 
     run: TrainedRun
     checkpoint: str
     validation: HeldOutEvaluations | None
-    test: HeldOutEvaluations
     stages: dict[str, Artifact]
+    test: HeldOutEvaluations | None = None
     promotion: dict[str, Any] = field(default_factory=dict)
 
     def promoted(self) -> Published:
         """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause."""
-        return replace(self, promotion=promoted(self.run, self.checkpoint, self.validation, self.stages))
+        return promoted(self)
+
+    def figured(self, split: FiguredSplit) -> Published:
+        """The same with its figures on a split, and the card that shows them."""
+        if not self.run.work.config.pools.gpu:
+            return self.figured_here(split)
+        made = Published.of(self.run, self.made | figured_on_pool(self.run, self.checkpoint, self.made, split))
+        return replace(made, promotion=self.promotion)
+
+    def figured_here(self, split: FiguredSplit) -> Published:
+        """The same, made by this process."""
+        run, label = self.run, self.checkpoint
+        store, config, curated = run.work.store, run.work.config, run.lineage.curated
+        found = self.validation if split == "validation" else None
+        found = found or in_subflow("evaluate", f"{config.name}-{split}", held_out, run, [label], split)
+        tested = Tested(curated, found.checkpoints[label], found.checkpoints[BASELINES], split)
+        said = _said(run, label, "select" in self.stages)
+        card = card_task(store, self.stages["export"], run.lineage.checkpoint(label), config, said, tested)
+        return replace(self, stages={**self.stages, "card": card}, **{split: found})
 
     @property
     def made(self) -> Made:
@@ -81,9 +105,8 @@ class Published:
             name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items() if name != "checkpoint"
         }
         stages = {name: artifacts[0] for name, artifacts in found.items() if "/" not in name}
-        test = _measured(found, "test")
-        assert test is not None, "publication without a test"
-        return cls(run, made["checkpoint"][0], _measured(found, "validation"), test, stages)
+        validation, test = (_measured(found, split) for split in ("validation", "test"))
+        return cls(run, made["checkpoint"][0], validation, stages, test)
 
     @property
     def ref(self) -> PublishedRef:
@@ -95,7 +118,7 @@ class Published:
             checkpoint=self.checkpoint,
             selection=keys.get("select"),
             validation=self.validation and self.validation.ref("validation"),
-            test=self.test.ref("test"),
+            test=self.test and self.test.ref("test"),
             promotion={name: self.promotion[name] for name in ("name", "event", "sentence") if name in self.promotion},
             folder=str(model_folder(self.stages["export"], self.stages["card"])),
             **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
@@ -110,7 +133,9 @@ def _measured(found: Mapping[str, tuple[Artifact, ...]], split: str) -> HeldOutE
 
 @flow(name="publish", flow_run_name=run_name, **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
-    """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
+    """Choose a checkpoint on validation, export and index it, measure it once on test, and let search use it.
+
+    One that is held back is not measured on test.
 
     Args:
         params: which run; a checkpoint named by hand skips the selection.
@@ -141,14 +166,11 @@ def published_here(run: TrainedRun, label: str = "") -> Published:
         validation, selection = select_checkpoint(run)
         label = str(selection.manifest.facts["chosen"])
     checkpoint = run.lineage.checkpoint(label)
-    test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
     exported = export_task(store, checkpoint, config)
-    tested = Tested(curated, test.checkpoints[label], test.checkpoints[BASELINES])
-    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), tested)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
-    made = {"select": selection, "export": exported, "card": card, "index": index, "negatives": negatives}
-    return Published(run, label, validation, test, {stage: artifact for stage, artifact in made.items() if artifact})
+    made = {"select": selection, "export": exported, "index": index, "negatives": negatives}
+    return Published(run, label, validation, {stage: artifact for stage, artifact in made.items() if artifact})
 
 
 def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:

@@ -1,0 +1,226 @@
+"""The registry on an S3 server: writers that race, a rollback in the middle, a kill anywhere, readers with few rights and none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search.test_registry import candidate
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.search import registry
+from pipeline_lib.search.registry import ChampionChanged, has_moved, history, in_use, promote, rollback
+from pipeline_lib.store import files as faults
+from pipeline_lib.store.bucket import Bucket
+from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.store import Store
+
+PROJECT = Path(__file__).parents[3]
+POINTS = ("registry:before_event", "registry:before_pointer")
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/unit"]
+from search.test_registry import candidate
+from pipeline_lib.search.registry import promote, rollback
+from pipeline_lib.store import files as faults
+from pipeline_lib.store.store import Store
+place, cache, point, numbers = sys.argv[2], sys.argv[3], sys.argv[4], [int(word) for word in sys.argv[5:]]
+made = [candidate(Store(Path(cache), place), number) for number in numbers]
+if point:
+    faults.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+print("ready", flush=True)
+sys.stdin.readline()
+for one in made:
+    promote(place, "mine", one)
+"""
+
+
+@pytest.fixture
+def place(s3: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A store of its own in the bucket."""
+    if not s3.exists("registry"):
+        s3.mkdir("registry")
+    yield f"s3://registry/{digest_of(request.node.name)[:12]}"
+    faults.disarm()
+
+
+@pytest.fixture
+def store(tmp_path: Path, place: str) -> Store:
+    return Store(tmp_path / "here", place)
+
+
+def trained(number: int) -> str:
+    return f"{number:024d}"
+
+
+def writer(tmp_path: Path, place: str, name: str, *numbers: int, point: str = "") -> subprocess.Popen[str]:
+    """A process on another machine that promotes these candidates, one after the other, when it is told to."""
+    words = [str(PROJECT / "tests"), place, str(tmp_path / name), point, *map(str, numbers)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n", process.communicate(timeout=30)[1]
+    return process
+
+
+def test_of_puts_that_race_one_writes(place: str) -> None:
+    bucket = Bucket(place)
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: [bucket.put_if_absent(f"race/{r}", b"%d" % n) for r in range(10)], range(8)))
+    assert [sum(rounds) for rounds in zip(*won, strict=True)] == [1] * 10
+    for number in range(10):
+        assert [n for n in range(8) if won[n][number]] == [int(bucket.read(f"race/{number}") or b"")]
+
+
+def test_two_machines_that_promote_at_once_come_one_after_the_other(tmp_path: Path, place: str, store: Store) -> None:
+    writers = [writer(tmp_path, place, "left", 1, 2, 3), writer(tmp_path, place, "right", 11, 12, 13)]
+    for process in writers:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(120) for process in writers] == [0, 0], [process.stderr for process in writers]
+    events = history(place, "mine")
+    assert [event["number"] for event in events] == [1, 2, 3, 4, 5, 6]
+    order = [event["pair"]["trained"] for event in events]
+    assert sorted(order) == [trained(n) for n in (1, 2, 3, 11, 12, 13)]
+    assert [one for one in order if one < trained(10)] == [trained(n) for n in (1, 2, 3)], "each in its own order"
+    assert [event["pair"]["before"] for event in events] == [None, 1, 2, 3, 4, 5], "none is lost on the way back"
+    assert in_use(place).trained == order[-1]
+    (bucket_pointer,) = [Bucket(place).read("registry/mine/champion.json")]
+    assert json.loads(bucket_pointer or b"")["as_of"] <= 6
+    registry.stand_in(tmp_path / "home", "mine", place)
+    assert registry.champion(tmp_path / "home", "mine") == registry.champion(place, "mine")
+
+
+def meanwhile(point: str, step: Callable[[], object]) -> None:
+    """Let something else happen when a writer comes to a point, once."""
+
+    def happen() -> None:
+        faults.disarm()
+        step()
+
+    faults.arm(point, happen)
+
+
+def test_a_rollback_while_a_candidate_is_published(place: str, store: Store) -> None:
+    promote(place, "mine", candidate(store, 1))
+    second = promote(place, "mine", candidate(store, 2))
+    compared = candidate(store, 3)
+    meanwhile("registry:before_event", lambda: rollback(place, "mine", why="drill"))
+    with pytest.raises(ChampionChanged, match="event 3 changed the champion meanwhile"):
+        promote(place, "mine", compared, against=second.event)
+    assert in_use(place).trained == trained(1) and len(history(place, "mine")) == 3
+
+    meanwhile("registry:before_event", lambda: rollback(place, "mine", 2))
+    promote(place, "mine", compared, "promote: always")
+    assert in_use(place).trained == trained(3)
+    assert [event["event"] for event in history(place, "mine")] == ["promoted", "promoted", "rolled back", "rolled back", "promoted"]
+    assert rollback(place, "mine").trained == trained(2), "what the other's rollback had brought back"
+
+
+def test_the_pointer_of_a_slower_writer_takes_nobody_back(place: str, store: Store) -> None:
+    promote(place, "mine", candidate(store, 1))
+    later = candidate(store, 3)
+    meanwhile("registry:before_pointer", lambda: promote(place, "mine", later))
+    promote(place, "mine", candidate(store, 2))  # its champion.json is written last, and is an event behind
+    assert json.loads(Bucket(place).read("registry/mine/champion.json") or b"")["as_of"] == 2
+    assert in_use(place).trained == trained(3)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_s10_a_promoter_that_is_killed_leaves_the_pair_before_or_after(
+    tmp_path: Path, place: str, store: Store, point: str, record_property: Callable[[str, object], None]
+) -> None:
+    promote(place, "mine", candidate(store, 1))
+    killed = writer(tmp_path, place, "killed", 2, point=point)
+    killed.communicate("go\n", timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    began = time.monotonic()
+    done = point == POINTS[1]
+    assert in_use(place).trained == trained(2 if done else 1)
+    assert promote(place, "mine", candidate(Store(tmp_path / "other", place), 2)).trained == trained(2)
+    record_property("recovery_seconds", round(time.monotonic() - began, 2))
+    assert [event["number"] for event in history(place, "mine")] == [1, 2]
+
+
+@pytest.fixture
+def rights(s3: Any) -> Iterator[Callable[[str], dict[str, str]]]:
+    """Users of the server, which looks at rights from now on: what environment has so much of a right."""
+    boto3 = pytest.importorskip("boto3")
+    from moto import settings
+
+    iam = boto3.client("iam", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+    def user(actions: str) -> dict[str, str]:
+        name = f"user-{digest_of(actions)[:6]}"
+        iam.create_user(UserName=name)
+        allowed = {"Effect": "Allow", "Action": actions.split(), "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=policy)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
+        return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+
+    yield user
+    settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")
+
+
+READER = """
+import sys
+from pathlib import Path
+from pipeline_lib.errors import UserError
+from pipeline_lib.search import registry
+place, step = sys.argv[1:]
+try:
+    if step == "read":
+        found = registry.opened(registry.in_use(place, "mine"))
+        assert (found.model / "w").is_file() and (found.index / "index.json").is_file()
+        print(found.trained, registry.names(place), len(registry.history(place, "mine")), registry.has_moved(found))
+    else:
+        registry.rollback(place, "mine")
+except UserError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def read(place: str, step: str, cache: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") or name == "AWS_ENDPOINT_URL"}
+    alone = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(cache), "CPT_CACHE": str(cache)}
+    command = [sys.executable, "-c", READER, place, step]
+    return subprocess.run(command, env=kept | alone | env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_reader_needs_no_right_to_write_and_one_without_credentials_is_told_so(
+    tmp_path: Path, place: str, store: Store, rights: Callable[[str], dict[str, str]]
+) -> None:
+    for number in (1, 2):
+        found = promote(place, "mine", candidate(store, number))
+    reader = rights("s3:GetObject s3:ListBucket")
+    answer = read(place, "read", tmp_path / "reader", reader)
+    assert answer.stdout.split() == [trained(2), "['mine']", "2", "False"], answer.stderr
+    refused = read(place, "roll back", tmp_path / "reader", reader)
+    assert refused.returncode == 1 and "are the credentials those of this bucket?" in refused.stderr, refused.stderr
+    nobody = read(place, "read", tmp_path / "nobody", {})
+    assert nobody.returncode == 1 and nobody.stderr.startswith("refused: s3://registry/"), nobody.stderr
+    assert "credentials" in nobody.stderr and len(nobody.stderr.strip().splitlines()) == 1
+    from moto import settings
+
+    settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")
+    assert not has_moved(found), "what was refused left no event"
+
+
+def test_a_bucket_that_is_not_there_is_said(s3: Any) -> None:
+    with pytest.raises(UserError, match="no index"):
+        in_use("s3://nobody-made-this/store", "mine")
