@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import pause_flow_run
-from prefect.input import RunInput
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.approval import NOBODY, ask
 from flows.evaluate import measured_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
@@ -33,15 +31,7 @@ if TYPE_CHECKING:
     from flows.publish import Published
 
 Row = dict[str, Any]
-POLL_SECONDS = 3
 TRIAL = "its sizes only show that everything works: it is searched by its name, and is no champion"
-
-
-class Approval(RunInput):
-    """Answer of the person who decides."""
-
-    promote: bool = Field(True, title="Promote", description="Searches use the candidate from now on; off: it is held back.")
-    reason: str = Field("", title="Reason", description="A word for the history.")
 
 
 def promoted(published: Published) -> Published:
@@ -121,17 +111,18 @@ class _Promotion:
 
     def _asked(self, found: Champion, checks: Sequence[Check], reasons: Sequence[str]) -> Row:
         """The answer of a person, for whom the run pauses with the comparison on show."""
-        page = comparison_markdown(self.name, checks)
         hours = self.config.promote.ask_hours
-        say(f"  {'promotion':<18} {self.name}: the run is paused in Prefect's UI until somebody answers, {hours:g} h at most")
-        doubts = "; ".join(reasons) or "better than the champion"
-        tell_waiting(artifact_home(), self.config.notify, self.name, f"{self.told['candidate']}: {doubts}; {hours:g} h at most")
-        try:
-            asked = Approval.with_initial_data(description=page)
-            answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
-        except FlowPauseTimeout:
-            _go_on()
-            return self._kept_back([f"nobody answered within {hours:g} h", *reasons])
+
+        def tell() -> None:
+            say(f"  {'promotion':<18} {self.name}: paused in Prefect's UI until somebody answers, {hours:g} h at most")
+            doubts = "; ".join(reasons) or "better than the champion"
+            reason = f"{self.told['candidate']}: {doubts}; {hours:g} h at most"
+            tell_waiting(artifact_home(), self.config.notify, self.name, reason)
+
+        about = [self.candidate.exported.digest, self.candidate.indexed.digest, found.event, found.model_digest]
+        answer = ask(comparison_markdown(self.name, checks), about, hours, tell)
+        if answer is None:
+            return self._kept_back([f"{NOBODY} within {hours:g} h", *reasons])
         self.by = self.told["by"] = "person"
         said = f": {answer.reason}" if answer.reason else ""
         if not answer.promote:
@@ -192,16 +183,6 @@ class _Promotion:
             "validation": self.run.lineage.curated.manifest.key,
             "validation_used": used,
         }
-
-
-def _go_on() -> None:
-    """Running again: the state in which Prefect leaves a run that nobody resumed is Paused."""
-    from prefect import get_client
-    from prefect.runtime import flow_run
-    from prefect.states import Running
-
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run.id, Running(), force=True)
 
 
 def started_by() -> str:

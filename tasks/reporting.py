@@ -167,7 +167,9 @@ def _show(folder: Path, data: ReportData, split: str) -> None:
     negatives = [_negative_row(row) for row in data.negatives]
     show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
     show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
-    show_markdown(f"model-{data.name}", model_markdown(folder, data, split), "The model: what it is, where it lies, how to use it")
+    show_markdown(
+        f"model-{data.name}", model_markdown(folder, data, split), "The model: what it is, where it lies, how to use it"
+    )
 
 
 def _link(own: Path, name: str) -> None:

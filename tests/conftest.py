@@ -48,7 +48,7 @@ def s3() -> Iterator[Any]:
 
 
 def _make_puts_atomic() -> None:
-    """Let the look for an object and the put of one be one step, as S3 promises of `If-None-Match`, and moto's threads do not."""
+    """Let the look for an object and its put be one step, as S3 promises of `If-None-Match`, and moto's threads do not."""
     from moto.s3.responses import S3Response
 
     one_at_a_time, put = threading.Lock(), S3Response.put_object

@@ -19,7 +19,7 @@ from pipeline_lib.store.files import digest_of
 Row = dict[str, Any]
 
 PLUMBING = "This run tests the plumbing: its sizes are the smallest that exercise every stage, and its figures mean nothing."
-NOT_TESTED = "It was held back, so that its test split was not opened: the figures are those of validation, which the gate has read."
+NOT_TESTED = "It was held back, and its test split was not opened: the figures are of validation, which the gate has read."
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The registry on an S3 server: writers that race, a rollback in the middle, a kill anywhere, readers with few rights and none."""
+"""The registry on an S3 server: writers that race, a rollback in the middle, a kill anywhere, readers without rights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search.test_registry import candidate
+from unit.search.candidates import candidate
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.search import registry
@@ -30,8 +30,8 @@ POINTS = ("registry:before_event", "registry:before_pointer")
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/unit"]
-from search.test_registry import candidate
+sys.path.insert(0, sys.argv[1])
+from unit.search.candidates import candidate
 from pipeline_lib.search.registry import promote, rollback
 from pipeline_lib.store import files as faults
 from pipeline_lib.store.store import Store
@@ -126,7 +126,13 @@ def test_a_rollback_while_a_candidate_is_published(place: str, store: Store) -> 
     meanwhile("registry:before_event", lambda: rollback(place, "mine", 2))
     promote(place, "mine", compared, "promote: always")
     assert in_use(place).trained == trained(3)
-    assert [event["event"] for event in history(place, "mine")] == ["promoted", "promoted", "rolled back", "rolled back", "promoted"]
+    assert [event["event"] for event in history(place, "mine")] == [
+        "promoted",
+        "promoted",
+        "rolled back",
+        "rolled back",
+        "promoted",
+    ]
     assert rollback(place, "mine").trained == trained(2), "what the other's rollback had brought back"
 
 
@@ -197,7 +203,12 @@ except UserError as error:
 
 def read(place: str, step: str, cache: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") or name == "AWS_ENDPOINT_URL"}
-    alone = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(cache), "CPT_CACHE": str(cache)}
+    alone = {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HOME": str(cache),
+        "CPT_CACHE": str(cache),
+    }
     command = [sys.executable, "-c", READER, place, step]
     return subprocess.run(command, env=kept | alone | env, capture_output=True, text=True, timeout=120, check=False)
 
