@@ -114,12 +114,12 @@ def test_a_question_outlives_a_restart_of_the_platform_and_its_answer_counts(pla
     """The first run is champion; the second asks, without a process; the third is answered by nobody."""
     sizes = ["export.onnx=false", "curate.validation_percent=30"]
     given = {"preset": "little", "source": str(corpus), "name": "mine"}
-    first = start(platform, "by-hand", **given, set=[*sizes, "train.steps=4"])
+    first = start(platform, "smoke", **given, set=[*sizes, "train.steps=4"])
     wait_for(platform, first, "COMPLETED", 400)
     assert last(platform.home) == ("promoted", "the first of its name")
     tested = opened(platform.home)
 
-    second = start(platform, "by-hand", **given, set=[*sizes, "train.steps=20"], promote="ask")
+    second = start(platform, "smoke", **given, set=[*sizes, "train.steps=20"], promote="ask")
     wait_for(platform, second, "PAUSED", 400)
     wait_until(lambda: processes_of(second) == [], 60)
     assert read(platform, second)["state"]["name"] == "Suspended" and opened(platform.home) == tested
@@ -139,7 +139,7 @@ def test_a_question_outlives_a_restart_of_the_platform_and_its_answer_counts(pla
 
     tested = opened(platform.home)
     soon = [*sizes, "train.steps=8", "promote.ask_hours=0.001"]
-    third = start(platform, "by-hand", **given, set=soon, promote="ask")
+    third = start(platform, "smoke", **given, set=soon, promote="ask")
     wait_for(platform, third, "COMPLETED", 400)
     event, why = last(platform.home)
     assert event == "rejected" and why.startswith("nobody answered within 0.001 h") and opened(platform.home) == tested

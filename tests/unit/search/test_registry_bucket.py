@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exported_models import Exported
 from unit.search.candidates import candidate
 
-from pipeline_lib.errors import UserError
+from pipeline_lib.config.run import IndexConfig
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.search import registry
-from pipeline_lib.search.registry import ChampionChanged, has_moved, history, in_use, promote, rollback
+from pipeline_lib.search.index import build_index
+from pipeline_lib.search.query import INDEX_FILES, MODEL_FILES, FollowingSearcher, Searcher
+from pipeline_lib.search.registry import Candidate, ChampionChanged, has_moved, history, in_use, promote, rollback
 from pipeline_lib.store import files as faults
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.bucket import Bucket
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import Store
@@ -232,6 +239,102 @@ def test_a_reader_needs_no_right_to_write_and_one_without_credentials_is_told_so
     assert not has_moved(found), "what was refused left no event"
 
 
+@pytest.fixture
+def searchable(place: str, store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]) -> str:
+    """A model and its index, promoted in the bucket."""
+    exported = export_model()
+    promote(place, "mine", Candidate(exported, build_index(store, exported, curate(), IndexConfig(), Exported(exported))))
+    return place
+
+
+def objects_of(place: str) -> dict[str, bytes]:
+    """What a search reads: name to content."""
+    bucket, pair = Bucket(place), in_use(place)
+    names = [f"{'/'.join(pair.model.parts[-3:])}/{name}" for name in MODEL_FILES]
+    names += [f"{'/'.join(pair.index.parts[-3:])}/{name}" for name in INDEX_FILES]
+    return {name: bucket.read(name) or b"" for name in names}
+
+
+def changed(content: bytes, chance: random.Random) -> bytes:
+    """The bytes with one bit flipped, an end cut off or put on, or some of them zeroed."""
+    at = chance.randrange(len(content))
+    kind = chance.randrange(4)
+    found = {
+        0: content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :],
+        1: content[:at],
+        2: content + content[at:],
+        3: content[:at] + bytes(len(content[at : at + 64])) + content[at + 64 :],
+    }[kind]
+    return found if found != content else content[:-1]
+
+
+@pytest.mark.parametrize("times", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_s10_no_change_of_an_object_reaches_faiss_or_onnxruntime(
+    searchable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    bucket, good, chance = Bucket(searchable), objects_of(searchable), random.Random(16)
+    monkeypatch.setattr("faiss.read_index", lambda *_: pytest.fail("faiss saw it"))
+    monkeypatch.setattr("pipeline_lib.search.query._load_encoder", lambda *_: pytest.fail("onnxruntime saw it"))
+    for number in range(times):
+        name = chance.choice(list(good))
+        bucket.replace(name, changed(good[name], chance))
+        monkeypatch.setenv("CPT_CACHE", str(tmp_path / "machines" / str(number)))
+        with pytest.raises(CorruptArtifact, match=r"sha256 is|is gone"):
+            Searcher(in_use(searchable))
+        bucket.replace(name, good[name])
+        shutil.rmtree(tmp_path / "machines")
+    monkeypatch.undo()
+    assert Searcher(in_use(searchable)).search("close the socket", k=1)
+
+
+def test_s10_a_service_answers_by_its_pair_whatever_the_next_one_is(
+    searchable: str, store: Store, tmp_path: Path, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    searcher = FollowingSearcher(searchable, "mine", every=0.0)
+    before = searcher.search("close the socket")
+    other = export_model(1)
+    index = build_index(store, other, curate(), IndexConfig(), Exported(other))
+    promote(searchable, "mine", Candidate(other, index))
+    name = next(name for name in objects_of(searchable) if name.endswith("index.faiss"))
+    good = Bucket(searchable).read(name) or b""
+    Bucket(searchable).replace(name, good[:-1])
+    shutil.rmtree(store.root / "index")  # this machine's copy, which is whole
+    for _ in range(20):
+        assert searcher.search("close the socket") == before
+        time.sleep(0.02)
+    began = time.monotonic()
+    rollback(searchable, "mine", why="its index is damaged")
+    assert Searcher(in_use(searchable)).search("close the socket") == before
+    assert time.monotonic() - began < 5, "a rollback is a matter of seconds"
+
+
+def test_r16_a_server_that_is_away_is_a_transient_error_and_no_event_and_then_all_is_well(
+    tmp_path: Path, s3: Any, store: Store, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
+    first, second = candidate(store, 1), candidate(store, 2)
+    promote(place, "mine", first)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")  # the same objects behind another door
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert in_use(place).trained == trained(1)
+    server.stop()
+    with pytest.raises(TransientError, match="registry/mine"):
+        promote(place, "mine", second)
+    again = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
+    again.start()
+    try:
+        assert len(history(place, "mine")) == 1
+        assert promote(place, "mine", second).event == 2
+    finally:
+        again.stop()
+        monkeypatch.undo()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
 def test_a_bucket_that_is_not_there_is_said(s3: Any) -> None:
-    with pytest.raises(UserError, match="no index"):
-        in_use("s3://nobody-made-this/store", "mine")
+    for ask in (lambda place: in_use(place, "mine"), lambda place: registry.set_default(place, "mine")):
+        with pytest.raises(UserError, match="make the bucket first"):
+            ask("s3://nobody-made-this/store")
