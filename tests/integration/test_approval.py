@@ -110,6 +110,7 @@ def last(home: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_question_outlives_a_restart_of_the_platform_and_its_answer_counts(platform: Platform, corpus: Path) -> None:
     """The first run is champion; the second asks, without a process; the third is answered by nobody."""
     sizes = ["export.onnx=false", "curate.validation_percent=30"]

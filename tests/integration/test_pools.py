@@ -191,6 +191,7 @@ def in_process(home: Path, corpus: Path, env: dict[str, str]) -> dict[str, bytes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_trainer_and_index_run_on_the_gpu_pool_and_make_the_same_artifacts(
     tmp_path: Path, corpus: Path, repository: Path
 ) -> None:
@@ -218,6 +219,7 @@ def test_trainer_and_index_run_on_the_gpu_pool_and_make_the_same_artifacts(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_gpu_worker_that_is_lost_is_replaced_and_no_artifact_differs(tmp_path: Path, corpus: Path, repository: Path) -> None:
     home = tmp_path / "home"
     with cluster(home, repository) as made:
@@ -239,6 +241,7 @@ def test_a_gpu_worker_that_is_lost_is_replaced_and_no_artifact_differs(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_killed_flow_s_run_is_found_again_and_a_cancelled_flow_s_is_cancelled(
     tmp_path: Path, corpus: Path, repository: Path
 ) -> None:
@@ -265,6 +268,7 @@ def test_a_killed_flow_s_run_is_found_again_and_a_cancelled_flow_s_is_cancelled(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_nodes_of_the_pool_train_as_one(tmp_path: Path, corpus: Path, repository: Path) -> None:
     home = tmp_path / "home"
     with cluster(home, repository) as made:
@@ -316,6 +320,7 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_on_postgresql_two_workers_do_runs_at_once_and_every_state_is_kept(
     tmp_path: Path, repository: Path, postgres: str
 ) -> None:
@@ -345,6 +350,7 @@ def asked(postgres: str, query: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_on_postgresql_a_whole_run_by_workers_of_two_pools_makes_what_one_process_makes(
     tmp_path: Path, corpus: Path, repository: Path, postgres: str
 ) -> None:

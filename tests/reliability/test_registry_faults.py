@@ -131,6 +131,7 @@ def killed_again_and_again(life: Life, night: bool, s3: Any, note: Callable[[str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("where", ["disk", "bucket"])
 def test_r15_r20_a_life_that_is_killed_again_and_again_ends_as_a_calm_one(
     tmp_path: Path, calm: tuple[Life, list[dict[str, bytes]]], where: str, s3: Any, record_property: Any
@@ -155,6 +156,7 @@ def test_r15_r20_a_life_that_is_killed_again_and_again_ends_as_a_calm_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("where", ["disk", "bucket"])
 def test_r18_two_nights_at_once_leave_one_set_of_artifacts_and_one_champion(
     tmp_path: Path, calm: tuple[Life, list[dict[str, bytes]]], where: str, s3: Any

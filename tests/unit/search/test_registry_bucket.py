@@ -268,13 +268,36 @@ def changed(content: bytes, chance: random.Random) -> bytes:
     return found if found != content else content[:-1]
 
 
-@pytest.mark.parametrize("times", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail whose index or model is read."""
+    monkeypatch.setattr("faiss.read_index", lambda *_: pytest.fail("faiss saw it"))
+    monkeypatch.setattr("pipeline_lib.search.query._load_encoder", lambda *_: pytest.fail("onnxruntime saw it"))
+
+
+def test_s10_of_a_thousand_changes_on_a_disk_none_is_missed(
+    searchable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, chance = registry.opened(in_use(searchable)), random.Random(10)
+    files = [pair.model / name for name in MODEL_FILES] + [pair.index / name for name in INDEX_FILES]
+    good = {path: path.read_bytes() for path in files}
+    monkeypatch.setattr("pipeline_lib.search.query.opened", lambda found: found)  # they lie here
+    see_nothing(monkeypatch)
+    for _ in range(1000):
+        path = chance.choice(files)
+        path.write_bytes(changed(good[path], chance))
+        with pytest.raises(CorruptArtifact, match="sha256 is"):
+            Searcher(pair)
+        path.write_bytes(good[path])
+    monkeypatch.undo()
+    assert Searcher(pair).search("close the socket", k=1)
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_s10_no_change_of_an_object_reaches_faiss_or_onnxruntime(
     searchable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     bucket, good, chance = Bucket(searchable), objects_of(searchable), random.Random(16)
-    monkeypatch.setattr("faiss.read_index", lambda *_: pytest.fail("faiss saw it"))
-    monkeypatch.setattr("pipeline_lib.search.query._load_encoder", lambda *_: pytest.fail("onnxruntime saw it"))
+    see_nothing(monkeypatch)
     for number in range(times):
         name = chance.choice(list(good))
         bucket.replace(name, changed(good[name], chance))
