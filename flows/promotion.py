@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.approval import NOBODY, ask
+from flows.approval import NOBODY, AskedAlready, Question, ask
 from flows.evaluate import measured_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 TRIAL = "its sizes only show that everything works: it is searched by its name, and is no champion"
 
 
-def promoted(published: Published) -> Published:
+def promoted(published: Published, more: Row | None = None) -> Published:
     """Promote a run whose export and index are done, or hold it back, and say why.
 
     The decision is made on validation. Only then are the figures measured that the card shows: on test, or of a candidate that
@@ -42,8 +42,11 @@ def promoted(published: Published) -> Published:
 
     A champion that changes while it is compared with is compared with again; a candidate that loses to the new one has been
     measured on test, and its event says so.
+
+    Args:
+        more: what the caller needs to go on, as JSON, where the run suspends itself until a person answers.
     """
-    step = _Promotion(published)
+    step = _Promotion(published, more or {})
     while True:
         try:
             row = step.decide()
@@ -57,9 +60,9 @@ def promoted(published: Published) -> Published:
 class _Promotion:
     """One candidate on its way into the registry; see `promoted`."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: Published, more: Row) -> None:
         run, label = published.run, published.checkpoint
-        self.published = published
+        self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
         self.place: registry.Home = self.store.remote or run.work.home
         self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
@@ -119,8 +122,12 @@ class _Promotion:
             reason = f"{self.told['candidate']}: {doubts}; {hours:g} h at most"
             tell_waiting(artifact_home(), self.config.notify, self.name, reason)
 
-        about = [self.candidate.exported.digest, self.candidate.indexed.digest, found.event, found.model_digest]
-        answer = ask(comparison_markdown(self.name, checks), about, hours, tell)
+        about = [self.candidate.exported.digest, self.candidate.indexed.digest, found.model_digest]
+        page, kept = comparison_markdown(self.name, checks), {**self.published.kept, "more": self.more}
+        try:
+            answer = ask(Question(page, about, kept, hours), tell)
+        except AskedAlready as other:
+            return self._kept_back([f"the run {other} asks about it already", *reasons])
         if answer is None:
             return self._kept_back([f"{NOBODY} within {hours:g} h", *reasons])
         self.by = self.told["by"] = "person"

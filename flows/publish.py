@@ -12,16 +12,27 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.approval import recalled
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
-from flows.pools import Made, artifact_of, figured_on_pool, published_on_pool, ref_of
+from flows.pools import Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
 from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import find_run
-from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
+from flows.workspace import (
+    DatasetRef,
+    TrainedRun,
+    Workspace,
+    in_subflow,
+    named_run,
+    publishing_commands,
+    recorded_params,
+    whole_story,
+)
 from pipeline_lib.export.card import model_folder
+from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
@@ -65,9 +76,28 @@ class Published:
     test: HeldOutEvaluations | None = None
     promotion: dict[str, Any] = field(default_factory=dict)
 
-    def promoted(self) -> Published:
-        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause."""
-        return promoted(self)
+    def promoted(self, more: dict[str, Any] | None = None) -> Published:
+        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause.
+
+        Args:
+            more: see `promotion.promoted`.
+        """
+        return promoted(self, more)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Names of it and of its run, which `recalled` reads."""
+        run = self.run
+        began = ref_of(run.start) if run.start else None
+        return {"trained": run.key, "began": began, "dataset": run.dataset.ref.model_dump(mode="json"), "made": self.made}
+
+    @classmethod
+    def recalled(cls, work: Workspace, kept: Mapping[str, Any]) -> Published:
+        """What a run had published before it was suspended."""
+        lineage = lineage_of(work.store, work.store.open("train", kept["trained"]))
+        dataset = opened_dataset(work.store, DatasetRef(**kept["dataset"]))
+        start = artifact_of(work.store, kept["began"]) if kept["began"] else None
+        return cls.of(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), kept["made"])
 
     def figured(self, split: FiguredSplit) -> Published:
         """The same with its figures on a split, and the card that shows them."""
@@ -141,6 +171,8 @@ def publish(params: PublishParams) -> PublishedRef:
         params: which run; a checkpoint named by hand skips the selection.
     """
     admit(params)
+    if (kept := recalled()) is not None:
+        return Published.recalled(named_run(params, kept["trained"]).work, kept).promoted().ref
     run, label = find_run(params, params.checkpoint)
     return publish_run(run, label).promoted().ref
 

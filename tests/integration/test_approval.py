@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 import yaml
+from corpus import write_corpus
 from integration.test_lost_runs import start as start_run
 from integration.test_suspending import processes_of, read, start, wait_for
 from served import Platform, Served, runs_of, wait_until
@@ -111,39 +112,58 @@ def last(home: Path) -> tuple[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_question_outlives_a_restart_of_the_platform_and_its_answer_counts(platform: Platform, corpus: Path) -> None:
-    """The first run is champion; the second asks, without a process; the third is answered by nobody."""
+def test_a_question_outlives_a_restart_of_the_platform_and_its_answer_counts(platform: Platform, tmp_path: Path) -> None:
+    """The first run is champion; a night asks, without a process; another night is answered by nobody."""
+    source = write_corpus(tmp_path / "dump", packages=20, functions=8)
     sizes = ["export.onnx=false", "curate.validation_percent=30"]
-    given = {"preset": "little", "source": str(corpus), "name": "mine"}
+    given = {"preset": "little", "source": str(source), "name": "mine"}
     first = start(platform, "smoke", **given, set=[*sizes, "train.steps=4"])
     wait_for(platform, first, "COMPLETED", 400)
     assert last(platform.home) == ("promoted", "the first of its name")
     tested = opened(platform.home)
 
-    second = start(platform, "smoke", **given, set=[*sizes, "train.steps=20"], promote="ask")
+    asking = {**given, "set": [*sizes, "train.steps=20", "nightly.policy=restart"], "promote": "ask"}
+    second = start(platform, "smoke", **asking)
     wait_for(platform, second, "PAUSED", 400)
     wait_until(lambda: processes_of(second) == [], 60)
     assert read(platform, second)["state"]["name"] == "Suspended" and opened(platform.home) == tested
     assert [one.state for one in read_outcomes(platform.home) if one.name == "mine"] == ["suspended"]
     assert json.loads(cpt(platform, "status", "--json"))["last_failure"] is None
-    made = {path: path.stat().st_mtime_ns for path in platform.home.glob("store/*/*/manifest.json")}
+    made = manifests(platform.home)
 
     stop(platform)
     platform.start()
     assert read(platform, second)["state"]["name"] == "Suspended", "the question is still there"
+    again = start(platform, "smoke", **asking)
+    wait_for(platform, again, "COMPLETED", 400)
+    told = [(event["event"], event["why"].partition(";")[0]) for event in history(platform.home, "mine")]
+    assert told[-2] == ("rejected", f"the run {read(platform, second)['name']} asks about it already"), told
+    assert opened(platform.home) == tested
+
+    write_corpus(source / "more", packages=2, functions=8, seed=9)  # the dump goes on; the answer is about what was asked
     body = json.dumps({"run_input": {"promote": True, "reason": "after a restart"}})
     assert call(f"{platform.url}/flow_runs/{second}/resume", body)["status"] == "ACCEPT"
     wait_for(platform, second, "COMPLETED", 400)
-    assert last(platform.home) == ("promoted", "a person said yes: after a restart")
+    told = [(event["event"], event["why"].partition(";")[0]) for event in history(platform.home, "mine")]
+    assert told[-2] == ("promoted", "a person said yes: after a restart"), told
+    event = history(platform.home, "mine")[-1]
+    assert (event["event"], event["outcome"]) == ("night", "promoted")
     assert champion(platform.home, "mine").checkpoint == "step-000020" and opened(platform.home) > tested  # type: ignore[union-attr]
-    assert {path: path.stat().st_mtime_ns for path in made} == made, "nothing was made again"
+    after = manifests(platform.home)
+    assert made.items() <= after.items(), "nothing was made again"
+    assert not {name for name in set(after) - set(made) if name.startswith(("extract/", "curate/", "train/"))}
 
-    tested = opened(platform.home)
-    soon = [*sizes, "train.steps=8", "promote.ask_hours=0.001"]
+    tested, soon = opened(platform.home), [*sizes, "train.steps=8", "promote.ask_hours=0.001"]
     third = start(platform, "smoke", **given, set=soon, promote="ask")
     wait_for(platform, third, "COMPLETED", 400)
     event, why = last(platform.home)
     assert event == "rejected" and why.startswith("nobody answered within 0.001 h") and opened(platform.home) == tested
+
+
+def manifests(home: Path) -> dict[str, int]:
+    """STAGE/KEY to when it was made."""
+    store = home / "store"
+    return {path.parent.relative_to(store).as_posix(): path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
 
 
 def cpt(platform: Platform, *words: str) -> str:

@@ -356,10 +356,11 @@ def test_on_postgresql_a_whole_run_by_workers_of_two_pools_makes_what_one_proces
 ) -> None:
     home = tmp_path / "home"
     with cluster(home, repository, PREFECT_API_DATABASE_CONNECTION_URL=postgres) as made:
-        made.worker("cpu", FIRST)
-        made.worker("gpu", SECOND)
         words = {"preset": "smoke", "source": str(corpus), "set": ["pools.gpu=gpu"]}
         ids = [made.run("retrain", "by-hand", **words)]
+        wait_for(lambda: made.runs(id={"any_": ids})[0]["state_name"] == "Late", 120)  # as long as no worker takes it
+        made.worker("cpu", FIRST)
+        made.worker("gpu", SECOND)
         wait_for(lambda: made.ended(ids[0]), 500)
         ids.append(made.run("evaluate", "by-hand", preset="smoke", source=str(corpus), split="validation"))
         wait_for(lambda: made.ended(ids[1]), 300)

@@ -331,6 +331,21 @@ def test_s10_a_service_answers_by_its_pair_whatever_the_next_one_is(
     assert time.monotonic() - began < 5, "a rollback is a matter of seconds"
 
 
+def test_what_is_damaged_is_made_again_by_removing_it(
+    tmp_path: Path, searchable: str, s3: Any, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    pair, bucket = in_use(searchable), Bucket(searchable)
+    good = objects_of(searchable)
+    name = next(name for name in good if name.endswith("index.faiss"))
+    bucket.replace(name, good[name][:-1])
+    elsewhere = Store(tmp_path / "elsewhere", searchable)
+    exported = elsewhere.open("export-0", next(iter(elsewhere.keys("export-0"))))
+    s3.rm(f"{searchable}/index", recursive=True)  # what the message names
+    made = build_index(elsewhere, exported, curate(), IndexConfig(), Exported(exported))
+    assert made.digest == pair.index_digest and bucket.read(name) == good[name], "the bytes are the same"
+    assert Searcher(in_use(searchable)).search("close the socket", k=1)
+
+
 def test_r16_a_server_that_is_away_is_a_transient_error_and_no_event_and_then_all_is_well(
     tmp_path: Path, s3: Any, store: Store, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
