@@ -36,9 +36,10 @@ def deployed(home: Path) -> Iterator[tuple[str, str]]:
         os.environ["PREFECT_API_URL"] = url
         from prefect.client.orchestration import get_client
 
-        from flows.cli.deployments import deploy_all
+        from flows.cli.deployments import deploy_all, ensure_work_pool
 
         with get_client(sync_client=True) as client:
+            ensure_work_pool(client)
             deploy_all(client, home)
             yield url.removesuffix("/api"), str(client.read_deployment_by_name("evaluate/evaluate").id)
 
