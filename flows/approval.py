@@ -107,7 +107,7 @@ def recalled() -> dict[str, Any] | None:
     """What this run asked about before it was suspended; None where it did not."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
-    found = read_flow_run_input(CANDIDATE, flow_run_id=run.id) if run is not None and _asked(run) else None
+    found: Any = read_flow_run_input(CANDIDATE, flow_run_id=run.id) if run is not None and _asked(run) else None
     return dict(found) if found else None
 
 

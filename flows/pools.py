@@ -41,6 +41,7 @@ from pipeline_lib.train.start import checkpoint_of
 from tasks.ui import say
 
 Step = Literal["train", "publish", "figures", "measure"]
+FiguredSplit = Literal["validation", "test"]
 Made = dict[
     str, list[str]
 ]  # what a run on a pool made: a name to STAGE/KEY, one or several; the chosen checkpoint by its label
@@ -74,7 +75,7 @@ class Handover(BaseModel):
     label: str = Field("", description="Checkpoint to publish; empty: the one that selection chooses.")
     checkpoints: tuple[str, ...] = Field((), description="Checkpoints to measure, of whatever run, as TRAINKEY/step-000240.")
     published: Made = Field({}, description="What publication made, whose figures and card are asked for.")
-    split: str = Field("test", description="Split that the figures are of.")
+    split: FiguredSplit = Field("test", description="Split that the figures are of.")
     fitness: dict[str, Any] = Field(description="Conditions that the worker must meet: the store, the code, folders.")
 
     @classmethod
@@ -147,7 +148,7 @@ def published_on_pool(run: TrainedRun, label: str) -> Made:
     return _handed_over(run.work.config.pools, Handover.of("publish", run.work, run.dataset, **_published(run, label)), ())
 
 
-def figured_on_pool(run: TrainedRun, label: str, published: Made, split: str) -> Made:
+def figured_on_pool(run: TrainedRun, label: str, published: Made, split: FiguredSplit) -> Made:
     """Figures of a published checkpoint on a split, and its card, made on the gpu pool."""
     words = {**_published(run, label), "published": published, "split": split}
     return _handed_over(run.work.config.pools, Handover.of("figures", run.work, run.dataset, **words), ())

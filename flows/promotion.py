@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.context import FlowRunContext
@@ -16,6 +16,7 @@ from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.notices import tell_waiting
 from flows.options import Group, place
+from flows.pools import FiguredSplit
 from flows.roots import admit
 from flows.runs import checkpoint_behind, given_source, name_in_registry
 from flows.workspace import in_subflow
@@ -152,7 +153,7 @@ class _Promotion:
         command = f"cpt publish --checkpoint {self.run.key}/{self.label}"
         return self._row(event, f"not promoted: {'; '.join(reasons)}. `{command}` promotes it", reasons)
 
-    def _measure(self, split: Literal["validation", "test"]) -> None:
+    def _measure(self, split: FiguredSplit) -> None:
         """The figures that are shown of it; an event tells whose test split was opened for it."""
         if split == "test" or self.published.test is None:
             self.published = self.published.figured(split)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
-from flows.pools import Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
+from flows.pools import FiguredSplit, Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
 from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import find_run
@@ -36,8 +36,6 @@ from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
-
-FiguredSplit = Literal["validation", "test"]
 
 
 class PublishedRef(BaseModel):
@@ -115,7 +113,8 @@ class Published:
         tested = Tested(curated, found.checkpoints[label], found.checkpoints[BASELINES], split)
         said = _said(run, label, "select" in self.stages)
         card = card_task(store, self.stages["export"], run.lineage.checkpoint(label), config, said, tested)
-        return replace(self, stages={**self.stages, "card": card}, **{split: found})
+        made = replace(self, stages={**self.stages, "card": card})
+        return replace(made, test=found) if split == "test" else replace(made, validation=found)
 
     @property
     def made(self) -> Made:
