@@ -143,6 +143,23 @@ def test_a_rollback_while_a_candidate_is_published(place: str, store: Store) -> 
     assert rollback(place, "mine").trained == trained(2), "what the other's rollback had brought back"
 
 
+def test_a_put_whose_answer_is_lost_is_one_event(place: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto.s3.responses import S3Response
+
+    made, put, lost = candidate(store, 1), S3Response.put_object, list[str]()
+
+    def put_object(self: Any) -> Any:
+        answer = put(self)
+        if "/history/" in self.uri and not lost:
+            lost.append(self.uri)
+            return 500, {}, b"<Error><Code>InternalError</Code><Message>written, and nobody knows</Message></Error>"
+        return answer
+
+    monkeypatch.setattr(S3Response, "put_object", put_object)
+    assert promote(place, "mine", made, against=0).event == 1
+    assert lost and [event["event"] for event in history(place, "mine")] == ["promoted"]
+
+
 def test_the_pointer_of_a_slower_writer_takes_nobody_back(place: str, store: Store) -> None:
     promote(place, "mine", candidate(store, 1))
     later = candidate(store, 3)
@@ -152,6 +169,7 @@ def test_the_pointer_of_a_slower_writer_takes_nobody_back(place: str, store: Sto
     assert in_use(place).trained == trained(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_s10_a_promoter_that_is_killed_leaves_the_pair_before_or_after(
     tmp_path: Path, place: str, store: Store, point: str, record_property: Callable[[str, object], None]
@@ -220,6 +238,7 @@ def read(place: str, step: str, cache: Path, env: dict[str, str]) -> subprocess.
     return subprocess.run(command, env=kept | alone | env, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_reader_needs_no_right_to_write_and_one_without_credentials_is_told_so(
     tmp_path: Path, place: str, store: Store, rights: Callable[[str], dict[str, str]]
 ) -> None:
@@ -331,6 +350,7 @@ def test_s10_a_service_answers_by_its_pair_whatever_the_next_one_is(
     assert time.monotonic() - began < 5, "a rollback is a matter of seconds"
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_made_again_by_removing_it(
     tmp_path: Path, searchable: str, s3: Any, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
 ) -> None:
@@ -346,6 +366,7 @@ def test_what_is_damaged_is_made_again_by_removing_it(
     assert Searcher(in_use(searchable)).search("close the socket", k=1)
 
 
+@pytest.mark.slow
 def test_r16_a_server_that_is_away_is_a_transient_error_and_no_event_and_then_all_is_well(
     tmp_path: Path, s3: Any, store: Store, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
