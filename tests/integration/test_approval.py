@@ -115,8 +115,8 @@ def last(home: Path) -> tuple[str, str]:
 def test_a_question_outlives_a_restart_of_the_platform_and_its_answer_counts(platform: Platform, tmp_path: Path) -> None:
     """The first run is champion; a night asks, without a process; another night is answered by nobody."""
     source = write_corpus(tmp_path / "dump", packages=20, functions=8)
-    sizes = ["export.onnx=false", "curate.validation_percent=30"]
-    given = {"preset": "little", "source": str(source), "name": "mine"}
+    sizes = ["export.onnx=false", "curate.validation_percent=30", "name=mine"]
+    given = {"preset": "little", "source": str(source)}
     first = start(platform, "smoke", **given, set=[*sizes, "train.steps=4"])
     wait_for(platform, first, "COMPLETED", 400)
     assert last(platform.home) == ("promoted", "the first of its name")

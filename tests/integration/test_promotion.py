@@ -138,7 +138,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Ran:
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     env |= {"CPT_HOME": str(home), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, str(program), str(corpus), str(answers)]
-    done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=2000, check=False)
+    done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     found = json.loads(answers.read_text())
     return Ran(home, found, found["key"])
