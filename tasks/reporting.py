@@ -74,14 +74,9 @@ class RunArtifacts:
     promotion: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def shown(self) -> str:
-        """The split that the report's figures are of; the test split of what was held back is not opened."""
-        return "test" if self.test else "validation"
-
-    @property
-    def figures(self) -> Mapping[str, Evaluations]:
-        """Those figures, by checkpoint."""
-        return self.test or self.validation
+    def shown(self) -> tuple[str, Mapping[str, Evaluations]]:
+        """The split that the report's figures are of, and these; the test split of what was held back is not opened."""
+        return ("test", self.test) if self.test else ("validation", self.validation)
 
     def rows(self, began_at: float = 0.0) -> list[StageRow]:
         """A row a stage, in the order of the run, which began at `began_at` (seconds since 1970)."""
@@ -132,7 +127,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     if data.tracked:
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))
-    _show(folder, data, run.shown)
+    _show(folder, data, run.shown[0])
     _link(own, config.name)
     return json.loads((folder / "report.json").read_text()) | now
 
@@ -242,7 +237,7 @@ def _by_name(data: ReportData) -> str:
 def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
-    model, baselines = run.figures[run.chosen], run.figures["baselines"]
+    model, baselines = (run.shown[1][name] for name in (run.chosen, "baselines"))
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
     twins = near_twins_in(stages["curate"])
