@@ -23,8 +23,8 @@ from flows.cli.server import prefect_environment, prefect_server
 PROJECT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 1100, 1500
 WAIT_SECONDS, FADE_SECONDS = 180.0, 3.0
-# the page has its form once the last field's title is there
-IS_DRAWN = "document.body.innerText.includes('Skip missing') && document.body.innerText.includes('Champion')"
+# the page has its form once its first and its last field are there
+IS_DRAWN = "['Models', 'Machine', 'Submit'].every(title => document.body.innerText.includes(title))"
 
 
 @contextmanager

@@ -10,7 +10,6 @@ A run that no worker can start again, such as one at a terminal, waits in its pr
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput, create_flow_run_input, delete_flow_run_input, read_flow_run_input
 from prefect.states import Running, Scheduled
@@ -88,7 +87,9 @@ def ask(question: Question, tell: Callable[[], object]) -> Approval | None:
             return None
     if key not in _asked(run):
         _check_not_asked(run, key)
-        with contextlib.suppress(ObjectNotFound):
+        if (
+            read_flow_run_input(CANDIDATE, flow_run_id=run.id) is not None
+        ):  # of a question that was answered for another champion
             delete_flow_run_input(CANDIDATE, flow_run_id=run.id)
         create_flow_run_input(CANDIDATE, dict(question.candidate), flow_run_id=run.id)
         tell()
