@@ -6,12 +6,14 @@ of them could tell of, `cpt up` finds (flows/cli/upkeep.py). A notification that
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import Flow
@@ -47,6 +49,7 @@ def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         before = held[0]
         killed = before if before.is_dead and before.run_id != str(flow_run.id) else None
         held[0] = held[0].begun(flow_run.name, str(flow_run.id))
+    atexit.register(note_suspended, home, subject, flow_run.id)
     _open_log(home, flow_run, subject)
     event_log.tell("run", flow_run.name, state="running")
     with _logged(flow_run):
@@ -110,6 +113,16 @@ class Ended:
         if isinstance(error, RowsRejected):
             event = "quarantine"
         return cls(*own, without_secrets(reason.removeprefix(PREFIX)), stage or last_stage(flow_run.id, client), event)
+
+
+def note_suspended(home: Path, subject: Subject, run_id: UUID) -> None:
+    """Record that a run is suspended whose process goes though the run has not ended: nobody is missing there."""
+    with contextlib.suppress(*TROUBLE), outcome_of(home, subject.flow, subject.name) as held:
+        if held[0].run_id == str(run_id) and held[0].state == "running":
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(run_id).state
+            if state is not None and state.is_paused():
+                held[0] = held[0].suspended()
 
 
 def is_told(flow_run: FlowRun) -> bool:

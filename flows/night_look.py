@@ -5,6 +5,7 @@ What the last night left stands in the name's history (search/registry.py), in i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -
     """What the last night left; where there was none, what the champion was made from."""
     event = latest(*place, EVENT)
     if event is not None:
-        return State(**{name: str(event["state"].get(name, "")) for name in State.__dataclass_fields__})
+        return state_in(event)
     if champion is None:
         return State()
     curated = champion.lineage.curated
@@ -187,6 +188,11 @@ def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -
     asked, key = asked_digest(recorded.resolve()) if recorded else "", curated.manifest.key
     source = listing.manifest.key if listing else ""
     return State(source, key, "", source, key, asked, _content_of(work.config.contamination.folder))
+
+
+def state_in(event: Mapping[str, Any]) -> State:
+    """What a night left, by its event."""
+    return State(**{name: str(event["state"].get(name, "")) for name in State.__dataclass_fields__})
 
 
 def _listing_of(store: Store, curated: Artifact) -> Artifact | None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flows.build_dataset import Pairs, dataset_of, pairs_of
-from flows.night_look import EVENT, Look, State, input_of, look, reigning
+from flows.night_look import EVENT, Look, State, input_of, look, reigning, state_in
 from flows.params import RunParams
 from flows.publish import Published, publish_run
 from flows.runs import with_settings
@@ -20,7 +20,7 @@ from flows.workspace import Workspace, in_subflow
 from pipeline_lib.curation.known_splits import new_share
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.registry import pair_of, record
+from pipeline_lib.search.registry import Home, latest, pair_of, record
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.dataset import known_splits_task
@@ -84,7 +84,7 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     say(f"  {found.changes.sentence} since the last night of {found.name}; champion: {found.champion_name}")
     if found.is_empty:
         nothing = "nothing new: every file is as it was, and so is the configuration"
-        return _noted(found, found.last, Night("nothing new", nothing))
+        return _noted(work, found.last, Night("nothing new", nothing, found.told(), tuple(found.changes.lines())))
     known = _known(work.store, found.last)
     pairs = in_subflow("build-dataset", found.name, pairs_of, work, known)
     state = _state(work, found, pairs, known)
@@ -92,17 +92,50 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     share = new_share(pairs.curate, trained_on)
     trains, why = found.verdict(share)
     _index(work, found, pairs)
+    told = {**found.told(), "new_share": round(share, 6)}
     if not trains:
-        return _noted(found, state, Night("indexed", why, {"new_share": round(share, 6)}))
-    published = _trained(work, params, found, pairs).promoted()
+        return _noted(work, state, Night("indexed", why, told, tuple(found.changes.lines())))
+    newest = latest(found.home, found.name, EVENT)
+    seen = Seen(why, told, found.changes.lines(), asdict(state), newest["number"] if newest else 0)
+    return decided(work, seen, _trained(work, params, found, pairs), report)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a night saw before it trained, as JSON: it may end in another process, once a person has answered.
+
+    Attributes:
+        why: a model is trained.
+        told, lines: see `Night`.
+        state: see night_look.py.
+        after: number of the last night's event.
+    """
+
+    why: str
+    told: dict[str, Any]
+    lines: list[str]
+    state: dict[str, str]
+    after: int
+
+
+def decided(work: Workspace, seen: Seen, published: Published, report: Callable[[Published], dict[str, Any]]) -> Night:
+    """The end of a night that trained: its candidate is promoted or held back, and the history says what the night saw.
+
+    Where other nights came while a person was asked, the dump is as the last of them saw it.
+    """
+    home, name = _home(work), str(seen.told["name"])
+    published = published.promoted(asdict(seen))
     told = report(published)
-    state = replace(state, trained_source=state.source, trained_on=state.curate)
-    pair, sentence = pair_of(found.home, found.name), f"{why}; {published.promotion['sentence']}"
+    newest = latest(home, name, EVENT)
+    own = State(**seen.state)
+    state = state_in(newest) if newest and newest["number"] > seen.after else own
+    state = replace(state, trained_source=own.source, trained_on=own.curate)
+    pair, sentence = pair_of(home, name), f"{seen.why}; {published.promotion['sentence']}"
     is_champion = pair is not None and pair.model_digest == published.stages["export"].digest
     if pair and not is_champion:
         sentence += "; the champion's index holds the night's documents"
     outcome = OUTCOMES.get(str(published.promotion["event"]), "held back")
-    return _noted(found, state, Night(outcome, sentence, {"new_share": round(share, 6)}, report=told))
+    return _noted(work, state, Night(outcome, sentence, seen.told, tuple(seen.lines), told))
 
 
 def _trained(work: Workspace, params: RunParams, found: Look, pairs: Pairs) -> Published:
@@ -138,13 +171,18 @@ def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
         reindex_task(found.home, found.name, index)
 
 
-def _noted(found: Look, state: State, done: Night) -> Night:
+def _noted(work: Workspace, state: State, done: Night) -> Night:
     """The night's end in the history, which the next one begins with."""
-    told = {**found.told(), **done.told}
-    event = {"event": EVENT, "outcome": done.outcome, "why": done.sentence, **told, "state": asdict(state)}
-    record(found.home, found.name, event)
+    name = str(done.told["name"])
+    event = {"event": EVENT, "outcome": done.outcome, "why": done.sentence, **done.told, "state": asdict(state)}
+    record(_home(work), name, event)
     say(f"  {done.sentence}")
-    return replace(done, sentence=f"{found.name}: {done.sentence}", told=told, lines=tuple(found.changes.lines()))
+    return replace(done, sentence=f"{name}: {done.sentence}")
+
+
+def _home(work: Workspace) -> Home:
+    """Where the registry is."""
+    return work.store.remote or work.home
 
 
 def _known(store: Store, last: State) -> Artifact | None:

@@ -40,7 +40,8 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train.start import checkpoint_of
 from tasks.ui import say
 
-Step = Literal["train", "publish", "measure"]
+Step = Literal["train", "publish", "figures", "measure"]
+FiguredSplit = Literal["validation", "test"]
 Made = dict[
     str, list[str]
 ]  # what a run on a pool made: a name to STAGE/KEY, one or several; the chosen checkpoint by its label
@@ -73,6 +74,8 @@ class Handover(BaseModel):
     trained: str | None = Field(None, description="Key of the `train` artifact that is published or measured beside others.")
     label: str = Field("", description="Checkpoint to publish; empty: the one that selection chooses.")
     checkpoints: tuple[str, ...] = Field((), description="Checkpoints to measure, of whatever run, as TRAINKEY/step-000240.")
+    published: Made = Field({}, description="What publication made, whose figures and card are asked for.")
+    split: FiguredSplit = Field("test", description="Split that the figures are of.")
     fitness: dict[str, Any] = Field(description="Conditions that the worker must meet: the store, the code, folders.")
 
     @classmethod
@@ -141,10 +144,18 @@ def trained_on_pool(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifa
 
 
 def published_on_pool(run: TrainedRun, label: str) -> Made:
-    """Selection, evaluations, export, card, index and negatives of a run, made on the gpu pool; promotion is not among them."""
-    began = ref_of(run.start) if run.start else None
-    words = {"began": began, "trained": run.key, "label": label}
-    return _handed_over(run.work.config.pools, Handover.of("publish", run.work, run.dataset, **words), ())
+    """Selection, export, index and negatives of a run, made on the gpu pool; promotion is not among them."""
+    return _handed_over(run.work.config.pools, Handover.of("publish", run.work, run.dataset, **_published(run, label)), ())
+
+
+def figured_on_pool(run: TrainedRun, label: str, published: Made, split: FiguredSplit) -> Made:
+    """Figures of a published checkpoint on a split, and its card, made on the gpu pool."""
+    words = {**_published(run, label), "published": published, "split": split}
+    return _handed_over(run.work.config.pools, Handover.of("figures", run.work, run.dataset, **words), ())
+
+
+def _published(run: TrainedRun, label: str) -> dict[str, Any]:
+    return {"began": ref_of(run.start) if run.start else None, "trained": run.key, "label": label}
 
 
 def measured_on_pool(run: TrainedRun, names: Sequence[str]) -> Made:

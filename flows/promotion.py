@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import pause_flow_run
-from prefect.input import RunInput
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.evaluate import HeldOutEvaluations, measured_on_validation
+from flows.approval import NOBODY, AskedAlready, Question, ask
+from flows.evaluate import measured_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.notices import tell_waiting
 from flows.options import Group, place
+from flows.pools import FiguredSplit
 from flows.roots import admit
 from flows.runs import checkpoint_behind, given_source, name_in_registry
-from flows.workspace import TrainedRun, in_subflow
+from flows.workspace import in_subflow
 from pipeline_lib.evaluation.gate import Check
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import Candidate, Champion, ChampionChanged
-from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import checkpoint_of
 from tasks.promotion import Rivals, compare_task, comparison_markdown, contracts_check, promote_task
 from tasks.ui import say
 
+if TYPE_CHECKING:
+    from flows.publish import Published
+
 Row = dict[str, Any]
-POLL_SECONDS = 3
 TRIAL = "its sizes only show that everything works: it is searched by its name, and is no champion"
 
 
-class Approval(RunInput):
-    """Answer of the person who decides."""
+def promoted(published: Published, more: Row | None = None) -> Published:
+    """Promote a run whose export and index are done, or hold it back, and say why.
 
-    promote: bool = Field(True, title="Promote", description="Searches use the candidate from now on; off: it is held back.")
-    reason: str = Field("", title="Reason", description="A word for the history.")
+    The decision is made on validation. Only then are the figures measured that the card shows: on test, or of a candidate that
+    is held back on validation. The registry's event comes last.
 
-
-def promoted(run: TrainedRun, label: str, validation: HeldOutEvaluations | None, stages: Mapping[str, Artifact]) -> Row:
-    """Promote a run whose export and index are done, or hold it back, and say why; a row for the report.
-
-    A champion that changes while it is compared with is compared with again.
+    A champion that changes while it is compared with is compared with again; a candidate that loses to the new one has been
+    measured on test, and its event says so.
 
     Args:
-        label: of the checkpoint.
-        validation: what selection measured; None: the checkpoint was named.
-        stages: of the publication, by name.
+        more: what the caller needs to go on, as JSON, where the run suspends itself until a person answers.
     """
-    step = _Promotion(run, label, validation, stages)
+    step = _Promotion(published, more or {})
     while True:
         try:
             row = step.decide()
@@ -59,33 +55,38 @@ def promoted(run: TrainedRun, label: str, validation: HeldOutEvaluations | None,
             say(f"  {error}")
             continue
         say(f"  {'promotion':<18} {row['name']}: {row['sentence']}")
-        return row
+        return replace(step.published, promotion=row)
 
 
 class _Promotion:
     """One candidate on its way into the registry; see `promoted`."""
 
-    def __init__(
-        self, run: TrainedRun, label: str, validation: HeldOutEvaluations | None, stages: Mapping[str, Artifact]
-    ) -> None:
+    def __init__(self, published: Published, more: Row) -> None:
+        run, label = published.run, published.checkpoint
+        self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
         self.place: registry.Home = self.store.remote or run.work.home
         self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
-        made = {**run.stages, **stages}
-        self.candidate = Candidate(
-            stages["export"],
-            stages["index"],
-            run.key,
-            label,
-            {stage: artifact.manifest.key for stage, artifact in made.items() if stage != "train"},
-            [artifact.manifest.key for artifact in (validation.checkpoints[label] if validation else ())],
-            given_source(self.config),
-        )
         self.told: Row = {"by": self.by, "candidate": f"{run.key}/{label}"}
         if self.store.remote:
             registry.stand_in(run.work.home, self.name, self.store.remote)
+
+    @property
+    def candidate(self) -> Candidate:
+        """The pair with all that was made for it so far."""
+        stages, validation = self.published.stages, self.published.validation
+        made = {**self.run.stages, **stages}
+        return Candidate(
+            stages["export"],
+            stages["index"],
+            self.run.key,
+            self.label,
+            {stage: artifact.manifest.key for stage, artifact in made.items() if stage != "train"},
+            [artifact.manifest.key for artifact in (validation.checkpoints[self.label] if validation else ())],
+            given_source(self.config),
+        )
 
     def decide(self) -> Row:
         """One event of the registry, or none where the pair is in use already."""
@@ -93,6 +94,7 @@ class _Promotion:
         if self.when == "never":
             return self._kept_back(["--no-promote (promote: never) was asked for"], "kept back")
         if self.config.tests_plumbing:
+            self._measure("test")
             registry.try_out(self.place, self.name, self.candidate, TRIAL, self.told)
             self._choose()
             return self._row("tried", f"not promoted: {TRIAL}")
@@ -113,17 +115,22 @@ class _Promotion:
 
     def _asked(self, found: Champion, checks: Sequence[Check], reasons: Sequence[str]) -> Row:
         """The answer of a person, for whom the run pauses with the comparison on show."""
-        page = comparison_markdown(self.name, checks)
         hours = self.config.promote.ask_hours
-        say(f"  {'promotion':<18} {self.name}: the run is paused in Prefect's UI until somebody answers, {hours:g} h at most")
-        doubts = "; ".join(reasons) or "better than the champion"
-        tell_waiting(artifact_home(), self.config.notify, self.name, f"{self.told['candidate']}: {doubts}; {hours:g} h at most")
+
+        def tell() -> None:
+            say(f"  {'promotion':<18} {self.name}: paused in Prefect's UI until somebody answers, {hours:g} h at most")
+            doubts = "; ".join(reasons) or "better than the champion"
+            reason = f"{self.told['candidate']}: {doubts}; {hours:g} h at most"
+            tell_waiting(artifact_home(), self.config.notify, self.name, reason)
+
+        about = [self.candidate.exported.digest, self.candidate.indexed.digest, found.model_digest]
+        page, kept = comparison_markdown(self.name, checks), {**self.published.kept, "more": self.more}
         try:
-            asked = Approval.with_initial_data(description=page)
-            answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
-        except FlowPauseTimeout:
-            _go_on()
-            return self._kept_back([f"nobody answered within {hours:g} h", *reasons])
+            answer = ask(Question(page, about, kept, hours), tell)
+        except AskedAlready as other:
+            return self._kept_back([f"the run {other} asks about it already", *reasons])
+        if answer is None:
+            return self._kept_back([f"{NOBODY} within {hours:g} h", *reasons])
         self.by = self.told["by"] = "person"
         said = f": {answer.reason}" if answer.reason else ""
         if not answer.promote:
@@ -131,6 +138,7 @@ class _Promotion:
         return self._promote(f"a person said yes{said}", found)
 
     def _promote(self, why: str, found: Champion | None) -> Row:
+        self._measure("test")
         against = found.event if found else 0
         now = promote_task(self.place, self.name, self.candidate, why, self.told, against if self.when != "always" else None)
         self._choose()
@@ -139,10 +147,18 @@ class _Promotion:
         return self._row("promoted", f"promoted: {why}")
 
     def _kept_back(self, reasons: Sequence[str], event: str = "rejected") -> Row:
+        self._measure("validation" if event == "rejected" else "test")
         told = {**self.told, "reasons": list(reasons), "why": "; ".join(reasons), "event": event}
         registry.record(self.place, self.name, told)
         command = f"cpt publish --checkpoint {self.run.key}/{self.label}"
         return self._row(event, f"not promoted: {'; '.join(reasons)}. `{command}` promotes it", reasons)
+
+    def _measure(self, split: FiguredSplit) -> None:
+        """The figures that are shown of it; an event tells whose test split was opened for it."""
+        if split == "test" or self.published.test is None:
+            self.published = self.published.figured(split)
+        if self.published.test is not None:
+            self.told["tested_on"] = self.run.lineage.curated.manifest.key
 
     def _choose(self) -> None:
         """Searches without a name use the last that a person published; schedules and gates never change that."""
@@ -175,16 +191,6 @@ class _Promotion:
             "validation": self.run.lineage.curated.manifest.key,
             "validation_used": used,
         }
-
-
-def _go_on() -> None:
-    """Running again: the state in which Prefect leaves a run that nobody resumed is Paused."""
-    from prefect import get_client
-    from prefect.runtime import flow_run
-    from prefect.states import Running
-
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run.id, Running(), force=True)
 
 
 def started_by() -> str:

@@ -1,4 +1,7 @@
-"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened."""
+"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened.
+
+A candidate that the gate or a person holds back is shown by its figures on validation: its test split stays closed.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,27 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.approval import recalled
 from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
-from flows.pools import Made, artifact_of, published_on_pool, ref_of
+from flows.pools import FiguredSplit, Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
 from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import find_run
-from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
+from flows.workspace import (
+    DatasetRef,
+    TrainedRun,
+    Workspace,
+    in_subflow,
+    named_run,
+    publishing_commands,
+    recorded_params,
+    whole_story,
+)
 from pipeline_lib.export.card import model_folder
+from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
@@ -34,7 +48,7 @@ class PublishedRef(BaseModel):
     checkpoint: str
     selection: str | None = Field(None, description="Key of the `select` artifact; None where the checkpoint was named.")
     validation: EvaluatedRef | None = Field(None, description="None where the checkpoint was named by hand.")
-    test: EvaluatedRef
+    test: EvaluatedRef | None = Field(None, description="None where it was held back: its test split was not opened.")
     export: str
     card: str
     folder: str = Field(description="Folder of the model, its card beside it.")
@@ -48,20 +62,59 @@ class Published:
     """What publication made of a run.
 
     Attributes:
-        stages: artifacts by the name of their stage.
+        stages: artifacts by the name of their stage; the model card is among them once figures are.
+        test: its figures on test; None: not opened.
         promotion: what became of it in the registry; empty: not decided yet.
     """
 
     run: TrainedRun
     checkpoint: str
     validation: HeldOutEvaluations | None
-    test: HeldOutEvaluations
     stages: dict[str, Artifact]
+    test: HeldOutEvaluations | None = None
     promotion: dict[str, Any] = field(default_factory=dict)
 
-    def promoted(self) -> Published:
-        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause."""
-        return replace(self, promotion=promoted(self.run, self.checkpoint, self.validation, self.stages))
+    def promoted(self, more: dict[str, Any] | None = None) -> Published:
+        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause.
+
+        Args:
+            more: see `promotion.promoted`.
+        """
+        return promoted(self, more)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Names of it and of its run, which `recalled` reads."""
+        run = self.run
+        began = ref_of(run.start) if run.start else None
+        return {"trained": run.key, "began": began, "dataset": run.dataset.ref.model_dump(mode="json"), "made": self.made}
+
+    @classmethod
+    def recalled(cls, work: Workspace, kept: Mapping[str, Any]) -> Published:
+        """What a run had published before it was suspended."""
+        lineage = lineage_of(work.store, work.store.open("train", kept["trained"]))
+        dataset = opened_dataset(work.store, DatasetRef(**kept["dataset"]))
+        start = artifact_of(work.store, kept["began"]) if kept["began"] else None
+        return cls.of(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), kept["made"])
+
+    def figured(self, split: FiguredSplit) -> Published:
+        """The same with its figures on a split, and the card that shows them."""
+        if not self.run.work.config.pools.gpu:
+            return self.figured_here(split)
+        made = Published.of(self.run, self.made | figured_on_pool(self.run, self.checkpoint, self.made, split))
+        return replace(made, promotion=self.promotion)
+
+    def figured_here(self, split: FiguredSplit) -> Published:
+        """The same, made by this process."""
+        run, label = self.run, self.checkpoint
+        store, config, curated = run.work.store, run.work.config, run.lineage.curated
+        found = self.validation if split == "validation" else None
+        found = found or in_subflow("evaluate", f"{config.name}-{split}", held_out, run, [label], split)
+        tested = Tested(curated, found.checkpoints[label], found.checkpoints[BASELINES], split)
+        said = _said(run, label, "select" in self.stages)
+        card = card_task(store, self.stages["export"], run.lineage.checkpoint(label), config, said, tested)
+        made = replace(self, stages={**self.stages, "card": card})
+        return replace(made, test=found) if split == "test" else replace(made, validation=found)
 
     @property
     def made(self) -> Made:
@@ -81,9 +134,8 @@ class Published:
             name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items() if name != "checkpoint"
         }
         stages = {name: artifacts[0] for name, artifacts in found.items() if "/" not in name}
-        test = _measured(found, "test")
-        assert test is not None, "publication without a test"
-        return cls(run, made["checkpoint"][0], _measured(found, "validation"), test, stages)
+        validation, test = (_measured(found, split) for split in ("validation", "test"))
+        return cls(run, made["checkpoint"][0], validation, stages, test)
 
     @property
     def ref(self) -> PublishedRef:
@@ -95,7 +147,7 @@ class Published:
             checkpoint=self.checkpoint,
             selection=keys.get("select"),
             validation=self.validation and self.validation.ref("validation"),
-            test=self.test.ref("test"),
+            test=self.test and self.test.ref("test"),
             promotion={name: self.promotion[name] for name in ("name", "event", "sentence") if name in self.promotion},
             folder=str(model_folder(self.stages["export"], self.stages["card"])),
             **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
@@ -110,12 +162,16 @@ def _measured(found: Mapping[str, tuple[Artifact, ...]], split: str) -> HeldOutE
 
 @flow(name="publish", flow_run_name=run_name, **HOOKS)
 def publish(params: PublishParams) -> PublishedRef:
-    """Choose a checkpoint on validation, measure it once on test, export and index it, and let search use it.
+    """Choose a checkpoint on validation, export and index it, measure it once on test, and let search use it.
+
+    One that is held back is not measured on test.
 
     Args:
         params: which run; a checkpoint named by hand skips the selection.
     """
     admit(params)
+    if (kept := recalled()) is not None:
+        return Published.recalled(named_run(params, kept["trained"]).work, kept).promoted().ref
     run, label = find_run(params, params.checkpoint)
     return publish_run(run, label).promoted().ref
 
@@ -141,14 +197,11 @@ def published_here(run: TrainedRun, label: str = "") -> Published:
         validation, selection = select_checkpoint(run)
         label = str(selection.manifest.facts["chosen"])
     checkpoint = run.lineage.checkpoint(label)
-    test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
     exported = export_task(store, checkpoint, config)
-    tested = Tested(curated, test.checkpoints[label], test.checkpoints[BASELINES])
-    card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), tested)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
-    made = {"select": selection, "export": exported, "card": card, "index": index, "negatives": negatives}
-    return Published(run, label, validation, test, {stage: artifact for stage, artifact in made.items() if artifact})
+    made = {"select": selection, "export": exported, "index": index, "negatives": negatives}
+    return Published(run, label, validation, {stage: artifact for stage, artifact in made.items() if artifact})
 
 
 def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:

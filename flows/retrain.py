@@ -7,10 +7,11 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed
 
+from flows.approval import recalled
 from flows.build_dataset import dataset_of
 from flows.hooks import HOOKS
 from flows.names import run_name
-from flows.nightly import Night, dry_run, night
+from flows.nightly import Night, Seen, decided, dry_run, night
 from flows.params import RunParams
 from flows.publish import Published, publish_run
 from flows.roots import admit
@@ -43,7 +44,11 @@ def retrain(params: RunParams) -> dict[str, Any]:
             advice = batch_advice_task(work.store, published.run.trained, published.checkpoint)
             return report_task(work.home, work.config, run_artifacts(published, advice), meter)
 
-        if work.config.nightly.policy != "whole":
+        is_night = work.config.nightly.policy != "whole"
+        if (kept := recalled()) is not None:  # somebody has answered
+            published = Published.recalled(work, kept)
+            return _ended(decided(work, Seen(**kept["more"]), published, report)) if is_night else report(published.promoted())
+        if is_night:
             return _ended(night(work, params, report))
         dataset = in_subflow("build-dataset", name, dataset_of, work)
         run = in_subflow("train", name, train_on, work, params, dataset)

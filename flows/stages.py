@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.evaluate import measured_on_validation
 from flows.pools import OF_THE_FLOW, Handover, Made, artifact_of, cancel_run, ref_of, tell_made
-from flows.publish import published_here
+from flows.publish import Published, published_here
 from flows.roots import admit_place
 from flows.runs import with_settings
 from flows.settings import PLACE_SETTINGS
@@ -50,7 +50,7 @@ def stages(handover: Handover) -> None:
         with all_nodes(handover, work) as node:
             tell_made(train_step(node, dataset))
         return
-    step = publish_step if handover.step == "publish" else measure_step
+    step = {"publish": publish_step, "figures": figures_step, "measure": measure_step}[handover.step]
     tell_made(step(handover, trained_run(handover, work, dataset)))
 
 
@@ -117,10 +117,15 @@ def train_step(work: Workspace, dataset: Dataset) -> Made:
 
 
 def publish_step(handover: Handover, run: TrainedRun) -> Made:
-    """All of publication that computes; the flow that asked promotes."""
+    """All of publication that computes and does not open the test split; the flow that asked promotes."""
     published = published_here(run, handover.label)
     batch_advice_task(run.work.store, run.trained, published.checkpoint)  # found made by the flow that reports
     return published.made
+
+
+def figures_step(handover: Handover, run: TrainedRun) -> Made:
+    """Figures of what was published on the split that the flow asked for, and the card that shows them."""
+    return Published.of(run, handover.published).figured_here(handover.split).made
 
 
 def measure_step(handover: Handover, run: TrainedRun) -> Made:

@@ -12,7 +12,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import count_training_pairs
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.negatives import hardest_negatives
-from pipeline_lib.evaluation.report_data import HeldOut, notes, precision_note, split_facts
+from pipeline_lib.evaluation.report_data import NOT_TESTED, HeldOut, notes, precision_note, split_facts
 from pipeline_lib.evaluation.select import read_selection, select
 from pipeline_lib.evaluation.suites.cached import ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
@@ -31,11 +31,12 @@ from tasks.ui import StageProgress, show_link, show_table, stage_task
 
 @dataclass(frozen=True)
 class Tested:
-    """A corpus, and the figures of a model and of the baselines on its test split."""
+    """A corpus, and the figures of a model and of the baselines on a split of it: on test, unless the model is held back."""
 
     curated: Artifact
     model: Evaluations
     baselines: Evaluations
+    split: str = "test"
 
 
 @stage_task("select")
@@ -78,6 +79,8 @@ def card_task(
     held_out = HeldOut.of(tested.curated.manifest.facts, config.source)
     first = notes(config, held_out, split_facts(tested.model)["tasks"], read_evaluations(tested.model))
     first += precision_note(checkpoint.trained, tested.model)
+    is_closed = tested.split != "test"
+    bias = () if is_closed else _bias_metrics(store, CheckpointEncoder(checkpoint, precision=config.evaluate.precision))
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
@@ -87,9 +90,9 @@ def card_task(
         counts={f"training pairs, {kind}": n for kind, n in count_training_pairs(tested.curated, "kind").items()},
         licences=count_training_pairs(tested.curated, "licence"),
         decontamination=_decontamination(tested.curated),
-        bias=tuple(_bias_metrics(store, CheckpointEncoder(checkpoint, precision=config.evaluate.precision))),
+        bias=tuple(bias),
         command=said["command"],
-        notes=tuple(first if held_out.unit == "document" else [held_out.sentence(), *first]),
+        notes=(*([NOT_TESTED] if is_closed else []), *([] if held_out.unit == "document" else [held_out.sentence()]), *first),
         licence=f"Each text of the training data keeps the licence of the {held_out.group} or file it comes from (the pairs' "
         "column `licence`).",
     )  # fmt: skip

@@ -22,6 +22,7 @@ from pipeline_lib.evaluation.metrics import differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import (
+    NOT_TESTED,
     HeldOut,
     QuarantineReason,
     ReportData,
@@ -72,6 +73,11 @@ class RunArtifacts:
     chosen: str
     promotion: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def shown(self) -> tuple[str, Mapping[str, Evaluations]]:
+        """The split that the report's figures are of, and these; the test split of what was held back is not opened."""
+        return ("test", self.test) if self.test else ("validation", self.validation)
+
     def rows(self, began_at: float = 0.0) -> list[StageRow]:
         """A row a stage, in the order of the run, which began at `began_at` (seconds since 1970)."""
         evaluations = {
@@ -121,7 +127,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
     if data.tracked:
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))
-    _show(folder, data)
+    _show(folder, data, run.shown[0])
     _link(own, config.name)
     return json.loads((folder / "report.json").read_text()) | now
 
@@ -141,10 +147,10 @@ def _is_newest(folder: Path, own: Path) -> bool:
     return all(path.is_file() for path in places) and _read(folder / "report.json") == _read(own / "report.json")
 
 
-def _show(folder: Path, data: ReportData) -> None:
+def _show(folder: Path, data: ReportData, split: str) -> None:
     """The report's tables in the UI, under the run's name: another corpus has its own beside them, not in their history."""
     sentence = str(data.selection.get("sentence", ""))
-    results = results_table(data.evaluations, data.differences, data.chosen)
+    results = results_table(data.evaluations, data.differences, data.chosen, split)
     show_table(f"results-{data.name}", results, " ".join((*data.notes, sentence)))
     show_table(f"selection-{data.name}", data.selection.get("checkpoints", []), sentence)
     picture = "Search, classification and similarity over steps"
@@ -156,7 +162,9 @@ def _show(folder: Path, data: ReportData) -> None:
     negatives = [_negative_row(row) for row in data.negatives]
     show_table(f"hardest-negatives-{data.name}", negatives, "In-batch negatives that score highest")
     show_markdown(f"sample-searches-{data.name}", searches_markdown(data.searches), "What search finds now")
-    show_markdown(f"model-{data.name}", model_markdown(folder, data), "The model: what it is, where it lies, how to use it")
+    show_markdown(
+        f"model-{data.name}", model_markdown(folder, data, split), "The model: what it is, where it lies, how to use it"
+    )
 
 
 def _link(own: Path, name: str) -> None:
@@ -201,7 +209,7 @@ def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def model_markdown(folder: Path, data: ReportData) -> str:
+def model_markdown(folder: Path, data: ReportData, split: str) -> str:
     """The published model on one page: its checkpoint, its headline, where it and its report lie, and the next commands."""
     key = next(stage.key for stage in data.stages if stage.stage == "train")
     return "\n".join(
@@ -214,7 +222,7 @@ def model_markdown(folder: Path, data: ReportData) -> str:
             *([f"- `{data.promotion['name']}`: {_cell(data.promotion['sentence'])}"] if data.promotion else []),
             "\n```sh",
             f'cpt search "parse an ISO 8601 date"{_by_name(data)}',
-            f"cpt evaluate --checkpoint {key[:SHOWN_DIGITS]}/{data.chosen} --split test",
+            f"cpt evaluate --checkpoint {key[:SHOWN_DIGITS]}/{data.chosen} --split {split}",
             "cpt runs",
             "```",
         ]
@@ -229,11 +237,11 @@ def _by_name(data: ReportData) -> str:
 def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
-    model, baselines = run.test[run.chosen], run.test["baselines"]
+    model, baselines = (run.shown[1][name] for name in (run.chosen, "baselines"))
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
     twins = near_twins_in(stages["curate"])
-    tracked, language_model = _tracked(config, stages), _language_model(stages)
+    tracked, language_model = _tracked(config, run), _language_model(stages)
     held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
     return ReportData(
         name=config.name,
@@ -271,6 +279,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
         notes=(
+            *([] if run.test else [NOT_TESTED]),
             *notes(config, held_out, split_facts(model)["tasks"], read_evaluations(model)),
             *precision_note(trained, model),
             *([language_model["warning"]] if language_model.get("warning") else []),
@@ -288,12 +297,13 @@ def _language_model(stages: Mapping[str, Artifact]) -> dict[str, Any]:
     return {**figures, "sentence": sentence_of(figures), "warning": warning_of(figures)} if figures else {}
 
 
-def _tracked(config: RunConfig, stages: Mapping[str, Artifact]) -> dict[str, Any]:
+def _tracked(config: RunConfig, run: RunArtifacts) -> dict[str, Any]:
     """The demo's candidates beside the tracked ones; nothing for another run."""
     if not is_tracked(config):
         return {}
-    tasks = {split: draw_tasks(stages["curate"], split, config.evaluate) for split in ("validation", "test")}
-    return compare(tasks, python_installation.differences(stages["extract"]))
+    measured = [split for split, found in (("validation", run.validation), ("test", run.test)) if found]
+    tasks = {split: draw_tasks(run.stages["curate"], split, config.evaluate) for split in measured}
+    return compare(tasks, python_installation.differences(run.stages["extract"]))
 
 
 def _counts(extracted: Artifact) -> dict[str, int]:

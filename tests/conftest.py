@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def s3() -> Iterator[Any]:
     moto = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    _make_puts_atomic()
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
@@ -43,6 +45,19 @@ def s3() -> Iterator[Any]:
         yield s3fs.S3FileSystem()
         s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+def _make_puts_atomic() -> None:
+    """Let the look for an object and its put be one step, as S3 promises of `If-None-Match`, and moto's threads do not."""
+    from moto.s3.responses import S3Response
+
+    one_at_a_time, put = threading.Lock(), S3Response.put_object
+
+    def put_object(self: Any) -> Any:
+        with one_at_a_time:
+            return put(self)
+
+    S3Response.put_object = put_object
 
 
 LONG = ("test_interruption.py", "test_pipeline.py", "test_schedule.py", "test_suspending.py", "test_training_launch.py")

@@ -58,7 +58,7 @@ def closing_lines(report: Mapping[str, Any], page: Path) -> list[str]:
         f"Report:      {page}",
         "Next:",
         f'  cpt search "parse an ISO 8601 date"{_by_name(report)}',
-        f"  cpt evaluate --checkpoint {checkpoint} --split test",
+        f"  cpt evaluate --checkpoint {checkpoint} --split {_shown(report)[0]}",
         "  cpt run --preset demo --source DIR        your own folder of code and prose",
         "  cpt runs                                  all runs, with their figures",
         "  make up                                   Prefect's UI, deployments, a worker",
@@ -101,12 +101,12 @@ def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
 
 
 def _results(report: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"{report['name']}: held-out {report['held_out']['units']}, opened once", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    split, said = _shown(report)
+    title = f"{report['name']}: held-out {report['held_out']['units']}, {said}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("task", "metric", "model", "95 % interval", "BM25", "TF-IDF", "n"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
-    for task, entry in report["test"].items():
+    for task, entry in report[split].items():
         if "model" not in entry:
             continue
         model = entry["model"]
@@ -115,6 +115,11 @@ def _results(report: dict[str, Any]) -> Table:
             others = [f"{entry[name][metric]:.3f}" if metric in entry.get(name, {}) else "-" for name in ("bm25", "tfidf")]
             table.add_row("" if row else task, metric, f"{model[metric]:.3f}", interval, *others, f"{model['n']:,}")
     return table
+
+
+def _shown(report: Mapping[str, Any]) -> tuple[str, str]:
+    """The split whose figures are shown, and what is said of it; the test split of what was held back is not opened."""
+    return ("validation", "of validation") if "test" in report and not report["test"] else ("test", "opened once")
 
 
 def _print_hits(console: Console, found: dict[str, Any]) -> None:

@@ -67,6 +67,7 @@ class _Platform:
 
     def serve(self, restart_lost: int) -> None:
         """Work until a signal comes."""
+        from flows.approval import expire, let_in_again
         from flows.cli.lost_runs import SilenceWatch, skip_missed
         from flows.cli.restarts import Restarts
         from flows.cli.upkeep import UntoldEnds, Upkeep
@@ -85,6 +86,8 @@ class _Platform:
                     upkeep.look()
                     with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
                         _say(CLOSED, silent := watch.look(self.client))
+                        _say("held back, for nobody answered", expire(self.client))
+                        _say("answered, and free to go on", let_in_again(self.client))
                         _say(TOLD, untold.look(self.client, at_once=bool(closed or silent)))
                         closed = []
                 died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"

@@ -61,10 +61,11 @@ class UntoldEnds:
         return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.END_TIME_DESC, limit=ENDS_LOOKED_AT)
 
     def _tell(self, client: SyncPrefectClient, run: FlowRun) -> str:
+        from flows.approval import is_turned_away
         from flows.hooks import Ended, is_told, record_end  # 60 MB, which most days need not
         from flows.notices import subject_of
 
-        if run.state is None or not is_told(run) or (run.state.message or "").startswith(MISSED):
+        if run.state is None or not is_told(run) or (run.state.message or "").startswith(MISSED) or is_turned_away(run):
             return ""
         if run.flow_id not in self._flows:
             self._flows[run.flow_id] = client.read_flow(run.flow_id).name

@@ -49,14 +49,15 @@ def compare(task_sets: TaskSets, corpus: Sequence[str] = ()) -> dict[str, Any]:
     """A run's candidates beside the tracked ones.
 
     Args:
-        task_sets: of validation and test, by name.
+        task_sets: by split, of those that the run was measured on.
         corpus: how the corpus differs, in words (`python_installation.differences`).
 
     Returns:
         comparable; a sentence; differ: "SPLIT TASK" to the number of rows that are missing, new or have other texts, and the
         ids of the first; corpus.
     """
-    tracked, found = _tracked(), rows_of(task_sets)
+    tracked = {name: rows for name, rows in _tracked().items() if name.partition(" ")[0] in task_sets}
+    found = rows_of(task_sets)
     differ = {}
     for name in sorted({*tracked, *found}):
         ours, theirs = found.get(name, {}), tracked.get(name, {})

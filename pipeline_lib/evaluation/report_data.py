@@ -19,6 +19,7 @@ from pipeline_lib.store.files import digest_of
 Row = dict[str, Any]
 
 PLUMBING = "This run tests the plumbing: its sizes are the smallest that exercise every stage, and its figures mean nothing."
+NOT_TESTED = "It was held back, and its test split was not opened: the figures are of validation, which the gate has read."
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def notes(
     Args:
         config: of the run.
         held_out: how its corpus was split.
-        tasks: name to facts, of the test split.
-        figures: rows of the chosen model on the test split.
+        tasks: name to facts, of the split that the figures are of.
+        figures: rows of the chosen model on it.
     """
     found = [PLUMBING] if config.tests_plumbing else []
     if held_out.unit == "document":

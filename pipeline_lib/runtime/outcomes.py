@@ -31,7 +31,7 @@ class Outcome:
     """Runs of one flow under one name.
 
     Attributes:
-        state: of the last run: running, completed, failed, cancelled or interrupted.
+        state: of the last run: running, suspended, completed, failed, cancelled or interrupted.
         since: when that began (seconds since 1970).
         process: id, start (seconds since 1970) and host of the process that works at it; empty without one.
         success_at: when a run last completed; 0: never.
@@ -58,6 +58,10 @@ class Outcome:
         process = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname()}
         ends = tuple(end for end in self.ends if not end.startswith(f"{run_id} "))  # the same run, started again
         return replace(self, run=run, run_id=run_id, state="running", since=time.time(), process=process, ends=ends)
+
+    def suspended(self) -> Self:
+        """The record once the run waits for somebody to resume it, without a process."""
+        return replace(self, state="suspended", since=time.time(), process={})
 
     def ended(self, run: str, run_id: str, state: str, failure: dict[str, Any] | None = None) -> Self:
         """The record once a run has ended."""

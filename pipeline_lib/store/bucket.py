@@ -83,10 +83,7 @@ class Bucket:
     def replace(self, name: str, content: bytes) -> None:
         """Write an object in place of what is there."""
         with self._edge(name):
-            try:
-                self._system.pipe_file(self._path(name), content)
-            except FileNotFoundError as error:
-                raise UserError(f"{self.url}: {error}; make the bucket first, or name another") from error
+            self._system.pipe_file(self._path(name), content)
 
     def remove(self, name: str) -> None:
         """Take an object away, if there is one."""
@@ -151,6 +148,8 @@ class Bucket:
             yield
         except UserError:
             raise
+        except FileNotFoundError as error:  # of an object that may be missing it is caught before
+            raise UserError(f"{self.url}: {error}; make the bucket first, or name another") from error
         except PermissionError as error:
             raise UserError(f"{self.url}/{name}: {error}; are the credentials those of this bucket?") from error
         except Exception as error:

@@ -80,12 +80,16 @@ def link_file(source: Path, target: Path) -> None:
 def _write_beside(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "wb") as stream:
-        os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would keep a report from whoever shares the folder
-        stream.write(content)
-        stream.flush()
-        fault_point("file:before_fsync")
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's 0600 would keep a report from whoever shares the folder
+            stream.write(content)
+            stream.flush()
+            fault_point("file:before_fsync")
+            os.fsync(stream.fileno())
+    except BaseException:  # such as of a full disk
+        Path(name).unlink(missing_ok=True)
+        raise
     return Path(name)
 
 

@@ -75,6 +75,21 @@ def test_a_restart_brings_the_code_s_changes_and_keeps_a_person_s(
     assert {one.slug for one in redeploy(later).schedules} == {"nightly", None}, "what was deleted stays so"
 
 
+def test_a_deployment_that_was_spoilt_and_deleted_comes_back_as_in_the_code(
+    served: Served, redeploy: Callable[[dict[str, Any]], Any]
+) -> None:
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    first = redeploy(ENTRY)
+    spoilt = {"tags": ["mine"], "job_variables": {"command": "false"}, "paused": True}
+    served.client.update_deployment(first.id, DeploymentUpdate(**spoilt))
+    assert redeploy(ENTRY).job_variables["command"] == "false", "what a person set is kept, be it as it may"
+    served.client.delete_deployment(first.id)
+    found = redeploy(ENTRY)
+    assert (found.tags, found.job_variables, found.paused) == (["cpt"], {"env": {"CPT_HOME": "a"}}, False)
+    assert [(one.slug, one.active) for one in found.schedules] == [("nightly", False)]
+
+
 def test_parameters_that_the_code_no_longer_takes_do_not_stop_a_start(
     served: Served, redeploy: Callable[[dict[str, Any]], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,6 +204,7 @@ def test_every_split_of_the_dataset_before_is_kept(little: Ran) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # whoever asks first waits for `ran`
 def test_a_better_one_is_promoted(ran: Ran) -> None:
     night = ran.night("night 1")
     assert (night["outcome"], night["files"]) == ("promoted", {"new": 12, "changed": 0, "removed": 0}), night["sentence"]
@@ -284,6 +285,7 @@ def outcomes(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # nights of real time, after those of `ran`
 def test_three_nights_pass_through_the_scheduler_and_a_kill_in_the_second_changes_no_result(
     platform: tuple[Platform, Path], ran: Ran
 ) -> None:

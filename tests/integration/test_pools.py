@@ -21,6 +21,7 @@ import pytest
 from corpus import write_corpus
 
 from flows.cli.server import free_port, prefect_environment
+from pipeline_lib.search.registry import history
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = ("flows", "tasks", "pipeline_lib", "data_contracts", "deploy", "pyproject.toml")
@@ -190,6 +191,7 @@ def in_process(home: Path, corpus: Path, env: dict[str, str]) -> dict[str, bytes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_trainer_and_index_run_on_the_gpu_pool_and_make_the_same_artifacts(
     tmp_path: Path, corpus: Path, repository: Path
 ) -> None:
@@ -202,7 +204,7 @@ def test_trainer_and_index_run_on_the_gpu_pool_and_make_the_same_artifacts(
         (run,) = made.runs(id={"any_": [run_id]})
         assert run["state_type"] == "COMPLETED", f"{run['state']['message']}\n{made.told()}"
         of_pools = {run["name"]: run["work_pool_name"] for run in made.runs() if run["work_pool_name"]}
-        assert sorted(of_pools.values()) == ["cpu", "gpu", "gpu"]
+        assert sorted(of_pools.values()) == ["cpu", "gpu", "gpu", "gpu"], "training, publication, and its figures"
         by_worker = workers(home)
         assert {stage for stage, names in by_worker.items() if SECOND in names} >= {
             "train",
@@ -217,6 +219,7 @@ def test_trainer_and_index_run_on_the_gpu_pool_and_make_the_same_artifacts(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_gpu_worker_that_is_lost_is_replaced_and_no_artifact_differs(tmp_path: Path, corpus: Path, repository: Path) -> None:
     home = tmp_path / "home"
     with cluster(home, repository) as made:
@@ -231,13 +234,14 @@ def test_a_gpu_worker_that_is_lost_is_replaced_and_no_artifact_differs(tmp_path:
         (run,) = made.runs(id={"any_": [run_id]})
         assert run["state_type"] == "COMPLETED", f"{run['state']['message']}\n{made.told()}"
         gpu = [run["state_type"] for run in made.runs() if run["work_pool_name"] == "gpu"]
-        assert gpu == ["CRASHED", "COMPLETED", "COMPLETED"]
+        assert gpu == ["CRASHED", "COMPLETED", "COMPLETED", "COMPLETED"]
         assert workers(home)["train"] == {SECOND}
         alone = in_process(tmp_path / "alone", corpus, made.env)
     assert manifests(home) == alone
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_killed_flow_s_run_is_found_again_and_a_cancelled_flow_s_is_cancelled(
     tmp_path: Path, corpus: Path, repository: Path
 ) -> None:
@@ -264,6 +268,7 @@ def test_a_killed_flow_s_run_is_found_again_and_a_cancelled_flow_s_is_cancelled(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_nodes_of_the_pool_train_as_one(tmp_path: Path, corpus: Path, repository: Path) -> None:
     home = tmp_path / "home"
     with cluster(home, repository) as made:
@@ -277,7 +282,7 @@ def test_two_nodes_of_the_pool_train_as_one(tmp_path: Path, corpus: Path, reposi
         assert run["state_type"] == "COMPLETED", f"{run['state']['message']}\n{made.told()}"
         gpu = [run for run in made.runs() if run["work_pool_name"] == "gpu"]
         wait_for(lambda: all(made.ended(run["id"]) for run in gpu), 60)
-        assert [run["state_type"] for run in made.runs() if run["work_pool_name"] == "gpu"] == ["COMPLETED"] * 3
+        assert [run["state_type"] for run in made.runs() if run["work_pool_name"] == "gpu"] == ["COMPLETED"] * 4
         jobs = [json.loads(path.read_text())["config"] for path in (home / "store" / "train").glob("*/job*.json")]
         assert {job["node_rank"] for job in jobs} == {0, 1}
         assert len({job["rendezvous"] for job in jobs}) == 1
@@ -315,6 +320,7 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_on_postgresql_two_workers_do_runs_at_once_and_every_state_is_kept(
     tmp_path: Path, repository: Path, postgres: str
 ) -> None:
@@ -331,9 +337,43 @@ def test_on_postgresql_two_workers_do_runs_at_once_and_every_state_is_kept(
         for run_id in ids:
             tasks = made.post("task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
             assert {task["name"].rsplit("-", 1)[0]: task["state_type"] for task in tasks} == dict.fromkeys(STAGES, "COMPLETED")
-        count = "select count(*) from flow_run where state_type = 'COMPLETED'"
-        words = [POSTGRES / "psql", postgres.replace("+asyncpg", ""), "-Atc", count]
-        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == str(len(ids))
+        assert asked(postgres, "select count(*) from flow_run where state_type = 'COMPLETED'") == str(len(ids))
         assert not list(home.rglob("prefect.db")), "nothing is kept in SQLite"
         found = [path for path in home.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
         assert found == []
+
+
+def asked(postgres: str, query: str) -> str:
+    """What the database itself says."""
+    words = [POSTGRES / "psql", postgres.replace("+asyncpg", ""), "-Atc", query]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_on_postgresql_a_whole_run_by_workers_of_two_pools_makes_what_one_process_makes(
+    tmp_path: Path, corpus: Path, repository: Path, postgres: str
+) -> None:
+    home = tmp_path / "home"
+    with cluster(home, repository, PREFECT_API_DATABASE_CONNECTION_URL=postgres) as made:
+        words = {"preset": "smoke", "source": str(corpus), "set": ["pools.gpu=gpu"]}
+        ids = [made.run("retrain", "by-hand", **words)]
+        wait_for(lambda: made.runs(id={"any_": ids})[0]["state_name"] == "Late", 120)  # as long as no worker takes it
+        made.worker("cpu", FIRST)
+        made.worker("gpu", SECOND)
+        wait_for(lambda: made.ended(ids[0]), 500)
+        ids.append(made.run("evaluate", "by-hand", preset="smoke", source=str(corpus), split="validation"))
+        wait_for(lambda: made.ended(ids[1]), 300)
+        assert [run["state_type"] for run in made.runs(id={"any_": ids})] == ["COMPLETED"] * 2, made.told()
+        assert asked(postgres, "select count(*) from flow_run where state_type <> 'COMPLETED'") == "0"
+        assert asked(postgres, "select count(*) from task_run where state_type <> 'COMPLETED'") == "0"
+        tasks = asked(postgres, "select distinct regexp_replace(name, '-[^-]*$', '') from task_run").split()
+        assert {*STAGES, "train", "select", "export", "card", "index", "hardest-negatives", "report"} <= set(tasks)
+        assert int(asked(postgres, "select count(*) from log")) > 10
+        assert int(asked(postgres, "select count(*) from events")) > 50
+        assert int(asked(postgres, "select count(*) from artifact where type = 'table'")) >= 8
+        assert [event["event"] for event in history(home, corpus.name)] == ["tried"]
+        assert not list(home.rglob("prefect.db")), "nothing is kept in SQLite"
+        alone = in_process(tmp_path / "alone", corpus, made.env)
+    found = manifests(home)
+    assert {name: found.get(name) for name in alone} == alone

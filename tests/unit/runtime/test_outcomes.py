@@ -43,6 +43,14 @@ def test_a_killed_process_is_seen_and_one_that_has_its_number_now_is_not_taken_f
     assert not replace(alive, process={**alive.process, "host": "elsewhere", "pid": 2**22}).is_dead, "nobody here knows"
 
 
+def test_a_suspended_run_needs_no_process_and_goes_on(tmp_path: Path) -> None:
+    with outcome_of(tmp_path, "retrain", "docs") as held:
+        held[0] = replace(held[0].begun("night", "1"), process={"pid": 1, "created": 0.0, "host": "elsewhere"}).suspended()
+    (found,) = read_outcomes(tmp_path)
+    assert (found.state, found.process, found.is_dead, found.failing) == ("suspended", {}, False, False)
+    assert found.begun("night", "1").ended("night", "1", "completed").success_at > 0
+
+
 def test_writers_at_once_lose_nothing_and_names_stay_within_the_folder(tmp_path: Path) -> None:
     def end(number: int) -> None:
         with outcome_of(tmp_path, "retrain", "../../docs") as held:
