@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from pipeline_lib.search.filters import Filters
+
+Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
+MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
 MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
 WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
@@ -48,6 +52,18 @@ class Hit:
     line: int
     doc: str
     id: str
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One row of the index that answers a query, and how vectors and BM25 place it; None: not among their first."""
+
+    row: int
+    score: float
+    vector_rank: int | None = None
+    vector_score: float | None = None
+    bm25_rank: int | None = None
+    bm25_score: float | None = None
 
 
 class QueryEncoder(Protocol):
@@ -118,10 +134,51 @@ class Searcher:
         if got != expected:
             raise CorruptArtifact(f"{current.index}: rows, vectors, width, model's width are {got}, not {expected}")
 
-    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, kind: str | None = None, k: int = 10, filters: Filters | None = None, mode: Mode = "auto"
+    ) -> list[Hit]:
         """See the function `search`."""
-        _check_request(query, kind, k)
-        return self.nearest(self.encoder.embed([query], "query"), kind, k)
+        return self.search_many([query], kind, k, filters, mode)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kind: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        mode: Mode = "auto",
+    ) -> list[list[Hit]]:
+        """The hits of each query, all of which are embedded together."""
+        for query in queries:
+            _check_request(query, kind, k)
+        allowed_N = self._allowed(kind, filters)
+        return [self._hits(ranked) for ranked in self.ranked_many(queries, k, allowed_N, mode)]
+
+    def ranked(self, query: str, k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto") -> list[Ranked]:
+        """The best k rows of the index for a query.
+
+        Args:
+            allowed_N: true where a row may be an answer; None: everywhere.
+            mode: what ranks them; auto: what measured better for the kind, see index.json.
+
+        Raises:
+            UserError: the index has no BM25, and it was asked for.
+        """
+        return self.ranked_many([query], k, allowed_N, mode)[0]
+
+    def ranked_many(
+        self, queries: Sequence[str], k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto"
+    ) -> list[list[Ranked]]:
+        """`ranked` of each query, all of which are embedded together."""
+        if mode not in ("auto", "vectors"):
+            raise UserError(f"{self.current.index}: an index without BM25; index once more with `cpt run`")
+        vectors_QD = self.encoder.embed(list(queries), "query")
+        return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+
+    def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
+        """The best k rows around a vector (1, D)."""
+        found = self._nearest_allowed(vector_1D, k, allowed_N)
+        return [Ranked(row, score, rank, score) for rank, (row, score) in enumerate(found, start=1)]
 
     def nearest(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[Hit]:
         """The hits around a vector (1, D).
@@ -129,36 +186,55 @@ class Searcher:
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
-        import numpy as np
-
-        if vector_1D.shape != (1, self.index.d) or not np.isfinite(vector_1D).all():
-            raise UserError(
-                f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
-            )
-        found = self.nearest_rows(np.ascontiguousarray(vector_1D, np.float32), kind, k)
-        # row by row: `take` would import pandas, another 0.3 s
-        rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
-        columns = ("kind", "name", "path", "line", "doc", "id")
-        return [
-            Hit(rank, round(score, 6), *(row[column] for column in columns))
-            for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
-        ]
+        return self._hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
 
     def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
-        """(row, score) of the best k of the kind; asks for more and more rows until there are k or no more."""
+        """(row, score) of the best k of the kind."""
+        return self._nearest_allowed(vector_1D, k, self._allowed(kind, None))
+
+    def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
+        """(row, score) of the best k that are allowed; asks for more and more rows until there are k or no more."""
         total = self.index.ntotal
-        wanted = min(total, k if kind is None else k * 2)
+        wanted = min(total, k if allowed_N is None else k * 2)
         while True:
             scores, rows = self.index.search(vector_1D, wanted)
             pairs = sorted(
                 ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
                 key=lambda pair: (-pair[1], pair[0]),
             )
-            if kind is not None:
-                pairs = [pair for pair in pairs if (pair[0] < self.n_code) == (kind == "code")]
+            if allowed_N is not None:
+                pairs = [pair for pair in pairs if allowed_N[pair[0]]]
             if len(pairs) >= k or wanted == total:
                 return pairs[:k]
             wanted = min(total, wanted * OVERFETCH)
+
+    def _allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
+        """The rows that may be answers; functions come first, see index.py."""
+        import numpy as np
+
+        allowed_N = filters.mask(self.rows) if filters else None
+        if kind is None:
+            return allowed_N
+        of_kind_N = (np.arange(self.index.ntotal) < self.n_code) == (kind == "code")
+        return of_kind_N if allowed_N is None else of_kind_N & allowed_N
+
+    def _checked(self, vector_1D: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        if vector_1D.shape != (1, self.index.d) or not np.isfinite(vector_1D).all():
+            raise UserError(
+                f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
+            )
+        return np.ascontiguousarray(vector_1D, np.float32)
+
+    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
+        # row by row: `take` would import pandas, another 0.3 s
+        rows = [self.rows.slice(found.row, 1).to_pylist()[0] for found in ranked]
+        columns = ("kind", "name", "path", "line", "doc", "id")
+        return [
+            Hit(rank, round(found.score, 6), *(row[column] for column in columns))
+            for rank, (row, found) in enumerate(zip(rows, ranked, strict=True), start=1)
+        ]
 
 
 class FollowingSearcher:
@@ -186,9 +262,22 @@ class FollowingSearcher:
         self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
         self._look_at = 0.0
 
-    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, kind: str | None = None, k: int = 10, filters: Filters | None = None, mode: Mode = "auto"
+    ) -> list[Hit]:
         """See the function `search`."""
-        return self.searcher().search(query, kind, k)
+        return self.searcher().search(query, kind, k, filters, mode)
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kind: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        mode: Mode = "auto",
+    ) -> list[list[Hit]]:
+        """The hits of each query, all of one pair."""
+        return self.searcher().search_many(queries, kind, k, filters, mode)
 
     def searcher(self) -> Searcher:
         """The searcher of the pair that is in use now."""
