@@ -26,10 +26,9 @@ _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of an identifier
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _ENDINGS = ("ings", "ing", "ers", "ies", "ed", "er", "es", "e", "s", "y")  # of English, the longest first
 _MIN_STEM = 3
-_COMMON = frozenset(
-    "a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out so that the"
-    " their then there this to up was we what when where which who why will with you your".split()  # noqa: SIM905
-)
+_COMMON_WORDS = """a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out so
+    that the their then there this to up was we what when where which who why will with you your"""
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
 class Snippet(NamedTuple):
@@ -69,9 +68,8 @@ def marks_of(text: str, query: str) -> Marks:
     for stem, start, end in _words(text):
         if stem not in wanted:
             continue
-        if found and found[-1][1] >= start:  # pairs of letters overlap
-            start = found.pop()[0]
-        found.append((start, end))
+        joins = bool(found) and found[-1][1] >= start  # humps of an identifier, and pairs of letters that overlap
+        found.append((found.pop()[0] if joins else start, end))
     return tuple(found)
 
 
