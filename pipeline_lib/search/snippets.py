@@ -26,8 +26,8 @@ _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of an identifier
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _ENDINGS = ("ings", "ing", "ers", "ies", "ed", "er", "es", "e", "s", "y")  # of English, the longest first
 _MIN_STEM = 3
-_COMMON_WORDS = """a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out so
-    that the their then there this to up was we what when where which who why will with you your"""
+_COMMON_WORDS = """a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out
+    so that the their then there this to up was we what when where which who why will with you your"""
 _COMMON = frozenset(_COMMON_WORDS.split())
 
 
