@@ -124,10 +124,19 @@ def _is_same(one: pa.Array, other: pa.Array) -> bool:
 
 
 def _codes(chunk: pa.DictionaryArray, null: int) -> np.ndarray:
-    """Place of each row's value in the dictionary, `null` where it has none."""
+    """Place of each row's value in the dictionary, `null` where it has none. Arrow's own ways to numpy import pandas."""
     import numpy as np
 
-    return np.asarray(chunk.indices.fill_null(null) if chunk.null_count else chunk.indices)
+    codes = chunk.indices
+    codes_N = np.frombuffer(codes.buffers()[1], np.int32)[codes.offset : codes.offset + len(codes)]
+    return np.where(_bits(codes.is_valid()), codes_N, null) if codes.null_count else codes_N
+
+
+def _bits(mask: pa.BooleanArray) -> np.ndarray:
+    import numpy as np
+
+    bits = np.unpackbits(np.frombuffer(mask.buffers()[1], np.uint8), bitorder="little")
+    return bits[mask.offset : mask.offset + len(mask)].view(bool)
 
 
 def _places(value: str, known: Sequence[str]) -> list[int]:
@@ -191,7 +200,7 @@ def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
         masks = [pc.match_substring_regex(chunk, path_pattern(glob)) for chunk in column.chunks]
     except ValueError as error:  # pyarrow's errors are kinds of it
         raise UserError(f"--path {glob!r}: not a glob: {error}") from error
-    mask_N = np.concatenate([np.empty(0, bool), *(mask.to_numpy(zero_copy_only=False) for mask in masks)])
+    mask_N = np.concatenate([np.empty(0, bool), *map(_bits, masks)])
     if not mask_N.any():
         raise UserError(printable(_no_path(glob, column)))
     return mask_N

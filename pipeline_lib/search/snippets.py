@@ -14,6 +14,7 @@ LINES = 3  # of a snippet at most
 LINE_CHARACTERS = 160  # a longer line is cut between words
 SNIPPET_CHARACTERS = 400  # of its lines together, but for one that is longer alone
 COMMON_WEIGHT = 0.05  # of a word that every text has: it decides between passages that are else equal
+FIRST_LINE_SHARE = 0.2  # by which a word there weighs more
 MAX_WORDS = 64  # of a query that count; the rest of a pasted text is not looked for
 
 Marks = tuple[tuple[int, int], ...]
@@ -130,13 +131,14 @@ def _pieces(raw: str) -> Iterator[_Line]:
 
 
 def _best_start(words: list[list[str]], weights: dict[str, float]) -> int:
-    """Where the first run of LINES lines begins whose words weigh most; its first line holds one."""
+    """Where the first run of LINES lines begins whose words weigh most, those of its first line a little more."""
     best, found = 0.0, 0
     for start, line in enumerate(words):
         if not any(stem in weights for stem in line):
             continue
         seen = Counter(stem for line in words[start : start + LINES] for stem in line if stem in weights)
         total = sum(weights[stem] * (1 + 0.1 * (min(count, 3) - 1)) for stem, count in seen.items())
+        total += FIRST_LINE_SHARE * sum(weights.get(stem, 0.0) for stem in set(line))
         if total > best + 1e-9:
             best, found = total, start
     return found

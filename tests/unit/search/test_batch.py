@@ -46,15 +46,19 @@ def test_a_bad_line_is_counted_and_ends_nothing() -> None:
     ]
     counts = BatchCounts()
     assert list(read_queries(io.BytesIO(b"\n".join(lines)), counts)) == [("q1", "good"), ("q8", "last")]
-    assert counts.dropped == {
-        "no_text": 4,  # the words of a line without a tab are its id
-        "not_json": 2,
-        "no_id": 2,
-        "id_with_space": 2,
-        "duplicate_id": 1,
-        "not_utf8": 1,
-        "line_too_long": 1,
-    } or sum(counts.dropped.values()) == len(lines) - 2
+    assert (
+        counts.dropped
+        == {
+            "no_text": 4,  # the words of a line without a tab are its id
+            "not_json": 2,
+            "no_id": 2,
+            "id_with_space": 2,
+            "duplicate_id": 1,
+            "not_utf8": 1,
+            "line_too_long": 1,
+        }
+        or sum(counts.dropped.values()) == len(lines) - 2
+    )
     assert counts.first["line_too_long"] == 11 and counts.first["duplicate_id"] == 8
 
 

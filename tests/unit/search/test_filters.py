@@ -5,34 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from index_rows import Row
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.search.filters import Filters, nearest_values, path_pattern
 from pipeline_lib.search.rows import RowWriter
-
-
-@dataclass(frozen=True)
-class Row:
-    """A searchable text with every column."""
-
-    path: str = "a/b.py"
-    language: str = "python"
-    package: str = "numpy"
-    licence: str | None = "MIT"
-    text: str = "def f():\n    return 1"
-    id: str = "0" * 32
-    kind: str = "code"
-    name: str = "f"
-    line: int = 1
-    doc: str = ""
-    source: str = "numpy 1.0"
-
 
 ROWS = [
     Row(),
@@ -108,7 +90,7 @@ def test_values_of_a_dump_cannot_steer_a_terminal(tmp_path: Path) -> None:
 
 def test_an_index_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
     earlier = table(tmp_path, ROWS).drop_columns(["language", "package", "licence"])
-    with pytest.raises(UserError, match="built by an earlier version.*cpt publish"):
+    with pytest.raises(UserError, match=r"built by an earlier version.*cpt publish"):
         Filters(languages=("python",)).mask(earlier)
     mask_N = Filters(path="*.go").mask(earlier)
     assert mask_N is not None and mask_N.tolist() == [False, True, False, False, False]

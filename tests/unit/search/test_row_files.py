@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_filters import Row
+from index_rows import Row
 
 from data_contracts.schemas import INDEX_ROWS
 from pipeline_lib.errors import CorruptArtifact
@@ -52,7 +52,7 @@ def test_an_index_may_keep_no_texts(tmp_path: Path) -> None:
 
 
 def test_no_changed_byte_is_read(tmp_path: Path) -> None:
-    rows = many(3000)
+    rows = many(6000)
     written(tmp_path, rows)
     path = tmp_path / "texts.arrow"
     good = path.read_bytes()

@@ -21,8 +21,8 @@ def marked(text: str, query: str) -> list[str]:
 
 def test_shows_the_lines_with_most_of_the_querys_words() -> None:
     found = snippet(BODY, "csv reader with header")
-    assert found.text == "rows = csv.reader(stream)\nheader = next(rows)\nreturn [dict(zip(header, row)) for row in rows]" or (
-        found.text.startswith("    rows = csv.reader(stream)\n    header")
+    assert (
+        found.text == "    rows = csv.reader(stream)\n    header = next(rows)\nreturn [dict(zip(header, row)) for row in rows]"
     )
     assert [found.text[start:end] for start, end in found.marks][:3] == ["csv", "reader", "header"]
 
@@ -45,7 +45,7 @@ def test_the_beginning_where_no_word_of_the_query_stands_in_the_text() -> None:
         ("read_csv_files", "reading files", ["read", "files"]),
         ("HTTPServer2", "http", ["HTTP"]),
         ("the house of a cat", "the cat", ["cat"]),
-        ("die Größe der Straße", "GRÖSSE STRASSE", ["Straße"]),
+        ("die Größe der Straße", "GRÖSSE STRASSE", ["Größe", "Straße"]),
         ("naïve façade", "NAÏVE", ["naïve"]),
         ("テキストを解析する", "テキスト解析", ["テキスト", "解析"]),
         ("हिन्दी में पाठ", "हिन्दी", ["हिन्दी"]),
