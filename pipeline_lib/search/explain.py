@@ -86,10 +86,11 @@ def row_at(rows: pa.Table, path: str, line: int) -> int | None:
     import numpy as np
 
     try:
-        of_path = np.flatnonzero(Filters(path=path.translate(_LITERAL)).mask(rows))
+        mask_N = Filters(path=path.translate(_LITERAL)).mask(rows)
     except UserError:
         return None
-    lines = {int(row): rows.column("line")[int(row)].as_py() for row in of_path}
+    assert mask_N is not None, "a path is a filter"
+    lines = {int(row): rows.column("line")[int(row)].as_py() for row in np.flatnonzero(mask_N)}
     before = [row for row in lines if lines[row] <= line]
     return max(before, key=lambda row: (lines[row], -row)) if before else min(lines, key=lambda row: (lines[row], row))
 
