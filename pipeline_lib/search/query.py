@@ -5,18 +5,23 @@ Legend: D width, N rows of the index, K results.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.hits import ID_DIGITS as ID_DIGITS
+from pipeline_lib.search.hits import Hit as Hit
+from pipeline_lib.search.hits import hits_of
+from pipeline_lib.search.hits import render_json as render_json
+from pipeline_lib.search.hits import render_text as render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
@@ -24,30 +29,31 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from pipeline_lib.search.filters import Filters
+
+Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
+MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
 MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
 WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
-ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
 @dataclass(frozen=True)
-class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
+class Ranked:
+    """One row of the index that answers a query, and how vectors and BM25 place it; None: not among their first."""
 
-    rank: int
+    row: int
     score: float
-    kind: str
-    name: str
-    path: str
-    line: int
-    doc: str
-    id: str
+    vector_rank: int | None = None
+    vector_score: float | None = None
+    bm25_rank: int | None = None
+    bm25_score: float | None = None
 
 
 class QueryEncoder(Protocol):
@@ -108,7 +114,8 @@ class Searcher:
 
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights)
-        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
+        self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         if inverted := faiss.try_extract_index_ivf(self.index):
             inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
@@ -118,10 +125,52 @@ class Searcher:
         if got != expected:
             raise CorruptArtifact(f"{current.index}: rows, vectors, width, model's width are {got}, not {expected}")
 
-    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, kind: str | None = None, k: int = 10, filters: Filters | None = None, mode: Mode = "auto"
+    ) -> list[Hit]:
         """See the function `search`."""
-        _check_request(query, kind, k)
-        return self.nearest(self.encoder.embed([query], "query"), kind, k)
+        return self.search_many([query], kind, k, filters, mode)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kind: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        mode: Mode = "auto",
+    ) -> list[list[Hit]]:
+        """The hits of each query, all of which are embedded together."""
+        for query in queries:
+            _check_request(query, kind, k)
+        allowed_N = self._allowed(kind, filters)
+        answers = self.ranked_many(queries, k, allowed_N, mode)
+        return [self.hits(ranked, query) for query, ranked in zip(queries, answers, strict=True)]
+
+    def ranked(self, query: str, k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto") -> list[Ranked]:
+        """The best k rows of the index for a query.
+
+        Args:
+            allowed_N: true where a row may be an answer; None: everywhere.
+            mode: what ranks them; auto: what measured better for the kind, see index.json.
+
+        Raises:
+            UserError: the index has no BM25, and it was asked for.
+        """
+        return self.ranked_many([query], k, allowed_N, mode)[0]
+
+    def ranked_many(
+        self, queries: Sequence[str], k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto"
+    ) -> list[list[Ranked]]:
+        """`ranked` of each query, all of which are embedded together."""
+        if mode not in ("auto", "vectors"):
+            raise UserError(f"{self.current.index}: an index without BM25; index once more with `cpt run`")
+        vectors_QD = self.encoder.embed(list(queries), "query")
+        return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+
+    def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
+        """The best k rows around a vector (1, D)."""
+        found = self._nearest_allowed(vector_1D, k, allowed_N)
+        return [Ranked(row, score, rank, score) for rank, (row, score) in enumerate(found, start=1)]
 
     def nearest(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[Hit]:
         """The hits around a vector (1, D).
@@ -129,36 +178,50 @@ class Searcher:
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
-        import numpy as np
-
-        if vector_1D.shape != (1, self.index.d) or not np.isfinite(vector_1D).all():
-            raise UserError(
-                f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
-            )
-        found = self.nearest_rows(np.ascontiguousarray(vector_1D, np.float32), kind, k)
-        # row by row: `take` would import pandas, another 0.3 s
-        rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
-        columns = ("kind", "name", "path", "line", "doc", "id")
-        return [
-            Hit(rank, round(score, 6), *(row[column] for column in columns))
-            for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
-        ]
+        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
 
     def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
-        """(row, score) of the best k of the kind; asks for more and more rows until there are k or no more."""
+        """(row, score) of the best k of the kind."""
+        return self._nearest_allowed(vector_1D, k, self._allowed(kind, None))
+
+    def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
+        """(row, score) of the best k that are allowed; asks for more and more rows until there are k or no more."""
         total = self.index.ntotal
-        wanted = min(total, k if kind is None else k * 2)
+        wanted = min(total, k if allowed_N is None else k * 2)
         while True:
             scores, rows = self.index.search(vector_1D, wanted)
             pairs = sorted(
                 ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
                 key=lambda pair: (-pair[1], pair[0]),
             )
-            if kind is not None:
-                pairs = [pair for pair in pairs if (pair[0] < self.n_code) == (kind == "code")]
+            if allowed_N is not None:
+                pairs = [pair for pair in pairs if allowed_N[pair[0]]]
             if len(pairs) >= k or wanted == total:
                 return pairs[:k]
             wanted = min(total, wanted * OVERFETCH)
+
+    def _allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
+        """The rows that may be answers; functions come first, see index.py."""
+        import numpy as np
+
+        allowed_N = filters.mask(self.rows) if filters else None
+        if kind is None:
+            return allowed_N
+        of_kind_N = (np.arange(self.index.ntotal) < self.n_code) == (kind == "code")
+        return of_kind_N if allowed_N is None else of_kind_N & allowed_N
+
+    def _checked(self, vector_1D: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        if vector_1D.shape != (1, self.index.d) or not np.isfinite(vector_1D).all():
+            raise UserError(
+                f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
+            )
+        return np.ascontiguousarray(vector_1D, np.float32)
+
+    def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
+        """What the rows hold, with snippets of the query's words."""
+        return hits_of(self.rows, self.texts, query, [(found.row, found.score) for found in ranked])
 
 
 class FollowingSearcher:
@@ -186,9 +249,22 @@ class FollowingSearcher:
         self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
         self._look_at = 0.0
 
-    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, kind: str | None = None, k: int = 10, filters: Filters | None = None, mode: Mode = "auto"
+    ) -> list[Hit]:
         """See the function `search`."""
-        return self.searcher().search(query, kind, k)
+        return self.searcher().search(query, kind, k, filters, mode)
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kind: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        mode: Mode = "auto",
+    ) -> list[list[Hit]]:
+        """The hits of each query, all of one pair."""
+        return self.searcher().search_many(queries, kind, k, filters, mode)
 
     def searcher(self) -> Searcher:
         """The searcher of the pair that is in use now."""
@@ -223,25 +299,6 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
     return load_weights(folder)
 
 
-def render_json(query: str, hits: Sequence[Hit]) -> str:
-    """{query, hits: [{rank, score, kind, name, path, line, doc, id}]} as one JSON object."""
-    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
-
-
-def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
-
-    Args:
-        kind: what was searched for; empty: both.
-    """
-    if not hits:
-        return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    shown = [
-        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
-    ]
-    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
-
-
 def _check_request(query: str, kind: str | None, k: int) -> None:
     if not query.strip():
         raise UserError('the query is empty; say what you look for, as in: cpt search "parse an ISO 8601 date"')
@@ -257,6 +314,8 @@ def _verify(current: Champion) -> dict[str, Any]:
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
+    if facts.get("text_characters"):
+        check_files(current.index, current.index_digest, [TEXT_DIGESTS])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "
