@@ -5,18 +5,23 @@ Legend: D width, N rows of the index, K results.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.hits import ID_DIGITS as ID_DIGITS
+from pipeline_lib.search.hits import Hit as Hit
+from pipeline_lib.search.hits import hits_of
+from pipeline_lib.search.hits import render_json as render_json
+from pipeline_lib.search.hits import render_text as render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
@@ -35,23 +40,8 @@ WEIGHT_FILES = (
     *("encoder/config.json", "encoder/model.safetensors"),
 )
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
-ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
-
-    rank: int
-    score: float
-    kind: str
-    name: str
-    path: str
-    line: int
-    doc: str
-    id: str
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,8 @@ class Searcher:
 
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights)
-        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
+        self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         if inverted := faiss.try_extract_index_ivf(self.index):
             inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
@@ -152,7 +143,8 @@ class Searcher:
         for query in queries:
             _check_request(query, kind, k)
         allowed_N = self._allowed(kind, filters)
-        return [self._hits(ranked) for ranked in self.ranked_many(queries, k, allowed_N, mode)]
+        answers = self.ranked_many(queries, k, allowed_N, mode)
+        return [self.hits(ranked, query) for query, ranked in zip(queries, answers, strict=True)]
 
     def ranked(self, query: str, k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto") -> list[Ranked]:
         """The best k rows of the index for a query.
@@ -186,7 +178,7 @@ class Searcher:
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
-        return self._hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
+        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
 
     def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
         """(row, score) of the best k of the kind."""
@@ -227,14 +219,9 @@ class Searcher:
             )
         return np.ascontiguousarray(vector_1D, np.float32)
 
-    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
-        # row by row: `take` would import pandas, another 0.3 s
-        rows = [self.rows.slice(found.row, 1).to_pylist()[0] for found in ranked]
-        columns = ("kind", "name", "path", "line", "doc", "id")
-        return [
-            Hit(rank, round(found.score, 6), *(row[column] for column in columns))
-            for rank, (row, found) in enumerate(zip(rows, ranked, strict=True), start=1)
-        ]
+    def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
+        """What the rows hold, with snippets of the query's words."""
+        return hits_of(self.rows, self.texts, query, [(found.row, found.score) for found in ranked])
 
 
 class FollowingSearcher:
@@ -312,25 +299,6 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
     return load_weights(folder)
 
 
-def render_json(query: str, hits: Sequence[Hit]) -> str:
-    """{query, hits: [{rank, score, kind, name, path, line, doc, id}]} as one JSON object."""
-    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
-
-
-def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
-
-    Args:
-        kind: what was searched for; empty: both.
-    """
-    if not hits:
-        return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    shown = [
-        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
-    ]
-    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
-
-
 def _check_request(query: str, kind: str | None, k: int) -> None:
     if not query.strip():
         raise UserError('the query is empty; say what you look for, as in: cpt search "parse an ISO 8601 date"')
@@ -346,6 +314,8 @@ def _verify(current: Champion) -> dict[str, Any]:
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
+    if facts.get("text_characters"):
+        check_files(current.index, current.index_digest, [TEXT_DIGESTS])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "
