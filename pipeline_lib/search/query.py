@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,7 +22,6 @@ from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
     import pyarrow as pa
 
@@ -37,9 +37,8 @@ WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
-INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
+INDEX_FILES = ("index.json", "rows.arrow")  # and those that index.json names
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
-OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
 @dataclass(frozen=True)
@@ -107,17 +106,17 @@ class Searcher:
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current)
-            import faiss
             import pyarrow as pa
 
+            from pipeline_lib.search.factories import open_index
+
+            import_module("faiss")
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False
         self.texts = Texts(current.index) if facts.get("text_characters") else None
-        self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        if inverted := faiss.try_extract_index_ivf(self.index):
-            inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
+        self.index = open_index(current.index, facts)
         self.n_code: int = facts["code"]  # functions come first, see index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
@@ -195,20 +194,11 @@ class Searcher:
         return self._nearest_allowed(vector_1D, k, self.allowed(kind, None))
 
     def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
-        """(row, score) of the best k that are allowed; asks for more and more rows until there are k or no more."""
-        total = self.index.ntotal
-        wanted = min(total, k if allowed_N is None else k * 2)
-        while True:
-            scores, rows = self.index.search(vector_1D, wanted)
-            pairs = sorted(
-                ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
-                key=lambda pair: (-pair[1], pair[0]),
-            )
-            if allowed_N is not None:
-                pairs = [pair for pair in pairs if allowed_N[pair[0]]]
-            if len(pairs) >= k or wanted == total:
-                return pairs[:k]
-            wanted = min(total, wanted * OVERFETCH)
+        """(row, score) of the best k that are allowed; all of them where there are fewer."""
+        from pipeline_lib.search.factories import nearest
+
+        scores_1K, rows_1K = nearest(self.index, vector_1D, k, allowed_N)
+        return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
 
     def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
         """True for the rows that may be answers, None where all may; functions come first, see index.py.
@@ -344,8 +334,8 @@ def _verify(current: Champion) -> dict[str, Any]:
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
-    if facts.get("text_characters"):
-        check_files(current.index, current.index_digest, [TEXT_DIGESTS])
+    of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
+    check_files(current.index, current.index_digest, [*of_vectors, *([TEXT_DIGESTS] if facts.get("text_characters") else [])])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "
