@@ -75,10 +75,10 @@ def vector_of(searcher: Searcher, row: int) -> np.ndarray | None:
     """The vector (1, D) of a row: as the index holds it, else of its text embedded again; None where it keeps no texts."""
     import numpy as np
 
-    try:
-        return np.asarray(searcher.index.reconstruct(row), np.float32)[None]
-    except (RuntimeError, AttributeError):  # an index that cannot give a vector back
-        return searcher.embed_documents([searcher.texts.of([row])[0][1]]) if searcher.texts else None
+    found_1D = searcher.index.vectors(np.array([row]))
+    if found_1D is not None:
+        return found_1D
+    return searcher.embed_documents([searcher.texts.of([row])[0][1]]) if searcher.texts else None
 
 
 def row_at(rows: pa.Table, path: str, line: int) -> int | None:
