@@ -213,8 +213,10 @@ def _no_path(glob: str, column: pa.ChunkedArray) -> str:
         known |= dict.fromkeys(column.slice(start, 4096).to_pylist())
         if len(known) >= PATHS_COMPARED:
             break
-    bare = glob.replace("*", "").strip("/")
+    bare = glob.strip("/")
     by_name = {path.rsplit("/", 1)[-1]: path for path in reversed(known)}
-    near = nearest_values(bare, list(known)) or [by_name[name] for name in nearest_values(bare, list(by_name))]
+    plain = bare.replace("*", "")
+    near = nearest_values(plain, list(known)) or [by_name[name] for name in nearest_values(plain, list(by_name))]
     shown = f"the nearest are {', '.join(near)}" if near else f"paths look like {next(iter(known), 'none')}"
-    return f"--path {glob!r}: no path of this index is like it; {shown}; `*` stands for anything, as in '*/{bare or 'name'}*'"
+    hint = f"`*` stands for anything, as in '*/{bare}'" if not glob.startswith("*") else "`*` stands for anything, / too"
+    return f"--path {glob!r}: no path of this index is like it; {shown}; {hint}"
