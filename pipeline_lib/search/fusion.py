@@ -107,9 +107,7 @@ def places(ranking: Listed, rows: np.ndarray) -> np.ndarray:
     return np.where(np.append(ranking.rows, -1)[near] == rows, near, len(ranking.rows))
 
 
-def fused(
-    vectors: Listed, words: Listed, share: float | np.ndarray, method: Method = "scores"
-) -> tuple[np.ndarray, np.ndarray]:
+def fused(vectors: Listed, words: Listed, share: float | np.ndarray, method: Method = "scores") -> tuple[np.ndarray, np.ndarray]:
     """(rows, scores) of both lists, best first; of equal scores what the vectors place first.
 
     Args:
