@@ -64,7 +64,7 @@ def test_filters_leave_only_what_passes() -> None:
     assert (
         asked("close it", "--language", "python", "--kind", "text") == "nothing found: no row of the index passes all filters\n"
     )
-    with pytest.raises(UserError, match=r"--language .pithon.*the nearest are python"):
+    with pytest.raises(UserError, match=r"language .pithon.*the nearest are python"):
         asked("close it", "--language", "pithon")
 
 
