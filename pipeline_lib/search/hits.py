@@ -74,17 +74,10 @@ def hits_of(rows: pa.Table, texts: Texts | None, query: str, found: Sequence[tup
         # row by row: `take` would import pandas, another 0.3 s
         columns = rows.slice(row, 1).to_pylist()[0]
         passage = snippet(text, query)
-        hits.append(
-            Hit(
-                rank,
-                round(score, 6),
-                *(columns[name] for name in _COLUMNS),
-                **{name: columns.get(name) or "" for name in _LATER},
-                signature=signature,
-                snippet=passage.text,
-                marks=passage.marks,
-            )
-        )
+        known: dict[str, Any] = {name: columns[name] for name in _COLUMNS}
+        known |= {name: columns.get(name) or "" for name in _LATER}
+        known |= {"signature": signature, "snippet": passage.text, "marks": passage.marks}
+        hits.append(Hit(rank, round(score, 6), **known))
     return hits
 
 
@@ -171,7 +164,12 @@ def explained_lines(explain: dict[str, Any] | None) -> list[tuple[str, str]]:
     lines = []
     for name in ("vector", "bm25"):
         place = explain.get(name)
-        lines.append((f"{name}:", f"rank {place['rank']}, score {place['score']:.4f}" if place else "not among its first"))
+        lines.append(
+            (
+                f"{name}:",
+                f"rank {place['rank']}, score {place['score']:.4f}" if place else "not among its first, or not in this index",
+            )
+        )
     lineage = explain.get("lineage", {})
     lines += [(f"{name}:", str(lineage[name])) for name in _LINEAGE_SHOWN if name in lineage]
     for near in explain.get("neighbours", []):
