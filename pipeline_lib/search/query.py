@@ -190,7 +190,7 @@ class Searcher:
     ) -> list[list[Ranked]]:
         from pipeline_lib.search.factories import nearest
 
-        depth = max(k, hybrid.depth)
+        depth = max(k, hybrid.fusion.depth)
         scores_QK, rows_QK = nearest(self.index, vectors_QD, depth, allowed_N)
         answers = []
         for query, vector_D, rows_K, scores_K in zip(queries, vectors_QD, rows_QK, scores_QK, strict=True):
