@@ -105,11 +105,8 @@ def write_suite_report(folder: Path, evaluations: Sequence[Artifact], split: str
     content["differences"] += [row for name in fused for row in _differences(evaluations, [name])]
     replace_file(folder / f"suites-{split}.json", _json(content))
     page = folder / f"suites-{split}.html"
-    said = {
-        "kicker": f"Public suites on {split}",
-        "minus": f"{' and '.join((content['models'][0], *fused))} minus the others",
-        "champion": "",
-    }
+    minus = " and ".join((content["models"][0], *fused)) + " minus the others"
+    said = {"kicker": f"Public suites on {split}", "minus": minus, "champion": ""}
     replace_file(page, _page(folder.name, content | said, _table(rows)).encode())
     link_pages(folder)
     return page
