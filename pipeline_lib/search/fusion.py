@@ -87,6 +87,12 @@ def spread(scores: np.ndarray) -> tuple[float, float]:
     return (float(scores.mean(dtype=np.float64)), float(scores.std(dtype=np.float64))) if len(scores) else (0.0, 0.0)
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """At most so many of n rows, evenly spread."""
+    kept = min(n, most)
+    return np.arange(kept) * n // max(1, kept)
+
+
 def union(vectors: Listed, words: Listed) -> np.ndarray:
     """The rows of either list: those of the vectors in their order, then the others in theirs."""
     return np.concatenate([vectors.rows, words.rows[~np.isin(words.rows, vectors.rows)]]).astype(np.int64)
