@@ -59,8 +59,7 @@ def test_the_index_says_on_validation_what_ranks_each_kind_better(home: Path) ->
 
 def test_each_mode_ranks_as_it_says(home: Path) -> None:
     searcher, query = Searcher(in_use(home)), "apple with bread of door 7"
-    texts = {hit.name: hit for hit in searcher.search(query, k=1000, mode="vectors")}
-    assert len(texts) == searcher.index.ntotal, "vectors rank every row"
+    assert len(searcher.search(query, k=1000, mode="vectors")) == searcher.index.ntotal, "vectors rank every row"
     vectors, words, hybrid = (searcher.ranked(query, 20, None, mode) for mode in ("vectors", "bm25", "hybrid"))
     cosines = searcher.index.reconstruct_n(0, searcher.index.ntotal) @ searcher.encoder.embed([query], "query")[0]
     assert [found.row for found in vectors] == np.argsort(-cosines, kind="stable")[:20].tolist()
@@ -69,7 +68,9 @@ def test_each_mode_ranks_as_it_says(home: Path) -> None:
     assert [found.score for found in words] == sorted((found.score for found in words), reverse=True)
     assert len({found.row for found in hybrid}) == 20 and {found.row for found in hybrid} & {found.row for found in words}
     for found in hybrid:
-        assert found.vector_score == pytest.approx(cosines[found.row], abs=1e-5), "all rows are among the first 200"
+        if found.vector_rank is not None:
+            assert found.vector_score == pytest.approx(cosines[found.row], abs=1e-5)
+    assert any(found.vector_rank and found.bm25_rank for found in hybrid)
     by_row = {found.row: found for found in searcher.ranked(query, 1000, None, "bm25")}
     assert all(found.bm25_score == (by_row[found.row].score if found.row in by_row else None) for found in hybrid)
 
@@ -88,7 +89,10 @@ def test_masks_kinds_and_batches_hold_in_every_mode(home: Path, mode: str) -> No
     searcher, queries = Searcher(in_use(home)), ["apple with bread", "More of juice and kettle", "no such word zzz"]
     for kind in ("code", "text"):
         many = searcher.search_many(queries, kind, 5, None, mode)  # type: ignore[arg-type]
-        assert many == [searcher.search(query, kind, 5, None, mode) for query in queries]  # type: ignore[arg-type]
+        for query, hits in zip(queries, many, strict=True):  # embedded together, vectors differ in their last bits
+            alone = searcher.search(query, kind, 5, None, mode)  # type: ignore[arg-type]
+            assert [hit.id for hit in hits] == [hit.id for hit in alone]
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-4)
         assert {hit.kind for hits in many for hit in hits} == {kind}
     allowed_N = np.zeros(searcher.index.ntotal, bool)
     assert searcher.ranked(queries[0], 5, allowed_N, mode) == []  # type: ignore[arg-type]
@@ -108,7 +112,7 @@ def test_an_index_without_bm25_answers_by_vectors_and_says_so(store: Store, cura
     assert searcher.search("close it", k=3) == searcher.search("close it", k=3, mode="vectors")
     for mode in ("bm25", "hybrid"):
         with pytest.raises(UserError, match=r"cannot answer mode .*index once more") as error:
-            searcher.search("close it", mode=mode)  # type: ignore[arg-type]
+            searcher.search("close it", mode=mode)
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="mode 'words' is unknown; choose one of: auto, vectors, bm25, hybrid"):
         searcher.search("close it", mode="words")  # type: ignore[arg-type]
@@ -122,7 +126,7 @@ def test_with_few_validation_queries_vectors_rank_and_nothing_is_embedded(
     class Watched(Exported):
         def encode(self, texts: Sequence[str], side: str, *args: object) -> np.ndarray:
             sides.append(side)
-            return super().encode(texts, side, *args)  # type: ignore[arg-type]
+            return super().encode(texts, side, *args)
 
     index = build_index(store, exported, curate(), IndexConfig(), Watched(exported))
     kinds = json.loads((index.part_folder() / "index.json").read_text())["fusion"]["kinds"]
