@@ -72,7 +72,7 @@ def write_clustered(file: Path, n: int, width: int = WIDTH) -> None:
         for first in range(0, n + QUERIES, BLOCK):
             rows = min(BLOCK, n + QUERIES - first)
             chosen = generator.choice(len(centres), size=rows, p=popular / popular.sum())
-            vectors_ND = centres[chosen] + 0.6 * generator.standard_normal((rows, width)) * falling_D
+            vectors_ND = centres[chosen] + generator.standard_normal((rows, width)) * falling_D
             vectors_ND = (vectors_ND @ rotation).astype(np.float32)
             out.write((vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).tobytes())
 

@@ -119,14 +119,16 @@ def filled_index(read: Read, starts: range, factory: str, ef_construction: int =
     with one_thread():  # of several, HNSW would link in the order in which they happen to come
         try:
             index = faiss.index_factory(read(0).shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            if ef_construction:
+                index.hnsw.efConstruction = ef_construction
+            if not index.is_trained:
+                index.train(_spread(read, starts))
+            for start in starts:
+                index.add(np.ascontiguousarray(read(start)))
         except RuntimeError as error:
-            raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
-        if ef_construction:
-            index.hnsw.efConstruction = ef_construction
-        if not index.is_trained:
-            index.train(_spread(read, starts))
-        for start in starts:
-            index.add(np.ascontiguousarray(read(start)))
+            raise UserError(
+                f"index.factory {factory!r}: FAISS does not take it ({str(error).rpartition('Error: ')[2]}); try Flat"
+            ) from error
         return index
 
 
@@ -363,7 +365,7 @@ def _silent_stdout() -> Iterator[None]:
     flush(None)
     kept = os.dup(1)
     try:
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         yield
         flush(None)
