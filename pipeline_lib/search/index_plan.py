@@ -127,8 +127,8 @@ def describe(rows: list[Row], n: int, d: int) -> str:
     """The plan as people read it."""
     head = f"{'':2}{'kind':9} {'on disk':>9} {'in memory':>10} {'build':>8} {'its memory':>11} {'recall@10':>10}   factory"
     foot = (
-        "* what `kind: auto` takes   - above the budget   in memory: what answers without waiting for the disk; it is mapped, so"
-        " that less memory makes a search slower, and not wrong"
+        "* what `kind: auto` takes   - above the budget   in memory: what answers without waiting for the disk; it is mapped,"
+        " so that less memory makes a search slower, and not wrong"
     )
     lines = [_line(row) for row in rows]
     return "\n".join([f"{n:,} vectors of {d:,} dimensions, float32 {_bytes(4 * n * d)}", "", head, *lines, "", foot])
