@@ -104,7 +104,9 @@ def test_a_place_of_a_file_is_the_query(home: Path, tmp_path: Path) -> None:
 
 def test_an_explanation_says_ranks_origin_and_neighbours(home: Path, store: Store) -> None:
     [curated] = store.artifacts("curate")
-    extracted = write_pairs(Store(home / "store"), "extract", {"bundle": pq.read_table(curated.paths("pairs.parquet")[0]).to_pylist()})
+    extracted = write_pairs(
+        Store(home / "store"), "extract", {"bundle": pq.read_table(curated.paths("pairs.parquet")[0]).to_pylist()}
+    )
     hits = json.loads(asked("close it", "--explain", "--json", "--mode", "vectors"))["hits"]
     assert [hit["explain"]["vector"]["rank"] for hit in hits] == [hit["rank"] for hit in hits]
     of_words = {hit["name"]: hit["explain"]["bm25"] for hit in hits}
