@@ -13,7 +13,15 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.approval import recalled
-from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
+from flows.evaluate import (
+    EvaluatedRef,
+    HeldOutEvaluations,
+    checkpoint_encoder,
+    checkpoint_encoders,
+    held_out,
+    hybrids,
+    suites_on_validation,
+)
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
@@ -33,6 +41,7 @@ from flows.workspace import (
 )
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.model.checkpoint import lineage_of
+from pipeline_lib.search.hybrid import fusion_in
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
@@ -109,7 +118,8 @@ class Published:
         run, label = self.run, self.checkpoint
         store, config, curated = run.work.store, run.work.config, run.lineage.curated
         found = self.validation if split == "validation" else None
-        found = found or in_subflow("evaluate", f"{config.name}-{split}", held_out, run, [label], split)
+        hybrid = hybrids([checkpoint_encoder(run, label)], fusion_in(self.stages["index"].part_folder()))
+        found = found or in_subflow("evaluate", f"{config.name}-{split}", held_out, run, [label], split, hybrid)
         tested = Tested(curated, found.checkpoints[label], found.checkpoints[BASELINES], split)
         said = _said(run, label, "select" in self.stages)
         card = card_task(store, self.stages["export"], run.lineage.checkpoint(label), config, said, tested)

@@ -6,7 +6,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.candidates import compare, is_tracked
-from pipeline_lib.evaluation.metrics import differences, read_evaluations
+from pipeline_lib.evaluation.metrics import HYBRID, differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import (
@@ -40,7 +40,8 @@ from pipeline_lib.export.method import method_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.query import ID_DIGITS, Searcher
+from pipeline_lib.search.hits import ID_DIGITS, hit_facts
+from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, as_pair
 from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
@@ -237,7 +238,7 @@ def _by_name(data: ReportData) -> str:
 def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
-    model, baselines = (run.shown[1][name] for name in (run.chosen, "baselines"))
+    model = run.shown[1][run.chosen]
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
     twins = near_twins_in(stages["curate"])
@@ -261,7 +262,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
         training=tuple(_json_lines((trained.part_folder("metrics") / "metrics.jsonl").read_bytes())),
         pace=tuple(_json_lines(trained.note("timing.jsonl") or b"")),
         evaluations=tuple(figures),
-        differences=tuple(differences(model, baselines, config.evaluate.bootstrap, config.evaluate.seed)),
+        differences=tuple(_differences(run, config)),
         tasks={split: split_facts(found[run.chosen]) for split, found in evaluated.items() if found},
         selection=read_selection(stages["select"]) if "select" in stages else {},
         searches=tuple(_searches(stages, config)),
@@ -288,6 +289,14 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
         ),
     )  # fmt: skip
+
+
+def _differences(run: RunArtifacts, config: RunConfig) -> list[dict[str, Any]]:
+    """The chosen model minus each baseline; and its vectors fused with BM25 minus either, and minus the others."""
+    shown = run.shown[1]
+    model, baselines, hybrid = shown[run.chosen], shown["baselines"], shown.get(HYBRID, ())
+    drawn = (config.evaluate.bootstrap, config.evaluate.seed)
+    return [*differences(model, baselines, *drawn), *differences(hybrid, [*model, *baselines], *drawn)]
 
 
 def _language_model(stages: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -340,7 +349,7 @@ def _searches(stages: Mapping[str, Artifact], config: RunConfig) -> list[dict[st
     """What the run's own model and index answer, whether or not searches use them."""
     searcher = Searcher(as_pair(Candidate(stages["export"], stages["index"])), TorchQueries)
     return [
-        {"query": query, "hits": [asdict(hit) for hit in searcher.search(query, None, SEARCH_HITS)]}
+        {"query": query, "hits": [hit_facts(hit) for hit in searcher.search(query, None, SEARCH_HITS)]}
         for query in config.sample_queries
     ]
 

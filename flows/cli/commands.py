@@ -12,10 +12,12 @@ from typer.core import TyperGroup
 
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
+from flows.cli.index import index
+from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
 from flows.cli.reproduce import reproduce
 from flows.cli.runs import runs
-from flows.cli.search import rollback, search, suite_texts
+from flows.cli.search import search
 from flows.cli.starts import fetch, get_start
 from flows.cli.status import status
 from flows.cli.store import prune
@@ -60,6 +62,7 @@ app.add_typer(config_app, name="config")
 app.command()(deploy)
 app.command("get-start")(get_start)
 app.command()(fetch)
+app.command()(index)
 app.command()(prune)
 app.command()(reproduce)
 app.command()(runs)

@@ -5,49 +5,54 @@ Legend: D width, N rows of the index, K results.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
     import pyarrow as pa
 
+    from pipeline_lib.search.filters import Filters
+    from pipeline_lib.search.fusion import Listed
+    from pipeline_lib.search.hybrid import Hybrid
+
+__all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
+
+Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
+MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
 MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
 WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
-INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
-ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
+MASKS_KEPT = 8  # of filters, a byte a row each
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
-OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
 @dataclass(frozen=True)
-class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
+class Ranked:
+    """One row of the index that answers a query, and how vectors and BM25 place it; None: not among their first."""
 
-    rank: int
+    row: int
     score: float
-    kind: str
-    name: str
-    path: str
-    line: int
-    doc: str
-    id: str
+    vector_rank: int | None = None
+    vector_score: float | None = None
+    bm25_rank: int | None = None
+    bm25_score: float | None = None
 
 
 class QueryEncoder(Protocol):
@@ -58,7 +63,7 @@ class QueryEncoder(Protocol):
         """D."""
         ...
 
-    def embed(self, texts: Sequence[str], side: Literal["query"]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
         """Unit vectors (N, D)."""
         ...
 
@@ -103,25 +108,123 @@ class Searcher:
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current)
-            import faiss
             import pyarrow as pa
 
+            from pipeline_lib.search.factories import open_index
+            from pipeline_lib.search.hybrid import Hybrid
+
+            import_module("faiss")
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights)
-        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
-        self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        if inverted := faiss.try_extract_index_ivf(self.index):
-            inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
+        self._embeds_documents = False
+        self._masks: dict[Any, np.ndarray] = {}
+        self.texts = Texts(current.index) if facts.get("text_characters") else None
+        self.index = open_index(current.index, facts)
+        self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
         self.n_code: int = facts["code"]  # functions come first, see index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
         if got != expected:
             raise CorruptArtifact(f"{current.index}: rows, vectors, width, model's width are {got}, not {expected}")
 
-    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, kind: str | None = None, k: int = 10, filters: Filters | None = None, mode: Mode = "auto"
+    ) -> list[Hit]:
         """See the function `search`."""
-        _check_request(query, kind, k)
-        return self.nearest(self.encoder.embed([query], "query"), kind, k)
+        return self.search_many([query], kind, k, filters, mode)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kind: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        mode: Mode = "auto",
+    ) -> list[list[Hit]]:
+        """The hits of each query, all of which are embedded together."""
+        for query in queries:
+            _check_request(query, kind, k)
+        allowed_N = self.allowed(kind, filters)
+        answers = self.ranked_many(queries, k, allowed_N, mode)
+        return [self.hits(ranked, query) for query, ranked in zip(queries, answers, strict=True)]
+
+    def ranked(self, query: str, k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto") -> list[Ranked]:
+        """The best k rows of the index for a query.
+
+        Args:
+            allowed_N: true where a row may be an answer; None: everywhere.
+            mode: what ranks them; auto: what measured better for the kind, see index.json.
+
+        Raises:
+            UserError: the index has no BM25, and it was asked for.
+        """
+        return self.ranked_many([query], k, allowed_N, mode)[0]
+
+    def ranked_many(
+        self, queries: Sequence[str], k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto"
+    ) -> list[list[Ranked]]:
+        """`ranked` of each query, all of which are embedded together."""
+        if mode not in MODES:
+            raise UserError(f"mode {mode!r} is unknown; choose one of: {', '.join(MODES)}")
+        hybrid = self.hybrid
+        if hybrid is None and mode in ("bm25", "hybrid"):
+            raise UserError(
+                f"{self.current.index}: made before indexes held BM25, so it cannot answer mode {mode}; search without a mode, "
+                "or index once more with `cpt run`"
+            )
+        if hybrid and mode == "bm25":
+            return [_by_words(hybrid.words(query, k, allowed_N), k) for query in queries]
+        vectors_QD = self.encoder.embed(list(queries), "query")
+        shares = hybrid.shares(mode, allowed_N) if hybrid else {}
+        if hybrid is None or all(share == 1 for share in shares.values()):
+            return self.ranked_by_vectors(vectors_QD, k, allowed_N)
+        return self._fused_many(hybrid, queries, vectors_QD, k, allowed_N, shares)
+
+    def _fused_many(
+        self,
+        hybrid: Hybrid,
+        queries: Sequence[str],
+        vectors_QD: np.ndarray,
+        k: int,
+        allowed_N: np.ndarray | None,
+        shares: Mapping[str, float],
+    ) -> list[list[Ranked]]:
+        from pipeline_lib.search.factories import nearest
+
+        depth = max(k, hybrid.fusion.depth)
+        scores_QK, rows_QK = nearest(self.index, vectors_QD, depth, allowed_N)
+        answers = []
+        for query, vector_D, rows_K, scores_K in zip(queries, vectors_QD, rows_QK, scores_QK, strict=True):
+            vectors = hybrid.vectors(vector_D, rows_K, scores_K, list(shares))
+            found = hybrid.fused(vectors, hybrid.words(query, depth, allowed_N), k, shares)
+            answers.append([Ranked(*one) for one in found])
+        return answers
+
+    def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
+        """The best k rows around a vector (1, D)."""
+        return self.ranked_by_vectors(vector_1D, k, allowed_N)[0]
+
+    def ranked_by_vectors(self, vectors_QD: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[list[Ranked]]:
+        """`ranked_by_vector` of each vector (Q, D), all of which are compared in one pass over the index."""
+        from pipeline_lib.search.factories import nearest
+
+        scores_QK, rows_QK = nearest(self.index, vectors_QD, k, allowed_N)
+        found = [
+            zip(rows_K, scores_K, strict=True) for rows_K, scores_K in zip(rows_QK.tolist(), scores_QK.tolist(), strict=True)
+        ]
+        return [[Ranked(row, score, rank, score) for rank, (row, score) in enumerate(one, 1) if row >= 0] for one in found]
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, D) of texts as the index holds them; what only documents need is verified at the first call.
+
+        Raises:
+            CorruptArtifact: a byte of it has changed.
+        """
+        if not self._embeds_documents:
+            _open_documents(self.current, self.encoder)
+            self._embeds_documents = True
+        return self.encoder.embed(list(texts), "document")
 
     def nearest(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[Hit]:
         """The hits around a vector (1, D).
@@ -129,36 +232,68 @@ class Searcher:
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
+        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self.allowed(kind, None)))
+
+    def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
+        """(row, score) of the best k of the kind."""
+        return self._nearest_allowed(vector_1D, k, self.allowed(kind, None))
+
+    def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
+        """(row, score) of the best k that are allowed; all of them where there are fewer."""
+        from pipeline_lib.search.factories import nearest
+
+        scores_1K, rows_1K = nearest(self.index, vector_1D, k, allowed_N)
+        return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
+
+    def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
+        """True for the rows that may be answers, None where all may; kept for the next search of the same kind and filters.
+
+        Raises:
+            UserError: see `Filters.mask`.
+        """
+        if kind is None and not filters:
+            return None
+        key = (kind, filters or None)
+        allowed_N = self._masks.get(key)
+        if allowed_N is None:
+            allowed_N = self._mask(kind, filters)
+            if len(self._masks) >= MASKS_KEPT:
+                self._masks.clear()
+            self._masks[key] = allowed_N
+        return allowed_N
+
+    def _mask(self, kind: str | None, filters: Filters | None) -> np.ndarray:
+        """Functions come first, see index.py."""
+        import numpy as np
+
+        allowed_N = filters.mask(self.rows) if filters else None
+        of_kind_N = np.ones(self.index.ntotal, bool)
+        if kind is not None:
+            of_kind_N[self.n_code :] = kind == "text"
+            of_kind_N[: self.n_code] = kind == "code"
+        return of_kind_N if allowed_N is None else of_kind_N & allowed_N
+
+    def _checked(self, vector_1D: np.ndarray) -> np.ndarray:
         import numpy as np
 
         if vector_1D.shape != (1, self.index.d) or not np.isfinite(vector_1D).all():
             raise UserError(
                 f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
             )
-        found = self.nearest_rows(np.ascontiguousarray(vector_1D, np.float32), kind, k)
-        # row by row: `take` would import pandas, another 0.3 s
-        rows = [self.rows.slice(row, 1).to_pylist()[0] for row, _ in found]
-        columns = ("kind", "name", "path", "line", "doc", "id")
-        return [
-            Hit(rank, round(score, 6), *(row[column] for column in columns))
-            for rank, (row, (_, score)) in enumerate(zip(rows, found, strict=True), start=1)
-        ]
+        return np.ascontiguousarray(vector_1D, np.float32)
 
-    def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
-        """(row, score) of the best k of the kind; asks for more and more rows until there are k or no more."""
-        total = self.index.ntotal
-        wanted = min(total, k if kind is None else k * 2)
-        while True:
-            scores, rows = self.index.search(vector_1D, wanted)
-            pairs = sorted(
-                ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
-                key=lambda pair: (-pair[1], pair[0]),
-            )
-            if kind is not None:
-                pairs = [pair for pair in pairs if (pair[0] < self.n_code) == (kind == "code")]
-            if len(pairs) >= k or wanted == total:
-                return pairs[:k]
-            wanted = min(total, wanted * OVERFETCH)
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """The ids of rows: of pairs that hold their texts."""
+        import numpy as np
+
+        chunks = self.rows.column("id").chunks
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        places = np.searchsorted(ends, np.asarray(rows, np.int64), side="right")
+        return [chunks[at][row - int(ends[at])].as_py() for at, row in zip(places.tolist(), rows, strict=True)]
+
+    def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
+        """What the rows hold, with snippets of the query's words."""
+        return hits_of(self.rows, self.texts, query, [(found.row, found.score) for found in ranked])
 
 
 class FollowingSearcher:
@@ -186,9 +321,22 @@ class FollowingSearcher:
         self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
         self._look_at = 0.0
 
-    def search(self, query: str, kind: str | None = None, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, kind: str | None = None, k: int = 10, filters: Filters | None = None, mode: Mode = "auto"
+    ) -> list[Hit]:
         """See the function `search`."""
-        return self.searcher().search(query, kind, k)
+        return self.searcher().search(query, kind, k, filters, mode)
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kind: str | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        mode: Mode = "auto",
+    ) -> list[list[Hit]]:
+        """The hits of each query, all of one pair."""
+        return self.searcher().search_many(queries, kind, k, filters, mode)
 
     def searcher(self) -> Searcher:
         """The searcher of the pair that is in use now."""
@@ -223,23 +371,22 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
     return load_weights(folder)
 
 
-def render_json(query: str, hits: Sequence[Hit]) -> str:
-    """{query, hits: [{rank, score, kind, name, path, line, doc, id}]} as one JSON object."""
-    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
+def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
+    if not (current.model / "model.onnx").is_file():
+        return  # the weights' loader verified and tested both sides
+    from pipeline_lib.export.self_test import SelfTest
+    from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+    check_files(current.model, current.model_digest, ["document/tokenizer.json"])
+    if isinstance(encoder, OnnxEncoder):
+        SelfTest.read(current.model).check(encoder, {"document": "document"})
 
 
-def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
-
-    Args:
-        kind: what was searched for; empty: both.
-    """
-    if not hits:
-        return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    shown = [
-        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
+def _by_words(found: Listed, k: int) -> list[Ranked]:
+    pairs = zip(found.rows[:k], found.scores[:k], strict=True)
+    return [
+        Ranked(int(row), float(score), bm25_rank=rank, bm25_score=float(score)) for rank, (row, score) in enumerate(pairs, 1)
     ]
-    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:
@@ -255,8 +402,12 @@ def _verify(current: Champion) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
     has_onnx = (current.model / "model.onnx").is_file()
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
-    check_files(current.index, current.index_digest, INDEX_FILES)
+    check_files(current.index, current.index_digest, ["index.json"])
     facts = read_json(current.index / "index.json")
+    of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
+    of_texts = [TEXT_DIGESTS] if facts.get("text_characters") else []
+    of_words = facts["bm25"]["files"] if "bm25" in facts else []
+    check_files(current.index, current.index_digest, [ROWS, *of_vectors, *of_texts, *of_words])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "
