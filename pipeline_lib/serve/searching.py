@@ -1,0 +1,131 @@
+"""Routes of search: GET and POST /search, and the filters that the index has values for.
+
+No `from __future__ import annotations` here: FastAPI reads the annotations of routes, and these are made of the limits.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from starlette.responses import Response
+
+from pipeline_lib.search.query import MODES, Mode
+from pipeline_lib.serve.batching import Batcher
+from pipeline_lib.serve.config import ServeConfig
+from pipeline_lib.serve.engine import Engine, Question
+from pipeline_lib.serve.replies import BAD, Refused, json_response, refusals
+
+MOST_VALUES = 20  # of one filter
+MOST_CHARACTERS = 256  # of a value
+PATH = "/search"
+
+
+class HitAnswer(BaseModel):
+    """One function or passage."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rank: int = Field(description="Place among the hits, from 1.")
+    score: float = Field(description="What they are ranked by: the cosine of the vectors, or the score of the mode.")
+    kind: Literal["code", "text"] = Field(description="A function, or a passage of prose.")
+    name: str = Field(description="The function's name, or the document's.")
+    path: str = Field(description="The file in its source.")
+    line: int = Field(description="Where it begins.")
+    doc: str = Field(description="What it is about, in a line.")
+    id: str = Field(description="A pair with this text, for `cpt trace`.")
+
+
+class SearchAnswer(BaseModel):
+    """What `cpt search --json` prints."""
+
+    query: str = Field(description="The query as it was asked.")
+    hits: list[HitAnswer] = Field(description="The best first.")
+
+
+def as_text(value: str) -> str:
+    """A text that can be written in UTF-8; JSON can hold half of a surrogate pair, which is no character.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"no character at {error.start}: half of a surrogate pair") from error
+    return value
+
+
+def as_list(value: Any) -> Any:
+    """One value as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def search_model(config: ServeConfig, query: str) -> type[BaseModel]:
+    """What a search takes; the query's field is called so."""
+    values = Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]], BeforeValidator(as_list, json_schema_input_type=Any)
+    ]
+
+    def filter_of(what: str) -> Any:
+        return Field([], max_length=MOST_VALUES, description=f"{what}; several: any of them; none: all.")
+
+    fields: dict[str, Any] = {
+        query: (str, Field(min_length=1, max_length=config.max_query_characters, description="What is looked for, in words.")),
+        "k": (int, Field(10, ge=1, le=config.max_k, description="Hits at most.")),
+        "kind": (Literal["code", "text"] | None, Field(None, description="Functions or passages alone; unset: both.")),
+        "language": (values, filter_of("Languages, as python, or en of prose")),
+        "package": (values, filter_of("Packages, repositories or documents")),
+        "licence": (values, filter_of("Licences as the sources state them")),
+        "path": (str, Field("", max_length=MOST_CHARACTERS, description="Glob over the whole path; empty: all.")),
+        "mode": (
+            Literal[MODES],
+            Field("auto", description="What ranks: vectors, BM25, both, or what measured best when the index was built."),
+        ),
+    }
+    return create_model("Search", __config__=ConfigDict(extra="forbid", str_strip_whitespace=False), **fields)
+
+
+def router(config: ServeConfig, engine: Engine, batcher: Callable[[], "Batcher[Question, bytes]"]) -> APIRouter:
+    """The routes.
+
+    Args:
+        batcher: where questions are put; it belongs to the event loop, and comes to be with it.
+    """
+    found = APIRouter(tags=["search"])
+    by_get, by_post = search_model(config, "q"), search_model(config, "query")
+
+    async def answer(query: str, asked: Any) -> Response:
+        return Response(await batcher().ask(question(query, asked)), media_type="application/json")
+
+    @found.get(PATH, response_model=SearchAnswer, responses=refusals(), summary="Search by a link")
+    async def search(asked: Annotated[by_get, Query()]) -> Response:
+        """Ranked functions and passages, as `cpt search --json` prints them."""
+        return await answer(asked.q, asked)
+
+    @found.post(PATH, response_model=SearchAnswer, responses=refusals(), summary="Search")
+    async def search_by_post(asked: by_post) -> Response:
+        """Ranked functions and passages, as `cpt search --json` prints them."""
+        return await answer(asked.query, asked)
+
+    return found
+
+
+def question(query: str, asked: Any) -> Question:
+    """What is put to the engine.
+
+    Raises:
+        Refused: the query is empty or no text.
+    """
+    mode: Mode = asked.mode
+    for text in (query, asked.path, *asked.language, *asked.package, *asked.licence):
+        try:
+            as_text(text)
+        except ValueError as error:
+            raise Refused(BAD, str(error), "invalid_text") from error
+    if not query.strip():
+        raise Refused(BAD, "the query is empty; say what you look for", "empty_query", "query")
+    return Question(query, asked.kind, asked.k, None, mode)
+
+
+__all__ = ["PATH", "as_text", "json_response", "question", "router"]
