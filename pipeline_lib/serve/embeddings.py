@@ -79,7 +79,7 @@ def embeddings_model(config: ServeConfig) -> type[BaseModel]:
             Literal["document", "query"],
             Field("document", description="What the texts are: a query is embedded on its own side of the model."),
         ),
-        "dimensions": (int | None, Field(None, ge=1, description="The model's own width, or unset: vectors are not cut.")),
+        "dimensions": (int | None, Field(None, ge=1, strict=True, description="The model's own width, or unset: vectors are not cut.")),
         "user": (str | None, Field(None, max_length=1024, description="Taken, and not used.")),
     }
     return create_model("Embeddings", __config__=ConfigDict(extra="forbid"), **fields)

@@ -61,8 +61,8 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def search_model(config: ServeConfig, query: str) -> type[BaseModel]:
-    """What a search takes; the query's field is called so."""
+def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseModel]:
+    """What a search takes; the query's field is called so. In JSON a number is a number, in a link it is text."""
     values = Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]], BeforeValidator(as_list, json_schema_input_type=Any)
     ]
@@ -72,7 +72,7 @@ def search_model(config: ServeConfig, query: str) -> type[BaseModel]:
 
     fields: dict[str, Any] = {
         query: (str, Field(min_length=1, max_length=config.max_query_characters, description="What is looked for, in words.")),
-        "k": (int, Field(10, ge=1, le=config.max_k, description="Hits at most.")),
+        "k": (int, Field(10, ge=1, le=config.max_k, strict=is_json, description="Hits at most.")),
         "kind": (Literal["code", "text"] | None, Field(None, description="Functions or passages alone; unset: both.")),
         "language": (values, filter_of("Languages, as python, or en of prose")),
         "package": (values, filter_of("Packages, repositories or documents")),
@@ -93,7 +93,7 @@ def router(config: ServeConfig, engine: Engine, batcher: Callable[[], "Batcher[Q
         batcher: where questions are put; it belongs to the event loop, and comes to be with it.
     """
     found = APIRouter(tags=["search"])
-    by_get, by_post = search_model(config, "q"), search_model(config, "query")
+    by_get, by_post = search_model(config, "q", is_json=False), search_model(config, "query", is_json=True)
 
     async def answer(query: str, asked: Any) -> Response:
         return Response(await batcher().ask(question(query, asked)), media_type="application/json")

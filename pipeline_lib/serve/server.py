@@ -113,6 +113,14 @@ class Impatient(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Wait on where a header has begun and is not whole."""
         super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        """The same, of what came while the last request was answered."""
+        super().on_response_complete()
+        self._look()
+
+    def _look(self) -> None:
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._wait()
         else:
