@@ -142,14 +142,26 @@ PER_QUERY = _columns(
     ("target", pa.float64()),  # the other side of a correlation; 1 elsewhere
 )
 
+FEW_VALUES = pa.dictionary(pa.int32(), pa.string())  # a column of few different values
+
 INDEX_ROWS = _columns(
     ("id", pa.string()),  # of a pair that holds the text
-    ("kind", pa.string()),
+    ("kind", FEW_VALUES),
     ("name", pa.string()),
     ("path", pa.string()),
     ("line", pa.int32()),
     ("doc", pa.string()),  # first docstring line of a function, first words of a passage
-    ("source", pa.string()),
+    ("source", FEW_VALUES),
+    ("language", FEW_VALUES),
+    ("package", FEW_VALUES),  # the pair's group
+    ("licence", FEW_VALUES),
+    nullable=("licence",),
+)
+
+# what is read of the few rows that are shown; row for row those of INDEX_ROWS
+INDEX_TEXTS = _columns(
+    ("signature", pa.string()),  # of a function; "" of a passage
+    ("text", pa.string()),  # its first characters, as many as the index keeps
 )
 
 

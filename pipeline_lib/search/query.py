@@ -5,26 +5,29 @@ Legend: D width, N rows of the index, K results.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
     import pyarrow as pa
 
     from pipeline_lib.search.filters import Filters
+
+__all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
 
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
@@ -34,24 +37,8 @@ WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
-INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
-ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
+INDEX_FILES = ("index.json", "rows.arrow")  # and those that index.json names
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
-OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
-
-    rank: int
-    score: float
-    kind: str
-    name: str
-    path: str
-    line: int
-    doc: str
-    id: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ class QueryEncoder(Protocol):
         """D."""
         ...
 
-    def embed(self, texts: Sequence[str], side: Literal["query"]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
         """Unit vectors (N, D)."""
         ...
 
@@ -119,15 +106,17 @@ class Searcher:
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current)
-            import faiss
             import pyarrow as pa
 
+            from pipeline_lib.search.factories import open_index
+
+            import_module("faiss")
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights)
-        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
-        self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        if inverted := faiss.try_extract_index_ivf(self.index):
-            inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
+        self._embeds_documents = False
+        self.texts = Texts(current.index) if facts.get("text_characters") else None
+        self.index = open_index(current.index, facts)
         self.n_code: int = facts["code"]  # functions come first, see index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
@@ -151,8 +140,9 @@ class Searcher:
         """The hits of each query, all of which are embedded together."""
         for query in queries:
             _check_request(query, kind, k)
-        allowed_N = self._allowed(kind, filters)
-        return [self._hits(ranked) for ranked in self.ranked_many(queries, k, allowed_N, mode)]
+        allowed_N = self.allowed(kind, filters)
+        answers = self.ranked_many(queries, k, allowed_N, mode)
+        return [self.hits(ranked, query) for query, ranked in zip(queries, answers, strict=True)]
 
     def ranked(self, query: str, k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto") -> list[Ranked]:
         """The best k rows of the index for a query.
@@ -180,36 +170,42 @@ class Searcher:
         found = self._nearest_allowed(vector_1D, k, allowed_N)
         return [Ranked(row, score, rank, score) for rank, (row, score) in enumerate(found, start=1)]
 
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, D) of texts as the index holds them; what only documents need is verified at the first call.
+
+        Raises:
+            CorruptArtifact: a byte of it has changed.
+        """
+        if not self._embeds_documents:
+            _open_documents(self.current, self.encoder)
+            self._embeds_documents = True
+        return self.encoder.embed(list(texts), "document")
+
     def nearest(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[Hit]:
         """The hits around a vector (1, D).
 
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
-        return self._hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
+        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self.allowed(kind, None)))
 
     def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
         """(row, score) of the best k of the kind."""
-        return self._nearest_allowed(vector_1D, k, self._allowed(kind, None))
+        return self._nearest_allowed(vector_1D, k, self.allowed(kind, None))
 
     def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
-        """(row, score) of the best k that are allowed; asks for more and more rows until there are k or no more."""
-        total = self.index.ntotal
-        wanted = min(total, k if allowed_N is None else k * 2)
-        while True:
-            scores, rows = self.index.search(vector_1D, wanted)
-            pairs = sorted(
-                ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
-                key=lambda pair: (-pair[1], pair[0]),
-            )
-            if allowed_N is not None:
-                pairs = [pair for pair in pairs if allowed_N[pair[0]]]
-            if len(pairs) >= k or wanted == total:
-                return pairs[:k]
-            wanted = min(total, wanted * OVERFETCH)
+        """(row, score) of the best k that are allowed; all of them where there are fewer."""
+        from pipeline_lib.search.factories import nearest
 
-    def _allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
-        """The rows that may be answers; functions come first, see index.py."""
+        scores_1K, rows_1K = nearest(self.index, vector_1D, k, allowed_N)
+        return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
+
+    def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
+        """True for the rows that may be answers, None where all may; functions come first, see index.py.
+
+        Raises:
+            UserError: see `Filters.mask`.
+        """
         import numpy as np
 
         allowed_N = filters.mask(self.rows) if filters else None
@@ -227,14 +223,14 @@ class Searcher:
             )
         return np.ascontiguousarray(vector_1D, np.float32)
 
-    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
-        # row by row: `take` would import pandas, another 0.3 s
-        rows = [self.rows.slice(found.row, 1).to_pylist()[0] for found in ranked]
-        columns = ("kind", "name", "path", "line", "doc", "id")
-        return [
-            Hit(rank, round(found.score, 6), *(row[column] for column in columns))
-            for rank, (row, found) in enumerate(zip(rows, ranked, strict=True), start=1)
-        ]
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """The ids of rows: of pairs that hold their texts."""
+        ids = self.rows.column("id")
+        return [ids[row].as_py() for row in rows]
+
+    def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
+        """What the rows hold, with snippets of the query's words."""
+        return hits_of(self.rows, self.texts, query, [(found.row, found.score) for found in ranked])
 
 
 class FollowingSearcher:
@@ -312,23 +308,15 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncode
     return load_weights(folder)
 
 
-def render_json(query: str, hits: Sequence[Hit]) -> str:
-    """{query, hits: [{rank, score, kind, name, path, line, doc, id}]} as one JSON object."""
-    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
+def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
+    if not (current.model / "model.onnx").is_file():
+        return  # the weights' loader verified and tested both sides
+    from pipeline_lib.export.self_test import SelfTest
+    from pipeline_lib.search.onnx_encoder import OnnxEncoder
 
-
-def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
-
-    Args:
-        kind: what was searched for; empty: both.
-    """
-    if not hits:
-        return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    shown = [
-        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
-    ]
-    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
+    check_files(current.model, current.model_digest, ["document/tokenizer.json"])
+    if isinstance(encoder, OnnxEncoder):
+        SelfTest.read(current.model).check(encoder, {"document": "document"})
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:
@@ -346,6 +334,8 @@ def _verify(current: Champion) -> dict[str, Any]:
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
+    of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
+    check_files(current.index, current.index_digest, [*of_vectors, *([TEXT_DIGESTS] if facts.get("text_characters") else [])])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "

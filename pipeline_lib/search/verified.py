@@ -11,7 +11,9 @@ Nothing heavy is imported here: the artifact store alone costs 0.3 s of a search
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,79 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         return "no file"
+
+
+BLOCK_BYTES = 65_536
+_DIGEST_BYTES = 32
+
+
+def write_block_digests(path: Path, digests: Path) -> None:
+    """Write the sha256 of each block of a file, one after the other."""
+    with path.open("rb") as stream, digests.open("wb") as out:
+        while block := stream.read(BLOCK_BYTES):
+            out.write(hashlib.sha256(block).digest())
+
+
+class BlockFile(io.RawIOBase):
+    """A file that is read anywhere and gives no byte that was not verified; unbuffered.
+
+    Args:
+        path: of the file.
+        digests: what `write_block_digests` wrote of it, verified.
+
+    Raises:
+        CorruptArtifact: on reading, a block is not the one that was written.
+    """
+
+    def __init__(self, path: Path, digests: bytes) -> None:
+        super().__init__()
+        self.path, self._digests = path, digests
+        try:
+            self._stream = path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise CorruptArtifact(f"{path}: no such file; run `cpt run` again") from error
+        self._size = os.fstat(self._stream.fileno()).st_size
+        self._at = 0
+        self._last: tuple[int, bytes] = (-1, b"")
+        if -(-self._size // BLOCK_BYTES) * _DIGEST_BYTES != len(digests):
+            raise CorruptArtifact(f"{path}: {self._size:,} bytes, not as many as were written; run `cpt run` again")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        found = []
+        while self._at < end:
+            number, start = divmod(self._at, BLOCK_BYTES)
+            piece = self._block(number)[start : start + end - self._at]
+            found.append(piece)
+            self._at += len(piece)
+        return b"".join(found)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+    def _block(self, number: int) -> bytes:
+        if self._last[0] != number:
+            block = os.pread(self._stream.fileno(), BLOCK_BYTES, number * BLOCK_BYTES)
+            expected = self._digests[number * _DIGEST_BYTES :][:_DIGEST_BYTES]
+            if hashlib.sha256(block).digest() != expected:
+                raise CorruptArtifact(
+                    f"{self.path}: sha256 of block {number:,} is not what was written; "
+                    f"remove {self.path.parent} and run `cpt run` again"
+                )
+            self._last = number, block
+        return self._last[1]
