@@ -36,6 +36,7 @@ class ServeConfig(StageConfig):
         " loopback's names alone where it listens on loopback, and any where a token guards it.",
     )
     max_k: int = Field(100, ge=1, le=10_000, description="Hits of one search, at most.")
+    max_explained: int = Field(20, ge=1, le=1000, description="Hits of one search that are explained, at most.")
     max_query_characters: int = Field(8_192, ge=1, description="Characters of a query, at most.")
     max_texts: int = Field(2_048, ge=1, description="Texts of one request for embeddings, at most.")
     max_text_characters: int = Field(65_536, ge=1, description="Characters of a text to embed, at most.")

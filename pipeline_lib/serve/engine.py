@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline_lib.search.filters import Filters
+    from pipeline_lib.search.hits import Hit
     from pipeline_lib.search.registry import Champion, Home
 
 DEFAULT = "default"  # the pair that is searched, as a model's name
 SLICE = 256  # texts that are embedded between two looks whether anybody still waits
+FACETS = ("language", "package", "licence")
+MOST_CHARACTERS = 256  # of a filter's value
 Side = Literal["query", "document"]
 
 
@@ -42,6 +45,7 @@ class Question(NamedTuple):
     k: int
     filters: Filters | None
     mode: Mode
+    explain: bool = False
 
     @property
     def rest(self) -> Hashable:
@@ -93,6 +97,7 @@ class Engine:
         self.pool = ThreadPoolExecutor(config.n_threads, "search", initializer=_one_thread)
         self.embedding_pool = ThreadPoolExecutor(1, "embed")
         self._encoders = Encoders(config, home, load_weights)
+        self._facets: tuple[Searcher | None, dict[str, Any]] = (None, {})
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="follow")
         self._show()
@@ -118,15 +123,33 @@ class Engine:
         return [answers[question] for question in questions]
 
     def _answer_alike(self, searcher: Searcher, questions: list[Question]) -> dict[Question, bytes | Exception]:
-        _, kind, k, filters, mode = questions[0]
+        _, kind, k, filters, mode, explain = questions[0]
+        queries = [question.query for question in questions]
         try:
-            found = searcher.search_many([question.query for question in questions], kind, k, filters, mode)
+            if explain:
+                found = self._explained(searcher, queries, questions[0])
+            else:
+                found = searcher.search_many(queries, kind, k, filters, mode)
         except UserError as error:
             if len(questions) > 1:  # one of them is at fault
                 return {one: answer for each in questions for one, answer in self._answer_alike(searcher, [each]).items()}
             return {questions[0]: Refused(BAD, self.public(str(error)), "invalid_request")}
         rendered = (render_json(one.query, hits).encode() for one, hits in zip(questions, found, strict=True))
         return dict(zip(questions, rendered, strict=True))
+
+    def _explained(self, searcher: Searcher, queries: Sequence[str], asked: Question) -> list[list[Hit]]:
+        from pipeline_lib.search.explain import explained
+
+        allowed_N = searcher.allowed(asked.kind, asked.filters)
+        ranked = searcher.ranked_many(queries, asked.k, allowed_N, asked.mode)
+        return [explained(searcher, query, rows, allowed_N) for query, rows in zip(queries, ranked, strict=True)]
+
+    def facets(self) -> dict[str, Any]:
+        """The values that filters take, each with the texts that have it, the commonest first; and how many there are."""
+        searcher = self.searcher
+        if self._facets[0] is not searcher:
+            self._facets = (searcher, _facets(searcher, self.config.max_facets))
+        return self._facets[1]
 
     def embed(self, model: str, texts: Sequence[str], side: Side, cancelled: threading.Event) -> Embedded:
         """Vectors of texts.
@@ -182,7 +205,8 @@ class Engine:
 
     def public(self, message: str) -> str:
         """A message without places of this machine."""
-        return redacted(message).replace(str(self.searcher.current.index), "this index").replace(str(self.home), "the store")
+        told = redacted(message).replace(str(self.searcher.current.index), "this index").replace(str(self.home), "the store")
+        return told.removeprefix("--")  # an option of the terminal is a parameter here
 
     def _follow(self) -> None:
         while not self._stopped.wait(self.config.follow_seconds):
@@ -243,6 +267,24 @@ def _open_encoder(current: Champion, shared: Any, load_weights: LoadWeights | No
         return OnnxEncoder(current.model)
     SelfTest.read(current.model).check(shared, {"document": "document"})
     return shared
+
+
+def _facets(searcher: Searcher, most: int) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    from pipeline_lib.search.filters import NOT_STATED
+
+    found: dict[str, Any] = {"code": searcher.n_code, "text": searcher.rows.num_rows - searcher.n_code}
+    for name in FACETS:
+        if name not in searcher.rows.column_names:  # of an index of an earlier version
+            found[name] = {"values": [], "distinct": 0}
+            continue
+        counts = pc.value_counts(searcher.rows.column(name).unify_dictionaries()).to_pylist()
+        named = [(str(NOT_STATED if one["values"] is None else one["values"]), int(one["counts"])) for one in counts]
+        ordered = sorted(named, key=lambda one: (-one[1], one[0]))
+        values = [{"value": value, "count": count} for value, count in ordered if value and len(value) <= MOST_CHARACTERS]
+        found[name] = {"values": values[:most], "distinct": len(named)}
+    return found
 
 
 def as_base64(vectors_ND: np.ndarray) -> Iterator[str]:

@@ -3,6 +3,7 @@
 No `from __future__ import annotations` here: FastAPI reads the annotations of routes, and these are made of the limits.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -10,14 +11,14 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from starlette.responses import Response
 
-from pipeline_lib.search.query import MODES, Mode
+from pipeline_lib.search.filters import Filters
+from pipeline_lib.search.query import MODES
 from pipeline_lib.serve.batching import Batcher
 from pipeline_lib.serve.config import ServeConfig
-from pipeline_lib.serve.engine import Engine, Question
+from pipeline_lib.serve.engine import MOST_CHARACTERS, Engine, Question
 from pipeline_lib.serve.replies import BAD, Refused, json_response, refusals
 
 MOST_VALUES = 20  # of one filter
-MOST_CHARACTERS = 256  # of a value
 PATH = "/search"
 
 
@@ -34,6 +35,37 @@ class HitAnswer(BaseModel):
     line: int = Field(description="Where it begins.")
     doc: str = Field(description="What it is about, in a line.")
     id: str = Field(description="A pair with this text, for `cpt trace`.")
+    language: str = Field(description="The programming language, or that of prose.")
+    package: str = Field(description="Package, repository or document.")
+    licence: str = Field(description="As the source states it; empty: not stated.")
+    signature: str = Field(description="Of a function, in a line.")
+    snippet: str = Field(description="The passage with most of the query's words.")
+    marks: list[tuple[int, int]] = Field(description="Where these stand in the snippet, in characters.")
+    explain: dict[str, Any] | None = Field(None, description="Ranks and scores by vectors and BM25, origin and neighbours.")
+
+
+class FacetValue(BaseModel):
+    """A value of a filter."""
+
+    value: str
+    count: int = Field(description="Functions and passages that have it.")
+
+
+class Facet(BaseModel):
+    """What a filter takes."""
+
+    values: list[FacetValue] = Field(description="The commonest first.")
+    distinct: int = Field(description="How many there are, those left out included.")
+
+
+class FacetsAnswer(BaseModel):
+    """What there is to filter by."""
+
+    code: int = Field(description="Functions.")
+    text: int = Field(description="Passages.")
+    language: Facet
+    package: Facet
+    licence: Facet
 
 
 class SearchAnswer(BaseModel):
@@ -82,6 +114,7 @@ def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseMod
             Literal[MODES],
             Field("auto", description="What ranks: vectors, BM25, both, or what measured best when the index was built."),
         ),
+        "explain": (bool, Field(False, description=f"Say why each is a hit, of {config.max_explained} hits at most.")),
     }
     return create_model("Search", __config__=ConfigDict(extra="forbid", str_strip_whitespace=False), **fields)
 
@@ -96,7 +129,10 @@ def router(config: ServeConfig, engine: Engine, batcher: Callable[[], "Batcher[Q
     by_get, by_post = search_model(config, "q", is_json=False), search_model(config, "query", is_json=True)
 
     async def answer(query: str, asked: Any) -> Response:
-        return Response(await batcher().ask(question(query, asked)), media_type="application/json")
+        put = question(query, asked)
+        if asked.explain and asked.k > config.max_explained:
+            raise Refused(BAD, f"explain takes k up to {config.max_explained}", "invalid_request", "k")
+        return Response(await batcher().ask(put), media_type="application/json")
 
     @found.get(PATH, response_model=SearchAnswer, responses=refusals(), summary="Search by a link")
     async def search(asked: Annotated[by_get, Query()]) -> Response:
@@ -108,6 +144,11 @@ def router(config: ServeConfig, engine: Engine, batcher: Callable[[], "Batcher[Q
         """Ranked functions and passages, as `cpt search --json` prints them."""
         return await answer(asked.query, asked)
 
+    @found.get("/facets", response_model=FacetsAnswer, responses=refusals(), summary="Values of filters")
+    async def facets() -> Response:
+        """The languages, packages and licences that there are, the commonest first."""
+        return json_response(await asyncio.to_thread(engine.facets))
+
     return found
 
 
@@ -117,7 +158,6 @@ def question(query: str, asked: Any) -> Question:
     Raises:
         Refused: the query is empty or no text.
     """
-    mode: Mode = asked.mode
     for text in (query, asked.path, *asked.language, *asked.package, *asked.licence):
         try:
             as_text(text)
@@ -125,7 +165,5 @@ def question(query: str, asked: Any) -> Question:
             raise Refused(BAD, str(error), "invalid_text") from error
     if not query.strip():
         raise Refused(BAD, "the query is empty; say what you look for", "empty_query", "query")
-    return Question(query, asked.kind, asked.k, None, mode)
-
-
-__all__ = ["PATH", "as_text", "json_response", "question", "router"]
+    filters = Filters(tuple(asked.language), tuple(asked.package), tuple(asked.licence), asked.path)
+    return Question(query, asked.kind, asked.k, filters if filters else None, asked.mode, asked.explain)
