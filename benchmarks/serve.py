@@ -1,7 +1,7 @@
 """`cpt serve` over HTTP beside bare FAISS: `python -m benchmarks.serve [--quick]`.
 
-An HNSW index of a million rows of 256 dimensions (`--quick`: 20,000) and a small encoder of random weights: speed does not depend on
-them. Documents lie around vectors of that encoder, so that a query finds its own. The service is the command as a person
+An HNSW index of a million rows of 256 dimensions (`--quick`: 20,000) and a small encoder of random weights: speed does not
+depend on them. Documents lie around vectors of that encoder, so that a query finds its own. The service is the command as a person
 starts it; its clients are another process on the same cores, which share them: ask on an otherwise idle machine. Bare FAISS
 searches the same file for the same queries, one after another, in one thread, from vectors that are there already; `library`
 embeds them too, by `Searcher.search`. Each round has its own number of clients, who ask as soon as they are answered.
@@ -103,8 +103,18 @@ def write_index(store: Store, exported: Artifact, centres_CD: np.ndarray, rows: 
 
     def piece(row: int) -> Piece:
         kind = "code" if row < rows // 2 else "text"
-        text = f"def function_{row}(value):\n    return value + {row}" if kind == "code" else f"Passage {row} of many, about numbers."
-        columns = {"text": text, "id": f"{row:032x}", "kind": kind, "name": f"module.name_{row}", "path": f"package/file_{row // 20}.py"}
+        text = (
+            f"def function_{row}(value):\n    return value + {row}"
+            if kind == "code"
+            else f"Passage {row} of many, about numbers."
+        )
+        columns = {
+            "text": text,
+            "id": f"{row:032x}",
+            "kind": kind,
+            "name": f"module.name_{row}",
+            "path": f"package/file_{row // 20}.py",
+        }
         columns |= {"line": 1 + row % 20, "doc": text[:60], "source": "bench", "language": "python", "licence": "MIT"}
         return Piece(**columns, package=f"package-{row % 100}")
 
@@ -137,16 +147,16 @@ def in_process(place: Path, queries: Sequence[str]) -> dict[str, float]:
     index = faiss.read_index(str(searcher.current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
     index.hnsw.efSearch = max(index.hnsw.efSearch, searcher.index.effort.ef)
     asked = {
-        "bare": lambda place: index.search(vectors_QD[place : place + 1], K),
-        "embed": lambda place: searcher.encoder.embed([queries[place]], "query"),
-        "library": lambda place: searcher.search(queries[place], k=K),
+        "bare": lambda number: index.search(vectors_QD[number : number + 1], K),
+        "embed": lambda number: searcher.encoder.embed([queries[number]], "query"),
+        "library": lambda number: searcher.search(queries[number], k=K),
     }
     figures: dict[str, float] = {}
     for name, ask in asked.items():
         taken = []
-        for place in [*range(100), *range(len(queries))]:
+        for number in [*range(100), *range(len(queries))]:
             began = time.perf_counter()
-            ask(place)
+            ask(number)
             taken.append(time.perf_counter() - began)
         figures |= _percentiles(name, taken[100:])
     return figures
@@ -168,8 +178,8 @@ def over_http(place: Path, queries: Sequence[str], requests: int) -> dict[str, f
         process.send_signal(signal.SIGKILL)
         process.wait()
         began = time.perf_counter()
-        with served(place) as (_, port):
-            ask_from_outside(place, port, 1, 1)
+        with served(place) as (_, port_again):
+            ask_from_outside(place, port_again, 1, 1)
             figures["seconds_from_kill"] = round(time.perf_counter() - began, 2)
     return figures
 

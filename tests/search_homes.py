@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class SearchHome:
     def index(self, extra: int = 0, config: IndexConfig | None = None) -> Artifact:
         """An index of what is planted and of so many functions more."""
         rows = [self._row("code", i, x, y, f"planted.{name}") for i, (name, x, y) in enumerate(FUNCTIONS)]
-        pairs = zip(PASSAGES, PASSAGES[1:], strict=False)
+        pairs = pairwise(PASSAGES)
         rows += [self._row("text", i, x, y, "planted.notes") for i, (x, y) in enumerate(pairs)]
         rows += [
             self._row("code", 100 + i, f"number {i} of many", f"def f{i}(x):\n    return x + {i}", f"planted.f{i}")

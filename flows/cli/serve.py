@@ -1,7 +1,7 @@
 """`cpt serve`: search and embeddings of the published index over HTTP, until Ctrl-C.
 
-Every field of ServeConfig is an option, a variable of the environment (--max-k is CPT_SERVE_MAX_K) and a line of a YAML file; the
-terminal wins over the environment, and that over the file.
+Every field of ServeConfig is an option, a variable of the environment (--max-k is CPT_SERVE_MAX_K) and a line of a YAML file;
+the terminal wins over the environment, and that over the file.
 """
 
 from __future__ import annotations

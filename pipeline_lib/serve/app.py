@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from pipeline_lib.serve import embeddings, searching
 from pipeline_lib.serve.batching import Batcher
@@ -27,6 +28,7 @@ from pipeline_lib.serve.gate import Gate
 from pipeline_lib.serve.replies import BAD, BUSY, FAULT, Refused, json_response, refusals
 
 VERSION = "1"
+NOT_ALLOWED = 405
 ABOUT = """Search over the functions and passages of a published index, and embeddings of its model.
 
 Errors have one shape, which is OpenAI's. Where the service has a token, requests show it as `Authorization: Bearer TOKEN`."""
@@ -135,7 +137,13 @@ def _add_page(app: FastAPI) -> None:
         ]
     )
 
-    @app.get("/", response_class=HTMLResponse, tags=["page"], summary="The page", responses=refusals())
+    @app.get(
+        "/",
+        tags=["page"],
+        summary="The page",
+        response_class=Response,
+        responses=refusals() | {200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
     async def page() -> Response:
         """A page that searches; it loads nothing from elsewhere."""
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
@@ -164,8 +172,12 @@ def _add_faults(app: FastAPI, figures: Figures) -> None:
         return told(Refused(BAD, f"{'.'.join(place) or 'the body'}: {said}", "invalid_request", place[0] if place else None))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        return told(Refused(error.status_code, str(error.detail), "http", headers=error.headers))
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == NOT_ALLOWED:  # a route knows its own method alone
+            alike = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path)]
+            headers["Allow"] = ", ".join(sorted({method for route in alike for method in route.methods or ()}))
+        return told(Refused(error.status_code, str(error.detail), "http", headers=headers))
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> Response:

@@ -41,7 +41,9 @@ class ServeConfig(StageConfig):
     max_texts: int = Field(2_048, ge=1, description="Texts of one request for embeddings, at most.")
     max_text_characters: int = Field(65_536, ge=1, description="Characters of a text to embed, at most.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Bytes of a request's body, at most.")
-    max_facets: int = Field(200, ge=1, le=10_000, description="Values of each filter that the page offers, the commonest first.")
+    max_facets: int = Field(
+        200, ge=1, le=10_000, description="Values of each filter that the page offers, the commonest first."
+    )
     max_models: int = Field(4, ge=1, description="Models of other names that embeddings keep in memory at once.")
     max_batch: int = Field(32, ge=1, le=1024, description="Queries that are embedded in one pass, at most.")
     batch_wait_ms: float = Field(
@@ -60,7 +62,9 @@ class ServeConfig(StageConfig):
     )
     rate_burst: int = Field(100, ge=1, description="Requests of one client at once, before its rate holds.")
     timeout_seconds: float = Field(10.0, gt=0, description="Seconds that an answer may take; then it is 504.")
-    embedding_seconds: float = Field(60.0, gt=0, description="The same for requests for embeddings, of up to `max_texts` texts.")
+    embedding_seconds: float = Field(
+        60.0, gt=0, description="The same for requests for embeddings, of up to `max_texts` texts."
+    )
     receive_seconds: float = Field(10.0, gt=0, description="Seconds for a request's header, and for its body, to arrive.")
     keep_alive_seconds: int = Field(30, ge=1, description="Seconds that a connection stays open between two requests.")
     stop_seconds: int = Field(10, ge=0, description="Seconds that requests under way have to finish when it is stopped.")

@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from starlette.responses import Response
 
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.engine import DEFAULT, Embedded, Engine, as_base64
 from pipeline_lib.serve.replies import BAD, NOT_FOUND, Refused, json_response, refusals
-from pipeline_lib.serve.searching import as_text
+from pipeline_lib.serve.searching import as_text, whole
 
 MOST_NAME = 128  # characters of a model's name
 OWNER = "cpt"
@@ -79,7 +79,10 @@ def embeddings_model(config: ServeConfig) -> type[BaseModel]:
             Literal["document", "query"],
             Field("document", description="What the texts are: a query is embedded on its own side of the model."),
         ),
-        "dimensions": (int | None, Field(None, ge=1, strict=True, description="The model's own width, or unset: vectors are not cut.")),
+        "dimensions": (
+            Annotated[int | None, BeforeValidator(whole)],
+            Field(None, ge=1, description="The model's own width, or unset: vectors are not cut."),
+        ),
         "user": (str | None, Field(None, max_length=1024, description="Taken, and not used.")),
     }
     return create_model("Embeddings", __config__=ConfigDict(extra="forbid"), **fields)
@@ -90,9 +93,7 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
     found = APIRouter(prefix="/v1", tags=["openai"])
     asked_model = embeddings_model(config)
 
-    @found.post(
-        "/embeddings", response_model=EmbeddingsAnswer, responses=refusals(NOT_FOUND), summary="Embed texts"
-    )
+    @found.post("/embeddings", response_model=EmbeddingsAnswer, responses=refusals(NOT_FOUND), summary="Embed texts")
     async def embed(asked: asked_model) -> Response:
         """Unit vectors of texts, as OpenAI's clients ask for them."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input

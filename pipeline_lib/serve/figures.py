@@ -32,16 +32,17 @@ class Figures:
             "cpt_serve_request_seconds", "Seconds to an answer, by route.", ["route"], buckets=SECONDS, registry=registry
         )
         self.refused = Counter("cpt_serve_refused", "Requests without an answer, by reason.", ["reason"], registry=registry)
-        self.batches = Histogram(
-            "cpt_serve_batch_queries", "Queries that one pass embedded.", buckets=SIZES, registry=registry
-        )
+        self.batches = Histogram("cpt_serve_batch_queries", "Queries that one pass embedded.", buckets=SIZES, registry=registry)
         self.texts = Counter("cpt_serve_embedded_texts", "Texts of requests for embeddings.", registry=registry)
         self.in_flight = Gauge("cpt_serve_in_flight", "Requests that are worked on or wait.", registry=registry)
         self.waiting = Gauge("cpt_serve_waiting_queries", "Queries that wait for a thread.", registry=registry)
         self.swaps = Counter("cpt_serve_swaps", "Times that another pair came into use.", registry=registry)
         self.ready = Gauge("cpt_serve_ready", "1 while requests are taken.", registry=registry)
         self.pair = Gauge(
-            "cpt_serve_pair_info", "The model and index that answer.", ["name", "model_digest", "index_digest"], registry=registry
+            "cpt_serve_pair_info",
+            "The model and index that answer.",
+            ["name", "model_digest", "index_digest"],
+            registry=registry,
         )
         self.rows = Gauge("cpt_serve_index_rows", "Functions and passages of the index that answers.", registry=registry)
 

@@ -256,7 +256,8 @@ def _hostname(url: str) -> str:
     """The name in a URL or a Host header, without its port; empty where it is malformed."""
     try:
         found = urlsplit(url)
+        port = found.port  # raises where it is no number
         is_plain = found.netloc and not found.path and not found.query and not found.fragment and "@" not in found.netloc
-        return _in_url(found.hostname or "") if is_plain and (found.port or True) else ""
+        return _in_url(found.hostname or "") if is_plain and port != 0 else ""
     except ValueError:
         return ""

@@ -88,6 +88,17 @@ def as_text(value: str) -> str:
     return value
 
 
+def whole(value: Any) -> Any:
+    """A number of JSON: neither a text of digits nor true is one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool | str):
+        raise ValueError("a whole number is expected")
+    return value
+
+
 def as_list(value: Any) -> Any:
     """One value as a list of one."""
     return [value] if isinstance(value, str) else value
@@ -96,7 +107,8 @@ def as_list(value: Any) -> Any:
 def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseModel]:
     """What a search takes; the query's field is called so. In JSON a number is a number, in a link it is text."""
     values = Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]], BeforeValidator(as_list, json_schema_input_type=Any)
+        list[Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]],
+        BeforeValidator(as_list, json_schema_input_type=Any),
     ]
 
     def filter_of(what: str) -> Any:
@@ -104,7 +116,10 @@ def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseMod
 
     fields: dict[str, Any] = {
         query: (str, Field(min_length=1, max_length=config.max_query_characters, description="What is looked for, in words.")),
-        "k": (int, Field(10, ge=1, le=config.max_k, strict=is_json, description="Hits at most.")),
+        "k": (
+            Annotated[int, BeforeValidator(whole)] if is_json else int,
+            Field(10, ge=1, le=config.max_k, description="Hits at most."),
+        ),
         "kind": (Literal["code", "text"] | None, Field(None, description="Functions or passages alone; unset: both.")),
         "language": (values, filter_of("Languages, as python, or en of prose")),
         "package": (values, filter_of("Packages, repositories or documents")),

@@ -179,7 +179,11 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         taken = error.errno == errno.EADDRINUSE
-        why = "is in use: stop what listens there, or choose another with --port" if taken else f"cannot be used: {error.strerror}"
+        why = (
+            "is in use: stop what listens there, or choose another with --port"
+            if taken
+            else f"cannot be used: {error.strerror}"
+        )
         raise UserError(f"port {port} on {host} {why}") from error
     return found
 

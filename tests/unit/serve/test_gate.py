@@ -72,7 +72,8 @@ def test_loopbacks_names_are_let_in(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "", "[", "localhost:x", "a/localhost", "1.2.3.4"]
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "", "[", "localhost:x", "a/localhost", "1.2.3.4"],
 )
 def test_names_of_other_hosts_are_not(host: str) -> None:
     status, _, body = Asking()(headers={"host": host})
@@ -98,7 +99,8 @@ def test_the_page_itself_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", "Bearer", "Bearer \xe9", TOKEN, f"Bearer  {TOKEN} x"]
+    "given",
+    ["", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", "Bearer", "Bearer \xe9", TOKEN, f"Bearer  {TOKEN} x"],
 )
 def test_a_wrong_token_is_refused_and_not_repeated(given: str) -> None:
     status, headers, body = Asking(token=TOKEN)(headers={"authorization": given} if given else {})
@@ -109,7 +111,13 @@ def test_a_wrong_token_is_refused_and_not_repeated(given: str) -> None:
 def test_the_token_opens_and_health_needs_none() -> None:
     asking = Asking(token=TOKEN)
     assert asking(headers={"authorization": f"bearer {TOKEN}"})[0] == 200
-    assert [asking(path)[0] for path in ("/healthz", "/healthz/ready", "/", "/metrics", "/openapi.json")] == [200, 200, 200, 401, 401]
+    assert [asking(path)[0] for path in ("/healthz", "/healthz/ready", "/", "/metrics", "/openapi.json")] == [
+        200,
+        200,
+        200,
+        401,
+        401,
+    ]
 
 
 @pytest.mark.parametrize("said", [{}, {"content-length": "3000"}, {"content-length": "9" * 500}])
@@ -189,7 +197,9 @@ def test_every_answer_carries_the_headers_and_is_counted() -> None:
     asking = Asking()
     for path in ("/search", "/healthz"):
         _, headers, _ = asking(path)
-        assert headers["x-content-type-options"] == "nosniff" and headers["content-security-policy"].startswith("default-src 'none'")
+        assert headers["x-content-type-options"] == "nosniff" and headers["content-security-policy"].startswith(
+            "default-src 'none'"
+        )
     asking(headers={"host": "evil.example"})
     page = asking.figures.page().decode()
     assert 'cpt_serve_requests_total{route="other",status="200"} 2.0' in page
@@ -217,7 +227,7 @@ def test_another_host_needs_a_token_that_cannot_be_guessed(monkeypatch: pytest.M
 
 
 def test_an_address_that_is_none_is_told() -> None:
-    with pytest.raises(UserError, match="--host nowhere.invalid"):
+    with pytest.raises(UserError, match=r"--host nowhere\.invalid"):
         is_loopback("nowhere.invalid")
 
 
