@@ -1,10 +1,10 @@
 """`cpt serve` over HTTP beside bare FAISS: `python -m benchmarks.serve [--quick]`.
 
 An HNSW index of a million rows of 256 dimensions (`--quick`: 20,000) and a small encoder of random weights: speed does not
-depend on them. Documents lie around vectors of that encoder, so that a query finds its own. The service is the command as a person
-starts it; its clients are another process on the same cores, which share them: ask on an otherwise idle machine. Bare FAISS
-searches the same file for the same queries, one after another, in one thread, from vectors that are there already; `library`
-embeds them too, by `Searcher.search`. Each round has its own number of clients, who ask as soon as they are answered.
+depend on them. Documents lie around vectors of that encoder, so that a query finds its own. The service is the command as a
+person starts it; its clients are another process on the same cores, which share them: ask on an otherwise idle machine. Bare
+FAISS searches the same file for the same queries, one after another, in one thread, from vectors that are there already;
+`library` embeds them too, by `Searcher.search`. Each round has its own number of clients, who ask as soon as they are answered.
 
 The last line is one flat JSON object: milliseconds at the 50th, 95th and 99th percentile of each, requests a second, errors,
 the service's memory after a tenth of the requests and after all of them, and seconds from a kill to the next answer.
@@ -241,9 +241,12 @@ def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _memory(process: subprocess.Popen[bytes]) -> float:
-    """Private memory in MiB: what is mapped from the index's files is the system's to drop."""
-    found = psutil.Process(process.pid).memory_full_info()
-    return round(getattr(found, "uss", found.rss) / 2**20, 1)
+    """Memory of its own in MiB: pages of the index's files are the system's to drop."""
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    if not rollup.exists():
+        return round(psutil.Process(process.pid).memory_info().rss / 2**20, 1)
+    (own,) = [line for line in rollup.read_text().splitlines() if line.startswith("Anonymous:")]
+    return round(int(own.split()[1]) / 1024, 1)
 
 
 if __name__ == "__main__":

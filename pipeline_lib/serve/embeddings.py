@@ -93,9 +93,7 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
     found = APIRouter(prefix="/v1", tags=["openai"])
     asked_model = embeddings_model(config)
 
-    @found.post("/embeddings", response_model=EmbeddingsAnswer, responses=refusals(NOT_FOUND), summary="Embed texts")
-    async def embed(asked: asked_model) -> Response:
-        """Unit vectors of texts, as OpenAI's clients ask for them."""
+    async def embedded(asked: Any) -> Response:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         for place, text in enumerate(texts):
             try:
@@ -105,15 +103,20 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
         cancelled = threading.Event()
 
         def answer() -> bytes:
-            embedded = engine.embed(asked.model, texts, asked.input_type, cancelled)
-            _check_width(asked.dimensions, embedded.vectors_ND.shape[1])
-            return _rendered(asked.model, embedded, asked.encoding_format)
+            found = engine.embed(asked.model, texts, asked.input_type, cancelled)
+            _check_width(asked.dimensions, found.vectors_ND.shape[1])
+            return _rendered(asked.model, found, asked.encoding_format)
 
         try:
             body = await asyncio.get_running_loop().run_in_executor(engine.embedding_pool, answer)
         finally:
             cancelled.set()
         return Response(body, media_type="application/json")
+
+    @found.post("/embeddings", response_model=EmbeddingsAnswer, responses=refusals(NOT_FOUND), summary="Embed texts")
+    async def embed(asked: asked_model) -> Response:  # type: ignore[valid-type]
+        """Unit vectors of texts, as OpenAI's clients ask for them."""
+        return await embedded(asked)
 
     @found.get("/models", response_model=ModelsAnswer, responses=refusals(), summary="List models")
     async def models() -> Response:

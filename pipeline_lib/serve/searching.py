@@ -144,20 +144,20 @@ def router(config: ServeConfig, engine: Engine, batcher: Callable[[], "Batcher[Q
     by_get, by_post = search_model(config, "q", is_json=False), search_model(config, "query", is_json=True)
 
     async def answer(query: str, asked: Any) -> Response:
-        put = question(query, asked)
+        put = question(getattr(asked, query), asked)
         if asked.explain and asked.k > config.max_explained:
             raise Refused(BAD, f"explain takes k up to {config.max_explained}", "invalid_request", "k")
         return Response(await batcher().ask(put), media_type="application/json")
 
     @found.get(PATH, response_model=SearchAnswer, responses=refusals(), summary="Search by a link")
-    async def search(asked: Annotated[by_get, Query()]) -> Response:
+    async def search(asked: Annotated[by_get, Query()]) -> Response:  # type: ignore[valid-type]
         """Ranked functions and passages, as `cpt search --json` prints them."""
-        return await answer(asked.q, asked)
+        return await answer("q", asked)
 
     @found.post(PATH, response_model=SearchAnswer, responses=refusals(), summary="Search")
-    async def search_by_post(asked: by_post) -> Response:
+    async def search_by_post(asked: by_post) -> Response:  # type: ignore[valid-type]
         """Ranked functions and passages, as `cpt search --json` prints them."""
-        return await answer(asked.query, asked)
+        return await answer("query", asked)
 
     @found.get("/facets", response_model=FacetsAnswer, responses=refusals(), summary="Values of filters")
     async def facets() -> Response:

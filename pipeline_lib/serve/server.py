@@ -170,8 +170,9 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: there is no such address here, or the port is taken.
     """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    found = socket.socket(family, socket.SOCK_STREAM)
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    # of TCP by name: asyncio sends small packets at once on such sockets alone, and an answer is two of them, 40 ms apart else
+    found = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
