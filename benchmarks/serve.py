@@ -7,7 +7,7 @@ FAISS searches the same file for the same queries, one after another, in one thr
 `library` embeds them too, by `Searcher.search`. Each round has its own number of clients, who ask as soon as they are answered.
 
 The last line is one flat JSON object: milliseconds at the 50th, 95th and 99th percentile of each, requests a second, errors,
-the service's memory after a tenth of the requests and after all of them, and seconds from a kill to the next answer.
+the service's memory after a quarter as many requests and after all of them, and seconds from a kill to the next answer.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def over_http(place: Path, queries: Sequence[str], requests: int) -> dict[str, f
     (place / "queries.json").write_text(json.dumps(queries))
     figures: dict[str, float] = {"errors": 0}
     with served(place) as (process, port):
-        ask_from_outside(place, port, 8, requests // 10)
+        ask_from_outside(place, port, CLIENTS[-1], requests // 4)  # each thread has had its largest batches
         figures["memory_before_mib"] = _memory(process)
         for clients in CLIENTS:
             told = ask_from_outside(place, port, clients, requests // len(CLIENTS))

@@ -43,6 +43,7 @@ class Batcher(Generic[Asked, Answer]):
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer], float]] = deque()
         self._at_work = 0  # askings in threads
         self._timer: asyncio.TimerHandle | None = None
+        self._observe: Callable[[float], object] = bool  # the size of a batch, to nobody yet
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -59,9 +60,6 @@ class Batcher(Generic[Asked, Answer]):
         """Show the length of the queue and the sizes of batches."""
         figures.queue(self.__len__)
         self._observe = figures.batches.observe
-
-    def _observe(self, size: int) -> None:
-        """Tell the size of a batch to nobody."""
 
     def _look(self) -> None:
         """Begin what can begin, and come back when the oldest has waited long enough."""
