@@ -129,7 +129,10 @@ def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseMod
             Literal[MODES],
             Field("auto", description="What ranks: vectors, BM25, both, or what measured best when the index was built."),
         ),
-        "explain": (bool, Field(False, description=f"Say why each is a hit, of {config.max_explained} hits at most.")),
+        "explain": (
+            bool,
+            Field(False, strict=is_json, description=f"Say why each is a hit, of {config.max_explained} hits at most."),
+        ),
     }
     return create_model("Search", __config__=ConfigDict(extra="forbid", str_strip_whitespace=False), **fields)
 
