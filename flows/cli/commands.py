@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
+from flows.cli.index import index
 from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
@@ -60,6 +61,7 @@ app.add_typer(config_app, name="config")
 app.command()(deploy)
 app.command("get-start")(get_start)
 app.command()(fetch)
+app.command()(index)
 app.command()(prune)
 app.command()(runs)
 app.command()(rollback)

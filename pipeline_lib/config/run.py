@@ -87,6 +87,23 @@ class IndexConfig(WorkersConfig):
         ge=0,
         le=1_048_576,
     )
+    bm25: bool = added(
+        True,
+        description="Keep BM25 of all texts beside the vectors, so that a search can rank by both; 8 bytes a word of a row.",
+    )
+    fusion_depth: int = added(
+        200,
+        description="Rows of each of the two rankings that are fused; more where more hits are asked for (rows).",
+        ge=10,
+        le=10_000,
+    )
+    fusion_queries: int = added(
+        500,
+        description="Most validation queries of each kind that choose what ranks it: vectors, BM25 or both; 0: vectors"
+        " unless a search asks for more.",
+        ge=0,
+        le=100_000,
+    )
     probes: int = added(
         1, description="Inverted lists that a search visits, at least; 1: a 64th of them in ivf_flat and ivf_pq.", ge=1
     )

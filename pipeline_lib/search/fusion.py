@@ -2,8 +2,8 @@
 
 Two methods, and a share of the vectors between 0 (BM25 alone) and 1:
 
-    scores   share * z(cosine) + (1 - share) * z(BM25); z: standard deviations above the mean of all rows' scores for this query.
-             A row that one list lacks counts there as that list's last
+    scores   share * z(cosine) + (1 - share) * z(BM25); z: standard deviations above the mean of all rows' scores for the
+             query. A row that one list lacks counts there as that list's last
     ranks    reciprocal rank fusion (Cormack et al. 2009): share / (60 + rank) + (1 - share) / (60 + rank), over that of the
              first rank; a row that one list lacks adds nothing there
 
@@ -15,7 +15,7 @@ M rows of either list, N rows of all, Q queries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 Method = Literal["scores", "ranks"]
 METHODS: tuple[Method, ...] = ("scores", "ranks")
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+DEPTH = 200
 RANK_CONSTANT = 60  # of the paper: how little the first ranks count more than the next
 LEAST_DEVIATION = 1e-6
 LEAST_QUERIES = 10  # with fewer nothing is chosen
@@ -43,17 +44,19 @@ class Fusion:
     """How to fuse.
 
     Attributes:
-        shares: of the vectors, by kind; where the two alone are enough, 1 or 0.
+        shares: of the vectors, by kind.
+        depth: rows of each list.
     """
 
     method: Method = "scores"
-    shares: Mapping[str, float] = field(default_factory=lambda: {"code": 0.7, "text": 0.3})  # the demo's validation has them
+    shares: Mapping[str, float] = field(default_factory=lambda: {"code": 0.8, "text": 0.3})  # the demo's validation has them
+    depth: int = DEPTH
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Fusion:
         """The fusion that a record of `choose` says; this project's own where it says nothing of a kind."""
         shares = {**cls().shares, **{kind: row["share"] for kind, row in (record or {}).get("kinds", {}).items()}}
-        return cls(record["method"] if record else cls.method, shares)
+        return cls(record["method"], shares, int(record["depth"])) if record else cls(shares=shares)
 
 
 def listed(scores_N: np.ndarray, depth: int, of: np.ndarray | None = None, words: bool = False) -> Listed:
@@ -84,6 +87,12 @@ def spread(scores: np.ndarray) -> tuple[float, float]:
     return (float(scores.mean(dtype=np.float64)), float(scores.std(dtype=np.float64))) if len(scores) else (0.0, 0.0)
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """At most so many of n rows, evenly spread."""
+    kept = min(n, most)
+    return np.arange(kept) * n // max(1, kept)
+
+
 def union(vectors: Listed, words: Listed) -> np.ndarray:
     """The rows of either list: those of the vectors in their order, then the others in theirs."""
     return np.concatenate([vectors.rows, words.rows[~np.isin(words.rows, vectors.rows)]]).astype(np.int64)
@@ -107,7 +116,9 @@ def places(ranking: Listed, rows: np.ndarray) -> np.ndarray:
     return np.where(np.append(ranking.rows, -1)[near] == rows, near, len(ranking.rows))
 
 
-def fused(vectors: Listed, words: Listed, share: float | np.ndarray, method: Method = "scores") -> tuple[np.ndarray, np.ndarray]:
+def fused(
+    vectors: Listed, words: Listed, share: float | np.ndarray, method: Method = "scores"
+) -> tuple[np.ndarray, np.ndarray]:
     """(rows, scores) of both lists, best first; of equal scores what the vectors place first.
 
     Args:
@@ -117,6 +128,15 @@ def fused(vectors: Listed, words: Listed, share: float | np.ndarray, method: Met
     scores = share * values_of(vectors, rows, method) + (1 - share) * values_of(words, rows, method)
     order = np.argsort(-scores, kind="stable")
     return rows[order], scores[order]
+
+
+def fused_scores(cosines_N: np.ndarray, bm25_N: np.ndarray, kind: str, fusion: Fusion) -> np.ndarray:
+    """Fused scores of all rows (N,) by both scores of each; those that neither list holds come last, and tie."""
+    lists = (listed(cosines_N, fusion.depth), listed(bm25_N, fusion.depth, words=True))
+    rows, scores = fused(*lists, fusion.shares[kind], fusion.method)
+    fused_N = np.full(len(cosines_N), scores.min() - 1 if len(scores) else 0.0)
+    fused_N[rows] = scores
+    return fused_N
 
 
 class Tried(NamedTuple):
@@ -129,23 +149,34 @@ class Tried(NamedTuple):
 
 def tried(lists: Sequence[tuple[Listed, Listed]], right: Sequence[int]) -> Tried:
     """Every way of ranking, for queries whose right row is known; 0 where a list lacks it."""
-    ways = [(method, share) for method in METHODS for share in SHARES]
-    ranks = np.zeros((len(ways), len(lists)))
+    ranks = {method: np.zeros((len(SHARES), len(lists))) for method in METHODS}
     for at, ((vectors, words), wanted) in enumerate(zip(lists, right, strict=True)):
         rows = union(vectors, words)
-        for way, (method, share) in enumerate(ways):
-            found, _ = fused(vectors, words, share, method) if wanted in rows else (rows[:0], None)
-            ranks[way, at] = _reciprocal(found, wanted)
+        place = np.flatnonzero(rows == wanted)
+        if len(place):
+            for method in METHODS:
+                values = (values_of(vectors, rows, method), values_of(words, rows, method))
+                ranks[method][:, at] = _reciprocals(*values, int(place[0]))
     alone = [np.array([_reciprocal(pair[side].rows, row) for pair, row in zip(lists, right, strict=True)]) for side in (0, 1)]
-    return Tried(*alone, dict(zip(ways, ranks, strict=True)))
+    ways = {(method, share): ranks[method][at] for method in METHODS for at, share in enumerate(SHARES)}
+    return Tried(alone[0], alone[1], ways)
+
+
+def _reciprocals(vectors_M: np.ndarray, words_M: np.ndarray, place: int) -> np.ndarray:
+    """1 / rank of the row at a place, for each of SHARES, as `fused` orders rows."""
+    share_S1 = np.array(SHARES)[:, None]
+    scores_SM = share_S1 * vectors_M + (1 - share_S1) * words_M
+    wanted_S1 = scores_SM[:, place, None]
+    before_S = (scores_SM > wanted_S1).sum(1) + (scores_SM[:, :place] == wanted_S1).sum(1)
+    return 1.0 / (1 + before_S)
 
 
 def choose(found: Mapping[str, Tried], depth: int) -> dict[str, Any]:
     """What ranks each kind best on validation, with the figures that say so, as JSON.
 
-    One method for all kinds: the one whose best figures add up to more. Of its shares for a kind those within one standard error
-    of the best are as good; the one nearest to the better ranking alone is taken, which does least harm on other texts. `auto` is
-    the fusion where that is above both, else the better of both, and the vectors where there are too few queries to tell.
+    One method for all kinds: the one whose best figures add up to more; for each kind the share that is best with its
+    neighbours. `auto` is the fusion where that is above both, else the better of both, and the vectors where too few queries
+    can tell.
 
     Args:
         found: by kind.
@@ -173,16 +204,10 @@ def _row(of_kind: Tried, method: Method) -> dict[str, Any]:
 
 
 def _share(of_kind: Tried, method: Method) -> float:
-    figures = _figures(of_kind, method)
-    best = max(SHARES, key=lambda share: figures[share])
-    of_best = of_kind.fused[method, best]
-
-    def is_as_good(share: float) -> bool:
-        lost_Q = of_best - of_kind.fused[method, share]
-        return bool(lost_Q.mean() <= lost_Q.std() / np.sqrt(len(lost_Q)))
-
-    good = [share for share in SHARES if is_as_good(share)]
-    return max(good) if of_kind.vectors.mean() >= of_kind.bm25.mean() else min(good)
+    """The share whose figure, with those of its neighbours, is the highest: one share alone may be lucky."""
+    figures = np.array(list(_figures(of_kind, method).values()))
+    smooth = [figures[max(0, at - 1) : at + 2].mean() for at in range(len(SHARES))]
+    return SHARES[int(np.argmax(smooth))]
 
 
 def _figures(of_kind: Tried, method: Method) -> dict[float, float]:
@@ -192,8 +217,3 @@ def _figures(of_kind: Tried, method: Method) -> dict[float, float]:
 def _reciprocal(rows: np.ndarray, wanted: int) -> float:
     found = np.flatnonzero(rows == wanted)
     return 1.0 / (int(found[0]) + 1) if len(found) else 0.0
-
-
-def as_record(fusion: Fusion) -> dict[str, Any]:
-    """The fusion in JSON."""
-    return asdict(fusion)

@@ -25,7 +25,12 @@ from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.factories import open_index
+from pipeline_lib.search.hybrid import FILES as WORD_FILES
+from pipeline_lib.search.hybrid import SAMPLE, Hybrid, sampled_rows
 from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
+from pipeline_lib.search.index_fusion import measured_fusion, read_questions
+from pipeline_lib.search.lexical import BM25_B, BM25_K1, Bm25Writer
 from pipeline_lib.search.recall_gate import FEWEST_QUERIES, QUERIES, Asked, perturbed, settle
 from pipeline_lib.search.rows import ROWS, TEXTS, RowWriter
 from pipeline_lib.store.artifact import Artifact
@@ -250,14 +255,16 @@ class _Build:
         if total == 0:
             raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
         scratch = self.store.scratch(STAGE.name)
+        words = Bm25Writer(scratch) if self.config.bm25 else None
         with RowWriter(scratch, self.config.text_characters) as writer:
-            hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer)
+            hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer, words)
         vectors = Vectors(lambda at: self.cache.read(hashes_N2[at : at + ADDED_ROWS]), range(0, total, ADDED_ROWS))
         made = write_files(vectors, self.config, scratch, self.store)
         made |= settle(scratch, made, self.config, lambda: self._asked(curated) or perturbed(vectors), vectors)
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": made["dim"]}
         kept = {"text_characters": self.config.text_characters, "texts_cut": writer.n_cut}
         record = {**made, **facts, **kept, "version": 2, "model_digest": self.model_digest}
+        record |= self._with_words(scratch, record, words, hashes_N2, curated) if words else {}
         record |= {"probes": self.config.probes} if self.config.probes > 1 else {}
         (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         counts = Counts(n_in=chosen.n_seen, n_out=total, dropped={"duplicate": chosen.n_seen - total})
@@ -265,23 +272,40 @@ class _Build:
         draft = draft_part(STAGE, key, "index", counts, rows=rows, facts=facts)
         return self.store.commit_part(draft, scratch)
 
+    def _with_words(
+        self, folder: Path, record: dict[str, Any], words: Bm25Writer, hashes_N2: np.ndarray, curated: Artifact
+    ) -> dict[str, Any]:
+        """Write BM25 and the sample of vectors beside the index: what index.json says of both, and of what ranks best."""
+        made = {"bm25": {**words.close(), "k1": BM25_K1, "b": BM25_B, "files": list(WORD_FILES)}}
+        np.save(folder / SAMPLE, self.cache.read(hashes_N2[sampled_rows(record["code"], record["text"])]))
+        asked = read_questions(curated, self.config.fusion_queries, hashes_N2, record["code"])
+        hybrid = Hybrid(folder, record)
+        return made | {
+            "fusion": measured_fusion(open_index(folder, record), hybrid, asked, self._embed_queries, self.config.fusion_depth)
+        }
+
+    def _embed_queries(self, queries: Sequence[str]) -> np.ndarray:
+        cache, hashes_Q2 = self.cache_of("x"), text_hashes(queries)
+        if len(missing := cache.missing(hashes_Q2)):
+            cache.add([queries[row] for row in missing.tolist()], hashes_Q2[missing])
+        return cache.read(hashes_Q2)
+
     def _asked(self, curated: Artifact) -> Asked | None:
         """Queries of validation; None where there are too few."""
         queries = validation_queries(curated, QUERIES)
         if len(queries) < FEWEST_QUERIES:
             return None
-        cache, hashes_Q2 = self.cache_of("x"), text_hashes(queries)
-        if len(missing := cache.missing(hashes_Q2)):
-            cache.add([queries[row] for row in missing.tolist()], hashes_Q2[missing])
-        return Asked(cache.read(hashes_Q2), "queries of validation")
+        return Asked(self._embed_queries(queries), "queries of validation")
 
-    def _embedded(self, pieces: Iterator[Piece], total: int, writer: RowWriter) -> np.ndarray:
+    def _embedded(self, pieces: Iterator[Piece], total: int, writer: RowWriter, words: Bm25Writer | None) -> np.ndarray:
         """Write the rows, and embed the texts that have no vector yet, a slice of them at a time; returns the texts' hashes."""
         hashes_N2 = np.empty((total, 2), np.uint64)
         new: dict[bytes, str] = {}
         done = 0
         while slice_ := list(islice(pieces, self.config.rows_per_slice)):
             writer.write(slice_)
+            if words:
+                words.add([piece.text for piece in slice_])
             slice_N2 = hashes_N2[done : done + len(slice_)] = text_hashes([piece.text for piece in slice_])
             new |= {slice_N2[row].tobytes(): slice_[row].text for row in self.cache.missing(slice_N2).tolist()}
             done += len(slice_)

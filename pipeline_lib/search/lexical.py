@@ -5,8 +5,8 @@
     bm25_rows.npy    (P,) int32      rows that hold the word, ascending
     bm25_scores.npy  (P,) float32    what the word adds to the row's score
 
-The columns are those of bm25s (CSC arrays of scores worked out beforehand), the scores Lucene's. bm25s itself holds all words of
-a corpus in Python lists to build them and takes longer to import than a query may take; opening these files reads nothing.
+The columns are those of bm25s (CSC arrays of scores worked out beforehand), the scores Lucene's. bm25s itself holds all words
+of a corpus in Python lists to build them and takes longer to import than a query may take; opening these files reads nothing.
 N rows, V distinct words, P postings.
 """
 
@@ -16,6 +16,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,7 +88,6 @@ class Bm25Writer:
     def __init__(self, folder: Path) -> None:
         self.folder, self._runs_folder = folder, folder / "bm25_runs"
         self._runs_folder.mkdir()
-        self._files = {name: (self._runs_folder / name).open("wb") for name in _RUN}
         self._runs = [(0, 0)]  # (terms, postings) before each run, and after the last
         self._lengths: list[np.ndarray] = []
         self._vocabulary = _Vocabulary()
@@ -110,15 +110,14 @@ class Bm25Writer:
         counts = np.bincount(keys // len(texts), minlength=len(order))
         rows = keys % len(texts) + sum(map(len, self._lengths))
         for name, values in {"terms": hashes[order], "counts": counts, "rows": rows, "times": times}.items():
-            values.astype(_RUN[name]).tofile(self._files[name])
+            with (self._runs_folder / name).open("ab") as stream:
+                values.astype(_RUN[name]).tofile(stream)
         self._lengths.append(lengths)
         self._runs.append((self._runs[-1][0] + len(order), self._runs[-1][1] + len(keys)))
         self._vocabulary.add(hashes[order], counts)
 
     def close(self) -> dict[str, int]:
         """Write the four files; returns how many distinct words and postings there are."""
-        for stream in self._files.values():
-            stream.close()
         terms, counts = self._vocabulary.merged()
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         np.save(self.folder / TERMS, terms)
@@ -139,7 +138,7 @@ class Bm25Writer:
         """(first word, word less it, row, times) of a range of words after the other, ordered by word and row."""
         bounds = _chunk_bounds(starts)
         inside = [self._bounds_in_run(run, terms[bounds[:-1]]) for run in range(len(self._runs) - 1)]
-        for chunk, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for chunk, (first, end) in enumerate(pairwise(bounds.tolist())):
             found = []
             for run_terms, run_postings in inside:
                 of_terms, of_postings = run_terms[chunk : chunk + 2], run_postings[chunk : chunk + 2]
@@ -148,7 +147,7 @@ class Bm25Writer:
                 found.append((np.repeat(ids, counts), self._read("rows", *of_postings), self._read("times", *of_postings)))
             ids, rows, times = (np.concatenate(column) for column in zip(*found, strict=True))
             order = np.argsort(ids, kind="stable")  # runs come in the order of their rows
-            yield int(first), ids[order], rows[order], times[order]
+            yield first, ids[order], rows[order], times[order]
 
     def _bounds_in_run(self, run: int, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where each chunk begins in a run, and where the last ends: by its terms, and by its postings."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline_lib.search.filters import Filters
+    from pipeline_lib.search.fusion import Listed
+    from pipeline_lib.search.hybrid import Hybrid
 
 __all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
 
@@ -37,7 +39,6 @@ WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
-INDEX_FILES = ("index.json", "rows.arrow")  # and those that index.json names
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
 
@@ -109,6 +110,7 @@ class Searcher:
             import pyarrow as pa
 
             from pipeline_lib.search.factories import open_index
+            from pipeline_lib.search.hybrid import Hybrid
 
             import_module("faiss")
             facts = verified.result()
@@ -117,6 +119,7 @@ class Searcher:
         self._embeds_documents = False
         self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index = open_index(current.index, facts)
+        self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
         self.n_code: int = facts["code"]  # functions come first, see index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
@@ -160,10 +163,41 @@ class Searcher:
         self, queries: Sequence[str], k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto"
     ) -> list[list[Ranked]]:
         """`ranked` of each query, all of which are embedded together."""
-        if mode not in ("auto", "vectors"):
-            raise UserError(f"{self.current.index}: an index without BM25; index once more with `cpt run`")
+        if mode not in MODES:
+            raise UserError(f"mode {mode!r} is unknown; choose one of: {', '.join(MODES)}")
+        hybrid = self.hybrid
+        if hybrid is None and mode in ("bm25", "hybrid"):
+            raise UserError(
+                f"{self.current.index}: made before indexes held BM25, so it cannot answer mode {mode}; search without a mode, "
+                "or index once more with `cpt run`"
+            )
+        if hybrid and mode == "bm25":
+            return [_by_words(hybrid.words(query, k, allowed_N), k) for query in queries]
         vectors_QD = self.encoder.embed(list(queries), "query")
-        return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+        shares = hybrid.shares(mode, allowed_N) if hybrid else {}
+        if hybrid is None or all(share == 1 for share in shares.values()):
+            return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+        return self._fused_many(hybrid, queries, vectors_QD, k, allowed_N, shares)
+
+    def _fused_many(
+        self,
+        hybrid: Hybrid,
+        queries: Sequence[str],
+        vectors_QD: np.ndarray,
+        k: int,
+        allowed_N: np.ndarray | None,
+        shares: Mapping[str, float],
+    ) -> list[list[Ranked]]:
+        from pipeline_lib.search.factories import nearest
+
+        depth = max(k, hybrid.fusion.depth)
+        scores_QK, rows_QK = nearest(self.index, vectors_QD, depth, allowed_N)
+        answers = []
+        for query, vector_D, rows_K, scores_K in zip(queries, vectors_QD, rows_QK, scores_QK, strict=True):
+            vectors = hybrid.vectors(vector_D, rows_K, scores_K, list(shares))
+            found = hybrid.fused(vectors, hybrid.words(query, depth, allowed_N), k, shares)
+            answers.append([Ranked(*one) for one in found])
+        return answers
 
     def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
         """The best k rows around a vector (1, D)."""
@@ -319,6 +353,13 @@ def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
         SelfTest.read(current.model).check(encoder, {"document": "document"})
 
 
+def _by_words(found: Listed, k: int) -> list[Ranked]:
+    pairs = zip(found.rows[:k], found.scores[:k], strict=True)
+    return [
+        Ranked(int(row), float(score), bm25_rank=rank, bm25_score=float(score)) for rank, (row, score) in enumerate(pairs, 1)
+    ]
+
+
 def _check_request(query: str, kind: str | None, k: int) -> None:
     if not query.strip():
         raise UserError('the query is empty; say what you look for, as in: cpt search "parse an ISO 8601 date"')
@@ -332,10 +373,12 @@ def _verify(current: Champion) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
     has_onnx = (current.model / "model.onnx").is_file()
     check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
-    check_files(current.index, current.index_digest, INDEX_FILES)
+    check_files(current.index, current.index_digest, ["index.json"])
     facts = read_json(current.index / "index.json")
     of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
-    check_files(current.index, current.index_digest, [*of_vectors, *([TEXT_DIGESTS] if facts.get("text_characters") else [])])
+    of_texts = [TEXT_DIGESTS] if facts.get("text_characters") else []
+    of_words = facts["bm25"]["files"] if "bm25" in facts else []
+    check_files(current.index, current.index_digest, [ROWS, *of_vectors, *of_texts, *of_words])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "
