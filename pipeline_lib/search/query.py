@@ -39,6 +39,7 @@ WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
+MASKS_KEPT = 8  # of filters, a byte a row each
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
 
@@ -117,6 +118,7 @@ class Searcher:
         self.encoder = _load_encoder(current.model, load_weights)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False
+        self._masks: dict[Any, np.ndarray] = {}
         self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index = open_index(current.index, facts)
         self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
@@ -176,7 +178,7 @@ class Searcher:
         vectors_QD = self.encoder.embed(list(queries), "query")
         shares = hybrid.shares(mode, allowed_N) if hybrid else {}
         if hybrid is None or all(share == 1 for share in shares.values()):
-            return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+            return self.ranked_by_vectors(vectors_QD, k, allowed_N)
         return self._fused_many(hybrid, queries, vectors_QD, k, allowed_N, shares)
 
     def _fused_many(
@@ -201,8 +203,17 @@ class Searcher:
 
     def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
         """The best k rows around a vector (1, D)."""
-        found = self._nearest_allowed(vector_1D, k, allowed_N)
-        return [Ranked(row, score, rank, score) for rank, (row, score) in enumerate(found, start=1)]
+        return self.ranked_by_vectors(vector_1D, k, allowed_N)[0]
+
+    def ranked_by_vectors(self, vectors_QD: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[list[Ranked]]:
+        """`ranked_by_vector` of each vector (Q, D), all of which are compared in one pass over the index."""
+        from pipeline_lib.search.factories import nearest
+
+        scores_QK, rows_QK = nearest(self.index, vectors_QD, k, allowed_N)
+        found = [
+            zip(rows_K, scores_K, strict=True) for rows_K, scores_K in zip(rows_QK.tolist(), scores_QK.tolist(), strict=True)
+        ]
+        return [[Ranked(row, score, rank, score) for rank, (row, score) in enumerate(one, 1) if row >= 0] for one in found]
 
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, D) of texts as the index holds them; what only documents need is verified at the first call.
@@ -235,17 +246,31 @@ class Searcher:
         return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
 
     def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
-        """True for the rows that may be answers, None where all may; functions come first, see index.py.
+        """True for the rows that may be answers, None where all may; kept for the next search of the same kind and filters.
 
         Raises:
             UserError: see `Filters.mask`.
         """
+        if kind is None and not filters:
+            return None
+        key = (kind, filters or None)
+        allowed_N = self._masks.get(key)
+        if allowed_N is None:
+            allowed_N = self._mask(kind, filters)
+            if len(self._masks) >= MASKS_KEPT:
+                self._masks.clear()
+            self._masks[key] = allowed_N
+        return allowed_N
+
+    def _mask(self, kind: str | None, filters: Filters | None) -> np.ndarray:
+        """Functions come first, see index.py."""
         import numpy as np
 
         allowed_N = filters.mask(self.rows) if filters else None
-        if kind is None:
-            return allowed_N
-        of_kind_N = (np.arange(self.index.ntotal) < self.n_code) == (kind == "code")
+        of_kind_N = np.ones(self.index.ntotal, bool)
+        if kind is not None:
+            of_kind_N[self.n_code :] = kind == "text"
+            of_kind_N[: self.n_code] = kind == "code"
         return of_kind_N if allowed_N is None else of_kind_N & allowed_N
 
     def _checked(self, vector_1D: np.ndarray) -> np.ndarray:
@@ -259,8 +284,12 @@ class Searcher:
 
     def ids(self, rows: Sequence[int]) -> list[str]:
         """The ids of rows: of pairs that hold their texts."""
-        ids = self.rows.column("id")
-        return [ids[row].as_py() for row in rows]
+        import numpy as np
+
+        chunks = self.rows.column("id").chunks
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        places = np.searchsorted(ends, np.asarray(rows, np.int64), side="right")
+        return [chunks[at][row - int(ends[at])].as_py() for at, row in zip(places.tolist(), rows, strict=True)]
 
     def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
         """What the rows hold, with snippets of the query's words."""

@@ -4,8 +4,7 @@
     texts.arrow    schemas.INDEX_TEXTS in small compressed batches, of which a search reads those of its hits alone
     texts.sha256   32 bytes for each 64 KiB of texts.arrow, so that what is read can be verified without hashing the rest
 
-A million functions of 1.2 kB are some 170 MB of rows and 400 MB of texts; the texts would cost each search a third of a second
-to hash.
+A million texts of 764 characters are 219 MB of rows and 282 MB of texts, which would cost every search 0.2 s to hash.
 
 Legend: N rows.
 """

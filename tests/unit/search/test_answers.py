@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def opened(store: Store, exported: Artifact, curated: Artifact, factory: str = "Flat") -> Searcher:
-    index = build_index(store, exported, curated, IndexConfig(factory=factory), Exported(exported))
+    index = build_index(store, exported, curated, IndexConfig(factory=factory, least_recall=0), Exported(exported))
     return Searcher(as_pair(Candidate(exported, index)))
 
 

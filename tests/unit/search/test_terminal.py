@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from builders import write_artifact
+from builders import write_artifact, write_pairs
 from exported_models import Exported
 from typer.testing import CliRunner
 
@@ -101,11 +102,21 @@ def test_a_place_of_a_file_is_the_query(home: Path, tmp_path: Path) -> None:
         asked("--like", f"{file}:5")
 
 
-def test_an_explanation_says_ranks_origin_and_neighbours(home: Path) -> None:
-    hits = json.loads(asked("close it", "--explain", "--json"))["hits"]
+def test_an_explanation_says_ranks_origin_and_neighbours(home: Path, store: Store) -> None:
+    [curated] = store.artifacts("curate")
+    extracted = write_pairs(
+        Store(home / "store"), "extract", {"bundle": pq.read_table(curated.paths("pairs.parquet")[0]).to_pylist()}
+    )
+    hits = json.loads(asked("close it", "--explain", "--json", "--mode", "vectors"))["hits"]
     assert [hit["explain"]["vector"]["rank"] for hit in hits] == [hit["rank"] for hit in hits]
-    lineage = hits[0]["explain"]["lineage"]
-    assert lineage["source"] == "planted 1.0" and lineage["line"] == str(hits[0]["line"])
+    of_words = {hit["name"]: hit["explain"]["bm25"] for hit in hits}
+    assert of_words["planted.code_1"]["rank"] == 1 and of_words["planted.code_1"]["score"] > 0
+    lineages = [hit["explain"]["lineage"] for hit in hits]
+    assert {lineage["source"] for lineage in lineages} == {"planted 1.0"}
+    assert [lineage["line"] for lineage in lineages] == [str(hit["line"]) for hit in hits]
+    traced = [lineage["extracted"] for lineage in lineages if "extracted" in lineage]
+    assert traced == [f"extract/{extracted.manifest.key}, part bundle"] * len(traced) and traced
+    lineage = lineages[0]
     assert lineage["run"] == "a" * 24 + "/step-000002" and in_use(home).model_digest[:12] in lineage["model"]
     near = hits[0]["explain"]["neighbours"]
     assert len(near) == 3 and hits[0]["id"] not in [one["id"] for one in near]
@@ -124,7 +135,7 @@ def test_a_batch_is_a_run_file(home: Path, tmp_path: Path) -> None:
     queries.write_text('q1\tclose it\n{"id": "q2", "text": "apples"}\nbroken\n')
     answer = CliRunner().invoke(app, ["search", "--batch", str(queries), "--out", str(out), "-k", "3", "--tag", "mine"])
     assert answer.exit_code == 0 and answer.stdout == ""
-    assert answer.stderr == "2 queries, 6 hits; 1 left out: no_text, the first in line 3\n"
+    assert answer.stderr == "2 queries, 6 hits; 1 left out: no_tab, the first in line 3\n"
     lines = [line.split() for line in out.read_text().splitlines()]
     alone = json.loads(asked("close it", "-k", "3", "--json"))["hits"]
     assert [line[:4] for line in lines[:3]] == [["q1", "Q0", hit["id"], str(hit["rank"])] for hit in alone]
@@ -174,7 +185,7 @@ def test_texts_cannot_steer_a_terminal() -> None:
 def at_a_terminal(home: Path, **more: str) -> bytes:
     """What the command shows where its output is a terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "flows.cli", "search", "close it", "-k", "2"]
+    command = [sys.executable, "-m", "flows.cli", "search", "close it", "--path", "*code_1*"]
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
     environment = {**kept, "CPT_HOME": str(home), "TERM": "xterm", "OMP_NUM_THREADS": "1", **more}
     child = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment)
