@@ -1,10 +1,16 @@
-"""A home with a published pair: a tiny model of random weights, and an index of functions and passages planted here."""
+"""A home with a published pair, a tiny model of random weights and an index of what is planted here; and its service."""
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from builders import pair_row, write_pairs
 from exported_models import Exported, tiny_checkpoint
@@ -14,6 +20,8 @@ from pipeline_lib.config.run import ExportConfig, IndexConfig
 from pipeline_lib.export.export import export
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.registry import Candidate, promote
+from pipeline_lib.serve.config import ServeConfig
+from pipeline_lib.serve.server import Service
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 
@@ -75,3 +83,39 @@ class SearchHome:
             line=10 + number,
             name=name,
         )
+
+
+@contextmanager
+def serving(home: SearchHome, **options: Any) -> Iterator[Service]:
+    service = Service(ServeConfig(port=0, **options), home.root)
+    with service.in_thread():
+        yield service
+
+
+def ask(
+    service: Service | str, path: str, body: Any = None, headers: dict[str, str] | None = None, method: str = ""
+) -> tuple[int, dict[str, str], bytes]:
+    """The answer to one request; a body that is no bytes goes out as JSON."""
+    address = urlsplit(service if isinstance(service, str) else service.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    given = ({"Content-Type": "application/json"} if data is not None else {}) | (headers or {})
+    connection.request(method or ("POST" if data is not None else "GET"), path, data, given)
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    connection.close()
+    return found
+
+
+def raw(service: Service, data: bytes, seconds: float = 10.0) -> bytes:
+    """What comes back for bytes as they stand, until the server closes or is silent."""
+    address = urlsplit(service.url)
+    with socket.create_connection((address.hostname, address.port), timeout=seconds) as connection:
+        connection.sendall(data)
+        found = b""
+        try:
+            while chunk := connection.recv(65536):
+                found += chunk
+        except TimeoutError:
+            pass
+    return found
