@@ -26,6 +26,7 @@ from benchmarks.stdlib_pairs import stdlib_pairs
 
 if TYPE_CHECKING:
     from pipeline_lib.config.model import ModelConfig
+    from pipeline_lib.store.artifact import Artifact
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SIZES = {  # the demo's, and two where layers weigh more
@@ -59,6 +60,11 @@ def main() -> None:
 
 def write_export(place: Path, sizes: dict[str, int], texts: list[str]) -> Path:
     """A model of random weights and a tokenizer of these texts, exported without ONNX."""
+    return random_export(place, sizes, texts, onnx=False).part_folder()
+
+
+def random_export(place: Path, sizes: dict[str, int], texts: list[str], onnx: bool) -> Artifact:
+    """The same as an artifact, with ONNX or without."""
     from pipeline_lib.config.base import StageConfig
     from pipeline_lib.config.data import ShardConfig, TokenizerConfig
     from pipeline_lib.config.model import ModelConfig
@@ -66,7 +72,6 @@ def write_export(place: Path, sizes: dict[str, int], texts: list[str]) -> Path:
     from pipeline_lib.export.export import export
     from pipeline_lib.model.checkpoint import Checkpoint
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.store.artifact import Artifact
     from pipeline_lib.store.records import Outcome, Stage, draft_part
     from pipeline_lib.store.store import Store
     from pipeline_lib.tokens.tokenizer import train_bpe
@@ -88,7 +93,7 @@ def write_export(place: Path, sizes: dict[str, int], texts: list[str]) -> Path:
     encoder = Encoder.build(model, tokenizer, seed=1)
     lengths = ShardConfig(max_x_tokens=96, max_y_tokens=128)
     checkpoint = Checkpoint(commit("train", encoder.save), "train", commit("tokenizer", tokenizer.save), lengths)
-    return export(store, checkpoint, ExportConfig(onnx=False)).part_folder()
+    return export(store, checkpoint, ExportConfig(onnx=onnx))
 
 
 def measure(folder: Path, queries: Sequence[str], documents: Sequence[str], device: str, rounds: int) -> dict[str, object]:

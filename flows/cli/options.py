@@ -31,19 +31,23 @@ def takes(model: type[Params]) -> Callable[[Callable[..., None]], Callable[..., 
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        made = [*(_parameter(option) for option in options), *(_hidden(name) for name in gone)]
+        made = [*(parameter(option) for option in options), *(_hidden(name) for name in gone)]
         command.__signature__ = inspect.Signature([*made, *keyword])  # type: ignore[attr-defined]
         return command
 
     return decorate
 
 
-def _parameter(option: Option) -> inspect.Parameter:
-    """The argument that typer makes an option of; one that is not given is None, and the field's default holds."""
+def parameter(option: Option, variable: str | None = None) -> inspect.Parameter:
+    """The argument that typer makes an option of; one that is not given is None, and the field's default holds.
+
+    Args:
+        variable: of the environment, which gives it too.
+    """
     default = None if option.is_shortcut else option.field.get_default()
     shown = str(default) if isinstance(default, str | int | float) and not isinstance(default, bool) else False
     about = f"{option.field.description}{f' (--set {option.target})' if option.is_shortcut else ''}"
-    made = typer.Option(option.flag, help=about, show_default=shown, metavar=METAVARS.get(option.name))
+    made = typer.Option(option.flag, help=about, show_default=shown, metavar=METAVARS.get(option.name), envvar=variable)
     return _keyword(option.name, _kind(option.field.annotation), made)
 
 

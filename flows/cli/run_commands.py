@@ -1,4 +1,4 @@
-"""Commands of `cpt` that start a flow, and the plan of a run: their options are the flow's parameters."""
+"""Commands of `cpt` that start a flow, and the search service: their options are made from the fields of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from flows.cli.options import takes
+from flows.cli.serve import serve
 from flows.cli.terminal import params_of, with_server
 from flows.params import (
     AblateParams,
@@ -23,6 +24,7 @@ from flows.params import (
 from pipeline_lib.errors import UserError
 
 runs = typer.Typer()
+runs.command()(serve)
 
 NoPromote = Annotated[
     bool, typer.Option("--no-promote", help="Export and index, and let searches use what they use now (--promote never).")

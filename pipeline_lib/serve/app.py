@@ -1,0 +1,184 @@
+"""The service as an ASGI application: its routes behind the gate, its page, health and metrics."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from pipeline_lib.serve import embeddings, searching
+from pipeline_lib.serve.batching import Batcher
+from pipeline_lib.serve.config import ServeConfig
+from pipeline_lib.serve.engine import Engine, Question
+from pipeline_lib.serve.figures import METRICS_TYPE, Figures
+from pipeline_lib.serve.gate import Gate
+from pipeline_lib.serve.replies import BAD, BUSY, FAULT, Refused, json_response, refusals
+
+VERSION = "1"
+NOT_ALLOWED = 405
+ABOUT = """Search over the functions and passages of a published index, and embeddings of its model.
+
+Errors have one shape, which is OpenAI's. Where the service has a token, requests show it as `Authorization: Bearer TOKEN`."""
+
+
+class Served(BaseModel):
+    """The pair of model and index that answers."""
+
+    name: str
+    event: int = Field(description="The event of the registry that put it in use.")
+    since: str
+    model_digest: str
+    index_digest: str
+    texts: int = Field(description="Functions and passages of the index.")
+    dimensions: int = Field(description="Numbers of a vector.")
+
+
+class Health(BaseModel):
+    """Whether the service lives, and takes requests."""
+
+    status: str = Field(description="ok: it lives.")
+    ready: bool = Field(description="false: it stops.")
+    served: Served
+
+
+def make_app(config: ServeConfig, engine: Engine, token: str) -> tuple[FastAPI, Gate]:
+    """The application, and the gate around it, which is what a server runs."""
+    app = FastAPI(
+        title="Search",
+        version=VERSION,
+        description=ABOUT,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=_following(engine),
+        dependencies=[Security(HTTPBearer(auto_error=False, description="The gate checks it."))] if token else [],
+    )
+    gate = Gate(app, config, token, engine.figures)
+    held: list[Batcher[Question, bytes]] = []
+
+    def batcher() -> Batcher[Question, bytes]:
+        if not held:
+            wait_seconds = config.batch_wait_ms / 1000
+            under_way = lambda: gate.in_flight[searching.PATH]  # noqa: E731
+            held.append(Batcher(engine.answer, engine.pool, config.n_threads, config.max_batch, wait_seconds, under_way))
+            held[0].watch(engine.figures)
+        return held[0]
+
+    app.include_router(searching.router(config, engine, batcher))
+    app.include_router(embeddings.router(config, engine))
+    _add_upkeep(app, gate, engine)
+    _add_page(app)
+    _add_faults(app, engine.figures)
+    return app, gate
+
+
+def _following(engine: Engine) -> Any:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        engine.figures.ready.set(1)
+        yield
+        engine.figures.ready.set(0)
+        engine.stop()
+
+    return lifespan
+
+
+def _add_upkeep(app: FastAPI, gate: Gate, engine: Engine) -> None:
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "ready": not gate.is_stopping, "served": engine.served()}
+
+    @app.get("/healthz", response_model=Health, tags=["upkeep"], summary="Liveness", responses=refusals())
+    async def healthz() -> Response:
+        """Answered as long as the process lives, with what it serves; needs no token."""
+        return json_response(health())
+
+    @app.get("/healthz/ready", response_model=Health, tags=["upkeep"], summary="Readiness", responses=refusals())
+    async def ready() -> Response:
+        """The same, and 503 where requests are not taken any more."""
+        return json_response(health(), BUSY if gate.is_stopping else 200)
+
+    @app.get(
+        "/metrics",
+        tags=["upkeep"],
+        summary="Metrics",
+        response_class=Response,
+        responses=refusals() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        """Counts, durations and sizes for Prometheus."""
+        return Response(engine.figures.page(), headers={"Content-Type": METRICS_TYPE})
+
+
+def _add_page(app: FastAPI) -> None:
+    text = files("pipeline_lib.serve").joinpath("page.html").read_text(encoding="utf-8")
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_digests(text, 'script')}",
+            f"style-src {_digests(text, 'style')}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )
+
+    @app.get(
+        "/",
+        tags=["page"],
+        summary="The page",
+        response_class=Response,
+        responses=refusals() | {200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    async def page() -> Response:
+        """A page that searches; it loads nothing from elsewhere."""
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+def _digests(page: str, tag: str) -> str:
+    """The digests by which a policy allows the scripts or styles that stand in a page, and no others."""
+    inside = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in inside)
+
+
+def _add_faults(app: FastAPI, figures: Figures) -> None:
+    def told(refusal: Refused) -> Response:
+        figures.refused.labels(refusal.code).inc()
+        return refusal.response()
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return told(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]  # what was given is not repeated: it may be no JSON, and is as long as it is
+        place = [str(part) for part in first["loc"][1:]]
+        said = str(first["msg"]).removeprefix("Value error, ")
+        return told(Refused(BAD, f"{'.'.join(place) or 'the body'}: {said}", "invalid_request", place[0] if place else None))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == NOT_ALLOWED:  # a route knows its own method alone
+            alike = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path)]
+            headers["Allow"] = ", ".join(sorted({method for route in alike for method in route.methods or ()}))
+        return told(Refused(error.status_code, str(error.detail), "http", headers=headers))
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> Response:
+        return told(Refused(FAULT, "a fault of the service; its log has it", "internal"))

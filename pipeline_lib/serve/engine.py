@@ -1,0 +1,300 @@
+"""The pair that answers, the models that embed, and the threads that both work in.
+
+A thread looks for another pair and opens it; the pair before answers until that is done, and what it has begun it finishes.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError, redacted
+from pipeline_lib.search import registry
+from pipeline_lib.search.query import FollowingSearcher, LoadWeights, Mode, Searcher, render_json
+from pipeline_lib.search.verified import check_files
+from pipeline_lib.serve.config import ServeConfig
+from pipeline_lib.serve.figures import Figures
+from pipeline_lib.serve.replies import BAD, BUSY, NOT_FOUND, Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline_lib.search.filters import Filters
+    from pipeline_lib.search.hits import Hit
+    from pipeline_lib.search.registry import Champion, Home
+
+DEFAULT = "default"  # the pair that is searched, as a model's name
+SLICE = 256  # texts that are embedded between two looks whether anybody still waits
+FACETS = ("language", "package", "licence")
+MOST_CHARACTERS = 256  # of a filter's value
+Side = Literal["query", "document"]
+
+
+class Question(NamedTuple):
+    """One search, as `Searcher.search` takes it."""
+
+    query: str
+    kind: str | None
+    k: int
+    filters: Filters | None
+    mode: Mode
+    explain: bool = False
+
+    @property
+    def rest(self) -> Hashable:
+        """What searches that are answered together have in common."""
+        return self[1:]
+
+
+class DocumentEncoder(Protocol):
+    """A loaded export that embeds both sides."""
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a vector."""
+        ...
+
+    def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """Ids of each text with their delimiters."""
+        ...
+
+    def embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
+        """Unit vectors (N, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors (N, D) of a request's texts, and the tokens that were read for them."""
+
+    vectors_ND: np.ndarray
+    tokens: int
+
+
+class Engine:
+    """Answers questions and embeds texts; its methods but `start` and `stop` are called in threads.
+
+    Args:
+        home: the artifact root, or the URL of a bucket's store.
+        load_weights: see `search.query.search`; what it loads embeds documents too.
+
+    Raises:
+        UserError, CorruptArtifact: see `search.query.search`.
+    """
+
+    def __init__(self, config: ServeConfig, home: Home, load_weights: LoadWeights | None, figures: Figures) -> None:
+        self.config, self.home, self.figures = config, home, figures
+        self._load_weights = load_weights
+        self._follower = FollowingSearcher(home, config.name, load_weights)
+        self.searcher = self._follower.searcher()
+        self.pool = ThreadPoolExecutor(config.n_threads, "search", initializer=_one_thread)
+        self.embedding_pool = ThreadPoolExecutor(1, "embed")
+        self._encoders = Encoders(config, home, load_weights)
+        self._facets: tuple[Searcher | None, dict[str, Any]] = (None, {})
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="follow")
+        self._show()
+
+    def start(self) -> None:
+        """Begin to follow the name."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following; the threads end with what they are at."""
+        self._stopped.set()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.embedding_pool.shutdown(wait=False, cancel_futures=True)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def answer(self, questions: Sequence[Question]) -> list[bytes | Exception]:
+        """The JSON of each, or why there is none; those that differ in the query alone share the encoder's pass."""
+        searcher = self.searcher
+        answers: dict[Question, bytes | Exception] = {}
+        for _, group in groupby(sorted(questions, key=lambda one: repr(one.rest)), key=lambda one: one.rest):
+            answers |= self._answer_alike(searcher, list(group))
+        return [answers[question] for question in questions]
+
+    def _answer_alike(self, searcher: Searcher, questions: list[Question]) -> dict[Question, bytes | Exception]:
+        _, kind, k, filters, mode, explain = questions[0]
+        queries = [question.query for question in questions]
+        try:
+            if explain:
+                found = self._explained(searcher, queries, questions[0])
+            else:
+                found = searcher.search_many(queries, kind, k, filters, mode)
+        except UserError as error:
+            if len(questions) > 1:  # one of them is at fault
+                return {one: answer for each in questions for one, answer in self._answer_alike(searcher, [each]).items()}
+            return {questions[0]: Refused(BAD, self.public(str(error)), "invalid_request")}
+        rendered = (render_json(one.query, hits).encode() for one, hits in zip(questions, found, strict=True))
+        return dict(zip(questions, rendered, strict=True))
+
+    def _explained(self, searcher: Searcher, queries: Sequence[str], asked: Question) -> list[list[Hit]]:
+        from pipeline_lib.search.explain import explained
+
+        allowed_N = searcher.allowed(asked.kind, asked.filters)
+        ranked = searcher.ranked_many(queries, asked.k, allowed_N, asked.mode)
+        return [explained(searcher, query, rows, allowed_N) for query, rows in zip(queries, ranked, strict=True)]
+
+    def facets(self) -> dict[str, Any]:
+        """The values that filters take, each with the texts that have it, the commonest first; and how many there are."""
+        searcher = self.searcher
+        if self._facets[0] is not searcher:
+            self._facets = (searcher, _facets(searcher, self.config.max_facets))
+        return self._facets[1]
+
+    def embed(self, model: str, texts: Sequence[str], side: Side, cancelled: threading.Event) -> Embedded:
+        """Vectors of texts.
+
+        Args:
+            model: a name of the registry, or `default`.
+            cancelled: nobody waits for the answer any more.
+
+        Raises:
+            Refused: there is no such model, or it cannot be opened.
+        """
+        import numpy as np
+
+        try:
+            encoder = self._encoders.open(self.config.name if model == DEFAULT else model, self.searcher)
+        except UserError as error:
+            said = f"no model {model!r}; /v1/models lists them"
+            raise Refused(NOT_FOUND, said, "model_not_found", "model") from error
+        except (CorruptArtifact, TransientError, OSError) as error:
+            logging.getLogger(__name__).warning("model %s: %s", model, redacted(str(error)))
+            raise Refused(BUSY, f"the model {model!r} cannot be opened", "model_unavailable", "model") from error
+        parts: list[np.ndarray] = []
+        tokens = 0
+        for start in range(0, len(texts), SLICE):
+            if cancelled.is_set():
+                raise Refused(BUSY, "nobody waits for the answer", "cancelled")
+            slice_ = texts[start : start + SLICE]
+            tokens += sum(map(len, encoder.token_ids(slice_, side)))
+            parts.append(encoder.embed(slice_, side))
+        self.figures.texts.inc(len(texts))
+        return Embedded(np.concatenate(parts), tokens)
+
+    def models(self) -> dict[str, str]:
+        """Names that embeddings take to the time since which their pair is in use."""
+        found = {DEFAULT: self.searcher.current.since}
+        for name in registry.names(self.home):
+            if name != DEFAULT and (pair := registry.pair_of(self.home, name)):
+                found[name] = pair.since
+        return found
+
+    def served(self) -> dict[str, Any]:
+        """The pair that answers, for whoever looks after it."""
+        current = self.searcher.current
+        return {
+            "name": current.name,
+            "event": current.event,
+            "since": current.since,
+            "model_digest": current.model_digest,
+            "index_digest": current.index_digest,
+            "texts": self.searcher.rows.num_rows,
+            "dimensions": self.searcher.encoder.dim,
+        }
+
+    def public(self, message: str) -> str:
+        """A message without places of this machine."""
+        told = redacted(message).replace(str(self.searcher.current.index), "this index").replace(str(self.home), "the store")
+        return told.removeprefix("--")  # an option of the terminal is a parameter here
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self.config.follow_seconds):
+            try:
+                searcher = self._follower.searcher()
+            except Exception:  # whatever it is, the pair that answers goes on answering
+                logging.getLogger(__name__).exception("goes on with the pair that it has")
+                self._stopped.wait(5.0)
+                continue
+            if searcher is not self.searcher:
+                self.searcher = searcher
+                self.figures.swaps.inc()
+                self._show()
+
+    def _show(self) -> None:
+        current = self.searcher.current
+        self.figures.shows(current.name, current.model_digest, current.index_digest, self.searcher.rows.num_rows)
+
+
+class Encoders:
+    """The models that embedded last, opened; each is looked up anew, so that a promotion holds for the next request."""
+
+    def __init__(self, config: ServeConfig, home: Home, load_weights: LoadWeights | None) -> None:
+        self._most, self._default, self._home, self._load_weights = config.max_models, config.name, home, load_weights
+        self._opened: OrderedDict[str, Any] = OrderedDict()  # by the model's digest
+        self._lock = threading.Lock()
+
+    def open(self, name: str, searcher: Searcher) -> DocumentEncoder:
+        """The encoder of a name's model; that of the pair that is searched is shared with it.
+
+        Raises:
+            UserError: there is no such name.
+            CorruptArtifact: its files are not what they were.
+        """
+        current = searcher.current
+        if name not in (self._default, current.name):
+            current = registry.opened(registry.in_use(self._home, name))
+        shared = searcher.encoder if current.model_digest == searcher.current.model_digest else None
+        with self._lock:
+            found = self._opened.pop(current.model_digest, None) or _open_encoder(current, shared, self._load_weights)
+            self._opened[current.model_digest] = found
+            if len(self._opened) > self._most:
+                self._opened.popitem(last=False)
+            return found
+
+
+def _open_encoder(current: Champion, shared: Any, load_weights: LoadWeights | None) -> Any:
+    """Both sides of a model, every file of it verified."""
+    if not (current.model / "model.onnx").is_file():
+        if shared is None and load_weights is None:
+            raise CorruptArtifact(f"{current.model}: no model.onnx")
+        return shared or load_weights(current.model)  # type: ignore[misc]
+    from pipeline_lib.export.self_test import SelfTest
+    from pipeline_lib.search.onnx_encoder import FILES, OnnxEncoder
+
+    check_files(current.model, current.model_digest, FILES)
+    if shared is None:
+        return OnnxEncoder(current.model)
+    SelfTest.read(current.model).check(shared, {"document": "document"})
+    return shared
+
+
+def _facets(searcher: Searcher, most: int) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    from pipeline_lib.search.filters import NOT_STATED
+
+    found: dict[str, Any] = {"code": searcher.n_code, "text": searcher.rows.num_rows - searcher.n_code}
+    for name in FACETS:
+        if name not in searcher.rows.column_names:  # of an index of an earlier version
+            found[name] = {"values": [], "distinct": 0}
+            continue
+        counts = pc.value_counts(searcher.rows.column(name).unify_dictionaries()).to_pylist()
+        named = [(str(NOT_STATED if one["values"] is None else one["values"]), int(one["counts"])) for one in counts]
+        ordered = sorted(named, key=lambda one: (-one[1], one[0]))
+        values = [{"value": value, "count": count} for value, count in ordered if value and len(value) <= MOST_CHARACTERS]
+        found[name] = {"values": values[:most], "distinct": len(named)}
+    return found
+
+
+def as_base64(vectors_ND: np.ndarray) -> Iterator[str]:
+    """Each vector as little-endian float32, in base64."""
+    for vector_D in vectors_ND.astype("<f4"):
+        yield base64.b64encode(vector_D.tobytes()).decode()
+
+
+def _one_thread() -> None:
+    """FAISS's own threads would be as many again in each of ours."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
