@@ -12,12 +12,14 @@ from typer.core import TyperGroup
 
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
+from flows.cli.mcp import mcp
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
 from flows.cli.search import rollback, search, suite_texts
 from flows.cli.starts import fetch, get_start
 from flows.cli.status import status
 from flows.cli.store import prune
+from flows.cli.vectors import export_vectors
 
 DEFAULT_PORT = 4200
 
@@ -57,8 +59,10 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
 app.command()(deploy)
+app.command("export-vectors")(export_vectors)
 app.command("get-start")(get_start)
 app.command()(fetch)
+app.command()(mcp)
 app.command()(prune)
 app.command()(runs)
 app.command()(rollback)

@@ -41,10 +41,9 @@ class TorchQueries:
         """D, dimensions of a vector."""
         return self._model.width
 
-    def embed(self, texts: Sequence[str], side: Literal["query"]) -> np.ndarray:
-        """Unit vectors (N, D) of queries."""
-        assert side == "query", f"side {side}: only queries are embedded in a search"
-        return self._model.embed(texts, "x")
+    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
+        """Unit vectors (N, D) of queries or documents."""
+        return self._model.embed(texts, "x" if side == "query" else "y")
 
 
 class ExportedModel:

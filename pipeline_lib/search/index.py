@@ -229,6 +229,7 @@ class _Build:
         faiss.write_index(index, str(scratch / "index.faiss"))
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": index.d}
         record = {**facts, "version": 1, "model_digest": self.model_digest, "factory": self.config.factory}
+        record["vectors"] = self.cache.fingerprint  # finds them in the store's cache
         record |= {"probes": self.config.probes} if self.config.probes > 1 else {}
         (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         counts = Counts(n_in=chosen.n_seen, n_out=total, dropped={"duplicate": chosen.n_seen - total})

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import onnxruntime
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.export.self_test import SelfTest
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.verified import read_json
@@ -21,6 +22,7 @@ Side = Literal["query", "document"]
 
 # what the encoder reads of an exported model, for whoever verifies bytes first
 FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json", "document/tokenizer.json")
+INT8_FILE = "model.int8.onnx"
 
 
 class OnnxEncoder:
@@ -30,22 +32,32 @@ class OnnxEncoder:
         folder: an exported model.
         threads: of onnxruntime.
         sides: those that will be used, and so are self-tested: some milliseconds each.
+        int8: run the graph of 8-bit weights.
 
     Raises:
         CorruptArtifact: the folder's files do not fit together, or its ids or vectors are not those that were exported.
+        UserError: there is no graph of 8-bit weights, and it was asked for.
     """
 
-    def __init__(self, folder: Path, threads: int = 1, sides: Sequence[Side] = ("query", "document")) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, threads: int = 1, sides: Sequence[Side] = ("query", "document"), int8: bool = False
+    ) -> None:
+        self.folder, self.int8 = folder, int8
         self.settings = read_json(folder / "search.json")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # all optimisations take as long again to start as the basic ones, and save nothing on one short query
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        if int8 and not (folder / INT8_FILE).is_file():
+            raise UserError(f"{folder}: no {INT8_FILE}; publish it with --set export.quantize=int8, or search without --int8")
+        graph = str(folder / (INT8_FILE if int8 else "model.onnx"))
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._tokenizers: dict[str, SideTokenizer] = {}
-        SelfTest.read(folder).check(self, {side: side for side in sides})
+        if int8:
+            SelfTest.read(folder).check_alike(self, {side: self.settings["int8"]["least_cosine"][side] for side in sides})
+        else:
+            SelfTest.read(folder).check(self, {side: side for side in sides})
 
     @property
     def dim(self) -> int:
@@ -69,7 +81,8 @@ class OnnxEncoder:
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= batch_tokens:
+            # of 8 bits each text alone: a batch shares the scale of its activations, and a text's vector would be its neighbours'
+            while not self.int8 and stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= batch_tokens:
                 stop += 1
             rows = order[start:stop]
             emb_ND[rows] = self._forward([ids[row] for row in rows])
