@@ -35,6 +35,7 @@ from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.export.exported import TorchQueries
+from pipeline_lib.export.int8_loss import SPEED_ELSEWHERE, speed_sentence
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
@@ -47,6 +48,7 @@ from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
 from tasks.evaluation import Evaluations
+from tasks.int8 import int8_told
 from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
@@ -181,7 +183,8 @@ def _model_card(run: RunArtifacts, data: ReportData) -> bytes:
         gpu_seconds=training.seconds * _trainers(run.stages["train"]) if has_gpu() else 0.0,
         attempts=data.attempts,
     )
-    return with_measured_cost(card, cost).encode()
+    card = with_measured_cost(card, cost)
+    return card.replace(SPEED_ELSEWHERE, speed_sentence(data.int8["milliseconds"]) if data.int8 else SPEED_ELSEWHERE).encode()
 
 
 def _trainers(trained: Artifact) -> int:
@@ -232,7 +235,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
     model, baselines = run.test[run.chosen], run.test["baselines"]
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
-    twins = near_twins_in(stages["curate"])
+    twins, int8 = near_twins_in(stages["curate"]), int8_told(stages, config)
     tracked, language_model = _tracked(config, stages), _language_model(stages)
     held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
     return ReportData(
@@ -268,6 +271,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
         },
         contamination=stages["curate"].manifest.facts.get("contamination", {}),
         tracked=tracked,
+        int8=int8,
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
         notes=(
@@ -277,6 +281,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
             *stages["curate"].manifest.facts.get("split_warnings", ()),
             *([trained.manifest.facts["stopped_early"]] if "stopped_early" in trained.manifest.facts else []),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
+            *([int8["sentence"]] if int8 else []),
         ),
     )  # fmt: skip
 

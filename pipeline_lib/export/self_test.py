@@ -121,7 +121,6 @@ class SelfTest:
                     f"{self.record['tolerance']:.0e}: these are not the weights that were exported; export the model again"
                 )
 
-
     def check_alike(self, model: Loaded, least_cosines: Mapping[str, float]) -> None:
         """Embed the texts of the record by a quantized graph, whose vectors are near to those of the record alone.
 

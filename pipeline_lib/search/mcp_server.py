@@ -69,6 +69,9 @@ class Only(_Answer):
     path: str = Field("", description="Glob of the path inside its source, e.g. */tests/*.py.", max_length=500)
 
 
+NO_FILTERS = Only()
+
+
 class FoundText(_Answer):
     """One hit."""
 
@@ -155,7 +158,12 @@ class Searches:
         self._opening = threading.Lock()
 
     def search(
-        self, query: Asked, kind: Kind = "", k: Count = 10, filters: Only = Only(), name: Name = ""  # noqa: B008
+        self,
+        query: Asked,
+        kind: Kind = "",
+        k: Count = 10,
+        filters: Only = NO_FILTERS,
+        name: Name = "",
     ) -> Found:
         """Functions and passages that answer a query in words, the best first."""
         from pipeline_lib.search.filters import Filters
@@ -191,7 +199,7 @@ class Searches:
 
     def read(
         self,
-        id: Annotated[str, Field(description="Of a hit.", pattern=r"^[0-9a-f]{8,64}$")],  # noqa: A002
+        id: Annotated[str, Field(description="Of a hit.", pattern=r"^[0-9a-f]{8,64}$")],
         offset: Annotated[int, Field(description="Character to begin at, from 0.", ge=0)] = 0,
         name: Name = "",
     ) -> Texts:

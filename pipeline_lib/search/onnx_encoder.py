@@ -81,7 +81,7 @@ class OnnxEncoder:
         start = 0
         while start < len(order):
             stop = start + 1
-            # of 8 bits each text alone: a batch shares the scale of its activations, and a text's vector would be its neighbours'
+            # of 8 bits each text alone: a batch shares its activations' scale, and a vector would depend on its neighbours
             while not self.int8 and stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= batch_tokens:
                 stop += 1
             rows = order[start:stop]
