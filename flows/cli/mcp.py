@@ -22,6 +22,9 @@ def mcp(
         int | None,
         typer.Option(help="Port of streamable HTTP on loopback, at /mcp; unset: stdio, as agents start it.", min=1, max=65535),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights, where it has them.")
+    ] = False,
 ) -> None:
     """The published search as tools for coding agents (MCP): search, similar, read, status."""
     from flows.cli.search import load_weights
@@ -34,7 +37,7 @@ def mcp(
     from pipeline_lib.search.mcp_server import HTTP_PATH, Searches, following, make_server
 
     home = artifacts or artifact_home()
-    server = make_server(Searches(home, name, following(home, load_weights)))
+    server = make_server(Searches(home, name, following(home, load_weights, int8)))
     if port is None:
         server.run("stdio")
     else:

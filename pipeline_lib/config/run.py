@@ -46,6 +46,13 @@ class IndexConfig(StageConfig):
     factory: str = Field(
         "Flat", description="FAISS index factory string; vectors are normalised, the metric is the inner product."
     )
+    text_characters: int = added(
+        16_384,
+        description="Beginning of each text that the index keeps to show a passage of it, compressed; 0: none, and no signatures"
+        " (characters).",
+        ge=0,
+        le=1_048_576,
+    )
     probes: int = added(1, description="Inverted lists that a search visits in an index of the IVF kind.", ge=1)
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     precision: PrecisionChoice = added(

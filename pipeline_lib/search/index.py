@@ -20,27 +20,26 @@ from typing import Any, Protocol
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import INDEX_ROWS
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.rows import ROWS, TEXTS, RowWriter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
-STAGE = Stage(name="index", version=2)
+STAGE = Stage(name="index", version=3)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
 BATCH_ROWS = 4096
 DOC_CHARACTERS = 160
 DOC_WORDS = 12
 DOCSTRING = "docstring"
-_COLUMNS = ["id", "kind", "x", "y", "source", "path", "line", "name"]
+_COLUMNS = ["id", "kind", "x", "y", "source", "group", "path", "line", "name", "language", "licence"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,9 @@ class Piece:
     line: int
     doc: str
     source: str
+    language: str
+    package: str
+    licence: str | None
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,17 @@ def _first_of_each(candidates: list[np.ndarray]) -> np.ndarray:
 
 
 def _function(row: dict[str, Any]) -> Piece:
-    return Piece(row["y"], row["id"], "code", row["name"], row["path"], row["line"], _first_line(row["x"]), row["source"])
+    return _piece(row, "code", row["y"], _first_line(row["x"]))
 
 
 def _passage(row: dict[str, Any], is_y: bool) -> Piece:
     text = row["y"] if is_y else row["x"]
-    return Piece(text, row["id"], "text", row["name"], row["path"], row["line"], _first_words(text), row["source"])
+    return _piece(row, "text", text, _first_words(text))
+
+
+def _piece(row: dict[str, Any], kind: str, text: str, doc: str) -> Piece:
+    same = {name: row[name] for name in ("id", "name", "path", "line", "source", "language", "licence")}
+    return Piece(text=text, kind=kind, doc=doc, package=row["group"], **same)
 
 
 def _first_line(text: str) -> str:
@@ -223,34 +230,36 @@ class _Build:
         if total == 0:
             raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
         scratch = self.store.scratch(STAGE.name)
-        hashes_N2 = self._embedded(read_pieces(paths, chosen), total, scratch / "rows.arrow")
+        with RowWriter(scratch, self.config.text_characters) as writer:
+            hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer)
         starts = range(0, total, self.config.rows_per_slice)
         index = filled_index(lambda at: self.cache.read(hashes_N2[at : at + starts.step]), starts, self.config.factory)
         faiss.write_index(index, str(scratch / "index.faiss"))
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": index.d}
-        record = {**facts, "version": 1, "model_digest": self.model_digest, "factory": self.config.factory}
+        kept = {"text_characters": self.config.text_characters, "texts_cut": writer.n_cut}
+        record = {**facts, **kept, "version": 2, "model_digest": self.model_digest, "factory": self.config.factory}
         record["vectors"] = self.cache.fingerprint  # finds them in the store's cache
         record |= {"probes": self.config.probes} if self.config.probes > 1 else {}
         (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         counts = Counts(n_in=chosen.n_seen, n_out=total, dropped={"duplicate": chosen.n_seen - total})
-        draft = draft_part(STAGE, key, "index", counts, rows={"rows.arrow": total, "index.faiss": total}, facts=facts)
+        rows = dict.fromkeys([ROWS, "index.faiss", *([TEXTS] if self.config.text_characters else [])], total)
+        draft = draft_part(STAGE, key, "index", counts, rows=rows, facts=facts)
         return self.store.commit_part(draft, scratch)
 
-    def _embedded(self, pieces: Iterator[Piece], total: int, rows_path: Path) -> np.ndarray:
+    def _embedded(self, pieces: Iterator[Piece], total: int, writer: RowWriter) -> np.ndarray:
         """Write the rows, and embed the texts that have no vector yet, a slice of them at a time; returns the texts' hashes."""
         hashes_N2 = np.empty((total, 2), np.uint64)
         new: dict[bytes, str] = {}
         done = 0
-        with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, INDEX_ROWS) as writer:
-            while slice_ := list(islice(pieces, self.config.rows_per_slice)):
-                writer.write_batch(_row_batch(slice_))
-                slice_N2 = hashes_N2[done : done + len(slice_)] = text_hashes([piece.text for piece in slice_])
-                new |= {slice_N2[row].tobytes(): slice_[row].text for row in self.cache.missing(slice_N2).tolist()}
-                done += len(slice_)
-                if len(new) >= self.config.rows_per_slice or done == total:
-                    self._embed(new, done, total)
-                    new = {}
-                self.progress(done - len(new), total, f"{done - len(new):,} texts")
+        while slice_ := list(islice(pieces, self.config.rows_per_slice)):
+            writer.write(slice_)
+            slice_N2 = hashes_N2[done : done + len(slice_)] = text_hashes([piece.text for piece in slice_])
+            new |= {slice_N2[row].tobytes(): slice_[row].text for row in self.cache.missing(slice_N2).tolist()}
+            done += len(slice_)
+            if len(new) >= self.config.rows_per_slice or done == total:
+                self._embed(new, done, total)
+                new = {}
+            self.progress(done - len(new), total, f"{done - len(new):,} texts")
         assert done == total, f"{total} pieces were chosen, {done} were read"
         return hashes_N2
 
@@ -297,13 +306,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(threads)
-
-
-def _row_batch(pieces: list[Piece]) -> pa.RecordBatch:
-    columns: list[list[Any]] = [[getattr(piece, name) for piece in pieces] for name in INDEX_ROWS.names]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, INDEX_ROWS, strict=True)], schema=INDEX_ROWS
-    )
 
 
 def _check_vectors(vectors_ND: np.ndarray, n_texts: int) -> None:

@@ -109,7 +109,8 @@ class WholeText(_Answer):
     language: str = ""
     licence: str = ""
     text: str
-    characters: int = Field(description="Of the whole text.")
+    characters: int = Field(description="Of the text as the index keeps it.")
+    is_cut: bool = Field(description="The index keeps no more of it: the rest is in the file alone.")
     next_offset: int | None = Field(None, description="Offset that goes on from here; null: the text ends here.")
 
 
@@ -188,7 +189,7 @@ class Searches:
                 raise UserError("give either file and line, or a text")
             searcher = self.searcher(name)
             row = _row_at(searcher, file, line) if file.strip() else None
-            asked = searcher.rows["text"][row].as_py() if row is not None else text
+            asked = _text(searcher, row) if row is not None else text
             check_files(searcher.current.model, searcher.current.model_digest, ("document/tokenizer.json",))
             hits = searcher.nearest(searcher.encoder.embed([asked], "document"), kind or None, k + (row is not None))
             if row is None:
@@ -207,9 +208,7 @@ class Searches:
         with _told():
             searcher = self.searcher(name)
             rows = _rows_of(searcher, id)
-            if not rows:
-                raise UserError(f"no text of the id {id!r} in the index of {searcher.current.name}; search again for its id")
-            return Texts(model=searcher.current.name, texts=[_whole(row, offset) for row in rows])
+            return Texts(model=searcher.current.name, texts=[_whole(searcher, row, offset) for row in rows])
 
     def status(self, name: Name = "") -> Status:
         """The model and index that answer, how many rows of which languages there are, and the other published names."""
@@ -252,9 +251,9 @@ def make_server(searches: Searches) -> MCPServer:
     return server
 
 
-def following(home: Home, load_weights: LoadWeights | None) -> Callable[[str], FollowingSearcher]:
+def following(home: Home, load_weights: LoadWeights | None, int8: bool) -> Callable[[str], FollowingSearcher]:
     """What opens a name's searcher."""
-    return lambda name: FollowingSearcher(home, name, load_weights)
+    return lambda name: FollowingSearcher(home, name, load_weights, int8=int8)
 
 
 @contextmanager
@@ -288,22 +287,32 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["id"], row["kind"], row["line"], row["path"]
 
 
-def _rows_of(searcher: Searcher, digits: str) -> list[dict[str, Any]]:
+def _rows_of(searcher: Searcher, digits: str) -> list[int]:
     """The rows of a pair's id, or of its first digits."""
     import pyarrow.compute as pc
 
-    found = np.flatnonzero(pc.starts_with(searcher.rows["id"], digits).to_numpy())
-    if len({searcher.rows["id"][int(row)].as_py() for row in found[:MOST_HITS]}) > 1:
+    found = np.flatnonzero(pc.starts_with(searcher.rows["id"], digits).to_numpy()).tolist()
+    if not found:
+        raise UserError(f"no text of the id {digits!r} in the index of {searcher.current.name}; search again for its id")
+    if len({searcher.rows["id"][row].as_py() for row in found[:MOST_HITS]}) > 1:
         raise UserError(f"{len(found):,} texts have an id that begins with {digits!r}; give more of its digits")
-    return [searcher.rows.slice(int(row), 1).to_pylist()[0] for row in found[:MOST_HITS]]
+    return found[:MOST_HITS]
 
 
-def _whole(row: dict[str, Any], offset: int) -> WholeText:
-    text: str = row["text"]
+def _text(searcher: Searcher, row: int) -> str:
+    if searcher.texts is None:
+        raise UserError(f"the index of {searcher.current.name} keeps no texts; run `cpt run` with index.text_characters over 0")
+    return searcher.texts.of([row])[0][1]
+
+
+def _whole(searcher: Searcher, row: int, offset: int) -> WholeText:
+    text, columns = _text(searcher, row), searcher.rows.slice(row, 1).to_pylist()[0]
+    kept = read_json(searcher.current.index / "index.json").get("text_characters", 0)
     end = offset + MOST_TEXT
-    shown = {name: _cut(row[name]) for name in WholeText.model_fields if row.get(name) is not None and name != "text"}
+    shown = {name: _cut(columns[name]) for name in WholeText.model_fields if columns.get(name) is not None}
     part = text[offset:end].encode("utf-8", "replace").decode("utf-8")
-    return WholeText(**shown, text=part, characters=len(text), next_offset=end if end < len(text) else None)
+    more = {"characters": len(text), "is_cut": len(text) == kept, "next_offset": end if end < len(text) else None}
+    return WholeText(**shown, text=part, **more)
 
 
 def _row_at(searcher: Searcher, file: str, line: int) -> int:
@@ -331,7 +340,7 @@ def _holding(searcher: Searcher, rows: np.ndarray, line: int) -> int:
     lines_N = searcher.rows["line"].to_numpy()
     last_first = sorted((int(row) for row in rows), key=lambda row: (-lines_N[row], row))
     for row in last_first:
-        if line <= lines_N[row] + searcher.rows["text"][row].as_py().count("\n"):
+        if line <= lines_N[row] + _text(searcher, row).count("\n"):
             return row
     return last_first[0]
 

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import onnxruntime
 
-from pipeline_lib.errors import UserError
 from pipeline_lib.export.self_test import SelfTest
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.verified import read_json
@@ -36,7 +35,6 @@ class OnnxEncoder:
 
     Raises:
         CorruptArtifact: the folder's files do not fit together, or its ids or vectors are not those that were exported.
-        UserError: there is no graph of 8-bit weights, and it was asked for.
     """
 
     def __init__(
@@ -49,8 +47,6 @@ class OnnxEncoder:
         # all optimisations take as long again to start as the basic ones, and save nothing on one short query
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 3
-        if int8 and not (folder / INT8_FILE).is_file():
-            raise UserError(f"{folder}: no {INT8_FILE}; publish it with --set export.quantize=int8, or search without --int8")
         graph = str(folder / (INT8_FILE if int8 else "model.onnx"))
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._tokenizers: dict[str, SideTokenizer] = {}

@@ -5,18 +5,23 @@ Legend: D width, N rows of the index, K results.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.hits import ID_DIGITS as ID_DIGITS
+from pipeline_lib.search.hits import Hit as Hit
+from pipeline_lib.search.hits import hits_of
+from pipeline_lib.search.hits import render_json as render_json
+from pipeline_lib.search.hits import render_text as render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
@@ -30,28 +35,14 @@ Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
 MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
 MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
+INT8_FILE = "model.int8.onnx"  # in place of model.onnx, where it is asked for
 WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
 INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
-ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result; `rank` counts from 1, `score` is the cosine, `id` is that of a pair with this text (see `cpt trace`)."""
-
-    rank: int
-    score: float
-    kind: str
-    name: str
-    path: str
-    line: int
-    doc: str
-    id: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class QueryEncoder(Protocol):
         """D."""
         ...
 
-    def embed(self, texts: Sequence[str], side: Literal["query"]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
         """Unit vectors (N, D)."""
         ...
 
@@ -109,22 +100,25 @@ class Searcher:
     Args:
         current: see `registry.in_use`.
         load_weights: see `search`.
+        int8: embed queries by the export's graph of 8-bit weights.
 
     Raises:
         CorruptArtifact: see `search`.
+        UserError: see `search`; or the model has no such graph.
     """
 
-    def __init__(self, current: Champion, load_weights: LoadWeights | None = None) -> None:
+    def __init__(self, current: Champion, load_weights: LoadWeights | None = None, int8: bool = False) -> None:
         self.current = current = opened(current)
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
-            verified = pool.submit(_verify, current)
+            verified = pool.submit(_verify, current, int8)
             import faiss
             import pyarrow as pa
 
             facts = verified.result()
-        self.encoder = _load_encoder(current.model, load_weights)
-        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / "rows.arrow"))).read_all()
+        self.encoder = _load_encoder(current.model, load_weights, int8)
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
+        self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         if inverted := faiss.try_extract_index_ivf(self.index):
             inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
@@ -152,7 +146,8 @@ class Searcher:
         for query in queries:
             _check_request(query, kind, k)
         allowed_N = self._allowed(kind, filters)
-        return [self._hits(ranked) for ranked in self.ranked_many(queries, k, allowed_N, mode)]
+        answers = self.ranked_many(queries, k, allowed_N, mode)
+        return [self.hits(ranked, query) for query, ranked in zip(queries, answers, strict=True)]
 
     def ranked(self, query: str, k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto") -> list[Ranked]:
         """The best k rows of the index for a query.
@@ -186,7 +181,7 @@ class Searcher:
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
-        return self._hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
+        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
 
     def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
         """(row, score) of the best k of the kind."""
@@ -227,14 +222,9 @@ class Searcher:
             )
         return np.ascontiguousarray(vector_1D, np.float32)
 
-    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
-        # row by row: `take` would import pandas, another 0.3 s
-        rows = [self.rows.slice(found.row, 1).to_pylist()[0] for found in ranked]
-        columns = ("kind", "name", "path", "line", "doc", "id")
-        return [
-            Hit(rank, round(found.score, 6), *(row[column] for column in columns))
-            for rank, (row, found) in enumerate(zip(rows, ranked, strict=True), start=1)
-        ]
+    def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
+        """What the rows hold, with snippets of the query's words."""
+        return hits_of(self.rows, self.texts, query, [(found.row, found.score) for found in ranked])
 
 
 class FollowingSearcher:
@@ -248,16 +238,24 @@ class FollowingSearcher:
         name: of the model; empty: whichever searches use without a name.
         every: seconds between two looks at the registry; None: none on a disk, where a look takes some 0.02 ms, and 5 for a
             bucket.
+        int8: see `Searcher`.
 
     Raises:
         UserError, CorruptArtifact: see `search`, at the start alone.
     """
 
-    def __init__(self, home: Home, name: str = "", load_weights: LoadWeights | None = None, every: float | None = None) -> None:
-        self.home, self.name, self._load_weights = home, name, load_weights
+    def __init__(
+        self,
+        home: Home,
+        name: str = "",
+        load_weights: LoadWeights | None = None,
+        every: float | None = None,
+        int8: bool = False,
+    ) -> None:
+        self.home, self.name, self._load_weights, self._int8 = home, name, load_weights, int8
         self._opening = threading.Lock()
         self._default = default_stamp(home)
-        self._searcher = Searcher(in_use(home, name), load_weights)
+        self._searcher = Searcher(in_use(home, name), load_weights, int8)
         self._seen = self._searcher.current
         self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
         self._look_at = 0.0
@@ -298,37 +296,18 @@ class FollowingSearcher:
             return
         found = in_use(self.home, self.name)
         if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):
-            self._searcher = Searcher(found, self._load_weights)
+            self._searcher = Searcher(found, self._load_weights, self._int8)
         self._seen, self._default = found, default
 
 
-def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncoder:
-    if (folder / "model.onnx").is_file():
+def _load_encoder(folder: Path, load_weights: LoadWeights | None, int8: bool) -> QueryEncoder:
+    if int8 or (folder / "model.onnx").is_file():
         from pipeline_lib.search.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder(folder, sides=("query",))
+        return OnnxEncoder(folder, sides=("query",), int8=int8)
     if load_weights is None:
         raise UserError(f"{folder}: no model.onnx (the model card says why); search with `cpt search`, which takes torch then")
     return load_weights(folder)
-
-
-def render_json(query: str, hits: Sequence[Hit]) -> str:
-    """{query, hits: [{rank, score, kind, name, path, line, doc, id}]} as one JSON object."""
-    return json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
-
-
-def render_text(hits: Sequence[Hit], kind: str = "") -> str:
-    """Three lines a hit: rank, score and name; its place and id, cut short; what it is about. Without hits a line that says so.
-
-    Args:
-        kind: what was searched for; empty: both.
-    """
-    if not hits:
-        return f"nothing found: the index holds no {kind}" if kind else "nothing found"
-    shown = [
-        (f"{hit.rank:3d}  {hit.score:.3f}  {hit.name}", f"{hit.path}:{hit.line}  {hit.id[:ID_DIGITS]}", hit.doc) for hit in hits
-    ]
-    return "\n".join(("\n" + 12 * " ").join(lines) for lines in shown)
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:
@@ -340,12 +319,19 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
         raise UserError(f"k is {k}, expected 1 or more")
 
 
-def _verify(current: Champion) -> dict[str, Any]:
+def _verify(current: Champion, int8: bool) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
+    if int8 and not (current.model / INT8_FILE).is_file():
+        raise UserError(
+            f"{current.model}: no {INT8_FILE}; publish it with --set export.quantize=int8, or search without --int8"
+        )
     has_onnx = (current.model / "model.onnx").is_file()
-    check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
+    files = [INT8_FILE if int8 and name == "model.onnx" else name for name in MODEL_FILES] if has_onnx else WEIGHT_FILES
+    check_files(current.model, current.model_digest, files)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
+    if facts.get("text_characters"):
+        check_files(current.index, current.index_digest, [TEXT_DIGESTS])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "

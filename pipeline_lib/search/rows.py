@@ -12,6 +12,8 @@ Legend: N rows.
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +30,7 @@ ROWS, TEXTS, TEXT_DIGESTS = "rows.arrow", "texts.arrow", "texts.sha256"
 BATCH_TEXTS = 64  # in one compressed batch: about 30 kB, which is what one hit costs to read
 SIGNATURE_CHARACTERS = 240
 SIGNATURE_LINES = 20  # of a signature over several
+_PYTHON = re.compile(r"(?:async\s+)?def\b[^\n]*[(\[]|class\b[^\n]*:\s*$", re.MULTILINE)
 _OPENING, _CLOSING, _QUOTES = frozenset("([{"), frozenset(")]}"), frozenset("\"'`")
 
 
@@ -125,6 +128,7 @@ class Texts:
 
         self.path = folder / TEXTS
         source = BlockFile(self.path, (folder / TEXT_DIGESTS).read_bytes())
+        self._lock = threading.Lock()
         self._read = _parsed(lambda: pa.ipc.open_file(pa.PythonFile(source, "r")), self.path)
 
     def of(self, rows: Iterable[int]) -> list[tuple[str, str]]:
@@ -134,7 +138,8 @@ class Texts:
         for row in rows:
             number, place = divmod(row, BATCH_TEXTS)
             if number not in batches:
-                batches[number] = _parsed(lambda: self._read.get_batch(number), self.path)  # noqa: B023 - called at once
+                with self._lock:  # the file has one position
+                    batches[number] = _parsed(lambda: self._read.get_batch(number), self.path)  # noqa: B023 - called at once
             one = batches[number].slice(place, 1).to_pylist()[0]
             found.append((one["signature"], one["text"]))
         return found
@@ -153,20 +158,21 @@ def signature(source: str) -> str:
     It ends with the first line on which no bracket stands open; what opens the body there is left out.
     """
     depth, head = 0, []
+    opens = _PYTHON.match(source) is not None
     for line in source.splitlines()[:SIGNATURE_LINES]:
-        depth, end = _after(line, depth)
+        depth, end = _after(line, depth, ":" if opens else "{")
         head.append(line[:end].strip())
         if depth <= 0 or end < len(line):
             break
     else:
         head = head[:1]
-    found = " ".join(" ".join(head).split()).rstrip(":{= ").rstrip()
+    found = " ".join(" ".join(head).split()).rstrip("{:= ").removesuffix("=>").rstrip("= ")
     found = found.replace("( ", "(").replace(", )", ")").replace(" )", ")")
     return found if len(found) <= SIGNATURE_CHARACTERS else found[: SIGNATURE_CHARACTERS - 1] + "…"
 
 
-def _after(line: str, depth: int) -> tuple[int, int]:
-    """Open brackets behind a line, and where in it a body's brace opens; its end where none does."""
+def _after(line: str, depth: int, body: str) -> tuple[int, int]:
+    """Open brackets behind a line, and where in it the sign of a body stands; its end where none does."""
     quote, at = "", 0
     while at < len(line):
         character = line[at]
@@ -177,7 +183,7 @@ def _after(line: str, depth: int) -> tuple[int, int]:
                 quote = ""
         elif character in _QUOTES and line.find(character, at + 1) > 0:  # Rust's lifetimes have no second one
             quote = character
-        elif character == "{" and depth == 0 and ")" in line[:at]:
+        elif character == body and depth == 0 and (body == ":" or ")" in line[:at]):
             return depth, at
         elif character in _OPENING:
             depth += 1
