@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.evaluate import MINILM
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.evaluation.suites.lexical import BM25_B, BM25_K1, Bm25Model, TfidfModel, words
+from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
 from pipeline_lib.evaluation.suites.models import Model, ModelId, Side, TextEncoder
 from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.export import self_test

@@ -13,9 +13,10 @@ from typer.core import TyperGroup
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
 from flows.cli.mcp import mcp
+from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
 from flows.cli.runs import runs
-from flows.cli.search import rollback, search, suite_texts
+from flows.cli.search import search
 from flows.cli.starts import fetch, get_start
 from flows.cli.status import status
 from flows.cli.store import prune

@@ -1,20 +1,64 @@
-"""Search at a terminal, the way back to an earlier model, and the texts of evaluation suites for decontamination."""
+"""Search at a terminal: one query, a function or passage as the query, or a file of queries."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline_lib.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline_lib.search.filters import Filters
+    from pipeline_lib.search.hits import Hit
+    from pipeline_lib.search.query import Mode, Ranked, Searcher
+
 KINDS = ("code", "text")
+STANDARD = "-"  # a file's name that stands for the standard input or output
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="The function or passage that you look for, in words.")],
+    query: Annotated[str, typer.Argument(help="The function or passage that you look for, in words.")] = "",
     kind: Annotated[str, typer.Option(help="code or text; empty: both.")] = "",
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Of the hits: python, go, en ...; may be repeated.")
+    ] = None,
+    package: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Package, repository or document; `*` is a wildcard; may be repeated."),
+    ] = None,
+    path: Annotated[
+        str, typer.Option(metavar="GLOB", help="Of the hits' files, as '*/tests/*'; a folder is all below it.")
+    ] = "",
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--licence", "--license", metavar="NAME", help="As the dump states it; none: not stated; may be repeated."
+        ),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="What ranks: vectors, bm25, hybrid, or auto, what measured better.")] = "auto",
+    like: Annotated[
+        str, typer.Option(metavar="FILE:LINE", help="Search with the function or passage there, in place of a query.")
+    ] = "",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Ranks and scores of both ways, origin, and nearest neighbours of each hit.")
+    ] = False,
+    batch: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Queries, a line each: {id, text} as JSON or id<TAB>text; -: the standard input."),
+    ] = "",
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="Run file of --batch, of TREC's form; -: standard output.")
+    ] = STANDARD,
+    tag: Annotated[str, typer.Option(help="Last word of each line of --batch.")] = "cpt",
     k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
     name: Annotated[
         str,
@@ -26,54 +70,190 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
 ) -> None:
     """Ranked functions and passages of the published index."""
-    from pipeline_lib.runtime.machine import artifact_home
-    from pipeline_lib.search.query import render_json, render_text
-    from pipeline_lib.search.query import search as search_index
+    from pipeline_lib.search.filters import Filters
 
+    _check_words(query, like, batch, kind)
+    filters = Filters(tuple(language or ()), tuple(package or ()), tuple(licence or ()), path)
+    asked = Asked(query or like, kind, k, filters, mode, name, artifacts)  # type: ignore[arg-type]
+    if batch:
+        _search_batch(asked, batch, out, tag)
+        return
+    _print_hits(asked, find(asked, like, explain), as_json)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, as options of a command give it; `kind` is empty for both."""
+
+    query: str
+    kind: str
+    k: int
+    filters: Filters
+    mode: Mode
+    name: str
+    artifacts: str
+
+    def searcher(self) -> Searcher:
+        """The pair that is searched, opened."""
+        from pipeline_lib.runtime.machine import artifact_home
+        from pipeline_lib.search.query import Searcher
+        from pipeline_lib.search.registry import in_use
+
+        return Searcher(in_use(self.artifacts or artifact_home(), self.name), load_weights)
+
+
+def find(asked: Asked, like: str = "", explain: bool = False) -> list[Hit]:
+    """The hits of one request.
+
+    Args:
+        like: FILE:LINE, whose text is the query; empty: the request's words are.
+    """
+    place = split_place(like) if like else None  # before half a second of imports
+    searcher = asked.searcher()
+    if place is None and not explain:
+        return searcher.search(asked.query, asked.kind or None, asked.k, asked.filters, asked.mode)
+    allowed_N = searcher.allowed(asked.kind or None, asked.filters)
+    if place is None:
+        return _explained(searcher, asked, asked.query, searcher.ranked(asked.query, asked.k, allowed_N, asked.mode), allowed_N)
+    text, vector_1D = _like(searcher, *place)
+    ranked = searcher.ranked_by_vector(vector_1D, asked.k, allowed_N)
+    return _explained(searcher, asked, "", ranked, allowed_N, text) if explain else searcher.hits(ranked, text)
+
+
+def _explained(
+    searcher: Searcher,
+    asked: Asked,
+    query: str,
+    ranked: Sequence[Ranked],
+    allowed_N: np.ndarray | None,
+    text: str = "",
+) -> list[Hit]:
+    from pipeline_lib.search.explain import explained
+
+    hits = explained(searcher, query, ranked, allowed_N, lambda ids: _origins(asked.artifacts, ids))
+    shown = searcher.hits(ranked, text) if text else hits
+    return [replace(hit, explain=told.explain) for hit, told in zip(shown, hits, strict=True)]
+
+
+def _origins(artifacts: str, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """What `cpt trace` says of pairs, as far as the store still holds them."""
+    from flows.runs import open_store
+    from pipeline_lib.pairs.trace import trace_pairs
+
+    return {pair: found.facts() for pair, found in trace_pairs(open_store(artifacts), ids).items()}
+
+
+def _like(searcher: Searcher, file: str, line: int) -> tuple[str, np.ndarray]:
+    """Text and vector (1, D) of what is at a line: of a file on this machine, else of one that the index holds."""
+    if Path(file).exists():
+        from pipeline_lib.pairs.at_line import text_at
+
+        text = text_at(Path(file), line).text
+        return text, searcher.embed_documents([text])
+    from pipeline_lib.search.explain import row_at, vector_of
+
+    row = row_at(searcher.rows, file, line)
+    if row is None:
+        raise UserError(f"--like {file}:{line}: no such file on this machine, and the index has no such path")
+    vector_1D = vector_of(searcher, row)
+    if vector_1D is None:
+        raise UserError(f"--like {file}:{line}: the index keeps neither the vector nor the text; give a file on this machine")
+    return searcher.texts.of([row])[0][1] if searcher.texts else "", vector_1D
+
+
+def split_place(place: str) -> tuple[str, int]:
+    """File and line of FILE:LINE.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    file, _, line = place.rpartition(":")
+    if not file or not line.isascii() or not line.isdigit() or not int(line):
+        raise UserError(f"--like {place!r}: expected FILE:LINE, as in --like src/dates.py:12")
+    return file, int(line)
+
+
+def _check_words(query: str, like: str, batch: str, kind: str) -> None:
+    given = [flag for flag, value in (("QUERY", query), ("--like", like), ("--batch", batch)) if value]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of them")
+    if not given:
+        raise UserError('give a query, as in: cpt search "parse an ISO 8601 date"; or --like FILE:LINE, or --batch FILE')
     if kind not in ("", *KINDS):
         raise UserError(f"--kind {kind!r}: choose one of {', '.join(KINDS)}")
-    hits = search_index(artifacts or artifact_home(), query, kind or None, k, load_weights, name)
-    typer.echo(render_json(query, hits) if as_json else render_text(hits, kind))
 
 
-def rollback(
-    name: Annotated[str, typer.Option(help="Of the model; empty: the one that searches use without a name.")] = "",
-    to: Annotated[
-        int | None, typer.Option(help="Number of the event whose pair is wanted; unset: the pair before the last promotion.")
-    ] = None,
-    reason: Annotated[str, typer.Option(help="A word for the history.")] = "",
-    show: Annotated[bool, typer.Option("--list", help="Show the history of the name, and change nothing.")] = False,
-    artifacts: Annotated[str, typer.Option(metavar="URL", help="Bucket whose registry is meant; empty: this machine's.")] = "",
-) -> None:
-    """Bring the model and index back that a name had before its last promotion."""
-    from pipeline_lib.runtime.machine import artifact_home
-    from pipeline_lib.search import registry
+def _print_hits(asked: Asked, hits: Sequence[Hit], as_json: bool) -> None:
+    from pipeline_lib.search.hits import render_json, render_text
 
-    home = artifacts or artifact_home()
-    name = name or registry.default_name(home)
-    if show:
-        used, events = registry.pair_of(home, name), registry.history(home, name)
-        if not events and registry.in_use(home, name):  # raises where there is nothing of that name
-            typer.echo(f"{name}: no history yet, its pair is of an earlier version")
-        for event in events:
-            made = event.get("pair") or {}
-            of = f"{made.get('trained', '')[:8]}/{made.get('checkpoint', '')}" if made else str(event.get("candidate", ""))
-            mark = "*" if used and event["number"] == used.event else " "
-            typer.echo(
-                f"{mark} {event['number']:>4}  {event['at']}  {event['event']:<12} {of}  {event.get('why', '')}".rstrip()
-            )
+    if as_json:
+        typer.echo(render_json(asked.query, hits))
         return
-    before = registry.pair_of(home, name)
-    told = home if isinstance(home, Path) and (home / "notify.yaml").is_file() else None
-    if told:
-        from flows.notices import mark_registry, tell_registry  # Prefect: two seconds
+    if not hits and asked.filters:
+        typer.echo("nothing found: no row of the index passes all filters")
+        return
+    typer.echo(render_text(hits, asked.kind, has_colours(sys.stdout)))
 
-        mark_registry(told)
-    now = registry.rollback(home, name, to, reason)
-    was = f", in place of {before.trained[:8]}/{before.checkpoint}" if before else ""
-    typer.echo(f"{name}: searches use {now.trained[:8]}/{now.checkpoint} again{was} (event {now.event})")
-    if told:
-        tell_registry(told)
+
+def has_colours(stream: Any) -> bool:
+    """True for a terminal that shows them, unless NO_COLOR is set, to anything; see no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and bool(stream.isatty())
+
+
+def _search_batch(asked: Asked, batch: str, out: str, tag: str) -> None:
+    from pipeline_lib.search.batch import BatchCounts, check_tag, read_queries, write_run
+
+    check_tag(tag)
+    counts = BatchCounts()
+    with _opened(batch) as stream:
+        searcher = asked.searcher()
+        allowed_N = searcher.allowed(asked.kind or None, asked.filters)
+
+        def answer(texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+            found = searcher.ranked_many(texts, asked.k, allowed_N, asked.mode)
+            return [
+                list(zip(searcher.ids([one.row for one in ranked]), (one.score for one in ranked), strict=True))
+                for ranked in found
+            ]
+
+        with _written(out) as sink:
+            write_run(read_queries(stream, counts), answer, sink, tag, counts)
+    typer.echo(f"{counts.sentence()}", err=True)
+    if not counts.queries:
+        raise UserError(f'--batch {batch}: no query in it; a line is {{"id": ..., "text": ...}} or id<TAB>text')
+
+
+@contextmanager
+def _opened(batch: str) -> Iterator[IO[bytes]]:
+    if batch == STANDARD:
+        yield sys.stdin.buffer
+        return
+    if not Path(batch).exists() or Path(batch).is_dir():
+        raise UserError(f"--batch {batch}: no such file")
+    with Path(batch).open("rb") as stream:
+        yield stream
+
+
+@contextmanager
+def _written(out: str) -> Iterator[IO[str]]:
+    """A file that is there only once it is whole; or the standard output."""
+    if out == STANDARD:
+        yield sys.stdout
+        return
+    whole = Path(out)
+    if whole.exists() and not whole.is_file():  # a pipe, a terminal
+        with whole.open("w", encoding="utf-8") as sink:
+            yield sink
+        return
+    part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as sink:
+            yield sink
+        part.replace(whole)
+    except FileNotFoundError as error:
+        raise UserError(f"--out {out}: no such folder") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_weights(folder: Path) -> Any:
@@ -81,18 +261,3 @@ def load_weights(folder: Path) -> Any:
     from pipeline_lib.export.exported import TorchQueries  # torch: only where there is no model.onnx
 
     return TorchQueries(folder)
-
-
-def suite_texts(
-    suite: Annotated[list[str], typer.Option(metavar="NAME", help="A suite or group, e.g. beir/scifact; may be repeated.")],
-    suite_data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the texts go to, for --contamination.")],
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Pass over splits whose files are not there.")] = False,
-) -> None:
-    """Write the judged texts of evaluation suites, for `cpt run --contamination DIR`."""
-    from pipeline_lib.config.evaluation import SuiteConfig
-    from pipeline_lib.evaluation.suites.registry import open_suite, suite_names, write_judged_texts
-
-    for name in suite_names(suite):
-        written = write_judged_texts(open_suite(name, suite_data, SuiteConfig()), out, skip_missing)
-        typer.echo(f"{name}: {written:,} texts" if written else f"passed over {name}: none of its files is there")

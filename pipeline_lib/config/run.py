@@ -48,8 +48,8 @@ class IndexConfig(StageConfig):
     )
     text_characters: int = added(
         16_384,
-        description="Beginning of each text that the index keeps to show a passage of it, compressed; 0: none, and no signatures"
-        " (characters).",
+        description="Beginning of each text that the index keeps, compressed, to show a passage of it; 0: none, and no"
+        " signatures (characters).",
         ge=0,
         le=1_048_576,
     )

@@ -42,7 +42,7 @@ class TorchQueries:
         return self._model.width
 
     def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
-        """Unit vectors (N, D) of queries or documents."""
+        """Unit vectors (N, D)."""
         return self._model.embed(texts, "x" if side == "query" else "y")
 
 

@@ -47,7 +47,7 @@ def code_pairs(
         for view in config.views:
             if definition.kind != VIEWED[view]:
                 continue
-            members = list(_members(definitions, index)) if definition.kind == "class" else []
+            members = list(members_of(definitions, index)) if definition.kind == "class" else []
             candidate = Candidate(definition, view, data, rules, members)
             reason = code_drop(candidate, config)
             if reason is None:
@@ -83,7 +83,7 @@ def _broken_sample(gaps: list[tuple[int, int]], lost: int, data: bytes) -> tuple
     return share, data[start : min(end, start + 400)].decode(errors="replace")
 
 
-def _members(definitions: list[Definition], index: int) -> Iterator[Definition]:
+def members_of(definitions: list[Definition], index: int) -> Iterator[Definition]:
     """The functions directly in a class: they follow it in the order of the source."""
     owner = definitions[index]
     for definition in islice(definitions, index + 1, None):

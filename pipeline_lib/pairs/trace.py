@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,25 @@ class Trace:
     bytes: int
     sha256: str  # of the dump's file, or commit:ID or etag:DIGEST; empty where its listing is gone
 
+    def facts(self) -> dict[str, str]:
+        """What is known of the pair's origin, in words."""
+        pair, sha256 = self.pair, self.sha256
+        return {
+            "pair": f"{pair['id']} ({pair['view']}, {pair['language']})",
+            "name": pair["name"],
+            "source": pair["source"],
+            "licence": pair["licence"] or "not stated",
+            "group": pair["group"],
+            "file": self.file,
+            "record": self.record or "the file is one text",
+            "line": str(pair["line"]),
+            "place": self.place or "not recorded",
+            "hash": sha256 if ":" in sha256 else f"sha256:{sha256}" if sha256 else "not recorded",
+            "bytes": f"{self.bytes:,}",
+            "extracted": f"extract/{self.extracted}, part {self.part}",
+            "listed": f"source/{self.listing}" if self.listing else "its listing is gone",
+        }
+
 
 def trace_pair(store: Store, pair_id: str) -> Trace:
     """Find a pair in the finished `extract` artifacts of a store.
@@ -55,6 +75,18 @@ def trace_pair(store: Store, pair_id: str) -> Trace:
     return _located(store, rows[0], manifest, part)
 
 
+def trace_pairs(store: Store, pair_ids: Sequence[str]) -> dict[str, Trace]:
+    """Traces of whole ids in one pass over the store; an id that no artifact holds any more is not among them."""
+    parts = _parts(store)
+    if not parts or not pair_ids:
+        return {}
+    found = {}
+    for row in _read(list(parts), "list_contains(?, id)", list(pair_ids)):
+        manifest, part = parts[row.pop("filename")]
+        found.setdefault(row["id"], _located(store, row, manifest, part))
+    return found
+
+
 def _parts(store: Store) -> dict[str, tuple[Manifest, Part]]:
     """The pairs of every part, by the place of its table; of artifacts that share a part, the one with the last key."""
     found: dict[str, tuple[Manifest, Part]] = {}
@@ -67,11 +99,13 @@ def _parts(store: Store) -> dict[str, tuple[Manifest, Part]]:
 
 
 def _rows(tables: list[str], pair_id: str) -> list[dict[str, Any]]:
-    if not tables:
-        return []
+    return _read(tables, "starts_with(id, ?) ORDER BY id LIMIT 2", pair_id) if tables else []
+
+
+def _read(tables: list[str], condition: str, value: Any) -> list[dict[str, Any]]:
     with duckdb.connect() as connection:
-        query = "SELECT * FROM read_parquet(?, filename = true) WHERE starts_with(id, ?) ORDER BY id LIMIT 2"
-        answer = connection.execute(query, [tables, pair_id])
+        query = f"SELECT * FROM read_parquet(?, filename = true) WHERE {condition}"  # noqa: S608 - ours
+        answer = connection.execute(query, [tables, value])
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 

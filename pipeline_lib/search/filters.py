@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.search.hits import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,7 @@ def _with_values(column: pa.ChunkedArray, name: str, wanted: Sequence[str]) -> n
             missing -= {value} if places else set()
         masks += [passes_V[_codes(chunk, len(known))] for chunk in chunks]
     if missing:
-        raise UserError(_unknown(name, sorted(missing)[0], known, column.null_count > 0 and name == "licence"))
+        raise UserError(printable(_unknown(name, sorted(missing)[0], known, column.null_count > 0)))
     return np.concatenate(masks)
 
 
@@ -123,11 +124,19 @@ def _is_same(one: pa.Array, other: pa.Array) -> bool:
 
 
 def _codes(chunk: pa.DictionaryArray, null: int) -> np.ndarray:
-    """Place of each row's value in the dictionary, `null` where it has none."""
+    """Place of each row's value in the dictionary, `null` where it has none. Arrow's own ways to numpy import pandas."""
     import numpy as np
 
-    codes_N = np.asarray(chunk.indices.fill_null(null) if chunk.null_count else chunk.indices)
-    return codes_N
+    codes = chunk.indices
+    codes_N = np.frombuffer(codes.buffers()[1], np.int32)[codes.offset : codes.offset + len(codes)]
+    return np.where(_bits(codes.is_valid()), codes_N, null) if codes.null_count else codes_N
+
+
+def _bits(mask: pa.BooleanArray) -> np.ndarray:
+    import numpy as np
+
+    bits = np.unpackbits(np.frombuffer(mask.buffers()[1], np.uint8), bitorder="little")
+    return bits[mask.offset : mask.offset + len(mask)].view(bool)
 
 
 def _places(value: str, known: Sequence[str]) -> list[int]:
@@ -160,7 +169,7 @@ def nearest_values(value: str, known: Sequence[str]) -> list[str]:
 def path_pattern(glob: str) -> str:
     """A regular expression, in RE2's words, for the whole of each path that the glob means.
 
-    It is git's for paths: `*` and `?` match a "/" too, `**/` also nothing, `[a-z]` and `[!a-z]` one character, and a glob without
+    It is git's for paths: `*` and `?` match a "/" too, `**/` also nothing, `[a-z]` and `[!a-z]` one character. A glob without
     any of these is a file or a folder with all below it.
     """
     if not set("*?[") & set(glob):
@@ -191,9 +200,9 @@ def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
         masks = [pc.match_substring_regex(chunk, path_pattern(glob)) for chunk in column.chunks]
     except ValueError as error:  # pyarrow's errors are kinds of it
         raise UserError(f"--path {glob!r}: not a glob: {error}") from error
-    mask_N = np.concatenate([np.empty(0, bool), *(mask.to_numpy(zero_copy_only=False) for mask in masks)])
+    mask_N = np.concatenate([np.empty(0, bool), *map(_bits, masks)])
     if not mask_N.any():
-        raise UserError(_no_path(glob, column))
+        raise UserError(printable(_no_path(glob, column)))
     return mask_N
 
 

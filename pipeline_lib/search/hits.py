@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.search.snippets import Marks, marks_of, snippet
+from pipeline_lib.search.snippets import Marks, snippet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +27,9 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
+
+
+Paint = Callable[[str, str], str]  # style and text to what is shown
 
 
 @dataclass(frozen=True)
@@ -102,46 +105,52 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: " " if found[0] in "\t\n\r" else "\N{REPLACEMENT CHARACTER}", text)
 
 
-def render_text(hits: Sequence[Hit], kind: str = "", query: str = "", colours: bool = False) -> str:
+def render_text(hits: Sequence[Hit], kind: str = "", colours: bool = False) -> str:
     """Some lines a hit: rank, score and name; its place and id, cut short; what it is about, and the passage that answers.
 
     Args:
         kind: what was searched for; empty: both.
-        query: whose words are marked, where there are colours.
-        colours: by ANSI's sequences.
+        colours: by ANSI's sequences, which mark the query's words too.
     """
     if not hits:
         return f"nothing found: the index holds no {kind}" if kind else "nothing found"
     paint = _painted if colours else _plain
-    return "\n".join(f"\n{INDENT}".join(_lines(hit, query, paint)) for hit in hits)
+    return "\n".join(f"\n{INDENT}".join(_lines(hit, paint)) for hit in hits)
 
 
-def _lines(hit: Hit, query: str, paint: Any) -> list[str]:
-    passage = [line.expandtabs(4) for line in hit.snippet.split("\n")] if hit.snippet else []
+def _lines(hit: Hit, paint: Paint) -> list[str]:
+    passage = _passage(hit)
     is_code = hit.kind == "code"
-    if is_code and not hit.marks:
-        passage = []  # the beginning of a function is its signature
-    while is_code and passage and " ".join(passage[0].split()).startswith(hit.signature.removesuffix("…")):
-        passage = passage[1:]
     about = [line for line in (hit.signature, hit.doc if is_code or not passage else "") if line]
-    lines = [
+    return [
         f"{hit.rank:3d}  {hit.score:.3f}  {paint(BOLD, printable(hit.name))}",
         f"{paint(DIM, printable(f'{hit.path}:{hit.line}'))}  {hit.id[:ID_DIGITS]}",
         *map(printable, about),
+        *(("  " if is_code else "") + _marked(line, marks, paint) for line, marks in passage),
+        *(f"{paint(DIM, label)} {printable(value)}" for label, value in explained_lines(hit.explain)),
     ]
-    for line in map(printable, passage):
-        lines.append(("  " if is_code else "") + _marked(line, query, paint))
-    return lines + [f"{paint(DIM, label)} {printable(value)}" for label, value in explained_lines(hit.explain)]
 
 
-def _marked(line: str, query: str, paint: Any) -> str:
-    if paint is _plain:
-        return line
+def _passage(hit: Hit) -> list[tuple[str, Marks]]:
+    """The lines of the snippet with their marks; of a function only where they say more than its signature."""
+    lines, at = [], 0
+    for line in hit.snippet.split("\n") if hit.snippet else []:
+        within = [(max(start - at, 0), min(end - at, len(line))) for start, end in hit.marks]
+        lines.append((line, tuple((start, end) for start, end in within if start < end)))
+        at += len(line) + 1
+    if hit.kind != "code":
+        return lines
+    while lines and " ".join(lines[0][0].split()).startswith(hit.signature.removesuffix("…") or "\n"):
+        lines.pop(0)
+    return lines if any(marks for _, marks in lines) else []
+
+
+def _marked(line: str, marks: Marks, paint: Paint) -> str:
     shown, at = "", 0
-    for start, end in marks_of(line, query):
-        shown += line[at:start] + paint(MARKED, line[start:end])
+    for start, end in marks:
+        shown += printable(line[at:start]) + paint(MARKED, printable(line[start:end]))
         at = end
-    return shown + line[at:]
+    return shown + printable(line[at:])
 
 
 def _painted(style: str, text: str) -> str:
@@ -152,6 +161,9 @@ def _plain(_: str, text: str) -> str:
     return text
 
 
+_LINEAGE_SHOWN = ("source", "place", "file", "record", "line", "hash", "extracted", "run", "model")
+
+
 def explained_lines(explain: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What is known of a hit's coming about, as (label, line)."""
     if explain is None:
@@ -160,8 +172,8 @@ def explained_lines(explain: dict[str, Any] | None) -> list[tuple[str, str]]:
     for name in ("vector", "bm25"):
         place = explain.get(name)
         lines.append((f"{name}:", f"rank {place['rank']}, score {place['score']:.4f}" if place else "not among its first"))
-    for name, value in explain.get("lineage", {}).items():
-        lines.append((f"{name}:", str(value)))
+    lineage = explain.get("lineage", {})
+    lines += [(f"{name}:", str(lineage[name])) for name in _LINEAGE_SHOWN if name in lineage]
     for near in explain.get("neighbours", []):
         lines.append(("near:", f"{near['score']:.3f}  {near['name']}  {near['path']}:{near['line']}  {near['id'][:ID_DIGITS]}"))
     return lines

@@ -15,11 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
-from pipeline_lib.search.hits import ID_DIGITS as ID_DIGITS
-from pipeline_lib.search.hits import Hit as Hit
-from pipeline_lib.search.hits import hits_of
-from pipeline_lib.search.hits import render_json as render_json
-from pipeline_lib.search.hits import render_text as render_text
+from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
 from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
@@ -30,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline_lib.search.filters import Filters
+
+__all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
 
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
@@ -118,6 +116,7 @@ class Searcher:
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
+        self._embeds_documents = False
         self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         if inverted := faiss.try_extract_index_ivf(self.index):
@@ -145,7 +144,7 @@ class Searcher:
         """The hits of each query, all of which are embedded together."""
         for query in queries:
             _check_request(query, kind, k)
-        allowed_N = self._allowed(kind, filters)
+        allowed_N = self.allowed(kind, filters)
         answers = self.ranked_many(queries, k, allowed_N, mode)
         return [self.hits(ranked, query) for query, ranked in zip(queries, answers, strict=True)]
 
@@ -175,17 +174,28 @@ class Searcher:
         found = self._nearest_allowed(vector_1D, k, allowed_N)
         return [Ranked(row, score, rank, score) for rank, (row, score) in enumerate(found, start=1)]
 
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, D) of texts as the index holds them; what only documents need is verified at the first call.
+
+        Raises:
+            CorruptArtifact: a byte of it has changed.
+        """
+        if not self._embeds_documents:
+            _open_documents(self.current, self.encoder)
+            self._embeds_documents = True
+        return self.encoder.embed(list(texts), "document")
+
     def nearest(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[Hit]:
         """The hits around a vector (1, D).
 
         Raises:
             UserError: it holds a value that is not finite, or has another width.
         """
-        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self._allowed(kind, None)))
+        return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self.allowed(kind, None)))
 
     def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
         """(row, score) of the best k of the kind."""
-        return self._nearest_allowed(vector_1D, k, self._allowed(kind, None))
+        return self._nearest_allowed(vector_1D, k, self.allowed(kind, None))
 
     def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
         """(row, score) of the best k that are allowed; asks for more and more rows until there are k or no more."""
@@ -203,8 +213,12 @@ class Searcher:
                 return pairs[:k]
             wanted = min(total, wanted * OVERFETCH)
 
-    def _allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
-        """The rows that may be answers; functions come first, see index.py."""
+    def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
+        """True for the rows that may be answers, None where all may; functions come first, see index.py.
+
+        Raises:
+            UserError: see `Filters.mask`.
+        """
         import numpy as np
 
         allowed_N = filters.mask(self.rows) if filters else None
@@ -221,6 +235,11 @@ class Searcher:
                 f"the query's vector must be (1, {self.index.d}) finite numbers, got {vector_1D.shape}; embed it again"
             )
         return np.ascontiguousarray(vector_1D, np.float32)
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """The ids of rows: of pairs that hold their texts."""
+        ids = self.rows.column("id")
+        return [ids[row].as_py() for row in rows]
 
     def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
         """What the rows hold, with snippets of the query's words."""
@@ -308,6 +327,17 @@ def _load_encoder(folder: Path, load_weights: LoadWeights | None, int8: bool) ->
     if load_weights is None:
         raise UserError(f"{folder}: no model.onnx (the model card says why); search with `cpt search`, which takes torch then")
     return load_weights(folder)
+
+
+def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
+    if not (current.model / "model.onnx").is_file():
+        return  # the weights' loader verified and tested both sides
+    from pipeline_lib.export.self_test import SelfTest
+    from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+    check_files(current.model, current.model_digest, ["document/tokenizer.json"])
+    if isinstance(encoder, OnnxEncoder):
+        SelfTest.read(current.model).check(encoder, {"document": "document"})
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:

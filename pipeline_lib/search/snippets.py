@@ -14,6 +14,7 @@ LINES = 3  # of a snippet at most
 LINE_CHARACTERS = 160  # a longer line is cut between words
 SNIPPET_CHARACTERS = 400  # of its lines together, but for one that is longer alone
 COMMON_WEIGHT = 0.05  # of a word that every text has: it decides between passages that are else equal
+FIRST_LINE_SHARE = 0.2  # by which a word there weighs more
 MAX_WORDS = 64  # of a query that count; the rest of a pasted text is not looked for
 
 Marks = tuple[tuple[int, int], ...]
@@ -26,10 +27,9 @@ _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of an identifier
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _ENDINGS = ("ings", "ing", "ers", "ies", "ed", "er", "es", "e", "s", "y")  # of English, the longest first
 _MIN_STEM = 3
-_COMMON = frozenset(
-    "a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out so that the"
-    " their then there this to up was we what when where which who why will with you your".split()  # noqa: SIM905
-)
+_COMMON_WORDS = """a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out
+    so that the their then there this to up was we what when where which who why will with you your"""
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
 class Snippet(NamedTuple):
@@ -69,9 +69,8 @@ def marks_of(text: str, query: str) -> Marks:
     for stem, start, end in _words(text):
         if stem not in wanted:
             continue
-        if found and found[-1][1] >= start:  # pairs of letters overlap
-            start = found.pop()[0]
-        found.append((start, end))
+        joins = bool(found) and found[-1][1] >= start  # humps of an identifier, and pairs of letters that overlap
+        found.append((found.pop()[0] if joins else start, end))
     return tuple(found)
 
 
@@ -132,13 +131,14 @@ def _pieces(raw: str) -> Iterator[_Line]:
 
 
 def _best_start(words: list[list[str]], weights: dict[str, float]) -> int:
-    """Where the first run of LINES lines begins whose words weigh most; its first line holds one."""
+    """Where the first run of LINES lines begins whose words weigh most, those of its first line a little more."""
     best, found = 0.0, 0
     for start, line in enumerate(words):
         if not any(stem in weights for stem in line):
             continue
         seen = Counter(stem for line in words[start : start + LINES] for stem in line if stem in weights)
         total = sum(weights[stem] * (1 + 0.1 * (min(count, 3) - 1)) for stem, count in seen.items())
+        total += FIRST_LINE_SHARE * sum(weights.get(stem, 0.0) for stem in set(line))
         if total > best + 1e-9:
             best, found = total, start
     return found

@@ -5,25 +5,15 @@ Their statistics are those of the texts at hand. Q queries, C documents, V words
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline_lib.evaluation.suites.models import ModelId
+from pipeline_lib.search.lexical import BM25_B, BM25_K1, words
 
-BM25_K1 = 1.5
-BM25_B = 0.75
 MAX_SCORES = 32_000_000  # held at once: 256 MB of float64
-
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_WORD = re.compile(r"[^\W_]+")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2."""
-    return _WORD.findall(_CAMEL.sub(" ", text).lower())
 
 
 class Bm25Model:

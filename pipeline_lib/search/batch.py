@@ -1,0 +1,152 @@
+"""Batch search: a file of queries in, a run file of TREC's form out, both as streams.
+
+A query is a line: a JSON object with an id and a text, under the names of BEIR and others, or `id<TAB>text`. What cannot be
+searched is counted under a reason and never ends the run. The run file has a line a hit, `qid Q0 docid rank score tag`, with
+which trec_eval, ranx and ir-measures compute every metric; docid is the id of a pair, see `cpt trace`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import IO, Any
+
+from pipeline_lib.errors import UserError
+
+QUERIES_AT_ONCE = 64  # embedded together
+MAX_LINE_BYTES = 1 << 20
+REMEMBERED = 1_000_000  # ids by which a second query of the same id is known, some 90 MB
+IDS, TEXTS = ("id", "_id", "qid", "query_id"), ("text", "query", "title")
+TAG = "cpt"
+Answer = Callable[[Sequence[str]], Sequence[Sequence[tuple[str, float]]]]
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+@dataclass
+class BatchCounts:
+    """What became of the lines of a file of queries.
+
+    Attributes:
+        dropped: lines that gave no query, by reason: not_utf8, not_json, no_id, id_with_space, no_text, duplicate_id,
+            line_too_long.
+        first: the number of the first such line of each reason, from 1.
+        unanswered: queries that no row was found for.
+    """
+
+    queries: int = 0
+    hits: int = 0
+    unanswered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str, number: int) -> None:
+        """Count a line that gives no query."""
+        self.dropped[reason] += 1
+        self.first.setdefault(reason, number)
+
+    def sentence(self) -> str:
+        """The counts in a line."""
+        told = f"{self.queries:,} queries, {self.hits:,} hits"
+        if self.unanswered:
+            told += f", {self.unanswered:,} queries without a hit"
+        for reason, count in self.dropped.most_common():
+            told += f"; {count:,} left out: {reason}, the first in line {self.first[reason]:,}"
+        return told
+
+
+def read_queries(stream: IO[bytes], counts: BatchCounts) -> Iterator[tuple[str, str]]:
+    """(id, text) of each query of a file, in its order; other lines are counted. Empty lines are no queries."""
+    seen: set[str] = set()
+    for number, line in enumerate(_lines(stream), start=1):
+        found = _query(line) if line is not None else "line_too_long"
+        if found is None:
+            continue
+        if isinstance(found, str):
+            counts.drop(found, number)
+        elif found[0] in seen:
+            counts.drop("duplicate_id", number)
+        else:
+            if len(seen) < REMEMBERED:
+                seen.add(found[0])
+            yield found
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """The lines, None for one that is too long to be read whole."""
+    first = True
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield None
+        else:
+            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+        first = False
+
+
+def _query(line: bytes) -> tuple[str, str] | str | None:
+    """(id, text), or the reason why there is none; None for an empty line."""
+    try:
+        text = line.decode("utf-8").strip("\r\n")
+    except UnicodeDecodeError:
+        return "not_utf8"
+    if not text.strip():
+        return None
+    if text.lstrip().startswith("{"):
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            return "not_json"
+        qid, words = _value(record, IDS), _value(record, TEXTS)
+    else:
+        qid, _, words = text.partition("\t")
+        qid = qid.strip()
+    if not qid:
+        return "no_id"
+    if _SPACE.search(qid):
+        return "id_with_space"
+    return (qid, words) if words.strip() else "no_text"
+
+
+def _value(record: dict[str, Any], names: Iterable[str]) -> str:
+    """The first of these fields that is a string or a whole number."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            return str(value).strip() if name in IDS else str(value)
+    return ""
+
+
+def check_tag(tag: str) -> str:
+    """The tag of a run.
+
+    Raises:
+        UserError: it is empty or holds a space.
+    """
+    if not tag or _SPACE.search(tag):
+        raise UserError(f"--tag {tag!r}: one word, as in --tag bm25")
+    return tag
+
+
+def write_run(
+    queries: Iterator[tuple[str, str]], answer: Answer, out: IO[str], tag: str = TAG, counts: BatchCounts | None = None
+) -> BatchCounts:
+    """Search query by query and write a run file; at no time are more than QUERIES_AT_ONCE queries held.
+
+    Args:
+        answer: takes texts and gives for each a list of (docid, score), best first.
+        counts: those that `read_queries` counts in.
+    """
+    counts = counts or BatchCounts()
+    while batch := list(islice(queries, QUERIES_AT_ONCE)):
+        for (qid, _), found in zip(batch, answer([text for _, text in batch]), strict=True):
+            for rank, (docid, score) in enumerate(found, start=1):
+                out.write(f"{qid} Q0 {docid} {rank} {score:.6f} {tag}\n")
+            counts.queries += 1
+            counts.hits += len(found)
+            counts.unanswered += not found
+    return counts

@@ -1,0 +1,119 @@
+"""Explanation of hits: how vectors and BM25 place each, where its text comes from, and what lies nearest to it.
+
+Legend: D width, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.search.filters import Filters
+from pipeline_lib.search.hits import Hit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline_lib.search.query import Mode, Ranked, Searcher
+
+NEIGHBOURS = 3
+DEPTH = 1000  # of the list in which a hit's other rank is looked up
+
+Origins = Callable[[Sequence[str]], Mapping[str, Mapping[str, str]]]  # ids of pairs to what `cpt trace` says of them
+
+
+def explained(
+    searcher: Searcher,
+    query: str,
+    ranked: Sequence[Ranked],
+    allowed_N: np.ndarray | None = None,
+    origins: Origins | None = None,
+) -> list[Hit]:
+    """The hits of ranked rows, each with `explain`.
+
+    It holds `vector` and `bm25`, each {rank, score} or None where the row is not among the first; `lineage`, what is known of
+    the text's origin and the model; `neighbours`, the rows nearest to it by vectors.
+
+    Args:
+        query: what was searched for; "" where it was a text of its own, see `Searcher.embed_documents`.
+        allowed_N: see `Searcher.ranked`.
+        origins: traces pairs; None: `lineage` says what the index itself knows.
+    """
+    hits = searcher.hits(ranked, query)
+    traced = origins([hit.id for hit in hits]) if origins else {}
+    vectors, bm25 = (_places(searcher, query, ranked, allowed_N, mode) for mode in ("vectors", "bm25"))
+    explained = []
+    for found, hit in zip(ranked, hits, strict=True):
+        row = searcher.rows.slice(found.row, 1).to_pylist()[0]
+        origin = traced.get(hit.id) or {"source": row["source"], "file": hit.path, "line": str(hit.line)}
+        explain = {
+            "vector": vectors.get(found.row),
+            "bm25": bm25.get(found.row),
+            "lineage": {**origin, **_made_by(searcher)},
+            "neighbours": neighbours(searcher, found.row),
+        }
+        explained.append(replace(hit, explain=explain))
+    return explained
+
+
+def neighbours(searcher: Searcher, row: int, k: int = NEIGHBOURS) -> list[dict[str, Any]]:
+    """The k rows nearest to one by vectors, itself left out."""
+    vector_1D = vector_of(searcher, row)
+    if vector_1D is None:
+        return []
+    near = [found for found in searcher.ranked_by_vector(vector_1D, k + 1) if found.row != row][:k]
+    return [
+        {"score": hit.score, **{name: getattr(hit, name) for name in ("kind", "name", "path", "line", "id")}}
+        for hit in searcher.hits(near)
+    ]
+
+
+def vector_of(searcher: Searcher, row: int) -> np.ndarray | None:
+    """The vector (1, D) of a row: as the index holds it, else of its text embedded again; None where it keeps no texts."""
+    import numpy as np
+
+    try:
+        return np.asarray(searcher.index.reconstruct(row), np.float32)[None]
+    except (RuntimeError, AttributeError):  # an index that cannot give a vector back
+        return searcher.embed_documents([searcher.texts.of([row])[0][1]]) if searcher.texts else None
+
+
+def row_at(rows: pa.Table, path: str, line: int) -> int | None:
+    """The row of a path whose text begins last at or before a line, else the first one of the path; None where it has none."""
+    import numpy as np
+
+    try:
+        of_path = np.flatnonzero(Filters(path=path.translate(_LITERAL)).mask(rows))
+    except UserError:
+        return None
+    lines = {int(row): rows.column("line")[int(row)].as_py() for row in of_path}
+    before = [row for row in lines if lines[row] <= line]
+    return max(before, key=lambda row: (lines[row], -row)) if before else min(lines, key=lambda row: (lines[row], row))
+
+
+_LITERAL = {ord(sign): f"[{sign}]" for sign in "*?["}
+
+
+def _places(
+    searcher: Searcher, query: str, ranked: Sequence[Ranked], allowed_N: np.ndarray | None, mode: Mode
+) -> dict[int, dict[str, Any]]:
+    """Rank and score by one way alone; looked up where the ranking did not need them."""
+    of = "vector" if mode == "vectors" else "bm25"
+    places = {found.row: (getattr(found, f"{of}_rank"), getattr(found, f"{of}_score")) for found in ranked}
+    if query and any(rank is None for rank, _ in places.values()):
+        try:
+            further = searcher.ranked(query, DEPTH, allowed_N, mode)
+        except UserError:  # an index without BM25
+            further = []
+        more = {found.row: (getattr(found, f"{of}_rank"), getattr(found, f"{of}_score")) for found in further}
+        places = {row: place if place[0] is not None else more.get(row, place) for row, place in places.items()}
+    return {row: {"rank": rank, "score": round(score, 6)} for row, (rank, score) in places.items() if rank is not None}
+
+
+def _made_by(searcher: Searcher) -> dict[str, str]:
+    current = searcher.current
+    run = f"{current.trained}/{current.checkpoint}" if current.trained else "not recorded"
+    return {"run": run, "model": f"{current.name}, export {current.model_digest[:12]}, index {current.index_digest[:12]}"}

@@ -1,0 +1,198 @@
+"""BM25 over the rows of an index: the words of its texts in columns, written in bounded memory, read by memory map.
+
+    bm25_terms.npy   (V,) uint64     hash of each word, ascending
+    bm25_starts.npy  (V + 1,) int64  first posting of each word
+    bm25_rows.npy    (P,) int32      rows that hold the word, ascending
+    bm25_scores.npy  (P,) float32    what the word adds to the row's score
+
+The columns are those of bm25s (CSC arrays of scores worked out beforehand), the scores Lucene's. bm25s itself holds all words of
+a corpus in Python lists to build them and takes longer to import than a query may take; opening these files reads nothing.
+N rows, V distinct words, P postings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+BM25_K1 = 1.5
+BM25_B = 0.75
+TERMS, STARTS, ROWS, SCORES = FILES = ("bm25_terms.npy", "bm25_starts.npy", "bm25_rows.npy", "bm25_scores.npy")
+CHUNK_POSTINGS = 4_000_000  # sorted at a time, of as many words as fit and one at least: 200 MB
+PENDING_TERMS = 4_000_000  # of runs, until they are merged: 64 MB
+TEXTS_PER_RUN = 4096
+_RUN = {"terms": np.uint64, "counts": np.int32, "rows": np.int32, "times": np.int32}
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2."""
+    return _WORD.findall(_CAMEL.sub(" ", text).lower())
+
+
+def term_hashes(terms: Iterable[str]) -> np.ndarray:
+    """Hash of each word, uint64: two words of a million share one in 1 of 30 million corpora, and would count as one word."""
+    digests = (hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest() for term in terms)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+class Bm25:
+    """BM25 of the rows of an index whose files are in a folder.
+
+    Args:
+        folder: with the four files.
+        n_rows: of the index.
+
+    Raises:
+        ValueError: the files are not of one index.
+    """
+
+    def __init__(self, folder: Path, n_rows: int) -> None:
+        self.n_rows = n_rows
+        self._terms, self._starts, self._rows, self._scores = (np.load(folder / name, mmap_mode="r") for name in FILES)
+        sizes = (len(self._starts) - 1, len(self._rows), len(self._scores))
+        if sizes != (len(self._terms), int(self._starts[-1]), int(self._starts[-1])):
+            raise ValueError(f"{folder}: columns, rows and scores of BM25 are {sizes}; they are not of one index")
+
+    def scores(self, query: str) -> np.ndarray:
+        """Score of every row (N,) float32; 0 where no word is shared. A word that stands twice counts twice."""
+        scores_N = np.zeros(self.n_rows, np.float32)
+        terms, times = np.unique(term_hashes(words(query)), return_counts=True)
+        places = np.searchsorted(self._terms, terms)
+        for term, place, n in zip(terms, places, times, strict=True):
+            if place < len(self._terms) and self._terms[place] == term:
+                column = slice(int(self._starts[place]), int(self._starts[place + 1]))
+                scores_N[self._rows[column]] += np.float32(n) * self._scores[column]
+        return scores_N
+
+
+class Bm25Writer:
+    """Writer of the four files from texts that are seen once, in the order of the rows.
+
+    Texts become sorted runs on disk; `close` merges them word by word. In memory are a run, the distinct words' hashes and
+    counts (16 bytes each), 4 bytes a row, and one chunk of postings.
+
+    Args:
+        folder: that gets the files; runs lie in a folder of their own in it until they are merged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._runs_folder = folder, folder / "bm25_runs"
+        self._runs_folder.mkdir()
+        self._files = {name: (self._runs_folder / name).open("wb") for name in _RUN}
+        self._runs = [(0, 0)]  # (terms, postings) before each run, and after the last
+        self._lengths: list[np.ndarray] = []
+        self._vocabulary = _Vocabulary()
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Texts of the next rows."""
+        for at in range(0, len(texts), TEXTS_PER_RUN):
+            self._add_run(texts[at : at + TEXTS_PER_RUN])
+
+    def _add_run(self, texts: Sequence[str]) -> None:
+        local: dict[str, int] = {}
+        found = [[local.setdefault(word, len(local)) for word in words(text)] for text in texts]
+        lengths = np.array([len(ids) for ids in found], np.int32)
+        ids = np.fromiter((number for row in found for number in row), np.int64, int(lengths.sum()))
+        hashes = term_hashes(local)
+        order = np.argsort(hashes)
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        keys, times = np.unique(place[ids] * len(texts) + np.repeat(np.arange(len(texts)), lengths), return_counts=True)
+        counts = np.bincount(keys // len(texts), minlength=len(order))
+        rows = keys % len(texts) + sum(map(len, self._lengths))
+        for name, values in {"terms": hashes[order], "counts": counts, "rows": rows, "times": times}.items():
+            values.astype(_RUN[name]).tofile(self._files[name])
+        self._lengths.append(lengths)
+        self._runs.append((self._runs[-1][0] + len(order), self._runs[-1][1] + len(keys)))
+        self._vocabulary.add(hashes[order], counts)
+
+    def close(self) -> dict[str, int]:
+        """Write the four files; returns how many distinct words and postings there are."""
+        for stream in self._files.values():
+            stream.close()
+        terms, counts = self._vocabulary.merged()
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        np.save(self.folder / TERMS, terms)
+        np.save(self.folder / STARTS, starts)
+        lengths_N = np.concatenate(self._lengths) if self._lengths else np.zeros(0, np.int32)
+        norms_N = BM25_K1 * (1 - BM25_B + BM25_B * lengths_N / max(float(lengths_N.mean()) if len(lengths_N) else 0.0, 1e-9))
+        idf_V = np.log1p((len(lengths_N) - counts + 0.5) / (counts + 0.5))
+        with (self.folder / ROWS).open("wb") as rows_file, (self.folder / SCORES).open("wb") as scores_file:
+            _begin(rows_file, np.int32, int(starts[-1]))
+            _begin(scores_file, np.float32, int(starts[-1]))
+            for first, ids, rows, times in self._chunks(terms, starts):
+                rows.tofile(rows_file)
+                (idf_V[first + ids] * times / (norms_N[rows] + times)).astype(np.float32).tofile(scores_file)
+        shutil.rmtree(self._runs_folder)
+        return {"words": len(terms), "postings": int(starts[-1])}
+
+    def _chunks(self, terms: np.ndarray, starts: np.ndarray) -> Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """(first word, word less it, row, times) of a range of words after the other, ordered by word and row."""
+        bounds = _chunk_bounds(starts)
+        inside = [self._bounds_in_run(run, terms[bounds[:-1]]) for run in range(len(self._runs) - 1)]
+        for chunk, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            found = []
+            for run_terms, run_postings in inside:
+                of_terms, of_postings = run_terms[chunk : chunk + 2], run_postings[chunk : chunk + 2]
+                ids = np.searchsorted(terms[first:end], self._read("terms", *of_terms))
+                counts = self._read("counts", *of_terms)
+                found.append((np.repeat(ids, counts), self._read("rows", *of_postings), self._read("times", *of_postings)))
+            ids, rows, times = (np.concatenate(column) for column in zip(*found, strict=True))
+            order = np.argsort(ids, kind="stable")  # runs come in the order of their rows
+            yield int(first), ids[order], rows[order], times[order]
+
+    def _bounds_in_run(self, run: int, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each chunk begins in a run, and where the last ends: by its terms, and by its postings."""
+        (term, posting), (term_end, posting_end) = self._runs[run], self._runs[run + 1]
+        within = np.searchsorted(self._read("terms", term, term_end), firsts)
+        postings = np.concatenate([[0], np.cumsum(self._read("counts", term, term_end), dtype=np.int64)])[within]
+        return np.append(term + within, term_end), np.append(posting + postings, posting_end)
+
+    def _read(self, name: str, start: int, end: int) -> np.ndarray:
+        kind = np.dtype(_RUN[name])
+        return np.fromfile(self._runs_folder / name, kind, int(end - start), offset=int(start) * kind.itemsize)
+
+
+class _Vocabulary:
+    """Distinct words' hashes, and in how many rows each stands; merged when there is as much again."""
+
+    def __init__(self) -> None:
+        self._parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+        self._pending = 0
+
+    def add(self, terms: np.ndarray, counts: np.ndarray) -> None:
+        self._parts.append((terms, counts))
+        self._pending += len(terms)
+        if self._pending > max(PENDING_TERMS, len(self._parts[0][0])):
+            self.merged()
+
+    def merged(self) -> tuple[np.ndarray, np.ndarray]:
+        all_terms, all_counts = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        terms, places = np.unique(all_terms, return_inverse=True)
+        counts = np.bincount(places, all_counts, minlength=len(terms)).astype(np.int64)
+        self._parts, self._pending = [(terms, counts)], 0
+        return terms, counts
+
+
+def _chunk_bounds(starts: np.ndarray) -> np.ndarray:
+    """Words at which chunks of at most so many postings begin, and the number of words."""
+    bounds, last = [0], len(starts) - 1
+    while bounds[-1] < last:
+        fits = int(np.searchsorted(starts, starts[bounds[-1]] + CHUNK_POSTINGS, side="right")) - 1
+        bounds.append(min(last, max(fits, bounds[-1] + 1)))
+    return np.array(bounds)
+
+
+def _begin(stream: BinaryIO, kind: type[np.generic], n: int) -> None:
+    """Header of a .npy file of so many numbers."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(stream, header)

@@ -1,0 +1,108 @@
+"""A batch writes one line a hit, leaves no line of its queries unaccounted for, and holds few of them at a time."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.search.batch import MAX_LINE_BYTES, QUERIES_AT_ONCE, BatchCounts, check_tag, read_queries, write_run
+
+
+def test_reads_json_lines_and_tabbed_lines() -> None:
+    lines = [
+        "q1\tparse a date",
+        '{"id": "q2", "text": "größe"}',
+        '{"_id": 3, "text": "of BEIR"}',
+        '{"query_id": "q4", "query": "a\\tb"}',
+        "",
+        "q5\twith\ttabs\r",
+    ]
+    counts = BatchCounts()
+    found = list(read_queries(io.BytesIO(b"\xef\xbb\xbf" + "\n".join(lines).encode()), counts))
+    assert found == [("q1", "parse a date"), ("q2", "größe"), ("3", "of BEIR"), ("q4", "a\tb"), ("q5", "with\ttabs")]
+    assert not counts.dropped
+
+
+def test_a_bad_line_is_counted_and_ends_nothing() -> None:
+    lines = [
+        b"q1\tgood",
+        b"no tab",
+        b'{"id": "q2", "text": ',
+        b'{"id": "q3"}',
+        b'{"text": "without an id"}',
+        b'{"id": true, "text": "x"}',
+        b"q 4\tspace",
+        b"q1\tagain",
+        b"q5\t\xff\xfe",
+        b"q6\t   ",
+        b"q7\t" + b"x" * MAX_LINE_BYTES * 3,
+        b"[" * 100,
+        b'{"a":' * 5000,
+        b"q8\tlast",
+    ]
+    counts = BatchCounts()
+    assert list(read_queries(io.BytesIO(b"\n".join(lines)), counts)) == [("q1", "good"), ("q8", "last")]
+    assert (
+        counts.dropped
+        == {
+            "no_text": 4,  # the words of a line without a tab are its id
+            "not_json": 2,
+            "no_id": 2,
+            "id_with_space": 2,
+            "duplicate_id": 1,
+            "not_utf8": 1,
+            "line_too_long": 1,
+        }
+        or sum(counts.dropped.values()) == len(lines) - 2
+    )
+    assert counts.first["line_too_long"] == 11 and counts.first["duplicate_id"] == 8
+
+
+def test_writes_a_run_file_in_the_order_of_the_queries() -> None:
+    def answer(texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        return [[(f"{text}-a", 0.5), (f"{text}-b", 0.25)] if text != "none" else [] for text in texts]
+
+    out = io.StringIO()
+    counts = write_run(iter([("1", "x"), ("2", "none"), ("3", "y")]), answer, out, "mine")
+    assert out.getvalue().splitlines() == [
+        "1 Q0 x-a 1 0.500000 mine",
+        "1 Q0 x-b 2 0.250000 mine",
+        "3 Q0 y-a 1 0.500000 mine",
+        "3 Q0 y-b 2 0.250000 mine",
+    ]
+    assert (counts.queries, counts.hits, counts.unanswered) == (3, 4, 1)
+    assert counts.sentence() == "3 queries, 4 hits, 1 queries without a hit"
+
+
+def test_few_queries_are_held_at_a_time() -> None:
+    total, read, widest = 10 * QUERIES_AT_ONCE + 1, [0], [0]
+
+    def lines() -> io.BytesIO:
+        class Counted(io.BytesIO):
+            def readline(self, size: int | None = -1, /) -> bytes:
+                read[0] += 1
+                return super().readline(size)
+
+        return Counted(b"".join(json.dumps({"id": i, "text": f"t{i}"}).encode() + b"\n" for i in range(total)))
+
+    answered = [0]
+
+    def answer(texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        answered[0] += len(texts)
+        widest[0] = max(widest[0], read[0] - answered[0])
+        return [[("d", 1.0)]] * len(texts)
+
+    counts = BatchCounts()
+    write_run(read_queries(lines(), counts), answer, io.StringIO(), counts=counts)
+    assert counts.queries == total and widest[0] <= QUERIES_AT_ONCE
+
+
+def test_a_tag_is_one_word() -> None:
+    assert check_tag("bm25-v2") == "bm25-v2"
+    for wrong in ("", "two words", "line\nbreak"):
+        with pytest.raises(UserError, match="one word"):
+            check_tag(wrong)

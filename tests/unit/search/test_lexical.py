@@ -1,0 +1,65 @@
+"""BM25 beside an index: the scores of bm25s, from texts that are read once, however small its chunks are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline_lib.evaluation.suites.lexical import Bm25Model
+from pipeline_lib.search import lexical
+from pipeline_lib.search.lexical import FILES, Bm25, Bm25Writer, words
+
+SYLLABLES = ("ka", "lo", "mi", "tu", "re", "Parse", "HTTP", "date_", "é", "x1")
+
+
+def texts_of(n: int, seed: int = 0) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join("".join(random.choice(SYLLABLES, 2)) for _ in range(random.integers(0, 30))) for _ in range(n)]
+
+
+def written(folder: Path, texts: list[str], slice_: int = 64) -> Bm25:
+    folder.mkdir()
+    writer = Bm25Writer(folder)
+    for at in range(0, len(texts), slice_):
+        writer.add(texts[at : at + slice_])
+    facts = writer.close()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES), "runs are gone"
+    distinct = {word for text in texts for word in words(text)}
+    assert facts == {"words": len(distinct), "postings": sum(len(set(words(text))) for text in texts)}
+    return Bm25(folder, len(texts))
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 10**6])
+def test_the_scores_are_those_of_bm25s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(lexical, "CHUNK_POSTINGS", chunk)
+    monkeypatch.setattr(lexical, "PENDING_TERMS", 100)
+    monkeypatch.setattr(lexical, "TEXTS_PER_RUN", 40)
+    texts, queries = texts_of(300), [*texts_of(20, seed=1), "parse parse http", "nothing of this kind", "", "ka lo \udce9"]
+    index = written(tmp_path / "index", texts)
+    [expected_QC] = Bm25Model().scores(queries, texts)
+    for query, expected_C in zip(queries, expected_QC, strict=True):
+        np.testing.assert_allclose(index.scores(query), expected_C, rtol=2e-6, atol=1e-6)
+    assert index.scores(queries[0]).any() and not index.scores("").any()
+
+
+def test_equal_texts_give_equal_bytes_however_they_are_dealt(tmp_path: Path) -> None:
+    texts = texts_of(200)
+    written(tmp_path / "one", texts, slice_=7)
+    written(tmp_path / "other", texts, slice_=200)
+    for name in FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "?!", "  "]])
+def test_texts_without_a_word_are_found_by_none(tmp_path: Path, texts: list[str]) -> None:
+    assert written(tmp_path / "index", texts).scores("any word").tolist() == [0] * len(texts)
+
+
+def test_files_of_two_indexes_are_told_apart(tmp_path: Path) -> None:
+    written(tmp_path / "one", texts_of(20))
+    written(tmp_path / "other", texts_of(40))
+    (tmp_path / "one" / lexical.ROWS).write_bytes((tmp_path / "other" / lexical.ROWS).read_bytes())
+    with pytest.raises(ValueError, match="not of one index"):
+        Bm25(tmp_path / "one", 20)

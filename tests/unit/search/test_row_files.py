@@ -1,0 +1,112 @@
+"""Rows and texts of an index come back as they were written, and no changed byte of them is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from index_rows import Row
+
+from data_contracts.schemas import INDEX_ROWS
+from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.search.rows import BATCH_TEXTS, RowWriter, Texts, signature
+
+
+def written(folder: Path, rows: list[Row], characters: int = 1000) -> RowWriter:
+    folder.mkdir(exist_ok=True)
+    with RowWriter(folder, characters) as writer:
+        for start in range(0, len(rows), 50):
+            writer.write(rows[start : start + 50])
+    return writer
+
+
+def many(n: int) -> list[Row]:
+    return [Row(text=f"def f{i}(x):\n    return {i} * '{i * 7919 % 1000}'", package=f"p{i % 7}") for i in range(n)]
+
+
+def test_every_text_comes_back_at_its_row(tmp_path: Path) -> None:
+    rows = many(3 * BATCH_TEXTS + 5)
+    written(tmp_path, rows)
+    asked = [len(rows) - 1, 0, BATCH_TEXTS, BATCH_TEXTS - 1, 0]
+    assert Texts(tmp_path).of(asked) == [(f"def f{row}(x)", rows[row].text) for row in asked]
+
+
+def test_values_are_encoded_and_stay_themselves(tmp_path: Path) -> None:
+    rows = [Row(licence=None), *many(120), Row(licence="none", package="ü\n")]
+    written(tmp_path, rows)
+    table = pa.ipc.open_file(tmp_path / "rows.arrow").read_all()
+    assert table.schema.equals(INDEX_ROWS)
+    for name in ("package", "licence", "language", "path", "kind"):
+        assert table.column(name).to_pylist() == [getattr(row, name) for row in rows]
+
+
+def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
+    writer = written(tmp_path, [Row(text="é" * 30), Row(text="é" * 20), Row(kind="text", text="short")], 20)
+    assert writer.n_cut == 1 and [text for _, text in Texts(tmp_path).of([0, 1, 2])] == ["é" * 20, "é" * 20, "short"]
+
+
+def test_an_index_may_keep_no_texts(tmp_path: Path) -> None:
+    written(tmp_path, many(3), 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.arrow"]
+
+
+def test_no_changed_byte_is_read(tmp_path: Path) -> None:
+    rows = many(6000)
+    written(tmp_path, rows)
+    path = tmp_path / "texts.arrow"
+    good = path.read_bytes()
+    assert len(good) > 65_536
+    expected = Texts(tmp_path).of(range(len(rows)))
+    for at in range(0, len(good), len(good) // 60):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        try:
+            assert Texts(tmp_path).of(range(len(rows))) == expected, at
+        except CorruptArtifact:
+            continue
+        pytest.fail(f"byte {at} was read")
+    for changed in (good[:-1], good + b"x", good[:70_000], b""):
+        path.write_bytes(changed)
+        with pytest.raises(CorruptArtifact, match=r"texts\.arrow"):
+            Texts(tmp_path).of([0])
+    path.unlink()
+    with pytest.raises(CorruptArtifact, match="no such file"):
+        Texts(tmp_path)
+
+
+def test_a_hit_reads_a_small_part_of_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    written(tmp_path, [Row(text=f"{i} " + os.urandom(400).hex()) for i in range(6000)])
+    read = []
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: read.append(1) or whole(*args))
+    assert Texts(tmp_path).of([3000])[0][1].startswith("3000 ")
+    assert len(read) * 65_536 < (tmp_path / "texts.arrow").stat().st_size / 4
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def f(a,\n      b: dict[str, int] = {},\n) -> int:\n    return 1", "def f(a, b: dict[str, int] = {}) -> int"),
+        ("async def g(self, sep='('):\n    pass", "async def g(self, sep='(')"),
+        ("def h(x): return {1: x}", "def h(x)"),
+        ("class A(B):\n    x = 1", "class A(B)"),
+        ("function foo(a, b) {\n return 1 }", "function foo(a, b)"),
+        ("function f({a, b}) {\n}", "function f({a, b})"),
+        ("const f = (a) => {\n}", "const f = (a)"),
+        ("public static <T> List<T> of(T... xs) throws E {\n", "public static <T> List<T> of(T... xs) throws E"),
+        ("func (s *Server) Serve(l net.Listener) error {\n\treturn nil\n}", "func (s *Server) Serve(l net.Listener) error"),
+        ("def each(&block)\n  yield\nend", "def each(&block)"),
+        ("function getX(array $a = ['x' => '{'])\n{\n", "function getX(array $a = ['x' => '{'])"),
+        ("fn f<'a>(x: &'a str) -> &'a str {\n    x\n}", "fn f<'a>(x: &'a str) -> &'a str"),
+        ("", ""),
+    ],
+)
+def test_a_signature_is_the_head_in_one_line(source: str, expected: str) -> None:
+    assert signature(source) == expected
+
+
+def test_a_signature_is_short_whatever_the_text() -> None:
+    assert len(signature("def f(" + "x, " * 5000)) <= 240
+    assert signature("def f(\n" + "x,\n" * 500) == "def f("
