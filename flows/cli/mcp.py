@@ -22,9 +22,7 @@ def mcp(
         int | None,
         typer.Option(help="Port of streamable HTTP on loopback, at /mcp; unset: stdio, as agents start it.", min=1, max=65535),
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights.")] = False,
 ) -> None:
     """The published search as tools for coding agents (MCP): search, similar, read, status."""
     from flows.cli.search import load_weights

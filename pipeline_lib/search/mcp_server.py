@@ -17,9 +17,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
-from pipeline_lib.search.query import KINDS, FollowingSearcher, Hit, LoadWeights, Searcher
+from pipeline_lib.search.explain import row_at, vector_of
+from pipeline_lib.search.hits import Hit
+from pipeline_lib.search.query import KINDS, FollowingSearcher, LoadWeights, Searcher
 from pipeline_lib.search.registry import Home, names
-from pipeline_lib.search.verified import check_files, read_json
+from pipeline_lib.search.verified import read_json
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -189,14 +191,12 @@ class Searches:
                 raise UserError("give either file and line, or a text")
             searcher = self.searcher(name)
             row = _row_at(searcher, file, line) if file.strip() else None
-            asked = _text(searcher, row) if row is not None else text
-            check_files(searcher.current.model, searcher.current.model_digest, ("document/tokenizer.json",))
-            hits = searcher.nearest(searcher.encoder.embed([asked], "document"), kind or None, k + (row is not None))
-            if row is None:
-                return _found(searcher, hits)
-            own = searcher.rows.slice(row, 1).to_pylist()[0]
-            others = [hit for hit in hits if (hit.id, hit.kind, hit.line, hit.path) != _place(own)]
-            return _found(searcher, others[:k], f"{own['name']} at {own['path']}:{own['line']}")
+            vector_1D = searcher.embed_documents([text]) if row is None else vector_of(searcher, row)
+            if vector_1D is None:
+                raise UserError("the index keeps neither the vector nor the text of that place; give the text")
+            near = searcher.ranked_by_vector(vector_1D, k + 1, searcher.allowed(kind or None, None))
+            hits = searcher.hits([found for found in near if found.row != row][:k])
+            return _found(searcher, hits, _named(searcher, row) if row is not None else "")
 
     def read(
         self,
@@ -283,8 +283,9 @@ def _cut(value: Any) -> Any:
     return value if len(value) <= MOST_FIELD else value[: MOST_FIELD - 1] + "…"
 
 
-def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["id"], row["kind"], row["line"], row["path"]
+def _named(searcher: Searcher, row: int) -> str:
+    found = searcher.rows.slice(row, 1).to_pylist()[0]
+    return f"{found['name']} at {found['path']}:{found['line']}"
 
 
 def _rows_of(searcher: Searcher, digits: str) -> list[int]:
@@ -316,33 +317,17 @@ def _whole(searcher: Searcher, row: int, offset: int) -> WholeText:
 
 
 def _row_at(searcher: Searcher, file: str, line: int) -> int:
-    """The innermost text of an indexed file that holds a line, else the last one that begins before it.
+    """The text at a line of an indexed file.
 
     Args:
-        file: a path as the index has it, a longer one that ends so (of a checkout, say), or the end of one.
+        file: a path as the index has it, or a longer one that ends so: of a checkout, say.
     """
-    import pyarrow.compute as pc
-
     parts = [part for part in file.replace("\\", "/").split("/") if part not in ("", ".")]
-    ends = ["/".join(parts[at:]) for at in range(len(parts))]
-    paths, lines_N = searcher.rows["path"], searcher.rows["line"].to_numpy()
-    for wanted in ends:
-        rows = np.flatnonzero(pc.equal(paths, wanted).to_numpy())
-        if not len(rows) and wanted == ends[0]:
-            rows = np.flatnonzero(pc.ends_with(paths, f"/{wanted}").to_numpy())
-        before = rows[lines_N[rows] <= line]
-        if len(rows):
-            return _holding(searcher, before, line) if len(before) else int(rows[np.argmin(lines_N[rows])])
-    raise UserError(f"{file}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
-
-
-def _holding(searcher: Searcher, rows: np.ndarray, line: int) -> int:
-    lines_N = searcher.rows["line"].to_numpy()
-    last_first = sorted((int(row) for row in rows), key=lambda row: (-lines_N[row], row))
-    for row in last_first:
-        if line <= lines_N[row] + _text(searcher, row).count("\n"):
+    for at in range(len(parts)):
+        row = row_at(searcher.rows, "/".join(parts[at:]), line)
+        if row is not None:
             return row
-    return last_first[0]
+    raise UserError(f"{file}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
 
 
 def _counted(rows: Any, column: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.factories import OpenIndex, files_of, open_index
 from pipeline_lib.search.index import Piece, choose_pieces, read_pieces
 from pipeline_lib.search.registry import Champion, opened
 from pipeline_lib.search.rows import signature
@@ -35,9 +36,6 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import fault_point, sync_folder
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import VectorCache, text_hashes
-
-if TYPE_CHECKING:
-    import faiss
 
 FILE = "vectors.parquet"
 VERSION = 1
@@ -139,7 +137,7 @@ class _Source:
         self.store = Store.at(home) if "://" in home else Store(pair.index.parents[2])  # ROOT/index/parts/KEY-CONTENT
         self._ids: pa.ChunkedArray = pa.ipc.open_file(pa.memory_map(str(pair.index / "rows.arrow"))).read_all()["id"]
         self._cache = VectorCache(self.store, self.facts.get("vectors", "none"), "y", _refuse)
-        self._index: faiss.Index | None = None
+        self._index: OpenIndex | None = None
 
     @property
     def side_files(self) -> tuple[str, ...]:
@@ -188,12 +186,12 @@ class _Source:
         import faiss
 
         if self._index is None:
-            check_files(self.pair.index, self.pair.index_digest, ("index.faiss",))
-            index = faiss.read_index(str(self.pair.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
-            if not isinstance(index, faiss.IndexFlat):
+            check_files(self.pair.index, self.pair.index_digest, files_of(self.facts))
+            index = open_index(self.pair.index, self.facts)
+            if index.exact_ND is None and not isinstance(index.faiss, faiss.IndexFlat):
                 raise CorruptArtifact(
                     f"{lost:,} texts of {self.pair.index} have no vector in the store any more, and its kind "
-                    f"{self.facts.get('factory')} does not keep them whole; run `cpt run` again, which embeds them"
+                    f"{self.facts.get('factory')} does not give them back; run `cpt run` again, which embeds them"
                 )
             self._index = index
         return self._index.reconstruct_n(first, rows)

@@ -26,7 +26,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "vectors.md"
 RECIPE = re.compile(r"<!-- the test of this page runs it -->\n```(?:python|sql)\n(.*?)```", re.DOTALL)
 N, QUERIES, K = 3000, 40, 10
 LEAST_RECALL = 0.98
-VERBS, NOUNS = ("open", "close", "parse", "read", "sort", "merge"), ("socket", "date", "file", "queue", "tree", "page", "null \0 byte")
+VERBS, NOUNS = (
+    ("open", "close", "parse", "read", "sort", "merge"),
+    ("socket", "date", "file", "queue", "tree", "page", "null \0 byte"),
+)
 
 
 @pytest.fixture(scope="module")
