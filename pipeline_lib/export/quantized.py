@@ -1,8 +1,10 @@
 """int8 export: model.onnx with 8-bit weights, for queries on small machines, and what that loses.
 
-Products of matrices take onnxruntime's dynamic quantization: weights of 8 bits, a scale an output channel; activations are
-quantized as they come. They are unsigned, as on processors without VNNI signed ones saturate and give other vectors. Tables of
-embeddings, most of a small model's bytes, get a scale a row: one outlier among all rows would coarsen every other.
+Products of matrices take onnxruntime's dynamic quantization: signed weights, a scale an output channel; activations are
+quantized as they come. Weights use 7 of their 8 bits: on a processor without VNNI sums of pairs of full ones saturate, and give
+other vectors. Unsigned ones do not saturate, and come 0.001 to 0.003 of a cosine nearer, but a query of a MiniLM takes 6.1 ms
+with them, 3.9 ms with these, and 8.0 ms in float32. Tables of embeddings, most of a small model's bytes, get a scale a row: one
+outlier coarsens every row of a shared one (demo model: cosine 0.992 where it is 0.996).
 
 N texts, L tokens, D width, V rows of a table.
 """
@@ -42,7 +44,12 @@ def write_int8(source: Path, target: Path) -> None:
     logger.setLevel(logging.ERROR)  # it recommends a pre-processing that is for convolutions
     try:
         quantize_dynamic(
-            model, str(target), per_channel=True, weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul", "Gemm"]
+            model,
+            str(target),
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gemm"],
         )
     finally:
         logger.setLevel(level)
