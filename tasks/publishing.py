@@ -108,7 +108,7 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     progress = StageProgress("index")
     model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
     with closing(ParallelEncoder(model, embedding_processes())) as encoder:  # one a GPU
-        artifact = build_index(store, exported, curated, config.index, encoder, progress)
+        artifact = build_index(store, exported, curated, config.index.with_workers_of(config.extract), encoder, progress)
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
     return artifact

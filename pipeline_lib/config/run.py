@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from pipeline_lib.config.data import (
     ShardConfig,
     SourceConfig,
     TokenizerConfig,
+    WorkersConfig,
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
@@ -40,11 +41,55 @@ class ExportConfig(StageConfig):
         return self
 
 
-class IndexConfig(StageConfig):
-    """Index: the searchable vectors of all functions and passages."""
+class IndexConfig(WorkersConfig):
+    """Index: the searchable vectors of all functions and passages; workers and scheduler unset, extraction's serve it."""
 
+    kind: Literal["auto", "flat", "hnsw", "ivf_flat", "ivf_pq", "sq8", "binary"] = added(
+        "auto",
+        description="Kind of index. auto: flat up to 1 GiB of vectors, then hnsw up to ten million rows, then ivf_flat, or the"
+        " most exact that fits `memory_budget_bytes` (`cpt index --plan N` shows it); and what `factory` says where that is not"
+        " Flat. flat: exact; hnsw: a graph; ivf_flat: inverted lists; ivf_pq: the same of product-quantized vectors; sq8: a"
+        " byte a coordinate; binary: a bit. The last three score their candidates again by exact vectors on disk.",
+    )
     factory: str = Field(
-        "Flat", description="FAISS index factory string; vectors are normalised, the metric is the inner product."
+        "Flat",
+        description="FAISS index factory string, for an index that `kind` does not name; vectors are normalised, the metric is"
+        " the inner product.",
+    )
+    memory_budget_bytes: int | None = added(
+        None, description="Memory that `kind: auto` keeps the index within; null: no bound (bytes).", ge=1
+    )
+    least_recall: float | None = added(
+        None,
+        description="Least recall@10 against exact search over the same vectors; searches go farther until it is reached, and"
+        " where none does, the index is not published. null: 0.98 for hnsw, 0.95 for ivf_flat and sq8, 0.90 for ivf_pq and"
+        " binary; 0: no bound.",
+        ge=0,
+        le=1,
+    )
+    links: int | None = added(
+        None, description="Links of a node of hnsw, M; null: 32, or 16 below 64 dimensions (links).", ge=4, le=128
+    )
+    ef_construction: int | None = added(
+        None, description="Candidates that a node of hnsw is linked from; null: 4 times the links.", ge=8, le=4096
+    )
+    ef_search: int | None = added(
+        None, description="Candidates that a walk through hnsw keeps, at least; null: 2 times the links.", ge=1, le=16_384
+    )
+    lists: int | None = added(
+        None, description="Inverted lists; null: the power of two next to 4 times the root of the rows.", ge=1, le=1 << 20
+    )
+    pq_bytes: int | None = added(
+        None, description="Bytes of a vector's code in ivf_pq; null: a quarter of the width, 8 to 64 (bytes).", ge=1, le=256
+    )
+    refine: int | None = added(
+        None,
+        description="Candidates a result that ivf_pq, sq8 and binary score again, at least; null: 8, 2 and 16.",
+        ge=1,
+        le=4096,
+    )
+    exact: Literal["float16", "float32"] = added(
+        "float16", description="Exact vectors beside ivf_pq, sq8 and binary: 2 or 4 bytes a coordinate."
     )
     text_characters: int = added(
         16_384,
@@ -53,7 +98,26 @@ class IndexConfig(StageConfig):
         ge=0,
         le=1_048_576,
     )
-    probes: int = added(1, description="Inverted lists that a search visits in an index of the IVF kind.", ge=1)
+    bm25: bool = added(
+        True,
+        description="Keep BM25 of all texts beside the vectors, so that a search can rank by both; 8 bytes a word of a row.",
+    )
+    fusion_depth: int = added(
+        200,
+        description="Rows of each of the two rankings that are fused; more where more hits are asked for (rows).",
+        ge=10,
+        le=10_000,
+    )
+    fusion_queries: int = added(
+        500,
+        description="Most validation queries of each kind that choose what ranks it: vectors, BM25 or both; 0: vectors"
+        " unless a search asks for more.",
+        ge=0,
+        le=100_000,
+    )
+    probes: int = added(
+        1, description="Inverted lists that a search visits, at least; 1: a 64th of them in ivf_flat and ivf_pq.", ge=1
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     precision: PrecisionChoice = added(
         "auto", before="float32", description="Precision of the embedder's matrix products, as `train.precision`."
@@ -61,6 +125,12 @@ class IndexConfig(StageConfig):
     rows_per_slice: int = operational(
         8_192, description="Texts embedded at a time, which is all that a killed build loses (rows).", ge=1
     )
+
+    def with_workers_of(self, other: WorkersConfig) -> Self:
+        """The same with another stage's worker processes, where it has none of its own."""
+        if self.workers is not None or self.scheduler is not None:
+            return self
+        return self.model_copy(update={name: getattr(other, name) for name in WorkersConfig.model_fields})
 
 
 class NightlyConfig(StageConfig):

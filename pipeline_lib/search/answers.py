@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from pipeline_lib.search.factories import exact_nearest, recall_of
 from pipeline_lib.search.index import choose_pieces, read_pieces
 from pipeline_lib.search.query import Hit, Searcher
 from pipeline_lib.store.artifact import Artifact
@@ -41,17 +42,9 @@ def recall(searcher: Searcher, slices: Iterable[np.ndarray], queries: Sequence[s
     if not queries:
         return 1.0
     vectors_QD = np.concatenate([searcher.encoder.embed([query], "query") for query in queries]).astype(np.float32)
-    best_QK, rows_QK = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    first = 0
-    for vectors_ND in slices:
-        scores_QN = vectors_QD @ vectors_ND.T
-        rows_QN = np.broadcast_to(np.arange(first, first + len(vectors_ND)), scores_QN.shape)
-        scores, rows = np.concatenate([best_QK, scores_QN], axis=1), np.concatenate([rows_QK, rows_QN], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        best_QK, rows_QK = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-        first += len(vectors_ND)
-    found = [{row for row, _ in searcher.nearest_rows(vector_D[None], None, k)} for vector_D in vectors_QD]
-    return float(np.mean([len(rows & set(right)) / len(right) for rows, right in zip(found, rows_QK.tolist(), strict=True)]))
+    found = [[row for row, _ in searcher.nearest_rows(vector_D[None], None, k)] for vector_D in vectors_QD]
+    right_QK = exact_nearest(slices, vectors_QD, k)
+    return recall_of(found, right_QK.tolist())
 
 
 def indexed_vectors(store: Store, curated: Artifact, fingerprint: str, rows: int) -> Generator[np.ndarray, None, None]:

@@ -1,76 +1,77 @@
-"""Kinds of index: what each is made of, how it is opened, and its nearest rows, with or without a filter.
+"""Index of any kind as search reads it: opened memory-mapped, and its nearest rows, with or without a filter.
 
-    flat       exact, every vector compared                                   4 D bytes a row
-    hnsw       one graph over the vectors: fast, all in memory                4 D + 8 M
-    ivf_flat   inverted lists of whole vectors: a share of them is compared   4 D + 8
-    ivf_pq     inverted lists of product-quantized vectors after a rotation   PQ bytes + 8, the exact vectors beside on disk
-    sq8        every vector compared, a byte a coordinate                     D, likewise
-    binary     every vector compared by Hamming distance, a bit a coordinate  D / 8, likewise
-
-Parameters come from rows and width by the rules of FAISS's own guide, "Guidelines to choose an index" and "The index factory"
-(github.com/facebookresearch/faiss/wiki); each function below names its rule. A candidate of the last three is scored again by
-its exact vector, which lies in a memory-mapped file beside the index.
+A filter is a bool a row, which FAISS's search takes as an IDSelector. Where a kind holds codes in place of vectors, candidates
+are scored again by their exact vectors, which lie in a memory-mapped file beside the index.
 
 N rows, D width, Q queries, K results, C candidates of a query.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.search.recipes import Effort
 
 if TYPE_CHECKING:
     import faiss
 
-Kind = Literal["flat", "hnsw", "ivf_flat", "ivf_pq", "sq8", "binary"]
-KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf_flat", "ivf_pq", "sq8", "binary")
-RESCORED: tuple[Kind, ...] = ("ivf_pq", "sq8", "binary")
-FLOORS: dict[str, float] = {"flat": 1.0, "hnsw": 0.98, "ivf_flat": 0.95, "ivf_pq": 0.90, "sq8": 0.95, "binary": 0.90}
-INDEX_FILE, LISTS_FILE, EXACT_FILE = "index.faiss", "index.ivfdata", "vectors.npy"
-CENTRES = 4  # times the root of N: lists of an index of inverted lists
-LEAST_POINTS, POINTS = 39, 64  # training vectors a list: FAISS warns below 39, and samples down above 256
-MOST_LISTS, GRAPH_LISTS = 1 << 18, 1 << 14  # from so many on, the nearest lists are found by a graph
+INDEX_FILE, LISTS_FILE, EXACT_FILE, BLOCKS_FILE = "index.faiss", "index.ivfdata", "vectors.bin", "vectors.sha256"
+BLOCK_BYTES = 16_384  # of exact vectors that are verified together, in whole rows
 EXACT_ROWS = 20_000  # so few allowed rows are compared one by one: a graph or a list would pass by most of what it visits
 GATHERED = 4_096  # rows of exact vectors in memory at a time
 WIDER = 4
+DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The parameters that an index is built by; `factory` is empty for what FAISS's factory does not make."""
+class ExactVectors:
+    """Vectors (N, D) in a memory-mapped file, of which no row is given that was not verified.
 
-    kind: str
-    factory: str
-    M: int = 0
-    ef_construction: int = 0
-    lists: int = 0
-    pq_bytes: int = 0
+    Args:
+        path: float16 or float32, row after row, without a header.
+        digests: sha256 of each block of rows, verified.
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How far a search goes; 0: of no matter to the kind.
-
-    Attributes:
-        probes: inverted lists that are visited.
-        ef: candidates that a walk through the graph keeps.
-        refine: candidates a result that are scored again by their exact vectors.
+    Raises:
+        CorruptArtifact: the file is not of that shape; on reading, a block is not the one that was written.
     """
 
-    probes: int = 0
-    ef: int = 0
-    refine: int = 0
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, int], digests: bytes) -> None:
+        self.path, self.digests = path, digests
+        expected = shape[0] * shape[1] * np.dtype(dtype).itemsize
+        found = path.stat().st_size if path.is_file() else -1
+        if found != expected:
+            raise CorruptArtifact(f"{path}: {found:,} bytes, {expected:,} were written; run `cpt run` again")
+        self._vectors_ND: np.ndarray = np.memmap(path, dtype, "r", shape=shape)
+        self._step = rows_per_block(self._vectors_ND)
+        self._is_verified = np.zeros(-(-shape[0] // self._step), bool)
+        if len(digests) != DIGEST_BYTES * len(self._is_verified):
+            raise CorruptArtifact(f"{path}: {len(digests):,} bytes of digests; run `cpt run` again")
 
-    def as_json(self) -> dict[str, int]:
-        """What counts."""
-        return {name: value for name, value in vars(self).items() if value}
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        for block in np.unique(rows // self._step):
+            if not self._is_verified[block]:
+                self._verify(int(block))
+        return np.asarray(self._vectors_ND[rows], np.float32)
+
+    def _verify(self, block: int) -> None:
+        content = self._vectors_ND[block * self._step : (block + 1) * self._step].tobytes()
+        if hashlib.sha256(content).digest() != self.digests[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]:
+            raise CorruptArtifact(
+                f"{self.path}: sha256 of the rows from {block * self._step:,} on is not what was written; "
+                f"remove {self.path.parent} and run `cpt run` again"
+            )
+        self._is_verified[block] = True
+
+
+def rows_per_block(vectors_ND: np.ndarray) -> int:
+    """Rows of exact vectors that are verified together."""
+    return max(1, BLOCK_BYTES // (vectors_ND.shape[1] * vectors_ND.itemsize))
 
 
 @dataclass
@@ -78,14 +79,14 @@ class OpenIndex:
     """An index as search reads it: FAISS's own, the exact vectors beside it, and how far a search goes.
 
     Attributes:
-        exact_ND: float16 or float32, memory-mapped; None: the index itself holds what it scores by.
+        exact: vectors that candidates are scored by again; None: the index itself holds what it scores by.
         centre_D: taken off before a binary code's signs are read.
     """
 
     faiss: Any
     d: int
     effort: Effort = field(default_factory=Effort)
-    exact_ND: np.ndarray | None = None
+    exact: ExactVectors | None = None
     centre_D: np.ndarray | None = None
 
     @property
@@ -93,66 +94,31 @@ class OpenIndex:
         """N."""
         return int(self.faiss.ntotal)
 
+    @property
+    def can_refine(self) -> bool:
+        """Whether candidates are scored again, here or by FAISS."""
+        return self.exact is not None or type(self.faiss).__name__.startswith("IndexRefine")
+
     def reconstruct_n(self, first: int, n: int) -> np.ndarray:
         """Vectors (n, D) float32 of rows that follow one another."""
-        if self.exact_ND is not None:
-            return np.asarray(self.exact_ND[first : first + n], np.float32)
+        if self.exact is not None:
+            return self.exact[np.arange(first, first + n)]
         return np.asarray(self.faiss.reconstruct_n(first, n))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray | None:
         """Vectors (n, D) float32 of some rows; None: the index does not hold them."""
-        if self.exact_ND is not None:
-            return np.asarray(self.exact_ND[rows], np.float32)
+        if self.exact is not None:
+            return self.exact[rows]
         try:
             return np.asarray(self.faiss.reconstruct_batch(rows))
         except RuntimeError:  # inverted lists without a map from rows to their places, or codes that lose too much
             return None
 
 
-def lists_for(n: int) -> int:
-    """Inverted lists: the power of two next to 4 sqrt(N), of at least 39 vectors each (the guide: 4 to 16 sqrt(N))."""
-    wanted = 2 ** round(math.log2(max(1.0, CENTRES * math.sqrt(n))))
-    fit = 2 ** int(math.log2(max(1, n // LEAST_POINTS)))
-    return max(1, min(wanted, fit, MOST_LISTS))
-
-
-def recipe_for(
-    kind: Kind, n: int, d: int, M: int | None = None, lists: int | None = None, pq_bytes: int | None = None
-) -> Recipe:
-    """The parameters of a kind for so many rows of such a width, but for those that are given.
-
-    M: 32 links a node (16 below 64 wide), with efConstruction 4 M; PQ bytes: a quarter of the width, which leaves 4 dimensions
-    a byte as the guide has it, 8 to 64, and the rotation's width is 4 of them a byte.
-    """
-    links = M or (32 if d >= 64 else 16)
-    cells = min(lists or lists_for(n), n)
-    coarse = f"IVF{cells}_HNSW32" if cells >= GRAPH_LISTS else f"IVF{cells}"
-    quantized = min(pq_bytes or max(8, min(64, d // 4)), d)
-    if kind == "hnsw":
-        return Recipe(kind, f"HNSW{links},Flat", M=links, ef_construction=4 * links)
-    if kind == "ivf_flat":
-        return Recipe(kind, f"{coarse},Flat", lists=cells)
-    if kind == "ivf_pq":
-        rotated = quantized * max(1, min(4, d // quantized))
-        return Recipe(kind, f"OPQ{quantized}_{rotated},{coarse},PQ{quantized}x8", lists=cells, pq_bytes=quantized)
-    return Recipe(kind, {"flat": "Flat", "sq8": "SQ8"}.get(kind, ""))
-
-
-def first_effort(recipe: Recipe) -> Effort:
-    """Where a build begins to measure; see `most_effort` for where it stops."""
-    probes = max(1, recipe.lists // 64)
-    return {
-        "hnsw": Effort(ef=2 * recipe.M),
-        "ivf_flat": Effort(probes=probes),
-        "ivf_pq": Effort(probes=probes, refine=8),
-        "sq8": Effort(refine=2),
-        "binary": Effort(refine=16),
-    }.get(recipe.kind, Effort())
-
-
-def most_effort(recipe: Recipe) -> Effort:
-    """The farthest that a build tries: half of the lists, a walk of 2,048 candidates, 256 scored again a result."""
-    return Effort(probes=max(1, -(-recipe.lists // 2)), ef=2048, refine=1024 if recipe.kind == "binary" else 256)
+def lists_of(index: faiss.Index) -> int:
+    """Inverted lists of an index; 0: it has none."""
+    inverted = inverted_lists(index)
+    return int(inverted.nlist) if inverted else 0
 
 
 def files_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -176,14 +142,15 @@ def open_index(folder: Path, facts: Mapping[str, Any]) -> OpenIndex:
         on_disk = LISTS_FILE in files_of(facts)
         flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY if on_disk else faiss.IO_FLAG_MMAP_IFC
         index = faiss.read_index(path, flags)
+        if on_disk:  # a thread a list that is read ahead, 32 of them, would cost more than it brings
+            faiss.downcast_InvertedLists(inverted_lists(index).invlists).prefetch_nthread = 0
         found = OpenIndex(index, index.d, effort)
     if inverted := inverted_lists(found.faiss):
         probes = min(effort.probes or facts.get("probes", 1), inverted.nlist)
         found.effort = Effort(**(vars(effort) | {"probes": probes}))
     if EXACT_FILE in files_of(facts):
-        found.exact_ND = np.load(folder / EXACT_FILE, mmap_mode="r", allow_pickle=False)
-        if found.exact_ND.shape != (found.ntotal, found.d):
-            raise CorruptArtifact(f"{folder / EXACT_FILE}: {found.exact_ND.shape}, not {(found.ntotal, found.d)}")
+        digests = (folder / BLOCKS_FILE).read_bytes()
+        found.exact = ExactVectors(folder / EXACT_FILE, facts["exact"], (found.ntotal, found.d), digests)
     return found
 
 
@@ -226,8 +193,8 @@ def nearest(
         effort = wider
 
 
-def exact_nearest(slices: Any, vectors_QD: np.ndarray, k: int) -> np.ndarray:
-    """Rows (Q, K) of the k nearest by exact search through all vectors, a slice (n, D) of them at a time; -1: there are fewer."""
+def exact_nearest(slices: Iterable[np.ndarray], vectors_QD: np.ndarray, k: int) -> np.ndarray:
+    """Rows (Q, K) of the k nearest by exact search through all vectors, a slice (n, D) of them at a time."""
     best_QK, rows_QK = np.empty((len(vectors_QD), 0), np.float32), np.empty((len(vectors_QD), 0), np.int64)
     first = 0
     for vectors_ND in slices:
@@ -242,11 +209,10 @@ def exact_nearest(slices: Any, vectors_QD: np.ndarray, k: int) -> np.ndarray:
     return rows_QK
 
 
-def recall_of(found_QK: np.ndarray, right_QK: np.ndarray) -> float:
-    """Share of the right rows that were found, over the queries; 1 where there is none."""
-    if not right_QK.size:
-        return 1.0
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found_QK.tolist(), right_QK.tolist(), strict=True)]))
+def recall_of(found: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> float:
+    """Share of the right rows that were found, on average over the queries; 1 where there is none."""
+    shares = [len(set(rows) & set(wanted)) / len(wanted) for rows, wanted in zip(found, right, strict=True) if wanted]
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def binary_codes(vectors_ND: np.ndarray, centre_D: np.ndarray) -> np.ndarray:
@@ -258,9 +224,10 @@ def _search(
     index: OpenIndex, vectors_QD: np.ndarray, k: int, effort: Effort, allowed_N: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What FAISS finds, scored again where the index has exact vectors; rows that are not there are -1."""
+    n = k if index.exact is None else min(index.ntotal, k * effort.refine)
     asked = vectors_QD if index.centre_D is None else binary_codes(vectors_QD, index.centre_D)
-    scores_QC, rows_QC = _found(index, asked, min(index.ntotal, k * max(1, effort.refine)), effort, allowed_N)
-    if index.exact_ND is None:
+    scores_QC, rows_QC = _found(index, asked, n, effort, allowed_N)
+    if index.exact is None:
         return scores_QC[:, :k], rows_QC[:, :k]
     rows_QC = np.sort(rows_QC, axis=1)  # in the order of the file; what is not there, -1, comes first
     scores_QC = np.stack([_scores(index, rows, vector) for rows, vector in zip(rows_QC, vectors_QD, strict=True)])
@@ -340,7 +307,7 @@ def _scaled(value: int, share: float) -> int:
 def _wider(index: OpenIndex, effort: Effort) -> Effort | None:
     """The next effort, up to that which visits every row; None: this one did."""
     most_probes = inverted.nlist if (inverted := inverted_lists(index.faiss)) else 0
-    most = Effort(most_probes, index.ntotal, index.ntotal if index.exact_ND is not None else 0)
+    most = Effort(most_probes, index.ntotal, index.ntotal if index.exact is not None else 0)
     wider = {name: min(limit, max(1, getattr(effort, name)) * WIDER) for name, limit in vars(most).items()}
     return Effort(**wider) if Effort(**wider) != effort else None
 

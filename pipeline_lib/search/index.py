@@ -10,15 +10,14 @@ N rows, D width.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -26,6 +25,13 @@ from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.factories import open_index
+from pipeline_lib.search.hybrid import FILES as WORD_FILES
+from pipeline_lib.search.hybrid import SAMPLE, Hybrid, sampled_rows
+from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
+from pipeline_lib.search.index_fusion import measured_fusion, read_questions
+from pipeline_lib.search.lexical import BM25_B, BM25_K1, Bm25Writer
+from pipeline_lib.search.recall_gate import FEWEST_QUERIES, QUERIES, Asked, perturbed, settle
 from pipeline_lib.search.rows import ROWS, TEXTS, RowWriter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
@@ -34,7 +40,6 @@ from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
 STAGE = Stage(name="index", version=3)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
-TRAINING_VECTORS = 100_000  # at most, spread evenly over the rows, for factories that need training
 BATCH_ROWS = 4096
 DOC_CHARACTERS = 160
 DOC_WORDS = 12
@@ -108,6 +113,18 @@ def read_pieces(paths: Sequence[Path], choice: Choice) -> Iterator[Piece]:
                 for row, is_y in zip(rows, (wanted % 2).tolist(), strict=True):
                     yield _function(row) if kind == "code" else _passage(row, bool(is_y))
                 first, at = first + batch.num_rows, int(end)
+
+
+def validation_queries(curated: Artifact, most: int) -> list[str]:
+    """Texts x of the validation split, each once, those with the lowest hashes; the test split is not opened."""
+    parts = [part for part in curated.manifest.parts if part.label == "validation"]
+    kept: dict[int, str] = {}
+    for part in parts:
+        path = curated.part_folder(part.label) / "pairs.parquet"
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["x_hash", "x"]):
+            kept |= zip(batch["x_hash"].to_pylist(), batch["x"].to_pylist(), strict=True)
+            kept = dict(sorted(kept.items())[:most])
+    return [text for text in kept.values() if text.strip()]
 
 
 def _candidates(hashes: np.ndarray, priority: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -188,26 +205,29 @@ def build_index(
     Args:
         exported: the model; only its digest is read here.
         curated: every split's pairs are read: a search finds all there is.
-        config: the FAISS factory; the artifact is named by the encoder's precision, whatever this one says.
+        config: the kind of index, and the processes that make the shards of a large one; the artifact is named by the
+            encoder's precision, whatever this one says.
         encoder: that model; a text that any run embedded with it before is not embedded again.
         progress: counts texts.
 
     Raises:
-        UserError: there is nothing to index, or FAISS does not know the factory.
-        ContractViolation: a vector is not finite or not of length 1.
+        UserError: there is nothing to index, FAISS does not know the factory, or no kind fits the budget.
+        ContractViolation: a vector is not finite or not of length 1, or recall@10 stays below its floor.
     """
 
     config = config.model_copy(update={"precision": encoder.precision})
 
-    def embed(texts: Sequence[str], told: Progress) -> np.ndarray:
-        vectors_ND = encoder.encode(texts, "y", told)
-        _check_vectors(vectors_ND, len(texts))
-        return vectors_ND
+    def cache(side: Side) -> VectorCache:
+        def embed(texts: Sequence[str], told: Progress) -> np.ndarray:
+            vectors_ND = encoder.encode(texts, side, told)
+            _check_vectors(vectors_ND, len(texts))
+            return vectors_ND
+
+        return VectorCache(store, encoder.id.fingerprint, side, embed)
 
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key)
         if part is None:
-            cache = VectorCache(store, encoder.id.fingerprint, "y", embed)
             part = _Build(store, exported.digest, config, cache, progress).run(key, curated)
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
@@ -219,8 +239,13 @@ class _Build:
     store: Store
     model_digest: str
     config: IndexConfig
-    cache: VectorCache
+    cache_of: Callable[[Side], VectorCache]
     progress: Progress
+
+    @cached_property
+    def cache(self) -> VectorCache:
+        """Vectors of documents."""
+        return self.cache_of("y")
 
     def run(self, key: str, curated: Artifact) -> Part:
         """Write rows and embed what is new slice by slice, then the vectors of all in one index."""
@@ -230,15 +255,17 @@ class _Build:
         if total == 0:
             raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
         scratch = self.store.scratch(STAGE.name)
+        words = Bm25Writer(scratch) if self.config.bm25 else None
         with RowWriter(scratch, self.config.text_characters) as writer:
-            hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer)
-        starts = range(0, total, self.config.rows_per_slice)
-        index = filled_index(lambda at: self.cache.read(hashes_N2[at : at + starts.step]), starts, self.config.factory)
-        faiss.write_index(index, str(scratch / "index.faiss"))
-        facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": index.d}
+            hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer, words)
+        vectors = Vectors(lambda at: self.cache.read(hashes_N2[at : at + ADDED_ROWS]), range(0, total, ADDED_ROWS))
+        made = write_files(vectors, self.config, scratch, self.store)
+        made |= settle(scratch, made, self.config, lambda: self._asked(curated) or perturbed(vectors), vectors)
+        facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": made["dim"]}
         kept = {"text_characters": self.config.text_characters, "texts_cut": writer.n_cut}
-        record = {**facts, **kept, "version": 2, "model_digest": self.model_digest, "factory": self.config.factory}
+        record = {**made, **facts, **kept, "version": 2, "model_digest": self.model_digest}
         record["vectors"] = self.cache.fingerprint  # finds them in the store's cache
+        record |= self._with_words(scratch, record, words, hashes_N2, curated) if words else {}
         record |= {"probes": self.config.probes} if self.config.probes > 1 else {}
         (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         counts = Counts(n_in=chosen.n_seen, n_out=total, dropped={"duplicate": chosen.n_seen - total})
@@ -246,13 +273,40 @@ class _Build:
         draft = draft_part(STAGE, key, "index", counts, rows=rows, facts=facts)
         return self.store.commit_part(draft, scratch)
 
-    def _embedded(self, pieces: Iterator[Piece], total: int, writer: RowWriter) -> np.ndarray:
+    def _with_words(
+        self, folder: Path, record: dict[str, Any], words: Bm25Writer, hashes_N2: np.ndarray, curated: Artifact
+    ) -> dict[str, Any]:
+        """Write BM25 and the sample of vectors beside the index: what index.json says of both, and of what ranks best."""
+        made = {"bm25": {**words.close(), "k1": BM25_K1, "b": BM25_B, "files": list(WORD_FILES)}}
+        np.save(folder / SAMPLE, self.cache.read(hashes_N2[sampled_rows(record["code"], record["text"])]))
+        asked = read_questions(curated, self.config.fusion_queries, hashes_N2, record["code"])
+        hybrid = Hybrid(folder, record)
+        return made | {
+            "fusion": measured_fusion(open_index(folder, record), hybrid, asked, self._embed_queries, self.config.fusion_depth)
+        }
+
+    def _embed_queries(self, queries: Sequence[str]) -> np.ndarray:
+        cache, hashes_Q2 = self.cache_of("x"), text_hashes(queries)
+        if len(missing := cache.missing(hashes_Q2)):
+            cache.add([queries[row] for row in missing.tolist()], hashes_Q2[missing])
+        return cache.read(hashes_Q2)
+
+    def _asked(self, curated: Artifact) -> Asked | None:
+        """Queries of validation; None where there are too few."""
+        queries = validation_queries(curated, QUERIES)
+        if len(queries) < FEWEST_QUERIES:
+            return None
+        return Asked(self._embed_queries(queries), "queries of validation")
+
+    def _embedded(self, pieces: Iterator[Piece], total: int, writer: RowWriter, words: Bm25Writer | None) -> np.ndarray:
         """Write the rows, and embed the texts that have no vector yet, a slice of them at a time; returns the texts' hashes."""
         hashes_N2 = np.empty((total, 2), np.uint64)
         new: dict[bytes, str] = {}
         done = 0
         while slice_ := list(islice(pieces, self.config.rows_per_slice)):
             writer.write(slice_)
+            if words:
+                words.add([piece.text for piece in slice_])
             slice_N2 = hashes_N2[done : done + len(slice_)] = text_hashes([piece.text for piece in slice_])
             new |= {slice_N2[row].tobytes(): slice_[row].text for row in self.cache.missing(slice_N2).tolist()}
             done += len(slice_)
@@ -274,40 +328,6 @@ class _Build:
             self.cache.add(list(new.values()), np.frombuffer(b"".join(new), np.uint64).reshape(-1, 2), within)
 
 
-def filled_index(read: Callable[[int], np.ndarray], starts: range, factory: str) -> faiss.Index:
-    """A FAISS index by inner product over vectors that are read slice by slice.
-
-    Args:
-        read: float32 vectors (n, D) from a row on, as many as the step of `starts` or to the end.
-        starts: the first row of each slice, up to the number of all rows.
-        factory: FAISS factory string.
-
-    Raises:
-        UserError: FAISS does not know the factory.
-    """
-    with _one_thread():  # of several, HNSW would link in the order in which they happen to come
-        try:
-            index = faiss.index_factory(read(0).shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
-        if not index.is_trained:
-            index.train(_sample(read, starts))
-        for start in starts:
-            index.add(np.ascontiguousarray(read(start)))
-        return index
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """FAISS's threads are OpenMP's, and torch's too: what comes after in this process gets them back."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
 def _check_vectors(vectors_ND: np.ndarray, n_texts: int) -> None:
     assert vectors_ND.ndim == 2 and len(vectors_ND) == n_texts, f"{vectors_ND.shape} vectors for {n_texts} texts"
     lengths_N = np.linalg.norm(vectors_ND, axis=1)
@@ -318,8 +338,3 @@ def _check_vectors(vectors_ND: np.ndarray, n_texts: int) -> None:
             f"{int(wrong.sum()):,} of {n_texts:,} vectors are not of length 1, the first at row {row}: {lengths_N[row]}; "
             "the model is broken: look at its training loss"
         )
-
-
-def _sample(read: Callable[[int], np.ndarray], starts: range) -> np.ndarray:
-    step = -(-starts.stop // TRAINING_VECTORS)
-    return np.concatenate([read(start)[(-start) % step :: step] for start in starts])

@@ -5,8 +5,8 @@
     bm25_rows.npy    (P,) int32      rows that hold the word, ascending
     bm25_scores.npy  (P,) float32    what the word adds to the row's score
 
-The columns are those of bm25s (CSC arrays of scores worked out beforehand), the scores Lucene's. bm25s itself holds all words of
-a corpus in Python lists to build them and takes longer to import than a query may take; opening these files reads nothing.
+The columns are those of bm25s (CSC arrays of scores worked out beforehand), the scores Lucene's. bm25s itself holds all words
+of a corpus in Python lists to build them and takes longer to import than a query may take; opening these files reads nothing.
 N rows, V distinct words, P postings.
 """
 
@@ -16,6 +16,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -139,7 +140,7 @@ class Bm25Writer:
         """(first word, word less it, row, times) of a range of words after the other, ordered by word and row."""
         bounds = _chunk_bounds(starts)
         inside = [self._bounds_in_run(run, terms[bounds[:-1]]) for run in range(len(self._runs) - 1)]
-        for chunk, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for chunk, (first, end) in enumerate(pairwise(bounds.tolist())):
             found = []
             for run_terms, run_postings in inside:
                 of_terms, of_postings = run_terms[chunk : chunk + 2], run_postings[chunk : chunk + 2]
@@ -148,7 +149,7 @@ class Bm25Writer:
                 found.append((np.repeat(ids, counts), self._read("rows", *of_postings), self._read("times", *of_postings)))
             ids, rows, times = (np.concatenate(column) for column in zip(*found, strict=True))
             order = np.argsort(ids, kind="stable")  # runs come in the order of their rows
-            yield int(first), ids[order], rows[order], times[order]
+            yield first, ids[order], rows[order], times[order]
 
     def _bounds_in_run(self, run: int, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where each chunk begins in a run, and where the last ends: by its terms, and by its postings."""

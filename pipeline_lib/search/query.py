@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,11 +22,12 @@ from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
     import pyarrow as pa
 
     from pipeline_lib.search.filters import Filters
+    from pipeline_lib.search.fusion import Listed
+    from pipeline_lib.search.hybrid import Hybrid
 
 __all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
 
@@ -38,9 +40,8 @@ WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
-INDEX_FILES = ("index.json", "rows.arrow", "index.faiss")
+INDEX_FILES = ("index.json", "rows.arrow")  # and those that index.json names
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
-OVERFETCH = 8  # how many times more rows are asked for when too few are of the wanted kind
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,19 @@ class Searcher:
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current, int8)
-            import faiss
             import pyarrow as pa
 
+            from pipeline_lib.search.factories import open_index
+            from pipeline_lib.search.hybrid import Hybrid
+
+            import_module("faiss")
             facts = verified.result()
         self.encoder = _load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False
         self.texts = Texts(current.index) if facts.get("text_characters") else None
-        self.index: faiss.Index = faiss.read_index(str(current.index / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        if inverted := faiss.try_extract_index_ivf(self.index):
-            inverted.nprobe = min(facts.get("probes", 1), inverted.nlist)
+        self.index = open_index(current.index, facts)
+        self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
         self.n_code: int = facts["code"]  # functions come first, see index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
@@ -164,10 +167,41 @@ class Searcher:
         self, queries: Sequence[str], k: int, allowed_N: np.ndarray | None = None, mode: Mode = "auto"
     ) -> list[list[Ranked]]:
         """`ranked` of each query, all of which are embedded together."""
-        if mode not in ("auto", "vectors"):
-            raise UserError(f"{self.current.index}: an index without BM25; index once more with `cpt run`")
+        if mode not in MODES:
+            raise UserError(f"mode {mode!r} is unknown; choose one of: {', '.join(MODES)}")
+        hybrid = self.hybrid
+        if hybrid is None and mode in ("bm25", "hybrid"):
+            raise UserError(
+                f"{self.current.index}: made before indexes held BM25, so it cannot answer mode {mode}; search without a mode, "
+                "or index once more with `cpt run`"
+            )
+        if hybrid and mode == "bm25":
+            return [_by_words(hybrid.words(query, k, allowed_N), k) for query in queries]
         vectors_QD = self.encoder.embed(list(queries), "query")
-        return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+        shares = hybrid.shares(mode, allowed_N) if hybrid else {}
+        if hybrid is None or all(share == 1 for share in shares.values()):
+            return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+        return self._fused_many(hybrid, queries, vectors_QD, k, allowed_N, shares)
+
+    def _fused_many(
+        self,
+        hybrid: Hybrid,
+        queries: Sequence[str],
+        vectors_QD: np.ndarray,
+        k: int,
+        allowed_N: np.ndarray | None,
+        shares: Mapping[str, float],
+    ) -> list[list[Ranked]]:
+        from pipeline_lib.search.factories import nearest
+
+        depth = max(k, hybrid.depth)
+        scores_QK, rows_QK = nearest(self.index, vectors_QD, depth, allowed_N)
+        answers = []
+        for query, vector_D, rows_K, scores_K in zip(queries, vectors_QD, rows_QK, scores_QK, strict=True):
+            vectors = hybrid.vectors(vector_D, rows_K, scores_K, list(shares))
+            found = hybrid.fused(vectors, hybrid.words(query, depth, allowed_N), k, shares)
+            answers.append([Ranked(*one) for one in found])
+        return answers
 
     def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
         """The best k rows around a vector (1, D)."""
@@ -198,20 +232,11 @@ class Searcher:
         return self._nearest_allowed(vector_1D, k, self.allowed(kind, None))
 
     def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
-        """(row, score) of the best k that are allowed; asks for more and more rows until there are k or no more."""
-        total = self.index.ntotal
-        wanted = min(total, k if allowed_N is None else k * 2)
-        while True:
-            scores, rows = self.index.search(vector_1D, wanted)
-            pairs = sorted(
-                ((int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0),
-                key=lambda pair: (-pair[1], pair[0]),
-            )
-            if allowed_N is not None:
-                pairs = [pair for pair in pairs if allowed_N[pair[0]]]
-            if len(pairs) >= k or wanted == total:
-                return pairs[:k]
-            wanted = min(total, wanted * OVERFETCH)
+        """(row, score) of the best k that are allowed; all of them where there are fewer."""
+        from pipeline_lib.search.factories import nearest
+
+        scores_1K, rows_1K = nearest(self.index, vector_1D, k, allowed_N)
+        return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
 
     def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
         """True for the rows that may be answers, None where all may; functions come first, see index.py.
@@ -340,6 +365,13 @@ def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
         SelfTest.read(current.model).check(encoder, {"document": "document"})
 
 
+def _by_words(found: Listed, k: int) -> list[Ranked]:
+    pairs = zip(found.rows[:k], found.scores[:k], strict=True)
+    return [
+        Ranked(int(row), float(score), bm25_rank=rank, bm25_score=float(score)) for rank, (row, score) in enumerate(pairs, 1)
+    ]
+
+
 def _check_request(query: str, kind: str | None, k: int) -> None:
     if not query.strip():
         raise UserError('the query is empty; say what you look for, as in: cpt search "parse an ISO 8601 date"')
@@ -360,8 +392,10 @@ def _verify(current: Champion, int8: bool) -> dict[str, Any]:
     check_files(current.model, current.model_digest, files)
     check_files(current.index, current.index_digest, INDEX_FILES)
     facts = read_json(current.index / "index.json")
-    if facts.get("text_characters"):
-        check_files(current.index, current.index_digest, [TEXT_DIGESTS])
+    of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
+    of_texts = [TEXT_DIGESTS] if facts.get("text_characters") else []
+    of_words = facts["bm25"]["files"] if "bm25" in facts else []
+    check_files(current.index, current.index_digest, [*of_vectors, *of_texts, *of_words])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "

@@ -14,7 +14,8 @@ from data_contracts.schemas import INDEX_ROWS, text_hash
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.index import build_index, filled_index
+from pipeline_lib.search.index import build_index
+from pipeline_lib.search.index_build import filled_index
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 
@@ -30,7 +31,7 @@ class Named:
         self.id, self.fingerprint, self.embed = self, fingerprint, embed
 
     def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
-        assert side == "y"
+        assert side in ("x", "y")
         return self.embed(texts, progress)
 
 

@@ -1,0 +1,130 @@
+"""Vectors and BM25 of an opened index, fused as index.json says.
+
+index.json's `fusion` is the record of `fusion.choose`: what ranked each kind best on validation queries, with the figures.
+What a query's cosines are like over all rows is read off a sample of their vectors, kept beside the index.
+N rows, S sampled rows, D width, K rows of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline_lib.search.fusion import Fusion, Listed, fused, listed, places, spread, union
+from pipeline_lib.search.lexical import FILES as BM25_FILES
+from pipeline_lib.search.lexical import Bm25
+
+SAMPLE = "sample.npy"
+SAMPLE_ROWS = 512  # of each kind, evenly spread: mean and deviation come out within a few per cent of those of all rows
+FILES = (*BM25_FILES, SAMPLE)
+KINDS = ("code", "text")
+ALONE = {"vectors": 1.0, "bm25": 0.0}  # share of the vectors
+
+
+class Placed(NamedTuple):
+    """A row of an answer: its score, and its place from 1 and score in either list; None: the list lacks it."""
+
+    row: int
+    score: float
+    vector_rank: int | None
+    vector_score: float | None
+    bm25_rank: int | None
+    bm25_score: float | None
+
+
+def sampled_rows(n_code: int, n_text: int) -> np.ndarray:
+    """The rows whose vectors are kept: of each kind so many, evenly spread."""
+    spread_out = [np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(np.int64) for n in (n_code, n_text)]
+    return np.concatenate([spread_out[0], spread_out[1] + n_code])
+
+
+class Hybrid:
+    """BM25, the sample and the record of an index.
+
+    Args:
+        folder: of the index.
+        facts: index.json.
+
+    Raises:
+        ValueError: the files are not of one index.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self.n_code, self.n_rows = int(facts["code"]), int(facts["count"])
+        self.bm25 = Bm25(folder, self.n_rows)
+        self.sample_SD = np.load(folder / SAMPLE, mmap_mode="r")
+        wanted = (len(sampled_rows(self.n_code, self.n_rows - self.n_code)), int(facts["dim"]))
+        if self.sample_SD.shape != wanted:
+            raise ValueError(f"{folder / SAMPLE}: {self.sample_SD.shape}, not {wanted}")
+        self.record: Mapping[str, Any] = facts.get("fusion", {})
+        self.depth = int(self.record.get("depth", 0))
+        self.fusion = Fusion.of(self.record or None)
+
+    def shares(self, mode: str, allowed_N: np.ndarray | None) -> dict[str, float]:
+        """Share of the vectors for each kind that may be an answer.
+
+        Args:
+            mode: auto: what measured better for the kind.
+        """
+        of_auto = {kind: row["auto"] for kind, row in self.record.get("kinds", {}).items()}
+        how = {kind: of_auto.get(kind, "vectors") if mode == "auto" else mode for kind in self.kinds(allowed_N)}
+        return {kind: ALONE.get(name, self.fusion.shares[kind]) for kind, name in how.items()}
+
+    def kinds(self, allowed_N: np.ndarray | None) -> tuple[str, ...]:
+        """The kinds of the rows that may be answers."""
+        return tuple(kind for kind in KINDS if (allowed_N is None or allowed_N[self._part(kind)].any()) and self._size(kind))
+
+    def words(self, query: str, depth: int, allowed_N: np.ndarray | None) -> Listed:
+        """The best rows by BM25."""
+        scores_N = self.bm25.scores(query)
+        found = listed(scores_N, depth, None if allowed_N is None else np.flatnonzero(allowed_N), words=True)
+        kinds = self.kinds(allowed_N)
+        mean, deviation = spread(scores_N if len(kinds) > 1 else scores_N[self._part(kinds[0])] if kinds else scores_N[:0])
+        return found._replace(mean=mean, deviation=deviation)
+
+    def vectors(self, vector_D: np.ndarray, rows_K: np.ndarray, scores_K: np.ndarray, kinds: Sequence[str]) -> Listed:
+        """The best rows by their vectors, which an index found."""
+        n_sampled = min(self.n_code, SAMPLE_ROWS)
+        cosines = self.sample_SD @ vector_D
+        of_kind = {"code": cosines[:n_sampled], "text": cosines[n_sampled:]}
+        scores = np.concatenate([of_kind[kind] for kind in kinds]) if kinds else cosines[:0]
+        weights = [np.full(len(of_kind[kind]), self._size(kind) / len(of_kind[kind])) for kind in kinds]
+        mean, deviation = _weighted(scores, np.concatenate(weights)) if kinds else (0.0, 0.0)
+        there = rows_K >= 0
+        rows_K, scores_K = rows_K[there], scores_K[there].astype(np.float64)
+        return Listed(rows_K, scores_K, mean, deviation, float(scores_K[-1]) if len(scores_K) else 0.0)
+
+    def fused(self, vectors: Listed, words: Listed, k: int, shares: Mapping[str, float]) -> list[Placed]:
+        """The best k rows of both lists."""
+        rows = union(vectors, words)
+        share_M = np.where(rows < self.n_code, shares.get("code", 0.0), shares.get("text", 0.0))
+        return placed(vectors, words, *fused(vectors, words, share_M, self.fusion.method), k)
+
+    def _part(self, kind: str) -> slice:
+        return slice(0, self.n_code) if kind == "code" else slice(self.n_code, self.n_rows)
+
+    def _size(self, kind: str) -> int:
+        return self.n_code if kind == "code" else self.n_rows - self.n_code
+
+
+def placed(vectors: Listed | None, words: Listed | None, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Placed]:
+    """The first k rows with their places in the lists that there are."""
+    rows = rows[:k]
+    columns = [_places(found, rows) for found in (vectors, words)]
+    pairs = zip(rows.tolist(), scores[:k].tolist(), *columns, strict=True)
+    return [Placed(row, score, *one, *other) for row, score, one, other in pairs]
+
+
+def _places(found: Listed | None, rows: np.ndarray) -> list[tuple[int | None, float | None]]:
+    if found is None:
+        return [(None, None)] * len(rows)
+    there = [int(place) for place in places(found, rows)]
+    return [(place + 1, float(found.scores[place])) if place < len(found.rows) else (None, None) for place in there]
+
+
+def _weighted(scores: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    mean = float(np.average(scores, weights=weights))
+    return mean, float(np.sqrt(np.average((scores - mean) ** 2, weights=weights)))
