@@ -43,7 +43,7 @@ def text_at(path: Path, line: int) -> TextAt:
     found = read_source(str(path.resolve()), SourceConfig().max_file_bytes, python=form == "python")
     if isinstance(found, Refusal):
         raise UserError(f"{path}: {found.reason}: {found.detail}")
-    n_lines = found.text.count("\n") + (not found.text.endswith("\n"))
+    n_lines = found.text.count("\n") + (not found.text.endswith("\n") and bool(found.text))
     if not 1 <= line <= n_lines:
         raise UserError(f"{path}:{line}: the file has {n_lines:,} lines")
     if form in CODE_FORMS:

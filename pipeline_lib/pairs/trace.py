@@ -80,7 +80,7 @@ def trace_pairs(store: Store, pair_ids: Sequence[str]) -> dict[str, Trace]:
     parts = _parts(store)
     if not parts or not pair_ids:
         return {}
-    found = {}
+    found: dict[str, Trace] = {}
     for row in _read(list(parts), "list_contains(?, id)", list(pair_ids)):
         manifest, part = parts[row.pop("filename")]
         found.setdefault(row["id"], _located(store, row, manifest, part))

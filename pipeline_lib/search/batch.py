@@ -145,7 +145,7 @@ def write_run(
     while batch := list(islice(queries, QUERIES_AT_ONCE)):
         for (qid, _), found in zip(batch, answer([text for _, text in batch]), strict=True):
             for rank, (docid, score) in enumerate(found, start=1):
-                out.write(f"{qid} Q0 {docid} {rank} {score:.6f} {tag}\n")
+                out.write(f"{qid} Q0 {docid} {rank} {score:.9g} {tag}\n")
             counts.queries += 1
             counts.hits += len(found)
             counts.unanswered += not found

@@ -75,10 +75,10 @@ def vector_of(searcher: Searcher, row: int) -> np.ndarray | None:
     """The vector (1, D) of a row: as the index holds it, else of its text embedded again; None where it keeps no texts."""
     import numpy as np
 
-    try:
-        return np.asarray(searcher.index.reconstruct(row), np.float32)[None]
-    except (RuntimeError, AttributeError):  # an index that cannot give a vector back
-        return searcher.embed_documents([searcher.texts.of([row])[0][1]]) if searcher.texts else None
+    found_1D = searcher.index.vectors(np.array([row]))
+    if found_1D is not None:
+        return found_1D
+    return searcher.embed_documents([searcher.texts.of([row])[0][1]]) if searcher.texts else None
 
 
 def row_at(rows: pa.Table, path: str, line: int) -> int | None:
@@ -86,10 +86,11 @@ def row_at(rows: pa.Table, path: str, line: int) -> int | None:
     import numpy as np
 
     try:
-        of_path = np.flatnonzero(Filters(path=path.translate(_LITERAL)).mask(rows))
+        mask_N = Filters(path=path.translate(_LITERAL)).mask(rows)
     except UserError:
         return None
-    lines = {int(row): rows.column("line")[int(row)].as_py() for row in of_path}
+    assert mask_N is not None, "a path is a filter"
+    lines = {int(row): rows.column("line")[int(row)].as_py() for row in np.flatnonzero(mask_N)}
     before = [row for row in lines if lines[row] <= line]
     return max(before, key=lambda row: (lines[row], -row)) if before else min(lines, key=lambda row: (lines[row], row))
 

@@ -74,17 +74,10 @@ def hits_of(rows: pa.Table, texts: Texts | None, query: str, found: Sequence[tup
         # row by row: `take` would import pandas, another 0.3 s
         columns = rows.slice(row, 1).to_pylist()[0]
         passage = snippet(text, query)
-        hits.append(
-            Hit(
-                rank,
-                round(score, 6),
-                *(columns[name] for name in _COLUMNS),
-                **{name: columns.get(name) or "" for name in _LATER},
-                signature=signature,
-                snippet=passage.text,
-                marks=passage.marks,
-            )
-        )
+        known: dict[str, Any] = {name: columns[name] for name in _COLUMNS}
+        known |= {name: columns.get(name) or "" for name in _LATER}
+        known |= {"signature": signature, "snippet": passage.text, "marks": passage.marks}
+        hits.append(Hit(rank, round(score, 6), **known))
     return hits
 
 

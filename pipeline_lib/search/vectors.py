@@ -188,7 +188,7 @@ class _Source:
         if self._index is None:
             check_files(self.pair.index, self.pair.index_digest, files_of(self.facts))
             index = open_index(self.pair.index, self.facts)
-            if index.exact_ND is None and not isinstance(index.faiss, faiss.IndexFlat):
+            if index.exact is None and not isinstance(index.faiss, faiss.IndexFlat):
                 raise CorruptArtifact(
                     f"{lost:,} texts of {self.pair.index} have no vector in the store any more, and its kind "
                     f"{self.facts.get('factory')} does not give them back; run `cpt run` again, which embeds them"

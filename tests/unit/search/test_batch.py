@@ -69,10 +69,10 @@ def test_writes_a_run_file_in_the_order_of_the_queries() -> None:
     out = io.StringIO()
     counts = write_run(iter([("1", "x"), ("2", "none"), ("3", "y")]), answer, out, "mine")
     assert out.getvalue().splitlines() == [
-        "1 Q0 x-a 1 0.500000 mine",
-        "1 Q0 x-b 2 0.250000 mine",
-        "3 Q0 y-a 1 0.500000 mine",
-        "3 Q0 y-b 2 0.250000 mine",
+        "1 Q0 x-a 1 0.5 mine",
+        "1 Q0 x-b 2 0.25 mine",
+        "3 Q0 y-a 1 0.5 mine",
+        "3 Q0 y-b 2 0.25 mine",
     ]
     assert (counts.queries, counts.hits, counts.unanswered) == (3, 4, 1)
     assert counts.sentence() == "3 queries, 4 hits, 1 queries without a hit"

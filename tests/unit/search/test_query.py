@@ -204,7 +204,8 @@ def test_json_and_text_say_the_same(home: Path) -> None:
     hits = search(home, "größe", k=2)
     answer = json.loads(render_json("größe", hits))
     assert answer["query"] == "größe"
-    assert list(answer["hits"][0]) == ["rank", "score", "kind", "name", "path", "line", "doc", "id"]
+    fields = ["rank", "score", "kind", "name", "path", "line", "doc", "id", "language", "package", "licence", "signature"]
+    assert list(answer["hits"][0]) == [*fields, "snippet", "marks"]
     for hit in hits:
         assert f"{hit.path}:{hit.line}  {hit.id[:12]}\n" in render_text(hits) and len(hit.id) == 32
     assert render_text([]) == "nothing found"
@@ -221,7 +222,7 @@ def test_the_terminal_says_that_nothing_was_found(
         for words in (["code", "-k", "1"], ["text"], ["text", "--json"])
     )
     assert found.exit_code == none.exit_code == as_json.exit_code == 0
-    assert found.output.startswith("  1  0.") and found.output.count("\n") == 3
+    assert found.output.startswith("  1  0.") and found.output.count("\n") == 6
     assert none.output == "nothing found: the index holds no text\n"
     assert json.loads(as_json.output) == {"query": "close it", "hits": []}
 
