@@ -111,6 +111,7 @@ def test_wrong_calls_are_tool_errors_that_say_what_to_do(home: Path) -> None:
         assert "Traceback" not in result.content[0].text and "root:" not in result.content[0].text
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_promoted_meanwhile_answers_the_next_call(
     home: Path, store: Store, curate: Make, export_model: Make
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_pair_that_is_promoted_meanwhile_answers_the_next_call(
     assert ABSENT[2] not in before and after == [ABSENT[2]]
 
 
+@pytest.mark.slow
 def test_a_home_without_an_index_is_served_and_says_so(tmp_path: Path) -> None:
     async def ask(client: Client) -> Any:
         return await client.call_tool("search", {"query": "x"})
@@ -157,9 +159,8 @@ def test_nothing_but_the_protocol_is_on_the_output(home: Path) -> None:
             line = json.loads(process.stdout.readline())
             assert line["jsonrpc"] == "2.0"
             answers[line.get("id")] = line
-        process.stdin.close()
-        rest = process.stdout.read()
-        assert process.wait(30) == 0
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
     finally:
         process.kill()
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in rest.splitlines())
