@@ -146,11 +146,8 @@ def test_nothing_but_the_protocol_is_on_the_output(home: Path) -> None:
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "search", "arguments": {"query": "socket"}}},
     ]
     sent = "".join(f"{json.dumps(line)}\n" for line in lines) + "not JSON at all\n"
-    command = [sys.executable, *COMMAND]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home), text=True
-    )
-    try:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, *COMMAND], env=environment(home), text=True, **pipes) as process:
         assert process.stdin and process.stdout
         process.stdin.write(sent)
         process.stdin.flush()
@@ -159,9 +156,8 @@ def test_nothing_but_the_protocol_is_on_the_output(home: Path) -> None:
             line = json.loads(process.stdout.readline())
             assert line["jsonrpc"] == "2.0"
             answers[line.get("id")] = line
-        rest, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
-    finally:
-        process.kill()
+        process.stdin.close()
+        rest = process.stdout.read()
+    assert process.returncode == 0
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in rest.splitlines())
     assert "search" in answers[1]["result"]["instructions"] and not answers[2]["result"].get("isError")
