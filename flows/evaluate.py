@@ -20,12 +20,15 @@ from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
+from pipeline_lib.evaluation.metrics import HYBRID
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, HybridModel, Model, TextEncoder, WordModel
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.evaluation.suites.report import Compared
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry
+from pipeline_lib.search.fusion import Fusion
+from pipeline_lib.search.hybrid import fusion_in
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import checkpoint_of
 from tasks.evaluation import (
@@ -80,6 +83,7 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     evaluations, theirs = list(suites.evaluations), list(suites.champion)
     if run and of_corpus:
         others = [open_model(name) for name in params.others if name not in OPENERS]  # the baselines are measured in any case
+        others += hybrids([checkpoint_encoder(run, label) for label in labels], fusion_of(work))
         found = held_out(run, labels, params.split, others, of_corpus)
         measured = found.ref(params.split)
         evaluations += [artifact for by_model in found.checkpoints.values() for artifact in by_model]
@@ -127,6 +131,8 @@ def evaluate_suites(
     models: list[Model] = [open_model(name) for name in params.others]
     if run and run[0]:
         models = [*checkpoint_encoders(run[0], run[1]), *models]
+    if any(isinstance(model, WordModel) for model in models):  # where both are measured, so is the fusion of both
+        models += hybrids(models, fusion_of(work) or Fusion())
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
     best = CheckpointEncoder(champion, precision=work.config.suites.precision) if champion else None
     theirs = [suite_task(work.store, best, suite, params.split) for suite in suites] if best else []
@@ -161,6 +167,19 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
         return None
 
 
+def fusion_of(work: Workspace) -> Fusion | None:
+    """How the index in use under the run's name fuses vectors and BM25; None where there is none, or it has no BM25."""
+    home = work.store.remote or work.home
+    if work.config.name not in registry.names(home):
+        return None
+    try:
+        found = registry.champion(home, work.config.name)
+        return fusion_in(registry.opened(found).index) if found else None
+    except (UserError, CorruptArtifact) as error:
+        say(f"  no index says how to fuse vectors and BM25: {error}")
+        return None
+
+
 def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
     """The run whose corpus is measured on, and the labels of its checkpoints that are; none where only other models are named.
 
@@ -181,6 +200,25 @@ def workspace_without_run(params: EvaluateParams) -> Workspace:
     """Workspace of models that no run of ours made."""
     config = params.resolve() if params.preset else apply(RunConfig(name="models"), *params.layers())
     return Workspace(writable_home(), open_store(params.machine.artifacts), config)
+
+
+def hybrids(models: Sequence[Model], fusion: Fusion | None) -> list[Model]:
+    """Each encoder fused with BM25; none where nothing says how.
+
+    Args:
+        fusion: as the index of their run has it.
+    """
+    encoders = [model for model in models if isinstance(model, TextEncoder)]
+    if fusion is None:
+        return []
+    names = [HYBRID if len(encoders) == 1 else f"{HYBRID} {model.id.name}" for model in encoders]
+    return [HybridModel(model, fusion, name) for model, name in zip(encoders, names, strict=True)]
+
+
+def checkpoint_encoder(run: TrainedRun, label: str) -> Model:
+    """A checkpoint of a run as held-out pairs are put to it."""
+    evaluate = run.work.config.evaluate
+    return CheckpointEncoder(run.lineage.checkpoint(label), evaluate.batch_tokens, evaluate.precision)
 
 
 def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:

@@ -9,7 +9,15 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.evaluate import EvaluatedRef, HeldOutEvaluations, checkpoint_encoders, held_out, suites_on_validation
+from flows.evaluate import (
+    EvaluatedRef,
+    HeldOutEvaluations,
+    checkpoint_encoder,
+    checkpoint_encoders,
+    held_out,
+    hybrids,
+    suites_on_validation,
+)
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PublishParams
@@ -19,6 +27,7 @@ from flows.roots import admit
 from flows.train import find_run
 from flows.workspace import DatasetRef, TrainedRun, in_subflow, publishing_commands, whole_story
 from pipeline_lib.export.card import model_folder
+from pipeline_lib.search.hybrid import fusion_in
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
@@ -141,11 +150,12 @@ def published_here(run: TrainedRun, label: str = "") -> Published:
         validation, selection = select_checkpoint(run)
         label = str(selection.manifest.facts["chosen"])
     checkpoint = run.lineage.checkpoint(label)
-    test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test")
     exported = export_task(store, checkpoint, config)
+    index = index_task(store, exported, curated, checkpoint, config)
+    hybrid = hybrids([checkpoint_encoder(run, label)], fusion_in(index.part_folder()))
+    test = in_subflow("evaluate", f"{config.name}-test", held_out, run, [label], "test", hybrid)
     tested = Tested(curated, test.checkpoints[label], test.checkpoints[BASELINES])
     card = card_task(store, exported, checkpoint, config, _said(run, label, selection is not None), tested)
-    index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)
     made = {"select": selection, "export": exported, "card": card, "index": index, "negatives": negatives}
     return Published(run, label, validation, test, {stage: artifact for stage, artifact in made.items() if artifact})

@@ -18,7 +18,7 @@ from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.candidates import compare, is_tracked
-from pipeline_lib.evaluation.metrics import differences, read_evaluations
+from pipeline_lib.evaluation.metrics import HYBRID, differences, read_evaluations
 from pipeline_lib.evaluation.negatives import read_negatives
 from pipeline_lib.evaluation.report import keep_newest, report_name, results_table, write_report
 from pipeline_lib.evaluation.report_data import (
@@ -232,7 +232,7 @@ def _by_name(data: ReportData) -> str:
 def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -> ReportData:
     stages = run.stages
     extracted, trained = stages["extract"], stages["train"]
-    model, baselines = run.test[run.chosen], run.test["baselines"]
+    model = run.test[run.chosen]
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
     twins, int8 = near_twins_in(stages["curate"]), int8_told(stages, config)
@@ -256,7 +256,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
         training=tuple(_json_lines((trained.part_folder("metrics") / "metrics.jsonl").read_bytes())),
         pace=tuple(_json_lines(trained.note("timing.jsonl") or b"")),
         evaluations=tuple(figures),
-        differences=tuple(differences(model, baselines, config.evaluate.bootstrap, config.evaluate.seed)),
+        differences=tuple(_differences(run, config)),
         tasks={split: split_facts(found[run.chosen]) for split, found in evaluated.items() if found},
         selection=read_selection(stages["select"]) if "select" in stages else {},
         searches=tuple(_searches(stages, config)),
@@ -284,6 +284,13 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
             *([int8["sentence"]] if int8 else []),
         ),
     )  # fmt: skip
+
+
+def _differences(run: RunArtifacts, config: RunConfig) -> list[dict[str, Any]]:
+    """The chosen model minus each baseline; and its vectors fused with BM25 minus either, and minus the others."""
+    model, baselines, hybrid = run.test[run.chosen], run.test["baselines"], run.test.get(HYBRID, ())
+    drawn = (config.evaluate.bootstrap, config.evaluate.seed)
+    return [*differences(model, baselines, *drawn), *differences(hybrid, [*model, *baselines], *drawn)]
 
 
 def _language_model(stages: Mapping[str, Artifact]) -> dict[str, Any]:

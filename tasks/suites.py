@@ -10,7 +10,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.cached import embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import check_split, evaluate_suite
-from pipeline_lib.evaluation.suites.models import Model, WordModel
+from pipeline_lib.evaluation.suites.models import HybridModel, Model, WordModel
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite, suite_names
 from pipeline_lib.evaluation.suites.report import Compared, write_comparison, write_suite_report
@@ -94,8 +94,8 @@ def compare_task(folder: Path, compared: Compared) -> Path:
 
 
 def fits(model: Model, suite: Suite) -> bool:
-    """True if a model can be put through a suite: BM25 has no symmetric similarity."""
-    return not isinstance(model, WordModel) or (suite.kind in model.kinds and not suite.needs_encoder)
+    """True if a model can be put through a suite: BM25 has no symmetric similarity, nor has what fuses it with vectors."""
+    return not isinstance(model, WordModel | HybridModel) or (suite.kind in model.kinds and not suite.needs_encoder)
 
 
 def suite_headline(artifact: Artifact) -> str:

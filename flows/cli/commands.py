@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
+from flows.cli.index import index
 from flows.cli.mcp import mcp
 from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
@@ -63,6 +64,7 @@ app.command()(deploy)
 app.command("export-vectors")(export_vectors)
 app.command("get-start")(get_start)
 app.command()(fetch)
+app.command()(index)
 app.command()(mcp)
 app.command()(prune)
 app.command()(runs)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline_lib.search.query import Mode, Ranked, Searcher
 
 KINDS = ("code", "text")
+BROKEN_PIPE = 141  # exit code, as the shell gives it
 STANDARD = "-"  # a file's name that stands for the standard input or output
 
 
@@ -73,7 +74,8 @@ def search(
     """Ranked functions and passages of the published index."""
     from pipeline_lib.search.filters import Filters
 
-    _check_words(query, like, batch, kind)
+    _check_words(query, like, batch)
+    _check_choices(kind, mode, like)
     filters = Filters(tuple(language or ()), tuple(package or ()), tuple(licence or ()), path)
     asked = Asked(query or like, kind, k, filters, mode, name, artifacts, int8)  # type: ignore[arg-type]
     if batch:
@@ -175,14 +177,23 @@ def split_place(place: str) -> tuple[str, int]:
     return file, int(line)
 
 
-def _check_words(query: str, like: str, batch: str, kind: str) -> None:
+def _check_words(query: str, like: str, batch: str) -> None:
     given = [flag for flag, value in (("QUERY", query), ("--like", like), ("--batch", batch)) if value]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)}: give one of them")
     if not given:
         raise UserError('give a query, as in: cpt search "parse an ISO 8601 date"; or --like FILE:LINE, or --batch FILE')
+
+
+def _check_choices(kind: str, mode: str, like: str) -> None:
+    from pipeline_lib.search.query import MODES
+
     if kind not in ("", *KINDS):
         raise UserError(f"--kind {kind!r}: choose one of {', '.join(KINDS)}")
+    if mode not in MODES:
+        raise UserError(f"--mode {mode!r}: choose one of {', '.join(MODES)}")
+    if like and mode not in ("auto", "vectors"):
+        raise UserError(f"--mode {mode} with --like: a text is compared with others by vectors alone; leave --mode out")
 
 
 def _print_hits(asked: Asked, hits: Sequence[Hit], as_json: bool) -> None:
@@ -193,6 +204,9 @@ def _print_hits(asked: Asked, hits: Sequence[Hit], as_json: bool) -> None:
         return
     if not hits and asked.filters:
         typer.echo("nothing found: no row of the index passes all filters")
+        return
+    if not hits and asked.mode == "bm25":
+        typer.echo("nothing found: no text of the index has a word of the query")
         return
     typer.echo(render_text(hits, asked.kind, has_colours(sys.stdout)))
 
@@ -240,7 +254,12 @@ def _opened(batch: str) -> Iterator[IO[bytes]]:
 def _written(out: str) -> Iterator[IO[str]]:
     """A file that is there only once it is whole; or the standard output."""
     if out == STANDARD:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError as error:  # whoever reads it has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from error
         return
     whole = Path(out)
     if whole.exists() and not whole.is_file():  # a pipe, a terminal

@@ -37,6 +37,7 @@ PALETTE = {  # CSS variable to its colour on light and on dark ground; the hues 
     "model-soft": ("#e1eff8", "#17324a"),
     "tfidf": ("#b85a00", "#f0a44b"),
     "bm25": ("#737d8a", "#9aa5b3"),
+    "hybrid": ("#8a4f7d", "#d59bc8"),
     "good": ("#00714f", "#5fd3ac"),
     "good-soft": ("#def2ea", "#12352a"),
     "bad": ("#b3261e", "#ff9b8c"),

@@ -17,6 +17,7 @@ from pipeline_lib.store.artifact import Artifact
 
 # of the kinds that a checkpoint is selected by, in the order of tables
 PRIMARY_METRIC = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
+HYBRID = "hybrid"  # the chosen model's vectors and BM25 as one, among the models of a table
 FEW_QUERIES = 200  # the 95 % interval of an MRR of 0.5 is then some 0.1 wide
 SHOWN_CHARACTERS = 60  # of a text in a message
 _CHUNK_NUMBERS = 4_000_000  # resampled values held at once: 32 MB

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.evaluation.charts import write_selection_curves
-from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import HYBRID, PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.evaluation.report_page import link_pages, render
 from pipeline_lib.store.files import digest_of, replace_file
@@ -112,9 +112,10 @@ def _figures(data: ReportData, split: str) -> Row:
         for name in {row["model"], "model"} if row["model"] == data.chosen else {row["model"]}:
             _add_figure(entry.setdefault(name, {"intervals": {}}), row)
     for row in data.differences:
-        if row["split"] == split and row["task"] in tasks and row["model"] == data.chosen:
+        if row["split"] == split and row["task"] in tasks and row["model"] in (data.chosen, HYBRID):
             figures = {name: row[name] for name in ("metric", "mean", "low", "high", "n")}
-            tasks[row["task"]][f"model_minus_{row['baseline']}"] = figures
+            one, other = ("model" if row[side] == data.chosen else row[side] for side in ("model", "baseline"))
+            tasks[row["task"]][f"{one}_minus_{other}"] = figures
     return tasks
 
 
@@ -131,13 +132,14 @@ def results_table(
     """Rows of strings for a terminal or a table artifact: the model beside the baselines.
 
     Returns:
-        Rows with task, metric, n, model ("0.612 [0.588, 0.637]"), BM25, TF-IDF, and difference (paired, against the
-        stronger baseline that was measured, with its interval).
+        Rows with task, metric, n, model ("0.612 [0.588, 0.637]"), "vectors + BM25" where both were fused, BM25, TF-IDF, difference
+        (paired, against the stronger baseline that was measured, with its interval).
     """
     by_metric: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in evaluations:
         if row["split"] == split and (not primary_only or row["metric"] == PRIMARY_METRIC[row["kind"]]):
             by_metric[row["task"], row["metric"]][row["model"]] = row
+    fuses = any(HYBRID in found for found in by_metric.values())
     paired: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in differences:
         if row["split"] == split and row["model"] == model:
@@ -148,6 +150,7 @@ def results_table(
             "metric": metric,
             "n": f"{found[model]['n']:,}",
             "model": _with_interval(found[model]),
+            **({"vectors + BM25": _value(found.get(HYBRID))} if fuses else {}),
             "BM25": _value(found.get("bm25")),
             "TF-IDF": _value(found.get("tfidf")),
             "difference": _difference(paired.get((task, metric), [])),

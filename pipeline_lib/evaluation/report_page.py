@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline_lib.evaluation.charts import Chart, line_chart, theme
-from pipeline_lib.evaluation.metrics import PRIMARY_METRIC
+from pipeline_lib.evaluation.metrics import HYBRID, PRIMARY_METRIC
 from pipeline_lib.evaluation.report_data import ReportData, Row
 from pipeline_lib.store.files import replace_file
 
@@ -43,6 +43,7 @@ _METRIC_TITLES = {
 }
 _PAGES = re.compile("<!--pages-->.*?<!--/pages-->")
 _BASELINES = {"tfidf": "TF-IDF", "bm25": "BM25"}
+_BESIDE = {HYBRID: "vectors + BM25", **_BASELINES}
 _CURVES = (
     ("loss", "Loss", lambda value: f"{value:.3g}"),
     ("temperature", "Temperature", lambda value: f"{value:.2g}"),
@@ -122,7 +123,7 @@ def _cards(data: ReportData, split: str) -> list[Row]:
             continue
         by_model = {row["model"]: row for row in rows if row["task"] == task}
         shown = [("model", "this model", by_model[data.chosen])]
-        shown += [(name, label, by_model[name]) for name, label in _BASELINES.items() if name in by_model]
+        shown += [(name, label, by_model[name]) for name, label in _BESIDE.items() if name in by_model]
         scale = max(row["high"] for _, _, row in shown) * 1.04 or 1.0
         cards.append(
             {
@@ -133,6 +134,7 @@ def _cards(data: ReportData, split: str) -> list[Row]:
                 "facts": data.tasks.get(split, {}).get("tasks", {}).get(task, {}),
                 "bars": [_bar(name, label, row, scale) for name, label, row in shown],
                 "chips": [chip_of(row) for row in data.differences if _is_of(row, split, task, data.chosen)],
+                "fused": _fused_chips(data, split, task),
             }
         )
     return cards
@@ -176,6 +178,12 @@ def _bar(name: str, label: str, row: Row, scale: float) -> Row:
 
 def _is_of(row: Row, split: str, task: str, model: str) -> bool:
     return (row["split"], row["task"], row["model"]) == (split, task, model)
+
+
+def _fused_chips(data: ReportData, split: str, task: str) -> list[Row]:
+    """What the vectors gain by BM25, and BM25 by them."""
+    chips = [chip_of(row) for row in data.differences if _is_of(row, split, task, HYBRID) and row["baseline"] != "tfidf"]
+    return [chip | {"label": "this model" if chip["baseline"] == data.chosen else chip["label"]} for chip in chips]
 
 
 def chip_of(row: Row) -> Row:
@@ -268,7 +276,7 @@ def _batch_chart(data: ReportData) -> Markup:
 def _results(data: ReportData, split: str) -> list[Row]:
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for row in data.evaluations:
-        if row["split"] == split and row["model"] in (data.chosen, *_BASELINES):
+        if row["split"] == split and row["model"] in (data.chosen, *_BESIDE):
             rows.setdefault((row["task"], row["metric"]), {})[row["model"]] = row
     return [
         {
@@ -277,7 +285,7 @@ def _results(data: ReportData, split: str) -> list[Row]:
             "metric": _METRIC_TITLES.get(metric, metric),
             "is_primary": metric == PRIMARY_METRIC[found[data.chosen]["kind"]],
             "model": found[data.chosen],
-            "baselines": [found.get(name) for name in _BASELINES],
+            "baselines": [found.get(name) for name in _BESIDE],
             "chips": [
                 chip_of(row) for row in data.differences if _is_of(row, split, task, data.chosen) and row["metric"] == metric
             ],

@@ -105,11 +105,18 @@ def _query(line: bytes) -> tuple[str, str] | str | None:
     else:
         qid, _, words = text.partition("\t")
         qid = qid.strip()
+    if reason := _id_fault(qid):
+        return reason
+    words = words.encode("utf-8", "replace").decode()  # JSON can hold halves of characters
+    return (qid, words) if words.strip() else "no_text"
+
+
+def _id_fault(qid: str) -> str:
     if not qid:
         return "no_id"
     if _SPACE.search(qid):
         return "id_with_space"
-    return (qid, words) if words.strip() else "no_text"
+    return "" if qid.encode("utf-8", "ignore").decode() == qid else "not_utf8"
 
 
 def _value(record: dict[str, Any], names: Iterable[str]) -> str:

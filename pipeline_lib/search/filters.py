@@ -76,7 +76,7 @@ def values_of(rows: pa.Table, column: str) -> list[str]:
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in rows.column_names:
         raise UserError(
-            f"--{name}: this index was built by an earlier version and does not know it; `cpt run` or `cpt publish` builds it"
+            f"{name}: this index was built by an earlier version and does not know it; `cpt run` or `cpt publish` builds it"
             " again from the vectors that are there, or search without this filter"
         )
     return rows.column(name)
@@ -151,11 +151,11 @@ def _places(value: str, known: Sequence[str]) -> list[int]:
 def _unknown(name: str, value: str, known: Sequence[str], may_lack: bool) -> str:
     values = sorted({*known, *([NOT_STATED] if may_lack else [])})
     if not values:
-        return f"--{name} {value!r}: no row of this index has a {name}"
+        return f"{name} {value!r}: no row of this index has a {name}"
     near = nearest_values(value, values)
     shown = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(values[:SHOWN])}"
     more = len(values) - len(near or values[:SHOWN])
-    return f"--{name} {value!r}: no row of this index has it; {shown}" + (f" ({more:,} more)" if more > 0 else "")
+    return f"{name} {value!r}: no row of this index has it; {shown}" + (f" ({more:,} more)" if more > 0 else "")
 
 
 def nearest_values(value: str, known: Sequence[str]) -> list[str]:
@@ -199,7 +199,7 @@ def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
     try:
         masks = [pc.match_substring_regex(chunk, path_pattern(glob)) for chunk in column.chunks]
     except ValueError as error:  # pyarrow's errors are kinds of it
-        raise UserError(f"--path {glob!r}: not a glob: {error}") from error
+        raise UserError(f"path {glob!r}: not a glob: {error}") from error
     mask_N = np.concatenate([np.empty(0, bool), *map(_bits, masks)])
     if not mask_N.any():
         raise UserError(printable(_no_path(glob, column)))
@@ -213,8 +213,10 @@ def _no_path(glob: str, column: pa.ChunkedArray) -> str:
         known |= dict.fromkeys(column.slice(start, 4096).to_pylist())
         if len(known) >= PATHS_COMPARED:
             break
-    bare = glob.replace("*", "").strip("/")
+    bare = glob.strip("/")
     by_name = {path.rsplit("/", 1)[-1]: path for path in reversed(known)}
-    near = nearest_values(bare, list(known)) or [by_name[name] for name in nearest_values(bare, list(by_name))]
+    plain = bare.replace("*", "")
+    near = nearest_values(plain, list(known)) or [by_name[name] for name in nearest_values(plain, list(by_name))]
     shown = f"the nearest are {', '.join(near)}" if near else f"paths look like {next(iter(known), 'none')}"
-    return f"--path {glob!r}: no path of this index is like it; {shown}; `*` stands for anything, as in '*/{bare or 'name'}*'"
+    hint = f"`*` stands for anything, as in '*/{bare}'" if not glob.startswith("*") else "`*` stands for anything, / too"
+    return f"path {glob!r}: no path of this index is like it; {shown}; {hint}"

@@ -2,8 +2,8 @@
 
 Two methods, and a share of the vectors between 0 (BM25 alone) and 1:
 
-    scores   share * z(cosine) + (1 - share) * z(BM25); z: standard deviations above the mean of all rows' scores for this query.
-             A row that one list lacks counts there as that list's last
+    scores   share * z(cosine) + (1 - share) * z(BM25); z: standard deviations above the mean of all rows' scores for the
+             query. A row that one list lacks counts there as that list's last
     ranks    reciprocal rank fusion (Cormack et al. 2009): share / (60 + rank) + (1 - share) / (60 + rank), over that of the
              first rank; a row that one list lacks adds nothing there
 
@@ -23,6 +23,7 @@ import numpy as np
 Method = Literal["scores", "ranks"]
 METHODS: tuple[Method, ...] = ("scores", "ranks")
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+DEPTH = 200
 RANK_CONSTANT = 60  # of the paper: how little the first ranks count more than the next
 LEAST_DEVIATION = 1e-6
 LEAST_QUERIES = 10  # with fewer nothing is chosen
@@ -43,17 +44,19 @@ class Fusion:
     """How to fuse.
 
     Attributes:
-        shares: of the vectors, by kind; where the two alone are enough, 1 or 0.
+        shares: of the vectors, by kind.
+        depth: rows of each list.
     """
 
     method: Method = "scores"
-    shares: Mapping[str, float] = field(default_factory=lambda: {"code": 0.7, "text": 0.3})  # the demo's validation has them
+    shares: Mapping[str, float] = field(default_factory=lambda: {"code": 0.8, "text": 0.3})  # the demo's validation has them
+    depth: int = DEPTH
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Fusion:
         """The fusion that a record of `choose` says; this project's own where it says nothing of a kind."""
         shares = {**cls().shares, **{kind: row["share"] for kind, row in (record or {}).get("kinds", {}).items()}}
-        return cls(record["method"] if record else cls.method, shares)
+        return cls(record["method"], shares, int(record["depth"])) if record else cls(shares=shares)
 
 
 def listed(scores_N: np.ndarray, depth: int, of: np.ndarray | None = None, words: bool = False) -> Listed:
@@ -119,6 +122,15 @@ def fused(
     scores = share * values_of(vectors, rows, method) + (1 - share) * values_of(words, rows, method)
     order = np.argsort(-scores, kind="stable")
     return rows[order], scores[order]
+
+
+def fused_scores(cosines_N: np.ndarray, bm25_N: np.ndarray, kind: str, fusion: Fusion) -> np.ndarray:
+    """Fused scores of all rows (N,) by both scores of each; those that neither list holds come last, and tie."""
+    lists = (listed(cosines_N, fusion.depth), listed(bm25_N, fusion.depth, words=True))
+    rows, scores = fused(*lists, fusion.shares[kind], fusion.method)
+    fused_N = np.full(len(cosines_N), scores.min() - 1 if len(scores) else 0.0)
+    fused_N[rows] = scores
+    return fused_N
 
 
 class Tried(NamedTuple):

@@ -164,7 +164,12 @@ def explained_lines(explain: dict[str, Any] | None) -> list[tuple[str, str]]:
     lines = []
     for name in ("vector", "bm25"):
         place = explain.get(name)
-        lines.append((f"{name}:", f"rank {place['rank']}, score {place['score']:.4f}" if place else "not among its first"))
+        lines.append(
+            (
+                f"{name}:",
+                f"rank {place['rank']}, score {place['score']:.4f}" if place else "not among its first, or not in this index",
+            )
+        )
     lineage = explain.get("lineage", {})
     lines += [(f"{name}:", str(lineage[name])) for name in _LINEAGE_SHOWN if name in lineage]
     for near in explain.get("neighbours", []):

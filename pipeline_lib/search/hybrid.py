@@ -16,6 +16,7 @@ import numpy as np
 from pipeline_lib.search.fusion import Fusion, Listed, fused, listed, places, spread, union
 from pipeline_lib.search.lexical import FILES as BM25_FILES
 from pipeline_lib.search.lexical import Bm25
+from pipeline_lib.search.verified import read_json
 
 SAMPLE = "sample.npy"
 SAMPLE_ROWS = 512  # of each kind, evenly spread: mean and deviation come out within a few per cent of those of all rows
@@ -60,7 +61,6 @@ class Hybrid:
         if self.sample_SD.shape != wanted:
             raise ValueError(f"{folder / SAMPLE}: {self.sample_SD.shape}, not {wanted}")
         self.record: Mapping[str, Any] = facts.get("fusion", {})
-        self.depth = int(self.record.get("depth", 0))
         self.fusion = Fusion.of(self.record or None)
 
     def shares(self, mode: str, allowed_N: np.ndarray | None) -> dict[str, float]:
@@ -110,17 +110,15 @@ class Hybrid:
         return self.n_code if kind == "code" else self.n_rows - self.n_code
 
 
-def placed(vectors: Listed | None, words: Listed | None, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Placed]:
-    """The first k rows with their places in the lists that there are."""
+def placed(vectors: Listed, words: Listed, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Placed]:
+    """The first k rows with their places in both lists."""
     rows = rows[:k]
     columns = [_places(found, rows) for found in (vectors, words)]
     pairs = zip(rows.tolist(), scores[:k].tolist(), *columns, strict=True)
     return [Placed(row, score, *one, *other) for row, score, one, other in pairs]
 
 
-def _places(found: Listed | None, rows: np.ndarray) -> list[tuple[int | None, float | None]]:
-    if found is None:
-        return [(None, None)] * len(rows)
+def _places(found: Listed, rows: np.ndarray) -> list[tuple[int | None, float | None]]:
     there = [int(place) for place in places(found, rows)]
     return [(place + 1, float(found.scores[place])) if place < len(found.rows) else (None, None) for place in there]
 
@@ -128,3 +126,13 @@ def _places(found: Listed | None, rows: np.ndarray) -> list[tuple[int | None, fl
 def _weighted(scores: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     mean = float(np.average(scores, weights=weights))
     return mean, float(np.sqrt(np.average((scores - mean) ** 2, weights=weights)))
+
+
+def fusion_in(folder: Path) -> Fusion | None:
+    """How an index fuses vectors and BM25; None where it has no BM25.
+
+    Raises:
+        CorruptArtifact: its index.json cannot be read.
+    """
+    facts = read_json(folder / "index.json")
+    return Fusion.of(facts.get("fusion")) if "bm25" in facts else None

@@ -211,20 +211,10 @@ def _write_shards(vectors: Vectors, d: int, recipe: Recipe, config: IndexConfig,
         with one_thread():
             _faiss().write_index(_trained(recipe, exact_ND), str(room.folder / "trained"))
     rows = max(ADDED_ROWS, SHARD_BYTES // (4 * d) // ADDED_ROWS * ADDED_ROWS)
-    tasks = [
-        (
-            str(room.folder),
-            str(place),
-            dtype.name,
-            d,
-            recipe.kind,
-            range(first, min(first + rows, vectors.n)),
-            facts.get("centre"),
-        )
-        for first in range(0, vectors.n, rows)
-    ]
+    whole = Shard(str(room.folder), str(place), dtype.name, d, recipe.kind, range(vectors.n), facts.get("centre"))
+    tasks = [whole._replace(rows=whole.rows[first : first + rows]) for first in range(0, vectors.n, rows)]
     _run(tasks, room)
-    shards = [room.folder / f"shard-{task[5].start}" for task in tasks]
+    shards = [task.place for task in tasks]
     if recipe.kind in ("sq8", "binary"):
         _join_codes(recipe.kind, d, vectors.n, shards, room.folder / "trained", folder / INDEX_FILE)
     else:

@@ -40,7 +40,6 @@ WEIGHT_FILES = (
     *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
     *("encoder/config.json", "encoder/model.safetensors"),
 )
-INDEX_FILES = ("index.json", "rows.arrow")  # and those that index.json names
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
 
@@ -194,7 +193,7 @@ class Searcher:
     ) -> list[list[Ranked]]:
         from pipeline_lib.search.factories import nearest
 
-        depth = max(k, hybrid.depth)
+        depth = max(k, hybrid.fusion.depth)
         scores_QK, rows_QK = nearest(self.index, vectors_QD, depth, allowed_N)
         answers = []
         for query, vector_D, rows_K, scores_K in zip(queries, vectors_QD, rows_QK, scores_QK, strict=True):
@@ -390,12 +389,12 @@ def _verify(current: Champion, int8: bool) -> dict[str, Any]:
     has_onnx = (current.model / "model.onnx").is_file()
     files = [INT8_FILE if int8 and name == "model.onnx" else name for name in MODEL_FILES] if has_onnx else WEIGHT_FILES
     check_files(current.model, current.model_digest, files)
-    check_files(current.index, current.index_digest, INDEX_FILES)
+    check_files(current.index, current.index_digest, ["index.json"])
     facts = read_json(current.index / "index.json")
     of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
     of_texts = [TEXT_DIGESTS] if facts.get("text_characters") else []
     of_words = facts["bm25"]["files"] if "bm25" in facts else []
-    check_files(current.index, current.index_digest, [*of_vectors, *of_texts, *of_words])
+    check_files(current.index, current.index_digest, [ROWS, *of_vectors, *of_texts, *of_words])
     if facts.get("model_digest") != current.model_digest:
         raise CorruptArtifact(
             f"{current.index}: made by model {str(facts.get('model_digest'))[:12]}, {current.model} is "

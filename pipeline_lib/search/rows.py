@@ -31,6 +31,7 @@ BATCH_TEXTS = 64  # in one compressed batch: about 30 kB, which is what one hit 
 SIGNATURE_CHARACTERS = 240
 SIGNATURE_LINES = 20  # of a signature over several
 _PYTHON = re.compile(r"(?:async\s+)?def\b[^\n]*[(\[]|class\b[^\n]*:\s*$", re.MULTILINE)
+_BLANK_NAME = re.compile(r"\b_(?=\s*[(<\[=:])|\b_$")
 _OPENING, _CLOSING, _QUOTES = frozenset("([{"), frozenset(")]}"), frozenset("\"'`")
 
 
@@ -42,6 +43,9 @@ class Searchable(Protocol):
 
     @property
     def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
 
 
 class RowWriter:
@@ -91,7 +95,7 @@ class RowWriter:
             return
         for piece in pieces:
             self.n_cut += len(piece.text) > self.text_characters
-            sign = signature(piece.text) if piece.kind == "code" else ""
+            sign = signature(piece.text, piece.name.rpartition(".")[2]) if piece.kind == "code" else ""
             self._kept.append((sign, piece.text[: self.text_characters]))
             if len(self._kept) == BATCH_TEXTS:
                 self._write_texts()
@@ -152,10 +156,13 @@ def _parsed(read: Any, path: Path) -> Any:
         raise CorruptArtifact(f"{path}: {error}; run `cpt run` again") from error
 
 
-def signature(source: str) -> str:
+def signature(source: str, name: str = "") -> str:
     """The head of a function in one line: up to its body, in any language.
 
     It ends with the first line on which no bracket stands open; what opens the body there is left out.
+
+    Args:
+        name: of the function; it stands where the source has "_" for it, as pairs of names and functions do.
     """
     depth, head = 0, []
     opens = _PYTHON.match(source) is not None
@@ -168,6 +175,8 @@ def signature(source: str) -> str:
         head = head[:1]
     found = " ".join(" ".join(head).split()).rstrip("{:= ").removesuffix("=>").rstrip("= ")
     found = found.replace("( ", "(").replace(", )", ")").replace(" )", ")")
+    if name and name not in found:
+        found = _BLANK_NAME.sub(lambda _: name, found, count=1)
     return found if len(found) <= SIGNATURE_CHARACTERS else found[: SIGNATURE_CHARACTERS - 1] + "…"
 
 

@@ -29,6 +29,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,8 @@ import numpy as np
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation import metrics
-from pipeline_lib.evaluation.suites.models import COSINE_DECIMALS, Model, WordModel, embedded
+from pipeline_lib.evaluation.suites.lexical import Bm25Model
+from pipeline_lib.evaluation.suites.models import COSINE_DECIMALS, HybridModel, Model, WordModel, embedded
 from pipeline_lib.evaluation.suites.official_files import MissingData, find_file, read_json_lines, read_lines
 from pipeline_lib.evaluation.suites.suite import (
     Families,
@@ -143,10 +145,15 @@ def _scores(model: Model, texts: Sequence[str], batch: CodeSet, progress: Progre
     if isinstance(model, WordModel):
         yield from model.scores(texts, batch.codes)
         return
-    x_QD = embedded(model, texts, "x", progress)
-    y_CD = embedded(model, batch.codes, "y", lambda done, total, note="": progress(len(texts) + done, batch.texts, note))
+    encoder = model.encoder if isinstance(model, HybridModel) else model
+    x_QD = embedded(encoder, texts, "x", progress)
+    y_CD = embedded(encoder, batch.codes, "y", lambda done, total, note="": progress(len(texts) + done, batch.texts, note))
+    words = (row_C for block_QC in Bm25Model().scores(texts, batch.codes) for row_C in block_QC)
     for at in range(0, len(texts), QUERY_BLOCK):
-        yield np.round(x_QD[at : at + QUERY_BLOCK] @ y_CD.T, COSINE_DECIMALS)
+        scores_QC = np.round(x_QD[at : at + QUERY_BLOCK] @ y_CD.T, COSINE_DECIMALS)
+        if isinstance(model, HybridModel):
+            scores_QC = model.fused(scores_QC, np.stack(list(islice(words, len(scores_QC)))))
+        yield scores_QC
 
 
 LANGUAGES = ("go", "java", "javascript", "php", "python", "ruby")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from pydantic import SerializeAsAny
 
 from data_contracts.schemas import EVALUATIONS, PER_QUERY
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
-from pipeline_lib.evaluation.suites.models import Model, TextEncoder
+from pipeline_lib.evaluation.suites.models import HybridModel, Model, WordModel
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -67,7 +67,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
     )
 
     def make(key: str) -> Outcome:
-        with _prepared(store, model, suite.config) as used:
+        with _prepared(store, model, suite) as used:
             try:
                 result = suite.run(used, split, progress)
             except NotFiniteError as error:  # what embeds texts does not know for what
@@ -95,14 +95,15 @@ def check_split(suite: Suite, split: str) -> None:
 
 
 @contextmanager
-def _prepared(store: Store, model: Model, config: SuiteConfig) -> Iterator[Model]:
+def _prepared(store: Store, model: Model, suite: Suite) -> Iterator[Model]:
     """The model with its cache, and over several processes where the config says so; a lexical one as it is."""
-    if not isinstance(model, TextEncoder):
+    if isinstance(model, WordModel):
         yield model
         return
-    parallel = ParallelEncoder(model, config.processes or 1)
+    parallel = ParallelEncoder(model.encoder if isinstance(model, HybridModel) else model, suite.config.processes or 1)
     try:
-        yield CachedEncoder(parallel, store, config.block_texts)
+        cached = CachedEncoder(parallel, store, suite.config.block_texts)
+        yield replace(model, encoder=cached, kind=suite.kind) if isinstance(model, HybridModel) else cached
     finally:
         parallel.close()
 

@@ -26,10 +26,12 @@ from pipeline_lib.evaluation.suites.held_out_tasks import (
     draw_tasks,
     kinds_of_few_groups,
 )
+from pipeline_lib.evaluation.suites.lexical import Bm25Model
 from pipeline_lib.evaluation.suites.linear_probe import MAX_ITERATIONS, fit
 from pipeline_lib.evaluation.suites.models import (
     COSINE_DECIMALS,
     SIDES,
+    HybridModel,
     Model,
     TextEncoder,
     WordModel,
@@ -113,7 +115,8 @@ class HeldOutSuite(Suite):
         task = tasks.of_kind(self.kind)
         if task is None:
             return SuiteResult((), {"skipped": {self.kind: tasks.skipped[self.kind]}})
-        vectors = self.pairs.vectors(model, split, progress) if isinstance(model, TextEncoder) else None
+        encoder = model.encoder if isinstance(model, HybridModel) else model
+        vectors = self.pairs.vectors(encoder, split, progress) if isinstance(encoder, TextEncoder) else None
         figures = self._figures(_Scores(model, vectors), task)
         facts = {"headline": task.name, "tasks": {task.name: {**task.facts(), "primary": figures[0].metric}}}
         return SuiteResult(figures, facts)
@@ -137,8 +140,11 @@ class _Scores:
     def search(self, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
         """Scores of one batch, (Q, C); higher is better."""
         if isinstance(self.model, WordModel):
-            return np.concatenate(list(self.model.scores(task.queries[queries], task.candidates[candidates])))
-        return np.round(self._x.of(task.queries[queries]) @ self._y.of(task.candidates[candidates]).T, COSINE_DECIMALS)
+            return _word_scores(self.model, task, queries, candidates)
+        scores_QC = np.round(self._x.of(task.queries[queries]) @ self._y.of(task.candidates[candidates]).T, COSINE_DECIMALS)
+        if isinstance(self.model, HybridModel):
+            return self.model.fused(scores_QC, _word_scores(Bm25Model(), task, queries, candidates))
+        return scores_QC
 
     def similarity(self, task: SimilarityTask) -> np.ndarray:
         """A score of each pair, (N,)."""
@@ -156,6 +162,10 @@ class _Scores:
 
         scaler = StandardScaler().fit(self._x.of(train))
         return scaler.transform(self._x.of(train)), scaler.transform(self._x.of(test)), PROBE_C
+
+
+def _word_scores(model: WordModel, task: SearchTask, queries: slice, candidates: slice) -> np.ndarray:
+    return np.concatenate(list(model.scores(task.queries[queries], task.candidates[candidates])))
 
 
 class _Vectors:

@@ -6,20 +6,21 @@ N texts or pairs, D width, Q queries, C documents, K hits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from pipeline_lib.config.model import depth_and_width
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.metrics import require_finite
+from pipeline_lib.evaluation.metrics import HYBRID, require_finite
 from pipeline_lib.export import self_test
 from pipeline_lib.model.checkpoint import Checkpoint, check_weights
 from pipeline_lib.runtime.machine import Precision, PrecisionChoice, resolve_precision
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.fusion import Fusion, fused_scores
 from pipeline_lib.store.files import digest_of, sha256_file
 
 if TYPE_CHECKING:
@@ -84,9 +85,47 @@ class WordModel(Protocol):
         ...
 
 
-Model = TextEncoder | WordModel
+@dataclass(frozen=True)
+class HybridModel:
+    """An encoder and BM25 as one ranking, as a search has it (search/fusion.py).
+
+    Attributes:
+        fusion: chosen on validation, never on what is measured.
+        kind: of the suite that it is put through.
+    """
+
+    encoder: TextEncoder
+    fusion: Fusion
+    name: str = HYBRID
+    kind: str = "text_search"
+    kinds: ClassVar[tuple[str, ...]] = ("text_search", "code_search")
+
+    @property
+    def id(self) -> ModelId:
+        """The fingerprint covers the encoder and the fusion."""
+        content = [self.encoder.id.fingerprint, FUSED_VERSION, asdict(self.fusion)]
+        return ModelId(self.name, digest_of(content)[:FINGERPRINT_DIGITS])
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the encoder's matrix products."""
+        return getattr(self.encoder, "precision", "float32")
+
+    @property
+    def side(self) -> str:
+        """The kind of what is searched, as an index names it."""
+        return self.kind.removesuffix("_search")
+
+    def fused(self, cosines_QC: np.ndarray, bm25_QC: np.ndarray) -> np.ndarray:
+        """Scores (Q, C) of all candidates by both scores of each."""
+        pairs = zip(cosines_QC, bm25_QC, strict=True)
+        return np.stack([fused_scores(cosines_C, bm25_C, self.side, self.fusion) for cosines_C, bm25_C in pairs])
+
+
+Model = TextEncoder | WordModel | HybridModel
 
 COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
+FUSED_VERSION = 1  # raise where the same encoder and fusion begin to rank otherwise, or BM25 does
 EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
 # of a checkpoint, with the folders of modules behind its pooling; the state of its training gives no vector
 MODEL_FILES = ("config.json", "model.safetensors", "modules.json", "prompt_ids.json")
@@ -293,6 +332,7 @@ def pair_similarity(model: Model, left: Sequence[str], right: Sequence[str], pro
     """A score of each pair, float64 (N,): the cosine of two x embeddings, or the lexical model's own."""
     if isinstance(model, WordModel):
         return np.asarray(model.similarity(left, right), np.float64)
+    assert isinstance(model, TextEncoder), f"{model.id.name} compares no texts"
     both_ND = embedded(model, [*left, *right], "x", progress)
     n = len(left)
     return np.round((both_ND[:n] * both_ND[n:]).sum(1, dtype=np.float64), COSINE_DECIMALS)
@@ -302,5 +342,6 @@ def probe_features(model: Model, train: Sequence[str], test: Sequence[str], prog
     """Rows of training and test texts, dense (N, D) or sparse."""
     if isinstance(model, WordModel):
         return model.features(train, test)
+    assert isinstance(model, TextEncoder), f"{model.id.name} has no features"
     both_ND = embedded(model, [*train, *test], "x", progress)
     return both_ND[: len(train)], both_ND[len(train) :]

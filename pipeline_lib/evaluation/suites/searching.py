@@ -17,8 +17,19 @@ import numpy as np
 
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.models import COSINE_DECIMALS, Hits, Model, Side, TextEncoder, WordModel, embedded
+from pipeline_lib.evaluation.suites.lexical import Bm25Model
+from pipeline_lib.evaluation.suites.models import (
+    COSINE_DECIMALS,
+    Hits,
+    HybridModel,
+    Model,
+    Side,
+    TextEncoder,
+    WordModel,
+    embedded,
+)
 from pipeline_lib.runtime.progress import Progress, embedding, silent
+from pipeline_lib.search.fusion import Listed, fused, listed, spread
 
 NO_ROW = -1
 
@@ -60,6 +71,7 @@ def merged(a: Hits, b: Hits, depth: int) -> Hits:
     return Hits(np.take_along_axis(rows_QK, order_QK, axis=1), np.take_along_axis(scores_QK, order_QK, axis=1))
 
 
+SAMPLED_DOCUMENTS = 1024
 QUERY_BLOCK = 1024  # 1,024 queries x 8,192 documents of float32: 34 MB
 TRAINING_VECTORS = 200_000  # at most; what an approximate index learns its centroids from
 
@@ -107,6 +119,8 @@ def search(
         scores = model.scores(queries, [document.text for document in corpus()])
         # documents that share no word with the query are no hits
         return Found(_joined([best_of(scores_QC, config.depth, floor=0.0) for scores_QC in scores]), n, "words, exact")
+    if isinstance(model, HybridModel):
+        return _fused(model, queries, corpus, config, side, progress)
 
     def told(documents_before: int) -> Progress:
         return embedding(progress, len(queries) + documents_before, len(queries) + n)
@@ -124,6 +138,25 @@ def search(
         hits = merged(hits, search_block(queries_QD, block_CD, config.depth, first), config.depth)
         first += len(block_CD)
     return Found(hits, n, "FAISS Flat, exact" if through_faiss else "matrix product, exact")
+
+
+def _fused(
+    model: HybridModel, queries: Sequence[str], corpus: Corpus, config: SuiteConfig, side: Side, progress: Progress
+) -> Found:
+    """The encoder's hits and BM25's, as a search fuses them; the corpus's cosines are read off a sample of it."""
+    depth, share = model.fusion.depth, model.fusion.shares[model.side]
+    found = search(model.encoder, queries, corpus, config.model_copy(update={"depth": depth}), side, progress)
+    wanted = set(np.linspace(0, found.documents - 1, min(found.documents, SAMPLED_DOCUMENTS)).astype(int).tolist())
+    sample = [document.text for row, document in enumerate(corpus()) if row in wanted]
+    sample_SD, queries_QD = embedded(model.encoder, sample, side), embedded(model.encoder, queries, "x")
+    words = Bm25Model().scores(queries, [document.text for document in corpus()])
+    rows_QK, scores_QK = np.full((len(queries), config.depth), NO_ROW), np.full((len(queries), config.depth), -np.inf)
+    for at, bm25_C in enumerate(scores_C for scores_QC in words for scores_C in scores_QC):
+        rows, cosines = (column[at][found.hits.rows_QK[at] != NO_ROW] for column in found.hits)
+        vectors = Listed(rows, cosines, *spread(sample_SD @ queries_QD[at]), float(cosines[-1]) if len(cosines) else 0.0)
+        rows, scores = fused(vectors, listed(bm25_C, depth, words=True), share, model.fusion.method)
+        rows_QK[at, : len(rows)], scores_QK[at, : len(rows)] = rows[: config.depth], scores[: config.depth]
+    return Found(Hits(rows_QK, scores_QK), found.documents, f"{found.how}; fused with words")
 
 
 def ids_at(corpus: Corpus, hits: Hits) -> dict[int, str]:

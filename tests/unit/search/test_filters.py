@@ -68,11 +68,11 @@ def test_no_filter_is_no_mask(tmp_path: Path) -> None:
     [
         (Filters(languages=("pyton",)), "the nearest are python"),
         (Filters(packages=("numy",)), "the nearest are numpy"),
-        (Filters(packages=("nothing*",)), "--package 'nothing*': no row of this index has it"),
+        (Filters(packages=("nothing*",)), "package 'nothing*': no row of this index has it"),
         (Filters(licences=("apache",)), "the nearest are Apache-2.0"),
-        (Filters(languages=("python", "klingon")), "--language 'klingon'"),
+        (Filters(languages=("python", "klingon")), "language 'klingon'"),
         (Filters(path="doc/index.md"), "docs/index.md"),
-        (Filters(path="views.py"), "'*/views.py*'"),
+        (Filters(path="views.py"), "as in '*/views.py'"),
         (Filters(path="[z-a]x"), "not a glob"),
     ],
 )

@@ -107,6 +107,12 @@ def test_a_signature_is_the_head_in_one_line(source: str, expected: str) -> None
     assert signature(source) == expected
 
 
+def test_a_name_that_its_pair_left_out_is_put_back() -> None:
+    assert signature("def _(self, _x):\n    return _x", "close") == "def close(self, _x)"
+    assert signature("func (s *S) _(l L) error {", "Serve") == "func (s *S) Serve(l L) error"
+    assert signature("def close(_):\n    pass", "close") == "def close(_)"
+
+
 def test_a_signature_is_short_whatever_the_text() -> None:
     assert len(signature("def f(" + "x, " * 5000)) <= 240
     assert signature("def f(\n" + "x,\n" * 500) == "def f("

@@ -64,7 +64,7 @@ def test_filters_leave_only_what_passes() -> None:
     assert (
         asked("close it", "--language", "python", "--kind", "text") == "nothing found: no row of the index passes all filters\n"
     )
-    with pytest.raises(UserError, match=r"--language .pithon.*the nearest are python"):
+    with pytest.raises(UserError, match=r"language .pithon.*the nearest are python"):
         asked("close it", "--language", "pithon")
 
 
@@ -128,7 +128,9 @@ def test_a_batch_is_a_run_file(home: Path, tmp_path: Path) -> None:
     lines = [line.split() for line in out.read_text().splitlines()]
     alone = json.loads(asked("close it", "-k", "3", "--json"))["hits"]
     assert [line[:4] for line in lines[:3]] == [["q1", "Q0", hit["id"], str(hit["rank"])] for hit in alone]
-    assert [float(line[4]) for line in lines[:3]] == pytest.approx([hit["score"] for hit in alone], abs=2e-6) and lines[0][5] == "mine"
+    assert [float(line[4]) for line in lines[:3]] == pytest.approx([hit["score"] for hit in alone], abs=2e-6) and lines[0][
+        5
+    ] == "mine"
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
     piped = CliRunner().invoke(app, ["search", "--batch", "-", "-k", "1"], input="q1\tclose it\n")
     assert piped.stdout.split()[:4] == ["q1", "Q0", alone[0]["id"], "1"]
