@@ -31,7 +31,7 @@ class BatchCounts:
     """What became of the lines of a file of queries.
 
     Attributes:
-        dropped: lines that gave no query, by reason: not_utf8, not_json, no_id, id_with_space, no_text, duplicate_id,
+        dropped: lines that gave no query, by reason: not_utf8, not_json, no_tab, no_id, id_with_space, no_text, duplicate_id,
             line_too_long.
         first: the number of the first such line of each reason, from 1.
         unanswered: queries that no row was found for.
@@ -103,8 +103,10 @@ def _query(line: bytes) -> tuple[str, str] | str | None:
             return "not_json"
         qid, words = _value(record, IDS), _value(record, TEXTS)
     else:
-        qid, _, words = text.partition("\t")
+        qid, tab, words = text.partition("\t")
         qid = qid.strip()
+        if not tab:
+            return "no_tab"
     if reason := _id_fault(qid):
         return reason
     words = words.encode("utf-8", "replace").decode()  # JSON can hold halves of characters

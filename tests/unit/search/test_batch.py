@@ -50,10 +50,11 @@ def test_a_bad_line_is_counted_and_ends_nothing() -> None:
     found = list(read_queries(io.BytesIO(b"\n".join(lines)), counts))
     assert found == [("q1", "good"), ("q9", "half a ?"), ("q8", "last")]
     assert counts.dropped == {
-        "no_text": 3,
+        "no_text": 2,
+        "no_tab": 2,
         "not_json": 2,
         "no_id": 2,
-        "id_with_space": 2,
+        "id_with_space": 1,
         "duplicate_id": 1,
         "not_utf8": 2,
         "line_too_long": 1,

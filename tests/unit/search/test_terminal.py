@@ -124,7 +124,7 @@ def test_a_batch_is_a_run_file(home: Path, tmp_path: Path) -> None:
     queries.write_text('q1\tclose it\n{"id": "q2", "text": "apples"}\nbroken\n')
     answer = CliRunner().invoke(app, ["search", "--batch", str(queries), "--out", str(out), "-k", "3", "--tag", "mine"])
     assert answer.exit_code == 0 and answer.stdout == ""
-    assert answer.stderr == "2 queries, 6 hits; 1 left out: no_text, the first in line 3\n"
+    assert answer.stderr == "2 queries, 6 hits; 1 left out: no_tab, the first in line 3\n"
     lines = [line.split() for line in out.read_text().splitlines()]
     alone = json.loads(asked("close it", "-k", "3", "--json"))["hits"]
     assert [line[:4] for line in lines[:3]] == [["q1", "Q0", hit["id"], str(hit["rank"])] for hit in alone]
