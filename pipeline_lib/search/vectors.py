@@ -104,7 +104,7 @@ def export_vectors(pair: Champion, out: Path, options: VectorExport, progress: P
     if first == end:
         raise UserError(f"{source.pair.index}: the index holds no {options.kind or 'text'}; there is nothing to export")
     schema = _schema(source, options)
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     handle, name = tempfile.mkstemp(prefix=f".{FILE}.", dir=out)
     beside = Path(name)
     try:
@@ -264,6 +264,13 @@ def text_id(kind: str, text: str) -> str:
     """
     content = f"{kind}\0{text}".encode("utf-8", "surrogatepass")
     return str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16]))
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{out}: a file lies there, or on the way there; give a folder") from error
 
 
 def _put(beside: Path, target: Path, overwrite: bool) -> None:

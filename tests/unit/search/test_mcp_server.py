@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ import anyio
 import pytest
 from exported_models import Exported
 
+from flows.cli.server import free_port
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.registry import Candidate, promote
@@ -161,3 +167,40 @@ def test_nothing_but_the_protocol_is_on_the_output(home: Path) -> None:
     assert process.returncode == 0
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in rest.splitlines())
     assert "search" in answers[1]["result"]["instructions"] and not answers[2]["result"].get("isError")
+
+
+@pytest.mark.slow
+def test_on_loopback_it_speaks_streamable_http(home: Path) -> None:
+    port = free_port()
+    command = [sys.executable, *COMMAND, "--port", str(port)]
+    with subprocess.Popen(command, env=environment(home), stderr=subprocess.DEVNULL) as process:
+        try:
+            assert found_over_http(f"http://127.0.0.1:{port}/mcp") == "planted.code_1"
+            headers = {
+                "Host": "evil.example",
+                "Content-Type": "application/json",
+                "Accept": "application/json, text/event-stream",
+            }
+            hostile = urllib.request.Request(f"http://127.0.0.1:{port}/mcp", b"{}", headers)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(hostile, timeout=30)
+            assert refused.value.code in (403, 421)
+        finally:
+            process.terminate()
+
+
+def found_over_http(url: str) -> str:
+    """The name of the first function that is like one of the index, once the server answers."""
+
+    async def run() -> str:
+        async with Client(url) as client:
+            arguments = {"text": "def close(sock):\n    sock.close()\n    return None", "k": 1}
+            found = await client.call_tool("similar", arguments)
+            return str(found.structured_content["hits"][0]["name"])
+
+    for _ in range(120):
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/", maxsplit=1)[0])), 1).close()
+            break
+        time.sleep(0.5)
+    return anyio.run(run)

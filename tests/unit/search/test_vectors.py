@@ -138,10 +138,14 @@ def test_vectors_that_the_store_lost_come_from_an_exact_index(home: Path, tmp_pa
 
 def test_vectors_that_nothing_holds_are_told_of(store: Store, curate: Make, export_model: Make, tmp_path: Path) -> None:
     home = publish(store, export_model(), curate(), "PQ4x1")
+    whole = pq.read_table(export_vectors(in_use(home), tmp_path / "whole", VectorExport()).path)
+    assert np.allclose(np.linalg.norm(np.array(whole["vector"].to_pylist()), axis=1), 1, atol=1e-5), (
+        "of the cache, not of codes"
+    )
     shutil.rmtree(home / "vectors")
     with pytest.raises(CorruptArtifact, match="6 texts"):
         export_vectors(in_use(home), tmp_path, VectorExport())
-    assert list(tmp_path.glob("*vectors*")) == []
+    assert not [path for path in tmp_path.iterdir() if path.name != "whole"]
 
 
 def test_pairs_that_are_gone_and_files_that_changed_are_told_of(home: Path, tmp_path: Path) -> None:
@@ -155,6 +159,13 @@ def test_pairs_that_are_gone_and_files_that_changed_are_told_of(home: Path, tmp_
     shutil.rmtree(home / "curate")
     with pytest.raises(UserError, match="indexed from are gone"):
         export_vectors(pair, tmp_path, VectorExport())
+
+
+def test_a_file_where_the_folder_should_be_is_told_of(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="give a folder"):
+            export_vectors(in_use(home), out, VectorExport())
 
 
 def test_the_command_says_what_it_wrote_and_refuses_what_it_does_not_know(
