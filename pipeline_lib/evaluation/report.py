@@ -132,8 +132,8 @@ def results_table(
     """Rows of strings for a terminal or a table artifact: the model beside the baselines.
 
     Returns:
-        Rows with task, metric, n, model ("0.612 [0.588, 0.637]"), "vectors + BM25" where both were fused, BM25, TF-IDF, difference
-        (paired, against the stronger baseline that was measured, with its interval).
+        Rows with task, metric, n, model ("0.612 [0.588, 0.637]"), "vectors + BM25" where both were fused, BM25, TF-IDF, and
+        difference (paired, against the stronger baseline that was measured, with its interval).
     """
     by_metric: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in evaluations:

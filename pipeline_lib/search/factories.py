@@ -140,10 +140,14 @@ def open_index(folder: Path, facts: Mapping[str, Any]) -> OpenIndex:
         found = OpenIndex(faiss.read_index_binary(path, faiss.IO_FLAG_MMAP_IFC), facts["dim"], effort, centre_D=centre_D)
     else:
         on_disk = LISTS_FILE in files_of(facts)
-        flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY if on_disk else faiss.IO_FLAG_MMAP_IFC
+        # the lists are attached by hand: told to look for them beside the index, FAISS prints that it does
+        flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY if on_disk else faiss.IO_FLAG_MMAP_IFC
         index = faiss.read_index(path, flags)
-        if on_disk:  # a thread a list that is read ahead, 32 of them, would cost more than it brings
-            faiss.downcast_InvertedLists(inverted_lists(index).invlists).prefetch_nthread = 0
+        if on_disk:
+            lists = faiss.downcast_InvertedLists(inverted_lists(index).invlists)
+            lists.filename = str(folder / LISTS_FILE)
+            lists.do_mmap()
+            lists.prefetch_nthread = 0  # a thread a list that is read ahead costs more than it brings
         found = OpenIndex(index, index.d, effort)
     if inverted := inverted_lists(found.faiss):
         probes = min(effort.probes or facts.get("probes", 1), inverted.nlist)

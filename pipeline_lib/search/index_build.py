@@ -10,9 +10,11 @@ N rows, D width.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
-import math
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +49,7 @@ SAMPLE_BYTES = 1024**3  # of vectors to train by, at most
 SAMPLE_ROWS = 65_536  # at least, where there are as many: 256 a centroid of a product quantizer
 OTHER_SAMPLE_ROWS = 100_000  # for a given factory string
 ROTATION_ROUNDS = 25  # of OPQ, which halve its training; what the later of FAISS's 50 gain is below a hundredth
-ROTATION_ROWS = 39 * 256  # fewer teach no rotation
+CENTROIDS = 256  # of a product quantizer
 
 
 @dataclass(frozen=True)
@@ -245,13 +247,7 @@ def _trained(recipe: Recipe, exact_ND: np.ndarray) -> faiss.Index:
     """An empty index that knows its lists, its codes and its rotation."""
     faiss = _faiss()
     n, d = exact_ND.shape
-    bits, factory = min(8, max(1, int(math.log2(max(n, 2))))), recipe.factory
-    if recipe.kind == "ivf_pq" and n < ROTATION_ROWS:
-        factory = f"IVF{recipe.lists},PQ{_divisor(d, recipe.pq_bytes)}x{bits}"
-    try:
-        index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise UserError(f"index.kind {recipe.kind}: FAISS does not take {factory}: {error}") from error
+    index = faiss.index_factory(d, recipe.factory, faiss.METRIC_INNER_PRODUCT)
     if isinstance(index, faiss.IndexPreTransform):
         faiss.downcast_VectorTransform(index.chain.at(0)).niter = ROTATION_ROUNDS
     if inverted := inverted_lists(index):
@@ -261,12 +257,9 @@ def _trained(recipe: Recipe, exact_ND: np.ndarray) -> faiss.Index:
     wanted = max(SAMPLE_ROWS, 64 * recipe.lists)
     sample = min(n, wanted, max(1, SAMPLE_BYTES // (4 * d)))
     sample_ND = np.asarray(exact_ND[np.arange(sample, dtype=np.int64) * n // sample], np.float32)
+    if n < CENTROIDS:  # of fewer there is nothing to learn, which is no reason to fail
+        sample_ND = np.resize(sample_ND, (CENTROIDS, d))
     return on_gpus(index, lambda there: there.train(sample_ND))
-
-
-def _divisor(d: int, most: int) -> int:
-    """The largest divisor of d that is no larger than that."""
-    return next(value for value in range(min(most, d), 0, -1) if d % value == 0)
 
 
 def _run(shards: Sequence[Shard], room: _Room) -> None:
@@ -354,11 +347,29 @@ def _merge_lists(trained: Path, shards: Sequence[Path], folder: Path) -> None:
         for shard in opened:
             given.push_back(faiss.extract_index_ivf(shard).invlists)
         lists = faiss.OnDiskInvertedLists(inverted.nlist, inverted.code_size, str(folder / LISTS_FILE))
-        index.ntotal = inverted.ntotal = lists.merge_from_multiple(given.data(), given.size(), False)
+        with _silent_stdout():
+            index.ntotal = inverted.ntotal = lists.merge_from_multiple(given.data(), given.size(), False)
         inverted.replace_invlists(lists, True)
         lists.this.disown()
         lists.filename = LISTS_FILE  # it lies beside the index, wherever that is
         faiss.write_index(index, str(folder / INDEX_FILE))
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """What C code prints there goes nowhere: FAISS says that it makes a file longer, amid the output of a command."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+        flush(None)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _spread(read: Read, starts: range) -> np.ndarray:

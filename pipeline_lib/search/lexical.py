@@ -88,7 +88,6 @@ class Bm25Writer:
     def __init__(self, folder: Path) -> None:
         self.folder, self._runs_folder = folder, folder / "bm25_runs"
         self._runs_folder.mkdir()
-        self._files = {name: (self._runs_folder / name).open("wb") for name in _RUN}
         self._runs = [(0, 0)]  # (terms, postings) before each run, and after the last
         self._lengths: list[np.ndarray] = []
         self._vocabulary = _Vocabulary()
@@ -111,15 +110,14 @@ class Bm25Writer:
         counts = np.bincount(keys // len(texts), minlength=len(order))
         rows = keys % len(texts) + sum(map(len, self._lengths))
         for name, values in {"terms": hashes[order], "counts": counts, "rows": rows, "times": times}.items():
-            values.astype(_RUN[name]).tofile(self._files[name])
+            with (self._runs_folder / name).open("ab") as stream:
+                values.astype(_RUN[name]).tofile(stream)
         self._lengths.append(lengths)
         self._runs.append((self._runs[-1][0] + len(order), self._runs[-1][1] + len(keys)))
         self._vocabulary.add(hashes[order], counts)
 
     def close(self) -> dict[str, int]:
         """Write the four files; returns how many distinct words and postings there are."""
-        for stream in self._files.values():
-            stream.close()
         terms, counts = self._vocabulary.merged()
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         np.save(self.folder / TERMS, terms)

@@ -37,6 +37,7 @@ FLOORS: dict[str, float] = {
 }
 CENTRES = 4  # times the root of N: lists of an index of inverted lists
 LEAST_POINTS = 39  # training vectors a list: FAISS warns below
+ROTATION_ROWS = 39 * 256  # fewer teach no rotation
 MOST_LISTS, GRAPH_LISTS = 1 << 18, 1 << 14  # from so many on, the nearest lists are found by a graph
 SCANNED_BYTES = 1 << 30  # of an index that is read whole for each query: 0.1 s on one core
 GRAPH_ROWS = 10_000_000  # of a graph, which one thread builds: some hours
@@ -86,7 +87,8 @@ def recipe_for(
     """The parameters of a kind for so many rows of such a width, but for those that are given.
 
     M: 32 links a node (16 below 64 wide), with efConstruction 4 M; PQ bytes: a quarter of the width, which leaves 4 dimensions
-    a byte as the guide has it, 8 to 64, and the rotation's width is 4 of them a byte.
+    a byte as the guide has it, 8 to 64, and the rotation's width is 4 of them a byte. Codes are ordered for no Hamming
+    comparison ("np"), which nothing here makes and whose training would be most of the build.
     """
     links = M or (32 if d >= 64 else 16)
     cells = min(lists or lists_for(n), n)
@@ -96,9 +98,12 @@ def recipe_for(
         return Recipe(kind, f"HNSW{links},Flat", M=links, ef_construction=4 * links)
     if kind == "ivf_flat":
         return Recipe(kind, f"{coarse},Flat", lists=cells)
+    if kind == "ivf_pq" and n < ROTATION_ROWS:
+        quantized = next(value for value in range(quantized, 0, -1) if d % value == 0)
+        return Recipe(kind, f"{coarse},PQ{quantized}x8np", lists=cells, pq_bytes=quantized)
     if kind == "ivf_pq":
         rotated = quantized * max(1, min(4, d // quantized))
-        return Recipe(kind, f"OPQ{quantized}_{rotated},{coarse},PQ{quantized}x8", lists=cells, pq_bytes=quantized)
+        return Recipe(kind, f"OPQ{quantized}_{rotated},{coarse},PQ{quantized}x8np", lists=cells, pq_bytes=quantized)
     return Recipe(kind, {"flat": "Flat", "sq8": "SQ8"}.get(kind, ""))
 
 

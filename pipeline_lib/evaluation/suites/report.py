@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.evaluation.metrics import differences, read_evaluations
+from pipeline_lib.evaluation.metrics import HYBRID, differences, read_evaluations
 from pipeline_lib.evaluation.report_page import chip_of, link_pages, render_page
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of, replace_file
@@ -100,10 +100,13 @@ def write_suite_report(folder: Path, evaluations: Sequence[Artifact], split: str
     """
     rows = read_evaluations(evaluations)
     content = _content(split, rows, evaluations, skipped)
+    fused = [name for name in content["models"][1:] if name.partition(" ")[0] == HYBRID]
     content |= {"differences": _differences(evaluations, content["models"][:1])}
+    content["differences"] += [row for name in fused for row in _differences(evaluations, [name])]
     replace_file(folder / f"suites-{split}.json", _json(content))
     page = folder / f"suites-{split}.html"
-    said = {"kicker": f"Public suites on {split}", "minus": f"{content['models'][0]} minus the others", "champion": ""}
+    minus = " and ".join((content["models"][0], *fused)) + " minus the others"
+    said = {"kicker": f"Public suites on {split}", "minus": minus, "champion": ""}
     replace_file(page, _page(folder.name, content | said, _table(rows)).encode())
     link_pages(folder)
     return page

@@ -59,8 +59,7 @@ def test_the_index_says_on_validation_what_ranks_each_kind_better(home: Path) ->
 
 def test_each_mode_ranks_as_it_says(home: Path) -> None:
     searcher, query = Searcher(in_use(home)), "apple with bread of door 7"
-    texts = {hit.name: hit for hit in searcher.search(query, k=1000, mode="vectors")}
-    assert len(texts) == searcher.index.ntotal, "vectors rank every row"
+    assert len(searcher.search(query, k=1000, mode="vectors")) == searcher.index.ntotal, "vectors rank every row"
     vectors, words, hybrid = (searcher.ranked(query, 20, None, mode) for mode in ("vectors", "bm25", "hybrid"))
     cosines = searcher.index.reconstruct_n(0, searcher.index.ntotal) @ searcher.encoder.embed([query], "query")[0]
     assert [found.row for found in vectors] == np.argsort(-cosines, kind="stable")[:20].tolist()
@@ -88,7 +87,10 @@ def test_masks_kinds_and_batches_hold_in_every_mode(home: Path, mode: str) -> No
     searcher, queries = Searcher(in_use(home)), ["apple with bread", "More of juice and kettle", "no such word zzz"]
     for kind in ("code", "text"):
         many = searcher.search_many(queries, kind, 5, None, mode)  # type: ignore[arg-type]
-        assert many == [searcher.search(query, kind, 5, None, mode) for query in queries]  # type: ignore[arg-type]
+        for query, hits in zip(queries, many, strict=True):  # embedded together, vectors differ in their last bits
+            alone = searcher.search(query, kind, 5, None, mode)  # type: ignore[arg-type]
+            assert [hit.id for hit in hits] == [hit.id for hit in alone]
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-4)
         assert {hit.kind for hits in many for hit in hits} == {kind}
     allowed_N = np.zeros(searcher.index.ntotal, bool)
     assert searcher.ranked(queries[0], 5, allowed_N, mode) == []  # type: ignore[arg-type]

@@ -12,11 +12,11 @@ import pytest
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, UserError
-from pipeline_lib.search import index_build
+from pipeline_lib.search import index_build, recall_gate
 from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_of
 from pipeline_lib.search.index_build import Vectors, filled_index, write_files
 from pipeline_lib.search.recall_gate import perturbed, settle
-from pipeline_lib.search.recipes import KINDS, RESCORED
+from pipeline_lib.search.recipes import KINDS, RESCORED, Effort
 from pipeline_lib.store.store import Store
 
 N, D, K = 2_500, 32, 10
@@ -89,7 +89,7 @@ def test_a_filter_gives_the_best_of_what_it_allows_and_all_of_few(
     allowed_N = np.random.default_rng(5).random(N) < share
     assert 0 < allowed_N.sum() < N
     queries_QD = clustered(30, seed=1)
-    scores_QK, rows_QK = nearest(open_index(folder, facts), queries_QD, K, allowed_N)
+    _, rows_QK = nearest(open_index(folder, facts), queries_QD, K, allowed_N)
     assert rows_QK.shape == (30, min(K, allowed_N.sum())) and allowed_N[rows_QK].all()
     right_QK = np.argsort(-np.where(allowed_N, queries_QD @ vectors_ND.T, -9), axis=1)[:, : rows_QK.shape[1]]
     assert recall_of(rows_QK.tolist(), right_QK.tolist()) >= 0.85
@@ -149,22 +149,14 @@ def test_flat_is_written_as_faiss_writes_it(tmp_path: Path) -> None:
 def test_below_its_floor_it_is_refused_with_what_to_do(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise_ND = np.random.default_rng(0).standard_normal((1_500, 64)).astype(np.float32)
     noise_ND /= np.linalg.norm(noise_ND, axis=1, keepdims=True)
-    same = pytest.importorskip("pipeline_lib.search.recall_gate")
-    monkeypatch.setattr(same, "most_effort", lambda _: index_effort(1))
-    monkeypatch.setattr(same, "first_effort", lambda _: index_effort(1))
+    for limit in ("first_effort", "most_effort"):
+        monkeypatch.setattr(recall_gate, limit, lambda _: Effort(1, 1, 1))
     with pytest.raises(ContractViolation, match=rf"index {kind} .*is not published.*index\.kind to flat"):
         built(tmp_path / "index", IndexConfig(kind=kind, workers=1, links=4), noise_ND, Store(tmp_path / "home"))
     built(tmp_path / "free", IndexConfig(kind=kind, workers=1, links=4, least_recall=0), noise_ND, Store(tmp_path / "home"))
 
 
-def index_effort(value: int):
-    from pipeline_lib.search.recipes import Effort
-
-    return Effort(value, value, value)
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 39, 300])
-@pytest.mark.parametrize("d", [1, 7, 33])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 9), (2, 7), (5, 1), (39, 33), (300, 7)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_rows_and_odd_widths_are_indexed(kind: str, n: int, d: int, tmp_path: Path) -> None:
     vectors_ND = clustered(n, d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,21 @@ def test_files_of_two_indexes_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "one" / lexical.ROWS).write_bytes((tmp_path / "other" / lexical.ROWS).read_bytes())
     with pytest.raises(ValueError, match="not of one index"):
         Bm25(tmp_path / "one", 20)
+
+
+def test_memory_is_that_of_a_run_and_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexical, "CHUNK_POSTINGS", 20_000)
+    texts = texts_of(1000)
+    peaks = []
+    for slices in (2, 12):
+        folder = tmp_path / str(slices)
+        folder.mkdir()
+        tracemalloc.start()
+        writer = Bm25Writer(folder)
+        for _ in range(slices):
+            writer.add(texts)
+        writer.close()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (folder / lexical.SCORES).stat().st_size > slices * 10_000 * 4
+    assert peaks[1] < 1.3 * peaks[0], peaks

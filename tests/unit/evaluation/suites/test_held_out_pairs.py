@@ -19,9 +19,10 @@ from pipeline_lib.evaluation.metrics import differences, read_evaluations, read_
 from pipeline_lib.evaluation.report_data import split_facts
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ModelId
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, HybridModel, ModelId
 from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.search.fusion import Fusion
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 
@@ -92,6 +93,24 @@ def test_baselines_find_planted_answers(measure):
         assert {kind for kind, _ in values} == set(model.kinds)
         assert values["code_search", "mrr"] > 0.9
     assert values["classification", "accuracy"] == 1.0 and values["similarity", "spearman"] > 0.5
+
+
+def test_vectors_and_bm25_are_fused_on_the_same_queries(measure, encoder):
+    fusion = Fusion("scores", {"code": 0.5, "text": 0.25}, depth=20)
+    kinds = ("code_search", "text_search")
+    alone = [*measure(encoder, "test", kinds=kinds), *measure(open_model("bm25"), "test", kinds=kinds)]
+    asked = len(encoder.asked)
+    hybrid = measure(HybridModel(encoder, fusion), "test", kinds=kinds)
+    assert len(encoder.asked) == asked, "its vectors are those of the encoder"
+    rows = differences(hybrid, alone, resamples=50)
+    assert {(row["kind"], row["model"], row["baseline"]) for row in rows} == {
+        (kind, "hybrid", name) for kind in kinds for name in ("words", "bm25")
+    }
+    only = [HybridModel(encoder, Fusion("scores", dict.fromkeys(("code", "text"), share), 1000)) for share in (1.0, 0.0)]
+    for model, name in zip(only, ("words", "bm25"), strict=True):
+        for row in differences(measure(model, "test", kinds=kinds), alone, resamples=50):
+            assert row["baseline"] != name or row["mean"] == pytest.approx(0, abs=2e-3), "a whole share is that side alone"
+    assert len({model.id.fingerprint for model in (*only, HybridModel(encoder, fusion))}) == 3
 
 
 def test_a_second_run_embeds_nothing(measure, encoder):

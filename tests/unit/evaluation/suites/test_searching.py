@@ -11,10 +11,11 @@ import pytest
 from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.cached import CachedEncoder
-from pipeline_lib.evaluation.suites.models import Hits, ModelId
+from pipeline_lib.evaluation.suites.models import Hits, HybridModel, ModelId
 from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, ids_at, ranked_ids, search
 from pipeline_lib.runtime.progress import silent
+from pipeline_lib.search.fusion import Fusion, fused_scores
 from pipeline_lib.store.store import Store
 
 DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]
@@ -75,6 +76,21 @@ def test_word_models_return_only_documents_that_share_a_word():
         ranked = ranked_ids(found.hits, ids_at(CORPUS, found.hits))
         assert ranked[3] == [] and len(ranked[1]) == 100
         assert all("other1" in DOCUMENTS[int(document[1:])].text for document, _ in ranked[1])
+
+
+@pytest.mark.parametrize("faiss_from_rows", [1, 100_000])
+def test_vectors_and_bm25_are_fused_as_a_search_fuses_them(encoder, faiss_from_rows):
+    depth, share = len(DOCUMENTS), 0.4  # the documents tie, and a shorter list would hold any of those
+    model = HybridModel(encoder, Fusion("scores", {"text": share}, depth))
+    found = hits(model, faiss_from_rows=faiss_from_rows)
+    assert found.how.endswith("exact; fused with words") and found.documents == len(DOCUMENTS)
+    texts = [document.text for document in DOCUMENTS]
+    cosines_QC = encoder.encode(QUERIES, "x") @ encoder.encode(texts, "y").T
+    [bm25_QC] = open_model("bm25").scores(QUERIES, texts)
+    for rows, scores, cosines_C, bm25_C in zip(*found.hits, np.round(cosines_QC, 6), bm25_QC, strict=True):
+        right_C = fused_scores(cosines_C, bm25_C, "text", model.fusion)
+        assert np.allclose(scores, np.sort(right_C)[::-1][:100], atol=1e-4) and np.allclose(scores, right_C[rows], atol=1e-4)
+        assert len(set(rows.tolist())) == 100
 
 
 class Noise:
