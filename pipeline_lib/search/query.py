@@ -179,7 +179,7 @@ class Searcher:
         vectors_QD = self.encoder.embed(list(queries), "query")
         shares = hybrid.shares(mode, allowed_N) if hybrid else {}
         if hybrid is None or all(share == 1 for share in shares.values()):
-            return [self.ranked_by_vector(vector_D[None], k, allowed_N) for vector_D in vectors_QD]
+            return self.ranked_by_vectors(vectors_QD, k, allowed_N)
         return self._fused_many(hybrid, queries, vectors_QD, k, allowed_N, shares)
 
     def _fused_many(
@@ -204,8 +204,17 @@ class Searcher:
 
     def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
         """The best k rows around a vector (1, D)."""
-        found = self._nearest_allowed(vector_1D, k, allowed_N)
-        return [Ranked(row, score, rank, score) for rank, (row, score) in enumerate(found, start=1)]
+        return self.ranked_by_vectors(vector_1D, k, allowed_N)[0]
+
+    def ranked_by_vectors(self, vectors_QD: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[list[Ranked]]:
+        """`ranked_by_vector` of each vector (Q, D), all of which are compared in one pass over the index."""
+        from pipeline_lib.search.factories import nearest
+
+        scores_QK, rows_QK = nearest(self.index, vectors_QD, k, allowed_N)
+        found = [
+            zip(rows_K, scores_K, strict=True) for rows_K, scores_K in zip(rows_QK.tolist(), scores_QK.tolist(), strict=True)
+        ]
+        return [[Ranked(row, score, rank, score) for rank, (row, score) in enumerate(one, 1) if row >= 0] for one in found]
 
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, D) of texts as the index holds them; what only documents need is verified at the first call.
@@ -262,8 +271,12 @@ class Searcher:
 
     def ids(self, rows: Sequence[int]) -> list[str]:
         """The ids of rows: of pairs that hold their texts."""
-        ids = self.rows.column("id")
-        return [ids[row].as_py() for row in rows]
+        import numpy as np
+
+        chunks = self.rows.column("id").chunks
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        places = np.searchsorted(ends, np.asarray(rows, np.int64), side="right")
+        return [chunks[at][row - int(ends[at])].as_py() for at, row in zip(places.tolist(), rows, strict=True)]
 
     def hits(self, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
         """What the rows hold, with snippets of the query's words."""
