@@ -21,7 +21,7 @@ from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.evaluation.suites.models import FINGERPRINT_DIGITS, CheckpointEncoder, ModelId, Side, TextEncoder
-from pipeline_lib.export.int8_loss import Int8Figure, Int8Loss, int8_note
+from pipeline_lib.export.int8_loss import SPEED_ELSEWHERE, Int8Figure, Int8Loss, int8_note, speed_sentence
 from pipeline_lib.export.quantized import FILE
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
@@ -109,6 +109,15 @@ def int8_told(stages: Mapping[str, Artifact], config: RunConfig) -> dict[str, An
     loss = Int8Loss.model_validate(stages["card"].manifest.config["facts"]["int8"])
     milliseconds = query_milliseconds(stages["export"].part_folder(), validation_queries(stages["curate"], config))
     return {"sentence": int8_note(told, loss, milliseconds), "milliseconds": milliseconds}
+
+
+def with_measured_speed(card: str, told: Mapping[str, Any]) -> str:
+    """The card of one run: how long a query takes on its machine, in place of where to find that.
+
+    Args:
+        told: see `int8_told`.
+    """
+    return card.replace(SPEED_ELSEWHERE, speed_sentence(told["milliseconds"])) if told else card
 
 
 def _figures(mine: Sequence[Artifact], theirs: Sequence[Artifact], config: RunConfig) -> list[Int8Figure]:

@@ -35,7 +35,6 @@ from pipeline_lib.evaluation.select import read_selection
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.export.exported import TorchQueries
-from pipeline_lib.export.int8_loss import SPEED_ELSEWHERE, speed_sentence
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
@@ -48,7 +47,7 @@ from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
 from tasks.evaluation import Evaluations
-from tasks.int8 import int8_told
+from tasks.int8 import int8_told, with_measured_speed
 from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
@@ -183,8 +182,7 @@ def _model_card(run: RunArtifacts, data: ReportData) -> bytes:
         gpu_seconds=training.seconds * _trainers(run.stages["train"]) if has_gpu() else 0.0,
         attempts=data.attempts,
     )
-    card = with_measured_cost(card, cost)
-    return card.replace(SPEED_ELSEWHERE, speed_sentence(data.int8["milliseconds"]) if data.int8 else SPEED_ELSEWHERE).encode()
+    return with_measured_speed(with_measured_cost(card, cost), data.int8).encode()
 
 
 def _trainers(trained: Artifact) -> int:

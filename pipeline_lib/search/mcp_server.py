@@ -17,9 +17,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.encoders import LoadWeights
 from pipeline_lib.search.explain import row_at, vector_of
 from pipeline_lib.search.hits import Hit
-from pipeline_lib.search.query import KINDS, FollowingSearcher, LoadWeights, Searcher
+from pipeline_lib.search.query import KINDS, FollowingSearcher, Searcher
 from pipeline_lib.search.registry import Home, names
 from pipeline_lib.search.verified import read_json
 

@@ -50,10 +50,19 @@ class OnnxEncoder:
         graph = str(folder / (INT8_FILE if int8 else "model.onnx"))
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._tokenizers: dict[str, SideTokenizer] = {}
-        if int8:
-            SelfTest.read(folder).check_alike(self, {side: self.settings["int8"]["least_cosine"][side] for side in sides})
+        self.check(sides)
+
+    def check(self, sides: Sequence[Side]) -> None:
+        """Embed the self-test's texts as these sides, and compare.
+
+        Raises:
+            CorruptArtifact: its ids or vectors are not those that were exported.
+        """
+        test = SelfTest.read(self.folder)
+        if self.int8:
+            test.check_alike(self, {side: self.settings["int8"]["least_cosine"][side] for side in sides})
         else:
-            SelfTest.read(folder).check(self, {side: side for side in sides})
+            test.check(self, {side: side for side in sides})
 
     @property
     def dim(self) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
 from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
 from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
@@ -34,12 +34,6 @@ __all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher"
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
 MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
-MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
-INT8_FILE = "model.int8.onnx"  # in place of model.onnx, where it is asked for
-WEIGHT_FILES = (
-    *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
-    *("encoder/config.json", "encoder/model.safetensors"),
-)
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
 
@@ -53,22 +47,6 @@ class Ranked:
     vector_score: float | None = None
     bm25_rank: int | None = None
     bm25_score: float | None = None
-
-
-class QueryEncoder(Protocol):
-    """A loaded export: model.onnx in onnxruntime, or where there is none the weights in torch."""
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        ...
-
-    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
-        """Unit vectors (N, D)."""
-        ...
-
-
-LoadWeights = Callable[[Path], QueryEncoder]
 
 
 def search(
@@ -117,7 +95,7 @@ class Searcher:
 
             import_module("faiss")
             facts = verified.result()
-        self.encoder = _load_encoder(current.model, load_weights, int8)
+        self.encoder = load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False
         self.texts = Texts(current.index) if facts.get("text_characters") else None
@@ -223,7 +201,7 @@ class Searcher:
             CorruptArtifact: a byte of it has changed.
         """
         if not self._embeds_documents:
-            _open_documents(self.current, self.encoder)
+            open_documents(self.current, self.encoder)
             self._embeds_documents = True
         return self.encoder.embed(list(texts), "document")
 
@@ -356,27 +334,6 @@ class FollowingSearcher:
         self._seen, self._default = found, default
 
 
-def _load_encoder(folder: Path, load_weights: LoadWeights | None, int8: bool) -> QueryEncoder:
-    if int8 or (folder / "model.onnx").is_file():
-        from pipeline_lib.search.onnx_encoder import OnnxEncoder
-
-        return OnnxEncoder(folder, sides=("query",), int8=int8)
-    if load_weights is None:
-        raise UserError(f"{folder}: no model.onnx (the model card says why); search with `cpt search`, which takes torch then")
-    return load_weights(folder)
-
-
-def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
-    if not (current.model / "model.onnx").is_file():
-        return  # the weights' loader verified and tested both sides
-    from pipeline_lib.export.self_test import SelfTest
-    from pipeline_lib.search.onnx_encoder import OnnxEncoder
-
-    check_files(current.model, current.model_digest, ["document/tokenizer.json"])
-    if isinstance(encoder, OnnxEncoder):
-        SelfTest.read(current.model).check(encoder, {"document": "document"})
-
-
 def _by_words(found: Listed, k: int) -> list[Ranked]:
     pairs = zip(found.rows[:k], found.scores[:k], strict=True)
     return [
@@ -395,13 +352,7 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
 
 def _verify(current: Champion, int8: bool) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
-    if int8 and not (current.model / INT8_FILE).is_file():
-        raise UserError(
-            f"{current.model}: no {INT8_FILE}; publish it with --set export.quantize=int8, or search without --int8"
-        )
-    has_onnx = (current.model / "model.onnx").is_file()
-    files = [INT8_FILE if int8 and name == "model.onnx" else name for name in MODEL_FILES] if has_onnx else WEIGHT_FILES
-    check_files(current.model, current.model_digest, files)
+    check_model(current, int8)
     check_files(current.index, current.index_digest, ["index.json"])
     facts = read_json(current.index / "index.json")
     of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own

@@ -108,6 +108,7 @@ def test_a_search_uses_them_where_it_is_told_to(
     assert not np.array_equal(own.encoder.embed([query], "query"), int8.encoder.embed([query], "query"))
     mine, theirs = ({hit.id for hit in searcher.search(query, k=20)} for searcher in (own, int8))
     assert len(mine & theirs) >= 15
+    assert int8.embed_documents(["def f(x):\n    return x"]).shape == (1, 32), "the other side is tested by its own cosine"
     plain = export(store, checkpoint, ExportConfig())
     without = as_pair(Candidate(plain, build_index(store, plain, curated, IndexConfig(), Exported(plain))))
     with pytest.raises(UserError, match=r"export\.quantize=int8"):
