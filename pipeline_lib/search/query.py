@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from pipeline_lib.search.fusion import Listed
     from pipeline_lib.search.hybrid import Hybrid
 
-__all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
+__all__ = [
+    "ID_DIGITS", "FollowingSearcher", "Hit", "LoadWeights", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search",
+]  # fmt: skip
 
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
