@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pipeline_lib.search.hybrid import Hybrid
 
 __all__ = [
-    "ID_DIGITS", "FollowingSearcher", "Hit", "LoadWeights", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search",
+    "ID_DIGITS", "FollowingSearcher", "Hit", "LoadWeights", "Mode", "Ranked", "Searcher", "render_json", "render_text",
+    "search",
 ]  # fmt: skip
 
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
