@@ -275,8 +275,10 @@ def _batch_chart(data: ReportData) -> Markup:
 
 def _results(data: ReportData, split: str) -> list[Row]:
     rows: dict[tuple[str, str], dict[str, Row]] = {}
+    fuses = any(row["split"] == split and row["model"] == HYBRID for row in data.evaluations)
+    beside = _BESIDE if fuses else _BASELINES
     for row in data.evaluations:
-        if row["split"] == split and row["model"] in (data.chosen, *_BESIDE):
+        if row["split"] == split and row["model"] in (data.chosen, *beside):
             rows.setdefault((row["task"], row["metric"]), {})[row["model"]] = row
     return [
         {
@@ -285,7 +287,8 @@ def _results(data: ReportData, split: str) -> list[Row]:
             "metric": _METRIC_TITLES.get(metric, metric),
             "is_primary": metric == PRIMARY_METRIC[found[data.chosen]["kind"]],
             "model": found[data.chosen],
-            "baselines": [found.get(name) for name in _BESIDE],
+            "labels": list(beside.values()),
+            "baselines": [found.get(name) for name in beside],
             "chips": [
                 chip_of(row) for row in data.differences if _is_of(row, split, task, data.chosen) and row["metric"] == metric
             ],

@@ -87,6 +87,12 @@ def spread(scores: np.ndarray) -> tuple[float, float]:
     return (float(scores.mean(dtype=np.float64)), float(scores.std(dtype=np.float64))) if len(scores) else (0.0, 0.0)
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """At most so many of n rows, evenly spread."""
+    kept = min(n, most)
+    return np.arange(kept) * n // max(1, kept)
+
+
 def union(vectors: Listed, words: Listed) -> np.ndarray:
     """The rows of either list: those of the vectors in their order, then the others in theirs."""
     return np.concatenate([vectors.rows, words.rows[~np.isin(words.rows, vectors.rows)]]).astype(np.int64)
@@ -153,7 +159,7 @@ def tried(lists: Sequence[tuple[Listed, Listed]], right: Sequence[int]) -> Tried
                 ranks[method][:, at] = _reciprocals(*values, int(place[0]))
     alone = [np.array([_reciprocal(pair[side].rows, row) for pair, row in zip(lists, right, strict=True)]) for side in (0, 1)]
     ways = {(method, share): ranks[method][at] for method in METHODS for at, share in enumerate(SHARES)}
-    return Tried(*alone, ways)
+    return Tried(alone[0], alone[1], ways)
 
 
 def _reciprocals(vectors_M: np.ndarray, words_M: np.ndarray, place: int) -> np.ndarray:
@@ -168,9 +174,9 @@ def _reciprocals(vectors_M: np.ndarray, words_M: np.ndarray, place: int) -> np.n
 def choose(found: Mapping[str, Tried], depth: int) -> dict[str, Any]:
     """What ranks each kind best on validation, with the figures that say so, as JSON.
 
-    One method for all kinds: the one whose best figures add up to more. Of its shares for a kind those within one standard
-    error of the best are as good; the one nearest to the better ranking alone is taken, which does least harm on other texts.
-    `auto` is the fusion where that is above both, else the better of both, and the vectors where too few queries can tell.
+    One method for all kinds: the one whose best figures add up to more; for each kind the share that is best with its
+    neighbours. `auto` is the fusion where that is above both, else the better of both, and the vectors where too few queries
+    can tell.
 
     Args:
         found: by kind.
@@ -198,16 +204,10 @@ def _row(of_kind: Tried, method: Method) -> dict[str, Any]:
 
 
 def _share(of_kind: Tried, method: Method) -> float:
-    figures = _figures(of_kind, method)
-    best = max(SHARES, key=lambda share: figures[share])
-    of_best = of_kind.fused[method, best]
-
-    def is_as_good(share: float) -> bool:
-        lost_Q = of_best - of_kind.fused[method, share]
-        return bool(lost_Q.mean() <= lost_Q.std() / np.sqrt(len(lost_Q)))
-
-    good = [share for share in SHARES if is_as_good(share)]
-    return max(good) if of_kind.vectors.mean() >= of_kind.bm25.mean() else min(good)
+    """The share whose figure, with those of its neighbours, is the highest: one share alone may be lucky."""
+    figures = np.array(list(_figures(of_kind, method).values()))
+    smooth = [figures[max(0, at - 1) : at + 2].mean() for at in range(len(SHARES))]
+    return SHARES[int(np.argmax(smooth))]
 
 
 def _figures(of_kind: Tried, method: Method) -> dict[float, float]:

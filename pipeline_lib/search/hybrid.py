@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline_lib.search.fusion import Fusion, Listed, fused, listed, places, spread, union
+from pipeline_lib.search.fusion import Fusion, Listed, evenly, fused, listed, places, spread, union
 from pipeline_lib.search.lexical import FILES as BM25_FILES
 from pipeline_lib.search.lexical import Bm25
 from pipeline_lib.search.verified import read_json
@@ -38,8 +38,7 @@ class Placed(NamedTuple):
 
 def sampled_rows(n_code: int, n_text: int) -> np.ndarray:
     """The rows whose vectors are kept: of each kind so many, evenly spread."""
-    spread_out = [np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(np.int64) for n in (n_code, n_text)]
-    return np.concatenate([spread_out[0], spread_out[1] + n_code])
+    return np.concatenate([evenly(n_code, SAMPLE_ROWS), evenly(n_text, SAMPLE_ROWS) + n_code])
 
 
 class Hybrid:

@@ -59,7 +59,7 @@ def test_the_report_accounts_for_the_run(finished: Run) -> None:
     assert report["cpu_seconds"] > 0
     assert report["peak_memory_bytes"] > 100e6
     task = next(entry for name, entry in report["test"].items() if name.startswith("code_search"))
-    for model in ("model", "bm25", "tfidf"):
+    for model in ("model", "hybrid", "bm25", "tfidf"):
         figures = task[model]
         assert 0 <= figures["low"] <= figures["mrr"] <= figures["high"] <= 1
     assert Path(report["export"]).is_dir()
@@ -88,7 +88,7 @@ def test_the_report_has_every_key_that_its_page_documents(finished: Run) -> None
     keys = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     assert {"commit", "export", "config", "seconds.total", "test.TASK.model.METRIC", "test.TASK.bm25.METRIC"} <= set(keys)
     assert [key for key in keys if not leaves(report, key.split("."))] == []
-    for model in ("model", "bm25", "tfidf"):
+    for model in ("model", "hybrid", "bm25", "tfidf"):
         found = leaves(report, ["test", "TASK", model, "mrr"])
         assert len(found) == 2 and all(0 < mrr <= 1 for mrr in found), "of code search and of text search"
 

@@ -29,7 +29,7 @@ from pipeline_lib.evaluation.suites.models import (
     embedded,
 )
 from pipeline_lib.runtime.progress import Progress, embedding, silent
-from pipeline_lib.search.fusion import Listed, fused, listed, spread
+from pipeline_lib.search.fusion import Listed, evenly, fused, listed, spread
 
 NO_ROW = -1
 
@@ -146,7 +146,7 @@ def _fused(
     """The encoder's hits and BM25's, as a search fuses them; the corpus's cosines are read off a sample of it."""
     depth, share = model.fusion.depth, model.fusion.shares[model.side]
     found = search(model.encoder, queries, corpus, config.model_copy(update={"depth": depth}), side, progress)
-    wanted = set(np.linspace(0, found.documents - 1, min(found.documents, SAMPLED_DOCUMENTS)).astype(int).tolist())
+    wanted = set(evenly(found.documents, SAMPLED_DOCUMENTS).tolist())
     sample = [document.text for row, document in enumerate(corpus()) if row in wanted]
     sample_SD, queries_QD = embedded(model.encoder, sample, side), embedded(model.encoder, queries, "x")
     words = Bm25Model().scores(queries, [document.text for document in corpus()])

@@ -391,6 +391,28 @@ def test_a_stage_row_reads_the_artifact(curated):
     assert row.seconds > 0
 
 
+def with_hybrid(data):
+    """The same with vectors and BM25 fused on the test's searches."""
+    [of_model] = [row for row in data.differences if row["baseline"] == "bm25"]
+    gained = [of_model | {"model": "hybrid", "baseline": name, "mean": 0.03} for name in ("step-000200", "bm25", "tfidf")]
+    evaluations = (*data.evaluations, figure("hybrid", -1, "test", "code_search", 0.64))
+    return data.model_copy(update={"evaluations": evaluations, "differences": (*data.differences, *gained)})
+
+
+def test_what_is_fused_stands_beside_both(tmp_path, data, tab):
+    page = write_report(tmp_path, with_hybrid(data))
+    search = json.loads((tmp_path / "report.json").read_text())["test"]["code_search_1k"]
+    assert search["hybrid"]["mrr"] == 0.64 and search["model"]["mrr"] == 0.61
+    assert {name for name in search if name.startswith("hybrid_minus")} == {
+        "hybrid_minus_model", "hybrid_minus_bm25", "hybrid_minus_tfidf",
+    }  # fmt: skip
+    text = page.read_text()
+    assert text.count("vectors + BM25") >= 3 and "vs this model" in text and 'class="fill hybrid"' in text
+    [row] = results_table(with_hybrid(data).evaluations, (), "step-000200")
+    assert row["vectors + BM25"] == "0.640"
+    assert too_wide(tab, page) == []
+
+
 def test_the_page_fits_every_width(tmp_path, data, tab):
     long = "https://example.org/" + "a_name_that_has_no_place_to_break/" * 6
     hit = data.searches[0]["hits"][0] | {"doc": long, "name": long, "path": long}

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from builders import write_artifact
+from builders import write_artifact, write_pairs
 from exported_models import Exported
 from typer.testing import CliRunner
 
@@ -101,11 +102,19 @@ def test_a_place_of_a_file_is_the_query(home: Path, tmp_path: Path) -> None:
         asked("--like", f"{file}:5")
 
 
-def test_an_explanation_says_ranks_origin_and_neighbours(home: Path) -> None:
-    hits = json.loads(asked("close it", "--explain", "--json"))["hits"]
+def test_an_explanation_says_ranks_origin_and_neighbours(home: Path, store: Store) -> None:
+    [curated] = store.artifacts("curate")
+    extracted = write_pairs(store, "extract", {"bundle": pq.read_table(curated.paths("pairs.parquet")[0]).to_pylist()})
+    hits = json.loads(asked("close it", "--explain", "--json", "--mode", "vectors"))["hits"]
     assert [hit["explain"]["vector"]["rank"] for hit in hits] == [hit["rank"] for hit in hits]
-    lineage = hits[0]["explain"]["lineage"]
-    assert lineage["source"] == "planted 1.0" and lineage["line"] == str(hits[0]["line"])
+    of_words = {hit["name"]: hit["explain"]["bm25"] for hit in hits}
+    assert of_words["planted.code_1"]["rank"] == 1 and of_words["planted.code_1"]["score"] > 0
+    lineages = [hit["explain"]["lineage"] for hit in hits]
+    assert {lineage["source"] for lineage in lineages} == {"planted 1.0"}
+    assert [lineage["line"] for lineage in lineages] == [str(hit["line"]) for hit in hits]
+    traced = [lineage["extracted"] for lineage in lineages if "extracted" in lineage]
+    assert traced == [f"extract/{extracted.manifest.key}, part bundle"] * len(traced) and traced
+    lineage = lineages[0]
     assert lineage["run"] == "a" * 24 + "/step-000002" and in_use(home).model_digest[:12] in lineage["model"]
     near = hits[0]["explain"]["neighbours"]
     assert len(near) == 3 and hits[0]["id"] not in [one["id"] for one in near]
