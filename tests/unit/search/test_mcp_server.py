@@ -69,7 +69,7 @@ def test_a_client_lists_searches_compares_and_reads(home: Path) -> None:
         found["search"] = await call("search", {"query": "parse an iso date", "kind": "code", "k": 2})
         filters = {"languages": ["en"], "path": "planted/text_*"}
         found["filtered"] = await call("search", {"query": "apples", "filters": filters})
-        found["similar"] = await call("similar", {"file": "/home/me/checkout/planted/code_1.py", "line": 12, "k": 50})
+        found["similar"] = await call("similar", {"file": "/opt/checkout/planted/code_1.py", "line": 12, "k": 50})
         found["to_text"] = await call("similar", {"text": "def close(sock):\n    sock.close()\n    return None", "k": 1})
         hit = found["search"].structured_content["hits"][0]
         found["read"] = await call("read", {"id": hit["id"]})
