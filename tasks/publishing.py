@@ -26,6 +26,7 @@ from pipeline_lib.search.index import build_index
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
+from tasks.int8 import int8_loss
 from tasks.ui import StageProgress, show_link, show_table, stage_task
 
 
@@ -93,6 +94,7 @@ def card_task(
         bias=tuple(bias),
         command=said["command"],
         notes=(*([NOT_TESTED] if is_closed else []), *([] if held_out.unit == "document" else [held_out.sentence()]), *first),
+        int8=int8_loss(store, exported, tested.curated, checkpoint, config) if _has_int8(exported) else None,
         licence=f"Each text of the training data keeps the licence of the {held_out.group} or file it comes from (the pairs' "
         "column `licence`).",
     )  # fmt: skip
@@ -122,6 +124,10 @@ def negatives_task(store: Store, curated: Artifact, checkpoint: Checkpoint) -> A
     artifact = hardest_negatives(store, curated, checkpoint, progress=progress)
     progress.finish("the 50 highest-scoring")
     return artifact
+
+
+def _has_int8(exported: Artifact) -> bool:
+    return "int8" in exported.manifest.facts
 
 
 def _card_metrics(tested: Evaluations, baselines: Evaluations) -> list[Metric]:

@@ -49,6 +49,7 @@ from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
 from tasks.evaluation import Evaluations
+from tasks.int8 import int8_told, with_measured_speed
 from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
 
 _CONTRACTS = {  # by the name of the stage that ran it
@@ -190,7 +191,7 @@ def _model_card(run: RunArtifacts, data: ReportData) -> bytes:
         gpu_seconds=training.seconds * _trainers(run.stages["train"]) if has_gpu() else 0.0,
         attempts=data.attempts,
     )
-    return with_measured_cost(card, cost).encode()
+    return with_measured_speed(with_measured_cost(card, cost), data.int8).encode()
 
 
 def _trainers(trained: Artifact) -> int:
@@ -241,7 +242,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
     model = run.shown[1][run.chosen]
     evaluated = {"validation": run.validation, "test": run.test}
     figures = read_evaluations(artifact for found in evaluated.values() for of_model in found.values() for artifact in of_model)
-    twins = near_twins_in(stages["curate"])
+    twins, int8 = near_twins_in(stages["curate"]), int8_told(stages, config)
     tracked, language_model = _tracked(config, run), _language_model(stages)
     held_out = HeldOut.of(stages["curate"].manifest.facts, config.source)
     return ReportData(
@@ -277,6 +278,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
         },
         contamination=stages["curate"].manifest.facts.get("contamination", {}),
         tracked=tracked,
+        int8=int8,
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
         notes=(
@@ -287,6 +289,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
             *stages["curate"].manifest.facts.get("split_warnings", ()),
             *([trained.manifest.facts["stopped_early"]] if "stopped_early" in trained.manifest.facts else []),
             *([tracked["sentence"]] if tracked and (tracked["differ"] or tracked["corpus"]) else []),
+            *([int8["sentence"]] if int8 else []),
         ),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from flows.cli.config import config_app
 from flows.cli.deploy import deploy
 from flows.cli.index import index
+from flows.cli.mcp import mcp
 from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
 from flows.cli.reproduce import reproduce
@@ -21,6 +22,7 @@ from flows.cli.search import search
 from flows.cli.starts import fetch, get_start
 from flows.cli.status import status
 from flows.cli.store import prune
+from flows.cli.vectors import export_vectors
 
 DEFAULT_PORT = 4200
 
@@ -60,9 +62,11 @@ Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
 app.command()(deploy)
+app.command("export-vectors")(export_vectors)
 app.command("get-start")(get_start)
 app.command()(fetch)
 app.command()(index)
+app.command()(mcp)
 app.command()(prune)
 app.command()(reproduce)
 app.command()(runs)

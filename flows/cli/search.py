@@ -68,6 +68,7 @@ def search(
     artifacts: Annotated[
         str, typer.Option(metavar="URL", help="Bucket whose models are searched: s3://bucket/prefix; empty: this machine's.")
     ] = "",
+    int8: Annotated[bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
 ) -> None:
     """Ranked functions and passages of the published index."""
@@ -76,7 +77,7 @@ def search(
     _check_words(query, like, batch)
     _check_choices(kind, mode, like)
     filters = Filters(tuple(language or ()), tuple(package or ()), tuple(licence or ()), path)
-    asked = Asked(query or like, kind, k, filters, mode, name, artifacts)  # type: ignore[arg-type]
+    asked = Asked(query or like, kind, k, filters, mode, name, artifacts, int8)  # type: ignore[arg-type]
     if batch:
         _search_batch(asked, batch, out, tag)
         return
@@ -94,6 +95,7 @@ class Asked:
     mode: Mode
     name: str
     artifacts: str
+    int8: bool = False
 
     def searcher(self) -> Searcher:
         """The pair that is searched, opened."""
@@ -101,7 +103,7 @@ class Asked:
         from pipeline_lib.search.query import Searcher
         from pipeline_lib.search.registry import in_use
 
-        return Searcher(in_use(self.artifacts or artifact_home(), self.name), load_weights)
+        return Searcher(in_use(self.artifacts or artifact_home(), self.name), load_weights, self.int8)
 
 
 def find(asked: Asked, like: str = "", explain: bool = False) -> list[Hit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational
 from pipeline_lib.config.data import (
@@ -28,6 +28,17 @@ class ExportConfig(StageConfig):
     """Export: the folder that the ecosystem loads."""
 
     onnx: bool = Field(True, description="Write model.onnx, which `cpt search` uses.")
+    quantize: Literal["none", "int8"] = added(
+        "none",
+        description="Weights of a second graph beside model.onnx. int8: model.int8.onnx of 8-bit weights, for queries alone"
+        " (`cpt search --int8`); the model card says what it loses.",
+    )
+
+    @model_validator(mode="after")
+    def _quantized_of_a_graph(self) -> ExportConfig:
+        if self.quantize != "none" and not self.onnx:
+            raise ValueError(f"export.quantize {self.quantize} needs export.onnx: it is made from model.onnx")
+        return self
 
 
 class IndexConfig(WorkersConfig):

@@ -219,6 +219,7 @@ class ReportData(BaseModel):
         contamination: evaluation suite -> its texts in the dump: texts, texts_found, pairs, samples.
         tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
         promotion: what became of the model in the registry: name, event, sentence, reasons, comparison with the champion.
+        int8: what queries lose by 8-bit weights and take on this machine: `sentence`, `milliseconds`; empty: there are none.
         export, index: their folders.
         notes: sentences to read before the figures (`notes`).
     """
@@ -255,6 +256,7 @@ class ReportData(BaseModel):
     contamination: dict[str, Row] = Field(default_factory=dict)
     tracked: Row = Field(default_factory=dict)
     promotion: Row = Field(default_factory=dict)
+    int8: Row = Field(default_factory=dict)
     export: str = ""
     index: str = ""
     notes: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added
+from pipeline_lib.export.int8_loss import Int8Loss, int8_section
 from pipeline_lib.export.usage import usage_of_head
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
@@ -58,6 +59,7 @@ class CardFacts(StageConfig):
     decontamination: str = Field("", description="What was done that training holds no text of an evaluation.")
     bias: tuple[Metric, ...] = Field((), description="Figures of the bias suites.")
     notes: tuple[str, ...] = added((), description="What must be known before the figures, a sentence or two each.")
+    int8: Int8Loss | None = added(None, description="What queries lose by 8-bit weights, where there are such.")
     command: str = Field("", description="What makes the model again at a terminal.")
 
 
@@ -172,9 +174,10 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         f"# {facts.title}\n\n{_ADAPTED if 'prompts' in figures else _INTRODUCTION}\n",
         *([f"{facts.method}\n"] if facts.method else []),
         _table(("", ""), _properties(facts, figures)),
-        _usage(figures) + (_ONNX if figures["onnx"] else _without_onnx(figures)),
+        _usage(figures) + (_ONNX if figures["onnx"] else "") + _without_onnx(figures),
         "## Training\n\n" + _training(facts, figures),
         *([_evaluation(facts)] if facts.metrics else []),
+        *([int8_section(figures, facts.int8)] if facts.int8 else []),
         _LIMITS,
         "## Bias\n\n" + _bias(facts),
         f"## Cost\n\n{_cost(figures)}\n",
@@ -187,7 +190,8 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
 
 
 def _without_onnx(figures: Mapping[str, Any]) -> str:
-    return f"\nThere is no model.onnx: {figures['no_onnx']}.\n" if "no_onnx" in figures else ""
+    missing = {"model.onnx": figures.get("no_onnx"), "model.int8.onnx": figures.get("no_int8")}
+    return "".join(f"\nThere is no {file}: {why}.\n" for file, why in missing.items() if why)
 
 
 def _usage(figures: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@
     encoder/                         the weights, stored once; a plain AutoModel folder
     pooling/, 1_Normalize/           of a start of sentence-transformers in their place its own modules, 1_Pooling/ and so on
     model.onnx, search.json          the same for onnxruntime, and what a reader without transformers must know
+    model.int8.onnx                  where it was asked for: its weights in 8 bits, for queries
     self_test.json                   texts, their ids and vectors, which our own loaders check
 
 sentence-transformers can wrap a side's texts in its own opening and closing token only with a tokenizer a side, and a
@@ -31,6 +32,8 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
+from pipeline_lib.export.quantized import FILE as INT8_FILE
+from pipeline_lib.export.quantized import measure_int8, write_int8
 from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -63,8 +66,8 @@ class ExportKey(StageConfig):
 def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress: Progress = silent) -> Artifact:
     """Write the checkpoint as one self-contained folder: stage "export", part "model".
 
-    Facts: dim, parameters, layers, vocab_size, pooling, distinct (delimiters of x and y), onnx (whether there is a model.onnx)
-    and, where it was asked for and could not be written, no_onnx: why.
+    Facts: dim, parameters, layers, vocab_size, pooling, distinct (delimiters of x and y), onnx (whether there is a model.onnx),
+    int8 (see `measure_int8`) and, where one was asked for and could not be written, no_onnx or no_int8: why.
 
     Raises:
         UserError: there is no such checkpoint, or model and lengths do not fit.
@@ -148,8 +151,24 @@ class _Folder:
                 self._write_onnx(vectors)
             except UserError as error:  # the weights are good all the same: the card says so, and search takes torch
                 facts |= {"onnx": False, "no_onnx": str(error)}
+        if config.export.quantize == "int8" and facts["onnx"]:
+            facts |= self._write_int8(vectors)
         self._step(4, "done")
         return facts
+
+    def _write_int8(self, vectors: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The graph of 8-bit weights, named in search.json; returns its facts, or why there is none."""
+        path = self.place / INT8_FILE
+        try:
+            write_int8(self.place / "model.onnx", path)
+            measured = measure_int8(path, {name: self._token_ids(name) for name in SIDES}, vectors)
+        except UserError as error:
+            path.unlink(missing_ok=True)
+            return {"no_int8": str(error)}
+        search = _read_json(self.place / "search.json")
+        told = {"model_sha256": sha256_file(path), "least_cosine": measured["least_cosine"]}
+        write_json(self.place / "search.json", search | {"int8": told})
+        return {"int8": measured}
 
     def _facts_of_head(self, head: EmbeddingHead) -> dict[str, Any]:
         """What the card must say of a start of sentence-transformers: its pooling, its other modules and its prompts."""

@@ -19,6 +19,7 @@ from pipeline_lib.errors import CorruptArtifact
 FILE = "self_test.json"
 VERSION = 2
 TOLERANCE = 1e-4  # another processor's or library's float32 gives vectors up to 1e-5 away
+QUANTIZED_TOLERANCE = 0.02  # of a cosine: products of 8 bits come out alike on every processor, what is around them nearly so
 TEXTS = (
     "parse an ISO 8601 date",
     "def first(items):\n    return items[0] if items else {}",
@@ -118,6 +119,28 @@ class SelfTest:
                 raise CorruptArtifact(
                     f"{self.folder}: {name} vectors are up to {gap:.1e} from those of {FILE}, where rounding gives at most "
                     f"{self.record['tolerance']:.0e}: these are not the weights that were exported; export the model again"
+                )
+
+    def check_alike(self, model: Loaded, least_cosines: Mapping[str, float]) -> None:
+        """Embed the texts of the record by a quantized graph, whose vectors are near to those of the record alone.
+
+        Args:
+            model: the loaded graph.
+            least_cosines: name of a side to the smallest cosine that was measured when it was exported.
+
+        Raises:
+            CorruptArtifact: ids are not those of the record, or a vector is farther from it than it was.
+        """
+        texts = self.record["texts"]
+        for name, measured in least_cosines.items():
+            expected = self.record["sides"][name]
+            if model.token_ids(texts, name) != expected["token_ids"]:
+                raise CorruptArtifact(f"{self.folder}: the {name} tokenizer gives other ids than {FILE}; export it again")
+            least = float((model.embed(texts, name) * np.array(expected["vectors"], np.float32)).sum(axis=1).min())
+            if not least >= measured - QUANTIZED_TOLERANCE:  # so that NaN fails too
+                raise CorruptArtifact(
+                    f"{self.folder}: int8 {name} vectors have a cosine of {least:.3f} to those of {FILE}, {measured:.3f} was "
+                    "measured: this is not the graph that was exported; export the model again"
                 )
 
 

@@ -264,6 +264,7 @@ class _Build:
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": made["dim"]}
         kept = {"text_characters": self.config.text_characters, "texts_cut": writer.n_cut}
         record = {**made, **facts, **kept, "version": 2, "model_digest": self.model_digest}
+        record["vectors"] = self.cache.fingerprint  # finds them in the store's cache
         record |= self._with_words(scratch, record, words, hashes_N2, curated) if words else {}
         record |= {"probes": self.config.probes} if self.config.probes > 1 else {}
         (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")

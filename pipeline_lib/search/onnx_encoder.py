@@ -21,6 +21,7 @@ Side = Literal["query", "document"]
 
 # what the encoder reads of an exported model, for whoever verifies bytes first
 FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json", "document/tokenizer.json")
+INT8_FILE = "model.int8.onnx"
 
 
 class OnnxEncoder:
@@ -30,22 +31,38 @@ class OnnxEncoder:
         folder: an exported model.
         threads: of onnxruntime.
         sides: those that will be used, and so are self-tested: some milliseconds each.
+        int8: run the graph of 8-bit weights.
 
     Raises:
         CorruptArtifact: the folder's files do not fit together, or its ids or vectors are not those that were exported.
     """
 
-    def __init__(self, folder: Path, threads: int = 1, sides: Sequence[Side] = ("query", "document")) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, threads: int = 1, sides: Sequence[Side] = ("query", "document"), int8: bool = False
+    ) -> None:
+        self.folder, self.int8 = folder, int8
         self.settings = read_json(folder / "search.json")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # all optimisations take as long again to start as the basic ones, and save nothing on one short query
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        graph = str(folder / (INT8_FILE if int8 else "model.onnx"))
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._tokenizers: dict[str, SideTokenizer] = {}
-        SelfTest.read(folder).check(self, {side: side for side in sides})
+        self.check(sides)
+
+    def check(self, sides: Sequence[Side]) -> None:
+        """Embed the self-test's texts as these sides, and compare.
+
+        Raises:
+            CorruptArtifact: its ids or vectors are not those that were exported.
+        """
+        test = SelfTest.read(self.folder)
+        if self.int8:
+            test.check_alike(self, {side: self.settings["int8"]["least_cosine"][side] for side in sides})
+        else:
+            test.check(self, {side: side for side in sides})
 
     @property
     def dim(self) -> int:
@@ -69,7 +86,8 @@ class OnnxEncoder:
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= batch_tokens:
+            # of 8 bits each text alone: a batch shares its activations' scale, and a vector would depend on its neighbours
+            while not self.int8 and stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= batch_tokens:
                 stop += 1
             rows = order[start:stop]
             emb_ND[rows] = self._forward([ids[row] for row in rows])

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
 from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
 from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
@@ -29,16 +29,14 @@ if TYPE_CHECKING:
     from pipeline_lib.search.fusion import Listed
     from pipeline_lib.search.hybrid import Hybrid
 
-__all__ = ["ID_DIGITS", "FollowingSearcher", "Hit", "Mode", "Ranked", "Searcher", "render_json", "render_text", "search"]
+__all__ = [
+    "ID_DIGITS", "FollowingSearcher", "Hit", "LoadWeights", "Mode", "Ranked", "Searcher", "render_json", "render_text",
+    "search",
+]  # fmt: skip
 
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
 MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
-MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
-WEIGHT_FILES = (
-    *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
-    *("encoder/config.json", "encoder/model.safetensors"),
-)
 MASKS_KEPT = 8  # of filters, a byte a row each
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
@@ -53,22 +51,6 @@ class Ranked:
     vector_score: float | None = None
     bm25_rank: int | None = None
     bm25_score: float | None = None
-
-
-class QueryEncoder(Protocol):
-    """A loaded export: model.onnx in onnxruntime, or where there is none the weights in torch."""
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        ...
-
-    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
-        """Unit vectors (N, D)."""
-        ...
-
-
-LoadWeights = Callable[[Path], QueryEncoder]
 
 
 def search(
@@ -98,16 +80,18 @@ class Searcher:
     Args:
         current: see `registry.in_use`.
         load_weights: see `search`.
+        int8: embed queries by the export's graph of 8-bit weights.
 
     Raises:
         CorruptArtifact: see `search`.
+        UserError: see `search`; or the model has no such graph.
     """
 
-    def __init__(self, current: Champion, load_weights: LoadWeights | None = None) -> None:
+    def __init__(self, current: Champion, load_weights: LoadWeights | None = None, int8: bool = False) -> None:
         self.current = current = opened(current)
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
-            verified = pool.submit(_verify, current)
+            verified = pool.submit(_verify, current, int8)
             import pyarrow as pa
 
             from pipeline_lib.search.factories import open_index
@@ -115,7 +99,7 @@ class Searcher:
 
             import_module("faiss")
             facts = verified.result()
-        self.encoder = _load_encoder(current.model, load_weights)
+        self.encoder = load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False
         self._masks: dict[Any, np.ndarray] = {}
@@ -222,7 +206,7 @@ class Searcher:
             CorruptArtifact: a byte of it has changed.
         """
         if not self._embeds_documents:
-            _open_documents(self.current, self.encoder)
+            open_documents(self.current, self.encoder)
             self._embeds_documents = True
         return self.encoder.embed(list(texts), "document")
 
@@ -307,16 +291,24 @@ class FollowingSearcher:
         name: of the model; empty: whichever searches use without a name.
         every: seconds between two looks at the registry; None: none on a disk, where a look takes some 0.02 ms, and 5 for a
             bucket.
+        int8: see `Searcher`.
 
     Raises:
         UserError, CorruptArtifact: see `search`, at the start alone.
     """
 
-    def __init__(self, home: Home, name: str = "", load_weights: LoadWeights | None = None, every: float | None = None) -> None:
-        self.home, self.name, self._load_weights = home, name, load_weights
+    def __init__(
+        self,
+        home: Home,
+        name: str = "",
+        load_weights: LoadWeights | None = None,
+        every: float | None = None,
+        int8: bool = False,
+    ) -> None:
+        self.home, self.name, self._load_weights, self._int8 = home, name, load_weights, int8
         self._opening = threading.Lock()
         self._default = default_stamp(home)
-        self._searcher = Searcher(in_use(home, name), load_weights)
+        self._searcher = Searcher(in_use(home, name), load_weights, int8)
         self._seen = self._searcher.current
         self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
         self._look_at = 0.0
@@ -357,29 +349,8 @@ class FollowingSearcher:
             return
         found = in_use(self.home, self.name)
         if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):
-            self._searcher = Searcher(found, self._load_weights)
+            self._searcher = Searcher(found, self._load_weights, self._int8)
         self._seen, self._default = found, default
-
-
-def _load_encoder(folder: Path, load_weights: LoadWeights | None) -> QueryEncoder:
-    if (folder / "model.onnx").is_file():
-        from pipeline_lib.search.onnx_encoder import OnnxEncoder
-
-        return OnnxEncoder(folder, sides=("query",))
-    if load_weights is None:
-        raise UserError(f"{folder}: no model.onnx (the model card says why); search with `cpt search`, which takes torch then")
-    return load_weights(folder)
-
-
-def _open_documents(current: Champion, encoder: QueryEncoder) -> None:
-    if not (current.model / "model.onnx").is_file():
-        return  # the weights' loader verified and tested both sides
-    from pipeline_lib.export.self_test import SelfTest
-    from pipeline_lib.search.onnx_encoder import OnnxEncoder
-
-    check_files(current.model, current.model_digest, ["document/tokenizer.json"])
-    if isinstance(encoder, OnnxEncoder):
-        SelfTest.read(current.model).check(encoder, {"document": "document"})
 
 
 def _by_words(found: Listed, k: int) -> list[Ranked]:
@@ -398,10 +369,9 @@ def _check_request(query: str, kind: str | None, k: int) -> None:
         raise UserError(f"k is {k}, expected 1 or more")
 
 
-def _verify(current: Champion) -> dict[str, Any]:
+def _verify(current: Champion, int8: bool) -> dict[str, Any]:
     """Hash every file that will be read, and check that the index is this model's; returns index.json."""
-    has_onnx = (current.model / "model.onnx").is_file()
-    check_files(current.model, current.model_digest, MODEL_FILES if has_onnx else WEIGHT_FILES)
+    check_model(current, int8)
     check_files(current.index, current.index_digest, ["index.json"])
     facts = read_json(current.index / "index.json")
     of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own

@@ -57,7 +57,7 @@ class VectorCache:
     """
 
     def __init__(self, store: Store, fingerprint: str, side: Side, embed: Embed) -> None:
-        self.store, self.embed = store, embed
+        self.store, self.embed, self.fingerprint = store, embed, fingerprint
         self.prefix = f"{fingerprint}-{side}-"
         self.computed = 0  # texts that were not there
         self._segments: list[_Segment | None] = []  # None: damaged, and taken away

@@ -191,7 +191,7 @@ def runnable_blocks(page: Page) -> Iterator[tuple[str, bool]]:
 def wrong_options(page: Page) -> Iterator[str]:
     """Options in prose: some command of ours has them, or a script."""
     for span in page.spans:
-        flag = re.match(r"--[a-z][a-z-]*", span)
+        flag = re.match(r"--[a-z][a-z0-9-]*", span)
         if flag and flag[0] not in all_options() | OPTIONS_OF_OTHERS:
             yield f"no option {flag[0]}"
 

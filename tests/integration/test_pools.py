@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from corpus import write_corpus
+from postgres_server import PASSWORD, Server, programs, running
 
 from flows.cli.server import free_port, prefect_environment
 from pipeline_lib.search.registry import history
@@ -289,44 +288,27 @@ def test_two_nodes_of_the_pool_train_as_one(tmp_path: Path, corpus: Path, reposi
         assert len(list((home / "store" / "train").glob("*/manifest.json"))) == 1
 
 
-POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-PASSWORD = "only-on-loopback-7431"
 STAGES = ("extract", "validate", "curate", "tokenizer", "shards", "check-shards")
 
 
 @pytest.fixture
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL of this test's own, on loopback, run by a user without rights."""
-    if POSTGRES is None or not (POSTGRES / "initdb").exists():
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL of this test's own."""
+    found = programs()
+    if found is None:
         pytest.skip("no PostgreSQL under /usr/lib/postgresql: apt-get install postgresql")
-    user = pwd.getpwnam("postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name)
-    folder, port = Path(tempfile.mkdtemp(prefix="cpt-postgres-")), free_port()
-    (folder / "password").write_text(PASSWORD)
-    for place in (folder, folder / "password"):
-        os.chown(place, user.pw_uid, user.pw_gid)
-    start = {"user": user.pw_uid, "group": user.pw_gid, "cwd": folder} if os.getuid() == 0 else {"cwd": folder}
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    make = ["initdb", "-D", "data", "-U", "prefect", "-A", "scram-sha-256", "--pwfile=password", "-E", "UTF8"]
-    control = ["pg_ctl", "-D", "data", "-w"]
-    for command in (make, [*control, "-l", "log", "-o", options, "start"]):
-        subprocess.run([POSTGRES / command[0], *command[1:]], check=True, stdout=subprocess.DEVNULL, **start)
-    try:
-        yield f"postgresql+asyncpg://prefect:{PASSWORD}@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run(
-            [POSTGRES / "pg_ctl", "-D", "data", "-m", "immediate", "stop"], stdout=subprocess.DEVNULL, check=False, **start
-        )
-        shutil.rmtree(folder)
+    with running(found) as server:
+        yield server
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_on_postgresql_two_workers_do_runs_at_once_and_every_state_is_kept(
-    tmp_path: Path, repository: Path, postgres: str
+    tmp_path: Path, repository: Path, postgres: Server
 ) -> None:
     home = tmp_path / "home"
     sources = [write_corpus(tmp_path / f"corpus-{seed}", packages=6, functions=6, seed=seed) for seed in range(5)]
-    with cluster(home, repository, PREFECT_API_DATABASE_CONNECTION_URL=postgres) as made:
+    with cluster(home, repository, PREFECT_API_DATABASE_CONNECTION_URL=postgres.url) as made:
         for name in (FIRST, "other-worker"):
             made.worker("cpu", name)
         ids = [made.run("build-dataset", "by-hand", preset="smoke", source=str(source)) for source in sources]
@@ -337,7 +319,8 @@ def test_on_postgresql_two_workers_do_runs_at_once_and_every_state_is_kept(
         for run_id in ids:
             tasks = made.post("task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
             assert {task["name"].rsplit("-", 1)[0]: task["state_type"] for task in tasks} == dict.fromkeys(STAGES, "COMPLETED")
-        assert asked(postgres, "select count(*) from flow_run where state_type = 'COMPLETED'") == str(len(ids))
+        count = "select count(*) from flow_run where state_type = 'COMPLETED'"
+        assert postgres.psql("-c", count).strip() == str(len(ids))
         assert not list(home.rglob("prefect.db")), "nothing is kept in SQLite"
         found = [path for path in home.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
         assert found == []

@@ -1,0 +1,86 @@
+"""Encoders of a search: which files of an export each reads, and how it is loaded once they are verified.
+
+N texts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pipeline_lib.errors import UserError
+from pipeline_lib.search.registry import Champion
+from pipeline_lib.search.verified import check_files
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MODEL_FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json")
+INT8_FILE = "model.int8.onnx"  # in place of model.onnx, where it is asked for
+WEIGHT_FILES = (
+    *("self_test.json", "query/tokenizer.json", "document/tokenizer.json"),
+    *("encoder/config.json", "encoder/model.safetensors"),
+)
+
+
+class QueryEncoder(Protocol):
+    """A loaded export: model.onnx in onnxruntime, or where there is none the weights in torch."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
+
+    def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
+        """Unit vectors (N, D)."""
+        ...
+
+
+LoadWeights = Callable[[Path], QueryEncoder]
+
+
+def check_model(current: Champion, int8: bool) -> None:
+    """Hash every file of the model that will be read.
+
+    Raises:
+        CorruptArtifact: a byte of one has changed.
+        UserError: there is no graph of 8-bit weights, and it was asked for.
+    """
+    if int8 and not (current.model / INT8_FILE).is_file():
+        raise UserError(
+            f"{current.model}: no {INT8_FILE}; publish it with --set export.quantize=int8, or search without --int8"
+        )
+    has_onnx = (current.model / "model.onnx").is_file()
+    files = [INT8_FILE if int8 and name == "model.onnx" else name for name in MODEL_FILES] if has_onnx else WEIGHT_FILES
+    check_files(current.model, current.model_digest, files)
+
+
+def load_encoder(folder: Path, load_weights: LoadWeights | None, int8: bool) -> QueryEncoder:
+    """The encoder of a verified export, which has tested itself on the query's side.
+
+    Raises:
+        UserError: the export has no model.onnx, and nothing else loads it.
+    """
+    if int8 or (folder / "model.onnx").is_file():
+        from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(folder, sides=("query",), int8=int8)
+    if load_weights is None:
+        raise UserError(f"{folder}: no model.onnx (the model card says why); search with `cpt search`, which takes torch then")
+    return load_weights(folder)
+
+
+def open_documents(current: Champion, encoder: QueryEncoder) -> None:
+    """Verify and test what only documents need.
+
+    Raises:
+        CorruptArtifact: a byte of it has changed.
+    """
+    if not (current.model / "model.onnx").is_file():
+        return  # the weights' loader verified and tested both sides
+    from pipeline_lib.search.onnx_encoder import OnnxEncoder
+
+    check_files(current.model, current.model_digest, ["document/tokenizer.json"])
+    if isinstance(encoder, OnnxEncoder):
+        encoder.check(["document"])
