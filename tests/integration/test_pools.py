@@ -319,26 +319,24 @@ def test_on_postgresql_two_workers_do_runs_at_once_and_every_state_is_kept(
         for run_id in ids:
             tasks = made.post("task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
             assert {task["name"].rsplit("-", 1)[0]: task["state_type"] for task in tasks} == dict.fromkeys(STAGES, "COMPLETED")
-        count = "select count(*) from flow_run where state_type = 'COMPLETED'"
-        assert postgres.psql("-c", count).strip() == str(len(ids))
+        assert asked(postgres, "select count(*) from flow_run where state_type = 'COMPLETED'") == str(len(ids))
         assert not list(home.rglob("prefect.db")), "nothing is kept in SQLite"
         found = [path for path in home.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
         assert found == []
 
 
-def asked(postgres: str, query: str) -> str:
+def asked(postgres: Server, query: str) -> str:
     """What the database itself says."""
-    words = [POSTGRES / "psql", postgres.replace("+asyncpg", ""), "-Atc", query]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    return postgres.psql("-c", query).strip()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_on_postgresql_a_whole_run_by_workers_of_two_pools_makes_what_one_process_makes(
-    tmp_path: Path, corpus: Path, repository: Path, postgres: str
+    tmp_path: Path, corpus: Path, repository: Path, postgres: Server
 ) -> None:
     home = tmp_path / "home"
-    with cluster(home, repository, PREFECT_API_DATABASE_CONNECTION_URL=postgres) as made:
+    with cluster(home, repository, PREFECT_API_DATABASE_CONNECTION_URL=postgres.url) as made:
         words = {"preset": "smoke", "source": str(corpus), "set": ["pools.gpu=gpu"]}
         ids = [made.run("retrain", "by-hand", **words)]
         wait_for(lambda: made.runs(id={"any_": ids})[0]["state_name"] == "Late", 120)  # as long as no worker takes it
