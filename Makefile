@@ -69,6 +69,7 @@ bench: setup-dev
 	$(BIN)/python -m benchmarks.deduplicate --quick
 	$(BIN)/python -m benchmarks.web_text --quick
 	$(BIN)/python -m benchmarks.encode --quick
+	$(BIN)/python -m benchmarks.index --quick
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

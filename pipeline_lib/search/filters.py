@@ -87,20 +87,22 @@ def _with_values(column: pa.ChunkedArray, name: str, wanted: Sequence[str]) -> n
 
     masks = [np.empty(0, bool)]
     missing = set(wanted)
-    known: list[str] = []
+    seen: set[str] = set()
     for dictionary, chunks in _by_dictionary(column):
-        known = dictionary.to_pylist()
-        passes_V = np.zeros(len(known) + 1, bool)  # behind the last value stands null
+        null = len(dictionary)
+        codes_N = np.concatenate([_codes(chunk, null) for chunk in chunks])
+        used = np.flatnonzero(np.bincount(codes_N, minlength=null + 1)).tolist()  # a dictionary may hold more
+        values = dictionary.to_pylist()
+        known = [NOT_STATED if code == null else values[code] for code in used]
+        seen.update(known)
+        passes_V = np.zeros(null + 1, bool)
         for value in wanted:
             places = _places(value, known)
-            passes_V[places] = True
-            if value.casefold() == NOT_STATED and not places:
-                places = [len(known)] if column.null_count else []
-                passes_V[places] = True
+            passes_V[[used[place] for place in places]] = True
             missing -= {value} if places else set()
-        masks += [passes_V[_codes(chunk, len(known))] for chunk in chunks]
+        masks.append(passes_V[codes_N])
     if missing:
-        raise UserError(printable(_unknown(name, sorted(missing)[0], known, column.null_count > 0)))
+        raise UserError(printable(_unknown(name, sorted(missing)[0], sorted(seen))))
     return np.concatenate(masks)
 
 
@@ -148,8 +150,7 @@ def _places(value: str, known: Sequence[str]) -> list[int]:
     return [place for place, one in enumerate(known) if fnmatchcase(one.casefold(), folded)]
 
 
-def _unknown(name: str, value: str, known: Sequence[str], may_lack: bool) -> str:
-    values = sorted({*known, *([NOT_STATED] if may_lack else [])})
+def _unknown(name: str, value: str, values: Sequence[str]) -> str:
     if not values:
         return f"{name} {value!r}: no row of this index has a {name}"
     near = nearest_values(value, values)

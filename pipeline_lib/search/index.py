@@ -115,6 +115,17 @@ def read_pieces(paths: Sequence[Path], choice: Choice) -> Iterator[Piece]:
                 first, at = first + batch.num_rows, int(end)
 
 
+def distinct_values(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """The values of columns that have few, in alphabetical order; some may stand in no chosen text."""
+    columns = {"kind": "kind", "source": "source", "language": "language", "package": "group", "licence": "licence"}
+    found: dict[str, set[str]] = {name: set() for name in columns}
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=[*columns.values()]):
+            for name, column in columns.items():
+                found[name].update(batch[column].unique().to_pylist())
+    return {name: sorted(value for value in values if value is not None) for name, values in found.items()}
+
+
 def validation_queries(curated: Artifact, most: int) -> list[str]:
     """Texts x of the validation split, each once, those with the lowest hashes; the test split is not opened."""
     parts = [part for part in curated.manifest.parts if part.label == "validation"]
@@ -256,7 +267,7 @@ class _Build:
             raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
         scratch = self.store.scratch(STAGE.name)
         words = Bm25Writer(scratch) if self.config.bm25 else None
-        with RowWriter(scratch, self.config.text_characters) as writer:
+        with RowWriter(scratch, self.config.text_characters, distinct_values(paths)) as writer:
             hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer, words)
         vectors = Vectors(lambda at: self.cache.read(hashes_N2[at : at + ADDED_ROWS]), range(0, total, ADDED_ROWS))
         made = write_files(vectors, self.config, scratch, self.store)

@@ -171,12 +171,13 @@ def choose(n: int, d: int, budget_bytes: int | None = None) -> Kind:
         UserError: none fits.
     """
     scanned: tuple[Kind, ...] = ("flat", "sq8", "binary")
+    by_exactness: tuple[Kind, ...] = ("flat", "hnsw", "ivf_flat", "sq8", "ivf_pq", "binary")
     fits = {kind: weight(kind, n, d).memory_bytes for kind in KINDS}
-    for kind in ("flat", "hnsw", "ivf_flat", "sq8", "ivf_pq", "binary"):
+    for kind in by_exactness:
         slow = fits[kind] > SCANNED_BYTES if kind in scanned else kind == "hnsw" and n > GRAPH_ROWS
         if not slow and (budget_bytes is None or fits[kind] <= budget_bytes):
             return kind
-    least = min(("ivf_pq", "binary"), key=lambda kind: fits[kind])
+    least = min(by_exactness[-2:], key=lambda kind: fits[kind])
     if budget_bytes is None or fits[least] <= budget_bytes:
         return least
     raise UserError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,15 +52,18 @@ class RowWriter:
     Args:
         folder: where they go.
         text_characters: kept of each text at most; 0: no texts are kept, and no signatures.
+        values: of dictionary-encoded columns, each once; others are taken in as they come, which costs a comparison of all at
+            every write.
 
     Attributes:
         n_cut: texts that were longer.
     """
 
-    def __init__(self, folder: Path, text_characters: int) -> None:
+    def __init__(self, folder: Path, text_characters: int, values: Mapping[str, Iterable[str]] | None = None) -> None:
         self.folder, self.text_characters = folder, text_characters
         self.n_cut = 0
-        self._codes: dict[str, dict[str, int]] = {}
+        self._codes = {name: {value: code for code, value in enumerate(known)} for name, known in (values or {}).items()}
+        self._dictionaries: dict[str, pa.Array] = {}
         self._kept: list[tuple[str, str]] = []
         self._open = ExitStack()
 
@@ -109,7 +112,9 @@ class RowWriter:
             return pa.array(values, field.type)
         codes = self._codes.setdefault(field.name, {})
         places = [None if value is None else codes.setdefault(value, len(codes)) for value in values]
-        return pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(list(codes), pa.string()))
+        if len(self._dictionaries.get(field.name, ())) != len(codes) or not codes:
+            self._dictionaries[field.name] = pa.array(list(codes), pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), self._dictionaries[field.name])
 
     def _write_texts(self) -> None:
         import pyarrow as pa

@@ -82,6 +82,16 @@ def test_a_value_that_no_row_has_is_an_error_with_the_nearest(tmp_path: Path, fi
     assert "\n" not in str(error.value)
 
 
+def test_a_value_that_the_dictionary_alone_holds_is_none(tmp_path: Path) -> None:
+    with RowWriter(tmp_path, 0, {"language": ["ada", "go", "python"]}) as writer:
+        for _ in range(3):
+            writer.write([Row(), Row(language="rust")])
+    rows = pa.ipc.open_file(pa.memory_map(str(tmp_path / "rows.arrow"))).read_all()
+    assert rows.column("language").to_pylist() == ["python", "rust"] * 3
+    with pytest.raises(UserError, match="language 'go': no row of this index has it; there are python, rust"):
+        Filters(languages=("go",)).mask(rows)
+
+
 def test_values_of_a_dump_cannot_steer_a_terminal(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         Filters(packages=("numpy",)).mask(table(tmp_path, [Row(package="numpy2\x1b[31m\u202e")]))

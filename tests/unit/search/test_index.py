@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.schemas import INDEX_ROWS, text_hash
@@ -164,3 +165,28 @@ def test_filling_an_index_leaves_the_process_its_threads() -> None:
         assert faiss.omp_get_max_threads() == before + 1
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def test_recall_is_measured_by_queries_of_validation_where_there_are_enough(
+    store: Store, curate: Callable[..., Artifact], export_model: Callable[..., Artifact]
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    class Watched(Named):
+        def encode(self, texts: Sequence[str], side: str, progress: Progress = silent) -> np.ndarray:
+            if side == "x":
+                asked.append(tuple(texts))
+            return self.embed(texts, progress)
+
+    exported, config = export_model(), IndexConfig(kind="sq8", workers=1)
+    few = build_index(store, exported, curate(many(60)), config, Watched(by_hash))
+    curated = curate(many(600))
+    indexed = build_index(store, exported, curated, config, Watched(by_hash))
+    records = [json.loads((made.part_folder() / "index.json").read_text())["recall"] for made in (few, indexed)]
+    assert [record["of"] for record in records] == ["vectors of documents, moved at random", "queries of validation"]
+    assert records[1]["queries"] == len(asked[0])
+    validation = pq.read_table(curated.part_folder("validation") / "pairs.parquet")["x"].to_pylist()
+    assert len(asked) == 1 and set(asked[0]) == set(validation) and len(validation) == 200
+    assert min(record["at_10"] for record in records) >= 0.95
+    build_index(store, exported, curated, config.model_copy(update={"refine": 4}), Watched(by_hash))
+    assert len(asked) == 1, "queries are embedded once"

@@ -315,3 +315,27 @@ def test_the_terminal_searches_by_name_and_goes_back(
     back = run.invoke(app, ["rollback", "--name", "planted", "--reason", "worse"])
     assert back.exit_code == 0 and "in place of cccccccc/step-000003 (event 3)" in back.output
     assert in_use(home, "planted").event == 3 and in_use(home, "other").trained == "b" * 24
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_flat", "ivf_pq", "sq8", "binary"])
+def test_every_kind_is_searched_and_each_of_its_bytes_verified(
+    kind: str, store: Store, curate: Make, export_model: Make, tmp_path: Path
+) -> None:
+    exported = export_model()
+    made = build(store, exported, curate(), IndexConfig(kind=kind, workers=1, least_recall=0))
+    promote(store.root, "planted", Candidate(exported, made))
+    flat = build(Store(tmp_path / "flat"), exported, curate())
+    promote(tmp_path / "flat", "planted", Candidate(exported, flat))
+    hits, exact = search(store.root, "close it", k=6), search(tmp_path / "flat", "close it", k=6)
+    assert [hit.id for hit in hits] == [hit.id for hit in exact]
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in exact], abs=2e-3)
+    files = json.loads((made.part_folder() / "index.json").read_text())["files"]
+    assert "index.faiss" in files and len(files) == {"hnsw": 1, "ivf_flat": 2, "ivf_pq": 4}.get(kind, 3)
+    for name in files:
+        path = made.part_folder() / name
+        whole = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(CorruptArtifact, match=name.replace(".", r"\.")):
+            search(store.root, "close it", k=6)
+        path.write_bytes(whole)
