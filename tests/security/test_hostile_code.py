@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, SourceConfig
-from pipeline_lib.languages import language_names
+from pipeline_lib.languages import USUAL, language_names
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import list_tree
@@ -19,6 +19,8 @@ SUFFIXES = {
     "csharp": "cs", "kotlin": "kt", "rust": "rs", "scala": "scala", "swift": "swift", "tsx": "tsx", "typescript": "ts",
 }  # fmt: skip
 LANGUAGES = language_names()
+# the longer tests of further languages: their rules are those of the others, their grammars are tried once in a night
+OFTEN = [pytest.param(language, marks=() if language in USUAL else pytest.mark.slow) for language in LANGUAGES]
 CASES = Path(__file__).parents[1] / "unit" / "pairs" / "cases"
 
 # a documented function, by language; %s is its name's end, its doc's end and a statement
@@ -96,7 +98,7 @@ def test_s07_marks_of_direction_are_kept_as_text(language: str, tmp_path: Path) 
     assert [row[3].partition("work ")[2] for row in rows.pairs] == ["\u202e\u05e8\u05d7\u202c or near."]
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", OFTEN)
 def test_s07_a_line_of_ten_megabytes_is_too_large_or_read(language: str, tmp_path: Path) -> None:
     content = source_of(language, value='"' + "x" * 10_000_000 + '"').encode()
     rows = extract(tmp_path, language, content)
@@ -115,7 +117,7 @@ DEEP = {
 }
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", OFTEN)
 @pytest.mark.parametrize("shape", DEEP)
 def test_s08_deep_nesting_ends_in_time(language: str, shape: str, tmp_path: Path) -> None:
     rows = extract(tmp_path, language, DEEP[shape](language).encode())
@@ -130,7 +132,7 @@ def test_s08_source_that_the_grammar_cannot_recover_from_is_set_aside_by_its_ste
     assert first == second
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", OFTEN)
 def test_s08_a_file_of_a_hundred_thousand_lines_gives_all_its_functions(language: str, tmp_path: Path) -> None:
     functions = 100_000 // FUNCTIONS[language].count("\n") + 1
     content = source_of(language, functions=functions)
@@ -194,7 +196,7 @@ PAYLOADS = {
 }
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", OFTEN)
 def test_s08_nothing_is_executed(language: str, tmp_path: Path) -> None:
     canary = str(tmp_path / "canary")
     value, head = PAYLOADS[language]

@@ -94,8 +94,8 @@ def test_a_name_unlike_any_gets_those_of_its_section() -> None:
         ("train.compile=of", "train.compile: got of, expected one of off, on, auto"),
         ("train.learning_rate=.inf", "train.learning_rate: got inf, expected a finite number"),
         (
-            "extract.code.languages=[rust]",
-            "extract.code.languages: got rust, expected a list of python, javascript, java",
+            "extract.code.languages=[cobol]",
+            "extract.code.languages: got cobol, expected a list of python, javascript, java",
         ),
         ("extract.text={min_words: 300}", "extract.text: min_words 300 is above max_words 200"),
         ("train=5", "train: got 5, expected a mapping of its options: steps,"),
