@@ -87,9 +87,7 @@ def ask(question: Question, tell: Callable[[], object]) -> Approval | None:
             return None
     if key not in _asked(run):
         _check_not_asked(run, key)
-        if (
-            read_flow_run_input(CANDIDATE, flow_run_id=run.id) is not None
-        ):  # of an earlier question
+        if read_flow_run_input(CANDIDATE, flow_run_id=run.id) is not None:  # of an earlier question
             delete_flow_run_input(CANDIDATE, flow_run_id=run.id)
         create_flow_run_input(CANDIDATE, dict(question.candidate), flow_run_id=run.id)
         tell()
