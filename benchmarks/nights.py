@@ -23,8 +23,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.cli.server import prefect_environment
-
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?")
 TABLES = ("flow_run", "task_run", "flow_run_state", "task_run_state", "log", "artifact", "events", "event_resources")
@@ -191,7 +189,7 @@ def main() -> None:
         plain, kept = Path(scratch) / "plain.db", Path(scratch) / "kept.db"
         night = emptied(given.home, plain)
         shutil.copy(plain, kept)
-        os.environ.update(prefect_environment(Path(scratch)))
+        os.environ.update({"PREFECT_HOME": scratch, "DO_NOT_TRACK": "1"})  # the periods are Prefect's own, as for `cpt up`
         os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{kept}"
         began = time.monotonic()
         without = simulate(plain, night, given.nights, shown, lambda _: None)

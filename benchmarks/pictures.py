@@ -9,39 +9,17 @@ home's evaluations pictures that are only looked at. Needs Chromium and the test
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.cli.server import prefect_environment, prefect_server
-
 PROJECT = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT = 1100, 1500
+WIDTH, HEIGHT, PORT = 1100, 1500, 4380
 WAIT_SECONDS, FADE_SECONDS = 180.0, 3.0
 # the page has its form once its first and its last field are there
 IS_DRAWN = "['Models', 'Machine', 'Submit'].every(title => document.body.innerText.includes(title))"
-
-
-@contextmanager
-def deployed(home: Path) -> Iterator[tuple[str, str]]:
-    """The URL of a Prefect with the deployments of `cpt up`, and the id of evaluate/evaluate."""
-    os.environ.update(prefect_environment(home))
-    os.environ.update({"CPT_HOME": str(home), "PIPELINE_HOME": str(PROJECT)})
-    with prefect_server(home) as url:
-        os.environ["PREFECT_API_URL"] = url
-        from prefect.client.orchestration import get_client
-
-        from flows.cli.deployments import deploy_all, ensure_work_pool
-
-        with get_client(sync_client=True) as client:
-            ensure_work_pool(client)
-            deploy_all(client, home)
-            yield url.removesuffix("/api"), str(client.read_deployment_by_name("evaluate/evaluate").id)
 
 
 def take_form(page: Any, url: str, deployment: str, out: Path) -> None:
@@ -64,10 +42,17 @@ def main() -> None:
     given = words.parse_args()
     sys.path.insert(0, str(PROJECT / "tests"))
     from browser import browser
+    from served import Platform, deployment_named
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty, browser() as page:
-        with deployed(Path(empty)) as (url, deployment):
-            take_form(page, url, deployment, given.out / "form-evaluate.png")
+        platform = Platform(Path(empty), PORT)
+        platform.start()
+        try:
+            deployment = deployment_named(platform, "evaluate")["id"]
+            take_form(page, platform.url.removesuffix("/api"), deployment, given.out / "form-evaluate.png")
+        finally:
+            platform.process.terminate()
+            platform.process.wait(WAIT_SECONDS)
         for path in sorted(given.home.glob("reports/*/evaluations/*.html")) if given.home else ():
             page.open(path.as_uri(), WIDTH, HEIGHT)
             page.picture(given.look / f"{path.stem}.png", whole=True)

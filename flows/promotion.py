@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from prefect import flow
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.approval import NOBODY, AskedAlready, Question, ask
-from flows.evaluate import measured_on_validation
+from flows.evaluate import HeldOutEvaluations, measured_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.notices import tell_waiting
@@ -19,24 +18,63 @@ from flows.options import Group, place
 from flows.pools import FiguredSplit
 from flows.roots import admit
 from flows.runs import checkpoint_behind, given_source, name_in_registry
-from flows.workspace import in_subflow
+from flows.workspace import TrainedRun, in_subflow
 from pipeline_lib.evaluation.gate import Check
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import Candidate, Champion, ChampionChanged
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import checkpoint_of
 from tasks.promotion import Rivals, compare_task, comparison_markdown, contracts_check, promote_task
 from tasks.ui import say
-
-if TYPE_CHECKING:
-    from flows.publish import Published
 
 Row = dict[str, Any]
 TRIAL = "its sizes only show that everything works: it is searched by its name, and is no champion"
 
 
-def promoted(published: Published, more: Row | None = None) -> Published:
-    """Promote a run whose export and index are done, or hold it back, and say why.
+class Candidacy(Protocol):
+    """What publication has made of a run, before anything became of it in the registry."""
+
+    @property
+    def run(self) -> TrainedRun:
+        """The run."""
+        ...
+
+    @property
+    def checkpoint(self) -> str:
+        """The chosen checkpoint's label."""
+        ...
+
+    @property
+    def validation(self) -> HeldOutEvaluations | None:
+        """What selection measured; None: the checkpoint was named."""
+        ...
+
+    @property
+    def test(self) -> HeldOutEvaluations | None:
+        """Its figures on test; None: not opened."""
+        ...
+
+    @property
+    def stages(self) -> dict[str, Artifact]:
+        """Artifacts by the name of their stage."""
+        ...
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Names of all of it, as JSON."""
+        ...
+
+    def figured(self, split: FiguredSplit) -> Self:
+        """The same with its figures on a split, and the card that shows them."""
+        ...
+
+
+P = TypeVar("P", bound=Candidacy)
+
+
+def promoted(published: P, more: Row | None = None) -> tuple[P, Row]:
+    """Promote a run whose export and index are done, or hold it back; it with its figures, and a row that says why.
 
     The decision is made on validation. Only then are the figures measured that the card shows: on test, or of a candidate that
     is held back on validation. The registry's event comes last.
@@ -55,13 +93,13 @@ def promoted(published: Published, more: Row | None = None) -> Published:
             say(f"  {error}")
             continue
         say(f"  {'promotion':<18} {row['name']}: {row['sentence']}")
-        return replace(step.published, promotion=row)
+        return step.published, row
 
 
-class _Promotion:
+class _Promotion(Generic[P]):
     """One candidate on its way into the registry; see `promoted`."""
 
-    def __init__(self, published: Published, more: Row) -> None:
+    def __init__(self, published: P, more: Row) -> None:
         run, label = published.run, published.checkpoint
         self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store

@@ -89,7 +89,8 @@ class Published:
         Args:
             more: see `promotion.promoted`.
         """
-        return promoted(self, more)
+        made, row = promoted(self, more)
+        return replace(made, promotion=row)
 
     @property
     def kept(self) -> dict[str, Any]:
