@@ -85,13 +85,13 @@ def write_index(store: Store, exported: Artifact, centres_CD: np.ndarray, rows: 
     """An HNSW index as the stage leaves one, of vectors around these."""
     from pipeline_lib.config.base import StageConfig
     from pipeline_lib.config.run import IndexConfig
-    from pipeline_lib.search.index import Piece
+    from pipeline_lib.search.index import STAGE, Piece
     from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
     from pipeline_lib.search.recall_gate import perturbed, settle
     from pipeline_lib.search.rows import RowWriter
-    from pipeline_lib.store.records import Outcome, Stage, draft_part
+    from pipeline_lib.store.records import Outcome, draft_part
 
-    stage, config = Stage(name="index", version=1), IndexConfig(kind="hnsw")
+    config = IndexConfig(kind="hnsw")
 
     def read(start: int) -> np.ndarray:
         """The vectors (n, D) from a row on; the same ones each time."""
@@ -129,9 +129,9 @@ def write_index(store: Store, exported: Artifact, centres_CD: np.ndarray, rows: 
         facts = {"count": rows, "code": rows // 2, "text": rows - rows // 2, "dim": DIMENSIONS}
         record = {**made, **facts, "text_characters": config.text_characters, "version": 2, "model_digest": exported.digest}
         (scratch / "index.json").write_text(json.dumps(record))
-        return Outcome(parts=(store.commit_part(draft_part(stage, key, "index"), scratch),))
+        return Outcome(parts=(store.commit_part(draft_part(STAGE, key, "index"), scratch),))
 
-    return store.build(stage, StageConfig(), {"exported": exported}, make)
+    return store.build(STAGE, StageConfig(), {"exported": exported}, make)
 
 
 def in_process(place: Path, queries: Sequence[str]) -> dict[str, float]:

@@ -41,8 +41,7 @@ def _takes_config(function: Callable[[dict[str, Any], str | None], None]) -> Cal
 @_takes_config
 def serve(given: dict[str, Any], file: str | None) -> None:
     """Search and embeddings over HTTP, and a page to search by: of the published index, on loopback; Ctrl-C stops it."""
-    layers = [*([read_config(file, ServeConfig)] if file else []), given]
-    config = apply(ServeConfig(), *layers)
+    config = settings(given, file)
     from flows.cli.search import load_weights
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.serve.server import Service
@@ -52,6 +51,15 @@ def serve(given: dict[str, Any], file: str | None) -> None:
     typer.echo(welcome(service))
     service.serve()
     typer.echo("stopped: every request that was under way is answered")
+
+
+def settings(given: dict[str, Any], file: str | None) -> ServeConfig:
+    """The configuration that a file makes, and over it what the terminal and the environment give.
+
+    Raises:
+        UserError: an option is unknown, or has a value that it does not take.
+    """
+    return apply(ServeConfig(), *([read_config(file, ServeConfig)] if file else []), given)
 
 
 def welcome(service: Any) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import compile_path
 
 from pipeline_lib.serve import embeddings, searching
 from pipeline_lib.serve.batching import Batcher
@@ -175,8 +175,9 @@ def _add_faults(app: FastAPI, figures: Figures) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         if error.status_code == NOT_ALLOWED:  # a route knows its own method alone
-            alike = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path)]
-            headers["Allow"] = ", ".join(sorted({method for route in alike for method in route.methods or ()}))
+            paths = app.openapi()["paths"].items()
+            alike = [method for path, methods in paths if compile_path(path)[0].match(request.url.path) for method in methods]
+            headers["Allow"] = ", ".join(sorted(method.upper() for method in alike))
         return told(Refused(error.status_code, str(error.detail), "http", headers=headers))
 
     @app.exception_handler(Exception)
