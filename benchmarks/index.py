@@ -63,7 +63,7 @@ def main() -> None:
 def write_clustered(file: Path, n: int, width: int = WIDTH) -> None:
     """Vectors of length 1, and after them the queries, a block at a time: the same for the same seed, whatever n is."""
     generator = np.random.default_rng(17)
-    falling_D = 1 / np.sqrt(1 + np.arange(width) / 16)  # of a sentence embedding's principal components
+    falling_D = 1 / (1 + np.arange(width) / 8)  # as of the principal components of embeddings: some 20 dimensions count
     topics = generator.standard_normal((200, width)) * falling_D
     centres = topics[generator.integers(200, size=20_000)] + 0.7 * generator.standard_normal((20_000, width)) * falling_D
     popular = generator.permutation(1 / (1 + np.arange(len(centres))) ** 0.7)
@@ -72,7 +72,7 @@ def write_clustered(file: Path, n: int, width: int = WIDTH) -> None:
         for first in range(0, n + QUERIES, BLOCK):
             rows = min(BLOCK, n + QUERIES - first)
             chosen = generator.choice(len(centres), size=rows, p=popular / popular.sum())
-            vectors_ND = centres[chosen] + 0.6 * generator.standard_normal((rows, width)) * falling_D
+            vectors_ND = centres[chosen] + generator.standard_normal((rows, width)) * falling_D
             vectors_ND = (vectors_ND @ rotation).astype(np.float32)
             out.write((vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).tobytes())
 
@@ -116,7 +116,7 @@ def measure(kind: str, file: Path, width: int) -> dict[str, Any]:
 
     vectors_ND, queries_QD = _opened(file, width)
     vectors = Vectors(lambda at: np.asarray(vectors_ND[at : at + ADDED_ROWS]), range(0, len(vectors_ND), ADDED_ROWS))
-    config = IndexConfig(kind=kind)  # type: ignore[arg-type]
+    config = IndexConfig(kind=kind)
     with tempfile.TemporaryDirectory(dir=file.parent) as place:
         folder = Path(place, "index")
         folder.mkdir()
@@ -130,7 +130,8 @@ def measure(kind: str, file: Path, width: int) -> dict[str, Any]:
         asked_QD = queries_QD[QUERIES // 2 :]
         right = exact_nearest(vectors.slices(), asked_QD, K).tolist()
         faiss.omp_set_num_threads(1)
-        found, taken = [], []
+        found: list[list[int]] = []
+        taken: list[float] = []
         for round_ in range(2):  # the first fills the page cache
             for query_D in asked_QD:
                 start = time.perf_counter()

@@ -6,7 +6,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ from pipeline_lib.export.method import method_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.query import ID_DIGITS, Searcher
+from pipeline_lib.search.hits import ID_DIGITS, hit_facts
+from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, as_pair
 from pipeline_lib.sources import python_installation
 from pipeline_lib.store.artifact import Artifact
@@ -340,7 +341,7 @@ def _searches(stages: Mapping[str, Artifact], config: RunConfig) -> list[dict[st
     """What the run's own model and index answer, whether or not searches use them."""
     searcher = Searcher(as_pair(Candidate(stages["export"], stages["index"])), TorchQueries)
     return [
-        {"query": query, "hits": [asdict(hit) for hit in searcher.search(query, None, SEARCH_HITS)]}
+        {"query": query, "hits": [hit_facts(hit) for hit in searcher.search(query, None, SEARCH_HITS)]}
         for query in config.sample_queries
     ]
 

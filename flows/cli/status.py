@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.api import Api, Row, find_api, newest, seconds_left
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.runtime.outcomes import Outcome, read_outcomes
+
+if TYPE_CHECKING:
+    from flows.cli.api import Api, Row
 
 SCHEMA = 1  # of the JSON: raised when a field goes or changes its meaning
 DISK_SECONDS = 0.6  # for counting bytes; a store that has too many files is told as far as that goes
@@ -46,6 +48,8 @@ def read_status(home: Path, artifacts: str = "") -> Row:
     """Everything that `--json` prints; a part that cannot be read says why under `problems`."""
     problems: list[str] = []
     now = datetime.now(UTC)
+    from flows.cli.api import find_api  # HTTP: a tenth of a search's second, and every command imports this file
+
     api = find_api(home)
     outcomes = read_outcomes(home)
     found = {
@@ -66,6 +70,8 @@ def read_status(home: Path, artifacts: str = "") -> Row:
 
 def running(api: Api, now: datetime) -> list[Row]:
     """The runs at work."""
+    from flows.cli.api import seconds_left
+
     rows = api.running()
     flows, deployments = _names(api, rows)
     return [
@@ -161,6 +167,8 @@ def _figures(home: Path, name: str, trained: str) -> tuple[Row, dict[str, float]
 
 def _last_failure(api: Api | None, outcomes: list[Outcome], problems: list[str]) -> Row | None:
     """The last failure that is recorded here or that the server knows of, whichever is later; with what to type next."""
+    from flows.cli.api import newest
+
     rows = [{**outcome.failure, "flow": outcome.flow, "name": outcome.name, "failing": outcome.failing}
             for outcome in outcomes if outcome.failure]  # fmt: skip
     rows += [_death(outcome) for outcome in outcomes if outcome.is_dead]

@@ -209,7 +209,7 @@ class ReportData(BaseModel):
         differences: rows of `compare.differences`.
         tasks: split -> the facts of its evaluation: tasks, skipped.
         selection: the content of selection.json.
-        searches: rows of query and hits; a hit has rank, score, kind, name, path, line, doc, id.
+        searches: rows of query and hits; a hit has what `cpt search --json` prints of it.
         negatives: the content of negatives.json.
         verdicts: a row a contract, any columns.
         batch: facts of the artifact `batch_advice` of the chosen checkpoint.

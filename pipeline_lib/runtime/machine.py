@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-import pyarrow as pa
 
 from pipeline_lib.errors import UserError
 
@@ -253,6 +252,7 @@ def cache_folder(url: str) -> Path:
 @contextmanager
 def system_memory() -> Iterator[None]:
     """Take Arrow's memory from the system's allocator: mimalloc, its default, keeps 10 MB at least, and what was freed."""
+    import pyarrow as pa  # a tenth of a search's second, which it has while it hashes files
 
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())

@@ -115,6 +115,13 @@ class OpenIndex:
             return None
 
 
+def faiss_module() -> Any:
+    """FAISS, imported where it is used; the types that it comes with leave much out."""
+    import faiss
+
+    return faiss
+
+
 def lists_of(index: faiss.Index) -> int:
     """Inverted lists of an index; 0: it has none."""
     inverted = inverted_lists(index)
@@ -132,7 +139,7 @@ def open_index(folder: Path, facts: Mapping[str, Any]) -> OpenIndex:
     Raises:
         CorruptArtifact: its exact vectors are not of its shape.
     """
-    import faiss
+    faiss = faiss_module()
 
     path, effort = str(folder / INDEX_FILE), Effort(**facts.get("effort", {}))
     if facts.get("kind") == "binary":
@@ -160,7 +167,7 @@ def open_index(folder: Path, facts: Mapping[str, Any]) -> OpenIndex:
 
 def inverted_lists(index: faiss.Index) -> Any:
     """The inverted lists in an index, behind a transform or not; None where there are none."""
-    import faiss
+    faiss = faiss_module()
 
     return None if isinstance(index, faiss.IndexBinary) else faiss.try_extract_index_ivf(index)
 
@@ -244,7 +251,7 @@ def _found(
 ) -> tuple[np.ndarray, np.ndarray]:
     """FAISS's candidates; an index that takes no selector is asked for all rows, and what is not allowed is taken out."""
     try:
-        return index.faiss.search(asked, n, params=_parameters(index.faiss, effort, n, _selector(allowed_N)))  # type: ignore[no-any-return]
+        return index.faiss.search(asked, n, params=_parameters(index.faiss, effort, n, _selector(allowed_N)))
     except RuntimeError:
         if allowed_N is None:
             raise
@@ -280,14 +287,12 @@ def _among(index: OpenIndex, vectors_QD: np.ndarray, rows_N: np.ndarray, k: int)
 def _selector(allowed_N: np.ndarray | None) -> Any:
     if allowed_N is None:
         return None
-    import faiss
-
-    return faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
+    return faiss_module().IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
 
 
 def _parameters(index: Any, effort: Effort, k: int, selector: Any) -> Any:
     """FAISS's parameters of one search; an index is not changed by a search, so that threads may share it."""
-    import faiss
+    faiss = faiss_module()
 
     chosen = {} if selector is None else {"sel": selector}
     if not isinstance(index, faiss.IndexBinary):

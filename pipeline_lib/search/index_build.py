@@ -32,6 +32,7 @@ from pipeline_lib.search.factories import (
     INDEX_FILE,
     LISTS_FILE,
     binary_codes,
+    faiss_module,
     inverted_lists,
     lists_of,
     rows_per_block,
@@ -92,7 +93,7 @@ def write_files(vectors: Vectors, config: IndexConfig, folder: Path, store: Stor
         _write_flat(vectors, d, folder)
     elif recipe.kind in ("hnsw", "given"):
         index = filled_index(vectors.read, vectors.starts, recipe.factory, recipe.ef_construction)
-        _faiss().write_index(index, str(folder / INDEX_FILE))
+        faiss_module().write_index(index, str(folder / INDEX_FILE))
         facts["kind"] = family(recipe.factory)
         facts["parameters"] |= {"lists": lists_of(index)} if lists_of(index) else {}
     else:
@@ -115,25 +116,27 @@ def filled_index(read: Read, starts: range, factory: str, ef_construction: int =
     Raises:
         UserError: FAISS does not know the factory.
     """
-    faiss = _faiss()
+    faiss = faiss_module()
     with one_thread():  # of several, HNSW would link in the order in which they happen to come
         try:
             index = faiss.index_factory(read(0).shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            if ef_construction:
+                index.hnsw.efConstruction = ef_construction
+            if not index.is_trained:
+                index.train(_spread(read, starts))
+            for start in starts:
+                index.add(np.ascontiguousarray(read(start)))
         except RuntimeError as error:
-            raise UserError(f"index.factory {factory!r}: FAISS does not take it; try Flat") from error
-        if ef_construction:
-            index.hnsw.efConstruction = ef_construction
-        if not index.is_trained:
-            index.train(_spread(read, starts))
-        for start in starts:
-            index.add(np.ascontiguousarray(read(start)))
+            raise UserError(
+                f"index.factory {factory!r}: FAISS does not take it ({str(error).rpartition('Error: ')[2]}); try Flat"
+            ) from error
         return index
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """FAISS's threads are OpenMP's, and torch's too: what comes after in this process gets them back."""
-    faiss = _faiss()
+    faiss = faiss_module()
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -144,7 +147,7 @@ def one_thread() -> Iterator[None]:
 
 def on_gpus(index: faiss.Index, work: Callable[[faiss.Index], None]) -> faiss.Index:
     """Train or fill an index on this machine's GPUs, where FAISS is built for them (faiss-gpu) and there are any; else here."""
-    faiss = _faiss()
+    faiss = faiss_module()
     if getattr(faiss, "get_num_gpus", int)() == 0:
         work(index)
         return index
@@ -160,12 +163,6 @@ class _Room:
     workers: WorkersConfig
 
 
-def _faiss() -> Any:
-    import faiss
-
-    return faiss
-
-
 def _recipe(config: IndexConfig, n: int, d: int) -> Recipe:
     """What the configuration asks for; a given factory string keeps its say."""
     if config.kind == "auto" and config.factory != "Flat":
@@ -179,7 +176,7 @@ def _recipe(config: IndexConfig, n: int, d: int) -> Recipe:
 
 def _write_flat(vectors: Vectors, d: int, folder: Path) -> None:
     """The bytes that FAISS itself writes, a slice at a time."""
-    faiss = _faiss()
+    faiss = faiss_module()
     with (folder / INDEX_FILE).open("wb") as out:
         out.write(_head(faiss.IndexFlatIP(d), vectors.n, vectors.n * d))
         for vectors_ND in vectors.slices():
@@ -188,7 +185,7 @@ def _write_flat(vectors: Vectors, d: int, folder: Path) -> None:
 
 def _head(index: Any, n: int, items: int) -> bytes:
     """An empty index as FAISS writes it, up to its codes, which come last: with the rows and items that are to follow."""
-    faiss = _faiss()
+    faiss = faiss_module()
     index.ntotal = n
     serialize = faiss.serialize_index_binary if isinstance(index, faiss.IndexBinary) else faiss.serialize_index
     content: bytes = serialize(index).tobytes()
@@ -211,7 +208,7 @@ def _write_shards(vectors: Vectors, d: int, recipe: Recipe, config: IndexConfig,
         facts["centre"] = mean_D.tolist()
     else:
         with one_thread():
-            _faiss().write_index(_trained(recipe, exact_ND), str(room.folder / "trained"))
+            faiss_module().write_index(_trained(recipe, exact_ND), str(room.folder / "trained"))
     rows = max(ADDED_ROWS, SHARD_BYTES // (4 * d) // ADDED_ROWS * ADDED_ROWS)
     whole = Shard(str(room.folder), str(place), dtype.name, d, recipe.kind, range(vectors.n), facts.get("centre"))
     tasks = [whole._replace(rows=whole.rows[first : first + rows]) for first in range(0, vectors.n, rows)]
@@ -245,7 +242,7 @@ def _write_digests(exact_ND: np.ndarray, place: Path) -> None:
 
 def _trained(recipe: Recipe, exact_ND: np.ndarray) -> faiss.Index:
     """An empty index that knows its lists, its codes and its rotation."""
-    faiss = _faiss()
+    faiss = faiss_module()
     n, d = exact_ND.shape
     index = faiss.index_factory(d, recipe.factory, faiss.METRIC_INNER_PRODUCT)
     if isinstance(index, faiss.IndexPreTransform):
@@ -301,9 +298,9 @@ class Shard(NamedTuple):
 
 def make_shard(shard: Shard) -> str:
     """Write a shard: an index of inverted lists, or the codes of its rows one after another; any process may do it again."""
-    faiss = _faiss()
+    faiss = faiss_module()
 
-    def fill(there: faiss.Index) -> None:
+    def fill(there: Any) -> None:
         for rows, vectors_ND in shard.batches():
             there.add_with_ids(vectors_ND, np.arange(rows.start, rows.stop, dtype=np.int64))
 
@@ -327,7 +324,7 @@ def _write_blocks(shard: Shard, encode: Callable[[np.ndarray], np.ndarray]) -> N
 
 
 def _join_codes(kind: str, d: int, n: int, shards: Sequence[Path], trained: Path, out: Path) -> None:
-    faiss = _faiss()
+    faiss = faiss_module()
     index = faiss.IndexBinaryFlat(-(-d // 8) * 8) if kind == "binary" else faiss.read_index(str(trained))
     with out.open("wb") as stream:
         stream.write(_head(index, n, n * index.code_size))
@@ -338,7 +335,7 @@ def _join_codes(kind: str, d: int, n: int, shards: Sequence[Path], trained: Path
 
 def _merge_lists(trained: Path, shards: Sequence[Path], folder: Path) -> None:
     """Merge shards list by list on disk, in their order (as `faiss.contrib.ondisk.merge_ondisk`, which keeps them open)."""
-    faiss = _faiss()
+    faiss = faiss_module()
     index = faiss.read_index(str(trained))
     inverted = faiss.extract_index_ivf(index)
     with one_thread():
@@ -363,7 +360,7 @@ def _silent_stdout() -> Iterator[None]:
     flush(None)
     kept = os.dup(1)
     try:
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         yield
         flush(None)

@@ -126,16 +126,19 @@ def measure_rates(d: int, progress: Progress = silent, rows: int = ROWS) -> Rate
 def describe(rows: list[Row], n: int, d: int) -> str:
     """The plan as people read it."""
     head = f"{'':2}{'kind':9} {'on disk':>9} {'in memory':>10} {'build':>8} {'its memory':>11} {'recall@10':>10}   factory"
-    lines = [
-        f"{'*' if row.chosen else ' ' if row.fits else '-':2}{row.kind:9} {_bytes(row.disk_bytes):>9} {_bytes(row.memory_bytes):>10}"
-        f" {_time(row.build_seconds):>8} {_bytes(row.build_memory_bytes):>11} {row.expected_recall:>10.2f}   {row.factory}"
-        for row in rows
-    ]
     foot = (
-        "* what `kind: auto` takes   - above the budget   in memory: what answers without waiting for the disk, mapped, so that less"
-        " makes a search slower and not wrong"
+        "* what `kind: auto` takes   - above the budget   in memory: what answers without waiting for the disk; it is mapped,"
+        " so that less memory makes a search slower, and not wrong"
     )
+    lines = [_line(row) for row in rows]
     return "\n".join([f"{n:,} vectors of {d:,} dimensions, float32 {_bytes(4 * n * d)}", "", head, *lines, "", foot])
+
+
+def _line(row: Row) -> str:
+    mark = "*" if row.chosen else " " if row.fits else "-"
+    sizes = f"{_bytes(row.disk_bytes):>9} {_bytes(row.memory_bytes):>10}"
+    build = f"{_time(row.build_seconds):>8} {_bytes(row.build_memory_bytes):>11}"
+    return f"{mark} {row.kind:9} {sizes} {build} {row.expected_recall:>10.2f}   {row.factory}"
 
 
 def _row(kind: Kind, n: int, d: int, budget_bytes: int | None, rates: Rates, chosen: bool) -> Row:

@@ -37,6 +37,7 @@ __all__ = [
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
 MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
+MASKS_KEPT = 8  # of filters, a byte a row each
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
 
@@ -101,6 +102,7 @@ class Searcher:
         self.encoder = load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False
+        self._masks: dict[Any, np.ndarray] = {}
         self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index = open_index(current.index, facts)
         self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
@@ -228,17 +230,31 @@ class Searcher:
         return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
 
     def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
-        """True for the rows that may be answers, None where all may; functions come first, see index.py.
+        """True for the rows that may be answers, None where all may; kept for the next search of the same kind and filters.
 
         Raises:
             UserError: see `Filters.mask`.
         """
+        if kind is None and not filters:
+            return None
+        key = (kind, filters or None)
+        allowed_N = self._masks.get(key)
+        if allowed_N is None:
+            allowed_N = self._mask(kind, filters)
+            if len(self._masks) >= MASKS_KEPT:
+                self._masks.clear()
+            self._masks[key] = allowed_N
+        return allowed_N
+
+    def _mask(self, kind: str | None, filters: Filters | None) -> np.ndarray:
+        """Functions come first, see index.py."""
         import numpy as np
 
         allowed_N = filters.mask(self.rows) if filters else None
-        if kind is None:
-            return allowed_N
-        of_kind_N = (np.arange(self.index.ntotal) < self.n_code) == (kind == "code")
+        of_kind_N = np.ones(self.index.ntotal, bool)
+        if kind is not None:
+            of_kind_N[self.n_code :] = kind == "text"
+            of_kind_N[: self.n_code] = kind == "code"
         return of_kind_N if allowed_N is None else of_kind_N & allowed_N
 
     def _checked(self, vector_1D: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from pipeline_lib.search.recipes import FLOORS, Effort, Recipe, first_effort, mo
 TOP = 10  # of recall
 QUERIES = 400  # the standard error of a recall of 0.98 is then 0.002 to 0.007
 FEWEST_QUERIES = 100  # of validation: of fewer, one miss would be a hundredth
-NOISE = 0.3  # length of what is added to a document's vector where there are no queries: a cosine of 0.96
+NOISE = 0.7  # length of what is added to a document's vector where there are no queries: a cosine of 0.82
 
 
 @dataclass(frozen=True)

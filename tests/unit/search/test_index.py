@@ -85,7 +85,9 @@ def test_other_factories_are_trained_and_repeatable(
 ) -> None:
     curated, exported = curate(many(400)), export_model()
     digests = {
-        build_index(Store(tmp_path / name), exported, curated, IndexConfig(factory=factory), Named(by_hash)).digest
+        build_index(
+            Store(tmp_path / name), exported, curated, IndexConfig(factory=factory, least_recall=0), Named(by_hash)
+        ).digest
         for name in "ab"
     }
     assert len(digests) == 1

@@ -23,9 +23,8 @@ N, D, K = 2_500, 32, 10
 
 
 def clustered(n: int = N, d: int = D, seed: int = 1) -> np.ndarray:
-    """Unit vectors around a few centres, as embeddings of texts are."""
-    generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((max(2, n // 50), d))
+    """Unit vectors around a few centres, the same for each seed, as embeddings of texts are."""
+    centres, generator = np.random.default_rng(0).standard_normal((50, d)), np.random.default_rng(seed)
     vectors_ND = centres[generator.integers(len(centres), size=n)] + 0.6 * generator.standard_normal((n, d))
     return (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
 
@@ -59,11 +58,13 @@ def test_recall_is_what_is_recorded_and_above_the_floor(made) -> None:
     index = open_index(folder, facts)
     assert (index.ntotal, index.d, facts["kind"]) == (N, D, kind)
     assert set(facts["files"]) == {path.name for path in folder.iterdir()}
-    queries_QD = clustered(200, seed=1)  # of the same centres
+    queries_QD = clustered(200, seed=2)
     right = exact_nearest(source(vectors_ND).slices(), queries_QD, K).tolist()
     assert right == np.argsort(-(queries_QD @ vectors_ND.T), axis=1, kind="stable")[:, :K].tolist()
     found = recall_of(nearest(index, queries_QD, K)[1].tolist(), right)
-    assert found >= (1 if kind == "flat" else facts["recall"]["floor"] - 0.03)
+    assert found >= (1 if kind == "flat" else facts["recall"]["floor"] - 0.08), (
+        "it is a little lower for queries that are no document's"
+    )
     if kind != "flat":
         last = facts["recall"]["curve"][-1]
         assert facts["recall"]["at_10"] >= facts["recall"]["floor"] and last["recall"] >= facts["recall"]["floor"]
@@ -88,7 +89,7 @@ def test_a_filter_gives_the_best_of_what_it_allows_and_all_of_few(
     _, folder, facts, vectors_ND = made
     allowed_N = np.random.default_rng(5).random(N) < share
     assert 0 < allowed_N.sum() < N
-    queries_QD = clustered(30, seed=1)
+    queries_QD = clustered(30, seed=2)
     _, rows_QK = nearest(open_index(folder, facts), queries_QD, K, allowed_N)
     assert rows_QK.shape == (30, min(K, allowed_N.sum())) and allowed_N[rows_QK].all()
     right_QK = np.argsort(-np.where(allowed_N, queries_QD @ vectors_ND.T, -9), axis=1)[:, : rows_QK.shape[1]]
@@ -152,7 +153,9 @@ def test_below_its_floor_it_is_refused_with_what_to_do(kind: str, tmp_path: Path
     for limit in ("first_effort", "most_effort"):
         monkeypatch.setattr(recall_gate, limit, lambda _: Effort(1, 1, 1))
     with pytest.raises(ContractViolation, match=rf"index {kind} .*is not published.*index\.kind to flat"):
-        built(tmp_path / "index", IndexConfig(kind=kind, workers=1, links=4), noise_ND, Store(tmp_path / "home"))
+        built(
+            tmp_path / "index", IndexConfig(kind=kind, workers=1, links=4, least_recall=1), noise_ND, Store(tmp_path / "home")
+        )
     built(tmp_path / "free", IndexConfig(kind=kind, workers=1, links=4, least_recall=0), noise_ND, Store(tmp_path / "home"))
 
 
@@ -186,10 +189,25 @@ def test_auto_keeps_within_the_budget_and_says_when_nothing_does(tmp_path: Path)
         built(tmp_path / "none", IndexConfig(memory_budget_bytes=10), vectors_ND, store)
 
 
-@pytest.mark.parametrize("factory", ["OPQ8_32,PQ8", "IDMap,Flat", "IVF16,PQ8x4fs,RFlat", "PCA16,L2norm,HNSW16", "SQ8"])
+@pytest.mark.parametrize("factory", ["PQ8x4", "IVF16,PQ8x4fs,RFlat", "PCA16,L2norm,HNSW16", "SQ8"])
 def test_a_given_factory_takes_filters_too(factory: str, tmp_path: Path) -> None:
     vectors_ND = clustered()
     facts = built(tmp_path / "index", IndexConfig(factory=factory, least_recall=0), vectors_ND, Store(tmp_path / "home"))
     allowed_N = np.arange(N) % 2 == 0
     _, rows_QK = nearest(open_index(tmp_path / "index", facts), clustered(5), K, allowed_N)
     assert rows_QK.shape == (5, K) and allowed_N[rows_QK].all()
+
+
+@pytest.mark.parametrize("factory", ["Flatt", "IDMap,Flat"])
+def test_a_factory_that_faiss_cannot_fill_is_said(factory: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="FAISS does not take it"):
+        built(tmp_path / "index", IndexConfig(factory=factory), clustered(20), Store(tmp_path / "home"))
+
+
+def test_shards_are_made_by_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors_ND, store = clustered(17_000, 8), Store(tmp_path / "home")
+    built(tmp_path / "one", IndexConfig(kind="sq8", workers=1), vectors_ND, store)
+    monkeypatch.setattr(index_build, "SHARD_BYTES", 4 * 8 * 8_192)
+    built(tmp_path / "many", IndexConfig(kind="sq8", workers=2), vectors_ND, store)
+    assert digests(tmp_path / "one") == digests(tmp_path / "many")
+    assert not list((store.root / "index" / "scratch").glob("*")), "what was needed for a while is gone"

@@ -66,9 +66,9 @@ def test_an_index_of_inverted_lists_is_searched_in_so_many(
     promote(
         store.root,
         "planted",
-        Candidate(exported, build(store, exported, curate(), IndexConfig(factory="IVF3,Flat", probes=probes))),
+        Candidate(exported, build(store, exported, curate(), IndexConfig(factory="IVF3,Flat", probes=probes, least_recall=0))),
     )
-    assert Searcher(in_use(store.root)).index.nprobe == visited
+    assert Searcher(in_use(store.root)).index.effort.probes == visited
 
 
 def test_agrees_with_brute_force(home: Path) -> None:

@@ -104,7 +104,9 @@ def test_a_place_of_a_file_is_the_query(home: Path, tmp_path: Path) -> None:
 
 def test_an_explanation_says_ranks_origin_and_neighbours(home: Path, store: Store) -> None:
     [curated] = store.artifacts("curate")
-    extracted = write_pairs(store, "extract", {"bundle": pq.read_table(curated.paths("pairs.parquet")[0]).to_pylist()})
+    extracted = write_pairs(
+        Store(home / "store"), "extract", {"bundle": pq.read_table(curated.paths("pairs.parquet")[0]).to_pylist()}
+    )
     hits = json.loads(asked("close it", "--explain", "--json", "--mode", "vectors"))["hits"]
     assert [hit["explain"]["vector"]["rank"] for hit in hits] == [hit["rank"] for hit in hits]
     of_words = {hit["name"]: hit["explain"]["bm25"] for hit in hits}
@@ -183,7 +185,7 @@ def test_texts_cannot_steer_a_terminal() -> None:
 def at_a_terminal(home: Path, **more: str) -> bytes:
     """What the command shows where its output is a terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "flows.cli", "search", "close it", "-k", "2"]
+    command = [sys.executable, "-m", "flows.cli", "search", "close it", "--path", "*code_1*"]
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
     environment = {**kept, "CPT_HOME": str(home), "TERM": "xterm", "OMP_NUM_THREADS": "1", **more}
     child = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment)
