@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline_lib.search.factories import OpenIndex, nearest
 from pipeline_lib.search.fusion import Fusion, Listed, evenly, fused, listed, places, spread, union
 from pipeline_lib.search.lexical import FILES as BM25_FILES
 from pipeline_lib.search.lexical import Bm25
@@ -96,11 +97,36 @@ class Hybrid:
         rows_K, scores_K = rows_K[there], scores_K[there].astype(np.float64)
         return Listed(rows_K, scores_K, mean, deviation, float(scores_K[-1]) if len(scores_K) else 0.0)
 
-    def fused(self, vectors: Listed, words: Listed, k: int, shares: Mapping[str, float]) -> list[Placed]:
-        """The best k rows of both lists."""
-        rows = union(vectors, words)
-        share_M = np.where(rows < self.n_code, shares.get("code", 0.0), shares.get("text", 0.0))
-        return placed(vectors, words, *fused(vectors, words, share_M, self.fusion.method), k)
+    def by_words(self, query: str, k: int, allowed_N: np.ndarray | None) -> list[Placed]:
+        """The best k rows by BM25 alone; fewer where fewer share a word with the query."""
+        found = self.words(query, k, allowed_N)
+        pairs = enumerate(zip(found.rows.tolist(), found.scores.tolist(), strict=True), 1)
+        return [Placed(row, score, None, None, rank, score) for rank, (row, score) in pairs]
+
+    def by_both(
+        self,
+        index: OpenIndex,
+        asked: Sequence[tuple[str, np.ndarray]],
+        k: int,
+        allowed_N: np.ndarray | None,
+        shares: Mapping[str, float],
+    ) -> list[list[Placed]]:
+        """The best k rows of both lists fused, for each query.
+
+        Args:
+            asked: queries and their vectors (D,).
+            shares: see `shares`.
+        """
+        depth = max(k, self.fusion.depth)
+        scores_QK, rows_QK = nearest(index, np.stack([vector_D for _, vector_D in asked]), depth, allowed_N)
+        answers = []
+        for (query, vector_D), rows_K, scores_K in zip(asked, rows_QK, scores_QK, strict=True):
+            vectors = self.vectors(vector_D, rows_K, scores_K, list(shares))
+            words = self.words(query, depth, allowed_N)
+            rows = union(vectors, words)
+            share_M = np.where(rows < self.n_code, shares.get("code", 0.0), shares.get("text", 0.0))
+            answers.append(_placed(vectors, words, *fused(vectors, words, share_M, self.fusion.method), k))
+        return answers
 
     def _part(self, kind: str) -> slice:
         return slice(0, self.n_code) if kind == "code" else slice(self.n_code, self.n_rows)
@@ -109,7 +135,7 @@ class Hybrid:
         return self.n_code if kind == "code" else self.n_rows - self.n_code
 
 
-def placed(vectors: Listed, words: Listed, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Placed]:
+def _placed(vectors: Listed, words: Listed, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Placed]:
     """The first k rows with their places in both lists."""
     rows = rows[:k]
     columns = [_places(found, rows) for found in (vectors, words)]

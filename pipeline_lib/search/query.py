@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline_lib.search.filters import Filters
-    from pipeline_lib.search.fusion import Listed
-    from pipeline_lib.search.hybrid import Hybrid
 
 __all__ = [
     "ID_DIGITS", "FollowingSearcher", "Hit", "LoadWeights", "Mode", "Ranked", "Searcher", "render_json", "render_text",
@@ -158,32 +156,13 @@ class Searcher:
                 "or index once more with `cpt run`"
             )
         if hybrid and mode == "bm25":
-            return [_by_words(hybrid.words(query, k, allowed_N), k) for query in queries]
+            return [[Ranked(*one) for one in hybrid.by_words(query, k, allowed_N)] for query in queries]
         vectors_QD = self.encoder.embed(list(queries), "query")
         shares = hybrid.shares(mode, allowed_N) if hybrid else {}
         if hybrid is None or all(share == 1 for share in shares.values()):
             return self.ranked_by_vectors(vectors_QD, k, allowed_N)
-        return self._fused_many(hybrid, queries, vectors_QD, k, allowed_N, shares)
-
-    def _fused_many(
-        self,
-        hybrid: Hybrid,
-        queries: Sequence[str],
-        vectors_QD: np.ndarray,
-        k: int,
-        allowed_N: np.ndarray | None,
-        shares: Mapping[str, float],
-    ) -> list[list[Ranked]]:
-        from pipeline_lib.search.factories import nearest
-
-        depth = max(k, hybrid.fusion.depth)
-        scores_QK, rows_QK = nearest(self.index, vectors_QD, depth, allowed_N)
-        answers = []
-        for query, vector_D, rows_K, scores_K in zip(queries, vectors_QD, rows_QK, scores_QK, strict=True):
-            vectors = hybrid.vectors(vector_D, rows_K, scores_K, list(shares))
-            found = hybrid.fused(vectors, hybrid.words(query, depth, allowed_N), k, shares)
-            answers.append([Ranked(*one) for one in found])
-        return answers
+        found = hybrid.by_both(self.index, list(zip(queries, vectors_QD, strict=True)), k, allowed_N, shares)
+        return [[Ranked(*one) for one in answer] for answer in found]
 
     def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
         """The best k rows around a vector (1, D)."""
@@ -351,13 +330,6 @@ class FollowingSearcher:
         if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):
             self._searcher = Searcher(found, self._load_weights, self._int8)
         self._seen, self._default = found, default
-
-
-def _by_words(found: Listed, k: int) -> list[Ranked]:
-    pairs = zip(found.rows[:k], found.scores[:k], strict=True)
-    return [
-        Ranked(int(row), float(score), bm25_rank=rank, bm25_score=float(score)) for rank, (row, score) in enumerate(pairs, 1)
-    ]
 
 
 def _check_request(query: str, kind: str | None, k: int) -> None:
