@@ -49,7 +49,8 @@ SHARD_BYTES = 256 * 1024**2  # of vectors
 SAMPLE_BYTES = 1024**3  # of vectors to train by, at most
 SAMPLE_ROWS = 65_536  # at least, where there are as many: 256 a centroid of a product quantizer
 OTHER_SAMPLE_ROWS = 100_000  # for a given factory string
-ROTATION_ROUNDS, ROTATION_POINTS = 25, 16_384  # of OPQ: an eighth of FAISS's own 50 and 65,536, and of a minute's training
+ROTATION_ROUNDS, ROTATION_POINTS = 8, 10_240  # of OPQ; its codebooks only guide it, and FAISS's 50 of 65,536 take minutes
+CODE_ROUNDS, CODE_POINTS = 10, 64  # of each codebook's k-means, points a centroid; refining makes up for what is lost
 CENTROIDS = 256  # of a product quantizer
 
 
@@ -248,10 +249,12 @@ def _trained(recipe: Recipe, exact_ND: np.ndarray) -> faiss.Index:
     if isinstance(index, faiss.IndexPreTransform):
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_POINTS
+        rotation.niter_pq_0, rotation.niter_pq = CODE_ROUNDS, 2
     if inverted := inverted_lists(index):
         inverted.cp.min_points_per_centroid = 1  # few rows are no reason for a warning a list
         if hasattr(inverted, "pq"):
-            inverted.pq.cp.min_points_per_centroid = 1
+            codes = inverted.pq.cp
+            codes.min_points_per_centroid, codes.niter, codes.max_points_per_centroid = 1, CODE_ROUNDS, CODE_POINTS
     wanted = max(SAMPLE_ROWS, 64 * recipe.lists)
     sample = min(n, wanted, max(1, SAMPLE_BYTES // (4 * d)))
     sample_ND = np.asarray(exact_ND[np.arange(sample, dtype=np.int64) * n // sample], np.float32)

@@ -38,7 +38,7 @@ from pipeline_lib.store.store import Store
 RATES_FILE = "index-rates.json"
 VERSION = 1  # of what a calibration measures
 MOST_ROWS = 10**12
-ROWS = 12_288  # of a calibration: enough for a rotation to be learnt, and some seconds in all
+ROWS = 10_240  # of a calibration: enough for a rotation to be learnt
 # Recall@10 at the efforts that builds settle on, rounded down: `python -m benchmarks.index`, clustered vectors
 EXPECTED: dict[str, float] = {"flat": 1.0, "hnsw": 0.99, "ivf_flat": 0.95, "ivf_pq": 0.90, "sq8": 0.99, "binary": 0.95}
 
