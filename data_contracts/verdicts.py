@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.facts import repair_unicode
-from data_contracts.losses import Losses, commonest_of
+from data_contracts.losses import Losses, commonest_of, loss_line
 from data_contracts.runner import Verdict
 from data_contracts.schemas import QUARANTINE
 from pipeline_lib.config.data import ContractConfig
@@ -51,6 +51,16 @@ def verdict_row(part: Part) -> dict[str, Any]:
 def verdict_rows(artifact: Artifact) -> list[dict[str, Any]]:
     """The verdict of every part of a `validate` or `check_shards` artifact, in the manifest's order (see `verdict_row`)."""
     return [verdict_row(part) for part in artifact.manifest.parts]
+
+
+def loss_verdicts(extracted: Artifact, most: int) -> list[dict[str, Any]]:
+    """A verdict a file that was not read whole; rows that were cut off with it nobody can count."""
+    return [
+        {"contract": "files read whole", "part": row["path"], "rows": row["texts"], "quarantined": 0,
+         "share": row["lost_bytes"] / row["file_bytes"] if row["file_bytes"] else 1.0, "unreadable": 1,
+         "reasons": loss_line(row)}
+        for row in Losses.of(extracted).rows[:most]
+    ]  # fmt: skip
 
 
 def judge(parts: Sequence[Part], config: ContractConfig) -> list[str]:

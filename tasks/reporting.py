@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.losses import Losses, loss_line
-from data_contracts.verdicts import verdict_rows
+from data_contracts.losses import Losses
+from data_contracts.verdicts import loss_verdicts, verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
 from pipeline_lib.evaluation.candidates import compare, is_tracked
@@ -376,17 +376,7 @@ def _verdicts(stages: Mapping[str, Artifact]) -> list[dict[str, Any]]:
         if stage in stages
         for row in verdict_rows(stages[stage])
     ]
-    return [*_loss_verdicts(stages["extract"]), *rows] if "extract" in stages else rows
-
-
-def _loss_verdicts(extracted: Artifact) -> list[dict[str, Any]]:
-    """A verdict a file that was not read whole; rows that were cut off with it nobody can count."""
-    return [
-        {"contract": "files read whole", "part": row["path"], "rows": row["texts"], "quarantined": 0,
-         "share": row["lost_bytes"] / row["file_bytes"] if row["file_bytes"] else 1.0, "unreadable": 1,
-         "reasons": loss_line(row)}
-        for row in Losses.of(extracted).rows[:LOSSES_SHOWN]
-    ]  # fmt: skip
+    return [*loss_verdicts(stages["extract"], LOSSES_SHOWN), *rows] if "extract" in stages else rows
 
 
 def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
