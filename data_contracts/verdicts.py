@@ -22,6 +22,7 @@ from pipeline_lib.store.files import replace_file
 from pipeline_lib.store.records import Part
 
 REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
+LOSSES_SHOWN = 200  # files not read whole that a report lists
 REPORT_PARTS = 200  # worst parts that a report lists
 NO_LOSSES = Losses((), 0)
 
@@ -53,13 +54,13 @@ def verdict_rows(artifact: Artifact) -> list[dict[str, Any]]:
     return [verdict_row(part) for part in artifact.manifest.parts]
 
 
-def loss_verdicts(extracted: Artifact, most: int) -> list[dict[str, Any]]:
+def loss_verdicts(extracted: Artifact) -> list[dict[str, Any]]:
     """A verdict a file that was not read whole; rows that were cut off with it nobody can count."""
     return [
         {"contract": "files read whole", "part": row["path"], "rows": row["texts"], "quarantined": 0,
          "share": row["lost_bytes"] / row["file_bytes"] if row["file_bytes"] else 1.0, "unreadable": 1,
          "reasons": loss_line(row)}
-        for row in Losses.of(extracted).rows[:most]
+        for row in Losses.of(extracted).rows[:LOSSES_SHOWN]
     ]  # fmt: skip
 
 

@@ -60,7 +60,6 @@ _CONTRACTS = {  # by the name of the stage that ran it
 }
 
 SAMPLES_A_REASON = 3
-LOSSES_SHOWN = 200
 SEARCH_HITS = 5
 CARD = "model_card.md"
 
@@ -376,7 +375,7 @@ def _verdicts(stages: Mapping[str, Artifact]) -> list[dict[str, Any]]:
         if stage in stages
         for row in verdict_rows(stages[stage])
     ]
-    return [*loss_verdicts(stages["extract"], LOSSES_SHOWN), *rows] if "extract" in stages else rows
+    return [*loss_verdicts(stages["extract"]), *rows] if "extract" in stages else rows
 
 
 def _negative_row(row: Mapping[str, Any]) -> dict[str, Any]:
