@@ -94,7 +94,7 @@ def pages_server(home: Path, port: int) -> Iterator[str]:
     """
     import uvicorn
 
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by name: else answers wait 40 ms
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((HOST, port if port < 2**16 and port_is_free(port) else free_port()))
     listening.listen()  # who asks before the thread is ready waits

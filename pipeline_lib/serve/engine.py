@@ -212,7 +212,7 @@ class Engine:
         while not self._stopped.wait(self.config.follow_seconds):
             try:
                 searcher = self._follower.searcher()
-            except Exception:  # whatever it is, the pair that answers goes on answering
+            except (LookupError, RuntimeError, TypeError, ValueError):  # a damaged pair: the one that answers goes on answering
                 logging.getLogger(__name__).exception("goes on with the pair that it has")
                 self._stopped.wait(5.0)
                 continue

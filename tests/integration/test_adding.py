@@ -20,12 +20,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from data_contracts.validate import validate
 from pipeline_lib.config.data import CodePairsConfig, ContractConfig, ExtractConfig, SourceConfig
+from pipeline_lib.languages import language_names
 from pipeline_lib.pairs.extract import extract
 from pipeline_lib.store.store import Store
 
 if __name__ == "__main__":
     store = Store(Path("store"))
-    config = ExtractConfig(workers=1, code=CodePairsConfig(min_body_lines=1))
+    code = CodePairsConfig(min_body_lines=1)
+    further = [name for name in language_names() if name == "snake"]
+    config = ExtractConfig(workers=1, code=code.model_copy(update={"languages": (*code.languages, *further)}))
     extracted = extract(store, SourceConfig(**json.loads(sys.argv[1])), config)
     valid = validate(store, extracted, ContractConfig())
     print(json.dumps([row for path in valid.paths("pairs.parquet") for row in pq.read_table(path).to_pylist()]))

@@ -156,7 +156,8 @@ def test_its_figures_are_those_of_its_own_run(ran: Ran) -> None:
 
 def test_the_published_model_and_a_whole_run_are_measured_by_name(ran: Ran) -> None:
     published, tuned = ran.answers["the published one"], ran.answers["tuned, published"]
-    assert published["checkpoints"] == tuned["test"]["checkpoints"]
+    own = {name: keys for name, keys in tuned["test"]["checkpoints"].items() if name != "hybrid"}  # of an index not in use
+    assert published["checkpoints"] == own
     of_run = ran.store.open("train", ran.answers["runs"]["a"]["trained"]).manifest.parts
     other, baselines = ran.answers["another model"]["checkpoints"].values()
     measured = {row["task"]: row for row in read_evaluations(ran.store.open("evaluate_suite", key) for key in other)}

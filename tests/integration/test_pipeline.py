@@ -129,7 +129,9 @@ def test_search_finds_the_planted_function(finished: Run) -> None:
     assert found["query"] == PLANTED_DOC
     hits = [hit for hit in found["hits"] if hit["name"].endswith(PLANTED_NAME)]
     assert hits, found
-    assert hits[0].keys() == {"rank", "score", "kind", "name", "path", "line", "doc", "id"}
+    said = {"rank", "score", "kind", "name", "path", "line", "doc", "id"}
+    said |= {"language", "package", "licence", "signature", "snippet", "marks"}
+    assert hits[0].keys() == said and PLANTED_NAME in hits[0]["signature"] and hits[0]["language"] == "python"
     traced = cpt(finished.home, "trace", hits[0]["id"][:12])
     assert PLANTED_NAME in traced.stdout and hits[0]["path"] in traced.stdout, "its id leads back to the file"
     source = (finished.corpus / hits[0]["path"]).read_text().splitlines()
