@@ -104,14 +104,14 @@ def _results(report: dict[str, Any]) -> Table:
     split, said = _shown(report)
     title = f"{report['name']}: held-out {report['held_out']['units']}, {said}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("task", "metric", "model", "95 % interval", "+ BM25", "BM25", "TF-IDF", "n"):
+    for column in ("task", "metric", "model", "95 % interval", "+BM25", "BM25", "TF-IDF", "n"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     for task, entry in report[split].items():
         if "model" not in entry:
             continue
         model = entry["model"]
         for row, (metric, bounds) in enumerate(model["intervals"].items()):
-            interval = Text(f"[{bounds['low']:.3f}, {bounds['high']:.3f}]")
+            interval = f"{bounds['low']:.3f}..{bounds['high']:.3f}"  # 80 columns hold all of it
             beside = [entry.get(name, {}).get(metric) for name in ("hybrid", "bm25", "tfidf")]
             others = ["-" if value is None else f"{value:.3f}" for value in beside]
             table.add_row("" if row else task, metric, f"{model[metric]:.3f}", interval, *others, f"{model['n']:,}")
