@@ -29,7 +29,7 @@ asked, answers = [], {}
 def call(path, body):
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=200) as answer:
         return json.loads(answer.read() or "null")
 
 
