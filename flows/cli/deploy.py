@@ -107,7 +107,7 @@ def _on_server(home: Path, act: Any) -> None:
 
         from flows.cli.deployments import ensure_work_pool
 
-        # of this very URL: Prefect, by which the files' schedules were checked, read its settings before there was one, and would
+        # of this very URL: Prefect, which checked the schedules of the files, read its settings before there was one, and would
         # start a second server on the same database
         with SyncPrefectClient(api=url) as client:
             ensure_work_pool(client)
