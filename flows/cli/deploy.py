@@ -102,12 +102,14 @@ def _on_server(home: Path, act: Any) -> None:
     os.environ.update(prefect_environment(home))  # before prefect is imported
     os.environ.update({"CPT_HOME": str(home), "PIPELINE_HOME": str(PROJECT)})
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with prefect_server(home):
-        from prefect.client.orchestration import get_client
+    with prefect_server(home) as url:
+        from prefect.client.orchestration import SyncPrefectClient
 
         from flows.cli.deployments import ensure_work_pool
 
-        with get_client(sync_client=True) as client:
+        # of this very URL: Prefect, which checked the schedules of the files, read its settings before there was one, and would
+        # start a second server on the same database
+        with SyncPrefectClient(api=url) as client:
             ensure_work_pool(client)
             act(client)
 

@@ -246,8 +246,9 @@ class Platform:
 
     def cpt(self, *words: str) -> str:
         command = [sys.executable, "-m", "flows.cli", *words]
+        alone = {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}  # no second server beside the platform's
         done = subprocess.run(
-            command, env=environment(self.home), cwd=PROJECT, capture_output=True, text=True, timeout=600, check=False
+            command, env=environment(self.home) | alone, cwd=PROJECT, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -101,6 +101,11 @@ def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
     found = deployment_named(platform, "handbook")
     assert found["tags"] == ["mine"] and found["schedules"][0]["active"] is True
     assert found["parameters"]["params"]["set"] == ["nightly.policy=continue", "nightly.min_new_share=0.1"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    alone = {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}  # no second server beside the platform's
+    words = [sys.executable, "-m", "flows.cli", "deploy", "--config", str(path)]
+    answer = subprocess.run(words, env=kept | alone, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
+    assert answer.returncode == 0, answer.stderr
     with SyncPrefectClient(api=platform.url) as client:
         remove_nights(client, platform.home, ["handbook"])
         with pytest.raises(UserError, match="no night that `cpt deploy` deployed; there are: none"):
