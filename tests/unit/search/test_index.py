@@ -178,7 +178,7 @@ def test_recall_is_measured_by_queries_of_validation_where_there_are_enough(
                 asked.append(tuple(texts))
             return self.embed(texts, progress)
 
-    exported, config = export_model(), IndexConfig(kind="sq8", workers=1)
+    exported, config = export_model(), IndexConfig(kind="sq8", workers=1, bm25=False)
     few = build_index(store, exported, curate(many(60)), config, Watched(by_hash))
     curated = curate(many(600))
     indexed = build_index(store, exported, curated, config, Watched(by_hash))
