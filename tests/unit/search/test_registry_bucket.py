@@ -22,8 +22,10 @@ from unit.search.candidates import candidate
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.search import registry
+from pipeline_lib.search.encoders import MODEL_FILES
+from pipeline_lib.search.hybrid import FILES as WORD_FILES
 from pipeline_lib.search.index import build_index
-from pipeline_lib.search.query import INDEX_FILES, MODEL_FILES, FollowingSearcher, Searcher
+from pipeline_lib.search.query import FollowingSearcher, Searcher
 from pipeline_lib.search.registry import Candidate, ChampionChanged, has_moved, history, in_use, promote, rollback
 from pipeline_lib.store import files as faults
 from pipeline_lib.store.artifact import Artifact
@@ -32,6 +34,7 @@ from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import Store
 
 PROJECT = Path(__file__).parents[3]
+INDEX_FILES = ("index.json", "index.faiss", "rows.arrow", "texts.sha256", *WORD_FILES)  # hashed before a search
 POINTS = ("registry:before_event", "registry:before_pointer")
 
 WRITER = """
@@ -290,7 +293,7 @@ def changed(content: bytes, chance: random.Random) -> bytes:
 def see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test fail whose index or model is read."""
     monkeypatch.setattr("faiss.read_index", lambda *_: pytest.fail("faiss saw it"))
-    monkeypatch.setattr("pipeline_lib.search.query._load_encoder", lambda *_: pytest.fail("onnxruntime saw it"))
+    monkeypatch.setattr("pipeline_lib.search.query.load_encoder", lambda *_: pytest.fail("onnxruntime saw it"))
 
 
 def test_s10_of_a_thousand_changes_on_a_disk_none_is_missed(

@@ -65,8 +65,8 @@ def test_filters_leave_only_what_passes() -> None:
     assert (
         asked("close it", "--language", "python", "--kind", "text") == "nothing found: no row of the index passes all filters\n"
     )
-    with pytest.raises(UserError, match=r"language .pithon.*the nearest are python"):
-        asked("close it", "--language", "pithon")
+    with pytest.raises(UserError, match=r"language .pythn.*the nearest are python"):
+        asked("close it", "--language", "pythn")
 
 
 @pytest.mark.usefixtures("home")

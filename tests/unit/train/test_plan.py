@@ -174,7 +174,7 @@ def test_the_papers_sizes_come_to_the_papers_parameters(size: str, billions: flo
     start = shape_of(preset(f"cpt_text_{size}").model, 0)
     assert (start.layers, start.width) == (model.layers, model.width), "a start of the paper's shape"
     assert (config.train.batch_size, model.width) == (SIZES[size].batch_size, SIZES[size].width)
-    assert "check against the paper" in config.reference
+    assert "arXiv 2201.10005, table 1" in config.reference
 
 
 def test_small_models_are_whole_on_every_gpu_and_large_ones_are_cut() -> None:
