@@ -272,15 +272,13 @@ def searchable(place: str, store: Store, curate: Callable[..., Artifact], export
 def objects_of(place: str) -> dict[str, bytes]:
     """What a search reads: name to content."""
     bucket, pair = Bucket(place), in_use(place)
-    names = [f"{'/'.join(pair.model.parts[-3:])}/{name}" for name in MODEL_FILES]
-    names += [f"{'/'.join(pair.index.parts[-3:])}/{name}" for name in INDEX_FILES]
-    return {name: bucket.read(name) or b"" for name in names}
+    files = [*((pair.model, name) for name in MODEL_FILES), *((pair.index, name) for name in INDEX_FILES)]
+    return {name: bucket.read(name) or b"" for name in ("/".join([*at.parts[-3:], file]) for at, file in files)}
 
 
 def changed(content: bytes, chance: random.Random) -> bytes:
     """The bytes with one bit flipped, an end cut off or put on, or some of them zeroed."""
-    at = chance.randrange(len(content))
-    kind = chance.randrange(4)
+    at, kind = chance.randrange(len(content)), chance.randrange(4)
     found = {
         0: content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :],
         1: content[:at],
