@@ -18,6 +18,7 @@ from corpus import NOUNS, write_corpus
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.store.store import Store
 
+pytestmark = pytest.mark.slow  # two minutes
 PROJECT = Path(__file__).parents[2]
 
 FLOWS = """
