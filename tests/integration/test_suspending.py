@@ -72,6 +72,7 @@ def processes_of(run: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and is_of(process)]
 
 
+@pytest.mark.slow
 def test_a_suspended_run_stops_at_a_saved_step_and_goes_on_from_it_when_it_is_resumed(platform: Platform, corpus: Path) -> None:
     run = start(platform, "smoke", NAME, preset="smoke", source=str(corpus), set=["train.steps=100000"])
     wait_until(lambda: len(steps_of(platform)) >= 3, 240)
