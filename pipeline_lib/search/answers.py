@@ -42,7 +42,7 @@ def recall(searcher: Searcher, slices: Iterable[np.ndarray], queries: Sequence[s
     if not queries:
         return 1.0
     vectors_QD = np.concatenate([searcher.encoder.embed([query], "query") for query in queries]).astype(np.float32)
-    found = [[row for row, _ in searcher.nearest_rows(vector_D[None], None, k)] for vector_D in vectors_QD]
+    found = [[found.row for found in of_query] for of_query in searcher.ranked_by_vectors(vectors_QD, k)]
     right_QK = exact_nearest(slices, vectors_QD, k)
     return recall_of(found, right_QK.tolist())
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pipeline_lib.search.factories import OpenIndex, nearest
 from pipeline_lib.search.fusion import Fusion, Listed, evenly, fused, listed, places, spread, union
+from pipeline_lib.search.hits import Ranked
 from pipeline_lib.search.lexical import FILES as BM25_FILES
 from pipeline_lib.search.lexical import Bm25
 from pipeline_lib.search.verified import read_json
@@ -24,17 +25,6 @@ SAMPLE_ROWS = 512  # of each kind, evenly spread: mean and deviation come out wi
 FILES = (*BM25_FILES, SAMPLE)
 KINDS = ("code", "text")
 ALONE = {"vectors": 1.0, "bm25": 0.0}  # share of the vectors
-
-
-class Placed(NamedTuple):
-    """A row of an answer: its score, and its place from 1 and score in either list; None: the list lacks it."""
-
-    row: int
-    score: float
-    vector_rank: int | None
-    vector_score: float | None
-    bm25_rank: int | None
-    bm25_score: float | None
 
 
 def sampled_rows(n_code: int, n_text: int) -> np.ndarray:
@@ -97,11 +87,11 @@ class Hybrid:
         rows_K, scores_K = rows_K[there], scores_K[there].astype(np.float64)
         return Listed(rows_K, scores_K, mean, deviation, float(scores_K[-1]) if len(scores_K) else 0.0)
 
-    def by_words(self, query: str, k: int, allowed_N: np.ndarray | None) -> list[Placed]:
+    def by_words(self, query: str, k: int, allowed_N: np.ndarray | None) -> list[Ranked]:
         """The best k rows by BM25 alone; fewer where fewer share a word with the query."""
         found = self.words(query, k, allowed_N)
         pairs = enumerate(zip(found.rows.tolist(), found.scores.tolist(), strict=True), 1)
-        return [Placed(row, score, None, None, rank, score) for rank, (row, score) in pairs]
+        return [Ranked(row, score, None, None, rank, score) for rank, (row, score) in pairs]
 
     def by_both(
         self,
@@ -110,7 +100,7 @@ class Hybrid:
         k: int,
         allowed_N: np.ndarray | None,
         shares: Mapping[str, float],
-    ) -> list[list[Placed]]:
+    ) -> list[list[Ranked]]:
         """The best k rows of both lists fused, for each query.
 
         Args:
@@ -125,7 +115,7 @@ class Hybrid:
             words = self.words(query, depth, allowed_N)
             rows = union(vectors, words)
             share_M = np.where(rows < self.n_code, shares.get("code", 0.0), shares.get("text", 0.0))
-            answers.append(_placed(vectors, words, *fused(vectors, words, share_M, self.fusion.method), k))
+            answers.append(_ranked(vectors, words, *fused(vectors, words, share_M, self.fusion.method), k))
         return answers
 
     def _part(self, kind: str) -> slice:
@@ -135,12 +125,12 @@ class Hybrid:
         return self.n_code if kind == "code" else self.n_rows - self.n_code
 
 
-def _placed(vectors: Listed, words: Listed, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Placed]:
+def _ranked(vectors: Listed, words: Listed, rows: np.ndarray, scores: np.ndarray, k: int) -> list[Ranked]:
     """The first k rows with their places in both lists."""
     rows = rows[:k]
     columns = [_places(found, rows) for found in (vectors, words)]
     pairs = zip(rows.tolist(), scores[:k].tolist(), *columns, strict=True)
-    return [Placed(row, score, *one, *other) for row, score, one, other in pairs]
+    return [Ranked(row, score, *one, *other) for row, score, one, other in pairs]
 
 
 def _places(found: Listed, rows: np.ndarray) -> list[tuple[int | None, float | None]]:

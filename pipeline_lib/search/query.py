@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
-from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
+from pipeline_lib.search.hits import ID_DIGITS, Hit, Ranked, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
 from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
@@ -37,18 +36,6 @@ KINDS = ("code", "text")
 MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
 MASKS_KEPT = 8  # of filters, a byte a row each
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One row of the index that answers a query, and how vectors and BM25 place it; None: not among their first."""
-
-    row: int
-    score: float
-    vector_rank: int | None = None
-    vector_score: float | None = None
-    bm25_rank: int | None = None
-    bm25_score: float | None = None
 
 
 def search(
@@ -156,13 +143,12 @@ class Searcher:
                 "or index once more with `cpt run`"
             )
         if hybrid and mode == "bm25":
-            return [[Ranked(*one) for one in hybrid.by_words(query, k, allowed_N)] for query in queries]
+            return [hybrid.by_words(query, k, allowed_N) for query in queries]
         vectors_QD = self.encoder.embed(list(queries), "query")
         shares = hybrid.shares(mode, allowed_N) if hybrid else {}
         if hybrid is None or all(share == 1 for share in shares.values()):
             return self.ranked_by_vectors(vectors_QD, k, allowed_N)
-        found = hybrid.by_both(self.index, list(zip(queries, vectors_QD, strict=True)), k, allowed_N, shares)
-        return [[Ranked(*one) for one in answer] for answer in found]
+        return hybrid.by_both(self.index, list(zip(queries, vectors_QD, strict=True)), k, allowed_N, shares)
 
     def ranked_by_vector(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[Ranked]:
         """The best k rows around a vector (1, D)."""
@@ -196,17 +182,6 @@ class Searcher:
             UserError: it holds a value that is not finite, or has another width.
         """
         return self.hits(self.ranked_by_vector(self._checked(vector_1D), k, self.allowed(kind, None)))
-
-    def nearest_rows(self, vector_1D: np.ndarray, kind: str | None, k: int) -> list[tuple[int, float]]:
-        """(row, score) of the best k of the kind."""
-        return self._nearest_allowed(vector_1D, k, self.allowed(kind, None))
-
-    def _nearest_allowed(self, vector_1D: np.ndarray, k: int, allowed_N: np.ndarray | None) -> list[tuple[int, float]]:
-        """(row, score) of the best k that are allowed; all of them where there are fewer."""
-        from pipeline_lib.search.factories import nearest
-
-        scores_1K, rows_1K = nearest(self.index, vector_1D, k, allowed_N)
-        return [(int(row), float(score)) for row, score in zip(rows_1K[0], scores_1K[0], strict=True) if row >= 0]
 
     def allowed(self, kind: str | None, filters: Filters | None) -> np.ndarray | None:
         """True for the rows that may be answers, None where all may; kept for the next search of the same kind and filters.
