@@ -104,7 +104,7 @@ def _results(report: dict[str, Any]) -> Table:
     split, said = _shown(report)
     title = f"{report['name']}: held-out {report['held_out']['units']}, {said}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("task", "metric", "model", "95 % interval", "+BM25", "BM25", "TF-IDF", "n"):
+    for column in ("task", "metric", "model", "95% interval", "+BM25", "BM25", "TF-IDF", "n"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     for task, entry in report[split].items():
         if "model" not in entry:
