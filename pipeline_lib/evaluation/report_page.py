@@ -183,7 +183,7 @@ def _is_of(row: Row, split: str, task: str, model: str) -> bool:
 def _fused_chips(data: ReportData, split: str, task: str) -> list[Row]:
     """What the vectors gain by BM25, and BM25 by them."""
     chips = [chip_of(row) for row in data.differences if _is_of(row, split, task, HYBRID) and row["baseline"] != "tfidf"]
-    return [chip | {"label": "this model" if chip["baseline"] == data.chosen else chip["label"]} for chip in chips]
+    return [chip | {"label": "vectors" if chip["baseline"] == data.chosen else chip["label"]} for chip in chips]
 
 
 def chip_of(row: Row) -> Row:

@@ -363,7 +363,7 @@ def test_what_is_fused_stands_beside_both(tmp_path, data, tab):
         "hybrid_minus_model", "hybrid_minus_bm25", "hybrid_minus_tfidf",
     }  # fmt: skip
     text = page.read_text()
-    assert text.count("vectors + BM25") >= 3 and "vs this model" in text and 'class="fill hybrid"' in text
+    assert text.count("vectors + BM25") >= 3 and "vs vectors" in text and 'class="fill hybrid"' in text
     [row] = results_table(with_hybrid(data).evaluations, (), "step-000200")
     assert row["vectors + BM25"] == "0.640"
     assert too_wide(tab, page) == []
