@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline_lib.config.base import StageConfig, operational, unset
+from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.training import FalseNegativesConfig, GuideConfig, TeacherConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
@@ -99,6 +100,8 @@ class FinetuneConfig(StageConfig):
         0.0, description="Mean share of a text's tokens left out at random, as `train.token_dropout`.", ge=0, le=0.5
     )
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
+    false_negatives: FalseNegativesConfig = added(FalseNegativesConfig())
+    teacher: TeacherConfig = added(TeacherConfig())
     checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)
     processes: int | None = unset(
@@ -112,3 +115,4 @@ class TuningConfig(StageConfig):
     sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
     mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
     training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")
+    guide: GuideConfig = Field(GuideConfig(), description="Model whose scores the loss reads, where it asks for them.")

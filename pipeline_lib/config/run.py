@@ -20,7 +20,7 @@ from pipeline_lib.config.data import (
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.notify import NotifyConfig
-from pipeline_lib.config.training import PretrainConfig, TrainConfig
+from pipeline_lib.config.training import GuideConfig, PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 
@@ -231,6 +231,7 @@ class RunConfig(StageConfig):
     shards: ShardConfig = ShardConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    guide: GuideConfig = added(GuideConfig())
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     suites: SuiteConfig = added(SuiteConfig())

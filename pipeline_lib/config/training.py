@@ -10,6 +10,7 @@ from pydantic import Field
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.runtime.machine import PrecisionChoice
 
 MIXTURE = {"docstring": 0.7, "neighbour": 0.3}
 CPU_ACTIVATION_BYTES = 2 * 1024**3
@@ -27,6 +28,71 @@ class EarlyStoppingConfig(StageConfig):
         "loss", description="Held-out figure that has to become better: a lower loss, or a higher MRR."
     )
     min_delta: float = Field(0.0, description="Least difference from the best figure so far that counts as better.", ge=0)
+
+
+class FalseNegativesConfig(StageConfig):
+    """False negatives by score: in-batch candidates that are too near to be negatives are left out of the loss."""
+
+    by: Literal["off", "own", "guide"] = Field(
+        "off",
+        description="Scores that decide. off: none, equal texts alone are no negatives; own: those of the model in training, at"
+        " each step; guide: those of `guide.model`.",
+    )
+    margin: float = Field(
+        0.0,
+        description="Distance above the positive's score beyond which a candidate is no negative, on rows and on columns;"
+        " negative: below it, which leaves more out (cosine, or a share of the positive's score).",
+        ge=-2,
+        le=2,
+    )
+    kind: Literal["absolute", "relative"] = Field(
+        "absolute", description="Unit of the margin. absolute: a cosine; relative: a share of the positive's score."
+    )
+    unmasked_steps: int = Field(
+        0, description="Steps from the first one that leave nothing out: scores of weights that know nothing say little.", ge=0
+    )
+
+
+class TeacherConfig(StageConfig):
+    """Teacher: terms of the loss that draw the model's scores to those of `guide.model`; at weight 0 there are none."""
+
+    kl_weight: float = Field(
+        0.0, description="Weight of the KL divergence of the distribution over the batch's candidates from the guide's.", ge=0
+    )
+    temperature: float = Field(0.05, description="Temperature of the guide's distribution.", gt=0)
+    margin_mse_weight: float = Field(
+        0.0,
+        description="Weight of the squared error of cos(x, y) - cos(x, hard negative) against the guide's (MarginMSE).",
+        ge=0,
+    )
+
+
+FIRST_ROUND = "first_round"
+
+
+class GuideConfig(StageConfig):
+    """Guide: a model whose scores judge training pairs and their candidates; it embeds each training text once."""
+
+    model: str | None = operational(
+        None,
+        description="Model that guides: folder of an export or of sentence-transformers, RUN/step-000240, the last checkpoint of"
+        " RUN, `published`, or `first_round`: a first training on the same data without guidance, whose last checkpoint guides"
+        " the second; null: none. Keys hold its content.",
+    )
+    first_round_share: float = Field(
+        0.5, description="Steps of the first round, as a share of `train.steps`, where `model` is first_round.", gt=0, le=1
+    )
+    keep_top: int | None = Field(
+        None,
+        description="Largest rank that the guide may give a training pair's y for its x in its block; pairs below it are dropped"
+        " as `inconsistent`; null: all stay. Held-out pairs always stay.",
+        ge=1,
+    )
+    block_pairs: int = Field(1024, description="Pairs of a block, whose y are the candidates of its x (pairs).", ge=2, le=65_536)
+    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass of the guide (tokens).", ge=64)
+    precision: PrecisionChoice = operational(
+        "auto", description="Precision of the guide's products, as `train.precision`; what it came to names the table."
+    )
 
 
 class TrainConfig(OptimizerConfig):
@@ -57,6 +123,8 @@ class TrainConfig(OptimizerConfig):
         description="Directions of the loss. both: the mean of the cross entropies over rows and columns (the paper's); x_to_y:"
         " each x among all y only; y_to_x: each y among all x only.",
     )
+    false_negatives: FalseNegativesConfig = added(FalseNegativesConfig())
+    teacher: TeacherConfig = added(TeacherConfig())
     max_temperature: float = operational(
         1.0,
         description="Highest trained temperature, above which the run stops after the warm-up: logits of at most 1 tell a"
@@ -139,6 +207,16 @@ class TrainConfig(OptimizerConfig):
     def kept_bytes(self) -> int:
         """Room for a batch's activations; a CPU's where that was not settled."""
         return self.activation_bytes or CPU_ACTIVATION_BYTES
+
+    @property
+    def needs_guide(self) -> bool:
+        """True if the loss reads a guide's scores."""
+        by_guide = self.false_negatives.by == "guide"
+        return by_guide or self.teacher.kl_weight > 0 or self.teacher.margin_mse_weight > 0
+
+    def unguided(self) -> Self:
+        """The same by the model's own lights: no score leaves a candidate out, and nobody teaches."""
+        return self.model_copy(update={"false_negatives": FalseNegativesConfig(), "teacher": TeacherConfig()})
 
     def at_batch_size(self, batch_size: int) -> Self:
         """The same pairs seen in batches of another size: steps and warm-up change in proportion."""

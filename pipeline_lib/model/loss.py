@@ -1,4 +1,4 @@
-"""Contrastive loss: symmetric cross entropy over in-batch negatives, known false negatives left out (paper, section 2).
+"""Contrastive loss: symmetric cross entropy over in-batch negatives, false negatives left out (paper, section 2).
 
     logit(x_i, y_j) = cos(x_i, y_j) * exp(tau)
     loss = mean over i of (lse_j logit(x_i, y_j) + lse_j logit(x_j, y_i)) / 2 - logit(x_i, y_i)
@@ -6,14 +6,18 @@
 Explicit hard negatives are y-side texts that belong to no x: further candidates of every x of the global batch, whichever
 pair brought them. They ask for nothing themselves, so that they join the first of the two terms only.
 
+False negatives are known by their texts, or by their scores (GISTEmbed, arXiv 2402.16829): a candidate nearer than the
+positive, by the model itself or by a guide. A guide's scores can also teach: as a distribution over the candidates (KL), and as
+the distance between a pair and its own hard negatives (MarginMSE, arXiv 2010.02666).
+
 B pairs of the global batch, M hard negatives, K = B + M candidates of an x, R rows that this process answers for, C rows of
-one tile, D embedding width. One side's embeddings are the queries q, the other's the candidates c; both directions run
-through the same code.
+one tile, D embedding width, G the guide's. One side's embeddings are the queries q, the other's the candidates c; both
+directions run through the same code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -27,6 +31,60 @@ Directions = Literal["both", "x_to_y", "y_to_x"]
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """What scores say of a batch: which candidates are too near to be negatives, and what a guide makes of all of them.
+
+    Attributes:
+        margin: a candidate that scores above its query's positive and this is no negative; None: scores say nothing of that.
+        relative: the margin is a share of the positive's score, in place of a cosine.
+        x_BG: the guide's unit vectors; None: there is no guide, and the model's own scores decide.
+        y_KG: likewise, those of the hard negatives behind those of the pairs.
+        by_own: the model's own scores decide although there is a guide, which only teaches.
+        kl_weight: of the divergence of the model's distribution over the candidates from the guide's.
+        kl_temperature: of the guide's distribution.
+        margin_mse_weight: of the squared error of cos(x, y) - cos(x, negative) against the guide's, over the pairs' own hard
+            negatives.
+        owner_M: the pair that brought each hard negative.
+        masked: gets the number of entries that were left out, a scalar on the device for every term of the loss.
+    """
+
+    margin: float | None = None
+    relative: bool = False
+    x_BG: Tensor | None = None
+    y_KG: Tensor | None = None
+    by_own: bool = False
+    kl_weight: float = 0.0
+    kl_temperature: float = 0.05
+    margin_mse_weight: float = 0.0
+    owner_M: Tensor | None = None
+    masked: list[Tensor] = field(default_factory=list)
+
+    def swapped(self) -> Guidance:
+        """The same of y asking for x."""
+        if self.x_BG is None or self.y_KG is None:
+            return self
+        return replace(self, x_BG=self.y_KG[: len(self.x_BG)], y_KG=self.x_BG, owner_M=None)
+
+    def to(self, device: torch.device) -> Guidance:
+        """The same on another device."""
+        names = ("x_BG", "y_KG", "owner_M")
+        return replace(self, **{name: None if (of := getattr(self, name)) is None else of.to(device) for name in names})
+
+    def scores(self, begin: int, end: int) -> Tensor | None:
+        """The guide's cosines of queries begin..end and all candidates: (C, K); None without a guide."""
+        return None if self.x_BG is None or self.y_KG is None else self.x_BG[begin:end] @ self.y_KG.T
+
+    def too_near(self, scores_CK: Tensor, begin: int) -> Tensor:
+        """Candidates that score above their query's positive and the margin: bool (C, K), never the positives."""
+        assert self.margin is not None, "without a margin nothing is too near"
+        positive_C1 = scores_CK.diagonal(begin)[:, None]
+        limit_C1 = positive_C1 + self.margin * (positive_C1.abs() if self.relative else 1.0)
+        mask_CK = scores_CK > limit_C1
+        mask_CK.diagonal(begin).fill_(False)
+        return mask_CK
+
+
+@dataclass(frozen=True)
 class PairHashes:
     """Identities of the batch's texts; equal texts have equal hashes, whichever side they stand on."""
 
@@ -34,10 +92,11 @@ class PairHashes:
     y_B: Tensor  # int64
     document_B: Tensor | None = None  # int64; given: other pairs of the same document are no negatives
     negative_M: Tensor | None = None  # int64; the texts of explicit hard negatives
+    guidance: Guidance | None = None  # given: scores have their say too
 
     def swapped(self) -> PairHashes:
         """The same pairs with y asking for x; hard negatives are y-side and drop out."""
-        return PairHashes(self.y_B, self.x_B, self.document_B)
+        return PairHashes(self.y_B, self.x_B, self.document_B, guidance=self.guidance and self.guidance.swapped())
 
     def pairs_alone(self) -> PairHashes:
         """The same without hard negatives."""
@@ -69,7 +128,7 @@ def contrastive_loss(
         y_KD: likewise; y_i belongs to x_i. The vectors of the hard negatives follow, if there are any.
         log_scale: tau, a scalar; it gets its gradient.
         hashes: of all B pairs, and of as many hard negatives as y_KD has more rows than x_BD; in main memory, where looking
-            through them makes no GPU wait.
+            through them makes no GPU wait. With `guidance`, whose terms are part of the loss.
         rows: the pairs that this process answers for, in both directions. The sum over processes whose slices cover
             0..B is the loss of the whole batch, and so are the sums of the gradients of x_BD, y_KD and log_scale: no
             factor of the number of processes enters. None: all.
@@ -80,13 +139,33 @@ def contrastive_loss(
     scale = log_scale.exp()
     n_negatives = 0 if hashes.negative_M is None else len(hashes.negative_M)
     assert len(y_KD) == n_pairs + n_negatives, f"{len(y_KD)} candidates for {n_pairs} pairs and {n_negatives} hard negatives"
-    if directions == "both" and len(y_KD) == end - begin and n_pairs * n_pairs <= TILE_LOGITS:
+    if hashes.guidance is not None:
+        hashes = replace(hashes, guidance=hashes.guidance.to(x_BD.device))
+    elif directions == "both" and len(y_KD) == end - begin and n_pairs * n_pairs <= TILE_LOGITS:
         return _SquareLoss.apply(x_BD, y_KD, scale, hashes)
     forth = (x_BD, y_KD, scale, hashes, (begin, end))
     back = (y_KD[:n_pairs], x_BD, scale, hashes.swapped(), (begin, end))
     if directions != "both":
-        return _DirectedLoss.apply(*(forth if directions == "x_to_y" else back))
-    return (_DirectedLoss.apply(*forth) + _DirectedLoss.apply(*back)) / 2
+        loss = _DirectedLoss.apply(*(forth if directions == "x_to_y" else back))
+    else:
+        loss = (_DirectedLoss.apply(*forth) + _DirectedLoss.apply(*back)) / 2
+    if hashes.guidance is None or not (hashes.guidance.margin_mse_weight and n_negatives):
+        return loss
+    return loss + hashes.guidance.margin_mse_weight * margin_mse(x_BD, y_KD, hashes.guidance, (begin, end))
+
+
+def margin_mse(x_BD: Tensor, y_KD: Tensor, guidance: Guidance, rows: tuple[int, int]) -> Tensor:
+    """Mean squared error of cos(x, y) - cos(x, negative) against the guide's, over the hard negatives that these rows brought."""
+    assert guidance.x_BG is not None and guidance.y_KG is not None and guidance.owner_M is not None, "a guide and its triples"
+    owner_M, n_pairs = guidance.owner_M, len(x_BD)
+    own_m = ((owner_M >= rows[0]) & (owner_M < rows[1])).nonzero().squeeze(1)
+    of_m = owner_M[own_m]
+
+    def margins(x_BD: Tensor, y_KD: Tensor) -> Tensor:
+        return (x_BD[of_m] * (y_KD[of_m] - y_KD[n_pairs + own_m])).sum(dim=1)
+
+    error_m = margins(x_BD, y_KD) - margins(guidance.x_BG, guidance.y_KG).to(x_BD.dtype)
+    return error_m.square().sum() / len(owner_M)
 
 
 def false_negatives(hashes: PairHashes, rows_R: Tensor) -> Tensor:
@@ -166,13 +245,18 @@ class _DirectedLoss(torch.autograd.Function):
         slope_q_BD, slope_c_KD = torch.zeros_like(q_BD), torch.zeros_like(c_KD)
         for begin, end in _tiles(*rows, len(c_KD)):
             logits_CK = _scaled_logits(q_BD[begin:end] * scale, c_KD, hashes, repeated_B, begin)
+            taught = _guided(logits_CK, hashes.guidance, scale, begin) if hashes.guidance else None
             logits_CK -= logits_CK.amax(dim=1, keepdim=True)
             positive_C = logits_CK.diagonal(begin).clone()
             sum_C = logits_CK.exp_().sum(dim=1)
             loss += (sum_C.log() - positive_C).sum() / len(q_BD)
+            if taught is not None:
+                loss += taught[0] / len(q_BD)
             if any(ctx.needs_input_grad):
                 slope_CK = logits_CK.mul_((1 / len(q_BD) / sum_C)[:, None])
                 slope_CK.diagonal(begin).sub_(1 / len(q_BD))
+                if taught is not None:
+                    slope_CK.add_(taught[1], alpha=1 / len(q_BD))
                 slope_q_BD[begin:end] = slope_CK @ c_KD
                 slope_c_KD.addmm_(slope_CK.T, q_BD[begin:end])
         ctx.save_for_backward(*_gradients(slope_q_BD, slope_c_KD, q_BD, scale))
@@ -182,6 +266,36 @@ class _DirectedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         return *(grad_loss * grad for grad in ctx.saved_tensors), None, None
+
+
+def _guided(logits_CK: Tensor, guidance: Guidance, scale: Tensor, begin: int) -> tuple[Tensor, Tensor] | None:
+    """Set the logits of false negatives by score to minus infinity; returns the divergence from the guide, and its slope.
+
+    The divergence is over all candidates but equal texts: what is too near to be a negative has a share of both distributions.
+    """
+    guide_CK = guidance.scores(begin, begin + len(logits_CK))
+    taught = None
+    if guidance.kl_weight:
+        assert guide_CK is not None, "a divergence from a guide that is not there"
+        taught = _divergence(logits_CK, guide_CK.to(logits_CK.dtype) / guidance.kl_temperature)
+        taught = taught[0] * guidance.kl_weight, taught[1] * guidance.kl_weight
+    if guidance.margin is not None:
+        by_own = guide_CK is None or guidance.by_own
+        near_CK = guidance.too_near(logits_CK / scale if by_own else guide_CK, begin)
+        near_CK &= logits_CK > -torch.inf  # those are left out in any case
+        guidance.masked.append(near_CK.sum())
+        logits_CK.masked_fill_(near_CK, -torch.inf)
+    return taught
+
+
+def _divergence(logits_CK: Tensor, guide_CK: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over rows of KL(guide || model), and its slope by the logits: model's minus guide's probabilities."""
+    out_CK = logits_CK == -torch.inf
+    log_p_CK = logits_CK.log_softmax(dim=1).masked_fill_(out_CK, 0.0)
+    log_q_CK = guide_CK.masked_fill(out_CK, -torch.inf).log_softmax(dim=1).masked_fill_(out_CK, 0.0)
+    q_CK = log_q_CK.exp().masked_fill_(out_CK, 0.0)
+    p_CK = log_p_CK.exp().masked_fill_(out_CK, 0.0)
+    return (q_CK * (log_q_CK - log_p_CK)).sum(), p_CK - q_CK
 
 
 def _gradients(slope_q_BD: Tensor, slope_c_KD: Tensor, q_BD: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

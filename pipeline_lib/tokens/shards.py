@@ -41,6 +41,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import SHARD_SUFFIX, part_label
+from pipeline_lib.tokens.guide import Cleaned
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
 
 NEGATIVES = "negatives"
@@ -178,7 +179,7 @@ LENGTHS_FILE = "lengths.json"
 
 def write_shards(
     store: Store,
-    curated: Artifact,
+    curated: Artifact | Cleaned,
     tokenizer: Artifact,
     config: ShardConfig,
     progress: Progress = silent,
@@ -190,28 +191,30 @@ def write_shards(
 
     Args:
         store: where the artifact goes.
-        curated: one part a split; its pairs may carry hard negatives.
+        curated: one part a split; its pairs may carry hard negatives. `Cleaned`: of the training split those that stayed.
         tokenizer: one part.
         config: lengths, and which splits.
         progress: counts pairs.
         processes: that tokenize, a shard a task; the bytes are the same with any number of them.
     """
 
+    pairs = curated.curated if isinstance(curated, Cleaned) else curated
+    inputs = {"curated": pairs, "tokenizer": tokenizer}
+    inputs |= {"consistent": curated.consistent} if isinstance(curated, Cleaned) else {}
+
+    def file_of(split: str) -> Path:
+        return curated.pairs(split) if isinstance(curated, Cleaned) else curated.part_folder(split) / "pairs.parquet"
+
     def make(_: str) -> Outcome:
-        present = {part.label for part in curated.manifest.parts}
-        plan = [
-            piece
-            for split in config.splits
-            if split in present
-            for piece in _pieces_of(split, curated.part_folder(split) / "pairs.parquet")
-        ]
+        present = {part.label for part in pairs.manifest.parts}
+        plan = [piece for split in config.splits if split in present for piece in _pieces_of(split, file_of(split))]
         parts = _write_parts(store, plan, tokenizer, config, progress, processes)
         names = [*FACTS, *(name for name in NEGATIVE_FACTS if any(name in part.facts for part in parts))]
         facts = {name: sum(part.facts.get(name, 0) for part in parts) for name in names}
         return Outcome(parts=tuple(parts), counts=sum_counts(parts), facts=facts)
 
     with system_memory():
-        return store.build(STAGE, config, {"curated": curated, "tokenizer": tokenizer}, make)
+        return store.build(STAGE, config, inputs, make)
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from pipeline_lib.config.training import TrainConfig
-from pipeline_lib.model.loss import PairHashes
+from pipeline_lib.model.loss import Guidance, PairHashes
 from pipeline_lib.tokens.batches import mix
 from pipeline_lib.tokens.dataset import TokenRows
+from pipeline_lib.tokens.guide import GuideTable
 from pipeline_lib.train.rows import PairRows
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -85,6 +86,7 @@ class Batch:
     y_ids: list[np.ndarray]
     negative_ids: list[list[np.ndarray]]  # of each pair
     hashes: PairHashes  # hard negatives in the order of their pairs
+    guide: tuple[torch.Tensor, torch.Tensor] | None = None  # its vectors of every x; of every y, then every hard negative
 
     def lengths(self) -> np.ndarray:
         """Tokens of each pair, both sides and hard negatives: (B,)."""
@@ -102,8 +104,44 @@ class Batch:
         document_B = None if hashes.document_B is None else hashes.document_B[order]
         if hashes.negative_M is None:
             return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B)
-        of_pair = hashes.negative_M.split(list(map(len, self.negative_ids)))
-        return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B, torch.cat([of_pair[i] for i in order_B]))
+        negative_M = torch.cat([self._of_pairs(hashes.negative_M)[i] for i in order_B])
+        return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B, negative_M)
+
+    def _of_pairs(self, of_negatives: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Rows of all hard negatives, pair by pair."""
+        return of_negatives.split(list(map(len, self.negative_ids)))
+
+    def guided_by(self, table: GuideTable) -> Batch:
+        """The same with the guide's vectors of its texts."""
+        hashes, numpy = self.hashes, torch.from_numpy
+        y_K = hashes.y_B if hashes.negative_M is None else torch.cat([hashes.y_B, hashes.negative_M])
+        x_BG, y_KG = (numpy(table.vectors(of.numpy(), side)) for of, side in ((hashes.x_B, "x"), (y_K, "y")))
+        return replace(self, guide=(x_BG, y_KG))
+
+    def guidance_of(self, order_B: np.ndarray, config: TrainConfig, step: int) -> Guidance | None:
+        """What scores say of the batch in another order, at a step; None where they have no say."""
+        rule, teacher = config.false_negatives, config.teacher
+        masks = rule.by != "off" and step >= rule.unmasked_steps
+        if not masks and not teacher.kl_weight and not teacher.margin_mse_weight:
+            return None
+        owner_M = torch.from_numpy(np.repeat(np.arange(len(order_B)), [len(self.negative_ids[i]) for i in order_B]))
+        x_BG, y_KG = None, None
+        if self.guide is not None:
+            n_pairs = len(order_B)
+            x_BG, y_KG = self.guide[0][order_B], self.guide[1][:n_pairs][order_B]
+            of_pairs = self._of_pairs(self.guide[1][n_pairs:])
+            y_KG = torch.cat([y_KG, *(of_pairs[i] for i in order_B)])
+        return Guidance(
+            margin=rule.margin if masks else None,
+            relative=rule.kind == "relative",
+            x_BG=x_BG,
+            y_KG=y_KG,
+            by_own=rule.by == "own",
+            kl_weight=teacher.kl_weight,
+            kl_temperature=teacher.temperature,
+            margin_mse_weight=teacher.margin_mse_weight,
+            owner_M=owner_M,
+        )
 
 
 def at_least(sequences: list[np.ndarray], passes: int, batch: Batch) -> list[np.ndarray]:

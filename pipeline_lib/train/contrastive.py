@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from pipeline_lib.model.outline import Weights, outline_encoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
+from pipeline_lib.tokens.guide import GuideTable
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
@@ -126,6 +128,8 @@ class ContrastiveObjective:
         self._table_deviation = deviation(encoder.backbone.get_input_embeddings().weight, ranks)
         self.micro_batch_tokens = self.config.micro_batch_tokens or CPU_TOKENS  # the launcher settles it by the devices
         self.held_out: HeldOut | None = None
+        self.guide: GuideTable | None = None
+        self._masked: list[Tensor] = []  # entries of the last step's loss that scores left out, of each of its terms
         self._seen: tuple[Tensor, Tensor] | None = None  # the last step's embeddings: x (B, D), candidates (K, D)
         self._watch = Stopwatch()
 
@@ -189,7 +193,8 @@ class ContrastiveObjective:
 
     def read_batch(self, step: int) -> Batch:
         """Global batch `step`, tokens dropped; a pure function of the step, the same on every rank."""
-        return read_batch(self.rows, step, self.config, self.config.token_dropout)
+        batch = read_batch(self.rows, step, self.config, self.config.token_dropout)
+        return batch if self.guide is None else batch.guided_by(self.guide)
 
     def gradients(self, step: int) -> StepFigures:
         """Add this rank's part of the gradient; all its sequences are one pass over micro-batches of similar length."""
@@ -214,7 +219,13 @@ class ContrastiveObjective:
             wait_seconds=self._ahead.wait_seconds,
             effective_rank=min(effective_rank(x_BD), effective_rank(y_KD[: len(x_BD)])) if is_ranked else None,
             loss_seconds=self._watch.lap()["loss"],
+            masked=self._count_masked(loss),
         )
+
+    def _count_masked(self, loss: Tensor) -> Tensor | None:
+        """Entries of this rank's loss that scores left out; None where they never do."""
+        counts, self._masked = self._masked, []
+        return None if self.config.false_negatives.by == "off" else sum(counts, torch.zeros_like(loss, dtype=torch.int64))
 
     def _cut(self, sequences: list[np.ndarray], batch: Batch, shares: list[np.ndarray]) -> list[MicroBatch]:
         """Micro-batches on this rank's device; under FSDP as many as the rank with the most makes: each is a collective."""
@@ -240,7 +251,10 @@ class ContrastiveObjective:
 
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
-        hashes = batch.hashes_of(np.concatenate(shares))
+        order_B = np.concatenate(shares)
+        guidance = batch.guidance_of(order_B, self.config, step)
+        hashes = replace(batch.hashes_of(order_B), guidance=guidance)
+        self._masked = [] if guidance is None else guidance.masked
         sizes = [len(share) for share in shares]
         n_negatives = [sum(len(batch.negative_ids[i]) for i in share) for share in shares]
         begin = sum(sizes[: self.ranks.rank])

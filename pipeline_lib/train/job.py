@@ -85,6 +85,7 @@ class Job(BaseModel):
         key: of the artifact in the making.
         start: folder of a causal language model or of a checkpoint to start from, "" for none; `start_digest` is its content.
         continued: the run whose steps come before those of this one, if any.
+        guide: table of a guide's vectors, where the loss reads them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +99,7 @@ class Job(BaseModel):
     start: str = ""
     start_digest: str = ""
     continued: Continued | None = None
+    guide: ArtifactRef | None = None
     config: TrainConfig | PretrainConfig
     model: ModelConfig
 
@@ -130,6 +132,7 @@ class Job(BaseModel):
         fields = {f"config.{name}": value for name, value in self.config.key_fields().items()}
         fields |= {f"model.{name}": value for name, value in self.model.key_fields().items() if name != "init"}
         fields |= {"start": self.start_digest, "shards": self.shards.digest, "vocabulary": self.tokenizer.digest}
+        fields |= {"guide": self.guide.digest} if self.guide else {}
         return {**fields, "stage_version": self.stage.version, "torch": torch_version}
 
 

@@ -76,16 +76,19 @@ class TrainInputs:
     Attributes:
         start: of stage "pretrain" or "lexical_start".
         parent: of stage "train": the run whose checkpoint it starts from or goes on from.
+        guide: of stage "guide": what its scores say of the same pairs, where the loss asks for them.
     """
 
     shards: Artifact
     tokenizer: Artifact
     start: Artifact | None = None
     parent: Artifact | None = None
+    guide: Artifact | None = None
 
     def named(self) -> dict[str, Artifact]:
         """The inputs that there are, by the names that lineage records."""
         named = {"shards": self.shards, "tokenizer": self.tokenizer, "start": self.start, "parent": self.parent}
+        named |= {"guide": self.guide}
         return {name: artifact for name, artifact in named.items() if artifact is not None}
 
 
@@ -155,7 +158,7 @@ def build_trained(
     start = start_of(store, inputs.start, choices.config, choices.model, inputs.tokenizer)
     choices = choices.model_copy(update=named(choices.config, choices.model, start))
     choices = _with_precision(choices, start.folder)
-    inputs = replace(inputs, parent=inputs.parent or start.parent)
+    inputs = replace(inputs, parent=inputs.parent or start.parent, guide=_guide_of(inputs, choices.config))
 
     def make(key: str) -> Outcome:
         work = workload_of(inputs.shards, inputs.tokenizer, start.folder, choices.config, choices.model)
@@ -171,6 +174,7 @@ def build_trained(
             start=start.folder,
             start_digest=start.digest,
             continued=start.continued,
+            guide=ArtifactRef.of(inputs.guide) if inputs.guide else None,
             config=config,
             model=choices.model,
         )
@@ -186,6 +190,19 @@ def build_trained(
         return _outcome(store, job)
 
     return store.build(stage, choices, inputs.named(), make)
+
+
+def _guide_of(inputs: TrainInputs, config: TrainConfig | PretrainConfig) -> Artifact | None:
+    """The guide's table where the loss reads it; none is part of a run's name elsewhere.
+
+    Raises:
+        UserError: it reads one, and none is there.
+    """
+    if not isinstance(config, TrainConfig) or not config.needs_guide:
+        return None
+    if inputs.guide is None:
+        raise UserError("train.false_negatives.by: guide and train.teacher go by a guide's scores: set guide.model")
+    return inputs.guide
 
 
 def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:

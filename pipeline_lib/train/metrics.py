@@ -42,6 +42,7 @@ class StepMetrics:
         gradient_norm: before clipping.
         padding_share: of the computed tokens, 0 to 1.
         pairs_seen: by all steps so far.
+        masked: candidates, of rows and of columns, that `train.false_negatives` left out; absent where it is off.
     """
 
     step: int
@@ -51,6 +52,7 @@ class StepMetrics:
     learning_rate: float
     padding_share: float
     pairs_seen: int
+    masked: int | None = None
 
     @property
     def not_finite(self) -> list[str]:

@@ -30,6 +30,7 @@ class StepFigures:
         wait_seconds: for the step's data.
         effective_rank: of the batch's embeddings, see metrics.py; None where it was not measured.
         loss_seconds: of the loss from the embeddings on, the gather of other ranks' included.
+        masked: candidates of rows and columns that scores left out of the loss, a scalar on the device; None where none can.
     """
 
     loss: Tensor
@@ -42,6 +43,7 @@ class StepFigures:
     wait_seconds: float = 0.0
     effective_rank: float | None = None
     loss_seconds: float = 0.0
+    masked: Tensor | None = None
 
 
 class Objective(Protocol):

@@ -70,16 +70,25 @@ def pretrain(
 def finetune(
     store: Store,
     checkpoint: Checkpoint,
-    shards: Artifact,
+    data: Artifact | tuple[Artifact, Artifact],
     config: FinetuneConfig,
     progress: Progress = silent,
     log: Log = log_line,
 ) -> Artifact:
     """Tune a checkpoint on token shards made with its tokenizer; the result is a `train` artifact like any other.
 
+    Args:
+        store: where the artifact goes.
+        checkpoint: to tune.
+        data: token shards, or these and a guide's table of the same pairs.
+        config: how.
+        progress: counts steps.
+        log: for lines that people read.
+
     Raises:
         UserError, TrainingFailed: see `train`.
     """
+    shards, guide = data if isinstance(data, tuple) else (data, None)
     choices = checkpoint.trained.manifest.config
     folder = checkpoint.trained.part_folder(checkpoint.label)
     temperature = json.loads((folder / "state.json").read_text())["temperature"]
@@ -87,7 +96,7 @@ def finetune(
     rows = {label.removeprefix("train-"): sum(part.facts["rows"] for part in parts_of(shards, label)) for label in labels}
     tuned = tuned_config(TrainConfig.model_validate(choices["config"]), config, rows, temperature)
     model = ModelConfig.model_validate({**choices["model"], "init": str(folder)})
-    return train(store, TrainInputs(shards, checkpoint.tokenizer), tuned, model, progress, log)
+    return train(store, TrainInputs(shards, checkpoint.tokenizer, guide=guide), tuned, model, progress, log)
 
 
 def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, int], temperature: float) -> TrainConfig:
@@ -117,6 +126,8 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "mixture": {view: float(n) for view, n in sorted(rows.items())},
         "temperature": config.temperature or temperature,
         "token_dropout": config.token_dropout,
+        "false_negatives": config.false_negatives,
+        "teacher": config.teacher,
         "mask_same_document": (),
         "weight_average": 0.0,
         "checkpoints": config.checkpoints,

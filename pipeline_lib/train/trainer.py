@@ -22,6 +22,7 @@ from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import TrainingFailed
 from pipeline_lib.store.files import digest_of, exclusive, fault_point, replace_file
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.guide import GuideTable
 from pipeline_lib.train import optim
 from pipeline_lib.train.checkpoints import ModelCheckpoints, Resume, Trained, state_json
 from pipeline_lib.train.distributed import (
@@ -203,12 +204,15 @@ class Trainer:
         numbers = [figures.pairs, figures.tokens, figures.padded_tokens, self.stop.raised, self.resume.is_due]
         alike = {"norm": norm, "temperature": figures.temperature, "finite": figures.finite}
         same = {name: value for name, value in alike.items() if value is not None}
-        loss, pairs, tokens, padded, stop, save, *rest = read_figures([figures.loss], numbers, list(same.values()), self.ranks)
+        counted = [] if figures.masked is None else [figures.masked]
+        found = read_figures([figures.loss, *counted], numbers, list(same.values()), self.ranks)
+        masked = int(found.pop(1)) if counted else None
+        loss, pairs, tokens, padded, stop, save, *rest = found
         read = dict(zip(same, rest, strict=True))
         self._agreed = Agreed(stop > 0, save > 0)
         self.pairs_seen += int(pairs)
         padding = 1.0 - tokens / padded
-        metrics = StepMetrics(step, loss, read.get("temperature"), read["norm"], rate, padding, self.pairs_seen)
+        metrics = StepMetrics(step, loss, read.get("temperature"), read["norm"], rate, padding, self.pairs_seen, masked)
         return metrics, Work(int(pairs), int(tokens)), read.get("finite", 1.0) > 0
 
     def _report(self, metrics: StepMetrics, work: Work, figures: StepFigures) -> None:
@@ -355,7 +359,9 @@ def build_objective(job: Job, ranks: Ranks) -> Objective:
     if isinstance(job.config, TrainConfig):
         from pipeline_lib.train.contrastive import ContrastiveObjective
 
-        return ContrastiveObjective.build(job, shards, tokenizer, ranks)
+        objective = ContrastiveObjective.build(job, shards, tokenizer, ranks)
+        objective.guide = GuideTable(job.guide.open(store)) if job.guide else None
+        return objective
     from pipeline_lib.train.causal import CausalObjective
 
     return CausalObjective.build(job, shards, tokenizer, ranks)
