@@ -8,11 +8,12 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.guide import guided
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import AblateParams
 from flows.roots import admit
-from flows.train import start_of_training
+from flows.train import start_of_training, trained_of
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
 from pipeline_lib.config.ablations import AblateConfig, arms, rankings, with_seed
 from pipeline_lib.evaluation.ablation import Measured
@@ -60,7 +61,9 @@ def ablate(params: AblateParams) -> AblatedRef:
 def measure(work: Workspace, dataset: Dataset, ablation: AblateConfig) -> tuple[Artifact, ...]:
     """Train one run and rank with its last checkpoint."""
     store, config = work.store, work.config
-    trained = train_task(store, dataset.shards, dataset.tokenizer, config, start_of_training(work, dataset))
+    dataset = guided(work, dataset, trained_of)
+    start = start_of_training(work, dataset)
+    trained = train_task(store, dataset.shards, dataset.tokenizer, config, start, {"guide": dataset.guide})
     label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
     checkpoint = Checkpoint(trained, label, dataset.tokenizer, config.shards)
     return tuple(

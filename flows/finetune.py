@@ -7,6 +7,7 @@ import time
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.guide import guide_of_sets
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
@@ -52,9 +53,11 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     sets = [training_set_task(store, training_set) for training_set in params.training_sets()]
     if config.mining.per_pair:
         sets = [mine_task(store, training_set, checkpoint, config.mining) for training_set in sets]
-    shards = _shards(store, join_task(store, sets), checkpoint)
+    joined = join_task(store, sets)
+    shards = _shards(store, joined, checkpoint)
     began = time.time()
-    trained = finetune_task(store, checkpoint, shards, config.training)
+    guide = guide_of_sets(store, config, joined)
+    trained = finetune_task(store, checkpoint, shards, config.training, guide)
     record_origin(trained, origin_of_tuning(params.model_copy(update={"checkpoint": checkpoint.name}), shards.manifest.key))
     if is_new(trained, began):
         register_checkpoints(trained, params.checkpoint, params.machine.model_dump(exclude_none=True))

@@ -130,6 +130,8 @@ def opened_dataset(store: Store, ref: DatasetRef) -> Dataset:
         "tokenizer": ref.tokenizer,
         "shards": ref.shards,
         "check_shards": ref.checked,
+        "guide": ref.guide,
+        "consistent": ref.consistent,
     }
     return Dataset(**{stage: store.open(stage, key) if key else None for stage, key in stages.items()})  # type: ignore[arg-type]
 

@@ -16,13 +16,13 @@ from pipeline_lib.config.options import find, options
 from pipeline_lib.config.overrides import in_yaml, parse_set
 from pipeline_lib.config.presets import RANDOM, preset
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import check_divides, check_early_stopping
+from pipeline_lib.config.training import FIRST_ROUND, check_divides, check_early_stopping
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import start_embeds, start_weights
 from pipeline_lib.runtime.machine import check_processes
 
 PLACE, PLACE_OR_NAME = "place", "place or name"  # what a field marked so holds: a path; a folder, or else a name
-NAMES = (RANDOM, "published", "bm25", "tfidf")  # which are no folders, be there some of that name
+NAMES = (RANDOM, FIRST_ROUND, "published", "bm25", "tfidf")  # which are no folders, be there some of that name
 # settings that name a place: their last part is told, though no output depends on the whole
 PLACE_SETTINGS = {
     "source.folder": PLACE,
@@ -30,6 +30,7 @@ PLACE_SETTINGS = {
     "contamination.folder": PLACE,
     "select.suite_data": PLACE,
     "model.init": PLACE_OR_NAME,
+    "guide.model": PLACE_OR_NAME,
 }
 TOLD = {*PLACE_SETTINGS, "name"}
 # options of commands to the settings that they give

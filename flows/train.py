@@ -9,6 +9,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
+from flows.guide import guided
 from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import CheckpointParams, SourceParams, TrainParams
@@ -68,13 +69,9 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
         params: which it is recorded with.
     """
     work = warm_started(work, dataset)
+    dataset = guided(work, dataset, trained_of)
     parent, began = dataset.start.trained if dataset.start else None, time.time()
-    if work.config.pools.gpu:
-        if work.config.pretrain.steps and work.config.pretrain.text == "documents" and dataset.start is None:
-            text_of(work, dataset)  # by this pool's cores; there it is found made
-        trained, start = trained_on_pool(work, dataset)
-    else:
-        trained, start = trained_here(work, dataset)
+    trained, start = trained_of(work, dataset)
     origin = origin_of(params, work, dataset)
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
@@ -84,11 +81,21 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
 
 
+def trained_of(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
+    """The `train` artifact of a dataset, and what its training began from where that was made for it; wherever it is made."""
+    if not work.config.pools.gpu:
+        return trained_here(work, dataset)
+    if work.config.pretrain.steps and work.config.pretrain.text == "documents" and dataset.start is None:
+        text_of(work, dataset)  # by this pool's cores; there it is found made
+    return trained_on_pool(work, dataset)
+
+
 def trained_here(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
     """The `train` artifact of a dataset, and what its training began from where that was made for it; by this machine."""
     start = start_of_training(work, dataset)
     parent = dataset.start.trained if dataset.start else None
-    return train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, parent), start
+    more = {"parent": parent, "guide": dataset.guide}
+    return train_task(work.store, dataset.shards, dataset.tokenizer, work.config, start, more), start
 
 
 def warm_started(work: Workspace, dataset: Dataset) -> Workspace:

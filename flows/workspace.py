@@ -71,6 +71,8 @@ class DatasetRef(BaseModel):
     tokenizer: str = Field(description="Key of the `tokenizer` artifact.")
     shards: str = Field(description="Key of the `shards` artifact.")
     checked: str | None = Field(None, description="Key of the `check_shards` artifact.")
+    guide: str | None = Field(None, description="Key of the `guide` artifact, where training goes by a guide's scores.")
+    consistent: str | None = Field(None, description="Key of the `consistent` artifact, where it leaves pairs out.")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Dataset:
     """A finished dataset. Each field is named by its stage, in the order of the run.
 
     Attributes:
+        guide: a model's vectors of the training texts, where training goes by its scores.
+        consistent: the training pairs that it agrees with, where the others are left out.
         start: the checkpoint that its training starts from, with whose tokenizer it was made; None: that has none.
     """
 
@@ -88,6 +92,8 @@ class Dataset:
     shards: Artifact
     check_shards: Artifact | None = None
     start: Checkpoint | None = None
+    guide: Artifact | None = None
+    consistent: Artifact | None = None
 
     @property
     def stages(self) -> dict[str, Artifact]:
@@ -105,6 +111,8 @@ class Dataset:
             tokenizer=keys["tokenizer"],
             shards=keys["shards"],
             checked=keys.get("check_shards"),
+            guide=keys.get("guide"),
+            consistent=keys.get("consistent"),
         )
 
 

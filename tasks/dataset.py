@@ -25,6 +25,7 @@ from pipeline_lib.sources.safe_open import printable
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import sum_counts
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.guide import Cleaned
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, say, show_table, stage_task
@@ -136,7 +137,7 @@ def tokenizer_task(store: Store, curated: Artifact, config: RunConfig) -> Artifa
 
 
 @stage_task("shards")
-def shards_task(store: Store, curated: Artifact, tokenizer: Artifact, config: RunConfig) -> Artifact:
+def shards_task(store: Store, curated: Artifact | Cleaned, tokenizer: Artifact, config: RunConfig) -> Artifact:
     """Token ids in memory-mapped Arrow files."""
     progress = StageProgress("shards")
     artifact = write_shards(store, curated, tokenizer, config.shards, progress, config.extract)

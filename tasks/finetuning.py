@@ -62,10 +62,12 @@ def join_task(store: Store, sets: Sequence[Artifact]) -> Artifact:
 
 
 @stage_task("finetune", retries=0)
-def finetune_task(store: Store, checkpoint: Checkpoint, shards: Artifact, config: FinetuneConfig) -> Artifact:
+def finetune_task(
+    store: Store, checkpoint: Checkpoint, shards: Artifact, config: FinetuneConfig, guide: Artifact | None = None
+) -> Artifact:
     """Contrastive training that goes on from a checkpoint, in a child process that restarts by itself."""
     progress = StageProgress("finetune")
-    artifact = finetune(store, checkpoint, shards, config, progress, progress.tell)
+    artifact = finetune(store, checkpoint, (shards, guide) if guide else shards, config, progress, progress.tell)
     facts = artifact.manifest.facts
     progress.finish(f"{facts['step']:,} steps, {facts['pairs_seen']:,} pairs seen, loss {facts['loss']:.3f}")
     return artifact

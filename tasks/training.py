@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from prefect.events import emit_event
 
 from data_contracts.losses import by_count
 from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.training import GuideConfig
 from pipeline_lib.curation.document_splits import split_whole_documents
+from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder, embedding_processes
+from pipeline_lib.evaluation.suites.models import TextEncoder
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.guide import INCONSISTENT, ConsistencyWork, embed_training_texts, keep_consistent
 from pipeline_lib.tokens.text_shards import write_text_shards
 from pipeline_lib.train.language_text import sentence_of, warning_of
 from pipeline_lib.train.launch import TrainInputs, train
 from pipeline_lib.train.stages import AdviceConfig, build_advice, pretrain
 from tasks.ui import StageProgress, stage_task
 
+NOTHING: Mapping[str, Artifact | None] = {}
 REGISTERED = "cpt.checkpoint.registered"  # the event that prefect.yaml's automation waits for
 
 
@@ -69,6 +75,29 @@ def lexical_start_task(store: Store, shards: Artifact, tokenizer: Artifact, conf
     return artifact
 
 
+@stage_task("guide")
+def guide_task(store: Store, pairs: Artifact, model: TextEncoder) -> Artifact:
+    """The guide's vectors of every training text; those that the store's cache has are not computed again."""
+    progress = StageProgress("guide")
+    with closing(ParallelEncoder(model, embedding_processes())) as parallel:  # one a GPU
+        encoder = CachedEncoder(parallel, store)
+        artifact = embed_training_texts(store, pairs, model.id.fingerprint, encoder.encode, progress)
+    facts = artifact.manifest.facts
+    progress.finish(f"{facts['texts']:,} texts by {model.id.name}, {facts['width']} dimensions")
+    return artifact
+
+
+@stage_task("consistent")
+def consistent_task(store: Store, pairs: Artifact, guide: Artifact, config: GuideConfig) -> Artifact:
+    """The training pairs whose y the guide finds for their x."""
+    assert config.keep_top is not None, "no rank is asked for"
+    progress = StageProgress("consistent")
+    artifact = keep_consistent(store, pairs, guide, ConsistencyWork(top=config.keep_top, block=config.block_pairs), progress)
+    counts = artifact.manifest.counts
+    progress.finish(f"{counts.n_out:,} of {counts.n_in:,} training pairs, {counts.dropped.get(INCONSISTENT, 0):,} inconsistent")
+    return artifact
+
+
 @stage_task("train", retries=0)
 def train_task(
     store: Store,
@@ -76,11 +105,15 @@ def train_task(
     tokenizer: Artifact,
     config: RunConfig,
     start: Artifact | None,
-    parent: Artifact | None = None,
+    more: Mapping[str, Artifact | None] = NOTHING,
 ) -> Artifact:
-    """Contrastive training in a child process; it restarts from its last complete state by itself."""
+    """Contrastive training in a child process; it restarts from its last complete state by itself.
+
+    Args:
+        more: inputs "parent" and "guide", where there are some.
+    """
     progress = StageProgress("train")
-    inputs = TrainInputs(shards, tokenizer, start, parent)
+    inputs = TrainInputs(shards, tokenizer, start, **more)
     artifact = train(store, inputs, config.train, config.model, progress, progress.tell)
     facts = artifact.manifest.facts
     progress.finish(facts.get("stopped_early") or f"{config.train.steps:,} steps of {config.train.batch_size:,} pairs")

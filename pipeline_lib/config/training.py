@@ -84,11 +84,13 @@ class GuideConfig(StageConfig):
     )
     keep_top: int | None = Field(
         None,
-        description="Largest rank that the guide may give a training pair's y for its x in its block; pairs below it are dropped"
-        " as `inconsistent`; null: all stay. Held-out pairs always stay.",
+        description="Largest rank that the guide may give a training pair's y for its x in its block; pairs behind it are"
+        " dropped as `inconsistent`; null: all stay. Held-out pairs always stay.",
         ge=1,
     )
-    block_pairs: int = Field(1024, description="Pairs of a block, whose y are the candidates of its x (pairs).", ge=2, le=65_536)
+    block_pairs: int = Field(
+        1024, description="Pairs of a block, whose y are the candidates of its x (pairs).", ge=2, le=65_536
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass of the guide (tokens).", ge=64)
     precision: PrecisionChoice = operational(
         "auto", description="Precision of the guide's products, as `train.precision`; what it came to names the table."

@@ -51,6 +51,7 @@ _CURVES = (
     ("pairs_per_second", "Pairs per second", lambda value: f"{value:,.0f}"),
     ("padding_share", "Share of padding", lambda value: f"{100 * value:.3g}%"),
     ("learning_rate", "Learning rate", lambda value: f"{value:.1e}" if value else "0"),
+    ("masked", "Candidates left out by score", lambda value: f"{value:,.0f}"),
 )
 
 

@@ -155,7 +155,7 @@ def contrastive_loss(
 
 
 def margin_mse(x_BD: Tensor, y_KD: Tensor, guidance: Guidance, rows: tuple[int, int]) -> Tensor:
-    """Mean squared error of cos(x, y) - cos(x, negative) against the guide's, over the hard negatives that these rows brought."""
+    """Mean squared error of cos(x, y) - cos(x, negative) against the guide's, over the hard negatives that these rows bring."""
     assert guidance.x_BG is not None and guidance.y_KG is not None and guidance.owner_M is not None, "a guide and its triples"
     owner_M, n_pairs = guidance.owner_M, len(x_BD)
     own_m = ((owner_M >= rows[0]) & (owner_M < rows[1])).nonzero().squeeze(1)

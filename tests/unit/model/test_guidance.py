@@ -1,4 +1,4 @@
-"""False negatives by score and a guide's terms in the loss, against an oracle written entry by entry; B pairs, M hard negatives."""
+"""False negatives by score and a guide's terms in the loss, against an oracle written entry by entry."""
 
 from __future__ import annotations
 

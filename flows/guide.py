@@ -1,0 +1,98 @@
+"""Guide of a training run: which model it is, its vectors of the training texts, and the pairs that it agrees with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from flows.runs import find_checkpoint, with_settings
+from flows.workspace import Dataset, Workspace
+from pipeline_lib.config.finetuning import TuningConfig
+from pipeline_lib.config.training import FIRST_ROUND, GuideConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder, open_outside
+from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.guide import Cleaned
+from tasks.dataset import check_shards_task, shards_task
+from tasks.training import consistent_task, guide_task
+
+Train = Callable[[Workspace, Dataset], tuple[Artifact, Artifact | None]]
+
+
+def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
+    """The dataset with its guide's vectors, and without the training pairs that the guide does not agree with.
+
+    Args:
+        train: the first round, where its last checkpoint guides.
+
+    Raises:
+        UserError: the loss or the filter goes by a guide and none is named, or there is no such model.
+    """
+    config = work.config
+    if not config.train.needs_guide and config.guide.keep_top is None:
+        return dataset
+    if config.guide.model is None:
+        raise UserError(
+            "train.false_negatives.by: guide, train.teacher and guide.keep_top go by a guide's scores, and guide.model names"
+            " none: give a folder, RUN/step-000240 or first_round"
+        )
+    if config.guide.model == FIRST_ROUND and config.train.continue_from:
+        raise UserError(
+            "guide.model: first_round trains anew, and train.continue_from goes on from a run: name that run instead"
+        )
+    if config.guide.model == FIRST_ROUND:
+        model: TextEncoder = _encoder(_first_round(work, dataset, train), config.guide)
+    else:
+        model = model_of(work.store, config.guide)
+    guide = guide_task(work.store, dataset.curate, model)
+    dataset = replace(dataset, guide=guide)
+    if config.guide.keep_top is None:
+        return dataset
+    consistent = consistent_task(work.store, dataset.curate, guide, config.guide)
+    shards = shards_task(work.store, Cleaned(dataset.curate, consistent), dataset.tokenizer, config)
+    checked = check_shards_task(work.store, shards, dataset.tokenizer, config)
+    return replace(dataset, consistent=consistent, shards=shards, check_shards=checked)
+
+
+def guide_of_sets(store: Store, config: TuningConfig, pairs: Artifact) -> Artifact | None:
+    """A guide's vectors of the training sets, where fine-tuning goes by its scores.
+
+    Raises:
+        UserError: none is named, or one that fine-tuning has no use for.
+    """
+    rules, guide = config.training, config.guide
+    wants = rules.false_negatives.by == "guide" or rules.teacher.kl_weight > 0 or rules.teacher.margin_mse_weight > 0
+    if guide.keep_top is not None or guide.model == FIRST_ROUND:
+        raise UserError("guide.keep_top and guide.model: first_round are for training on a dump; leave them out in fine-tuning")
+    if not wants:
+        return None
+    if guide.model is None:
+        raise UserError("training.false_negatives.by: guide and training.teacher go by a guide's scores: set guide.model")
+    return guide_task(store, pairs, model_of(store, guide))
+
+
+def model_of(store: Store, config: GuideConfig) -> TextEncoder:
+    """The model that guides: a finished run's checkpoint, or one in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    assert config.model is not None, "no guide is named"
+    checkpoint = find_checkpoint(store, config.model)
+    return open_outside(config.model) if checkpoint is None else _encoder(checkpoint, config)
+
+
+def _encoder(checkpoint: Checkpoint, config: GuideConfig) -> CheckpointEncoder:
+    return CheckpointEncoder(checkpoint, config.batch_tokens, config.precision)
+
+
+def _first_round(work: Workspace, dataset: Dataset, train: Train) -> Checkpoint:
+    """The last checkpoint of a training on the same data by its own lights, for a share of the steps."""
+    steps = max(1, round(work.config.guide.first_round_share * work.config.train.steps))
+    shorter = work.config.train.unguided().lasting(steps)
+    config = work.config.model_copy(update={"train": shorter.model_copy(update={"checkpoints": 1})})
+    trained, _ = train(replace(work, config=config), dataset)
+    label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
+    return Checkpoint(trained, label, dataset.tokenizer, config.shards)
