@@ -20,6 +20,7 @@ from tasks.dataset import (
     contamination_task,
     curate_task,
     extract_task,
+    queries_task,
     shards_task,
     tokenizer_task,
     validate_task,
@@ -54,7 +55,8 @@ def pairs_of(work: Workspace, known: Artifact | None = None) -> Pairs:
     """
     store, config = work.store, work.config
     extracted = extract_task(store, config)
-    validated = validate_task(store, extracted, config)
+    checked = queries_task(store, extracted, config) if config.queries.file else extracted
+    validated = validate_task(store, checked, config)
     contamination = contamination_task(store, config) if config.contamination.folder else None
     return Pairs(extracted, validated, curate_task(store, validated, config, contamination, known))
 

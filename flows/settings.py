@@ -31,6 +31,7 @@ PLACE_SETTINGS = {
     "select.suite_data": PLACE,
     "model.init": PLACE_OR_NAME,
     "guide.model": PLACE_OR_NAME,
+    "queries.file": PLACE,
 }
 TOLD = {*PLACE_SETTINGS, "name"}
 # options of commands to the settings that they give

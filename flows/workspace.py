@@ -378,7 +378,8 @@ def _of_earlier_versions(given: Mapping[str, Any]) -> dict[str, Any]:
 def _dataset_of(store: Store, lineage: Lineage) -> Dataset:
     """What a run was made from, as far back as it is there."""
     validated = _found(store, "validate", lineage.curated, "validated")
-    extracted = _found(store, "extract", validated, "extracted") if validated else None
+    with_queries = _found(store, "queries", validated, "extracted") if validated else None
+    extracted = _found(store, "extract", with_queries or validated, "extracted") if validated else None
     return Dataset(extracted, validated, lineage.curated, lineage.tokenizer, lineage.shards)
 
 

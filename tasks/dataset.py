@@ -15,6 +15,7 @@ from pipeline_lib.curation.decontaminate import hash_evaluations
 from pipeline_lib.curation.known_splits import note_splits
 from pipeline_lib.evaluation.candidates import is_tracked
 from pipeline_lib.pairs.extract import extract
+from pipeline_lib.pairs.queries import BAD_FILE, add_queries
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.sources.changes import Files, listed_files
 from pipeline_lib.sources.dump_files import list_bundles, listing_key
@@ -64,6 +65,19 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
             "losses", [dict(row) for row in losses.rows[:ROWS_SHOWN]], f"{losses.sentence}; what came before each break is kept"
         )
     show_table("extract", drop_rows(artifact), "What came in, what was dropped and why")
+    return artifact
+
+
+@stage_task("queries")
+def queries_task(store: Store, extracted: Artifact, config: RunConfig) -> Artifact:
+    """Pairs of a file's queries and the dump's texts, behind those of the dump."""
+    progress = StageProgress("queries")
+    artifact = add_queries(store, extracted, config.queries, config.extract.generation, progress)
+    told = artifact.manifest.facts["queries"]
+    progress.finish(f"{told['pairs']:,} pairs of {told['rows']:,} rows, {sum(told['bad'].values()):,} in quarantine")
+    if told["bad"]:
+        folder = artifact.part_folder("queries")
+        progress.tell(f"{WARNING}rows of queries set aside: {by_count(told['bad'])}; each with its reason in {folder}/{BAD_FILE}")
     return artifact
 
 

@@ -12,6 +12,7 @@ from pipeline_lib.config.data import (
     ContractConfig,
     CurateConfig,
     ExtractConfig,
+    QueriesConfig,
     ShardConfig,
     SourceConfig,
     TokenizerConfig,
@@ -224,6 +225,7 @@ class RunConfig(StageConfig):
     )
     source: SourceConfig = SourceConfig()
     extract: ExtractConfig = ExtractConfig()
+    queries: QueriesConfig = added(QueriesConfig())
     contract: ContractConfig = ContractConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     curate: CurateConfig = CurateConfig()

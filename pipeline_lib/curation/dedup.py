@@ -7,7 +7,7 @@ Four passes, each over the survivors of the one before, each keeping the lowest 
 
 1. `duplicate_pair`: the same x and y, of the same kind and view;
 2. `duplicate_x`: the same x, of the same kind and view;
-3. `duplicate_y`: the same y, of the same kind and view;
+3. `duplicate_y`: the same y, of the same kind and view, that of `queries` aside;
 4. `held_out_twin`: a text that another split has too, as x or as y, in any kind and view. It belongs to the row of the lowest
    generation, and within that to test before validation before train; every row of another split that holds it is dropped.
 
@@ -31,7 +31,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline_lib.config.data import SHORT, CurateConfig
+from pipeline_lib.config.data import QUERIES, SHORT, CurateConfig
 from pipeline_lib.errors import ContractViolation
 
 DROP_REASONS = (
@@ -56,7 +56,7 @@ _DROP_REPEATED = """
 UPDATE keys SET dropped = '{reason}' FROM (
     SELECT id FROM (
         SELECT id, row_number() OVER (PARTITION BY kind, {view}, {same} ORDER BY view = '{short}', generation, id) AS rank
-        FROM keys WHERE dropped = ''
+        FROM keys WHERE dropped = '' AND {which}
     ) WHERE rank > 1
 ) AS repeated WHERE keys.id = repeated.id
 """
@@ -90,6 +90,7 @@ UNION SELECT y_hash FROM keys WHERE dropped = '' AND split <> 'train'
 
 
 _COUNT_SHORT = f"SELECT count(*) FROM keys WHERE dropped = '' AND view = '{SHORT}'"  # noqa: S608
+ONE_A_TEXT = f"view <> '{QUERIES}'"
 _AS_OTHERS = f"CASE view WHEN '{SHORT}' THEN 'docstring' ELSE view END"
 
 
@@ -145,7 +146,9 @@ class Curation:
     def drop_repeated(self) -> None:
         """Passes 1 to 3: of equal pairs, x and y of one kind and view, keep the lowest (generation, id)."""
         for reason, same in (("duplicate_pair", "x_hash, y_hash"), ("duplicate_x", "x_hash"), ("duplicate_y", "y_hash")):
-            self.connection.execute(_DROP_REPEATED.format(reason=reason, same=same, view=_AS_OTHERS, short=SHORT))
+            # a document may have any number of queries
+            which = ONE_A_TEXT if reason == "duplicate_y" else "true"
+            self.connection.execute(_DROP_REPEATED.format(reason=reason, same=same, view=_AS_OTHERS, short=SHORT, which=which))
 
     def survivors_by(self, unit: str, short: bool = False) -> dict[str, frozenset[str]]:
         """The units ("group" or "document_id") that rows survive in, each with the kinds of its rows.

@@ -229,7 +229,7 @@ BATCH_ROWS = 1_000  # texts that the engine hands over at a time
 _RANKED_ROWS = """
 CREATE OR REPLACE TEMP TABLE ranked AS
 SELECT id, row_number() OVER (ORDER BY generation, id) - 1 AS rank, dense_rank() OVER (ORDER BY kind, view) AS scope
-FROM keys WHERE dropped = ''
+FROM keys WHERE dropped = '' AND {which}
 """
 
 _ROW_TEXTS = "SELECT rank, scope, {side} FROM read_parquet($paths) AS pairs JOIN ranked USING (id)"
@@ -276,7 +276,8 @@ def drop_near_duplicates(curation: Curation, config: NearDuplicatesConfig) -> No
 def _drop_side(curation: Curation, side: str, config: NearDuplicatesConfig, scratch: Path) -> None:
     connection = curation.connection
     of_documents = side == "document"
-    connection.execute(_RANKED_DOCUMENTS if of_documents else _RANKED_ROWS)
+    rows = _RANKED_ROWS.format(which=ONE_A_TEXT if side == "y" else "true")
+    connection.execute(_RANKED_DOCUMENTS if of_documents else rows)
     (n,) = connection.execute("SELECT count(*) FROM ranked").fetchall()[0]
     query = _DOCUMENT_TEXTS if of_documents else _ROW_TEXTS.format(side=side)
     gone = find_near_duplicates(_texts(curation, query), n, config, connection, scratch)

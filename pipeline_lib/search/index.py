@@ -92,7 +92,8 @@ def choose_pieces(paths: Sequence[Path]) -> Choice:
             kinds, views = (np.array(batch[name].to_pylist(), dtype=object) for name in ("kind", "view"))
             pairs = np.arange(first, first + len(kinds), dtype=np.int64)
             x_hash, y_hash = (batch[name].to_numpy() for name in ("x_hash", "y_hash"))
-            code, text = kinds == "code", kinds == "text"
+            own = views != QUERIES  # whose texts are in other pairs, or are documents as a whole
+            code, text = (kinds == "code") & own, (kinds == "text") & own
             seen["code"].append(_candidates(y_hash, views != DOCSTRING, 2 * pairs + 1)[:, code])
             seen["text"].append(_candidates(y_hash, np.zeros(len(kinds)), 2 * pairs + 1)[:, text])
             seen["text"].append(_candidates(x_hash, np.ones(len(kinds)), 2 * pairs)[:, text])

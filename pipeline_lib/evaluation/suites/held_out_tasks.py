@@ -208,7 +208,7 @@ def draw_tasks(curated: Artifact, split: str, config: EvaluateConfig) -> TaskSet
     """
     pairs = read_split(curated, split)
     code = [pair for pair in pairs if pair.kind == "code" and pair.view == "docstring"]
-    text = [pair for pair in pairs if pair.kind == "text"]
+    text = [pair for pair in pairs if pair.kind == "text" and pair.view != QUERIES]
     most = None if split == "test" else config.max_queries
     few = kinds_of_few_groups(curated, split)
     of_code, of_text = (raised_cap(rows, config) if kind in few else config for kind, rows in (("code", code), ("text", text)))
