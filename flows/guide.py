@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from flows.runs import find_checkpoint, with_settings
+from flows.runs import find_checkpoint
 from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.finetuning import TuningConfig
 from pipeline_lib.config.training import FIRST_ROUND, GuideConfig
@@ -40,7 +40,7 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
         )
     if config.guide.model == FIRST_ROUND and config.train.continue_from:
         raise UserError(
-            "guide.model: first_round trains anew, and train.continue_from goes on from a run: name that run instead"
+            "guide.model first_round trains anew, and train.continue_from goes on from a run: name that run instead"
         )
     if config.guide.model == FIRST_ROUND:
         model: TextEncoder = _encoder(_first_round(work, dataset, train), config.guide)

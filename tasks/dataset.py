@@ -77,7 +77,9 @@ def queries_task(store: Store, extracted: Artifact, config: RunConfig) -> Artifa
     progress.finish(f"{told['pairs']:,} pairs of {told['rows']:,} rows, {sum(told['bad'].values()):,} in quarantine")
     if told["bad"]:
         folder = artifact.part_folder("queries")
-        progress.tell(f"{WARNING}rows of queries set aside: {by_count(told['bad'])}; each with its reason in {folder}/{BAD_FILE}")
+        progress.tell(
+            f"{WARNING}rows of queries set aside: {by_count(told['bad'])}; each with its reason in {folder}/{BAD_FILE}"
+        )
     return artifact
 
 

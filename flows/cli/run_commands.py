@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from flows.cli.options import takes
+from flows.cli.queries import queries
 from flows.cli.serve import serve
 from flows.cli.terminal import params_of, with_server
 from flows.params import (
@@ -25,6 +26,7 @@ from pipeline_lib.errors import UserError
 
 runs = typer.Typer()
 runs.command()(serve)
+runs.command()(queries)
 
 NoPromote = Annotated[
     bool, typer.Option("--no-promote", help="Export and index, and let searches use what they use now (--promote never).")

@@ -23,7 +23,6 @@ View = Literal["docstring", "name", "class"]
 TextView = Literal["neighbour", "title", "section"]
 Delimiting = Literal["distinct", "shared"]
 HoldOut = Literal["auto", "never", "validation", "test"]
-QUERIES = "queries"  # view of pairs from a file of queries; a document may have many
 SHORT = "short"  # view of rows for training alone, up to curation: functions that `min_function_lines` lets in
 SIGNATURE_VERSION = 4  # raised when signatures change; names only what near-duplicates were dropped from
 
@@ -217,26 +216,6 @@ class ContractConfig(StageConfig):
     )
     max_x_words: int = Field(2_000, description="Longest x; beyond it the extractor failed to cut (words).", ge=1)
     max_y_words: int = Field(10_000, description="Longest y: 20,000 bytes of function hold no more (words).", ge=1)
-
-
-class QueriesConfig(StageConfig):
-    """Queries from a file, each with the document of the dump that answers it: pairs of the view `queries`."""
-
-    file: str | None = operational(
-        None,
-        description="File of rows (JSON Lines, CSV or Parquet), which `cpt queries` writes; null: none. Keys hold its content.",
-    )
-    query: str = Field("query", description="Field that holds the query.", min_length=1)
-    document: str = Field(
-        "document",
-        description="Field that names the document: the id of a pair, the y_hash of a text, PATH::NAME, or a document's id or"
-        " path.",
-        min_length=1,
-    )
-    max_query_words: int = Field(64, description="Longest query, which goes to quarantine beyond it (words).", ge=1)
-    max_document_bytes: int = Field(
-        20_000, description="Longest document that a row may name as a whole; a longer one goes to quarantine (bytes).", gt=0
-    )
 
 
 class ContaminationConfig(StageConfig):

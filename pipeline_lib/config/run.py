@@ -12,7 +12,6 @@ from pipeline_lib.config.data import (
     ContractConfig,
     CurateConfig,
     ExtractConfig,
-    QueriesConfig,
     ShardConfig,
     SourceConfig,
     TokenizerConfig,
@@ -21,6 +20,7 @@ from pipeline_lib.config.data import (
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.notify import NotifyConfig
+from pipeline_lib.config.queries import QueriesConfig
 from pipeline_lib.config.training import GuideConfig, PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 

@@ -75,9 +75,9 @@ class GuideConfig(StageConfig):
 
     model: str | None = operational(
         None,
-        description="Model that guides: folder of an export or of sentence-transformers, RUN/step-000240, the last checkpoint of"
-        " RUN, `published`, or `first_round`: a first training on the same data without guidance, whose last checkpoint guides"
-        " the second; null: none. Keys hold its content.",
+        description="Model that guides: folder of an export or of sentence-transformers, RUN/step-000240, the last checkpoint"
+        " of RUN, `published`, or `first_round`: a first training on the same data without guidance, whose last checkpoint"
+        " guides the second; null: none. Keys hold its content.",
     )
     first_round_share: float = Field(
         0.5, description="Steps of the first round, as a share of `train.steps`, where `model` is first_round.", gt=0, le=1

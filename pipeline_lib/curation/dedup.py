@@ -31,7 +31,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline_lib.config.data import QUERIES, SHORT, CurateConfig
+from pipeline_lib.config.data import SHORT, CurateConfig
+from pipeline_lib.config.queries import QUERIES
 from pipeline_lib.errors import ContractViolation
 
 DROP_REASONS = (

@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.config.data import NearDuplicatesConfig
-from pipeline_lib.curation.dedup import Curation
+from pipeline_lib.curation.dedup import ONE_A_TEXT, Curation
 from pipeline_lib.curation.shingles import MULTIPLIER, character_sets, jaccard, mix, shingle_sets
 from pipeline_lib.errors import UserError
 

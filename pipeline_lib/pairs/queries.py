@@ -1,12 +1,12 @@
-"""Stage "queries": pairs of the view `queries`, from a file of queries that somebody wrote, or a model did, for this dump's texts.
+"""Stage "queries": pairs of the view `queries`, from a file of queries that people or a model wrote for this dump's texts.
 
 A row is a query and the document that answers it (JSON Lines, JSON, CSV or Parquet, by the readers of dumps):
 
     {"query": "how do I parse a date", "document": "..."}
 
-`document` is one of, the first that is known: the id of a pair, whose y is meant; the hash of a y (`y_hash`, as a whole number);
-`PATH::NAME` of a function or passage; the id of a document; its path; `SOURCE/PATH`. A document that is named as a whole is the y
-itself, if it is no longer than `max_document_bytes`.
+`document` is one of, the first that is known: the id of a pair, whose y is meant; the hash of a y (`y_hash`, as a whole
+number); `PATH::NAME` of a function or passage; the id of a document; its path; `SOURCE/PATH`. A document that is named as a
+whole is the y itself, if it is no longer than `max_document_bytes`.
 
 What comes out is an artifact like extraction's, with one part more: its pairs go through the same contract, decontamination,
 deduplication and split, which is that of their document. A row that gives no pair goes to quarantine (bad_queries.parquet), with
@@ -22,11 +22,12 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.data import QUERIES, QueriesConfig
+from pipeline_lib.config.queries import QUERIES, QueriesConfig
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
@@ -150,7 +151,9 @@ def source_file(config: QueriesConfig) -> SourceFile:
     """
     path = Path(str(config.file)).expanduser().resolve()
     if not path.is_file():
-        raise UserError(f"queries.file {config.file}: no such file; expected JSON Lines, CSV or Parquet of queries and documents")
+        raise UserError(
+            f"queries.file {config.file}: no such file; expected JSON Lines, CSV or Parquet of queries and documents"
+        )
     form = guess(str(path))
     if form not in FORMS:
         raise UserError(f"{path}: {form or 'no table'}, expected JSON Lines, CSV or Parquet; the file's ending may say so")
@@ -227,9 +230,13 @@ class _Made:
         if not row["n"]:
             self.bad(number, ref, "unknown_document", f"got {ascii(ref)[:120]}, expected one of this dump's texts")
         elif row["n"] > 1:
-            self.bad(number, ref, "ambiguous_document", f"got {ascii(ref)[:120]}, which {row['n']} texts are called; expected 1")
+            self.bad(
+                number, ref, "ambiguous_document", f"got {ascii(ref)[:120]}, which {row['n']} texts are called; expected 1"
+            )
         elif row["copy"] > 1:
-            self.bad(number, ref, "repeated_row", f"got the query {ascii(row['query'])[:80]} for it once more, expected it once")
+            self.bad(
+                number, ref, "repeated_row", f"got the query {ascii(row['query'])[:80]} for it once more, expected it once"
+            )
         elif row["is_whole"] and size > self.config.max_document_bytes:
             most = self.config.max_document_bytes
             self.bad(number, ref, "document_too_large", f"got a whole document of {size:,} bytes, expected at most {most:,}")
@@ -273,7 +280,7 @@ class _Made:
         wanted = pa.array(sorted(self.documents), pa.string())
         for path in extracted.paths("documents.parquet"):
             for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, use_threads=False):
-                kept = batch.filter(pa.compute.is_in(batch["id"], value_set=wanted))
+                kept = batch.filter(pc.is_in(batch["id"], value_set=wanted))
                 if len(kept):
                     yield kept
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline_lib.config.queries import QUERIES
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.machine import Precision

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline_lib.config.data import QUERIES, ReadingConfig, TextView, View
+from pipeline_lib.config.data import ReadingConfig, TextView, View
+from pipeline_lib.config.queries import QUERIES
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.evaluation import EvaluateConfig
+from pipeline_lib.config.queries import QUERIES
 from pipeline_lib.store.artifact import Artifact
 
 T = TypeVar("T")
