@@ -26,9 +26,7 @@ def queries(
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines that queries are appended to; goes on where it ends.")],
     option: Annotated[
         list[str] | None,
-        typer.Option(
-            "--option", metavar="NAME=VALUE", help="Further options: queries_per_text=3, limit=1000 ..."
-        ),
+        typer.Option("--option", metavar="NAME=VALUE", help="Further options: queries_per_text=3, limit=1000 ..."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin without a question about the estimate.")] = False,
 ) -> None:

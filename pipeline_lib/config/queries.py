@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, operational
 
-QUERIES = "queries"  # view of pairs from a file of queries; a document may have many
+QUERIES_VIEW = "queries"  # view of pairs from a file of queries; a document may have many
 PROMPT = (
     "Below is {what}. Write {n} short search queries, each of which it answers well: what somebody would type who needs it and"
     " does not know that it exists. Do not use its name. One query a line, no numbers, nothing else.\n\n{text}"
@@ -54,9 +54,7 @@ class QueryWriterConfig(StageConfig):
     backoff_seconds: float = operational(
         1.0, description="Wait before the second try, which doubles with each further one (seconds).", ge=0
     )
-    wait_seconds: float = operational(
-        120.0, description="Longest time of a request, from first to last byte (seconds).", gt=0
-    )
+    wait_seconds: float = operational(120.0, description="Longest time of a request, from first to last byte (seconds).", gt=0)
     key_variable: str = operational(
         "OPENAI_API_KEY", description="Variable of the environment that holds the key; unset there: none is sent."
     )

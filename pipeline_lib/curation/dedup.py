@@ -32,7 +32,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_lib.config.data import SHORT, CurateConfig
-from pipeline_lib.config.queries import QUERIES
+from pipeline_lib.config.queries import QUERIES_VIEW
 from pipeline_lib.errors import ContractViolation
 
 DROP_REASONS = (
@@ -91,7 +91,7 @@ UNION SELECT y_hash FROM keys WHERE dropped = '' AND split <> 'train'
 
 
 _COUNT_SHORT = f"SELECT count(*) FROM keys WHERE dropped = '' AND view = '{SHORT}'"  # noqa: S608
-ONE_A_TEXT = f"view <> '{QUERIES}'"
+ONE_A_TEXT = f"view <> '{QUERIES_VIEW}'"
 _AS_OTHERS = f"CASE view WHEN '{SHORT}' THEN 'docstring' ELSE view END"
 
 

@@ -9,8 +9,8 @@ number); `PATH::NAME` of a function or passage; the id of a document; its path; 
 whole is the y itself, if it is no longer than `max_document_bytes`.
 
 What comes out is an artifact like extraction's, with one part more: its pairs go through the same contract, decontamination,
-deduplication and split, which is that of their document. A row that gives no pair goes to quarantine (bad_queries.parquet), with
-its line, what was got, what was expected and what to do.
+deduplication and split, which is that of their document. A row that gives no pair goes to quarantine (bad_queries.parquet),
+with its line, what was got, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import DOCUMENTS, PAIRS, QUARANTINE, row_id, text_hash
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.queries import QUERIES, QueriesConfig
+from pipeline_lib.config.queries import QUERIES_VIEW, QueriesConfig
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
@@ -159,7 +159,7 @@ def source_file(config: QueriesConfig) -> SourceFile:
         raise UserError(f"{path}: {form or 'no table'}, expected JSON Lines, CSV or Parquet; the file's ending may say so")
     options = {"text": config.query, "name": config.document, "layout": "plain"}
     return SourceFile(
-        place=str(path), path=path.name, source=QUERIES, group="", licence=None, form=form, bytes=path.stat().st_size,
+        place=str(path), path=path.name, source=QUERIES_VIEW, group="", licence=None, form=form, bytes=path.stat().st_size,
         sha256=sha256_file(path), options=options_of(form, options),
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ class _Made:
         self.documents: set[str] = set()  # ids, 90 bytes each
 
     def read(self, path: Path, progress: Progress) -> int:
-        """Write the rows that have a query and a document to a file, and all others to quarantine; returns how many there are."""
+        """Write the rows that have a query and a document to a file, all others to quarantine; returns how many there are."""
         n, waiting = 0, list[tuple[int, str, str]]()
         reader = reader_of(self.file.form)
         assert reader is not None, "one of FORMS"
@@ -246,9 +246,9 @@ class _Made:
             self.documents.add(row["document_id"])
             x_hash, y_hash = text_hash(row["query"]), text_hash(y)
             place = f"{row['line']}:{number}"
-            key = row_id(row["document_id"], row["kind"], QUERIES, place, str(x_hash), str(y_hash))
+            key = row_id(row["document_id"], row["kind"], QUERIES_VIEW, place, str(x_hash), str(y_hash))
             kept = {name: row[name] for name in PAIRS.names if name in row}
-            own = {"id": key, "view": QUERIES, "x": row["query"], "y": y, "x_hash": x_hash, "y_hash": y_hash}
+            own = {"id": key, "view": QUERIES_VIEW, "x": row["query"], "y": y, "x_hash": x_hash, "y_hash": y_hash}
             return {**kept, **own, "position": number, "generation": self.generation}
         return None
 
@@ -260,7 +260,7 @@ class _Made:
         """Set a row aside."""
         self.first = self.first or f"the first, line {number}: {reason}: {detail}"
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
-        row = (STAGE.name, QUERIES, self.file.path, number, ref, reason, detail)
+        row = (STAGE.name, QUERIES_VIEW, self.file.path, number, ref, reason, detail)
         self.writers[BAD_FILE].write_batch(_batch([row], QUARANTINE))
 
     def close(self, extracted: Artifact) -> None:

@@ -6,7 +6,7 @@
 answer is not asked again, whichever run it was. Rows of one text stand together, `n` of them; a killed run's last ones are cut
 off and asked for again. An answer that is none goes to FILE.bad.jsonl with its reason, and is not asked for again either.
 
-What may pass (a busy server, a broken connection) is tried again, later each time; what stays unanswered is left to the next run.
+What may pass (a busy server, a broken connection) is tried again, later each time; what stays unanswered is for the next run.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def estimate(extracted: Artifact, config: QueryWriterConfig, out: Path) -> Estim
 
 
 def texts_of(extracted: Artifact, limit: int | None = None) -> Iterator[Text]:
-    """Every y of the dump's pairs once, in the order of the parts; of a sample those with the lowest hashes (8 bytes a text)."""
+    """Every y of the dump's pairs once, in the order of the parts; of a sample those with the lowest hashes."""
     paths = extracted.paths("pairs.parquet")
     most: int | None = None
     if limit is not None:
@@ -267,7 +267,7 @@ def queries_of(data: bytes, config: QueryWriterConfig) -> list[str] | Bad:
     lines = (_MARK.sub("", line).strip().strip("\"'`*").strip() for line in _THOUGHT.sub("", content).splitlines())
     found = list(dict.fromkeys(line for line in lines if re.search(r"\w", line) and not line.endswith(":")))
     if not found:
-        return Bad("no_query", f"got {ascii(content[:80])}, expected {config.queries_per_text} lines")
+        return Bad("no_query", f"got {content[:80]!a}, expected {config.queries_per_text} lines")
     if any("\0" in line or line.encode("utf-8", "replace") != line.encode("utf-8", "surrogatepass") for line in found):
         return Bad("not_unicode", ascii(content[:80]))
     found = found[: config.queries_per_text]

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline_lib.config.queries import QUERIES
+from pipeline_lib.config.queries import QUERIES_VIEW
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
 from pipeline_lib.runtime.machine import Precision
@@ -93,7 +93,7 @@ def choose_pieces(paths: Sequence[Path]) -> Choice:
             kinds, views = (np.array(batch[name].to_pylist(), dtype=object) for name in ("kind", "view"))
             pairs = np.arange(first, first + len(kinds), dtype=np.int64)
             x_hash, y_hash = (batch[name].to_numpy() for name in ("x_hash", "y_hash"))
-            own = views != QUERIES  # whose texts are in other pairs, or are documents as a whole
+            own = views != QUERIES_VIEW  # whose texts are in other pairs, or are documents as a whole
             code, text = (kinds == "code") & own, (kinds == "text") & own
             seen["code"].append(_candidates(y_hash, views != DOCSTRING, 2 * pairs + 1)[:, code])
             seen["text"].append(_candidates(y_hash, np.zeros(len(kinds)), 2 * pairs + 1)[:, text])

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline_lib.config.data import ReadingConfig, TextView, View
-from pipeline_lib.config.queries import QUERIES
+from pipeline_lib.config.queries import QUERIES_VIEW
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
@@ -18,7 +18,7 @@ from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
 from pipeline_lib.tokens.pair_tokenizer import Side
 
-PIPELINE_VIEWS = frozenset((*get_args(View), *get_args(TextView), QUERIES))
+PIPELINE_VIEWS = frozenset((*get_args(View), *get_args(TextView), QUERIES_VIEW))
 
 ONE_EACH: Mapping[Side, tuple[int, int]] = MappingProxyType({"x": (1, 1), "y": (1, 1)})  # of our own tokenizer
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.evaluation import EvaluateConfig
-from pipeline_lib.config.queries import QUERIES
+from pipeline_lib.config.queries import QUERIES_VIEW
 from pipeline_lib.store.artifact import Artifact
 
 T = TypeVar("T")
@@ -209,7 +209,7 @@ def draw_tasks(curated: Artifact, split: str, config: EvaluateConfig) -> TaskSet
     """
     pairs = read_split(curated, split)
     code = [pair for pair in pairs if pair.kind == "code" and pair.view == "docstring"]
-    text = [pair for pair in pairs if pair.kind == "text" and pair.view != QUERIES]
+    text = [pair for pair in pairs if pair.kind == "text" and pair.view != QUERIES_VIEW]
     most = None if split == "test" else config.max_queries
     few = kinds_of_few_groups(curated, split)
     of_code, of_text = (raised_cap(rows, config) if kind in few else config for kind, rows in (("code", code), ("text", text)))
