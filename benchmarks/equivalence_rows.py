@@ -24,7 +24,7 @@ from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, no_hook
-from pipeline_lib.model.loss import PairHashes, contrastive_loss
+from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train import distributed
@@ -63,6 +63,7 @@ class Row:
         parallel: "sum": our one flat all-reduce; "torch_ddp": DistributedDataParallel; "step" and "micro_batch": FSDP2.
         duplicates: texts that come twice and a chain of neighbours are in the batch, and masked.
         negatives: hard ones of each pair, in the first half of the batch; some repeat a positive.
+        guided: "own": false negatives by the model's scores; "guide": by a guide's, which teaches too (KL, MarginMSE).
         tile: logits held at once; 0: as ever.
         checkpointed: a layer's activations are computed again.
         packed: sequences lie end to end, without padding.
@@ -76,6 +77,7 @@ class Row:
     parallel: str = "sum"
     duplicates: bool = False
     negatives: int = 0
+    guided: str = ""
     tile: int = 0
     checkpointed: bool = False
     packed: bool = False
@@ -101,6 +103,11 @@ def _rows() -> Iterator[Row]:
     yield Row("checkpointed_grad_cache_2", micro_rows=2, checkpointed=True)
     yield Row("packed", packed=True, precisions=("float64", "float32", "bfloat16"))
     yield Row("packed_grad_cache_4", micro_rows=4, packed=True)
+    yield Row("false_negatives_own", guided="own", negatives=2, duplicates=True)
+    yield Row("false_negatives_own_grad_cache_2", guided="own", negatives=2, duplicates=True, micro_rows=2)
+    yield Row("false_negatives_guide", guided="guide", negatives=2, duplicates=True)
+    yield Row("false_negatives_guide_grad_cache_2", guided="guide", negatives=2, duplicates=True, micro_rows=2)
+    yield Row("false_negatives_guide_chunked", guided="guide", negatives=2, duplicates=True, tile=SMALL_TILE)
     for family in FAMILIES:
         # in float64 transformers' norms of all but NeoX are in float32
         exact = ("float64",) if family == "neox" else ()
@@ -121,6 +128,8 @@ def _rows() -> Iterator[Row]:
         yield Row(f"fsdp2_{ranks}_grad_cache_2", ranks, parallel="step", micro_rows=2)
         yield Row(f"fsdp2_{ranks}_micro_batch_grad_cache_2", ranks, parallel="micro_batch", micro_rows=2)
         yield Row(f"fsdp2_{ranks}_hard_negatives", ranks, parallel="step", micro_rows=2, duplicates=True, negatives=1)
+        yield Row(f"false_negatives_own_{ranks}", ranks, guided="own", negatives=2, duplicates=True, micro_rows=2)
+        yield Row(f"false_negatives_guide_{ranks}", ranks, guided="guide", negatives=2, duplicates=True, micro_rows=2)
     yield Row("fsdp2_2_checkpointed_grad_cache_2", 2, parallel="step", micro_rows=2, checkpointed=True)
     yield Row("fsdp2_2_bfloat16", 2, parallel="step", micro_rows=2, precisions=("bfloat16",))
     yield Row("control_gather_without_gradient", 2, broken="detached")
@@ -184,10 +193,51 @@ def hashes_of(row: Row) -> PairHashes:
         y_B[14] = y_B[3]
         x_B[12] = y_B[5]
     if not row.negatives:
-        return PairHashes(x_B, y_B)
+        return PairHashes(x_B, y_B, guidance=guidance_of(row))
     negative_M = torch.arange(200, 200 + row.negatives * PAIRS // 2)
     negative_M[1], negative_M[5] = y_B[2], x_B[11]
-    return PairHashes(x_B, y_B, negative_M=negative_M)
+    return PairHashes(x_B, y_B, negative_M=negative_M, guidance=guidance_of(row))
+
+
+def guidance_of(row: Row) -> Guidance | None:
+    """What scores say of the batch, the guide's vectors being random; None where they have no say."""
+    owner_M = torch.arange(PAIRS // 2).repeat_interleave(row.negatives)
+    if row.guided != "guide":
+        return Guidance(margin=0.01) if row.guided else None
+    generator = torch.Generator().manual_seed(5)
+    x_BG, y_KG = (
+        F.normalize(torch.randn(n, 6, dtype=torch.float64, generator=generator), dim=1) for n in (PAIRS, PAIRS + len(owner_M))
+    )
+    weights = {"kl_weight": 0.5, "kl_temperature": 0.3, "margin_mse_weight": 0.7}
+    return Guidance(margin=0.3, x_BG=x_BG, y_KG=y_KG, owner_M=owner_M, **weights)
+
+
+def guided_parts(row: Row, x_BD: Tensor, y_KD: Tensor, known: tuple[Tensor, Tensor], scale: Tensor) -> tuple[Tensor, ...]:
+    """Further entries to be left out of rows (B, K) and of columns (B, B), and what the guide's scores add to the loss.
+
+    Args:
+        known: entries of rows and of columns that are left out by their texts.
+    """
+    told = guidance_of(row)
+    assert told is not None and told.margin is not None, "scores have no say"
+    by_guide = told.x_BG is not None and told.y_KG is not None
+    scores_BK = told.x_BG @ told.y_KG.T if by_guide else (x_BD @ y_KD.T).detach()  # type: ignore[union-attr,operator]
+    logits_BK, losses, masks = x_BD @ y_KD.T * scale, [x_BD.new_zeros(())], []
+    sides = ((scores_BK, logits_BK), (scores_BK[:, :PAIRS].T, logits_BK[:, :PAIRS].T))
+    for (scores, logits), out in zip(sides, known, strict=True):
+        near = scores > scores.diagonal()[:, None] + told.margin
+        near.fill_diagonal_(False)
+        masks.append(near)
+        if told.kl_weight:
+            q = (scores / told.kl_temperature).masked_fill(out, -1e9).softmax(1)
+            log_p = logits.masked_fill(out, -1e9).log_softmax(1)
+            losses.append(told.kl_weight * F.kl_div(log_p, q, reduction="batchmean") / 2)
+    if told.owner_M is not None and told.margin_mse_weight:
+        cosines = x_BD @ y_KD.T
+        places = told.owner_M, PAIRS + torch.arange(len(told.owner_M))
+        ours, theirs = (of.diagonal()[told.owner_M] - of[places] for of in (cosines, scores_BK))
+        losses.append(told.margin_mse_weight * F.mse_loss(ours, theirs))
+    return *masks, torch.stack(losses).sum()
 
 
 def oracle(row: Row) -> Gradients:
@@ -204,6 +254,12 @@ def oracle(row: Row) -> Gradients:
     same = [[i != j and (x[i] == x[j] or y[i] == y[j] or x[i] == y[j]) for j in range(PAIRS)] for i in range(PAIRS)]
     back = [[i != j and (y[i] == y[j] or x[i] == x[j] or y[i] == x[j]) for j in range(PAIRS)] for i in range(PAIRS)]
     same = [same[i] + [text in (x[i], y[i]) for text in negatives] for i in range(PAIRS)]
+    if row.guided:
+        known = torch.tensor(same), torch.tensor(back)
+        y_KD = torch.cat([y_BD, negatives_MD])
+        *more, taught = guided_parts(row, x_BD, y_KD, known, encoder.log_scale.exp())
+        same, back = ((out | near).tolist() for out, near in zip(known, more, strict=True))
+        taught.backward(retain_graph=True)
     scale = encoder.log_scale.exp()
     rows_BK = (x_BD @ torch.cat([y_BD, negatives_MD]).T * scale).masked_fill(torch.tensor(same), -torch.inf)
     columns_BB = (y_BD @ x_BD.T * scale).masked_fill(torch.tensor(back), -torch.inf)

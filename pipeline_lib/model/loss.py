@@ -106,7 +106,8 @@ class PairHashes:
         """The same hashes on another device."""
         document_B = None if self.document_B is None else self.document_B.to(device)
         negative_M = None if self.negative_M is None else self.negative_M.to(device)
-        return PairHashes(self.x_B.to(device), self.y_B.to(device), document_B, negative_M)
+        guidance = None if self.guidance is None else self.guidance.to(device)
+        return PairHashes(self.x_B.to(device), self.y_B.to(device), document_B, negative_M, guidance)
 
 
 def contrastive_loss(
