@@ -80,8 +80,7 @@ class Dataset:
     """A finished dataset. Each field is named by its stage, in the order of the run.
 
     Attributes:
-        guide: a model's vectors of the training texts, where training goes by its scores.
-        consistent: the training pairs that it agrees with, where the others are left out.
+        guide: a model's vectors of the training texts; `consistent`: the pairs that it agrees with, where others are left out.
         start: the checkpoint that its training starts from, with whose tokenizer it was made; None: that has none.
     """
 
@@ -111,8 +110,7 @@ class Dataset:
             tokenizer=keys["tokenizer"],
             shards=keys["shards"],
             checked=keys.get("check_shards"),
-            guide=keys.get("guide"),
-            consistent=keys.get("consistent"),
+            **{name: keys.get(name) for name in ("guide", "consistent")},
         )
 
 

@@ -45,6 +45,14 @@ CODE_REASONS = {
     "too_large": "more bytes than `max_function_bytes`",
 }
 OTHER_REASONS = {
+    "inconsistent": "a training pair whose y the guide does not rank among the first `guide.keep_top` of its block",
+    "no_document": "a row of queries that names no document",
+    "blank_query": "a row of queries without a word",
+    "unknown_document": "a row of queries whose document is none of the dump's texts",
+    "ambiguous_document": "a row of queries whose document is the name of several texts",
+    "document_too_large": "a row of queries that names a whole document of more than `queries.max_document_bytes`",
+    "repeated_row": "a row of queries that an earlier one repeats",
+    "query_is_document": "a row of queries whose query is its document",
     "not_sampled": "outside of the share `weight` of its source",
     "file_of_tests": "a file of tests, by its name",
     "no_text": "markup alone",

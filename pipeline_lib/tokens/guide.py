@@ -147,8 +147,8 @@ class GuideTable:
     def __init__(self, guide: Artifact) -> None:
         folder = guide.part_folder(TRAIN)
         self._key = guide.manifest.key
-        self._hashes: dict[Side, np.ndarray] = {side: np.load(folder / f"hashes-{side}.npy", mmap_mode="r") for side in SIDES}
-        self._vectors: dict[Side, np.ndarray] = {side: np.load(folder / f"vectors-{side}.npy", mmap_mode="r") for side in SIDES}
+        self._hashes: dict[Side, np.ndarray] = {side: _mapped(folder / f"hashes-{side}.npy") for side in SIDES}
+        self._vectors: dict[Side, np.ndarray] = {side: _mapped(folder / f"vectors-{side}.npy") for side in SIDES}
 
     def vectors(self, hashes_N: np.ndarray, side: Side) -> np.ndarray:
         """Vectors (N, G) float32 of length 1 to float16's precision, in the order of the hashes.
@@ -164,6 +164,10 @@ class GuideTable:
                 " of other pairs; run the same command again: the table of these pairs is made, or found"
             )
         return self._vectors[side][places].astype(np.float32)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def keep_consistent(

@@ -136,6 +136,19 @@ class Job(BaseModel):
         return {**fields, "stage_version": self.stage.version, "torch": torch_version}
 
 
+def wanted_guide(config: TrainConfig | PretrainConfig, guide: Artifact | None) -> Artifact | None:
+    """The guide's table where the loss reads it; none is part of a run's name elsewhere.
+
+    Raises:
+        UserError: it reads one, and none is there.
+    """
+    if not isinstance(config, TrainConfig) or not config.needs_guide:
+        return None
+    if guide is None:
+        raise UserError("train.false_negatives.by: guide and train.teacher go by a guide's scores: set guide.model")
+    return guide
+
+
 def checkpoint_labels(job: Job) -> dict[int, str]:
     """Steps after which a model is written, and the labels of its parts; the last step is always among them."""
     if isinstance(job.config, PretrainConfig):

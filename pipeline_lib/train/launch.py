@@ -44,6 +44,7 @@ from pipeline_lib.train.job import (
     parse_event,
     part_key,
     state_labels,
+    wanted_guide,
 )
 from pipeline_lib.train.layout import settle, workload_of
 from pipeline_lib.train.rows import check_views
@@ -54,11 +55,7 @@ SAVE_GRACE_SECONDS = 20.0
 MEETING = "meeting-"  # and the machine's number: where the processes of one attempt find each other, and their temporary files
 HEARTBEAT_SECONDS = 0.5
 TAIL_LINES = 30
-FAILURES: dict[str, type[Exception]] = {
-    "UserError": UserError,
-    "CorruptArtifact": CorruptArtifact,
-    "TrainingFailed": TrainingFailed,
-}
+FAILURES: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserError, CorruptArtifact, TrainingFailed)}
 
 Log = Callable[[str], None]
 
@@ -87,9 +84,7 @@ class TrainInputs:
 
     def named(self) -> dict[str, Artifact]:
         """The inputs that there are, by the names that lineage records."""
-        named = {"shards": self.shards, "tokenizer": self.tokenizer, "start": self.start, "parent": self.parent}
-        named |= {"guide": self.guide}
-        return {name: artifact for name, artifact in named.items() if artifact is not None}
+        return {name: artifact for name, artifact in vars(self).items() if artifact is not None}
 
 
 class Choices(StageConfig):
@@ -158,7 +153,7 @@ def build_trained(
     start = start_of(store, inputs.start, choices.config, choices.model, inputs.tokenizer)
     choices = choices.model_copy(update=named(choices.config, choices.model, start))
     choices = _with_precision(choices, start.folder)
-    inputs = replace(inputs, parent=inputs.parent or start.parent, guide=_guide_of(inputs, choices.config))
+    inputs = replace(inputs, parent=inputs.parent or start.parent, guide=wanted_guide(choices.config, inputs.guide))
 
     def make(key: str) -> Outcome:
         work = workload_of(inputs.shards, inputs.tokenizer, start.folder, choices.config, choices.model)
@@ -190,19 +185,6 @@ def build_trained(
         return _outcome(store, job)
 
     return store.build(stage, choices, inputs.named(), make)
-
-
-def _guide_of(inputs: TrainInputs, config: TrainConfig | PretrainConfig) -> Artifact | None:
-    """The guide's table where the loss reads it; none is part of a run's name elsewhere.
-
-    Raises:
-        UserError: it reads one, and none is there.
-    """
-    if not isinstance(config, TrainConfig) or not config.needs_guide:
-        return None
-    if inputs.guide is None:
-        raise UserError("train.false_negatives.by: guide and train.teacher go by a guide's scores: set guide.model")
-    return inputs.guide
 
 
 def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:
