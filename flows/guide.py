@@ -17,6 +17,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.guide import Cleaned
 from tasks.dataset import check_shards_task, shards_task
 from tasks.training import consistent_task, guide_task
+from tasks.ui import say
 
 Train = Callable[[Workspace, Dataset], tuple[Artifact, Artifact | None]]
 
@@ -32,6 +33,8 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
     """
     config = work.config
     if not config.train.needs_guide and config.guide.keep_top is None:
+        if config.guide.model is not None:
+            say(f"  guide.model {config.guide.model}: nothing asks for its scores, and it is not used")
         return dataset
     if config.guide.model is None:
         raise UserError(

@@ -199,6 +199,8 @@ def _listing_of(store: Store, curated: Artifact) -> Artifact | None:
     """The listing of the dump that a dataset was made from."""
     found: Artifact | None = curated
     for stage, name in (("validate", "validated"), ("extract", "extracted"), ("source", "source")):
+        if found and stage == "extract":  # what was validated may have a file's queries behind it
+            found = input_of(store, found, "queries", name) or found
         found = found and input_of(store, found, stage, name)
     return found
 
