@@ -208,7 +208,7 @@ def guidance_of(row: Row) -> Guidance | None:
     x_BG, y_KG = (
         F.normalize(torch.randn(n, 6, dtype=torch.float64, generator=generator), dim=1) for n in (PAIRS, PAIRS + len(owner_M))
     )
-    weights = {"kl_weight": 0.5, "kl_temperature": 0.3, "margin_mse_weight": 0.7}
+    weights: dict[str, Any] = {"kl_weight": 0.5, "kl_temperature": 0.3, "margin_mse_weight": 0.7}
     return Guidance(margin=0.3, x_BG=x_BG, y_KG=y_KG, owner_M=owner_M, **weights)
 
 

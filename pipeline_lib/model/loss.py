@@ -67,8 +67,9 @@ class Guidance:
 
     def to(self, device: torch.device) -> Guidance:
         """The same on another device."""
-        names = ("x_BG", "y_KG", "owner_M")
-        return replace(self, **{name: None if (of := getattr(self, name)) is None else of.to(device) for name in names})
+        given = {name: getattr(self, name) for name in ("x_BG", "y_KG", "owner_M")}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in given.items() if tensor is not None}
+        return replace(self, **moved)
 
     def scores(self, begin: int, end: int) -> Tensor | None:
         """The guide's cosines of queries begin..end and all candidates: (C, K); None without a guide."""

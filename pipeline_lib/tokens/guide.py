@@ -85,7 +85,7 @@ def embed_training_texts(
         scratch = store.scratch(GUIDE.name)
         try:
             hashes = {side: _distinct(path, side) for side in SIDES}
-            total, done, width, rows = sum(map(len, hashes.values())), 0, 0, {}
+            total, done, width, rows = sum(map(len, hashes.values())), 0, 0, dict[str, int]()
             for side, hashes_N in hashes.items():
                 np.save(scratch / f"hashes-{side}.npy", hashes_N, allow_pickle=False)
                 vectors_NG: np.ndarray | None = None

@@ -104,7 +104,8 @@ class Batch:
         document_B = None if hashes.document_B is None else hashes.document_B[order]
         if hashes.negative_M is None:
             return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B)
-        negative_M = torch.cat([self._of_pairs(hashes.negative_M)[i] for i in order_B])
+        of_pairs = self._of_pairs(hashes.negative_M)
+        negative_M = torch.cat([of_pairs[i] for i in order_B])
         return PairHashes(hashes.x_B[order], hashes.y_B[order], document_B, negative_M)
 
     def _of_pairs(self, of_negatives: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -113,10 +114,10 @@ class Batch:
 
     def guided_by(self, table: GuideTable) -> Batch:
         """The same with the guide's vectors of its texts."""
-        hashes, numpy = self.hashes, torch.from_numpy
+        hashes = self.hashes
         y_K = hashes.y_B if hashes.negative_M is None else torch.cat([hashes.y_B, hashes.negative_M])
-        x_BG, y_KG = (numpy(table.vectors(of.numpy(), side)) for of, side in ((hashes.x_B, "x"), (y_K, "y")))
-        return replace(self, guide=(x_BG, y_KG))
+        x_BG, y_KG = table.vectors(hashes.x_B.numpy(), "x"), table.vectors(y_K.numpy(), "y")
+        return replace(self, guide=(torch.from_numpy(x_BG), torch.from_numpy(y_KG)))
 
     def guidance_of(self, order_B: np.ndarray, config: TrainConfig, step: int) -> Guidance | None:
         """What scores say of the batch in another order, at a step; None where they have no say."""
@@ -125,12 +126,13 @@ class Batch:
         if not masks and not teacher.kl_weight and not teacher.margin_mse_weight:
             return None
         owner_M = torch.from_numpy(np.repeat(np.arange(len(order_B)), [len(self.negative_ids[i]) for i in order_B]))
-        x_BG, y_KG = None, None
+        x_BG: torch.Tensor | None = None
+        y_KG: torch.Tensor | None = None
         if self.guide is not None:
-            n_pairs = len(order_B)
-            x_BG, y_KG = self.guide[0][order_B], self.guide[1][:n_pairs][order_B]
+            order, n_pairs = torch.from_numpy(order_B), len(order_B)
             of_pairs = self._of_pairs(self.guide[1][n_pairs:])
-            y_KG = torch.cat([y_KG, *(of_pairs[i] for i in order_B)])
+            x_BG = self.guide[0][order]
+            y_KG = torch.cat([self.guide[1][:n_pairs][order], *(of_pairs[i] for i in order_B)])
         return Guidance(
             margin=rule.margin if masks else None,
             relative=rule.kind == "relative",
