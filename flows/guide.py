@@ -36,6 +36,11 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
         if config.guide.model is not None:
             say(f"  guide.model {config.guide.model}: nothing asks for its scores, and it is not used")
         return dataset
+    if config.train.teacher.margin_mse_weight:
+        raise UserError(
+            "train.teacher.margin_mse_weight wants hard negatives, and the pairs of a dump have none: leave it at 0 here, and give"
+            " `cpt finetune` training.teacher.margin_mse_weight"
+        )
     if config.guide.model is None:
         raise UserError(
             "train.false_negatives.by: guide, train.teacher and guide.keep_top go by a guide's scores, and guide.model names"

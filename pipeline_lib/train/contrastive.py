@@ -189,6 +189,12 @@ class ContrastiveObjective:
             )
         if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
             lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")
+        rule, teacher = config.false_negatives, config.teacher
+        if rule.by != "off":
+            unmasked = f", none in the first {rule.unmasked_steps} steps" if rule.unmasked_steps else ""
+            lines.append(f"false negatives by {rule.by} scores are left out: margin {rule.margin:g}, {rule.kind}{unmasked}")
+        if teacher.kl_weight or teacher.margin_mse_weight:
+            lines.append(f"a guide teaches: KL x {teacher.kl_weight:g}, MarginMSE x {teacher.margin_mse_weight:g}")
         return lines
 
     def read_batch(self, step: int) -> Batch:
