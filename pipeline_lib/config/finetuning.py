@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline_lib.config.base import StageConfig, operational, unset
+from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.training import MatryoshkaConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
@@ -98,6 +99,7 @@ class FinetuneConfig(StageConfig):
     token_dropout: float = Field(
         0.0, description="Mean share of a text's tokens left out at random, as `train.token_dropout`.", ge=0, le=0.5
     )
+    matryoshka: MatryoshkaConfig = added(MatryoshkaConfig())  # without dims, as in the run that it comes from
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
     checkpoints: int = Field(1, description="Checkpoints, evenly spaced, the last step included.", ge=1)
     seed: int = Field(1, description="Seed of sample order and dropout.", ge=0)

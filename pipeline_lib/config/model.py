@@ -6,7 +6,7 @@ Plans and learning rates need these sizes alone: nothing is asked of the hub.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -244,6 +244,36 @@ def depth_and_width(folder: Path) -> tuple[int, int]:
         if isinstance(fields, dict) and (width := fields.get("hidden_size") or fields.get("n_embd")):
             return int(fields.get("num_hidden_layers") or fields.get("n_layer") or 0), int(width)
     return 0, 0
+
+
+def embedding_width(model: ModelConfig) -> int | None:
+    """Dimensions of the vectors of a model that has not been loaded; None where only loading it tells."""
+    if not model.init:
+        return model.width
+    if model.init in HUB_MODELS:
+        return int(HUB_MODELS[model.init]["hidden_size"])
+    folder = Path(model.init)
+    # modules behind the pooling may change the width
+    return None if (folder / "modules.json").is_file() else depth_and_width(folder)[1] or None
+
+
+def check_dims(dims: Sequence[int], width: int | None, name: str) -> None:
+    """Prefixes of a vector: each named once, above 0, and no longer than the vector.
+
+    Args:
+        width: of the vector; None: not known yet.
+        name: of the option that they are from.
+
+    Raises:
+        UserError: one cannot be.
+    """
+    for at, dim in enumerate(dims):
+        if dim < 1:
+            raise UserError(f"{name}: {dim} is no dimension, a prefix has 1 or more")
+        if width is not None and dim > width:
+            raise UserError(f"{name}: {dim} dimensions of a vector that has {width}; the most is {width}")
+        if dim in dims[:at]:
+            raise UserError(f"{name}: {dim} comes twice")
 
 
 def hub_weights(init: str) -> int | None:

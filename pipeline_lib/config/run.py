@@ -18,7 +18,7 @@ from pipeline_lib.config.data import (
     WorkersConfig,
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.model import ModelConfig, embedding_width
 from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
@@ -32,6 +32,13 @@ class ExportConfig(StageConfig):
         "none",
         description="Weights of a second graph beside model.onnx. int8: model.int8.onnx of 8-bit weights, for queries alone"
         " (`cpt search --int8`); the model card says what it loses.",
+    )
+
+    truncate_dim: int | None = added(
+        None,
+        description="First dimensions of the vector that are published, of length 1 again; null: all. Index, searches and both"
+        " graphs have so many; a model that was trained with `train.matryoshka` loses least (dimensions).",
+        ge=1,
     )
 
     @model_validator(mode="after")
@@ -241,3 +248,9 @@ class RunConfig(StageConfig):
     notify: NotifyConfig = operational(NotifyConfig())
     pools: PoolsConfig = operational(PoolsConfig())
     promote: PromoteConfig = operational(PromoteConfig())
+
+    @property
+    def measured_dims(self) -> tuple[int, ...]:
+        """Prefixes of the vector that a model is measured at beside the whole one, the shortest first."""
+        asked = {*(self.evaluate.dims or self.train.matryoshka.dims), self.export.truncate_dim}
+        return tuple(sorted(dim for dim in asked if dim and dim != embedding_width(self.model)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.errors import UserError
 
@@ -27,6 +28,31 @@ class EarlyStoppingConfig(StageConfig):
         "loss", description="Held-out figure that has to become better: a lower loss, or a higher MRR."
     )
     min_delta: float = Field(0.0, description="Least difference from the best figure so far that counts as better.", ge=0)
+
+
+class MatryoshkaConfig(StageConfig):
+    """Matryoshka: the loss summed over prefixes of the vector, each of length 1 again (arXiv 2205.13147); off without dims."""
+
+    dims: tuple[int, ...] = Field(
+        (),
+        description="Prefixes of the vector that the loss is summed over, e.g. [64, 128, 256]; name the whole width among them,"
+        " for dimensions behind the longest prefix are not trained. Empty: the loss of the whole vector alone (dimensions).",
+    )
+    weights: tuple[float, ...] = Field((), description="Weight of each prefix's loss, in the order of `dims`; empty: 1 each.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        check_dims(self.dims, None, "matryoshka.dims")
+        if self.weights and len(self.weights) != len(self.dims):
+            raise ValueError(f"matryoshka.weights has {len(self.weights)} values for {len(self.dims)} dims: give one each")
+        if any(not 0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"matryoshka.weights {list(self.weights)}: each has to be above 0")
+        return self
+
+    @property
+    def weighted(self) -> tuple[tuple[int, float], ...]:
+        """Each prefix with its weight."""
+        return tuple(zip(self.dims, self.weights or (1.0,) * len(self.dims), strict=True))
 
 
 class TrainConfig(OptimizerConfig):
@@ -57,6 +83,7 @@ class TrainConfig(OptimizerConfig):
         description="Directions of the loss. both: the mean of the cross entropies over rows and columns (the paper's); x_to_y:"
         " each x among all y only; y_to_x: each y among all x only.",
     )
+    matryoshka: MatryoshkaConfig = added(MatryoshkaConfig())
     max_temperature: float = operational(
         1.0,
         description="Highest trained temperature, above which the run stops after the warm-up: logits of at most 1 tell a"

@@ -7,6 +7,7 @@ figures, and a sentence must not give the model, or its vectors, another name. `
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,8 @@ def _usage(figures: Mapping[str, Any]) -> str:
     for ours, other in [*(() if figures["distinct"] else _SHARED), *(_MEAN if figures["pooling"] == "mean" else ())]:
         assert ours in text, f"the card's text lost {ours!r}"
         text = text.replace(ours, other)
+    if "whole_dim" in figures:
+        text = re.sub(r"normalize\((.*), dim=-1\)", rf"normalize((\1)[:, :{figures['dim']}], dim=-1)", text)
     return text
 
 
@@ -247,7 +250,7 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
     return [
         ("checkpoint", figures["label"]),
         ("start of training", facts.base),
-        ("dimensions", str(figures["dim"])),
+        ("dimensions", f"{figures['dim']}" + (f", the first of {figures['whole_dim']}" if "whole_dim" in figures else "")),
         ("parameters", f"{figures['parameters']:,}"),
         ("layers", str(figures["layers"])),
         ("vocabulary", f"{figures['vocab_size']:,}"),

@@ -1,6 +1,7 @@
 """Export: a checkpoint as a folder that sentence-transformers, transformers, tokenizers and onnxruntime load.
 
     modules.json, router_config.json, config_sentence_transformers.json
+    1_Dense/                         where fewer dimensions are published than the weights give: the first ones
     query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it
     encoder/                         the weights, stored once; a plain AutoModel folder
     pooling/, 1_Normalize/           of a start of sentence-transformers in their place its own modules, 1_Pooling/ and so on
@@ -29,6 +30,7 @@ from pydantic import ConfigDict, Field
 from safetensors.numpy import save as save_tensors
 
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
@@ -38,13 +40,15 @@ from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.pooling import EmbeddingHead, longest_input, write_json
+from pipeline_lib.model.pooling import EmbeddingHead, longest_input, truncated_head, truncating_dense, write_json
+from pipeline_lib.model.prefixes import DIM_FIELD
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE
 from pipeline_lib.tokens.tokenizer import Side
 
 STAGE = Stage(name="export", version=5)
@@ -85,7 +89,7 @@ def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress:
         part = store.find_part(STAGE.name, key)
         if part is None:
             scratch = store.scratch(STAGE.name)
-            facts = _Folder(scratch, source, checkpoint, progress).write(key_config)
+            facts = _Folder(scratch, source, checkpoint, progress, config.truncate_dim).write(key_config)
             part = store.commit_part(draft_part(STAGE, key, "model", Counts(n_in=1, n_out=1), facts=facts), scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
@@ -97,10 +101,20 @@ class _Folder:
 
     STEPS = 4
 
-    def __init__(self, place: Path, source: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    def __init__(
+        self, place: Path, source: Path, checkpoint: Checkpoint, progress: Progress, truncate_dim: int | None = None
+    ) -> None:
         self.place, self.source, self.checkpoint, self.progress = place, source, checkpoint, progress
         self.encoder = Encoder.load(source)
         self.tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
+        self.whole_width = self.encoder.width
+        self.truncated = {"truncate_dim": truncate_dim} if truncate_dim else {}
+        if truncate_dim:
+            check_dims([truncate_dim], self.encoder.width, "export.truncate_dim")
+            if self.encoder.head:
+                self.encoder.head = truncated_head(self.encoder.head, truncate_dim)
+            else:
+                setattr(self.encoder.backbone.config, DIM_FIELD, truncate_dim)
         self.width = self.encoder.width
         self.max_tokens = {
             name: self.tokenizer.delimiters.longest(side, checkpoint.max_tokens(side)) for name, side in SIDES.items()
@@ -117,7 +131,8 @@ class _Folder:
         """Write everything; returns the part's facts."""
         self._step(0, "weights")
         _copy(self.source / "model.safetensors", self.place / "encoder" / "model.safetensors")
-        write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json"))
+        own = {DIM_FIELD: self.width} if self.truncated and not self.encoder.head else {}
+        write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json") | own)
         write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
         # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
         self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))
@@ -126,6 +141,9 @@ class _Folder:
             for name in SIDES:
                 self._write_tokenizer(name, name)
             self.encoder.head.save(self.place, transformer="encoder")
+            if self.truncated:
+                settings = self.place / SETTINGS_FILE
+                write_json(settings, _read_json(settings) | self.truncated)
         else:
             for name in SIDES:
                 self._write_side(name)
@@ -143,6 +161,7 @@ class _Folder:
             "pooling": self.encoder.pooling,
             "distinct": self.tokenizer.delimiters.of("x") != self.tokenizer.delimiters.of("y"),
             "onnx": config.export.onnx,
+            **({"whole_dim": self.whole_width} if self.truncated else {}),
         }
         if self.encoder.head:
             facts |= self._facts_of_head(self.encoder.head)
@@ -244,23 +263,29 @@ class _Folder:
             # plain encode() is for symmetric tasks, which use the x side as the evaluation does
             "parameters": {"default_route": "query", "allow_empty_key": True, "route_mappings": {}},
         }
+        kinds = [("", "router.Router"), *([("1_Dense", "dense.Dense")] if self.truncated else [])]
+        kinds.append((f"{len(kinds)}_Normalize", "normalize.Normalize"))
         modules = [
-            {"idx": 0, "name": "0", "path": "", "type": f"{base}.router.Router"},
-            {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{base}.normalize.Normalize"},
+            {"idx": at, "name": str(at), "path": path, "type": f"{base}.{kind}"} for at, (path, kind) in enumerate(kinds)
         ]
         mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
-        pooling = {"embedding_dimension": self.width, "pooling_mode": mode, "include_prompt": True}
+        width = int(self.encoder.backbone.config.hidden_size)
+        pooling = {"embedding_dimension": width, "pooling_mode": mode, "include_prompt": True}
         embedding = "sentence_embedding"
         write_json(self.place / "modules.json", modules)
         write_json(self.place / "router_config.json", router)
         write_json(self.place / "pooling" / "config.json", pooling)
+        normalize = {"module_input_name": embedding, "module_output_name": embedding}
+        write_json(self.place / kinds[-1][0] / "config.json", normalize)
+        if self.truncated:
+            dense = self.place / kinds[1][0]
+            write_json(dense / "config.json", truncating_dense(width, self.width) | normalize)
+            weights = {"linear.weight": np.eye(self.width, width, dtype=np.float32)}
+            (dense / "model.safetensors").write_bytes(save_tensors(weights, metadata={"format": "pt"}))
         write_json(
-            self.place / "1_Normalize" / "config.json",
-            {"module_input_name": embedding, "module_output_name": embedding},
-        )
-        write_json(
-            self.place / "config_sentence_transformers.json",
+            self.place / SETTINGS_FILE,
             {
+                **self.truncated,
                 "model_type": "SentenceTransformer",
                 "prompts": {"query": "", "document": ""},
                 "default_prompt_name": None,

@@ -30,6 +30,7 @@ from pipeline_lib.model.pooling import (
     pooling_of,
     set_pooling,
 )
+from pipeline_lib.model.prefixes import prefix, truncated_to
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
@@ -145,7 +146,7 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """Dimensions of an embedding."""
-        return self.head.width if self.head else int(self.backbone.config.hidden_size)
+        return truncated_to(self.backbone, self.head.width if self.head else int(self.backbone.config.hidden_size))
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +167,7 @@ class Encoder(nn.Module):
         fused = self.fused and (window is None or longest <= window)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             pooled_BD = self._lean(ids_BL, lengths_B, tokens_TD) if fused else self._own(ids_BL, lengths_B)
-        return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
+        return prefix(pooled_BD.to(self.log_scale.dtype), self.width)
 
     def compile_layers(self) -> None:
         """Compute the fused forward's blocks, before and after their attention, by torch.compile, in a graph each."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -160,6 +161,25 @@ class EmbeddingHead(nn.Module):
         write_json(folder / SETTINGS_FILE, said | {"similarity_fn_name": "cosine"})
         if self.prompts:
             write_json(folder / PROMPTS_FILE, self.prompts)
+
+
+def truncated_head(head: EmbeddingHead, dim: int) -> EmbeddingHead:
+    """The head with modules behind it that keep the first `dim` dimensions, of length 1 again where they were before."""
+    folder, kinds = head.model.folder, [module.kind for module in head.model.head]
+    cut = [HeadModule("Dense", folder, truncating_dense(head.width, dim))]
+    cut += [HeadModule("Normalize", folder, {})] if "Normalize" in kinds else []
+    made = EmbeddingHead(replace(head.model, head=(*head.model.head, *cut)), head.width_in, head.prompts)
+    layers = list(made.layers)
+    for own, layer in zip(head.layers, layers, strict=False):
+        layer.load_state_dict(own.state_dict())
+    cast(_Dense, layers[len(kinds)]).linear.weight.data = torch.eye(dim, head.width)
+    return made.eval()
+
+
+def truncating_dense(width: int, dim: int) -> dict[str, Any]:
+    """Config of a Dense whose weights are the first rows of the unit matrix."""
+    own = {"activation_function": "torch.nn.modules.linear.Identity", "bias": False}
+    return {"in_features": width, "out_features": dim, **own}
 
 
 class _Dense(nn.Module):

@@ -118,6 +118,7 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "temperature": config.temperature or temperature,
         "token_dropout": config.token_dropout,
         "mask_same_document": (),
+        "matryoshka": config.matryoshka if config.matryoshka.dims else base.matryoshka,
         "weight_average": 0.0,
         "checkpoints": config.checkpoints,
         # a training set has no held-out split to measure on, and each checkpoint that was asked for stays
