@@ -218,7 +218,9 @@ def oracle(row: Row) -> Gradients:
     scale = encoder.log_scale.exp()
     own_B, losses = torch.arange(PAIRS), []
     for dim, weight in row.prefixes or ((encoder.width, 1.0),):
-        x_Bd, y_Bd, negatives_Md = (side[:, :dim] / side[:, :dim].norm(dim=1, keepdim=True) for side in (x_BD, y_BD, negatives_MD))
+        x_Bd, y_Bd, negatives_Md = (
+            side[:, :dim] / side[:, :dim].norm(dim=1, keepdim=True) for side in (x_BD, y_BD, negatives_MD)
+        )
         rows_BK = (x_Bd @ torch.cat([y_Bd, negatives_Md]).T * scale).masked_fill(torch.tensor(same), -torch.inf)
         columns_BB = (y_Bd @ x_Bd.T * scale).masked_fill(torch.tensor(back), -torch.inf)
         losses.append(weight * (F.cross_entropy(rows_BK, own_B) + F.cross_entropy(columns_BB, own_B)) / 2)

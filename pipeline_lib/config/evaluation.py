@@ -45,8 +45,8 @@ class EvaluateConfig(StageConfig):
     dims: tuple[int, ...] = operational(
         (),
         description="Prefixes of the vector, each of length 1 again, that a model is measured at beside the whole one, e.g."
-        " [32, 64, 128]: quality and index bytes by dimension stand in the report; empty: those of `train.matryoshka`, shorter than"
-        " the vector (dimensions).",
+        " [32, 64, 128]: quality and index bytes by dimension stand in the report; empty: those of `train.matryoshka`"
+        " (dimensions).",
     )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     against: str | None = operational(

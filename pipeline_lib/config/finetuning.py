@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.data import PromptsConfig
 from pipeline_lib.config.training import MatryoshkaConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -114,3 +115,4 @@ class TuningConfig(StageConfig):
     sets: TrainingSetConfig = Field(TrainingSetConfig(), description="How every training set is read.")
     mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
     training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")
+    prompts: PromptsConfig = added(PromptsConfig())

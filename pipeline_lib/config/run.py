@@ -12,6 +12,7 @@ from pipeline_lib.config.data import (
     ContractConfig,
     CurateConfig,
     ExtractConfig,
+    PromptsConfig,
     ShardConfig,
     SourceConfig,
     TokenizerConfig,
@@ -235,6 +236,7 @@ class RunConfig(StageConfig):
     contamination: ContaminationConfig = ContaminationConfig()
     curate: CurateConfig = CurateConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    prompts: PromptsConfig = added(PromptsConfig())
     shards: ShardConfig = ShardConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()

@@ -33,14 +33,21 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
+from pipeline_lib.export.onnx import NO_PROMPTS, pad, run_onnx, write_onnx
 from pipeline_lib.export.quantized import FILE as INT8_FILE
 from pipeline_lib.export.quantized import measure_int8, write_int8
 from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.pooling import EmbeddingHead, longest_input, truncated_head, truncating_dense, write_json
+from pipeline_lib.model.pooling import (
+    PROMPTS_FILE,
+    EmbeddingHead,
+    longest_input,
+    truncated_head,
+    truncating_dense,
+    write_json,
+)
 from pipeline_lib.model.prefixes import DIM_FIELD
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -48,7 +55,7 @@ from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
-from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE
+from pipeline_lib.tokens.sentence_transformer import DOCUMENT_PROMPTS, SETTINGS_FILE, prompt_name
 from pipeline_lib.tokens.tokenizer import Side
 
 STAGE = Stage(name="export", version=5)
@@ -133,6 +140,8 @@ class _Folder:
         _copy(self.source / "model.safetensors", self.place / "encoder" / "model.safetensors")
         own = {DIM_FIELD: self.width} if self.truncated and not self.encoder.head else {}
         write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json") | own)
+        if self.encoder.prompts:
+            write_json(self.place / "encoder" / PROMPTS_FILE, self.encoder.prompts)
         write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
         # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
         self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))
@@ -141,9 +150,8 @@ class _Folder:
             for name in SIDES:
                 self._write_tokenizer(name, name)
             self.encoder.head.save(self.place, transformer="encoder")
-            if self.truncated:
-                settings = self.place / SETTINGS_FILE
-                write_json(settings, _read_json(settings) | self.truncated)
+            settings = self.place / SETTINGS_FILE
+            write_json(settings, self._with_prompts(_read_json(settings)) | self.truncated)
         else:
             for name in SIDES:
                 self._write_side(name)
@@ -162,6 +170,7 @@ class _Folder:
             "distinct": self.tokenizer.delimiters.of("x") != self.tokenizer.delimiters.of("y"),
             "onnx": config.export.onnx,
             **({"whole_dim": self.whole_width} if self.truncated else {}),
+            **({"before": before} if (before := self._before()) and not self.encoder.head else {}),
         }
         if self.encoder.head:
             facts |= self._facts_of_head(self.encoder.head)
@@ -189,14 +198,19 @@ class _Folder:
         write_json(self.place / "search.json", search | {"int8": told})
         return {"int8": measured}
 
+    def _before(self) -> dict[str, str]:
+        """The prompts of the sides, where there are some."""
+        prompts = {name: self.tokenizer.delimiters.prompt(side) for name, side in SIDES.items()}
+        return {name: prompt for name, prompt in prompts.items() if prompt}
+
     def _facts_of_head(self, head: EmbeddingHead) -> dict[str, Any]:
         """What the card must say of a start of sentence-transformers: its pooling, its other modules and its prompts."""
-        prompts = {name: self.tokenizer.delimiters.prompt(side) for name, side in SIDES.items()}
+        prompts = self._before()
         return {
             "pooling": "+".join(head.poolings),
             "modules": [module.kind for module in head.model.head],
-            "prompts": {name: prompt for name, prompt in prompts.items() if prompt},
-            "distinct": prompts["query"] != prompts["document"],
+            "prompts": prompts,
+            "distinct": prompts.get("query") != prompts.get("document"),
             "include_prompt": head.model.include_prompt,
             "architecture": type(self.encoder.backbone).__name__,
             **{f"max_{side}_tokens": self.max_tokens[name] for name, side in SIDES.items()},
@@ -232,7 +246,8 @@ class _Folder:
         text = side_tokenizer_json(self.checkpoint.tokenizer.part_folder(), SIDES[name], max_tokens)
         (self.place / folder).mkdir(exist_ok=True)
         (self.place / folder / "tokenizer.json").write_text(text, encoding="utf-8")
-        own = self.tokenizer.ends(SIDES[name]) if self.encoder.head else {}
+        # the library counts a prompt's tokens up to the special one behind them
+        own = self.tokenizer.ends(SIDES[name]) if self.encoder.head or self.encoder.prompts else {}
         write_json(
             self.place / folder / "tokenizer_config.json",
             {
@@ -270,7 +285,7 @@ class _Folder:
         ]
         mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
         width = int(self.encoder.backbone.config.hidden_size)
-        pooling = {"embedding_dimension": width, "pooling_mode": mode, "include_prompt": True}
+        pooling = {"embedding_dimension": width, "pooling_mode": mode, "include_prompt": not self.encoder.prompts}
         embedding = "sentence_embedding"
         write_json(self.place / "modules.json", modules)
         write_json(self.place / "router_config.json", router)
@@ -282,16 +297,23 @@ class _Folder:
             write_json(dense / "config.json", truncating_dense(width, self.width) | normalize)
             weights = {"linear.weight": np.eye(self.width, width, dtype=np.float32)}
             (dense / "model.safetensors").write_bytes(save_tensors(weights, metadata={"format": "pt"}))
-        write_json(
-            self.place / SETTINGS_FILE,
-            {
-                **self.truncated,
-                "model_type": "SentenceTransformer",
-                "prompts": {"query": "", "document": ""},
-                "default_prompt_name": None,
-                "similarity_fn_name": "cosine",
-            },
-        )
+        said = {"model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+        write_json(self.place / SETTINGS_FILE, self._with_prompts(said) | self.truncated)
+
+    def _with_prompts(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The library's settings with the prompts that the model was trained with; a start's other ones stay beside them."""
+        own = self.tokenizer.delimiters
+        prompts = {name: own.prompt(side) for name, side in SIDES.items()}
+        others = said["prompts"]
+        if self._prompts_differ(prompts, others):  # a document's prompt has other names too, which would have their say
+            others = {name: text for name, text in others.items() if name not in DOCUMENT_PROMPTS}
+        for task, of_sides in own.tasks.items():
+            prompts |= {prompt_name(task, name): of_sides[side] for name, side in SIDES.items() if side in of_sides}
+        given = "query" if prompts["query"] and not self.encoder.head else said["default_prompt_name"]
+        return said | {"prompts": others | prompts, "default_prompt_name": own.default_prompt or given}
+
+    def _prompts_differ(self, prompts: dict[str, str], others: dict[str, str]) -> bool:
+        return any(others.get(name) != prompt for name, prompt in prompts.items())
 
     def _token_ids(self, name: str) -> list[list[int]]:
         return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.max_tokens[name])
@@ -311,6 +333,8 @@ class _Folder:
 
     def _write_onnx(self, vectors: dict[str, np.ndarray]) -> None:
         path = self.place / "model.onnx"
+        if self.encoder.prompts:
+            raise UserError(NO_PROMPTS)
         write_onnx(self.encoder.backbone, path, self.encoder.head)
         for name, expected in vectors.items():
             gap = float(np.abs(run_onnx(path, self._token_ids(name)) - expected).max())

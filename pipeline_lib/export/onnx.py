@@ -27,6 +27,7 @@ from pipeline_lib.model.prefixes import prefix, truncated_to
 INPUTS = ("input_ids", "lengths")
 OUTPUT = "sentence_embedding"
 OPSET = 20  # the first with Gelu
+NO_PROMPTS = "its pooling leaves prompts out, which the graph cannot tell"
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
@@ -40,7 +41,7 @@ def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = Non
     if size > MAX_BYTES:
         raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file")
     if head and head.prompts:
-        raise UserError("its pooling leaves prompts out, which the graph cannot tell")
+        raise UserError(NO_PROMPTS)
     model = _exported(_EmbeddingGraph(backbone, head).eval())
     path.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -6,6 +6,7 @@ B rows, L tokens, D embedding width, T = B * L.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
@@ -21,14 +22,19 @@ from pipeline_lib.model import decoder
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.model.pooling import (
+    PROMPTS_FILE,
     EmbeddingHead,
     Pooling,
+    Prompt,
     load_head,
     load_transformer,
     longest_input,
     pool,
     pooling_of,
+    prompt_tokens,
+    saved_prompts,
     set_pooling,
+    write_json,
 )
 from pipeline_lib.model.prefixes import prefix, truncated_to
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
@@ -58,6 +64,7 @@ class Encoder(nn.Module):
         log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
         precision: of matrix products; weights, norms and embeddings stay float32.
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
+        prompts: that its own mean leaves out; of a head, see there.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
         fused: decoder.py's forward, where the backbone's family is described there and pooled at the end; else its own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
@@ -72,6 +79,7 @@ class Encoder(nn.Module):
         if pooling is not None:
             set_pooling(backbone, pooling)
         self.pooling: Pooling = head.poolings[0] if head else pooling_of(backbone)
+        self.prompts: tuple[Prompt, ...] = ()
         self.checkpointed = False
         self._regions = decoder.REGIONS
         self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
@@ -112,7 +120,9 @@ class Encoder(nn.Module):
         """
         folder = Path(folder)
         if not is_sentence_transformer(folder):
-            return cls(_load_backbone(folder)).eval()
+            encoder = cls(_load_backbone(folder)).eval()
+            encoder.prompts = saved_prompts(folder)
+            return encoder
         model = read_sentence_transformer(folder)
         backbone = load_transformer(model.transformer)
         return cls(backbone, head=load_head(model, backbone.config.hidden_size)).eval()
@@ -129,6 +139,8 @@ class Encoder(nn.Module):
                 "take the tokenizer that belongs to the model"
             )
         _set_dropout(backbone, config.dropout)
+        told = tokenizer.delimiters.include_prompt
+        model = model if told is None else replace(model, include_prompt=told)
         prompts = [] if model.include_prompt else tokenizer.prompt_ids()
         return cls(backbone, head=load_head(model, backbone.config.hidden_size, prompts))
 
@@ -142,6 +154,8 @@ class Encoder(nn.Module):
         self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
         if self.head:
             self.head.save(folder)
+        elif self.prompts and self.pooling != "last":
+            write_json(folder / PROMPTS_FILE, self.prompts)
 
     @property
     def width(self) -> int:
@@ -211,7 +225,7 @@ class Encoder(nn.Module):
             return self.head(self.backbone(ids_BL, attention_mask=mask_BL.long()).last_hidden_state, ids_BL, lengths_B)
         mask = None if self._is_causal else mask_BL.long()  # no token sees the padding behind it
         states_BLD = self.backbone(ids_BL, attention_mask=mask, use_cache=False).last_hidden_state
-        return pool(states_BLD, lengths_B, self.pooling)
+        return pool(states_BLD, lengths_B, self.pooling, prompt_tokens(self.prompts, ids_BL, lengths_B))
 
     def _check_length(self, n_tokens: int) -> None:
         if self._longest is not None and n_tokens > self._longest:

@@ -32,6 +32,7 @@ from pipeline_lib.tokens.sentence_transformer import (
     SentenceTransformer,
 )
 
+Prompt = tuple[tuple[int, ...], int]
 Pooling = Literal["last", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean"]
 POOLING_FIELD = "cpt_pooling"  # of config.json
 OWN_POOLINGS = ("last", "mean")
@@ -67,6 +68,29 @@ def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling, skipped_B: Ten
         return summed_BD / weights_BL.sum(dim=1, keepdim=True)
     number_B1 = (lengths_B if skipped_B is None else lengths_B - skipped_B)[:, None]
     return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / (number_B1 if pooling == "mean" else number_B1**0.5)
+
+
+def prompt_tokens(prompts: Sequence[Prompt], ids_BL: Tensor, lengths_B: Tensor) -> Tensor | None:
+    """Tokens of each row that are a prompt's, told by the ids that it begins with: rows of all tasks come together.
+
+    Args:
+        prompts: those that the pooling leaves out; see `EmbeddingHead`.
+    """
+    if not prompts:
+        return None
+    skipped_B = torch.zeros_like(lengths_B)
+    for ids, n_tokens in prompts:
+        if ids_BL.shape[1] >= len(ids):
+            begins_B = (ids_BL[:, : len(ids)] == torch.tensor(ids, device=ids_BL.device)).all(dim=1)
+            skipped_B = torch.where(begins_B, skipped_B.clamp(min=n_tokens), skipped_B)
+    return torch.minimum(skipped_B, lengths_B - 1)
+
+
+def saved_prompts(folder: Path) -> tuple[Prompt, ...]:
+    """The prompts that the pooling of a checkpoint leaves out."""
+    said = folder / PROMPTS_FILE
+    found = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else ()
+    return tuple((tuple(ids), int(n_tokens)) for ids, n_tokens in found)
 
 
 def pooling_of(backbone: nn.Module) -> Pooling:
@@ -113,22 +137,11 @@ class EmbeddingHead(nn.Module):
 
     def forward(self, states_BLD: Tensor, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
         """Vectors (B, E) of any length."""
-        skipped_B = self._skipped(ids_BL, lengths_B)
+        skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B)
         pooled_BE = torch.cat([pool(states_BLD, lengths_B, mode, skipped_B) for mode in self.poolings], dim=-1)
         for layer in self.layers:
             pooled_BE = layer(pooled_BE)
         return pooled_BE
-
-    def _skipped(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor | None:
-        """Tokens of each row that are a prompt's, told by the ids that it begins with: rows of both sides come together."""
-        if not self.prompts:
-            return None
-        skipped_B = torch.zeros_like(lengths_B)
-        for ids, n_tokens in self.prompts:
-            if ids_BL.shape[1] >= len(ids):
-                begins_B = (ids_BL[:, : len(ids)] == torch.tensor(ids, device=ids_BL.device)).all(dim=1)
-                skipped_B = torch.where(begins_B, skipped_B.clamp(min=n_tokens), skipped_B)
-        return torch.minimum(skipped_B, lengths_B - 1)
 
     def save(self, folder: Path, transformer: str = "") -> None:
         """Write modules.json, prompts and the files of all modules but the transformer, whose own are somebody else's to write.
@@ -253,9 +266,7 @@ def load_head(
         UserError: a module cannot be kept, or its weights are no safetensors.
         CorruptArtifact: weights are malformed, or do not fit.
     """
-    said = model.folder / PROMPTS_FILE
-    if prompts is None:
-        prompts = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else ()
+    prompts = saved_prompts(model.folder) if prompts is None else prompts
     try:
         head = EmbeddingHead(model, width, [(tuple(ids), int(n_tokens)) for ids, n_tokens in prompts])
     except UserError:  # a ValueError of its own kind

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +44,7 @@ RESERVED = ("<x open>", "<x close>", "<y open>", "<y close>", "<batch pad>")  # 
 BRACKETS = ("[", "]", "{", "}")
 DELIMITERS_FILE = "delimiters.json"
 
+SHOWN_CHARACTERS = 60  # of a prompt in an error
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
 
 
@@ -61,6 +62,9 @@ class Delimiters:
         y_prompt: text before every y.
         x_longest: most tokens of a row that such a model takes; None: no limit of its own.
         y_longest: likewise.
+        tasks: task to the prompts of its sides in place of these.
+        default_prompt: name of the one that plain `encode` takes in an export; None: a start's own, else the query's.
+        include_prompt: a prompt's tokens are pooled with the text's; None: as a start does, else they are.
     """
 
     x_prefix: tuple[int, ...]
@@ -72,6 +76,9 @@ class Delimiters:
     y_prompt: str = ""
     x_longest: int | None = None
     y_longest: int | None = None
+    tasks: Mapping[str, Mapping[Side, str]] = field(default_factory=dict)
+    default_prompt: str | None = None
+    include_prompt: bool | None = None
 
     @classmethod
     def single(cls, x_open: int, x_close: int, y_open: int, y_close: int, pad: int) -> Delimiters:
@@ -95,7 +102,11 @@ class Delimiters:
         """The fields of delimiters.json: an id where a side is opened or closed by one alone, else the list of its ids."""
         ids = (self.x_prefix, self.x_suffix, self.y_prefix, self.y_suffix)
         lists = {name: found[0] if len(found) == 1 else list(found) for name, found in zip(_FIELDS, ids, strict=True)}
-        return lists | {"pad": self.pad} | {name: value for name in _OF_A_MODEL if (value := getattr(self, name))}
+        return (
+            lists
+            | {"pad": self.pad}
+            | {name: value for name in _OF_A_MODEL if (value := getattr(self, name)) not in (None, "", {})}
+        )
 
     def of(self, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before and behind a text of one side."""
@@ -104,6 +115,16 @@ class Delimiters:
     def prompt(self, side: Side) -> str:
         """Text before every text of one side."""
         return self.x_prompt if side == "x" else self.y_prompt
+
+    def for_task(self, *names: str) -> Delimiters:
+        """These with the prompts of the first of these tasks that has some."""
+        prompts = next((self.tasks[name] for name in names if name in self.tasks), {})
+        return replace(self, x_prompt=prompts.get("x", self.x_prompt), y_prompt=prompts.get("y", self.y_prompt))
+
+    def prompts(self, side: Side) -> list[str]:
+        """Every prompt of a side, those of tasks behind its own."""
+        found = [self.prompt(side), *(prompts[side] for prompts in self.tasks.values() if side in prompts)]
+        return list(dict.fromkeys(filter(None, found)))
 
     def longest(self, side: Side, max_tokens: int) -> int:
         """Most tokens of a row of one side, where at most so many are asked for."""
@@ -126,7 +147,8 @@ class Delimiters:
 
 
 _FIELDS = ("x_open", "x_close", "y_open", "y_close")  # of delimiters.json
-_OF_A_MODEL = ("x_prompt", "y_prompt", "x_longest", "y_longest")  # there only where a given embedding model has them
+# there only where they are set, or a given embedding model has them
+_OF_A_MODEL = ("x_prompt", "y_prompt", "x_longest", "y_longest", "tasks", "default_prompt", "include_prompt")
 
 
 def _ids_of_field(value: int | Sequence[int]) -> tuple[int, ...]:
@@ -134,6 +156,21 @@ def _ids_of_field(value: int | Sequence[int]) -> tuple[int, ...]:
     if not all(type(id_) is int and id_ >= 0 for id_ in ids):
         raise ValueError(f"{value!r} holds what is no token id")
     return ids
+
+
+def read_delimiters(folder: Path) -> Delimiters:
+    """The delimiters and prompts of a tokenizer artifact's part folder.
+
+    Raises:
+        UserError: they are missing, or none.
+    """
+    path = folder / DELIMITERS_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {DELIMITERS_FILE}; expected the part of a tokenizer artifact")
+    try:
+        return Delimiters.from_fields(json.loads(path.read_text()))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise UserError(f"{path}: no delimiters ({error!r}); make the tokenizer again") from error
 
 
 class PairTokenizer:
@@ -162,13 +199,7 @@ class PairTokenizer:
         Raises:
             UserError: a file is missing or is no tokenizer.
         """
-        path = folder / DELIMITERS_FILE
-        if not path.is_file():
-            raise UserError(f"{folder}: no {DELIMITERS_FILE}; expected the part of a tokenizer artifact")
-        try:
-            delimiters = Delimiters.from_fields(json.loads(path.read_text()))
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise UserError(f"{path}: no delimiters ({error!r}); make the tokenizer again") from error
+        delimiters = read_delimiters(folder)
         return cls(bare_tokenizer(read_tokenizer_json(folder)), delimiters)
 
     @classmethod
@@ -206,6 +237,11 @@ class PairTokenizer:
             return self
         own = self.delimiters
         return PairTokenizer(self.tokenizer, replace(own, y_prefix=own.x_prefix, y_suffix=own.x_suffix))
+
+    def for_task(self, *names: str) -> PairTokenizer:
+        """Itself, or with the prompts of the first of these tasks that has some."""
+        delimiters = self.delimiters.for_task(*names)
+        return self if delimiters == self.delimiters else PairTokenizer(self.tokenizer, delimiters)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and delimiters.json, byte for byte the same each time."""
@@ -296,6 +332,8 @@ class PairTokenizer:
                 f"a row of at most {max_tokens} tokens has no room for the {max_tokens - room} that stand around every {side}; "
                 f"raise shards.max_{side}_tokens"
             )
+        if prompt:
+            self.check_prompt(prompt, side, max_tokens)
         rows, n_cut = [], 0
         for start in range(0, len(texts), ENCODE_TEXTS):
             block = texts[start : start + ENCODE_TEXTS]
@@ -304,18 +342,43 @@ class PairTokenizer:
                 n_cut += len(ids) > room
         return rows, n_cut
 
+    def check_prompt(self, prompt: str, side: Side, max_tokens: int) -> None:
+        """Refuse a prompt that leaves no room for a text.
+
+        Raises:
+            UserError: it has as many tokens as a row has room for, or more.
+        """
+        (prefix, suffix), max_tokens = self.delimiters.of(side), self.delimiters.longest(side, max_tokens)
+        n_tokens, room = len(self._ids([prompt])[0]), max_tokens - len(prefix) - len(suffix)
+        if n_tokens >= room:
+            shown = prompt if len(prompt) <= SHOWN_CHARACTERS else f"{prompt[:SHOWN_CHARACTERS]}..."
+            raise UserError(
+                f"the prompt {shown!r} before every {side} has {n_tokens} tokens, a row of at most {max_tokens} has room for"
+                f" {max(0, room)} of prompt and text together; shorten it or raise shards.max_{side}_tokens"
+            )
+
+    def around(self) -> dict[Side, tuple[int, int]]:
+        """How many ids stand before and behind a text, by side; a prompt's are among those before it."""
+        told, own = self.delimiters.around, self.delimiters
+        prompts = {side: len(self._ids([own.prompt(side)])[0]) if own.prompt(side) else 0 for side in SIDES}
+        return {side: (before + prompts[side], behind) for side, (before, behind) in told.items()}
+
     def prompt_ids(self) -> list[tuple[tuple[int, ...], int]]:
-        """Of each side with a prompt, the ids that all its rows begin with, and the tokens that sentence-transformers counts.
+        """Of each prompt, the ids that all rows with it begin with, and the tokens that sentence-transformers counts.
 
         The last token of a prompt may be another one before a text: it is counted, and no part of what rows begin with.
         """
         found = []
         for side in SIDES:
-            (prefix, suffix), prompt = self.delimiters.of(side), self.delimiters.prompt(side)
-            ids = (*prefix, *self._ids([prompt])[0]) if prompt else ()
-            if ids:
-                found.append((ids[:-1] or ids, len(ids) + max(0, len(suffix) - 1)))
+            prefix, suffix = self.delimiters.of(side)
+            for prompt in self.delimiters.prompts(side):
+                if ids := (*prefix, *self._ids([prompt])[0]):
+                    found.append((ids[:-1] or ids, len(ids) + max(0, len(suffix) - 1)))
         return found
+
+    def left_out(self) -> list[tuple[tuple[int, ...], int]]:
+        """The same where prompts are set to be left out of the pooling, else none."""
+        return [] if self.delimiters.include_prompt in (None, True) else self.prompt_ids()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a row, as the normaliser left it, without reserved ids."""

@@ -39,7 +39,7 @@ from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_ove
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.rows import PairRows, check_views
+from pipeline_lib.train.rows import Around, PairRows, check_views
 from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
@@ -150,6 +150,8 @@ class ContrastiveObjective:
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed)
+        if not encoder.head:
+            encoder.prompts = tuple(pair_tokenizer.left_out())
         check_dims(config.matryoshka.dims, encoder.width, "train.matryoshka.dims")
         if weights is None:
             encoder = encoder.to(ranks.device)
@@ -163,8 +165,11 @@ class ContrastiveObjective:
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
-        around = pair_tokenizer.delimiters.around
-        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around, **order)
+
+        def around_of(view: str) -> Around:
+            return pair_tokenizer.for_task(view).around()
+
+        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around_of, **order)
         objective = cls(job, encoder.train(), rows, ranks, weights)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective

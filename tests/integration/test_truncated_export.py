@@ -69,9 +69,7 @@ def test_sentence_transformers_gives_them_and_fewer(
     assert cut.encode_document(TEXTS, normalize_embeddings=True) == pytest.approx(expected["document"], abs=1e-5)
 
 
-def test_an_evaluation_cuts_as_the_export_does(
-    checkpoint: tuple[Store, Checkpoint], expected: dict[str, np.ndarray]
-) -> None:
+def test_an_evaluation_cuts_as_the_export_does(checkpoint: tuple[Store, Checkpoint], expected: dict[str, np.ndarray]) -> None:
     whole = CheckpointEncoder(checkpoint[1], precision="float32")
     model = TruncatedModel(whole, DIM)
     assert model.encode(TEXTS, "y") == pytest.approx(expected["document"], abs=1e-6)

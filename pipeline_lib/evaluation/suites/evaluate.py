@@ -23,7 +23,7 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
-from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, TruncatedModel, WordModel
+from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, TruncatedModel, WordModel, for_task
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -55,6 +55,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
         NotFiniteError: an embedding or a figure is not finite.
     """
     check_split(suite, split)
+    model = for_task(model, suite.name, suite.kind, *suite.views)
     paths = suite.paths(split)
     run = SuiteRun(
         model=model.id.name,

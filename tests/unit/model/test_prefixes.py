@@ -34,7 +34,9 @@ def test_the_loss_is_the_plain_sum_of_the_losses_of_vectors_cut_before(
     dims: list[int], weights: list[float], pairs: int, negatives: int, directions: str
 ) -> None:
     generator = np.random.default_rng(pairs * 31 + negatives)
-    x_BD, y_KD = (F.normalize(torch.from_numpy(generator.standard_normal((n, WIDTH))), dim=1) for n in (pairs, pairs + negatives))
+    x_BD, y_KD = (
+        F.normalize(torch.from_numpy(generator.standard_normal((n, WIDTH))), dim=1) for n in (pairs, pairs + negatives)
+    )
     hashes = PairHashes(torch.arange(pairs), torch.arange(100, 100 + pairs))
     if negatives:
         hashes = PairHashes(hashes.x_B, hashes.y_B, negative_M=torch.arange(200, 200 + negatives))

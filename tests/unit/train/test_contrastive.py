@@ -87,5 +87,5 @@ def test_a_step_over_prefixes_is_the_sum_of_steps_on_cut_vectors(tmp_path: Path)
         unit_ND = torch.nn.functional.normalize(emb_ND[:, :dim], dim=1)
         expected += weight * float(contrastive_loss(unit_ND[:48], unit_ND[48:], whole.module.log_scale.detach(), batch.hashes))
     assert float(made.gradients(0).loss) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(UserError, match="train.matryoshka.dims: 33 dimensions of a vector that has 32"):
+    with pytest.raises(UserError, match=r"train.matryoshka.dims: 33 dimensions of a vector that has 32"):
         objective(tmp_path, matryoshka={"dims": [33]})
