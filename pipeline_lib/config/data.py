@@ -366,8 +366,8 @@ class PromptsConfig(StageConfig):
     )
     default: str | None = Field(
         None,
-        description="Name of the prompt that plain `encode` of sentence-transformers takes: query, document, or TASK-query;"
-        " null: that of a start, else query where there is one.",
+        description="Name of the prompt that plain `encode` of sentence-transformers takes, whatever the texts are: query,"
+        " document, or TASK-query; null: that of a start, else none.",
     )
     include_prompt: bool | None = Field(
         None,

@@ -309,8 +309,8 @@ class _Folder:
             others = {name: text for name, text in others.items() if name not in DOCUMENT_PROMPTS}
         for task, of_sides in own.tasks.items():
             prompts |= {prompt_name(task, name): of_sides[side] for name, side in SIDES.items() if side in of_sides}
-        given = "query" if prompts["query"] and not self.encoder.head else said["default_prompt_name"]
-        return said | {"prompts": others | prompts, "default_prompt_name": own.default_prompt or given}
+        default = own.default_prompt or said["default_prompt_name"]
+        return said | {"prompts": others | prompts, "default_prompt_name": default}
 
     def _prompts_differ(self, prompts: dict[str, str], others: dict[str, str]) -> bool:
         return any(others.get(name) != prompt for name, prompt in prompts.items())

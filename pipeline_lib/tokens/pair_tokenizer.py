@@ -63,7 +63,7 @@ class Delimiters:
         x_longest: most tokens of a row that such a model takes; None: no limit of its own.
         y_longest: likewise.
         tasks: task to the prompts of its sides in place of these.
-        default_prompt: name of the one that plain `encode` takes in an export; None: a start's own, else the query's.
+        default_prompt: name of the one that plain `encode` takes in an export; None: a start's own, else none.
         include_prompt: a prompt's tokens are pooled with the text's; None: as a start does, else they are.
     """
 
