@@ -10,7 +10,7 @@ import pytest
 from browser import too_wide
 
 from pipeline_lib.config.data import SourceConfig
-from pipeline_lib.evaluation.report import results_table, write_report
+from pipeline_lib.evaluation.report import report_json, results_table, write_report
 from pipeline_lib.evaluation.report_data import HeldOut, QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.report_page import _stats
 from pipeline_lib.store.records import Outcome, Stage
