@@ -26,11 +26,11 @@ from pipeline_lib.evaluation.suites.models import (
     HybridModel,
     Model,
     TextEncoder,
-    TruncatedModel,
     WordModel,
 )
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.evaluation.suites.report import Compared
+from pipeline_lib.evaluation.suites.variants import TruncatedModel
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry

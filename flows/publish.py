@@ -40,7 +40,7 @@ from flows.workspace import (
     recorded_params,
     whole_story,
 )
-from pipeline_lib.evaluation.suites.models import truncated
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.search.hybrid import fusion_in

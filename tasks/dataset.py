@@ -9,7 +9,8 @@ from data_contracts.check_shards import check_shards
 from data_contracts.losses import Losses, by_count
 from data_contracts.validate import validate
 from data_contracts.verdicts import verdict_rows
-from pipeline_lib.config.data import PromptsConfig, ShardConfig
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations

@@ -20,7 +20,8 @@ from pipeline_lib.evaluation.suites.cached import CachedEncoder
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
-from pipeline_lib.evaluation.suites.models import FINGERPRINT_DIGITS, CheckpointEncoder, ModelId, Side, TextEncoder, truncated
+from pipeline_lib.evaluation.suites.models import FINGERPRINT_DIGITS, CheckpointEncoder, ModelId, Side, TextEncoder
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.int8_loss import SPEED_ELSEWHERE, Int8Figure, Int8Loss, int8_note, speed_sentence
 from pipeline_lib.export.quantized import FILE
 from pipeline_lib.model.checkpoint import Checkpoint

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.gate import Check, compare
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, truncated
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.exported import TorchQueries
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search import registry

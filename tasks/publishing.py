@@ -16,8 +16,9 @@ from pipeline_lib.evaluation.report_data import NOT_TESTED, HeldOut, notes, prec
 from pipeline_lib.evaluation.select import read_selection, select
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder, truncated
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run

@@ -9,8 +9,8 @@ import torch
 from builders import write_artifact
 
 from pipeline_lib.config.base import StageConfig
-from pipeline_lib.config.data import PromptsConfig, ShardConfig, TokenizerConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig
+from pipeline_lib.config.model import ModelConfig, PromptsConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.runtime.progress import Progress, silent

@@ -58,7 +58,7 @@ class EvaluateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        check_dims(self.dims, None, "evaluate.dims")
+        check_dims(self.dims, None, "dims")
         return self
 
 

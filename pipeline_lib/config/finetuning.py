@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
-from pipeline_lib.config.data import PromptsConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.training import MatryoshkaConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 

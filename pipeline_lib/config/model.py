@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.errors import UserError
@@ -107,6 +107,52 @@ class ModelConfig(StageConfig):
         " tokens, for comparison.",
     )
     dropout: float = Field(0.0, description="Dropout rate on embeddings, attention output and feed-forward output.", ge=0, lt=1)
+
+
+class PromptsConfig(StageConfig):
+    """Prompts: text before every text of a side or a task, the same in training, evaluation, search and export."""
+
+    query: str | None = Field(
+        None,
+        description="Text before every x, a query, e.g. 'query: '; it is tokenized with it inside the delimiters, and counts in"
+        " `shards.max_x_tokens`. null: the one that a start brings, else none; an empty text: none.",
+    )
+    document: str | None = Field(
+        None, description="Text before every y, a document, as `query`; the index's texts have it too."
+    )
+    tasks: dict[str, dict[Literal["query", "document"], str]] = Field(
+        {},
+        description="Prompts of a task in place of these, e.g. {docstring: {query: 'find code: '}}: of a view of pairs or a"
+        " training set in training; of a suite, of its kind (code_search, text_search, classification, similarity) or, of"
+        " held-out pairs, of their view in evaluation. Searches and indexes have those of the sides.",
+    )
+    default: str | None = Field(
+        None,
+        description="Name of the prompt that plain `encode` of sentence-transformers takes, whatever the texts are: query,"
+        " document, or TASK-query; null: that of a start, else none.",
+    )
+    include_prompt: bool | None = Field(
+        None,
+        description="Pooling over a prompt's tokens too, of no matter to pooling at the last token. false: they are read, and"
+        " left out of the mean, and model.onnx is not written; null: as a start does, else true.",
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        for prompt in (self.query, self.document, *(text for prompts in self.tasks.values() for text in prompts.values())):
+            if (prompt or "").encode("utf-8", "replace").decode() != (prompt or ""):
+                raise ValueError(f"prompts: {prompt!r} is no text that can be written as UTF-8")
+        names = {"query", "document", *(f"{task}-{side}" for task, prompts in self.tasks.items() for side in prompts)}
+        if self.default is not None and self.default not in names:
+            raise ValueError(
+                f"prompts.default is {self.default!r}, of which there is no prompt; there are {', '.join(sorted(names))}"
+            )
+        return self
+
+    @property
+    def are_set(self) -> bool:
+        """Something is asked for."""
+        return self != PromptsConfig()
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from pipeline_lib.config.data import (
     ContractConfig,
     CurateConfig,
     ExtractConfig,
-    PromptsConfig,
     ShardConfig,
     SourceConfig,
     TokenizerConfig,
     WorkersConfig,
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
-from pipeline_lib.config.model import ModelConfig, embedding_width
+from pipeline_lib.config.model import ModelConfig, PromptsConfig, embedding_width
 from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice

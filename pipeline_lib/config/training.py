@@ -42,11 +42,11 @@ class MatryoshkaConfig(StageConfig):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        check_dims(self.dims, None, "matryoshka.dims")
+        check_dims(self.dims, None, "dims")
         if self.weights and len(self.weights) != len(self.dims):
-            raise ValueError(f"matryoshka.weights has {len(self.weights)} values for {len(self.dims)} dims: give one each")
+            raise ValueError(f"weights has {len(self.weights)} values for {len(self.dims)} dims: give one each")
         if any(not 0 < weight < float("inf") for weight in self.weights):
-            raise ValueError(f"matryoshka.weights {list(self.weights)}: each has to be above 0")
+            raise ValueError(f"weights {list(self.weights)}: each has to be above 0")
         return self
 
     @property

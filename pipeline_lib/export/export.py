@@ -41,9 +41,9 @@ from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.pooling import (
-    PROMPTS_FILE,
     EmbeddingHead,
     longest_input,
+    save_prompts,
     truncated_head,
     truncating_dense,
     write_json,
@@ -141,7 +141,7 @@ class _Folder:
         own = {DIM_FIELD: self.width} if self.truncated and not self.encoder.head else {}
         write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json") | own)
         if self.encoder.prompts:
-            write_json(self.place / "encoder" / PROMPTS_FILE, self.encoder.prompts)
+            save_prompts(self.place / "encoder", self.encoder.prompts)
         write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
         # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
         self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
@@ -22,19 +22,19 @@ from pipeline_lib.model import decoder
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.model.pooling import (
-    PROMPTS_FILE,
     EmbeddingHead,
     Pooling,
     Prompt,
+    cut_config,
     load_head,
     load_transformer,
     longest_input,
     pool,
     pooling_of,
     prompt_tokens,
+    save_prompts,
     saved_prompts,
     set_pooling,
-    write_json,
 )
 from pipeline_lib.model.prefixes import prefix, truncated_to
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
@@ -155,7 +155,7 @@ class Encoder(nn.Module):
         if self.head:
             self.head.save(folder)
         elif self.prompts and self.pooling != "last":
-            write_json(folder / PROMPTS_FILE, self.prompts)
+            save_prompts(folder, self.prompts)
 
     @property
     def width(self) -> int:
@@ -317,29 +317,6 @@ def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
             f"{folder}: a token changes the states before it, so that this is no causal language model "
             f"({backbone.config.model_type}); give one, e.g. GPT-2, GPT-NeoX, Llama or Qwen"
         )
-
-
-def cut_config(folder: Path, keep_layers: int | None) -> PreTrainedConfig:
-    """The configuration of a folder's model, of its first `keep_layers` blocks; what is not asked for is not loaded either.
-
-    Raises:
-        UserError: it has fewer.
-        OSError, ValueError: it is no configuration that transformers knows.
-    """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    n_layers = getattr(config, "num_hidden_layers", None)
-    if keep_layers is None or keep_layers == n_layers:
-        return config
-    if n_layers is None or keep_layers > n_layers:
-        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
-    for name, value in list(vars(config).items()):  # what each block is, one by one: kinds of attention, say
-        if isinstance(value, list | tuple) and len(value) == n_layers and ("layer" in name or "block" in name):
-            setattr(config, name, value[:keep_layers])
-    config.num_hidden_layers = keep_layers
-    try:
-        return type(config).from_dict(config.to_dict())  # as it will be read again
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder}: a {config.model_type} cannot be cut to {keep_layers} blocks: {error}") from error
 
 
 SAME_ROW = 0.1  # of the length of the table's deviation: nearer rows were never trained apart

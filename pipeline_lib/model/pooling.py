@@ -93,6 +93,11 @@ def saved_prompts(folder: Path) -> tuple[Prompt, ...]:
     return tuple((tuple(ids), int(n_tokens)) for ids, n_tokens in found)
 
 
+def save_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Write what `saved_prompts` reads."""
+    write_json(folder / PROMPTS_FILE, prompts)
+
+
 def pooling_of(backbone: nn.Module) -> Pooling:
     """Pooling of a backbone, by its config: at the last token where that says nothing."""
     pooling = getattr(backbone.config, POOLING_FIELD, "last")
@@ -173,7 +178,7 @@ class EmbeddingHead(nn.Module):
         # trained on cosines, whatever it was before
         write_json(folder / SETTINGS_FILE, said | {"similarity_fn_name": "cosine"})
         if self.prompts:
-            write_json(folder / PROMPTS_FILE, self.prompts)
+            save_prompts(folder, self.prompts)
 
 
 def truncated_head(head: EmbeddingHead, dim: int) -> EmbeddingHead:
@@ -327,6 +332,29 @@ def load_transformer(folder: Path, config: PreTrainedConfig | None = None) -> Pr
     use_short_rows(backbone)
     backbone.config.name_or_path = ""  # where it was loaded from is no part of what is saved
     return backbone
+
+
+def cut_config(folder: Path, keep_layers: int | None) -> PreTrainedConfig:
+    """The configuration of a folder's model, of its first `keep_layers` blocks; what is not asked for is not loaded either.
+
+    Raises:
+        UserError: it has fewer.
+        OSError, ValueError: it is no configuration that transformers knows.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if keep_layers is None or keep_layers == n_layers:
+        return config
+    if n_layers is None or keep_layers > n_layers:
+        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
+    for name, value in list(vars(config).items()):  # what each block is, one by one: kinds of attention, say
+        if isinstance(value, list | tuple) and len(value) == n_layers and ("layer" in name or "block" in name):
+            setattr(config, name, value[:keep_layers])
+    config.num_hidden_layers = keep_layers
+    try:
+        return type(config).from_dict(config.to_dict())  # as it will be read again
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder}: a {config.model_type} cannot be cut to {keep_layers} blocks: {error}") from error
 
 
 def longest_input(backbone: nn.Module) -> int | None:

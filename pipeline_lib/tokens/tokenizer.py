@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, Delimiting, PromptsConfig, ShardConfig, TokenizerConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, Delimiting, ShardConfig, TokenizerConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact

@@ -13,11 +13,12 @@ from exported_models import SHARDS, tiny_checkpoint
 from sentence_transformer_folders import write_sentence_transformer
 from training_runs import tiny_config, write_curated, write_inputs, write_job
 
-from pipeline_lib.config.data import PromptsConfig, ShardConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.model import ModelConfig, PromptsConfig
 from pipeline_lib.config.run import ExportConfig, RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ExportEncoder, TruncatedModel, for_task
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ExportEncoder
+from pipeline_lib.evaluation.suites.variants import TruncatedModel, for_task
 from pipeline_lib.export.card import CardFacts, model_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.exported import ExportedModel
@@ -157,12 +158,12 @@ def test_the_card_says_them_and_its_recipe_puts_them_there(made: tuple[Store, Ch
 
 def test_a_mean_that_leaves_prompts_out_is_the_librarys(tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers")
-    store = Store(tmp_path)
+    store = Store(tmp_path / "home")
     checkpoint = tiny_checkpoint(store, PROMPTS.model_copy(update={"include_prompt": False}), "mean")
     exported = export(store, checkpoint, ExportConfig())
     assert "leaves prompts out" in exported.manifest.facts["no_onnx"]
     ours = CheckpointEncoder(checkpoint, precision="float32")
-    whole = CheckpointEncoder(tiny_checkpoint(store, PROMPTS, "mean"), precision="float32")
+    whole = CheckpointEncoder(tiny_checkpoint(Store(tmp_path / "whole"), PROMPTS, "mean"), precision="float32")
     texts = [text for text in TEXTS if text]  # of an empty one nothing is left to pool
     assert np.abs(ours.encode(texts, "x") - whole.encode(texts, "x")).max() > 1e-3
     theirs = library.SentenceTransformer(str(exported.part_folder()), device="cpu", local_files_only=True)

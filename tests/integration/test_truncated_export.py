@@ -13,7 +13,8 @@ from sentence_transformer_folders import write_sentence_transformer
 
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TruncatedModel
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
+from pipeline_lib.evaluation.suites.variants import TruncatedModel
 from pipeline_lib.export.card import CardFacts, model_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.exported import ExportedModel

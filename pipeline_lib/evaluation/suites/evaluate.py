@@ -23,8 +23,9 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
-from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, TruncatedModel, WordModel, for_task
+from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, WordModel
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
+from pipeline_lib.evaluation.suites.variants import TruncatedModel, for_task
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from pipeline_lib.config.model import check_dims, depth_and_width
+from pipeline_lib.config.model import depth_and_width
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import HYBRID, require_finite
 from pipeline_lib.export import self_test
@@ -23,7 +23,7 @@ from pipeline_lib.runtime.machine import Precision, PrecisionChoice, resolve_pre
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.fusion import Fusion, fused_scores
 from pipeline_lib.store.files import digest_of, sha256_file
-from pipeline_lib.tokens.pair_tokenizer import read_delimiters
+from pipeline_lib.tokens.delimiters import read_delimiters
 from pipeline_lib.tokens.sentence_transformer import task_prompts
 
 if TYPE_CHECKING:
@@ -125,49 +125,6 @@ class HybridModel:
         return np.stack([fused_scores(cosines_C, bm25_C, self.side, self.fusion) for cosines_C, bm25_C in pairs])
 
 
-@dataclass(frozen=True)
-class TruncatedModel:
-    """The first dimensions of an encoder's vectors, of length 1 again; the encoder's own are computed, and cached, whole.
-
-    Raises:
-        UserError: at the first text: the vectors have fewer.
-    """
-
-    encoder: TextEncoder
-    dim: int
-
-    @property
-    def id(self) -> ModelId:
-        """Named NAME@DIM; it is no checkpoint of a run's curve."""
-        own = self.encoder.id
-        return ModelId(f"{own.name}@{self.dim}", digest_of([own.fingerprint, self.dim])[:FINGERPRINT_DIGITS])
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of the encoder's matrix products."""
-        return getattr(self.encoder, "precision", "float32")
-
-    def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
-        """Vectors of length 1, float32 (N, D)."""
-        whole_NE = self.encoder.encode(texts, side, progress)
-        check_dims([self.dim], whole_NE.shape[1], self.id.name)
-        vectors_ND = whole_NE[:, : self.dim]
-        # a prefix of zeros has no direction, and stays one
-        return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), LEAST_NORM)
-
-
-def for_task(model: Model, *names: str) -> Model:
-    """The model with the prompts of the first of these tasks that has some; a model that knows of none as it is."""
-    if isinstance(model, HybridModel | TruncatedModel):
-        return replace(model, encoder=cast(TextEncoder, for_task(model.encoder, *names)))
-    return model.for_task(*names) if isinstance(model, CheckpointEncoder | ExportEncoder) else model
-
-
-def truncated(model: TextEncoder, dim: int | None) -> TextEncoder:
-    """The model as it is published: with its first dimensions alone, where so many are asked for."""
-    return TruncatedModel(model, dim) if dim else model
-
-
 Model = TextEncoder | WordModel | HybridModel
 
 COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
@@ -176,7 +133,6 @@ EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: t
 # of a checkpoint, with the folders of modules behind its pooling; the state of its training gives no vector
 MODEL_FILES = ("config.json", "model.safetensors", "modules.json", "prompt_ids.json")
 FINGERPRINT_DIGITS = 24
-LEAST_NORM = 1e-12  # as torch's normalize
 TEXTS_A_CALL = 256  # sentence-transformers does not say how far it is
 HUB = "hub:"  # the network is asked only where a name begins so
 PICKLE = "pytorch_model.bin"  # what modules without safetensors would be read from

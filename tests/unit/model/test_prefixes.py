@@ -64,8 +64,8 @@ def test_gradients_with_and_without_caching_and_over_processes() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"dims": [64, 0]}, "matryoshka.dims: 0 is no dimension"),
-        ({"dims": [-3]}, "matryoshka.dims: -3 is no dimension"),
+        ({"dims": [64, 0]}, "dims: 0 is no dimension"),
+        ({"dims": [-3]}, "dims: -3 is no dimension"),
         ({"dims": [8, 8]}, "8 comes twice"),
         ({"dims": [8, 16], "weights": [1]}, "1 values for 2 dims"),
         ({"dims": [8], "weights": [0]}, "each has to be above 0"),
