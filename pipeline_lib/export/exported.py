@@ -77,7 +77,8 @@ class ExportedModel:
 
     def for_task(self, *names: str) -> ExportedModel:
         """The same with the prompts of the first of these tasks that has some."""
-        prompts = task_prompts(self.folder, names)
+        if not (prompts := task_prompts(self.folder, names)):
+            return self
         own = self._tokenizer.delimiters
         delimiters = replace(own, x_prompt=prompts.get("x", own.x_prompt), y_prompt=prompts.get("y", own.y_prompt))
         other = copy(self)

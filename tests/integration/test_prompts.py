@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import write_artifact
 from exported_models import SHARDS, tiny_checkpoint
 from sentence_transformer_folders import write_sentence_transformer
 from training_runs import tiny_config, write_curated, write_inputs, write_job
 
-from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig, PromptsConfig
 from pipeline_lib.config.run import ExportConfig, RunConfig
 from pipeline_lib.errors import UserError
@@ -29,7 +30,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import TokenDataset
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.shards import write_shards
-from pipeline_lib.tokens.tokenizer import adopt_tokenizer, prompted_tokenizer
+from pipeline_lib.tokens.tokenizer import adopt_tokenizer, prompted_tokenizer, train_bpe
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.launch import TrainInputs
@@ -83,6 +84,15 @@ def test_a_prompt_without_room_for_a_text_is_refused_by_both_numbers(made: tuple
             prompted_tokenizer(made[0], plain, prompts, SHARDS)
         assert "\n" not in str(error.value) and "shards.max_x_tokens" in str(error.value)
     prompted_tokenizer(made[0], plain, PromptsConfig(query="word " * 17), SHARDS)
+
+
+def test_a_tokenizer_that_drops_repeated_words_cannot_leave_a_prompt_out(tmp_path: Path) -> None:
+    store, fields = Store(tmp_path), TokenizerConfig(vocab_size=400, max_repeats=1)
+    learned = train_bpe(iter(["word for text", "hello word"] * 3), fields)
+    plain = write_artifact(store, "tokenizer", ["tokenizer"], lambda folder, _: learned.save(folder))
+    prompted_tokenizer(store, plain, PromptsConfig(query="word "), SHARDS)
+    with pytest.raises(UserError, match=r"tokenizer.max_repeats drops a prompt's words"):
+        prompted_tokenizer(store, plain, PromptsConfig(query="word ", include_prompt=False), SHARDS)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +195,6 @@ def test_a_start_keeps_its_prompts_unless_others_are_set(
     tmp_path: Path, prompts: PromptsConfig, expected: dict[str, str]
 ) -> None:
     library = pytest.importorskip("sentence_transformers")
-    from builders import write_artifact
-
     store, start = Store(tmp_path / "home"), write_sentence_transformer(tmp_path / "start", "bert-cls-prompts")
     tokenizer = prompted_tokenizer(store, adopt_tokenizer(store, start), prompts, SHARDS)
     encoder = Encoder.build(ModelConfig(init=str(start)), PairTokenizer.load(tokenizer.part_folder()), seed=1).eval()
