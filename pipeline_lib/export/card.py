@@ -146,6 +146,7 @@ vectors = torch.nn.functional.normalize(states[torch.arange(len(last)), last], d
 ```
 """
 
+_RECIPE = "With transformers alone:"
 _BEFORE = "It was trained with {before}: `encode_query` and `encode_document` put it there."
 
 # what an ablation's card says instead
@@ -212,6 +213,8 @@ def _usage(figures: Mapping[str, Any]) -> str:
         text = text.replace(recipe[1], prompted).replace(
             recipe[0], f"{recipe[0]}\nprompt = {before.get('query', '')!r}  # of a query"
         )
+    if figures.get("prompts_left_out"):  # the recipe would pool them
+        return f"{text.split(_RECIPE)[0]}The mean leaves a prompt's tokens out.\n"
     if "whole_dim" in figures:
         text = re.sub(r"normalize\((.*), dim=-1\)", rf"normalize((\1)[:, :{figures['dim']}], dim=-1)", text)
     return text

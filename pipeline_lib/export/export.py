@@ -171,6 +171,7 @@ class _Folder:
             "onnx": config.export.onnx,
             **({"whole_dim": self.whole_width} if self.truncated else {}),
             **({"before": before} if (before := self._before()) and not self.encoder.head else {}),
+            **({"prompts_left_out": True} if self.encoder.prompts else {}),
         }
         if self.encoder.head:
             facts |= self._facts_of_head(self.encoder.head)

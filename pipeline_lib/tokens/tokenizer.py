@@ -119,6 +119,8 @@ def prompted_tokenizer(store: Store, tokenizer: Artifact, prompts: PromptsConfig
         default_prompt=prompts.default or own.default_prompt,
         include_prompt=own.include_prompt if prompts.include_prompt is None else prompts.include_prompt,
     )
+    if delimiters == own:  # of a start that was made with these
+        return tokenizer
     made = PairTokenizer(whole.tokenizer, delimiters)
     for side, most in (("x", lengths.max_x_tokens), ("y", lengths.max_y_tokens)):
         for prompt in delimiters.prompts(side):

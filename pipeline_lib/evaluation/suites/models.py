@@ -162,7 +162,10 @@ class CheckpointEncoder:
         self.task = tuple(task)
 
     def for_task(self, *names: str) -> CheckpointEncoder:
-        """The same with the prompts of a task."""
+        """The same with the prompts of a task; itself, with its loaded weights, where the task has none of its own."""
+        own = read_delimiters(self.checkpoint.tokenizer.part_folder())
+        if own.for_task(*names) == own.for_task(*self.task):
+            return self
         return CheckpointEncoder(self.checkpoint, self.batch_tokens, self._choice, names)
 
     @cached_property
@@ -224,7 +227,9 @@ class ExportEncoder:
         self.folder, self.name, self._choice, self.task = folder, name, precision, tuple(task)
 
     def for_task(self, *names: str) -> ExportEncoder:
-        """The same with the prompts of a task."""
+        """The same with the prompts of a task; itself, with its loaded weights, where the task has none of its own."""
+        if task_prompts(self.folder, names) == task_prompts(self.folder, self.task):
+            return self
         return ExportEncoder(self.folder, self.name, self._choice, names)
 
     @cached_property
