@@ -231,7 +231,7 @@ def hybrids(models: Sequence[Model], fusion: Fusion | None) -> list[Model]:
     return [HybridModel(model, fusion, name) for model, name in zip(encoders, names, strict=True)]
 
 
-def checkpoint_encoder(run: TrainedRun, label: str) -> Model:
+def checkpoint_encoder(run: TrainedRun, label: str) -> TextEncoder:
     """A checkpoint of a run as held-out pairs are put to it."""
     evaluate = run.work.config.evaluate
     return CheckpointEncoder(run.lineage.checkpoint(label), evaluate.batch_tokens, evaluate.precision)

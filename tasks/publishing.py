@@ -18,7 +18,7 @@ from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
-from pipeline_lib.evaluation.suites.variants import truncated
+from pipeline_lib.evaluation.suites.variants import TruncatedModel, truncated
 from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
@@ -114,7 +114,7 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
     with closing(ParallelEncoder(model, embedding_processes())) as whole:  # one a GPU
         dim = config.export.truncate_dim
-        encoder = truncated(CachedEncoder(whole, store), dim) if dim else whole
+        encoder: TruncatedModel | ParallelEncoder = TruncatedModel(CachedEncoder(whole, store), dim) if dim else whole
         artifact = build_index(store, exported, curated, config.index.with_workers_of(config.extract), encoder, progress)
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")

@@ -53,7 +53,8 @@ class _EmbeddingGraph(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.pooling = pooling_of(backbone)
-        self.width = truncated_to(backbone, head.width if head else int(backbone.config.hidden_size))
+        config: Any = backbone.config
+        self.width = truncated_to(backbone, head.width if head else int(config.hidden_size))
         is_gpt2 = isinstance(backbone, GPT2Model) and family_of(backbone) is not None
         self.fused = head is None and self.pooling == "last" and is_gpt2
 

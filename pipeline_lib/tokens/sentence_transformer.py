@@ -78,7 +78,7 @@ class SentenceTransformer:
     lower_case: bool
 
 
-def prompt_name(task: str, side: Literal["query", "document"]) -> str:
+def prompt_name(task: str, side: str) -> str:
     """The name of a task's prompt in an export's settings, as MTEB looks for it too."""
     return f"{task}-{side}"
 
@@ -86,7 +86,7 @@ def prompt_name(task: str, side: Literal["query", "document"]) -> str:
 def task_prompts(folder: Path, tasks: Sequence[str]) -> dict[Side, str]:
     """Prompts in an export's settings of the first of these tasks that has some."""
     prompts = _optional(folder / SETTINGS_FILE).get("prompts") or {}
-    names: dict[Side, Literal["query", "document"]] = {"x": "query", "y": "document"}
+    names: dict[Side, str] = {"x": "query", "y": "document"}
     found = (
         {side: prompts[prompt_name(task, names[side])] for side in names if prompt_name(task, names[side]) in prompts}
         for task in tasks

@@ -122,7 +122,8 @@ def prompted_tokenizer(store: Store, tokenizer: Artifact, prompts: PromptsConfig
     if delimiters == own:  # of a start that was made with these
         return tokenizer
     made = PairTokenizer(whole.tokenizer, delimiters)
-    for side, most in (("x", lengths.max_x_tokens), ("y", lengths.max_y_tokens)):
+    longest: dict[Side, int] = {"x": lengths.max_x_tokens, "y": lengths.max_y_tokens}
+    for side, most in longest.items():
         for prompt in delimiters.prompts(side):
             made.check_prompt(prompt, side, most)
     if made.left_out() and without_repeat_step(made.tokenizer) is not None:

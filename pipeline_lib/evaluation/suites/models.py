@@ -163,6 +163,7 @@ class CheckpointEncoder:
 
     def for_task(self, *names: str) -> CheckpointEncoder:
         """The same with the prompts of a task; itself, with its loaded weights, where the task has none of its own."""
+        self.checkpoint.trained.part(self.checkpoint.label)  # a name that there is not is told of first
         own = read_delimiters(self.checkpoint.tokenizer.part_folder())
         if own.for_task(*names) == own.for_task(*self.task):
             return self
