@@ -22,10 +22,12 @@ from transformers import AutoModel, GPTNeoXConfig, LlamaConfig, MistralConfig, P
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
+from pipeline_lib.model import prefixes
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, no_hook
 from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
+from pipeline_lib.model.prefixes import over_prefixes
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train import distributed
 from pipeline_lib.train.distributed import Ranks, gather_sides, sum_gradients
@@ -38,6 +40,7 @@ PAIRS = 16
 MODEL = ModelConfig(layers=2, width=32, heads=4, inner=64, positions=32)
 VOCABULARY = SimpleNamespace(vocab_size=97, x_open=0, x_close=1, y_open=2, y_close=3, pad=4)
 SMALL_TILE = 40  # logits: two rows of the batch
+PREFIXES = ((8, 1.0), (16, 0.5), (32, 2.0))  # dimensions and weight
 SIZES: dict[str, Any] = {
     **{"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     "max_position_embeddings": 32,
@@ -68,6 +71,7 @@ class Row:
         checkpointed: a layer's activations are computed again.
         packed: sequences lie end to end, without padding.
         family: of `FAMILIES`.
+        prefixes: dimensions and weight of each prefix that the loss is summed over; none: the whole vectors' loss.
         broken: what is broken on purpose, "" for nothing.
     """
 
@@ -82,6 +86,7 @@ class Row:
     checkpointed: bool = False
     packed: bool = False
     family: str = "gpt2"
+    prefixes: tuple[tuple[int, float], ...] = ()
     broken: str = ""
     precisions: tuple[str, ...] = ("float64", "float32")
 
@@ -116,6 +121,10 @@ def _rows() -> Iterator[Row]:
     yield Row("hard_negatives", negatives=2)
     yield Row("hard_negatives_grad_cache_2", negatives=2, micro_rows=2)
     yield Row("hard_negatives_chunked", negatives=2, tile=SMALL_TILE, duplicates=True)
+    yield Row("matryoshka", prefixes=PREFIXES, negatives=2, duplicates=True, precisions=("float64", "float32", "bfloat16"))
+    yield Row("matryoshka_grad_cache_2", micro_rows=2, prefixes=PREFIXES, negatives=2, duplicates=True)
+    yield Row("matryoshka_chunked", tile=SMALL_TILE, prefixes=PREFIXES, negatives=2, duplicates=True)
+    yield Row("control_prefixes_not_normalised", prefixes=PREFIXES, broken="not normalised")
     yield Row("control_duplicates_unmasked", duplicates=True, broken="unmasked")
     for ranks in (2, 4):
         yield Row(f"local_loss_{ranks}", ranks)
@@ -123,6 +132,7 @@ def _rows() -> Iterator[Row]:
         yield Row(f"local_loss_{ranks}_chunked", ranks, tile=SMALL_TILE)
         yield Row(f"ddp_{ranks}_grad_cache_2", ranks, micro_rows=2)
         yield Row(f"hard_negatives_{ranks}", ranks, negatives=2, duplicates=True)
+        yield Row(f"matryoshka_{ranks}_grad_cache_2", ranks, micro_rows=2, prefixes=PREFIXES, negatives=2, duplicates=True)
         yield Row(f"torch_ddp_{ranks}", ranks, parallel="torch_ddp")
         yield Row(f"fsdp2_{ranks}", ranks, parallel="step")
         yield Row(f"fsdp2_{ranks}_grad_cache_2", ranks, parallel="step", micro_rows=2)
@@ -131,6 +141,7 @@ def _rows() -> Iterator[Row]:
         yield Row(f"false_negatives_own_{ranks}", ranks, guided="own", negatives=2, duplicates=True, micro_rows=2)
         yield Row(f"false_negatives_guide_{ranks}", ranks, guided="guide", negatives=2, duplicates=True, micro_rows=2)
     yield Row("fsdp2_2_checkpointed_grad_cache_2", 2, parallel="step", micro_rows=2, checkpointed=True)
+    yield Row("fsdp2_2_matryoshka", 2, parallel="step", micro_rows=2, prefixes=PREFIXES, negatives=1, duplicates=True)
     yield Row("fsdp2_2_bfloat16", 2, parallel="step", micro_rows=2, precisions=("bfloat16",))
     yield Row("control_gather_without_gradient", 2, broken="detached")
     yield Row("control_mean_over_ranks", 2, broken="mean")
@@ -261,10 +272,15 @@ def oracle(row: Row) -> Gradients:
         same, back = ((out | near).tolist() for out, near in zip(known, more, strict=True))
         taught.backward(retain_graph=True)
     scale = encoder.log_scale.exp()
-    rows_BK = (x_BD @ torch.cat([y_BD, negatives_MD]).T * scale).masked_fill(torch.tensor(same), -torch.inf)
-    columns_BB = (y_BD @ x_BD.T * scale).masked_fill(torch.tensor(back), -torch.inf)
-    own_B = torch.arange(PAIRS)
-    ((F.cross_entropy(rows_BK, own_B) + F.cross_entropy(columns_BB, own_B)) / 2).backward()
+    own_B, losses = torch.arange(PAIRS), []
+    for dim, weight in row.prefixes or ((encoder.width, 1.0),):
+        x_Bd, y_Bd, negatives_Md = (
+            side[:, :dim] / side[:, :dim].norm(dim=1, keepdim=True) for side in (x_BD, y_BD, negatives_MD)
+        )
+        rows_BK = (x_Bd @ torch.cat([y_Bd, negatives_Md]).T * scale).masked_fill(torch.tensor(same), -torch.inf)
+        columns_BB = (y_Bd @ x_Bd.T * scale).masked_fill(torch.tensor(back), -torch.inf)
+        losses.append(weight * (F.cross_entropy(rows_BK, own_B) + F.cross_entropy(columns_BB, own_B)) / 2)
+    torch.stack(losses).sum().backward()
     return _gradients_of(encoder)
 
 
@@ -279,13 +295,17 @@ def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
     own = slice(sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1]))
     hashes = hashes_of(row).to(ranks.device)
 
-    def loss_of(emb_ND: Tensor) -> Tensor:
-        x_BD, y_KD = gather_sides(emb_ND, sizes, n_negatives, ranks)
+    def of_vectors(x_BD: Tensor, y_KD: Tensor) -> Tensor:
         return contrastive_loss(x_BD, y_KD, encoder.log_scale, hashes, own)
 
+    def loss_of(emb_ND: Tensor) -> Tensor:
+        return over_prefixes(of_vectors, *gather_sides(emb_ND, sizes, n_negatives, ranks), row.prefixes)
+
+    bare = mock.patch.object(prefixes, "prefix", lambda vectors_ND, dim: vectors_ND[:, :dim])
     tile = mock.patch.object(loss_module, "TILE_LOGITS", row.tile or loss_module.TILE_LOGITS)
     detached = mock.patch.object(distributed._GatherRows, "backward", _own_rows_only)
-    with tile, detached if row.broken == "detached" else contextlib.nullcontext():
+    broken = {"detached": detached, "not normalised": bare}.get(row.broken, contextlib.nullcontext())
+    with tile, broken:
         if row.parallel == "torch_ddp":
             _torch_ddp(encoder, batches, loss_of, ranks)
         else:

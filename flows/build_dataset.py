@@ -20,6 +20,7 @@ from tasks.dataset import (
     contamination_task,
     curate_task,
     extract_task,
+    prompts_task,
     queries_task,
     shards_task,
     tokenizer_task,
@@ -75,6 +76,8 @@ def dataset_of(work: Workspace, pairs: Pairs | None = None, grown: Checkpoint | 
         grown = grown_from(work, curated)
     start = grown or work.start
     tokenizer = start.tokenizer if start else tokenizer_task(store, curated, config)
+    if config.prompts.are_set:
+        tokenizer = prompts_task(store, tokenizer, config.prompts, config.shards)
     shards = shards_task(store, curated, tokenizer, config)
     checked = check_shards_task(store, shards, tokenizer, config)
     return Dataset(pairs.extract, pairs.validate, curated, tokenizer, shards, checked, start)

@@ -21,9 +21,16 @@ from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.metrics import HYBRID
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, HybridModel, Model, TextEncoder, WordModel
+from pipeline_lib.evaluation.suites.models import (
+    CheckpointEncoder,
+    HybridModel,
+    Model,
+    TextEncoder,
+    WordModel,
+)
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.evaluation.suites.report import Compared
+from pipeline_lib.evaluation.suites.variants import TruncatedModel
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry
@@ -84,6 +91,7 @@ def evaluate(params: EvaluateParams) -> EvaluatedRef:
     if run and of_corpus:
         others = [open_model(name) for name in params.others if name not in OPENERS]  # the baselines are measured in any case
         others += hybrids([checkpoint_encoder(run, label) for label in labels], fusion_of(work))
+        others += at_dimensions([*(checkpoint_encoder(run, label) for label in labels), *others], work.config)
         found = held_out(run, labels, params.split, others, of_corpus)
         measured = found.ref(params.split)
         evaluations += [artifact for by_model in found.checkpoints.values() for artifact in by_model]
@@ -131,8 +139,10 @@ def evaluate_suites(
     models: list[Model] = [open_model(name) for name in params.others]
     if run and run[0]:
         models = [*checkpoint_encoders(run[0], run[1]), *models]
+    cut = at_dimensions(models, work.config)
     if any(isinstance(model, WordModel) for model in models):  # where both are measured, so is the fusion of both
         models += hybrids(models, fusion_of(work) or Fusion())
+    models += cut
     found = [suite_task(work.store, model, suite, params.split) for model in models for suite in suites if fits(model, suite)]
     best = CheckpointEncoder(champion, precision=work.config.suites.precision) if champion else None
     theirs = [suite_task(work.store, best, suite, params.split) for suite in suites] if best else []
@@ -202,6 +212,12 @@ def workspace_without_run(params: EvaluateParams) -> Workspace:
     return Workspace(writable_home(), open_store(params.machine.artifacts), config)
 
 
+def at_dimensions(models: Sequence[Model], config: RunConfig) -> list[Model]:
+    """Each encoder cut to each of the dimensions that are to be measured."""
+    encoders = [model for model in models if isinstance(model, TextEncoder)]
+    return [TruncatedModel(encoder, dim) for encoder in encoders for dim in config.measured_dims]
+
+
 def hybrids(models: Sequence[Model], fusion: Fusion | None) -> list[Model]:
     """Each encoder fused with BM25; none where nothing says how.
 
@@ -215,7 +231,7 @@ def hybrids(models: Sequence[Model], fusion: Fusion | None) -> list[Model]:
     return [HybridModel(model, fusion, name) for model, name in zip(encoders, names, strict=True)]
 
 
-def checkpoint_encoder(run: TrainedRun, label: str) -> Model:
+def checkpoint_encoder(run: TrainedRun, label: str) -> TextEncoder:
     """A checkpoint of a run as held-out pairs are put to it."""
     evaluate = run.work.config.evaluate
     return CheckpointEncoder(run.lineage.checkpoint(label), evaluate.batch_tokens, evaluate.precision)

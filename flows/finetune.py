@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +19,7 @@ from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
-from tasks.dataset import check_shards_task, shards_task
+from tasks.dataset import check_shards_task, prompts_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
 from tasks.training import is_new, register_checkpoints
@@ -49,7 +50,10 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     config = params.resolve()
     store = open_store(params.machine.artifacts)
     name = published_checkpoint(store) if params.checkpoint == PUBLISHED else params.checkpoint
-    checkpoint = open_checkpoint(store, name)
+    before = open_checkpoint(store, name)
+    checkpoint = before
+    if config.prompts.are_set:
+        checkpoint = replace(before, tokenizer=prompts_task(store, before.tokenizer, config.prompts, before.shards))
     sets = [training_set_task(store, training_set) for training_set in params.training_sets()]
     if config.mining.per_pair:
         sets = [mine_task(store, training_set, checkpoint, config.mining) for training_set in sets]
@@ -67,7 +71,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
         checkpoint=tuned.name,
         training_sets=tuple(f"{made.manifest.stage}/{made.manifest.key}" for made in sets),
         shards=shards.manifest.key,
-        figures=before_and_after(store, params, checkpoint, tuned) if params.suites else {},
+        figures=before_and_after(store, params, before, tuned) if params.suites else {},
     )
 
 

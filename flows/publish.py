@@ -16,6 +16,7 @@ from flows.approval import recalled
 from flows.evaluate import (
     EvaluatedRef,
     HeldOutEvaluations,
+    at_dimensions,
     checkpoint_encoder,
     checkpoint_encoders,
     held_out,
@@ -39,6 +40,7 @@ from flows.workspace import (
     recorded_params,
     whole_story,
 )
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.card import model_folder
 from pipeline_lib.model.checkpoint import lineage_of
 from pipeline_lib.search.hybrid import fusion_in
@@ -119,9 +121,16 @@ class Published:
         run, label = self.run, self.checkpoint
         store, config, curated = run.work.store, run.work.config, run.lineage.curated
         found = self.validation if split == "validation" else None
-        hybrid = hybrids([checkpoint_encoder(run, label)], fusion_in(self.stages["index"].part_folder()))
-        found = found or in_subflow("evaluate", f"{config.name}-{split}", held_out, run, [label], split, hybrid)
-        tested = Tested(curated, found.checkpoints[label], found.checkpoints[BASELINES], split)
+        whole = checkpoint_encoder(run, label)
+        others = at_dimensions([whole], config)
+        if not found:
+            published = truncated(whole, config.export.truncate_dim)
+            others += hybrids([published], fusion_in(self.stages["index"].part_folder()))
+        if not found or others:
+            labels = [name for name in found.checkpoints if name != BASELINES] if found else [label]
+            found = in_subflow("evaluate", f"{config.name}-{split}", held_out, run, labels, split, others)
+        shown = truncated(whole, config.export.truncate_dim).id.name  # what is published
+        tested = Tested(curated, found.checkpoints[shown], found.checkpoints[BASELINES], split)
         said = _said(run, label, "select" in self.stages)
         card = card_task(store, self.stages["export"], run.lineage.checkpoint(label), config, said, tested)
         made = replace(self, stages={**self.stages, "card": card})

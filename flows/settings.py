@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline_lib.config.model import check_dims, embedding_width
 from pipeline_lib.config.optimizer import check_optimizer
 from pipeline_lib.config.options import Option as Setting
 from pipeline_lib.config.options import find, options
@@ -90,6 +91,10 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     for stage in (config.train, config.pretrain):
         check_optimizer(stage)
     check_early_stopping(config.train, config.shards.splits)
+    width = embedding_width(config.model)
+    check_dims(config.train.matryoshka.dims, width, "train.matryoshka.dims")
+    check_dims(config.evaluate.dims, width, "evaluate.dims")
+    check_dims([config.export.truncate_dim] if config.export.truncate_dim else [], width, "export.truncate_dim")
     return config
 
 

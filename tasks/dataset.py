@@ -9,6 +9,8 @@ from data_contracts.check_shards import check_shards
 from data_contracts.losses import Losses, by_count
 from data_contracts.validate import validate
 from data_contracts.verdicts import verdict_rows
+from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.curate import curate
 from pipeline_lib.curation.decontaminate import hash_evaluations
@@ -28,7 +30,7 @@ from pipeline_lib.store.records import sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.guide import Cleaned
 from pipeline_lib.tokens.shards import write_shards
-from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_tokenizer
+from pipeline_lib.tokens.tokenizer import adopt_tokenizer, prompted_tokenizer, train_tokenizer
 from tasks.ui import StageProgress, say, show_table, stage_task
 
 ROWS_SHOWN = 1_000  # of a table in Prefect's UI
@@ -150,6 +152,22 @@ def tokenizer_task(store: Store, curated: Artifact, config: RunConfig) -> Artifa
         artifact = train_tokenizer(store, curated, config.tokenizer, progress)
     progress.finish(f"{artifact.manifest.facts['vocab_size']:,} ids")
     return artifact
+
+
+@stage_task("prompts")
+def prompts_task(store: Store, tokenizer: Artifact, prompts: PromptsConfig, lengths: ShardConfig) -> Artifact:
+    """The tokenizer with prompts before the texts of each side and task."""
+    progress = StageProgress("prompts")
+    artifact = prompted_tokenizer(store, tokenizer, prompts, lengths)
+    progress.finish(", ".join(told_prompts(prompts)) or "none")
+    return artifact
+
+
+def told_prompts(prompts: PromptsConfig) -> list[str]:
+    """Each prompt by its name."""
+    sides = {"query": prompts.query, "document": prompts.document}
+    of_tasks = {f"{task}-{side}": text for task, found in prompts.tasks.items() for side, text in found.items()}
+    return [f"{name} {text!r}" for name, text in (sides | of_tasks).items() if text is not None]
 
 
 @stage_task("shards")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data_contracts.check_evaluations import check_evaluations
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.metrics import PRIMARY_METRIC, read_evaluations
+from pipeline_lib.evaluation.report_data import by_dimension
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.search.recipes import KINDS, weight
+from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.suites import fits
@@ -103,3 +107,17 @@ def _measured(part: HeldOutPart, models: Sequence[Model], progress: Progress = s
         for suite in suites
         if fits(model, suite)
     )
+
+
+def dimension_rows(found: Mapping[str, Evaluations], model: str, stages: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Quality and index bytes of a model by the dimensions that are kept of its vectors, for an index like the run's own.
+
+    Args:
+        found: evaluations of one split by the model's name.
+        stages: artifacts of the run by the name of their stage.
+    """
+    facts, told = stages["export"].manifest.facts, read_json(stages["index"].part_folder() / "index.json")
+    kind = told["kind"] if told.get("kind") in KINDS else "flat"
+    figures = read_evaluations(artifact for evaluations in found.values() for artifact in evaluations)
+    width = int(facts.get("whole_dim", facts["dim"]))
+    return by_dimension(figures, model, width, lambda dim: weight(kind, int(told["count"]), dim).disk_bytes)

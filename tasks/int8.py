@@ -21,6 +21,7 @@ from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.evaluation.suites.models import FINGERPRINT_DIGITS, CheckpointEncoder, ModelId, Side, TextEncoder
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.int8_loss import SPEED_ELSEWHERE, Int8Figure, Int8Loss, int8_note, speed_sentence
 from pipeline_lib.export.quantized import FILE
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -66,7 +67,8 @@ class Int8Queries:
 
 def int8_loss(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Int8Loss:
     """Cosines over validation queries, and the figures of the validation split beside the model's own."""
-    own = CheckpointEncoder(checkpoint, config.evaluate.batch_tokens, config.evaluate.precision)
+    whole = CheckpointEncoder(checkpoint, config.evaluate.batch_tokens, config.evaluate.precision)
+    own = truncated(whole, config.export.truncate_dim)
     cached = CachedEncoder(own, store)
     model = Int8Queries(exported.part_folder(), cached)
     texts = validation_queries(curated, config)

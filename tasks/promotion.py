@@ -11,6 +11,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.gate import Check, compare
 from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
+from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.exported import TorchQueries
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search import registry
@@ -108,7 +109,8 @@ def _recall(
     least, factory = config.promote.least_recall, read_json(mine.current.index / "index.json").get("factory", "")
     found = 1.0
     if factory != EXACT:
-        model = CheckpointEncoder(rivals.checkpoint, config.index.batch_tokens, config.index.precision)
+        whole = CheckpointEncoder(rivals.checkpoint, config.index.batch_tokens, config.index.precision)
+        model = truncated(whole, config.export.truncate_dim)
         slices = indexed_vectors(store, curated, model.id.fingerprint, config.index.rows_per_slice)
         with closing(slices):
             found = recall(mine, slices, queries)

@@ -14,10 +14,11 @@ from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.negatives import hardest_negatives
 from pipeline_lib.evaluation.report_data import NOT_TESTED, HeldOut, notes, precision_note, split_facts
 from pipeline_lib.evaluation.select import read_selection, select
-from pipeline_lib.evaluation.suites.cached import ParallelEncoder, embedding_processes
+from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder
 from pipeline_lib.evaluation.suites.registry import GROUPS, open_suite
+from pipeline_lib.evaluation.suites.variants import TruncatedModel, truncated
 from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
@@ -81,7 +82,8 @@ def card_task(
     first = notes(config, held_out, split_facts(tested.model)["tasks"], read_evaluations(tested.model))
     first += precision_note(checkpoint.trained, tested.model)
     is_closed = tested.split != "test"
-    bias = () if is_closed else _bias_metrics(store, CheckpointEncoder(checkpoint, precision=config.evaluate.precision))
+    model = truncated(CheckpointEncoder(checkpoint, precision=config.evaluate.precision), config.export.truncate_dim)
+    bias = () if is_closed else _bias_metrics(store, model)
     facts = CardFacts(
         title=f"{said['name']}: text and code embeddings",
         base=said["base"],
@@ -110,7 +112,9 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     """All functions and passages in one FAISS index, tied to the model by its hash."""
     progress = StageProgress("index")
     model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
-    with closing(ParallelEncoder(model, embedding_processes())) as encoder:  # one a GPU
+    with closing(ParallelEncoder(model, embedding_processes())) as whole:  # one a GPU
+        dim = config.export.truncate_dim
+        encoder: TruncatedModel | ParallelEncoder = TruncatedModel(CachedEncoder(whole, store), dim) if dim else whole
         artifact = build_index(store, exported, curated, config.index.with_workers_of(config.extract), encoder, progress)
     facts = artifact.manifest.parts[0].facts
     progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
@@ -152,7 +156,7 @@ def _decontamination(curated: Artifact) -> str:
     return f"pairs that hold a text of these were dropped: {', '.join(suites)}." if suites else ""
 
 
-def _bias_metrics(store: Store, model: CheckpointEncoder) -> list[Metric]:
+def _bias_metrics(store: Store, model: TextEncoder) -> list[Metric]:
     rows = read_evaluations(
         evaluate_suite(store, model, open_suite(name, Path(), SuiteConfig()), "test") for name in GROUPS["bias"]
     )

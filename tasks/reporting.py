@@ -48,7 +48,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
-from tasks.evaluation import Evaluations
+from tasks.evaluation import Evaluations, dimension_rows
 from tasks.int8 import int8_told, with_measured_speed
 from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
 
@@ -277,7 +277,7 @@ def _collect(config: RunConfig, run: RunArtifacts, total: Mapping[str, float]) -
         },
         contamination=stages["curate"].manifest.facts.get("contamination", {}),
         tracked=tracked,
-        int8=int8,
+        dimensions=tuple(dimension_rows(run.shown[1], run.chosen, stages)), int8=int8,
         export=str(model_folder(stages["export"], stages["card"])),
         index=str(stages["index"].part_folder()),
         notes=(

@@ -10,14 +10,15 @@ from builders import write_artifact
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.model import ModelConfig, PromptsConfig
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.tokenizer import train_bpe
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.tokenizer import prompted_tokenizer, train_bpe
 
 SHARDS = ShardConfig(max_x_tokens=20, max_y_tokens=32)
 LABEL = "step-000002"
@@ -42,15 +43,19 @@ class Trained(StageConfig):
     config: dict[str, int | float]
 
 
-def tiny_checkpoint(store: Store) -> Checkpoint:
+def tiny_checkpoint(store: Store, prompts: PromptsConfig | None = None, pooling: str = "last") -> Checkpoint:
     """Two layers of width 32, of random weights."""
     tokenizer = train_bpe(iter(TEXTS * 3), TokenizerConfig(vocab_size=500))
-    encoder = Encoder.build(ModelConfig(layers=2, width=32, heads=2, inner=64, positions=32), tokenizer, seed=3).eval()
+    sizes = {"layers": 2, "width": 32, "heads": 2, "inner": 64, "positions": 32, "pooling": pooling}
+    encoder = Encoder.build(ModelConfig.model_validate(sizes), tokenizer, seed=3).eval()
     with torch.no_grad():
         for weight in encoder.backbone.parameters():  # away from 0, 1 and small, as training leaves them
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())), alpha=0.2)
     config = Trained(config={"steps": 2, "batch_size": 8, "learning_rate": 0.001})
     tokenized = write_artifact(store, "tokenizer", ["tokenizer"], lambda folder, _: tokenizer.save(folder))
+    if prompts:
+        tokenized = prompted_tokenizer(store, tokenized, prompts, SHARDS)
+        encoder.prompts = tuple(PairTokenizer.load(tokenized.part_folder()).left_out())
     trained = write_artifact(store, "train", [LABEL], lambda folder, _: encoder.save(folder), config)
     return Checkpoint(trained, LABEL, tokenized, SHARDS)
 

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, operational, unset
+from pipeline_lib.config.model import check_dims
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 PRECISION = "Precision of the model's matrix products, as `train.precision`; vectors, and so figures, are named by it."
@@ -41,6 +42,12 @@ class EvaluateConfig(StageConfig):
     similarity_pairs: int = Field(200, description="Most pairs of each of the four grades of similarity.", ge=10)
     bootstrap: int = Field(1000, description="Resamples behind each 95 % interval.", ge=10)
     seed: int = Field(1, description="Seed of bootstrap and sampling.", ge=0)
+    dims: tuple[int, ...] = operational(
+        (),
+        description="Prefixes of the vector, each of length 1 again, that a model is measured at beside the whole one, e.g."
+        " [32, 64, 128]: quality and index bytes by dimension stand in the report; empty: those of `train.matryoshka`"
+        " (dimensions).",
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     against: str | None = operational(
         None,
@@ -48,6 +55,11 @@ class EvaluateConfig(StageConfig):
         " own name.",
     )
     precision: PrecisionChoice = operational("auto", description=PRECISION)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        check_dims(self.dims, None, "dims")
+        return self
 
 
 class SuiteConfig(StageConfig):

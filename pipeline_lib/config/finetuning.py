@@ -7,7 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
-from pipeline_lib.config.training import FalseNegativesConfig, GuideConfig, TeacherConfig
+from pipeline_lib.config.model import PromptsConfig
+from pipeline_lib.config.training import FalseNegativesConfig, GuideConfig, MatryoshkaConfig, TeacherConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
@@ -99,6 +100,7 @@ class FinetuneConfig(StageConfig):
     token_dropout: float = Field(
         0.0, description="Mean share of a text's tokens left out at random, as `train.token_dropout`.", ge=0, le=0.5
     )
+    matryoshka: MatryoshkaConfig = added(MatryoshkaConfig())  # without dims, as in the run that it comes from
     warmup_share: float = Field(0.1, description="Linear warm-up, as a share of the steps.", ge=0, le=1)
     false_negatives: FalseNegativesConfig = added(FalseNegativesConfig())
     teacher: TeacherConfig = added(TeacherConfig())
@@ -116,3 +118,4 @@ class TuningConfig(StageConfig):
     mining: MiningConfig = Field(MiningConfig(), description="Hard negatives from the sets' own passages.")
     training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")
     guide: GuideConfig = Field(GuideConfig(), description="Model whose scores the loss reads, where it asks for them.")
+    prompts: PromptsConfig = added(PromptsConfig())

@@ -6,12 +6,12 @@ Plans and learning rates need these sizes alone: nothing is asked of the hub.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, unset
 from pipeline_lib.errors import UserError
@@ -107,6 +107,52 @@ class ModelConfig(StageConfig):
         " tokens, for comparison.",
     )
     dropout: float = Field(0.0, description="Dropout rate on embeddings, attention output and feed-forward output.", ge=0, lt=1)
+
+
+class PromptsConfig(StageConfig):
+    """Prompts: text before every text of a side or a task, the same in training, evaluation, search and export."""
+
+    query: str | None = Field(
+        None,
+        description="Text before every x, a query, e.g. 'query: '; it is tokenized with it inside the delimiters, and counts in"
+        " `shards.max_x_tokens`. null: the one that a start brings, else none; an empty text: none.",
+    )
+    document: str | None = Field(
+        None, description="Text before every y, a document, as `query`; the index's texts have it too."
+    )
+    tasks: dict[str, dict[Literal["query", "document"], str]] = Field(
+        {},
+        description="Prompts of a task in place of these, e.g. {docstring: {query: 'find code: '}}: of a view of pairs or a"
+        " training set in training; of a suite, of its kind (code_search, text_search, classification, similarity) or, of"
+        " held-out pairs, of their view in evaluation. Searches and indexes have those of the sides.",
+    )
+    default: str | None = Field(
+        None,
+        description="Name of the prompt that plain `encode` of sentence-transformers takes, whatever the texts are: query,"
+        " document, or TASK-query; null: that of a start, else none.",
+    )
+    include_prompt: bool | None = Field(
+        None,
+        description="Pooling over a prompt's tokens too, of no matter to pooling at the last token. false: they are read, and"
+        " left out of the mean, and model.onnx is not written; null: as a start does, else true.",
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        for prompt in (self.query, self.document, *(text for prompts in self.tasks.values() for text in prompts.values())):
+            if (prompt or "").encode("utf-8", "replace").decode() != (prompt or ""):
+                raise ValueError(f"prompts: {prompt!r} is no text that can be written as UTF-8")
+        names = {"query", "document", *(f"{task}-{side}" for task, prompts in self.tasks.items() for side in prompts)}
+        if self.default is not None and self.default not in names:
+            raise ValueError(
+                f"prompts.default is {self.default!r}, of which there is no prompt; there are {', '.join(sorted(names))}"
+            )
+        return self
+
+    @property
+    def are_set(self) -> bool:
+        """Something is asked for."""
+        return self != PromptsConfig()
 
 
 @dataclass(frozen=True)
@@ -244,6 +290,36 @@ def depth_and_width(folder: Path) -> tuple[int, int]:
         if isinstance(fields, dict) and (width := fields.get("hidden_size") or fields.get("n_embd")):
             return int(fields.get("num_hidden_layers") or fields.get("n_layer") or 0), int(width)
     return 0, 0
+
+
+def embedding_width(model: ModelConfig) -> int | None:
+    """Dimensions of the vectors of a model that has not been loaded; None where only loading it tells."""
+    if not model.init:
+        return model.width
+    if model.init in HUB_MODELS:
+        return int(HUB_MODELS[model.init]["hidden_size"])
+    folder = Path(model.init)
+    # modules behind the pooling may change the width
+    return None if (folder / "modules.json").is_file() else depth_and_width(folder)[1] or None
+
+
+def check_dims(dims: Sequence[int], width: int | None, name: str) -> None:
+    """Prefixes of a vector: each named once, above 0, and no longer than the vector.
+
+    Args:
+        width: of the vector; None: not known yet.
+        name: of the option that they are from.
+
+    Raises:
+        UserError: one cannot be.
+    """
+    for at, dim in enumerate(dims):
+        if dim < 1:
+            raise UserError(f"{name}: {dim} is no dimension, a prefix has 1 or more")
+        if width is not None and dim > width:
+            raise UserError(f"{name}: {dim} dimensions of a vector that has {width}; the most is {width}")
+        if dim in dims[:at]:
+            raise UserError(f"{name}: {dim} comes twice")
 
 
 def hub_weights(init: str) -> int | None:

@@ -18,7 +18,7 @@ from pipeline_lib.config.data import (
     WorkersConfig,
 )
 from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.model import ModelConfig, PromptsConfig, embedding_width
 from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.queries import QueriesConfig
 from pipeline_lib.config.training import GuideConfig, PretrainConfig, TrainConfig
@@ -33,6 +33,13 @@ class ExportConfig(StageConfig):
         "none",
         description="Weights of a second graph beside model.onnx. int8: model.int8.onnx of 8-bit weights, for queries alone"
         " (`cpt search --int8`); the model card says what it loses.",
+    )
+
+    truncate_dim: int | None = added(
+        None,
+        description="First dimensions of the vector that are published, of length 1 again; null: all. Index, searches and both"
+        " graphs have so many; a model that was trained with `train.matryoshka` loses least (dimensions).",
+        ge=1,
     )
 
     @model_validator(mode="after")
@@ -230,6 +237,7 @@ class RunConfig(StageConfig):
     contamination: ContaminationConfig = ContaminationConfig()
     curate: CurateConfig = CurateConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    prompts: PromptsConfig = added(PromptsConfig())
     shards: ShardConfig = ShardConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -244,3 +252,9 @@ class RunConfig(StageConfig):
     notify: NotifyConfig = operational(NotifyConfig())
     pools: PoolsConfig = operational(PoolsConfig())
     promote: PromoteConfig = operational(PromoteConfig())
+
+    @property
+    def measured_dims(self) -> tuple[int, ...]:
+        """Prefixes of the vector that a model is measured at beside the whole one, the shortest first."""
+        asked = {*(self.evaluate.dims or self.train.matryoshka.dims), self.export.truncate_dim}
+        return tuple(sorted(dim for dim in asked if dim and dim != embedding_width(self.model)))

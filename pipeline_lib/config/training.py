@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
+from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import PrecisionChoice
@@ -97,6 +98,31 @@ class GuideConfig(StageConfig):
     )
 
 
+class MatryoshkaConfig(StageConfig):
+    """Matryoshka: the loss summed over prefixes of the vector, each of length 1 again (arXiv 2205.13147); off without dims."""
+
+    dims: tuple[int, ...] = Field(
+        (),
+        description="Prefixes of the vector that the loss is summed over, e.g. [64, 128, 256]; name the whole width among them,"
+        " for dimensions behind the longest prefix are not trained. Empty: the loss of the whole vector alone (dimensions).",
+    )
+    weights: tuple[float, ...] = Field((), description="Weight of each prefix's loss, in the order of `dims`; empty: 1 each.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        check_dims(self.dims, None, "dims")
+        if self.weights and len(self.weights) != len(self.dims):
+            raise ValueError(f"weights has {len(self.weights)} values for {len(self.dims)} dims: give one each")
+        if any(not 0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"weights {list(self.weights)}: each has to be above 0")
+        return self
+
+    @property
+    def weighted(self) -> tuple[tuple[int, float], ...]:
+        """Each prefix with its weight."""
+        return tuple(zip(self.dims, self.weights or (1.0,) * len(self.dims), strict=True))
+
+
 class TrainConfig(OptimizerConfig):
     """Contrastive training: symmetric cross entropy over in-batch negatives (paper, section 3)."""
 
@@ -127,6 +153,7 @@ class TrainConfig(OptimizerConfig):
     )
     false_negatives: FalseNegativesConfig = added(FalseNegativesConfig())
     teacher: TeacherConfig = added(TeacherConfig())
+    matryoshka: MatryoshkaConfig = added(MatryoshkaConfig())
     max_temperature: float = operational(
         1.0,
         description="Highest trained temperature, above which the run stops after the warm-up: logits of at most 1 tell a"

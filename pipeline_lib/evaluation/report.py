@@ -86,6 +86,7 @@ def report_json(data: ReportData) -> Row:
         "peak_memory_bytes": data.peak_memory_bytes,
         "tracked": data.tracked,
         "promotion": data.promotion,
+        "dimensions": list(data.dimensions),
         "export": data.export,
         "index": data.index,
         "lineage": {stage.stage: stage.model_dump(mode="json", exclude={"stage"}) for stage in data.stages},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.evaluation.metrics import FEW_QUERIES
+from pipeline_lib.evaluation.metrics import FEW_QUERIES, PRIMARY_METRIC
 from pipeline_lib.export.method import Method
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
@@ -108,6 +108,24 @@ def precision_note(trained: Artifact, evaluated: Sequence[Artifact]) -> list[str
         f"Matrix products were computed in {training} in training and in {' and '.join(sorted(found))} in evaluation; on a "
         "machine without fast bfloat16, which computes in float32, figures come out a few thousandths higher or lower."
     ]
+
+
+def by_dimension(figures: Iterable[Row], model: str, width: int, index_bytes: Callable[[int], int]) -> list[Row]:
+    """A model's primary figures, the shortest prefix of its vectors first and the whole vector last; nothing of that alone.
+
+    Args:
+        figures: rows of schemas.EVALUATIONS of one split; those of a prefix are of MODEL@DIM.
+        width: dimensions of the whole vector.
+        index_bytes: of an index of so many dimensions.
+    """
+    dims: dict[int, dict[str, Row]] = {}
+    for row in figures:
+        name, _, dim = str(row["model"]).rpartition("@")
+        if row["metric"] == PRIMARY_METRIC[row["kind"]] and model in (row["model"], name):
+            told = {key: row[key] for key in ("metric", "value", "low", "high")}
+            dims.setdefault(width if row["model"] == model else int(dim), {})[row["kind"]] = told
+    rows = [{"dim": dim, "index_bytes": index_bytes(dim), "kinds": kinds} for dim, kinds in sorted(dims.items())]
+    return rows if len(rows) > 1 else []
 
 
 def _said(kind: str) -> str:
@@ -219,6 +237,7 @@ class ReportData(BaseModel):
         contamination: evaluation suite -> its texts in the dump: texts, texts_found, pairs, samples.
         tracked: of the demo, whether it was measured on the tracked candidates (`candidates.compare`).
         promotion: what became of the model in the registry: name, event, sentence, reasons, comparison with the champion.
+        dimensions: rows of the whole vector and its prefixes: dim, index_bytes, and per kind its figure (`by_dimension`).
         int8: what queries lose by 8-bit weights and take on this machine: `sentence`, `milliseconds`; empty: there are none.
         export, index: their folders.
         notes: sentences to read before the figures (`notes`).
@@ -256,6 +275,7 @@ class ReportData(BaseModel):
     contamination: dict[str, Row] = Field(default_factory=dict)
     tracked: Row = Field(default_factory=dict)
     promotion: Row = Field(default_factory=dict)
+    dimensions: tuple[Row, ...] = ()
     int8: Row = Field(default_factory=dict)
     export: str = ""
     index: str = ""

@@ -70,6 +70,7 @@ def render(data: ReportData) -> str:
         funnel=_funnel(data),
         selection_charts=_selection_charts(data),
         score_table=_score_table(data),
+        dimension_charts=_dimension_charts(data),
         training_charts=_training_charts(data),
         batch_chart=_batch_chart(data),
         results={name: _results(data, name) for name in ("test", "validation")},
@@ -233,6 +234,15 @@ def _selection_charts(data: ReportData) -> list[Row]:
         charts.append(
             {"title": title, "metric": _METRIC_TITLES[PRIMARY_METRIC[kind]], "weight": weight, "svg": line_chart(chart)}
         )
+    return [chart for chart in charts if chart["svg"]]
+
+
+def _dimension_charts(data: ReportData) -> list[Row]:
+    charts = []
+    for kind, title in _KIND_TITLES.items():
+        points = [(row["dim"], row["kinds"][kind]["value"]) for row in data.dimensions if kind in row["kinds"]]
+        chart = Chart(f"{title} by dimensions", points, format_y=lambda value: f"{value:.3f}", name_x="dimensions")
+        charts.append({"title": title, "metric": _METRIC_TITLES[PRIMARY_METRIC[kind]], "svg": line_chart(chart)})
     return [chart for chart in charts if chart["svg"]]
 
 

@@ -7,6 +7,7 @@ figures, and a sentence must not give the model, or its vectors, another name. `
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.export.int8_loss import Int8Loss, int8_section
-from pipeline_lib.export.usage import usage_of_head
+from pipeline_lib.export.usage import said_before, usage_of_head
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import link_file
@@ -145,6 +146,9 @@ vectors = torch.nn.functional.normalize(states[torch.arange(len(last)), last], d
 ```
 """
 
+_RECIPE = "With transformers alone:"
+_BEFORE = "It was trained with {before}: `encode_query` and `encode_document` put it there."
+
 # what an ablation's card says instead
 _SHARED = (
     ("A query (x) is wrapped in `[` `]`, a document or function body (y) in `{` `}`;", "Every text is wrapped in `[` `]`;"),
@@ -201,6 +205,18 @@ def _usage(figures: Mapping[str, Any]) -> str:
     for ours, other in [*(() if figures["distinct"] else _SHARED), *(_MEAN if figures["pooling"] == "mean" else ())]:
         assert ours in text, f"the card's text lost {ours!r}"
         text = text.replace(ours, other)
+    if before := figures.get("before"):
+        text = text.replace("pass plain text.", f"pass plain text. {_BEFORE.format(before=said_before(before))}")
+        recipe = ('"query"  # or "document"', 'tokenizer(["parse an ISO 8601 date", ""]')
+        assert all(part in text for part in recipe), "the card's recipe is another one"
+        prompted = 'tokenizer([prompt + text for text in ["parse an ISO 8601 date", ""]]'
+        text = text.replace(recipe[1], prompted).replace(
+            recipe[0], f"{recipe[0]}\nprompt = {before.get('query', '')!r}  # of a query"
+        )
+    if figures.get("prompts_left_out"):  # the recipe would pool them
+        return f"{text.split(_RECIPE)[0]}The mean leaves a prompt's tokens out.\n"
+    if "whole_dim" in figures:
+        text = re.sub(r"normalize\((.*), dim=-1\)", rf"normalize((\1)[:, :{figures['dim']}], dim=-1)", text)
     return text
 
 
@@ -247,7 +263,7 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
     return [
         ("checkpoint", figures["label"]),
         ("start of training", facts.base),
-        ("dimensions", str(figures["dim"])),
+        ("dimensions", f"{figures['dim']}" + (f", the first of {figures['whole_dim']}" if "whole_dim" in figures else "")),
         ("parameters", f"{figures['parameters']:,}"),
         ("layers", str(figures["layers"])),
         ("vocabulary", f"{figures['vocab_size']:,}"),

@@ -1,6 +1,7 @@
 """Export: a checkpoint as a folder that sentence-transformers, transformers, tokenizers and onnxruntime load.
 
     modules.json, router_config.json, config_sentence_transformers.json
+    1_Dense/                         where fewer dimensions are published than the weights give: the first ones
     query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it
     encoder/                         the weights, stored once; a plain AutoModel folder
     pooling/, 1_Normalize/           of a start of sentence-transformers in their place its own modules, 1_Pooling/ and so on
@@ -29,22 +30,32 @@ from pydantic import ConfigDict, Field
 from safetensors.numpy import save as save_tensors
 
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.export.onnx import pad, run_onnx, write_onnx
+from pipeline_lib.export.onnx import NO_PROMPTS, pad, run_onnx, write_onnx
 from pipeline_lib.export.quantized import FILE as INT8_FILE
 from pipeline_lib.export.quantized import measure_int8, write_int8
 from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.pooling import EmbeddingHead, longest_input, write_json
+from pipeline_lib.model.pooling import (
+    EmbeddingHead,
+    longest_input,
+    save_prompts,
+    truncated_head,
+    truncating_dense,
+    write_json,
+)
+from pipeline_lib.model.prefixes import DIM_FIELD
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.sentence_transformer import DOCUMENT_PROMPTS, SETTINGS_FILE, prompt_name
 from pipeline_lib.tokens.tokenizer import Side
 
 STAGE = Stage(name="export", version=5)
@@ -85,7 +96,7 @@ def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress:
         part = store.find_part(STAGE.name, key)
         if part is None:
             scratch = store.scratch(STAGE.name)
-            facts = _Folder(scratch, source, checkpoint, progress).write(key_config)
+            facts = _Folder(scratch, source, checkpoint, progress, config.truncate_dim).write(key_config)
             part = store.commit_part(draft_part(STAGE, key, "model", Counts(n_in=1, n_out=1), facts=facts), scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
@@ -97,10 +108,20 @@ class _Folder:
 
     STEPS = 4
 
-    def __init__(self, place: Path, source: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    def __init__(
+        self, place: Path, source: Path, checkpoint: Checkpoint, progress: Progress, truncate_dim: int | None = None
+    ) -> None:
         self.place, self.source, self.checkpoint, self.progress = place, source, checkpoint, progress
         self.encoder = Encoder.load(source)
         self.tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
+        self.whole_width = self.encoder.width
+        self.truncated = {"truncate_dim": truncate_dim} if truncate_dim else {}
+        if truncate_dim:
+            check_dims([truncate_dim], self.encoder.width, "export.truncate_dim")
+            if self.encoder.head:
+                self.encoder.head = truncated_head(self.encoder.head, truncate_dim)
+            else:
+                setattr(self.encoder.backbone.config, DIM_FIELD, truncate_dim)
         self.width = self.encoder.width
         self.max_tokens = {
             name: self.tokenizer.delimiters.longest(side, checkpoint.max_tokens(side)) for name, side in SIDES.items()
@@ -117,7 +138,10 @@ class _Folder:
         """Write everything; returns the part's facts."""
         self._step(0, "weights")
         _copy(self.source / "model.safetensors", self.place / "encoder" / "model.safetensors")
-        write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json"))
+        own = {DIM_FIELD: self.width} if self.truncated and not self.encoder.head else {}
+        write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json") | own)
+        if self.encoder.prompts:
+            save_prompts(self.place / "encoder", self.encoder.prompts)
         write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
         # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
         self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))
@@ -126,6 +150,8 @@ class _Folder:
             for name in SIDES:
                 self._write_tokenizer(name, name)
             self.encoder.head.save(self.place, transformer="encoder")
+            settings = self.place / SETTINGS_FILE
+            write_json(settings, self._with_prompts(_read_json(settings)) | self.truncated)
         else:
             for name in SIDES:
                 self._write_side(name)
@@ -143,6 +169,9 @@ class _Folder:
             "pooling": self.encoder.pooling,
             "distinct": self.tokenizer.delimiters.of("x") != self.tokenizer.delimiters.of("y"),
             "onnx": config.export.onnx,
+            **({"whole_dim": self.whole_width} if self.truncated else {}),
+            **({"before": before} if (before := self._before()) and not self.encoder.head else {}),
+            **({"prompts_left_out": True} if self.encoder.prompts else {}),
         }
         if self.encoder.head:
             facts |= self._facts_of_head(self.encoder.head)
@@ -170,14 +199,19 @@ class _Folder:
         write_json(self.place / "search.json", search | {"int8": told})
         return {"int8": measured}
 
+    def _before(self) -> dict[str, str]:
+        """The prompts of the sides, where there are some."""
+        prompts = {name: self.tokenizer.delimiters.prompt(side) for name, side in SIDES.items()}
+        return {name: prompt for name, prompt in prompts.items() if prompt}
+
     def _facts_of_head(self, head: EmbeddingHead) -> dict[str, Any]:
         """What the card must say of a start of sentence-transformers: its pooling, its other modules and its prompts."""
-        prompts = {name: self.tokenizer.delimiters.prompt(side) for name, side in SIDES.items()}
+        prompts = self._before()
         return {
             "pooling": "+".join(head.poolings),
             "modules": [module.kind for module in head.model.head],
-            "prompts": {name: prompt for name, prompt in prompts.items() if prompt},
-            "distinct": prompts["query"] != prompts["document"],
+            "prompts": prompts,
+            "distinct": prompts.get("query") != prompts.get("document"),
             "include_prompt": head.model.include_prompt,
             "architecture": type(self.encoder.backbone).__name__,
             **{f"max_{side}_tokens": self.max_tokens[name] for name, side in SIDES.items()},
@@ -213,7 +247,8 @@ class _Folder:
         text = side_tokenizer_json(self.checkpoint.tokenizer.part_folder(), SIDES[name], max_tokens)
         (self.place / folder).mkdir(exist_ok=True)
         (self.place / folder / "tokenizer.json").write_text(text, encoding="utf-8")
-        own = self.tokenizer.ends(SIDES[name]) if self.encoder.head else {}
+        # the library counts a prompt's tokens up to the special one behind them
+        own = self.tokenizer.ends(SIDES[name]) if self.encoder.head or self.encoder.prompts else {}
         write_json(
             self.place / folder / "tokenizer_config.json",
             {
@@ -244,29 +279,42 @@ class _Folder:
             # plain encode() is for symmetric tasks, which use the x side as the evaluation does
             "parameters": {"default_route": "query", "allow_empty_key": True, "route_mappings": {}},
         }
+        kinds = [("", "router.Router"), *([("1_Dense", "dense.Dense")] if self.truncated else [])]
+        kinds.append((f"{len(kinds)}_Normalize", "normalize.Normalize"))
         modules = [
-            {"idx": 0, "name": "0", "path": "", "type": f"{base}.router.Router"},
-            {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{base}.normalize.Normalize"},
+            {"idx": at, "name": str(at), "path": path, "type": f"{base}.{kind}"} for at, (path, kind) in enumerate(kinds)
         ]
         mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
-        pooling = {"embedding_dimension": self.width, "pooling_mode": mode, "include_prompt": True}
+        width = int(self.encoder.backbone.config.hidden_size)
+        pooling = {"embedding_dimension": width, "pooling_mode": mode, "include_prompt": not self.encoder.prompts}
         embedding = "sentence_embedding"
         write_json(self.place / "modules.json", modules)
         write_json(self.place / "router_config.json", router)
         write_json(self.place / "pooling" / "config.json", pooling)
-        write_json(
-            self.place / "1_Normalize" / "config.json",
-            {"module_input_name": embedding, "module_output_name": embedding},
-        )
-        write_json(
-            self.place / "config_sentence_transformers.json",
-            {
-                "model_type": "SentenceTransformer",
-                "prompts": {"query": "", "document": ""},
-                "default_prompt_name": None,
-                "similarity_fn_name": "cosine",
-            },
-        )
+        normalize = {"module_input_name": embedding, "module_output_name": embedding}
+        write_json(self.place / kinds[-1][0] / "config.json", normalize)
+        if self.truncated:
+            dense = self.place / kinds[1][0]
+            write_json(dense / "config.json", truncating_dense(width, self.width) | normalize)
+            weights = {"linear.weight": np.eye(self.width, width, dtype=np.float32)}
+            (dense / "model.safetensors").write_bytes(save_tensors(weights, metadata={"format": "pt"}))
+        said = {"model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+        write_json(self.place / SETTINGS_FILE, self._with_prompts(said) | self.truncated)
+
+    def _with_prompts(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The library's settings with the prompts that the model was trained with; a start's other ones stay beside them."""
+        own = self.tokenizer.delimiters
+        prompts = {name: own.prompt(side) for name, side in SIDES.items()}
+        others = said["prompts"]
+        if self._prompts_differ(prompts, others):  # a document's prompt has other names too, which would have their say
+            others = {name: text for name, text in others.items() if name not in DOCUMENT_PROMPTS}
+        for task, of_sides in own.tasks.items():
+            prompts |= {prompt_name(task, name): of_sides[side] for name, side in SIDES.items() if side in of_sides}
+        default = own.default_prompt or said["default_prompt_name"]
+        return said | {"prompts": others | prompts, "default_prompt_name": default}
+
+    def _prompts_differ(self, prompts: dict[str, str], others: dict[str, str]) -> bool:
+        return any(others.get(name) != prompt for name, prompt in prompts.items())
 
     def _token_ids(self, name: str) -> list[list[int]]:
         return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.max_tokens[name])
@@ -286,6 +334,8 @@ class _Folder:
 
     def _write_onnx(self, vectors: dict[str, np.ndarray]) -> None:
         path = self.place / "model.onnx"
+        if self.encoder.prompts:
+            raise UserError(NO_PROMPTS)
         write_onnx(self.encoder.backbone, path, self.encoder.head)
         for name, expected in vectors.items():
             gap = float(np.abs(run_onnx(path, self._token_ids(name)) - expected).max())

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side
-from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE
+from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE, task_prompts
 from pipeline_lib.tokens.tokenizer_files import bare_tokenizer, read_tokenizer_json
 
 FOLDERS: dict[Side, str] = {"x": "query", "y": "document"}
@@ -72,6 +74,16 @@ class ExportedModel:
         self._tokenizer, self._max_tokens = _read_tokenizers(folder)
         self_test.check(self, {name: side for side, name in FOLDERS.items()})
         self.encoder.precision = precision
+
+    def for_task(self, *names: str) -> ExportedModel:
+        """The same with the prompts of the first of these tasks that has some."""
+        if not (prompts := task_prompts(self.folder, names)):
+            return self
+        own = self._tokenizer.delimiters
+        delimiters = replace(own, x_prompt=prompts.get("x", own.x_prompt), y_prompt=prompts.get("y", own.y_prompt))
+        other = copy(self)
+        other._tokenizer = PairTokenizer(self._tokenizer.tokenizer, delimiters)
+        return other
 
     @property
     def width(self) -> int:

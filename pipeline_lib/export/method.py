@@ -81,6 +81,8 @@ def _start(config: RunConfig, facts: Mapping[str, Any]) -> list[tuple[str, bool]
         rows.append((f"{prompts} in place of delimiters", False))
         rows.append((f"{_pooling(facts['pooling'])}", facts["pooling"] == "last"))
         return rows
+    if "before" in facts:
+        rows.append(("prompts before the texts, inside the delimiters", False))
     keep_layers = getattr(config.model, "keep_layers", None)
     if keep_layers and config.model.init:
         rows.append((f"only the first {keep_layers} blocks of it", False))
@@ -108,6 +110,8 @@ def _loss(train: TrainConfig) -> list[tuple[str, bool]]:
     rows = [(directions[train.directions], train.directions == "both")]
     fixed = f"a fixed temperature of {train.temperature:g}"
     rows.append(("a trained temperature" if train.train_temperature else fixed, train.train_temperature))
+    if train.matryoshka.dims:
+        rows.append((f"the loss summed over the first {_listed([*map(str, train.matryoshka.dims)])} dimensions", False))
     if train.mask_same_document:
         masked = _listed(sorted(train.mask_same_document))
         rows.append((f"no negatives of the same document among pairs of {masked}", False))

@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Model
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
@@ -23,10 +22,12 @@ from pipeline_lib.model import decoder
 from pipeline_lib.model.families import FAMILIES, block_of, family_of
 from pipeline_lib.model.pooled_attention import by_head, joint_projection
 from pipeline_lib.model.pooling import EmbeddingHead, pool, pooling_of
+from pipeline_lib.model.prefixes import prefix, truncated_to
 
 INPUTS = ("input_ids", "lengths")
 OUTPUT = "sentence_embedding"
 OPSET = 20  # the first with Gelu
+NO_PROMPTS = "its pooling leaves prompts out, which the graph cannot tell"
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
@@ -40,7 +41,7 @@ def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = Non
     if size > MAX_BYTES:
         raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file")
     if head and head.prompts:
-        raise UserError("its pooling leaves prompts out, which the graph cannot tell")
+        raise UserError(NO_PROMPTS)
     model = _exported(_EmbeddingGraph(backbone, head).eval())
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -52,6 +53,8 @@ class _EmbeddingGraph(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.pooling = pooling_of(backbone)
+        config: Any = backbone.config
+        self.width = truncated_to(backbone, head.width if head else int(config.hidden_size))
         is_gpt2 = isinstance(backbone, GPT2Model) and family_of(backbone) is not None
         self.fused = head is None and self.pooling == "last" and is_gpt2
 
@@ -64,7 +67,7 @@ class _EmbeddingGraph(nn.Module):
             hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, **options).last_hidden_state
             own = self.head
             pooled_BD = own(hidden_BLD, input_ids, lengths) if own else pool(hidden_BLD, lengths, self.pooling)
-        return F.normalize(pooled_BD.float(), dim=-1)
+        return prefix(pooled_BD.float(), self.width)
 
 
 def _last_token_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:

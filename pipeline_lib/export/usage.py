@@ -48,8 +48,12 @@ def usage_of_head(figures: Mapping[str, Any]) -> str:
 def _before(prompts: Mapping[str, str]) -> str:
     if not prompts:
         return "Queries and documents are embedded as they are, in the special tokens of the tokenizer: pass plain text."
-    said = " and ".join(f"`{prompt!r}` before every {name}" for name, prompt in prompts.items())
-    return f"The model wants {said}; `encode_query` and `encode_document` put it there: pass plain text."
+    return f"The model wants {said_before(prompts)}; `encode_query` and `encode_document` put it there: pass plain text."
+
+
+def said_before(prompts: Mapping[str, str]) -> str:
+    """The prompts of the sides in words."""
+    return " and ".join(f"`{prompt!r}` before every {name}" for name, prompt in prompts.items())
 
 
 _USAGE = """\

@@ -6,13 +6,14 @@ B rows, L tokens, D embedding width, T = B * L.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
@@ -23,13 +24,19 @@ from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.model.pooling import (
     EmbeddingHead,
     Pooling,
+    Prompt,
+    cut_config,
     load_head,
     load_transformer,
     longest_input,
     pool,
     pooling_of,
+    prompt_tokens,
+    save_prompts,
+    saved_prompts,
     set_pooling,
 )
+from pipeline_lib.model.prefixes import prefix, truncated_to
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
@@ -57,6 +64,7 @@ class Encoder(nn.Module):
         log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
         precision: of matrix products; weights, norms and embeddings stay float32.
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
+        prompts: that its own mean leaves out; of a head, see there.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
         fused: decoder.py's forward, where the backbone's family is described there and pooled at the end; else its own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
@@ -71,6 +79,7 @@ class Encoder(nn.Module):
         if pooling is not None:
             set_pooling(backbone, pooling)
         self.pooling: Pooling = head.poolings[0] if head else pooling_of(backbone)
+        self.prompts: tuple[Prompt, ...] = ()
         self.checkpointed = False
         self._regions = decoder.REGIONS
         self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
@@ -111,7 +120,9 @@ class Encoder(nn.Module):
         """
         folder = Path(folder)
         if not is_sentence_transformer(folder):
-            return cls(_load_backbone(folder)).eval()
+            encoder = cls(_load_backbone(folder)).eval()
+            encoder.prompts = saved_prompts(folder)
+            return encoder
         model = read_sentence_transformer(folder)
         backbone = load_transformer(model.transformer)
         return cls(backbone, head=load_head(model, backbone.config.hidden_size)).eval()
@@ -128,6 +139,8 @@ class Encoder(nn.Module):
                 "take the tokenizer that belongs to the model"
             )
         _set_dropout(backbone, config.dropout)
+        told = tokenizer.delimiters.include_prompt
+        model = model if told is None else replace(model, include_prompt=told)
         prompts = [] if model.include_prompt else tokenizer.prompt_ids()
         return cls(backbone, head=load_head(model, backbone.config.hidden_size, prompts))
 
@@ -141,11 +154,13 @@ class Encoder(nn.Module):
         self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
         if self.head:
             self.head.save(folder)
+        elif self.prompts and self.pooling != "last":
+            save_prompts(folder, self.prompts)
 
     @property
     def width(self) -> int:
         """Dimensions of an embedding."""
-        return self.head.width if self.head else int(self.backbone.config.hidden_size)
+        return truncated_to(self.backbone, self.head.width if self.head else int(self.backbone.config.hidden_size))
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +181,7 @@ class Encoder(nn.Module):
         fused = self.fused and (window is None or longest <= window)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             pooled_BD = self._lean(ids_BL, lengths_B, tokens_TD) if fused else self._own(ids_BL, lengths_B)
-        return F.normalize(pooled_BD.to(self.log_scale.dtype), dim=-1)
+        return prefix(pooled_BD.to(self.log_scale.dtype), self.width)
 
     def compile_layers(self) -> None:
         """Compute the fused forward's blocks, before and after their attention, by torch.compile, in a graph each."""
@@ -210,7 +225,7 @@ class Encoder(nn.Module):
             return self.head(self.backbone(ids_BL, attention_mask=mask_BL.long()).last_hidden_state, ids_BL, lengths_B)
         mask = None if self._is_causal else mask_BL.long()  # no token sees the padding behind it
         states_BLD = self.backbone(ids_BL, attention_mask=mask, use_cache=False).last_hidden_state
-        return pool(states_BLD, lengths_B, self.pooling)
+        return pool(states_BLD, lengths_B, self.pooling, prompt_tokens(self.prompts, ids_BL, lengths_B))
 
     def _check_length(self, n_tokens: int) -> None:
         if self._longest is not None and n_tokens > self._longest:
@@ -302,29 +317,6 @@ def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
             f"{folder}: a token changes the states before it, so that this is no causal language model "
             f"({backbone.config.model_type}); give one, e.g. GPT-2, GPT-NeoX, Llama or Qwen"
         )
-
-
-def cut_config(folder: Path, keep_layers: int | None) -> PreTrainedConfig:
-    """The configuration of a folder's model, of its first `keep_layers` blocks; what is not asked for is not loaded either.
-
-    Raises:
-        UserError: it has fewer.
-        OSError, ValueError: it is no configuration that transformers knows.
-    """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    n_layers = getattr(config, "num_hidden_layers", None)
-    if keep_layers is None or keep_layers == n_layers:
-        return config
-    if n_layers is None or keep_layers > n_layers:
-        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
-    for name, value in list(vars(config).items()):  # what each block is, one by one: kinds of attention, say
-        if isinstance(value, list | tuple) and len(value) == n_layers and ("layer" in name or "block" in name):
-            setattr(config, name, value[:keep_layers])
-    config.num_hidden_layers = keep_layers
-    try:
-        return type(config).from_dict(config.to_dict())  # as it will be read again
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder}: a {config.model_type} cannot be cut to {keep_layers} blocks: {error}") from error
 
 
 SAME_ROW = 0.1  # of the length of the table's deviation: nearer rows were never trained apart

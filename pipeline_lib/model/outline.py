@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.model.encoder import Encoder, cut_config, gpt2_config
+from pipeline_lib.model.encoder import Encoder, gpt2_config
+from pipeline_lib.model.pooling import cut_config
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,6 +32,7 @@ from pipeline_lib.tokens.sentence_transformer import (
     SentenceTransformer,
 )
 
+Prompt = tuple[tuple[int, ...], int]
 Pooling = Literal["last", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean"]
 POOLING_FIELD = "cpt_pooling"  # of config.json
 OWN_POOLINGS = ("last", "mean")
@@ -66,6 +68,34 @@ def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling, skipped_B: Ten
         return summed_BD / weights_BL.sum(dim=1, keepdim=True)
     number_B1 = (lengths_B if skipped_B is None else lengths_B - skipped_B)[:, None]
     return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / (number_B1 if pooling == "mean" else number_B1**0.5)
+
+
+def prompt_tokens(prompts: Sequence[Prompt], ids_BL: Tensor, lengths_B: Tensor) -> Tensor | None:
+    """Tokens of each row that are a prompt's, told by the ids that it begins with: rows of all tasks come together.
+
+    Args:
+        prompts: those that the pooling leaves out; see `EmbeddingHead`.
+    """
+    if not prompts:
+        return None
+    skipped_B = torch.zeros_like(lengths_B)
+    for ids, n_tokens in prompts:
+        if ids_BL.shape[1] >= len(ids):
+            begins_B = (ids_BL[:, : len(ids)] == torch.tensor(ids, device=ids_BL.device)).all(dim=1)
+            skipped_B = torch.where(begins_B, skipped_B.clamp(min=n_tokens), skipped_B)
+    return torch.minimum(skipped_B, lengths_B - 1)
+
+
+def saved_prompts(folder: Path) -> tuple[Prompt, ...]:
+    """The prompts that the pooling of a checkpoint leaves out."""
+    said = folder / PROMPTS_FILE
+    found = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else ()
+    return tuple((tuple(ids), int(n_tokens)) for ids, n_tokens in found)
+
+
+def save_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Write what `saved_prompts` reads."""
+    write_json(folder / PROMPTS_FILE, prompts)
 
 
 def pooling_of(backbone: nn.Module) -> Pooling:
@@ -112,22 +142,11 @@ class EmbeddingHead(nn.Module):
 
     def forward(self, states_BLD: Tensor, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
         """Vectors (B, E) of any length."""
-        skipped_B = self._skipped(ids_BL, lengths_B)
+        skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B)
         pooled_BE = torch.cat([pool(states_BLD, lengths_B, mode, skipped_B) for mode in self.poolings], dim=-1)
         for layer in self.layers:
             pooled_BE = layer(pooled_BE)
         return pooled_BE
-
-    def _skipped(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor | None:
-        """Tokens of each row that are a prompt's, told by the ids that it begins with: rows of both sides come together."""
-        if not self.prompts:
-            return None
-        skipped_B = torch.zeros_like(lengths_B)
-        for ids, n_tokens in self.prompts:
-            if ids_BL.shape[1] >= len(ids):
-                begins_B = (ids_BL[:, : len(ids)] == torch.tensor(ids, device=ids_BL.device)).all(dim=1)
-                skipped_B = torch.where(begins_B, skipped_B.clamp(min=n_tokens), skipped_B)
-        return torch.minimum(skipped_B, lengths_B - 1)
 
     def save(self, folder: Path, transformer: str = "") -> None:
         """Write modules.json, prompts and the files of all modules but the transformer, whose own are somebody else's to write.
@@ -159,7 +178,26 @@ class EmbeddingHead(nn.Module):
         # trained on cosines, whatever it was before
         write_json(folder / SETTINGS_FILE, said | {"similarity_fn_name": "cosine"})
         if self.prompts:
-            write_json(folder / PROMPTS_FILE, self.prompts)
+            save_prompts(folder, self.prompts)
+
+
+def truncated_head(head: EmbeddingHead, dim: int) -> EmbeddingHead:
+    """The head with modules behind it that keep the first `dim` dimensions, of length 1 again where they were before."""
+    folder, kinds = head.model.folder, [module.kind for module in head.model.head]
+    cut = [HeadModule("Dense", folder, truncating_dense(head.width, dim))]
+    cut += [HeadModule("Normalize", folder, {})] if "Normalize" in kinds else []
+    made = EmbeddingHead(replace(head.model, head=(*head.model.head, *cut)), head.width_in, head.prompts)
+    layers = list(made.layers)
+    for own, layer in zip(head.layers, layers, strict=False):
+        layer.load_state_dict(own.state_dict())
+    cast(_Dense, layers[len(kinds)]).linear.weight.data = torch.eye(dim, head.width)
+    return made.eval()
+
+
+def truncating_dense(width: int, dim: int) -> dict[str, Any]:
+    """Config of a Dense whose weights are the first rows of the unit matrix."""
+    own = {"activation_function": "torch.nn.modules.linear.Identity", "bias": False}
+    return {"in_features": width, "out_features": dim, **own}
 
 
 class _Dense(nn.Module):
@@ -233,9 +271,7 @@ def load_head(
         UserError: a module cannot be kept, or its weights are no safetensors.
         CorruptArtifact: weights are malformed, or do not fit.
     """
-    said = model.folder / PROMPTS_FILE
-    if prompts is None:
-        prompts = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else ()
+    prompts = saved_prompts(model.folder) if prompts is None else prompts
     try:
         head = EmbeddingHead(model, width, [(tuple(ids), int(n_tokens)) for ids, n_tokens in prompts])
     except UserError:  # a ValueError of its own kind
@@ -296,6 +332,29 @@ def load_transformer(folder: Path, config: PreTrainedConfig | None = None) -> Pr
     use_short_rows(backbone)
     backbone.config.name_or_path = ""  # where it was loaded from is no part of what is saved
     return backbone
+
+
+def cut_config(folder: Path, keep_layers: int | None) -> PreTrainedConfig:
+    """The configuration of a folder's model, of its first `keep_layers` blocks; what is not asked for is not loaded either.
+
+    Raises:
+        UserError: it has fewer.
+        OSError, ValueError: it is no configuration that transformers knows.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if keep_layers is None or keep_layers == n_layers:
+        return config
+    if n_layers is None or keep_layers > n_layers:
+        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
+    for name, value in list(vars(config).items()):  # what each block is, one by one: kinds of attention, say
+        if isinstance(value, list | tuple) and len(value) == n_layers and ("layer" in name or "block" in name):
+            setattr(config, name, value[:keep_layers])
+    config.num_hidden_layers = keep_layers
+    try:
+        return type(config).from_dict(config.to_dict())  # as it will be read again
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder}: a {config.model_type} cannot be cut to {keep_layers} blocks: {error}") from error
 
 
 def longest_input(backbone: nn.Module) -> int | None:

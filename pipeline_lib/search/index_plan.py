@@ -131,13 +131,13 @@ def describe(rows: list[Row], n: int, d: int) -> str:
         " so that less memory makes a search slower, and not wrong"
     )
     lines = [_line(row) for row in rows]
-    return "\n".join([f"{n:,} vectors of {d:,} dimensions, float32 {_bytes(4 * n * d)}", "", head, *lines, "", foot])
+    return "\n".join([f"{n:,} vectors of {d:,} dimensions, float32 {said_bytes(4 * n * d)}", "", head, *lines, "", foot])
 
 
 def _line(row: Row) -> str:
     mark = "*" if row.chosen else " " if row.fits else "-"
-    sizes = f"{_bytes(row.disk_bytes):>9} {_bytes(row.memory_bytes):>10}"
-    build = f"{_time(row.build_seconds):>8} {_bytes(row.build_memory_bytes):>11}"
+    sizes = f"{said_bytes(row.disk_bytes):>9} {said_bytes(row.memory_bytes):>10}"
+    build = f"{_time(row.build_seconds):>8} {said_bytes(row.build_memory_bytes):>11}"
     return f"{mark} {row.kind:9} {sizes} {build} {row.expected_recall:>10.2f}   {row.factory}"
 
 
@@ -203,7 +203,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _bytes(value: float) -> str:
+def said_bytes(value: float) -> str:
+    """Bytes in the unit that suits them."""
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.tokens.delimiters import DELIMITERS_FILE, SIDES, Delimiters, Side, read_delimiters
 from pipeline_lib.tokens.tokenizer_files import (
     ENCODE_TEXTS,
     NO_TOKENS,
@@ -37,103 +38,14 @@ from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_patt
 if TYPE_CHECKING:  # search loads a tokenizer without the configuration
     from pipeline_lib.config.data import Bos, Delimiting
 
-Side = Literal["x", "y"]
-SIDES: tuple[Side, Side] = ("x", "y")
+__all__ = ["RESERVED", "SIDES", "Delimiters", "PairTokenizer", "Side", "side_tokenizer_json"]
 
 RESERVED = ("<x open>", "<x close>", "<y open>", "<y close>", "<batch pad>")  # ids 0 to 4
 BRACKETS = ("[", "]", "{", "}")
-DELIMITERS_FILE = "delimiters.json"
 
+FOLLOWERS = ("a", "Z", "1", ")", "_", "é", " a")  # beginnings of texts
+SHOWN_CHARACTERS = 60  # of a prompt in an error
 HEAD_CHARACTERS = 12  # a token of code stands for 5 (punctuation kept) to 8 (dropped) characters of source
-
-
-@dataclass(frozen=True)
-class Delimiters:
-    """Ids around the texts of each side, and what fills a padded batch.
-
-    Attributes:
-        x_prefix: before an x, in their order; may be none, as each of the four.
-        x_suffix: behind it; the last of a row is where it is pooled.
-        y_prefix: before a y.
-        y_suffix: behind it.
-        pad: nothing attends to it.
-        x_prompt: text before every x, tokenized with it; of a given embedding model.
-        y_prompt: text before every y.
-        x_longest: most tokens of a row that such a model takes; None: no limit of its own.
-        y_longest: likewise.
-    """
-
-    x_prefix: tuple[int, ...]
-    x_suffix: tuple[int, ...]
-    y_prefix: tuple[int, ...]
-    y_suffix: tuple[int, ...]
-    pad: int
-    x_prompt: str = ""
-    y_prompt: str = ""
-    x_longest: int | None = None
-    y_longest: int | None = None
-
-    @classmethod
-    def single(cls, x_open: int, x_close: int, y_open: int, y_close: int, pad: int) -> Delimiters:
-        """One opening and one closing id a side."""
-        return cls((x_open,), (x_close,), (y_open,), (y_close,), pad)
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, int | Sequence[int]]) -> Delimiters:
-        """What `fields` gave.
-
-        Raises:
-            KeyError: a field is missing.
-            ValueError: a value is no id.
-        """
-        x_prefix, x_suffix, y_prefix, y_suffix, (pad,) = (_ids_of_field(fields[name]) for name in (*_FIELDS, "pad"))
-        own: dict[str, Any] = {name: fields[name] for name in _OF_A_MODEL if name in fields}
-        return cls(x_prefix, x_suffix, y_prefix, y_suffix, pad, **own)
-
-    @cached_property
-    def fields(self) -> dict[str, Any]:
-        """The fields of delimiters.json: an id where a side is opened or closed by one alone, else the list of its ids."""
-        ids = (self.x_prefix, self.x_suffix, self.y_prefix, self.y_suffix)
-        lists = {name: found[0] if len(found) == 1 else list(found) for name, found in zip(_FIELDS, ids, strict=True)}
-        return lists | {"pad": self.pad} | {name: value for name in _OF_A_MODEL if (value := getattr(self, name))}
-
-    def of(self, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The ids before and behind a text of one side."""
-        return (self.x_prefix, self.x_suffix) if side == "x" else (self.y_prefix, self.y_suffix)
-
-    def prompt(self, side: Side) -> str:
-        """Text before every text of one side."""
-        return self.x_prompt if side == "x" else self.y_prompt
-
-    def longest(self, side: Side, max_tokens: int) -> int:
-        """Most tokens of a row of one side, where at most so many are asked for."""
-        own = self.x_longest if side == "x" else self.y_longest
-        return max_tokens if own is None else min(own, max_tokens)
-
-    @property
-    def around(self) -> dict[Side, tuple[int, int]]:
-        """How many ids stand before and behind a text, by side."""
-        return {"x": (len(self.x_prefix), len(self.x_suffix)), "y": (len(self.y_prefix), len(self.y_suffix))}
-
-    def after(self, ids: tuple[int, ...]) -> Delimiters:
-        """These with further ids before all others of both sides."""
-        return replace(self, x_prefix=ids + self.x_prefix, y_prefix=ids + self.y_prefix)
-
-    @cached_property
-    def all_ids(self) -> tuple[int, ...]:
-        """Every id, those of x first, padding last."""
-        return (*self.x_prefix, *self.x_suffix, *self.y_prefix, *self.y_suffix, self.pad)
-
-
-_FIELDS = ("x_open", "x_close", "y_open", "y_close")  # of delimiters.json
-_OF_A_MODEL = ("x_prompt", "y_prompt", "x_longest", "y_longest")  # there only where a given embedding model has them
-
-
-def _ids_of_field(value: int | Sequence[int]) -> tuple[int, ...]:
-    ids = (value,) if isinstance(value, int) else tuple(value)
-    if not all(type(id_) is int and id_ >= 0 for id_ in ids):
-        raise ValueError(f"{value!r} holds what is no token id")
-    return ids
 
 
 class PairTokenizer:
@@ -162,13 +74,7 @@ class PairTokenizer:
         Raises:
             UserError: a file is missing or is no tokenizer.
         """
-        path = folder / DELIMITERS_FILE
-        if not path.is_file():
-            raise UserError(f"{folder}: no {DELIMITERS_FILE}; expected the part of a tokenizer artifact")
-        try:
-            delimiters = Delimiters.from_fields(json.loads(path.read_text()))
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise UserError(f"{path}: no delimiters ({error!r}); make the tokenizer again") from error
+        delimiters = read_delimiters(folder)
         return cls(bare_tokenizer(read_tokenizer_json(folder)), delimiters)
 
     @classmethod
@@ -206,6 +112,11 @@ class PairTokenizer:
             return self
         own = self.delimiters
         return PairTokenizer(self.tokenizer, replace(own, y_prefix=own.x_prefix, y_suffix=own.x_suffix))
+
+    def for_task(self, *names: str) -> PairTokenizer:
+        """Itself, or with the prompts of the first of these tasks that has some."""
+        delimiters = self.delimiters.for_task(*names)
+        return self if delimiters == self.delimiters else PairTokenizer(self.tokenizer, delimiters)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and delimiters.json, byte for byte the same each time."""
@@ -296,6 +207,8 @@ class PairTokenizer:
                 f"a row of at most {max_tokens} tokens has no room for the {max_tokens - room} that stand around every {side}; "
                 f"raise shards.max_{side}_tokens"
             )
+        if prompt:
+            self.check_prompt(prompt, side, max_tokens)
         rows, n_cut = [], 0
         for start in range(0, len(texts), ENCODE_TEXTS):
             block = texts[start : start + ENCODE_TEXTS]
@@ -304,18 +217,51 @@ class PairTokenizer:
                 n_cut += len(ids) > room
         return rows, n_cut
 
+    def check_prompt(self, prompt: str, side: Side, max_tokens: int) -> None:
+        """Refuse a prompt that leaves no room for a text.
+
+        Raises:
+            UserError: it has as many tokens as a row has room for, or more.
+        """
+        (prefix, suffix), max_tokens = self.delimiters.of(side), self.delimiters.longest(side, max_tokens)
+        n_tokens, room = len(self._ids([prompt])[0]), max_tokens - len(prefix) - len(suffix)
+        if n_tokens >= room:
+            shown = prompt if len(prompt) <= SHOWN_CHARACTERS else f"{prompt[:SHOWN_CHARACTERS]}..."
+            raise UserError(
+                f"the prompt {shown!r} before every {side} has {n_tokens} tokens, a row of at most {max_tokens} has room for"
+                f" {max(0, room)} of prompt and text together; shorten it or raise shards.max_{side}_tokens"
+            )
+
+    def around(self) -> dict[Side, tuple[int, int]]:
+        """How many ids stand before and behind a text, by side; a prompt's are among those before it."""
+        told, own = self.delimiters.around, self.delimiters
+        prompts = {side: len(self._ids([own.prompt(side)])[0]) if own.prompt(side) else 0 for side in SIDES}
+        return {side: (before + prompts[side], behind) for side, (before, behind) in told.items()}
+
     def prompt_ids(self) -> list[tuple[tuple[int, ...], int]]:
-        """Of each side with a prompt, the ids that all its rows begin with, and the tokens that sentence-transformers counts.
+        """Of each prompt, the ids that all rows with it begin with, and the tokens that sentence-transformers counts.
 
         The last token of a prompt may be another one before a text: it is counted, and no part of what rows begin with.
         """
         found = []
         for side in SIDES:
-            (prefix, suffix), prompt = self.delimiters.of(side), self.delimiters.prompt(side)
-            ids = (*prefix, *self._ids([prompt])[0]) if prompt else ()
-            if ids:
-                found.append((ids[:-1] or ids, len(ids) + max(0, len(suffix) - 1)))
+            prefix, suffix = self.delimiters.of(side)
+            for prompt in self.delimiters.prompts(side):
+                if ids := (*prefix, *self._ids([prompt])[0]):
+                    begins = ids if self._stands_alone(prompt) else ids[:-1] or ids
+                    found.append((begins, len(ids) + max(0, len(suffix) - 1)))
         return found
+
+    def _stands_alone(self, prompt: str) -> bool:
+        """True of a prompt whose last token no text changes, where rows of several prompts have to be told apart."""
+        if not (self._is_own or self.delimiters.tasks):
+            return False
+        ids = self._ids([prompt])[0]
+        return all(row[: len(ids)] == ids for row in self._ids([prompt + text for text in FOLLOWERS]))
+
+    def left_out(self) -> list[tuple[tuple[int, ...], int]]:
+        """The same where prompts are set to be left out of the pooling, else none."""
+        return [] if self.delimiters.include_prompt in (None, True) else self.prompt_ids()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a row, as the normaliser left it, without reserved ids."""

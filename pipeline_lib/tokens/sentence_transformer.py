@@ -7,6 +7,7 @@ Transformer, Pooling, Dense, LayerNorm, Dropout and Normalize is refused by its 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, cast
@@ -75,6 +76,22 @@ class SentenceTransformer:
     default_prompt: str | None
     longest: dict[Side, int | None]
     lower_case: bool
+
+
+def prompt_name(task: str, side: str) -> str:
+    """The name of a task's prompt in an export's settings, as MTEB looks for it too."""
+    return f"{task}-{side}"
+
+
+def task_prompts(folder: Path, tasks: Sequence[str]) -> dict[Side, str]:
+    """Prompts in an export's settings of the first of these tasks that has some."""
+    prompts = _optional(folder / SETTINGS_FILE).get("prompts") or {}
+    names: dict[Side, str] = {"x": "query", "y": "document"}
+    found = (
+        {side: prompts[prompt_name(task, names[side])] for side in names if prompt_name(task, names[side]) in prompts}
+        for task in tasks
+    )
+    return next(filter(None, found), {})
 
 
 def is_sentence_transformer(folder: Path) -> bool:

@@ -106,6 +106,7 @@ def write_shard(source: str, target: str, tokenizer: str, config: ShardConfig, n
     tokenizing = Tokenizing(_loaded(tokenizer), config, negatives)
     with system_memory(), pa.memory_map(source) as stream:
         reader = pa.ipc.open_file(stream)
+        tokenizing.tokenizer = tokenizing.tokenizer.for_task(_view_of(reader))
         tables = [tokenizing.table(reader.get_batch(number)) for number in range(reader.num_record_batches)]
         (batch,) = pa.concat_tables(tables).combine_chunks().to_batches()
         # beside the rows, not in the part's folder, which is to hold nothing but shards whoever dies
@@ -114,6 +115,12 @@ def write_shard(source: str, target: str, tokenizer: str, config: ShardConfig, n
             writer.write_batch(batch)
     os.replace(temporary, target)
     return Written(facts=dict(tokenizing.facts), lengths=tokenizing.lengths).model_dump_json()
+
+
+def _view_of(reader: Any) -> str:
+    """The one view that a file's rows are of."""
+    batches = map(reader.get_batch, range(reader.num_record_batches))
+    return next((str(batch["view"][0]) for batch in batches if len(batch)), "")
 
 
 @lru_cache(maxsize=1)

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, Delimiting, TokenizerConfig
+from pipeline_lib.config.data import AdoptedTokenizerConfig, Bos, Delimiting, ShardConfig, TokenizerConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
@@ -26,19 +28,21 @@ from pipeline_lib.tokens.pair_tokenizer import (
 )
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, sentence_transformer_tokenizer
 from pipeline_lib.tokens.tokenizer_files import bare_tokenizer
-from pipeline_lib.tokens.words import repeated_word
+from pipeline_lib.tokens.words import repeated_word, without_repeat_step
 
 __all__ = [
     "STAGE",
     "PairTokenizer",
     "Side",
     "adopt_tokenizer",
+    "prompted_tokenizer",
     "side_tokenizer_json",
     "train_bpe",
     "train_tokenizer",
 ]
 
 STAGE = Stage(name="tokenizer", version=1)
+SIDE_OF: dict[str, Side] = {"query": "x", "document": "y"}
 
 # parse|Date, HTTP|Server; the upper-case letter is looked for first: 37 us a function instead of 64
 CAMEL_HUMP = r"(?=\p{Lu})(?:(?<=[\p{Ll}\p{N}])|(?<=\p{Lu})(?=\p{Lu}\p{Ll}))"
@@ -91,6 +95,48 @@ def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "dis
         return Outcome(parts=(part,), facts=part.facts)
 
     return store.build(STAGE, config, {}, make)
+
+
+def prompted_tokenizer(store: Store, tokenizer: Artifact, prompts: PromptsConfig, lengths: ShardConfig) -> Artifact:
+    """The tokenizer with prompts in place of its own: stage "tokenizer"; the very same where none is set.
+
+    Args:
+        lengths: of rows, which a prompt has to leave room in.
+
+    Raises:
+        UserError: a prompt leaves none, or cannot be left out of the pooling.
+    """
+    if not prompts.are_set:
+        return tokenizer
+    whole = PairTokenizer.load(tokenizer.part_folder())
+    own = whole.delimiters
+    tasks = {task: {SIDE_OF[name]: text for name, text in found.items()} for task, found in prompts.tasks.items()}
+    delimiters = replace(
+        own,
+        x_prompt=own.x_prompt if prompts.query is None else prompts.query,
+        y_prompt=own.y_prompt if prompts.document is None else prompts.document,
+        tasks={**own.tasks, **tasks},
+        default_prompt=prompts.default or own.default_prompt,
+        include_prompt=own.include_prompt if prompts.include_prompt is None else prompts.include_prompt,
+    )
+    if delimiters == own:  # of a start that was made with these
+        return tokenizer
+    made = PairTokenizer(whole.tokenizer, delimiters)
+    longest: dict[Side, int] = {"x": lengths.max_x_tokens, "y": lengths.max_y_tokens}
+    for side, most in longest.items():
+        for prompt in delimiters.prompts(side):
+            made.check_prompt(prompt, side, most)
+    if made.left_out() and without_repeat_step(made.tokenizer) is not None:
+        raise UserError(
+            "prompts.include_prompt false: tokenizer.max_repeats drops a prompt's words that come again, so that they cannot be"
+            " told from the text; set one of the two to null"
+        )
+
+    def make(key: str) -> Outcome:
+        part = store.find_part(STAGE.name, key) or _commit(store, key, made, Counts())
+        return Outcome(parts=(part,), facts=part.facts)
+
+    return store.build(STAGE, prompts, {"tokenizer": tokenizer}, make)
 
 
 def train_bpe(texts: Iterator[str], config: TokenizerConfig) -> PairTokenizer:

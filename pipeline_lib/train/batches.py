@@ -163,9 +163,9 @@ def read_batch(source: PairRows, step: int, config: TrainConfig, share: float) -
     documents: list[np.ndarray] = []
     seed = config.seed
     for view, (rows_n, rows) in source.read(step).items():
-        x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"), source.around["x"])
-        y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"), source.around["y"])
-        negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"), source.around["y"])
+        x_ids += drop_tokens(rows.x_ids, rows_n, share, (seed, step, view, "x"), source.around[view]["x"])
+        y_ids += drop_tokens(rows.y_ids, rows_n, share, (seed, step, view, "y"), source.around[view]["y"])
+        negative_ids += _thinned(rows.negative_ids, rows_n, share, (seed, step, view, "negative"), source.around[view]["y"])
         found.append(rows)
         masked = view in config.mask_same_document
         documents.append(rows.document_hash if masked else np.arange(len(x_ids) - len(rows_n), len(x_ids)))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.training import CPU_TOKENS, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.attention import kernel_obstacle
@@ -28,6 +29,7 @@ from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradi
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.model.outline import Weights, outline_encoder
+from pipeline_lib.model.prefixes import over_prefixes
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
@@ -39,7 +41,7 @@ from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_ove
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.rows import PairRows, check_views
+from pipeline_lib.train.rows import Around, PairRows, check_views
 from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part
@@ -152,6 +154,9 @@ class ContrastiveObjective:
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed)
+        if not encoder.head:
+            encoder.prompts = tuple(pair_tokenizer.left_out())
+        check_dims(config.matryoshka.dims, encoder.width, "train.matryoshka.dims")
         if weights is None:
             encoder = encoder.to(ranks.device)
         assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
@@ -164,8 +169,11 @@ class ContrastiveObjective:
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
-        around = pair_tokenizer.delimiters.around
-        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around, **order)
+
+        def around_of(view: str) -> Around:
+            return pair_tokenizer.for_task(view).around()
+
+        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around_of, **order)
         objective = cls(job, encoder.train(), rows, ranks, weights)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective
@@ -180,6 +188,11 @@ class ContrastiveObjective:
             f"micro-batches of {self.micro_batch_tokens:,} tokens" + (", packed" if self.module.packed else ""),
             f"rates: {config.rates()}",
         ]
+        if prefixes := config.matryoshka.weighted:
+            width, longest = self.module.width, max(config.matryoshka.dims)
+            untrained = f"; the last {width - longest} of {width} are not trained" if longest < width else ""
+            told = ", ".join(f"{dim} x {weight:g}" for dim, weight in prefixes)
+            lines.append(f"loss: the sum over prefixes of the vector, dimensions x weight: {told}{untrained}")
         rate = config.embedding_learning_rate or config.learning_rate
         if rate > self._table_deviation * LARGEST_TABLE_STEP:
             lines.append(
@@ -270,6 +283,9 @@ class ContrastiveObjective:
         def loss_of(emb_ND: Tensor) -> Tensor:
             x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
             self._seen = x_BD.detach(), y_KD.detach()
+            return over_prefixes(of_vectors, x_BD, y_KD, self.config.matryoshka.weighted)
+
+        def of_vectors(x_BD: Tensor, y_KD: Tensor) -> Tensor:
             return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
 
         return loss_of
@@ -362,7 +378,11 @@ class HeldOut:
         x_PD, y_KD = gather_sides(emb_ND, sizes, negatives, ranks)
         begin, end = sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1])
         hashes = batch.hashes_of(np.concatenate(shares))
-        loss = contrastive_loss(x_PD, y_KD, encoder.log_scale, hashes, slice(begin, end), self.config.directions)
+
+        def loss_of(x_PD: Tensor, y_KD: Tensor) -> Tensor:
+            return contrastive_loss(x_PD, y_KD, encoder.log_scale, hashes, slice(begin, end), self.config.directions)
+
+        loss = over_prefixes(loss_of, x_PD, y_KD, self.config.matryoshka.weighted)
         left_out_pP = false_negatives(hashes.pairs_alone().to(ranks.device), torch.arange(begin, end, device=ranks.device))
         scores_pP = (x_PD[begin:end] @ y_KD[:n_pairs].T).masked_fill(left_out_pP, -torch.inf)
         reciprocal = 1.0 / (scores_pP >= scores_pP.diagonal(begin)[:, None]).sum(dim=1).double()

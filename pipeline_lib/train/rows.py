@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -20,7 +20,8 @@ from pipeline_lib.tokens.pair_tokenizer import Side
 
 PIPELINE_VIEWS = frozenset((*get_args(View), *get_args(TextView), QUERIES_VIEW))
 
-ONE_EACH: Mapping[Side, tuple[int, int]] = MappingProxyType({"x": (1, 1), "y": (1, 1)})  # of our own tokenizer
+Around = Mapping[Side, tuple[int, int]]
+ONE_EACH: Around = MappingProxyType({"x": (1, 1), "y": (1, 1)})  # of our own tokenizer
 
 Read = dict[str, tuple[np.ndarray, TokenRows]]
 
@@ -50,7 +51,7 @@ class PairRows:
 
     Args:
         reading: how far ahead, and how much of a bucket's files stays on this machine.
-        around: by side, how many ids of each row stand before and behind its text.
+        around_of: a view to how many ids of its rows stand before and behind their text, by side.
         order: BatchPlan's own fields: block_rows, window_blocks, batches_from.
     """
 
@@ -63,13 +64,13 @@ class PairRows:
         batch_size: int,
         seed: int,
         reading: ReadingConfig | None = None,
-        around: Mapping[Side, tuple[int, int]] = ONE_EACH,
+        around_of: Callable[[str], Around] = lambda view: ONE_EACH,
         **order: Any,
     ) -> None:
         labels = labels_of(shards, self.split)
         views = sorted(view for view in mixture if f"{self.split}-{view}" in labels)
         self.reading = reading or ReadingConfig()
-        self.around = around
+        self.around = {view: around_of(view) for view in views}
         room = self.reading.fetched_bytes // max(1, len(views))
         self.datasets = {view: TokenDataset.open(shards, f"{self.split}-{view}", room) for view in views}
         sizes = {view: len(dataset) for view, dataset in self.datasets.items()}

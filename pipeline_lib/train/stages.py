@@ -129,6 +129,7 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "false_negatives": config.false_negatives,
         "teacher": config.teacher,
         "mask_same_document": (),
+        "matryoshka": config.matryoshka if config.matryoshka.dims else base.matryoshka,
         "weight_average": 0.0,
         "checkpoints": config.checkpoints,
         # a training set has no held-out split to measure on, and each checkpoint that was asked for stays

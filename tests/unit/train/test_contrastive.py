@@ -9,7 +9,9 @@ import pytest
 import torch
 from training_runs import tiny_config, write_inputs, write_job
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.model.loss import contrastive_loss
+from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 
@@ -70,3 +72,20 @@ def test_a_batch_from_one_dataset_holds_no_other(tmp_path: Path) -> None:
         }
         assert set(ids) <= of_view
     assert views == {"docstring", "neighbour"}
+
+
+def test_a_step_over_prefixes_is_the_sum_of_steps_on_cut_vectors(tmp_path: Path) -> None:
+    made = objective(tmp_path, matryoshka={"dims": [8, 32], "weights": [1.0, 0.5]}, token_dropout=0.0)
+    assert "dimensions x weight: 8 x 1, 32 x 0.5" in made.describe()[-1]
+    whole = objective(tmp_path, token_dropout=0.0)
+    batch = whole.read_batch(0)
+    with torch.no_grad():
+        cut = cut_micro_batches(batch.sequences(np.arange(48)), 1 << 20)
+        emb_ND = in_input_order([whole.module(piece.ids_BL, piece.lengths_B) for piece in cut], cut)
+    expected = 0.0
+    for dim, weight in ((8, 1.0), (32, 0.5)):
+        unit_ND = torch.nn.functional.normalize(emb_ND[:, :dim], dim=1)
+        expected += weight * float(contrastive_loss(unit_ND[:48], unit_ND[48:], whole.module.log_scale.detach(), batch.hashes))
+    assert float(made.gradients(0).loss) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match=r"train.matryoshka.dims: 33 dimensions of a vector that has 32"):
+        objective(tmp_path, matryoshka={"dims": [33]})
