@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import decoder
+from pipeline_lib.model.adapter import rows_of
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.model.pooling import (
@@ -179,12 +180,19 @@ class Encoder(nn.Module):
 
     def look_up(self, ids_T: Tensor) -> Tensor:
         """Token embeddings (T, D) as a leaf that takes gradients; `add_token_gradients` hands them on to the table."""
-        return F.embedding(ids_T, self._table.detach()).requires_grad_(self._table.requires_grad)
+        tokens_TD = F.embedding(ids_T, self._table.detach())
+        if rows := rows_of(self.backbone.get_input_embeddings()):
+            with torch.no_grad():
+                return rows(ids_T, tokens_TD).requires_grad_()
+        return tokens_TD.requires_grad_(self._table.requires_grad)
 
     @torch.no_grad()
     def add_token_gradients(self, ids_T: Tensor, grad_TD: Tensor) -> None:
         """Add to the table's gradient in place: autograd would make a gradient as large as the table for each look-up."""
         table = self._table
+        if rows := rows_of(self.backbone.get_input_embeddings()):
+            rows.add_gradients(ids_T, grad_TD)
+            return
         if table.grad is None:
             table.grad = torch.zeros_like(table)
         if table.device.type == "cpu":

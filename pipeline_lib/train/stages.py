@@ -17,11 +17,13 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.finetuning import FinetuneConfig
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage
@@ -63,7 +65,8 @@ def pretrain(
     if config.steps == 0:
         raise UserError("pretrain.steps is 0: there is nothing to train; give steps, or leave pre-training out")
     check_text(inputs.shards, config)
-    model = model.model_copy(update={"pooling": "last"})  # no matter to a language model, and so of none to its name
+    # no matter to a language model, and so of none to its name
+    model = model.model_copy(update={"pooling": "last", "lora": LoraConfig()})
     return build_trained(store, PRETRAIN, inputs, Choices(config=config, model=model), Report(progress, log))
 
 
@@ -81,7 +84,7 @@ def finetune(
         UserError, TrainingFailed: see `train`.
     """
     choices = checkpoint.trained.manifest.config
-    folder = checkpoint.trained.part_folder(checkpoint.label)
+    folder = weights_folder(checkpoint)
     temperature = json.loads((folder / "state.json").read_text())["temperature"]
     labels = labels_of(shards, "train")
     rows = {label.removeprefix("train-"): sum(part.facts["rows"] for part in parts_of(shards, label)) for label in labels}
