@@ -130,6 +130,7 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "continue_from": None,
         "seed": config.seed,
         "processes": config.processes,
+        "tracking": config.tracking,
         # the rows lie in the order of ids, which are hashes: any window of them is a fair sample
         "block_rows": TrainConfig.model_fields["block_rows"].default,
         "window_blocks": TrainConfig.model_fields["window_blocks"].default,
