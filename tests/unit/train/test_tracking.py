@@ -1,4 +1,4 @@
-"""Trackers told of a real run: every step once whatever is killed, figures as in the records, and failures that stop nothing."""
+"""Trackers told of a real run: each step once whatever is killed, figures of the records, and failures that stop nothing."""
 
 from __future__ import annotations
 
