@@ -114,6 +114,29 @@ def rows_of(table: nn.Module) -> TrainedRows | None:
     return cast("TrainedRows | None", table._modules.get(ROWS))
 
 
+def look_up(table: nn.Embedding, ids_T: Tensor) -> Tensor:
+    """Token embeddings (T, D) as a leaf that takes gradients, where the table or rows of it are trained."""
+    rows, tokens_TD = rows_of(table), F.embedding(ids_T, table.weight.detach())
+    if rows is not None:
+        tokens_TD = rows(ids_T, tokens_TD).detach()
+    return tokens_TD.requires_grad_(rows is not None or table.weight.requires_grad)
+
+
+@torch.no_grad()
+def add_token_gradients(table: nn.Embedding, ids_T: Tensor, grad_TD: Tensor) -> None:
+    """Add the gradients of embeddings that were looked up to those of the table, or of its trained rows, in place."""
+    rows, weight = rows_of(table), table.weight
+    if rows is not None:
+        rows.add_gradients(ids_T, grad_TD)
+        return
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    if weight.device.type == "cpu":
+        weight.grad.scatter_add_(0, ids_T[:, None].expand_as(grad_TD), grad_TD)
+    else:  # the one that gives the same bits each time on a GPU
+        weight.grad.index_put_((ids_T,), grad_TD, accumulate=True)
+
+
 def delta(layers: tuple[nn.Module, ...], z_SD: Tensor) -> Tensor | None:
     """What the adapters of layers side by side add to their joint output; None where none has one."""
     adapters = [adapter_of(layer) for layer in layers]

@@ -28,15 +28,20 @@ from typing import Any, NamedTuple, Protocol
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.runtime.messages import without_secrets
 from pipeline_lib.runtime.progress import WARNING
+from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import replace_file
 from pipeline_lib.train.job import Job
 
 STEPS, HELD_OUT = "train", "held_out"  # groups of figures; of each a tracker has the steps up to some one
 PAUSE_SECONDS = 1.0  # between two looks at what waits
 AGAIN_SECONDS = 60.0  # after a failure
-CLOSE_SECONDS = 30.0  # that a run waits at its end for its trackers
+CLOSE_SECONDS = 10.0  # that a run waits at its end for its trackers
 MLFLOW_ROWS = 100  # figures and parameters that its server takes at once: 1,000 and 100
 NAME = "cpt"  # of the project or the experiment
+
+
+class NotTold(Exception):
+    """A tracker's library or server failed, in whatever way."""
 
 
 class Row(NamedTuple):
@@ -239,13 +244,27 @@ class Told:
     failures: int = 0
     again_at: float = 0.0
 
-    def tell(self, job: Job) -> None:
-        """Give it what waits."""
-        self.tracker = tracker = self.tracker or KINDS[self.kind](job)
-        rows = [row for row in self.waiting if row.step > tracker.last.get(row.group, 0)]
-        tracker.log(sorted(rows, key=lambda row: (row.step, row.group != STEPS)))
-        tracker.link(self.links)
-        self.waiting, self.links = [], {}
+    def tell(self, job: Job, end: bool | None) -> None:
+        """Give it what waits.
+
+        Args:
+            job: of the run.
+            end: whether the run has finished, at the end of this process's part; None before.
+
+        Raises:
+            NotTold: it failed; what waits goes on waiting.
+        """
+        try:
+            self.tracker = tracker = self.tracker or KINDS[self.kind](job)
+            rows = [row for row in self.waiting if row.step > tracker.last.get(row.group, 0)]
+            tracker.log(sorted(rows, key=lambda row: (row.step, row.group != STEPS)))
+            tracker.link(self.links)
+            self.waiting, self.links = [], {}
+            if end is not None:
+                tracker.close(end)
+        except Exception as error:
+            advice = f"; {ADVICE[self.kind]}" if isinstance(error, ImportError) else ""
+            raise NotTold(without_secrets(f"{type(error).__name__}: {error}") + advice) from error
 
 
 class Tracking:
@@ -325,16 +344,12 @@ class Tracking:
 
     def _try(self, told: Told, is_last: bool) -> None:
         try:
-            told.tell(self._job)
-            if is_last and told.tracker:
-                told.tracker.close(self._finished)
-        except Exception as error:  # noqa: BLE001 - whatever a library or its server raises: training goes on
+            told.tell(self._job, self._finished if is_last else None)
+        except NotTold as why:
             told.failures += 1
             told.again_at = time.monotonic() + AGAIN_SECONDS
             if told.failures == 1:
-                advice = f"; {ADVICE[told.kind]}" if isinstance(error, ImportError) else ""
-                why = without_secrets(f"{type(error).__name__}: {error}")
-                self._log(f"{WARNING}tracking: {told.kind} cannot be told ({why}){advice}; training goes on without it")
+                self._log(f"{WARNING}tracking: {told.kind} cannot be told ({why}); training goes on without it")
 
 
 def _last_by_step(path: Path) -> dict[int, dict[str, float]]:
@@ -356,3 +371,10 @@ def tracking_of(folder: Path, log: Callable[[str], None]) -> Tracking | None:
         return None
     job = Job.model_validate_json(path.read_text())
     return Tracking(job.model_copy(update={"root": str(folder.parents[1])}), log)
+
+
+def link_report(stages: Mapping[str, Artifact], chosen: str, report: Path, log: Callable[[str], None]) -> None:
+    """Tell a run's trackers where its report lies, which checkpoint was chosen, and the keys of all that was made of it."""
+    if tracking := tracking_of(stages["train"].folder, log):
+        keys = {name: artifact.manifest.key for name, artifact in stages.items()}
+        tracking.link({"report": str(report), "checkpoint": chosen, **keys})

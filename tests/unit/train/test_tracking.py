@@ -75,8 +75,8 @@ def run_killed(job: Job, step: int) -> None:
         faults.arm("trainer:after_step", fault)
         told = tracking.Told.tell
 
-        def tell(self: Any, job: Job) -> None:
-            told(self, job)
+        def tell(self: Any, job: Job, end: bool | None) -> None:
+            told(self, job, end)
             (job.folder / f"told-{self.kind}").touch()
 
         tracking.Told.tell = tell  # type: ignore[method-assign]
