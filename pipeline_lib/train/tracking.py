@@ -1,7 +1,7 @@
 """Experiment tracking: a run's figures as TensorBoard event files, to MLflow or to Weights & Biases. Imports no torch.
 
-The records of a run (metrics.jsonl, evaluation.jsonl, timing.jsonl) stay what counts; a tracker shows them. It is told by a
-thread beside the steps, of each step once: when a run goes on, a tracker is asked, or remembers, which step it has last, and
+The records of a run (metrics.jsonl, evaluation.jsonl, timing.jsonl) stay what counts; a tracker shows them. Each is told by a
+thread of its own, beside the steps, of each step once: when a run goes on, a tracker is asked, or remembers, which step it has last, and
 gets those that came after it, from the records. Steps that a killed run repeats are the same to the bit, and not told again.
 
 A tracker that fails stops nothing: one warning, its rows wait and are tried again, and what is left at the end is counted. What
@@ -35,6 +35,7 @@ from pipeline_lib.train.job import Job
 STEPS, HELD_OUT = "train", "held_out"  # groups of figures; of each a tracker has the steps up to some one
 PAUSE_SECONDS = 1.0  # between two looks at what waits
 AGAIN_SECONDS = 60.0  # after a failure
+MOST_WAITING = 100_000  # rows for a tracker that does not take them: some 100 MB
 CLOSE_SECONDS = 10.0  # that a run waits at its end for its trackers
 MLFLOW_ROWS = 100  # figures and parameters that its server takes at once: 1,000 and 100
 NAME = "cpt"  # of the project or the experiment
@@ -239,7 +240,9 @@ class Told:
 
     kind: str
     tracker: Tracker | None = None
+    rows: queue.Queue[Row | None] = field(default_factory=queue.Queue)
     waiting: list[Row] = field(default_factory=list)
+    forgotten: int = 0
     links: dict[str, str] = field(default_factory=dict)
     failures: int = 0
     again_at: float = 0.0
@@ -268,7 +271,7 @@ class Told:
 
 
 class Tracking:
-    """A run's trackers, told by a thread of their own.
+    """A run's trackers, each told by a thread of its own.
 
     Args:
         job: whose configuration names them; a rank that is not the first has none.
@@ -278,8 +281,7 @@ class Tracking:
     def __init__(self, job: Job, log: Callable[[str], None], is_first: bool = True) -> None:
         self._job, self._log = job, log
         self._told = [Told(kind) for kind in dict.fromkeys(job.config.tracking)] if is_first else []
-        self._rows: queue.Queue[Row | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._threads: list[threading.Thread] = []
         self._finished = False
 
     def start(self, metrics: str, evaluation: str) -> None:
@@ -291,7 +293,9 @@ class Tracking:
             self.step(row, timing.get(row["step"], {}))
         for row in map(json.loads, evaluation.splitlines()):
             self.held_out(row)
-        self._thread.start()
+        for told in self._told:
+            self._threads.append(threading.Thread(target=self._work, args=(told,), name=f"tracking-{told.kind}", daemon=True))
+            self._threads[-1].start()
 
     def step(self, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """A step's row of metrics.jsonl, and that of timing.jsonl."""
@@ -315,32 +319,35 @@ class Tracking:
 
     def close(self, finished: bool) -> None:
         """Wait a while for what is not told yet; what stays untold is counted."""
-        if not self._thread.is_alive():
-            return
-        self._finished = finished
-        self._rows.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._finished, deadline = finished, time.monotonic() + CLOSE_SECONDS
         for told in self._told:
-            if lost := len(told.waiting):
+            told.rows.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for told in self._told if self._threads else ():
+            if lost := told.forgotten + len(told.waiting):
                 self._log(f"{WARNING}tracking: {told.kind} has not been told of {lost:,} rows; the run's records have them")
 
     def _put(self, group: str, values: Mapping[str, float]) -> None:
         figures = {name: float(value) for name, value in values.items() if name != "step"}
         figures |= {name: figures.pop(name) for name in ("loss",) if name in figures}  # last, see MlFlow
-        self._rows.put(Row(int(values["step"]), group, figures))
+        for told in self._told:
+            told.rows.put(Row(int(values["step"]), group, figures))
 
-    def _work(self) -> None:
+    def _work(self, told: Told) -> None:
         is_last = False
         while not is_last:
-            rows = [self._rows.get()]
+            rows = [told.rows.get()]
             time.sleep(0 if rows[0] is None else PAUSE_SECONDS)
-            while not self._rows.empty():
-                rows.append(self._rows.get())
+            while not told.rows.empty():
+                rows.append(told.rows.get())
             is_last = None in rows
-            for told in self._told:
-                told.waiting += [row for row in rows if row is not None]
-                if is_last or time.monotonic() >= told.again_at:
-                    self._try(told, is_last)
+            told.waiting += [row for row in rows if row is not None]
+            if (more := len(told.waiting) - MOST_WAITING) > 0:
+                told.forgotten += more
+                del told.waiting[:more]
+            if is_last or time.monotonic() >= told.again_at:
+                self._try(told, is_last)
 
     def _try(self, told: Told, is_last: bool) -> None:
         try:
