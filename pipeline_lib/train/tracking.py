@@ -1,8 +1,9 @@
 """Experiment tracking: a run's figures as TensorBoard event files, to MLflow or to Weights & Biases. Imports no torch.
 
 The records of a run (metrics.jsonl, evaluation.jsonl, timing.jsonl) stay what counts; a tracker shows them. Each is told by a
-thread of its own, beside the steps, of each step once: when a run goes on, a tracker is asked, or remembers, which step it has last, and
-gets those that came after it, from the records. Steps that a killed run repeats are the same to the bit, and not told again.
+thread of its own, beside the steps, of each step once: when a run goes on, a tracker is asked, or remembers, which step it has
+last, and gets those that came after it, from the records. Steps that a killed run repeats are the same to the bit, and not told
+again.
 
 A tracker that fails stops nothing: one warning, its rows wait and are tried again, and what is left at the end is counted. What
 identifies people to a server comes from the environment alone, as the trackers' own libraries read it:
