@@ -17,14 +17,19 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel, GPTNeoXConfig, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers.pytorch_utils import Conv1D
 
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
 from pipeline_lib.model import prefixes
+from pipeline_lib.model.adapter import Adapter, adapter_of, rows_of
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, no_hook
+from pipeline_lib.model.lora import attach
 from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
 from pipeline_lib.model.prefixes import over_prefixes
@@ -72,6 +77,7 @@ class Row:
         packed: sequences lie end to end, without padding.
         family: of `FAMILIES`.
         prefixes: dimensions and weight of each prefix that the loss is summed over; none: the whole vectors' loss.
+        lora: adapters and some rows of the table are trained, and all else is frozen.
         broken: what is broken on purpose, "" for nothing.
     """
 
@@ -87,6 +93,7 @@ class Row:
     packed: bool = False
     family: str = "gpt2"
     prefixes: tuple[tuple[int, float], ...] = ()
+    lora: bool = False
     broken: str = ""
     precisions: tuple[str, ...] = ("float64", "float32")
 
@@ -125,6 +132,12 @@ def _rows() -> Iterator[Row]:
     yield Row("matryoshka_grad_cache_2", micro_rows=2, prefixes=PREFIXES, negatives=2, duplicates=True)
     yield Row("matryoshka_chunked", tile=SMALL_TILE, prefixes=PREFIXES, negatives=2, duplicates=True)
     yield Row("control_prefixes_not_normalised", prefixes=PREFIXES, broken="not normalised")
+    yield Row("lora", lora=True, precisions=("float64", "float32", "bfloat16"))
+    yield Row("lora_grad_cache_4", micro_rows=4, lora=True)
+    yield Row("lora_packed_grad_cache_4", micro_rows=4, packed=True, lora=True)
+    yield Row("lora_neox_grad_cache_4", micro_rows=4, packed=True, family="neox", lora=True)
+    for family in ("llama", "qwen3"):
+        yield Row(f"lora_{family}_grad_cache_4", micro_rows=4, packed=True, family=family, lora=True, precisions=("float32",))
     yield Row("control_duplicates_unmasked", duplicates=True, broken="unmasked")
     for ranks in (2, 4):
         yield Row(f"local_loss_{ranks}", ranks)
@@ -142,6 +155,8 @@ def _rows() -> Iterator[Row]:
         yield Row(f"false_negatives_guide_{ranks}", ranks, guided="guide", negatives=2, duplicates=True, micro_rows=2)
     yield Row("fsdp2_2_checkpointed_grad_cache_2", 2, parallel="step", micro_rows=2, checkpointed=True)
     yield Row("fsdp2_2_matryoshka", 2, parallel="step", micro_rows=2, prefixes=PREFIXES, negatives=1, duplicates=True)
+    yield Row("lora_2_grad_cache_2", 2, micro_rows=2, lora=True, duplicates=True)
+    yield Row("lora_fsdp2_2_grad_cache_2", 2, parallel="step", micro_rows=2, lora=True)
     yield Row("fsdp2_2_bfloat16", 2, parallel="step", micro_rows=2, precisions=("bfloat16",))
     yield Row("control_gather_without_gradient", 2, broken="detached")
     yield Row("control_mean_over_ranks", 2, broken="mean")
@@ -179,13 +194,32 @@ def _relative(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected).norm() / expected.norm())
 
 
-def build(dtype: torch.dtype = torch.float32, family: str = "gpt2") -> Encoder:
+def build(dtype: torch.dtype = torch.float32, family: str = "gpt2", lora: bool = False) -> Encoder:
     """The encoder; in every precision from the same float32 weights."""
-    if family == "gpt2":
-        return Encoder.build(MODEL, cast(PairTokenizer, VOCABULARY), seed=2).to(dtype).train()
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return Encoder(AutoModel.from_config(FAMILIES[family], attn_implementation="sdpa")).to(dtype).train()
+        if family == "gpt2":
+            encoder = Encoder.build(MODEL, cast(PairTokenizer, VOCABULARY), seed=2)
+        else:
+            encoder = Encoder(AutoModel.from_config(FAMILIES[family], attn_implementation="sdpa"))
+        if lora:
+            attach(encoder, LoraConfig(rank=3), appended=(7, 31), seed=2)
+            for module in encoder.modules():  # away from where they begin, where half of the gradients are zero
+                if isinstance(module, Adapter):
+                    torch.nn.init.normal_(module.up_OK, std=0.03)
+    return encoder.to(dtype).train()
+
+
+def summed(encoder: Encoder) -> dict[str, Tensor]:
+    """The whole weights of an encoder with adapters, by the names that they have without any."""
+    weights: dict[str, Tensor] = {}
+    for name, module in encoder.named_modules():
+        if adapter := adapter_of(module):
+            product = adapter.scale * torch.einsum("ok,kd->od", adapter.up_OK, adapter.down_KD)
+            weights[f"{name}.weight"] = module.weight + (product.T if isinstance(module, Conv1D) else product)
+        elif rows := rows_of(module):
+            weights[f"{name}.weight"] = module.weight.index_copy(0, cast(Tensor, rows.ids_R), rows.weight)
+    return weights
 
 
 def sequences(n_negatives: int = 0) -> list[np.ndarray]:
@@ -253,11 +287,12 @@ def guided_parts(row: Row, x_BD: Tensor, y_KD: Tensor, known: tuple[Tensor, Tens
 
 def oracle(row: Row) -> Gradients:
     """Gradients in float64 on one process, by transformers' forward and torch's cross entropy over the whole matrix."""
-    encoder = build(torch.float64, row.family)
-    encoder.fused = False
+    encoder = build(torch.float64, row.family, row.lora)
+    plain = build(torch.float64, row.family) if row.lora else encoder
+    plain.fused = False
     (batch,) = cut_micro_batches(sequences(row.negatives), 10**6)
     emb_ND = torch.empty(len(batch.rows_B), encoder.width, dtype=torch.float64)
-    emb_ND = emb_ND.index_copy(0, batch.rows_B, encoder(batch.ids_BL, batch.lengths_B))
+    emb_ND = emb_ND.index_copy(0, batch.rows_B, functional_call(plain, summed(encoder), (batch.ids_BL, batch.lengths_B)))
     x_BD, y_BD, negatives_MD = emb_ND.split([PAIRS, PAIRS, len(emb_ND) - 2 * PAIRS])
     hashes = hashes_of(row)
     x, y = hashes.x_B.tolist(), hashes.y_B.tolist()
@@ -286,7 +321,7 @@ def oracle(row: Row) -> Gradients:
 
 def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
     """The whole gradients of the row's way; the same on every rank."""
-    encoder = build(torch.float64 if precision == "float64" else torch.float32, row.family).to(ranks.device)
+    encoder = build(torch.float64 if precision == "float64" else torch.float32, row.family, row.lora).to(ranks.device)
     encoder.precision = "bfloat16" if precision == "bfloat16" else "float32"
     if row.checkpointed:
         encoder.checkpoint_activations()

@@ -32,6 +32,7 @@ from flows.workspace import (
     recorded_params,
 )
 from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import recipe_of
 from tasks.training import is_new, lexical_start_task, register_checkpoints, train_task
@@ -111,7 +112,7 @@ def warm_started(work: Workspace, dataset: Dataset) -> Workspace:
     steps = train.model_copy(update={"schedule": "cosine"}).lasting(round(train.grown_steps_share * train.steps))
     update = {"steps": steps.steps, "warmup_steps": steps.warmup_steps, "temperature": recipe["train"]["temperature"]}
     config = with_settings(config, "train", **update)
-    config = with_settings(config, "model", **recipe["model"], init=str(start.folder))
+    config = with_settings(config, "model", **recipe["model"], init=str(weights_folder(start)))
     return replace(work, config=config)
 
 

@@ -25,11 +25,13 @@ from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_kept_layers, find_start, lineage_of, start_name
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import checkpoint_label, checkpoint_steps
+from pipeline_lib.train.memory import check_lora
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -156,10 +158,11 @@ def open_workspace(params: SourceParams) -> Workspace:
     home, store = writable_home(), open_store(params.machine.artifacts)
     lengthened, given = params.lengthened, params.start
     start = find_given_start(store, given, lengthened)
-    folder = find_start(given, params.machine.download) if start is None else str(start.folder)
+    folder = find_start(given, params.machine.download) if start is None else str(weights_folder(start))
     config = params.resolve()  # once a start is here: rates go by its size
     if start is None and not config.pretrain.steps:  # a model that is pre-trained here may be cut too
         check_kept_layers(folder, config.model.keep_layers)
+    check_lora(config, folder)
     asked = asked_digest(config, start)
     if start is not None and lengthened:
         config = with_settings(config, "train", continue_from=start.name)

@@ -48,6 +48,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import git_commit
 from pipeline_lib.store.store import SHOWN_DIGITS
 from pipeline_lib.train.language_text import sentence_of, warning_of
+from pipeline_lib.train.tracking import link_report
 from tasks.evaluation import Evaluations, dimension_rows
 from tasks.int8 import int8_told, with_measured_speed
 from tasks.ui import StageProgress, show_link, show_markdown, show_picture, show_table, stage_task
@@ -59,9 +60,7 @@ _CONTRACTS = {  # by the name of the stage that ran it
     "check test": "figures on test",
 }
 
-SAMPLES_A_REASON = 3
-SEARCH_HITS = 5
-CARD = "model_card.md"
+SAMPLES_A_REASON, SEARCH_HITS, CARD = 3, 5, "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ def report_task(home: Path, config: RunConfig, run: RunArtifacts, meter: Meter) 
         )
     keep_newest(folder, own.name, {CARD: _model_card(run, data)})
     page = write_report(folder, data)
+    link_report(run.stages, run.chosen, own / "report.html", progress.tell)
     if data.tracked:
         progress.tell(("" if data.tracked["comparable"] else WARNING) + data.tracked["sentence"])
     progress.finish(str(page))

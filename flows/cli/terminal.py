@@ -31,6 +31,7 @@ from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_kept_layers, find_start, open_checkpoint
 from pipeline_lib.runtime.machine import artifact_home, writable_home
+from pipeline_lib.train.memory import check_lora
 
 WEBHOOK = "CPT_NOTIFY_WEBHOOK"  # of the environment: a URL that was typed
 
@@ -151,10 +152,11 @@ def check_start(params: SourceParams) -> None:
         UserError: it is not there, or has fewer blocks than are to be kept.
     """
     config = params.resolve()
-    if find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened) is None:
-        folder = find_start(params.start, params.machine.download, Told())
-        if not config.pretrain.steps:
-            check_kept_layers(folder, config.model.keep_layers)
+    start = find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened)
+    folder = str(start.folder) if start else find_start(params.start, params.machine.download, Told())
+    if start is None and not config.pretrain.steps:
+        check_kept_layers(folder, config.model.keep_layers)
+    check_lora(config, folder)
 
 
 def check_source(asked: Mapping[str, Any]) -> None:

@@ -109,6 +109,9 @@ class FinetuneConfig(StageConfig):
     processes: int | None = unset(
         was=0, operational=True, description="Trainer processes of this machine; null: as `train.processes` says.", ge=1
     )
+    tracking: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = operational(
+        (), description="Trackers that are shown the run while it trains, as `train.tracking`."
+    )
 
 
 class TuningConfig(StageConfig):

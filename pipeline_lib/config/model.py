@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, unset
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.errors import UserError
 
 FAMILIES = ("bert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  # the last four: gated, with RMS norms
@@ -32,6 +33,12 @@ OWN_BYTES = {  # in the model's own, which cut weights, language models and embe
     "gpt_neox": ((40, 0, 8), (22, 0, 4)),
     "llama": ((24, 8, 16), (26, 4, 8)),
     "qwen3": ((24, 16, 16), (26, 10, 8)),
+}
+
+# families whose queries, keys and values are one matrix: the linear layers of a block
+_JOINT = {
+    "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+    "gpt_neox": ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
 }
 
 _PYTHIA = {"model_type": "gpt_neox", "vocab_size": 50_304, "max_position_embeddings": 2048}
@@ -107,6 +114,7 @@ class ModelConfig(StageConfig):
         " tokens, for comparison.",
     )
     dropout: float = Field(0.0, description="Dropout rate on embeddings, attention output and feed-forward output.", ge=0, lt=1)
+    lora: LoraConfig = added(LoraConfig())
 
 
 class PromptsConfig(StageConfig):
@@ -210,6 +218,21 @@ class Shape:
         """Weights of one block's matrices, each of which multiplies every token once."""
         attention = self.width * (2 * self.queries + 2 * self.keys)
         return attention + (3 if self.gated else 2) * self.width * self.inner
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a block's linear layers, by their names below it."""
+        width, wide = self.width, self.inner
+        if self.family in _JOINT:
+            names = _JOINT[self.family]
+            return dict(zip(names, ((width, 3 * width), (width, width), (width, wide), (wide, width)), strict=True))
+        if self.family == "bert":
+            heads = {f"attention.self.{name}": (width, width) for name in ("query", "key", "value")}
+            ends = {"attention.output.dense": (width, width), "intermediate.dense": (width, wide)}
+            return heads | ends | {"output.dense": (wide, width)}
+        heads = {"q_proj": (width, self.queries), "k_proj": (width, self.keys), "v_proj": (width, self.keys)}
+        attention = {f"self_attn.{name}": size for name, size in (heads | {"o_proj": (self.queries, width)}).items()}
+        return attention | {"mlp.gate_proj": (width, wide), "mlp.up_proj": (width, wide), "mlp.down_proj": (wide, width)}
 
     @property
     def block(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.data import ReadingConfig
@@ -163,9 +163,19 @@ class OptimizerConfig(StageConfig):
     keep_states: int = operational(
         2, description="Training states that are kept; a restart goes on from the newest whole one.", ge=1
     )
+    tracking: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = operational(
+        (),
+        description="Trackers that are shown the run while it trains, beside its own records: tensorboard (event files in the"
+        " run's folder), mlflow and wandb, where their packages are installed; who and where is of the environment.",
+    )
     max_restarts: int = operational(
         2, description="Restarts of a dead trainer from its last whole state, without a step gained between them.", ge=0
     )
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_alone(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @property
     def n_processes(self) -> int:

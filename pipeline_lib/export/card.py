@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig, added
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.export.int8_loss import Int8Loss, int8_section
 from pipeline_lib.export.usage import said_before, usage_of_head
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -263,6 +264,7 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
     return [
         ("checkpoint", figures["label"]),
         ("start of training", facts.base),
+        *_adapters(figures),
         ("dimensions", f"{figures['dim']}" + (f", the first of {figures['whole_dim']}" if "whole_dim" in figures else "")),
         ("parameters", f"{figures['parameters']:,}"),
         ("layers", str(figures["layers"])),
@@ -270,6 +272,17 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
         ("longest query", f"{figures['max_x_tokens']} tokens, {around} included; longer ones are cut"),
         ("longest document", f"{figures['max_y_tokens']} tokens, {around} included; longer ones are cut"),
         ("similarity", "cosine"),
+    ]
+
+
+def _adapters(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was trained of the start, where that is not all."""
+    lora = LoraConfig.model_validate(figures["training"].get("model", {}).get("lora", {}))
+    if not lora.rank:
+        return []
+    targets = " and ".join(lora.targets)
+    return [
+        ("trained", f"LoRA adapters of rank {lora.rank} (alpha {lora.alpha:g}) on {targets}, merged into the start's weights")
     ]
 
 

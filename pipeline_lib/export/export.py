@@ -40,6 +40,7 @@ from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.model.pooling import (
     EmbeddingHead,
     longest_input,
@@ -90,13 +91,12 @@ def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress:
         max_y_tokens=checkpoint.shards.max_y_tokens,
     )
     inputs = {"trained": checkpoint.trained, "tokenizer": checkpoint.tokenizer}
-    source = checkpoint.trained.part_folder(checkpoint.label)
 
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key)
         if part is None:
             scratch = store.scratch(STAGE.name)
-            facts = _Folder(scratch, source, checkpoint, progress, config.truncate_dim).write(key_config)
+            facts = _Folder(scratch, weights_folder(checkpoint), checkpoint, progress, config.truncate_dim).write(key_config)
             part = store.commit_part(draft_part(STAGE, key, "model", Counts(n_in=1, n_out=1), facts=facts), scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 

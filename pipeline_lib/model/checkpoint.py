@@ -118,7 +118,7 @@ def open_checkpoint(store: Store, name: str) -> Checkpoint:
         raise UserError(f"checkpoint {name!r}: expected TRAINKEY/step-000240, as `cpt train` prints its key")
     trained = store.open("train", key)
     trained.part(label)
-    origin = _origin(trained)
+    origin = recorded_origin(trained)
     shards, tokenizer = (_input(store, trained, stage, origin) for stage in ("shards", "tokenizer"))
     return _checkpoint(trained, label, tokenizer, shards)
 
@@ -129,7 +129,7 @@ def lineage_of(store: Store, trained: Artifact) -> Lineage:
     Raises:
         UserError: what it was made from is gone, does not fit, or cannot be told from others of the same content.
     """
-    origin = _origin(trained)
+    origin = recorded_origin(trained)
     tokenizer = _input(store, trained, "tokenizer", origin)
     shards = _input(store, trained, "shards", origin, one_corpus=True)
     base = None
@@ -182,7 +182,7 @@ def _checkpoint(trained: Artifact, label: str, tokenizer: Artifact, shards: Arti
     return Checkpoint(trained, label, tokenizer, ShardConfig.model_validate(shards.manifest.config))
 
 
-def _origin(trained: Artifact) -> Origin:
+def recorded_origin(trained: Artifact) -> Origin:
     """The recorded origin; nothing of a run that an earlier version trained, or a later one recorded in another way."""
     try:
         return Origin.model_validate_json(trained.note(ORIGIN) or b"{}")

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.pytorch_utils import Conv1D
 
+from pipeline_lib.model.adapter import delta, weight_of
 from pipeline_lib.model.attention import Layout, attend, attend_rows, runs_kernel, to_device
 from pipeline_lib.model.families import FAMILIES, Block, Family, block_of, blocks_of
 from pipeline_lib.model.pooled_attention import attend_pooled
@@ -221,10 +222,10 @@ def _sizes(block: Block, parts: Tensor) -> list[int]:
 def _apart(block: Block) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
     """Weights (outputs, inputs) and biases of the queries, and those of keys and values together."""
     if len(block.projections) == 3:
-        query = block.projections[0]
-        return (cast(Tensor, query.weight), cast("Tensor | None", query.bias)), _joint(block.projections[1:])
+        query, *others = block.projections
+        return (weight_of(query), cast("Tensor | None", query.bias)), _joint(others, [weight_of(layer) for layer in others])
     (joint,) = block.projections
-    weight, bias = cast(Tensor, joint.weight), cast("Tensor | None", joint.bias)
+    weight, bias = weight_of(joint), cast("Tensor | None", joint.bias)
     if isinstance(joint, Conv1D):
         weight = weight.T
     places = (-1, 3, block.head_width) if block.by_head else (1, 3, weight.shape[0] // 3)
@@ -232,15 +233,14 @@ def _apart(block: Block) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Te
     def taken(whole: Tensor, cut: slice) -> Tensor:
         return whole.unflatten(0, places)[:, cut].flatten(0, 2)
 
-    query, others = slice(0, 1), slice(1, 3)
+    first, rest = slice(0, 1), slice(1, 3)
     if bias is None:
-        return (taken(weight, query), None), (taken(weight, others), None)
-    return (taken(weight, query), taken(bias, query)), (taken(weight, others), taken(bias, others))
+        return (taken(weight, first), None), (taken(weight, rest), None)
+    return (taken(weight, first), taken(bias, first)), (taken(weight, rest), taken(bias, rest))
 
 
-def _joint(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
+def _joint(layers: Sequence[nn.Module], weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Weights and biases of linear layers that read the same, one below the other."""
-    weights = [cast(Tensor, layer.weight) for layer in layers]
     biases = [cast("Tensor | None", layer.bias) for layer in layers]
     if all(bias is None for bias in biases):
         return torch.cat(weights), None
@@ -250,10 +250,13 @@ def _joint(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
 
 def _affine(layers: Sequence[nn.Module], z: Tensor) -> Tensor:
     """x W + b of one layer, or of several side by side as one product."""
-    if len(layers) > 1:
-        return F.linear(z, *_joint(layers))
-    (layer,) = layers
-    if not isinstance(layer, Conv1D):
-        return layer(z)
-    flat = torch.addmm(layer.bias, z.reshape(-1, z.shape[-1]), layer.weight)  # weights of shape (inputs, outputs)
-    return flat.view(*z.shape[:-1], layer.weight.shape[1])
+    (layer, *others) = layers
+    if not others and not isinstance(layer, Conv1D):
+        return layer(z)  # its adapter's part with it
+    if others:
+        out = F.linear(z, *_joint(layers, [cast(Tensor, one.weight) for one in layers]))
+    else:
+        flat = torch.addmm(layer.bias, z.reshape(-1, z.shape[-1]), layer.weight)  # weights of shape (inputs, outputs)
+        out = flat.view(*z.shape[:-1], layer.weight.shape[1])
+    adapted = delta(tuple(layers), z)
+    return out if adapted is None else out + adapted

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -19,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import decoder
+from pipeline_lib.model.adapter import add_token_gradients, look_up
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.model.pooling import (
@@ -194,22 +194,15 @@ class Encoder(nn.Module):
 
     def look_up(self, ids_T: Tensor) -> Tensor:
         """Token embeddings (T, D) as a leaf that takes gradients; `add_token_gradients` hands them on to the table."""
-        return F.embedding(ids_T, self._table.detach()).requires_grad_(self._table.requires_grad)
+        return look_up(self._tokens, ids_T)
 
-    @torch.no_grad()
     def add_token_gradients(self, ids_T: Tensor, grad_TD: Tensor) -> None:
         """Add to the table's gradient in place: autograd would make a gradient as large as the table for each look-up."""
-        table = self._table
-        if table.grad is None:
-            table.grad = torch.zeros_like(table)
-        if table.device.type == "cpu":
-            table.grad.scatter_add_(0, ids_T[:, None].expand_as(grad_TD), grad_TD)
-        else:  # the one that gives the same bits each time on a GPU
-            table.grad.index_put_((ids_T,), grad_TD, accumulate=True)
+        add_token_gradients(self._tokens, ids_T, grad_TD)
 
     @property
-    def _table(self) -> Tensor:
-        return cast(nn.Embedding, self.backbone.get_input_embeddings()).weight
+    def _tokens(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.backbone.get_input_embeddings())
 
     def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
         return decoder.last_token_states(self.backbone, ids_BL, lengths_B, tokens_TD, self._regions, self.checkpointed)

@@ -20,6 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from transformers import AutoModel, GPT2Model
 
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import gpt2_config
@@ -51,6 +52,7 @@ def lexical_start(
     Raises:
         UserError: fewer pairs than dimensions.
     """
+    model = model.model_copy(update={"lora": LoraConfig()})  # of what is trained from it
 
     def make(key: str) -> Outcome:
         pairs = PairTokenizer.load(tokenizer.part_folder())

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
 
+from pipeline_lib.model.adapter import weight_of
+
 CPU_TILE_BYTES = 1 << 22  # of normed states; caches of the third level hold 16 MiB and more
 
 
@@ -38,8 +40,8 @@ def attend_pooled(block: GPT2Block, hidden_BLD: Tensor, lengths_B: Tensor) -> tu
     """
     norm, attention = block.ln_1, block.attn
     shape = Shape(attention.num_heads, float(attention.scaling), norm.eps)
-    weights = (norm.weight, norm.bias, attention.c_attn.weight, attention.c_attn.bias)
     with torch.autocast(hidden_BLD.device.type, enabled=False):
+        weights = (norm.weight, norm.bias, *joint_projection(attention))
         return _PooledAttention.apply(hidden_BLD.to(norm.weight.dtype).contiguous(), *weights, lengths_B, shape)
 
 
@@ -143,4 +145,4 @@ def _norm_backward(
 
 def joint_projection(attention: GPT2Attention) -> tuple[Tensor, Tensor]:
     """The weights (D, 3D) and biases (3D) of query, key and value."""
-    return attention.c_attn.weight, attention.c_attn.bias
+    return weight_of(attention.c_attn), attention.c_attn.bias

@@ -18,9 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import open_checkpoint
 from pipeline_lib.model.encoder import Encoder, set_temperature
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches, embed_ids, in_input_order
 from pipeline_lib.runtime.progress import Progress, silent
@@ -142,9 +145,10 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
     if label not in {part.label for part in trained.manifest.parts} or not label.startswith("step-"):
         labels = [part.label for part in trained.manifest.parts if part.label.startswith("step-")]
         raise UserError(f"--run {run!r}: expected {trained.manifest.key}/LABEL with one of {', '.join(labels)}")
-    place = trained.part_folder(label)
+    place = weights_folder(open_checkpoint(store, f"{trained.manifest.key}/{label}"))
     job = Job.model_validate_json((Path(store.root) / "train" / trained.manifest.key / "job.json").read_text())
-    job = job.model_copy(update={"root": str(store.root), "start": str(place)})
+    whole = job.model.model_copy(update={"lora": LoraConfig()})
+    job = job.model_copy(update={"root": str(store.root), "start": str(place), "model": whole})
     temperature = float(json.loads((place / "state.json").read_text())["temperature"])
     small, large = (_objective(store, job, size, temperature) for size in (NOISE_PAIRS, curve_pairs))
     for size, made in ((NOISE_PAIRS, small), (curve_pairs, large)):

@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.model.adapter import is_adapted
+from pipeline_lib.model.lora import ADAPTERS_FILE
 from pipeline_lib.store.artifact import verify_part
 from pipeline_lib.store.records import Part, draft_part
 from pipeline_lib.store.store import Store
@@ -66,7 +68,7 @@ class ModelCheckpoints:
     def save(self, done: int, objective: Objective, average: WeightAverage, files: dict[str, str]) -> None:
         """Commit the model after step `done`, with the averaged weights, and these texts beside it."""
         label = self.labels[done]
-        cut = _is_cut(objective.module)
+        cut, adapted = _is_cut(objective.module), is_adapted(objective.module)
         writes = self.ranks.is_first and self.whole_part(label) is None
         if not cut and not writes:
             return
@@ -74,8 +76,9 @@ class ModelCheckpoints:
         with average.in_place():
             if scratch:
                 objective.save(scratch, {} if cut else None)
-            if cut:  # the others give their rows, one tensor at a time
-                write_whole(module_tensors(objective.saved), scratch / SAFE_WEIGHTS_NAME if scratch else None)
+            if cut or adapted:  # the others give their rows, one tensor at a time
+                path = scratch / (ADAPTERS_FILE if adapted else SAFE_WEIGHTS_NAME) if scratch else None
+                write_whole(module_tensors(objective.saved), path)
         if scratch:
             self._commit(label, scratch, files, {"step": done})
 

@@ -26,6 +26,7 @@ from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.families import pools_padded
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, no_hook, should_cache
+from pipeline_lib.model.lora import attach, with_adapters, write_options
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.model.outline import Weights, outline_encoder
@@ -114,6 +115,7 @@ class ContrastiveObjective:
     def __init__(self, job: Job, encoder: Encoder, rows: PairRows, ranks: Ranks, weights: Weights | None = None) -> None:
         assert isinstance(job.config, TrainConfig), f"a contrastive job with a {type(job.config).__name__}"
         self.config: TrainConfig = job.config
+        self.lora, self._start = job.model.lora, job.start_digest
         self.module = encoder
         self.rows = rows
         self.ranks = ranks
@@ -157,6 +159,9 @@ class ContrastiveObjective:
         if not encoder.head:
             encoder.prompts = tuple(pair_tokenizer.left_out())
         check_dims(config.matryoshka.dims, encoder.width, "train.matryoshka.dims")
+        if model.lora.rank:
+            attach(encoder, model.lora, pair_tokenizer.appended, config.seed)
+            weights = weights and with_adapters(encoder, weights)
         if weights is None:
             encoder = encoder.to(ranks.device)
         assert config.precision != "auto", "launch.py resolves it, since the run is named by it"
@@ -194,7 +199,10 @@ class ContrastiveObjective:
             told = ", ".join(f"{dim} x {weight:g}" for dim, weight in prefixes)
             lines.append(f"loss: the sum over prefixes of the vector, dimensions x weight: {told}{untrained}")
         rate = config.embedding_learning_rate or config.learning_rate
-        if rate > self._table_deviation * LARGEST_TABLE_STEP:
+        if self.lora.rank:
+            trained = sum(weight.numel() for weight in self.module.parameters() if weight.requires_grad)
+            lines.append(f"LoRA of rank {self.lora.rank}: {trained:,} weights are trained, {trained / n_weights:.2%} of all")
+        elif rate > self._table_deviation * LARGEST_TABLE_STEP:
             lines.append(
                 f"the token table's rate, {rate:g}, is {rate / self._table_deviation:.2g} times the standard deviation of its "
                 f"weights, {self._table_deviation:.2g}: a few steps overwrite it. That may suit random weights; it ruins a "
@@ -323,11 +331,14 @@ class ContrastiveObjective:
 
     @property
     def saved(self) -> nn.Module:
-        """The backbone: the logit scale is no part of a model's folder."""
-        return self.module.backbone
+        """The backbone: the logit scale is no part of a model's folder; with adapters, all that has some of what is trained."""
+        return self.module if self.lora.rank else self.module.backbone
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """A folder that `AutoModel` loads."""
+        """A folder that `AutoModel` loads; of adapters, what stands beside their weights."""
+        if self.lora.rank:
+            write_options(self.module, self.lora, self._start, folder)
+            return
         self.module.save(folder, None if weights is None else dict(weights))
 
 

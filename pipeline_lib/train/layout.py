@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.optimizer import check_optimizer
 from pipeline_lib.config.training import (
@@ -302,7 +303,8 @@ def workload_of(shards: Artifact, tokenizer: Artifact, start: str, config: Confi
     except UserError:
         return None
     head = shape.vocabulary * shape.width if isinstance(config, PretrainConfig) and not _is_tied(start) else 0
-    return Workload(shape, config, lengths.max_x_tokens, lengths.max_y_tokens, head)
+    lora = LoraConfig() if isinstance(config, PretrainConfig) else model.lora
+    return Workload(shape, config, lengths.max_x_tokens, lengths.max_y_tokens, head, lora=lora)
 
 
 def _is_tied(start: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+from pipeline_lib.config.lora import LoraConfig, adapter_weights, chosen_matrices
 from pipeline_lib.config.model import HUB_MODELS, ModelConfig, Shape
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
@@ -21,6 +22,9 @@ Synchronise = Literal["step", "micro_batch"]
 TILE_LOGITS = 1 << 24  # of loss.py
 LOGIT_BYTES = 17  # two matrices in float32; of rows with repeated texts a copy, a filled copy and masks
 WORD_LOGIT_BYTES = 12  # of a language model's head: logits, their probabilities and gradients
+
+
+ALL_WEIGHTS = LoraConfig()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Workload:
     Attributes:
         x_tokens, y_tokens: longest texts of a pair.
         head: weights of a language model's head for words, where it is trained apart from the table.
+        lora: adapters that are trained in place of the weights, where it has a rank.
         name: for messages.
     """
 
@@ -85,6 +90,7 @@ class Workload:
     y_tokens: int
     head: int = 0
     name: str = "the run"
+    lora: LoraConfig = ALL_WEIGHTS
 
     @classmethod
     def planned(cls, config: RunConfig) -> Self:
@@ -94,12 +100,34 @@ class Workload:
             UserError: the start is neither known nor here, or its sizes cannot be told.
         """
         shape = shape_of(config.model, config.tokenizer.vocab_size)
-        return cls(shape, config.train, config.shards.max_x_tokens, config.shards.max_y_tokens, name=config.name)
+        lengths = config.shards.max_x_tokens, config.shards.max_y_tokens
+        return cls(shape, config.train, *lengths, name=config.name, lora=config.model.lora)
 
     @property
     def weights(self) -> int:
-        """Weights that are trained, the logit scale among them; appended delimiters are not counted."""
+        """Weights of the model, the logit scale among them; appended delimiters are not counted."""
         return self.shape.weights + 1 + self.head
+
+    @property
+    def trained(self) -> int:
+        """Weights that are trained: all, or the adapters and the logit scale.
+
+        Raises:
+            UserError: the adapters do not fit the model.
+        """
+        if not self.lora.rank:
+            return self.weights
+        return self.shape.layers * adapter_weights(self.lora, chosen_matrices(self.lora, self.shape.matrices).values()) + 1
+
+    @property
+    def muon_weights(self) -> int:
+        """Weights that have one moment, not two."""
+        return self.shape.layers * self.shape.block_matrices if self.config.optimizer == "muon" else 0
+
+    @property
+    def state_bytes(self) -> int:
+        """A training state on the disk: weights that are trained, their moments, and their average where there is one."""
+        return 4 * (self.trained * (4 if self.config.weight_average else 3) - self.muon_weights)
 
     @property
     def longest(self) -> int:
@@ -151,6 +179,31 @@ def shape_of(model: ModelConfig, vocabulary: int) -> Shape:
     return replace(shape, layers=min(shape.layers, model.keep_layers or shape.layers))
 
 
+def check_lora(config: RunConfig, folder: str) -> None:
+    """Look whether the adapters that a run asks for fit its start, before anything is made for it.
+
+    Args:
+        folder: of the start; empty: none is given.
+
+    Raises:
+        UserError: there is nothing to adapt, a target names no matrix, or the rank is above one's.
+    """
+    model, lora = config.model, config.model.lora
+    if not lora.rank:
+        return
+    if not folder and not config.pretrain.steps and model.start == "random":
+        raise UserError(
+            "model.lora trains adapters beside a start's frozen weights, and none is given: give --init, or no model.lora.rank"
+        )
+    if config.train.optimizer == "muon":
+        raise UserError("train.optimizer is muon, of hidden matrices, which model.lora freezes; take adamw")
+    try:
+        shape = shape_of(model.model_copy(update={"init": folder}), config.tokenizer.vocab_size)
+    except UserError:
+        return  # of another family: the trainer looks at the model itself
+    chosen_matrices(lora, shape.matrices)
+
+
 def _shape_of_start(init: str) -> Shape:
     if init in HUB_MODELS:
         return Shape.of(HUB_MODELS[init], init)
@@ -169,20 +222,20 @@ def _shape_of_start(init: str) -> Shape:
 
 def memory_of(work: Workload, layout: Layout) -> Memory:
     """Bytes of one process at the peak of a training step (float32 weights; AdamW has two moments of each, Muon one)."""
-    shape, n_weights, low = work.shape, work.weights, work.low
-    share = -(-n_weights // layout.processes) if layout.is_cut else n_weights
+    shape, n_weights, n_trained, low = work.shape, work.weights, work.trained, work.low
+    share, trained = (-(-n // layout.processes) if layout.is_cut else n for n in (n_weights, n_trained))
     group = max(shape.block, shape.vocabulary * shape.width + work.head)  # gathered at a time; the next is on its way
     whole = (n_weights if layout.synchronise == "step" else 2 * group) if layout.is_cut else 0
-    averaged = 4 * share if work.config.weight_average else 0
+    averaged = 4 * trained if work.config.weight_average else 0
     # autocast holds the matrices that it has cast until the pass ends
     cast = 2 * min(whole or n_weights, shape.layers * shape.block_matrices) if low else 0
     return Memory(
         weights=4 * share + averaged + cast + 4 * whole,
-        gradients=4 * share + 4 * whole,
-        optimizer=8 * share - (4 * shape.layers * shape.block_matrices if work.config.optimizer == "muon" else 0),
+        gradients=4 * trained + 4 * min(whole, n_trained if work.lora.rank else whole),
+        optimizer=8 * trained - 4 * work.muon_weights,
         activations=_activations(work, layout),
         loss=_loss(work, layout),
-        communication=0 if layout.processes == 1 else 4 * (group if layout.is_cut else n_weights),
+        communication=0 if layout.processes == 1 else 4 * (group if layout.is_cut else n_trained),
     )
 
 

@@ -97,6 +97,7 @@ class Clock:
         self._path = path
         self._steps = steps
         self._times: list[float] = [time.monotonic()]
+        self.row: dict[str, float] = {}  # of the newest step
 
     def tick(
         self, step: int, pairs: int, tokens: int, apart: Mapping[str, float] = NONE, effective_rank: float | None = None
@@ -114,7 +115,7 @@ class Clock:
         self._times.append(time.monotonic())
         seconds = self._times[-1] - self._times[-2]
         if self._path is not None:
-            row: dict[str, float] = {
+            self.row = {
                 "step": step,
                 "seconds": round(seconds, 4),
                 **{f"{name}_seconds": round(took, 6) for name, took in apart.items()},
@@ -123,9 +124,9 @@ class Clock:
                 "memory_bytes": memory_bytes(),
             }
             if effective_rank is not None:
-                row["effective_rank"] = round(effective_rank, 3)
+                self.row["effective_rank"] = round(effective_rank, 3)
             with self._path.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+                stream.write(json.dumps(self.row) + "\n")
         recent = self._times[-11:]
         return pairs * (len(recent) - 1) / (recent[-1] - recent[0])
 

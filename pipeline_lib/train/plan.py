@@ -75,6 +75,7 @@ def step_flops(config: RunConfig, cached: bool) -> float:
     pairs = config.train.batch_size
     logits = 2 * 2 * 2 * pairs * shape.width  # three products, both directions in one
     passes = 4.0 if cached else 3.0
+    passes -= 1.0 if config.model.lora.rank else 0.0  # frozen matrices have no gradient of their own
     if config.train.checkpoint_activations:
         passes += (shape.layers - 1) / shape.layers
     return pairs * (forward * passes + logits)
@@ -99,6 +100,8 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
         "reference": config.reference,
         "start": config.model.init or {"random": "random weights", "lexical": "the lexical start"}[config.model.start],
         "parameters": work.weights,
+        "trainable_parameters": work.trained,
+        "state_bytes": work.state_bytes,
         "embedding_width": work.shape.width,
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
@@ -141,15 +144,18 @@ def describe_plan(found: dict[str, Any]) -> str:
     if found["parallel"] == "fsdp":
         sharding = f"weights cut over the processes (FSDP2), gathered once a {found['synchronise'].replace('_', '-')}"
     caching = "on" if found["gradient_caching"] else "off"
+    is_lora = found["trainable_parameters"] < found["parameters"]
+    trained = f" ({found['trainable_parameters'] / 1e6:,.2f} trained: LoRA)" if is_lora else ""
     lines = [
-        f"{found['preset']}: {found['parameters'] / 1e6:,.0f} million weights, embeddings of {found['embedding_width']:,}, "
-        f"{found['batch_size']:,} pairs a step",
+        f"{found['preset']}: {found['parameters'] / 1e6:,.0f} million weights{trained}, embeddings of "
+        f"{found['embedding_width']:,}, {found['batch_size']:,} pairs a step",
         f"  start: {found['start']}",
         f"  on {found['gpus']:,} x {found['gpu']}{few}: {sharding}",
         f"  {found['precision']}, micro-batch {found['micro_batch_tokens']:,} tokens, gradient caching {caching}, activations "
         + ("computed again" if found["checkpoint_activations"] else "kept"),
         f"  memory of one process at its peak: {total / 1e9:.1f} GB of {of / 1e9:.1f} GB",
         *(f"    {name:14s} {size / 1e9:8.2f} GB" for name, size in memory.items()),
+        f"  a training state: {found['state_bytes'] / 1e9:.3g} GB on the disk",
         f"  {found['steps']:,} steps, {found['pairs_seen']:,} pairs, all texts at their longest",
     ]
     if found["seconds_per_step"] is not None:

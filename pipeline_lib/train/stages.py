@@ -17,11 +17,13 @@ from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.finetuning import FinetuneConfig
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage
@@ -63,7 +65,8 @@ def pretrain(
     if config.steps == 0:
         raise UserError("pretrain.steps is 0: there is nothing to train; give steps, or leave pre-training out")
     check_text(inputs.shards, config)
-    model = model.model_copy(update={"pooling": "last"})  # no matter to a language model, and so of none to its name
+    # no matter to a language model, and so of none to its name
+    model = model.model_copy(update={"pooling": "last", "lora": LoraConfig()})
     return build_trained(store, PRETRAIN, inputs, Choices(config=config, model=model), Report(progress, log))
 
 
@@ -90,7 +93,7 @@ def finetune(
     """
     shards, guide = data if isinstance(data, tuple) else (data, None)
     choices = checkpoint.trained.manifest.config
-    folder = checkpoint.trained.part_folder(checkpoint.label)
+    folder = weights_folder(checkpoint)
     temperature = json.loads((folder / "state.json").read_text())["temperature"]
     labels = labels_of(shards, "train")
     rows = {label.removeprefix("train-"): sum(part.facts["rows"] for part in parts_of(shards, label)) for label in labels}
@@ -139,6 +142,7 @@ def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, i
         "continue_from": None,
         "seed": config.seed,
         "processes": config.processes,
+        "tracking": config.tracking,
         # the rows lie in the order of ids, which are hashes: any window of them is a fair sample
         "block_rows": TrainConfig.model_fields["block_rows"].default,
         "window_blocks": TrainConfig.model_fields["window_blocks"].default,

@@ -19,9 +19,9 @@ from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from pipeline_lib.model.lora import HASHES, content_digest, weights_folder
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact, verify_part
-from pipeline_lib.store.files import digest_of, replace_file, sha256_file
 from pipeline_lib.store.records import Part, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
@@ -38,8 +38,6 @@ from pipeline_lib.train.job import (
 
 Log = Callable[[str], None]
 
-READ = (".json", ".safetensors")  # files of a start that anything reads: no pickles, no other formats' copies
-HASHES = "starts"  # folder of the hashes of starts, so that a large one is not read whole to find a run done
 # what a run goes on with from a checkpoint of another one; all else is as asked for
 RECIPE = (
     *RATES,
@@ -141,7 +139,7 @@ def _lengthened(store: Store, config: TrainConfig, tokenizer: Artifact) -> Start
     metrics = trained.part_folder("metrics") / METRICS_FILE
     continued = Continued(run=trained.manifest.key, step=checkpoint.step, metrics=str(metrics))
     digest, temperature = trained.part(checkpoint.label).digest, _state_of(checkpoint)["temperature"]
-    return Start(str(checkpoint.folder), digest, None, trained, continued, temperature)
+    return Start(str(weights_folder(checkpoint)), digest, None, trained, continued, temperature)
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Artifact) -> None:
@@ -175,26 +173,6 @@ def verify(start: Start) -> None:
         found = content_digest(Path(start.folder))
         if found != start.digest:
             raise CorruptArtifact(f"{start.folder}: its content is {found[:12]}, expected {start.digest[:12]}; fetch it again")
-
-
-def content_digest(folder: Path, cache: Path | None = None) -> str:
-    """Digest of the files of a start that anything reads.
-
-    Args:
-        cache: folder that keeps the hash of each file by its size and time; None: every byte is read.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in READ)
-    place = cache / f"{digest_of(str(folder))[:24]}.json" if cache else None
-    known = json.loads(place.read_text()) if place and place.is_file() else {}
-    hashes: dict[str, list[Any]] = {}
-    for path in files:
-        name, stat = path.relative_to(folder).as_posix(), path.stat()
-        before = known.get(name, ["", 0, 0])
-        is_same = before[1:] == [stat.st_size, stat.st_mtime_ns]
-        hashes[name] = [before[0] if is_same else sha256_file(path), stat.st_size, stat.st_mtime_ns]
-    if place and hashes != known:
-        replace_file(place, json.dumps(hashes, indent=1).encode())
-    return digest_of([(name, kept[0]) for name, kept in hashes.items()])
 
 
 def longest_stable(store: Store, job: Job, choices: Mapping[str, Any], inputs: Mapping[str, str], log: Log) -> Job:

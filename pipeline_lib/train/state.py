@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.model.adapter import is_adapted
 from pipeline_lib.runtime.machine import cores
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import verify_part
@@ -220,7 +221,9 @@ def torch_minor(version: Any) -> str:
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, each shared one once."""
+    """Parameters and persistent buffers by name, each shared one once; beside adapters those alone that are trained."""
+    if is_adapted(module):
+        return {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
     persistent = module.state_dict()
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in persistent}
     return {name: parameter.detach() for name, parameter in module.named_parameters()} | buffers

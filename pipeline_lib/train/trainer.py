@@ -47,6 +47,7 @@ from pipeline_lib.train.metrics import (
     spell_seconds,
 )
 from pipeline_lib.train.objective import Objective, StepFigures
+from pipeline_lib.train.tracking import Tracking
 
 ESTIMATE_AFTER_STEPS = 3
 NAMED_PAIRS = 4
@@ -102,6 +103,7 @@ class Trainer:
         self.evaluation = ""
         self.clock = Clock(job.folder / "timing.jsonl" if ranks.is_first else None, self.config.steps)
         self.watch = Stopwatch()
+        self.tracking = Tracking(job, events.log, ranks.is_first)
         self.stop = StopRequest()
         self.pairs_seen = 0
         self._reached = 0  # the step that is taken, or was
@@ -114,6 +116,7 @@ class Trainer:
             TrainingFailed: something is not finite, or has collapsed (metrics.py).
             UserError: the saved state belongs to another configuration, vocabulary or torch.
         """
+        finished = False
         try:
             finished = self._run()
         except Exception as error:
@@ -121,6 +124,8 @@ class Trainer:
             if unsaved := self.resume.settle():  # told with what ended the run, not in its place
                 self.events.warn(f"the state before was not saved: {unsaved}")
             raise
+        finally:
+            self.tracking.close(finished)
         self.resume.wait()
         return finished
 
@@ -128,6 +133,7 @@ class Trainer:
         first = self._reached = self._start()
         for line in self.objective.describe() if first == self.job.steps_before else [f"going on after step {first}"]:
             self.events.log(line)
+        self.tracking.start(self.log.text(), self.evaluation)
         if first and first == self.job.stable_steps:  # a kill may have come between its saving and its keeping
             self.resume.keep(first, self._texts())
         self.clock = Clock(self.job.folder / "timing.jsonl" if self.ranks.is_first else None, self.config.steps)
@@ -219,6 +225,7 @@ class Trainer:
         self.watch.add("wait", figures.wait_seconds)
         self.watch.add("loss", figures.loss_seconds)
         speed = self.clock.tick(metrics.step, work.pairs, work.tokens, self.watch.lap(), figures.effective_rank)
+        self.tracking.step(self.log.last, self.clock.row)
         if self.clock.steps_here == ESTIMATE_AFTER_STEPS:
             left = self.clock.seconds_left(metrics.step)
             self.events.log(
@@ -284,6 +291,7 @@ class Trainer:
             raise TrainingFailed(f"step {done}: {', '.join(bad)}, expected finite ones; try {FINITE_ADVICE}")
         if figures:
             self.evaluation += json.dumps({"step": done, **figures}) + "\n"
+            self.tracking.held_out({"step": done, **figures})
             told = {name: f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in figures.items()}
             self.events.log(f"step {done}: " + ", ".join(f"held-out {name} {value}" for name, value in told.items()))
         files = {"state.json": state_json(self._checkpoint_fields(done, temperature))}

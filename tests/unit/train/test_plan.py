@@ -248,3 +248,19 @@ def test_the_terminals_options_change_the_plan() -> None:
     assert again["gpu_hours"] > 1.2 * usual["gpu_hours"] and again["micro_batch_tokens"] >= usual["micro_batch_tokens"]
     refused = CliRunner().invoke(app, ["plan", "cpt_text_s", "--utilisation", "1.5"])
     assert isinstance(refused.exception, UserError) and "--utilisation" in str(refused.exception)
+
+
+def test_adapters_are_planned_by_what_is_trained() -> None:
+    everything, lora = plan(preset("adapt"), Terms()), plan(preset("adapt", layers=[{"model": {"lora": {"rank": 8}}}]), Terms())
+    # six layers of four square matrices of 384 and two to and from 1,536, and the temperature
+    trained = 6 * 8 * (4 * 2 * 384 + 2 * (384 + 1536)) + 1
+    assert lora["trainable_parameters"] == trained and lora["parameters"] == everything["parameters"]
+    assert everything["trainable_parameters"] == everything["parameters"]
+    assert (lora["state_bytes"], everything["state_bytes"]) == (12 * trained, 12 * everything["parameters"])
+    assert (lora["memory_bytes"]["gradients"], lora["memory_bytes"]["optimizer"]) == (4 * trained, 8 * trained)
+    assert lora["memory_bytes"]["weights"] == everything["memory_bytes"]["weights"]
+    assert lora["memory_bytes"]["total"] < everything["memory_bytes"]["total"]
+    assert lora["seconds_per_step"] < everything["seconds_per_step"]
+    assert "0.33 trained: LoRA" in describe_plan(lora) and "LoRA" not in describe_plan(everything)
+    with pytest.raises(UserError, match="'q_proj' names no matrix"):
+        plan(preset("adapt", layers=[{"model": {"lora": {"rank": 8, "targets": ["q_proj"]}}}]), Terms())
