@@ -8,8 +8,8 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.search import index as rows
-from pipeline_lib.search.index import choose_pieces, read_pieces
+from pipeline_lib.search import pieces as rows
+from pipeline_lib.search.pieces import choose_pieces, read_pieces
 from pipeline_lib.store.artifact import Artifact
 
 
