@@ -127,4 +127,5 @@ def _places(
 def _made_by(searcher: Searcher) -> dict[str, str]:
     current = searcher.current
     run = f"{current.trained}/{current.checkpoint}" if current.trained else "not recorded"
-    return {"run": run, "model": f"{current.name}, export {current.model_digest[:12]}, index {current.index_digest[:12]}{delta_sentence(searcher.facts)}"}
+    index = f"index {current.index_digest[:12]}{delta_sentence(searcher.facts)}"
+    return {"run": run, "model": f"{current.name}, export {current.model_digest[:12]}, {index}"}
