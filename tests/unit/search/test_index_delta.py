@@ -123,7 +123,7 @@ class Life:
 
     def __init__(self, root: Path, kind: str = "flat", n: int = 60, **settings: Any) -> None:
         self.store, self.model, self.corpus = Store(root), Model(), Corpus(n)
-        self.config = IndexConfig(kind=kind, workers=1, fusion_queries=20, **settings)
+        self.config = IndexConfig(kind=kind, workers=1, fusion_queries=20, precision="float32", **settings)
         self.exported = exported_in(self.store)
         self.index = build_index(self.store, self.exported, self.corpus.write(self.store), self.config, self.model)
 
@@ -246,7 +246,7 @@ def test_another_model_or_recipe_is_built_whole_and_the_reason_is_told(tmp_path:
     life = Life(tmp_path)
     base, other = life.index, exported_in(life.store, "b")
     assert why_whole(life.store, base, other, life.config) == "the index before is another model's"
-    settings = life.config.model_copy(update={"text_characters": 50, "links": 8, "precision": "float32"})
+    settings = life.config.model_copy(update={"text_characters": 50, "links": 8})
     assert (
         why_whole(life.store, base, life.exported, settings) == "the index before was made with another links, text_characters"
     )
@@ -261,9 +261,7 @@ def test_a_damaged_base_is_built_whole(tmp_path: Path) -> None:
     life = Life(tmp_path)
     path = life.index.part_folder() / "texts.arrow"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert "is damaged" in why_whole(
-        life.store, life.index, life.exported, life.config.model_copy(update={"precision": "float32"})
-    )
+    assert "is damaged" in why_whole(life.store, life.index, life.exported, life.config)
     life.corpus.edit(1, 0, 0)
     assert "delta" not in facts_of(life.update())
 
