@@ -221,7 +221,7 @@ class Growth:
         is_row = np.zeros(index.ntotal, bool)
         is_row[node_N] = True
         order = np.concatenate([node_N, np.flatnonzero(~is_row)]).astype(np.int64)
-        index.permute_entries(faiss.swig_ptr(order))
+        index.permute_entries(order)
         faiss.write_index(index, str(out))
         return len(order) - len(before_N)
 
