@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +24,12 @@ from pipeline_lib.search.index import BASE, build_index, update_index, why_whole
 from pipeline_lib.search.index_delta import same_rows
 from pipeline_lib.search.recipes import KINDS
 from pipeline_lib.search.rows import ROWS
-from pipeline_lib.store import files
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.prune import find_unneeded, remove
 from pipeline_lib.store.store import Store
 
 D, K, TOPICS, VOCABULARY = 16, 10, 30, 120
 AS_FRESH = ("bm25_terms.npy", "bm25_starts.npy", "bm25_rows.npy", "bm25_scores.npy", "sample.npy", ROWS, "texts.arrow")
-PROJECT = Path(__file__).parents[3]
 
 
 def embedded(text: str) -> np.ndarray:
@@ -307,41 +300,3 @@ def test_rows_are_the_same_by_hash_and_kind() -> None:
     before = (np.array([3, 7]), np.array([8, 9, 1]))
     assert same_rows(now, before).tolist() == [-1, 0, -1, -1, 2]
     assert same_rows(now, (np.empty(0, np.int64),) * 2).tolist() == [-1] * 5
-
-
-BOUNDARIES = (
-    "part:before_move", "part:before_record", "file:before_fsync", "file:before_link", "file:after_link",
-    "artifact:before_manifest", "artifact:after_manifest",
-)  # fmt: skip
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from unit.search.test_index_delta import Life
-from pipeline_lib.store.files import arm
-
-life = Life(Path(sys.argv[1]), "hnsw", 80)
-life.corpus.edit(3, 3, 3)
-arm(sys.argv[2], lambda: os.kill(os.getpid(), signal.SIGKILL))
-life.update()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_a_kill_at_any_boundary_leaves_the_base_or_the_whole_delta(tmp_path: Path, boundary: str) -> None:
-    places = os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "home"), boundary]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    store = Store(tmp_path / "home")
-    for found in store.artifacts("index"):
-        found.verify()
-    life = Life(tmp_path / "home", "hnsw", 80)
-    assert not life.model.embedded, "the base is found"
-    assert life.edit(3, 3, 3)["number"] == 1
-    assert life.model.documents <= 9, "what was embedded before the kill is not embedded again"
-    uninterrupted = Life(tmp_path / "other", "hnsw", 80)
-    uninterrupted.edit(3, 3, 3)
-    assert life.index.digest == uninterrupted.index.digest
-    shutil.rmtree(tmp_path / "home")
-    assert not files._armed
