@@ -132,7 +132,7 @@ def why_whole(store: Store, base: Artifact, exported: Artifact, config: IndexCon
         config: of the new one, with the precision of its encoder.
     """
     made = base.manifest
-    if made.inputs["exported"] != exported.digest:
+    if made.inputs.get("exported") != exported.digest:
         return "the index before is another model's"
     asked = {"version": STAGE.version, **config.key_fields()}
     had = {"version": made.stage_version, **made.config}
@@ -148,7 +148,7 @@ def why_whole(store: Store, base: Artifact, exported: Artifact, config: IndexCon
 
 
 def _pairs_of(store: Store, index: Artifact) -> Artifact | None:
-    digest = index.manifest.inputs["curated"]
+    digest = index.manifest.inputs.get("curated")
     found = (store.find("curate", made.manifest.key) for made in store.artifacts("curate") if made.digest == digest)
     return next(found, None)
 

@@ -125,6 +125,8 @@ def changes(base: Base, folder: Path) -> dict[str, int]:
     Args:
         folder: with the rows of now.
     """
+    import pyarrow.compute as pc
+
     new, gone = base.new, base.gone
     now, before = _rows(folder), _rows(base.folder)
     kept = np.flatnonzero(base.before_N >= 0)
@@ -135,7 +137,7 @@ def changes(base: Base, folder: Path) -> dict[str, int]:
         "changed": changed,
         "removed": len(gone) - changed,
         "kept": len(kept),
-        "moved": sum(one != other for one, other in zip(*(column.to_pylist() for column in paths), strict=True)),
+        "moved": pc.sum(pc.not_equal(*paths)).as_py() or 0,
     }
 
 
@@ -182,8 +184,9 @@ class Growth:
     def _why_anew(self) -> str | None:
         """Reason for which graph or lists are not taken over; "": the kind has none."""
         recipe, facts = planned(self.config, self.vectors.n, int(self.base.facts["dim"])), self.base.facts
-        if recipe.kind != facts["kind"]:  # a given factory string is one, whatever it makes
-            return f"{facts['kind']} is built as {recipe.kind}"
+        kind = facts.get("kind", str(facts.get("factory")).lower())  # earlier indexes are Flat
+        if recipe.kind != kind:  # a given factory string is one, whatever it makes
+            return f"{kind} is built as {recipe.kind}"
         if recipe.kind not in GROWN:
             return ""
         n, most = self.base.since_whole, self.config.rebuild_share
