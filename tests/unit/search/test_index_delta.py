@@ -147,9 +147,9 @@ def check_as_fresh(index: Artifact, fresh: Artifact) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     facts, expected = facts_of(index), facts_of(fresh)
     ways = [(open_index(folder, told), Hybrid(folder, told)) for folder, told in ((one, facts), (other, expected))]
-    queries = [f"What topic{number % TOPICS} word{number} word{7 * number % VOCABULARY}" for number in range(100)]
+    queries = [f"What topic{number % TOPICS} word{number} word{7 * number % VOCABULARY}" for number in range(300)]
     queries_QD = np.stack([embedded(text) for text in queries])
-    assert [ways[0][1].by_words(text, K, None) for text in queries] == [ways[1][1].by_words(text, K, None) for text in queries]
+    assert len({str([hybrid.by_words(text, K, None) for text in queries]) for _, hybrid in ways}) == 1
     if facts["kind"] in ("flat", "sq8", "binary"):
         assert {name: value for name, value in facts.items() if name != "delta"} == expected
         asked = list(zip(queries, queries_QD, strict=True))
@@ -160,7 +160,7 @@ def check_as_fresh(index: Artifact, fresh: Artifact) -> None:
     vectors_ND = exact_vectors(index)
     right = exact_nearest([vectors_ND], queries_QD, K).tolist()
     recalls = [recall_of(nearest(found, queries_QD, K)[1].tolist(), right) for found, _ in ways]
-    assert recalls[0] >= recalls[1] - 0.01, f"{recalls}, {facts['delta']}"
+    assert recalls[0] >= recalls[1] - 0.01001, f"{recalls}, {facts['delta']}"
     assert len(nearest(ways[0][0], queries_QD[:1], len(vectors_ND))[1][0]) == facts["count"]
 
 
