@@ -23,8 +23,9 @@ from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.explain import delta_sentence
-from pipeline_lib.search.index import BASE, build_index, update_index, why_whole
+from pipeline_lib.search.index import build_index, update_index, why_whole
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.prune import BASE
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
 from tasks.int8 import int8_loss

@@ -34,12 +34,12 @@ from pipeline_lib.search.recall_gate import FEWEST_QUERIES, QUERIES, Asked, pert
 from pipeline_lib.search.rows import ROWS, TEXTS, RowWriter
 from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.prune import BASE
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
 STAGE = Stage(name="index", version=3)
-BASE = "base"  # among an index's inputs: the one that it is the delta of
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 
 
@@ -88,7 +88,6 @@ def build_index(
         UserError: there is nothing to index, FAISS does not know the factory, or no kind fits the budget.
         ContractViolation: a vector is not finite or not of length 1, or recall@10 stays below its floor.
     """
-
     return _made(store, {"curated": curated, "exported": exported}, config, encoder, progress)
 
 
@@ -117,11 +116,9 @@ def update_index(
         return whole
     if why_whole(store, base, inputs["exported"], config):
         return _made(store, inputs, config, encoder, progress)
-    return (
-        base
-        if base.manifest.inputs["curated"] == digests["curated"]
-        else _made(store, {**inputs, BASE: base}, config, encoder, progress)
-    )
+    if base.manifest.inputs["curated"] == digests["curated"]:
+        return base
+    return _made(store, {**inputs, BASE: base}, config, encoder, progress)
 
 
 def why_whole(store: Store, base: Artifact, exported: Artifact, config: IndexConfig) -> str:
@@ -170,9 +167,8 @@ def _made(
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key)
         if part is None:
-            part = _Build(store, inputs["exported"].digest, config, cache, progress, inputs.get(BASE)).run(
-                key, inputs["curated"]
-            )
+            build = _Build(store, inputs["exported"].digest, config, cache, progress, inputs.get(BASE))
+            part = build.run(key, inputs["curated"])
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
     return store.build(STAGE, config, inputs, make)
@@ -230,9 +226,8 @@ class _Build:
         before_N = same_rows(chosen.hashes, choose_pieces(pairs.paths("pairs.parquet")).hashes)
         place = self.base.part_folder()
         base = Base(place, self.base.digest, read_json(place / "index.json"), before_N)
-        made = Growth(base, vectors, lambda rows: self.cache.read(hashes_N2[rows]), self.config, self.store).write(
-            folder, asked
-        )
+        growth = Growth(base, vectors, lambda rows: self.cache.read(hashes_N2[rows]), self.config, self.store)
+        made = growth.write(folder, asked)
         made["delta"] |= changes(base, folder) | {"tombstones": made.get("tombstones", 0)}
         return made
 

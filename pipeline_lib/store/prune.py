@@ -26,7 +26,7 @@ from pipeline_lib.store.store import Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use
 WHOLE = ("known_splits",)  # stages whose artifacts hold all that is needed of what they were made from
-COPIED = "base"  # input of an index that is a delta: what stays of it was copied
+BASE = "base"  # input of an index that is the delta of another: what stays of that one was copied
 CARD = "card"  # stays with its export
 VECTORS = "vectors"  # the cache of embeddings: parts that no manifest names, touched when they are read
 
@@ -126,7 +126,7 @@ def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[st
 
 
 def _needed_inputs(artifact: Artifact) -> Iterator[str]:
-    return (digest for name, digest in artifact.manifest.inputs.items() if name != COPIED)
+    return (digest for name, digest in artifact.manifest.inputs.items() if name != BASE)
 
 
 def _start(artifact: Artifact, holders: Mapping[str, str]) -> Iterator[str]:

@@ -20,12 +20,12 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.explain import delta_sentence
 from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_of
 from pipeline_lib.search.hybrid import Hybrid
-from pipeline_lib.search.index import BASE, build_index, update_index, why_whole
+from pipeline_lib.search.index import build_index, update_index, why_whole
 from pipeline_lib.search.index_delta import same_rows
 from pipeline_lib.search.recipes import KINDS
 from pipeline_lib.search.rows import ROWS
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.prune import find_unneeded, remove
+from pipeline_lib.store.prune import BASE, find_unneeded, remove
 from pipeline_lib.store.store import Store
 
 D, K, TOPICS, VOCABULARY = 16, 10, 30, 120
