@@ -1,13 +1,15 @@
 """Kinds of index side by side: build time, memory, bytes, recall@10 and latency, and Flat beside bare FAISS.
 
-    python -m benchmarks.index [--quick] [--rows N] [--home FOLDER]
+    python -m benchmarks.index [--quick] [--rows N] [--home FOLDER] [--update]
 
 A million vectors of 256 dimensions (50,000 with --quick), made by a fixed seed to be like embeddings: clusters of very unequal
 size, within clusters of clusters, and variance that falls off over the dimensions. Each kind is built in a process of its own
 by the code of the index stage, from vectors on disk; its memory is the most that it and its workers hold beside mapped files,
 less what they hold before the first vector. Queries are other draws of the same clusters. Latency is that of one query for ten
 results on one thread, the files in the page cache. With --home, or where CPT_HOME holds a run, the vectors of its largest
-embedded part are indexed as well. The last line is one flat JSON object.
+embedded part are indexed as well. With --update each kind is built, a hundredth of its rows goes and as many come, and
+processor seconds of the delta stand beside those of a build of the whole, both with their measurement of recall: what finds
+vectors alone, since rows, texts and BM25 take the same in both. The last line is one flat JSON object.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ import psutil
 WIDTH, QUERIES, K = 256, 200, 10
 BLOCK = 50_000
 KINDS = ("flat", "hnsw", "ivf_flat", "ivf_pq", "sq8", "binary")
-FIGURES = ("build_seconds", "build_cpu_seconds", "peak_memory_mb", "disk_mb", "memory_mb", "recall", "p50_ms", "p95_ms")
+FIGURES = (
+    "build_seconds", "build_cpu_seconds", "peak_memory_mb", "disk_mb", "memory_mb", "recall", "p50_ms", "p95_ms",
+    "delta_cpu_seconds", "whole_cpu_seconds", "delta_recall", "whole_recall",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -41,17 +46,21 @@ def main() -> None:
         "--home", type=Path, default=os.environ.get("CPT_HOME"), help="artifact root whose vectors are indexed too"
     )
     parser.add_argument("--kinds", nargs="+", default=KINDS, help="some of them")
+    parser.add_argument("--update", action="store_true", help="a delta of a hundredth against a build of the whole")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "FILE", "WIDTH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         kind, file, width = options.one
-        print(json.dumps(measure(kind, Path(file), int(width))))
+        print(json.dumps((measure_update if options.update else measure)(kind, Path(file), int(width))))
         return
     n = options.rows or (50_000 if options.quick else 1_000_000)
     figures: dict[str, Any] = {"rows": n, "width": WIDTH, "cores": len(os.sched_getaffinity(0))}
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "vectors")
         write_clustered(file, n)
+        if options.update:
+            print(json.dumps(figures | compared(options.kinds, file, WIDTH, "--update")))
+            return
         figures |= compared(options.kinds, file, WIDTH)
         figures |= bare(file, WIDTH) if "flat" in options.kinds else {}
         if options.home and (found := real_vectors(Path(options.home), file)):
@@ -90,11 +99,11 @@ def real_vectors(home: Path, file: Path) -> tuple[int, int] | None:
     return len(vectors_ND) - QUERIES, vectors_ND.shape[1]
 
 
-def compared(kinds: tuple[str, ...], file: Path, width: int) -> dict[str, Any]:
+def compared(kinds: tuple[str, ...], file: Path, width: int, *more: str) -> dict[str, Any]:
     """Each kind in a process of its own."""
     figures: dict[str, Any] = {}
     for kind in kinds:
-        command = [sys.executable, "-m", "benchmarks.index", "--one", kind, str(file), str(width)]
+        command = [sys.executable, "-m", "benchmarks.index", *more, "--one", kind, str(file), str(width)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{kind}: {done.stderr[-2000:]}")
@@ -152,6 +161,47 @@ def measure(kind: str, file: Path, width: int) -> dict[str, Any]:
         **{name: facts[name] for name in ("factory", "effort") if name in facts},
         "curve": facts["recall"].get("curve"),
     }  # fmt: skip
+
+
+def measure_update(kind: str, file: Path, width: int) -> dict[str, Any]:
+    """Processor seconds and recall of a delta of a hundredth, and of a build of the whole of the same rows."""
+    from pipeline_lib.config.run import IndexConfig
+    from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
+    from pipeline_lib.search.index_delta import Base, Growth
+    from pipeline_lib.search.recall_gate import Asked, settle
+    from pipeline_lib.store.store import Store
+
+    vectors_ND, queries_QD = _opened(file, width)
+    n_new = len(vectors_ND) // 100
+    before = np.arange(len(vectors_ND) - n_new)
+    gone = np.random.default_rng(17).choice(before, n_new, replace=False)
+    now = np.concatenate([np.setdiff1d(before, gone), np.arange(len(before), len(vectors_ND))])
+    before_N = np.where(now < len(before), now, -1)
+    config, asked = IndexConfig(kind=kind), Asked(queries_QD, "held-out queries")
+
+    def over(rows: np.ndarray) -> Vectors:
+        return Vectors(lambda at: vectors_ND[rows[at : at + ADDED_ROWS]], range(0, len(rows), ADDED_ROWS))
+
+    def whole(rows: np.ndarray, folder: Path) -> dict[str, Any]:
+        folder.mkdir()
+        facts = write_files(over(rows), config, folder, store)
+        return facts | settle(folder, facts, config, lambda: asked, over(rows))
+
+    with tempfile.TemporaryDirectory(dir=file.parent) as place:
+        store, base_folder, folder = Store(Path(place, "home")), Path(place, "base"), Path(place, "delta")
+        base = Base(base_folder, "", {**whole(before, base_folder), "count": len(before)}, before_N)
+        cpu = sum(os.times()[:4])
+        fresh = whole(now, Path(place, "fresh"))
+        whole_cpu, cpu = sum(os.times()[:4]) - cpu, sum(os.times()[:4])
+        folder.mkdir()
+        made = Growth(base, over(now), lambda rows: vectors_ND[now[rows]], config, store).write(folder, lambda: asked)
+        return {
+            "delta_cpu_seconds": round(sum(os.times()[:4]) - cpu, 2),
+            "whole_cpu_seconds": round(whole_cpu, 2),
+            "delta_recall": made["recall"]["at_10"],
+            "whole_recall": fresh["recall"]["at_10"],
+            "delta": made["delta"],
+        }
 
 
 def bare(file: Path, width: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Reigning:
     Attributes:
         checkpoint: as RUN/step-000240.
         lineage: of its run, with the pairs that it was trained on.
-        indexed: digest of the pairs that its index holds.
+        index: None where this store does not have it.
     """
 
     model_digest: str
@@ -62,7 +62,12 @@ class Reigning:
     exported: Artifact
     checkpoint: str
     lineage: Lineage
-    indexed: str
+    index: Artifact | None
+
+    @property
+    def indexed(self) -> str:
+        """Digest of the pairs that its index holds; empty: not known."""
+        return self.index.manifest.inputs["curated"] if self.index else ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,15 @@ class Look:
         return self.champion.checkpoint if self.champion else "none"
 
     def verdict(self, share: float) -> tuple[bool, str]:
-        """Whether a model is trained, and why, where so large a share of the training pairs is new."""
+        """Whether a model is trained, and why, where so large a share of the training pairs is new.
+
+        Raises:
+            UserError: only the index is to be updated, and there is none.
+        """
+        if self.policy == "index":
+            if self.champion is None:
+                raise UserError(f"{self.name}: nothing is published whose index could be updated; train it with `cpt run`")
+            return False, "nothing is trained, the champion's index takes in what is new"
         if self.champion is None:
             return True, "nothing is published under this name yet: the whole is trained"
         if not self.is_asked_alike:
@@ -171,7 +184,7 @@ def reigning(store: Store, home: Home, name: str) -> Reigning | None:
         exported=exported,
         checkpoint=f"{trained.manifest.key}/{exported.manifest.config['label']}",
         lineage=lineage,
-        indexed=index.manifest.inputs["curated"] if index else "",
+        index=index,
     )
 
 

@@ -25,7 +25,7 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.dataset import known_splits_task
 from tasks.promotion import reindex_task
-from tasks.publishing import index_task
+from tasks.publishing import update_index_task
 from tasks.ui import say
 
 # what a night came to, by what became of its candidate; else it was held back
@@ -166,7 +166,8 @@ def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
     if champion is None:
         return
     checkpoint = open_checkpoint(store, champion.checkpoint)
-    index = in_subflow("index", found.name, index_task, store, champion.exported, pairs.curate, checkpoint, work.config)
+    inputs = {"exported": champion.exported, "curated": pairs.curate}
+    index = in_subflow("index", found.name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
     if index.digest != champion.index_digest:
         reindex_task(found.home, found.name, index)
 

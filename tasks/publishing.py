@@ -23,12 +23,14 @@ from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, writ
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.search.index import build_index
+from pipeline_lib.search.explain import delta_sentence
+from pipeline_lib.search.index import build_index, update_index, why_whole
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.prune import BASE
 from pipeline_lib.store.store import Store
 from tasks.evaluation import Evaluations
 from tasks.int8 import int8_loss
-from tasks.ui import StageProgress, show_link, show_table, stage_task
+from tasks.ui import StageProgress, say, show_link, show_table, stage_task
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,40 @@ def card_task(
 @stage_task("index")
 def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: Checkpoint, config: RunConfig) -> Artifact:
     """All functions and passages in one FAISS index, tied to the model by its hash."""
+    return _indexed(store, None, {"exported": exported, "curated": curated}, checkpoint, config)
+
+
+@stage_task("index")
+def update_index_task(
+    store: Store, base: Artifact | None, inputs: Mapping[str, Artifact], checkpoint: Checkpoint, config: RunConfig
+) -> Artifact:
+    """The same, made of the index before it: what is known is not embedded again, and what can go on is not built again.
+
+    Args:
+        base: None: there is none.
+        inputs: "exported" and "curated".
+    """
+    return _indexed(store, base, inputs, checkpoint, config)
+
+
+def _indexed(
+    store: Store, base: Artifact | None, inputs: Mapping[str, Artifact], checkpoint: Checkpoint, config: RunConfig
+) -> Artifact:
     progress = StageProgress("index")
     model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
+    chosen = config.index.with_workers_of(config.extract)
     with closing(ParallelEncoder(model, embedding_processes())) as whole:  # one a GPU
         dim = config.export.truncate_dim
         encoder: TruncatedModel | ParallelEncoder = TruncatedModel(CachedEncoder(whole, store), dim) if dim else whole
-        artifact = build_index(store, exported, curated, config.index.with_workers_of(config.extract), encoder, progress)
+        if base is None:
+            artifact = build_index(store, inputs["exported"], inputs["curated"], chosen, encoder, progress)
+        else:
+            artifact = update_index(store, base, inputs, chosen, encoder, progress)
+            asked = chosen.model_copy(update={"precision": encoder.precision})
+            if BASE not in artifact.manifest.inputs and (why := why_whole(store, base, inputs["exported"], asked)):
+                say(f"  the index is built whole: {why}")
     facts = artifact.manifest.parts[0].facts
-    progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages")
+    progress.finish(f"{facts['code']:,} functions and {facts['text']:,} passages{delta_sentence(facts)}")
     return artifact
 
 

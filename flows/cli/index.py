@@ -1,18 +1,25 @@
-"""`cpt index --plan N`: which kind of index would be built for so many vectors, and what each kind would take."""
+"""`cpt index`: update of the index in use (--update), and which kind would be built for so many vectors (--plan N)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipeline_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.params import RunParams
 
 USUAL_WIDTH = 256
 
 
 def index(
-    plan: Annotated[int, typer.Option("--plan", metavar="N", help="Vectors: functions and passages to be searched.", min=1)],
+    plan: Annotated[
+        int | None, typer.Option("--plan", metavar="N", help="Vectors: functions and passages to be searched.", min=1)
+    ] = None,
     dim: Annotated[
         int | None, typer.Option(help="Dimensions; unset: those of the index in use, else 256.", min=1, max=65_536)
     ] = None,
@@ -20,9 +27,72 @@ def index(
         str, typer.Option(metavar="D,D,...", help="Compare these dimensions: bytes, and the quality that the report measured.")
     ] = "",
     budget: Annotated[str, typer.Option(metavar="SIZE", help="Memory for the index, as 2GB; empty: no bound.")] = "",
+    update: Annotated[
+        bool, typer.Option("--update", help="Let the index in use take in what was added, changed and removed since.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Published name that is updated; empty: the one that searches use.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --update: say what is new, and do nothing.")] = False,
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="With --update: s3://bucket/prefix, or a folder.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Bytes, build time and expected recall of every kind of index, by this machine's own rates, and which is chosen."""
+    """Update the index in use without training (--update); or bytes, build time and recall of every kind of index (--plan)."""
+    if update == (plan is not None):
+        raise UserError("give --update, to bring the index in use up to date, or --plan N, to compare kinds of index")
+    if update:
+        _update(name, dry_run, artifacts, as_json)
+    elif plan is not None:
+        _plan(plan, dim, budget, as_json)
+
+
+def _update(name: str, dry_run: bool, artifacts: str, as_json: bool) -> None:
+    """Start the flow of nights under the policy `index`, as the champion's run was asked for."""
+    from flows.cli.summary import print_night
+    from flows.cli.terminal import check_params, with_server
+
+    params = update_params(name, artifacts).model_copy(update={"dry_run": dry_run})
+    check_params(params)
+
+    def flow() -> dict[str, Any]:
+        from flows.retrain import retrain
+
+        return retrain(params)
+
+    done = with_server(flow)["night"]
+    if as_json:
+        typer.echo(json.dumps(done))
+    else:
+        print_night(done)
+
+
+def update_params(name: str = "", artifacts: str = "") -> RunParams:
+    """Parameters that update the index of a published name: those of its champion's run, and no training.
+
+    Raises:
+        UserError: nothing is published under it, or its run left no parameters.
+    """
+    from flows.night_look import reigning
+    from flows.params import RunParams
+    from flows.workspace import open_store, recorded_params
+    from pipeline_lib.runtime.machine import artifact_home
+    from pipeline_lib.search.registry import default_name
+
+    store = open_store(artifacts or None)
+    home = store.remote or artifact_home()
+    name = name or default_name(home)
+    champion = reigning(store, home, name)
+    if champion is None:
+        raise UserError(f"{name}: nothing of this name is published, or what its model was made from is gone; see `cpt status`")
+    recorded = recorded_params(champion.lineage)
+    if recorded is None:
+        raise UserError(f"{name}: its run left no parameters; give them: cpt run ... --set nightly.policy=index")
+    given = recorded.model_dump(mode="json", exclude_defaults=True)
+    words = [*given.get("set", ()), "nightly.policy=index"]
+    machine = {"machine": {"artifacts": artifacts}} if artifacts else {}
+    return RunParams.model_validate({**given, **machine, "name": name, "set": words})
+
+
+def _plan(plan: int, dim: int | None, budget: str, as_json: bool) -> None:
+    """Print what every kind of index would take, by this machine's own rates, and which is chosen."""
     from dataclasses import asdict
 
     from flows.cli.starts import Told
@@ -95,7 +165,7 @@ def _measured(home: Path) -> dict[int, dict[str, Any]]:
 
 def _width_in_use(home: Path) -> int | None:
     """Dimensions of the index that searches use without a name; None: there is none."""
-    from pipeline_lib.errors import CorruptArtifact, UserError
+    from pipeline_lib.errors import CorruptArtifact
     from pipeline_lib.search.registry import in_use
     from pipeline_lib.search.verified import read_json
 

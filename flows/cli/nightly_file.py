@@ -63,8 +63,10 @@ class Nightly(BaseModel):
         description="Folder of code and prose, or dump spec (.yaml); unset: the machine's own Python. Relative: to the file.",
     )
     schedule: Schedule | None = Field(None, description="When; unset: by hand alone.")
-    policy: Literal["continue", "restart", "whole"] = Field(
-        "continue", description="`nightly.policy`: train on from the champion, from the start, or do the whole each time."
+    policy: Literal["continue", "restart", "whole", "index"] = Field(
+        "continue",
+        description="`nightly.policy`: train on from the champion, from the start, do the whole each time, or train nothing and"
+        " let the champion's index take in what is new.",
     )
     min_new_share: float | None = Field(
         None, description="`nightly.min_new_share`: share of new pairs up to which nothing is trained; unset: 0.02.", ge=0, le=1

@@ -142,9 +142,19 @@ def champions(home: Path, problems: list[str]) -> list[Row]:
                 "report": report.get("path"),
                 "model_digest": pair.model_digest,
                 "index_digest": pair.index_digest,
+                "index_delta": _delta(pair.index),
             }
         )
     return rows
+
+
+def _delta(index: Path) -> Row | None:
+    """What index.json says of an index that was made of the one before it; None of one that was built whole."""
+    try:
+        found: Row | None = json.loads((index / "index.json").read_bytes()).get("delta")
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _figures(home: Path, name: str, trained: str) -> tuple[Row, dict[str, float]]:

@@ -89,13 +89,16 @@ def _champions(rows: list[Row], now: datetime) -> Text | Table:
     if not rows:
         return Text("  none: `cpt run --preset demo` makes one", "dim")
     kinds = list(dict.fromkeys(kind for row in rows for kind in row["figures"]))
-    table = _table("", "checkpoint", "for", *(HEADS.get(kind, kind) for kind in kinds))
+    deltas = ["index"] if any(row["index_delta"] for row in rows) else []
+    table = _table("", "checkpoint", "for", *deltas, *(HEADS.get(kind, kind) for kind in kinds))
     for row in rows:
         key, _, label = (row["checkpoint"] or "").partition("/")
         checkpoint = f"{key[:SHOWN_DIGITS]}/{label}" if key else row["model_digest"][:SHOWN_DIGITS]
         figures = [f"{row['figures'][kind]:.3f}" if kind in row["figures"] else "-" for kind in kinds]
         since = duration(age(row["since"], now)) if row["since"] else ""
-        table.add_row(Text(row["name"] + (" (trial)" if row["trial"] else ""), "bold"), Text(checkpoint), since, *figures)
+        index = [f"delta {row['index_delta']['number']}" if row["index_delta"] else "whole" for _ in deltas]
+        name = Text(row["name"] + (" (trial)" if row["trial"] else ""), "bold")
+        table.add_row(name, Text(checkpoint), since, *index, *figures)
     return table
 
 

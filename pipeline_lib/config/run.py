@@ -126,6 +126,13 @@ class IndexConfig(WorkersConfig):
     probes: int = added(
         1, description="Inverted lists that a search visits, at least; 1: a 64th of them in ivf_flat and ivf_pq.", ge=1
     )
+    rebuild_share: float = added(
+        0.25,
+        description="Share of its rows that may have come and gone since an hnsw, ivf_flat or ivf_pq index was built whole; an"
+        " update beyond it builds graph or lists anew, from stored vectors.",
+        ge=0,
+        le=1,
+    )
     batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
     precision: PrecisionChoice = added(
         "auto", before="float32", description="Precision of the embedder's matrix products, as `train.precision`."
@@ -144,11 +151,12 @@ class IndexConfig(WorkersConfig):
 class NightlyConfig(StageConfig):
     """Nights: what a run under a name that is published already does about files that changed since its last run."""
 
-    policy: Literal["whole", "continue", "restart"] = operational(
+    policy: Literal["whole", "continue", "restart", "index"] = operational(
         "whole",
         description="What a run does where one of its name has been before. whole: everything, as if there had been none (what"
         " is done is found done); continue: build what is new, keep every split, train from the champion's checkpoint for"
-        " `train.grown_steps_share` of the steps; restart: the same, but train from the preset's own start with all steps.",
+        " `train.grown_steps_share` of the steps; restart: the same, but train from the preset's own start with all steps;"
+        " index: build what is new, and let the champion's index take it in, however much it is, without training.",
     )
     min_new_share: float = operational(
         0.02,

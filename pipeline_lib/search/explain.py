@@ -98,6 +98,16 @@ def row_at(rows: pa.Table, path: str, line: int) -> int | None:
 _LITERAL = {ord(sign): f"[{sign}]" for sign in "*?["}
 
 
+def delta_sentence(facts: Mapping[str, Any]) -> str:
+    """What index.json says of a delta, in words that follow others; nothing of an index that is none."""
+    if not (delta := facts.get("delta")):
+        return ""
+    counts = ", ".join(f"{delta[name]:,} {name}" for name in ("added", "changed", "removed"))
+    tombstones = f", {delta['tombstones']:,} tombstones" if delta["tombstones"] else ""
+    anew = f", built anew: {delta['why']}" if delta.get("why") else ""
+    return f"; delta {delta['number']} of index {delta['base'][:12]}: {counts}{tombstones}{anew}"
+
+
 def _places(
     searcher: Searcher, query: str, ranked: Sequence[Ranked], allowed_N: np.ndarray | None, mode: Mode
 ) -> dict[int, dict[str, Any]]:
@@ -117,4 +127,5 @@ def _places(
 def _made_by(searcher: Searcher) -> dict[str, str]:
     current = searcher.current
     run = f"{current.trained}/{current.checkpoint}" if current.trained else "not recorded"
-    return {"run": run, "model": f"{current.name}, export {current.model_digest[:12]}, index {current.index_digest[:12]}"}
+    index = f"index {current.index_digest[:12]}{delta_sentence(searcher.facts)}"
+    return {"run": run, "model": f"{current.name}, export {current.model_digest[:12]}, {index}"}

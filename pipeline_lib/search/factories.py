@@ -81,6 +81,7 @@ class OpenIndex:
     Attributes:
         exact: vectors that candidates are scored by again; None: the index itself holds what it scores by.
         centre_D: taken off before a binary code's signs are read.
+        tombstones: nodes of a graph behind its rows, which a walk goes through and no answer names.
     """
 
     faiss: Any
@@ -88,11 +89,12 @@ class OpenIndex:
     effort: Effort = field(default_factory=Effort)
     exact: ExactVectors | None = None
     centre_D: np.ndarray | None = None
+    tombstones: int = 0
 
     @property
     def ntotal(self) -> int:
         """N."""
-        return int(self.faiss.ntotal)
+        return int(self.faiss.ntotal) - self.tombstones
 
     @property
     def can_refine(self) -> bool:
@@ -155,7 +157,7 @@ def open_index(folder: Path, facts: Mapping[str, Any]) -> OpenIndex:
             lists.filename = str(folder / LISTS_FILE)
             lists.do_mmap()
             lists.prefetch_nthread = 0  # a thread a list that is read ahead costs more than it brings
-        found = OpenIndex(index, index.d, effort)
+        found = OpenIndex(index, index.d, effort, tombstones=facts.get("tombstones", 0))
     if inverted := inverted_lists(found.faiss):
         probes = min(effort.probes or facts.get("probes", 1), inverted.nlist)
         found.effort = Effort(**(vars(effort) | {"probes": probes}))
@@ -251,7 +253,7 @@ def _found(
 ) -> tuple[np.ndarray, np.ndarray]:
     """FAISS's candidates; an index that takes no selector is asked for all rows, and what is not allowed is taken out."""
     try:
-        return index.faiss.search(asked, n, params=_parameters(index.faiss, effort, n, _selector(allowed_N)))
+        return index.faiss.search(asked, n, params=_parameters(index.faiss, effort, n, _selector(index, allowed_N)))
     except RuntimeError:
         if allowed_N is None:
             raise
@@ -284,9 +286,10 @@ def _among(index: OpenIndex, vectors_QD: np.ndarray, rows_N: np.ndarray, k: int)
     return np.take_along_axis(scores_QN, order, 1), rows_N[order]
 
 
-def _selector(allowed_N: np.ndarray | None) -> Any:
+def _selector(index: OpenIndex, allowed_N: np.ndarray | None) -> Any:
+    """FAISS's filter by rows; tombstones are behind the last bit."""
     if allowed_N is None:
-        return None
+        return faiss_module().IDSelectorRange(0, index.ntotal) if index.tombstones else None
     return faiss_module().IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
 
 

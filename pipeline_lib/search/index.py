@@ -1,8 +1,6 @@
 """FAISS index over all functions and passages of the curated pairs: stage "index".
 
-Searchable is every distinct function body and every distinct piece of prose. A function may come in several pairs (views of
-it); the one made of its docstring speaks for it. A passage stands in up to two pairs, as y of one and x of the next: y is
-preferred, because a pair's line is that of its y. Vectors come from the store's cache (vectors.py), so that another factory,
+What is searchable stands in pieces.py. Vectors come from the store's cache (vectors.py), so that another factory,
 a killed build that goes on, and a corpus that grew embed only texts that are new.
 
 N rows, D width.
@@ -11,7 +9,7 @@ N rows, D width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -19,167 +17,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from pipeline_lib.config.queries import QUERIES_VIEW
 from pipeline_lib.config.run import IndexConfig
-from pipeline_lib.errors import ContractViolation, UserError
+from pipeline_lib.errors import ContractViolation, CorruptArtifact, UserError
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.factories import open_index
 from pipeline_lib.search.hybrid import FILES as WORD_FILES
 from pipeline_lib.search.hybrid import SAMPLE, Hybrid, sampled_rows
 from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
+from pipeline_lib.search.index_delta import Base, Growth, changes, same_rows
 from pipeline_lib.search.index_fusion import measured_fusion, read_questions
 from pipeline_lib.search.lexical import BM25_B, BM25_K1, Bm25Writer
+from pipeline_lib.search.pieces import Choice, Piece, choose_pieces, distinct_values, read_pieces, validation_queries
 from pipeline_lib.search.recall_gate import FEWEST_QUERIES, QUERIES, Asked, perturbed, settle
 from pipeline_lib.search.rows import ROWS, TEXTS, RowWriter
+from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.prune import BASE
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
 STAGE = Stage(name="index", version=3)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
-BATCH_ROWS = 4096
-DOC_CHARACTERS = 160
-DOC_WORDS = 12
-DOCSTRING = "docstring"
-_COLUMNS = ["id", "kind", "x", "y", "source", "group", "path", "line", "name", "language", "licence"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One searchable text and its columns of INDEX_ROWS; `id` is that of a pair it stands in."""
-
-    text: str
-    id: str
-    kind: str
-    name: str
-    path: str
-    line: int
-    doc: str
-    source: str
-    language: str
-    package: str
-    licence: str | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The chosen texts: x of pair p is 2 p, y of it 2 p + 1, p counting over all files in order; both arrays ascend."""
-
-    code: np.ndarray
-    text: np.ndarray
-    n_seen: int
-
-    @property
-    def n_code(self) -> int:
-        """Distinct functions."""
-        return len(self.code)
-
-    @property
-    def n_text(self) -> int:
-        """Distinct passages."""
-        return len(self.text)
-
-
-def choose_pieces(paths: Sequence[Path]) -> Choice:
-    """One text of each hash and kind, from the hashes alone: 24 bytes of memory a text."""
-    seen: dict[str, list[np.ndarray]] = {"code": [], "text": []}
-    first = 0
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["kind", "view", "x_hash", "y_hash"]):
-            kinds, views = (np.array(batch[name].to_pylist(), dtype=object) for name in ("kind", "view"))
-            pairs = np.arange(first, first + len(kinds), dtype=np.int64)
-            x_hash, y_hash = (batch[name].to_numpy() for name in ("x_hash", "y_hash"))
-            own = views != QUERIES_VIEW  # whose texts are in other pairs, or are documents as a whole
-            code, text = (kinds == "code") & own, (kinds == "text") & own
-            seen["code"].append(_candidates(y_hash, views != DOCSTRING, 2 * pairs + 1)[:, code])
-            seen["text"].append(_candidates(y_hash, np.zeros(len(kinds)), 2 * pairs + 1)[:, text])
-            seen["text"].append(_candidates(x_hash, np.ones(len(kinds)), 2 * pairs)[:, text])
-            first += len(kinds)
-    chosen = {kind: _first_of_each(candidates) for kind, candidates in seen.items()}
-    return Choice(**chosen, n_seen=sum(part.shape[1] for parts in seen.values() for part in parts))
-
-
-def read_pieces(paths: Sequence[Path], choice: Choice) -> Iterator[Piece]:
-    """The chosen texts, all functions before all passages, each kind in the order of the files."""
-    for kind, chosen in (("code", choice.code), ("text", choice.text)):
-        first = at = 0
-        for path in paths:
-            for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=_COLUMNS):
-                end = np.searchsorted(chosen, 2 * (first + batch.num_rows))
-                wanted = chosen[at:end]
-                rows = batch.take(wanted // 2 - first).to_pylist()
-                for row, is_y in zip(rows, (wanted % 2).tolist(), strict=True):
-                    yield _function(row) if kind == "code" else _passage(row, bool(is_y))
-                first, at = first + batch.num_rows, int(end)
-
-
-def distinct_values(paths: Sequence[Path]) -> dict[str, list[str]]:
-    """The values of columns that have few, in alphabetical order; some may stand in no chosen text."""
-    columns = {"kind": "kind", "source": "source", "language": "language", "package": "group", "licence": "licence"}
-    found: dict[str, set[str]] = {name: set() for name in columns}
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=[*columns.values()]):
-            for name, column in columns.items():
-                found[name].update(batch[column].unique().to_pylist())
-    return {name: sorted(value for value in values if value is not None) for name, values in found.items()}
-
-
-def validation_queries(curated: Artifact, most: int) -> list[str]:
-    """Texts x of the validation split, each once, those with the lowest hashes; the test split is not opened."""
-    parts = [part for part in curated.manifest.parts if part.label == "validation"]
-    kept: dict[int, str] = {}
-    for part in parts:
-        path = curated.part_folder(part.label) / "pairs.parquet"
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["x_hash", "x"]):
-            kept |= zip(batch["x_hash"].to_pylist(), batch["x"].to_pylist(), strict=True)
-            kept = dict(sorted(kept.items())[:most])
-    return [text for text in kept.values() if text.strip()]
-
-
-def _candidates(hashes: np.ndarray, priority: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return np.stack([hashes, priority.astype(np.int64), places])
-
-
-def _first_of_each(candidates: list[np.ndarray]) -> np.ndarray:
-    """The place with the lowest priority of each hash, then the lowest place; ascending."""
-    if not candidates:
-        return np.empty(0, np.int64)
-    hashes, priority, places = np.concatenate(candidates, axis=1)
-    order = np.lexsort((places, priority, hashes))
-    hashes, places = hashes[order], places[order]
-    is_first = np.ones(len(hashes), bool)
-    is_first[1:] = hashes[1:] != hashes[:-1]
-    return np.sort(places[is_first])
-
-
-def _function(row: dict[str, Any]) -> Piece:
-    return _piece(row, "code", row["y"], _first_line(row["x"]))
-
-
-def _passage(row: dict[str, Any], is_y: bool) -> Piece:
-    text = row["y"] if is_y else row["x"]
-    return _piece(row, "text", text, _first_words(text))
-
-
-def _piece(row: dict[str, Any], kind: str, text: str, doc: str) -> Piece:
-    same = {name: row[name] for name in ("id", "name", "path", "line", "source", "language", "licence")}
-    return Piece(text=text, kind=kind, doc=doc, package=row["group"], **same)
-
-
-def _first_line(text: str) -> str:
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    line = " ".join(line.split())
-    return line if len(line) <= DOC_CHARACTERS else line[: DOC_CHARACTERS - 1] + "…"
-
-
-def _first_words(text: str) -> str:
-    words = text.split(maxsplit=DOC_WORDS)
-    shown = " ".join(words[:DOC_WORDS]) + (" …" if len(words) > DOC_WORDS else "")
-    return shown if len(shown) <= DOC_CHARACTERS else shown[: DOC_CHARACTERS - 1] + "…"
 
 
 class Fingerprinted(Protocol):
@@ -227,7 +88,72 @@ def build_index(
         UserError: there is nothing to index, FAISS does not know the factory, or no kind fits the budget.
         ContractViolation: a vector is not finite or not of length 1, or recall@10 stays below its floor.
     """
+    return _made(store, {"curated": curated, "exported": exported}, config, encoder, progress)
 
+
+def update_index(
+    store: Store,
+    base: Artifact,
+    inputs: Mapping[str, Artifact],
+    config: IndexConfig,
+    encoder: DocumentEncoder,
+    progress: Progress = silent,
+) -> Artifact:
+    """The same as `build_index`, made of an index that there is already; see index_delta.py.
+
+    It is built whole where `why_whole` says so; where it has been, or nothing came and went, it is found.
+
+    Args:
+        base: an index; its pairs are what its own manifest names.
+        inputs: "exported" and "curated".
+
+    Raises: see `build_index`.
+    """
+    config = config.model_copy(update={"precision": encoder.precision})
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    whole = store.find(STAGE.name, store.key(STAGE, config, digests))
+    if whole is not None:
+        return whole
+    if why_whole(store, base, inputs["exported"], config):
+        return _made(store, inputs, config, encoder, progress)
+    if base.manifest.inputs["curated"] == digests["curated"]:
+        return base
+    return _made(store, {**inputs, BASE: base}, config, encoder, progress)
+
+
+def why_whole(store: Store, base: Artifact, exported: Artifact, config: IndexConfig) -> str:
+    """The reason for which an index cannot be made of another; empty: it can.
+
+    Args:
+        exported: the model of the new one.
+        config: of the new one, with the precision of its encoder.
+    """
+    made = base.manifest
+    if made.inputs.get("exported") != exported.digest:
+        return "the index before is another model's"
+    asked = {"version": STAGE.version, **config.key_fields()}
+    had = {"version": made.stage_version, **made.config}
+    if other := sorted(name for name in {*asked, *had} if asked.get(name) != had.get(name)):
+        return f"the index before was made with another {', '.join(other)}"
+    if _pairs_of(store, base) is None:
+        return "the pairs that the index before was made from are gone"
+    try:
+        base.verify()
+    except CorruptArtifact as error:
+        return f"the index before is damaged: {error}"
+    return ""
+
+
+def _pairs_of(store: Store, index: Artifact) -> Artifact | None:
+    digest = index.manifest.inputs.get("curated")
+    found = (store.find("curate", made.manifest.key) for made in store.artifacts("curate") if made.digest == digest)
+    return next(found, None)
+
+
+def _made(
+    store: Store, inputs: Mapping[str, Artifact], config: IndexConfig, encoder: DocumentEncoder, progress: Progress
+) -> Artifact:
+    """The index of its inputs, `BASE` among them or not."""
     config = config.model_copy(update={"precision": encoder.precision})
 
     def cache(side: Side) -> VectorCache:
@@ -241,10 +167,11 @@ def build_index(
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key)
         if part is None:
-            part = _Build(store, exported.digest, config, cache, progress).run(key, curated)
+            build = _Build(store, inputs["exported"].digest, config, cache, progress, inputs.get(BASE))
+            part = build.run(key, inputs["curated"])
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
-    return store.build(STAGE, config, {"curated": curated, "exported": exported}, make)
+    return store.build(STAGE, config, inputs, make)
 
 
 @dataclass(frozen=True)
@@ -254,6 +181,7 @@ class _Build:
     config: IndexConfig
     cache_of: Callable[[Side], VectorCache]
     progress: Progress
+    base: Artifact | None = None
 
     @cached_property
     def cache(self) -> VectorCache:
@@ -272,9 +200,9 @@ class _Build:
         with RowWriter(scratch, self.config.text_characters, distinct_values(paths)) as writer:
             hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer, words)
         vectors = Vectors(lambda at: self.cache.read(hashes_N2[at : at + ADDED_ROWS]), range(0, total, ADDED_ROWS))
-        made = write_files(vectors, self.config, scratch, self.store)
-        made |= settle(scratch, made, self.config, lambda: self._asked(curated) or perturbed(vectors), vectors)
+        made = self._vector_files(scratch, vectors, hashes_N2, chosen, lambda: self._asked(curated) or perturbed(vectors))
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": made["dim"]}
+        delta = {"delta": made["delta"]} if self.base else {}
         kept = {"text_characters": self.config.text_characters, "texts_cut": writer.n_cut}
         record = {**made, **facts, **kept, "version": 2, "model_digest": self.model_digest}
         record["vectors"] = self.cache.fingerprint  # finds them in the store's cache
@@ -283,8 +211,25 @@ class _Build:
         (scratch / "index.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         counts = Counts(n_in=chosen.n_seen, n_out=total, dropped={"duplicate": chosen.n_seen - total})
         rows = dict.fromkeys([ROWS, "index.faiss", *([TEXTS] if self.config.text_characters else [])], total)
-        draft = draft_part(STAGE, key, "index", counts, rows=rows, facts=facts)
+        draft = draft_part(STAGE, key, "index", counts, rows=rows, facts=facts | delta)
         return self.store.commit_part(draft, scratch)
+
+    def _vector_files(
+        self, folder: Path, vectors: Vectors, hashes_N2: np.ndarray, chosen: Choice, asked: Callable[[], Asked]
+    ) -> dict[str, Any]:
+        """Write what finds vectors, of the whole or from the base on: what index.json says of it."""
+        if self.base is None:
+            made = write_files(vectors, self.config, folder, self.store)
+            return made | settle(folder, made, self.config, asked, vectors)
+        pairs = _pairs_of(self.store, self.base)
+        assert pairs is not None, "see why_whole"
+        before_N = same_rows(chosen.hashes, choose_pieces(pairs.paths("pairs.parquet")).hashes)
+        place = self.base.part_folder()
+        base = Base(place, self.base.digest, read_json(place / "index.json"), before_N)
+        growth = Growth(base, vectors, lambda rows: self.cache.read(hashes_N2[rows]), self.config, self.store)
+        made = growth.write(folder, asked)
+        made["delta"] |= changes(base, folder) | {"tombstones": made.get("tombstones", 0)}
+        return made
 
     def _with_words(
         self, folder: Path, record: dict[str, Any], words: Bm25Writer, hashes_N2: np.ndarray, curated: Artifact

@@ -87,7 +87,7 @@ def write_files(vectors: Vectors, config: IndexConfig, folder: Path, store: Stor
         UserError: FAISS does not know the factory, or no kind fits the budget.
     """
     d = vectors.read(0).shape[1]
-    recipe = _recipe(config, vectors.n, d)
+    recipe = planned(config, vectors.n, d)
     facts: dict[str, Any] = {"kind": recipe.kind, "factory": recipe.factory or recipe.kind, "files": [INDEX_FILE]}
     facts["parameters"] = {name: value for name, value in vars(recipe).items() if name not in ("kind", "factory") and value}
     if recipe.kind == "flat":
@@ -164,7 +164,7 @@ class _Room:
     workers: WorkersConfig
 
 
-def _recipe(config: IndexConfig, n: int, d: int) -> Recipe:
+def planned(config: IndexConfig, n: int, d: int) -> Recipe:
     """What the configuration asks for; a given factory string keeps its say."""
     if config.kind == "auto" and config.factory != "Flat":
         return Recipe("given", config.factory)
@@ -199,11 +199,11 @@ def _write_shards(vectors: Vectors, d: int, recipe: Recipe, config: IndexConfig,
     kept = recipe.kind in RESCORED
     place = (folder if kept else room.folder) / EXACT_FILE
     dtype = np.dtype(config.exact if kept else "float32")
-    mean_D = _spool(vectors, d, place, dtype)
+    mean_D = write_exact(vectors, d, place, dtype)
     exact_ND = np.memmap(place, dtype, "r", shape=(vectors.n, d))
     facts: dict[str, Any] = {}
     if kept:
-        _write_digests(exact_ND, folder / BLOCKS_FILE)
+        write_digests(exact_ND, folder / BLOCKS_FILE)
         facts |= {"exact": dtype.name, "files": [INDEX_FILE, EXACT_FILE, BLOCKS_FILE]}
     if recipe.kind == "binary":
         facts["centre"] = mean_D.tolist()
@@ -218,12 +218,12 @@ def _write_shards(vectors: Vectors, d: int, recipe: Recipe, config: IndexConfig,
     if recipe.kind in ("sq8", "binary"):
         _join_codes(recipe.kind, d, vectors.n, shards, room.folder / "trained", folder / INDEX_FILE)
     else:
-        _merge_lists(room.folder / "trained", shards, folder)
+        merge_lists(room.folder / "trained", shards, folder)
         facts["files"] = [LISTS_FILE, *facts.get("files", [INDEX_FILE])]
     return facts
 
 
-def _spool(vectors: Vectors, d: int, place: Path, dtype: np.dtype[Any]) -> np.ndarray:
+def write_exact(vectors: Vectors, d: int, place: Path, dtype: np.dtype[Any]) -> np.ndarray:
     """Write all vectors in their order; returns their mean (D,)."""
     total_D = np.zeros(d)
     with place.open("wb") as out:
@@ -233,7 +233,7 @@ def _spool(vectors: Vectors, d: int, place: Path, dtype: np.dtype[Any]) -> np.nd
     return (total_D / vectors.n).astype(np.float32)
 
 
-def _write_digests(exact_ND: np.ndarray, place: Path) -> None:
+def write_digests(exact_ND: np.ndarray, place: Path) -> None:
     """The sha256 of each block of rows: what a search reads is verified when it is first read, and not all at the start."""
     step = rows_per_block(exact_ND)
     with place.open("wb") as out:
@@ -337,7 +337,7 @@ def _join_codes(kind: str, d: int, n: int, shards: Sequence[Path], trained: Path
                 shutil.copyfileobj(codes, stream, 1 << 20)
 
 
-def _merge_lists(trained: Path, shards: Sequence[Path], folder: Path) -> None:
+def merge_lists(trained: Path, shards: Sequence[Path], folder: Path) -> None:
     """Merge shards list by list on disk, in their order (as `faiss.contrib.ondisk.merge_ondisk`, which keeps them open)."""
     faiss = faiss_module()
     index = faiss.read_index(str(trained))

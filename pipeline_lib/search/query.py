@@ -83,7 +83,7 @@ class Searcher:
             from pipeline_lib.search.hybrid import Hybrid
 
             import_module("faiss")
-            facts = verified.result()
+            self.facts = facts = verified.result()
         self.encoder = load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
         self._embeds_documents = False

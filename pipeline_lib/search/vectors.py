@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.factories import OpenIndex, files_of, open_index
-from pipeline_lib.search.index import Piece, choose_pieces, read_pieces
+from pipeline_lib.search.pieces import Piece, choose_pieces, read_pieces
 from pipeline_lib.search.registry import Champion, opened
 from pipeline_lib.search.rows import signature
 from pipeline_lib.search.verified import check_files, read_json

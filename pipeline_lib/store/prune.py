@@ -26,6 +26,7 @@ from pipeline_lib.store.store import Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use
 WHOLE = ("known_splits",)  # stages whose artifacts hold all that is needed of what they were made from
+BASE = "base"  # input of an index that is the delta of another: what stays of that one was copied
 CARD = "card"  # stays with its export
 VECTORS = "vectors"  # the cache of embeddings: parts that no manifest names, touched when they are read
 
@@ -110,7 +111,7 @@ def _ends(everything: Sequence[Artifact], keep_runs: int) -> set[str]:
 def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[str]:
     holders = {part.digest: artifact.digest for artifact in everything for part in artifact.manifest.parts}
     inputs = {
-        artifact.digest: (*artifact.manifest.inputs.values(), *_start(artifact, holders))
+        artifact.digest: (*_needed_inputs(artifact), *_start(artifact, holders))
         for artifact in everything
         if artifact.manifest.stage not in WHOLE
     }
@@ -122,6 +123,10 @@ def _with_ancestors(everything: Sequence[Artifact], digests: set[str]) -> set[st
             seen.add(digest)
             waiting += inputs.get(digest, ())
     return seen
+
+
+def _needed_inputs(artifact: Artifact) -> Iterator[str]:
+    return (digest for name, digest in artifact.manifest.inputs.items() if name != BASE)
 
 
 def _start(artifact: Artifact, holders: Mapping[str, str]) -> Iterator[str]:

@@ -46,13 +46,14 @@ FLOWS = """
 import json, sys, time
 from pathlib import Path
 
+from flows.cli.index import update_params
 from flows.cli.terminal import with_server
+from flows.retrain import retrain
 from integration.test_nights import PAGE, SETTINGS, WORSE, grow, words_of
 
 
 def run(name, **params):
     from flows.params import RunParams
-    from flows.retrain import retrain
 
     started = time.monotonic()
     answers[name] = retrain(RunParams(preset="little", source=str(source), name="corpus", **params))
@@ -68,6 +69,9 @@ def little():
     run("indexed", set=words, promote="gate")
     run("empty", set=words, promote="gate")
     run("dry empty", set=words, dry_run=True)
+    (source / "one.md").write_text(PAGE)
+    (source / "anchor_01").rename(source / "elsewhere")
+    answers["updated"] = retrain(update_params())
 
 
 def nights():
@@ -182,7 +186,7 @@ def test_a_night_with_nothing_new_ends_at_once_and_says_so(little: Ran) -> None:
     assert night["outcome"] == "nothing new" and "lineage" not in answer and answer["took"] < 20
     assert "nothing new: every file is as it was" in night["sentence"]
     told = [event for event in registry.history(little.home, NAME) if event["event"] == "night"]
-    assert [event["outcome"] for event in told] == ["indexed", "nothing new"] and told[0]["state"] == told[1]["state"]
+    assert [event["outcome"] for event in told][:2] == ["indexed", "nothing new"] and told[0]["state"] == told[1]["state"]
 
 
 def test_a_dry_run_says_what_a_night_would_do_and_does_nothing(little: Ran) -> None:
@@ -191,16 +195,28 @@ def test_a_dry_run_says_what_a_night_would_do_and_does_nothing(little: Ran) -> N
     assert "nothing is trained, the champion's index takes them in" in night["verdict"]
     assert "new      tree: most/anchor_00/README.md" in night["lines"] and night["champion"] == f"{key}/step-000002"
     assert "it would end at once" in little.night("dry empty")["sentence"]
-    assert len([event for event in registry.history(little.home, NAME) if event["event"] == "night"]) == 2
+    assert len([event for event in registry.history(little.home, NAME) if event["event"] == "night"]) == 3, (
+        "those that were none"
+    )
 
 
 def test_every_split_of_the_dataset_before_is_kept(little: Ran) -> None:
     store = Store(little.home / "store")
-    state = registry.history(little.home, NAME)[-1]["state"]
+    state = next(event["state"] for event in registry.history(little.home, NAME) if event["event"] == "night")
     ledger, curated = store.open("known_splits", state["known"]), store.open("curate", state["curate"])
     assert curated.manifest.inputs["known"] == ledger.digest
     first = little.answers["person"]["lineage"]["curate"]["key"]
     assert ledger.manifest.inputs == {"curated": store.open("curate", first).digest}
+
+
+def test_an_update_of_the_index_alone_takes_in_what_came_and_what_moved(little: Ran) -> None:
+    night = little.night("updated")
+    assert (night["outcome"], night["policy"]) == ("indexed", "index") and "nothing is trained" in night["sentence"]
+    found = paths_found(little.home)
+    assert "one.md" in found and any(path.startswith("elsewhere/") for path in found)
+    assert not any(path.startswith("anchor_01") for path in found)
+    delta = json.loads((registry.in_use(little.home, NAME).index / "index.json").read_text())["delta"]
+    assert delta["number"] == 2 and delta["added"] >= 3 and delta["moved"] > 0, delta
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows.night_look import Look, State
+from pipeline_lib.errors import UserError
 from pipeline_lib.sources.changes import Changes
 
 LOOK = Look(
@@ -35,11 +36,18 @@ class Champion:
         ({"min_new_share": 1.0}, 1.0, False, "not above 100.0%"),
         ({"min_new_share": 0.0}, 0.001, True, "0.1% of the training pairs"),
         ({"min_new_share": 0.0}, 0.0, False, "nothing is trained"),
+        ({"policy": "index"}, 1.0, False, "takes in what is new"),
+        ({"policy": "index", "is_asked_alike": False}, 1.0, False, "nothing is trained"),
     ],
 )
 def test_the_verdict_and_its_reason(changes: dict[str, Any], share: float, trains: bool, says: str) -> None:
     verdict, why = replace(LOOK, **{"champion": Champion(), **changes}).verdict(share)
     assert verdict is trains and says in why
+
+
+def test_an_index_of_nothing_cannot_be_updated() -> None:
+    with pytest.raises(UserError, match="nothing is published whose index"):
+        replace(LOOK, policy="index").verdict(0.5)
 
 
 @pytest.mark.parametrize(

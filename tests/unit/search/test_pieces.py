@@ -8,12 +8,12 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.search import index as rows
-from pipeline_lib.search.index import choose_pieces, read_pieces
+from pipeline_lib.search import pieces
+from pipeline_lib.search.pieces import choose_pieces, read_pieces
 from pipeline_lib.store.artifact import Artifact
 
 
-def pieces_of(curated: Artifact) -> list[rows.Piece]:
+def pieces_of(curated: Artifact) -> list[pieces.Piece]:
     paths = curated.paths("pairs.parquet")
     return list(read_pieces(paths, choose_pieces(paths)))
 
@@ -47,14 +47,14 @@ def test_counts_every_candidate(curate: Callable[..., Artifact]) -> None:
 
 
 def test_long_docs_are_cut() -> None:
-    assert rows._first_words("word " * 20) == "word " * 12 + "…"
-    assert len(rows._first_line("x" * 500)) == rows.DOC_CHARACTERS
-    assert rows._first_line("\n  two   words \nmore") == "two words"
+    assert pieces._first_words("word " * 20) == "word " * 12 + "…"
+    assert len(pieces._first_line("x" * 500)) == pieces.DOC_CHARACTERS
+    assert pieces._first_line("\n  two   words \nmore") == "two words"
 
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "BATCH_ROWS", 3)
+    monkeypatch.setattr(pieces, "BATCH_ROWS", 3)
 
 
 @pytest.mark.usefixtures("small_batches")
