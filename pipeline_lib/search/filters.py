@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 NOT_STATED = "none"  # stands for a licence that nobody gave
 SHOWN = 5  # values that an error lists
 PATHS_COMPARED = 20_000  # at most, for an error's nearest ones
-SHORTLISTED = 100  # of these by the pairs of letters that they share, in 0.1 s; comparing a thousand letter by letter takes seconds
+SHORTLISTED = (
+    100  # of these by the pairs of letters that they share, in 0.1 s; comparing a thousand letter by letter takes seconds
+)
 
 
 @dataclass(frozen=True)
