@@ -123,8 +123,8 @@ def test_rates_of_wide_vectors_are_scaled_and_damaged_ones_measured_anew(
     assert rows[0].build_seconds == pytest.approx(0.01 * MILLION / 12_288 * 64)
     kept = json.loads((tmp_path / index_plan.RATES_FILE).read_text())
     (name,) = kept
-    for damaged in (b"", b"[]", b"[" * 100_000, b'{"%s": 3}' % name.encode(), json.dumps({name: kept[name] | {"rows": "x"}}).encode(),
-                    json.dumps({name: kept[name] | {"seconds": {"flat": 1.0}}}).encode()):  # fmt: skip
+    wrong = [{name: 3}, {name: kept[name] | {"rows": "x"}}, {name: kept[name] | {"seconds": {"flat": 1.0}}}, []]
+    for damaged in (b"", b"[" * 100_000, *(json.dumps(one).encode() for one in wrong)):
         (tmp_path / index_plan.RATES_FILE).write_bytes(damaged)
         measured.clear()
         assert calibrated(tmp_path, 65_536).width == 1_024 and measured == [1_024], damaged[:99]
