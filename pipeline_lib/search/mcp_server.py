@@ -196,7 +196,7 @@ class Searches:
                 raise UserError("the index keeps neither the vector nor the text of that place; give the text")
             near = searcher.ranked_by_vector(vector_1D, k + 1, searcher.allowed(kind or None, None))
             hits = searcher.hits([found for found in near if found.row != row][:k])
-            return _found(searcher, hits, _named(searcher, row) if row is not None else "")
+            return _found(searcher, hits, _cut(_named(searcher, row)) if row is not None else "")
 
     def read(
         self,

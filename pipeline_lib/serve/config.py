@@ -66,7 +66,11 @@ class ServeConfig(StageConfig):
     embedding_seconds: float = Field(
         60.0, gt=0, description="The same for requests for embeddings, of up to `max_texts` texts."
     )
-    receive_seconds: float = Field(10.0, gt=0, description="Seconds for a request's header, and for its body, to arrive.")
+    receive_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds for a request's header, and for its body, to arrive, and for some of its answer to be read.",
+    )
     keep_alive_seconds: int = Field(30, ge=1, description="Seconds that a connection stays open between two requests.")
     stop_seconds: int = Field(10, ge=0, description="Seconds that requests under way have to finish when it is stopped.")
     follow_seconds: float = Field(

@@ -191,8 +191,16 @@ class Engine:
         """Names that embeddings take to the time since which their pair is in use."""
         found = {DEFAULT: self.searcher.current.since}
         for name in registry.names(self.home):
-            if name != DEFAULT and (pair := registry.pair_of(self.home, name)):
-                found[name] = pair.since
+            try:
+                if name != DEFAULT and (pair := registry.pair_of(self.home, name)):
+                    found[name] = pair.since
+            except (
+                UserError,
+                CorruptArtifact,
+                TransientError,
+                OSError,
+            ) as error:  # of a name that is none of the others' business
+                logging.getLogger(__name__).warning("model %s: %s", name, redacted(str(error)))
         return found
 
     def served(self) -> dict[str, Any]:
