@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("code", "text")
 BROKEN_PIPE = 141  # exit code, as the shell gives it
+MOST_DIGITS = 9  # of a line's number
 STANDARD = "-"  # a file's name that stands for the standard input or output
 
 
@@ -149,7 +150,7 @@ def _origins(artifacts: str, ids: Sequence[str]) -> Mapping[str, Mapping[str, st
 
 def _like(searcher: Searcher, file: str, line: int) -> tuple[str, np.ndarray]:
     """Text and vector (1, D) of what is at a line: of a file on this machine, else of one that the index holds."""
-    if Path(file).exists():
+    if _is_there(file):
         from pipeline_lib.pairs.at_line import text_at
 
         text = text_at(Path(file), line).text
@@ -172,7 +173,7 @@ def split_place(place: str) -> tuple[str, int]:
         UserError: it is not of that form.
     """
     file, _, line = place.rpartition(":")
-    if not file or not line.isascii() or not line.isdigit() or not int(line):
+    if not file or not line.isascii() or not line.isdigit() or len(line) > MOST_DIGITS or not int(line):
         raise UserError(f"--like {place!r}: expected FILE:LINE, as in --like src/dates.py:12")
     return file, int(line)
 
@@ -239,12 +240,20 @@ def _search_batch(asked: Asked, batch: str, out: str, tag: str) -> None:
         raise UserError(f'--batch {batch}: no query in it; a line is {{"id": ..., "text": ...}} or id<TAB>text')
 
 
+def _is_there(place: str) -> bool:
+    """Whether a path leads to something; one that is too long, or through what is no folder, leads nowhere."""
+    try:
+        return Path(place).exists()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def _opened(batch: str) -> Iterator[IO[bytes]]:
     if batch == STANDARD:
         yield sys.stdin.buffer
         return
-    if not Path(batch).exists() or Path(batch).is_dir():
+    if not _is_there(batch) or Path(batch).is_dir():
         raise UserError(f"--batch {batch}: no such file")
     with Path(batch).open("rb") as stream:
         yield stream
@@ -262,17 +271,21 @@ def _written(out: str) -> Iterator[IO[str]]:
             raise typer.Exit(BROKEN_PIPE) from error
         return
     whole = Path(out)
-    if whole.exists() and not whole.is_file():  # a pipe, a terminal
+    try:
+        is_file, is_folder, has_folder = whole.is_file(), whole.is_dir(), whole.parent.is_dir()
+    except OSError as error:  # too long, or not ours to look at
+        raise UserError(f"--out {out}: {error.strerror}") from error
+    if is_folder or not has_folder:
+        raise UserError(f"--out {out}: {'a folder; name a file in it' if is_folder else 'no such folder'}")
+    if not is_file and whole.exists():  # a pipe, a terminal
         with whole.open("w", encoding="utf-8") as sink:
             yield sink
         return
-    part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    part = whole.with_name(f".{os.getpid()}.part")  # short: the file's own name may be as long as names can be
     try:
         with part.open("w", encoding="utf-8") as sink:
             yield sink
         part.replace(whole)
-    except FileNotFoundError as error:
-        raise UserError(f"--out {out}: no such folder") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -2,18 +2,25 @@
 
 A query is a line: a JSON object with an id and a text, under the names of BEIR and others, or `id<TAB>text`. What cannot be
 searched is counted under a reason and never ends the run. The run file has a line a hit, `qid Q0 docid rank score tag`, with
-which trec_eval, ranx and ir-measures compute every metric; docid is the id of a pair, see `cpt trace`.
+which trec_eval, ranx and ir-measures compute every metric; docid is the id of a pair, see `cpt trace`. These programs read no
+rank: they order by score, which trec_eval holds in 4 bytes, and equal ones by docid. A score that is not below the one before
+is written as the next lower number.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any
+
+import numpy as np
 
 from pipeline_lib.errors import UserError
 
@@ -32,14 +39,16 @@ class BatchCounts:
 
     Attributes:
         dropped: lines that gave no query, by reason: not_utf8, not_json, no_tab, no_id, id_with_space, no_text, duplicate_id,
-            line_too_long.
+            line_too_long, damaged_gzip (what comes after the line cannot be read).
         first: the number of the first such line of each reason, from 1.
         unanswered: queries that no row was found for.
+        same_pair: hits whose docid stands above already, for the other passage of the pair; trec_eval takes none twice.
     """
 
     queries: int = 0
     hits: int = 0
     unanswered: int = 0
+    same_pair: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)
 
@@ -53,6 +62,8 @@ class BatchCounts:
         told = f"{self.queries:,} queries, {self.hits:,} hits"
         if self.unanswered:
             told += f", {self.unanswered:,} queries without a hit"
+        if self.same_pair:
+            told += f", {self.same_pair:,} hits left out: the other passage of their pair stands above"
         for reason, count in self.dropped.most_common():
             told += f"; {count:,} left out: {reason}, the first in line {self.first[reason]:,}"
         return told
@@ -61,8 +72,8 @@ class BatchCounts:
 def read_queries(stream: IO[bytes], counts: BatchCounts) -> Iterator[tuple[str, str]]:
     """(id, text) of each query of a file, in its order; other lines are counted. Empty lines are no queries."""
     seen: set[str] = set()
-    for number, line in enumerate(_lines(stream), start=1):
-        found = _query(line) if line is not None else "line_too_long"
+    for number, line in enumerate(_lines(_unpacked(stream)), start=1):
+        found = _query(line) if isinstance(line, bytes) else line
         if found is None:
             continue
         if isinstance(found, str):
@@ -75,17 +86,26 @@ def read_queries(stream: IO[bytes], counts: BatchCounts) -> Iterator[tuple[str, 
             yield found
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
-    """The lines, None for one that is too long to be read whole."""
+def _unpacked(stream: IO[bytes]) -> IO[bytes]:
+    """The stream, whether gzip packed it or not."""
+    seen = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
+    return gzip.GzipFile(fileobj=seen) if seen.peek(2)[:2] == b"\x1f\x8b" else seen
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | str]:
+    """The lines, the reason in place of one that cannot be read whole."""
     first = True
-    while line := stream.readline(MAX_LINE_BYTES + 1):
-        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield None
-        else:
-            yield line.removeprefix(b"\xef\xbb\xbf") if first else line
-        first = False
+    try:
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield "line_too_long"
+            else:
+                yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+            first = False
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        yield "damaged_gzip"
 
 
 def _query(line: bytes) -> tuple[str, str] | str | None:
@@ -153,9 +173,22 @@ def write_run(
     counts = counts or BatchCounts()
     while batch := list(islice(queries, QUERIES_AT_ONCE)):
         for (qid, _), found in zip(batch, answer([text for _, text in batch]), strict=True):
-            for rank, (docid, score) in enumerate(found, start=1):
+            falling = _falling(found)
+            for rank, (docid, score) in enumerate(falling, start=1):
                 out.write(f"{qid} Q0 {docid} {rank} {score:.9g} {tag}\n")
             counts.queries += 1
-            counts.hits += len(found)
+            counts.hits += len(falling)
+            counts.same_pair += len(found) - len(falling)
             counts.unanswered += not found
     return counts
+
+
+def _falling(found: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Each docid once, where it stands first, and scores of which each is below the one before in 4 bytes."""
+    falling: dict[str, float] = {}
+    last = np.float32(np.inf)
+    for docid, score in found:
+        if docid not in falling:
+            last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
+            falling[docid] = float(last)
+    return list(falling.items())

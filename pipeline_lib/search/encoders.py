@@ -48,9 +48,7 @@ def check_model(current: Champion, int8: bool) -> None:
         UserError: there is no graph of 8-bit weights, and it was asked for.
     """
     if int8 and not (current.model / INT8_FILE).is_file():
-        raise UserError(
-            f"{current.model}: no {INT8_FILE}; publish it with --set export.quantize=int8, or search without --int8"
-        )
+        raise UserError(f"{current.model}: no {INT8_FILE}; publish it with --set export.quantize=int8, or leave --int8 out")
     has_onnx = (current.model / "model.onnx").is_file()
     files = [INT8_FILE if int8 and name == "model.onnx" else name for name in MODEL_FILES] if has_onnx else WEIGHT_FILES
     check_files(current.model, current.model_digest, files)

@@ -109,6 +109,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: " " if found[0] in "\t\n\r" else "\N{REPLACEMENT CHARACTER}", text)
 
 
+def visible(text: str) -> str:
+    """The text as it is, but for signs that nobody would see: another stands for each."""
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in "\t\n\r" else "\N{REPLACEMENT CHARACTER}", text)
+
+
 def render_text(hits: Sequence[Hit], kind: str = "", colours: bool = False) -> str:
     """Some lines a hit: rank, score and name; its place and id, cut short; what it is about, and the passage that answers.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -51,6 +52,7 @@ SAMPLE_ROWS = 65_536  # at least, where there are as many: 256 a centroid of a p
 OTHER_SAMPLE_ROWS = 100_000  # for a given factory string
 ROTATION_ROUNDS, ROTATION_POINTS = 8, 10_240  # of OPQ; its codebooks only guide it, and FAISS's 50 of 65,536 take minutes
 CODE_ROUNDS, CODE_POINTS = 10, 64  # of each codebook's k-means, points a centroid; refining makes up for what is lost
+ROW_BYTES = 8  # of a row's number in an inverted list
 CENTROIDS = 256  # of a product quantizer
 
 
@@ -347,6 +349,7 @@ def merge_lists(trained: Path, shards: Sequence[Path], folder: Path) -> None:
         given = faiss.InvertedListsPtrVector()
         for shard in opened:
             given.push_back(faiss.extract_index_ivf(shard).invlists)
+        _check_room(folder, sum(shard.ntotal for shard in opened) * (inverted.code_size + ROW_BYTES))
         lists = faiss.OnDiskInvertedLists(inverted.nlist, inverted.code_size, str(folder / LISTS_FILE))
         with _silent_stdout():
             index.ntotal = inverted.ntotal = lists.merge_from_multiple(given.data(), given.size(), False)
@@ -354,6 +357,12 @@ def merge_lists(trained: Path, shards: Sequence[Path], folder: Path) -> None:
         lists.this.disown()
         lists.filename = LISTS_FILE  # it lies beside the index, wherever that is
         faiss.write_index(index, str(folder / INDEX_FILE))
+
+
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """Raise the disk's own error before a file is written by its mapping: a full disk would end the process by a signal."""
+    if shutil.disk_usage(folder).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 @contextlib.contextmanager

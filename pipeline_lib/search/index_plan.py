@@ -13,6 +13,7 @@ N rows, D width.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import platform
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from threadpoolctl import threadpool_limits
 
 from pipeline_lib.config.run import IndexConfig
@@ -37,7 +39,8 @@ from pipeline_lib.store.store import Store
 
 RATES_FILE = "index-rates.json"
 VERSION = 1  # of what a calibration measures
-MOST_ROWS = 10**12
+MOST_ROWS, MOST_WIDTH = 10**12, 65_536
+MEASURED_WIDTH = 1_024  # at most: of wider vectors a calibration would take hours and gigabytes; its seconds are scaled
 ROWS = 10_240  # of a calibration: enough for a rotation to be learnt
 # Recall@10 at the efforts that builds settle on, rounded down: `python -m benchmarks.index`, clustered vectors
 EXPECTED: dict[str, float] = {"flat": 1.0, "hnsw": 0.99, "ivf_flat": 0.95, "ivf_pq": 0.90, "sq8": 0.99, "binary": 0.95}
@@ -82,8 +85,8 @@ def plan_rows(n: int, d: int, budget_bytes: int | None, rates: Rates) -> list[Ro
     Raises:
         UserError: there is no row or no dimension, or no kind fits the budget.
     """
-    if not 1 <= n <= MOST_ROWS or not 1 <= d <= 65_536:
-        raise UserError(f"{n:,} vectors of {d:,} dimensions: expected 1 to {MOST_ROWS:,} of 1 to 65,536")
+    if not 1 <= n <= MOST_ROWS or not 1 <= d <= MOST_WIDTH:
+        raise UserError(f"{n:,} vectors of {d:,} dimensions: expected 1 to {MOST_ROWS:,} of 1 to {MOST_WIDTH:,}")
     chosen = choose(n, d, budget_bytes)
     return [_row(kind, n, d, budget_bytes, rates, kind == chosen) for kind in KINDS]
 
@@ -94,14 +97,15 @@ def calibrated(home: Path, d: int, progress: Progress = silent) -> Rates:
     Args:
         home: the artifact root.
     """
+    d = min(d, MEASURED_WIDTH)
     name = f"{platform.node()}, {cores()} cores, {d} dimensions, version {VERSION}"
     path = home / RATES_FILE
     known = _read(path)
     if name not in known:
-        rates = measure_rates(d, progress)
-        known[name] = vars(rates)
-        replace_file(path, json.dumps(known, indent=1).encode())
-    return Rates(**known[name])
+        known[name] = measure_rates(d, progress)
+        with contextlib.suppress(PermissionError):  # a home that others write: measured again the next time
+            replace_file(path, json.dumps({name: vars(rates) for name, rates in known.items()}, indent=1).encode())
+    return known[name]
 
 
 def measure_rates(d: int, progress: Progress = silent, rows: int = ROWS) -> Rates:
@@ -194,13 +198,16 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The rates that are kept; a file that cannot be understood is measured anew."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: value for name, value in found.items() if set(value) == set(Rates.__dataclass_fields__)}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
+def _read(path: Path) -> dict[str, Rates]:
+    """The rates that are kept; what cannot be understood is measured anew."""
+    known = {}
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        for name, value in json.loads(path.read_text(encoding="utf-8")).items():
+            with contextlib.suppress(ValueError):  # pydantic's are a kind of it
+                rates = TypeAdapter(Rates).validate_python(value)
+                if set(rates.seconds) == set(KINDS):
+                    known[name] = rates
+    return known
 
 
 def said_bytes(value: float) -> str:

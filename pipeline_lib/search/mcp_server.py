@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.search.encoders import LoadWeights
 from pipeline_lib.search.explain import row_at, vector_of
-from pipeline_lib.search.hits import Hit
+from pipeline_lib.search.hits import Hit, visible
 from pipeline_lib.search.query import KINDS, FollowingSearcher, Searcher
 from pipeline_lib.search.registry import Home, names
-from pipeline_lib.search.verified import read_json
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -197,7 +196,7 @@ class Searches:
                 raise UserError("the index keeps neither the vector nor the text of that place; give the text")
             near = searcher.ranked_by_vector(vector_1D, k + 1, searcher.allowed(kind or None, None))
             hits = searcher.hits([found for found in near if found.row != row][:k])
-            return _found(searcher, hits, _named(searcher, row) if row is not None else "")
+            return _found(searcher, hits, _cut(_named(searcher, row)) if row is not None else "")
 
     def read(
         self,
@@ -220,7 +219,7 @@ class Searches:
                 **{field: getattr(current, field) for field in ("name", "checkpoint", "model_digest", "index_digest", "since")},
                 is_default=not (name or self.name),
                 is_trial=current.is_trial,
-                dim=read_json(current.index / "index.json")["dim"],
+                dim=searcher.index.d,
                 functions=searcher.n_code,
                 passages=rows.num_rows - searcher.n_code,
                 languages=_counted(rows, "language"),
@@ -277,10 +276,10 @@ def _found(searcher: Searcher, hits: list[Hit], like: str = "") -> Found:
 
 
 def _cut(value: Any) -> Any:
-    """A field that an agent is shown: texts within bounds, and without the half characters that JSON cannot spell."""
+    """A field that an agent is shown: texts within bounds, of which a person who looks on sees every sign."""
     if not isinstance(value, str):
         return value
-    value = value.encode("utf-8", "replace").decode("utf-8")
+    value = visible(value)
     return value if len(value) <= MOST_FIELD else value[: MOST_FIELD - 1] + "…"
 
 
@@ -309,10 +308,10 @@ def _text(searcher: Searcher, row: int) -> str:
 
 def _whole(searcher: Searcher, row: int, offset: int) -> WholeText:
     text, columns = _text(searcher, row), searcher.rows.slice(row, 1).to_pylist()[0]
-    kept = read_json(searcher.current.index / "index.json").get("text_characters", 0)
+    kept = searcher.facts.get("text_characters", 0)
     end = offset + MOST_TEXT
     shown = {name: _cut(columns[name]) for name in WholeText.model_fields if columns.get(name) is not None}
-    part = text[offset:end].encode("utf-8", "replace").decode("utf-8")
+    part = visible(text[offset:end])
     more = {"characters": len(text), "is_cut": len(text) == kept, "next_offset": end if end < len(text) else None}
     return WholeText(**shown, text=part, **more)
 

@@ -73,7 +73,21 @@ class Searcher:
     """
 
     def __init__(self, current: Champion, load_weights: LoadWeights | None = None, int8: bool = False) -> None:
-        self.current = current = opened(current)
+        self.current = opened(current)
+        self._embeds_documents = False
+        self._masks: dict[Any, np.ndarray] = {}
+        try:
+            self._open(load_weights, int8)
+        except (UserError, CorruptArtifact, TransientError, OSError, ImportError, MemoryError):
+            raise
+        except Exception as error:  # every byte is as it was written, so that it was another version that wrote it
+            raise CorruptArtifact(
+                f"{self.current.index}: this version cannot open it ({type(error).__name__}: {error}); `cpt run` or"
+                " `cpt publish` builds it again from the vectors that are there"
+            ) from error
+
+    def _open(self, load_weights: LoadWeights | None, int8: bool) -> None:
+        current = self.current
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
             verified = pool.submit(_verify, current, int8)
@@ -86,8 +100,6 @@ class Searcher:
             self.facts = facts = verified.result()
         self.encoder = load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
-        self._embeds_documents = False
-        self._masks: dict[Any, np.ndarray] = {}
         self.texts = Texts(current.index) if facts.get("text_characters") else None
         self.index = open_index(current.index, facts)
         self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None

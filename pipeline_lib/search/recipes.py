@@ -40,6 +40,7 @@ LEAST_POINTS = 39  # training vectors a list: FAISS warns below
 ROTATION_ROWS = 39 * 256  # fewer teach no rotation
 MOST_LISTS, GRAPH_LISTS = 1 << 18, 1 << 14  # from so many on, the nearest lists are found by a graph
 SCANNED_BYTES = 1 << 30  # of an index that is read whole for each query: 0.1 s on one core
+MOST_BYTES = 1e18  # of a budget
 GRAPH_ROWS = 10_000_000  # of a graph, which one thread builds: some hours
 
 
@@ -194,6 +195,6 @@ def parse_bytes(text: str) -> int:
     """
     units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if not found or found[2] not in units or float(found[1]) * units[found[2]] < 1:
+    if not found or found[2] not in units or not 1 <= float(found[1]) * units[found[2]] < MOST_BYTES:
         raise UserError(f"{text!r} is no size; write it as 2GB, 800MB or 1.5GiB")
     return int(float(found[1]) * units[found[2]])

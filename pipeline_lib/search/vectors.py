@@ -97,6 +97,8 @@ def export_vectors(pair: Champion, out: Path, options: VectorExport, progress: P
         CorruptArtifact: a byte of index or model has changed, or vectors are gone that the index does not keep whole.
     """
     target = out / FILE
+    if target.is_dir():
+        raise UserError(f"{target}: a folder of that name lies there; give another --out")
     if target.exists() and not options.overwrite:
         raise UserError(f"{target}: there already; give another --out, or --overwrite to write in its place")
     source = _Source(opened(pair))

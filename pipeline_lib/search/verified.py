@@ -22,6 +22,7 @@ from typing import Any
 from pipeline_lib.errors import CorruptArtifact
 
 HASHED_AT_ONCE = 2  # files; a million rows are two large ones
+NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def check_files(folder: Path, digest: str, names: Sequence[str]) -> None:
@@ -62,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-    except FileNotFoundError as error:
+    except NO_FILE as error:
         raise CorruptArtifact(f"{path}: no such file; run `cpt run` again") from error
     return parse_json(content, str(path))
 
@@ -75,7 +76,7 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     """
     try:
         record = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptArtifact(f"{where}: not JSON: {error}; run `cpt run` again") from error
     if not isinstance(record, dict):
         raise CorruptArtifact(f"{where}: a {type(record).__name__}, expected an object; run `cpt run` again")
@@ -91,7 +92,7 @@ def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
+    except NO_FILE:
         return "no file"
 
 

@@ -35,6 +35,7 @@ class ServeConfig(StageConfig):
         description="Names that a request's Host header may have beside the address itself, against DNS rebinding. With none,"
         " loopback's names alone where it listens on loopback, and any where a token guards it.",
     )
+    int8: bool = Field(False, description="Embed by the models' 8-bit weights, which an export has of `export.quantize=int8`.")
     max_k: int = Field(100, ge=1, le=10_000, description="Hits of one search, at most.")
     max_explained: int = Field(20, ge=1, le=1000, description="Hits of one search that are explained, at most.")
     max_query_characters: int = Field(8_192, ge=1, description="Characters of a query, at most.")
@@ -65,7 +66,11 @@ class ServeConfig(StageConfig):
     embedding_seconds: float = Field(
         60.0, gt=0, description="The same for requests for embeddings, of up to `max_texts` texts."
     )
-    receive_seconds: float = Field(10.0, gt=0, description="Seconds for a request's header, and for its body, to arrive.")
+    receive_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds for a request's header, and for its body, to arrive, and for some of its answer to be read.",
+    )
     keep_alive_seconds: int = Field(30, ge=1, description="Seconds that a connection stays open between two requests.")
     stop_seconds: int = Field(10, ge=0, description="Seconds that requests under way have to finish when it is stopped.")
     follow_seconds: float = Field(

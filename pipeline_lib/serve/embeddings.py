@@ -16,7 +16,7 @@ from starlette.responses import Response
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.engine import DEFAULT, Embedded, Engine, as_base64
 from pipeline_lib.serve.replies import BAD, NOT_FOUND, Refused, json_response, refusals
-from pipeline_lib.serve.searching import as_text, whole
+from pipeline_lib.serve.searching import as_list, as_text, whole
 
 MOST_NAME = 128  # characters of a model's name
 OWNER = "cpt"
@@ -65,9 +65,10 @@ class ModelsAnswer(BaseModel):
 def embeddings_model(config: ServeConfig) -> type[BaseModel]:
     """What a request for embeddings holds."""
     text = Annotated[str, Field(min_length=1, max_length=config.max_text_characters)]
+    texts = Annotated[list[text], Field(min_length=1, max_length=config.max_texts)]  # type: ignore[valid-type]
     fields: dict[str, Any] = {
         "input": (
-            text | Annotated[list[text], Field(min_length=1, max_length=config.max_texts)],
+            Annotated[texts, BeforeValidator(_as_texts, json_schema_input_type=text | texts)],
             Field(description="A text, or several. Token ids are not taken."),
         ),
         "model": (
@@ -88,14 +89,24 @@ def embeddings_model(config: ServeConfig) -> type[BaseModel]:
     return create_model("Embeddings", __config__=ConfigDict(extra="forbid"), **fields)
 
 
+def _as_texts(value: Any) -> Any:
+    """One text as a list of one.
+
+    Raises:
+        ValueError: it holds token ids, which OpenAI's clients may send: another tokenizer's mean other words here.
+    """
+    if isinstance(value, list) and any(isinstance(one, int | float | list) for one in value):
+        raise ValueError("token ids are not taken, they are another tokenizer's: send the texts")
+    return as_list(value)
+
+
 def router(config: ServeConfig, engine: Engine) -> APIRouter:
     """The routes."""
     found = APIRouter(prefix="/v1", tags=["openai"])
     asked_model = embeddings_model(config)
 
     async def embedded(asked: Any) -> Response:
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
-        for place, text in enumerate(texts):
+        for place, text in enumerate(asked.input):
             try:
                 as_text(text)
             except ValueError as error:
@@ -103,7 +114,7 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
         cancelled = threading.Event()
 
         def answer() -> bytes:
-            found = engine.embed(asked.model, texts, asked.input_type, cancelled)
+            found = engine.embed(asked.model, asked.input, asked.input_type, cancelled)
             _check_width(asked.dimensions, found.vectors_ND.shape[1])
             return _rendered(asked.model, found, asked.encoding_format)
 

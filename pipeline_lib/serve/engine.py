@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError, redacted
 from pipeline_lib.search import registry
+from pipeline_lib.search.encoders import check_model, load_encoder, open_documents
 from pipeline_lib.search.query import FollowingSearcher, LoadWeights, Mode, Searcher, render_json
-from pipeline_lib.search.verified import check_files
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.figures import Figures
-from pipeline_lib.serve.replies import BAD, BUSY, NOT_FOUND, Refused
+from pipeline_lib.serve.replies import BAD, BUSY, FAULT, NOT_FOUND, Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ class Engine:
     def __init__(self, config: ServeConfig, home: Home, load_weights: LoadWeights | None, figures: Figures) -> None:
         self.config, self.home, self.figures = config, home, figures
         self._load_weights = load_weights
-        self._follower = FollowingSearcher(home, config.name, load_weights)
+        self._follower = FollowingSearcher(home, config.name, load_weights, int8=config.int8)
         self.searcher = self._follower.searcher()
         self.pool = ThreadPoolExecutor(config.n_threads, "search", initializer=_one_thread)
         self.embedding_pool = ThreadPoolExecutor(1, "embed")
@@ -130,10 +130,13 @@ class Engine:
                 found = self._explained(searcher, queries, questions[0])
             else:
                 found = searcher.search_many(queries, kind, k, filters, mode)
-        except UserError as error:
+        except Exception as error:
             if len(questions) > 1:  # one of them is at fault
                 return {one: answer for each in questions for one, answer in self._answer_alike(searcher, [each]).items()}
-            return {questions[0]: Refused(BAD, self.public(str(error)), "invalid_request")}
+            if isinstance(error, UserError):
+                return {questions[0]: Refused(BAD, self.public(str(error)), "invalid_request")}
+            logging.getLogger(__name__).exception("a search failed")  # what was asked is nobody's business
+            return {questions[0]: Refused(FAULT, "a fault of the service; its log has it", "internal")}
         rendered = (render_json(one.query, hits).encode() for one, hits in zip(questions, found, strict=True))
         return dict(zip(questions, rendered, strict=True))
 
@@ -165,9 +168,11 @@ class Engine:
 
         try:
             encoder = self._encoders.open(self.config.name if model == DEFAULT else model, self.searcher)
-        except UserError as error:
+        except LookupError as error:
             said = f"no model {model!r}; /v1/models lists them"
             raise Refused(NOT_FOUND, said, "model_not_found", "model") from error
+        except UserError as error:
+            raise Refused(BAD, self.public(str(error)), "model_unavailable", "model") from error
         except (CorruptArtifact, TransientError, OSError) as error:
             logging.getLogger(__name__).warning("model %s: %s", model, redacted(str(error)))
             raise Refused(BUSY, f"the model {model!r} cannot be opened", "model_unavailable", "model") from error
@@ -186,8 +191,16 @@ class Engine:
         """Names that embeddings take to the time since which their pair is in use."""
         found = {DEFAULT: self.searcher.current.since}
         for name in registry.names(self.home):
-            if name != DEFAULT and (pair := registry.pair_of(self.home, name)):
-                found[name] = pair.since
+            try:
+                if name != DEFAULT and (pair := registry.pair_of(self.home, name)):
+                    found[name] = pair.since
+            except (
+                UserError,
+                CorruptArtifact,
+                TransientError,
+                OSError,
+            ) as error:  # of a name that is none of the others' business
+                logging.getLogger(__name__).warning("model %s: %s", name, redacted(str(error)))
         return found
 
     def served(self) -> dict[str, Any]:
@@ -212,7 +225,7 @@ class Engine:
         while not self._stopped.wait(self.config.follow_seconds):
             try:
                 searcher = self._follower.searcher()
-            except (LookupError, RuntimeError, TypeError, ValueError):  # a damaged pair: the one that answers goes on answering
+            except Exception:  # whatever it is about another pair: the one that answers goes on answering
                 logging.getLogger(__name__).exception("goes on with the pair that it has")
                 self._stopped.wait(5.0)
                 continue
@@ -230,7 +243,7 @@ class Encoders:
     """The models that embedded last, opened; each is looked up anew, so that a promotion holds for the next request."""
 
     def __init__(self, config: ServeConfig, home: Home, load_weights: LoadWeights | None) -> None:
-        self._most, self._default, self._home, self._load_weights = config.max_models, config.name, home, load_weights
+        self._config, self._home, self._load_weights = config, home, load_weights
         self._opened: OrderedDict[str, Any] = OrderedDict()  # by the model's digest
         self._lock = threading.Lock()
 
@@ -238,35 +251,31 @@ class Encoders:
         """The encoder of a name's model; that of the pair that is searched is shared with it.
 
         Raises:
-            UserError: there is no such name.
+            LookupError: there is no such name.
+            UserError: it has no weights of 8 bits, and these are asked for.
             CorruptArtifact: its files are not what they were.
         """
         current = searcher.current
-        if name not in (self._default, current.name):
-            current = registry.opened(registry.in_use(self._home, name))
+        if name not in (self._config.name, current.name):
+            try:
+                current = registry.opened(registry.in_use(self._home, name))
+            except UserError as error:
+                raise LookupError(name) from error
         shared = searcher.encoder if current.model_digest == searcher.current.model_digest else None
         with self._lock:
-            found = self._opened.pop(current.model_digest, None) or _open_encoder(current, shared, self._load_weights)
+            found = self._opened.pop(current.model_digest, None) or self._open(current, shared)
             self._opened[current.model_digest] = found
-            if len(self._opened) > self._most:
+            if len(self._opened) > self._config.max_models:
                 self._opened.popitem(last=False)
             return found
 
-
-def _open_encoder(current: Champion, shared: Any, load_weights: LoadWeights | None) -> Any:
-    """Both sides of a model, every file of it verified."""
-    if not (current.model / "model.onnx").is_file():
-        if shared is None and load_weights is None:
-            raise CorruptArtifact(f"{current.model}: no model.onnx")
-        return shared or load_weights(current.model)  # type: ignore[misc]
-    from pipeline_lib.export.self_test import SelfTest
-    from pipeline_lib.search.onnx_encoder import FILES, OnnxEncoder
-
-    check_files(current.model, current.model_digest, FILES)
-    if shared is None:
-        return OnnxEncoder(current.model)
-    SelfTest.read(current.model).check(shared, {"document": "document"})
-    return shared
+    def _open(self, current: Champion, shared: Any) -> Any:
+        """Both sides of a model, every file of it verified."""
+        if shared is None:
+            check_model(current, self._config.int8)
+            shared = load_encoder(current.model, self._load_weights, self._config.int8)
+        open_documents(current, shared)
+        return shared
 
 
 def _facets(searcher: Searcher, most: int) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import MutableMapping
+from collections.abc import Coroutine, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -38,6 +39,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HEALTH = ("/healthz", "/healthz/ready")  # answered however busy it is, and to whoever asks
 OPEN = (*HEALTH, "/")  # without a token: the page asks for it
 SLOW = ("/v1/embeddings",)
+IPV4, CLIENT_BITS = 4, 64  # of an address of IPv6: its network
 MOST_CLIENTS = 10_000  # whose rates are remembered
 BODIES = 16  # the largest ones that may be held at once
 OTHER = "other"  # route of whatever has none
@@ -65,6 +67,8 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope.get("method") == "HEAD":  # the server leaves the body out
+            scope = {**scope, "method": "GET"}
         answer = _Answer(send)
         began = time.perf_counter()
         try:
@@ -85,6 +89,13 @@ class Gate:
         if self.is_stopping:
             raise Refused(BUSY, "the service stops; ask again in a moment", "stopping", headers=_later(1, close=True))
         body = await self._body(scope, receive)
+        try:
+            await self._let_in(scope, _replayed(body, receive), answer)
+        finally:
+            self._held_bytes -= len(body)
+
+    async def _let_in(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        path = scope["path"]
         if self.in_flight.total() >= self.config.max_in_flight:
             raise Refused(BUSY, f"{self.config.max_in_flight} requests are under way already", "busy", headers=_later(1))
         seconds = self.config.embedding_seconds if path in SLOW else self.config.timeout_seconds
@@ -92,7 +103,11 @@ class Gate:
         self.figures.in_flight.inc()
         try:
             async with asyncio.timeout(seconds):
-                await self.app(scope, _replayed(body, receive), answer)
+                await (
+                    _while_heard(self.app(scope, receive, answer), receive)
+                    if path in SLOW
+                    else self.app(scope, receive, answer)
+                )
         except TimeoutError:
             raise Refused(TIMEOUT, f"no answer within {seconds:g} seconds; ask for less, or later", "timeout") from None
         finally:
@@ -157,7 +172,7 @@ class Gate:
         if not said.isdecimal() or int(said[:20]) > most:
             raise Refused(TOO_LARGE, f"a body has at most {most:,} bytes", "body_too_large", headers={"Connection": "close"})
         chunks: list[bytes] = []
-        size = 0
+        size, is_whole = 0, False
         try:
             async with asyncio.timeout(self.config.receive_seconds):
                 while True:
@@ -174,12 +189,13 @@ class Gate:
                         raise Refused(BUSY, "too many large bodies at once", "busy", headers=_later(1, close=True))
                     chunks.append(chunk)
                     if not message.get("more_body"):
+                        is_whole = True
                         return b"".join(chunks)
         except TimeoutError:
             close = {"Connection": "close"}
             raise Refused(SLOW_BODY, "the body did not arrive in time", "slow_body", headers=close) from None
         finally:
-            self._held_bytes -= size
+            self._held_bytes -= 0 if is_whole else size  # a whole one is held until it is answered
 
 
 class Buckets:
@@ -198,9 +214,10 @@ class Buckets:
         """Seconds until the client may come again; 0: it may now, and has used a token."""
         if self.rate is None:
             return 0.0
-        tokens, since = self._held.pop(client, (float(self.burst), now))
+        network = _network(client)
+        tokens, since = self._held.pop(network, (float(self.burst), now))
         tokens = min(self.burst, tokens + (now - since) * self.rate)
-        self._held[client] = (tokens - 1 if tokens >= 1 else tokens, now)
+        self._held[network] = (tokens - 1 if tokens >= 1 else tokens, now)
         if len(self._held) > MOST_CLIENTS:
             self._held.popitem(last=False)
         return 0.0 if tokens >= 1 else (1 - tokens) / self.rate
@@ -233,12 +250,41 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
+async def _while_heard(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Do the work for as long as somebody waits for its answer: it takes long, and others wait behind it."""
+    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+    finally:
+        gone.cancel()
+        doing.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
 def _later(seconds: float, close: bool = False) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))} | ({"Connection": "close"} if close else {})
+
+
+def _network(client: str) -> str:
+    """Whose rate an address counts for: of IPv6 a client has 2^64 of them."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if address.version == IPV4 or address.ipv4_mapped:
+        return client
+    return str(ipaddress.ip_network((address, CLIENT_BITS), strict=False))
 
 
 def _in_url(host: str) -> str:

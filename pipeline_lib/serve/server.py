@@ -100,7 +100,7 @@ class _Server(uvicorn.Server):
 
 
 class Impatient(H11Protocol):
-    """HTTP/1.1 that closes connections on which a request's header does not arrive in time."""
+    """HTTP/1.1 that closes connections on which a request's header does not arrive in time, or of an answer nothing is read."""
 
     seconds = 10.0
 
@@ -108,6 +108,8 @@ class Impatient(H11Protocol):
         """Begin to wait for the first header."""
         super().connection_made(transport)
         self._waits: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._reads: asyncio.TimerHandle | None = None
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -119,6 +121,18 @@ class Impatient(H11Protocol):
         """The same, of what came while the last request was answered."""
         super().on_response_complete()
         self._look()
+        if self._reads is None:
+            self._look_whether_read(is_first=True)
+
+    def _look_whether_read(self, is_first: bool = False) -> None:
+        """Look again as long as something of an answer is unread; give the memory back where nobody reads it."""
+        self._reads = None
+        unread, before = self.transport.get_write_buffer_size(), self._unread
+        self._unread = unread
+        if unread and not is_first and unread >= before:
+            self.transport.abort()  # `close` would wait for the reader
+        elif unread:
+            self._reads = self.loop.call_later(self.seconds, self._look_whether_read)
 
     def _look(self) -> None:
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
@@ -129,6 +143,8 @@ class Impatient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._rest()
+        if self._reads is not None:
+            self._reads.cancel()
         super().connection_lost(exc)
 
     def _wait(self) -> None:

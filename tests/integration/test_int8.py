@@ -12,6 +12,7 @@ import pytest
 from builders import pair_row, write_pairs
 from exported_models import TEXTS, Exported, tiny_checkpoint
 from pydantic import ValidationError
+from search_homes import ask
 
 from pipeline_lib.config.run import ExportConfig, IndexConfig, RunConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
@@ -23,7 +24,9 @@ from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher
-from pipeline_lib.search.registry import Candidate, as_pair
+from pipeline_lib.search.registry import Candidate, as_pair, in_use, promote
+from pipeline_lib.serve.config import ServeConfig
+from pipeline_lib.serve.server import Service
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.int8 import int8_loss, int8_told
@@ -113,6 +116,31 @@ def test_a_search_uses_them_where_it_is_told_to(
     without = as_pair(Candidate(plain, build_index(store, plain, curated, IndexConfig(), Exported(plain))))
     with pytest.raises(UserError, match=r"export\.quantize=int8"):
         Searcher(without, int8=True)
+
+
+def test_a_service_embeds_by_them_where_it_is_told_to(
+    store: Store, checkpoint: Checkpoint, exported: Artifact, curated: Artifact
+) -> None:
+    plain = export(store, checkpoint, ExportConfig())
+    for name, model in (("with", exported), ("without", plain)):
+        promote(store.root, name, Candidate(model, build_index(store, model, curated, IndexConfig(), Exported(model))))
+    with pytest.raises(UserError, match=r"publish it with --set export\.quantize=int8, or leave --int8 out"):
+        Service(ServeConfig(port=0, name="without", int8=True), store.root)
+    expected = OnnxEncoder(exported.part_folder(), int8=True)
+    service = Service(ServeConfig(port=0, name="with", int8=True), store.root)
+    with service.in_thread():
+        for side in ("document", "query"):
+            asked = {"input": TEXTS[0], "input_type": side, "encoding_format": "float"}
+            _, _, body = ask(service, "/v1/embeddings", asked)
+            assert json.loads(body)["data"][0]["embedding"] == pytest.approx(
+                expected.embed(TEXTS[:1], side)[0].tolist(), abs=1e-6
+            )
+        hits = Searcher(in_use(store.root, "with"), int8=True).search("open a socket", k=5)
+        found = json.loads(ask(service, "/search?q=open+a+socket&k=5")[2])["hits"]
+        assert [(hit["id"], hit["score"]) for hit in found] == [(hit.id, hit.score) for hit in hits]
+        status, _, body = ask(service, "/v1/embeddings", {"input": "x", "model": "without"})
+        assert status == 400 and "export.quantize=int8" in body.decode() and str(store.root) not in body.decode()
+        assert ask(service, "/v1/embeddings", {"input": "x", "model": "none"})[0] == 404
 
 
 def test_another_graph_is_refused(exported: Artifact, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from search_homes import SearchHome, ask, raw, serving
@@ -95,6 +97,24 @@ def test_odd_queries_are_searched(service: Service, query: str) -> None:
     assert status == 200 and json.loads(body)["query"] == query
 
 
+@pytest.mark.parametrize("given", [[1, 2], [[1], [2, 3]], ["a", 3], [1.5], [True]])
+def test_token_ids_are_refused_by_their_name(service: Service, given: list) -> None:
+    status, _, body = ask(service, "/v1/embeddings", {"input": given})
+    error = json.loads(body)["error"]
+    assert (status, error["param"]) == (400, "input") and "token ids are not taken" in error["message"]
+
+
+def test_a_text_that_is_empty_is_told_by_its_place(service: Service) -> None:
+    status, _, body = ask(service, "/v1/embeddings", {"input": ["a", ""]})
+    assert status == 400 and json.loads(body)["error"]["message"].startswith("input.1: ")
+
+
+def test_the_head_alone_has_no_body(service: Service) -> None:
+    for path in ("/healthz", "/", "/search?q=date"):
+        status, headers, body = ask(service, path, method="HEAD")
+        assert (status, body) == (200, b"") and int(headers["content-length"]) > 0
+
+
 def test_content_types_and_methods_and_paths_that_there_are_not(service: Service) -> None:
     assert ask(service, "/search", b'{"query": "x"}', {"Content-Type": "text/plain"})[0] in (400, 415)
     status, headers, _ = ask(service, "/search", method="DELETE")
@@ -138,6 +158,23 @@ def test_what_is_no_request_harms_nobody(service: Service, data: bytes) -> None:
     said = raw(service, data, 2.0)
     assert not said.startswith(b"HTTP/1.1 5")
     assert ask(service, "/healthz")[0] == 200
+
+
+def test_who_reads_nothing_of_an_answer_is_hung_up_on(home: SearchHome) -> None:
+    with serving(home, receive_seconds=0.3) as service, socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((urlsplit(service.url).hostname, urlsplit(service.url).port))
+        body = json.dumps({"input": ["x"] * 2048}).encode()
+        reader.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: %d\r\n\r\n" % len(body) + body)  # fmt: skip
+        deadline = time.monotonic() + 60
+        while 'route="/v1/embeddings",status="200"' not in service.figures.page().decode() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        connections = service._server.server_state.connections
+        while connections and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not connections, "the answer, of more than the system's buffers, would be kept until it is read"
+        assert ask(service, "/healthz")[0] == 200
 
 
 def test_a_header_that_never_ends_is_hung_up_on(home: SearchHome) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from pipeline_lib.errors import UserError
@@ -99,6 +101,29 @@ def test_few_queries_are_held_at_a_time() -> None:
     counts = BatchCounts()
     write_run(read_queries(lines(), counts), answer, io.StringIO(), counts=counts)
     assert counts.queries == total and widest[0] <= QUERIES_AT_ONCE
+
+
+def test_queries_may_be_packed_and_a_damaged_file_gives_what_it_has() -> None:
+    lines = b"\xef\xbb\xbfq1\tfirst\r\n" + b"".join(b"n%d\tquery %d of %d\n" % (i, i * 7919, i) for i in range(5_000))
+    packed, counts = gzip.compress(lines), BatchCounts()
+    assert len(list(read_queries(io.BytesIO(packed), counts))) == 5_001 and not counts.dropped
+    for damaged in (packed[: len(packed) // 2], packed[:20], packed[:2000] + b"\xff" * 2000 + packed[4000:]):
+        counts = BatchCounts()
+        found = list(read_queries(io.BytesIO(damaged), counts))
+        assert len(found) < 5_001 and counts.dropped["damaged_gzip"] == 1, damaged[:9]
+    assert list(read_queries(io.BytesIO(b""), BatchCounts())) == []
+
+
+def test_who_orders_by_score_alone_reads_the_ranks_that_were_found() -> None:
+    found = [("a", 1.0), ("b", 1.0), ("a", 1.0), ("c", 1.0 - 1e-12), ("d", 0.5), ("d", 0.4), ("e", -3.0), ("f", -3.0)]
+    out = io.StringIO()
+    counts = write_run(iter([("q", "x")]), lambda _: [found], out)
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    scores = np.array([float(row[4]) for row in rows], np.float32)
+    assert [row[2:4] for row in rows] == [[docid, str(rank)] for rank, docid in enumerate("abcdef", 1)]
+    assert (np.diff(scores) < 0).all() and np.abs(scores - [1, 1, 1, 0.5, -3, -3]).max() < 1e-6
+    assert (counts.hits, counts.same_pair) == (6, 2)
+    assert counts.sentence() == "1 queries, 6 hits, 2 hits left out: the other passage of their pair stands above"
 
 
 def test_a_tag_is_one_word() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,38 @@ def test_nothing_but_the_glob_signs_means_anything() -> None:
         assert re.search(path_pattern(path), path)
         assert re.search(path_pattern(path + "*"), path + "x")
         assert not re.search(path_pattern(path), path.replace(path[1], "Z", 1) + "q")
+
+
+@pytest.mark.parametrize(
+    ("glob", "meant", "not_meant"),
+    [
+        ("[!]]*", "a]", "]a"),
+        ("[]]*", "]a", "a"),
+        ("[]a]", "a", "b"),
+        ("[^a]*", "b", "a"),
+        ("[!^]", "a", "^"),
+        ("[a^]", "^", "b"),
+        ("[\\d]", "\\", "5"),
+        ("a[b", "a[b", "ab"),
+        ("[!]", "[!]", "a"),
+        ("*/tests/", "x/tests/y/z.py", "x/testsy"),
+        ("**/", "a/b", None),
+        ("./a/b", "a/b/c.py", "b"),
+    ],
+)
+def test_brackets_and_folders_mean_what_they_mean_to_git(glob: str, meant: str, not_meant: str | None) -> None:
+    assert re.search(path_pattern(glob), meant)
+    assert not_meant is None or not re.search(path_pattern(glob), not_meant)
+
+
+def test_a_mistyped_path_among_many_that_are_alike_is_told_at_once() -> None:
+    folders = [f"package/models/part_{i % 97}/modeling_{i}" for i in range(20_000)]
+    known = [f"{folder}/{name}.py" for folder, name in zip(folders, ["core", "utils"] * 10_000, strict=True)]
+    start = time.process_time()
+    assert (
+        nearest_values("package/models/part_5/modelling_102/corre.py", known)[0] == "package/models/part_5/modeling_102/core.py"
+    )
+    assert time.process_time() - start < 0.7  # 0.1; letter by letter it would be over a second
 
 
 def test_the_nearest_come_first() -> None:

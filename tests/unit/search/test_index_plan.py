@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_what_does_not_fit_and_what_makes_no_sense_is_said() -> None:
     for n, d in ((0, 8), (10**13, 8), (5, 0), (5, 100_000)):
         with pytest.raises(UserError, match="expected 1 to"):
             plan_rows(n, d, None, RATES)
-    for words in ("", "two", "2XB", "-1GB", "0", "1e9"):
+    for words in ("", "two", "2XB", "-1GB", "0", "1e9", "9" * 400, "9" * 30 + "TB"):
         with pytest.raises(UserError, match="is no size"):
             parse_bytes(words)
     assert [parse_bytes(words) for words in ("2GB", "1.5 GiB", "800m", "12")] == [2 * 10**9, 3 * 2**29, 8 * 10**8, 12]
@@ -104,6 +105,29 @@ def test_the_command_shows_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = json.loads(done.stdout)
     assert (found["vectors"], found["dim"], [row["kind"] for row in found["kinds"] if row["chosen"]]) == (1000, 64, ["flat"])
     assert "float32 20.5 GB" in describe(plan_rows(20 * MILLION, 256, None, RATES), 20 * MILLION, 256)
+
+
+def test_rates_of_wide_vectors_are_scaled_and_damaged_ones_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(d: int, *_: object) -> Rates:
+        measured.append(d)
+        return replace(RATES, width=d)
+
+    monkeypatch.setattr(index_plan, "measure_rates", measure)
+    assert calibrated(tmp_path, 65_536).width == 1_024 and calibrated(tmp_path, 2_000).width == 1_024
+    assert measured == [1_024], "a width of 65,536 would take gigabytes"
+    rows = plan_rows(MILLION, 65_536, None, calibrated(tmp_path, 65_536))
+    assert rows[0].build_seconds == pytest.approx(0.01 * MILLION / 12_288 * 64)
+    kept = json.loads((tmp_path / index_plan.RATES_FILE).read_text())
+    (name,) = kept
+    wrong = [{name: 3}, {name: kept[name] | {"rows": "x"}}, {name: kept[name] | {"seconds": {"flat": 1.0}}}, []]
+    for damaged in (b"", b"[" * 100_000, *(json.dumps(one).encode() for one in wrong)):
+        (tmp_path / index_plan.RATES_FILE).write_bytes(damaged)
+        measured.clear()
+        assert calibrated(tmp_path, 65_536).width == 1_024 and measured == [1_024], damaged[:99]
 
 
 def test_build_time_grows_with_rows_and_a_graph_faster_than_they_do() -> None:

@@ -142,6 +142,18 @@ def test_a_flipped_byte_is_refused(home: Path, name: str) -> None:
         search(home, "x")
 
 
+@pytest.mark.parametrize(
+    "change", [{"code": None}, {"effort": {"leaps": 3}}, {"bm25": {}}, {"fusion": {"kinds": {"code": {}}}}]
+)
+def test_an_index_that_another_version_wrote_is_told_of(home: Path, change: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline_lib.search.query.check_files", lambda *_: None)  # its bytes are those that were written
+    path = in_use(home).index / "index.json"
+    facts = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}))
+    with pytest.raises(CorruptArtifact, match=r"this version cannot open it \(\w+: .*cpt publish"):
+        search(home, "x")
+
+
 def test_a_truncated_and_a_missing_file_are_refused(home: Path) -> None:
     path = in_use(home).index / "index.faiss"
     path.write_bytes(path.read_bytes()[:-1])

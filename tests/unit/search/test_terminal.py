@@ -22,7 +22,7 @@ from data_contracts.schemas import INDEX_ROWS
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search.hits import Hit, render_json, render_text
+from pipeline_lib.search.hits import Hit, render_json, render_text, visible
 from pipeline_lib.search.index import build_index
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, in_use, promote
@@ -94,9 +94,12 @@ def test_a_place_of_a_file_is_the_query(home: Path, tmp_path: Path) -> None:
     assert of_index["hits"][0]["name"] == "planted.code_1"
     with pytest.raises(UserError, match="no such file on this machine, and the index has no such path"):
         asked("--like", "elsewhere.py:1")
-    for wrong in ("file.py", "file.py:", ":3", "file.py:0", "file.py:x", "file.py:-1"):
+    for wrong in ("file.py", "file.py:", ":3", "file.py:0", "file.py:x", "file.py:-1", "file.py:" + "9" * 5000):
         with pytest.raises(UserError, match="expected FILE:LINE"):
             asked("--like", wrong)
+    for nowhere in ("x" * 5000, f"{file}/under.py"):
+        with pytest.raises(UserError, match="no such file on this machine, and the index has no such path"):
+            asked("--like", f"{nowhere}:1")
     (in_use(home).model / "document" / "tokenizer.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match=r"document.tokenizer\.json"):
         asked("--like", f"{file}:5")
@@ -147,8 +150,13 @@ def test_a_batch_is_a_run_file(home: Path, tmp_path: Path) -> None:
     assert piped.stdout.split()[:4] == ["q1", "Q0", alone[0]["id"], "1"]
     with pytest.raises(UserError, match="no query in it"):
         asked("--batch", os.devnull, "--out", str(out))
-    with pytest.raises(UserError, match="no such folder"):
-        asked("--batch", str(queries), "--out", str(tmp_path / "none" / "run.txt"))
+    for wrong, told in ((tmp_path / "none/run.txt", "no such folder"), (queries / "run.txt", "no such folder"),
+                        (tmp_path, "a folder; name a file in it"), (tmp_path / ("x" * 300), "too long")):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            asked("--batch", str(queries), "--out", str(wrong))
+    for nowhere in ("x" * 5000, str(queries / "under"), str(tmp_path)):
+        with pytest.raises(UserError, match="no such file"):
+            asked("--batch", nowhere)
 
 
 @pytest.mark.usefixtures("home")
@@ -180,6 +188,8 @@ def test_texts_cannot_steer_a_terminal() -> None:
     as_json = render_json("q\u202e", [HOSTILE])
     assert as_json.isprintable() and json.loads(as_json)["query"] == "q\u202e"
     assert json.loads(as_json)["hits"][0]["name"] == HOSTILE.name
+    hidden = "a\tb\r\n" + "".join(chr(0xE0000 + ord(sign)) for sign in "obey") + "\u200b\u202e\udfff" + "größe 🤷🏽\u200d♀️"
+    assert visible(hidden) == "a\tb\r\n" + "\N{REPLACEMENT CHARACTER}" * 7 + "größe 🤷🏽\u200d♀️", "nothing that nobody sees"
 
 
 def at_a_terminal(home: Path, **more: str) -> bytes:

@@ -33,7 +33,12 @@ class Asking:
         self.gate = Gate(app, ServeConfig(**options), token, self.figures)
 
     async def ask(
-        self, path: str = "/search", headers: dict[str, str] | None = None, chunks: Iterable[bytes] = (b"",), query: bytes = b""
+        self,
+        path: str = "/search",
+        headers: dict[str, str] | None = None,
+        chunks: Iterable[bytes] = (b"",),
+        query: bytes = b"",
+        **scoped: Any,
     ) -> tuple[int, dict[str, str], bytes]:
         given = {"host": "127.0.0.1:8000"} | (headers or {})
         parts = list(chunks)
@@ -48,10 +53,12 @@ class Asking:
 
         scope = {
             "type": "http",
+            "method": "GET",
             "path": path,
             "query_string": query,
             "client": ("10.0.0.1", 5),
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
+            **scoped,
         }
         await self.gate(scope, receive, send)
         start, *rest = sent
@@ -163,6 +170,75 @@ def test_more_at_once_than_is_worked_on_is_told_to_come_again() -> None:
     (status, headers, _), answered, left = asyncio.run(ask())
     assert (status, headers["retry-after"], left) == (503, "1", 0)
     assert [one[0] for one in answered] == [200, 200, 200]
+
+
+def test_who_asks_for_the_head_alone_is_answered_as_by_get() -> None:
+    async def method(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = type("Route", (), {"path": "/here"})
+        await send({"type": "http.response.start", "status": 200 if scope["method"] == "GET" else 405, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    asking = Asking(method)
+    assert [asking(path, method="HEAD")[0] for path in ("/healthz", "/search")] == [200, 200]
+    assert 'cpt_serve_requests_total{route="/here",status="200"} 2.0' in asking.figures.page().decode()
+
+
+def test_bodies_are_counted_until_they_are_answered() -> None:
+    go = asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await go.wait()
+        await echo(scope, receive, send)
+
+    asking = Asking(waits, max_body_bytes=1024, max_query_characters=9)
+
+    async def ask() -> tuple[Any, list[Any], int]:
+        held = [asyncio.create_task(asking.ask(chunks=[b"x" * 1024])) for _ in range(16)]
+        await asyncio.sleep(0.01)
+        over = await asking.ask(chunks=[b"x"])
+        go.set()
+        return over, await asyncio.gather(*held), asking.gate._held_bytes
+
+    over, held, left = asyncio.run(ask())
+    assert (over[0], code(over[2]), left) == (503, "busy", 0) and [one[0] for one in held] == [200] * 16
+
+
+def test_long_work_ends_when_nobody_waits_for_it() -> None:
+    ended: list[str] = []
+
+    async def works(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            ended.append(scope["path"])
+            raise
+
+    async def hang_up() -> None:
+        messages = [{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}]
+        headers = [(b"host", b"127.0.0.1")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "query_string": b"", "headers": headers}
+        asking = Asking(works)
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        await asyncio.wait_for(asking.gate(scope, receive, send), 10)
+        await asyncio.sleep(0)
+        assert asking.gate.in_flight.total() == 0 and 'status="499"' in asking.figures.page().decode()
+
+    asyncio.run(hang_up())
+    assert ended == ["/v1/embeddings"]
+
+
+def test_addresses_of_one_network_of_ipv6_are_one_client() -> None:
+    buckets = Buckets(rate=1.0, burst=1)
+    assert buckets.take("2001:db8::1", 0.0) == 0 and buckets.take("2001:db8::ffff:2%eth0", 0.0) > 0
+    assert buckets.take("2001:db8:0:1::1", 0.0) == 0
+    assert buckets.take("::ffff:10.0.0.1", 0.0) == 0 and buckets.take("::ffff:10.0.0.2", 0.0) == 0
+    assert buckets.take("10.0.0.1", 0.0) == 0 and buckets.take("10.0.0.2", 0.0) == 0
 
 
 def test_a_client_over_its_rate_waits_and_others_do_not() -> None:
