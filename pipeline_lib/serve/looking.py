@@ -78,6 +78,7 @@ class Histogram(BaseModel):
     counts: list[int]
     rows: int = Field(description="How many were compared.")
     mean: float
+    deviation: float = Field(description="Standard deviation.")
 
 
 class NeighboursAnswer(BaseModel):

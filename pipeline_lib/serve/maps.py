@@ -127,6 +127,8 @@ class Maps:
     def stop(self) -> None:
         """Give up what is being made."""
         self._stopped.set()
+        if self._thread:
+            self._thread.join(1.0)
 
     def path(self, index_digest: str) -> Path:
         """The file of an index's map."""

@@ -143,4 +143,5 @@ def _histogram(searcher: Searcher, vector_1D: np.ndarray, row: int | None) -> di
         "counts": counts_H.tolist(),
         "rows": len(scores_N),
         "mean": round(float(scores_N.mean()), 4),
+        "deviation": round(float(scores_N.std()), 4),
     }

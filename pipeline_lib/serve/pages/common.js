@@ -43,7 +43,8 @@ function counted(number, one, many) {
 function card(hit, first, last) {
   const made = node("li", "hit"), top = node("div", "top");
   made.tabIndex = -1;
-  top.append(node("span", "rank", first), node("h3", "", hit.name), node("span", "score", last));
+  if (first) top.append(node("span", "rank", first));
+  top.append(node("h3", "", hit.name), node("span", "score", last));
   made.append(top, node("p", "place", hit.path + ":" + hit.line));
   const tags = [hit.language, hit.package, hit.licence].filter(Boolean).join(" · ");
   if (tags) made.append(node("p", "tags", tags));
@@ -77,11 +78,11 @@ function histogram(found, scores) {
     return one;
   };
   const low = found.edges[0], high = Math.max(found.edges.at(-1), ...scores), most = Math.max(...found.counts);
-  const across = value => 600 * (value - low) / (high - low || 1), above = score => found.counts.reduce(
-    (sum, count, bin) => sum + (found.edges[bin] >= score ? count : 0), 0);
-  const near = scores.length ? " The neighbours have " + scores.at(-1).toFixed(3) + " to " + scores[0].toFixed(3) + "; " +
-    counted(above(scores.at(-1)), "row is", "rows are") + " as near as that." : "";
-  const said = "Cosines of " + counted(found.rows, "row", "rows") + ", evenly spread: mean " + found.mean.toFixed(3) + "." + near;
+  const across = value => 600 * (value - low) / (high - low || 1), off = score => ((score - found.mean) / (found.deviation || 1)).toFixed(1);
+  const near = scores.length ? " The nearest has " + scores[0].toFixed(3) + ", " + off(scores[0]) + " deviations above the mean; the last of the neighbours " +
+    scores.at(-1).toFixed(3) + ", " + off(scores.at(-1)) + "." : "";
+  const said = "Cosines of " + counted(found.rows, "row", "rows") + ", evenly spread: mean " + found.mean.toFixed(3) + ", standard deviation " +
+    found.deviation.toFixed(3) + "." + near;
   const drawing = made("svg", { viewBox: "0 0 600 90", role: "img", "aria-label": said, preserveAspectRatio: "none" });
   found.counts.forEach((count, bin) => {
     const left = across(found.edges[bin]), tall = count ? Math.max(1.5, 84 * count / most) : 0;
@@ -89,7 +90,7 @@ function histogram(found, scores) {
   });
   for (const score of scores) drawing.append(made("rect", { x: Math.min(598, across(score)), y: 0, width: 2, height: 90, class: "near" }));
   const ends = node("p", "ends");
-  ends.append(node("span", "", low.toFixed(2)), node("span", "", "cosine"), node("span", "", high.toFixed(2)));
+  ends.append(node("span", "", low.toFixed(3)), node("span", "", "cosine"), node("span", "", high.toFixed(3)));
   const box = node("figure", "histogram");
   box.append(drawing, ends, node("figcaption", "", said));
   return box;
