@@ -199,7 +199,8 @@ def _add_map(found: APIRouter, engine: Engine) -> None:
 
 def _add_neighbours(found: APIRouter, config: ServeConfig, engine: Engine) -> None:
     by_get, by_post = neighbours_model(config, is_json=False), neighbours_model(config, is_json=True)
-    path, options = "/neighbours.json", {"response_model": NeighboursAnswer, "responses": refusals(CONFLICT)}
+    path = "/neighbours.json"
+    options: dict[str, Any] = {"response_model": NeighboursAnswer, "responses": refusals(CONFLICT)}
 
     async def answer(asked: Any) -> Response:
         return await _answered(engine.pool, partial(engine.neighbours, wanted(asked), asked.index))
@@ -220,19 +221,19 @@ def _add_compare(found: APIRouter, config: ServeConfig, engine: Engine) -> None:
     options: dict[str, Any] = {"response_model": CompareAnswer, "responses": refusals(NOT_FOUND)}
 
     async def answer(query: str, asked: Any) -> Response:
-        put = question(query, asked)
+        put = question(getattr(asked, query), asked)
         _check_text(asked.against, "against")
         return await _answered(engine.comparing_pool, partial(engine.compare, put, asked.against))
 
     @found.get("/compare.json", summary="Two models by a link", **options)
     async def compare(asked: Annotated[by_get, Query()]) -> Response:  # type: ignore[valid-type]
         """One query's hits by the model that is searched and by another, and what moved between them."""
-        return await answer(asked.q, asked)  # type: ignore[attr-defined]
+        return await answer("q", asked)
 
     @found.post("/compare.json", summary="Two models", **options)
     async def compare_by_post(asked: by_post) -> Response:  # type: ignore[valid-type]
         """One query's hits by the model that is searched and by another, and what moved between them."""
-        return await answer(asked.query, asked)  # type: ignore[attr-defined]
+        return await answer("query", asked)
 
     @found.get("/candidates.json", response_model=CandidatesAnswer, responses=refusals(), summary="With whom to compare")
     async def candidates() -> Response:

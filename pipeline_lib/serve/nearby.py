@@ -103,9 +103,10 @@ def _row(searcher: Searcher, asked: Asked) -> int | None:
 
 def _vector(searcher: Searcher, asked: Asked, row: int | None) -> np.ndarray:
     """The vector (1, D) that the others are compared with."""
+    if row is None and asked.side == "query":
+        return searcher.encoder.embed([asked.text], "query")
     if row is None:
-        embed = searcher.embed_documents if asked.side == "document" else lambda texts: searcher.encoder.embed(texts, "query")
-        return embed([asked.text])
+        return searcher.embed_documents([asked.text])
     vector_1D = vector_of(searcher, row)
     if vector_1D is None:
         raise UserError("this index keeps neither vectors nor texts; give the text itself")
