@@ -32,6 +32,7 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.runtime.machine import cache_folder
 from pipeline_lib.search.filters import codes_of
 from pipeline_lib.search.fusion import evenly
+from pipeline_lib.search.hits import safe_json
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.layout import SEED, STEPS
 from pipeline_lib.store.files import digest_of, replace_file
@@ -136,18 +137,19 @@ class Maps:
         return self.folder / f"{digest_of(content)[:24]}.npz"
 
     def _make(self, searcher: Searcher) -> None:
+        answer, said = b"", "the map could not be made; the service's log says why"
         try:
-            answer = self._ready(searcher)
+            answer, said = self._ready(searcher), ""
         except Stopped:
-            return
-        except (UserError, CorruptArtifact, OSError, RuntimeError, ValueError, MemoryError) as error:
+            said = "the service stops"
+        except UserError as error:
+            said = str(error)
+        except (CorruptArtifact, OSError, RuntimeError, ValueError, MemoryError) as error:
             logging.getLogger(__name__).warning("no map of %s: %s", searcher.current.index, error)
-            said = str(error) if isinstance(error, UserError) else "the map could not be made; the service's log says why"
+        finally:  # whatever went wrong, nobody waits for this thread any more
             with self._lock:
-                self._state, self._note, self._failed_at = "failed", said, time.monotonic()
-            return
-        with self._lock:
-            self._state, self._done, self._note, self._answer = "ready", 1.0, "", answer
+                self._state, self._note, self._answer = "ready" if answer else "failed", said, answer
+                self._failed_at = time.monotonic()
 
     def _ready(self, searcher: Searcher) -> bytes:
         path, began = self.path(searcher.current.index_digest), time.monotonic()
@@ -156,7 +158,7 @@ class Maps:
             found = made(searcher, self.config, self._tell, self._stopped)
             logging.getLogger(__name__).info("the map took %.1f s", time.monotonic() - began)
             self._keep(path, found)
-        return json.dumps(drawn(searcher, found), ensure_ascii=False).encode(errors="replace")
+        return safe_json(drawn(searcher, found)).encode(errors="replace")
 
     def _tell(self, done: float, note: str) -> None:
         if self._stopped.is_set():

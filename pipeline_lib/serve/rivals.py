@@ -6,6 +6,7 @@ was last used, so that a comparison takes the memory of one pair more.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LEAST_DIGITS = 4  # of a run's key that is cut short
 MOST_EVENTS = 50  # of a name's history that are looked at for candidates, the newest ones
+NUMBER = re.compile("[0-9]{1,9}")  # of an event
 TRAINED = "candidate"  # of an event without a pair: RUN/LABEL of what was held back
 
 
@@ -88,20 +90,20 @@ class Rivals:
         self._open = None
 
 
-def rivals_of(home: Home, served: Champion) -> list[Rival]:
+def rivals_of(home: Home, served: Champion) -> Iterator[Rival]:
     """What the pair that answers can be compared with, the newest first: pairs and candidates of its name's history."""
-    found: dict[Any, Rival] = {}
+    seen: set[Any] = set()
     label_now = _label(served.trained, served.checkpoint)
     for event in _events(home, served.name):
         pair, held_back = event.get("pair"), str(event.get(TRAINED, ""))
         digests = (pair["model_digest"], pair["index_digest"]) if pair else held_back
         is_served = digests == (served.model_digest, served.index_digest) or (not pair and held_back == label_now)
-        if not digests or is_served or digests in found:
+        if not digests or is_served or digests in seen:
             continue
+        seen.add(digests)
         label = _label(pair.get("trained", ""), pair.get("checkpoint", "")) if pair else held_back
         told = [str(event.get(name, "")) for name in ("event", "at", "why")]
-        found[digests] = Rival(str(event["number"]), told[0], label or str(digests[0])[:12], told[1], told[2])
-    return list(found.values())
+        yield Rival(str(event["number"]), told[0], label or str(digests[0])[:12], told[1], told[2])
 
 
 def rival(home: Home, served: Champion, against: str) -> tuple[str, Champion]:
@@ -122,11 +124,11 @@ def rival(home: Home, served: Champion, against: str) -> tuple[str, Champion]:
             except (UserError, CorruptArtifact):  # its index is gone, or was never made
                 continue
         raise UserError(f"{served.name} has no other pair or candidate; publish another run, or name one by `against`")
-    event = Files.of(home, served.name).event(served.name, int(against)) if against.isascii() and against.isdigit() else None
+    files = Files.of(home, served.name)
+    event = files.event(served.name, int(against)) if NUMBER.fullmatch(against) else None
     if event is not None:
         if event.get("pair"):
-            pair = champion_of(Files.of(home, served.name), served.name, Held(int(against), event["pair"]))
-            return against, _there(pair)
+            return against, _there(champion_of(files, served.name, Held(int(against), event["pair"])))
         if event.get(TRAINED):
             return against, candidate_pair(_store(served), str(event[TRAINED]), served.name)
         raise UserError(f"event {against} of {served.name} is about no pair of model and index")
