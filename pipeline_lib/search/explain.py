@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.search.filters import path_mask
-from pipeline_lib.search.hits import Hit
+from pipeline_lib.search.hits import Hit, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 3
 MOST_FOLDERS = 16  # of a path that are looked for, each way a look at every row
+SHOWN_CHARACTERS = 200  # of a path that is not there
 DEPTH = 1000  # of the list in which a hit's other rank is looked up
 
 Origins = Callable[[Sequence[str]], Mapping[str, Mapping[str, str]]]  # ids of pairs to what `cpt trace` says of them
@@ -108,7 +109,8 @@ def row_of_file(searcher: Searcher, file: str, line: int) -> int:
         row = row_at(searcher.rows, "/".join(parts[at:]), line)
         if row is not None:
             return row
-    raise UserError(f"{file}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
+    shown = printable(file[-SHOWN_CHARACTERS:])
+    raise UserError(f"{shown}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
 
 
 _LITERAL = {ord(sign): f"[{sign}]" for sign in "*?["}
