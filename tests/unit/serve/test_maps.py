@@ -85,6 +85,16 @@ def test_of_a_large_index_a_bounded_number_of_vectors_is_read() -> None:
     assert len(found.rows_N) == 100 and len(set(large.read)) == 100 and found.rows_N.max() >= 4900
 
 
+def test_an_index_that_gives_no_vectors_back_shows_the_texts_of_the_sample_embedded_again() -> None:
+    found, held = searcher(50, holds_vectors=False), vectors(50)
+    found.texts = SimpleNamespace(of=lambda rows: [("", str(row)) for row in rows])
+    found.embed_documents = lambda texts: held[[int(text) for text in texts]]
+    made = make(found, map_sample=12)
+    whole = searcher(50)
+    assert made.laid_out == len(made.rows_N) == 12
+    assert (made.places_N2 == make(whole, map_points=12).places_N2).all() and made.rows_N.tolist() == sorted(set(whole.read))
+
+
 def test_an_index_without_vectors_and_texts_says_so() -> None:
     with pytest.raises(UserError, match="neither vectors nor texts"):
         make(searcher(5, holds_vectors=False))
