@@ -41,7 +41,7 @@ def index(
     if update:
         _update(name, dry_run, artifacts, as_json)
     elif plan is not None:
-        _plan(plan, dim, budget, as_json)
+        _plan(plan, dim, budget, as_json, dims)
 
 
 def _update(name: str, dry_run: bool, artifacts: str, as_json: bool) -> None:
@@ -91,7 +91,7 @@ def update_params(name: str = "", artifacts: str = "") -> RunParams:
     return RunParams.model_validate({**given, **machine, "name": name, "set": words})
 
 
-def _plan(plan: int, dim: int | None, budget: str, as_json: bool) -> None:
+def _plan(plan: int, dim: int | None, budget: str, as_json: bool, dims: str) -> None:
     """Print what every kind of index would take, by this machine's own rates, and which is chosen."""
     from dataclasses import asdict
 

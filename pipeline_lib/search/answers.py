@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline_lib.search.factories import exact_nearest, recall_of
 from pipeline_lib.search.pieces import choose_pieces, read_pieces
-from pipeline_lib.search.query import Hit, Searcher
+from pipeline_lib.search.query import Searcher
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import VectorCache, text_hashes
@@ -22,13 +22,10 @@ TOP = 10
 
 
 def overlap(one: Searcher, other: Searcher, queries: Sequence[str], k: int = TOP) -> float:
-    """Share of the first k answers that both give, on average over the queries; 1 where there is no query.
-
-    Texts are told apart by kind, name and path: ids and lines move when a corpus grows.
-    """
+    """Share of the first k answers that both give, on average over the queries; 1 where there is no query."""
     shares = []
     for query in queries:
-        mine, theirs = ({_place(hit) for hit in searcher.search(query, k=k)} for searcher in (one, other))
+        mine, theirs = ({hit.place for hit in searcher.search(query, k=k)} for searcher in (one, other))
         shares.append(len(mine & theirs) / max(1, min(k, max(len(mine), len(theirs)))))
     return float(np.mean(shares)) if shares else 1.0
 
@@ -63,7 +60,3 @@ def indexed_vectors(store: Store, curated: Artifact, fingerprint: str, rows: int
     pieces = read_pieces(paths, choose_pieces(paths))
     while slice_ := list(islice(pieces, rows)):
         yield cache.read(text_hashes([piece.text for piece in slice_]))
-
-
-def _place(hit: Hit) -> tuple[str, str, str, str]:
-    return hit.kind, hit.name, hit.path, hit.doc

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.search.filters import Filters
-from pipeline_lib.search.hits import Hit
+from pipeline_lib.search.filters import path_mask
+from pipeline_lib.search.hits import Hit, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipeline_lib.search.query import Mode, Ranked, Searcher
 
 NEIGHBOURS = 3
+MOST_FOLDERS = 16  # of a path that are looked for, each way a look at every row
+SHOWN_CHARACTERS = 200  # of a path that is not there
 DEPTH = 1000  # of the list in which a hit's other rank is looked up
 
 Origins = Callable[[Sequence[str]], Mapping[str, Mapping[str, str]]]  # ids of pairs to what `cpt trace` says of them
@@ -85,14 +87,30 @@ def row_at(rows: pa.Table, path: str, line: int) -> int | None:
     """The row of a path whose text begins last at or before a line, else the first one of the path; None where it has none."""
     import numpy as np
 
-    try:
-        mask_N = Filters(path=path.translate(_LITERAL)).mask(rows)
-    except UserError:
-        return None
-    assert mask_N is not None, "a path is a filter"
+    mask_N = path_mask(rows.column("path"), path.translate(_LITERAL))
     lines = {int(row): rows.column("line")[int(row)].as_py() for row in np.flatnonzero(mask_N)}
+    if not lines:
+        return None
     before = [row for row in lines if lines[row] <= line]
     return max(before, key=lambda row: (lines[row], -row)) if before else min(lines, key=lambda row: (lines[row], row))
+
+
+def row_of_file(searcher: Searcher, file: str, line: int) -> int:
+    """The text at a line of an indexed file.
+
+    Args:
+        file: a path as the index has it, or a longer one that ends so: of a checkout, say.
+
+    Raises:
+        UserError: the index has no such file.
+    """
+    parts = [part for part in file.replace("\\", "/").split("/") if part not in ("", ".")][-MOST_FOLDERS:]
+    for at in range(len(parts)):
+        row = row_at(searcher.rows, "/".join(parts[at:]), line)
+        if row is not None:
+            return row
+    shown = printable(file[-SHOWN_CHARACTERS:])
+    raise UserError(f"{shown}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
 
 
 _LITERAL = {ord(sign): f"[{sign}]" for sign in "*?["}

@@ -111,6 +111,19 @@ def _with_values(column: pa.ChunkedArray, name: str, wanted: Sequence[str]) -> n
     return np.concatenate(masks)
 
 
+def codes_of(rows: pa.Table, column: str) -> tuple[np.ndarray, list[str]]:
+    """Place of each row's value (N) in the list of values that goes with it; NOT_STATED where there is none."""
+    import numpy as np
+
+    if column not in rows.column_names:  # of an index of an earlier version
+        return np.zeros(rows.num_rows, np.int64), [NOT_STATED]
+    values, codes = {NOT_STATED: 0}, [np.empty(0, np.int64)]
+    for dictionary, chunks in _by_dictionary(rows.column(column)):
+        places = [values.setdefault(value or NOT_STATED, len(values)) for value in dictionary.to_pylist()]
+        codes += [np.array([*places, 0])[_codes(chunk, len(dictionary))] for chunk in chunks]
+    return np.concatenate(codes), list(values)
+
+
 def _by_dictionary(column: pa.ChunkedArray) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
     """Chunks that share a dictionary, which in a file of the index are all."""
     chunks: list[pa.Array] = []
@@ -207,7 +220,12 @@ def path_pattern(glob: str) -> str:
     return f"(?s)^{''.join(parts)}$"
 
 
-def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
+def path_mask(column: pa.ChunkedArray, glob: str) -> np.ndarray:
+    """True (N) for each path that the glob means; it may be none.
+
+    Raises:
+        UserError: it is no glob.
+    """
     import numpy as np
     import pyarrow.compute as pc
 
@@ -215,7 +233,11 @@ def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
         masks = [pc.match_substring_regex(chunk, path_pattern(glob)) for chunk in column.chunks]
     except ValueError as error:  # pyarrow's errors are kinds of it
         raise UserError(f"path {glob!r}: not a glob: {error}") from error
-    mask_N = np.concatenate([np.empty(0, bool), *map(_bits, masks)])
+    return np.concatenate([np.empty(0, bool), *map(_bits, masks)])
+
+
+def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
+    mask_N = path_mask(column, glob)
     if not mask_N.any():
         raise UserError(printable(_no_path(glob, column)))
     return mask_N

@@ -67,6 +67,11 @@ class Hit:
     explain: dict[str, Any] | None = None
     marks: Marks = ()  # (start, end) of the query's words in `snippet`, in characters
 
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """What tells texts apart in indexes of other corpora: ids and lines move when a corpus grows."""
+        return self.kind, self.name, self.path, self.doc
+
 
 _COLUMNS = ("kind", "name", "path", "line", "doc", "id")
 _LATER = ("language", "package", "licence")  # columns that an index of version 1 lacks
@@ -100,8 +105,12 @@ def hit_facts(hit: Hit) -> dict[str, Any]:
 
 def render_json(query: str, hits: Sequence[Hit]) -> str:
     """{query, hits: [{rank, score, kind, name, path, line, doc, id, ...}]} as one JSON object; see `Hit` for the fields."""
-    answer = json.dumps({"query": query, "hits": [hit_facts(hit) for hit in hits]}, ensure_ascii=False)
-    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], answer)
+    return safe_json({"query": query, "hits": [hit_facts(hit) for hit in hits]})
+
+
+def safe_json(value: Any) -> str:
+    """A value as JSON, in which signs that would steer a terminal or turn a line are spelt out."""
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(value, ensure_ascii=False))
 
 
 def printable(text: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.search.encoders import LoadWeights
-from pipeline_lib.search.explain import row_at, vector_of
+from pipeline_lib.search.explain import row_of_file, vector_of
 from pipeline_lib.search.hits import Hit, visible
 from pipeline_lib.search.query import KINDS, FollowingSearcher, Searcher
 from pipeline_lib.search.registry import Home, names
@@ -74,22 +74,27 @@ class Only(_Answer):
 NO_FILTERS = Only()
 
 
-class FoundText(_Answer):
-    """One hit."""
+class TextFields(_Answer):
+    """A function or passage of an index."""
 
-    rank: int = Field(description="From 1, the best first.")
-    score: float = Field(description="Higher is nearer.")
-    kind: str = Field(description="code or text.")
+    kind: str = Field(description="code: a function; text: a passage of prose.")
     name: str = Field(description="Qualified name of a function; heading or file name of a passage.")
     path: str = Field(description="Path inside its source.")
     line: int = Field(description="First line in that file, from 1.")
-    id: str = Field(description="Give it to `read` for the whole text.")
+    id: str = Field(description="A pair with this text: `read` and `cpt trace` take it.")
     doc: str = Field("", description="First line of a function's docstring, first words of a passage.")
-    language: str = ""
-    package: str = ""
-    licence: str = ""
-    signature: str = ""
+    language: str = Field("", description="The programming language, or that of prose.")
+    package: str = Field("", description="Package, repository or document.")
+    licence: str = Field("", description="As the source states it; empty: not stated.")
+    signature: str = Field("", description="Head of a function, in a line.")
     snippet: str = Field("", description="The lines that match best.")
+
+
+class FoundText(TextFields):
+    """One hit."""
+
+    rank: int = Field(description="From 1, the best first.")
+    score: float = Field(description="Higher is nearer: the cosine of the vectors, or the score of the mode.")
 
 
 class Found(_Answer):
@@ -190,7 +195,7 @@ class Searches:
             if bool(file.strip()) == bool(text.strip()):
                 raise UserError("give either file and line, or a text")
             searcher = self.searcher(name)
-            row = _row_at(searcher, file, line) if file.strip() else None
+            row = row_of_file(searcher, file, line) if file.strip() else None
             vector_1D = searcher.embed_documents([text]) if row is None else vector_of(searcher, row)
             if vector_1D is None:
                 raise UserError("the index keeps neither the vector nor the text of that place; give the text")
@@ -314,20 +319,6 @@ def _whole(searcher: Searcher, row: int, offset: int) -> WholeText:
     part = visible(text[offset:end])
     more = {"characters": len(text), "is_cut": len(text) == kept, "next_offset": end if end < len(text) else None}
     return WholeText(**shown, text=part, **more)
-
-
-def _row_at(searcher: Searcher, file: str, line: int) -> int:
-    """The text at a line of an indexed file.
-
-    Args:
-        file: a path as the index has it, or a longer one that ends so: of a checkout, say.
-    """
-    parts = [part for part in file.replace("\\", "/").split("/") if part not in ("", ".")]
-    for at in range(len(parts)):
-        row = row_at(searcher.rows, "/".join(parts[at:]), line)
-        if row is not None:
-            return row
-    raise UserError(f"{file}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
 
 
 def _counted(rows: Any, column: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
 from pipeline_lib.search.hits import ID_DIGITS, Hit, Ranked, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
-from pipeline_lib.search.rows import ROWS, TEXT_DIGESTS, Texts
+from pipeline_lib.search.rows import CACHE_BYTES, ROWS, TEXT_DIGESTS, Texts
 from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
@@ -66,18 +67,25 @@ class Searcher:
         current: see `registry.in_use`.
         load_weights: see `search`.
         int8: embed queries by the export's graph of 8-bit weights.
+        text_cache_bytes: see `rows.Texts`.
 
     Raises:
         CorruptArtifact: see `search`.
         UserError: see `search`; or the model has no such graph.
     """
 
-    def __init__(self, current: Champion, load_weights: LoadWeights | None = None, int8: bool = False) -> None:
+    def __init__(
+        self,
+        current: Champion,
+        load_weights: LoadWeights | None = None,
+        int8: bool = False,
+        text_cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.current = opened(current)
         self._embeds_documents = False
         self._masks: dict[Any, np.ndarray] = {}
         try:
-            self._open(load_weights, int8)
+            self._open(load_weights, int8, text_cache_bytes)
         except (UserError, CorruptArtifact, TransientError, OSError, ImportError, MemoryError):
             raise
         except Exception as error:  # every byte is as it was written, so that it was another version that wrote it
@@ -86,7 +94,7 @@ class Searcher:
                 " `cpt publish` builds it again from the vectors that are there"
             ) from error
 
-    def _open(self, load_weights: LoadWeights | None, int8: bool) -> None:
+    def _open(self, load_weights: LoadWeights | None, int8: bool, text_cache_bytes: int) -> None:
         current = self.current
         # hashing lets go of the interpreter's lock, so that it costs nothing beside half a second of imports
         with ThreadPoolExecutor(1) as pool:
@@ -100,7 +108,7 @@ class Searcher:
             self.facts = facts = verified.result()
         self.encoder = load_encoder(current.model, load_weights, int8)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(current.index / ROWS))).read_all()
-        self.texts = Texts(current.index) if facts.get("text_characters") else None
+        self.texts = Texts(current.index, text_cache_bytes) if facts.get("text_characters") else None
         self.index = open_index(current.index, facts)
         self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
         self.n_code: int = facts["code"]  # functions come first, see index.py
@@ -257,7 +265,7 @@ class FollowingSearcher:
         name: of the model; empty: whichever searches use without a name.
         every: seconds between two looks at the registry; None: none on a disk, where a look takes some 0.02 ms, and 5 for a
             bucket.
-        int8: see `Searcher`.
+        int8, text_cache_bytes: see `Searcher`.
 
     Raises:
         UserError, CorruptArtifact: see `search`, at the start alone.
@@ -270,11 +278,13 @@ class FollowingSearcher:
         load_weights: LoadWeights | None = None,
         every: float | None = None,
         int8: bool = False,
+        text_cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.home, self.name, self._load_weights, self._int8 = home, name, load_weights, int8
+        self.home, self.name = home, name
+        self._open = partial(Searcher, load_weights=load_weights, int8=int8, text_cache_bytes=text_cache_bytes)
         self._opening = threading.Lock()
         self._default = default_stamp(home)
-        self._searcher = Searcher(in_use(home, name), load_weights, int8)
+        self._searcher = self._open(in_use(home, name))
         self._seen = self._searcher.current
         self._every = every if every is not None else 5.0 if "://" in str(self._seen.home) else 0.0
         self._look_at = 0.0
@@ -315,7 +325,7 @@ class FollowingSearcher:
             return
         found = in_use(self.home, self.name)
         if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):
-            self._searcher = Searcher(found, self._load_weights, self._int8)
+            self._searcher = self._open(found)
         self._seen, self._default = found, default
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ROWS, TEXTS, TEXT_DIGESTS = "rows.arrow", "texts.arrow", "texts.sha256"
 BATCH_TEXTS = 64  # in one compressed batch: about 30 kB, which is what one hit costs to read
+CACHE_BYTES = 32 << 20  # of decoded batches: the texts of some 40,000 rows
 SIGNATURE_CHARACTERS = 240
 SIGNATURE_LINES = 20  # of a signature over several
 _PYTHON = re.compile(r"(?:async\s+)?def\b[^\n]*[(\[]|class\b[^\n]*:\s*$", re.MULTILINE)
@@ -131,31 +133,42 @@ class Texts:
 
     Args:
         folder: an index that keeps texts; its texts.sha256 must have been verified.
+        cache_bytes: of decoded batches that are kept for the next hits, those that were read last; 0: none.
 
     Raises:
         CorruptArtifact: bytes of texts.arrow have changed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
         import pyarrow as pa
 
-        self.path = folder / TEXTS
+        self.path, self.cache_bytes, self.cached_bytes = folder / TEXTS, cache_bytes, 0
         source = BlockFile(self.path, (folder / TEXT_DIGESTS).read_bytes())
         self._lock = threading.Lock()
+        self._cached: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # by number, the one that was read last at the end
         self._read = _parsed(lambda: pa.ipc.open_file(pa.PythonFile(source, "r")), self.path)
 
     def of(self, rows: Iterable[int]) -> list[tuple[str, str]]:
         """(signature, text) of each row, in the order asked for."""
-        batches: dict[int, Any] = {}
+        batches: dict[int, pa.RecordBatch] = {}
         found = []
         for row in rows:
             number, place = divmod(row, BATCH_TEXTS)
             if number not in batches:
-                with self._lock:  # the file has one position
-                    batches[number] = _parsed(lambda: self._read.get_batch(number), self.path)  # noqa: B023 - called at once
-            one = batches[number].slice(place, 1).to_pylist()[0]
-            found.append((one["signature"], one["text"]))
+                batches[number] = self._batch(number)
+            found.append((batches[number]["signature"][place].as_py(), batches[number]["text"][place].as_py()))
         return found
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        with self._lock:  # the file has one position
+            batch = self._cached.pop(number, None)
+            if batch is None:
+                batch = _parsed(lambda: self._read.get_batch(number), self.path)
+                self.cached_bytes += batch.nbytes
+            self._cached[number] = batch
+            while self.cached_bytes > self.cache_bytes:
+                self.cached_bytes -= self._cached.popitem(last=False)[1].nbytes
+        return batch
 
 
 def _parsed(read: Any, path: Path) -> Any:

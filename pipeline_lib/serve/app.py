@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import compile_path
 
-from pipeline_lib.serve import embeddings, searching
+from pipeline_lib.serve import embeddings, looking, searching
 from pipeline_lib.serve.batching import Batcher
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.engine import Engine, Question
@@ -29,7 +30,12 @@ from pipeline_lib.serve.replies import BAD, BUSY, FAULT, Refused, json_response,
 
 VERSION = "1"
 NOT_ALLOWED = 405
-ABOUT = """Search over the functions and passages of a published index, and embeddings of its model.
+PAGES = {"/": "Search", "/map": "Map", "/neighbours": "Neighbours", "/compare": "Compare"}
+POLICY = (
+    *("default-src 'none'", "connect-src 'self'", "img-src data:"),
+    *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
+)
+ABOUT = """Search over the functions and passages of a published index, embeddings of its model, and ways to look at both.
 
 Errors have one shape, which is OpenAI's. Where the service has a token, requests show it as `Authorization: Bearer TOKEN`."""
 
@@ -77,9 +83,10 @@ def make_app(config: ServeConfig, engine: Engine, token: str) -> tuple[FastAPI, 
         return held[0]
 
     app.include_router(searching.router(config, engine, batcher))
+    app.include_router(looking.router(config, engine))
     app.include_router(embeddings.router(config, engine))
     _add_upkeep(app, gate, engine)
-    _add_page(app)
+    _add_pages(app)
     _add_faults(app, engine.figures)
     return app, gate
 
@@ -122,31 +129,34 @@ def _add_upkeep(app: FastAPI, gate: Gate, engine: Engine) -> None:
         return Response(engine.figures.page(), headers={"Content-Type": METRICS_TYPE})
 
 
-def _add_page(app: FastAPI) -> None:
-    text = files("pipeline_lib.serve").joinpath("page.html").read_text(encoding="utf-8")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_digests(text, 'script')}",
-            f"style-src {_digests(text, 'style')}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        ]
-    )
+def _add_pages(app: FastAPI) -> None:
+    for path, title in PAGES.items():
+        text = page_text(title)
+        policy = "; ".join([*POLICY, f"script-src {_digests(text, 'script')}", f"style-src {_digests(text, 'style')}"])
+        app.add_api_route(
+            path,
+            partial(_page, text, policy),
+            tags=["pages"],
+            summary=title,
+            description="A page of the service; it loads nothing from elsewhere.",
+            name=title.lower(),
+            response_class=Response,
+            responses=refusals() | {200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+        )
 
-    @app.get(
-        "/",
-        tags=["page"],
-        summary="The page",
-        response_class=Response,
-        responses=refusals() | {200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
-    )
-    async def page() -> Response:
-        """A page that searches; it loads nothing from elsewhere."""
-        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+async def _page(text: str, policy: str) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+def page_text(title: str) -> str:
+    """A page: what all have in common around its own content, style and script."""
+    read = {path.name: path.read_text(encoding="utf-8") for path in files("pipeline_lib.serve").joinpath("pages").iterdir()}
+    own = read[f"{title.lower()}.html"]
+    own_parts = {tag: "".join(re.findall(rf"<{tag}>\n(.*?)</{tag}>", own, re.DOTALL)) for tag in ("style", "script")}
+    parts = {"STYLE": read["common.css"] + own_parts["style"], "SCRIPT": read["common.js"] + own_parts["script"]}
+    parts |= {"TITLE": title, "CONTENT": re.sub(r"<(style|script)>.*?</\1>\n", "", own, flags=re.DOTALL)}
+    return re.sub("|".join(parts), lambda name: parts[name[0]], read["frame.html"])
 
 
 def _digests(page: str, tag: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import cores
+from pipeline_lib.search.rows import CACHE_BYTES
 
 TOKEN = "CPT_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 LEAST_TOKEN = 16  # characters, where others than this machine can guess
@@ -37,7 +38,9 @@ class ServeConfig(StageConfig):
     )
     int8: bool = Field(False, description="Embed by the models' 8-bit weights, which an export has of `export.quantize=int8`.")
     max_k: int = Field(100, ge=1, le=10_000, description="Hits of one search, at most.")
-    max_explained: int = Field(20, ge=1, le=1000, description="Hits of one search that are explained, at most.")
+    max_explained: int = Field(
+        20, ge=1, le=1000, description="Hits of one search that are explained, and neighbours of one text, at most."
+    )
     max_query_characters: int = Field(8_192, ge=1, description="Characters of a query, at most.")
     max_texts: int = Field(2_048, ge=1, description="Texts of one request for embeddings, at most.")
     max_text_characters: int = Field(65_536, ge=1, description="Characters of a text to embed, at most.")
@@ -46,6 +49,28 @@ class ServeConfig(StageConfig):
         200, ge=1, le=10_000, description="Values of each filter that the page offers, the commonest first."
     )
     max_models: int = Field(4, ge=1, description="Models of other names that embeddings keep in memory at once.")
+    text_cache_bytes: int = Field(
+        CACHE_BYTES, ge=0, description="Bytes of decoded texts that are kept in memory for the next hits, at most; 0: none."
+    )
+    map_points: int = Field(
+        20_000, ge=1, le=100_000, description="Texts that the map shows, at most: of a larger index so many, evenly spread."
+    )
+    map_sample: int = Field(
+        3_000,
+        ge=1,
+        le=20_000,
+        description="Texts of the map that are laid out by their vectors, at most; the others are placed among them. The time"
+        " that a map takes to make, once for each index, grows with it.",
+    )
+    against: str = Field(
+        "",
+        max_length=256,
+        description="What the page and requests without one compare with: the number of an event of the name's history, another"
+        " name, or RUN/LABEL of a candidate; empty: the newest candidate or earlier pair.",
+    )
+    against_idle_seconds: float = Field(
+        300.0, gt=0, description="Seconds without a comparison after which the other pair is closed, and its memory is free."
+    )
     max_batch: int = Field(32, ge=1, le=1024, description="Queries that are embedded in one pass, at most.")
     batch_wait_ms: float = Field(
         3.0, ge=0, le=1000, description="Milliseconds that a query waits for others under way to be embedded with it."
@@ -64,7 +89,9 @@ class ServeConfig(StageConfig):
     rate_burst: int = Field(100, ge=1, description="Requests of one client at once, before its rate holds.")
     timeout_seconds: float = Field(10.0, gt=0, description="Seconds that an answer may take; then it is 504.")
     embedding_seconds: float = Field(
-        60.0, gt=0, description="The same for requests for embeddings, of up to `max_texts` texts."
+        60.0,
+        gt=0,
+        description="The same for requests for embeddings, of up to `max_texts` texts, and for comparisons of two models.",
     )
     receive_seconds: float = Field(
         10.0,

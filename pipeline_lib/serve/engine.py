@@ -9,7 +9,7 @@ import base64
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError, redacted
 from pipeline_lib.search import registry
 from pipeline_lib.search.encoders import check_model, load_encoder, open_documents
+from pipeline_lib.search.hits import safe_json
 from pipeline_lib.search.query import FollowingSearcher, LoadWeights, Mode, Searcher, render_json
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.figures import Figures
-from pipeline_lib.serve.replies import BAD, BUSY, FAULT, NOT_FOUND, Refused
+from pipeline_lib.serve.maps import Maps
+from pipeline_lib.serve.nearby import Asked, neighbours, texts_of
+from pipeline_lib.serve.replies import BAD, BUSY, CONFLICT, FAULT, NOT_FOUND, Refused
+from pipeline_lib.serve.rivals import Rivals, compared, rival, rivals_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,10 +96,15 @@ class Engine:
     def __init__(self, config: ServeConfig, home: Home, load_weights: LoadWeights | None, figures: Figures) -> None:
         self.config, self.home, self.figures = config, home, figures
         self._load_weights = load_weights
-        self._follower = FollowingSearcher(home, config.name, load_weights, int8=config.int8)
+        self._follower = FollowingSearcher(
+            home, config.name, load_weights, int8=config.int8, text_cache_bytes=config.text_cache_bytes
+        )
         self.searcher = self._follower.searcher()
         self.pool = ThreadPoolExecutor(config.n_threads, "search", initializer=_one_thread)
         self.embedding_pool = ThreadPoolExecutor(1, "embed")
+        self.comparing_pool = ThreadPoolExecutor(1, "compare", initializer=_one_thread)  # one other pair is open at a time
+        self.rivals = Rivals(home, load_weights, config.text_cache_bytes, config.against_idle_seconds)
+        self.maps = Maps(config, home)
         self._encoders = Encoders(config, home, load_weights)
         self._facets: tuple[Searcher | None, dict[str, Any]] = (None, {})
         self._stopped = threading.Event()
@@ -109,8 +118,9 @@ class Engine:
     def stop(self) -> None:
         """Stop following; the threads end with what they are at."""
         self._stopped.set()
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        self.embedding_pool.shutdown(wait=False, cancel_futures=True)
+        self.maps.stop()
+        for pool in (self.pool, self.embedding_pool, self.comparing_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             self._thread.join(1.0)
 
@@ -153,6 +163,61 @@ class Engine:
         if self._facets[0] is not searcher:
             self._facets = (searcher, _facets(searcher, self.config.max_facets))
         return self._facets[1]
+
+    def neighbours(self, asked: Asked, index: str) -> bytes:
+        """The JSON of a text's neighbours.
+
+        Args:
+            index: digest of the index that row numbers were read from; empty: whichever answers.
+
+        Raises:
+            Refused: there is no such row or file, or another index answers by now.
+        """
+        return self._looked(index, lambda searcher: neighbours(searcher, asked))
+
+    def texts(self, rows: Sequence[int], index: str) -> bytes:
+        """The JSON of what rows hold. See `neighbours`."""
+        return self._looked(index, lambda searcher: {"index": searcher.current.index_digest, "rows": texts_of(searcher, rows)})
+
+    def _looked(self, index: str, look: Callable[[Searcher], dict[str, Any]]) -> bytes:
+        searcher = self.searcher
+        if index and index != searcher.current.index_digest:
+            raise Refused(CONFLICT, "another index answers by now; load the map again", "index_changed", "index")
+        try:
+            return safe_json(look(searcher)).encode(errors="replace")
+        except UserError as error:
+            raise Refused(BAD, self.public(str(error)), "invalid_request") from error
+
+    def compare(self, question: Question, against: str) -> bytes:
+        """The JSON of one query's hits by the pair that answers and by another.
+
+        Raises:
+            Refused: there is no such pair, it cannot be opened, or the query is at fault.
+        """
+        searcher = self.searcher
+        try:
+            named, pair = rival(self.home, searcher.current, against or self.config.against)
+            other = self.rivals.searcher(pair)
+        except UserError as error:
+            raise Refused(NOT_FOUND, self.public(str(error)), "candidate_not_found", "against") from error
+        except (CorruptArtifact, TransientError, OSError) as error:
+            logging.getLogger(__name__).warning("against %s: %s", against, redacted(str(error)))
+            raise Refused(BUSY, "the other pair cannot be opened", "model_unavailable", "against") from error
+        search = {"kind": question.kind, "k": question.k, "filters": question.filters, "mode": question.mode}
+        try:
+            found = compared(searcher, other, question.query, search)
+        except UserError as error:
+            raise Refused(BAD, self.public(str(error)), "invalid_request") from error
+        return safe_json({"against": named, **found}).encode(errors="replace")
+
+    def candidates(self) -> dict[str, Any]:
+        """What the pair that answers can be compared with."""
+        found = rivals_of(self.home, self.searcher.current)
+        return {
+            "name": self.searcher.current.name,
+            "against": self.config.against,
+            "candidates": [one._asdict() for one in found],
+        }
 
     def embed(self, model: str, texts: Sequence[str], side: Side, cancelled: threading.Event) -> Embedded:
         """Vectors of texts.
@@ -223,6 +288,7 @@ class Engine:
 
     def _follow(self) -> None:
         while not self._stopped.wait(self.config.follow_seconds):
+            self.rivals.close_idle()
             try:
                 searcher = self._follower.searcher()
             except Exception:  # whatever it is about another pair: the one that answers goes on answering

@@ -37,8 +37,8 @@ from pipeline_lib.serve.replies import (
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HEALTH = ("/healthz", "/healthz/ready")  # answered however busy it is, and to whoever asks
-OPEN = (*HEALTH, "/")  # without a token: the page asks for it
-SLOW = ("/v1/embeddings",)
+OPEN = (*HEALTH, "/", "/map", "/neighbours", "/compare")  # without a token: the pages ask for it
+SLOW = ("/v1/embeddings", "/compare.json")  # which may open a model first
 IPV4, CLIENT_BITS = 4, 64  # of an address of IPv6: its network
 MOST_CLIENTS = 10_000  # whose rates are remembered
 BODIES = 16  # the largest ones that may be held at once

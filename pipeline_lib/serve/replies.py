@@ -16,8 +16,8 @@ HEADERS = {  # of every answer: an answer is data, and no page of elsewhere is t
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-BAD, UNAUTHORISED, FORBIDDEN, NOT_FOUND, SLOW_BODY, TOO_LARGE, TOO_MANY, FAULT, BUSY, TIMEOUT = (
-    *(400, 401, 403, 404, 408, 413, 429, 500, 503, 504),
+BAD, UNAUTHORISED, FORBIDDEN, NOT_FOUND, SLOW_BODY, CONFLICT, TOO_LARGE, TOO_MANY, FAULT, BUSY, TIMEOUT = (
+    *(400, 401, 403, 404, 408, 409, 413, 429, 500, 503, 504),
 )
 _SAID = {
     BAD: "The request is not what it should be; the message names what is wrong.",
@@ -79,6 +79,6 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 def refusals(*more: int) -> dict[int | str, dict[str, Any]]:
     """What the OpenAPI says of a route's refusals: those of every route, and these."""
     named = (BAD, UNAUTHORISED, FORBIDDEN, SLOW_BODY, TOO_LARGE, TOO_MANY, BUSY, TIMEOUT, *more)
-    said = {NOT_FOUND: "There is nothing of that name."} | _SAID
+    said = {NOT_FOUND: "There is nothing of that name.", CONFLICT: "Another index answers by now."} | _SAID
     listed: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer, "description": said[status]} for status in named}
     return listed | {"4XX": {"model": ErrorAnswer, "description": "Any other refusal, in the same shape."}}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from starlette.responses import Response
 
 from pipeline_lib.search.filters import Filters
+from pipeline_lib.search.mcp_server import FoundText
 from pipeline_lib.search.query import MODES
 from pipeline_lib.serve.batching import Batcher
 from pipeline_lib.serve.config import ServeConfig
@@ -22,25 +23,12 @@ MOST_VALUES = 20  # of one filter
 PATH = "/search"
 
 
-class HitAnswer(BaseModel):
-    """One function or passage."""
+class HitAnswer(FoundText):
+    """One function or passage that was found."""
 
     model_config = ConfigDict(extra="allow")
 
-    rank: int = Field(description="Place among the hits, from 1.")
-    score: float = Field(description="What they are ranked by: the cosine of the vectors, or the score of the mode.")
-    kind: Literal["code", "text"] = Field(description="A function, or a passage of prose.")
-    name: str = Field(description="The function's name, or the document's.")
-    path: str = Field(description="The file in its source.")
-    line: int = Field(description="Where it begins.")
-    doc: str = Field(description="What it is about, in a line.")
-    id: str = Field(description="A pair with this text, for `cpt trace`.")
-    language: str = Field(description="The programming language, or that of prose.")
-    package: str = Field(description="Package, repository or document.")
-    licence: str = Field(description="As the source states it; empty: not stated.")
-    signature: str = Field(description="Of a function, in a line.")
-    snippet: str = Field(description="The passage with most of the query's words.")
-    marks: list[tuple[int, int]] = Field(description="Where these stand in the snippet, in characters.")
+    marks: list[tuple[int, int]] = Field(description="Where the query's words stand in the snippet, in characters.")
     explain: dict[str, Any] | None = Field(None, description="Ranks and scores by vectors and BM25, origin and neighbours.")
 
 
@@ -104,8 +92,16 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseModel]:
-    """What a search takes; the query's field is called so. In JSON a number is a number, in a link it is text."""
+Number = Annotated[int, BeforeValidator(whole)]  # in JSON; in a link it is text
+
+
+def search_model(config: ServeConfig, query: str, is_json: bool, against: bool = False) -> type[BaseModel]:
+    """What a search takes, whose query's field is called so.
+
+    Args:
+        is_json: a number is a number; in a link it is text.
+        against: it is a search of two models, whose hits are not explained.
+    """
     values = Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]],
         BeforeValidator(as_list, json_schema_input_type=Any),
@@ -117,7 +113,7 @@ def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseMod
     fields: dict[str, Any] = {
         query: (str, Field(min_length=1, max_length=config.max_query_characters, description="What is looked for, in words.")),
         "k": (
-            Annotated[int, BeforeValidator(whole)] if is_json else int,
+            Number if is_json else int,
             Field(10, ge=1, le=config.max_k, description="Hits at most."),
         ),
         "kind": (Literal["code", "text"] | None, Field(None, description="Functions or passages alone; unset: both.")),
@@ -129,12 +125,15 @@ def search_model(config: ServeConfig, query: str, is_json: bool) -> type[BaseMod
             Literal[MODES],
             Field("auto", description="What ranks: vectors, BM25, both, or what measured best when the index was built."),
         ),
-        "explain": (
-            bool,
-            Field(False, strict=is_json, description=f"Say why each is a hit, of {config.max_explained} hits at most."),
-        ),
     }
-    return create_model("Search", __config__=ConfigDict(extra="forbid", str_strip_whitespace=False), **fields)
+    if against:
+        said = "With whom: an event's number, another name, or RUN/LABEL of a candidate; empty: see the service's option."
+        fields["against"] = (str, Field("", max_length=MOST_CHARACTERS, description=said))
+    else:
+        said = f"Say why each is a hit, of {config.max_explained} hits at most."
+        fields["explain"] = (bool, Field(False, strict=is_json, description=said))
+    name = "Compare" if against else "Search"
+    return create_model(name, __config__=ConfigDict(extra="forbid", str_strip_whitespace=False), **fields)
 
 
 def router(config: ServeConfig, engine: Engine, batcher: Callable[[], "Batcher[Question, bytes]"]) -> APIRouter:
@@ -184,4 +183,4 @@ def question(query: str, asked: Any) -> Question:
     if not query.strip():
         raise Refused(BAD, "the query is empty; say what you look for", "empty_query", "query")
     filters = Filters(tuple(asked.language), tuple(asked.package), tuple(asked.licence), asked.path)
-    return Question(query, asked.kind, asked.k, filters if filters else None, asked.mode, asked.explain)
+    return Question(query, asked.kind, asked.k, filters if filters else None, asked.mode, getattr(asked, "explain", False))

@@ -81,7 +81,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/search", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/search", "/v1/embeddings", "/neighbours.json", "/compare.json"])
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_hostile_bodies_are_refused_in_one_shape(service: Service, path: str, number: int) -> None:
     status, headers, body = ask(service, path, HOSTILE[number])

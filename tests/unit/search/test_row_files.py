@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -30,6 +33,39 @@ def test_every_text_comes_back_at_its_row(tmp_path: Path) -> None:
     written(tmp_path, rows)
     asked = [len(rows) - 1, 0, BATCH_TEXTS, BATCH_TEXTS - 1, 0]
     assert Texts(tmp_path).of(asked) == [(f"def f{row}(x)", rows[row].text) for row in asked]
+
+
+def test_decoded_batches_are_kept_within_their_bytes_those_read_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = many(4 * BATCH_TEXTS)
+    written(tmp_path, rows)
+    whole = Texts(tmp_path)
+    whole.of(range(len(rows)))
+    decoded: list[int] = []
+    kept = Texts(tmp_path, cache_bytes=whole.cached_bytes * 5 // 8)  # two and a half of the four
+    read = kept._read
+    monkeypatch.setattr(
+        kept, "_read", SimpleNamespace(get_batch=lambda number: decoded.append(number) or read.get_batch(number))
+    )
+    for batch, expected in ((0, [0]), (1, [0, 1]), (0, [0, 1]), (2, [0, 1, 2]), (0, [0, 1, 2]), (1, [0, 1, 2, 1])):
+        assert kept.of([batch * BATCH_TEXTS])[0][1] == rows[batch * BATCH_TEXTS].text
+        assert decoded == expected and kept.cached_bytes <= kept.cache_bytes
+    none = Texts(tmp_path, cache_bytes=0)
+    assert none.of([3, 3]) == kept.of([3, 3]) and none.cached_bytes == 0
+
+
+def test_threads_share_the_decoded_batches(tmp_path: Path) -> None:
+    rows = many(12 * BATCH_TEXTS)
+    written(tmp_path, rows)
+    kept = Texts(tmp_path, cache_bytes=20_000)
+
+    def reads(seed: int) -> bool:
+        asked = random.Random(seed).sample(range(len(rows)), 60)
+        return [text for _, text in kept.of(asked)] == [rows[row].text for row in asked]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(reads, range(40)))
+    assert 0 < kept.cached_bytes <= 20_000
+    assert kept.cached_bytes == sum(batch.nbytes for batch in kept._cached.values())
 
 
 def test_values_are_encoded_and_stay_themselves(tmp_path: Path) -> None:
