@@ -16,6 +16,7 @@ from flows.cli.index import index
 from flows.cli.mcp import mcp
 from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
+from flows.cli.push import push
 from flows.cli.reproduce import reproduce
 from flows.cli.runs import runs
 from flows.cli.search import search
@@ -68,6 +69,7 @@ app.command()(fetch)
 app.command()(index)
 app.command()(mcp)
 app.command()(prune)
+app.command()(push)
 app.command()(reproduce)
 app.command()(runs)
 app.command()(rollback)
