@@ -183,3 +183,4 @@ def hub_server() -> Iterator[Hub]:
     finally:
         hub.let_go.set()
         server.shutdown()
+        server.server_close()

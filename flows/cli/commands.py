@@ -58,6 +58,24 @@ app = typer.Typer(
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
 )
 
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"cpt-factory {version('cpt-factory')}")
+        raise typer.Exit
+
+
+@app.callback()
+def cpt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which release this is.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
 Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")]
 
 app.add_typer(plan_app)

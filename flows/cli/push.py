@@ -72,8 +72,10 @@ def push(
         return
     from flows.cli.starts import Told
 
-    folders = [made.part_folder() for made in (found.exported, found.card) if made.verify() is None]
-    places = {name: next(path for folder in folders if (path := folder / name).is_file()) for name in files}
+    places = {}
+    for made in (found.exported, found.card):
+        made.verify()
+        places |= {file.name: made.part_folder() / file.name for file in made.manifest.parts[0].files}
     pushed = hub.push(places, to, f"{model}: {found.checkpoint}", Told())
     for name in pushed.removed:
         typer.echo(f"removed {name}, of an earlier model")
