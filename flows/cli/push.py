@@ -151,12 +151,12 @@ def _exports_of_run(store: Store, home: Home, model: str) -> list[Artifact]:
     )
     if not exports:
         raise UserError(f"{checkpoint.name} is not exported; `cpt publish --checkpoint {checkpoint.name}` does that")
+    promoted = [made for made in exports if not why_not_promoted(home, made, "")]
     labels = sorted({str(made.manifest.config["label"]) for made in exports})
-    in_use = [made for made in exports if not why_not_promoted(home, made, "")] if len(labels) > 1 else []
-    if len(labels) > 1 and not in_use:
+    if len(labels) > 1 and not promoted:
         names = ", ".join(f"{run.manifest.key}/{label}" for label in labels)
         raise UserError(f"{model}: several checkpoints are exported and none is promoted; name one: {names}")
-    return in_use or exports
+    return promoted or exports
 
 
 def _exports(store: Store, is_meant: Callable[[Artifact], bool]) -> list[Artifact]:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from flows.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -64,6 +67,11 @@ def test_the_version_stands_in_one_place_and_names_no_artifact() -> None:
     asking = {path.relative_to(ROOT).as_posix() for path in code if re.search(r"version\(\W?cpt-factory", path.read_text())}
     assert asking == {"flows/cli/commands.py"}, "what a terminal says, and nothing that makes an artifact"
     assert [path for path in code if re.search(rf"(?<![\d.]){re.escape(VERSION)}(?![\d.])", path.read_text())] == []
+
+
+def test_the_terminal_says_which_release_it_is() -> None:
+    answer = CliRunner().invoke(app, ["--version"])
+    assert answer.exit_code == 0 and re.fullmatch(r"cpt-factory \d+\.\d+\.\d+\n", answer.output)
 
 
 def test_each_python_that_is_promised_is_tested() -> None:
