@@ -41,7 +41,8 @@ class Hub:
     content: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     authorized: set[str] = field(default_factory=set)
-    ignored: tuple[str, ...] = ()
+    gitignore: tuple[str, ...] = ()  # ends of names, in every repository
+    left_out: tuple[str, ...] = ()  # the same, whatever the client says of a .gitignore
     broken: str = ""  # requests whose path ends so are answered with 503
     least_large: int = 1000  # bytes
     large_let_through: int = 1_000_000
@@ -127,16 +128,17 @@ class Answer(BaseHTTPRequestHandler):
         if oid not in repo.commits:
             return 404, "RevisionNotFound"
         if what == "preupload":
-            return 200, {"files": [self.mode(file, repo.commits[oid]) for file in body["files"]]}
+            return 200, {"files": [self.mode(file, repo.commits[oid], "gitIgnore" in body) for file in body["files"]]}
         if what == "commit":
             return self.commit(repo, revision, [json.loads(line) for line in body.splitlines()])
         siblings = [{"rfilename": name} for name in sorted(repo.commits[oid])]
         return 200, {"id": f"{owner}/{name}", "sha": oid, "private": repo.private, "siblings": siblings}
 
-    def mode(self, file: dict[str, Any], there: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    def mode(self, file: dict[str, Any], there: dict[str, tuple[str, str]], has_own: bool) -> dict[str, Any]:
         mode = "lfs" if file["size"] >= self.hub.least_large else "regular"
         found = there.get(file["path"])
-        told = {"path": file["path"], "uploadMode": mode, "shouldIgnore": file["path"].endswith(self.hub.ignored)}
+        ignored = self.hub.left_out + (() if has_own else self.hub.gitignore)
+        told = {"path": file["path"], "uploadMode": mode, "shouldIgnore": file["path"].endswith(ignored)}
         return {**told, **({"oid": found[0]} if found else {})}
 
     def commit(self, repo: Repository, branch: str, lines: list[dict[str, Any]]) -> tuple[int, Any]:

@@ -139,18 +139,22 @@ def why_not_promoted(home: Home, exported: Artifact, checkpoint: str) -> str:
 
 def _exports_of_run(store: Store, home: Home, model: str) -> list[Artifact]:
     """The exports of a run, or of one of its checkpoints; the one to push comes last."""
-    from flows.runs import find_checkpoint
+    from flows.runs import RUN, key_of
 
-    checkpoint = find_checkpoint(store, model)
-    if checkpoint is None:
+    named = RUN.fullmatch(model)
+    key = key_of(store, named["run"]) if named else ""
+    if named is None or not key:
         raise UserError(f"{model!r} is no name that is searched and no finished run; `cpt runs` lists them")
-    run, label = checkpoint.trained, model.partition("/")[2]
+    run, label = store.open("train", key), named["label"] or ""
+    if label:
+        run.part(label)  # or an error that lists those that there are
     exports = _exports(
         store,
         lambda made: made.manifest.inputs["trained"] == run.digest and label in ("", made.manifest.config["label"]),
     )
     if not exports:
-        raise UserError(f"{checkpoint.name} is not exported; `cpt publish --checkpoint {checkpoint.name}` does that")
+        name = f"{key}/{label}".rstrip("/")
+        raise UserError(f"{name} is not exported; `cpt publish --checkpoint {name}` does that")
     promoted = [made for made in exports if not why_not_promoted(home, made, "")]
     labels = sorted({str(made.manifest.config["label"]) for made in exports})
     if len(labels) > 1 and not promoted:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 MAIN = "main"
+IGNORE_NOTHING = "# nothing\n"
 RESERVED = ("api", "buckets", "collections", "datasets", "docs", "kernels", "models", "organizations", "papers", "spaces")
 REVISION = re.compile(r"(?!.*(?:\.\.|//|/\.|\.lock(?:/|$)))[\w][\w./-]*(?<![./-])", re.ASCII)
 MOST_REVISION_CHARACTERS = 200
@@ -112,9 +113,12 @@ def _push(files: Mapping[str, Path], to: Destination, message: str, progress: Pr
     repo = str(api.create_repo(to.repo, private=not to.public, exist_ok=True).repo_id)
     before, there = _looked_at(api, repo, to)
     stale = stale_files(there, files)
-    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in sorted(files.items())]
-    operations += [CommitOperationDelete(name) for name in stale]
+    added = [CommitOperationAdd(name, str(path)) for name, path in sorted(files.items())]
+    removed = [CommitOperationDelete(name) for name in stale]
     progress(0, 1, f"{repo}: sending what is not there yet")
+    # a .gitignore that lies in the repository would have files left out in silence: it is told that there is none
+    api.preupload_lfs_files(repo, added, revision=to.revision, free_memory=False, gitignore_content=IGNORE_NOTHING)
+    operations: list[Any] = [*added, *removed]
     made = api.create_commit(repo, operations, commit_message=message, revision=to.revision, parent_commit=before or None)
     _check_whole(api, repo, str(made.oid), files)
     progress(1, 1, f"{repo}: done")
@@ -122,12 +126,16 @@ def _push(files: Mapping[str, Path], to: Destination, message: str, progress: Pr
 
 
 def _check_whole(api: HfApi, repo: str, commit: str, files: Mapping[str, Path]) -> None:
-    """Look whether every file came to be part of the commit: the client leaves out in silence what a .gitignore there names."""
+    """Look whether every file is there now.
+
+    Raises:
+        UserError: the hub left some out.
+    """
     there = {file.rfilename for file in api.repo_info(repo, revision=commit).siblings or ()}
     if missing := sorted(set(files) - there):
         raise UserError(
-            f"{repo} at {commit}: the hub left out {len(missing)} of {len(files)} files ({', '.join(missing[:5])}); is there a"
-            " .gitignore in the repository that names them? Take it away, and push again"
+            f"{repo} at {commit}: the hub left out {len(missing)} of {len(files)} files ({', '.join(missing[:5])}): who loads"
+            " it gets no whole model; take away what in the repository forbids them, and push again"
         )
 
 

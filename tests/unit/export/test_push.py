@@ -228,10 +228,13 @@ def test_refusals_of_the_hub_are_told_in_one_line(
     home: Home, hub: Hub, cpt: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     registry.promote(home.root, "demo", home.run(1))
-    hub.ignored = (".onnx",)
-    with pytest.raises(UserError, match=r"left out 1 of 6 files \(model.onnx\); is there a .gitignore"):
-        cpt("demo", "lab/ignores")
-    hub.ignored, hub.broken = (), "/api/repos/create"
+    hub.left_out = (".onnx",)
+    with pytest.raises(UserError, match=r"left out 1 of 6 files \(model.onnx\): who loads it gets no whole model"):
+        cpt("demo", "lab/forbids")
+    hub.left_out, hub.gitignore = (), (".onnx",)
+    cpt("demo", "lab/ignores")
+    assert hub.files("lab/ignores")["model.onnx"] == FILES["model.onnx"], "a .gitignore there keeps nothing back"
+    hub.gitignore, hub.broken = (), "/api/repos/create"
     with pytest.raises(TransientError, match=r"answered 503 \(the hub is being mended\); run it again, it goes on"):
         cpt("demo", "lab/finder")
     hub.broken = ""
