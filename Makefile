@@ -7,7 +7,7 @@ DOCS_PORT ?= 8000
 # test processes; the files are dealt to them
 JOBS ?= 2
 
-.PHONY: demo demo-lm smoke open-source up test test-all lint audit format types bench docs reference setup setup-dev clean help
+.PHONY: demo demo-lm smoke open-source up test test-all lint audit wheel notebook format types bench docs reference setup setup-dev clean help
 
 help:
 	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
@@ -16,6 +16,7 @@ help:
 	@echo "make lint     ruff, format, import-linter, mypy, codespell, links  make bench      the benchmarks, quick"
 	@echo "make docs     the documentation as a site, on port $(DOCS_PORT)  make reference  its pages that are made from the code"
 	@echo "make audit    known vulnerabilities of the pins, ruff's rules of security, secrets in the files"
+	@echo "make wheel    the wheel, and the smallest run from it in a clean environment  make notebook  the tutorial's notebook, run anew"
 	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
 	@echo "make open-source  fetches the packages of a larger dump in six languages"
 
@@ -47,6 +48,7 @@ lint: setup-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs: setup-dev
@@ -57,6 +59,12 @@ reference: setup-dev
 
 audit: setup-dev
 	@.ci/audit
+
+wheel:
+	@PYTHON=$(PYTHON) .ci/wheel
+
+notebook: setup-dev
+	$(BIN)/python -m benchmarks.notebook
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

@@ -103,7 +103,7 @@ def find_checkpoint(store: Store, name: str) -> Checkpoint | None:
     found = RUN.fullmatch(name)
     if found is None or Path(name).expanduser().exists():
         return None
-    key = _key_of(store, found["run"])
+    key = key_of(store, found["run"])
     if key:
         return checkpoint_of(store, f"{key}/{found['label']}" if found["label"] else key)
     if found["label"] or KEY.fullmatch(name):
@@ -170,7 +170,7 @@ def started_at(trained: Artifact) -> float:
     return float(json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0))
 
 
-def _key_of(store: Store, run: str) -> str:
+def key_of(store: Store, run: str) -> str:
     """The key of the run of that key or name; empty where there is none."""
     if KEY.fullmatch(run) and any(key.startswith(run) for key in store.keys("train")):
         return store.find_key("train", run)

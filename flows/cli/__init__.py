@@ -18,7 +18,7 @@ KNOWN = (UserError, ContractViolation, CorruptArtifact, TrainingFailed, Transien
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 # commands whose work is kept as they go, so that the same command goes on from there
 GO_ON = {"run", "get-start", "fetch", "build-dataset", "pretrain", "train", "finetune", "evaluate", "publish", "ablate"}
-GO_ON |= {"reproduce", "queries"}
+GO_ON |= {"reproduce", "queries", "push"}
 
 
 def main() -> NoReturn:

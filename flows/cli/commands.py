@@ -16,6 +16,7 @@ from flows.cli.index import index
 from flows.cli.mcp import mcp
 from flows.cli.models import rollback, suite_texts
 from flows.cli.plan import plan_app
+from flows.cli.push import push
 from flows.cli.reproduce import reproduce
 from flows.cli.runs import runs
 from flows.cli.search import search
@@ -57,6 +58,24 @@ app = typer.Typer(
     help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
 )
 
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"cpt-factory {version('cpt-factory')}")
+        raise typer.Exit
+
+
+@app.callback()
+def cpt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which release this is.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
 Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")]
 
 app.add_typer(plan_app)
@@ -68,6 +87,7 @@ app.command()(fetch)
 app.command()(index)
 app.command()(mcp)
 app.command()(prune)
+app.command()(push)
 app.command()(reproduce)
 app.command()(runs)
 app.command()(rollback)

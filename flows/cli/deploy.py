@@ -61,7 +61,7 @@ def entries_of(files: list[Path] | tuple[Path, ...]) -> list[dict[str, Any]]:
     from flows.cli.nightly_file import read_nights
     from flows.cli.up import PROJECT
 
-    declared = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    declared = yaml.safe_load((PROJECT / "flows" / "prefect.yaml").read_text())["deployments"]
     taken = {str(entry["name"]): entry for entry in declared if entry["entrypoint"].endswith(":retrain")}
     entries: dict[str, dict[str, Any]] = {}
     for path in files:

@@ -174,7 +174,7 @@ def _kept(code: Declared, now: DeploymentResponse) -> list[str]:
 
 def declaration() -> dict[str, Any]:
     """What prefect.yaml says."""
-    return dict(yaml.safe_load((PROJECT / "prefect.yaml").read_text()))
+    return dict(yaml.safe_load((PROJECT / "flows" / "prefect.yaml").read_text()))
 
 
 def _flow_name(entrypoint: str) -> str:
