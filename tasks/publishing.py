@@ -113,7 +113,8 @@ def index_task(store: Store, exported: Artifact, curated: Artifact, checkpoint: 
     progress = StageProgress("index")
     model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
     with closing(ParallelEncoder(model, embedding_processes())) as whole:  # one a GPU
-        dim = config.export.truncate_dim
+        facts = exported.manifest.facts
+        dim = facts["dim"] if "whole_dim" in facts else None  # the model's own, whatever is configured now
         encoder: TruncatedModel | ParallelEncoder = TruncatedModel(CachedEncoder(whole, store), dim) if dim else whole
         artifact = build_index(store, exported, curated, config.index.with_workers_of(config.extract), encoder, progress)
     facts = artifact.manifest.parts[0].facts

@@ -148,9 +148,9 @@ def test_an_evaluation_takes_the_prompts_of_its_task(made: tuple[Store, Checkpoi
     asked = ("code_search_held_out", "code_search", "docstring")
     by_checkpoint, by_export, cut = (for_task(model, *asked) for model in (ours, exported, TruncatedModel(ours, 8)))
     for side in ("x", "y"):
-        assert by_export.encode(TEXTS, side) == pytest.approx(by_checkpoint.encode(TEXTS, side), abs=1e-4)  # type: ignore
-    assert by_checkpoint.encode(TEXTS, "x") == pytest.approx(ours.encode(TEXTS, "x"))  # type: ignore
-    assert np.abs(by_checkpoint.encode(TEXTS, "y") - ours.encode(TEXTS, "y")).max() > 1e-2  # type: ignore
+        assert by_export.encode(TEXTS, side) == pytest.approx(by_checkpoint.encode(TEXTS, side), abs=1e-4)
+    assert by_checkpoint.encode(TEXTS, "x") == pytest.approx(ours.encode(TEXTS, "x"))
+    assert np.abs(by_checkpoint.encode(TEXTS, "y") - ours.encode(TEXTS, "y")).max() > 1e-2
     prints = {model.id.fingerprint for model in (ours, exported, by_checkpoint, by_export, cut)}
     assert len(prints) == 5
     assert for_task(ours, "another").id == ours.id, "the same vectors are found again"
@@ -182,8 +182,8 @@ def test_a_mean_that_leaves_prompts_out_is_the_librarys(tmp_path: Path) -> None:
     assert np.abs(ours.encode(texts, "x") - whole.encode(texts, "x")).max() > 1e-3
     theirs = library.SentenceTransformer(str(exported.part_folder()), device="cpu", local_files_only=True)
     for side, embed in (("x", theirs.encode_query), ("y", theirs.encode_document)):
-        assert embed(texts) == pytest.approx(ours.encode(texts, side), abs=1e-5)  # type: ignore[arg-type]
-        assert ExportedModel(exported.part_folder()).embed(texts, side) == pytest.approx(ours.encode(texts, side), abs=1e-5)  # type: ignore[arg-type]
+        assert embed(texts) == pytest.approx(ours.encode(texts, side), abs=1e-5)
+        assert ExportedModel(exported.part_folder()).embed(texts, side) == pytest.approx(ours.encode(texts, side), abs=1e-5)
 
 
 @pytest.mark.slow

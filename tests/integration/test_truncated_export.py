@@ -43,7 +43,7 @@ def exported(checkpoint: tuple[Store, Checkpoint]) -> Artifact:
 def expected(checkpoint: tuple[Store, Checkpoint]) -> dict[str, np.ndarray]:
     """The whole vectors' first dimensions, by numpy."""
     whole = CheckpointEncoder(checkpoint[1], precision="float32")
-    cut = {name: whole.encode(TEXTS, side)[:, :DIM] for name, side in (("query", "x"), ("document", "y"))}  # type: ignore[arg-type]
+    cut = {name: whole.encode(TEXTS, side)[:, :DIM] for name, side in (("query", "x"), ("document", "y"))}
     return {name: vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for name, vectors in cut.items()}
 
 
@@ -54,8 +54,8 @@ def test_our_loaders_give_the_first_dimensions(exported: Artifact, expected: dic
     assert (by_torch.width, by_onnx.dim, exported.manifest.facts["dim"]) == (DIM, DIM, DIM)
     assert exported.manifest.facts["whole_dim"] == 32
     for side, name in (("x", "query"), ("y", "document")):
-        assert by_torch.embed(TEXTS, side) == pytest.approx(expected[name], abs=1e-5)  # type: ignore[arg-type]
-        assert by_onnx.embed(TEXTS, name) == pytest.approx(expected[name], abs=1e-4)  # type: ignore[arg-type]
+        assert by_torch.embed(TEXTS, side) == pytest.approx(expected[name], abs=1e-5)
+        assert by_onnx.embed(TEXTS, name) == pytest.approx(expected[name], abs=1e-4)
 
 
 @pytest.mark.slow
