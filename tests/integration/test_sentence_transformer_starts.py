@@ -39,7 +39,7 @@ from pipeline_lib.train.launch import TrainInputs
 from pipeline_lib.train.trainer import Trainer
 
 TEXTS = ["anchor basket", "a", "Engine FEATHER dragon " * 30, "def a[0]: {x}", "größer 日本語", "query: x"]
-SHARDS = ShardConfig(max_x_tokens=16, max_y_tokens=20, splits=("train",))
+SHARDS = ShardConfig(max_x_tokens=40, max_y_tokens=20, splits=("train",))  # the longest prompt has 24
 LABEL = "step-000008"
 
 

@@ -43,20 +43,22 @@ def exported(checkpoint: tuple[Store, Checkpoint]) -> Artifact:
 def expected(checkpoint: tuple[Store, Checkpoint]) -> dict[str, np.ndarray]:
     """The whole vectors' first dimensions, by numpy."""
     whole = CheckpointEncoder(checkpoint[1], precision="float32")
-    cut = {name: whole.encode(TEXTS, side)[:, :DIM] for name, side in (("query", "x"), ("document", "y"))}  # type: ignore[arg-type]
+    cut = {name: whole.encode(TEXTS, side)[:, :DIM] for name, side in (("query", "x"), ("document", "y"))}
     return {name: vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for name, vectors in cut.items()}
 
 
+@pytest.mark.slow
 def test_our_loaders_give_the_first_dimensions(exported: Artifact, expected: dict[str, np.ndarray]) -> None:
     folder = exported.part_folder()
     by_torch, by_onnx = ExportedModel(folder), OnnxEncoder(folder)
     assert (by_torch.width, by_onnx.dim, exported.manifest.facts["dim"]) == (DIM, DIM, DIM)
     assert exported.manifest.facts["whole_dim"] == 32
     for side, name in (("x", "query"), ("y", "document")):
-        assert by_torch.embed(TEXTS, side) == pytest.approx(expected[name], abs=1e-5)  # type: ignore[arg-type]
-        assert by_onnx.embed(TEXTS, name) == pytest.approx(expected[name], abs=1e-4)  # type: ignore[arg-type]
+        assert by_torch.embed(TEXTS, side) == pytest.approx(expected[name], abs=1e-5)
+        assert by_onnx.embed(TEXTS, name) == pytest.approx(expected[name], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_sentence_transformers_gives_them_and_fewer(
     checkpoint: tuple[Store, Checkpoint], exported: Artifact, expected: dict[str, np.ndarray]
 ) -> None:
@@ -86,6 +88,7 @@ def test_more_dimensions_than_there_are_are_refused(checkpoint: tuple[Store, Che
         export(*checkpoint, ExportConfig(truncate_dim=33, onnx=False))
 
 
+@pytest.mark.slow
 def test_the_cards_recipe_cuts_too(exported: Artifact, expected: dict[str, np.ndarray]) -> None:
     folder, facts = exported.part_folder(), exported.manifest.parts[0].facts
     figures = {**facts, "label": "step", "max_x_tokens": 20, "max_y_tokens": 32, "training": {}, "lineage": {}}
