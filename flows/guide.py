@@ -38,8 +38,8 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
         return dataset
     if config.train.teacher.margin_mse_weight:
         raise UserError(
-            "train.teacher.margin_mse_weight wants hard negatives, and the pairs of a dump have none: leave it at 0 here, and give"
-            " `cpt finetune` training.teacher.margin_mse_weight"
+            "train.teacher.margin_mse_weight wants hard negatives, and the pairs of a dump have none: leave it at 0 here, and"
+            " give `cpt finetune` training.teacher.margin_mse_weight"
         )
     if config.guide.model is None:
         raise UserError(
