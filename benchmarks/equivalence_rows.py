@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
@@ -115,29 +116,29 @@ def _rows() -> Iterator[Row]:
     yield Row("checkpointed_grad_cache_2", micro_rows=2, checkpointed=True)
     yield Row("packed", packed=True, precisions=("float64", "float32", "bfloat16"))
     yield Row("packed_grad_cache_4", micro_rows=4, packed=True)
-    yield Row("false_negatives_own", guided="own", negatives=2, duplicates=True)
-    yield Row("false_negatives_own_grad_cache_2", guided="own", negatives=2, duplicates=True, micro_rows=2)
-    yield Row("false_negatives_guide", guided="guide", negatives=2, duplicates=True)
-    yield Row("false_negatives_guide_grad_cache_2", guided="guide", negatives=2, duplicates=True, micro_rows=2)
-    yield Row("false_negatives_guide_chunked", guided="guide", negatives=2, duplicates=True, tile=SMALL_TILE)
+    for by in ("own", "guide"):
+        guided = partial(Row, guided=by, negatives=2, duplicates=True)
+        yield guided(f"false_negatives_{by}")
+        yield guided(f"false_negatives_{by}_grad_cache_2", micro_rows=2)
+    yield guided("false_negatives_guide_chunked", tile=SMALL_TILE)
     for family in FAMILIES:
         # in float64 transformers' norms of all but NeoX are in float32
         exact = ("float64",) if family == "neox" else ()
         yield Row(family, packed=True, family=family, precisions=(*exact, "float32", "bfloat16"))
-        yield Row(f"{family}_grad_cache_4", micro_rows=4, packed=True, family=family, precisions=(*exact, "float32"))
+        for lora in (False, True):
+            name = f"{'lora_' * lora}{family}_grad_cache_4"
+            yield Row(name, micro_rows=4, packed=True, family=family, lora=lora, precisions=(*exact, "float32"))
     yield Row("hard_negatives", negatives=2)
     yield Row("hard_negatives_grad_cache_2", negatives=2, micro_rows=2)
     yield Row("hard_negatives_chunked", negatives=2, tile=SMALL_TILE, duplicates=True)
-    yield Row("matryoshka", prefixes=PREFIXES, negatives=2, duplicates=True, precisions=("float64", "float32", "bfloat16"))
-    yield Row("matryoshka_grad_cache_2", micro_rows=2, prefixes=PREFIXES, negatives=2, duplicates=True)
-    yield Row("matryoshka_chunked", tile=SMALL_TILE, prefixes=PREFIXES, negatives=2, duplicates=True)
+    prefixed = partial(Row, prefixes=PREFIXES, negatives=2, duplicates=True)
+    yield prefixed("matryoshka", precisions=("float64", "float32", "bfloat16"))
+    yield prefixed("matryoshka_grad_cache_2", micro_rows=2)
+    yield prefixed("matryoshka_chunked", tile=SMALL_TILE)
     yield Row("control_prefixes_not_normalised", prefixes=PREFIXES, broken="not normalised")
     yield Row("lora", lora=True, precisions=("float64", "float32", "bfloat16"))
     yield Row("lora_grad_cache_4", micro_rows=4, lora=True)
     yield Row("lora_packed_grad_cache_4", micro_rows=4, packed=True, lora=True)
-    yield Row("lora_neox_grad_cache_4", micro_rows=4, packed=True, family="neox", lora=True)
-    for family in ("llama", "qwen3"):
-        yield Row(f"lora_{family}_grad_cache_4", micro_rows=4, packed=True, family=family, lora=True, precisions=("float32",))
     yield Row("control_duplicates_unmasked", duplicates=True, broken="unmasked")
     for ranks in (2, 4):
         yield Row(f"local_loss_{ranks}", ranks)
@@ -145,14 +146,14 @@ def _rows() -> Iterator[Row]:
         yield Row(f"local_loss_{ranks}_chunked", ranks, tile=SMALL_TILE)
         yield Row(f"ddp_{ranks}_grad_cache_2", ranks, micro_rows=2)
         yield Row(f"hard_negatives_{ranks}", ranks, negatives=2, duplicates=True)
-        yield Row(f"matryoshka_{ranks}_grad_cache_2", ranks, micro_rows=2, prefixes=PREFIXES, negatives=2, duplicates=True)
+        yield prefixed(f"matryoshka_{ranks}_grad_cache_2", ranks, micro_rows=2)
         yield Row(f"torch_ddp_{ranks}", ranks, parallel="torch_ddp")
         yield Row(f"fsdp2_{ranks}", ranks, parallel="step")
         yield Row(f"fsdp2_{ranks}_grad_cache_2", ranks, parallel="step", micro_rows=2)
         yield Row(f"fsdp2_{ranks}_micro_batch_grad_cache_2", ranks, parallel="micro_batch", micro_rows=2)
         yield Row(f"fsdp2_{ranks}_hard_negatives", ranks, parallel="step", micro_rows=2, duplicates=True, negatives=1)
-        yield Row(f"false_negatives_own_{ranks}", ranks, guided="own", negatives=2, duplicates=True, micro_rows=2)
-        yield Row(f"false_negatives_guide_{ranks}", ranks, guided="guide", negatives=2, duplicates=True, micro_rows=2)
+        for by in ("own", "guide"):
+            yield Row(f"false_negatives_{by}_{ranks}", ranks, guided=by, negatives=2, duplicates=True, micro_rows=2)
     yield Row("fsdp2_2_checkpointed_grad_cache_2", 2, parallel="step", micro_rows=2, checkpointed=True)
     yield Row("fsdp2_2_matryoshka", 2, parallel="step", micro_rows=2, prefixes=PREFIXES, negatives=1, duplicates=True)
     yield Row("lora_2_grad_cache_2", 2, micro_rows=2, lora=True, duplicates=True)

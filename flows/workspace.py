@@ -104,16 +104,8 @@ class Dataset:
     @property
     def ref(self) -> DatasetRef:
         """Its keys."""
-        keys = {stage: artifact.manifest.key for stage, artifact in self.stages.items()}
-        return DatasetRef(
-            extracted=keys.get("extract"),
-            validated=keys.get("validate"),
-            curated=keys["curate"],
-            tokenizer=keys["tokenizer"],
-            shards=keys["shards"],
-            checked=keys.get("check_shards"),
-            **{name: keys.get(name) for name in ("guide", "consistent")},
-        )
+        named = {"extract": "extracted", "validate": "validated", "curate": "curated", "check_shards": "checked"}
+        return DatasetRef(**{named.get(stage, stage): artifact.manifest.key for stage, artifact in self.stages.items()})
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def _indexed(
     model = CheckpointEncoder(checkpoint, config.index.batch_tokens, config.index.precision)
     chosen = config.index.with_workers_of(config.extract)
     with closing(ParallelEncoder(model, embedding_processes())) as whole:  # one a GPU
-        facts = exported.manifest.facts
+        facts = inputs["exported"].manifest.facts
         dim = facts["dim"] if "whole_dim" in facts else None  # the model's own, whatever is configured now
         encoder: TruncatedModel | ParallelEncoder = TruncatedModel(CachedEncoder(whole, store), dim) if dim else whole
         if base is None:

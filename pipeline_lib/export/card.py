@@ -7,7 +7,6 @@ figures, and a sentence must not give the model, or its vectors, another name. `
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import Field
 from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.export.int8_loss import Int8Loss, int8_section
-from pipeline_lib.export.usage import said_before, usage_of_head
+from pipeline_lib.export.usage import usage
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import link_file
@@ -110,56 +109,6 @@ def _figures_of(exported: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-_USAGE = """\
-## Use
-
-A query (x) is wrapped in `[` `]`, a document or function body (y) in `{` `}`; the last layer's state at the closing
-delimiter, normalised to length 1, is the embedding. The tokenizers add the delimiters, as reserved ids: pass plain text.
-
-With [sentence-transformers](https://sbert.net); no `trust_remote_code`:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
-queries = model.encode_query(["parse an ISO 8601 date"])
-documents = model.encode_document(["def parse(text):\\n    return datetime.fromisoformat(text)"])
-print(model.similarity(queries, documents))  # plain encode() takes the query side
-```
-
-Where a framework calls `encode` itself, its `encode_kwargs` name the side: `{"task": "query"}` or `{"task": "document"}`. A
-prompt or an instruction names none.
-
-With transformers alone:
-
-```python
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-folder, side = "path/to/this/folder", "query"  # or "document"
-tokenizer = AutoTokenizer.from_pretrained(f"{folder}/{side}")
-model = AutoModel.from_pretrained(f"{folder}/encoder").eval()
-batch = tokenizer(["parse an ISO 8601 date", ""], padding=True, truncation=True, return_tensors="pt")
-last = batch["attention_mask"].sum(1) - 1
-with torch.no_grad():
-    states = model(**batch).last_hidden_state
-vectors = torch.nn.functional.normalize(states[torch.arange(len(last)), last], dim=-1)
-```
-"""
-
-_RECIPE = "With transformers alone:"
-_BEFORE = "It was trained with {before}: `encode_query` and `encode_document` put it there."
-
-# what an ablation's card says instead
-_SHARED = (
-    ("A query (x) is wrapped in `[` `]`, a document or function body (y) in `{` `}`;", "Every text is wrapped in `[` `]`;"),
-)
-_MEAN = (
-    ("the last layer's state at the closing\ndelimiter,", "the mean of the last layer's states,"),
-    ('last = batch["attention_mask"].sum(1) - 1\n', 'mask = batch["attention_mask"][:, :, None]\n'),
-    ("states[torch.arange(len(last)), last]", "(states * mask).sum(1) / mask.sum(1)"),
-)
-
 _ONNX = """
 From a terminal, over the index that belongs to it: `cpt search "parse an ISO 8601 date"`. It runs `model.onnx`
 (inputs `input_ids` (B, L) and `lengths` (B,), int64; output `sentence_embedding` (B, D)) and needs no torch.
@@ -179,7 +128,7 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         f"# {facts.title}\n\n{_ADAPTED if 'prompts' in figures else _INTRODUCTION}\n",
         *([f"{facts.method}\n"] if facts.method else []),
         _table(("", ""), _properties(facts, figures)),
-        _usage(figures) + (_ONNX if figures["onnx"] else "") + _without_onnx(figures),
+        usage(figures) + (_ONNX if figures["onnx"] else "") + _without_onnx(figures),
         "## Training\n\n" + _training(facts, figures),
         *([_evaluation(facts)] if facts.metrics else []),
         *([int8_section(figures, facts.int8)] if facts.int8 else []),
@@ -197,28 +146,6 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
 def _without_onnx(figures: Mapping[str, Any]) -> str:
     missing = {"model.onnx": figures.get("no_onnx"), "model.int8.onnx": figures.get("no_int8")}
     return "".join(f"\nThere is no {file}: {why}.\n" for file, why in missing.items() if why)
-
-
-def _usage(figures: Mapping[str, Any]) -> str:
-    if "prompts" in figures:
-        return usage_of_head(figures)
-    text = _USAGE
-    for ours, other in [*(() if figures["distinct"] else _SHARED), *(_MEAN if figures["pooling"] == "mean" else ())]:
-        assert ours in text, f"the card's text lost {ours!r}"
-        text = text.replace(ours, other)
-    if before := figures.get("before"):
-        text = text.replace("pass plain text.", f"pass plain text. {_BEFORE.format(before=said_before(before))}")
-        recipe = ('"query"  # or "document"', 'tokenizer(["parse an ISO 8601 date", ""]')
-        assert all(part in text for part in recipe), "the card's recipe is another one"
-        prompted = 'tokenizer([prompt + text for text in ["parse an ISO 8601 date", ""]]'
-        text = text.replace(recipe[1], prompted).replace(
-            recipe[0], f"{recipe[0]}\nprompt = {before.get('query', '')!r}  # of a query"
-        )
-    if figures.get("prompts_left_out"):  # the recipe would pool them
-        return f"{text.split(_RECIPE)[0]}The mean leaves a prompt's tokens out.\n"
-    if "whole_dim" in figures:
-        text = re.sub(r"normalize\((.*), dim=-1\)", rf"normalize((\1)[:, :{figures['dim']}], dim=-1)", text)
-    return text
 
 
 _FRONT_MATTER = """\

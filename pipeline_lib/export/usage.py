@@ -1,4 +1,4 @@
-"""Use of a model that began as one of sentence-transformers, for its card: prompts, pooling and modules are its own."""
+"""Use of a model, for its card: trained with delimiters, or begun as one of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,49 @@ POOLINGS = {
         "(states * (mask.cumsum(1) * mask)[:, :, None]).sum(1) / (mask.cumsum(1) * mask).sum(1, keepdim=True)",
     ),
 }
+# of a model with delimiters, by whether a query's differ from a document's, and by its pooling
+WRAPPED = {
+    True: "A query (x) is wrapped in `[` `]`, a document or function body (y) in `{` `}`;",
+    False: "Every text is wrapped in `[` `]`;",
+}
+STATES = {
+    "last": "the last layer's state at the closing\ndelimiter,",
+    "mean": "the mean of the last layer's states,",
+}
+POOLED = {
+    "last": ('last = batch["attention_mask"].sum(1) - 1', "states[torch.arange(len(last)), last]"),
+    "mean": ('mask = batch["attention_mask"][:, :, None]', "(states * mask).sum(1) / mask.sum(1)"),
+}
+TEXTS = '["parse an ISO 8601 date", ""]'
 WITHOUT_WEIGHTS = {"Normalize", "Dropout"}
 
 
-def usage_of_head(figures: Mapping[str, Any]) -> str:
+def usage(figures: Mapping[str, Any]) -> str:
     """The section on use.
 
     Args:
-        figures: facts of the export: prompts, pooling, modules, include_prompt, architecture, max_x_tokens.
+        figures: facts of the export: distinct, pooling, dim; of a model that began as one of sentence-transformers prompts,
+            modules, include_prompt, architecture and max_x_tokens.
     """
+    return _of_sentence_transformers(figures) if "prompts" in figures else _of_delimiters(figures)
+
+
+def _of_delimiters(figures: Mapping[str, Any]) -> str:
+    wrapped, state, (line, expression) = WRAPPED[figures["distinct"]], STATES[figures["pooling"]], POOLED[figures["pooling"]]
+    before: Mapping[str, str] = figures.get("before") or {}
+    put = f" It was trained with {said_before(before)}: `encode_query` and `encode_document` put it there." if before else ""
+    text = _DELIMITERS.format(wrapped=wrapped, state=state, before=put)
+    if figures.get("prompts_left_out"):  # the recipe would pool them
+        return f"{text}\nThe mean leaves a prompt's tokens out.\n"
+    return text + _DELIMITERS_TRANSFORMERS.format(
+        prompt=f"prompt = {before.get('query', '')!r}  # of a query\n" if before else "",
+        texts=f"[prompt + text for text in {TEXTS}]" if before else TEXTS,
+        line=line,
+        expression=f"({expression})[:, :{figures['dim']}]" if "whole_dim" in figures else expression,
+    )
+
+
+def _of_sentence_transformers(figures: Mapping[str, Any]) -> str:
     poolings = figures["pooling"].split("+")
     vector = ", followed by ".join(POOLINGS[pooling][0] for pooling in poolings)
     behind = [kind for kind in figures["modules"] if kind not in WITHOUT_WEIGHTS]
@@ -55,6 +89,45 @@ def said_before(prompts: Mapping[str, str]) -> str:
     """The prompts of the sides in words."""
     return " and ".join(f"`{prompt!r}` before every {name}" for name, prompt in prompts.items())
 
+
+_DELIMITERS = """\
+## Use
+
+{wrapped} {state} normalised to length 1, is the embedding. The tokenizers add the delimiters, as reserved ids: pass plain \
+text.{before}
+
+With [sentence-transformers](https://sbert.net); no `trust_remote_code`:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["parse an ISO 8601 date"])
+documents = model.encode_document(["def parse(text):\\n    return datetime.fromisoformat(text)"])
+print(model.similarity(queries, documents))  # plain encode() takes the query side
+```
+
+Where a framework calls `encode` itself, its `encode_kwargs` name the side: `{{"task": "query"}}` or `{{"task": "document"}}`. A
+prompt or an instruction names none.
+"""
+
+_DELIMITERS_TRANSFORMERS = """
+With transformers alone:
+
+```python
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+folder, side = "path/to/this/folder", "query"  # or "document"
+{prompt}tokenizer = AutoTokenizer.from_pretrained(f"{{folder}}/{{side}}")
+model = AutoModel.from_pretrained(f"{{folder}}/encoder").eval()
+batch = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")
+{line}
+with torch.no_grad():
+    states = model(**batch).last_hidden_state
+vectors = torch.nn.functional.normalize({expression}, dim=-1)
+```
+"""
 
 _USAGE = """\
 ## Use

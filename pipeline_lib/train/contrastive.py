@@ -145,14 +145,14 @@ class ContrastiveObjective:
             UserError: the model, the tokenizer or the mixture do not fit.
         """
         config = job.config
-        assert isinstance(config, TrainConfig), f"a contrastive job with a {type(config).__name__}"
+        assert isinstance(config, TrainConfig)
         check_divides(config.batch_size, ranks.size)
         check_views(shards, config)
         model = job.model.model_copy(update={"init": job.start})
         pair_tokenizer = PairTokenizer.load(tokenizer.part_folder())
         weights: Weights | None = None
-        is_given_whole = bool(model.init) and is_sentence_transformer(Path(model.init))
-        if config.parallel == "fsdp" and ranks.size > 1 and not is_given_whole:  # no process holds it whole
+        given_whole = model.init and is_sentence_transformer(Path(model.init))
+        if config.parallel == "fsdp" and ranks.size > 1 and not given_whole:  # no process holds it whole
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed)
@@ -210,11 +210,10 @@ class ContrastiveObjective:
             )
         if config.precision == "bfloat16" and not fast_bfloat16(self.ranks.device.type):
             lines.append("bfloat16 has no hardware support here and will be slow: precision=float32 is faster")
-        rule, teacher = config.false_negatives, config.teacher
-        if rule.by != "off":
+        if (rule := config.false_negatives).by != "off":
             unmasked = f", none in the first {rule.unmasked_steps} steps" if rule.unmasked_steps else ""
             lines.append(f"false negatives by {rule.by} scores are left out: margin {rule.margin:g}, {rule.kind}{unmasked}")
-        if teacher.kl_weight or teacher.margin_mse_weight:
+        if (teacher := config.teacher).kl_weight or teacher.margin_mse_weight:
             lines.append(f"a guide teaches: KL x {teacher.kl_weight:g}, MarginMSE x {teacher.margin_mse_weight:g}")
         return lines
 
