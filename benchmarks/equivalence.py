@@ -65,12 +65,12 @@ def _is_good(row: Row, precision: str, error: Errors) -> bool:
     if precision == "bfloat16":
         return error["worst"] >= COSINE_LIMIT
     inside = max(error["worst"], error["temperature"]) <= LIMITS[precision]
-    return inside != row.is_broken
+    return inside != bool(row.broken)
 
 
 def _line(row: Row, precision: str, error: Errors, good: bool) -> str:
     limit = f"cosine >= {COSINE_LIMIT}" if precision == "bfloat16" else f"{LIMITS[precision]:.0e}"
-    verdict = ("fails, as it must" if row.is_broken else "holds") if good else "WRONG"
+    verdict = ("fails, as it must" if row.broken else "holds") if good else "WRONG"
     figures = f"{error['worst']:.2e} | {error['temperature']:.2e}"
     if precision == "bfloat16":
         figures = f"{error['worst']:.6f} | {error['temperature']:.2e}"

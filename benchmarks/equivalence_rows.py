@@ -98,11 +98,6 @@ class Row:
     broken: str = ""
     precisions: tuple[str, ...] = ("float64", "float32")
 
-    @property
-    def is_broken(self) -> bool:
-        """True for a row that has to fail."""
-        return bool(self.broken)
-
 
 def _rows() -> Iterator[Row]:
     yield Row("direct", precisions=("float64", "float32", "bfloat16"))
