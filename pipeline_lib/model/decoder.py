@@ -259,4 +259,4 @@ def _affine(layers: Sequence[nn.Module], z: Tensor) -> Tensor:
         flat = torch.addmm(layer.bias, z.reshape(-1, z.shape[-1]), layer.weight)  # weights of shape (inputs, outputs)
         out = flat.view(*z.shape[:-1], layer.weight.shape[1])
     adapted = delta(tuple(layers), z)
-    return out if adapted is None else out + adapted
+    return out if adapted is None else out + adapted.to(out.dtype)

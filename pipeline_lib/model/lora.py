@@ -59,7 +59,7 @@ def attach(encoder: Encoder, config: LoraConfig, appended: tuple[int, ...], seed
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    from pipeline_lib.model.adapter import Adapter, TrainedRows, add_adapter, add_rows
+    from pipeline_lib.model.adapter import Adapter, TrainedRows, adapter_of, add_adapter, add_rows
     from pipeline_lib.model.outline import blocks_of
 
     backbone, generator = encoder.backbone, torch.Generator().manual_seed(seed)
@@ -70,6 +70,8 @@ def attach(encoder: Encoder, config: LoraConfig, appended: tuple[int, ...], seed
         shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
         sizes = {name: size if isinstance(layers[name], Conv1D) else size[::-1] for name, size in shapes.items()}
         for name, size in chosen_matrices(config, cast("dict[str, tuple[int, int]]", sizes)).items():
+            if adapter_of(layers[name]):
+                continue  # of a model whose blocks share their layers
             add_adapter(layers[name], Adapter(size, config.rank or 1, config.alpha, config.dropout, generator))
     if appended:
         table = cast(nn.Embedding, backbone.get_input_embeddings())

@@ -224,8 +224,8 @@ def test_the_export_is_the_sum_and_its_card_says_so(world: World, run: tuple[Job
     encoder = adapted_encoder(checkpoint)
     expected = embed_ids(encoder, tokenizer.encode(TEXTS, "x", 20), 256)
     folder = exported.part_folder()
-    np.testing.assert_allclose(ExportedModel(folder).encode(TEXTS, "x"), expected, atol=1e-4)
-    np.testing.assert_allclose(OnnxEncoder(folder).encode(TEXTS, "x"), expected, atol=1e-4)
+    np.testing.assert_allclose(ExportedModel(folder).embed(TEXTS, "x"), expected, atol=1e-4)
+    np.testing.assert_allclose(OnnxEncoder(folder).embed(TEXTS, "query"), expected, atol=1e-4)
     card = write_card(world.store, exported, checkpoint, CardFacts())
     assert "LoRA adapters of rank 2" in (card.part_folder() / "README.md").read_text()
 

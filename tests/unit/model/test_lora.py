@@ -85,13 +85,13 @@ def test_a_plan_knows_the_matrices_that_a_model_has(name: str) -> None:
 def test_every_forward_and_the_sum_give_the_same_vectors(name: str) -> None:
     start, encoder = vectors(build(name).eval()), adapted(name, appended=(5, 30))
     expected = vectors(encoder)
-    np.testing.assert_allclose(vectors(encoder, fused=True), expected, atol=2e-6)
+    np.testing.assert_allclose(vectors(encoder, fused=True), expected, atol=1e-5)
     assert np.abs(start - expected).max() > 0.05, "the adapters do something"
     names = [path for path, _ in build(name).backbone.named_parameters()]
     merge(encoder.backbone)
     assert [path for path, _ in encoder.backbone.named_parameters()] == names
     for fused in (False, True):
-        np.testing.assert_allclose(vectors(encoder, fused), expected, atol=2e-6)
+        np.testing.assert_allclose(vectors(encoder, fused), expected, atol=1e-5)
 
 
 def test_step_0_is_the_start_and_adapters_alone_are_trained() -> None:
@@ -121,7 +121,7 @@ def test_peft_computes_the_same(name: str) -> None:
                 layer.lora_B["default"].weight.copy_(adapter.up_OK)
     found = sum(hasattr(layer, "lora_A") for layer in theirs.backbone.modules())
     assert found == len(names)
-    np.testing.assert_allclose(vectors(theirs.eval()), vectors(encoder), atol=2e-6)
+    np.testing.assert_allclose(vectors(theirs.eval()), vectors(encoder), atol=1e-5)
 
 
 def test_dropout_takes_the_own_forward_and_is_drawn_in_training_alone() -> None:
