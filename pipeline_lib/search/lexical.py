@@ -233,7 +233,7 @@ class _Counts:
         self.terms, self._starts, self._rows, self._found = (np.load(folder / name, mmap_mode="r") for name in FILES)
         self._counts = np.diff(self._starts)
         self._idf_V = _idf(n, self._counts)
-        ratio_N, least_N = np.zeros(n), np.full(n, np.inf)
+        ratio_N, least_N = np.zeros(n), np.full(n, np.inf)  # of a row's words: the sum, and the smallest
         for _, _, rows, ratio in self._ratios():
             ratio_N += np.bincount(rows, ratio, n)
             np.minimum.at(least_N, rows, ratio)
@@ -242,9 +242,7 @@ class _Counts:
         mean = _mean_length(ratio_N)
         norms_N = BM25_K1 * (1 - BM25_B + BM25_B * _lengths(ratio_N, mean) / max(mean, 1e-9))
         least_N[ratio_N == 0] = 1
-        norms_N = (
-            np.maximum(1, np.rint(norms_N * least_N)) / least_N
-        )  # its rarest word, which stands there once or twice, tells best
+        norms_N = np.maximum(1, np.rint(norms_N * least_N)) / least_N  # a row's rarest word, there once or twice, tells best
         lengths_N = (np.bincount(rows, np.rint(norms_N[rows] * ratio), n) for _, _, rows, ratio in self._ratios())
         self.lengths_N = sum(lengths_N, np.zeros(n)).astype(np.int32)
 
