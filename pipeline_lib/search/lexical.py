@@ -124,7 +124,7 @@ class Bm25Writer:
                 self._write({"terms": terms, "counts": counts, "rows": now[rows[stays]], "times": times[stays]})
                 self._vocabulary.add(terms, counts)
                 n_terms, n_postings = n_terms + len(terms), n_postings + int(stays.sum())
-        except ValueError:
+        except (ValueError, FileNotFoundError):  # an index of earlier versions has no BM25
             shutil.rmtree(self._runs_folder)
             self._reset()
             return False

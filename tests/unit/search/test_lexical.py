@@ -121,6 +121,7 @@ def test_scores_that_no_counts_give_are_refused_and_texts_can_be_added(tmp_path:
     added = folder_of(tmp_path / "added")
     writer = Bm25Writer(added)
     assert not writer.add_base(tmp_path / "before", np.arange(60), 60)
+    assert not writer.add_base(tmp_path / "of an earlier version", np.arange(60), 60)
     writer.add(texts)
     assert writer.close() == {
         "words": len({word for text in texts for word in words(text)}),
