@@ -8,8 +8,8 @@ by the code of the index stage, from vectors on disk; its memory is the most tha
 less what they hold before the first vector. Queries are other draws of the same clusters. Latency is that of one query for ten
 results on one thread, the files in the page cache. With --home, or where CPT_HOME holds a run, the vectors of its largest
 embedded part are indexed as well. With --update each kind is built, a hundredth of its rows goes and as many come, and
-processor seconds of the delta stand beside those of a build of the whole, both with their measurement of recall: what finds
-vectors alone, since rows, texts and BM25 take the same in both. The last line is one flat JSON object.
+processor seconds of the delta stand beside those of a build of the whole, both with their measurement of recall, and both of
+what finds vectors alone, without rows, texts and BM25. The last line is one flat JSON object.
 """
 
 from __future__ import annotations

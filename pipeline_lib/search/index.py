@@ -196,11 +196,14 @@ class _Build:
         if total == 0:
             raise UserError(f"{curated.folder}: no pairs, so there is nothing to index; look at what extract dropped")
         scratch = self.store.scratch(STAGE.name)
-        words = Bm25Writer(scratch) if self.config.bm25 else None
+        words, base = Bm25Writer(scratch) if self.config.bm25 else None, self._opened_base(chosen)
+        is_new_N = np.ones(total, bool)
+        if words and base and words.add_base(base.folder, base.before_N, base.n):
+            is_new_N = base.before_N < 0
         with RowWriter(scratch, self.config.text_characters, distinct_values(paths)) as writer:
-            hashes_N2 = self._embedded(read_pieces(paths, chosen), total, writer, words)
+            hashes_N2 = self._embedded(read_pieces(paths, chosen), is_new_N, writer, words)
         vectors = Vectors(lambda at: self.cache.read(hashes_N2[at : at + ADDED_ROWS]), range(0, total, ADDED_ROWS))
-        made = self._vector_files(scratch, vectors, hashes_N2, chosen, lambda: self._asked(curated) or perturbed(vectors))
+        made = self._vector_files(scratch, vectors, base, hashes_N2, lambda: self._asked(curated) or perturbed(vectors))
         facts = {"count": total, "code": chosen.n_code, "text": chosen.n_text, "dim": made["dim"]}
         delta = {"delta": made["delta"]} if self.base else {}
         kept = {"text_characters": self.config.text_characters, "texts_cut": writer.n_cut}
@@ -214,18 +217,21 @@ class _Build:
         draft = draft_part(STAGE, key, "index", counts, rows=rows, facts=facts | delta)
         return self.store.commit_part(draft, scratch)
 
-    def _vector_files(
-        self, folder: Path, vectors: Vectors, hashes_N2: np.ndarray, chosen: Choice, asked: Callable[[], Asked]
-    ) -> dict[str, Any]:
-        """Write what finds vectors, of the whole or from the base on: what index.json says of it."""
+    def _opened_base(self, chosen: Choice) -> Base | None:
         if self.base is None:
-            made = write_files(vectors, self.config, folder, self.store)
-            return made | settle(folder, made, self.config, asked, vectors)
-        pairs = _pairs_of(self.store, self.base)
+            return None
+        pairs, place = _pairs_of(self.store, self.base), self.base.part_folder()
         assert pairs is not None, "see why_whole"
         before_N = same_rows(chosen.hashes, choose_pieces(pairs.paths("pairs.parquet")).hashes)
-        place = self.base.part_folder()
-        base = Base(place, self.base.digest, read_json(place / "index.json"), before_N)
+        return Base(place, self.base.digest, read_json(place / "index.json"), before_N)
+
+    def _vector_files(
+        self, folder: Path, vectors: Vectors, base: Base | None, hashes_N2: np.ndarray, asked: Callable[[], Asked]
+    ) -> dict[str, Any]:
+        """Write what finds vectors, of the whole or from the base on: what index.json says of it."""
+        if base is None:
+            made = write_files(vectors, self.config, folder, self.store)
+            return made | settle(folder, made, self.config, asked, vectors)
         growth = Growth(base, vectors, lambda rows: self.cache.read(hashes_N2[rows]), self.config, self.store)
         made = growth.write(folder, asked)
         made["delta"] |= changes(base, folder) | {"tombstones": made.get("tombstones", 0)}
@@ -256,15 +262,23 @@ class _Build:
             return None
         return Asked(self._embed_queries(queries), "queries of validation")
 
-    def _embedded(self, pieces: Iterator[Piece], total: int, writer: RowWriter, words: Bm25Writer | None) -> np.ndarray:
-        """Write the rows, and embed the texts that have no vector yet, a slice of them at a time; returns the texts' hashes."""
+    def _embedded(
+        self, pieces: Iterator[Piece], is_new_N: np.ndarray, writer: RowWriter, words: Bm25Writer | None
+    ) -> np.ndarray:
+        """Write the rows, and embed the texts that have no vector yet, a slice of them at a time; returns the texts' hashes.
+
+        Args:
+            is_new_N: true where the words of a row are not known.
+        """
+        total = len(is_new_N)
         hashes_N2 = np.empty((total, 2), np.uint64)
         new: dict[bytes, str] = {}
         done = 0
         while slice_ := list(islice(pieces, self.config.rows_per_slice)):
             writer.write(slice_)
             if words:
-                words.add([piece.text for piece in slice_])
+                rows = np.flatnonzero(is_new_N[done : done + len(slice_)])
+                words.add([slice_[row].text for row in rows.tolist()], done + rows)
             slice_N2 = hashes_N2[done : done + len(slice_)] = text_hashes([piece.text for piece in slice_])
             new |= {slice_N2[row].tobytes(): slice_[row].text for row in self.cache.missing(slice_N2).tolist()}
             done += len(slice_)

@@ -1,7 +1,7 @@
 """Delta of an index: what came, changed and went since the index before it, its base, of the same model and settings.
 
-Rows, texts, BM25 and exact vectors are written as a build of the whole writes them, in the same order, so that their answers
-are the same; of vectors only those of new texts are embedded. What takes long to build is taken over:
+Rows, texts, BM25 and exact vectors are those of a build of the whole, in the same order, so that their answers are the same; of
+vectors only those of new texts are embedded, of words only theirs are read. What takes long to build is taken over:
 
     hnsw               new rows become nodes of the base's graph; the nodes of rows that went stay behind the last row, as
                        tombstones that a walk goes through and no answer names

@@ -87,17 +87,53 @@ class Bm25Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._runs_folder = folder, folder / "bm25_runs"
+        self._reset()
+
+    def _reset(self) -> None:
         self._runs_folder.mkdir()
         self._runs = [(0, 0)]  # (terms, postings) before each run, and after the last
-        self._lengths: list[np.ndarray] = []
+        self._lengths: list[tuple[np.ndarray, np.ndarray]] = []  # of rows
         self._vocabulary = _Vocabulary()
+        self._n, self._in_order = 0, True  # rows of one run come after those of the run before it
 
-    def add(self, texts: Sequence[str]) -> None:
-        """Texts of the next rows."""
+    def add(self, texts: Sequence[str], rows_T: np.ndarray | None = None) -> None:
+        """Texts of the next rows, or of these, which ascend."""
+        rows_T = np.arange(self._n, self._n + len(texts)) if rows_T is None else rows_T
         for at in range(0, len(texts), TEXTS_PER_RUN):
-            self._add_run(texts[at : at + TEXTS_PER_RUN])
+            self._add_run(texts[at : at + TEXTS_PER_RUN], rows_T[at : at + TEXTS_PER_RUN])
 
-    def _add_run(self, texts: Sequence[str]) -> None:
+    def add_base(self, base: Path, before_N: np.ndarray, n_before: int) -> bool:
+        """Rows of another index under their numbers here, told by its scores; False: they have to be added as texts.
+
+        Args:
+            base: folder of that index.
+            before_N: row there of each row here; -1: none, it is added as a text.
+            n_before: rows there.
+        """
+        now = np.full(n_before, -1, np.int64)
+        kept = np.flatnonzero(before_N >= 0)
+        now[before_N[kept]] = kept
+        n_terms = n_postings = 0
+        try:
+            counted = _Counts(base, n_before)
+            for first, ids, rows, times in counted.chunks():
+                stays = now[rows] >= 0
+                counts = np.bincount(ids[stays], minlength=int(ids[-1]) + 1)
+                terms = counted.terms[first : first + len(counts)][counts > 0]
+                counts = counts[counts > 0]
+                self._write({"terms": terms, "counts": counts, "rows": now[rows[stays]], "times": times[stays]})
+                self._vocabulary.add(terms, counts)
+                n_terms, n_postings = n_terms + len(terms), n_postings + int(stays.sum())
+        except (ValueError, FileNotFoundError):  # an index of earlier versions has no BM25
+            shutil.rmtree(self._runs_folder)
+            self._reset()
+            return False
+        self._runs.append((n_terms, n_postings))
+        self._lengths.append((kept, counted.lengths_N[before_N[kept]]))
+        self._n, self._in_order = self._n + len(kept), False
+        return True
+
+    def _add_run(self, texts: Sequence[str], rows_T: np.ndarray) -> None:
         local: dict[str, int] = {}
         found = [[local.setdefault(word, len(local)) for word in words(text)] for text in texts]
         lengths = np.array([len(ids) for ids in found], np.int32)
@@ -108,13 +144,16 @@ class Bm25Writer:
         place[order] = np.arange(len(order))
         keys, times = np.unique(place[ids] * len(texts) + np.repeat(np.arange(len(texts)), lengths), return_counts=True)
         counts = np.bincount(keys // len(texts), minlength=len(order))
-        rows = keys % len(texts) + sum(map(len, self._lengths))
-        for name, values in {"terms": hashes[order], "counts": counts, "rows": rows, "times": times}.items():
-            with (self._runs_folder / name).open("ab") as stream:
-                values.astype(_RUN[name]).tofile(stream)
-        self._lengths.append(lengths)
+        self._write({"terms": hashes[order], "counts": counts, "rows": rows_T[keys % len(texts)], "times": times})
+        self._lengths.append((rows_T, lengths))
+        self._n += len(texts)
         self._runs.append((self._runs[-1][0] + len(order), self._runs[-1][1] + len(keys)))
         self._vocabulary.add(hashes[order], counts)
+
+    def _write(self, run: dict[str, np.ndarray]) -> None:
+        for name, values in run.items():
+            with (self._runs_folder / name).open("ab") as stream:
+                values.astype(_RUN[name]).tofile(stream)
 
     def close(self) -> dict[str, int]:
         """Write the four files; returns how many distinct words and postings there are."""
@@ -122,15 +161,16 @@ class Bm25Writer:
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         np.save(self.folder / TERMS, terms)
         np.save(self.folder / STARTS, starts)
-        lengths_N = np.concatenate(self._lengths) if self._lengths else np.zeros(0, np.int32)
-        norms_N = BM25_K1 * (1 - BM25_B + BM25_B * lengths_N / max(float(lengths_N.mean()) if len(lengths_N) else 0.0, 1e-9))
-        idf_V = np.log1p((len(lengths_N) - counts + 0.5) / (counts + 0.5))
+        lengths_N = np.zeros(self._n, np.int32)
+        for rows, lengths in self._lengths:
+            lengths_N[rows] = lengths
+        norms_N, idf_V = _norms(lengths_N), _idf(len(lengths_N), counts)
         with (self.folder / ROWS).open("wb") as rows_file, (self.folder / SCORES).open("wb") as scores_file:
             _begin(rows_file, np.int32, int(starts[-1]))
             _begin(scores_file, np.float32, int(starts[-1]))
             for first, ids, rows, times in self._chunks(terms, starts):
                 rows.tofile(rows_file)
-                (idf_V[first + ids] * times / (norms_N[rows] + times)).astype(np.float32).tofile(scores_file)
+                _scores(idf_V[first + ids], times, norms_N[rows]).tofile(scores_file)
         shutil.rmtree(self._runs_folder)
         return {"words": len(terms), "postings": int(starts[-1])}
 
@@ -146,7 +186,7 @@ class Bm25Writer:
                 counts = self._read("counts", *of_terms)
                 found.append((np.repeat(ids, counts), self._read("rows", *of_postings), self._read("times", *of_postings)))
             ids, rows, times = (np.concatenate(column) for column in zip(*found, strict=True))
-            order = np.argsort(ids, kind="stable")  # runs come in the order of their rows
+            order = np.argsort(ids, kind="stable") if self._in_order else np.lexsort((rows, ids))
             yield first, ids[order], rows[order], times[order]
 
     def _bounds_in_run(self, run: int, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,6 +199,93 @@ class Bm25Writer:
     def _read(self, name: str, start: int, end: int) -> np.ndarray:
         kind = np.dtype(_RUN[name])
         return np.fromfile(self._runs_folder / name, kind, int(end - start), offset=int(start) * kind.itemsize)
+
+
+def _norms(lengths_N: np.ndarray) -> np.ndarray:
+    mean = float(lengths_N.mean()) if len(lengths_N) else 0.0
+    return BM25_K1 * (1 - BM25_B + BM25_B * lengths_N / max(mean, 1e-9))
+
+
+def _idf(n: int, counts_V: np.ndarray) -> np.ndarray:
+    return np.log1p((n - counts_V + 0.5) / (counts_V + 0.5))
+
+
+def _scores(idf: np.ndarray, times: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (idf * times / (norms + times)).astype(np.float32)
+    return found
+
+
+class _Counts:
+    """Times behind the scores of an index, which it does not keep.
+
+    score = idf times / (norm + times), so that times = norm ratio with ratio = s / (1 - s), s = score / idf; a row's length is
+    the sum of its times, and its norm follows from its length and the mean of all.
+
+    Args:
+        folder: of the index.
+        n: its rows.
+
+    Raises:
+        ValueError: a score is too near to its word's idf to tell.
+    """
+
+    def __init__(self, folder: Path, n: int) -> None:
+        self.terms, self._starts, self._rows, self._found = (np.load(folder / name, mmap_mode="r") for name in FILES)
+        self._counts = np.diff(self._starts)
+        self._idf_V = _idf(n, self._counts)
+        ratio_N, least_N = np.zeros(n), np.full(n, np.inf)  # of a row's words: the sum, and the smallest
+        for _, _, rows, ratio in self._ratios():
+            ratio_N += np.bincount(rows, ratio, n)
+            np.minimum.at(least_N, rows, ratio)
+        if not np.isfinite(ratio_N).all():
+            raise ValueError("scores of BM25 from which times cannot be told")
+        mean = _mean_length(ratio_N)
+        norms_N = BM25_K1 * (1 - BM25_B + BM25_B * _lengths(ratio_N, mean) / max(mean, 1e-9))
+        least_N[ratio_N == 0] = 1
+        norms_N = np.maximum(1, np.rint(norms_N * least_N)) / least_N  # a row's rarest word, there once or twice, tells best
+        lengths_N = (np.bincount(rows, np.rint(norms_N[rows] * ratio), n) for _, _, rows, ratio in self._ratios())
+        self.lengths_N = sum(lengths_N, np.zeros(n)).astype(np.int32)
+
+    def chunks(self) -> Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """See `Bm25Writer._chunks`.
+
+        Raises:
+            ValueError: these times do not give the scores to the bit.
+        """
+        norms_N = _norms(self.lengths_N)
+        for first, ids, rows, ratio in self._ratios():
+            times = np.rint(norms_N[rows] * ratio).astype(np.int32)
+            start = int(self._starts[first])
+            if (_scores(self._idf_V[first + ids], times, norms_N[rows]) != self._found[start : start + len(rows)]).any():
+                raise ValueError("scores of BM25 from which times cannot be told")
+            yield first, ids, rows, times
+
+    def _ratios(self) -> Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        for first, end in pairwise(_chunk_bounds(self._starts).tolist()):
+            postings = slice(int(self._starts[first]), int(self._starts[end]))
+            ids = np.repeat(np.arange(end - first), self._counts[first:end])
+            share = self._found[postings] / self._idf_V[first + ids]
+            with np.errstate(divide="ignore"):
+                ratio = share / (1 - share)
+            yield first, ids, self._rows[postings], ratio
+
+
+def _lengths(ratio_N: np.ndarray, mean: float) -> np.ndarray:
+    """Lengths (N,) of rows whose sums of ratios these are, where this is their mean."""
+    found: np.ndarray = BM25_K1 * (1 - BM25_B) * ratio_N / (1 - BM25_K1 * BM25_B * ratio_N / max(mean, 1e-9))
+    return found
+
+
+def _mean_length(ratio_N: np.ndarray) -> float:
+    """The mean length that lengths have which follow from it; they fall where it rises, so that there is one."""
+    low = BM25_K1 * BM25_B * float(ratio_N.max(initial=0.0)) * (1 + 1e-12)
+    high = max(1.0, 2 * low)
+    while _lengths(ratio_N, high).mean() > high:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _lengths(ratio_N, middle).mean() > middle else (low, middle)
+    return high
 
 
 class _Vocabulary:

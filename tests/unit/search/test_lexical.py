@@ -82,3 +82,53 @@ def test_memory_is_that_of_a_run_and_a_chunk(tmp_path: Path, monkeypatch: pytest
         tracemalloc.stop()
         assert (folder / lexical.SCORES).stat().st_size > slices * 10_000 * 4
     assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 10**6])
+def test_rows_of_another_index_give_the_bytes_that_their_texts_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(lexical, "CHUNK_POSTINGS", chunk)
+    monkeypatch.setattr(lexical, "TEXTS_PER_RUN", 40)
+    before = [
+        *texts_of(150),
+        "",
+        "ka " * 5_000 + "once",
+        " ".join(texts_of(900, seed=3)),
+    ]  # the mean length is a fiftieth of the longest
+    written(tmp_path / "before", before)
+    random = np.random.default_rng(4)
+    before_N = random.permutation([*random.permutation(len(before))[:-20], *[-1] * 30])
+    new = iter(texts_of(30, seed=5))
+    now = [before[row] if row >= 0 else next(new) for row in before_N.tolist()]
+    written(tmp_path / "fresh", now)
+    added = folder_of(tmp_path / "added")
+    writer = Bm25Writer(added)
+    assert writer.add_base(tmp_path / "before", before_N, len(before))
+    rows = np.flatnonzero(before_N < 0)
+    writer.add([now[row] for row in rows.tolist()], rows)
+    writer.close()
+    for name in FILES:
+        assert (added / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("factor", [0.999, 1e6])
+def test_scores_that_no_counts_give_are_refused_and_texts_can_be_added(tmp_path: Path, factor: float) -> None:
+    texts = texts_of(60)
+    written(tmp_path / "before", texts)
+    scores = np.load(tmp_path / "before" / lexical.SCORES)
+    np.save(tmp_path / "before" / lexical.SCORES, scores * np.float32(factor))
+    added = folder_of(tmp_path / "added")
+    writer = Bm25Writer(added)
+    assert not writer.add_base(tmp_path / "before", np.arange(60), 60)
+    assert not writer.add_base(tmp_path / "of an earlier version", np.arange(60), 60)
+    writer.add(texts)
+    assert writer.close() == {
+        "words": len({word for text in texts for word in words(text)}),
+        "postings": len(scores),
+    }
+
+
+def folder_of(place: Path) -> Path:
+    place.mkdir()
+    return place
