@@ -26,13 +26,18 @@ WAIT_SECONDS, FADE_SECONDS = 180.0, 3.0
 IS_DRAWN = "['Models', 'Machine', 'Submit'].every(title => document.body.innerText.includes(title))"
 
 
+def wait_for(page: Any, expression: str, seconds: float) -> None:
+    """Wait until an expression holds on a page."""
+    until = time.monotonic() + seconds
+    while not page.value(expression):
+        assert time.monotonic() < until, f"not drawn: {page.value('document.body.innerText')}"
+        time.sleep(0.5)
+
+
 def take_form(page: Any, url: str, deployment: str, out: Path) -> None:
     """The form of a deployment, as a person finds it."""
     page.open(f"{url}/deployments/deployment/{deployment}/run", WIDTH, HEIGHT, scheme="dark")
-    until = time.monotonic() + WAIT_SECONDS
-    while not page.value(IS_DRAWN):
-        assert time.monotonic() < until, f"the form is not drawn: {page.value('document.body.innerText')}"
-        time.sleep(0.5)
+    wait_for(page, IS_DRAWN, WAIT_SECONDS)
     time.sleep(FADE_SECONDS)
     page.picture(out)
 
@@ -48,13 +53,9 @@ def take_map(page: Any, home: Path, out: Path) -> None:
         os.environ["CPT_CACHE"] = cache
         with Service(ServeConfig(port=0, timeout_seconds=WAIT_SECONDS), home).in_thread() as url:
             page.open(f"{url}/map", MAP_WIDTH, MAP_HEIGHT)
-            until = time.monotonic() + WAIT_SECONDS * 10
-            while not page.value("data !== null"):
-                assert time.monotonic() < until, f"the map is not drawn: {page.value('document.body.innerText')}"
-                time.sleep(1.0)
+            wait_for(page, "data !== null", WAIT_SECONDS * 10)
             page.value(f"show({CHOSEN})")
-            while page.value("at('tip').hidden"):
-                time.sleep(0.2)
+            wait_for(page, "!at('tip').hidden", WAIT_SECONDS)
             page.picture(out)
     shown = Image.open(out).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     shown.save(out, optimize=True)
