@@ -20,26 +20,30 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, PORT = 1100, 1500, 4380
-MAP_WIDTH, MAP_HEIGHT, CHOSEN = 1280, 760, 2600  # the number of a text whose neighbours are shown
-MAP_COLOURS = 96
+MAP_WIDTH, MAP_HEIGHT, CHOSEN = 1280, 760, 2600  # the number of a text that is shown
 WAIT_SECONDS, FADE_SECONDS = 180.0, 3.0
 # the page has its form once its first and its last field are there
 IS_DRAWN = "['Models', 'Machine', 'Submit'].every(title => document.body.innerText.includes(title))"
 
 
+def wait_for(page: Any, expression: str, seconds: float) -> None:
+    """Wait until an expression holds on a page."""
+    until = time.monotonic() + seconds
+    while not page.value(expression):
+        assert time.monotonic() < until, f"not drawn: {page.value('document.body.innerText')}"
+        time.sleep(0.5)
+
+
 def take_form(page: Any, url: str, deployment: str, out: Path) -> None:
     """The form of a deployment, as a person finds it."""
     page.open(f"{url}/deployments/deployment/{deployment}/run", WIDTH, HEIGHT, scheme="dark")
-    until = time.monotonic() + WAIT_SECONDS
-    while not page.value(IS_DRAWN):
-        assert time.monotonic() < until, f"the form is not drawn: {page.value('document.body.innerText')}"
-        time.sleep(0.5)
+    wait_for(page, IS_DRAWN, WAIT_SECONDS)
     time.sleep(FADE_SECONDS)
     page.picture(out)
 
 
 def take_map(page: Any, home: Path, out: Path) -> None:
-    """The map of the published index, with the neighbours of one of its texts."""
+    """The map of the published index, with one of its texts."""
     from PIL import Image
 
     from pipeline_lib.serve.config import ServeConfig
@@ -47,20 +51,14 @@ def take_map(page: Any, home: Path, out: Path) -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CPT_CACHE"] = cache
-        with Service(ServeConfig(port=0), home).in_thread() as url:
+        with Service(ServeConfig(port=0, timeout_seconds=WAIT_SECONDS), home).in_thread() as url:
             page.open(f"{url}/map", MAP_WIDTH, MAP_HEIGHT)
-            until = time.monotonic() + WAIT_SECONDS * 10
-            while not page.value("data !== null"):
-                assert time.monotonic() < until, f"the map is not drawn: {page.value('document.body.innerText')}"
-                time.sleep(1.0)
-            page.value(f"choose({CHOSEN})")
-            while page.value("at('panel').hidden"):
-                time.sleep(0.2)
-            time.sleep(FADE_SECONDS)
+            wait_for(page, "data !== null", WAIT_SECONDS * 10)
+            page.value(f"show({CHOSEN})")
+            wait_for(page, "!at('tip').hidden", WAIT_SECONDS)
             page.picture(out)
-    Image.open(out).convert("RGB").quantize(MAP_COLOURS, dither=Image.Dither.NONE).save(
-        out, optimize=True
-    )  # a third of the bytes
+    shown = Image.open(out).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    shown.save(out, optimize=True)
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ def welcome(service: Any) -> str:
     pair = service.engine.served()
     lines = [
         f"Search:      {service.url}/    (GET and POST {service.url}/search; {service.url}/openapi.json)",
+        f"The model:   {service.url}/map    {service.url}/neighbours    {service.url}/compare",
         f"Embeddings:  {service.url}/v1    (OpenAI's clients: base_url, model default)",
         f"Upkeep:      {service.url}/healthz    {service.url}/metrics",
         f"{pair['name']}: {pair['texts']:,} functions and passages, model {pair['model_digest'][:12]}.",

@@ -23,6 +23,11 @@ from pipeline_lib.serve.layout import FEWEST, laid_out, principal
 CLUSTERS, WIDTH = 3, 24
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CPT_CACHE", raising=False)
+
+
 def vectors(n: int, seed: int = 1) -> np.ndarray:
     """Unit vectors in a few clusters, row i in cluster i % CLUSTERS."""
     random = np.random.default_rng(seed)
