@@ -116,7 +116,7 @@ def test_the_champion_goes_whole_and_a_second_push_makes_no_commit(home: Home, h
     expected = {**FILES, "encoder/config.json": files["encoder/config.json"], "README.md": b"# Model 1\n"}
     assert files == expected and json.loads(files["encoder/config.json"])["seed"] == 1
     assert repo.messages == ["initial commit", f"demo: {one.trained}/step-000002"]
-    assert f"pushed {one.trained}/step-000002: 6 files" in said and f"{hub.address}/commit/" in said
+    assert f"pushed {one.trained}/step-000002: 6 files" in said and f"{hub.address}/lab/finder/commit/" in said
     assert 'load it with SentenceTransformer("lab/finder")' in said
     assert hub.authorized <= {f"Bearer {TOKEN}", ""} and TOKEN not in said  # large files go to signed addresses
     sent = hub.puts()
