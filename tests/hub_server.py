@@ -130,7 +130,8 @@ class Answer(BaseHTTPRequestHandler):
         if what == "preupload":
             return 200, {"files": [self.mode(file, repo.commits[oid], "gitIgnore" in body) for file in body["files"]]}
         if what == "commit":
-            return self.commit(repo, revision, [json.loads(line) for line in body.splitlines()])
+            code, oid = self.commit(repo, revision, [json.loads(line) for line in body.splitlines()])
+            return code, {"commitUrl": f"{hub.address}/{owner}/{name}/commit/{oid}", "commitOid": oid, "error": oid}
         siblings = [{"rfilename": name} for name in sorted(repo.commits[oid])]
         return 200, {"id": f"{owner}/{name}", "sha": oid, "private": repo.private, "siblings": siblings}
 
@@ -141,10 +142,10 @@ class Answer(BaseHTTPRequestHandler):
         told = {"path": file["path"], "uploadMode": mode, "shouldIgnore": file["path"].endswith(ignored)}
         return {**told, **({"oid": found[0]} if found else {})}
 
-    def commit(self, repo: Repository, branch: str, lines: list[dict[str, Any]]) -> tuple[int, Any]:
+    def commit(self, repo: Repository, branch: str, lines: list[dict[str, Any]]) -> tuple[int, str]:
         head = lines[0]["value"]
         if head.get("parentCommit", repo.branches[branch]) != repo.branches[branch]:
-            return 412, {"error": "A commit has happened since. Please refresh and try again."}
+            return 412, "A commit has happened since. Please refresh and try again."
         files = dict(repo.commits[repo.branches[branch]])
         for line in lines[1:]:
             value = line["value"]
@@ -157,8 +158,7 @@ class Answer(BaseHTTPRequestHandler):
                 content = base64.b64decode(value["content"])
                 git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
                 files[value["path"]] = git, self.hub.kept(content)
-        oid = repo.commit(branch, files, head["summary"])
-        return 200, {"commitUrl": f"{self.hub.address}/commit/{oid}", "commitOid": oid}
+        return 200, repo.commit(branch, files, head["summary"])
 
     def say(self, code: int, said: Any) -> None:
         content = json.dumps(said if not isinstance(said, str) else {"error": said}).encode()

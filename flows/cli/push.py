@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,8 @@ def push(
     for made in (found.exported, found.card):
         made.verify()
         places |= {file.name: made.part_folder() / file.name for file in made.manifest.parts[0].files}
-    pushed = hub.push(places, to, f"{model}: {found.checkpoint}", Told())
+    # in a thread of its own: the hub's client lets no Ctrl-C through before the files on their way are there
+    pushed = ThreadPoolExecutor(1).submit(hub.push, places, to, f"{model}: {found.checkpoint}", Told()).result()
     for name in pushed.removed:
         typer.echo(f"removed {name}, of an earlier model")
     done = f"pushed {found.checkpoint}: {size}" if pushed.is_new else f"{found.checkpoint} was there already: no new commit"
