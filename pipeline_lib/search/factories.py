@@ -27,6 +27,7 @@ BLOCK_BYTES = 16_384  # of exact vectors that are verified together, in whole ro
 EXACT_ROWS = 20_000  # so few allowed rows are compared one by one: a graph or a list would pass by most of what it visits
 GATHERED = 4_096  # rows of exact vectors in memory at a time
 WIDER = 4
+TIE = 1e-6  # between scores of equal vectors: float32's rounding
 DIGEST_BYTES = 32
 
 
@@ -207,7 +208,12 @@ def nearest(
 
 
 def exact_nearest(slices: Iterable[np.ndarray], vectors_QD: np.ndarray, k: int) -> np.ndarray:
-    """Rows (Q, K) of the k nearest by exact search through all vectors, a slice (n, D) of them at a time."""
+    """Rows (Q, K) of `exact_search`."""
+    return exact_search(slices, vectors_QD, k)[1]
+
+
+def exact_search(slices: Iterable[np.ndarray], vectors_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows (Q, K) of the k nearest by exact search through all vectors, a slice (n, D) of them at a time."""
     best_QK, rows_QK = np.empty((len(vectors_QD), 0), np.float32), np.empty((len(vectors_QD), 0), np.int64)
     first = 0
     for vectors_ND in slices:
@@ -219,7 +225,24 @@ def exact_nearest(slices: Iterable[np.ndarray], vectors_QD: np.ndarray, k: int) 
         order = np.lexsort((rows, -scores))[:, :k]
         best_QK, rows_QK = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
         first += len(vectors_ND)
-    return rows_QK
+    return best_QK, rows_QK
+
+
+def recall_by_scores(found: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> float:
+    """`recall_of`, where in place of a right row another counts that scores the same: equal vectors are equal answers.
+
+    Args:
+        found, right: scores and rows (Q, K).
+    """
+    shares = []
+    for scores_K, rows_K, right_scores_K, right_rows_K in zip(*found, *right, strict=True):
+        missed = right_scores_K[~np.isin(right_rows_K, rows_K)].tolist()
+        for score in scores_K[~np.isin(rows_K, right_rows_K)].tolist():
+            tie = next((at for at, one in enumerate(missed) if abs(one - score) <= TIE), None)
+            if tie is not None:
+                missed.pop(tie)
+        shares.append(1 - len(missed) / max(1, len(right_rows_K)))
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def recall_of(found: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> float:

@@ -35,6 +35,7 @@ __all__ = [
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")
 MODES: tuple[Mode, ...] = ("auto", "vectors", "bm25", "hybrid")
+VERSION = 2  # of index.json, the last that is understood
 MASKS_KEPT = 8  # of filters, a byte a row each
 RETRY_SECONDS = 5.0  # until a pair that could not be opened is tried again
 
@@ -343,6 +344,11 @@ def _verify(current: Champion, int8: bool) -> dict[str, Any]:
     check_model(current, int8)
     check_files(current.index, current.index_digest, ["index.json"])
     facts = read_json(current.index / "index.json")
+    if facts.get("version", 1) > VERSION:
+        raise UserError(
+            f"{current.index}: an index of version {facts['version']}, this program reads up to {VERSION}; install a newer one,"
+            " or build it again with `cpt run`"
+        )
     of_vectors = [name for name in facts.get("files", ["index.faiss"]) if name != "vectors.bin"]  # which has digests of its own
     of_texts = [TEXT_DIGESTS] if facts.get("text_characters") else []
     of_words = facts["bm25"]["files"] if "bm25" in facts else []

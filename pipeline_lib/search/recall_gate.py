@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_of
+from pipeline_lib.search.factories import exact_search, nearest, open_index, recall_by_scores
 from pipeline_lib.search.index_build import Vectors
 from pipeline_lib.search.recipes import FLOORS, Effort, Recipe, first_effort, most_effort
 
@@ -45,15 +45,17 @@ def settle(
     recipe = Recipe(facts["kind"], facts["factory"], **{"M": 0, "lists": 0, **_known(facts["parameters"])})
     queries = asked()
     k = min(TOP, vectors.n)
-    right = exact_nearest(vectors.slices(), queries.vectors_QD, k).tolist()
+    scores_QK, rows_QK = exact_search(vectors.slices(), queries.vectors_QD, k)
     index = open_index(folder, facts)
+    if index.exact is not None:  # scores as this index has them, of 2 bytes a coordinate
+        scores_QK = np.stack([index.exact[rows] @ vector for rows, vector in zip(rows_QK, queries.vectors_QD, strict=True)])
     floor = FLOORS[recipe.kind] if config.least_recall is None else config.least_recall
     curve: dict[Effort, float] = {}
 
     def measured(effort: Effort) -> float:
         if effort not in curve:
             index.effort = effort
-            curve[effort] = recall_of(nearest(index, queries.vectors_QD, k)[1].tolist(), right)
+            curve[effort] = recall_by_scores(nearest(index, queries.vectors_QD, k), (scores_QK, rows_QK))
         return curve[effort]
 
     effort, most = _begin(recipe, config, index.can_refine), most_effort(recipe)

@@ -15,7 +15,7 @@ LINE_CHARACTERS = 160  # a longer line is cut between words
 SNIPPET_CHARACTERS = 400  # of its lines together, but for one that is longer alone
 COMMON_WEIGHT = 0.05  # of a word that every text has: it decides between passages that are else equal
 FIRST_LINE_SHARE = 0.2  # by which a word there weighs more
-MAX_WORDS = 64  # of a query that count; the rest of a pasted text is not looked for
+MAX_WORDS, QUERY_CHARACTERS = 64, 10_000  # of a query that count; the rest of a pasted text is not looked for
 
 Marks = tuple[tuple[int, int], ...]
 
@@ -77,7 +77,7 @@ def marks_of(text: str, query: str) -> Marks:
 def stems(query: str) -> dict[str, float]:
     """The query's words without endings, and what each weighs."""
     found: dict[str, float] = {}
-    for stem, start, end in _words(query):
+    for stem, start, end in _words(query[:QUERY_CHARACTERS]):
         if len(found) == MAX_WORDS:
             break
         found.setdefault(stem, COMMON_WEIGHT if query[start:end].lower() in _COMMON else 1.0)

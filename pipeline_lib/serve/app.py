@@ -30,6 +30,7 @@ from pipeline_lib.serve.replies import BAD, BUSY, FAULT, Refused, json_response,
 
 VERSION = "1"
 NOT_ALLOWED = 405
+NO_OBJECT = ("model_attributes_type", "dict_type", "missing")  # pydantic's words for a body that is no object, or is not there
 PAGES = {"/": "Search", "/map": "Map", "/neighbours": "Neighbours", "/compare": "Compare"}
 POLICY = (
     *("default-src 'none'", "connect-src 'self'", "img-src data:"),
@@ -179,6 +180,10 @@ def _add_faults(app: FastAPI, figures: Figures) -> None:
         first = error.errors()[0]  # what was given is not repeated: it may be no JSON, and is as long as it is
         place = [str(part) for part in first["loc"][1:]]
         said = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "json_invalid":  # its place is a character's, and no parameter's
+            place, said = [], f"no JSON from its character {place[0]} on: {first['ctx']['error']}"
+        elif first["type"] in NO_OBJECT and not place:
+            said = "a JSON object is expected, sent with Content-Type: application/json"
         return told(Refused(BAD, f"{'.'.join(place) or 'the body'}: {said}", "invalid_request", place[0] if place else None))
 
     @app.exception_handler(HTTPException)

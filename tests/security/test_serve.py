@@ -7,13 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from search_homes import SearchHome, ask, raw, serving
 
+from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.search.query import Hit, Ranked, Searcher
+from pipeline_lib.serve.engine import Question
+from pipeline_lib.serve.replies import Refused
 from pipeline_lib.serve.server import Service
 
 CHECKS = (
@@ -104,6 +108,24 @@ def test_token_ids_are_refused_by_their_name(service: Service, given: list) -> N
     assert (status, error["param"]) == (400, "input") and "token ids are not taken" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type", "said"),
+    [
+        (b'{"query": "a"} x', "application/json", "the body: no JSON from its character 15 on"),
+        (b"{'query': 'a'}", "application/json", "the body: no JSON from its character 1 on"),
+        (b'{"query": "a"}', "text/plain", "the body: a JSON object is expected, sent with Content-Type: application/json"),
+        (b"[]", "application/json", "the body: a JSON object is expected"),
+        (b"", "application/json", "the body: a JSON object is expected"),
+    ],
+)
+def test_a_body_that_is_no_object_is_told_what_it_should_be(
+    service: Service, body: bytes, content_type: str, said: str
+) -> None:
+    status, _, answer = ask(service, "/search", body, {"Content-Type": content_type})
+    error = json.loads(answer)["error"]
+    assert (status, error["param"]) == (400, None) and error["message"].startswith(said), error
+
+
 def test_a_text_that_is_empty_is_told_by_its_place(service: Service) -> None:
     status, _, body = ask(service, "/v1/embeddings", {"input": ["a", ""]})
     assert status == 400 and json.loads(body)["error"]["message"].startswith("input.1: ")
@@ -113,6 +135,20 @@ def test_the_head_alone_has_no_body(service: Service) -> None:
     for path in ("/healthz", "/", "/search?q=date"):
         status, headers, body = ask(service, path, method="HEAD")
         assert (status, body) == (200, b"") and int(headers["content-length"]) > 0
+
+
+def test_a_search_at_fault_fails_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Searcher.hits
+
+    def hits(self: Searcher, ranked: Sequence[Ranked], query: str = "") -> list[Hit]:
+        if query == "at fault":  # as of a hit whose text has a changed byte
+            raise CorruptArtifact(f"{service.engine.home}/texts.arrow: sha256 is another")
+        return whole(self, ranked, query)
+
+    monkeypatch.setattr(Searcher, "hits", hits)
+    answers = service.engine.answer([Question(query, None, 2, None, "auto") for query in ("date", "at fault", "socket")])
+    assert [json.loads(answers[at])["query"] for at in (0, 2)] == ["date", "socket"]
+    assert isinstance(answers[1], Refused) and answers[1].status == 500 and "sha256" not in answers[1].message
 
 
 def test_content_types_and_methods_and_paths_that_there_are_not(service: Service) -> None:

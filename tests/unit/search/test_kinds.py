@@ -13,7 +13,7 @@ import pytest
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, UserError
 from pipeline_lib.search import index_build, recall_gate
-from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_of
+from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_by_scores, recall_of
 from pipeline_lib.search.index_build import Vectors, filled_index, write_files
 from pipeline_lib.search.recall_gate import perturbed, settle
 from pipeline_lib.search.recipes import KINDS, RESCORED, Effort
@@ -166,6 +166,16 @@ def test_few_rows_and_odd_widths_are_indexed(kind: str, n: int, d: int, tmp_path
     facts = built(tmp_path / "index", IndexConfig(kind=kind, workers=1, least_recall=0), vectors_ND, Store(tmp_path / "home"))
     _, rows_QK = nearest(open_index(tmp_path / "index", facts), vectors_ND[:3], K)
     assert rows_QK.shape == (min(3, n), min(K, n)) and (rows_QK >= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_equal_vectors_are_equal_answers(kind: str, tmp_path: Path) -> None:
+    vectors_ND = clustered(400)
+    vectors_ND[:300] = vectors_ND[0]  # as of texts that are the same up to where the model cuts them
+    config = IndexConfig(kind=kind, workers=1, least_recall=0.9)
+    assert built(tmp_path / "index", config, vectors_ND, Store(tmp_path / "home"))["recall"]["at_10"] >= 0.9
+    assert recall_by_scores((np.array([[0.9, 0.8]]), np.array([[7, 8]])), (np.array([[0.9, 0.7]]), np.array([[1, 2]]))) == 0.5
+    assert recall_by_scores((np.array([[0.9, 0.9]]), np.array([[7, 2]])), (np.array([[0.9, 0.9]]), np.array([[1, 2]]))) == 1.0
 
 
 def test_what_is_given_wins_over_the_rules(tmp_path: Path) -> None:

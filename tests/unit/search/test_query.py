@@ -152,6 +152,9 @@ def test_an_index_that_another_version_wrote_is_told_of(home: Path, change: dict
     path.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}))
     with pytest.raises(CorruptArtifact, match=r"this version cannot open it \(\w+: .*cpt publish"):
         search(home, "x")
+    path.write_text(json.dumps(facts | {"version": 99}))
+    with pytest.raises(UserError, match=r"an index of version 99, this program reads up to 2; install a newer one"):
+        search(home, "x")
 
 
 def test_a_truncated_and_a_missing_file_are_refused(home: Path) -> None:

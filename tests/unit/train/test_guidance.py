@@ -34,7 +34,9 @@ TAUGHT = TeacherConfig(kl_weight=0.5, margin_mse_weight=0.5)
 
 def by_hash(texts: Sequence[str], side: str) -> np.ndarray:
     """Vectors that depend on nothing but text and side."""
-    rows = (np.random.default_rng([int(half) for half in pair] + [int(side == "x")]).normal(size=7) for pair in text_hashes(texts))
+    rows = (
+        np.random.default_rng([int(half) for half in pair] + [int(side == "x")]).normal(size=7) for pair in text_hashes(texts)
+    )
     vectors_ND = np.stack(list(rows))
     return (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
 
