@@ -116,7 +116,7 @@ def _rows() -> Iterator[Row]:
     yield Row("hard_negatives", negatives=2)
     yield Row("hard_negatives_grad_cache_2", negatives=2, micro_rows=2)
     yield Row("hard_negatives_chunked", negatives=2, tile=SMALL_TILE, duplicates=True)
-    yield Row("lora", lora=True, precisions=("float64", "float32", "bfloat16"))
+    yield Row("lora", lora=True)
     yield Row("lora_grad_cache_4", micro_rows=4, lora=True)
     yield Row("lora_packed_grad_cache_4", micro_rows=4, packed=True, lora=True)
     yield Row("lora_neox_grad_cache_4", micro_rows=4, packed=True, family="neox", lora=True)
