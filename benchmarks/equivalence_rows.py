@@ -131,7 +131,7 @@ def _rows() -> Iterator[Row]:
     yield prefixed("matryoshka_grad_cache_2", micro_rows=2)
     yield prefixed("matryoshka_chunked", tile=SMALL_TILE)
     yield Row("control_prefixes_not_normalised", prefixes=PREFIXES, broken="not normalised")
-    yield Row("lora", lora=True, precisions=("float64", "float32", "bfloat16"))
+    yield Row("lora", lora=True)
     yield Row("lora_grad_cache_4", micro_rows=4, lora=True)
     yield Row("lora_packed_grad_cache_4", micro_rows=4, packed=True, lora=True)
     yield Row("control_duplicates_unmasked", duplicates=True, broken="unmasked")

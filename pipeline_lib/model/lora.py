@@ -181,10 +181,10 @@ def content_digest(folder: Path, cache: Path | None = None) -> str:
         cache: folder that keeps the hash of each file by its size and time; None: every byte is read.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in READ)
-    merged = {"checkpoint": "", "content": ""}
+    checkpoint, content = "", ""
     if (said := folder / MERGED_FILE) in files:
         files.remove(said)
-        merged = json.loads(said.read_text())
+        checkpoint, content = (str(json.loads(said.read_text()).get(name, "")) for name in ("checkpoint", "content"))
     place = cache / f"{digest_of(str(folder))[:24]}.json" if cache else None
     known = json.loads(place.read_text()) if place and place.is_file() else {}
     hashes: dict[str, list[Any]] = {}
@@ -196,7 +196,7 @@ def content_digest(folder: Path, cache: Path | None = None) -> str:
     if place and hashes and hashes != known:
         replace_file(place, json.dumps(hashes, indent=1).encode())
     found = digest_of([(name, kept[0]) for name, kept in hashes.items()])
-    return str(merged["checkpoint"]) if merged["content"] == found else found
+    return checkpoint if content == found else found
 
 
 def start_folder(trained: Artifact) -> Path:

@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import open_checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
@@ -145,8 +146,8 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
     if label not in {part.label for part in trained.manifest.parts} or not label.startswith("step-"):
         labels = [part.label for part in trained.manifest.parts if part.label.startswith("step-")]
         raise UserError(f"--run {run!r}: expected {trained.manifest.key}/LABEL with one of {', '.join(labels)}")
-    place = weights_folder(open_checkpoint(store, f"{trained.manifest.key}/{label}"))
     job = Job.model_validate_json((Path(store.root) / "train" / trained.manifest.key / "job.json").read_text())
+    place = weights_folder(Checkpoint(trained, label, job.tokenizer.open(store), ShardConfig()))
     whole = job.model.model_copy(update={"lora": LoraConfig()})
     job = job.model_copy(update={"root": str(store.root), "start": str(place), "model": whole})
     temperature = float(json.loads((place / "state.json").read_text())["temperature"])

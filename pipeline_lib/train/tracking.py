@@ -155,7 +155,7 @@ class MlFlow:
                 self.last[group] = max(one.step for one in self._client.get_metric_history(self._id, f"{group}/loss"))
         if not found:
             said = flat(description(job))
-            params = [Param(name, value) for name, value in said.items()]
+            params = [Param(name, value) for name, value in said.items() if value]
             for at in range(0, len(params), MLFLOW_ROWS):
                 self._client.log_batch(self._id, params=params[at : at + MLFLOW_ROWS])
 

@@ -13,6 +13,7 @@ from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.model import lora
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.train import start as starts
 from pipeline_lib.train.launch import train
@@ -29,7 +30,7 @@ def write_start(folder: Path) -> Path:
 def test_only_what_is_read_is_hashed_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, cache = write_start(tmp_path / "lm"), tmp_path / "hashes"
     hashed: list[str] = []
-    monkeypatch.setattr(starts, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    monkeypatch.setattr(lora, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
     digest = content_digest(folder, cache)
     assert len(hashed) == 3 and content_digest(folder) == digest and len(hashed) == 6
     (folder / "pytorch_model.bin").write_text("a pickle")

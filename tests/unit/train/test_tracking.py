@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +190,23 @@ def test_mlflow_keeps_one_run_with_each_step_once(inputs: Inputs, monkeypatch: p
     assert run.info.status == "FINISHED" and run.data.tags["cpt.report"] == "/reports/demo/report.html"
 
 
+def written_by_wandb(path: Path) -> Iterator[bytes]:
+    """The records of a file in LevelDB's log format: blocks of 32 KiB, in which a record may be cut into parts."""
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32_768 - at % 32_768) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield whole
+            whole = b""
+
+
 def test_wandb_is_told_offline(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -201,14 +215,12 @@ def test_wandb_is_told_offline(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) 
     work(job, heard)
     assert not heard.warnings
     (path,) = job.folder.glob("wandb/offline-run-*/*.wandb")
-    store, told = DataStore(), {}
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+    told = {}
+    for data in written_by_wandb(path):
+        history = Record.FromString(data).history
+        items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in history.item}
         if "train/loss" in items:
-            told[items["_step"]] = items["train/loss"]
+            told[int(items.get("_step", history.step.num))] = items["train/loss"]
     metrics, _ = records(inputs, job)
     assert told == {step: pytest.approx(row["loss"]) for step, row in metrics.items()}
 
