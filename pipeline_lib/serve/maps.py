@@ -121,9 +121,9 @@ class Maps:
                 self._thread.start()
             if self._state == "ready" and digest == self._index:
                 return self._answer
-            is_other = digest != self._index  # that of the index before is still being made
-            state, done, note = ("making", 0.0, "waits") if is_other else (self._state, self._done, self._note)
-        return json.dumps(_told(searcher, state, done, note)).encode()
+            of_another = _told(searcher, "making", 0.0, "waits for that of the index before")
+            told = _told(searcher, self._state, self._done, self._note) if digest == self._index else of_another
+        return json.dumps(told).encode()
 
     def stop(self) -> None:
         """Give up what is being made."""
