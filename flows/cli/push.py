@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,7 +74,7 @@ def push(
         return
     from flows.cli.starts import Told
 
-    places = {}
+    places: dict[str, Path] = {}
     for made in (found.exported, found.card):
         made.verify()
         places |= {file.name: made.part_folder() / file.name for file in made.manifest.parts[0].files}
@@ -103,7 +104,8 @@ def find_model(model: str, artifacts: str = "") -> Model:
     if NAME.fullmatch(model) and (pair := registry.pair_of(home, model)):
         if "://" in str(pair.home):
             home, store = pair.home, open_store(str(pair.home))
-        exports = _exports(store, lambda made: made.digest == pair.model_digest)
+        digest = pair.model_digest
+        exports = _exports(store, lambda made: made.digest == digest)
         if not exports:
             raise UserError(f"{model}: its export is not under {store.place}; run `cpt run` again")
     else:

@@ -131,7 +131,7 @@ def _check_whole(api: HfApi, repo: str, commit: str, files: Mapping[str, Path]) 
     Raises:
         UserError: the hub left some out.
     """
-    there = {file.rfilename for file in api.repo_info(repo, revision=commit).siblings or ()}
+    there = {file.rfilename for file in api.model_info(repo, revision=commit).siblings or ()}
     if missing := sorted(set(files) - there):
         raise UserError(
             f"{repo} at {commit}: the hub left out {len(missing)} of {len(files)} files ({', '.join(missing[:5])}): who loads"
@@ -147,15 +147,15 @@ def _looked_at(api: HfApi, repo: str, to: Destination) -> tuple[str, list[str]]:
     """
     from huggingface_hub.errors import RevisionNotFoundError
 
-    found = api.repo_info(repo)
+    found = api.model_info(repo)
     if found.private is False and not to.public:
         raise UserError(f"{repo} is there already and everybody can see it; --public says that this is meant")
     if to.revision != MAIN:
         try:
-            found = api.repo_info(repo, revision=to.revision)
+            found = api.model_info(repo, revision=to.revision)
         except RevisionNotFoundError:
             api.create_branch(repo, branch=to.revision, exist_ok=True)
-            found = api.repo_info(repo, revision=to.revision)
+            found = api.model_info(repo, revision=to.revision)
     return str(found.sha or ""), [file.rfilename for file in found.siblings or ()]
 
 
