@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -86,13 +86,13 @@ def read_queries(stream: IO[bytes], counts: BatchCounts) -> Iterator[tuple[str, 
             yield found
 
 
-def _unpacked(stream: IO[bytes]) -> IO[bytes]:
+def _unpacked(stream: IO[bytes]) -> io.BufferedIOBase:
     """The stream, whether gzip packed it or not."""
-    seen = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
+    seen = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(Any, stream))
     return gzip.GzipFile(fileobj=seen) if seen.peek(2)[:2] == b"\x1f\x8b" else seen
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes | str]:
+def _lines(stream: io.BufferedIOBase) -> Iterator[bytes | str]:
     """The lines, the reason in place of one that cannot be read whole."""
     first = True
     try:

@@ -168,7 +168,7 @@ class Engine:
 
         try:
             encoder = self._encoders.open(self.config.name if model == DEFAULT else model, self.searcher)
-        except LookupError as error:
+        except _NoModel as error:
             said = f"no model {model!r}; /v1/models lists them"
             raise Refused(NOT_FOUND, said, "model_not_found", "model") from error
         except UserError as error:
@@ -239,6 +239,10 @@ class Engine:
         self.figures.shows(current.name, current.model_digest, current.index_digest, self.searcher.rows.num_rows)
 
 
+class _NoModel(Exception):
+    """A name that the registry does not have."""
+
+
 class Encoders:
     """The models that embedded last, opened; each is looked up anew, so that a promotion holds for the next request."""
 
@@ -251,7 +255,7 @@ class Encoders:
         """The encoder of a name's model; that of the pair that is searched is shared with it.
 
         Raises:
-            LookupError: there is no such name.
+            _NoModel: there is no such name.
             UserError: it has no weights of 8 bits, and these are asked for.
             CorruptArtifact: its files are not what they were.
         """
@@ -260,7 +264,7 @@ class Encoders:
             try:
                 current = registry.opened(registry.in_use(self._home, name))
             except UserError as error:
-                raise LookupError(name) from error
+                raise _NoModel from error
         shared = searcher.encoder if current.model_digest == searcher.current.model_digest else None
         with self._lock:
             found = self._opened.pop(current.model_digest, None) or self._open(current, shared)
