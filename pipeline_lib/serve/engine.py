@@ -34,6 +34,7 @@ DEFAULT = "default"  # the pair that is searched, as a model's name
 SLICE = 256  # texts that are embedded between two looks whether anybody still waits
 FACETS = ("language", "package", "licence")
 MOST_CHARACTERS = 256  # of a filter's value
+FAULTS = (LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)  # UserError and CorruptArtifact are the last
 Side = Literal["query", "document"]
 
 
@@ -130,7 +131,7 @@ class Engine:
                 found = self._explained(searcher, queries, questions[0])
             else:
                 found = searcher.search_many(queries, kind, k, filters, mode)
-        except Exception as error:
+        except FAULTS as error:
             if len(questions) > 1:  # one of them is at fault
                 return {one: answer for each in questions for one, answer in self._answer_alike(searcher, [each]).items()}
             if isinstance(error, UserError):
@@ -225,7 +226,7 @@ class Engine:
         while not self._stopped.wait(self.config.follow_seconds):
             try:
                 searcher = self._follower.searcher()
-            except Exception:  # whatever it is about another pair: the one that answers goes on answering
+            except (*FAULTS, ImportError):  # whatever it is about another pair: the one that answers goes on answering
                 logging.getLogger(__name__).exception("goes on with the pair that it has")
                 self._stopped.wait(5.0)
                 continue
