@@ -16,9 +16,10 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class BatchCounts:
 def read_queries(stream: IO[bytes], counts: BatchCounts) -> Iterator[tuple[str, str]]:
     """(id, text) of each query of a file, in its order; other lines are counted. Empty lines are no queries."""
     seen: set[str] = set()
-    for number, line in enumerate(_lines(_unpacked(stream)), start=1):
+    for number, line in enumerate(_lines(stream), start=1):
         found = _query(line) if isinstance(line, bytes) else line
         if found is None:
             continue
@@ -86,26 +87,32 @@ def read_queries(stream: IO[bytes], counts: BatchCounts) -> Iterator[tuple[str, 
             yield found
 
 
-def _unpacked(stream: IO[bytes]) -> IO[bytes]:
+@contextmanager
+def _unpacked(stream: IO[bytes]) -> Iterator[io.BufferedIOBase]:
     """The stream, whether gzip packed it or not."""
-    seen = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
-    return gzip.GzipFile(fileobj=seen) if seen.peek(2)[:2] == b"\x1f\x8b" else seen
+    seen = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(Any, stream))
+    try:
+        yield gzip.GzipFile(fileobj=seen) if seen.peek(2)[:2] == b"\x1f\x8b" else seen
+    finally:
+        if seen is not stream:
+            seen.detach()  # thrown away whole it would close what is not its own
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes | str]:
+def _lines(packed: IO[bytes]) -> Iterator[bytes | str]:
     """The lines, the reason in place of one that cannot be read whole."""
     first = True
-    try:
-        while line := stream.readline(MAX_LINE_BYTES + 1):
-            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-                yield "line_too_long"
-            else:
-                yield line.removeprefix(b"\xef\xbb\xbf") if first else line
-            first = False
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        yield "damaged_gzip"
+    with _unpacked(packed) as stream:
+        try:
+            while line := stream.readline(MAX_LINE_BYTES + 1):
+                if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                        pass
+                    yield "line_too_long"
+                else:
+                    yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+                first = False
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            yield "damaged_gzip"
 
 
 def _query(line: bytes) -> tuple[str, str] | str | None:

@@ -19,8 +19,6 @@ from pipeline_lib.tokens.tokenizer_files import SideTokenizer
 
 Side = Literal["query", "document"]
 
-# what the encoder reads of an exported model, for whoever verifies bytes first
-FILES = ("search.json", "self_test.json", "model.onnx", "query/tokenizer.json", "document/tokenizer.json")
 INT8_FILE = "model.int8.onnx"
 
 

@@ -123,7 +123,7 @@ class BlockFile(io.RawIOBase):
         self.path, self._digests = path, digests
         try:
             self._stream = path.open("rb", buffering=0)
-        except FileNotFoundError as error:
+        except NO_FILE as error:
             raise CorruptArtifact(f"{path}: no such file; run `cpt run` again") from error
         self._size = os.fstat(self._stream.fileno()).st_size
         self._at = 0

@@ -38,6 +38,7 @@ DEFAULT = "default"  # the pair that is searched, as a model's name
 SLICE = 256  # texts that are embedded between two looks whether anybody still waits
 FACETS = ("language", "package", "licence")
 MOST_CHARACTERS = 256  # of a filter's value
+FAULTS = (LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)  # UserError and CorruptArtifact are the last
 Side = Literal["query", "document"]
 
 
@@ -140,7 +141,7 @@ class Engine:
                 found = self._explained(searcher, queries, questions[0])
             else:
                 found = searcher.search_many(queries, kind, k, filters, mode)
-        except Exception as error:
+        except FAULTS as error:
             if len(questions) > 1:  # one of them is at fault
                 return {one: answer for each in questions for one, answer in self._answer_alike(searcher, [each]).items()}
             if isinstance(error, UserError):
@@ -233,7 +234,7 @@ class Engine:
 
         try:
             encoder = self._encoders.open(self.config.name if model == DEFAULT else model, self.searcher)
-        except LookupError as error:
+        except _NoModel as error:
             said = f"no model {model!r}; /v1/models lists them"
             raise Refused(NOT_FOUND, said, "model_not_found", "model") from error
         except UserError as error:
@@ -291,7 +292,7 @@ class Engine:
             self.rivals.close_idle()
             try:
                 searcher = self._follower.searcher()
-            except Exception:  # whatever it is about another pair: the one that answers goes on answering
+            except (*FAULTS, ImportError):  # whatever it is about another pair: the one that answers goes on answering
                 logging.getLogger(__name__).exception("goes on with the pair that it has")
                 self._stopped.wait(5.0)
                 continue
@@ -303,6 +304,10 @@ class Engine:
     def _show(self) -> None:
         current = self.searcher.current
         self.figures.shows(current.name, current.model_digest, current.index_digest, self.searcher.rows.num_rows)
+
+
+class _NoModel(Exception):
+    """A name that the registry does not have."""
 
 
 class Encoders:
@@ -317,7 +322,7 @@ class Encoders:
         """The encoder of a name's model; that of the pair that is searched is shared with it.
 
         Raises:
-            LookupError: there is no such name.
+            _NoModel: there is no such name.
             UserError: it has no weights of 8 bits, and these are asked for.
             CorruptArtifact: its files are not what they were.
         """
@@ -326,7 +331,7 @@ class Encoders:
             try:
                 current = registry.opened(registry.in_use(self._home, name))
             except UserError as error:
-                raise LookupError(name) from error
+                raise _NoModel from error
         shared = searcher.encoder if current.model_digest == searcher.current.model_digest else None
         with self._lock:
             found = self._opened.pop(current.model_digest, None) or self._open(current, shared)

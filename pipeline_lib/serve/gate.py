@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine, MutableMapping
+from collections.abc import Awaitable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -250,7 +250,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _while_heard(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+async def _while_heard(work: Awaitable[None], receive: Receive) -> None:
     """Do the work for as long as somebody waits for its answer: it takes long, and others wait behind it."""
     doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
     try:
