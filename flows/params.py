@@ -233,7 +233,7 @@ class EvaluateParams(CheckpointParams):
     suites: tuple[str, ...] = Field(
         (),
         title="Suites",
-        description="Evaluation suites or groups, such as sts-b, similarity or held-out. Unset: held-out, the run's own corpus.",
+        description="Evaluation suites or groups: sts-b, similarity, held-out ... Unset: held-out, the run's own corpus.",
     )
     suite_data: str | None = place("Suites' data", "Folder of the suites' downloads on the machine that runs the flow.")
     split: Literal["validation", "test"] = Field(
