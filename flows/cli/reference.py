@@ -266,8 +266,8 @@ def reasons() -> str:
     }
     lines = [
         "# Reasons\n",
-        "Nothing is left out silently: it is counted under one of these reasons, in the manifest (`counts.dropped`), the quarantine"
-        f" table or the losses. `cpt inspect` shows a sample of each. {MADE}",
+        "Nothing is left out silently: it is counted under one of these reasons, in the manifest (`counts.dropped`), the"
+        f" quarantine table or the losses. `cpt inspect` shows a sample of each. {MADE}",
     ]
     for heading, words in tables.items():
         rows = [(f"`{word}`", about) for word, about in words.items()]

@@ -174,8 +174,8 @@ class PromoteConfig(StageConfig):
     when: Literal["always", "gate", "ask", "never"] | None = operational(
         None,
         description="When to promote. always: at once; gate: if it is better than the champion of its name; ask: the run pauses"
-        " in Prefect's UI until a person has compared them; never: it is kept back. null: gate for a run that a schedule started,"
-        " else always.",
+        " in Prefect's UI until a person has compared them; never: it is kept back. null: gate for a run that a schedule"
+        " started, else always.",
     )
     confidence: float = operational(
         0.95,
