@@ -55,7 +55,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Raw text and code in; an embedding model and a search index out. `cpt COMMAND -h` explains a command. A first"
-    " run: cpt run --preset smoke; then cpt search QUERY.",
+    " run: cpt run --preset demo; then: cpt search QUERY.",
 )
 
 Artifacts = Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")]

@@ -44,7 +44,7 @@ def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
 @runs.command()
 @takes(RunParams)
 def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
-    """Run the whole pipeline, from raw dump to searchable index. Finished work is not repeated; it can be resumed."""
+    """Run the whole pipeline, from raw dump to searchable index. Finished work is not repeated; an interrupted run resumes."""
     from flows.cli.summary import print_night, print_summary
     from pipeline_lib.config.presets import describe
 

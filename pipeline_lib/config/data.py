@@ -156,7 +156,7 @@ class TextPairsConfig(StageConfig):
 class WorkersConfig(StageConfig):
     """Worker processes for the parts of a stage: those of extraction serve validation and tokenization too."""
 
-    workers: int | None = unset(was=0, operational=True, description="Dask worker processes; null: one a core.", ge=1)
+    workers: int | None = unset(was=0, operational=True, description="Dask worker processes; null: one per core.", ge=1)
     worker_memory_bytes: int = operational(2 * 1024**3, description="Memory limit of one Dask worker (bytes).", gt=0)
     scheduler: str | None = unset(
         was="",

@@ -100,8 +100,8 @@ class OptimizerConfig(StageConfig):
     processes: int | None = unset(
         was=0,
         operational=True,
-        description="Trainer processes of this machine (torchrun); null: one a GPU, as many as the batch divides among; one on"
-        " a CPU.",
+        description="Trainer processes of this machine (torchrun); null: one per GPU, at most as many as divide the batch; one"
+        " on a CPU.",
         ge=1,
     )
     gpus: int | None = unset(
