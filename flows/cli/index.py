@@ -16,10 +16,10 @@ def index(
     dim: Annotated[
         int | None, typer.Option(help="Dimensions; unset: those of the index in use, else 256.", min=1, max=65_536)
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="SIZE", help="Memory for the index, such as 2GB; empty: no limit.")] = "",
+    budget: Annotated[str, typer.Option(metavar="SIZE", help="Memory for the index, as 2GB; empty: no bound.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Compare the kinds of index: bytes, build time and expected recall on this machine, and which is chosen."""
+    """Bytes, build time and expected recall of every kind of index, by this machine's own rates, and which is chosen."""
     from dataclasses import asdict
 
     from flows.cli.starts import Told

@@ -45,7 +45,7 @@ CODE_REASONS = {
     "too_large": "more bytes than `max_function_bytes`",
 }
 OTHER_REASONS = {
-    "not_sampled": "not in the share `weight` of its source that is taken",
+    "not_sampled": "outside of the share `weight` of its source",
     "file_of_tests": "a file of tests, by its name",
     "no_text": "only markup",
     "web_list": "lines of a web page: menus, lists, tables",

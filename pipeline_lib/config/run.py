@@ -138,8 +138,8 @@ class NightlyConfig(StageConfig):
 
     policy: Literal["whole", "continue", "restart"] = operational(
         "whole",
-        description="Policy of a run whose name has been published before. whole: everything, as for a new name (finished work"
-        " is not repeated); continue: build what is new, keep every split, train from the champion's checkpoint for"
+        description="What a run does where one of its name has been before. whole: everything, as if there had been none (what"
+        " is done is found done); continue: build what is new, keep every split, train from the champion's checkpoint for"
         " `train.grown_steps_share` of the steps; restart: the same, but train from the preset's own start with all steps.",
     )
     min_new_share: float = operational(
