@@ -19,6 +19,8 @@ help:
 	@echo "make lint         ruff, format, import-linter, mypy, codespell, links"
 	@echo "make audit        known vulnerabilities of the pinned packages, ruff's security rules, secrets in files"
 	@echo "make bench        the benchmarks, in their quick form"
+	@echo "make wheel        build the wheel, and run the smallest run from it in a clean environment"
+	@echo "make notebook     run the tutorial's notebook anew"
 	@echo "make docs         serve the documentation as a site, on port $(DOCS_PORT)"
 	@echo "make reference    regenerate the reference pages from the code"
 

@@ -58,7 +58,7 @@ app = typer.Typer(
     " run: cpt run --preset demo; then: cpt search QUERY.",
 )
 
-Artifacts = Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")]
+Artifacts = Annotated[str, typer.Option(metavar="URL", help="Where artifacts lie: s3://bucket/prefix, or a folder.")]
 
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")

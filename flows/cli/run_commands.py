@@ -24,6 +24,7 @@ from flows.params import (
 from pipeline_lib.errors import UserError
 
 runs = typer.Typer()
+runs.command()(serve)
 
 NoPromote = Annotated[
     bool, typer.Option("--no-promote", help="Export and index only: searches keep their current model (--promote never).")
@@ -163,9 +164,6 @@ def ablate(given: dict[str, Any]) -> None:
         return ablate_flow(params)
 
     _print_record(flow)
-
-
-runs.command()(serve)  # after the flows, of which `run` comes first
 
 
 def _print_record(flow: Callable[[], BaseModel]) -> None:
