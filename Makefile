@@ -10,15 +10,19 @@ JOBS ?= 2
 .PHONY: demo demo-lm smoke open-source up test test-all lint audit wheel notebook format types bench docs reference setup setup-dev clean help
 
 help:
-	@echo "make demo     the whole pipeline on this machine's own Python, then try: $(BIN)/cpt search \"parse a date\""
-	@echo "make demo-lm  the paper's recipe, from a small language model that it fetches: some three hours (estimated); Ctrl-C, and it goes on"
-	@echo "make test     the tests, about 16 minutes on 2 cores        make test-all   the slow ones too"
-	@echo "make lint     ruff, format, import-linter, mypy, codespell, links  make bench      the benchmarks, quick"
-	@echo "make docs     the documentation as a site, on port $(DOCS_PORT)  make reference  its pages that are made from the code"
-	@echo "make audit    known vulnerabilities of the pins, ruff's rules of security, secrets in the files"
-	@echo "make wheel    the wheel, and the smallest run from it in a clean environment  make notebook  the tutorial's notebook, run anew"
-	@echo "make up       Prefect's UI, deployments and a worker        make smoke      the smallest run"
-	@echo "make open-source  fetches the packages of a larger dump in six languages"
+	@echo "make demo         train a small model on this machine's Python packages; then try: $(BIN)/cpt search \"parse a date\""
+	@echo "make smoke        the smallest run: tests the installation in a minute"
+	@echo "make demo-lm      the paper's recipe, from a small language model that it downloads: about three hours (estimated); resumes after Ctrl-C"
+	@echo "make open-source  download the packages of a larger corpus in six languages"
+	@echo "make up           start Prefect's server and UI, all deployments and a worker"
+	@echo "make test         the tests: about 19 minutes on 2 cores; make test-all: the slow ones too"
+	@echo "make lint         ruff, format, import-linter, mypy, codespell, links"
+	@echo "make audit        known vulnerabilities of the pinned packages, ruff's security rules, secrets in files"
+	@echo "make bench        the benchmarks, in their quick form"
+	@echo "make wheel        build the wheel, and run the smallest run from it in a clean environment"
+	@echo "make notebook     run the tutorial's notebook anew"
+	@echo "make docs         serve the documentation as a site, on port $(DOCS_PORT)"
+	@echo "make reference    regenerate the reference pages from the code"
 
 demo: setup
 	@$(BIN)/cpt run --preset demo

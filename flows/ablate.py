@@ -36,7 +36,7 @@ class AblatedRef(BaseModel):
 
 @flow(name="ablate", flow_run_name=run_name, **HOOKS)
 def ablate(params: AblateParams) -> AblatedRef:
-    """Train and measure each arm on the validation split; an arm that is done already is found done.
+    """Train and measure each arm on the validation split; finished arms are not repeated.
 
     Args:
         params: the preset whose data and sizes are used, and which levers are pulled.

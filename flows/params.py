@@ -119,7 +119,11 @@ class NamedParams(SourceParams):
     FIELDS: ClassVar = {"source": "source.folder", "init": "model.init", "name": "name"}
     FIRST: ClassVar[tuple[str, ...]] = ("preset", "source", "init", "name")
 
-    preset: str = Field(title="Preset", description="Named configuration to begin with.", json_schema_extra=_presets)
+    preset: str = Field(
+        title="Preset",
+        description="Named configuration to start from; `cpt config presets` lists them.",
+        json_schema_extra=_presets,
+    )
     init: str | None = place(
         "Start from",
         "Folder of a causal language model, a GGUF file, a name that `cpt get-start` lists, or an id on the Hugging Face hub;"
@@ -145,9 +149,7 @@ class RunParams(NamedParams):
     FIRST: ClassVar[tuple[str, ...]] = (*NamedParams.FIRST, "promote")
 
     promote: PromoteWhen | None = promote_field()
-    dry_run: bool = Field(
-        False, title="Dry run", description="Do nothing, but say what is new and what would be done about it."
-    )
+    dry_run: bool = Field(False, title="Dry run", description="Only report what is new and what the run would do.")
 
 
 class DatasetParams(NamedParams):
@@ -231,15 +233,17 @@ class EvaluateParams(CheckpointParams):
     suites: tuple[str, ...] = Field(
         (),
         title="Suites",
-        description="Evaluation suites or groups, as sts-b, similarity or held-out. Unset: held-out, the run's own corpus.",
+        description="Evaluation suites or groups: sts-b, similarity, held-out ... Unset: held-out, the run's own corpus.",
     )
     suite_data: str | None = place("Suites' data", "Folder of the suites' downloads on the machine that runs the flow.")
     split: Literal["validation", "test"] = Field(
-        "validation", title="Split", description="Part to measure on. Choose checkpoints on `validation` only."
+        "validation", title="Split", description="Split to measure on. Choose checkpoints on `validation` only."
     )
-    quick: bool = Field(False, title="Quick", description="Suites cut to samples for a first look; named NAME-quick.")
+    quick: bool = Field(
+        False, title="Quick", description="Measure on samples of the suites, for a first look; named NAME-quick."
+    )
     skip_missing: bool = Field(
-        False, title="Skip missing", description="Pass over suites whose files are not there, instead of stopping."
+        False, title="Skip missing", description="Skip suites whose files are missing, instead of stopping."
     )
 
     @property
@@ -284,8 +288,10 @@ class AblateParams(SourceParams):
         title="Preset", description="Named configuration whose data and sizes are used.", json_schema_extra=_presets
     )
     levers: tuple[Lever, ...] | None = Field(None, title="Levers", description="Comparisons to make; unset: all.")
-    pairs: int | None = Field(None, title="Pairs", description="Pairs that a run sees; unset: 20,000.", ge=64)
-    seeds: tuple[int, ...] | None = Field(None, title="Seeds", description="Each arm is run with each; unset: 1, 2 and 3.")
+    pairs: int | None = Field(None, title="Pairs", description="Training pairs of each run; unset: 20,000.", ge=64)
+    seeds: tuple[int, ...] | None = Field(
+        None, title="Seeds", description="Seeds with which each arm is run; unset: 1, 2 and 3."
+    )
 
     def own_settings(self) -> Values:
         """The settings that fields give; of a preset that names a start, its sizes alone."""

@@ -26,7 +26,7 @@ from tasks.training import batch_advice_task
 
 @flow(name="retrain", flow_run_name=run_name, **HOOKS)
 def retrain(params: RunParams) -> dict[str, Any]:
-    """Build the dataset, train, evaluate, select, export, index, promote and report. What is done already is found done.
+    """Build the dataset, train, evaluate, select, export, index, promote and report. Finished work is not repeated.
 
     Under a policy of nights only what is new is done; the run's state says what came of it.
 

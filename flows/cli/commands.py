@@ -55,7 +55,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="The open factory for text and code embeddings: raw dumps in, a searchable index out.",
+    help="Raw text and code in; an embedding model and a search index out. `cpt COMMAND -h` explains a command. A first"
+    " run: cpt run --preset demo; then: cpt search QUERY.",
 )
 
 
@@ -100,14 +101,14 @@ app.command("suite-texts")(suite_texts)
 def inspect(
     target: Annotated[str, typer.Argument(metavar="URL|SPEC", help="A path, a glob, a URL, or a dump spec (.yaml).")],
     reader: Annotated[
-        str, typer.Option(help="What reads a path, glob or URL. Empty: told by its first bytes, else its name.")
+        str, typer.Option(help="Reader for a path, glob or URL. Empty: chosen by its first bytes, else by its name.")
     ] = "",
-    records: Annotated[int, typer.Option(help="Texts read of each source at most.", min=1)] = 1000,
-    samples: Annotated[int, typer.Option(help="Documents and pairs shown of each source.", min=0)] = 10,
-    filters: Annotated[bool, typer.Option("--filters", help="Show what each filter drops, with samples, instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to the standard output.")] = False,
+    records: Annotated[int, typer.Option(help="Maximal number of texts read from each source.", min=1)] = 1000,
+    samples: Annotated[int, typer.Option(help="Documents and pairs shown for each source.", min=0)] = 10,
+    filters: Annotated[bool, typer.Option("--filters", help="Show instead what each filter would drop, with samples.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")] = False,
 ) -> None:
-    """What a dump is: its reader, bytes and texts, what would be left out and why, and ten documents and pairs."""
+    """Show what a dump holds: reader, bytes, texts, what would be left out and why, ten documents and pairs."""
     from flows.cli.inspect import inspect_dump, print_json
 
     if not as_json:
@@ -129,7 +130,7 @@ def trace(
     pair_id: Annotated[str, typer.Argument(metavar="PAIR_ID", help="The id of a row of pairs.parquet, or its first digits.")],
     artifacts: Artifacts = "",
 ) -> None:
-    """Origin of a pair: source, file or URL, record, line, and the hash of the dump's file."""
+    """Show where a pair came from: source, file or URL, record, line, and the hash of the dump's file."""
     from flows.cli.inspect import print_trace
 
     print_trace(pair_id, artifacts)
@@ -138,17 +139,19 @@ def trace(
 @app.command()
 def up(
     port: Annotated[int, typer.Option(help="Port of Prefect's UI and API, on loopback.", min=1, max=65535)] = DEFAULT_PORT,
-    schedules: Annotated[bool, typer.Option("--schedules", help="Switch every schedule on; else none is changed.")] = False,
+    schedules: Annotated[
+        bool, typer.Option("--schedules", help="Switch every schedule on; otherwise none is changed.")
+    ] = False,
     restart_lost: Annotated[
         int,
         typer.Option(
             metavar="TIMES",
-            help="Times that a run is started again which a restart cut off; 0: where its deployment has the tag restart-lost.",
+            help="How often a run that a restart cut off is restarted; 0: only if its deployment is tagged restart-lost.",
             min=0,
         ),
     ] = 0,
 ) -> None:
-    """Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
+    """Start Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
     from flows.cli.up import serve_platform
 
     serve_platform(_home(), port, schedules, restart_lost)

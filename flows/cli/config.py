@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from pipeline_lib.config.run import RunConfig
 
-config_app = typer.Typer(no_args_is_help=True, help="What a configuration holds, how two differ, and all options.")
+config_app = typer.Typer(no_args_is_help=True, help="Show a configuration, compare two, list presets and all options.")
 
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A built-in preset, or one of yours in CPT_HOME/presets.")]
 File = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of options, over the preset.")]
@@ -21,7 +21,7 @@ Words = Annotated[
 
 @config_app.command("show")
 def show_config(preset: Preset, config: File = None, words: Words = None) -> None:
-    """The whole configuration in YAML, each option with what it means; a file that `--config` reads."""
+    """Show the whole configuration as YAML, each option with its meaning; `--config` reads such a file."""
     from flows.settings import configure
     from pipeline_lib.config.overrides import parse_set, read_config, show
     from pipeline_lib.config.presets import description
@@ -37,7 +37,7 @@ def diff_configs(
     a: Annotated[str, typer.Argument(metavar="A", help="A preset, or a YAML file of options.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
 ) -> None:
-    """The options in which two configurations differ, one a line: its name, A's value and B's."""
+    """Show the options in which two configurations differ, one per line: name, A's value, B's value."""
     from pipeline_lib.config.overrides import diff
 
     found = diff(_named(a), _named(b))
@@ -46,7 +46,7 @@ def diff_configs(
 
 @config_app.command("presets")
 def list_presets() -> None:
-    """The presets that there are, built-in and yours, each with what it says of itself."""
+    """List the presets, built-in and your own, each with its description."""
     from pipeline_lib.config.presets import description, preset_names
 
     names = preset_names()
@@ -56,7 +56,7 @@ def list_presets() -> None:
 
 @config_app.command("reference")
 def print_reference() -> None:
-    """Every option in Markdown: its default, what it takes and what it means."""
+    """Print every option as Markdown: default, accepted values and meaning."""
     from pipeline_lib.config.reference import reference
 
     typer.echo(reference(), nl=False)

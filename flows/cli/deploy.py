@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 def deploy(
     config: Annotated[
-        list[Path] | None, typer.Option("--config", metavar="FILE", help="YAML file of nights; repeatable.")
+        list[Path] | None, typer.Option("--config", metavar="FILE", help="YAML file of scheduled runs; repeatable.")
     ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="Print what was deployed so.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List what was deployed this way.")] = False,
     remove: Annotated[
         list[str] | None, typer.Option("--remove", metavar="NAME", help="Remove retrain/NAME; repeatable.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Check the files, and deploy nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check the files without deploying.")] = False,
 ) -> None:
-    """Schedule nights as your file says: source, preset, schedule, policy, promotion. A changed file updates them."""
+    """Deploy scheduled runs from a YAML file: source, preset, schedule, policy, promotion. Run again to update."""
     from flows.cli.nightly_file import saved_nights
     from pipeline_lib.runtime.machine import writable_home
 

@@ -12,9 +12,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def mcp(
-    name: Annotated[
-        str, typer.Option(help="Of the model that answers where an agent names none; empty: whichever `cpt search` uses.")
-    ] = "",
+    name: Annotated[str, typer.Option(help="Model to use if an agent names none; empty: the one that `cpt search` uses.")] = "",
     artifacts: Annotated[
         str, typer.Option(metavar="URL", help="Bucket whose models are searched: s3://bucket/prefix; empty: this machine's.")
     ] = "",
@@ -24,7 +22,7 @@ def mcp(
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights.")] = False,
 ) -> None:
-    """The published search as tools for coding agents (MCP): search, similar, read, status."""
+    """Offer the published search to coding agents (MCP), as the tools search, similar, read and status."""
     from flows.cli.search import load_weights
     from pipeline_lib.runtime.machine import artifact_home
 

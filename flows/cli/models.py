@@ -9,15 +9,15 @@ import typer
 
 
 def rollback(
-    name: Annotated[str, typer.Option(help="Of the model; empty: the one that searches use without a name.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the model; empty: the one that searches use without a name.")] = "",
     to: Annotated[
-        int | None, typer.Option(help="Number of the event whose pair is wanted; unset: the pair before the last promotion.")
+        int | None, typer.Option(help="Number of the event to go back to; unset: the one before the last promotion.")
     ] = None,
-    reason: Annotated[str, typer.Option(help="A word for the history.")] = "",
-    show: Annotated[bool, typer.Option("--list", help="Show the history of the name, and change nothing.")] = False,
-    artifacts: Annotated[str, typer.Option(metavar="URL", help="Bucket whose registry is meant; empty: this machine's.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason to record in the history.")] = "",
+    show: Annotated[bool, typer.Option("--list", help="Only show the history of the name.")] = False,
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="Bucket with the registry; empty: this machine's.")] = "",
 ) -> None:
-    """Bring the model and index back that a name had before its last promotion."""
+    """Bring back the model and index that a name had before its last promotion."""
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search import registry
 
@@ -51,8 +51,8 @@ def rollback(
 def suite_texts(
     suite: Annotated[list[str], typer.Option(metavar="NAME", help="A suite or group, e.g. beir/scifact; may be repeated.")],
     suite_data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the suites' downloads.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the texts go to, for --contamination.")],
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Pass over splits whose files are not there.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the texts to, for --contamination.")],
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Skip splits whose files are missing.")] = False,
 ) -> None:
     """Write the judged texts of evaluation suites, for `cpt run --contamination DIR`."""
     from pipeline_lib.config.evaluation import SuiteConfig

@@ -20,17 +20,19 @@ def plan_run(
     init: Annotated[
         str | None, typer.Option(metavar="DIR|ID|random", help="Another start: a folder, a hub id, or random weights.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="How many; unset: one, or with --gpu here all.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs; unset: one, or with --gpu here all.")] = None,
     gpu: Annotated[
         str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200; here: this machine's own GPUs, or its CPU.")
     ] = "h100",
-    price: Annotated[float | None, typer.Option(help="Of one GPU-hour, in any currency.")] = None,
-    utilisation: Annotated[float, typer.Option(help="Of the data sheet's operations, 0 to 1.")] = 0.4,
+    price: Annotated[float | None, typer.Option(help="Price of one GPU-hour, in any currency.")] = None,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the data sheet's peak operations that is reached, 0 to 1.")
+    ] = 0.4,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pairs of a step, of as many in all: steps change in proportion.", min=2)
+        int | None, typer.Option(help="Pairs per step; the total stays, so the number of steps changes.", min=2)
     ] = None,
     checkpoint_activations: Annotated[
-        bool, typer.Option(help="Compute layers again on the way back: less memory, more operations.")
+        bool, typer.Option(help="Recompute layers in the backward pass: less memory, more operations.")
     ] = False,
     run: Annotated[
         str | None, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
@@ -39,7 +41,7 @@ def plan_run(
     words: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """What a run would take, and do: processes, memory by part, micro-batch, sharding, GPU-hours, cost and energy.
+    """Estimate what a run needs: processes, memory by part, micro-batch, sharding, GPU-hours, cost and energy.
 
     It is what `cpt train --gpus N` does on such GPUs; what does not fit ends in an error, as there, with what would.
     """

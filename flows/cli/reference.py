@@ -28,15 +28,15 @@ from pipeline_lib.config.reference import reference as configuration
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("pipeline_lib", "data_contracts")
-MADE = "This page is made from the code: `python -m flows.cli.reference` writes it.\n"
+MADE = "This page is generated from the code, by `python -m flows.cli.reference`.\n"
 # reasons that stand in SQL, or are chosen by more than one rule
 CODE_REASONS = {
     "test": "a function of tests",
     "syntax_error": "a function that does not parse",
     "dunder": "a method such as `__init__`, which the language calls",
-    "constructor": "a constructor, or a method named as its class",
+    "constructor": "a constructor, or a method with the name of its class",
     "standard_method": "a method that every class may have, such as `toString`",
-    "has_doc": "in the view `name`: it has a docstring, and is a pair by that",
+    "has_doc": "in the view `name`: a function with a docstring, which gives its own pair",
     "no_doc": "no docstring or documentation comment",
     "trivial": "fewer lines of body than `min_body_lines`",
     "short_name": "in the view `name`: fewer words than `min_name_words`",
@@ -55,43 +55,43 @@ OTHER_REASONS = {
     "query_is_document": "a row of queries whose query is its document",
     "not_sampled": "outside of the share `weight` of its source",
     "file_of_tests": "a file of tests, by its name",
-    "no_text": "markup alone",
+    "no_text": "only markup",
     "web_list": "lines of a web page: menus, lists, tables",
-    "web_notice": "lines of a web page: what a site says of itself",
+    "web_notice": "lines of a web page: the site's own notices, such as cookie consent",
     "licence_or_list": "a licence, or a list such as requirements.txt",
-    "other_language": "code of a language that is not read",
+    "other_language": "code in a language that is not read",
     "no_code_or_prose": "neither code nor prose, by its suffix",
-    "version_control": "below a folder of version control, such as .git, which counts as one",
-    "vendored_folder": "below a folder of others' code, such as node_modules, which counts as one",
-    "test_folder": "below a folder of tests of the standard library, which counts as one",
-    "outside_folder": "of this machine's Python: a file outside of the package's folder",
-    "broken_parse": "code that its parser did not understand, once a file; the rest of the file is read",
+    "version_control": "in a folder of version control, such as .git; the folder counts as one",
+    "vendored_folder": "in a folder of vendored code, such as node_modules; the folder counts as one",
+    "test_folder": "in a test folder of the standard library; the folder counts as one",
+    "outside_folder": "this machine's Python: a file outside its package's folder",
+    "broken_parse": "code that the parser did not understand, counted once per file; the rest of the file is read",
     "link": "a symbolic link, which is not followed",
-    "no_words": "of evaluation texts to keep out: one without words",
-    "contaminated": "holds a text of an evaluation set",
-    "duplicate_pair": "x and y together came before",
-    "duplicate_x": "its x came before, beside another y",
-    "duplicate_y": "its y came before, beside another x",
-    "near_duplicate_": "nearly the same as an earlier document, x or y (the word goes on with which)",
-    "held_out_twin": "a text of it is in another split, which keeps it",
+    "no_words": "an evaluation text without words, which cannot be searched for",
+    "contaminated": "contains a text of an evaluation set",
+    "duplicate_pair": "the same x and y occurred before",
+    "duplicate_x": "the same x occurred before, with another y",
+    "duplicate_y": "the same y occurred before, with another x",
+    "near_duplicate_": "nearly the same as an earlier document, x or y (the reason ends with which)",
+    "held_out_twin": "a pair with a text that another split has and keeps",
     "for_training": "a short function (`min_function_lines`) that is not in the training split",
     "neutral": "of a training set: a neutral statement",
     "no_gold_label": "of a training set: the annotators did not agree",
     "below_min_relevance": "of a training set: judged less relevant than `min_relevance`",
-    "duplicate": "of a training set: the pair came before",
+    "duplicate": "of a training set: the pair occurred before",
     "same_text": "of a training set: x and y are the same",
     "no_negatives": "of a training set: without negatives, where they are required",
 }
 REFUSED = {  # whose detail is only what was found
     "bad_latex": "LaTeX that its parser refuses",
-    "bad_record": "a record of a web archive that is not whole",
-    "bad_row": "a row that is no XML",
+    "bad_record": "an incomplete record of a web archive",
+    "bad_row": "a row that is not XML",
     "line_too_large": "a line of a training set beyond `max_text_bytes`",
     "malformed_record": "a record whose fields are of other kinds than its layout's",
     "no_row": "a row of a table that cannot be read",
     "not_unicode": "a text with lone surrogates",
     "tree_depth": "a repository of folders nested too deep; see source.limits.max_depth",
-    "unreadable": "the system does not let it be read",
+    "unreadable": "a file that the system does not permit to read",
 }
 
 
@@ -258,7 +258,7 @@ def contracts() -> str:
 
 
 def reasons() -> str:
-    """Every word that something left out is counted under."""
+    """Every reason under which something left out is counted."""
     from pipeline_lib.pairs import document_filters as filters
     from pipeline_lib.pairs.filters import TEXT_RULES
     from pipeline_lib.pairs.text_pairs import TEXT_REASONS
@@ -274,8 +274,8 @@ def reasons() -> str:
     }
     lines = [
         "# Reasons\n",
-        "Nothing is left out in silence: each word here counts what was, in the manifest (`counts.dropped`), the quarantine"
-        f" table or the losses. `cpt inspect` shows a sample of each. {MADE}",
+        "Nothing is left out silently: it is counted under one of these reasons, in the manifest (`counts.dropped`), the"
+        f" quarantine table or the losses. `cpt inspect` shows a sample of each. {MADE}",
     ]
     for heading, words in tables.items():
         rows = [(f"`{word}`", about) for word, about in words.items()]

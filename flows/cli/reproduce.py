@@ -21,12 +21,12 @@ PAGE = "docs/results/paper.md"
 
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="table-1 to table-9, figure-1, figure-4; empty: list them.")] = "",
-    run: Annotated[bool, typer.Option("--run", help="Run the steps in small, if their data is on this machine.")] = False,
+    run: Annotated[bool, typer.Option("--run", help="Run the small-scale commands, if their data is on this machine.")] = False,
     suite_data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the suites' downloads.")] = Path("eval"),
-    preset: Annotated[str, typer.Option(help="Preset of the steps in small.")] = "demo",
-    source: Annotated[str, typer.Option(metavar="DIR|SPEC", help="Folder or dump spec of the steps in small.")] = "",
+    preset: Annotated[str, typer.Option(help="Preset of the small-scale commands.")] = "demo",
+    source: Annotated[str, typer.Option(metavar="DIR|SPEC", help="Folder or dump spec of the small-scale commands.")] = "",
 ) -> None:
-    """A table or figure of the paper: what it reports, and the steps to it, in full and in small; --run runs the latter."""
+    """Show a table or figure of the paper and the commands for it, at full and at small scale; --run runs the small ones."""
     from pipeline_lib.config.paper import ON_PAGE, read_paper
 
     paper = read_paper()

@@ -29,7 +29,7 @@ runs.command()(serve)
 runs.command()(queries)
 
 NoPromote = Annotated[
-    bool, typer.Option("--no-promote", help="Export and index, and let searches use what they use now (--promote never).")
+    bool, typer.Option("--no-promote", help="Export and index only: searches keep their current model (--promote never).")
 ]
 
 
@@ -47,7 +47,7 @@ def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
 @runs.command()
 @takes(RunParams)
 def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
-    """The whole pipeline: raw dump to searchable index. What is done already is found done; interrupted, it goes on."""
+    """Run the whole pipeline, from raw dump to searchable index. Finished work is not repeated; an interrupted run resumes."""
     from flows.cli.summary import print_night, print_summary
     from pipeline_lib.config.presets import describe
 
@@ -69,7 +69,7 @@ def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
 @runs.command("build-dataset")
 @takes(DatasetParams)
 def build_dataset(given: dict[str, Any]) -> None:
-    """Raw dump to token shards."""
+    """Make token shards from a raw dump."""
     params = params_of(DatasetParams, given)
 
     def flow() -> BaseModel:
@@ -83,7 +83,7 @@ def build_dataset(given: dict[str, Any]) -> None:
 @runs.command()
 @takes(PretrainParams)
 def pretrain(given: dict[str, Any]) -> None:
-    """A causal language model on the training split, to start from."""
+    """Train a causal language model on the training split, to start from."""
     params = params_of(PretrainParams, given)
 
     def flow() -> str:
@@ -97,7 +97,7 @@ def pretrain(given: dict[str, Any]) -> None:
 @runs.command()
 @takes(TrainParams)
 def train(given: dict[str, Any]) -> None:
-    """Token shards to checkpoints."""
+    """Train the embedding model: from token shards to checkpoints."""
     from pipeline_lib.config.presets import describe
 
     params = params_of(TrainParams, given)
@@ -114,7 +114,7 @@ def train(given: dict[str, Any]) -> None:
 @runs.command()
 @takes(FinetuneParams)
 def finetune(given: dict[str, Any]) -> None:
-    """Tune a checkpoint on training sets with hard negatives; with --suite, compare before with after."""
+    """Tune a checkpoint on labelled pairs with hard negatives; with --suite, measure it before and after."""
     params = params_of(FinetuneParams, given)
 
     def flow() -> BaseModel:
@@ -128,7 +128,7 @@ def finetune(given: dict[str, Any]) -> None:
 @runs.command()
 @takes(EvaluateParams)
 def evaluate(given: dict[str, Any]) -> None:
-    """Checkpoints and baselines on the held-out splits, or with --suite on public evaluation sets."""
+    """Measure checkpoints and baselines on held-out pairs, or with --suite on public evaluation sets."""
     params = params_of(EvaluateParams, given)
 
     def flow() -> None:
@@ -143,7 +143,7 @@ def evaluate(given: dict[str, Any]) -> None:
 @runs.command()
 @takes(PublishParams)
 def publish(given: dict[str, Any], no_promote: NoPromote = False) -> None:
-    """Select, test, export, index and promote."""
+    """Select, test, export and index a checkpoint, and promote it so that searches use it."""
     params = params_of(PublishParams, kept_back(given, no_promote))
 
     def flow() -> BaseModel:
@@ -157,7 +157,7 @@ def publish(given: dict[str, Any], no_promote: NoPromote = False) -> None:
 @runs.command()
 @takes(AblateParams)
 def ablate(given: dict[str, Any]) -> None:
-    """The paper's levers in small: each arm with each seed, as one table and one plot."""
+    """Vary the paper's main options at small scale, with several seeds each: a table and a plot."""
     params = params_of(AblateParams, given)
 
     def flow() -> BaseModel:

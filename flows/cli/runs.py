@@ -57,7 +57,7 @@ def runs(
     artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array of runs, newest first.")] = False,
 ) -> None:
-    """Finished training runs, newest first: key, name, source, checkpoints, figures; * marks the one that search uses."""
+    """List finished training runs, newest first: key, name, source, checkpoints, figures; * marks the one in use."""
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.store.store import Store
 

@@ -31,14 +31,14 @@ def search(
     query: Annotated[str, typer.Argument(help="The function or passage that you look for, in words.")] = "",
     kind: Annotated[str, typer.Option(help="code or text; empty: both.")] = "",
     language: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Of the hits: python, go, en ...; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Language of the hits: python, go, en ...; may be repeated.")
     ] = None,
     package: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Package, repository or document; `*` is a wildcard; may be repeated."),
     ] = None,
     path: Annotated[
-        str, typer.Option(metavar="GLOB", help="Of the hits' files, as '*/tests/*'; a folder is all below it.")
+        str, typer.Option(metavar="GLOB", help="Glob for the hits' files, as '*/tests/*'; a folder: all in it.")
     ] = "",
     licence: Annotated[
         list[str] | None,
@@ -46,25 +46,23 @@ def search(
             "--licence", "--license", metavar="NAME", help="As the dump states it; none: not stated; may be repeated."
         ),
     ] = None,
-    mode: Annotated[str, typer.Option(help="What ranks: vectors, bm25, hybrid, or auto, what measured better.")] = "auto",
-    like: Annotated[
-        str, typer.Option(metavar="FILE:LINE", help="Search with the function or passage there, in place of a query.")
-    ] = "",
+    mode: Annotated[str, typer.Option(help="Ranking: vectors, bm25, hybrid, or auto, which measured best.")] = "auto",
+    like: Annotated[str, typer.Option(metavar="FILE:LINE", help="Use the function or passage at that line as the query.")] = "",
     explain: Annotated[
-        bool, typer.Option("--explain", help="Ranks and scores of both ways, origin, and nearest neighbours of each hit.")
+        bool, typer.Option("--explain", help="Show ranks and scores of both rankings, origin and neighbours.")
     ] = False,
     batch: Annotated[
         str,
-        typer.Option(metavar="FILE", help="Queries, a line each: {id, text} as JSON or id<TAB>text; -: the standard input."),
+        typer.Option(metavar="FILE", help="Queries, one per line: {id, text} as JSON or id<TAB>text; -: standard input."),
     ] = "",
     out: Annotated[
-        str, typer.Option(metavar="FILE", help="Run file of --batch, of TREC's form; -: standard output.")
+        str, typer.Option(metavar="FILE", help="TREC run file for the answers of --batch; -: standard output.")
     ] = STANDARD,
-    tag: Annotated[str, typer.Option(help="Last word of each line of --batch.")] = "cpt",
-    k: Annotated[int, typer.Option("-k", help="Hits.", min=1)] = 10,
+    tag: Annotated[str, typer.Option(help="Run tag of --batch, the last word of each line.")] = "cpt",
+    k: Annotated[int, typer.Option("-k", help="Number of hits.", min=1)] = 10,
     name: Annotated[
         str,
-        typer.Option(help="Of the model (`cpt runs` lists them); empty: the only one, or the last that a person published."),
+        typer.Option(help="Name of the model (see `cpt runs`); empty: the only one, or the last that a person published."),
     ] = "",
     artifacts: Annotated[
         str, typer.Option(metavar="URL", help="Bucket whose models are searched: s3://bucket/prefix; empty: this machine's.")
@@ -72,7 +70,7 @@ def search(
     int8: Annotated[bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {query, hits}.")] = False,
 ) -> None:
-    """Ranked functions and passages of the published index."""
+    """Search the published index for functions and passages."""
     from pipeline_lib.search.filters import Filters
 
     _check_words(query, like, batch)

@@ -40,7 +40,7 @@ def _takes_config(function: Callable[[dict[str, Any], str | None], None]) -> Cal
 
 @_takes_config
 def serve(given: dict[str, Any], file: str | None) -> None:
-    """Search and embeddings over HTTP, and a page to search by: of the published index, on loopback; Ctrl-C stops it."""
+    """Serve the published index over HTTP: a search page, searches and embeddings, on loopback; Ctrl-C stops it."""
     config = settings(given, file)
     from flows.cli.search import load_weights
     from pipeline_lib.runtime.machine import artifact_home

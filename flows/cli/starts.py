@@ -13,9 +13,9 @@ EVERY_SECONDS = 5.0
 
 
 def get_start(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of the list; empty: list them.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a listed model; empty: list them.")] = "",
 ) -> None:
-    """Fetch a language model to start from, pinned by revision and hash; without a name: list what there is."""
+    """Download a model to start from, pinned by revision and hash; without a name: list the models."""
     from pipeline_lib.model.starts import STARTS, fetch, is_here
 
     if not name:
@@ -33,7 +33,7 @@ def get_start(
 
 
 def fetch(spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dump spec (.yaml) that names packages.")]) -> None:
-    """Fetch the packages that a dump spec names, by pip and apt-get, pinned by version and hash."""
+    """Download the packages that a dump spec names, with pip and apt-get, pinned by version and hash."""
     from pipeline_lib.sources import packages
     from pipeline_lib.sources.dump_spec import read_spec
 

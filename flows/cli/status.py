@@ -29,10 +29,10 @@ FIGURES = 4
 
 
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object.")] = False,
     artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
 ) -> None:
-    """What runs now, champions with their figures, next schedules, the last failure with what to type next, and the disk."""
+    """Show what runs now, published models with figures, next scheduled runs, the last failure and its remedy, and disk use."""
     from pipeline_lib.runtime.machine import artifact_home
 
     found = read_status(artifact_home(), artifacts)

@@ -10,12 +10,12 @@ import typer
 def prune(
     artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
     keep_runs: Annotated[
-        int, typer.Option(help="Newest indexes and exports to keep, with all they come from, and nothing else; 0: all.")
+        int, typer.Option(help="How many of the newest indexes and exports to keep, with all that they depend on; 0: all.")
     ] = 0,
     idle_hours: Annotated[
-        float, typer.Option(help="Hours that a file without a living owner has to be untouched.", min=0)
+        float, typer.Option(help="Hours for which a file without a living owner must be unchanged.", min=0)
     ] = 24.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is listed only.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it nothing is removed.")] = False,
 ) -> None:
     """List what killed workers left in the artifact store and, with --keep-runs, old runs; --yes removes it."""
     from flows.workspace import open_store

@@ -13,17 +13,17 @@ FORMATS, PRECISIONS = ("parquet",), ("float32", "float16")
 
 
 def export_vectors(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder that vectors.parquet goes to.")],
-    name: Annotated[str, typer.Option(help="Of the model; empty: the one that searches use without a name.")] = "",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write vectors.parquet to.")],
+    name: Annotated[str, typer.Option(help="Name of the model; empty: the one that searches use without a name.")] = "",
     kind: Annotated[str, typer.Option(help="code or text; empty: both.")] = "",
-    form: Annotated[str, typer.Option("--format", help="Of the file; parquet is the only one.")] = "parquet",
-    precision: Annotated[str, typer.Option(help="Of the vectors' values: float32, or float16 at half the size.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write in place of an earlier file.")] = False,
+    form: Annotated[str, typer.Option("--format", help="Format of the file; only parquet.")] = "parquet",
+    precision: Annotated[str, typer.Option(help="Precision of the vectors: float32, or float16 at half the size.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
     artifacts: Annotated[
-        str, typer.Option(metavar="URL", help="Bucket whose models are meant: s3://bucket/prefix; empty: this machine's.")
+        str, typer.Option(metavar="URL", help="Bucket whose models are used: s3://bucket/prefix; empty: this machine's.")
     ] = "",
 ) -> None:
-    """Ids, texts, places and vectors of the published index as one Parquet file, for Qdrant, pgvector and others."""
+    """Write ids, texts, places and vectors of the published index to a Parquet file, for Qdrant, pgvector and others."""
     from flows.cli.starts import Told
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search import vectors

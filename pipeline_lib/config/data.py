@@ -44,7 +44,7 @@ class SourceConfig(StageConfig):
     )
     max_bundle_bytes: int = Field(
         12_000_000,
-        description="Largest bundle of files, in order of source and path; most have little more than half of it (bytes).",
+        description="Largest bundle of files, in order of source and path; most are a little over half as large (bytes).",
         gt=0,
     )
     limits: ReadLimits = ReadLimits()
@@ -77,7 +77,7 @@ class CodePairsConfig(StageConfig):
     )
     min_function_lines: int | None = added(
         None,
-        description="Shortest function in all, its head and closing bracket too but neither documentation nor empty lines, that"
+        description="Shortest whole function, with head and closing bracket but without documentation and empty lines, that"
         " is taken for training although its body is shorter than `min_body_lines`; 3 is CodeSearchNet's rule; null: none is."
         " Held-out rows are the same with it and without (lines).",
         ge=1,
@@ -156,7 +156,7 @@ class TextPairsConfig(StageConfig):
 class WorkersConfig(StageConfig):
     """Worker processes for the parts of a stage: those of extraction serve validation and tokenization too."""
 
-    workers: int | None = unset(was=0, operational=True, description="Dask worker processes; null: one a core.", ge=1)
+    workers: int | None = unset(was=0, operational=True, description="Dask worker processes; null: one per core.", ge=1)
     worker_memory_bytes: int = operational(2 * 1024**3, description="Memory limit of one Dask worker (bytes).", gt=0)
     scheduler: str | None = unset(
         was="",
@@ -175,7 +175,7 @@ class ExtractConfig(WorkersConfig):
     code: CodePairsConfig = CodePairsConfig()
     text: TextPairsConfig = TextPairsConfig()
     filters: FilterConfig = FilterConfig()
-    generation: int = Field(0, description="Growth of the data set that these pairs belong to, counted from 0.", ge=0)
+    generation: int = Field(0, description="Number of the data set's update with which these pairs came, from 0.", ge=0)
 
     @property
     def more_forms(self) -> tuple[str, ...]:
@@ -196,21 +196,21 @@ class ContractConfig(StageConfig):
     )
     min_rows_for_share: int = Field(
         200,
-        description="Fewest rows that a share is taken of: one bad row of ten is no verdict (rows).",
+        description="Fewest rows of which a share is judged: one bad row of ten means little (rows).",
         ge=1,
     )
     max_unreadable_share: float = Field(
         0.2,
-        description="Largest share of a data set's files that may be unreadable; beyond it the dump is another than was said."
+        description="Largest share of a data set's files that may be unreadable; more means another dump than expected."
         " A few per cent are usual: source trees hold test files that are meant to be broken.",
         ge=0,
         le=1,
     )
     max_lost_share: float = added(
         0.05,
-        description="Largest share of a dump's bytes that may be lost where files end early (truncated, damaged, too much)."
-        " One of twenty equal files: beyond it the download failed. A file that was cut weighs all its bytes, for nobody knows"
-        " how much is missing.",
+        description="Largest share of a dump's bytes that may be lost in files that end early (truncated, damaged, too large)."
+        " 0.05 is one of twenty equal files; more means that the download failed. All bytes of a truncated file count, because"
+        " nobody knows how much is missing.",
         ge=0,
         le=1,
     )
@@ -296,8 +296,8 @@ class CurateConfig(StageConfig):
     )
     hold_out: dict[str, HoldOut] = added(
         {},
-        description="Source to the split of all its texts: `never` (training), `validation` or `test`; of others the hash of"
-        " the group decides. A dump spec's own `hold_out` comes on top.",
+        description="Split of all texts of a source, by its name: `never` (training), `validation` or `test`; for other sources"
+        " the hash of the group decides. A dump spec's own `hold_out` is added.",
     )
     near: NearDuplicatesConfig = NearDuplicatesConfig()
     threads: int = operational(2, description="Threads of the SQL engine.", ge=1)

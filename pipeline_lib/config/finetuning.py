@@ -89,9 +89,9 @@ class MiningConfig(StageConfig):
 
 
 class FinetuneConfig(StageConfig):
-    """Fine-tuning of a checkpoint; what is not named here is as in the run that it comes from."""
+    """Fine-tuning of a checkpoint; all other options are those of the checkpoint's run."""
 
-    epochs: float = Field(3.0, description="Times that each pair is seen, from which the steps follow.", gt=0)
+    epochs: float = Field(3.0, description="Number of times that each pair is seen, which determines the steps.", gt=0)
     batch_size: int = Field(
         256, description="Pairs of one global batch, fewer where the sets have fewer; all their hard negatives join.", ge=2
     )

@@ -17,7 +17,7 @@ SCHEMES = ("http", "https")
 
 
 class NotifyConfig(StageConfig):
-    """Notification: who is told of a failure, of a recovery, and of what becomes of a model."""
+    """Notification of failures, recoveries, and the promotion of models."""
 
     block: str | None = operational(
         None,
@@ -35,8 +35,8 @@ class NotifyConfig(StageConfig):
         description="Program and its arguments, started without a shell, which gets the message as JSON on its input.",
         repr=False,
     )
-    on: tuple[Event, ...] = operational(EVENTS, description="Events that are told.")
-    attempts: int = operational(3, description="Times that a webhook is tried at most (attempts).", ge=1, le=10)
+    on: tuple[Event, ...] = operational(EVENTS, description="Events for which a message is sent.")
+    attempts: int = operational(3, description="Most attempts to reach a webhook (attempts).", ge=1, le=10)
     wait_seconds: float = operational(
         10.0,
         description="Longest wait for a webhook's answer, or for the block or the command to be done (seconds).",

@@ -81,8 +81,8 @@ class OptimizerConfig(StageConfig):
     )
     deterministic: bool = added(
         True,
-        description="Deterministic algorithms alone, so that two equal runs agree to the bit. false: a GPU may take faster"
-        " ones, and a run that was interrupted ends a little otherwise.",
+        description="Only deterministic algorithms, so that two equal runs agree to the bit. false: a GPU may use faster"
+        " ones, and a run that was interrupted ends slightly differently.",
     )
     seed: int = Field(1, description="Seed of initial weights, sample order and dropout.", ge=0)
     micro_batch_tokens: int | None = unset(
@@ -100,8 +100,8 @@ class OptimizerConfig(StageConfig):
     processes: int | None = unset(
         was=0,
         operational=True,
-        description="Trainer processes of this machine (torchrun); null: one a GPU, as many as the batch divides among; one on"
-        " a CPU.",
+        description="Trainer processes of this machine (torchrun); null: one per GPU, at most as many as divide the batch; one"
+        " on a CPU.",
         ge=1,
     )
     gpus: int | None = unset(
@@ -123,10 +123,10 @@ class OptimizerConfig(StageConfig):
     rendezvous: str | None = unset(
         was="",
         operational=True,
-        description="Meeting point of several machines, as HOST:PORT of node 0; one machine needs none.",
+        description="Rendezvous of several machines, as HOST:PORT of node 0; one machine needs none.",
         pattern=r"^[\w.\-]+:\d+$",
     )
-    rendezvous_id: str = operational("cpt", description="Name of the meeting, the same on all machines.", pattern=r"^[\w.\-]+$")
+    rendezvous_id: str = operational("cpt", description="Rendezvous name, the same on all machines.", pattern=r"^[\w.\-]+$")
     parallel: Literal["auto", "ddp", "fsdp"] = operational(
         "auto",
         description="Parallelism of several processes. ddp: each holds all weights, and gradients are summed once a step; fsdp:"
@@ -169,7 +169,7 @@ class OptimizerConfig(StageConfig):
         " run's folder), mlflow and wandb, where their packages are installed; who and where is of the environment.",
     )
     max_restarts: int = operational(
-        2, description="Restarts of a dead trainer from its last whole state, without a step gained between them.", ge=0
+        2, description="Most restarts of a dead trainer from its last complete state without a step of progress.", ge=0
     )
 
     @field_validator("tracking", mode="before")

@@ -23,7 +23,7 @@ class ReadLimits(StageConfig):
     )
     max_expansion: float = Field(
         1_032.0,
-        description="Most times its own size that a compressed file may expand to; what gzip can do at most (times).",
+        description="Largest factor by which a compressed file may expand; 1,032 is the most that gzip reaches (times).",
         gt=1,
     )
     free_expansion_bytes: int = Field(

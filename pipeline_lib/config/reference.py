@@ -35,7 +35,7 @@ preset, rates are those of a language model of its size, unless the file or `--s
 """
 BESIDE = """## Beside a run
 
-These belong to flows of their own, whose parameters they are.
+These are parameters of other flows: fine-tuning and ablation.
 """
 
 

@@ -50,7 +50,7 @@ class ExportConfig(StageConfig):
 
 
 class IndexConfig(WorkersConfig):
-    """Index: the searchable vectors of all functions and passages; workers and scheduler unset, extraction's serve it."""
+    """Index: the searchable vectors of all functions and passages, built by extraction's workers unless its own are set."""
 
     kind: Literal["auto", "flat", "hnsw", "ivf_flat", "ivf_pq", "sq8", "binary"] = added(
         "auto",
@@ -149,7 +149,7 @@ class IndexConfig(WorkersConfig):
 
 
 class NightlyConfig(StageConfig):
-    """Nights: what a run under a name that is published already does about files that changed since its last run."""
+    """Nights: what a run under a published name does about files that changed since the name's last run."""
 
     policy: Literal["whole", "continue", "restart", "index"] = operational(
         "whole",
@@ -168,7 +168,7 @@ class NightlyConfig(StageConfig):
 
 
 class PoolsConfig(StageConfig):
-    """Pools: where a flow's stages run that want another machine than the flow itself."""
+    """Pools: where those stages run that need another machine than the flow."""
 
     gpu: str | None = operational(
         None,
@@ -185,13 +185,13 @@ class PoolsConfig(StageConfig):
 
 
 class PromoteConfig(StageConfig):
-    """Promotion: when a finished run becomes what searches use, and what it has to show for it."""
+    """Promotion: when searches begin to use a finished run's model, and what the model must achieve for it."""
 
     when: Literal["always", "gate", "ask", "never"] | None = operational(
         None,
-        description="Way into use. always: at once; gate: if it is better than the champion of its name; ask: the run pauses in"
-        " Prefect's UI until a person has compared them; never: it is kept back. null: gate for a run that a schedule started,"
-        " else always.",
+        description="When to promote. always: at once; gate: if it is better than the champion of its name; ask: the run pauses"
+        " in Prefect's UI until a person has compared them; never: it is kept back. null: gate for a run that a schedule"
+        " started, else always.",
     )
     confidence: float = operational(
         0.95,
@@ -225,9 +225,9 @@ class RunConfig(StageConfig):
     name: str = operational(
         "run", description="Name of the report's folder and of the model in the registry.", pattern=r"^[a-z0-9][a-z0-9_.-]*$"
     )
-    preset: str = operational("", description="Preset that the run began as.")
+    preset: str = operational("", description="Preset that the run is based on.")
     tests_plumbing: bool = operational(
-        False, description="Mark of sizes that only show that everything works; reports say that the figures mean nothing."
+        False, description="Mark of a preset that only tests that everything runs; reports say that its figures mean nothing."
     )
     reference: str = operational("", description="Origin of the figures, if they are not this project's own.")
     sample_queries: tuple[str, ...] = operational(

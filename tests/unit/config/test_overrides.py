@@ -238,4 +238,4 @@ def test_what_is_shown_says_what_each_option_means() -> None:
     lines = show(DEMO, "demo").splitlines()
     assert lines[lines.index("  steps: 240") - 1] == "  # Optimizer steps. [a whole number >= 1]"
     workers = lines[lines.index("  workers: null") - 1]
-    assert workers == "  # Dask worker processes; null: one a core. [a whole number >= 1, or null; operational]"
+    assert workers == "  # Dask worker processes; null: one per core. [a whole number >= 1, or null; operational]"
