@@ -18,7 +18,7 @@ from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.recipes import KINDS, weight
+from pipeline_lib.search.recipes import KINDS, Kind, weight
 from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
@@ -117,7 +117,7 @@ def dimension_rows(found: Mapping[str, Evaluations], model: str, stages: Mapping
         stages: artifacts of the run by the name of their stage.
     """
     facts, told = stages["export"].manifest.facts, read_json(stages["index"].part_folder() / "index.json")
-    kind = told["kind"] if told.get("kind") in KINDS else "flat"
+    kind: Kind = told["kind"] if told.get("kind") in KINDS else "flat"
     figures = read_evaluations(artifact for evaluations in found.values() for artifact in evaluations)
     width = int(facts.get("whole_dim", facts["dim"]))
     return by_dimension(figures, model, width, lambda dim: weight(kind, int(told["count"]), dim).disk_bytes)

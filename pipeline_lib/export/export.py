@@ -294,11 +294,16 @@ class _Folder:
         normalize = {"module_input_name": embedding, "module_output_name": embedding}
         write_json(self.place / kinds[-1][0] / "config.json", normalize)
         if self.truncated:
-            dense = self.place / kinds[1][0]
-            write_json(dense / "config.json", truncating_dense(width, self.width) | normalize)
+            cut = self.place / kinds[1][0]
+            write_json(cut / "config.json", truncating_dense(width, self.width) | normalize)
             weights = {"linear.weight": np.eye(self.width, width, dtype=np.float32)}
-            (dense / "model.safetensors").write_bytes(save_tensors(weights, metadata={"format": "pt"}))
-        said = {"model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+            (cut / "model.safetensors").write_bytes(save_tensors(weights, metadata={"format": "pt"}))
+        said: dict[str, Any] = {
+            "model_type": "SentenceTransformer",
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        }
         write_json(self.place / SETTINGS_FILE, self._with_prompts(said) | self.truncated)
 
     def _with_prompts(self, said: dict[str, Any]) -> dict[str, Any]:
