@@ -33,7 +33,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.sources.readers import guess, options_of, reader_of
 from pipeline_lib.sources.records import SourceRecord
-from pipeline_lib.sources.safe_open import Refusal
+from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import LINE_MARK, SourceFile
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
@@ -197,6 +197,7 @@ class _Made:
             offset = record.content.offset
             self.refuse(offset, "", record.content.reason, f"{record.content.detail}; mend the row, or leave it out")
             return None
+        assert isinstance(record.content, SourceText), "rows of a file, which skip none"
         at = int(record.file.path.rpartition(LINE_MARK)[2] or number)
         query, ref = " ".join(record.content.text.split()), record.file.group
         words = len(query.split())

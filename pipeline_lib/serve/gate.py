@@ -39,7 +39,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HEALTH = ("/healthz", "/healthz/ready")  # answered however busy it is, and to whoever asks
 OPEN = (*HEALTH, "/", "/map", "/neighbours", "/compare")  # without a token: the pages ask for it
 SLOW = ("/v1/embeddings", "/compare.json")  # which may open a model first
-IPV4, CLIENT_BITS = 4, 64  # of an address of IPv6: its network
+CLIENT_BITS = 64  # of an address of IPv6: its network
 MOST_CLIENTS = 10_000  # whose rates are remembered
 BODIES = 16  # the largest ones that may be held at once
 OTHER = "other"  # route of whatever has none
@@ -282,7 +282,7 @@ def _network(client: str) -> str:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
         return client
-    if address.version == IPV4 or address.ipv4_mapped:
+    if isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped:
         return client
     return str(ipaddress.ip_network((address, CLIENT_BITS), strict=False))
 

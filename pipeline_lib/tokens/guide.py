@@ -88,7 +88,7 @@ def embed_training_texts(
             total, done, width, rows = sum(map(len, hashes.values())), 0, 0, dict[str, int]()
             for side, hashes_N in hashes.items():
                 np.save(scratch / f"hashes-{side}.npy", hashes_N, allow_pickle=False)
-                vectors_NG: np.ndarray | None = None
+                vectors_NG: np.memmap | None = None
                 for texts, to in _new_texts(path, side, hashes_N):
                     found = embed(texts, side)
                     if vectors_NG is None:

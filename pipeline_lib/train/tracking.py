@@ -83,7 +83,7 @@ class TensorBoard:
         folder = job.folder / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
         self._event, self._summary, self._text = event_pb2.Event, summary_pb2.Summary, text
-        self.last = {}
+        self.last: dict[str, int] = {}
         for event in events_of(folder):
             for value in event.summary.value:
                 group = value.tag.partition("/")[0]
