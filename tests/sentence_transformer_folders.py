@@ -103,6 +103,7 @@ KINDS = {
         EOS,
         pooling="lasttoken",
         prompts={"query": "Instruct: find code\nQuery:", "document": ""},
+        max_seq_length=48,  # its prompt has 24 tokens
     ),
     "qwen-weighted": Kind(
         lambda n: Qwen3Config(vocab_size=n, num_key_value_heads=2, **SIZES), byte_level, EOS, pooling="weightedmean"

@@ -70,7 +70,7 @@ def little():
     run("empty", set=words, promote="gate")
     run("dry empty", set=words, dry_run=True)
     (source / "one.md").write_text(PAGE)
-    (source / "anchor_01").rename(source / "elsewhere")
+    (source / "basket_01").rename(source / "elsewhere")
     answers["updated"] = retrain(update_params())
 
 
@@ -214,7 +214,7 @@ def test_an_update_of_the_index_alone_takes_in_what_came_and_what_moved(little: 
     assert (night["outcome"], night["policy"]) == ("indexed", "index") and "nothing is trained" in night["sentence"]
     found = paths_found(little.home)
     assert "one.md" in found and any(path.startswith("elsewhere/") for path in found)
-    assert not any(path.startswith("anchor_01") for path in found)
+    assert not any(path.startswith("basket_01") for path in found)
     delta = json.loads((registry.in_use(little.home, NAME).index / "index.json").read_text())["delta"]
     assert delta["number"] == 2 and delta["added"] >= 3 and delta["moved"] > 0, delta
 

@@ -102,14 +102,17 @@ class Generations:
 
 
 def asked_throughout(ask: Callable[[], frozenset[str]], work: Callable[[], None], threads: int = 3) -> list[frozenset[str]]:
-    """All answers that several readers get while something is done, and the last one after it; none may fail."""
+    """All answers that several readers get while something is done, and the last one when they are gone; none may fail.
+
+    While one of them opens an index, the others are answered by the one before it.
+    """
     done = threading.Event()
 
     def read(_: int) -> list[frozenset[str]]:
         answers = []
         while not done.is_set():
             answers.append(ask())
-        return [*answers, ask()]
+        return answers
 
     with ThreadPoolExecutor(threads) as pool:
         readers = [pool.submit(read, number) for number in range(threads)]
@@ -117,7 +120,8 @@ def asked_throughout(ask: Callable[[], frozenset[str]], work: Callable[[], None]
             work()
         finally:
             done.set()
-        return [answer for reader in readers for answer in reader.result()]
+        answers = [answer for reader in readers for answer in reader.result()]
+    return [*answers, ask()]
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])

@@ -260,6 +260,7 @@ def _watch(event, args):
 def test_selection_never_opens_the_test_part(store, curated, monkeypatch, embed_words):
     global _watching
     monkeypatch.setattr(CheckpointEncoder, "encode", lambda self, texts, side, progress: embed_words(texts))
+    monkeypatch.setattr(CheckpointEncoder, "for_task", lambda self, *names: self)  # its tokenizer is none
     trained = curated.only("train")  # stands for a checkpoint that this store made
     checkpoint = Checkpoint(trained=trained, label="train", tokenizer=trained, shards=ShardConfig())
     test_folder, validation_folder = (str(curated.part_folder(split)) for split in ("test", "validation"))
@@ -309,6 +310,7 @@ def test_suites_count_by_their_validation_split_alone(store, evaluation, tmp_pat
 
 def test_selection_does_without_the_test_parts_files(store, curated, monkeypatch, embed_words):
     monkeypatch.setattr(CheckpointEncoder, "encode", lambda self, texts, side, progress: embed_words(texts))
+    monkeypatch.setattr(CheckpointEncoder, "for_task", lambda self, *names: self)  # its tokenizer is none
     trained = curated.only("train")
     checkpoint = Checkpoint(trained=trained, label="train", tokenizer=trained, shards=ShardConfig())
     shutil.rmtree(curated.part_folder("test"))  # reads past Python's audit events would fail here

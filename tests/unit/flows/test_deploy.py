@@ -76,7 +76,7 @@ def test_several_names_in_one_file_and_in_several(tmp_path: Path) -> None:
         (entry(schedule={"cron": "0 2 * * *", "interval": 60}), "give `cron` or `interval`"),
         (entry(schedule={}), "give `cron` or `interval`"),
         (entry(schedule={"interval": 0}), "schedule.interval"),
-        (entry(policy="sometimes"), "policy: Input should be 'continue', 'restart' or 'whole', got 'sometimes'"),
+        (entry(policy="sometimes"), "policy: Input should be 'continue', 'restart', 'whole' or 'index', got 'sometimes'"),
         (entry(promote="maybe"), "promote"),
         (entry(min_new_share=2), "min_new_share"),
         (entry(preset="smok"), "preset 'smok' is unknown"),
