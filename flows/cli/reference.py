@@ -52,9 +52,6 @@ OTHER_REASONS = {
     "ambiguous_document": "a row of queries whose document is the name of several texts",
     "document_too_large": "a row of queries that names a whole document of more than `queries.max_document_bytes`",
     "repeated_row": "a row of queries that an earlier one repeats",
-    "refused": "an endpoint's answer to a request for queries that says no, and would again",
-    "not_a_completion": "an endpoint's answer that is no chat completion",
-    "cut_short": "an endpoint's answer that ended before its last query, for want of tokens",
     "query_is_document": "a row of queries whose query is its document",
     "not_sampled": "outside of the share `weight` of its source",
     "file_of_tests": "a file of tests, by its name",
@@ -85,7 +82,10 @@ OTHER_REASONS = {
     "same_text": "of a training set: x and y are the same",
     "no_negatives": "of a training set: without negatives, where they are required",
 }
-REFUSED = {  # whose detail is only what was found
+REFUSED = {     "refused": "an endpoint's answer to a request for queries that says no, and would again",
+    "not_a_completion": "an endpoint's answer that is no chat completion",
+    "cut_short": "an endpoint's answer that ended before its last query, for want of tokens",
+ # whose detail is only what was found
     "bad_latex": "LaTeX that its parser refuses",
     "bad_record": "an incomplete record of a web archive",
     "bad_row": "a row that is not XML",
