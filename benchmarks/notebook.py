@@ -39,7 +39,7 @@ def executed(notebook: Notebook, folder: Path) -> Notebook:
     from nbclient import NotebookClient
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-    given = nbformat.from_dict(notebook)
+    given = nbformat.reads(json.dumps(notebook), as_version=4)
     NotebookClient(given, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     return without_machine(json.loads(nbformat.writes(given)))
 
