@@ -82,10 +82,11 @@ OTHER_REASONS = {
     "same_text": "of a training set: x and y are the same",
     "no_negatives": "of a training set: without negatives, where they are required",
 }
-REFUSED = {     "refused": "an endpoint's answer to a request for queries that says no, and would again",
+REFUSED = {
+    "refused": "an endpoint's answer to a request for queries that says no, and would again",
     "not_a_completion": "an endpoint's answer that is no chat completion",
     "cut_short": "an endpoint's answer that ended before its last query, for want of tokens",
- # whose detail is only what was found
+    # whose detail is only what was found
     "bad_latex": "LaTeX that its parser refuses",
     "bad_record": "an incomplete record of a web archive",
     "bad_row": "a row that is not XML",
