@@ -301,7 +301,8 @@ def oracle(row: Row) -> Gradients:
         y_KD = torch.cat([y_BD, negatives_MD])
         *more, taught = guided_parts(row, x_BD, y_KD, known, encoder.log_scale.exp())
         same, back = ((out | near).tolist() for out, near in zip(known, more, strict=True))
-        taught.backward(retain_graph=True)
+        if taught.requires_grad:  # its own scores teach nothing
+            taught.backward(retain_graph=True)
     scale = encoder.log_scale.exp()
     own_B, losses = torch.arange(PAIRS), []
     for dim, weight in row.prefixes or ((encoder.width, 1.0),):

@@ -124,7 +124,7 @@ def asked_throughout(ask: Callable[[], frozenset[str]], work: Callable[[], None]
     return [*answers, ask()]
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", [pytest.param("flat", marks=pytest.mark.slow), "hnsw"])
 def test_every_answer_over_ten_deltas_is_of_one_whole_index(tmp_path: Path, kind: str) -> None:
     life = Generations(tmp_path / "home", kind)
     searcher = FollowingSearcher(life.home.root, "planted")
