@@ -144,7 +144,7 @@ def demo() -> RunConfig:
 
 
 def lm() -> RunConfig:
-    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, by estimate 3 hours on 2 cores.
+    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, 3 hours on 2 cores.
 
     Muon in place of AdamW for the hidden matrices: after 10,240 pairs it has an MRR of 0.509 where AdamW has 0.419.
     Texts up to 128 tokens and fewer neighbours in a batch for prose: docs/results/lm.md has what they are worth.
