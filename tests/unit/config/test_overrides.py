@@ -210,6 +210,8 @@ def plain_values_of(option: Option, default: Any) -> st.SearchStrategy[Any]:
         if get_origin(of_value) is dict:
             inner = st.dictionaries(st.sampled_from(get_args(get_args(of_value)[0])), SHORT)
             return st.dictionaries(SHORT, inner, max_size=3)
+        if get_origin(of_key := get_args(option.field.annotation)[0]) is Literal:
+            return st.dictionaries(st.sampled_from(get_args(of_key)), st.floats(0, 1))
         key = st.integers(1, 20) if option.name.startswith("extract") else st.just("docstring")
         return st.dictionaries(st.just("code_search") if option.name == "select.weights" else key, st.floats(0, 1))
     if isinstance(default, tuple):
@@ -239,6 +241,7 @@ def test_what_is_shown_reads_as_the_same_configuration(data: st.DataObject) -> N
             "webhook: expected a URL",
             "prompts.default is",
             "weights has",
+            "expected text of the form",
         )
         assume(not any(each in str(error) for each in excluded))
         raise
