@@ -261,8 +261,7 @@ def guided_parts(row: Row, x_BD: Tensor, y_KD: Tensor, known: tuple[Tensor, Tens
     """
     told = guidance_of(row)
     assert told is not None and told.margin is not None, "scores have no say"
-    by_guide = told.x_BG is not None and told.y_KG is not None
-    scores_BK = told.x_BG @ told.y_KG.T if by_guide else (x_BD @ y_KD.T).detach()  # type: ignore[union-attr,operator]
+    scores_BK = (x_BD @ y_KD.T).detach() if told.x_BG is None or told.y_KG is None else told.x_BG @ told.y_KG.T
     logits_BK, losses, masks = x_BD @ y_KD.T * scale, [x_BD.new_zeros(())], []
     sides = ((scores_BK, logits_BK), (scores_BK[:, :PAIRS].T, logits_BK[:, :PAIRS].T))
     for (scores, logits), out in zip(sides, known, strict=True):

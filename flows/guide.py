@@ -8,7 +8,7 @@ from dataclasses import replace
 from flows.runs import find_checkpoint
 from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.finetuning import TuningConfig
-from pipeline_lib.config.training import FIRST_ROUND, GuideConfig
+from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, reads_guide
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder, open_outside
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -71,10 +71,9 @@ def guide_of_sets(store: Store, config: TuningConfig, pairs: Artifact) -> Artifa
         UserError: none is named, or one that fine-tuning has no use for.
     """
     rules, guide = config.training, config.guide
-    wants = rules.false_negatives.by == "guide" or rules.teacher.kl_weight > 0 or rules.teacher.margin_mse_weight > 0
     if guide.keep_top is not None or guide.model == FIRST_ROUND:
         raise UserError("guide.keep_top and guide.model: first_round are for training on a dump; leave them out in fine-tuning")
-    if not wants:
+    if not reads_guide(rules.false_negatives, rules.teacher):
         return None
     if guide.model is None:
         raise UserError("training.false_negatives.by: guide and training.teacher go by a guide's scores: set guide.model")

@@ -125,7 +125,6 @@ def by_dims(n: int, dims: str, budget_bytes: int | None, measured: dict[int, dic
         UserError: a dimension cannot be, or no kind of index fits the budget.
     """
     from pipeline_lib.config.model import check_dims
-    from pipeline_lib.errors import UserError
     from pipeline_lib.search.index_plan import said_bytes
     from pipeline_lib.search.recipes import choose, weight
 
@@ -153,7 +152,7 @@ def by_dims(n: int, dims: str, budget_bytes: int | None, measured: dict[int, dic
 
 def _measured(home: Path) -> dict[int, dict[str, Any]]:
     """Figures by dimension in the report of the model that searches use without a name; none where there are none."""
-    from pipeline_lib.errors import CorruptArtifact, UserError
+    from pipeline_lib.errors import CorruptArtifact
     from pipeline_lib.search.registry import in_use
 
     try:

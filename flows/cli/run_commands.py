@@ -25,8 +25,6 @@ from flows.params import (
 from pipeline_lib.errors import UserError
 
 runs = typer.Typer()
-runs.command()(serve)
-runs.command()(queries)
 
 NoPromote = Annotated[
     bool, typer.Option("--no-promote", help="Export and index only: searches keep their current model (--promote never).")
@@ -170,3 +168,7 @@ def ablate(given: dict[str, Any]) -> None:
 
 def _print_record(flow: Callable[[], BaseModel]) -> None:
     typer.echo(with_server(flow).model_dump_json(indent=1, exclude_none=True))
+
+
+runs.command()(serve)
+runs.command()(queries)

@@ -68,6 +68,11 @@ class TeacherConfig(StageConfig):
     )
 
 
+def reads_guide(false_negatives: FalseNegativesConfig, teacher: TeacherConfig) -> bool:
+    """True if a loss with these rules and terms reads a guide's scores."""
+    return false_negatives.by == "guide" or teacher.kl_weight > 0 or teacher.margin_mse_weight > 0
+
+
 FIRST_ROUND = "first_round"
 
 
@@ -240,8 +245,7 @@ class TrainConfig(OptimizerConfig):
     @property
     def needs_guide(self) -> bool:
         """True if the loss reads a guide's scores."""
-        by_guide = self.false_negatives.by == "guide"
-        return by_guide or self.teacher.kl_weight > 0 or self.teacher.margin_mse_weight > 0
+        return reads_guide(self.false_negatives, self.teacher)
 
     def unguided(self) -> Self:
         """The same by the model's own lights: no score leaves a candidate out, and nobody teaches."""

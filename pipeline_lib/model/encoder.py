@@ -144,6 +144,11 @@ class Encoder(nn.Module):
         prompts = [] if model.include_prompt else tokenizer.prompt_ids()
         return cls(backbone, head=load_head(model, backbone.config.hidden_size, prompts))
 
+    def leave_out_prompts(self, tokenizer: PairTokenizer) -> None:
+        """Leave out of the mean what the tokenizer says; the head of a sentence-transformers model knows of its own prompts."""
+        if not self.head:
+            self.prompts = tuple(tokenizer.left_out())
+
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them.
 

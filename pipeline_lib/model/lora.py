@@ -127,8 +127,7 @@ def adapted_encoder(checkpoint: Checkpoint) -> Encoder:
     config = ModelConfig.model_validate({**choices["model"], "init": str(start_folder(checkpoint.trained))})
     tokenizer, seed = PairTokenizer.load(checkpoint.tokenizer.part_folder()), choices["config"]["seed"]
     encoder = Encoder.build(config, tokenizer, seed)
-    if not encoder.head:
-        encoder.prompts = tuple(tokenizer.left_out())
+    encoder.leave_out_prompts(tokenizer)
     attach(encoder, config.lora, tokenizer.appended, seed)
     path = checkpoint.folder / ADAPTERS_FILE
     saved, live = load_file(path), dict(encoder.named_parameters())

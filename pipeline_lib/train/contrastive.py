@@ -156,8 +156,7 @@ class ContrastiveObjective:
             encoder, weights = outline_encoder(model, pair_tokenizer, config.seed)
         else:
             encoder = Encoder.build(model, pair_tokenizer, config.seed)
-        if not encoder.head:
-            encoder.prompts = tuple(pair_tokenizer.left_out())
+        encoder.leave_out_prompts(pair_tokenizer)
         check_dims(config.matryoshka.dims, encoder.width, "train.matryoshka.dims")
         if model.lora.rank:
             attach(encoder, model.lora, pair_tokenizer.appended, config.seed)
