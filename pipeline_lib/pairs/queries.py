@@ -5,8 +5,9 @@ A row is a query and the document that answers it (JSON Lines, JSON, CSV or Parq
     {"query": "how do I parse a date", "document": "..."}
 
 `document` is one of, the first that is known: the id of a pair, whose y is meant; the hash of a y (`y_hash`, as a whole
-number); `PATH::NAME` of a function or passage; the id of a document; its path; `SOURCE/PATH`. A document that is named as a
-whole is the y itself, if it is no longer than `max_document_bytes`.
+number); `PATH::NAME` of a function or passage, its whole name or the end of it (`pkg/mod.py::Class.method` for
+pkg.mod.Class.method); the id of a document; its path; `SOURCE/PATH`. A document that is named as a whole is the y itself, if
+it is no longer than `max_document_bytes`.
 
 What comes out is an artifact like extraction's, with one part more: its pairs go through the same contract, decontamination,
 deduplication and split, which is that of their document. A row that gives no pair goes to quarantine (bad_queries.parquet),
@@ -62,13 +63,20 @@ _TARGETS = """
 CREATE TEMP TABLE targets AS
 WITH wanted AS (SELECT DISTINCT ref FROM read_parquet($rows)),
 passages AS (SELECT * FROM read_parquet($pairs)),
+places AS (
+    SELECT ref, array_to_string(parts[1:cut], '::') AS path, array_to_string(parts[cut + 1:], '::') AS tail
+    FROM (SELECT ref, string_split(ref, '::') AS parts FROM wanted), unnest(range(1, len(parts))) AS cuts(cut)
+),
 named AS (
     SELECT id AS ref, 1 AS rank, y_hash::VARCHAR AS what, id AS pair, NULL AS document FROM passages UNION ALL
     SELECT y_hash::VARCHAR, 2, y_hash::VARCHAR, id, NULL FROM passages UNION ALL
     SELECT path || '::' || name, 3, y_hash::VARCHAR, id, NULL FROM passages UNION ALL
-    SELECT id, 4, id, NULL, id FROM read_parquet($documents) UNION ALL
-    SELECT path, 5, id, NULL, id FROM read_parquet($documents) UNION ALL
-    SELECT source || '/' || path, 6, id, NULL, id FROM read_parquet($documents)
+    SELECT ref, 4, y_hash::VARCHAR, id, NULL FROM passages JOIN places USING (path)
+    WHERE tail != '' AND ends_with(name, tail)
+        AND substr(name, length(name) - length(tail), 1) IN ('.', ':', '#', '/') UNION ALL
+    SELECT id, 5, id, NULL, id FROM read_parquet($documents) UNION ALL
+    SELECT path, 6, id, NULL, id FROM read_parquet($documents) UNION ALL
+    SELECT source || '/' || path, 7, id, NULL, id FROM read_parquet($documents)
 ),
 found AS (SELECT * FROM named SEMI JOIN wanted USING (ref)),
 best AS (SELECT ref, min(rank) AS rank FROM found GROUP BY ref)

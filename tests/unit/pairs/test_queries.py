@@ -29,7 +29,8 @@ def document(n: int) -> str:
 
 
 def function(n: int) -> dict[str, Any]:
-    place = {"document_id": document(n), "group": f"package{n}", "path": f"package{n}/module.py", "name": f"f{n}"}
+    place = {"document_id": document(n), "group": f"package{n}", "path": f"package{n}/module.py"}
+    place["name"] = f"package{n}.module.Adder.f{n}"
     return pair_row(f"adds {n} to what it is given", f"def f{n}(a):\n    return a + {n}", position=0, **place)
 
 
@@ -59,20 +60,38 @@ def tables(artifact: Artifact) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def test_every_name_of_a_text_finds_it(tmp_path: Path, extracted: Artifact) -> None:
-    names = [function(1)["id"], function(1)["y_hash"], str(function(1)["y_hash"]), "package1/module.py::f1"]
+    names = [function(1)["id"], function(1)["y_hash"], str(function(1)["y_hash"])]
+    names += [f"package1/module.py::{name}" for name in (function(1)["name"], "Adder.f1", "f1")]
     whole = [document(1), "package1/module.py", "package 1.0/package1/module.py"]
     rows = [{"query": f"query {n}", "document": name} for n, name in enumerate([*names, *whole])]
     found = add_queries(Store(tmp_path / "store"), extracted, written(tmp_path / "q.jsonl", rows))
     pairs, bad = tables(found)
     assert bad == []
-    assert [pair["x"] for pair in pairs] == [f"query {n}" for n in range(7)]
-    assert {pair["y"] for pair in pairs[:4]} == {function(1)["y"]}
-    assert {pair["y"] for pair in pairs[4:]} == {f"# module 1\n{function(1)['y']}"}
+    assert [pair["x"] for pair in pairs] == [f"query {n}" for n in range(9)]
+    assert {pair["y"] for pair in pairs[:6]} == {function(1)["y"]}
+    assert {pair["y"] for pair in pairs[6:]} == {f"# module 1\n{function(1)['y']}"}
     assert {(pair["view"], pair["kind"], pair["group"], pair["document_id"]) for pair in pairs} == {
         ("queries", "code", "package1", document(1))
     }
     assert [part.label for part in found.manifest.parts] == ["all", "queries"]
     assert add_queries(Store(tmp_path / "store"), extracted, written(tmp_path / "other.jsonl", rows)).digest == found.digest
+
+
+def test_the_end_of_a_name_is_enough_where_it_is_one_texts_alone(tmp_path: Path) -> None:
+    def write(folder: Path, _: str) -> None:
+        names = ["m.A.run", "m.B.run", "m.A::run_all", "go", "m.A.go", "m.rerun"]
+        rows = [pair_row(f"says {n}", f"def f{n}():\n    pass", path="m::x.rb", name=name) for n, name in enumerate(names)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS), folder / "pairs.parquet")
+        for name, schema in (("documents", DOCUMENTS), ("quarantine", QUARANTINE)):
+            pq.write_table(schema.empty_table(), folder / f"{name}.parquet")
+
+    extracted = write_artifact(Store(tmp_path / "store"), "extract", ["all"], write)
+    meant = {"A.run": "m.A.run", "run_all": "m.A::run_all", "A::run_all": "m.A::run_all", "go": "go", "A.go": "m.A.go"}
+    reasons = {"run": "ambiguous_document", **dict.fromkeys(("un", "", "B.run.", "C.run"), "unknown_document")}
+    rows = [{"query": f"query {n}", "document": f"m::x.rb::{ref}"} for n, ref in enumerate([*meant, *reasons])]
+    pairs, bad = tables(add_queries(Store(tmp_path / "store"), extracted, written(tmp_path / "q.jsonl", rows)))
+    assert [pair["name"] for pair in pairs] == list(meant.values())
+    assert [row["reason"] for row in bad] == list(reasons.values())
 
 
 def test_each_bad_row_is_set_aside_with_what_where_and_what_to_do(tmp_path: Path, extracted: Artifact) -> None:
