@@ -17,6 +17,8 @@ from uuid import UUID
 
 import psutil
 
+from flows.cli.api import answer_to
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -88,8 +90,7 @@ class Platform:
 
 def post(url: str, body: Any, method: str = "POST") -> list[dict[str, Any]]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read() or "[]")
+    return json.loads(answer_to(request, 10) or "[]")
 
 
 def runs_in(platform: Platform, state: str) -> list[dict[str, Any]]:

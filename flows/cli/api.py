@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 from flows.cli.server import is_alive, is_healthy
 
+BUSY = 503  # Prefect's answer while its database is locked; nothing was changed
+ASK_AGAIN_SECONDS = 0.2
 SECONDS = 1.0  # for one answer: a status that takes longer than people wait is none
 RUNNING = ("RUNNING", "CANCELLING", "PENDING", "PAUSED")
 FAILED = ("FAILED", "CRASHED")
@@ -21,6 +24,26 @@ PAGE = 200  # the most that the API gives at once
 NESTED = 4  # flows within flows that are looked into
 
 Row = dict[str, Any]
+
+
+def answer_to(request: urllib.request.Request, seconds: float) -> bytes:
+    """What a server answers; one that is busy is asked again, as Prefect's own client does.
+
+    Args:
+        seconds: for one answer, and after which a busy server is not asked again.
+
+    Raises:
+        OSError: there is no answer in time, or one that says no.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310 - Prefect's own, or the user's
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(ASK_AGAIN_SECONDS)
 
 
 class Api:
@@ -41,8 +64,7 @@ class Api:
         """
         headers = {"Content-Type": "application/json", **_login()}
         request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers, method="POST")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=self.seconds) as answer:  # noqa: S310 - Prefect's own, or the user's
-            return json.loads(answer.read())
+        return json.loads(answer_to(request, self.seconds))
 
     def flow_runs(self, wanted: Row, sort: str, limit: int = PAGE) -> list[Row]:
         """Flow runs that a filter lets through."""

@@ -19,6 +19,7 @@ from integration.test_lost_runs import start as start_run
 from integration.test_suspending import processes_of, read, start, wait_for
 from served import Platform, Served, runs_of, wait_until
 
+from flows.cli.api import answer_to
 from flows.cli.server import free_port
 from pipeline_lib.runtime.outcomes import read_outcomes
 from pipeline_lib.search.registry import champion, history
@@ -175,5 +176,4 @@ def call(url: str, body: str) -> dict[str, Any]:
     import urllib.request
 
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return dict(json.load(answer))
+    return dict(json.loads(answer_to(request, 30)))

@@ -19,6 +19,7 @@ import pytest
 from corpus import write_corpus
 from postgres_server import PASSWORD, Server, programs, running
 
+from flows.cli.api import answer_to
 from flows.cli.server import free_port, prefect_environment
 from pipeline_lib.search.registry import history
 
@@ -85,8 +86,8 @@ class Cluster:
     def post(self, path: str, body: Any) -> Any:
         request = urllib.request.Request(f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
         for _ in range(PATIENCE):
-            with suppress(TimeoutError), urllib.request.urlopen(request, timeout=60) as answer:  # the machine may be overloaded
-                return json.loads(answer.read() or "null")
+            with suppress(TimeoutError):  # the machine may be overloaded
+                return json.loads(answer_to(request, 60) or "null")
         raise TimeoutError(f"{path}: Prefect's server does not answer")
 
     def run(self, flow: str, name: str, **params: Any) -> str:

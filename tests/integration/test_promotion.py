@@ -20,6 +20,7 @@ FLOWS = """
 import json, os, sys, threading, time, urllib.request
 from pathlib import Path
 
+from flows.cli.api import answer_to
 from flows.cli.terminal import with_server
 from flows.params import PublishParams, RunParams
 
@@ -29,8 +30,7 @@ asked, answers = [], {}
 def call(path, body):
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=200) as answer:
-        return json.loads(answer.read() or "null")
+    return json.loads(answer_to(request, 200) or "null")
 
 
 def click(run_input):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from served import Platform, deployment_named, post, wait_until
 
+from flows.cli.api import answer_to
 from flows.cli.server import free_port
 
 NAME = "as I typed it"
@@ -38,8 +39,7 @@ def start(platform: Platform, deployment: str, name: str | None = None, **params
 
 
 def read(platform: Platform, run: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{platform.url}/flow_runs/{run}", timeout=10) as answer:
-        return dict(json.load(answer))
+    return dict(json.loads(answer_to(urllib.request.Request(f"{platform.url}/flow_runs/{run}"), 10)))
 
 
 def wait_for(platform: Platform, run: str, state: str, seconds: float) -> None:

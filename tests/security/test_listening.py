@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.cli.api import answer_to
 from flows.cli.server import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -53,8 +54,7 @@ def sockets_of(pid: int) -> dict[str, str]:
 
 def ask(url: str, body: Any) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or "null")
+    return json.loads(answer_to(request, 30) or "null")
 
 
 @pytest.mark.slow
