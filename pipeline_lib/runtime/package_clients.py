@@ -102,9 +102,9 @@ class DebianSuite:
         code, said = self._apt_get(command, coming, tell)
         if re.search(r"Can ?not find version|Unable to find a source package", said):
             raise UserError(f"{package} {version}: {self.name} has no source package of this version")
-        if code:
+        found = _of_digest(coming, files, sha256)  # it may be here although another tarball of the package is not
+        if code and found is None:
             raise TransientError(f"apt-get did not bring {package} {version}: {_why(said, code)}; run it again")
-        found = _of_digest(coming, files, sha256)
         for path in coming.glob(files):
             if path != found:
                 path.unlink()

@@ -209,6 +209,13 @@ def test_one_that_does_not_come_stops_no_other_and_is_told(wheel: str, tarball: 
 
 
 @needs_apt
+def test_a_tarball_beside_the_named_one_may_be_missing_from_the_mirror(tarball: str, tmp_path: Path) -> None:
+    (tmp_path / "mirror" / "debian" / "pool" / "rb-sum_1.2.orig-docs.tar.gz").unlink()
+    assert fetch([package(tarball)]) == 1
+    assert package(tarball).file()
+
+
+@needs_apt
 def test_a_mirror_that_does_not_answer_is_asked_once(wheel: str, tarball: str, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "mirror")
     notes: list[str] = []
