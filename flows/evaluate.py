@@ -13,7 +13,7 @@ from flows.names import run_name
 from flows.params import EvaluateParams
 from flows.pools import artifact_of, measured_on_pool
 from flows.roots import admit
-from flows.runs import checkpoint_behind, name_in_registry
+from flows.runs import champions_checkpoint, name_in_registry
 from flows.train import find_run
 from flows.workspace import TrainedRun, Workspace, open_store
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
@@ -37,7 +37,6 @@ from pipeline_lib.search import registry
 from pipeline_lib.search.fusion import Fusion
 from pipeline_lib.search.hybrid import fusion_in
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.train.start import checkpoint_of
 from tasks.evaluation import (
     BASELINES,
     Evaluations,
@@ -171,7 +170,7 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
         if not against:
             name, _ = name_in_registry(work.config, run.params.settings() if run and run.params else None, home)
         found = registry.champion(home, name) if name in known else None
-        return checkpoint_of(work.store, checkpoint_behind(work.store, found)) if found else None
+        return champions_checkpoint(work.store, found) if found else None
     except (UserError, CorruptArtifact) as error:
         say(f"  nothing is compared with the champion of {name}: {error}")
         return None
@@ -234,13 +233,13 @@ def hybrids(models: Sequence[Model], fusion: Fusion | None) -> list[Model]:
 def checkpoint_encoder(run: TrainedRun, label: str) -> TextEncoder:
     """A checkpoint of a run as held-out pairs are put to it."""
     evaluate = run.work.config.evaluate
-    return CheckpointEncoder(run.lineage.checkpoint(label), evaluate.batch_tokens, evaluate.precision)
+    return CheckpointEncoder(run.checkpoint(label), evaluate.batch_tokens, evaluate.precision)
 
 
 def checkpoint_encoders(run: TrainedRun, labels: Sequence[str]) -> list[Model]:
     """Checkpoints of a run as models that suites are put to."""
     precision = run.work.config.suites.precision
-    return [CheckpointEncoder(run.lineage.checkpoint(label), precision=precision) for label in labels]
+    return [CheckpointEncoder(run.checkpoint(label), precision=precision) for label in labels]
 
 
 def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artifact]:
@@ -256,9 +255,9 @@ def suites_on_validation(run: TrainedRun, models: Sequence[Model]) -> list[Artif
 def measured_on_validation(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> tuple[list[Evaluations], Artifact]:
     """What selection reads of each checkpoint, of whatever run, on the validation of this run's corpus; and its contract."""
     if run.work.config.pools.gpu:
-        made = measured_on_pool(run, [checkpoint.name for checkpoint in checkpoints])
-        opened = {name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items()}
-        return [opened[checkpoint.name] for checkpoint in checkpoints], opened["checked"][0]
+        made = measured_on_pool(run, checkpoints)
+        opened = {place: tuple(artifact_of(run.work.store, ref) for ref in refs) for place, refs in made.items()}
+        return [opened[str(place)] for place in range(len(checkpoints))], opened["checked"][0]
     part = HeldOutPart(run.work.store, run.lineage.curated, "validation", run.work.config)
     precision = run.work.config.suites.precision
     found = [
@@ -288,7 +287,7 @@ def held_out(
     store, config = run.work.store, run.work.config
     part = HeldOutPart(store, run.lineage.curated, split, config, tuple(suites))
     baselines = baselines_task(part)
-    found = {label: checkpoint_task(part, run.lineage.checkpoint(label)) for label in labels}
+    found = {label: checkpoint_task(part, run.checkpoint(label)) for label in labels}
     found |= {model.id.name: model_task(part, model) for model in others}
     found[BASELINES] = baselines
     checked = check_evaluations_task(store, [artifact for evaluations in found.values() for artifact in evaluations])

@@ -14,7 +14,7 @@ from flows.build_dataset import Pairs, dataset_of, pairs_of
 from flows.night_look import EVENT, Look, State, input_of, look, reigning, state_in
 from flows.params import RunParams
 from flows.publish import Published, publish_run
-from flows.runs import with_settings
+from flows.runs import as_exported, with_settings
 from flows.train import train_on
 from flows.workspace import Workspace, in_subflow
 from pipeline_lib.curation.known_splits import new_share
@@ -165,7 +165,7 @@ def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
     store, champion = work.store, reigning(work.store, found.home, found.name)
     if champion is None:
         return
-    checkpoint = open_checkpoint(store, champion.checkpoint)
+    checkpoint = as_exported(open_checkpoint(store, champion.checkpoint), champion.exported)
     inputs = {"exported": champion.exported, "curated": pairs.curate}
     index = in_subflow("index", found.name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
     if index.digest != champion.index_digest:

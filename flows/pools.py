@@ -31,6 +31,7 @@ from flows.runs import with_settings
 from flows.workspace import Dataset, DatasetRef, TrainedRun, Workspace
 from pipeline_lib.config.run import PoolsConfig, RunConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, TransientError, UserError
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime import interruption
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.runtime.shared_cluster import Fitness, probed
@@ -74,6 +75,7 @@ class Handover(BaseModel):
     trained: str | None = Field(None, description="Key of the `train` artifact that is published or measured beside others.")
     label: str = Field("", description="Checkpoint to publish; empty: the one that selection chooses.")
     checkpoints: tuple[str, ...] = Field((), description="Checkpoints to measure, of whatever run, as TRAINKEY/step-000240.")
+    lengths: tuple[tuple[int, int], ...] = Field((), description="Longest query and document that each of them reads (tokens).")
     published: Made = Field({}, description="What publication made, whose figures and card are asked for.")
     split: FiguredSplit = Field("test", description="Split that the figures are of.")
     fitness: dict[str, Any] = Field(description="Conditions that the worker must meet: the store, the code, folders.")
@@ -160,9 +162,11 @@ def _published(run: TrainedRun, label: str) -> dict[str, Any]:
     return {"began": ref_of(run.start) if run.start else None, "trained": run.key, "label": label}
 
 
-def measured_on_pool(run: TrainedRun, names: Sequence[str]) -> Made:
-    """Evaluations of checkpoints on the validation of a run's corpus by the name of each, and "checked", their contract."""
-    handover = Handover.of("measure", run.work, run.dataset, trained=run.key, checkpoints=tuple(names))
+def measured_on_pool(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> Made:
+    """Evaluations of checkpoints on the validation of a run's corpus by the place of each, and "checked", their contract."""
+    names = tuple(checkpoint.name for checkpoint in checkpoints)
+    lengths = tuple((checkpoint.max_tokens("x"), checkpoint.max_tokens("y")) for checkpoint in checkpoints)
+    handover = Handover.of("measure", run.work, run.dataset, trained=run.key, checkpoints=names, lengths=lengths)
     return _handed_over(run.work.config.pools, handover, ())
 
 

@@ -17,14 +17,13 @@ from flows.notices import tell_waiting
 from flows.options import Group, place
 from flows.pools import FiguredSplit
 from flows.roots import admit
-from flows.runs import checkpoint_behind, given_source, name_in_registry
+from flows.runs import champions_checkpoint, given_source, name_in_registry
 from flows.workspace import TrainedRun, in_subflow
 from pipeline_lib.evaluation.gate import Check
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import Candidate, Champion, ChampionChanged
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.train.start import checkpoint_of
 from tasks.promotion import Rivals, compare_task, comparison_markdown, contracts_check, promote_task
 from tasks.ui import say
 
@@ -211,7 +210,7 @@ class _Promotion(Generic[P]):
 
     def _compared(self, found: Champion) -> list[Check]:
         """The checks of the gate, on validation of the candidate's corpus."""
-        mine, theirs = self.run.lineage.checkpoint(self.label), checkpoint_of(self.store, checkpoint_behind(self.store, found))
+        mine, theirs = self.run.checkpoint(self.label), champions_checkpoint(self.store, found)
         subject = f"{self.config.name}-gate"
         (candidate, champion), checked = in_subflow("evaluate", subject, measured_on_validation, self.run, [mine, theirs])
         contracts = {stage: made for stage, made in self.run.stages.items() if stage in ("validate", "check_shards")}

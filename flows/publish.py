@@ -132,7 +132,7 @@ class Published:
         shown = truncated(whole, config.export.truncate_dim).id.name  # what is published
         tested = Tested(curated, found.checkpoints[shown], found.checkpoints[BASELINES], split)
         said = _said(run, label, "select" in self.stages)
-        card = card_task(store, self.stages["export"], run.lineage.checkpoint(label), config, said, tested)
+        card = card_task(store, self.stages["export"], run.checkpoint(label), config, said, tested)
         made = replace(self, stages={**self.stages, "card": card})
         return replace(made, test=found) if split == "test" else replace(made, validation=found)
 
@@ -216,7 +216,7 @@ def published_here(run: TrainedRun, label: str = "") -> Published:
     if not label:
         validation, selection = select_checkpoint(run)
         label = str(selection.manifest.facts["chosen"])
-    checkpoint = run.lineage.checkpoint(label)
+    checkpoint = run.checkpoint(label)
     exported = export_task(store, checkpoint, config)
     index = index_task(store, exported, curated, checkpoint, config)
     negatives = negatives_task(store, curated, checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -14,7 +13,7 @@ from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
+from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, check_positions
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
@@ -60,6 +59,23 @@ def checkpoint_behind(store: Store, found: Champion) -> str:
     if exported is None or run is None:
         raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
     return f"{run.manifest.key}/{exported.manifest.config['label']}"
+
+
+def champions_checkpoint(store: Store, found: Champion) -> Checkpoint:
+    """The checkpoint behind a pair of the registry, with the lengths that its export reads.
+
+    Raises:
+        UserError: what it was made from is not in this store.
+    """
+    checkpoint = checkpoint_of(store, checkpoint_behind(store, found))
+    exported = next((made for made in store.artifacts("export") if made.digest == found.model_digest), None)
+    return as_exported(checkpoint, exported) if exported else checkpoint
+
+
+def as_exported(checkpoint: Checkpoint, exported: Artifact) -> Checkpoint:
+    """The checkpoint with the lengths that an export of it reads."""
+    config = exported.manifest.config
+    return checkpoint.reading(config["max_x_tokens"], config["max_y_tokens"])
 
 
 def given_source(config: RunConfig) -> str:
@@ -140,14 +156,7 @@ def check_start(start: Checkpoint, config: RunConfig) -> None:
     """
     if config.pretrain.steps and not config.train.continue_from:
         raise UserError(f"{start.name} is no language model that could be pre-trained: set pretrain.steps to 0")
-    fields = json.loads((start.folder / "config.json").read_text())
-    most = fields.get("n_positions") or fields.get("max_position_embeddings") or math.inf
-    longest = max(config.shards.max_x_tokens, config.shards.max_y_tokens)
-    if longest > most:
-        raise UserError(
-            f"{start.name} has {most:,} positions, and texts are up to {longest:,} tokens long: set shards.max_x_tokens and "
-            f"shards.max_y_tokens to at most {most:,}"
-        )
+    check_positions(str(start.folder), config)
 
 
 def with_settings(config: RunConfig, section: str, **settings: Any) -> RunConfig:

@@ -21,6 +21,7 @@ from pipeline_lib.config.training import FIRST_ROUND, check_divides, check_early
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import start_embeds, start_weights
 from pipeline_lib.runtime.machine import check_processes
+from pipeline_lib.sources.dump_spec import read_spec
 
 PLACE, PLACE_OR_NAME = "place", "place or name"  # what a field marked so holds: a path; a folder, or else a name
 NAMES = (RANDOM, FIRST_ROUND, "published", "bm25", "tfidf")  # which are no folders, be there some of that name
@@ -168,3 +169,12 @@ def name_of(place: str) -> str:
     """What a source's last part gives as a name."""
     last = place.rstrip("/").rsplit("/", 1)[-1].lower()
     return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-")
+
+
+def data_sentence(config: RunConfig) -> str:
+    """What a run is trained on, as cards say it."""
+    if config.source.folder:
+        return f"The folder {public_place(config.source.folder)}."
+    if config.source.dump:
+        return "; ".join(f"{source.name} ({source.licence})" for source in read_spec(config.source.dump)) + "."
+    return "A Python installation: its standard library and the packages that this project depends on."

@@ -130,7 +130,8 @@ def figures_step(handover: Handover, run: TrainedRun) -> Made:
 
 def measure_step(handover: Handover, run: TrainedRun) -> Made:
     """What selection reads of several checkpoints, on the validation of one corpus."""
-    checkpoints = [checkpoint_of(run.work.store, name) for name in handover.checkpoints]
+    named = zip(handover.checkpoints, handover.lengths, strict=True)
+    checkpoints = [checkpoint_of(run.work.store, name).reading(*lengths) for name, lengths in named]
     found, checked = measured_on_validation(run, checkpoints)
-    made = {name: [*map(ref_of, evaluations)] for name, evaluations in zip(handover.checkpoints, found, strict=True)}
+    made = {str(place): [*map(ref_of, evaluations)] for place, evaluations in enumerate(found)}
     return made | {"checked": [ref_of(checked)]}

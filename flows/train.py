@@ -153,5 +153,5 @@ def find_run(params: CheckpointParams, checkpoint: str | None) -> tuple[TrainedR
         dataset = in_subflow("build-dataset", work.config.name, dataset_of, work)
         run = in_subflow("train", work.config.name, train_on, work, params, dataset)
     if label:
-        run.lineage.checkpoint(label)
+        run.checkpoint(label)
     return run, label

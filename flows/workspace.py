@@ -20,14 +20,13 @@ from flows.runs import (
     published_checkpoint,
     with_settings,
 )
-from flows.settings import Values, find_setting, flat, public_place, without_section, words_of
+from flows.settings import Values, data_sentence, find_setting, flat, without_section, words_of
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_kept_layers, find_start, lineage_of, start_name
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_fits, find_start, lineage_of, start_name
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.runtime.machine import writable_home
-from pipeline_lib.sources.dump_spec import read_spec
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import checkpoint_label, checkpoint_steps
@@ -38,7 +37,7 @@ R = TypeVar("R")
 
 NEW_TRANSFORMER = "a new causal transformer, trained on this corpus alone"
 # sections that training does not depend on
-AFTER_TRAINING = ("name", "sample_queries", "evaluate", "select", "export", "index", "promote")
+AFTER_TRAINING = ("name", "sample_queries", "read", "evaluate", "select", "export", "index", "promote")
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,15 @@ class TrainedRun:
         """The key of the `train` artifact."""
         return self.trained.manifest.key
 
+    def checkpoint(self, label: str) -> Checkpoint:
+        """One checkpoint, with the lengths that it is to read.
+
+        Raises:
+            UserError: there is none of that label; the message lists those that there are.
+        """
+        read = self.work.config.read
+        return self.lineage.checkpoint(label).reading(read.max_x_tokens, read.max_y_tokens)
+
     @property
     def stages(self) -> dict[str, Artifact]:
         """Its artifacts by the name of their stage."""
@@ -153,7 +161,7 @@ def open_workspace(params: SourceParams) -> Workspace:
     folder = find_start(given, params.machine.download) if start is None else str(weights_folder(start))
     config = params.resolve()  # once a start is here: rates go by its size
     if start is None and not config.pretrain.steps:  # a model that is pre-trained here may be cut too
-        check_kept_layers(folder, config.model.keep_layers)
+        check_fits(folder, config)
     check_lora(config, folder)
     asked = asked_digest(config, start)
     if start is not None and lengthened:
@@ -225,7 +233,7 @@ def check_planned(params: SourceParams, store: Store, label: str) -> None:
 def origin_of(params: SourceParams, work: Workspace, dataset: Dataset) -> Origin:
     """What is to be recorded of a run with these parameters."""
     start, own = dataset.start, _train_params(params)
-    base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, _data_sentence(work.config)
+    base, data = start_name(work.config.model.init) or NEW_TRANSFORMER, data_sentence(work.config)
     if start is not None:
         base, data = _story_before(work.store, start, data)
     # as it was meant when it was found, whatever is named so later
@@ -385,11 +393,3 @@ def _start_in_words(lineage: Lineage) -> str:
     """The start as far as the manifest knows it."""
     given = lineage.trained.manifest.config.get("model", {}).get("init")
     return "a given causal language model" if given else NEW_TRANSFORMER
-
-
-def _data_sentence(config: RunConfig) -> str:
-    if config.source.folder:
-        return f"The folder {public_place(config.source.folder)}."
-    if config.source.dump:
-        return "; ".join(f"{source.name} ({source.licence})" for source in read_spec(config.source.dump)) + "."
-    return "A Python installation: its standard library and the packages that this project depends on."

@@ -78,7 +78,7 @@ def _with_start(config: RunConfig) -> RunConfig:
     """The configuration with the folder of its start in place; one whose sizes are known by name stays as it is."""
     from flows.runs import find_checkpoint, open_store
     from pipeline_lib.config.model import HUB_MODELS
-    from pipeline_lib.model.checkpoint import check_kept_layers, find_start
+    from pipeline_lib.model.checkpoint import check_fits, find_start
 
     init = config.model.init
     if init in HUB_MODELS:
@@ -86,5 +86,5 @@ def _with_start(config: RunConfig) -> RunConfig:
     checkpoint = find_checkpoint(open_store(), init)
     start = str(checkpoint.folder) if checkpoint else find_start(init)
     if not (checkpoint or config.pretrain.steps):
-        check_kept_layers(start, config.model.keep_layers)
+        check_fits(start, config)
     return config.model_copy(update={"model": config.model.model_copy(update={"init": start})})

@@ -29,7 +29,7 @@ from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import check_kept_layers, find_start, open_checkpoint
+from pipeline_lib.model.checkpoint import check_fits, find_start, open_checkpoint
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 from pipeline_lib.train.memory import check_lora
 
@@ -155,7 +155,7 @@ def check_start(params: SourceParams) -> None:
     start = find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened)
     folder = str(start.folder) if start else find_start(params.start, params.machine.download, Told())
     if start is None and not config.pretrain.steps:
-        check_kept_layers(folder, config.model.keep_layers)
+        check_fits(folder, config)
     check_lora(config, folder)
 
 

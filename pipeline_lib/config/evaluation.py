@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline_lib.config.base import StageConfig, operational, unset
+from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.model import check_dims
 from pipeline_lib.runtime.machine import PrecisionChoice
 
@@ -21,6 +21,24 @@ def parted_suites(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     is_all = not names or HELD_OUT in names
     held_out = tuple(name for name in HELD_OUT_SUITES if is_all or name in names)
     return held_out, tuple(name for name in names if name != HELD_OUT and name not in HELD_OUT_SUITES)
+
+
+class ReadConfig(StageConfig):
+    """Reading: the longest texts that a trained model takes, wherever it is measured, exported, indexed or searched.
+
+    Training on short texts is fast, and a model with rotary positions reads longer ones: docs/results/lm.md has figures.
+    """
+
+    max_x_tokens: int | None = added(
+        None,
+        description="Longest query that is read, delimiters included; null: as in training, `shards.max_x_tokens` (tokens).",
+        ge=4,
+    )
+    max_y_tokens: int | None = added(
+        None,
+        description="Longest document that is read, delimiters included; null: as in training, `shards.max_y_tokens` (tokens).",
+        ge=4,
+    )
 
 
 class EvaluateConfig(StageConfig):

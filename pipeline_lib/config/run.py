@@ -17,7 +17,7 @@ from pipeline_lib.config.data import (
     TokenizerConfig,
     WorkersConfig,
 )
-from pipeline_lib.config.evaluation import EvaluateConfig, SelectConfig, SuiteConfig
+from pipeline_lib.config.evaluation import EvaluateConfig, ReadConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig, PromptsConfig, embedding_width
 from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.queries import QueriesConfig
@@ -251,6 +251,7 @@ class RunConfig(StageConfig):
     pretrain: PretrainConfig = PretrainConfig()
     guide: GuideConfig = added(GuideConfig())
     train: TrainConfig = TrainConfig()
+    read: ReadConfig = added(ReadConfig())
     evaluate: EvaluateConfig = EvaluateConfig()
     suites: SuiteConfig = added(SuiteConfig())
     select: SelectConfig = SelectConfig()
@@ -260,6 +261,12 @@ class RunConfig(StageConfig):
     notify: NotifyConfig = operational(NotifyConfig())
     pools: PoolsConfig = operational(PoolsConfig())
     promote: PromoteConfig = operational(PromoteConfig())
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longest query or document, in training and after it, delimiters included."""
+        trained, read = self.shards, self.read
+        return max(trained.max_x_tokens, trained.max_y_tokens, read.max_x_tokens or 0, read.max_y_tokens or 0)
 
     @property
     def measured_dims(self) -> tuple[int, ...]:

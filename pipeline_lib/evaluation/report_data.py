@@ -90,7 +90,20 @@ def notes(
     if few:
         counts = ", ".join(f"{_said(kind)} {n:,}" for kind, n in few.items())
         found.append(f"Measured on fewer than {FEW_QUERIES} texts ({counts}): these figures and their intervals are rough.")
-    return found
+    return found + _lengths_note(config)
+
+
+def _lengths_note(config: RunConfig) -> list[str]:
+    """The lengths that a model reads, where they are not those of its training."""
+    shards, read = config.shards, config.read
+    trained = (shards.max_x_tokens, shards.max_y_tokens)
+    x_tokens, y_tokens = read.max_x_tokens or trained[0], read.max_y_tokens or trained[1]
+    if (x_tokens, y_tokens) == trained:
+        return []
+    return [
+        f"The model reads queries of up to {x_tokens:,} tokens and documents of up to {y_tokens:,}; in training they were cut "
+        f"at {trained[0]:,} and {trained[1]:,}."
+    ]
 
 
 def precision_note(trained: Artifact, evaluated: Sequence[Artifact]) -> list[str]:

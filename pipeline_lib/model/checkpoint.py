@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model.gguf_file import read_header
 from pipeline_lib.model.starts import gguf_of, local_start
@@ -32,7 +33,7 @@ ORIGIN = "origin.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A part of a `train` artifact, its tokenizer, and the lengths that it saw in training."""
+    """A part of a `train` artifact, its tokenizer, and the lengths that it reads: those of its training, or others."""
 
     trained: Artifact
     label: str
@@ -53,6 +54,12 @@ class Checkpoint:
     def max_tokens(self, side: str) -> int:
         """Longest row of side "x" or "y", delimiters included."""
         return {"x": self.shards.max_x_tokens, "y": self.shards.max_y_tokens}[side]
+
+    def reading(self, max_x_tokens: int | None, max_y_tokens: int | None) -> Checkpoint:
+        """The same with other lengths to read; None: as it is."""
+        asked = {"max_x_tokens": max_x_tokens, "max_y_tokens": max_y_tokens}
+        lengths = {name: n_tokens for name, n_tokens in asked.items() if n_tokens is not None}
+        return replace(self, shards=self.shards.model_copy(update=lengths))
 
     @property
     def name(self) -> str:
@@ -343,6 +350,19 @@ def start_embeds(init: str) -> bool:
     return bool(folder) and is_sentence_transformer(Path(folder))
 
 
+def check_fits(folder: str, config: RunConfig) -> None:
+    """Look whether a start has as many blocks as are to be kept, and positions for the longest text.
+
+    Args:
+        folder: of the model that is given; empty: it is made here.
+
+    Raises:
+        UserError: it has fewer, or none is given to be cut.
+    """
+    check_kept_layers(folder, config.model.keep_layers)
+    check_positions(folder, config)
+
+
 def check_kept_layers(folder: str, keep_layers: int | None) -> None:
     """Look whether a start has as many blocks as are to be kept, before anything is made for it.
 
@@ -358,6 +378,28 @@ def check_kept_layers(folder: str, keep_layers: int | None) -> None:
     n_layers = next((fields[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in fields), keep_layers)
     if keep_layers > n_layers:
         raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
+
+
+def check_positions(folder: str, config: RunConfig) -> None:
+    """Look whether a model has a position for every token of the longest text, before anything is made for it.
+
+    Args:
+        folder: of the model that is given as the start; empty: the model is made here.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    path = Path(folder) / "config.json"
+    fields = {} if folder else {"n_positions": config.model.positions}
+    if folder and path.is_file():
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    most = fields.get("n_positions") or fields.get("max_position_embeddings") or math.inf
+    if config.longest_text > most:
+        raise UserError(
+            f"{folder or 'the model'} has {most:,} positions, and texts are up to {config.longest_text:,} tokens long: set "
+            f"shards.max_x_tokens and shards.max_y_tokens, and those of `read` where they are set, to at most {most:,}"
+            f"{'' if folder else ', or raise model.positions'}"
+        )
 
 
 def start_name(folder: str) -> str:
