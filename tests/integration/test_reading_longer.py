@@ -97,7 +97,7 @@ def test_a_run_is_published_again_with_longer_texts_by_the_gate(tmp_path: Path) 
     assert exports == [(24, 48), (32, 64)]
     assert "queries of up to 32 tokens" in (home / "reports" / "texts" / "report.html").read_text()
     after = champion(home, "texts")
-    assert after is not None and (after.model_digest != before.model_digest) == ("promoted" in said), said
+    assert after is not None and (after.model_digest != before.model_digest) == ("not promoted" not in said), said
     found = json.loads(cpt(home, "search", "--name", "texts", "--json", "count the airships"))
     assert found["hits"]
     key = f"{before.trained}/{before.checkpoint}"
