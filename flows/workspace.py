@@ -24,8 +24,9 @@ from flows.settings import Values, data_sentence, find_setting, flat, without_se
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, check_fits, find_start, lineage_of, start_name
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, find_start, lineage_of, start_name
 from pipeline_lib.model.lora import weights_folder
+from pipeline_lib.model.starts import check_fits
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

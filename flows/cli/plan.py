@@ -78,7 +78,8 @@ def _with_start(config: RunConfig) -> RunConfig:
     """The configuration with the folder of its start in place; one whose sizes are known by name stays as it is."""
     from flows.runs import find_checkpoint, open_store
     from pipeline_lib.config.model import HUB_MODELS
-    from pipeline_lib.model.checkpoint import check_fits, find_start
+    from pipeline_lib.model.checkpoint import find_start
+    from pipeline_lib.model.starts import check_fits
 
     init = config.model.init
     if init in HUB_MODELS:

@@ -29,7 +29,8 @@ from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import check_fits, find_start, open_checkpoint
+from pipeline_lib.model.checkpoint import find_start, open_checkpoint
+from pipeline_lib.model.starts import check_fits
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 from pipeline_lib.train.memory import check_lora
 

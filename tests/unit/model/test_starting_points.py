@@ -16,8 +16,9 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import check_kept_layers, find_start, start_name, start_weights
+from pipeline_lib.model.checkpoint import find_start, start_name, start_weights
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.starts import check_kept_layers
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
