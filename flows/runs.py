@@ -13,7 +13,8 @@ from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, check_positions
+from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
+from pipeline_lib.model.starts import check_positions
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
