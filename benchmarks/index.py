@@ -118,9 +118,9 @@ def measure(kind: str, file: Path, width: int) -> dict[str, Any]:
     import faiss
 
     from pipeline_lib.config.run import IndexConfig
-    from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_of
-    from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
-    from pipeline_lib.search.recall_gate import Asked, settle
+    from pipeline_lib.index.build import ADDED_ROWS, Vectors, write_files
+    from pipeline_lib.index.factories import exact_nearest, nearest, open_index, recall_of
+    from pipeline_lib.index.recall_gate import Asked, settle
     from pipeline_lib.store.store import Store
 
     vectors_ND, queries_QD = _opened(file, width)
@@ -166,9 +166,9 @@ def measure(kind: str, file: Path, width: int) -> dict[str, Any]:
 def measure_update(kind: str, file: Path, width: int) -> dict[str, Any]:
     """Processor seconds and recall of a delta of a hundredth, and of a build of the whole of the same rows."""
     from pipeline_lib.config.run import IndexConfig
-    from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
-    from pipeline_lib.search.index_delta import Base, Growth
-    from pipeline_lib.search.recall_gate import Asked, settle
+    from pipeline_lib.index.build import ADDED_ROWS, Vectors, write_files
+    from pipeline_lib.index.delta import Base, Growth
+    from pipeline_lib.index.recall_gate import Asked, settle
     from pipeline_lib.store.store import Store
 
     vectors_ND, queries_QD = _opened(file, width)
@@ -209,8 +209,8 @@ def bare(file: Path, width: int) -> dict[str, Any]:
     import faiss
 
     from pipeline_lib.config.run import IndexConfig
-    from pipeline_lib.search.factories import nearest, open_index
-    from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
+    from pipeline_lib.index.build import ADDED_ROWS, Vectors, write_files
+    from pipeline_lib.index.factories import nearest, open_index
     from pipeline_lib.store.store import Store
 
     vectors_ND, queries_QD = _opened(file, width)

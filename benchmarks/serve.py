@@ -85,11 +85,11 @@ def write_index(store: Store, exported: Artifact, centres_CD: np.ndarray, rows: 
     """An HNSW index as the stage leaves one, of vectors around these."""
     from pipeline_lib.config.base import StageConfig
     from pipeline_lib.config.run import IndexConfig
-    from pipeline_lib.search.index import STAGE
-    from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
-    from pipeline_lib.search.pieces import Piece
-    from pipeline_lib.search.recall_gate import perturbed, settle
-    from pipeline_lib.search.rows import RowWriter
+    from pipeline_lib.index.build import ADDED_ROWS, Vectors, write_files
+    from pipeline_lib.index.index import STAGE
+    from pipeline_lib.index.pieces import Piece
+    from pipeline_lib.index.recall_gate import perturbed, settle
+    from pipeline_lib.index.rows import RowWriter
     from pipeline_lib.store.records import Outcome, draft_part
 
     config = IndexConfig(kind="hnsw")

@@ -31,11 +31,11 @@ from pipeline_lib.evaluation.suites.models import (
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
 from pipeline_lib.evaluation.suites.report import Compared
 from pipeline_lib.evaluation.suites.variants import TruncatedModel
+from pipeline_lib.index.fusion import Fusion
+from pipeline_lib.index.hybrid import fusion_in
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry
-from pipeline_lib.search.fusion import Fusion
-from pipeline_lib.search.hybrid import fusion_in
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import (
     BASELINES,

@@ -42,8 +42,8 @@ from flows.workspace import (
 )
 from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.card import model_folder
+from pipeline_lib.index.hybrid import fusion_in
 from pipeline_lib.model.checkpoint import lineage_of
-from pipeline_lib.search.hybrid import fusion_in
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import BASELINES
 from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task

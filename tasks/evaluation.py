@@ -16,10 +16,10 @@ from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, Model
 from pipeline_lib.evaluation.suites.registry import OPENERS, open_model
+from pipeline_lib.index.recipes import KINDS, Kind, weight
+from pipeline_lib.index.verified import read_json
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.recipes import KINDS, Kind, weight
-from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.suites import fits

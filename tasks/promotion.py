@@ -13,12 +13,12 @@ from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.export.exported import TorchQueries
+from pipeline_lib.index.verified import read_json
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search import registry
 from pipeline_lib.search.answers import TOP, indexed_vectors, overlap, recall
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, Champion, Home
-from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.ui import StageProgress, show_table, stage_task

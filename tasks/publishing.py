@@ -22,9 +22,9 @@ from pipeline_lib.evaluation.suites.variants import TruncatedModel, truncated
 from pipeline_lib.export.card import FILE, CardFacts, Metric, model_folder, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.method import method_of_run
+from pipeline_lib.index.index import build_index, update_index, why_whole
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.explain import delta_sentence
-from pipeline_lib.search.index import build_index, update_index, why_whole
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.prune import BASE
 from pipeline_lib.store.store import Store

@@ -18,7 +18,7 @@ from exported_models import Exported, tiny_checkpoint
 from data_contracts.schemas import row_id
 from pipeline_lib.config.run import ExportConfig, IndexConfig
 from pipeline_lib.export.export import export
-from pipeline_lib.search.index import build_index
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.registry import Candidate, promote
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.server import Service

@@ -25,8 +25,8 @@ from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
 from pipeline_lib.evaluation.suites.models import Model, ModelId, Side, TextEncoder
 from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.export import self_test
+from pipeline_lib.index.lexical import BM25_B, BM25_K1, words
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.lexical import BM25_B, BM25_K1, words
 from pipeline_lib.store.files import digest_of
 
 BASELINES = ("bm25", "tfidf", MINILM)  # every model is compared with these, pair by pair

@@ -96,9 +96,9 @@ def _plan(plan: int, dim: int | None, budget: str, as_json: bool, dims: str) -> 
     from dataclasses import asdict
 
     from flows.cli.starts import Told
+    from pipeline_lib.index.plan import calibrated, describe, plan_rows
+    from pipeline_lib.index.recipes import parse_bytes
     from pipeline_lib.runtime.machine import artifact_home
-    from pipeline_lib.search.index_plan import calibrated, describe, plan_rows
-    from pipeline_lib.search.recipes import parse_bytes
 
     home = artifact_home()
     if dims:
@@ -125,8 +125,8 @@ def by_dims(n: int, dims: str, budget_bytes: int | None, measured: dict[int, dic
         UserError: a dimension cannot be, or no kind of index fits the budget.
     """
     from pipeline_lib.config.model import check_dims
-    from pipeline_lib.search.index_plan import said_bytes
-    from pipeline_lib.search.recipes import choose, weight
+    from pipeline_lib.index.plan import said_bytes
+    from pipeline_lib.index.recipes import choose, weight
 
     if not all(dim.strip().isdecimal() for dim in dims.split(",")):
         raise UserError(f"--dims {dims!r}: expected numbers of dimensions with commas between, as 64,128,256")
@@ -165,8 +165,8 @@ def _measured(home: Path) -> dict[int, dict[str, Any]]:
 def _width_in_use(home: Path) -> int | None:
     """Dimensions of the index that searches use without a name; None: there is none."""
     from pipeline_lib.errors import CorruptArtifact
+    from pipeline_lib.index.verified import read_json
     from pipeline_lib.search.registry import in_use
-    from pipeline_lib.search.verified import read_json
 
     try:
         return int(read_json(in_use(home).index / "index.json")["dim"])

@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from pipeline_lib.search.factories import exact_nearest, recall_of
-from pipeline_lib.search.pieces import choose_pieces, read_pieces
+from pipeline_lib.index.factories import exact_nearest, recall_of
+from pipeline_lib.index.pieces import choose_pieces, read_pieces
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

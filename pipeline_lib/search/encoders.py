@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.index.verified import check_files
 from pipeline_lib.search.registry import Champion
-from pipeline_lib.search.verified import check_files
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.search.snippets import Marks, snippet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline_lib.search.rows import Texts
+    from pipeline_lib.index.rows import Texts
 
 ID_DIGITS = 12  # of a pair's id, shown: enough for `cpt trace`
 INDENT = 12 * " "  # of a hit's lines below the first
@@ -30,17 +30,6 @@ _UNSAFE = re.compile(
 
 
 Paint = Callable[[str, str], str]  # style and text to what is shown
-
-
-class Ranked(NamedTuple):
-    """A row that answers a query, with its place from 1 and score by vectors and by BM25; None: not among their first."""
-
-    row: int
-    score: float
-    vector_rank: int | None = None
-    vector_score: float | None = None
-    bm25_rank: int | None = None
-    bm25_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 
 from pipeline_lib.export.self_test import SelfTest
+from pipeline_lib.index.verified import read_json
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.verified import read_json
 from pipeline_lib.tokens.tokenizer_files import SideTokenizer
 
 Side = Literal["query", "document"]

@@ -15,11 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.index.rows import CACHE_BYTES, ROWS, TEXT_DIGESTS, Ranked, Texts
+from pipeline_lib.index.verified import check_files, read_json
 from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
-from pipeline_lib.search.hits import ID_DIGITS, Hit, Ranked, hits_of, render_json, render_text
+from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
 from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
-from pipeline_lib.search.rows import CACHE_BYTES, ROWS, TEXT_DIGESTS, Texts
-from pipeline_lib.search.verified import check_files, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,8 +102,8 @@ class Searcher:
             verified = pool.submit(_verify, current, int8)
             import pyarrow as pa
 
-            from pipeline_lib.search.factories import open_index
-            from pipeline_lib.search.hybrid import Hybrid
+            from pipeline_lib.index.factories import open_index
+            from pipeline_lib.index.hybrid import Hybrid
 
             import_module("faiss")
             self.facts = facts = verified.result()
@@ -112,7 +112,7 @@ class Searcher:
         self.texts = Texts(current.index, text_cache_bytes) if facts.get("text_characters") else None
         self.index = open_index(current.index, facts)
         self.hybrid = Hybrid(current.index, facts) if "bm25" in facts else None
-        self.n_code: int = facts["code"]  # functions come first, see index.py
+        self.n_code: int = facts["code"]  # functions come first, see index/index.py
         got = (self.rows.num_rows, self.index.ntotal, self.index.d, self.encoder.dim)
         expected = (facts["count"], facts["count"], facts["dim"], facts["dim"])
         if got != expected:
@@ -177,7 +177,7 @@ class Searcher:
 
     def ranked_by_vectors(self, vectors_QD: np.ndarray, k: int, allowed_N: np.ndarray | None = None) -> list[list[Ranked]]:
         """`ranked_by_vector` of each vector (Q, D), all of which are compared in one pass over the index."""
-        from pipeline_lib.search.factories import nearest
+        from pipeline_lib.index.factories import nearest
 
         scores_QK, rows_QK = nearest(self.index, vectors_QD, k, allowed_N)
         found = [
@@ -222,7 +222,7 @@ class Searcher:
         return allowed_N
 
     def _mask(self, kind: str | None, filters: Filters | None) -> np.ndarray:
-        """Functions come first, see index.py."""
+        """Functions come first, see index/index.py."""
         import numpy as np
 
         allowed_N = filters.mask(self.rows) if filters else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.index.verified import parse_json, read_json
 from pipeline_lib.search.registry_log import (
     FOLDER,
     Champion,
@@ -34,7 +35,6 @@ from pipeline_lib.search.registry_log import (
     opened,
     read_held,
 )
-from pipeline_lib.search.verified import parse_json, read_json
 
 if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact

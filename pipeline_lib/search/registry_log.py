@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search.verified import parse_json, read_json
+from pipeline_lib.index.verified import parse_json, read_json
 
 FOLDER = "registry"
 EARLIER = "current.json"  # of a version with one pair for all runs

@@ -26,12 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.index.factories import OpenIndex, files_of, open_index
+from pipeline_lib.index.pieces import Piece, choose_pieces, read_pieces
+from pipeline_lib.index.rows import signature
+from pipeline_lib.index.verified import check_files, read_json
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.factories import OpenIndex, files_of, open_index
-from pipeline_lib.search.pieces import Piece, choose_pieces, read_pieces
 from pipeline_lib.search.registry import Champion, opened
-from pipeline_lib.search.rows import signature
-from pipeline_lib.search.verified import check_files, read_json
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import fault_point, sync_folder
 from pipeline_lib.store.store import Store

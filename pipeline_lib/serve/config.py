@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.index.rows import CACHE_BYTES
 from pipeline_lib.runtime.machine import cores
-from pipeline_lib.search.rows import CACHE_BYTES
 
 TOKEN = "CPT_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 LEAST_TOKEN = 16  # characters, where others than this machine can guess

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.index.fusion import evenly
 from pipeline_lib.runtime.machine import cache_folder
 from pipeline_lib.search.filters import codes_of
-from pipeline_lib.search.fusion import evenly
 from pipeline_lib.search.hits import safe_json
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.layout import SEED, STEPS

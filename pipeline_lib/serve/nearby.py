@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.index.fusion import evenly
+from pipeline_lib.index.rows import Ranked
 from pipeline_lib.search.explain import row_of_file, vector_of
-from pipeline_lib.search.fusion import evenly
-from pipeline_lib.search.hits import Ranked, hit_facts
+from pipeline_lib.search.hits import hit_facts
 
 if TYPE_CHECKING:
     from pipeline_lib.search.query import Searcher

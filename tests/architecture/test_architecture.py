@@ -84,7 +84,8 @@ def test_every_config_field_is_described() -> None:
 
 def test_searching_loads_no_heavy_library() -> None:
     heavy = ("torch", "prefect", "transformers", "sentence_transformers", "great_expectations", "dask", "sklearn")
-    code = f"import sys, pipeline_lib.search.query; print([m for m in {heavy!r} if m in sys.modules])"
+    imports = "import sys, pipeline_lib.search.query, pipeline_lib.index.hybrid"
+    code = f"{imports}; print([m for m in {heavy!r} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout.strip()) == (0, "[]"), answer.stderr
 

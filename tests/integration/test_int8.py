@@ -20,8 +20,8 @@ from pipeline_lib.export import quantized
 from pipeline_lib.export.card import CardFacts, write_card
 from pipeline_lib.export.export import ExportKey, export
 from pipeline_lib.export.int8_loss import SPEED_ELSEWHERE
+from pipeline_lib.index.index import build_index
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.search.index import build_index
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, as_pair, in_use, promote

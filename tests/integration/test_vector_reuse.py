@@ -22,8 +22,8 @@ from pipeline_lib.evaluation.suites.cached import CachedEncoder
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.export.card import CardFacts, model_folder, write_card
 from pipeline_lib.export.export import export
+from pipeline_lib.index.index import build_index
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.search.index import build_index
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 

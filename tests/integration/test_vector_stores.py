@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from pipeline_lib.config.run import ExportConfig, IndexConfig
 from pipeline_lib.export.export import export
-from pipeline_lib.search.index import build_index
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.registry import Candidate, in_use, promote
 from pipeline_lib.store.store import Store
 

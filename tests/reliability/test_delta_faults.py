@@ -18,7 +18,7 @@ from unit.search.test_index_delta import Life
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.run import IndexConfig
-from pipeline_lib.search.index import build_index, update_index
+from pipeline_lib.index.index import build_index, update_index
 from pipeline_lib.search.query import FollowingSearcher
 from pipeline_lib.search.registry import Candidate, promote, reindex
 from pipeline_lib.store.artifact import Artifact
@@ -34,7 +34,7 @@ import os, signal, sys
 from pathlib import Path
 from unit.search.test_index_delta import Life
 from pipeline_lib.config.run import IndexConfig
-from pipeline_lib.search.index import build_index
+from pipeline_lib.index.index import build_index
 from pipeline_lib.store.files import arm
 
 life = Life(Path(sys.argv[1]), "hnsw", 80)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_lib.evaluation.suites.models import ModelId
-from pipeline_lib.search.lexical import BM25_B, BM25_K1, words
+from pipeline_lib.index.lexical import BM25_B, BM25_K1, words
 
 MAX_SCORES = 32_000_000  # held at once: 256 MB of float64
 

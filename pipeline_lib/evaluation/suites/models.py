@@ -18,10 +18,10 @@ from pipeline_lib.config.model import depth_and_width
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import HYBRID, require_finite
 from pipeline_lib.export import self_test
+from pipeline_lib.index.fusion import Fusion, fused_scores
 from pipeline_lib.model.checkpoint import Checkpoint, check_weights
 from pipeline_lib.runtime.machine import Precision, PrecisionChoice, resolve_precision
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.fusion import Fusion, fused_scores
 from pipeline_lib.store.files import digest_of, sha256_file
 from pipeline_lib.tokens.delimiters import read_delimiters
 from pipeline_lib.tokens.sentence_transformer import task_prompts
@@ -90,7 +90,7 @@ class WordModel(Protocol):
 
 @dataclass(frozen=True)
 class HybridModel:
-    """An encoder and BM25 as one ranking, as a search has it (search/fusion.py).
+    """An encoder and BM25 as one ranking, as a search has it (index/fusion.py).
 
     Attributes:
         fusion: chosen on validation, never on what is measured.

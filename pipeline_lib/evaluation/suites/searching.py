@@ -28,8 +28,8 @@ from pipeline_lib.evaluation.suites.models import (
     WordModel,
     embedded,
 )
+from pipeline_lib.index.fusion import Listed, evenly, fused, listed, spread
 from pipeline_lib.runtime.progress import Progress, embedding, silent
-from pipeline_lib.search.fusion import Listed, evenly, fused, listed, spread
 
 NO_ROW = -1
 

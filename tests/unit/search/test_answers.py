@@ -11,8 +11,8 @@ import pytest
 from exported_models import Exported
 
 from pipeline_lib.config.run import IndexConfig
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.answers import indexed_vectors, overlap, recall
-from pipeline_lib.search.index import build_index
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, as_pair
 from pipeline_lib.store.artifact import Artifact

@@ -14,8 +14,8 @@ import pytest
 from index_rows import Row
 
 from pipeline_lib.errors import UserError
+from pipeline_lib.index.rows import RowWriter
 from pipeline_lib.search.filters import Filters, nearest_values, path_pattern
-from pipeline_lib.search.rows import RowWriter
 
 ROWS = [
     Row(),

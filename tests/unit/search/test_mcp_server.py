@@ -21,7 +21,7 @@ from exported_models import Exported
 
 from flows.cli.server import free_port
 from pipeline_lib.config.run import IndexConfig
-from pipeline_lib.search.index import build_index
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.registry import Candidate, promote
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.search import verified
-from pipeline_lib.search.index import build_index
+from pipeline_lib.index import verified
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.query import FollowingSearcher, Searcher, render_json, render_text, search
 from pipeline_lib.search.registry import Candidate, in_use, promote, rollback, set_default
 from pipeline_lib.store.artifact import Artifact

@@ -21,10 +21,10 @@ from unit.search.candidates import candidate
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.index.hybrid import FILES as WORD_FILES
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search import registry
 from pipeline_lib.search.encoders import MODEL_FILES
-from pipeline_lib.search.hybrid import FILES as WORD_FILES
-from pipeline_lib.search.index import build_index
 from pipeline_lib.search.query import FollowingSearcher, Searcher
 from pipeline_lib.search.registry import Candidate, ChampionChanged, has_moved, history, in_use, promote, rollback
 from pipeline_lib.store import files as faults

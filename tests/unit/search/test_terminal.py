@@ -22,8 +22,8 @@ from data_contracts.schemas import INDEX_ROWS
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.hits import Hit, render_json, render_text, visible
-from pipeline_lib.search.index import build_index
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, in_use, promote
 from pipeline_lib.store.artifact import Artifact

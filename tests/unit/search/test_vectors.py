@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search import vectors
-from pipeline_lib.search.index import build_index
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import Candidate, in_use, promote
 from pipeline_lib.search.vectors import FILE, METADATA, VectorExport, export_vectors, text_id

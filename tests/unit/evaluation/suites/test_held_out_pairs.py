@@ -21,8 +21,8 @@ from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, HybridModel, ModelId
 from pipeline_lib.evaluation.suites.registry import open_model
+from pipeline_lib.index.fusion import Fusion
 from pipeline_lib.model.checkpoint import Checkpoint
-from pipeline_lib.search.fusion import Fusion
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 

@@ -14,8 +14,8 @@ from pipeline_lib.evaluation.suites.cached import CachedEncoder
 from pipeline_lib.evaluation.suites.models import Hits, HybridModel, ModelId
 from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.evaluation.suites.searching import NO_ROW, Document, ids_at, ranked_ids, search
+from pipeline_lib.index.fusion import Fusion, fused_scores
 from pipeline_lib.runtime.progress import silent
-from pipeline_lib.search.fusion import Fusion, fused_scores
 from pipeline_lib.store.store import Store
 
 DOCUMENTS = [Document(f"d{n}", f"word{n % 17} other{n % 5} number{n % 41}") for n in range(500)]

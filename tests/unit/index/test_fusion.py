@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_lib.search.fusion import SHARES, Fusion, Listed, Method, Tried, choose, fused, fused_scores, listed, tried, union
+from pipeline_lib.index.fusion import SHARES, Fusion, Listed, Method, Tried, choose, fused, fused_scores, listed, tried, union
 
 N = 30
 

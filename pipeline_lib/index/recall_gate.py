@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.search.factories import exact_search, nearest, open_index, recall_by_scores
-from pipeline_lib.search.index_build import Vectors
-from pipeline_lib.search.recipes import FLOORS, Effort, Recipe, first_effort, most_effort
+from pipeline_lib.index.build import Vectors
+from pipeline_lib.index.factories import exact_search, nearest, open_index, recall_by_scores
+from pipeline_lib.index.recipes import FLOORS, Effort, Recipe, first_effort, most_effort
 
 TOP = 10  # of recall
 QUERIES = 400  # the standard error of a recall of 0.98 is then 0.002 to 0.007

@@ -13,7 +13,7 @@ from index_rows import Row
 
 from data_contracts.schemas import INDEX_ROWS
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.search.rows import BATCH_TEXTS, RowWriter, Texts, signature
+from pipeline_lib.index.rows import BATCH_TEXTS, RowWriter, Texts, signature
 
 
 def written(folder: Path, rows: list[Row], characters: int = 1000) -> RowWriter:

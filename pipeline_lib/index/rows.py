@@ -17,10 +17,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.search.verified import BlockFile, write_block_digests
+from pipeline_lib.index.verified import BlockFile, write_block_digests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +46,17 @@ class Searchable(Protocol):
 
     @property
     def name(self) -> str: ...
+
+
+class Ranked(NamedTuple):
+    """A row that answers a query, with its place from 1 and score by vectors and by BM25; None: not among their first."""
+
+    row: int
+    score: float
+    vector_rank: int | None = None
+    vector_score: float | None = None
+    bm25_rank: int | None = None
+    bm25_score: float | None = None
 
 
 class RowWriter:

@@ -1,6 +1,6 @@
 """FAISS index over all functions and passages of the curated pairs: stage "index".
 
-What is searchable stands in pieces.py. Vectors come from the store's cache (vectors.py), so that another factory,
+What is searchable stands in pieces.py. Vectors come from the store's cache (store/vectors.py), so that another factory,
 a killed build that goes on, and a corpus that grew embed only texts that are new.
 
 N rows, D width.
@@ -20,19 +20,19 @@ import numpy as np
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, UserError
+from pipeline_lib.index.build import ADDED_ROWS, Vectors, write_files
+from pipeline_lib.index.delta import Base, Growth, changes, same_rows
+from pipeline_lib.index.factories import open_index
+from pipeline_lib.index.hybrid import FILES as WORD_FILES
+from pipeline_lib.index.hybrid import SAMPLE, Hybrid, sampled_rows
+from pipeline_lib.index.lexical import BM25_B, BM25_K1, Bm25Writer
+from pipeline_lib.index.measured_fusion import measured_fusion, read_questions
+from pipeline_lib.index.pieces import Choice, Piece, choose_pieces, distinct_values, read_pieces, validation_queries
+from pipeline_lib.index.recall_gate import FEWEST_QUERIES, QUERIES, Asked, perturbed, settle
+from pipeline_lib.index.rows import ROWS, TEXTS, RowWriter
+from pipeline_lib.index.verified import read_json
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.factories import open_index
-from pipeline_lib.search.hybrid import FILES as WORD_FILES
-from pipeline_lib.search.hybrid import SAMPLE, Hybrid, sampled_rows
-from pipeline_lib.search.index_build import ADDED_ROWS, Vectors, write_files
-from pipeline_lib.search.index_delta import Base, Growth, changes, same_rows
-from pipeline_lib.search.index_fusion import measured_fusion, read_questions
-from pipeline_lib.search.lexical import BM25_B, BM25_K1, Bm25Writer
-from pipeline_lib.search.pieces import Choice, Piece, choose_pieces, distinct_values, read_pieces, validation_queries
-from pipeline_lib.search.recall_gate import FEWEST_QUERIES, QUERIES, Asked, perturbed, settle
-from pipeline_lib.search.rows import ROWS, TEXTS, RowWriter
-from pipeline_lib.search.verified import read_json
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.prune import BASE
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
@@ -99,7 +99,7 @@ def update_index(
     encoder: DocumentEncoder,
     progress: Progress = silent,
 ) -> Artifact:
-    """The same as `build_index`, made of an index that there is already; see index_delta.py.
+    """The same as `build_index`, made of an index that there is already; see delta.py.
 
     It is built whole where `why_whole` says so; where it has been, or nothing came and went, it is found.
 

@@ -30,10 +30,10 @@ from threadpoolctl import threadpool_limits
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.index.build import Vectors, write_files
+from pipeline_lib.index.recipes import FLOORS, KINDS, Kind, choose, recipe_for, weight
 from pipeline_lib.runtime.machine import cores
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.index_build import Vectors, write_files
-from pipeline_lib.search.recipes import FLOORS, KINDS, Kind, choose, recipe_for, weight
 from pipeline_lib.store.files import replace_file
 from pipeline_lib.store.store import Store
 

@@ -13,9 +13,9 @@ from exported_models import Exported
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.lexical import Bm25Model
-from pipeline_lib.search.fusion import SHARES
-from pipeline_lib.search.hybrid import FILES, fusion_in
-from pipeline_lib.search.index import build_index
+from pipeline_lib.index.fusion import SHARES
+from pipeline_lib.index.hybrid import FILES, fusion_in
+from pipeline_lib.index.index import build_index
 from pipeline_lib.search.query import MODES, Searcher
 from pipeline_lib.search.registry import Candidate, in_use, promote
 from pipeline_lib.store.artifact import Artifact

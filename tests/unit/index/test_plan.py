@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.search import index_plan
-from pipeline_lib.search.index_build import Vectors, write_files
-from pipeline_lib.search.index_plan import Rates, calibrated, describe, measure_rates, plan_rows
-from pipeline_lib.search.recipes import FLOORS, KINDS, choose, lists_for, parse_bytes, recipe_for, weight
+from pipeline_lib.index import plan
+from pipeline_lib.index.build import Vectors, write_files
+from pipeline_lib.index.plan import Rates, calibrated, describe, measure_rates, plan_rows
+from pipeline_lib.index.recipes import FLOORS, KINDS, choose, lists_for, parse_bytes, recipe_for, weight
 from pipeline_lib.store.store import Store
 
 RATES = Rates(256, 12_288, dict.fromkeys(KINDS, 2.0) | {"flat": 0.01}, 1e-11, 4)
@@ -82,22 +82,22 @@ def test_bytes_are_those_of_the_files(kind: str, tmp_path: Path) -> None:
 
 def test_rates_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(index_plan, "ROWS", 700)
+    monkeypatch.setattr(plan, "ROWS", 700)
     measured = measure_rates(8, lambda done, total, note="": said.append(note), rows=700)
     assert set(measured.seconds) == set(KINDS) and min(measured.seconds.values()) > 0 and measured.product_seconds > 0
     assert said[0] == "measuring flat" and said[-1] == "measured"
     calls: list[int] = []
-    monkeypatch.setattr(index_plan, "measure_rates", lambda d, progress: calls.append(d) or measured)
+    monkeypatch.setattr(plan, "measure_rates", lambda d, progress: calls.append(d) or measured)
     assert calibrated(tmp_path, 8) == calibrated(tmp_path, 8) == measured and calls == [8]
     calibrated(tmp_path, 16)
     assert calls == [8, 16]
-    (tmp_path / index_plan.RATES_FILE).write_text("[half")
+    (tmp_path / plan.RATES_FILE).write_text("[half")
     assert calibrated(tmp_path, 8) == measured and calls == [8, 16, 8], "a broken file is measured anew"
 
 
 def test_the_command_shows_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CPT_HOME", str(tmp_path))
-    monkeypatch.setattr(index_plan, "measure_rates", lambda d, progress: RATES)
+    monkeypatch.setattr(plan, "measure_rates", lambda d, progress: RATES)
     done = CliRunner().invoke(app, ["index", "--plan", "20000000", "--budget", "2GB"])
     assert done.exit_code == 0, done.output
     assert "* ivf_pq" in done.output and "20,000,000 vectors of 256 dimensions" in done.output and "- flat" in done.output
@@ -116,16 +116,16 @@ def test_rates_of_wide_vectors_are_scaled_and_damaged_ones_measured_anew(
         measured.append(d)
         return replace(RATES, width=d)
 
-    monkeypatch.setattr(index_plan, "measure_rates", measure)
+    monkeypatch.setattr(plan, "measure_rates", measure)
     assert calibrated(tmp_path, 65_536).width == 1_024 and calibrated(tmp_path, 2_000).width == 1_024
     assert measured == [1_024], "a width of 65,536 would take gigabytes"
     rows = plan_rows(MILLION, 65_536, None, calibrated(tmp_path, 65_536))
     assert rows[0].build_seconds == pytest.approx(0.01 * MILLION / 12_288 * 64)
-    kept = json.loads((tmp_path / index_plan.RATES_FILE).read_text())
+    kept = json.loads((tmp_path / plan.RATES_FILE).read_text())
     (name,) = kept
     wrong = [{name: 3}, {name: kept[name] | {"rows": "x"}}, {name: kept[name] | {"seconds": {"flat": 1.0}}}, []]
     for damaged in (b"", b"[" * 100_000, *(json.dumps(one).encode() for one in wrong)):
-        (tmp_path / index_plan.RATES_FILE).write_bytes(damaged)
+        (tmp_path / plan.RATES_FILE).write_bytes(damaged)
         measured.clear()
         assert calibrated(tmp_path, 65_536).width == 1_024 and measured == [1_024], damaged[:99]
 

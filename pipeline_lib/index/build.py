@@ -26,8 +26,7 @@ import numpy as np
 from pipeline_lib.config.data import WorkersConfig
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.workers import where_it_pays
-from pipeline_lib.search.factories import (
+from pipeline_lib.index.factories import (
     BLOCKS_FILE,
     EXACT_FILE,
     INDEX_FILE,
@@ -38,7 +37,8 @@ from pipeline_lib.search.factories import (
     lists_of,
     rows_per_block,
 )
-from pipeline_lib.search.recipes import RESCORED, Recipe, choose, family, recipe_for
+from pipeline_lib.index.recipes import RESCORED, Recipe, choose, family, recipe_for
+from pipeline_lib.runtime.workers import where_it_pays
 from pipeline_lib.store.store import Store
 
 if TYPE_CHECKING:

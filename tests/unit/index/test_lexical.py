@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline_lib.evaluation.suites.lexical import Bm25Model
-from pipeline_lib.search import lexical
-from pipeline_lib.search.lexical import FILES, Bm25, Bm25Writer, words
+from pipeline_lib.index import lexical
+from pipeline_lib.index.lexical import FILES, Bm25, Bm25Writer, words
 
 SYLLABLES = ("ka", "lo", "mi", "tu", "re", "Parse", "HTTP", "date_", "é", "x1")
 

@@ -28,16 +28,7 @@ import numpy as np
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation
-from pipeline_lib.search.factories import (
-    BLOCKS_FILE,
-    EXACT_FILE,
-    INDEX_FILE,
-    LISTS_FILE,
-    faiss_module,
-    inverted_lists,
-    open_index,
-)
-from pipeline_lib.search.index_build import (
+from pipeline_lib.index.build import (
     ADDED_ROWS,
     SHARD_BYTES,
     Vectors,
@@ -48,9 +39,18 @@ from pipeline_lib.search.index_build import (
     write_exact,
     write_files,
 )
-from pipeline_lib.search.recall_gate import Asked, settle
-from pipeline_lib.search.recipes import FLOORS, RESCORED
-from pipeline_lib.search.rows import ROWS
+from pipeline_lib.index.factories import (
+    BLOCKS_FILE,
+    EXACT_FILE,
+    INDEX_FILE,
+    LISTS_FILE,
+    faiss_module,
+    inverted_lists,
+    open_index,
+)
+from pipeline_lib.index.recall_gate import Asked, settle
+from pipeline_lib.index.recipes import FLOORS, RESCORED
+from pipeline_lib.index.rows import ROWS
 from pipeline_lib.store.store import Store
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_lib.search.factories import OpenIndex, nearest
-from pipeline_lib.search.fusion import Fusion, Listed, evenly, fused, listed, places, spread, union
-from pipeline_lib.search.hits import Ranked
-from pipeline_lib.search.lexical import FILES as BM25_FILES
-from pipeline_lib.search.lexical import Bm25
-from pipeline_lib.search.verified import read_json
+from pipeline_lib.index.factories import OpenIndex, nearest
+from pipeline_lib.index.fusion import Fusion, Listed, evenly, fused, listed, places, spread, union
+from pipeline_lib.index.lexical import FILES as BM25_FILES
+from pipeline_lib.index.lexical import Bm25
+from pipeline_lib.index.rows import Ranked
+from pipeline_lib.index.verified import read_json
 
 SAMPLE = "sample.npy"
 SAMPLE_ROWS = 512  # of each kind, evenly spread: mean and deviation come out within a few per cent of those of all rows

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline_lib.search.factories import OpenIndex, nearest
-from pipeline_lib.search.fusion import LEAST_QUERIES, Listed, Tried, choose, tried
-from pipeline_lib.search.hybrid import KINDS, Hybrid
+from pipeline_lib.index.factories import OpenIndex, nearest
+from pipeline_lib.index.fusion import LEAST_QUERIES, Listed, Tried, choose, tried
+from pipeline_lib.index.hybrid import KINDS, Hybrid
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.vectors import text_hashes
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.search.recipes import Effort
+from pipeline_lib.index.recipes import Effort
 
 if TYPE_CHECKING:
     import faiss

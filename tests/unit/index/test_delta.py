@@ -16,14 +16,14 @@ from builders import pair_row, write_artifact, write_pairs
 from data_contracts.schemas import row_id, text_hash
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.index.delta import same_rows
+from pipeline_lib.index.factories import exact_nearest, nearest, open_index, recall_of
+from pipeline_lib.index.hybrid import Hybrid
+from pipeline_lib.index.index import build_index, update_index, why_whole
+from pipeline_lib.index.recipes import KINDS
+from pipeline_lib.index.rows import ROWS
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.search.explain import delta_sentence
-from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_of
-from pipeline_lib.search.hybrid import Hybrid
-from pipeline_lib.search.index import build_index, update_index, why_whole
-from pipeline_lib.search.index_delta import same_rows
-from pipeline_lib.search.recipes import KINDS
-from pipeline_lib.search.rows import ROWS
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.prune import BASE, find_unneeded, remove
 from pipeline_lib.store.store import Store
@@ -277,7 +277,7 @@ def test_too_many_changes_build_anew_from_stored_vectors(tmp_path: Path, kind: s
 
 def test_recall_below_that_of_the_whole_builds_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(tmp_path, "hnsw", n=120)
-    monkeypatch.setattr("pipeline_lib.search.index_delta.RECALL_LOSS", -0.5)  # more than 1 is asked for
+    monkeypatch.setattr("pipeline_lib.index.delta.RECALL_LOSS", -0.5)  # more than 1 is asked for
     delta = life.edit(changed=3)
     assert delta["how"] == "written" and "recall@10 is" in delta["why"]
     assert facts_of(life.index)["recall"]["at_10"] >= 0.98

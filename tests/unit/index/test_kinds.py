@@ -12,11 +12,11 @@ import pytest
 
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, UserError
-from pipeline_lib.search import index_build, recall_gate
-from pipeline_lib.search.factories import exact_nearest, nearest, open_index, recall_by_scores, recall_of
-from pipeline_lib.search.index_build import Vectors, filled_index, write_files
-from pipeline_lib.search.recall_gate import perturbed, settle
-from pipeline_lib.search.recipes import KINDS, RESCORED, Effort
+from pipeline_lib.index import build, recall_gate
+from pipeline_lib.index.build import Vectors, filled_index, write_files
+from pipeline_lib.index.factories import exact_nearest, nearest, open_index, recall_by_scores, recall_of
+from pipeline_lib.index.recall_gate import perturbed, settle
+from pipeline_lib.index.recipes import KINDS, RESCORED, Effort
 from pipeline_lib.store.store import Store
 
 N, D, K = 2_500, 32, 10
@@ -85,7 +85,7 @@ def test_scores_are_cosines_and_descend(made) -> None:
 def test_a_filter_gives_the_best_of_what_it_allows_and_all_of_few(
     made, share: float, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline_lib.search.factories.EXACT_ROWS", few)
+    monkeypatch.setattr("pipeline_lib.index.factories.EXACT_ROWS", few)
     _, folder, facts, vectors_ND = made
     allowed_N = np.random.default_rng(5).random(N) < share
     assert 0 < allowed_N.sum() < N
@@ -107,12 +107,12 @@ def test_more_rows_than_there_are_gives_each_once(made) -> None:
 def test_shards_change_no_byte(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, folder, _, vectors_ND = made
     before = {**digests(folder)}
-    monkeypatch.setattr(index_build, "ADDED_ROWS", 500)
+    monkeypatch.setattr(build, "ADDED_ROWS", 500)
     built(tmp_path / "one", IndexConfig(kind=kind, workers=1), vectors_ND, Store(tmp_path / "home"))
-    monkeypatch.setattr(index_build, "SHARD_BYTES", 4 * D * 500)
+    monkeypatch.setattr(build, "SHARD_BYTES", 4 * D * 500)
     shards = []
-    make = index_build.make_shard
-    monkeypatch.setattr(index_build, "make_shard", lambda shard: shards.append(shard.rows) or make(shard))
+    make = build.make_shard
+    monkeypatch.setattr(build, "make_shard", lambda shard: shards.append(shard.rows) or make(shard))
     built(tmp_path / "many", IndexConfig(kind=kind, workers=1), vectors_ND, Store(tmp_path / "home"))
     assert digests(tmp_path / "one") == digests(tmp_path / "many")
     assert len(shards) == (0 if kind in ("flat", "hnsw") else 5)
@@ -217,7 +217,7 @@ def test_a_factory_that_faiss_cannot_fill_is_said(factory: str, tmp_path: Path) 
 def test_shards_are_made_by_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors_ND, store = clustered(17_000, 8), Store(tmp_path / "home")
     built(tmp_path / "one", IndexConfig(kind="sq8", workers=1), vectors_ND, store)
-    monkeypatch.setattr(index_build, "SHARD_BYTES", 4 * 8 * 8_192)
+    monkeypatch.setattr(build, "SHARD_BYTES", 4 * 8 * 8_192)
     built(tmp_path / "many", IndexConfig(kind="sq8", workers=2), vectors_ND, store)
     assert digests(tmp_path / "one") == digests(tmp_path / "many")
     assert not list((store.root / "index" / "scratch").glob("*")), "what was needed for a while is gone"

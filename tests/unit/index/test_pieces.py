@@ -8,8 +8,8 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.search import pieces
-from pipeline_lib.search.pieces import choose_pieces, read_pieces
+from pipeline_lib.index import pieces
+from pipeline_lib.index.pieces import choose_pieces, read_pieces
 from pipeline_lib.store.artifact import Artifact
 
 
