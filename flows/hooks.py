@@ -1,7 +1,7 @@
 """Hooks of the flows: the record of what became of a run, its structured log, and who is told of it.
 
 Prefect calls them in the process of the run; those of a crash or a cancellation also in one that its worker starts. What none
-of them could tell of, `cpt up` finds (flows/cli/upkeep.py). A notification that fails fails nothing: the log has it.
+of them could tell of, `cpt up` finds (flows/orchestrator/upkeep.py). A notification that fails fails nothing: the log has it.
 """
 
 from __future__ import annotations

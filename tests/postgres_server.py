@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.cli.server import free_port
+from flows.orchestrator.server import free_port
 
 PASSWORD = "only-on-loopback-7431"
 OF_DEBIAN = Path("/usr/lib/postgresql")

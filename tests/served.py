@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psutil
 
-from flows.cli.api import answer_to
+from flows.orchestrator.api import answer_to
 
 PROJECT = Path(__file__).parents[1]
 

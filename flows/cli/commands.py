@@ -10,20 +10,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.cli.config import config_app
+from flows.cli.config import config_app, plan_app
 from flows.cli.deploy import deploy
-from flows.cli.index import index
-from flows.cli.mcp import mcp
-from flows.cli.models import rollback, suite_texts
-from flows.cli.plan import plan_app
+from flows.cli.index import export_vectors, index
 from flows.cli.push import push
 from flows.cli.reproduce import reproduce
-from flows.cli.runs import runs
-from flows.cli.search import search
-from flows.cli.starts import fetch, get_start
-from flows.cli.status import status
-from flows.cli.store import prune
-from flows.cli.vectors import export_vectors
+from flows.cli.runs import runs, status
+from flows.cli.search import mcp, search
+from flows.cli.store import fetch, get_start, prune, rollback, suite_texts
 
 DEFAULT_PORT = 4200
 
@@ -152,7 +146,7 @@ def up(
     ] = 0,
 ) -> None:
     """Start Prefect's server and UI, all deployments of prefect.yaml, and a worker; Ctrl-C stops all."""
-    from flows.cli.up import serve_platform
+    from flows.orchestrator.up import serve_platform
 
     serve_platform(_home(), port, schedules, restart_lost)
 

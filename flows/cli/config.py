@@ -1,7 +1,9 @@
-"""`cpt config`: what a configuration holds, how two differ, and the reference of all options."""
+"""`cpt config` and `cpt plan`: what a configuration holds, how two differ, and what a run of one would take."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from pipeline_lib.config.run import RunConfig
 
+plan_app = typer.Typer()
 config_app = typer.Typer(no_args_is_help=True, help="Show a configuration, compare two, list presets and all options.")
 
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A built-in preset, or one of yours in CPT_HOME/presets.")]
@@ -67,3 +70,80 @@ def _named(name: str) -> RunConfig:
     from pipeline_lib.config.presets import preset, preset_of_file
 
     return preset_of_file(Path(name)) if name.endswith((".yaml", ".yml")) else preset(name)
+
+
+@plan_app.command("plan")
+def plan_run(
+    preset: Annotated[str, typer.Argument(help="A preset, e.g. cpt_text_s.", metavar="PRESET")],
+    init: Annotated[
+        str | None, typer.Option(metavar="DIR|ID|random", help="Another start: a folder, a hub id, or random weights.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs; unset: one, or with --gpu here all.")] = None,
+    gpu: Annotated[
+        str, typer.Option(help="a10, a100-40, a100, l40s, h100, h200 or b200; here: this machine's own GPUs, or its CPU.")
+    ] = "h100",
+    price: Annotated[float | None, typer.Option(help="Price of one GPU-hour, in any currency.")] = None,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the data sheet's peak operations that is reached, 0 to 1.")
+    ] = 0.4,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pairs per step; the total stays, so the number of steps changes.", min=2)
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool, typer.Option(help="Recompute layers in the backward pass: less memory, more operations.")
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option(metavar="KEY/step-000240", help="A trained checkpoint of that preset: measure its batch.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML file of settings.")] = None,
+    words: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Estimate what a run needs: processes, memory by part, micro-batch, sharding, GPU-hours, cost and energy.
+
+    It is what `cpt train --gpus N` does on such GPUs; what does not fit ends in an error, as there, with what would.
+    """
+    from flows.cli.terminal import read_params
+    from flows.params import RunParams
+    from flows.settings import configure
+    from pipeline_lib.train.plan import HERE, Terms, describe_plan, plan
+
+    params = read_params(RunParams, {"preset": preset, "init": init, "config": config, "set": words})
+    asked: dict[str, object] = {"train.checkpoint_activations": True} if checkpoint_activations else {}
+    if gpus is not None and gpu == HERE:
+        asked["train.gpus"] = gpus
+    resolved = _with_start(configure(preset, [*params.layers(), asked]))
+    if batch_size:
+        resolved = resolved.model_copy(update={"train": resolved.train.at_batch_size(batch_size)})
+    found = plan(resolved, Terms(1 if gpus is None else gpus, gpu, price or 0.0, utilisation))
+    lines = [describe_plan(found)]
+    if run:
+        from pipeline_lib.runtime.machine import artifact_home
+        from pipeline_lib.store.store import Store
+        from pipeline_lib.train.batch_size import advise
+
+        advice = advise(Store(artifact_home() / "store"), run)
+        scale = advice.noise_scale if math.isfinite(advice.noise_scale) else None
+        found["batch"] = {"noise_scale": scale, "bits": advice.bits, "pays_until": advice.negatives_pay_until}
+        lines += [
+            f"  batch: {advice.sentence()}",
+            *(f"    {size:6,} pairs {bits:6.2f} bits" for size, bits in advice.bits.items()),
+        ]
+    typer.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
+def _with_start(config: RunConfig) -> RunConfig:
+    """The configuration with the folder of its start in place; one whose sizes are known by name stays as it is."""
+    from flows.runs import find_checkpoint, open_store
+    from pipeline_lib.config.model import HUB_MODELS
+    from pipeline_lib.model.checkpoint import find_start
+    from pipeline_lib.model.starts import check_fits
+
+    init = config.model.init
+    if init in HUB_MODELS:
+        return config
+    checkpoint = find_checkpoint(open_store(), init)
+    start = str(checkpoint.folder) if checkpoint else find_start(init)
+    if not (checkpoint or config.pretrain.steps):
+        check_fits(start, config)
+    return config.model_copy(update={"model": config.model.model_copy(update={"init": start})})

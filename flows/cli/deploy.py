@@ -30,14 +30,13 @@ def deploy(
     check: Annotated[bool, typer.Option("--check", help="Check the files without deploying.")] = False,
 ) -> None:
     """Deploy scheduled runs from a YAML file: source, preset, schedule, policy, promotion. Run again to update."""
-    from flows.cli.nightly_file import saved_nights
     from pipeline_lib.runtime.machine import writable_home
 
     if sum(map(bool, (config, listed, remove))) != 1:
         raise UserError("give --config FILE, --list or --remove NAME")
     home = writable_home()
     if listed:
-        from flows.cli.nightly_file import saved_nights
+        from flows.orchestrator.declared import saved_nights
 
         typer.echo("\n".join(_lines(saved_nights(home))) or "nothing is deployed by `cpt deploy`; give --config FILE")
     elif remove:
@@ -56,12 +55,10 @@ def entries_of(files: list[Path] | tuple[Path, ...]) -> list[dict[str, Any]]:
     Raises:
         UserError: a file or an entry is wrong; the message names file, entry and key.
     """
-    import yaml
-
     from flows.cli.nightly_file import read_nights
-    from flows.cli.up import PROJECT
+    from flows.orchestrator.declared import declaration
 
-    declared = yaml.safe_load((PROJECT / "flows" / "prefect.yaml").read_text())["deployments"]
+    declared = declaration()["deployments"]
     taken = {str(entry["name"]): entry for entry in declared if entry["entrypoint"].endswith(":retrain")}
     entries: dict[str, dict[str, Any]] = {}
     for path in files:
@@ -79,7 +76,7 @@ def entries_of(files: list[Path] | tuple[Path, ...]) -> list[dict[str, Any]]:
 
 
 def _deployed(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> None:
-    from flows.cli.deployments import deploy_nights
+    from flows.orchestrator.deployments import deploy_nights
 
     for name, kept in deploy_nights(client, home, entries).items():
         typer.echo(f"retrain/{name}: {_about(next(entry for entry in entries if entry['name'] == name))}")
@@ -88,7 +85,7 @@ def _deployed(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any
 
 
 def _removed(client: SyncPrefectClient, home: Path, names: list[str]) -> None:
-    from flows.cli.deployments import remove_nights
+    from flows.orchestrator.deployments import remove_nights
 
     remove_nights(client, home, names)
     typer.echo("\n".join(f"retrain/{name} is removed; its model, index and history stay" for name in names))
@@ -96,8 +93,8 @@ def _removed(client: SyncPrefectClient, home: Path, names: list[str]) -> None:
 
 def _on_server(home: Path, act: Any) -> None:
     """Do something on the platform that runs or, where none does, on a server of the same database for as long as it takes."""
-    from flows.cli.server import prefect_environment, prefect_server
-    from flows.cli.up import PROJECT
+    from flows.orchestrator.declared import PROJECT
+    from flows.orchestrator.server import prefect_environment, prefect_server
 
     os.environ.update(prefect_environment(home))  # before prefect is imported
     os.environ.update({"CPT_HOME": str(home), "PIPELINE_HOME": str(PROJECT)})
@@ -105,7 +102,7 @@ def _on_server(home: Path, act: Any) -> None:
     with prefect_server(home) as url:
         from prefect.client.orchestration import SyncPrefectClient
 
-        from flows.cli.deployments import ensure_work_pool
+        from flows.orchestrator.deployments import ensure_work_pool
 
         # of this very URL: Prefect, which checked the schedules of the files, read its settings before there was one, and would
         # start a second server on the same database

@@ -1,10 +1,13 @@
-"""`cpt index`: update of the index in use (--update), and which kind would be built for so many vectors (--plan N)."""
+"""`cpt index`: update of the index in use (--update), and which kind would be built for so many vectors (--plan N).
+
+`cpt export-vectors`: the vectors of a published index for other stores.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from flows.params import RunParams
 
 USUAL_WIDTH = 256
+FORMATS, PRECISIONS = ("parquet",), ("float32", "float16")  # of exported vectors
 
 
 def index(
@@ -95,7 +99,7 @@ def _plan(plan: int, dim: int | None, budget: str, as_json: bool, dims: str) -> 
     """Print what every kind of index would take, by this machine's own rates, and which is chosen."""
     from dataclasses import asdict
 
-    from flows.cli.starts import Told
+    from flows.cli.store import Told
     from pipeline_lib.index.plan import calibrated, describe, plan_rows
     from pipeline_lib.index.recipes import parse_bytes
     from pipeline_lib.runtime.machine import artifact_home
@@ -172,3 +176,31 @@ def _width_in_use(home: Path) -> int | None:
         return int(read_json(in_use(home).index / "index.json")["dim"])
     except (UserError, CorruptArtifact, KeyError):
         return None
+
+
+def export_vectors(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write vectors.parquet to.")],
+    name: Annotated[str, typer.Option(help="Name of the model; empty: the one that searches use without a name.")] = "",
+    kind: Annotated[str, typer.Option(help="code or text; empty: both.")] = "",
+    form: Annotated[str, typer.Option("--format", help="Format of the file; only parquet.")] = "parquet",
+    precision: Annotated[str, typer.Option(help="Precision of the vectors: float32, or float16 at half the size.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
+    artifacts: Annotated[
+        str, typer.Option(metavar="URL", help="Bucket whose models are used: s3://bucket/prefix; empty: this machine's.")
+    ] = "",
+) -> None:
+    """Write ids, texts, places and vectors of the published index to a Parquet file, for Qdrant, pgvector and others."""
+    from flows.cli.store import Told
+    from pipeline_lib.runtime.machine import artifact_home
+    from pipeline_lib.search import vectors
+    from pipeline_lib.search.query import KINDS
+    from pipeline_lib.search.registry import in_use
+
+    for option, value, known in (("kind", kind, ("", *KINDS)), ("format", form, FORMATS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise UserError(f"--{option} {value!r}: choose one of {', '.join(filter(None, known))}")
+    options = vectors.VectorExport(kind or None, cast(vectors.VectorPrecision, precision), overwrite)
+    written = vectors.export_vectors(in_use(artifacts or artifact_home(), name), out, options, Told())
+    typer.echo(f"{written.path}: {written.rows:,} rows of {written.dim} dimensions, {precision}, {written.bytes:,} bytes")
+    if written.reconstructed:
+        typer.echo(f"{written.reconstructed:,} vectors came from the index: the store's cache has lost them", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,11 +13,8 @@ from flows.settings import absolute_place, flat, words_of
 from pipeline_lib.config.overrides import read_yaml
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.store.files import replace_file
 
-NIGHTS = "nights.json"
 MIN_INTERVAL_SECONDS = 1.0
-NIGHTS = "nights.json"  # beside Prefect's database: what was deployed
 PLACES = ("source", "config")  # relative ones count from the file
 
 
@@ -138,17 +134,6 @@ def read_nights(path: Path) -> list[Nightly]:
         if names.count(name) > 1:
             raise UserError(f"{path}: {name} comes {names.count(name)} times; give each entry a name of its own")
     return nights
-
-
-def saved_nights(home: Path) -> list[dict[str, Any]]:
-    """What was deployed so, in the words of prefect.yaml."""
-    path = home / "prefect" / NIGHTS
-    return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def save_nights(home: Path, entries: list[dict[str, Any]]) -> None:
-    """Keep what was deployed so, for the platform's next start."""
-    replace_file(home / "prefect" / NIGHTS, json.dumps(entries, indent=1).encode())
 
 
 def _night(path: Path, entry: dict[str, Any], number: int) -> Nightly:

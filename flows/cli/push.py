@@ -72,7 +72,7 @@ def push(
         typer.echo(f"{found.checkpoint}: {size}, for {where}; nothing was sent")
         typer.echo("push it with the same command without --dry-run")
         return
-    from flows.cli.starts import Told
+    from flows.cli.store import Told
 
     places: dict[str, Path] = {}
     for made in (found.exported, found.card):

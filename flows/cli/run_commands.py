@@ -1,17 +1,25 @@
-"""Commands of `cpt` that start a flow, and the search service: their options are made from the fields of a model."""
+"""Commands of `cpt` that start a flow, the search service, and the writer of queries: their options are a model's fields.
+
+`cpt serve`: every field of ServeConfig is an option, a variable of the environment (--max-k is CPT_SERVE_MAX_K) and a line of
+a YAML file; the terminal wins over the environment, and that over the file.
+"""
 
 from __future__ import annotations
 
+import inspect
+import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from flows.cli.options import takes
-from flows.cli.queries import queries
-from flows.cli.serve import serve
+from flows.cli.options import parameter, takes
+from flows.cli.store import Told
 from flows.cli.terminal import params_of, with_server
+from flows.options import Option
 from flows.params import (
     AblateParams,
     DatasetParams,
@@ -22,9 +30,16 @@ from flows.params import (
     RunParams,
     TrainParams,
 )
+from flows.runs import open_store
+from pipeline_lib.config.overrides import apply, read_config
+from pipeline_lib.config.queries import QueryWriterConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.serve.config import TOKEN, ServeConfig
 
 runs = typer.Typer()
+
+VARIABLES = "CPT_SERVE_"
+ServeFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file of these options, as max_k: 50.")]
 
 NoPromote = Annotated[
     bool, typer.Option("--no-promote", help="Export and index only: searches keep their current model (--promote never).")
@@ -168,6 +183,111 @@ def ablate(given: dict[str, Any]) -> None:
 
 def _print_record(flow: Callable[[], BaseModel]) -> None:
     typer.echo(with_server(flow).model_dump_json(indent=1, exclude_none=True))
+
+
+def _takes_config(function: Callable[[dict[str, Any], str | None], None]) -> Callable[..., None]:
+    """Give a command the fields of ServeConfig as options."""
+
+    def command(**given: Any) -> None:
+        file = given.pop("config")
+        function({name: value for name, value in given.items() if value not in (None, [])}, file)
+
+    made = [
+        parameter(Option(name, (name,), field), f"{VARIABLES}{name.upper()}")
+        for name, field in ServeConfig.model_fields.items()
+    ]
+    config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ServeFile)
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__signature__ = inspect.Signature([*made, config])  # type: ignore[attr-defined]
+    return command
+
+
+@_takes_config
+def serve(given: dict[str, Any], file: str | None) -> None:
+    """Serve the published index over HTTP: a search page, searches and embeddings, on loopback; Ctrl-C stops it."""
+    config = settings(given, file)
+    from flows.cli.search import load_weights
+    from pipeline_lib.runtime.machine import artifact_home
+    from pipeline_lib.serve.server import Service
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    service = Service(config, config.artifacts or artifact_home(), load_weights)
+    typer.echo(welcome(service))
+    service.serve()
+    typer.echo("stopped: every request that was under way is answered")
+
+
+def settings(given: dict[str, Any], file: str | None) -> ServeConfig:
+    """The configuration that a file makes, and over it what the terminal and the environment give.
+
+    Raises:
+        UserError: an option is unknown, or has a value that it does not take.
+    """
+    return apply(ServeConfig(), *([read_config(file, ServeConfig)] if file else []), given)
+
+
+def welcome(service: Any) -> str:
+    """What the terminal says at the start."""
+    pair = service.engine.served()
+    lines = [
+        f"Search:      {service.url}/    (GET and POST {service.url}/search; {service.url}/openapi.json)",
+        f"The model:   {service.url}/map    {service.url}/neighbours    {service.url}/compare",
+        f"Embeddings:  {service.url}/v1    (OpenAI's clients: base_url, model default)",
+        f"Upkeep:      {service.url}/healthz    {service.url}/metrics",
+        f"{pair['name']}: {pair['texts']:,} functions and passages, model {pair['model_digest'][:12]}.",
+    ]
+    if not service.is_on_loopback:
+        lines.append(f"Others than this machine reach it: without TLS, {TOKEN} and queries can be read on the way.")
+    return "\n".join([*lines, "Ctrl-C stops it."])
+
+
+@takes(DatasetParams)
+def queries(
+    given: dict[str, Any],
+    endpoint: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to /v1.")],
+    model: Annotated[str, typer.Option(help="Model, by the endpoint's name for it.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines that queries are appended to; goes on where it ends.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Further options: queries_per_text=3, limit=1000 ..."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin without a question about the estimate.")] = False,
+) -> None:
+    """Queries for the texts of a dump, written by a model behind an endpoint; train on them with --set queries.file=FILE."""
+    from pipeline_lib.pairs.extract import extract
+    from pipeline_lib.pairs.query_writer import BAD_SUFFIX, estimate, write_queries
+
+    params = params_of(DatasetParams, given)
+    config, told = params.resolve(), Told()
+    writer = _writer_options(endpoint, model, option or [])
+    extracted = extract(open_store(params.machine.artifacts), config.source, config.extract, told)
+    expected = estimate(extracted, writer, out)
+    typer.echo(expected.sentence(), err=True)
+    if expected.texts and not yes:
+        if not sys.stdin.isatty():
+            raise UserError("nothing was asked yet: give --yes to begin without a question")
+        typer.confirm("begin?", abort=True, err=True)
+    written = write_queries(extracted, writer, out, told)
+    typer.echo(f"{out}: {written.queries:,} queries for {written.texts:,} texts")
+    if written.bad:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(written.bad.items()))
+        typer.echo(f"{out}{BAD_SUFFIX}: {written.bad.total():,} answers set aside: {reasons}", err=True)
+    if written.unanswered:
+        typer.echo(f"{written.unanswered:,} texts stayed unanswered: the same command asks for them again", err=True)
+    typer.echo(f"train on them with --set queries.file={out} and a share of `queries` in train.mixture", err=True)
+
+
+def _writer_options(endpoint: str, model: str, given: list[str]) -> QueryWriterConfig:
+    parted = [word.partition("=") for word in given]
+    if wrong := [name for name, equals, _ in parted if not equals]:
+        raise UserError(f"--option {wrong[0]}: expected NAME=VALUE")
+    fields: dict[str, Any] = {name: value for name, _, value in parted}
+    try:
+        return QueryWriterConfig(endpoint=endpoint, model=model, **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(name for name in QueryWriterConfig.model_fields if name not in ("endpoint", "model"))
+        raise UserError(f"--option {'.'.join(map(str, first['loc']))}: {first['msg']}; there are {known}") from error
 
 
 runs.command()(serve)

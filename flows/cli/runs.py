@@ -1,9 +1,9 @@
-"""List of training runs, `cpt runs`: sources, checkpoints, figures, and the champion that search uses."""
+"""Training runs, `cpt runs`: sources, checkpoints, figures, and the champion that search uses; what goes on, `cpt status`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
     from pipeline_lib.store.store import Store
 
-HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 THIS_PYTHON = "this machine's Python"
-HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,23 @@ def runs(
         _print(found)
 
 
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object.")] = False,
+    artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
+) -> None:
+    """Show what runs now, published models with figures, next scheduled runs, the last failure and its remedy, and disk use."""
+    from flows.orchestrator.status import read_status
+    from pipeline_lib.runtime.machine import artifact_home
+
+    found = read_status(artifact_home(), artifacts)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    from flows.cli.status_page import print_status
+
+    print_status(found)
+
+
 def find_runs(home: Path, store: Store) -> list[Run]:
     """The runs of a store, newest first.
 
@@ -85,6 +100,8 @@ def find_runs(home: Path, store: Store) -> list[Run]:
 
 
 def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champions: Mapping[str, dict[str, str]]) -> Run:
+    from flows.orchestrator.status import headline_figures
+
     began = json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0)
     origin = json.loads(trained.note("origin.json") or b"{}")
     params, tuning = origin.get("params") or {}, origin.get("tuning") or {}
@@ -110,16 +127,6 @@ def _source(params: Mapping[str, Any], tuning: Mapping[str, Any]) -> str:
     if tuning:
         return " ".join([str(tuning.get("checkpoint", "")), *map(str, tuning.get("data", ()))])
     return str(params.get("source") or params.get("dump") or (THIS_PYTHON if params else ""))
-
-
-def headline_figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The headline of the first task of each kind."""
-    found: dict[str, float] = {}
-    for task in tasks:
-        kind, figures = task.get("kind", ""), task.get("model", {})
-        if HEADLINES.get(kind) in figures:
-            found.setdefault(kind, figures[HEADLINES[kind]])
-    return found
 
 
 def _reports(home: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -184,6 +191,7 @@ def _table(found: list[Run]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from flows.orchestrator.status import HEADLINES, HEADS
     from pipeline_lib.store.store import SHOWN_DIGITS
 
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)

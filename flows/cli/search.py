@@ -1,4 +1,7 @@
-"""Search at a terminal: one query, a function or passage as the query, or a file of queries."""
+"""Search at a terminal: one query, a function or passage as the query, or a file of queries.
+
+`cpt mcp`: the same for coding agents, as an MCP server over stdio, or over HTTP on loopback.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 KINDS = ("code", "text")
 BROKEN_PIPE = 141  # exit code, as the shell gives it
 MOST_DIGITS = 9  # of a line's number
+LOOPBACK = "127.0.0.1"
 STANDARD = "-"  # a file's name that stands for the standard input or output
 
 
@@ -293,3 +297,32 @@ def load_weights(folder: Path) -> Any:
     from pipeline_lib.export.exported import TorchQueries  # torch: only where there is no model.onnx
 
     return TorchQueries(folder)
+
+
+def mcp(
+    name: Annotated[str, typer.Option(help="Model to use if an agent names none; empty: the one that `cpt search` uses.")] = "",
+    artifacts: Annotated[
+        str, typer.Option(metavar="URL", help="Bucket whose models are searched: s3://bucket/prefix; empty: this machine's.")
+    ] = "",
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port of streamable HTTP on loopback, at /mcp; unset: stdio, as agents start it.", min=1, max=65535),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Embed queries by the model's 8-bit weights.")] = False,
+) -> None:
+    """Offer the published search to coding agents (MCP), as the tools search, similar, read and status."""
+    from pipeline_lib.runtime.machine import artifact_home
+
+    try:
+        import mcp.server  # noqa: F401
+    except ImportError as error:
+        raise UserError("an MCP server needs the SDK, which is not here: pip install 'cpt-factory[mcp]'") from error
+    from pipeline_lib.search.mcp_server import HTTP_PATH, Searches, following, make_server
+
+    home = artifacts or artifact_home()
+    server = make_server(Searches(home, name, following(home, load_weights, int8)))
+    if port is None:
+        server.run("stdio")
+    else:
+        typer.echo(f"http://{LOOPBACK}:{port}{HTTP_PATH}", err=True)
+        server.run("streamable-http", host=LOOPBACK, port=port, streamable_http_path=HTTP_PATH)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.api import Row, age, parse_time
-from flows.cli.runs import HEADS
+from flows.orchestrator.api import Row, age, parse_time
+from flows.orchestrator.status import HEADS
 from pipeline_lib.store.store import SHOWN_DIGITS
 
 ROOMS_SHOWN = 6

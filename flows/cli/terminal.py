@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from flows.cli.starts import Told
+from flows.cli.store import Told
 from flows.options import Params, fields_of, options_of, with_places
 from flows.params import (
     CheckpointParams,
@@ -41,7 +41,7 @@ Given = TypeVar("Given", bound=Params)
 
 def with_server(flow: Callable[[], Any]) -> Any:
     """Run a flow against a server of this artifact root, its log kept out of the terminal."""
-    from flows.cli.server import prefect_environment, prefect_server  # imports Prefect: seconds
+    from flows.orchestrator.server import prefect_environment, prefect_server  # imports Prefect: seconds
 
     home = artifact_home()
     os.environ.update(prefect_environment(home))

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 from served import Served
 
-from flows.cli import server
-from flows.cli.server import free_port, prefect_environment
+from flows.orchestrator import server
+from flows.orchestrator.server import free_port, prefect_environment
 
 LIMIT_1 = {"collision_strategy": "CANCEL_NEW"}
 
@@ -31,7 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def lost_runs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from flows.cli import lost_runs
+    from flows.orchestrator import lost_runs
 
     monkeypatch.setattr(lost_runs, "SUBMISSION_SECONDS", 0.0)
     return lost_runs

@@ -19,8 +19,8 @@ from integration.test_lost_runs import start as start_run
 from integration.test_suspending import processes_of, read, start, wait_for
 from served import Platform, Served, runs_of, wait_until
 
-from flows.cli.api import answer_to
-from flows.cli.server import free_port
+from flows.orchestrator.api import answer_to
+from flows.orchestrator.server import free_port
 from pipeline_lib.runtime.outcomes import read_outcomes
 from pipeline_lib.search.registry import champion, history
 
@@ -63,7 +63,7 @@ def test_an_answer_that_finds_the_slot_taken_waits_for_it(served: Served, deploy
     from prefect import states
 
     from flows.approval import is_turned_away, let_in_again
-    from flows.cli.upkeep import UntoldEnds
+    from flows.orchestrator.upkeep import UntoldEnds
 
     run = asks(served, deployment, KEY)
     night = start_run(served, deployment, "Running", "a worker")

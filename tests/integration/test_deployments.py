@@ -29,7 +29,7 @@ ENTRY = {
 @pytest.fixture
 def redeploy(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Any]:
     """`cpt up`'s deployment of one entry; what the server has afterwards."""
-    from flows.cli import deployments
+    from flows.orchestrator import deployments
 
     def deploy(entry: dict[str, Any]) -> Any:
         declared = {
@@ -108,7 +108,7 @@ def test_a_deployment_with_another_name_takes_over_what_a_person_set_and_the_old
     from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.exceptions import ObjectNotFound
 
-    from flows.cli import deployments
+    from flows.orchestrator import deployments
 
     monkeypatch.setattr(deployments, "EARLIER_NAME", "before")
     old = redeploy({**ENTRY, "name": "before"})

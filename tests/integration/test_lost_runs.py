@@ -16,7 +16,7 @@ import pytest
 from served import Served, runs_of
 from webhooks import listening
 
-from flows.cli import server
+from flows.orchestrator import server
 
 
 def start(served: Served, deployment: UUID, state: str, worker: str | None, pid: str | None = None) -> UUID:
@@ -141,7 +141,7 @@ def test_a_process_that_outlived_its_worker_is_ended_before_its_run_is_closed(
 
 
 def test_the_end_of_a_lost_run_is_told_once(served: Served, deployment: UUID, lost_runs: Any) -> None:
-    from flows.cli.upkeep import UntoldEnds
+    from flows.orchestrator.upkeep import UntoldEnds
 
     UntoldEnds(served.home).look(served.client, at_once=True)  # of what other tests left
     with listening() as hook:
@@ -233,7 +233,7 @@ def test_the_lock_of_the_leases_that_a_power_cut_left_is_removed_and_a_fresh_one
 
 @pytest.fixture
 def restarts(served: Served, tmp_path: Path) -> Callable[[int], Any]:
-    from flows.cli.restarts import Restarts
+    from flows.orchestrator.restarts import Restarts
 
     return lambda times: Restarts(served.client, tmp_path, times)
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from corpus import write_corpus
 
-from flows.cli.server import free_port
+from flows.orchestrator.server import free_port
 from pipeline_lib.search import registry
 from pipeline_lib.search.query import Searcher
 from pipeline_lib.store.store import Store

@@ -19,8 +19,8 @@ import pytest
 from corpus import write_corpus
 from postgres_server import PASSWORD, Server, programs, running
 
-from flows.cli.api import answer_to
-from flows.cli.server import free_port, prefect_environment
+from flows.orchestrator.api import answer_to
+from flows.orchestrator.server import free_port, prefect_environment
 from pipeline_lib.search.registry import history
 
 PROJECT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ FLOWS = """
 import json, os, sys, threading, time, urllib.request
 from pathlib import Path
 
-from flows.cli.api import answer_to
+from flows.orchestrator.api import answer_to
 from flows.cli.terminal import with_server
 from flows.params import PublishParams, RunParams
 

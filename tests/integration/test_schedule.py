@@ -17,7 +17,7 @@ import pytest
 from served import PROJECT, Platform, deployment_named, post, runs_in, wait_until
 from training_runs import rank_processes
 
-from flows.cli.server import free_port
+from flows.orchestrator.server import free_port
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import is_running
 
@@ -79,7 +79,7 @@ def test_nights_of_a_users_file_are_deployed_and_a_persons_changes_stay(
     from prefect.client.orchestration import SyncPrefectClient
 
     from flows.cli.deploy import entries_of
-    from flows.cli.deployments import deploy_nights, remove_nights
+    from flows.orchestrator.deployments import deploy_nights, remove_nights
 
     path = tmp_path / "nights.yaml"
     entry = {"name": "handbook", "preset": "smoke", "source": str(tmp_path), "schedule": {"cron": "0 2 * * *", "active": False}}

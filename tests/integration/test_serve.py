@@ -21,7 +21,7 @@ from search_homes import SearchHome, ask, serving
 from typer.testing import CliRunner
 
 from flows.cli.commands import app as cli
-from flows.cli.server import free_port
+from flows.orchestrator.server import free_port
 from pipeline_lib.errors import UserError
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.search.query import Searcher, render_json

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from served import Platform, deployment_named, post, wait_until
 
-from flows.cli.api import answer_to
-from flows.cli.server import free_port
+from flows.orchestrator.api import answer_to
+from flows.orchestrator.server import free_port
 
 NAME = "as I typed it"
 

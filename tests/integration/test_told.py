@@ -19,7 +19,7 @@ from corpus import write_corpus
 from webhooks import Webhook, listening
 
 from benchmarks.nights import counts, read_night, used_and_file_bytes, write_nights
-from flows.cli import server
+from flows.orchestrator import server
 from pipeline_lib.runtime.outcomes import read_outcomes
 
 PROJECT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ ROOT = "select id from flow_run where name = 'a-night' and state_type = 'COMPLET
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
-from flows.cli.server import prefect_environment, prefect_server
+from flows.orchestrator.server import prefect_environment, prefect_server
 
 home, hook = Path(sys.argv[1]), sys.argv[2]
 os.environ.update(prefect_environment(home))

@@ -91,7 +91,7 @@ def test_the_smallest_run_works_away_from_any_checkout(cpt: Path, tmp_path: Path
     said("run", "--preset", "smoke", "--source", "src", "--name", "wheel")
     assert (tmp_path / "home" / "reports" / "wheel" / "report.html").is_file()
     assert json.loads(said("search", "parse a date", "--name", "wheel", "-k", "3", "--json"))
-    declared = "from flows.cli.deployments import declaration; print(len(declaration()['deployments']))"
+    declared = "from flows.orchestrator.declared import declaration; print(len(declaration()['deployments']))"
     counted = subprocess.run(
         [python, "-c", declared], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from corpus import write_corpus
 
-from flows.cli.server import prefect_environment, prefect_server
+from flows.orchestrator.server import prefect_environment, prefect_server
 from pipeline_lib.search.registry import in_use
 
 PROJECT = Path(__file__).parents[2]

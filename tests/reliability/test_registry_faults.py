@@ -22,7 +22,7 @@ from corpus import write_corpus
 from reliability.test_extraction_faults import can_mount
 from reliability.test_interruption import BEFORE_MANIFEST, BOUNDARY, KILLED, PROGRAM
 
-from flows.cli.server import prefect_environment, prefect_server
+from flows.orchestrator.server import prefect_environment, prefect_server
 from pipeline_lib.search.registry import history, in_use
 
 PROJECT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from flows.cli.server import prefect_environment, prefect_server
+from flows.orchestrator.server import prefect_environment, prefect_server
 
 home = Path(sys.argv[1])
 os.environ.update(prefect_environment(home))

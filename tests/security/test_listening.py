@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.cli.api import answer_to
-from flows.cli.server import free_port
+from flows.orchestrator.api import answer_to
+from flows.orchestrator.server import free_port
 
 PROJECT = Path(__file__).parents[2]
 LISTEN = "0A"

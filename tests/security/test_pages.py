@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flows.cli.pages import pages_server
-from flows.cli.server import free_port
+from flows.orchestrator.pages import pages_server
+from flows.orchestrator.server import free_port
 
 KEY = "389f10f03700825fb53a4b34"
 

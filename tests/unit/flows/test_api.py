@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from flows.cli.api import Api
+from flows.orchestrator.api import Api
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from builders import write_artifact
 from webhooks import Webhook, listening
 
 from flows.cli.terminal import WEBHOOK, _without_webhook
-from flows.cli.upkeep import RESULT_DAYS, UntoldEnds, remove_old_results, remove_old_server_logs
 from flows.notices import mark_registry, subject_of, tell_registry
+from flows.orchestrator.upkeep import RESULT_DAYS, UntoldEnds, remove_old_results, remove_old_server_logs
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.runtime.outcomes import outcome_of

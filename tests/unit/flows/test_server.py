@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.cli import server
+from flows.orchestrator import server
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 

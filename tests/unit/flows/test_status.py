@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from flows.cli import status as page
-from flows.cli.api import seconds_left
-from flows.cli.status import disk, read_status
 from flows.cli.status_page import duration, print_status, size
+from flows.orchestrator import status as page
+from flows.orchestrator.api import seconds_left
+from flows.orchestrator.status import disk, read_status
 from pipeline_lib.runtime.outcomes import outcome_of
 from pipeline_lib.store.store import Store
 

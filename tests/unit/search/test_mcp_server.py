@@ -19,7 +19,7 @@ import anyio
 import pytest
 from exported_models import Exported
 
-from flows.cli.server import free_port
+from flows.orchestrator.server import free_port
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.index.index import build_index
 from pipeline_lib.search.registry import Candidate, promote

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
-from flows.cli.serve import settings
+from flows.cli.run_commands import settings
 from pipeline_lib.errors import UserError
 from pipeline_lib.serve.config import ServeConfig
 

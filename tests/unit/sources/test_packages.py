@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import starts
+from flows.cli import store
 from flows.cli.terminal import check_source
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.read_limits import ReadLimits
@@ -259,7 +259,7 @@ def test_at_a_terminal_a_spec_is_fetched(wheel: str, tmp_path: Path, home: Path)
     assert f"{home / 'packages'}: 1 packages, 0 MB; 0 of them were here already" in done.stdout
     (tmp_path / "tree.yaml").write_text("- {reader: tree, url: .}\n")
     with pytest.raises(UserError, match="none of its sources is a package"):
-        starts.fetch(str(tmp_path / "tree.yaml"))
+        store.fetch(str(tmp_path / "tree.yaml"))
 
 
 def test_the_recipe_names_pinned_packages_and_permissive_licences() -> None:

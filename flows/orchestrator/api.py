@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.cli.server import is_alive, is_healthy
+from flows.orchestrator.server import is_alive, is_healthy
 
 BUSY = 503  # Prefect's answer while its database is locked; nothing was changed
 ASK_AGAIN_SECONDS = 0.2

@@ -1,4 +1,4 @@
-"""Status at a glance, `cpt status`: what runs, the champions, the next schedule, the last failure and why, and the disk.
+"""Status at a glance: what runs, the champions, the next schedule, the last failure and why, and the disk.
 
 Everything but what runs and what is scheduled lies in files, and is told without a server. Imports no Prefect.
 """
@@ -9,46 +9,29 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.runtime.outcomes import Outcome, read_outcomes
 
 if TYPE_CHECKING:
-    from flows.cli.api import Api, Row
+    from flows.orchestrator.api import Api, Row
 
 SCHEMA = 1  # of the JSON: raised when a field goes or changes its meaning
 DISK_SECONDS = 0.6  # for counting bytes; a store that has too many files is told as far as that goes
 SCHEDULES_SHOWN = 5
-FIGURES = 4
-
-
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object.")] = False,
-    artifacts: Annotated[str, typer.Option(metavar="URL", help="The artifact store: s3://bucket/prefix, or a folder.")] = "",
-) -> None:
-    """Show what runs now, published models with figures, next scheduled runs, the last failure and its remedy, and disk use."""
-    from pipeline_lib.runtime.machine import artifact_home
-
-    found = read_status(artifact_home(), artifacts)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    from flows.cli.status_page import print_status
-
-    print_status(found)
+HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
+HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}  # of their columns
 
 
 def read_status(home: Path, artifacts: str = "") -> Row:
     """Everything that `--json` prints; a part that cannot be read says why under `problems`."""
     problems: list[str] = []
     now = datetime.now(UTC)
-    from flows.cli.api import find_api  # HTTP: a tenth of a search's second, and every command imports this file
+    from flows.orchestrator.api import find_api  # HTTP: a tenth of a second, which a list of runs need not take
 
     api = find_api(home)
     outcomes = read_outcomes(home)
@@ -70,7 +53,7 @@ def read_status(home: Path, artifacts: str = "") -> Row:
 
 def running(api: Api, now: datetime) -> list[Row]:
     """The runs at work."""
-    from flows.cli.api import seconds_left
+    from flows.orchestrator.api import seconds_left
 
     rows = api.running()
     flows, deployments = _names(api, rows)
@@ -159,8 +142,6 @@ def _delta(index: Path) -> Row | None:
 
 def _figures(home: Path, name: str, trained: str) -> tuple[Row, dict[str, float]]:
     """The newest report of a training run, and the headline figure of each kind of task on the test split."""
-    from flows.cli.runs import headline_figures
-
     folder = home / "reports" / name
     paths = [*folder.glob("report.json"), *sorted(folder.glob("*/report.json"), key=os.path.getmtime, reverse=True)]
     for path in paths:
@@ -175,9 +156,19 @@ def _figures(home: Path, name: str, trained: str) -> tuple[Row, dict[str, float]
     return {}, {}
 
 
+def headline_figures(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The headline of the first task of each kind."""
+    found: dict[str, float] = {}
+    for task in tasks:
+        kind, figures = task.get("kind", ""), task.get("model", {})
+        if HEADLINES.get(kind) in figures:
+            found.setdefault(kind, figures[HEADLINES[kind]])
+    return found
+
+
 def _last_failure(api: Api | None, outcomes: list[Outcome], problems: list[str]) -> Row | None:
     """The last failure that is recorded here or that the server knows of, whichever is later; with what to type next."""
-    from flows.cli.api import newest
+    from flows.orchestrator.api import newest
 
     rows = [{**outcome.failure, "flow": outcome.flow, "name": outcome.name, "failing": outcome.failing}
             for outcome in outcomes if outcome.failure]  # fmt: skip

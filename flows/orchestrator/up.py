@@ -16,18 +16,18 @@ import httpx
 import psutil
 import typer
 
-from flows.cli.pages import pages_server
-from flows.cli.server import prefect_environment, record_child, shared_server
+from flows.orchestrator.declared import PROJECT
+from flows.orchestrator.pages import pages_server
+from flows.orchestrator.server import prefect_environment, record_child, shared_server
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-    from flows.cli.restarts import Restarts
-    from flows.cli.server import OwnedServer
+    from flows.orchestrator.restarts import Restarts
+    from flows.orchestrator.server import OwnedServer
 
-PROJECT = Path(__file__).resolve().parents[2]
 WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
@@ -68,9 +68,9 @@ class _Platform:
     def serve(self, restart_lost: int) -> None:
         """Work until a signal comes."""
         from flows.approval import expire, let_in_again
-        from flows.cli.lost_runs import SilenceWatch, skip_missed
-        from flows.cli.restarts import Restarts
-        from flows.cli.upkeep import UntoldEnds, Upkeep
+        from flows.orchestrator.lost_runs import SilenceWatch, skip_missed
+        from flows.orchestrator.restarts import Restarts
+        from flows.orchestrator.upkeep import UntoldEnds, Upkeep
 
         stopped, watch, restarts = _stop_signal(), SilenceWatch(), Restarts(self.client, self.home, restart_lost)
         untold, upkeep = UntoldEnds(self.home), Upkeep(self.home, [self.log, self.server.log])
@@ -96,7 +96,7 @@ class _Platform:
     @contextlib.contextmanager
     def _worker(self, restarts: Restarts) -> Iterator[subprocess.Popen[bytes]]:
         """A worker for as long as the block lasts; after it, no run of it is left unfinished."""
-        from flows.cli.lost_runs import run_processes, worker_name
+        from flows.orchestrator.lost_runs import run_processes, worker_name
 
         words = ["worker", "start", "--pool", "local-process", "--name", worker_name(self.home), "--limit", str(PARALLEL_RUNS)]
         with self.log.open("ab") as output:
@@ -113,7 +113,7 @@ class _Platform:
                 self._close_lost(restarts)
 
     def _close_lost(self, restarts: Restarts) -> list[str]:
-        from flows.cli.lost_runs import close_lost
+        from flows.orchestrator.lost_runs import close_lost
 
         closed = close_lost(self.client, self.home, restarts.note)
         _say(CLOSED, closed)
@@ -140,7 +140,7 @@ class _Platform:
 
 def _stop_worker(worker: subprocess.Popen[bytes]) -> None:
     """Let its runs report their end, then stop it. Told to stop while they run, it would kill them with no word said."""
-    from flows.cli.lost_runs import RUN_STOP_SECONDS
+    from flows.orchestrator.lost_runs import RUN_STOP_SECONDS
 
     if worker.poll() is None:
         os.kill(worker.pid, signal.SIGSTOP)  # it must not take the next run in place of one that ends
@@ -167,8 +167,8 @@ def _stop_signal() -> threading.Event:
 
 
 def _deploy(schedules: bool) -> None:
-    """Run flows/cli/deployments.py as a process: it imports every flow, 600 MB that this one need not hold for weeks."""
-    words = [sys.executable, "-m", "flows.cli.deployments", *(["--schedules"] if schedules else [])]
+    """Run deployments.py as a process: it imports every flow, 600 MB that this one need not hold for weeks."""
+    words = [sys.executable, "-m", "flows.orchestrator.deployments", *(["--schedules"] if schedules else [])]
     answer = subprocess.run(words, cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False)
     if answer.returncode:
         raise UserError(answer.stderr.strip().splitlines()[-1])

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.metrics import METRICS_TYPE, Metrics
-from flows.cli.server import HOST, free_port, port_is_free
+from flows.orchestrator.metrics import METRICS_TYPE, Metrics
+from flows.orchestrator.server import HOST, free_port, port_is_free
 from pipeline_lib.runtime.machine import PAGES_FILE
 from pipeline_lib.store.files import replace_file
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.api import Api, Row, find_api, is_stage, parse_time, stage_name
-from flows.cli.status import champions, disk
+from flows.orchestrator.api import Api, Row, find_api, is_stage, parse_time, stage_name
+from flows.orchestrator.status import champions, disk
 from pipeline_lib.runtime.outcomes import read_outcomes
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.cli.lost_runs import MISSED
+from flows.orchestrator.lost_runs import MISSED
 from pipeline_lib.runtime.event_log import RotatedOutput
 from pipeline_lib.runtime.outcomes import read_outcomes
 

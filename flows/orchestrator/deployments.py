@@ -21,65 +21,21 @@ from prefect.client.schemas import filters
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import construct_schedule
-from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.flows import load_flow_arguments_from_entrypoint, load_flow_from_entrypoint
+from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.templating import apply_values
 
-from flows.cli.automations import ABSENT, deploy_automations, keep_changes, update_automation
-from flows.cli.nightly_file import save_nights, saved_nights
+from flows.orchestrator.automations import ABSENT, deploy_automations, keep_changes, move_automations
+from flows.orchestrator.declared import PROJECT, Declared, declaration, save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.store.files import replace_file
 
 WORK_POOL = "local-process"
-PROJECT = Path(__file__).resolve().parents[2]
 EARLIER_NAME = "manual"  # of each deployment that is called after its flow now
 CONFLICT, UNPROCESSABLE = 409, 422
-
-
-class Declared:
-    """A deployment as prefect.yaml declares it, in the server's terms."""
-
-    def __init__(self, entry: dict[str, Any]) -> None:
-        self.entry = entry
-        self.entrypoint: str = entry["entrypoint"]
-        self.name = f"{_flow_name(self.entrypoint)}/{entry['name']}"
-
-    def shared_fields(self) -> dict[str, Any]:
-        """What a person may change as well."""
-        limit = self.entry.get("concurrency_limit")
-        options = {key: value for key, value in limit.items() if key != "limit"} if isinstance(limit, dict) else None
-        pool = apply_values(self.entry["work_pool"], {})  # {{ $NAME }} is looked up in the environment
-        return {
-            "description": self.entry["description"],
-            "tags": self.entry.get("tags", []),
-            "parameters": self.entry.get("parameters", {}),
-            "enforce_parameter_schema": self.entry.get("enforce_parameter_schema", True),
-            "concurrency_limit": limit["limit"] if isinstance(limit, dict) else limit,
-            "concurrency_options": options,
-            "work_pool_name": pool["name"],
-            "job_variables": pool.get("job_variables", {}),
-        }
-
-    def schedules(self) -> dict[str, dict[str, Any]]:
-        """Its schedules by their slugs."""
-        found = {}
-        for entry in self.entry.get("schedules", []):
-            words = {key: entry[key] for key in ("cron", "interval", "rrule", "anchor_date", "timezone") if key in entry}
-            found[entry["slug"]] = {
-                "schedule": construct_schedule(**words).model_dump(mode="json"),
-                "active": entry.get("active", True),
-                "parameters": entry.get("parameters", {}),
-            }
-        return found
-
-    def record(self) -> dict[str, Any]:
-        """What the next start compares with."""
-        return {"fields": self.shared_fields(), "schedules": self.schedules()}
 
 
 def deploy_all(client: SyncPrefectClient, home: Path) -> None:
@@ -172,16 +128,6 @@ def _kept(code: Declared, now: DeploymentResponse) -> list[str]:
     return kept
 
 
-def declaration() -> dict[str, Any]:
-    """What prefect.yaml says."""
-    return dict(yaml.safe_load((PROJECT / "flows" / "prefect.yaml").read_text()))
-
-
-def _flow_name(entrypoint: str) -> str:
-    """The name that the decorator gives it, else the function's; nothing is imported."""
-    return load_flow_arguments_from_entrypoint(entrypoint).get("name") or entrypoint.rsplit(":", 1)[1].replace("_", "-")
-
-
 def _update(
     client: SyncPrefectClient, code: Declared, found: DeploymentResponse, pull: list[Any], record: dict[str, Any] | None
 ) -> None:
@@ -225,7 +171,7 @@ def _rename(client: SyncPrefectClient, code: Declared, last: dict[str, Any]) -> 
     if code.name not in last:
         _move_settings(client, code, old, new, last[earlier])
     _move_planned_runs(client, of_old, new)
-    _move_automations(client, old, new)
+    move_automations(client, old, new)
     paused = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.PAUSED]))
     if client.read_flow_runs(deployment_filter=of_old, flow_run_filter=filters.FlowRunFilter(state=paused), limit=1):
         typer.echo(f"{earlier} is {code.name} now, and goes once its suspended run has ended")
@@ -271,18 +217,6 @@ def _move_planned_runs(client: SyncPrefectClient, of_old: filters.DeploymentFilt
             key = f"renamed-{run.id}"
             planned: State = Scheduled(scheduled_time=run.next_scheduled_start_time)
             client.create_flow_run_from_deployment(new.id, state=planned, idempotency_key=key, **words)
-
-
-def _move_automations(client: SyncPrefectClient, old: DeploymentResponse, new: DeploymentResponse) -> None:
-    """Let automations that start the old deployment start the new one."""
-    for automation in client.read_automations():
-        actions = [
-            action.model_copy(update={"deployment_id": new.id}) if getattr(action, "deployment_id", None) == old.id else action
-            for action in automation.actions
-        ]
-        if actions != automation.actions:
-            words = {name: getattr(automation, name) for name in AutomationCore.model_fields}
-            update_automation(client, automation.id, AutomationCore(**words | {"actions": actions}))
 
 
 def _put(client: SyncPrefectClient, code: Declared, found: DeploymentResponse, fields: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 
@@ -43,6 +44,18 @@ def update_automation(client: SyncPrefectClient, automation_id: UUID, to: Automa
     """Replace an automation; the client's own method sends a field that the server refuses (`owner_resource`)."""
     wanted = to.model_dump(mode="json", exclude={"owner_resource"})
     client.request("PUT", "/automations/{id}", path_params={"id": automation_id}, json=wanted)
+
+
+def move_automations(client: SyncPrefectClient, old: DeploymentResponse, new: DeploymentResponse) -> None:
+    """Let automations that start the old deployment start the new one."""
+    for automation in client.read_automations():
+        actions = [
+            action.model_copy(update={"deployment_id": new.id}) if getattr(action, "deployment_id", None) == old.id else action
+            for action in automation.actions
+        ]
+        if actions != automation.actions:
+            words = {name: getattr(automation, name) for name in AutomationCore.model_fields}
+            update_automation(client, automation.id, AutomationCore(**words | {"actions": actions}))
 
 
 def keep_changes(code: Any, last: Any, now: Any) -> Any:
