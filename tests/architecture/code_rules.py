@@ -1,13 +1,32 @@
-"""Rules that neither ruff nor import-linter has, as functions from one file's source to its violations, "line: what"."""
+"""Rules that neither ruff nor import-linter has, as functions from one file's source to its violations, "line: what".
+
+Those of whole folders take a listing instead: paths from the root of the project, one a line.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
+ROOM_FILES = 18
+BESIDES = ("__init__.py", "__main__.py")
+# rooms with more files than that: how many they may have, None where a file is added for each new one, and why
+LARGER_ROOMS: dict[str, tuple[int | None, str]] = {
+    "pipeline_lib/evaluation/suites": (None, "a suite is one file"),
+    "pipeline_lib/languages": (None, "a language is one file"),
+    "pipeline_lib/sources/readers": (None, "a reader is one file"),
+    "benchmarks": (29, "a benchmark is a command of its own; no more until one is merged"),
+    "flows": (24, "a flow is one file, beside what flows share; no more until some is merged"),
+    "pipeline_lib/config": (20, "a file for each stage's options; no more until some are merged"),
+    "pipeline_lib/sources": (19, "what readers share; no more until some is merged"),
+    "pipeline_lib/train": (24, "the training loop and what it needs; no more until some is merged"),
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Rule = Callable[[str], list[str]]
@@ -36,6 +55,31 @@ def long_functions(source: str) -> list[str]:
         for node in functions(source)
         if (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES
     ]
+
+
+def crowded_rooms(listing: str) -> list[str]:
+    """A package holds at most 18 modules besides __init__ and __main__; a larger one no more than LARGER_ROOMS has of it."""
+    paths = [PurePosixPath(line) for line in listing.splitlines()]
+    counts = Counter(str(path.parent) for path in paths if path.suffix == ".py" and path.name not in BESIDES)
+    found = []
+    for room, n_files in sorted(counts.items()):
+        most = LARGER_ROOMS.get(room, (ROOM_FILES, ""))[0]
+        if most is not None and n_files > most:
+            found.append(f"{room}: {n_files} modules, at most {most}: merge some, or make a room of those that belong together")
+        elif most is not None and room in LARGER_ROOMS and n_files < most:
+            found.append(
+                f"{room}: {n_files} modules, fewer than the {most} of LARGER_ROOMS: lower that, or remove it at {ROOM_FILES}"
+            )
+    return found
+
+
+def shadowed_modules(listing: str) -> list[str]:
+    """No module beside a flow has a name of Python's own: Prefect puts a flow's folder first on the path of all its processes.
+
+    With flows/platform/, `import platform` would find that in every process that a run starts.
+    """
+    names = {PurePosixPath(path).parts[1].removesuffix(".py") for path in listing.splitlines() if path.startswith("flows/")}
+    return [f"flows/{name}: Python has a module of that name" for name in sorted(names & sys.stdlib_module_names)]
 
 
 def unsafe_reads(source: str) -> list[str]:
