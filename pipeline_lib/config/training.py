@@ -265,6 +265,35 @@ class TrainConfig(OptimizerConfig):
         return f"{super().rates()}, {dropout}"
 
 
+def wants_guide(config: TrainConfig, guide: GuideConfig) -> bool:
+    """True if a training on a dump goes by a guide: its loss, or the choice of its pairs."""
+    return config.needs_guide or guide.keep_top is not None
+
+
+def check_guide(config: TrainConfig, guide: GuideConfig) -> None:
+    """What a training on a dump asks of a guide can be had; whether there is such a model is for whoever opens it to say.
+
+    Raises:
+        UserError: none is named, the pairs have nothing for a term to go by, or a first round cannot be.
+    """
+    if not wants_guide(config, guide):
+        return
+    if config.teacher.margin_mse_weight:
+        raise UserError(
+            "train.teacher.margin_mse_weight wants hard negatives, and the pairs of a dump have none: leave it at 0 here, and"
+            " give `cpt finetune` training.teacher.margin_mse_weight"
+        )
+    if guide.model is None:
+        raise UserError(
+            "train.false_negatives.by: guide, train.teacher and guide.keep_top go by a guide's scores, and guide.model names"
+            " none: give a folder, RUN/step-000240 or first_round"
+        )
+    if guide.model == FIRST_ROUND and config.continue_from:
+        raise UserError(
+            "guide.model first_round trains anew, and train.continue_from goes on from a run: name that run instead"
+        )
+
+
 def check_early_stopping(config: TrainConfig, splits: Sequence[str] = ("validation",)) -> None:
     """Early stopping has figures to go by, of one of these tokenized splits.
 
