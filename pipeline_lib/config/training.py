@@ -53,6 +53,11 @@ class FalseNegativesConfig(StageConfig):
         0, description="Steps from the first one that leave nothing out: scores of weights that know nothing say little.", ge=0
     )
 
+    @property
+    def is_off(self) -> bool:
+        """True where scores leave nothing out."""
+        return self.by == "off"
+
 
 class TeacherConfig(StageConfig):
     """Teacher: terms of the loss that draw the model's scores to those of `guide.model`; at weight 0 there are none."""
@@ -67,10 +72,15 @@ class TeacherConfig(StageConfig):
         ge=0,
     )
 
+    @property
+    def is_off(self) -> bool:
+        """True where the loss has no term of a guide."""
+        return not self.kl_weight and not self.margin_mse_weight
+
 
 def reads_guide(false_negatives: FalseNegativesConfig, teacher: TeacherConfig) -> bool:
     """True if a loss with these rules and terms reads a guide's scores."""
-    return false_negatives.by == "guide" or teacher.kl_weight > 0 or teacher.margin_mse_weight > 0
+    return false_negatives.by == "guide" or not teacher.is_off
 
 
 FIRST_ROUND = "first_round"
@@ -121,6 +131,11 @@ class MatryoshkaConfig(StageConfig):
         if any(not 0 < weight < float("inf") for weight in self.weights):
             raise ValueError(f"weights {list(self.weights)}: each has to be above 0")
         return self
+
+    @property
+    def is_off(self) -> bool:
+        """True where the loss is of the whole vector."""
+        return not self.dims
 
     @property
     def weighted(self) -> tuple[tuple[int, float], ...]:
