@@ -52,6 +52,12 @@ class FalseNegativesConfig(StageConfig):
     unmasked_steps: int = Field(
         0, description="Steps from the first one that leave nothing out: scores of weights that know nothing say little.", ge=0
     )
+    vectors: Literal["whole", "prefix"] = added(
+        "whole",
+        before="prefix",
+        description="Vectors whose cosines decide, where the model's own do and `train.matryoshka` has dims. whole: the whole"
+        " ones, for every prefix; prefix: each prefix's own, which forgives it the errors that the whole vector does not make.",
+    )
 
     @property
     def is_off(self) -> bool:

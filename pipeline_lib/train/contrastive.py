@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -277,7 +278,7 @@ class ContrastiveObjective:
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
         order_B = np.concatenate(shares)
-        guidance = batch.guidance_of(order_B, self.config, step)
+        config, guidance = self.config, batch.guidance_of(order_B, self.config, step)
         hashes = replace(batch.hashes_of(order_B), guidance=guidance)
         self._masked = [] if guidance is None else guidance.masked
         sizes = [len(share) for share in shares]
@@ -289,10 +290,9 @@ class ContrastiveObjective:
         def loss_of(emb_ND: Tensor) -> Tensor:
             x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
             self._seen = x_BD.detach(), y_KD.detach()
-            return over_prefixes(of_vectors, x_BD, y_KD, self.config.matryoshka.weighted)
-
-        def of_vectors(x_BD: Tensor, y_KD: Tensor) -> Tensor:
-            return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
+            of_batch = partial(contrastive_loss, hashes=hashes.judged_by(x_BD, y_KD), rows=own, directions=config.directions)
+            of_vectors = partial(of_batch, log_scale=self.module.log_scale)
+            return over_prefixes(of_vectors, x_BD, y_KD, config.matryoshka.weighted)
 
         return loss_of
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from pipeline_lib.config.model import ModelConfig, check_dims, embedding_width
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import MatryoshkaConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.loss import PairHashes, contrastive_loss
+from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
 from pipeline_lib.model.prefixes import over_prefixes
 from pipeline_lib.train.distributed import ALONE
 
@@ -51,6 +53,32 @@ def test_the_loss_is_the_plain_sum_of_the_losses_of_vectors_cut_before(
         expected += weight * float(loss_of(*map(torch.from_numpy, cut)))
     assert float(over_prefixes(loss_of, x_BD, y_KD, weighted)) == pytest.approx(expected, rel=1e-12)
     assert over_prefixes(loss_of, x_BD, y_KD, ()).equal(loss_of(x_BD, y_KD))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_prefix_is_judged_by_the_whole_vectors(relative: bool) -> None:
+    """What the whole vector tells apart stays a negative of every prefix, however wrong that is about it."""
+    generator = torch.Generator().manual_seed(3)
+    x_BD, y_KD = (F.normalize(torch.randn(n, WIDTH, dtype=torch.float64, generator=generator), dim=1) for n in (9, 13))
+    hashes = PairHashes(torch.arange(9), torch.arange(100, 109), negative_M=torch.arange(200, 204))
+    tau, margin = torch.tensor(2.0, dtype=torch.float64), 0.05
+    whole_BK = x_BD @ y_KD.T
+    cut = [F.normalize(side[:, :4], dim=1) for side in (x_BD, y_KD)]
+    logits_BK, expected, left_out, differ = (cut[0] @ cut[1].T) * tau.exp(), torch.zeros((), dtype=torch.float64), 0, 0
+    for scores, logits in ((whole_BK, logits_BK), (whole_BK[:, :9].T, logits_BK[:, :9].T)):
+        positive = scores.diagonal()[:, None]
+        near = scores > positive + margin * (positive.abs() if relative else 1)
+        left_out += int(near.sum())
+        differ += int((near != (logits / tau.exp() > logits.diagonal()[:, None] / tau.exp() + margin)).sum())
+        expected += (logits.masked_fill(near, -torch.inf).logsumexp(dim=1) - logits.diagonal()).sum() / 18
+    told = Guidance(margin=margin, relative=relative, by_whole=True)
+    guided = replace(hashes, guidance=told).judged_by(x_BD, y_KD)
+    for rows in ([slice(0, 9)], [slice(0, 4), slice(4, 9)]):
+        told.masked.clear()
+        found = sum(float(contrastive_loss(*cut, tau, guided, own)) for own in rows)
+        assert found == pytest.approx(float(expected), rel=1e-12)
+        assert sum(map(int, told.masked)) == left_out
+    assert differ, "the prefix alone would have judged otherwise"
 
 
 def test_gradients_with_and_without_caching_and_over_processes() -> None:
