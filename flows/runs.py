@@ -21,6 +21,8 @@ from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import LEAST_DIGITS, Store
+from pipeline_lib.tokens.delimiters import read_delimiters
+from pipeline_lib.tokens.tokenizer import prompted
 from pipeline_lib.train.start import checkpoint_of
 
 ON_GROWTH = {name: TrainConfig.model_fields[name].default for name in ("when_grown", "grown_steps_share")}  # at their defaults
@@ -155,8 +157,15 @@ def check_start(start: Checkpoint, config: RunConfig) -> None:
     """Look whether a run can start from a checkpoint.
 
     Raises:
-        UserError: pre-training is asked for too, or texts are longer than the model's positions.
+        UserError: pre-training is asked for too, texts are longer than the model's positions, or a run that is gone on with had
+            other prompts.
     """
+    own = read_delimiters(start.tokenizer.part_folder()) if config.prompts.are_set else None
+    if config.train.continue_from and own and prompted(own, config.prompts) != own:
+        raise UserError(
+            f"train.continue_from goes on with {start.name} as it was trained, and `prompts` asks for others than it has: leave"
+            " `prompts` out, or start anew from it (--init)"
+        )
     if config.pretrain.steps and not config.train.continue_from:
         raise UserError(f"{start.name} is no language model that could be pre-trained: set pretrain.steps to 0")
     fields = json.loads((start.folder / "config.json").read_text())
