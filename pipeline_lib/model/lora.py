@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -160,8 +159,7 @@ def _merge_into(place: Path, checkpoint: Checkpoint, digest: str) -> None:
 
     encoder = adapted_encoder(checkpoint)
     merge(encoder.backbone)
-    scratch = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}")
-    scratch.mkdir(parents=True)
+    scratch = Store(checkpoint.trained.root).scratch(MERGED)  # where `prune` finds what a killed process left
     try:
         encoder.save(scratch)
         shutil.copyfile(checkpoint.folder / "state.json", scratch / "state.json")
