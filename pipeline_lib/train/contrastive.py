@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.training import CPU_TOKENS, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.adapter import dropped_inputs
 from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.families import pools_padded
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, no_hook, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, activation_bytes, batch_gradients, no_hook
 from pipeline_lib.model.lora import attach, with_adapters, write_options
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
@@ -266,9 +267,9 @@ class ContrastiveObjective:
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
         low = self.module.precision == "bfloat16"
-        kept = (self.config.kept_bytes, self.module.fused, self.module.checkpointed, low)
+        how = (self.module.fused, self.module.checkpointed, low, dropped_inputs(self.module.backbone))
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
+        cached = activation_bytes(self.module.backbone.config, padded_tokens, *how) > self.config.kept_bytes
         if not self._sharded:
             return cached
         # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so

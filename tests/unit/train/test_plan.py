@@ -21,6 +21,7 @@ from flows.cli.commands import app
 from pipeline_lib.config.built_in import PRESETS, SIZES
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import HUB_MODELS, ModelConfig, Shape
+from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
@@ -262,5 +263,31 @@ def test_adapters_are_planned_by_what_is_trained() -> None:
     assert lora["memory_bytes"]["total"] < everything["memory_bytes"]["total"]
     assert lora["seconds_per_step"] < everything["seconds_per_step"]
     assert "0.33 trained: LoRA" in describe_plan(lora) and "LoRA" not in describe_plan(everything)
+    with pytest.raises(UserError, match="and none is given"):
+        plan(preset("smoke", layers=[{"model": {"lora": {"rank": 8}}}]), Terms())
     with pytest.raises(UserError, match="'q_proj' names no matrix"):
         plan(preset("adapt", layers=[{"model": {"lora": {"rank": 8, "targets": ["q_proj"]}}}]), Terms())
+
+
+def test_what_takes_the_models_own_forward_or_keeps_more_is_planned_so(tmp_path: Path) -> None:
+    folder = str(write_causal_lm(tmp_path / "lm", "llama"))
+
+    def parts(**settings: Any) -> dict[str, int]:
+        config = apply(preset("smoke", folder), {name.replace("__", "."): value for name, value in settings.items()})
+        found: dict[str, int] = plan(config, Terms())["memory_bytes"]
+        return found
+
+    usual, lora = parts(), parts(model__lora__rank=2)
+    assert parts(model__pooling="mean")["activations"] > usual["activations"], "no layer is computed at one position alone"
+    dropped = parts(model__lora__rank=2, model__lora__dropout=0.1)
+    fewer = parts(model__lora__rank=2, model__lora__dropout=0.1, model__lora__targets=("q_proj",))
+    assert dropped["activations"] > fewer["activations"] > lora["activations"] == usual["activations"]
+    prefixes = parts(train__matryoshka__dims=(8, 32))
+    taught = parts(train__teacher__kl_weight=0.5, guide__model="first_round")
+    guided = parts(train__false_negatives__by="guide", guide__model="first_round")
+    pairs = preset("smoke").train.batch_size
+    assert prefixes["loss"] - usual["loss"] == 2 * 4 * pairs * (8 + 32 + 32)
+    assert guided["loss"] - usual["loss"] == 2 * 4 * pairs * 32
+    assert taught["loss"] - guided["loss"] == (37 - 17) * pairs * pairs
+    for name in ("weights", "gradients", "optimizer"):
+        assert usual[name] == prefixes[name] == taught[name]
