@@ -64,6 +64,13 @@ class FalseNegativesConfig(StageConfig):
         """True where scores leave nothing out."""
         return self.by == "off"
 
+    def idle_in(self, steps: int) -> str:
+        """What is said of a run of so many steps in which the rule never begins; empty where it does, or is off."""
+        if self.is_off or self.unmasked_steps < steps:
+            return ""
+        asked = f"false_negatives.unmasked_steps is {self.unmasked_steps:,} and the run has {steps:,} steps"
+        return f"{asked}: scores leave nothing out"
+
 
 class TeacherConfig(StageConfig):
     """Teacher: terms of the loss that draw the model's scores to those of `guide.model`; at weight 0 there are none."""
