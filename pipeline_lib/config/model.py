@@ -35,7 +35,7 @@ OWN_BYTES = {  # in the model's own, which cut weights, language models and embe
     "qwen3": ((24, 16, 16), (26, 10, 8)),
 }
 
-DROPPED_BYTES = (8, 6)  # of an input that dropout thins: its mask, and the copy in the products' precision
+DROPPED_BYTES = (5, 4)  # of an input that dropout thins: its mask and its copy, less what is not kept of the input itself
 
 # families whose queries, keys and values are one matrix: the linear layers of a block
 _JOINT = {

@@ -154,6 +154,16 @@ def test_every_family_and_precision_is_within_15_percent_too(
     assert planned == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_adapters_are_within_15_percent_too(tmp_path: Path, dropout: float) -> None:
+    fields = {"num_hidden_layers": 4, "max_position_embeddings": 64, **LARGER["llama"]}
+    AutoModel.from_config(AutoConfig.for_model("llama", **fields)).save_pretrained(tmp_path / "lm")
+    run = apply(small_run(), {"model.init": str(tmp_path / "lm"), "model.lora.rank": 8, "model.lora.dropout": dropout})
+    planned, measured = planned_and_measured(tmp_path, run, 4096, cached=True)
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
 def planned_and_measured(tmp_path: Path, config: RunConfig, micro_batch_tokens: int, cached: bool) -> tuple[int, int]:
     """Bytes of a step in one process."""
     (tmp_path / "config.json").write_text(config.model_dump_json())
