@@ -12,6 +12,7 @@ from typing import Any
 from flows.settings import name_of
 from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.finetuning import FinetuneConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, TrainConfig, reads_guide
 from pipeline_lib.errors import UserError
@@ -21,8 +22,6 @@ from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.store import LEAST_DIGITS, Store
-from pipeline_lib.tokens.delimiters import read_delimiters
-from pipeline_lib.tokens.tokenizer import prompted
 from pipeline_lib.train.start import checkpoint_of
 
 ON_GROWTH = {name: TrainConfig.model_fields[name].default for name in ("when_grown", "grown_steps_share")}  # at their defaults
@@ -160,12 +159,8 @@ def check_start(start: Checkpoint, config: RunConfig) -> None:
         UserError: pre-training is asked for too, texts are longer than the model's positions, or a run that is gone on with had
             other prompts.
     """
-    own = read_delimiters(start.tokenizer.part_folder()) if config.prompts.are_set else None
-    if config.train.continue_from and own and prompted(own, config.prompts) != own:
-        raise UserError(
-            f"train.continue_from goes on with {start.name} as it was trained, and `prompts` asks for others than it has: leave"
-            " `prompts` out, or start anew from it (--init)"
-        )
+    if config.train.continue_from and config.prompts.are_set:
+        _check_prompts(start, config.prompts)
     if config.pretrain.steps and not config.train.continue_from:
         raise UserError(f"{start.name} is no language model that could be pre-trained: set pretrain.steps to 0")
     fields = json.loads((start.folder / "config.json").read_text())
@@ -175,6 +170,18 @@ def check_start(start: Checkpoint, config: RunConfig) -> None:
         raise UserError(
             f"{start.name} has {most:,} positions, and texts are up to {longest:,} tokens long: set shards.max_x_tokens and "
             f"shards.max_y_tokens to at most {most:,}"
+        )
+
+
+def _check_prompts(start: Checkpoint, prompts: PromptsConfig) -> None:
+    from pipeline_lib.tokens.delimiters import read_delimiters
+    from pipeline_lib.tokens.tokenizer import prompted
+
+    own = read_delimiters(start.tokenizer.part_folder())
+    if prompted(own, prompts) != own:
+        raise UserError(
+            f"train.continue_from goes on with {start.name} as it was trained, and `prompts` asks for others than it has: leave"
+            " `prompts` out, or start anew from it (--init)"
         )
 
 

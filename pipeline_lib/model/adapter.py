@@ -167,7 +167,7 @@ def is_adapted(module: nn.Module) -> bool:
 def dropped_inputs(backbone: nn.Module) -> int:
     """Inputs of a block's adapters together, on the mean, of each of which dropout makes a copy; 0 without a dropout."""
     adapters = [part for part in backbone.modules() if isinstance(part, Adapter) and part.dropout.p]
-    return sum(adapter.down_KD.shape[1] for adapter in adapters) // getattr(backbone.config, "num_hidden_layers", 1)
+    return sum(adapter.down_KD.shape[1] for adapter in adapters) // int(getattr(backbone.config, "num_hidden_layers", 1))
 
 
 @torch.no_grad()
