@@ -19,7 +19,7 @@ from pipeline_lib.config.model import ModelConfig, check_dims, embedding_width
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, start_width
 from pipeline_lib.model.lora import ADAPTERS_FILE, HASHES, content_digest, weights_folder
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact, verify_part
@@ -106,7 +106,8 @@ def check_tuned(checkpoint: Checkpoint, config: FinetuneConfig) -> None:
         UserError: a prefix is longer than its vectors, as far as its folder tells.
     """
     is_whole = not (checkpoint.folder / ADAPTERS_FILE).is_file()  # modules behind the pooling may be its start's alone
-    width = embedding_width(ModelConfig(init=str(checkpoint.folder))) if is_whole else None
+    init = str(checkpoint.folder)
+    width = (embedding_width(ModelConfig(init=init)) or start_width(init)) if is_whole else None
     check_dims(config.matryoshka.dims, width, "training.matryoshka.dims")
 
 

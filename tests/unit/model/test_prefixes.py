@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,12 @@ from hypothesis import strategies as st
 
 from benchmarks.equivalence import LIMITS
 from benchmarks.equivalence_rows import PREFIXES, ROWS, errors_of
+from flows.params import RunParams
 from pipeline_lib.config.model import ModelConfig, check_dims, embedding_width
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import MatryoshkaConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import start_width
 from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
 from pipeline_lib.model.prefixes import over_prefixes
 from pipeline_lib.train.distributed import ALONE
@@ -110,6 +115,29 @@ def test_dimensions_beyond_the_models_are_refused_by_both_numbers() -> None:
         check_dims([64, 512], embedding_width(ModelConfig(width=256)), "train.matryoshka.dims")
     check_dims([64, 256], 256, "train.matryoshka.dims")
     assert embedding_width(ModelConfig(init="all-minilm-l6-v2")) == 384
+
+
+@pytest.mark.parametrize(
+    ("modes", "dense", "width"), [({}, None, 32), ({"pooling_mode_cls_token": True}, None, 64), ({}, 20, 20)]
+)
+def test_dimensions_of_an_embedding_model_are_those_behind_its_modules(
+    tmp_path: Path, modes: dict[str, bool], dense: int | None, width: int
+) -> None:
+    files: dict[str, Any] = {
+        "config.json": {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1},
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, **modes},
+        **({"2_Dense/config.json": {"out_features": dense}} if dense else {}),
+    }
+    paths = ["", *(name.partition("/")[0] for name in files if "/" in name)]
+    kinds = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Dense")]
+    files["modules.json"] = [{"path": path, "type": kind} for path, kind in zip(paths, kinds, strict=False)]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    assert start_width(str(tmp_path)) == width
+    for setting in ("train.matryoshka.dims=[16, 72]", "evaluate.dims=[72]", "export.truncate_dim=72"):
+        with pytest.raises(UserError, match=f"72 dimensions of a vector that has {width}; the most is {width}"):
+            RunParams(preset="smoke", init=str(tmp_path), set=(setting,)).resolve()
 
 
 def test_keys_are_as_they_were_and_prefixes_measured_in_order() -> None:
