@@ -249,8 +249,9 @@ def memory_of(work: Workload, layout: Layout) -> Memory:
     group = max(shape.block, shape.vocabulary * shape.width + work.head)  # gathered at a time; the next is on its way
     whole = (n_weights if layout.synchronise == "step" else 2 * group) if layout.is_cut else 0
     averaged = 4 * trained if work.config.weight_average else 0
-    # autocast holds the matrices that it has cast until the pass ends
-    cast = 2 * min(whole or n_weights, shape.layers * shape.block_matrices) if low else 0
+    # autocast casts the matrices anew for each micro-batch, whose graph holds them until backward
+    graphs = 1 if layout.cached else -(-work.local_tokens(layout.processes) // work.at_once(layout))
+    cast = 2 * graphs * min(whole or n_weights, shape.layers * shape.block_matrices) if low else 0
     return Memory(
         weights=4 * share + averaged + cast + 4 * whole,
         gradients=4 * trained + 4 * min(whole, n_trained if work.lora.rank else whole),

@@ -155,13 +155,30 @@ def test_every_family_and_precision_is_within_15_percent_too(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_adapters_are_within_15_percent_too(tmp_path: Path, dropout: float) -> None:
+@pytest.mark.parametrize(
+    ("dropout", "precision", "tokens", "cached"),
+    [(0.0, "float32", 4096, True), (0.1, "float32", 4096, True), (0.0, "bfloat16", 1024, False)],
+)
+def test_adapters_are_within_15_percent_too(tmp_path: Path, dropout: float, precision: str, tokens: int, cached: bool) -> None:
     fields = {"num_hidden_layers": 4, "max_position_embeddings": 64, **LARGER["llama"]}
     AutoModel.from_config(AutoConfig.for_model("llama", **fields)).save_pretrained(tmp_path / "lm")
-    run = apply(small_run(), {"model.init": str(tmp_path / "lm"), "model.lora.rank": 8, "model.lora.dropout": dropout})
-    planned, measured = planned_and_measured(tmp_path, run, 4096, cached=True)
+    lora = {"model.init": str(tmp_path / "lm"), "model.lora.rank": 8, "model.lora.dropout": dropout}
+    run = apply(small_run(), {**lora, "train.precision": precision})
+    planned, measured = planned_and_measured(tmp_path, run, tokens, cached)
     assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_each_graph_that_is_kept_holds_the_matrices_that_autocast_made_for_it() -> None:
+    config = small_run()
+    work = Workload.planned(config.model_copy(update={"train": config.train.model_copy(update={"precision": "bfloat16"})}))
+    local = 64 * (32 + 64)
+
+    def weights(tokens: int, cached: bool) -> int:
+        return memory_of(work, Layout(1, micro_batch_tokens=tokens, cached=cached)).weights
+
+    once = 2 * work.shape.layers * work.shape.block_matrices
+    assert weights(local, cached=False) == weights(local, cached=True) == weights(local // 6, cached=True)
+    assert weights(local // 6, cached=False) == weights(local, cached=False) + 5 * once
 
 
 def planned_and_measured(tmp_path: Path, config: RunConfig, micro_batch_tokens: int, cached: bool) -> tuple[int, int]:
