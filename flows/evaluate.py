@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -212,9 +213,17 @@ def workspace_without_run(params: EvaluateParams) -> Workspace:
 
 
 def at_dimensions(models: Sequence[Model], config: RunConfig) -> list[Model]:
-    """Each encoder cut to each of the dimensions that are to be measured."""
-    encoders = [model for model in models if isinstance(model, TextEncoder)]
-    return [TruncatedModel(encoder, dim) for encoder in encoders for dim in config.measured_dims]
+    """Each encoder cut to each of the dimensions that are to be measured: of a run's checkpoint all of them, of another model
+    those that it has more of.
+    """
+    cut: list[Model] = []
+    for encoder in (model for model in models if isinstance(model, TextEncoder)):
+        is_other = bool(config.measured_dims) and not isinstance(encoder, CheckpointEncoder)
+        width = encoder.encode(["width"], "x").shape[1] if is_other else math.inf
+        if beyond := [dim for dim in config.measured_dims if dim >= width]:
+            say(f"  {encoder.id.name} has {width} dimensions, and is not measured at {', '.join(map(str, beyond))} of them")
+        cut += [TruncatedModel(encoder, dim) for dim in config.measured_dims if dim < width]
+    return cut
 
 
 def hybrids(models: Sequence[Model], fusion: Fusion | None) -> list[Model]:

@@ -13,12 +13,15 @@ from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
 from flows.roots import admit
+from flows.runs import check_guide_model
 from flows.workspace import open_store, origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
+from pipeline_lib.train.stages import check_negatives
+from pipeline_lib.train.start import check_tuned
 from tasks.dataset import check_shards_task, prompts_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
@@ -52,6 +55,8 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     name = published_checkpoint(store) if params.checkpoint == PUBLISHED else params.checkpoint
     before = open_checkpoint(store, name)
     checkpoint = before
+    check_tuned(checkpoint, config.training)
+    check_guide_model(store, config.training, config.guide)
     if config.prompts.are_set:
         checkpoint = replace(before, tokenizer=prompts_task(store, before.tokenizer, config.prompts, before.shards))
     sets = [training_set_task(store, training_set) for training_set in params.training_sets()]
@@ -59,6 +64,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
         sets = [mine_task(store, training_set, checkpoint, config.mining) for training_set in sets]
     joined = join_task(store, sets)
     shards = _shards(store, joined, checkpoint)
+    check_negatives(shards, config.training)  # before a guide embeds all texts
     began = time.time()
     guide = guide_of_sets(store, config, joined)
     trained = finetune_task(store, checkpoint, shards, config.training, guide)

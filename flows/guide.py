@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from flows.runs import find_checkpoint
 from flows.workspace import Dataset, Workspace
-from pipeline_lib.config.finetuning import TuningConfig
-from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, reads_guide
-from pipeline_lib.errors import UserError
+from pipeline_lib.config.finetuning import TuningConfig, check_tuning_guide
+from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, check_guide, reads_guide, wants_guide
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder, open_outside
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
@@ -32,24 +31,11 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
         UserError: the loss or the filter goes by a guide and none is named, or there is no such model.
     """
     config = work.config
-    if not config.train.needs_guide and config.guide.keep_top is None:
+    if not wants_guide(config.train, config.guide):
         if config.guide.model is not None:
             say(f"  guide.model {config.guide.model}: nothing asks for its scores, and it is not used")
         return dataset
-    if config.train.teacher.margin_mse_weight:
-        raise UserError(
-            "train.teacher.margin_mse_weight wants hard negatives, and the pairs of a dump have none: leave it at 0 here, and"
-            " give `cpt finetune` training.teacher.margin_mse_weight"
-        )
-    if config.guide.model is None:
-        raise UserError(
-            "train.false_negatives.by: guide, train.teacher and guide.keep_top go by a guide's scores, and guide.model names"
-            " none: give a folder, RUN/step-000240 or first_round"
-        )
-    if config.guide.model == FIRST_ROUND and config.train.continue_from:
-        raise UserError(
-            "guide.model first_round trains anew, and train.continue_from goes on from a run: name that run instead"
-        )
+    check_guide(config.train, config.guide)
     if config.guide.model == FIRST_ROUND:
         model: TextEncoder = _encoder(_first_round(work, dataset, train), config.guide)
     else:
@@ -71,12 +57,9 @@ def guide_of_sets(store: Store, config: TuningConfig, pairs: Artifact) -> Artifa
         UserError: none is named, or one that fine-tuning has no use for.
     """
     rules, guide = config.training, config.guide
-    if guide.keep_top is not None or guide.model == FIRST_ROUND:
-        raise UserError("guide.keep_top and guide.model: first_round are for training on a dump; leave them out in fine-tuning")
+    check_tuning_guide(config)
     if not reads_guide(rules.false_negatives, rules.teacher):
         return None
-    if guide.model is None:
-        raise UserError("training.false_negatives.by: guide and training.teacher go by a guide's scores: set guide.model")
     return guide_task(store, pairs, model_of(store, guide))
 
 

@@ -23,7 +23,7 @@ from flows.settings import (
 from pipeline_lib.config.ablations import AblateConfig, Lever
 from pipeline_lib.config.base import operational
 from pipeline_lib.config.built_in import PRESETS
-from pipeline_lib.config.finetuning import TrainingSetConfig, TuningConfig
+from pipeline_lib.config.finetuning import TrainingSetConfig, TuningConfig, check_tuning_guide
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
 from pipeline_lib.config.presets import RANDOM, preset, preset_names, start_of
 from pipeline_lib.config.run import RunConfig
@@ -382,9 +382,10 @@ class FinetuneParams(Params):
         """The whole configuration.
 
         Raises:
-            UserError: a setting is out of its range, or this machine is too small.
+            UserError: a setting is out of its range, a guide is asked for and not named, or this machine is too small.
         """
         config = apply(TuningConfig(), *self.layers())
+        check_tuning_guide(config)
         processes = config.training.processes or 1
         check_processes("training.processes", processes)
         check_divides(config.training.batch_size, processes)

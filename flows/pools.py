@@ -32,6 +32,7 @@ from flows.workspace import Dataset, DatasetRef, TrainedRun, Workspace
 from pipeline_lib.config.run import PoolsConfig, RunConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, TransientError, UserError
 from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.runtime import interruption
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.runtime.shared_cluster import Fitness, probed
@@ -84,7 +85,7 @@ class Handover(BaseModel):
     def of(cls, step: Step, work: Workspace, dataset: Dataset, **more: Any) -> Handover:
         """The same stages that this process would run."""
         start, config = dataset.start, work.config
-        if start is not None and config.model.init == str(start.folder):  # which is elsewhere on another machine
+        if start is not None and config.model.init == str(weights_folder(start)):  # which is elsewhere on another machine
             config = with_settings(config, "model", init=start.name)
         return cls(
             step=step,
@@ -118,7 +119,7 @@ class Handover(BaseModel):
         config = RunConfig.model_validate({name: value for name, value in self.config.items() if name not in OF_THE_FLOW})
         start = checkpoint_of(store, self.start) if self.start else None
         if start is not None and config.model.init == start.name:
-            config = with_settings(config, "model", init=str(start.folder))
+            config = with_settings(config, "model", init=str(weights_folder(start)))
         dataset = opened_dataset(store, self.dataset)
         return Workspace(writable_home(), store, config, start), replace(dataset, start=start)
 

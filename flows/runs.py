@@ -10,10 +10,12 @@ from typing import Any
 
 from flows.settings import name_of
 from pipeline_lib.config.built_in import PRESETS
+from pipeline_lib.config.finetuning import FinetuneConfig
+from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import TrainConfig
+from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, TrainConfig, reads_guide
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint
+from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, Lineage
 from pipeline_lib.model.starts import check_positions
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
@@ -149,20 +151,61 @@ def find_given_start(store: Store, init: str, lengthened: str) -> Checkpoint | N
     return start
 
 
+def check_guide_model(store: Store, rules: TrainConfig | FinetuneConfig, guide: GuideConfig) -> None:
+    """Look whether the model that guides is there, before anything is made for it; one on the hub is fetched when it is needed.
+
+    Args:
+        rules: where nothing goes by a guide's scores, none is looked for.
+
+    Raises:
+        UserError: there is no such run, and no model in such a folder.
+    """
+    is_wanted = guide.keep_top is not None or reads_guide(rules.false_negatives, rules.teacher)
+    if not is_wanted or guide.model is None or guide.model == FIRST_ROUND:
+        return
+    from pipeline_lib.evaluation.suites.models import HUB, open_outside
+
+    if HUB not in guide.model and find_checkpoint(store, guide.model) is None:
+        open_outside(guide.model)
+
+
 def check_start(start: Checkpoint, config: RunConfig) -> None:
     """Look whether a run can start from a checkpoint.
 
     Raises:
-        UserError: pre-training is asked for too, or texts are longer than the model's positions.
+        UserError: pre-training is asked for too, texts are longer than the model's positions, or a run that is gone on with had
+            other prompts.
     """
+    if config.train.continue_from and config.prompts.are_set:
+        _check_prompts(start, config.prompts)
     if config.pretrain.steps and not config.train.continue_from:
         raise UserError(f"{start.name} is no language model that could be pre-trained: set pretrain.steps to 0")
     check_positions(str(start.folder), config)
 
 
+def _check_prompts(start: Checkpoint, prompts: PromptsConfig) -> None:
+    from pipeline_lib.tokens.delimiters import read_delimiters
+    from pipeline_lib.tokens.tokenizer import prompted
+
+    own = read_delimiters(start.tokenizer.part_folder())
+    if prompted(own, prompts) != own:
+        raise UserError(
+            f"train.continue_from goes on with {start.name} as it was trained, and `prompts` asks for others than it has: leave"
+            " `prompts` out, or start anew from it (--init)"
+        )
+
+
 def with_settings(config: RunConfig, section: str, **settings: Any) -> RunConfig:
     """The configuration with settings of one section in place."""
     return config.model_copy(update={section: getattr(config, section).model_copy(update=settings)})
+
+
+def as_tuned(config: RunConfig, lineage: Lineage) -> RunConfig:
+    """The configuration of the run that a tuned one began as, with the prefixes that its own loss was summed over."""
+    if lineage.base is None:
+        return config
+    tuned = TrainConfig.model_validate(lineage.trained.manifest.config["config"])
+    return with_settings(config, "train", matryoshka=tuned.matryoshka)
 
 
 def asked_digest(config: RunConfig, start: Checkpoint | None = None) -> str:

@@ -17,9 +17,9 @@ from pipeline_lib.config.options import find, options
 from pipeline_lib.config.overrides import in_yaml, parse_set
 from pipeline_lib.config.presets import RANDOM, preset
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import FIRST_ROUND, check_divides, check_early_stopping
+from pipeline_lib.config.training import FIRST_ROUND, check_divides, check_early_stopping, check_guide
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import start_embeds, start_weights
+from pipeline_lib.model.checkpoint import start_embeds, start_weights, start_width
 from pipeline_lib.runtime.machine import check_processes
 from pipeline_lib.sources.dump_spec import read_spec
 
@@ -92,7 +92,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
     for stage in (config.train, config.pretrain):
         check_optimizer(stage)
     check_early_stopping(config.train, config.shards.splits)
-    width = embedding_width(config.model)
+    check_guide(config.train, config.guide)
+    width = embedding_width(config.model) or start_width(config.model.init)
     check_dims(config.train.matryoshka.dims, width, "train.matryoshka.dims")
     check_dims(config.evaluate.dims, width, "evaluate.dims")
     check_dims([config.export.truncate_dim] if config.export.truncate_dim else [], width, "export.truncate_dim")

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flows.params import CheckpointParams, FinetuneParams, SourceParams, TrainParams, split_checkpoint
 from flows.runs import (
     PUBLISHED,
+    as_tuned,
     asked_digest,
+    check_guide_model,
     check_start,
     find_checkpoint,
     find_given_start,
@@ -154,7 +156,7 @@ def open_workspace(params: SourceParams) -> Workspace:
     """The workspace of these parameters, whose configuration is resolved here and nowhere else.
 
     Raises:
-        UserError: the artifact root cannot be written to, this machine is too small, or there is no such model to start from.
+        UserError: the artifact root cannot be written to, this machine is too small, or there is no such start or guide.
     """
     home, store = writable_home(), open_store(params.machine.artifacts)
     lengthened, given = params.lengthened, params.start
@@ -164,6 +166,7 @@ def open_workspace(params: SourceParams) -> Workspace:
     if start is None and not config.pretrain.steps:  # a model that is pre-trained here may be cut too
         check_fits(folder, config)
     check_lora(config, folder)
+    check_guide_model(store, config.train, config.guide)
     asked = asked_digest(config, start)
     if start is not None and lengthened:
         config = with_settings(config, "train", continue_from=start.name)
@@ -209,7 +212,8 @@ def named_run(params: CheckpointParams, key: str) -> TrainedRun:
     lineage = lineage_of(store, store.open("train", key))
     recorded = recorded_params(lineage)
     own, note = _own_params(params, recorded, lineage.trained.manifest.key)
-    return TrainedRun(Workspace(home, store, own.resolve()), recorded, _dataset_of(store, lineage), lineage, note=note)
+    config = as_tuned(own.resolve(), lineage)
+    return TrainedRun(Workspace(home, store, config), recorded, _dataset_of(store, lineage), lineage, note=note)
 
 
 def check_planned(params: SourceParams, store: Store, label: str) -> None:

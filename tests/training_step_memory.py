@@ -15,6 +15,7 @@ import torch
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import batch_gradients
+from pipeline_lib.model.lora import attach
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches
 from pipeline_lib.train import optim
@@ -35,6 +36,8 @@ def take_steps(config: RunConfig, micro_batch_tokens: int, cached: bool) -> None
         vocab_size=config.tokenizer.vocab_size, x_open=0, x_close=1, y_open=2, y_close=3, pad=4, appended=()
     )
     encoder = Encoder.build(config.model, vocabulary, seed=1).train()  # type: ignore[arg-type]
+    if config.model.lora.rank:
+        attach(encoder, config.model.lora, (), seed=1)
     encoder.precision = config.train.precision
     if config.train.checkpoint_activations:
         encoder.checkpoint_activations()

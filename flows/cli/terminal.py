@@ -23,7 +23,7 @@ from flows.params import (
     is_checkpoint,
     split_checkpoint,
 )
-from flows.runs import find_given_start
+from flows.runs import check_guide_model, find_given_start
 from flows.settings import absolute_place
 from flows.workspace import check_planned, named_checkpoint, open_store
 from pipeline_lib.config.evaluation import parted_suites
@@ -33,6 +33,7 @@ from pipeline_lib.model.checkpoint import find_start, open_checkpoint
 from pipeline_lib.model.starts import check_fits
 from pipeline_lib.runtime.machine import artifact_home, writable_home
 from pipeline_lib.train.memory import check_lora
+from pipeline_lib.train.start import check_tuned
 
 WEBHOOK = "CPT_NOTIFY_WEBHOOK"  # of the environment: a URL that was typed
 
@@ -150,14 +151,15 @@ def check_start(params: SourceParams) -> None:
     """Look for what training starts from: a finished run, a folder, a GGUF file, a named start, or a model in the hub's cache.
 
     Raises:
-        UserError: it is not there, or has fewer blocks than are to be kept.
+        UserError: it, or the model that guides, is not there, or it has fewer blocks than are to be kept.
     """
-    config = params.resolve()
-    start = find_given_start(open_store(params.machine.artifacts), params.start, params.lengthened)
+    config, store = params.resolve(), open_store(params.machine.artifacts)
+    start = find_given_start(store, params.start, params.lengthened)
     folder = str(start.folder) if start else find_start(params.start, params.machine.download, Told())
     if start is None and not config.pretrain.steps:
         check_fits(folder, config)
     check_lora(config, folder)
+    check_guide_model(store, config.train, config.guide)
 
 
 def check_source(asked: Mapping[str, Any]) -> None:
@@ -213,18 +215,19 @@ def check_checkpoint(params: CheckpointParams, name: str) -> None:
 
 
 def check_tuning(params: FinetuneParams) -> None:
-    """Look for the checkpoint and the training sets.
+    """Look for the checkpoint, the training sets and the model that guides.
 
     Raises:
         UserError: one is not there, or a setting is out of its range.
     """
-    params.resolve()
+    config = params.resolve()
     for training_set in params.training_sets():
         if not Path(training_set.path).exists():
             raise UserError(f"--training-data {training_set.path}: no such file or folder on this machine")
     store = open_store(params.machine.artifacts)
     key, label = named_checkpoint(store, params.checkpoint)
-    open_checkpoint(store, f"{key}/{label}" if key else params.checkpoint)
+    check_tuned(open_checkpoint(store, f"{key}/{label}" if key else params.checkpoint), config.training)
+    check_guide_model(store, config.training, config.guide)
 
 
 def check_places(artifacts: str | None, scheduler: str) -> None:

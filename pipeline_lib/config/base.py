@@ -48,12 +48,18 @@ class StageConfig(BaseModel):
             name: None if name in cls.model_fields and _is_unset(cls, name, value) else value for name, value in values.items()
         }
 
+    @property
+    def is_off(self) -> bool:
+        """True of a section that does nothing, whatever its further fields say: where it is `added`, it is no part of a key."""
+        return False
+
     def key_fields(self) -> dict[str, Any]:
         """The fields that name an artifact, as JSON values: all but the operational ones, and later ones at their default."""
         fields: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             value, marks = getattr(self, name), _marks(type(self), name)
-            if marks.get("operational") or (marks.get("added") and value == marks.get("before", info.default)):
+            is_off = isinstance(value, StageConfig) and value.is_off
+            if marks.get("operational") or (marks.get("added") and (is_off or value == marks.get("before", info.default))):
                 continue
             if isinstance(value, StageConfig):
                 fields[name] = value.key_fields()

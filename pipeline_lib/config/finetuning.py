@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.config.base import StageConfig, added, operational, unset
 from pipeline_lib.config.model import PromptsConfig
-from pipeline_lib.config.training import FalseNegativesConfig, GuideConfig, MatryoshkaConfig, TeacherConfig
+from pipeline_lib.config.training import (
+    FIRST_ROUND,
+    FalseNegativesConfig,
+    GuideConfig,
+    MatryoshkaConfig,
+    TeacherConfig,
+    reads_guide,
+)
+from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import PrecisionChoice
 
 Layout = Literal["auto", "records", "triples", "beir", "msmarco"]
@@ -122,3 +130,16 @@ class TuningConfig(StageConfig):
     training: FinetuneConfig = Field(FinetuneConfig(), description="Epochs, batches and rates.")
     guide: GuideConfig = Field(GuideConfig(), description="Model whose scores the loss reads, where it asks for them.")
     prompts: PromptsConfig = added(PromptsConfig())
+
+
+def check_tuning_guide(config: TuningConfig) -> None:
+    """What a fine-tuning asks of a guide can be had; whether there is such a model is for whoever opens it to say.
+
+    Raises:
+        UserError: none is named, or one that fine-tuning has no use for.
+    """
+    rules, guide = config.training, config.guide
+    if guide.keep_top is not None or guide.model == FIRST_ROUND:
+        raise UserError("guide.keep_top and guide.model: first_round are for training on a dump; leave them out in fine-tuning")
+    if reads_guide(rules.false_negatives, rules.teacher) and guide.model is None:
+        raise UserError("training.false_negatives.by: guide and training.teacher go by a guide's scores: set guide.model")

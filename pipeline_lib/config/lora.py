@@ -35,6 +35,11 @@ class LoraConfig(StageConfig):
         min_length=1,
     )
 
+    @property
+    def is_off(self) -> bool:
+        """True where all weights are trained."""
+        return self.rank is None
+
     @field_validator("targets", mode="before")
     @classmethod
     def _one_alone(cls, value: object) -> object:

@@ -35,6 +35,8 @@ OWN_BYTES = {  # in the model's own, which cut weights, language models and embe
     "qwen3": ((24, 16, 16), (26, 10, 8)),
 }
 
+DROPPED_BYTES = (5, 4)  # of an input that dropout thins: its mask and its copy, less what is not kept of the input itself
+
 # families whose queries, keys and values are one matrix: the linear layers of a block
 _JOINT = {
     "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
@@ -177,6 +179,7 @@ class Shape:
         gated: the feed-forward part has three matrices in place of two.
         family: as config.json names it.
         fused: its last layer is computed at the pooled position alone (model/decoder.py).
+        dropped: inputs of a block's adapters together, each of which reads a copy that dropout has thinned.
     """
 
     layers: int
@@ -190,6 +193,7 @@ class Shape:
     positions: int = 0
     gated: bool = False
     fused: bool = False
+    dropped: int = 0
     family: str = "gpt2"
 
     @classmethod
@@ -269,7 +273,8 @@ class Shape:
         """Bytes that a layer keeps of one token until backward."""
         table = LEAN_BYTES if self.fused else OWN_BYTES
         width, heads, inner = table.get(self.family, table["llama"])[low]
-        return width * self.width + heads * (self.queries + self.keys) + inner * self.inner
+        own = width * self.width + heads * (self.queries + self.keys) + inner * self.inner
+        return own + DROPPED_BYTES[low] * self.dropped
 
 
 def _gpt2(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,24 @@ class FalseNegativesConfig(StageConfig):
     unmasked_steps: int = Field(
         0, description="Steps from the first one that leave nothing out: scores of weights that know nothing say little.", ge=0
     )
+    vectors: Literal["whole", "prefix"] = added(
+        "whole",
+        before="prefix",
+        description="Vectors whose cosines decide, where the model's own do and `train.matryoshka` has dims. whole: the whole"
+        " ones, for every prefix; prefix: each prefix's own, which forgives it the errors that the whole vector does not make.",
+    )
+
+    @property
+    def is_off(self) -> bool:
+        """True where scores leave nothing out."""
+        return self.by == "off"
+
+    def idle_in(self, steps: int) -> str:
+        """What is said of a run of so many steps in which the rule never begins; empty where it does, or is off."""
+        if self.is_off or self.unmasked_steps < steps:
+            return ""
+        asked = f"false_negatives.unmasked_steps is {self.unmasked_steps:,} and the run has {steps:,} steps"
+        return f"{asked}: scores leave nothing out"
 
 
 class TeacherConfig(StageConfig):
@@ -67,10 +85,15 @@ class TeacherConfig(StageConfig):
         ge=0,
     )
 
+    @property
+    def is_off(self) -> bool:
+        """True where the loss has no term of a guide."""
+        return not self.kl_weight and not self.margin_mse_weight
+
 
 def reads_guide(false_negatives: FalseNegativesConfig, teacher: TeacherConfig) -> bool:
     """True if a loss with these rules and terms reads a guide's scores."""
-    return false_negatives.by == "guide" or teacher.kl_weight > 0 or teacher.margin_mse_weight > 0
+    return false_negatives.by == "guide" or not teacher.is_off
 
 
 FIRST_ROUND = "first_round"
@@ -121,6 +144,11 @@ class MatryoshkaConfig(StageConfig):
         if any(not 0 < weight < float("inf") for weight in self.weights):
             raise ValueError(f"weights {list(self.weights)}: each has to be above 0")
         return self
+
+    @property
+    def is_off(self) -> bool:
+        """True where the loss is of the whole vector."""
+        return not self.dims
 
     @property
     def weighted(self) -> tuple[tuple[int, float], ...]:
@@ -263,6 +291,35 @@ class TrainConfig(OptimizerConfig):
         """The learning rates and what goes with them, for a line that people read."""
         dropout = f"token dropout {self.token_dropout:g}" if self.token_dropout else "no token dropout"
         return f"{super().rates()}, {dropout}"
+
+
+def wants_guide(config: TrainConfig, guide: GuideConfig) -> bool:
+    """True if a training on a dump goes by a guide: its loss, or the choice of its pairs."""
+    return config.needs_guide or guide.keep_top is not None
+
+
+def check_guide(config: TrainConfig, guide: GuideConfig) -> None:
+    """What a training on a dump asks of a guide can be had; whether there is such a model is for whoever opens it to say.
+
+    Raises:
+        UserError: none is named, the pairs have nothing for a term to go by, or a first round cannot be.
+    """
+    if not wants_guide(config, guide):
+        return
+    if config.teacher.margin_mse_weight:
+        raise UserError(
+            "train.teacher.margin_mse_weight wants hard negatives, and the pairs of a dump have none: leave it at 0 here, and"
+            " give `cpt finetune` training.teacher.margin_mse_weight"
+        )
+    if guide.model is None:
+        raise UserError(
+            "train.false_negatives.by: guide, train.teacher and guide.keep_top go by a guide's scores, and guide.model names"
+            " none: give a folder, RUN/step-000240 or first_round"
+        )
+    if guide.model == FIRST_ROUND and config.continue_from:
+        raise UserError(
+            "guide.model first_round trains anew, and train.continue_from goes on from a run: name that run instead"
+        )
 
 
 def check_early_stopping(config: TrainConfig, splits: Sequence[str] = ("validation",)) -> None:

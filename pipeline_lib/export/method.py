@@ -58,7 +58,7 @@ def method_of(config: RunConfig, facts: Mapping[str, Any]) -> Method:
         facts: of its export: `prompts` and `pooling` of a start that was an embedding model; and `has_parent`, whether it began
             as the checkpoint of an earlier run.
     """
-    rows = [*_start(config, facts), *_loss(config.train), *_batches(config.train), *_weights(config)]
+    rows = [*_start(config, facts), *_pairs(config), *_loss(config.train), *_batches(config.train), *_weights(config)]
     return Method(tuple(row for row, is_papers in rows if is_papers), tuple(row for row, is_papers in rows if not is_papers))
 
 
@@ -101,6 +101,12 @@ def _pooling(pooling: str) -> str:
     return "pooling at the last token" if pooling == "last" else f"{pooling} pooling"
 
 
+def _pairs(config: RunConfig) -> list[tuple[str, bool]]:
+    if config.guide.keep_top is None:
+        return []
+    return [(f"pairs alone whose y another model finds among its first {config.guide.keep_top} for their x", False)]
+
+
 def _loss(train: TrainConfig) -> list[tuple[str, bool]]:
     directions = {
         "both": "cross entropy over in-batch negatives in both directions",
@@ -112,6 +118,11 @@ def _loss(train: TrainConfig) -> list[tuple[str, bool]]:
     rows.append(("a trained temperature" if train.train_temperature else fixed, train.train_temperature))
     if train.matryoshka.dims:
         rows.append((f"the loss summed over the first {_listed([*map(str, train.matryoshka.dims)])} dimensions", False))
+    if train.false_negatives.by != "off":
+        whose = "the model's own" if train.false_negatives.by == "own" else "another model's"
+        rows.append((f"no negatives among candidates that are too near by {whose} scores", False))
+    if not train.teacher.is_off:
+        rows.append(("another model's scores as a teacher", False))
     if train.mask_same_document:
         masked = _listed(sorted(train.mask_same_document))
         rows.append((f"no negatives of the same document among pairs of {masked}", False))
@@ -133,6 +144,8 @@ def _batches(train: TrainConfig) -> list[tuple[str, bool]]:
 
 def _weights(config: RunConfig) -> list[tuple[str, bool]]:
     rows = []
+    if config.model.lora.rank:
+        rows.append((f"low-rank adapters (LoRA, rank {config.model.lora.rank}) trained in place of all weights", False))
     if config.train.token_dropout:
         rows.append((f"token dropout of {config.train.token_dropout:g}", False))
     if config.train.weight_average:

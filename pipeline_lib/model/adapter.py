@@ -164,6 +164,12 @@ def is_adapted(module: nn.Module) -> bool:
     return any(isinstance(part, Adapter) for part in module.modules())
 
 
+def dropped_inputs(backbone: nn.Module) -> int:
+    """Inputs of a block's adapters together, on the mean, of each of which dropout makes a copy; 0 without a dropout."""
+    adapters = [part for part in backbone.modules() if isinstance(part, Adapter) and part.dropout.p]
+    return sum(adapter.down_KD.shape[1] for adapter in adapters) // int(getattr(backbone.config, "num_hidden_layers", 1))
+
+
 @torch.no_grad()
 def merge(module: nn.Module) -> None:
     """Add every adapter to its layer's weights, and put trained rows into their table; none is left."""

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from pipeline_lib.config.data import ShardConfig
+from pipeline_lib.config.model import depth_and_width
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model.gguf_file import read_header
 from pipeline_lib.model.starts import gguf_of, local_start
@@ -24,7 +25,7 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Record
 from pipeline_lib.store.store import Store, to_json
-from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
+from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
 ORIGIN = "origin.json"
 
@@ -346,6 +347,23 @@ def start_embeds(init: str) -> bool:
     except UserError:
         return False
     return bool(folder) and is_sentence_transformer(Path(folder))
+
+
+def start_width(init: str) -> int | None:
+    """Dimensions of the vectors of a start that is on this machine already and is an embedding model, by the configs of its
+    modules; None of any other, and where they do not tell.
+    """
+    try:
+        folder = find_start(init)
+        if not folder or not is_sentence_transformer(Path(folder)):
+            return None
+        model = read_sentence_transformer(Path(folder))
+    except UserError:
+        return None
+    width = depth_and_width(model.transformer)[1] * len(model.modes)
+    for out in (module.config.get("out_features") for module in model.head):
+        width = out if type(out) is int else width
+    return width or None
 
 
 def start_name(folder: str) -> str:

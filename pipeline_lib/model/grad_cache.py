@@ -106,7 +106,12 @@ def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iter
 
 
 def activation_bytes(
-    config: PretrainedConfig, n_tokens: int, fused: bool = True, checkpointed: bool = False, low: bool = False
+    config: PretrainedConfig,
+    n_tokens: int,
+    fused: bool = True,
+    checkpointed: bool = False,
+    low: bool = False,
+    dropped: int = 0,
 ) -> int:
     """Bytes that the graphs of that many tokens hold until backward, estimated from the sizes alone; see `Shape.kept_bytes`.
 
@@ -114,8 +119,9 @@ def activation_bytes(
         fused: the last layer is computed at the pooled position alone.
         checkpointed: layers keep their inputs; the one that is computed again is counted too.
         low: matrix products in bfloat16.
+        dropped: see `Shape`.
     """
-    shape = replace(_shape_of(config), fused=fused)
+    shape = replace(_shape_of(config), fused=fused, dropped=dropped)
     kept = shape.kept_bytes(n_tokens, low)
     if checkpointed:
         kept = min(kept, shape.kept_bytes(n_tokens, low, checkpointed) + n_tokens * shape.layer_bytes(low))

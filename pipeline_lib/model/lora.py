@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -133,6 +132,10 @@ def adapted_encoder(checkpoint: Checkpoint) -> Encoder:
     saved, live = load_file(path), dict(encoder.named_parameters())
     if wrong := [name for name, tensor in saved.items() if name not in live or live[name].shape != tensor.shape]:
         raise CorruptArtifact(f"{path}: {wrong[0]} is no weight of this model; train it again")
+    # whose temperature may have stood still
+    trained = {name for name, weight in live.items() if weight.requires_grad and weight is not encoder.log_scale}
+    if missing := sorted(trained - saved.keys()):
+        raise CorruptArtifact(f"{path}: no {missing[0]}, and {len(missing) - 1} more of {len(trained)} lack; train it again")
     with torch.no_grad():
         for name, tensor in saved.items():
             live[name].copy_(tensor)
@@ -160,8 +163,7 @@ def _merge_into(place: Path, checkpoint: Checkpoint, digest: str) -> None:
 
     encoder = adapted_encoder(checkpoint)
     merge(encoder.backbone)
-    scratch = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}")
-    scratch.mkdir(parents=True)
+    scratch = Store(checkpoint.trained.root).scratch(MERGED)  # where `prune` finds what a killed process left
     try:
         encoder.save(scratch)
         shutil.copyfile(checkpoint.folder / "state.json", scratch / "state.json")

@@ -40,6 +40,8 @@ class Guidance:
         x_BG: the guide's unit vectors; None: there is no guide, and the model's own scores decide.
         y_KG: likewise, those of the hard negatives behind those of the pairs.
         by_own: the model's own scores decide although there is a guide, which only teaches.
+        by_whole: those of the whole vectors, where the loss is of prefixes.
+        own: vectors whose cosines are those scores: every x (B, D) and candidate (K, D); None: those of the loss itself.
         kl_weight: of the divergence of the model's distribution over the candidates from the guide's.
         kl_temperature: of the guide's distribution.
         margin_mse_weight: of the squared error of cos(x, y) - cos(x, negative) against the guide's, over the pairs' own hard
@@ -53,6 +55,8 @@ class Guidance:
     x_BG: Tensor | None = None
     y_KG: Tensor | None = None
     by_own: bool = False
+    by_whole: bool = False
+    own: tuple[Tensor, Tensor] | None = None
     kl_weight: float = 0.0
     kl_temperature: float = 0.05
     margin_mse_weight: float = 0.0
@@ -61,9 +65,10 @@ class Guidance:
 
     def swapped(self) -> Guidance:
         """The same of y asking for x."""
+        own = self.own and (self.own[1][: len(self.own[0])], self.own[0])
         if self.x_BG is None or self.y_KG is None:
-            return self
-        return replace(self, x_BG=self.y_KG[: len(self.x_BG)], y_KG=self.x_BG, owner_M=None)
+            return replace(self, own=own)
+        return replace(self, x_BG=self.y_KG[: len(self.x_BG)], y_KG=self.x_BG, owner_M=None, own=own)
 
     def to(self, device: torch.device) -> Guidance:
         """The same on another device."""
@@ -74,6 +79,12 @@ class Guidance:
     def scores(self, begin: int, end: int) -> Tensor | None:
         """The guide's cosines of queries begin..end and all candidates: (C, K); None without a guide."""
         return None if self.x_BG is None or self.y_KG is None else self.x_BG[begin:end] @ self.y_KG.T
+
+    def own_scores(self, logits_CK: Tensor, scale: Tensor, begin: int) -> Tensor:
+        """The model's own cosines of the queries from `begin` on and all candidates: (C, K)."""
+        if self.own is None:
+            return logits_CK / scale
+        return self.own[0][begin : begin + len(logits_CK)] @ self.own[1].T
 
     def too_near(self, scores_CK: Tensor, begin: int) -> Tensor:
         """Candidates that score above their query's positive and the margin: bool (C, K), never the positives."""
@@ -98,6 +109,12 @@ class PairHashes:
     def swapped(self) -> PairHashes:
         """The same pairs with y asking for x; hard negatives are y-side and drop out."""
         return PairHashes(self.y_B, self.x_B, self.document_B, guidance=self.guidance and self.guidance.swapped())
+
+    def judged_by(self, x_BD: Tensor, y_KD: Tensor) -> PairHashes:
+        """The same with these whole vectors' cosines as the model's own scores, where they decide; no gradient goes to them."""
+        if self.guidance is None or not self.guidance.by_whole:
+            return self
+        return replace(self, guidance=replace(self.guidance, own=(x_BD.detach(), y_KD.detach())))
 
     def pairs_alone(self) -> PairHashes:
         """The same without hard negatives."""
@@ -282,8 +299,8 @@ def _guided(logits_CK: Tensor, guidance: Guidance, scale: Tensor, begin: int) ->
         taught = _divergence(logits_CK, guide_CK.to(logits_CK.dtype) / guidance.kl_temperature)
         taught = taught[0] * guidance.kl_weight, taught[1] * guidance.kl_weight
     if guidance.margin is not None:
-        by_own = guide_CK is None or guidance.by_own
-        near_CK = guidance.too_near(logits_CK / scale if by_own else guide_CK, begin)
+        is_own = guide_CK is None or guidance.by_own
+        near_CK = guidance.too_near(guidance.own_scores(logits_CK, scale, begin) if is_own else guide_CK, begin)
         near_CK &= logits_CK > -torch.inf  # those are left out in any case
         guidance.masked.append(near_CK.sum())
         logits_CK.masked_fill_(near_CK, -torch.inf)

@@ -97,6 +97,19 @@ def adopt_tokenizer(store: Store, causal_lm: Path, delimiters: Delimiting = "dis
     return store.build(STAGE, config, {}, make)
 
 
+def prompted(own: Delimiters, prompts: PromptsConfig) -> Delimiters:
+    """Delimiters with these prompts in place of their own; what is not set stays."""
+    tasks = {task: {SIDE_OF[name]: text for name, text in found.items()} for task, found in prompts.tasks.items()}
+    return replace(
+        own,
+        x_prompt=own.x_prompt if prompts.query is None else prompts.query,
+        y_prompt=own.y_prompt if prompts.document is None else prompts.document,
+        tasks={**own.tasks, **tasks},
+        default_prompt=prompts.default or own.default_prompt,
+        include_prompt=own.include_prompt if prompts.include_prompt is None else prompts.include_prompt,
+    )
+
+
 def prompted_tokenizer(store: Store, tokenizer: Artifact, prompts: PromptsConfig, lengths: ShardConfig) -> Artifact:
     """The tokenizer with prompts in place of its own: stage "tokenizer"; the very same where none is set.
 
@@ -109,16 +122,7 @@ def prompted_tokenizer(store: Store, tokenizer: Artifact, prompts: PromptsConfig
     if not prompts.are_set:
         return tokenizer
     whole = PairTokenizer.load(tokenizer.part_folder())
-    own = whole.delimiters
-    tasks = {task: {SIDE_OF[name]: text for name, text in found.items()} for task, found in prompts.tasks.items()}
-    delimiters = replace(
-        own,
-        x_prompt=own.x_prompt if prompts.query is None else prompts.query,
-        y_prompt=own.y_prompt if prompts.document is None else prompts.document,
-        tasks={**own.tasks, **tasks},
-        default_prompt=prompts.default or own.default_prompt,
-        include_prompt=own.include_prompt if prompts.include_prompt is None else prompts.include_prompt,
-    )
+    own, delimiters = whole.delimiters, prompted(whole.delimiters, prompts)
     if delimiters == own:  # of a start that was made with these
         return tokenizer
     made = PairTokenizer(whole.tokenizer, delimiters)

@@ -139,6 +139,7 @@ class Batch:
             x_BG=x_BG,
             y_KG=y_KG,
             by_own=rule.by == "own",
+            by_whole=bool(config.matryoshka.dims) and rule.vectors == "whole",
             kl_weight=teacher.kl_weight,
             kl_temperature=teacher.temperature,
             margin_mse_weight=teacher.margin_mse_weight,

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.training import CPU_TOKENS, TrainConfig, check_divides
 from pipeline_lib.errors import UserError
+from pipeline_lib.model.adapter import dropped_inputs
 from pipeline_lib.model.attention import kernel_obstacle
 from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16, set_temperature
 from pipeline_lib.model.families import pools_padded
-from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, batch_gradients, no_hook, should_cache
+from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, activation_bytes, batch_gradients, no_hook
 from pipeline_lib.model.lora import attach, with_adapters, write_options
 from pipeline_lib.model.loss import contrastive_loss, false_negatives
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
@@ -265,9 +267,9 @@ class ContrastiveObjective:
     def _should_cache(self, micro_batches: list[MicroBatch]) -> bool:
         """True if embeddings are cached and computed again on the way back, since all activations would not fit."""
         low = self.module.precision == "bfloat16"
-        kept = (self.config.kept_bytes, self.module.fused, self.module.checkpointed, low)
+        how = (self.module.fused, self.module.checkpointed, low, dropped_inputs(self.module.backbone))
         padded_tokens = sum(piece.padded_tokens for piece in micro_batches)
-        cached = should_cache(self.module.backbone.config, padded_tokens, *kept)
+        cached = activation_bytes(self.module.backbone.config, padded_tokens, *how) > self.config.kept_bytes
         if not self._sharded:
             return cached
         # cut weights are gathered for one forward and one backward pass at a time; caching makes one forward more, so
@@ -277,7 +279,7 @@ class ContrastiveObjective:
     def _loss_of(self, step: int, batch: Batch, shares: list[np.ndarray]) -> BatchLoss:
         """This rank's part of the global loss, as a function of its embeddings (N, D), differentiable through the gather."""
         order_B = np.concatenate(shares)
-        guidance = batch.guidance_of(order_B, self.config, step)
+        config, guidance = self.config, batch.guidance_of(order_B, self.config, step)
         hashes = replace(batch.hashes_of(order_B), guidance=guidance)
         self._masked = [] if guidance is None else guidance.masked
         sizes = [len(share) for share in shares]
@@ -289,10 +291,9 @@ class ContrastiveObjective:
         def loss_of(emb_ND: Tensor) -> Tensor:
             x_BD, y_KD = gather_sides(emb_ND[:n_own], sizes, n_negatives, self.ranks)
             self._seen = x_BD.detach(), y_KD.detach()
-            return over_prefixes(of_vectors, x_BD, y_KD, self.config.matryoshka.weighted)
-
-        def of_vectors(x_BD: Tensor, y_KD: Tensor) -> Tensor:
-            return contrastive_loss(x_BD, y_KD, self.module.log_scale, hashes, own, self.config.directions)
+            of_batch = partial(contrastive_loss, hashes=hashes.judged_by(x_BD, y_KD), rows=own, directions=config.directions)
+            of_vectors = partial(of_batch, log_scale=self.module.log_scale)
+            return over_prefixes(of_vectors, x_BD, y_KD, config.matryoshka.weighted)
 
         return loss_of
 

@@ -195,9 +195,10 @@ def _warnings(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[st
     """
     if isinstance(config, TrainConfig):
         check_early_stopping(config)
+    idle = config.false_negatives.idle_in(config.steps) if isinstance(config, TrainConfig) else ""
     missing = check_views(shards, config) if isinstance(config, TrainConfig) or config.text == "pairs" else []
     warning = f"the mixture asks for {', '.join(missing)}, of which this dataset has no rows: the other views take the share"
-    return [warning] if missing else []
+    return [line for line in (warning if missing else "", idle) if line]
 
 
 def _with_precision(choices: Choices, start: str) -> Choices:

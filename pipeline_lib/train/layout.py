@@ -28,7 +28,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import Devices, precision_on
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.train.memory import Layout, Memory, Parallel, Synchronise, Workload, memory_of, shape_of
+from pipeline_lib.train.memory import Layout, Memory, Parallel, Synchronise, Workload, as_computed, memory_of, shape_of
 
 MEMORY_SHARE = 0.9  # of a device, which a layout is chosen for; the rest is the driver's, the allocator's and the libraries'
 GPU_TOKENS = 1 << 17  # of the largest micro-batch
@@ -302,6 +302,7 @@ def workload_of(shards: Artifact, tokenizer: Artifact, start: str, config: Confi
         shape = shape_of(model.model_copy(update={"init": start}), vocabulary)
     except UserError:
         return None
+    shape = as_computed(shape, model)
     head = shape.vocabulary * shape.width if isinstance(config, PretrainConfig) and not _is_tied(start) else 0
     lora = LoraConfig() if isinstance(config, PretrainConfig) else model.lora
     return Workload(shape, config, lengths.max_x_tokens, lengths.max_y_tokens, head, lora=lora)

@@ -20,6 +20,7 @@ Parallel = Literal["ddp", "fsdp"]
 Synchronise = Literal["step", "micro_batch"]
 
 TILE_LOGITS = 1 << 24  # of loss.py
+TAUGHT_LOGIT_BYTES = 37  # of a divergence from a guide: both distributions, their logarithms and what they were made of
 LOGIT_BYTES = 17  # two matrices in float32; of rows with repeated texts a copy, a filled copy and masks
 WORD_LOGIT_BYTES = 12  # of a language model's head: logits, their probabilities and gradients
 
@@ -99,7 +100,7 @@ class Workload:
         Raises:
             UserError: the start is neither known nor here, or its sizes cannot be told.
         """
-        shape = shape_of(config.model, config.tokenizer.vocab_size)
+        shape = as_computed(shape_of(config.model, config.tokenizer.vocab_size), config.model)
         lengths = config.shards.max_x_tokens, config.shards.max_y_tokens
         return cls(shape, config.train, *lengths, name=config.name, lora=config.model.lora)
 
@@ -179,6 +180,19 @@ def shape_of(model: ModelConfig, vocabulary: int) -> Shape:
     return replace(shape, layers=min(shape.layers, model.keep_layers or shape.layers))
 
 
+def as_computed(shape: Shape, model: ModelConfig) -> Shape:
+    """The same with how a contrastive training computes it: by the model's own forward under mean pooling and where adapters
+    have a dropout, which thins a copy of what each of them reads.
+
+    Raises:
+        UserError: the adapters do not fit the model.
+    """
+    lora = model.lora
+    is_dropped = lora.rank is not None and lora.dropout > 0
+    dropped = sum(n_in for n_in, _ in chosen_matrices(lora, shape.matrices).values()) if is_dropped else 0
+    return replace(shape, fused=shape.fused and model.pooling == "last" and not is_dropped, dropped=dropped)
+
+
 def check_lora(config: RunConfig, folder: str) -> None:
     """Look whether the adapters that a run asks for fit its start, before anything is made for it.
 
@@ -186,7 +200,8 @@ def check_lora(config: RunConfig, folder: str) -> None:
         folder: of the start; empty: none is given.
 
     Raises:
-        UserError: there is nothing to adapt, a target names no matrix, or the rank is above one's.
+        UserError: there is nothing to adapt, a target names no matrix, the rank is above one's, or what trains them is another
+            setting's opposite.
     """
     model, lora = config.model, config.model.lora
     if not lora.rank:
@@ -197,6 +212,13 @@ def check_lora(config: RunConfig, folder: str) -> None:
         )
     if config.train.optimizer == "muon":
         raise UserError("train.optimizer is muon, of hidden matrices, which model.lora freezes; take adamw")
+    asked = {"compile": config.train.compile == "on", "attention": config.train.attention == "packed"}
+    if lora.dropout and any(asked.values()):
+        name = next(name for name, is_asked in asked.items() if is_asked)
+        raise UserError(
+            f"train.{name} is {getattr(config.train, name)}, and model.lora.dropout is {lora.dropout:g}, with which a batch is"
+            f" computed by the model's own forward, padded and not compiled: set train.{name} to auto, or the dropout to 0"
+        )
     try:
         shape = shape_of(model.model_copy(update={"init": folder}), config.tokenizer.vocab_size)
     except UserError:
@@ -227,8 +249,9 @@ def memory_of(work: Workload, layout: Layout) -> Memory:
     group = max(shape.block, shape.vocabulary * shape.width + work.head)  # gathered at a time; the next is on its way
     whole = (n_weights if layout.synchronise == "step" else 2 * group) if layout.is_cut else 0
     averaged = 4 * trained if work.config.weight_average else 0
-    # autocast holds the matrices that it has cast until the pass ends
-    cast = 2 * min(whole or n_weights, shape.layers * shape.block_matrices) if low else 0
+    # autocast casts the matrices anew for each micro-batch, whose graph holds them until backward
+    graphs = 1 if layout.cached else -(-work.local_tokens(layout.processes) // work.at_once(layout))
+    cast = 2 * graphs * min(whole or n_weights, shape.layers * shape.block_matrices) if low else 0
     return Memory(
         weights=4 * share + averaged + cast + 4 * whole,
         gradients=4 * trained + 4 * min(whole, n_trained if work.lora.rank else whole),
@@ -246,10 +269,14 @@ def _activations(work: Workload, layout: Layout) -> int:
 
 
 def _loss(work: Workload, layout: Layout) -> int:
-    """Embeddings of the global batch, their gradients, a copy of each in the gather, and one tile of logits."""
-    if isinstance(work.config, PretrainConfig):
+    """Embeddings of the global batch, their gradients, a copy of each in the gather, and one tile of logits; of prefixes the
+    gradients of each, and one cut; a guide's vectors, as wide as the model's for all that is known.
+    """
+    config = work.config
+    if isinstance(config, PretrainConfig):
         return work.at_once(layout) * work.shape.vocabulary * WORD_LOGIT_BYTES
-    pairs = work.config.batch_size
+    pairs, dims = config.batch_size, config.matryoshka.dims
     tile = min(pairs * pairs, TILE_LOGITS)
-    copies = 4 if layout.processes == 1 else 6
-    return 2 * 4 * pairs * work.shape.width * copies + LOGIT_BYTES * tile
+    copies = (4 if layout.processes == 1 else 6) + config.needs_guide
+    per_logit = TAUGHT_LOGIT_BYTES if config.teacher.kl_weight else LOGIT_BYTES
+    return 2 * 4 * pairs * (work.shape.width * copies + sum(dims) + max(dims, default=0)) + per_logit * tile

@@ -9,7 +9,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import Devices, find_devices
 from pipeline_lib.train.layout import at_precision, process_room, resolve_layout, with_devices
-from pipeline_lib.train.memory import Layout, Workload, memory_of
+from pipeline_lib.train.memory import Layout, Workload, check_lora, memory_of
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
     """Everything that `cpt plan` tells, as flat JSON values but for `memory_bytes`.
 
     Raises:
-        UserError: the GPU is unknown, or no layout fits so many of them.
+        UserError: the GPU is unknown, no layout fits so many of them, or the adapters that are asked for cannot be.
     """
     devices = terms.devices
     if terms.gpus < 1 or not 0 < terms.utilisation <= 1 or terms.price_per_hour < 0:
         raise UserError("--gpus must be 1 or more, --utilisation above 0 and at most 1, --price 0 or more")
+    check_lora(config, config.model.init)
     work = Workload.planned(config)
     layout = resolve_layout(work, devices)
     devices = with_devices(config.train, devices)

@@ -32,6 +32,7 @@ from pipeline_lib.tokens.dataset import labels_of, parts_of
 from pipeline_lib.train.job import PRETRAIN
 from pipeline_lib.train.language_text import check_text
 from pipeline_lib.train.launch import Choices, Log, Report, TrainInputs, build_trained, log_line, train
+from pipeline_lib.train.start import check_tuned
 
 if TYPE_CHECKING:
     from pipeline_lib.train.batch_size import BatchAdvice
@@ -92,6 +93,8 @@ def finetune(
         UserError, TrainingFailed: see `train`.
     """
     shards, guide = data if isinstance(data, tuple) else (data, None)
+    check_tuned(checkpoint, config)
+    check_negatives(shards, config)
     choices = checkpoint.trained.manifest.config
     folder = weights_folder(checkpoint)
     temperature = json.loads((folder / "state.json").read_text())["temperature"]
@@ -100,6 +103,19 @@ def finetune(
     tuned = tuned_config(TrainConfig.model_validate(choices["config"]), config, rows, temperature)
     model = ModelConfig.model_validate({**choices["model"], "init": str(folder)})
     return train(store, TrainInputs(shards, checkpoint.tokenizer, guide=guide), tuned, model, progress, log)
+
+
+def check_negatives(shards: Artifact, config: FinetuneConfig) -> None:
+    """Look whether there are hard negatives, where a term of the loss is of nothing else.
+
+    Raises:
+        UserError: there are none.
+    """
+    if config.teacher.margin_mse_weight and not sum(part.facts.get("negatives", 0) for part in shards.manifest.parts):
+        raise UserError(
+            f"training.teacher.margin_mse_weight is {config.teacher.margin_mse_weight:g}, and no pair of the training sets has"
+            " a hard negative: mine some (mining.per_pair), or set it to 0"
+        )
 
 
 def tuned_config(base: TrainConfig, config: FinetuneConfig, rows: Mapping[str, int], temperature: float) -> TrainConfig:

@@ -14,12 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.config.model import ModelConfig
+from pipeline_lib.config.finetuning import FinetuneConfig
+from pipeline_lib.config.model import ModelConfig, check_dims, embedding_width
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
-from pipeline_lib.model.lora import HASHES, content_digest, weights_folder
+from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, start_width
+from pipeline_lib.model.lora import ADAPTERS_FILE, HASHES, content_digest, weights_folder
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact, verify_part
 from pipeline_lib.store.records import Part, draft_part
@@ -96,6 +97,18 @@ def recipe_of(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     }
     sizes["keep_layers"] = None  # the checkpoint has the blocks that were kept
     return {"train": {**train, "temperature": _state_of(checkpoint)["temperature"]}, "model": sizes}
+
+
+def check_tuned(checkpoint: Checkpoint, config: FinetuneConfig) -> None:
+    """Look whether a checkpoint can be tuned so, before a training set is read.
+
+    Raises:
+        UserError: a prefix is longer than its vectors, as far as its folder tells.
+    """
+    is_whole = not (checkpoint.folder / ADAPTERS_FILE).is_file()  # modules behind the pooling may be its start's alone
+    init = str(checkpoint.folder)
+    width = (embedding_width(ModelConfig(init=init)) or start_width(init)) if is_whole else None
+    check_dims(config.matryoshka.dims, width, "training.matryoshka.dims")
 
 
 def start_of(

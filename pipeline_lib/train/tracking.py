@@ -326,7 +326,8 @@ class Tracking:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         for told in self._told if self._threads else ():
-            if lost := told.forgotten + len(told.waiting):
+            untold = len(told.waiting) + sum(row is not None for row in list(told.rows.queue))  # behind what it is being told
+            if lost := told.forgotten + untold:
                 self._log(f"{WARNING}tracking: {told.kind} has not been told of {lost:,} rows; the run's records have them")
 
     def _put(self, group: str, values: Mapping[str, float]) -> None:

@@ -60,6 +60,8 @@ S3 = [*RUN, "--artifacts", "s3://nowhere/prefix"]
         (S3, NO_KEYS, "credentials"),
         (S3, KEYS | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Could not connect"),
         ([*RUN, "--init", "/nonexistent/model"], {}, "no such folder"),
+        ([*RUN, "--set", "train.false_negatives.by=guide"], {}, "guide.model names none"),
+        ([*RUN, "--set", "guide.keep_top=9", "--set", "guide.model=/nonexistent"], {}, "/nonexistent: neither an export nor"),
         ([*RUN, "--contamination", "/nonexistent"], {}, "no such folder"),
         ([*RUN, "--select-suite", "sts-c", "--suite-data", "."], {}, "no suite 'sts-c'"),
         (["evaluate", "--preset", "smoke", "--suite", "sts-c", "--suite-data", "."], {}, "no suite 'sts-c'"),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from causal_lms import write_causal_lm
 from safetensors import safe_open
@@ -23,7 +24,7 @@ from benchmarks.gloo import run_ranks
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.run import ExportConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.export.card import CardFacts, write_card
 from pipeline_lib.export.export import export
 from pipeline_lib.export.exported import ExportedModel
@@ -197,6 +198,32 @@ def test_the_sum_gives_the_vectors_of_the_adapters(world: World, run: tuple[Job,
     (place / "model.safetensors").write_bytes(b"damaged")
     assert content_digest(place) != digest
     np.testing.assert_allclose(embed_ids(Encoder.load(weights_folder(checkpoint)), ids, 256), expected, atol=1e-5)
+
+
+def test_adapters_that_lack_some_are_no_model(
+    world: World, run: tuple[Job, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_file = safetensors.torch.load_file
+    lost = "backbone.layers.1.attention.dense.lora.up_OK"
+
+    def load(path: Path) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in whole_file(path).items() if name != lost}
+
+    monkeypatch.setattr(safetensors.torch, "load_file", load)
+    with pytest.raises(CorruptArtifact, match=rf"{ADAPTERS_FILE}: no {lost}, and 0 more of 17 lack"):
+        adapted_encoder(run[1])
+
+
+def test_merged_weights_in_the_making_are_left_where_prune_looks(
+    world: World, run: tuple[Job, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+    save = Encoder.save
+    monkeypatch.setattr(Encoder, "save", lambda encoder, folder: (places.append(folder), save(encoder, folder)))
+    shutil.rmtree(weights_folder(run[1]), ignore_errors=True)
+    merged = weights_folder(run[1])
+    assert merged.is_dir() and [place.parent for place in places[-1:]] == [world.store.root / "merged" / "scratch"]
+    assert not list((world.store.root / "merged" / "scratch").iterdir())
 
 
 def test_a_start_that_is_gone_or_another_is_named(world: World, run: tuple[Job, Checkpoint], tmp_path: Path) -> None:

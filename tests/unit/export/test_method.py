@@ -7,9 +7,10 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.run import RunConfig
-from pipeline_lib.config.training import PretrainConfig, TrainConfig
+from pipeline_lib.config.training import FalseNegativesConfig, MatryoshkaConfig, PretrainConfig, TeacherConfig, TrainConfig
 from pipeline_lib.export.method import method_of
 
 PAPERS = RunConfig(
@@ -28,6 +29,11 @@ DEVIATIONS: dict[str, tuple[Any, str]] = {
     "train.weight_average": (0.9, "averaged weights"),
     "train.batch_size": (512, "batches of 512 pairs (the paper's: 4,976 to 12,288)"),
     "train.batches_from": ("one_dataset", "each batch of one dataset"),
+    "train.matryoshka": (MatryoshkaConfig(dims=(64,)), "summed over the first 64 dimensions"),
+    "train.false_negatives": (FalseNegativesConfig(by="own"), "too near by the model's own scores"),
+    "train.teacher": (TeacherConfig(kl_weight=0.5), "another model's scores as a teacher"),
+    "guide.keep_top": (5, "finds among its first 5 for their x"),
+    "model.lora": (LoraConfig(rank=4), "(LoRA, rank 4)"),
     "train.mixture": ({"docstring": 0.5, "name": 0.5}, "pairs of name"),
 }
 

@@ -1,13 +1,23 @@
-"""`cpt index --dims`: bytes of an index by dimensions, and the quality that the report of the model in use measured there."""
+"""Dimensions: `cpt index --dims`, bytes and the measured quality of each; and which models are measured at which."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from flows.cli.index import by_dims
+from flows.evaluate import at_dimensions
+from flows.runs import as_tuned
+from pipeline_lib.config.overrides import apply
+from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ModelId
+from pipeline_lib.evaluation.suites.variants import TruncatedModel
+from pipeline_lib.model.checkpoint import Checkpoint, Lineage
 
 MEASURED = {64: {"code_search": {"value": 0.5}}, 256: {"code_search": {"value": 0.625}}}
 
@@ -33,3 +43,35 @@ def test_without_figures_the_bytes_stand_alone(capsys: pytest.CaptureFixture[str
 def test_what_cannot_be_is_refused(dims: str) -> None:
     with pytest.raises(UserError, match="--dims"):
         by_dims(1000, dims, None, MEASURED, as_json=False)
+
+
+class OfEightDimensions:
+    """Another model, narrower than the run's."""
+
+    id = ModelId("small", "ab" * 12)
+
+    def encode(self, texts: Any, side: str, progress: Any = None) -> np.ndarray:
+        return np.eye(8, dtype=np.float32)[: len(texts)]
+
+
+class Checkpoints(CheckpointEncoder):
+    """The run's own."""
+
+    id = ModelId("step-000001", "cd" * 12)  # type: ignore[assignment]
+
+
+def test_another_model_is_measured_at_the_dimensions_that_it_has_more_of(capsys: pytest.CaptureFixture[str]) -> None:
+    config = apply(RunConfig(), {"evaluate.dims": (4, 8, 16), "model.width": 64})
+    own = Checkpoints(cast(Checkpoint, SimpleNamespace()))
+    cut = cast(list[TruncatedModel], at_dimensions([own, OfEightDimensions()], config))
+    assert [model.dim for model in cut if model.encoder is own] == [4, 8, 16]
+    assert [model.dim for model in cut if model.encoder is not own] == [4]
+    assert at_dimensions([OfEightDimensions()], RunConfig()) == []
+
+
+def test_a_tuned_run_is_measured_at_the_prefixes_of_its_own_loss() -> None:
+    base = RunConfig()
+    manifest = SimpleNamespace(config={"config": {"matryoshka": {"dims": [8, 16]}}})
+    tuned = cast(Lineage, SimpleNamespace(trained=SimpleNamespace(manifest=manifest), base="a run"))
+    assert as_tuned(base, tuned).measured_dims == (8, 16)
+    assert as_tuned(base, cast(Lineage, SimpleNamespace(base=None))) is base

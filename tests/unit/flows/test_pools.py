@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -17,6 +18,7 @@ from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import TrainingFailed, TransientError, UserError
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.shared_cluster import probed
 
 
@@ -39,6 +41,21 @@ def test_the_other_machine_gets_the_same_configuration_and_dataset_but_no_pool(w
     assert there.config.pools.gpu is None, "or it would hand them over again"
     assert (opened.shards.digest, opened.tokenizer.digest) == (dataset.shards.digest, dataset.tokenizer.digest)
     assert there.store.place == given.store.place
+
+
+def test_a_start_of_adapters_goes_by_its_name_and_is_merged_there(
+    work: tuple[Workspace, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, dataset = work
+    start = cast(Checkpoint, SimpleNamespace(name="abcd/step-000002", folder=tmp_path / "adapters"))
+    places = {"here": tmp_path / "merged" / "here", "there": tmp_path / "merged" / "there"}
+    monkeypatch.setattr(pools, "weights_folder", lambda _: places["here"])
+    lora = Workspace(given.home, given.store, apply(given.config, {"model.init": str(places["here"])}), start)
+    sent = Handover.of("train", lora, replace(dataset, start=start))
+    assert sent.config["model"]["init"] == start.name, "a folder of this machine is nowhere else"
+    monkeypatch.setattr(pools, "weights_folder", lambda _: places["there"])
+    monkeypatch.setattr(pools, "checkpoint_of", lambda *_: start)
+    assert Handover.model_validate_json(sent.model_dump_json()).open()[0].config.model.init == str(places["there"])
 
 
 def test_the_pool_is_no_part_of_what_is_made(work: tuple[Workspace, Dataset]) -> None:

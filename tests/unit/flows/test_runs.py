@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from builders import write_artifact
@@ -15,12 +17,17 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from flows.cli.runs import find_runs
 from flows.params import RunParams
-from flows.runs import given_source, name_in_registry
+from flows.runs import check_start, given_source, name_in_registry
 from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.overrides import apply
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.errors import UserError
+from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search.registry import Candidate, promote
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.delimiters import Delimiters
 
 
 class Named(StageConfig):
@@ -142,3 +149,20 @@ def test_each_name_has_its_star(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     printed = CliRunner().invoke(app, ["runs"]).stdout
     assert f"* {of_first.key[:8]}/step-000005 is what `cpt search` uses." in printed
     assert f"* {of_tuned.key[:8]}/step-000002 is what `cpt search --name other` uses." in printed
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_prompts(tmp_path: Path) -> None:
+    own = Delimiters.single(0, 1, 2, 3, 4)
+    (tmp_path / "delimiters.json").write_text(json.dumps(replace(own, x_prompt="query: ").fields))
+    (tmp_path / "config.json").write_text("{}")
+    tokenizer = SimpleNamespace(part_folder=lambda: tmp_path)
+    start = cast(Checkpoint, SimpleNamespace(name="abc/step-000004", folder=tmp_path, tokenizer=tokenizer))
+
+    def ask(**settings: Any) -> None:
+        check_start(start, apply(RunConfig(), {name.replace("__", "."): value for name, value in settings.items()}))
+
+    ask(train__continue_from="abc")
+    ask(train__continue_from="abc", prompts__query="query: ")
+    ask(prompts__query="ask: ")
+    with pytest.raises(UserError, match="abc/step-000004 as it was trained, and `prompts` asks for others than it has"):
+        ask(train__continue_from="abc", prompts__query="ask: ")

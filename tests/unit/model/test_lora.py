@@ -24,7 +24,7 @@ from pipeline_lib.config.lora import LoraConfig, chosen_matrices
 from pipeline_lib.config.model import ModelConfig, Shape
 from pipeline_lib.config.presets import preset
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.adapter import Adapter, adapter_of, merge, rows_of
+from pipeline_lib.model.adapter import Adapter, adapter_of, dropped_inputs, merge, rows_of
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.lora import attach
 from pipeline_lib.model.micro_batches import embed_ids
@@ -129,6 +129,10 @@ def test_dropout_takes_the_own_forward_and_is_drawn_in_training_alone() -> None:
     assert not encoder.fused
     still = embed_ids(encoder, TEXTS, 64)
     np.testing.assert_array_equal(still, embed_ids(encoder, TEXTS, 64))
+    assert dropped_inputs(encoder.backbone) == sum(
+        n_in for n_in, _ in Shape.of(CONFIGS["llama"].to_dict(), "").matrices.values()
+    )
+    assert dropped_inputs(adapted("llama").backbone) == 0
     encoder.train()
     ids, lengths = torch.tensor([TEXTS[1]]), torch.tensor([len(TEXTS[1])])
     assert not torch.equal(encoder(ids, lengths), encoder(ids, lengths))
@@ -181,6 +185,15 @@ def test_a_run_is_refused_before_anything_is_made(tmp_path: Any) -> None:
         check_lora(asked(lora={"rank": 100}), str(tmp_path))
     with pytest.raises(UserError, match="names no matrix"):
         check_lora(asked(lora={"rank": 4, "targets": ["c_attn"]}), str(tmp_path))
+    dropped = asked(lora={"rank": 4, "dropout": 0.1})
+    check_lora(dropped, str(tmp_path))
+    for name, value in (("compile", "on"), ("attention", "packed")):
+        train = smoke.train.model_copy(update={name: value})
+        check_lora(asked().model_copy(update={"train": train}), str(tmp_path))
+        with pytest.raises(
+            UserError, match=rf"train\.{name} is {value}, and model\.lora\.dropout is 0\.1, .* set train\.{name} to"
+        ):
+            check_lora(dropped.model_copy(update={"train": train}), str(tmp_path))
     muon = asked().model_copy(update={"train": smoke.train.model_copy(update={"optimizer": "muon"})})
     with pytest.raises(UserError, match="muon"):
         check_lora(muon, str(tmp_path))

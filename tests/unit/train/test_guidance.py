@@ -15,7 +15,7 @@ from training_runs import tiny_config, write_curated, write_job
 
 from benchmarks.gloo import run_ranks
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
-from pipeline_lib.config.training import FalseNegativesConfig, TeacherConfig, TrainConfig
+from pipeline_lib.config.training import FalseNegativesConfig, MatryoshkaConfig, TeacherConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import text_hashes
@@ -91,6 +91,19 @@ def test_gradient_caching_changes_nothing_and_all_is_counted(made: Made) -> None
     assert plain[1] is None
 
 
+def test_prefixes_have_the_whole_vectors_false_negatives(made: Made) -> None:
+    """As many of each prefix as of the whole; by each prefix's own scores there would be others."""
+    rule = FalseNegativesConfig(by="own", margin=-0.02)
+    alone = step_of(made.job("whole", false_negatives=rule))[1]
+    dims = MatryoshkaConfig(dims=(4, 32))
+    both = step_of(made.job("both", false_negatives=rule, matryoshka=dims))
+    cached = step_of(made.job("both-cached", false_negatives=rule, matryoshka=dims, activation_bytes=1))
+    assert alone and both[1] == cached[1] == 2 * alone
+    assert both[0] == pytest.approx(cached[0], rel=1e-5)
+    apart = rule.model_copy(update={"vectors": "prefix"})
+    assert step_of(made.job("apart", false_negatives=apart, matryoshka=dims))[1] != 2 * alone
+
+
 def test_the_first_steps_are_the_plain_loss(made: Made) -> None:
     rule = FalseNegativesConfig(by="own", margin=-0.02, unmasked_steps=1)
     plain, warm = (step_of(made.job(key, **words)) for key, words in (("a", {}), ("b", {"false_negatives": rule})))
@@ -120,6 +133,8 @@ def test_defaults_are_no_part_of_a_key() -> None:
     fields = TrainConfig().key_fields()
     assert "false_negatives" not in fields and "teacher" not in fields
     assert "false_negatives" in TrainConfig(false_negatives=BY_GUIDE).key_fields()
+    by = {vectors: FalseNegativesConfig(by="own", vectors=vectors).key_fields() for vectors in ("whole", "prefix")}
+    assert by["whole"] == {**by["prefix"], "vectors": "whole"}, "what was made by each prefix's own has the key that it had"
 
 
 def test_inconsistent_pairs_are_in_no_shard(tmp_path: Path) -> None:

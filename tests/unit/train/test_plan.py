@@ -21,6 +21,7 @@ from flows.cli.commands import app
 from pipeline_lib.config.built_in import PRESETS, SIZES
 from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import HUB_MODELS, ModelConfig, Shape
+from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.presets import preset
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import TrainConfig
@@ -153,6 +154,33 @@ def test_every_family_and_precision_is_within_15_percent_too(
     assert planned == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dropout", "precision", "tokens", "cached"),
+    [(0.0, "float32", 4096, True), (0.1, "float32", 4096, True), (0.0, "bfloat16", 1024, False)],
+)
+def test_adapters_are_within_15_percent_too(tmp_path: Path, dropout: float, precision: str, tokens: int, cached: bool) -> None:
+    fields = {"num_hidden_layers": 4, "max_position_embeddings": 64, **LARGER["llama"]}
+    AutoModel.from_config(AutoConfig.for_model("llama", **fields)).save_pretrained(tmp_path / "lm")
+    lora = {"model.init": str(tmp_path / "lm"), "model.lora.rank": 8, "model.lora.dropout": dropout}
+    run = apply(small_run(), {**lora, "train.precision": precision})
+    planned, measured = planned_and_measured(tmp_path, run, tokens, cached)
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_each_graph_that_is_kept_holds_the_matrices_that_autocast_made_for_it() -> None:
+    config = small_run()
+    work = Workload.planned(config.model_copy(update={"train": config.train.model_copy(update={"precision": "bfloat16"})}))
+    local = 64 * (32 + 64)
+
+    def weights(tokens: int, cached: bool) -> int:
+        return memory_of(work, Layout(1, micro_batch_tokens=tokens, cached=cached)).weights
+
+    once = 2 * work.shape.layers * work.shape.block_matrices
+    assert weights(local, cached=False) == weights(local, cached=True) == weights(local // 6, cached=True)
+    assert weights(local // 6, cached=False) == weights(local, cached=False) + 5 * once
+
+
 def planned_and_measured(tmp_path: Path, config: RunConfig, micro_batch_tokens: int, cached: bool) -> tuple[int, int]:
     """Bytes of a step in one process."""
     (tmp_path / "config.json").write_text(config.model_dump_json())
@@ -262,5 +290,31 @@ def test_adapters_are_planned_by_what_is_trained() -> None:
     assert lora["memory_bytes"]["total"] < everything["memory_bytes"]["total"]
     assert lora["seconds_per_step"] < everything["seconds_per_step"]
     assert "0.33 trained: LoRA" in describe_plan(lora) and "LoRA" not in describe_plan(everything)
+    with pytest.raises(UserError, match="and none is given"):
+        plan(preset("smoke", layers=[{"model": {"lora": {"rank": 8}}}]), Terms())
     with pytest.raises(UserError, match="'q_proj' names no matrix"):
         plan(preset("adapt", layers=[{"model": {"lora": {"rank": 8, "targets": ["q_proj"]}}}]), Terms())
+
+
+def test_what_takes_the_models_own_forward_or_keeps_more_is_planned_so(tmp_path: Path) -> None:
+    folder = str(write_causal_lm(tmp_path / "lm", "llama"))
+
+    def parts(**settings: Any) -> dict[str, int]:
+        config = apply(preset("smoke", folder), {name.replace("__", "."): value for name, value in settings.items()})
+        found: dict[str, int] = plan(config, Terms())["memory_bytes"]
+        return found
+
+    usual, lora = parts(), parts(model__lora__rank=2)
+    assert parts(model__pooling="mean")["activations"] > usual["activations"], "no layer is computed at one position alone"
+    dropped = parts(model__lora__rank=2, model__lora__dropout=0.1)
+    fewer = parts(model__lora__rank=2, model__lora__dropout=0.1, model__lora__targets=("q_proj",))
+    assert dropped["activations"] > fewer["activations"] > lora["activations"] == usual["activations"]
+    prefixes = parts(train__matryoshka__dims=(8, 32))
+    taught = parts(train__teacher__kl_weight=0.5, guide__model="first_round")
+    guided = parts(train__false_negatives__by="guide", guide__model="first_round")
+    pairs = preset("smoke").train.batch_size
+    assert prefixes["loss"] - usual["loss"] == 2 * 4 * pairs * (8 + 32 + 32)
+    assert guided["loss"] - usual["loss"] == 2 * 4 * pairs * 32
+    assert taught["loss"] - guided["loss"] == (37 - 17) * pairs * pairs
+    for name in ("weights", "gradients", "optimizer"):
+        assert usual[name] == prefixes[name] == taught[name]

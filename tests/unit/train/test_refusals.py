@@ -10,13 +10,13 @@ from training_runs import MODEL, tiny_config, write_inputs, write_job
 
 from flows.params import FinetuneParams, RunParams
 from pipeline_lib.config.finetuning import FinetuneConfig
-from pipeline_lib.config.training import PretrainConfig, TrainConfig
+from pipeline_lib.config.training import FalseNegativesConfig, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.distributed import Ranks, check_gpus
 from pipeline_lib.train.job import PRETRAIN
-from pipeline_lib.train.launch import TrainInputs, train
+from pipeline_lib.train.launch import TrainInputs, _warnings, train
 from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.stages import pretrain, tuned_config
 from pipeline_lib.train.trainer import build_objective
@@ -82,6 +82,15 @@ def test_a_known_view_without_rows_is_said(inputs: Inputs, monkeypatch: pytest.M
         train(*inputs, config, MODEL, log=lines.append)
     _, said = lines  # the layout comes first
     assert said.startswith("warning: the mixture asks for name, of which this dataset has no rows")
+
+
+def test_a_rule_that_never_begins_is_said(inputs: Inputs) -> None:
+    def said(**rule: Any) -> list[str]:
+        return _warnings(inputs[1].shards, tiny_config(false_negatives=FalseNegativesConfig(**rule)))
+
+    assert said(by="own", unmasked_steps=11) == said(unmasked_steps=12) == []
+    (line,) = said(by="own", unmasked_steps=12)
+    assert "unmasked_steps is 12 and the run has 12 steps: scores leave nothing out" in line
 
 
 def test_options_whose_batch_does_not_divide_are_refused_before_a_dataset_is_built() -> None:

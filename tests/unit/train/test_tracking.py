@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train import tracking
 from pipeline_lib.train.job import Events, Job, part_key
 from pipeline_lib.train.launch import TrainInputs
-from pipeline_lib.train.tracking import Tracking, events_of, tracking_of
+from pipeline_lib.train.tracking import Row, Tracking, events_of, tracking_of
 from pipeline_lib.train.trainer import work
 
 SECRET = "hunter2-of-the-tracker"
@@ -164,6 +165,39 @@ def test_a_tracker_that_fails_is_one_warning_and_counted(inputs: Inputs, monkeyp
     counted = [line for line in heard.warnings if "has not been told of 15 rows" in line]
     assert len(failed) == len(counted) == 2, heard.warnings
     assert SECRET not in "\n".join(heard.lines)
+
+
+def test_rows_behind_a_tracker_that_hangs_are_counted(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, free, heard = threading.Event(), threading.Event(), Heard()
+
+    class Hangs:
+        """Takes its first rows and does not return."""
+
+        def __init__(self, job: Job) -> None:
+            self.last: dict[str, int] = {}
+
+        def log(self, rows: Sequence[Row]) -> None:
+            entered.set()
+            free.wait(60)
+
+        def link(self, links: Mapping[str, str]) -> None:
+            """See `Tracker`."""
+
+        def close(self, finished: bool) -> None:
+            """See `Tracker`."""
+
+    monkeypatch.setattr(tracking, "KINDS", {"tensorboard": Hangs})
+    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.1)
+    told = Tracking(job_of(inputs, "hanging", "tensorboard"), heard.log)
+    told.start("", "")
+    told.step({"step": 1, "loss": 2.0, "learning_rate": 1e-3}, {})
+    assert entered.wait(30)
+    for step in (2, 3):
+        told.step({"step": step, "loss": 2.0, "learning_rate": 1e-3}, {})
+    told.close(finished=True)
+    free.set()
+    assert any("has not been told of 3 rows" in line for line in heard.lines), heard.lines
 
 
 def test_mlflow_keeps_one_run_with_each_step_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
