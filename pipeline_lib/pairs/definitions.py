@@ -59,8 +59,10 @@ def find_definitions(
     top = Definition("module", module, None, 0, len(data), 1, 0, 0, 0, None, False, False)
     if isinstance(rules, CommentedRules):
         root = rules.parse(data, seconds, steps_per_kb)
-        if root.has_error and (mended := rules.mend(data)) != data:
-            root = min(root, rules.parse(mended, seconds, steps_per_kb), key=_lost_bytes)
+        is_misread = rules.misread is not None and rules.misread.search(data) is not None
+        if (root.has_error or is_misread) and (mended := rules.mend(data)) != data:
+            parses = (root, rules.parse(mended, seconds, steps_per_kb))
+            root = min(reversed(parses) if is_misread else parses, key=_lost_bytes)  # of equals the first
         by_signs = rules.opened_by is not None and not root.has_error and not (rules.unsigned and rules.unsigned.search(data))
         found = list((_by_signs if by_signs else _walk_with_comments)(data, root, rules, top))
     else:
