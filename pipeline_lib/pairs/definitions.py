@@ -285,12 +285,15 @@ def _commented(node: Node, kind: DefinitionKind, parent: Definition, data: bytes
         first = _with_wrappers(node, first, rules.wrapped_by)
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
+    end = _trailing(node)[1] if rules.trailing else node.end_byte
+    if name_node.end_byte > end and node.parent is not None:  # `typedef struct { } name;`
+        end = node.parent.end_byte
     return Definition(
         kind,
         name,
         parent,
         first.start_byte,
-        _trailing(node)[1] if rules.trailing else node.end_byte,
+        end,
         first.start_point[0] + 1,
         name_node.start_byte,
         name_node.end_byte,

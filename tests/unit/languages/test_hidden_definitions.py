@@ -63,6 +63,14 @@ def test_what_stands_behind_a_macro_is_found(language: str, source: str) -> None
         assert pairs[0].y in source, "y is what the file holds, macros and all"
 
 
+def test_a_type_that_its_typedef_names_ends_behind_its_name() -> None:
+    source = "/** A day of some month. */\ntypedef struct {\n  int month;\n  int day;\n} date_t;\nint z;\n"
+    data, rules = source.encode(), rules_of("c")
+    config = CodePairsConfig.model_validate({"min_body_lines": 1, "min_doc_words": 2, "views": ("class",)})
+    [pair] = code_pairs(find_definitions(data, rules, ""), data, config, rules, Counter())
+    assert pair.y == "typedef struct {\n  int month;\n  int day;\n} date_t;"
+
+
 def test_a_mended_text_has_every_line_where_it_was() -> None:
     for _, source in HIDDEN:
         blanked = mended(source.encode())
