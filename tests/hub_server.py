@@ -20,7 +20,7 @@ TOKEN = "hf_" + "Standing0In1For2A3Login"
 class Repository:
     """Branches and commits: of each file the identity that the hub tells, and its bytes' sha256."""
 
-    private: bool
+    private: bool | None  # None: an older hub, which does not say
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)

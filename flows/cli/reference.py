@@ -53,6 +53,8 @@ OTHER_REASONS = {
     "document_too_large": "a row of queries that names a whole document of more than `queries.max_document_bytes`",
     "repeated_row": "a row of queries that an earlier one repeats",
     "query_is_document": "a row of queries whose query is its document",
+    "query_holds_document": "a row of queries whose query holds all of its document",
+    "query_not_text": "a row of queries with control characters",
     "not_sampled": "outside of the share `weight` of its source",
     "file_of_tests": "a file of tests, by its name",
     "no_text": "only markup",
@@ -93,7 +95,7 @@ REFUSED = {
     "line_too_large": "a line of a training set beyond `max_text_bytes`",
     "malformed_record": "a record whose fields are of other kinds than its layout's",
     "no_row": "a row of a table that cannot be read",
-    "not_unicode": "a text with lone surrogates",
+    "not_unicode": "a text with lone surrogates, or control characters where none may be",
     "tree_depth": "a repository of folders nested too deep; see source.limits.max_depth",
     "unreadable": "a file that the system does not permit to read",
 }

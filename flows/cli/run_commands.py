@@ -255,11 +255,13 @@ def queries(
 ) -> None:
     """Queries for the texts of a dump, written by a model behind an endpoint; train on them with --set queries.file=FILE."""
     from pipeline_lib.pairs.extract import extract
-    from pipeline_lib.pairs.query_writer import BAD_SUFFIX, estimate, write_queries
+    from pipeline_lib.pairs.query_writer import BAD_SUFFIX, check_out, estimate, key_of, write_queries
 
     params = params_of(DatasetParams, given)
     config, told = params.resolve(), Told()
     writer = _writer_options(endpoint, model, option or [])
+    check_out(out)
+    key_of(writer)
     extracted = extract(open_store(params.machine.artifacts), config.source, config.extract, told)
     expected = estimate(extracted, writer, out)
     typer.echo(expected.sentence(), err=True)

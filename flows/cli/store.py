@@ -41,7 +41,7 @@ def fetch(spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dump spec 
     from pipeline_lib.sources import packages
     from pipeline_lib.sources.dump_spec import read_spec
 
-    asked = [found for source in read_spec(spec) if (found := packages.package_of(source.url))]
+    asked = list(dict.fromkeys(found for source in read_spec(spec) if (found := packages.package_of(source.url))))
     if not asked:
         raise UserError(f"{spec}: none of its sources is a package; a package's url is {packages.FORMS}")
     came = packages.fetch(asked, Told())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
 
 from pipeline_lib.config.base import StageConfig, operational
 
@@ -60,3 +62,13 @@ class QueryWriterConfig(StageConfig):
     )
     price_in: float | None = operational(None, description="Price of a million tokens that go in, for the estimate.", ge=0)
     price_out: float | None = operational(None, description="Price of a million tokens that come out, likewise.", ge=0)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_is_an_address(cls, endpoint: str) -> str:
+        parts = urlsplit(endpoint)  # a bracket or a port that is none is its own error
+        if not parts.hostname or not endpoint.isprintable() or " " in endpoint or parts.port == 0:
+            raise ValueError("no address, expected one such as http://127.0.0.1:8000/v1")
+        if parts.query or parts.fragment:
+            raise ValueError("something behind ? or #, expected a URL up to /v1: the key belongs into the environment")
+        return endpoint

@@ -143,13 +143,14 @@ def _looked_at(api: HfApi, repo: str, to: Destination) -> tuple[str, list[str]]:
     """Commit and files of the revision, which is made where it is not there.
 
     Raises:
-        UserError: everybody can see the repository, and that was not asked for.
+        UserError: everybody can see the repository, or may, and that was not asked for.
     """
     from huggingface_hub.errors import RevisionNotFoundError
 
     found = api.model_info(repo)
-    if found.private is False and not to.public:
-        raise UserError(f"{repo} is there already and everybody can see it; --public says that this is meant")
+    if not found.private and not to.public:  # nor to one of which nobody says who can see it
+        seen = "everybody can see it" if found.private is False else "the hub does not say that it is private"
+        raise UserError(f"{repo} is there already and {seen}; --public says that this is meant")
     if to.revision != MAIN:
         try:
             found = api.model_info(repo, revision=to.revision)

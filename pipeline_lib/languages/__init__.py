@@ -22,7 +22,8 @@ USUAL = ("python", "javascript", "java", "go", "php", "ruby")
 _ALIASES = {
     "py": "python", "python3": "python", "ipython": "python", "ipython3": "python", "js": "javascript", "jsx": "javascript",
     "node": "javascript", "golang": "go", "rb": "ruby", "ts": "typescript", "h": "c", "c++": "cpp", "cxx": "cpp",
-    "cc": "cpp", "hpp": "cpp", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp", "c-sharp": "csharp", "rs": "rust",
+    "cc": "cpp", "hpp": "cpp", **{f"c++{year}": "cpp" for year in (11, 14, 17, 20, 23)},
+    "c#": "csharp", "cs": "csharp", "c_sharp": "csharp", "c-sharp": "csharp", "rs": "rust",
     "kt": "kotlin", "kts": "kotlin", "sc": "scala",
 }  # fmt: skip
 

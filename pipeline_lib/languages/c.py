@@ -95,12 +95,17 @@ _KERNEL = re.compile(
 _KERNEL_SECTION = re.compile(
     r"\n[ \t]*(?:Returns?|Context|Notes?|Examples?|Locking|Arguments|Parameters|Inputs?|Outputs?)[ \t]*:.*", re.S
 )
+# a first line that is a name and nothing else: gtk-doc's `g_date_parse: (skip)`, `parse()`, or `parse` as a title
+_NAME_ALONE = re.compile(
+    r"\A\s*[\w~][\w.:~*]*?(?:[ \t]?\([^()\n]*\)[ \t]*:?|:(?:[ \t]*\([^()\n]*\))*|(?=[ \t]*\n[ \t]*\n))[ \t]*\n(?=\s*\S)"
+)
+_RIGHT_SIDE = re.compile(r"[ \t]*\*+[ \t]*(?=\n|\Z)")
 _KERNEL_LABEL = re.compile(r"\n[ \t]*Description[ \t]*:[ \t]*")
 
 
 def doxygen_prose(comments: list[str]) -> str:
     """What a comment says before and between its commands: no marks, no code, no parameters."""
-    text = _DIVIDER.sub("\n", doc_text(comments))
+    text = _DIVIDER.sub("\n", _without_box(comments[0], doc_text(comments)))
     if "@" in text or "\\" in text:
         if _OTHERS.search(text):
             return ""
@@ -109,7 +114,14 @@ def doxygen_prose(comments: list[str]) -> str:
         text = _FENCE.sub("\n", text)
     if comments[0].startswith("/**"):
         text = _without_kernel_doc(text)
-    return without_markup(text).strip()
+    return without_markup(_NAME_ALONE.sub("\n", text, count=1)).strip()
+
+
+def _without_box(comment: str, text: str) -> str:
+    """Text without the right side of a box of stars, where each line of the comment ends with one."""
+    lines = [line.rstrip() for line in comment.split("\n")[:-1] if line.strip()]
+    is_box = comment.startswith("/*") and len(lines) > 1 and all(line.endswith("*") for line in lines)
+    return _RIGHT_SIDE.sub("", text) if is_box else text
 
 
 def _without_commands(text: str) -> str:
@@ -152,6 +164,9 @@ def declared(node: Node) -> Node | None:
 def name_in_c(node: Node, data: bytes) -> tuple[str, Node] | None:
     """A function's name from its declarator; a type's own, or that of its typedef; a type needs a body."""
     if node.type == "function_definition":
+        declarator = node.child_by_field_name("declarator")
+        if declarator is not None and declarator.type in ("identifier", "field_identifier"):
+            return None  # without parameters: a type or a label behind a macro
         name = declared(node)
     else:
         name = node.child_by_field_name("name")
@@ -172,10 +187,8 @@ def macro_body(node: Node) -> Node | None:
     return node.child_by_field_name("value")
 
 
-_CONDITION = re.compile(rb"(?m)^[ \t]*#[ \t]*(ifdef|ifndef|if|elif|else|endif)\b((?:[^\n\\]|\\\n|\\)*)")
-
-
-# macros around a function's type, of which nobody knows that they are none: `EXPORT int CALL name(`, `local int name(`
+# macros, of which nobody knows that they are none, each in the group that is blank in what is parsed: those around a
+# function's type, `EXPORT int CALL name(`, `local int name(`
 _MACRO = re.compile(
     rb"(?m)^([ \t]*(?:(?:static|extern|inline)[ \t]+)*)([A-Z][A-Z0-9_]{2,}(?:\([^()\n]*\))?"
     rb"|(?!(?:static|extern|inline|const|unsigned|signed|volatile|register|typedef|return|else|goto|case)\b)[a-z_]\w*"
@@ -184,17 +197,42 @@ _MACRO = re.compile(
 )
 _CALL_MACRO = re.compile(
     rb"(?m)^([ \t]*(?:[A-Za-z_]\w*[ \t*]+)*?(?!(?:static|extern|inline|const|typedef|return|else)\b)[A-Za-z_]\w*[ \t*]+)"
-    rb"([A-Z][A-Z0-9_]{2,})(?=[ \t]+[A-Za-z_]\w*[ \t]*\()"
+    rb"([A-Z][A-Z0-9_]{2,})(?=\s+[A-Za-z_]\w*[ \t]*\()"
 )
+_NAME_IN_CAPITALS = rb"[A-Z][A-Z0-9_]{2,}+(?:\((?:[^()\n]|\([^()\n]*\))*\))?"
+# before a type's name: `class EXPORT Name : Base {`, which a grammar takes for a function or a variable
+HIDDEN_TYPE = re.compile(
+    rb"(\b(?:class|struct|union|enum(?:[ \t]+(?:class|struct))?)[ \t]+)((?:" + _NAME_IN_CAPITALS + rb"\s+){1,8})"
+    rb"(?=(?!final\b)[A-Za-z_][\w:]*(?:<[^<>;{}]*>)?(?:[ \t]+final)?\s*(?:\{|:(?!:)))"
+)
+# behind a function's parameters: `int name() const NOEXCEPT {`
+_BEHIND_PARAMETERS = re.compile(
+    rb"(\)\s*(?:(?:const|volatile|noexcept|override|final)\s+)*)((?:" + _NAME_IN_CAPITALS + rb"\s*){1,8})"
+    rb"(?=(?:const|noexcept|override|final)\b|->|[{;]|:(?!:))"
+)
+# alone on a line, without a semicolon: Q_OBJECT, BEGIN_NAMESPACE, MODULE_LICENSE("GPL"); not what `{` makes a function
+_ALONE = re.compile(rb"(?m)^([ \t]*)(" + _NAME_IN_CAPITALS + rb")(?=[ \t]*$(?:\s*(?:/[/*]|[A-Za-z_#~\[]|\Z)|(?<=\))\s*\}))")
+# what tools read and C++ does not: `public slots:`, `signals:`, `export namespace`
+_OTHER_WORDS = re.compile(
+    rb"(?m)^([ \t]*)((?:signals|Q_SIGNALS)[ \t]*:|export(?=[ \t]+(?:namespace|template|class|struct|enum|using|inline"
+    rb"|constexpr|int|void|auto)\b))"
+)
+_SLOTS = re.compile(rb"(\b(?:public|protected|private)[ \t]+)(slots|Q_SLOTS)(?=[ \t]*:)")
+_BLANKED = (_MACRO, _CALL_MACRO, HIDDEN_TYPE, _BEHIND_PARAMETERS, _ALONE, _OTHER_WORDS, _SLOTS)
 _CONDITION = re.compile(rb"(?m)^[ \t]*#[ \t]*(ifdef|ifndef|if|elif|else|endif)\b((?:[^\n\\]|\\\n|\\)*)")
 _WHOLE_END = re.compile(rb"(?:[;{}>:]|\*/|\]|^|//[^\n]*|#[^\n]*)\s*\Z")
 _BRACKETS = (b"{}", b"()")
 
 
 def mended(data: bytes) -> bytes:
-    """The source with blanks for macros around types, and for conditional directives that cut constructs in pieces."""
-    blanked = _MACRO.sub(lambda found: found.group(1) + b" " * len(found.group(2)), without_cutting_branches(data))
-    return _CALL_MACRO.sub(lambda found: found.group(1) + b" " * len(found.group(2)), blanked)
+    """The source with blanks for macros that hide a construct, and for conditional directives that cut one in pieces."""
+    blanked = without_cutting_branches(data)
+    for pattern in _BLANKED:
+        blanked = pattern.sub(lambda found: found.group(1) + _NO_NEWLINE.sub(b" ", found.group(2)), blanked)
+    return blanked
+
+
+_NO_NEWLINE = re.compile(rb"[^\n]")
 
 
 def without_cutting_branches(data: bytes) -> bytes:
@@ -220,7 +258,7 @@ def _blank_cut(data: bytes, kept: bytearray, marks: list[re.Match[bytes]]) -> No
     chosen = 1 if marks[0].group(2).strip() == b"0" and len(branches) > 1 else 0
     holes = [mark.span() for mark in marks] + [branch for at, branch in enumerate(branches) if at != chosen]
     for start, end in holes:
-        kept[start:end] = re.sub(rb"[^\n]", b" ", data[start:end])
+        kept[start:end] = _NO_NEWLINE.sub(b" ", data[start:end])
 
 
 def _is_whole(branch: bytes) -> bool:
@@ -270,6 +308,7 @@ RULES = CommentedRules(
     doc_above=doxygen_or_plain,
     clean=doxygen_prose,
     mend=mended,
+    misread=HIDDEN_TYPE,
     code_line=BRACES_CODE_LINE,
     comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.[ch]$"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from tree_sitter import Node
@@ -16,7 +17,9 @@ def xml_block_or_lines(data: bytes, comments: list[Node]) -> list[Node]:
     return last_doc_block(data, comments, b"///")
 
 
-_SUMMARY = re.compile(r"<summary\b[^<>]*>(.*?)(?:</summary\s*>|\Z)", re.S)
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.S)
+# up to its end or, where that is missing, to the next element that no summary holds
+_SUMMARY = re.compile(r"<summary\b[^<>]*>(.*?)(?:</summary\s*>|(?=<(?:param|typeparam|returns|exception|remarks)\b)|\Z)", re.S)
 _MORE = re.compile(r"<(?:remarks|value)\b[^<>]*>(.*?)(?:</(?:remarks|value)\s*>|\Z)", re.S)
 _ELEMENT = re.compile(r"</?[A-Za-z][^<>]*>")
 _CODE = re.compile(r"<code\b[^<>]*>.*?(?:</code\s*>|\Z)", re.S)
@@ -34,6 +37,7 @@ def xml_prose(comments: list[str]) -> str:
     text = doc_text(comments)
     if "<" not in text:
         return without_markup(text).strip()
+    text = _CDATA.sub(lambda found: html.escape(found.group(1)), text) if "<![CDATA[" in text else text
     summary = _SUMMARY.search(text)
     if summary is None:  # other elements alone say nothing of it: <inheritdoc/>, <returns>
         first = _ELEMENT.search(text)

@@ -73,7 +73,7 @@ _TEXT_TAG = re.compile(rf"\n[ \t]*@(?:{_ANY_TEXT_TAG})\b[ \t]*")
 # the same before the stars are taken off
 _STARRED = r"\n[ \t]*(?:\*+(?!/)[ \t]?)?[ \t]*@"
 _STARRED_TAG = re.compile(_STARRED + rf"(?!(?:{_ANY_TEXT_TAG})\b)[A-Za-z]")
-_ABOUT_ANOTHER = "file|fileoverview|overview|module|typedef|callback|namespace"
+_ABOUT_ANOTHER = "file|fileoverview|overview|module|packageDocumentation|typedef|callback|namespace"
 _OTHER_TAG = re.compile(rf"@(?:{_ANY_TEXT_TAG}|{_ABOUT_ANOTHER})\b")  # few, and found several times as fast
 _STARRED_OTHER_TAG = re.compile(_STARRED + rf"(?:{_ANY_TEXT_TAG}|{_ABOUT_ANOTHER})\b")
 _OF_ANOTHER = re.compile(_STARRED + rf"(?:{_ABOUT_ANOTHER})\b")
@@ -166,8 +166,10 @@ def _named_target(target: str) -> str:
 
 
 _HTML_COMMENT = re.compile(r"<!--(?:[^-<]|-(?!->)|<(?!!--))*+-->")  # linear, where many are never closed too
-_PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)\b[^<>]*>")
-_MARKUP_TAG = re.compile(r"(?i)</?(?:a|b|big|cite|code|em|font|i|img|kbd|samp|small|span|strong|sub|sup|tt|u|var)\b[^<>]*>")
+_PARAGRAPH_TAG = re.compile(r"(?i)</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|td|th|div|h[1-6]|hr|blockquote)(?=[\s/>])[^<>]*>")
+_MARKUP_TAG = re.compile(
+    r"(?i)</?(?:a|b|big|cite|code|em|font|i|img|kbd|samp|small|span|strong|sub|sup|tt|u|var)(?=[\s/>])[^<>]*>"
+)
 _BREAK = re.compile(r"(?i)<br[ \t]*/?>")
 _MARKDOWN_LINK = re.compile(r"!?\[([^\[\]\n]+)\]\((?:[^()\s]+)\)")
 
@@ -225,6 +227,9 @@ def first_that_is_not(text: str, is_one: Callable[[str], bool]) -> str:
     return rest
 
 
+# a heading by its underline, behind an empty line, and a rule
+_UNDERLINED = re.compile(r"(?<=\n)(\n {0,3})([^\s#>*+-][^\n]*)\n {0,3}(={3,}|-{3,})[ \t]*(?=\n|\Z)")
+_RULE = re.compile(r"\n {0,3}(?:={3,}|-{3,}|\*{3,}|_{3,})[ \t]*(?=\n|\Z)")
 _HEADING = re.compile(r"\n {0,3}#{1,6}[ \t]+([^\n]*?)[ \t#]*(?=\n|\Z)")
 _FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
 # a span of code is looked over; a link has a text and a target, or one of the two: [the list][java.util.List], [List#of]
@@ -238,10 +243,19 @@ def markdown_words(text: str) -> str:
     Args:
         text: each line after a newline.
     """
-    text = headings_apart(_FENCE.sub("\n", text), _HEADING)
+    text = _FENCE.sub("\n", text)
+    if "---" in text or "===" in text or "***" in text or "___" in text:
+        text = _RULE.sub("\n", _UNDERLINED.sub(_as_heading, "\n" + text))
+    text = headings_apart(text, _HEADING)
     if "[" in text:
         text = _SPAN_OR_LINK.sub(_without_target, text)
     return _EMPHASIS.sub(r"\2", without_inline_tags(text)).strip()
+
+
+def _as_heading(underlined: re.Match[str]) -> str:
+    """A heading; what stands above a line of dashes of another length is none, for many write it as a rule."""
+    before, title, line = underlined.groups()
+    return f"{before}# {title}" if line[0] == "=" or len(title.rstrip()) == len(line) else underlined.group()
 
 
 def _without_target(found: re.Match[str]) -> str:

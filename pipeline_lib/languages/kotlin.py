@@ -48,6 +48,15 @@ def body_in_kotlin(node: Node) -> Node | None:
     return next((child for child in node.named_children if child.type in _BODIES), None)
 
 
+_CONTEXT = rb"context[ \t]*\([^()\n]*\)"
+_BEFORE_DECLARATION = re.compile(rb"(?m)^([ \t]*)(" + _CONTEXT + rb")(?=\s+(?:@\w|[a-z]+\b))")
+
+
+def without_contexts(data: bytes) -> bytes:
+    """The source with blanks for context parameters, which the grammar does not know in a class."""
+    return _BEFORE_DECLARATION.sub(lambda found: found.group(1) + b" " * len(found.group(2)), data)
+
+
 _TEST = re.compile(rb"@(?:\w+:)?(?:[\w.]+\.)?(?:Test|ParameterizedTest|RepeatedTest|TestFactory)\b")
 
 
@@ -75,9 +84,10 @@ RULES = CommentedRules(
     marked_test=is_marked_test,
     left_out=frozenset({"annotation", "line_comment", "block_comment"}),
     left_out_signs=b"@/",
-    between=re.compile(rb"\s*"),
+    between=re.compile(rb"\s*(?:" + _CONTEXT + rb"\s*)?"),
     doc_above=last_doc_block,
     clean=kdoc_prose,
+    mend=without_contexts,
     tag=STARRED_TAG,
     code_line=BRACES_CODE_LINE,
     comment_line=SLASHES_COMMENT_LINE,

@@ -189,6 +189,7 @@ class CommentedRules(LanguageRules):
     tag: re.Pattern[bytes] | None = None  # the line behind whose beginning there is no prose, if the next one is not there
     text_tag: re.Pattern[bytes] | None = None  # a tag behind which there is prose all the same
     mend: Callable[[bytes], bytes] = bytes  # a text whose parse is broken, blank where the grammar is known to fail
+    misread: re.Pattern[bytes] | None = None  # what the grammar takes for something else: a text that holds it is mended too
 
     @cached_property
     def definition_ids(self) -> dict[int, DefinitionKind]:

@@ -13,7 +13,8 @@ _GENERICS = re.compile(r"<[^<>]*>")
 _GAP = re.compile(rb"\s*")
 _DOC = re.compile(rb"///(?!/)|/\*\*(?![*/])|#\s*\[\s*doc\s*=")
 _DOC_ATTRIBUTE = re.compile(r'#\s*\[\s*doc\s*=\s*(?:"((?:[^"\\]|\\.)*)"|r(#*)"(.*?)"\2)\s*\]', re.S)
-_ESCAPES = re.compile(r'\\(?:\n\s*|(["\\]))')
+_ESCAPES = re.compile(r"\\(?:\n\s*|u\{([0-9A-Fa-f_]{1,8})\}|x([0-7][0-9A-Fa-f])|([\"'\\nrt0]))")
+_ESCAPED = {"n": "\n", "r": "\n", "t": "\t", "0": "\0"}
 _STAR = re.compile(r"\n[ \t]*\*(?!/)[ \t]?")
 _TARGET = re.compile(r"\n[ \t]*\[[^\]\n]+\]:[ \t]*\S[^\n]*")
 
@@ -55,7 +56,15 @@ def _part(comment: str) -> str:
     if attribute is None:
         return ""
     plain, _, raw = attribute.groups()
-    return (raw if plain is None else _ESCAPES.sub(lambda found: found.group(1) or "", plain)).strip()
+    return (raw if plain is None else _ESCAPES.sub(_unescaped, plain)).strip()
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    wide, narrow, sign = escape.groups()
+    if sign:
+        return _ESCAPED.get(sign, sign)
+    code = int((wide or narrow or "").replace("_", "") or "0", 16)
+    return chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else ""
 
 
 def name_in_rust(node: Node, data: bytes) -> tuple[str, Node] | None:

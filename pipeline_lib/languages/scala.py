@@ -55,7 +55,8 @@ RULES = CommentedRules(
     trailing=True,
     left_out=frozenset({"annotation", "comment", "block_comment"}),
     left_out_signs=b"@/",
-    between=re.compile(rb"\s*"),
+    # an extension of one method, on its line
+    between=re.compile(rb"\s*(?:extension[ \t]*(?:\[[^\[\]\n]*\][ \t]*)?(?:\([^()\n]*\)[ \t]*)+)?"),
     doc_above=last_doc_block,
     clean=scaladoc_prose,
     tag=STARRED_TAG,

@@ -59,8 +59,10 @@ def find_definitions(
     top = Definition("module", module, None, 0, len(data), 1, 0, 0, 0, None, False, False)
     if isinstance(rules, CommentedRules):
         root = rules.parse(data, seconds, steps_per_kb)
-        if root.has_error and (mended := rules.mend(data)) != data:
-            root = min(root, rules.parse(mended, seconds, steps_per_kb), key=_lost_bytes)
+        is_misread = rules.misread is not None and rules.misread.search(data) is not None
+        if (root.has_error or is_misread) and (mended := rules.mend(data)) != data:
+            parses = (root, rules.parse(mended, seconds, steps_per_kb))
+            root = min(reversed(parses) if is_misread else parses, key=_lost_bytes)  # of equals the first
         by_signs = rules.opened_by is not None and not root.has_error and not (rules.unsigned and rules.unsigned.search(data))
         found = list((_by_signs if by_signs else _walk_with_comments)(data, root, rules, top))
     else:
@@ -283,12 +285,15 @@ def _commented(node: Node, kind: DefinitionKind, parent: Definition, data: bytes
         first = _with_wrappers(node, first, rules.wrapped_by)
     if holder is not node and holder.type == "class":  # `name = class`
         kind = "class"
+    end = _trailing(node)[1] if rules.trailing else node.end_byte
+    if name_node.end_byte > end and node.parent is not None:  # `typedef struct { } name;`
+        end = node.parent.end_byte
     return Definition(
         kind,
         name,
         parent,
         first.start_byte,
-        _trailing(node)[1] if rules.trailing else node.end_byte,
+        end,
         first.start_point[0] + 1,
         name_node.start_byte,
         name_node.end_byte,

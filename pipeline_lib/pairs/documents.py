@@ -153,7 +153,9 @@ def _extract_notebook(file: SourceFile, source: SourceText, config: ExtractConfi
         return
     name = file.path.rsplit("/", 1)[-1]
     if notebook.blocks:
-        document = rows.add_document(file, "code", notebook.language, notebook.code)
+        document = document_id(file, "code")
+        if notebook.code.strip():  # else of magics alone
+            rows.add_document(file, "code", notebook.language, notebook.code)
         for position, (language, pair) in enumerate(block_pairs(notebook.blocks, "cell", name, config.code, rows.dropped)):
             rows.add_code_pair(file, document, language, position, pair)
     _add_text_pairs(file, [Section(name, [part for prose in notebook.prose for part in prose])], config, rows)

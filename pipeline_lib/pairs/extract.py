@@ -34,7 +34,7 @@ from pipeline_lib.store.files import digest_of
 from pipeline_lib.store.records import Outcome, Part, Stage, draft_part, sum_counts
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="extract", version=5)
+STAGE = Stage(name="extract", version=6)
 
 
 class ExtractWork(StageConfig):

@@ -31,6 +31,7 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.queries import QUERIES_VIEW, QueriesConfig
 from pipeline_lib.config.read_limits import ReadLimits
 from pipeline_lib.errors import UserError
+from pipeline_lib.pairs.filters import has_control_bytes
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.sources.readers import guess, options_of, reader_of
 from pipeline_lib.sources.records import SourceRecord
@@ -41,7 +42,7 @@ from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part, sum_counts
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="queries", version=1)
+STAGE = Stage(name="queries", version=2)
 BAD_FILE = "bad_queries.parquet"
 FORMS = ("json_lines", "csv", "parquet")
 BATCH_ROWS = 1_000
@@ -51,12 +52,15 @@ ADVICE = {
     "no_document": "name the document in every row, or say which column does by queries.document",
     "blank_query": "leave the row out",
     "query_too_long": "shorten it, or raise queries.max_query_words",
+    "query_not_text": "take them out, or leave the row out",
     "unknown_document": "write a pair's id, a y_hash, PATH::NAME, or a document's id or path of this very dump",
     "ambiguous_document": "name it by a pair's id, a y_hash or a document's id",
     "document_too_large": "name one of its functions or passages, or raise queries.max_document_bytes",
     "repeated_row": "leave it out: a pair counts once",
     "query_is_document": "leave it out: a pair of equals teaches nothing",
+    "query_holds_document": "leave it out: who searches does not have the answer yet",
 }
+WORDS_OF_AN_ANSWER = 5  # a shorter document, such as a title, may well stand in a query
 
 # every text that a row can mean, by each of its names; of one hash the pair of the lowest id stands for all
 _TARGETS = """
@@ -165,7 +169,8 @@ def source_file(config: QueriesConfig) -> SourceFile:
     form = guess(str(path))
     if form not in FORMS:
         raise UserError(f"{path}: {form or 'no table'}, expected JSON Lines, CSV or Parquet; the file's ending may say so")
-    options = {"text": config.query, "name": config.document, "layout": "plain"}
+    # the query is its own title: a column of that name is about something else
+    options = {"text": config.query, "title": config.query, "name": config.document, "layout": "plain"}
     return SourceFile(
         place=str(path), path=path.name, source=QUERIES_VIEW, group="", licence=None, form=form, bytes=path.stat().st_size,
         sha256=sha256_file(path), options=options_of(form, options),
@@ -202,8 +207,12 @@ class _Made:
 
     def _row(self, number: int, record: SourceRecord) -> tuple[int, str, str] | None:
         if isinstance(record.content, Refusal):
-            offset = record.content.offset
-            self.refuse(offset, "", record.content.reason, f"{record.content.detail}; mend the row, or leave it out")
+            offset, reason, detail = record.content.offset, record.content.reason, record.content.detail
+            if reason == "no_text_column":  # the reader names an option of its own
+                detail = detail.partition(": name one")[0]
+                self.refuse(offset, "", reason, f"{detail}; say which one holds the query by queries.query")
+            else:
+                self.refuse(offset, "", reason, f"{detail}; mend the row, or leave it out")
             return None
         assert isinstance(record.content, SourceText), "rows of a file, which skip none"
         at = int(record.file.path.rpartition(LINE_MARK)[2] or number)
@@ -213,8 +222,11 @@ class _Made:
             self.bad(at, ref, "blank_query", f"got {record.content.text[:20]!r}, expected at least 1 word")
         elif words > self.config.max_query_words:
             self.bad(at, ref, "query_too_long", f"got {words} words, expected at most {self.config.max_query_words}")
+        elif has_control_bytes(query):
+            self.bad(at, ref, "query_not_text", f"got {ascii(query)[:80]}, expected a text without control characters")
         elif ref == f"{self.file.path}{LINE_MARK}{at}":  # what a record without a name is called
-            self.bad(at, "", "no_document", f"got nothing in the field {self.config.document!r}, expected a document")
+            field = self.config.document
+            self.bad(at, "", "no_document", f"got no text and no whole number in the field {field!r}, expected a document")
         else:
             return at, query, ref
         return None
@@ -236,6 +248,7 @@ class _Made:
         """The pair of a row; None where it is none, which is set aside."""
         number, ref, y = row["number"], row["ref"], row["y"]
         size = len(y.encode("utf-8", "replace")) if y else 0
+        asked, answer = row["query"].casefold(), " ".join((y or "").split()).casefold()
         if not row["n"]:
             self.bad(number, ref, "unknown_document", f"got {ascii(ref)[:120]}, expected one of this dump's texts")
         elif row["n"] > 1:
@@ -249,8 +262,10 @@ class _Made:
         elif row["is_whole"] and size > self.config.max_document_bytes:
             most = self.config.max_document_bytes
             self.bad(number, ref, "document_too_large", f"got a whole document of {size:,} bytes, expected at most {most:,}")
-        elif " ".join(y.split()).casefold() == row["query"].casefold():
+        elif answer == asked:
             self.bad(number, ref, "query_is_document", f"got {ascii(y)[:80]} as query and document, expected two texts")
+        elif answer in asked and len(answer.split()) >= WORDS_OF_AN_ANSWER:
+            self.bad(number, ref, "query_holds_document", f"got {ascii(row['query'])[:80]}, expected one without the document")
         else:
             self.documents.add(row["document_id"])
             x_hash, y_hash = text_hash(row["query"]), text_hash(y)

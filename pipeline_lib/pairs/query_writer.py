@@ -12,6 +12,7 @@ What may pass (a busy server, a broken connection) is tried again, later each ti
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -25,7 +26,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline_lib.config.queries import QueryWriterConfig
-from pipeline_lib.errors import TransientError, UserError, redacted
+from pipeline_lib.errors import HIDDEN, LEAST_SECRET, TransientError, UserError, redacted
+from pipeline_lib.pairs.query_answers import ANSWER_BYTES, Bad, asked_wait, bounded, is_cut, queries_of
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
@@ -35,18 +37,18 @@ if TYPE_CHECKING:
 
 BAD_SUFFIX = ".bad.jsonl"
 BATCH_ROWS = 1_000
-ANSWER_BYTES = 1 << 20  # of one answer; a longer one is none
 CHARACTERS_A_TOKEN = 4  # of English and of code, roughly: the estimate's
 TOKENS_A_QUERY = 16
 LONGEST_WAIT_SECONDS = 60.0  # whatever a server asks for
 UNANSWERED_IN_A_ROW = 10  # after which the endpoint is taken to be away
+BAD_IN_A_ROW = 10  # before any good answer, after which the endpoint is taken to be none for this
 MAY_PASS = (408, 409, 425, 429)
-FORGOTTEN = (301, 302, 303, 307, 308, 401, 403, 404, 405)  # the same for every text: the address, the key or the model is wrong
+# the same for every text: the address, the key or the model is wrong, or nobody pays; redirects too, which are not followed
+FORGOTTEN = (*range(300, 400), 401, 402, 403, 404, 405, 407, 410)
+KEY = re.compile(r"[\x21-\x7e]+")  # what a header can hold
 KEY_DIGITS = 24
 ROW_STARTS = (b'{"query": ', b'{"reason": ')
 WHAT = {"code": "a function", "text": "a passage"}
-_MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d{1,2}[.):])\s+")
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 class Text(NamedTuple):
@@ -57,13 +59,6 @@ class Text(NamedTuple):
     text: str
     path: str
     name: str
-
-
-class Bad(NamedTuple):
-    """Why an answer is none."""
-
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ class Written:
 
 def estimate(extracted: Artifact, config: QueryWriterConfig, out: Path) -> Estimate:
     """Look through the texts, and ask nobody."""
-    done, texts, answered, characters = _answered(out), 0, 0, 0
+    done, texts, answered, characters = _answered(out, cut=False), 0, 0, 0
     for text in texts_of(extracted, config.limit):
         if _key(text, config) in done:
             answered += 1
@@ -132,17 +127,48 @@ def write_queries(extracted: Artifact, config: QueryWriterConfig, out: Path, pro
     """Ask about every text that has no answer yet, and append what comes.
 
     Raises:
-        UserError: the endpoint knows no such address, model or key.
+        UserError: the endpoint knows no such address, model or key, or gives no answer to any of the first texts; nothing can
+            be written there, or another run writes there.
         TransientError: it does not answer any more; what came is kept, and the same call goes on.
     """
-    done = _answered(out)
-    left = [text.hash for text in texts_of(extracted, config.limit) if _key(text, config) not in done]
-    wanted = set(left)
-    texts = (text for text in texts_of(extracted, config.limit) if text.hash in wanted)
+    check_out(out)
+    key = key_of(config)
     with out.open("a", encoding="utf-8") as good, Path(f"{out}{BAD_SUFFIX}").open("a", encoding="utf-8") as bad:
+        try:
+            fcntl.flock(good, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another run of `cpt queries` writes to it; wait for it, or give another --out") from error
+        done = _answered(out)
+        left = [text.hash for text in texts_of(extracted, config.limit) if _key(text, config) not in done]
+        wanted = set(left)
+        texts = (text for text in texts_of(extracted, config.limit) if text.hash in wanted)
         writing = _Writing(config, good, bad, len(left), progress)
-        asyncio.run(writing.run(texts))
+        asyncio.run(writing.run(texts, key))
     return writing.written
+
+
+def check_out(out: Path) -> None:
+    """Look whether queries can be written to a file.
+
+    Raises:
+        UserError: it is a folder, or there is no folder for it.
+    """
+    if out.is_dir():
+        raise UserError(f"--out {out}: a folder, expected a file in JSON Lines such as {out / 'queries.jsonl'}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.absolute().parent}; make it, or give another --out")
+
+
+def key_of(config: QueryWriterConfig) -> str:
+    """The endpoint's key from the environment, without the line break that a file ends with; empty: none.
+
+    Raises:
+        UserError: it is none that a request can carry; the message does not show it.
+    """
+    key = os.environ.get(config.key_variable, "").strip()
+    if key and not KEY.fullmatch(key):
+        raise UserError(f"{config.key_variable}: a space, a line break or no ASCII in it, expected a key; set it again")
+    return key
 
 
 class _Writing:
@@ -151,17 +177,20 @@ class _Writing:
     def __init__(self, config: QueryWriterConfig, good: IO[str], bad: IO[str], total: int, progress: Progress) -> None:
         self.config, self.good, self.bad, self.total, self.progress = config, good, bad, total, progress
         self.written = Written()
+        self._key = b""
         self._next = 0.0  # when the next request may begin
         self._in_a_row = 0  # texts that stayed unanswered
+        self._doubted: list[str] = []  # rows of bad answers while no good one has shown that the endpoint gives any
 
-    async def run(self, texts: Iterator[Text]) -> None:
+    async def run(self, texts: Iterator[Text], key: str) -> None:
         import httpx
 
-        key = os.environ.get(self.config.key_variable, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._key = key.encode() if len(key) >= LEAST_SECRET else b""
         limits = httpx.Limits(max_connections=self.config.concurrency)
         async with httpx.AsyncClient(headers=headers, limits=limits, timeout=self.config.wait_seconds) as client:
             await asyncio.gather(*(self._work(client, texts) for _ in range(self.config.concurrency)))
+        self._write_bad()
 
     async def _work(self, client: httpx.AsyncClient, texts: Iterator[Text]) -> None:
         for text in texts:
@@ -176,15 +205,27 @@ class _Writing:
             written.unanswered += 1
         elif isinstance(found, Bad):
             written.bad[found.reason] += 1
-            self.bad.write(json.dumps({"reason": found.reason, "detail": found.detail, **about}) + "\n")
-            self.bad.flush()
+            self._doubted.append(json.dumps({"reason": found.reason, "detail": found.detail, **about}) + "\n")
+            if written.texts:
+                self._write_bad()
+            elif len(self._doubted) >= BAD_IN_A_ROW:
+                raise UserError(
+                    f"{self.config.endpoint}: none of the first {len(self._doubted)} answers holds queries; the last one is"
+                    f" {found.reason}: {found.detail}; nothing was set aside: look at the endpoint and the model"
+                )
         else:
+            self._write_bad()
             written.texts += 1
             written.queries += len(found)
             self.good.write("".join(json.dumps({"query": query, **about, "n": len(found)}) + "\n" for query in found))
             self.good.flush()
         done = written.texts + written.bad.total() + written.unanswered
         self.progress(done, self.total, f"{done:,} of {self.total:,} texts, {written.queries:,} queries")
+
+    def _write_bad(self) -> None:
+        self.bad.write("".join(self._doubted))
+        self.bad.flush()
+        self._doubted.clear()
 
     async def _ask(self, client: httpx.AsyncClient, text: Text) -> bytes | Bad | None:
         """The endpoint's answer; None where it stayed away."""
@@ -201,9 +242,14 @@ class _Writing:
             try:
                 # httpx limits each read, and a server that sends a byte a second keeps to that
                 async with asyncio.timeout(self.config.wait_seconds), client.stream("POST", url, json=body) as answer:
-                    status, data = answer.status_code, await _bounded(answer)
+                    status, data = answer.status_code, await bounded(answer)
             except (TimeoutError, httpx.HTTPError, OSError) as error:
                 why = type(error).__name__
+                continue
+            # whoever repeats a request in its answer repeats the key: it goes to no file and no message
+            data = data.replace(self._key, HIDDEN.encode()) if data and self._key else data
+            if status == 200 and data is not None and is_cut(data):
+                why = "answers that end early"
                 continue
             if status == 200:
                 self._in_a_row = 0
@@ -216,7 +262,7 @@ class _Writing:
                 )
             if status < 500 and status not in MAY_PASS:
                 return Bad("refused", redacted(f"{why}: {shown}"))
-            wait = min(max(wait, _asked_wait(answer)), LONGEST_WAIT_SECONDS)
+            wait = min(max(wait, asked_wait(answer.headers.get("retry-after", ""))), LONGEST_WAIT_SECONDS)
         self._in_a_row += 1
         if self._in_a_row >= UNANSWERED_IN_A_ROW:
             raise TransientError(
@@ -236,47 +282,6 @@ class _Writing:
         await asyncio.sleep(begin - now)
 
 
-async def _bounded(answer: httpx.Response) -> bytes | None:
-    """The body; None where it is longer than any answer may be."""
-    data = b""
-    async for piece in answer.aiter_bytes():
-        data += piece
-        if len(data) > ANSWER_BYTES:
-            return None
-    return data
-
-
-def _asked_wait(answer: httpx.Response) -> float:
-    try:
-        return max(0.0, float(answer.headers.get("retry-after", "0")))
-    except ValueError:  # a date
-        return 0.0
-
-
-def queries_of(data: bytes, config: QueryWriterConfig) -> list[str] | Bad:
-    """The queries of a chat completion, one a line, or why it holds none."""
-    try:
-        choice = json.loads(data)["choices"][0]
-        content, end = choice["message"]["content"], choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        return Bad("not_a_completion", ascii(f"{type(error).__name__}: {data[:120].decode('utf-8', 'replace')}"))
-    if not isinstance(content, str):
-        return Bad("no_text", f"got {type(content).__name__} as content, expected a text")
-    if end == "length":
-        return Bad("cut_short", ascii(content[-80:]))
-    lines = (_MARK.sub("", line).strip().strip("\"'`*").strip() for line in _THOUGHT.sub("", content).splitlines())
-    found = list(dict.fromkeys(line for line in lines if re.search(r"\w", line) and not line.endswith(":")))
-    if not found:
-        return Bad("no_query", f"got {content[:80]!a}, expected {config.queries_per_text} lines")
-    if any("\0" in line or line.encode("utf-8", "replace") != line.encode("utf-8", "surrogatepass") for line in found):
-        return Bad("not_unicode", ascii(content[:80]))
-    found = found[: config.queries_per_text]
-    longest = max(found, key=lambda line: len(line.split()))
-    if len(longest.split()) > config.max_query_words:
-        return Bad("query_too_long", f"got {len(longest.split())} words, expected at most {config.max_query_words}")
-    return found
-
-
 def _prompt(text: Text, config: QueryWriterConfig) -> str:
     """The prompt about a text; its own braces stay."""
     filled = config.prompt.replace("{n}", str(config.queries_per_text)).replace("{what}", WHAT.get(text.kind, "a text"))
@@ -289,14 +294,16 @@ def _key(text: Text, config: QueryWriterConfig) -> str:
     return digest_of([text.hash, text.kind, *rules])[:KEY_DIGITS]
 
 
-def _answered(out: Path) -> set[str]:
-    """Keys of the texts that need not be asked about; what a killed run left half written is cut off."""
-    done = _whole_groups(out)
-    bad = Path(f"{out}{BAD_SUFFIX}")
-    return done | _whole_groups(bad)
+def _answered(out: Path, cut: bool = True) -> set[str]:
+    """Keys of the texts that need not be asked about.
+
+    Args:
+        cut: whether what a killed run left half written is cut off: by whoever holds the file alone.
+    """
+    return _whole_groups(out, cut) | _whole_groups(Path(f"{out}{BAD_SUFFIX}"), cut)
 
 
-def _whole_groups(path: Path) -> set[str]:
+def _whole_groups(path: Path, cut: bool) -> set[str]:
     if not path.is_file():
         return set()
     done, at, key, begin, rows = set[str](), 0, "", 0, 0
@@ -318,6 +325,6 @@ def _whole_groups(path: Path) -> set[str]:
             if rows == n:
                 done.add(key)
     keep = at if key in done or not rows else begin
-    if keep < path.stat().st_size:
+    if cut and keep < path.stat().st_size:
         os.truncate(path, keep)
     return done

@@ -127,7 +127,7 @@ def _debian_mirror(folder: Path) -> str:
     """The first Debian mirror in the settings of this machine's apt, which need not have been used yet."""
     command = ["apt-get", "-o", f"Dir::State::lists={folder / 'lists'}", "--print-uris", "update"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise UserError("there is no apt-get here, which fetches Debian's packages: fetch on a Debian machine") from error
     mirror = next(iter(_DEBIAN_MIRROR.findall(told.stdout)), None)
@@ -138,7 +138,7 @@ def _debian_mirror(folder: Path) -> str:
 
 def _watched(command: Sequence[str], folder: Path, tell: Callable[[], None], environment: Mapping[str, str]) -> tuple[int, str]:
     """Exit code and output of a client that runs in a folder; `tell` is called while it runs, and it ends where that raises."""
-    with TemporaryFile("w+") as log:
+    with TemporaryFile("w+", encoding="utf-8", errors="replace") as log:  # a client may print what its mirror said
         given = os.environ | environment
         with subprocess.Popen(command, cwd=folder, env=given, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as client:
             try:

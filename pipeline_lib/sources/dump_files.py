@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.data import SourceConfig
-from pipeline_lib.errors import UserError, public_name
+from pipeline_lib.errors import CorruptArtifact, UserError, public_name
 from pipeline_lib.sources.decompress import without_suffix
 from pipeline_lib.sources.dump_spec import AUTO, TEXT, TREE, DumpSource, read_spec
 from pipeline_lib.sources.folder import SKIPPED_FOLDERS, Skips, describe, list_tree, valid_name, walk
@@ -64,6 +64,7 @@ def list_dump(sources: Sequence[DumpSource], skips: Skips | None = None, more: t
 
     Raises:
         UserError: a source is missing, cannot be read or holds nothing for its reader.
+        CorruptArtifact: a package is not the one that its URL names.
         TransientError: a server did not answer.
     """
     return [file for source in sources for file in list_source(source, skips, more)]
@@ -72,13 +73,17 @@ def list_dump(sources: Sequence[DumpSource], skips: Skips | None = None, more: t
 def list_source(source: DumpSource, skips: Skips | None = None, more: tuple[Form, ...] = ()) -> list[SourceFile]:
     """Every file of one source, by path. Raises as `list_dump` does."""
     skips = Skips() if skips is None else skips
-    if package := package_of(source.url):
+    package = package_of(source.url)
+    if package is not None:
         source = source.model_copy(update={"url": str(fetched_file(package))})
     reader = reader_of(source.reader)
     if reader is not None and reader.describe is not None:
         files = [reader.describe(source.url, source.name, source.options)]
     else:
         files = list((_remote_files if is_remote(source.url) else _local_files)(source, skips, more))
+    if package and (changed := next((file for file in files if file.sha256 != package.sha256), None)):
+        got = f"sha256 is {changed.sha256}, its url says {package.sha256}"
+        raise CorruptArtifact(f"source {source.name}: {changed.place}: {got}; remove {package.folder} and fetch it again")
     if not files:
         raise UserError(f"source {source.name}: nothing for the reader {source.reader} at {source.url}; mend its url or reader")
     given = {"weight": source.weight, "options": source.options}

@@ -113,12 +113,13 @@ def fetch(packages: Iterable[Package], progress: Progress = silent) -> int:
     coming = packages_folder() / ".fetching"
     failed: dict[str, list[Package]] = {}
     with exclusive(coming / "lock", lambda: progress(0, 0, "another command fetches packages: waiting")):
-        missing = [package for package in packages if package.file() is None]
+        missing = [package for package in dict.fromkeys(packages) if package.file() is None]
         suite_of = _suites(coming, progress)
         for number, package in enumerate(missing):
             progress(number, len(missing), f"package {number + 1} of {len(missing)}: {package.name} {package.version}")
             try:
-                _fetch_one(package, suite_of, coming, progress)
+                if package.file() is None:  # else the same file came by another version's name
+                    _fetch_one(package, suite_of, coming, progress)
             except FAILURES as error:
                 progress(0, 0, f"{WARNING}{error}")
                 failed.setdefault(str(error), []).append(package)

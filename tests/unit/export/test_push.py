@@ -220,6 +220,9 @@ def test_a_repository_that_everybody_sees_is_not_pushed_to_unasked(home: Home, h
     hub.repositories["lab/open"].commit("main", {}, "initial commit")
     with pytest.raises(UserError, match="everybody can see it; --public says that this is meant"):
         cpt("demo", "lab/open")
+    hub.repositories["lab/open"].private = None
+    with pytest.raises(UserError, match="the hub does not say that it is private; --public says that this is meant"):
+        cpt("demo", "lab/open")
     assert hub.files("lab/open") == {} and hub.puts() == 0
     assert "pushed" in cpt("demo", "lab/open", "--public")
 

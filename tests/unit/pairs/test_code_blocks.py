@@ -172,6 +172,75 @@ def test_old_notebooks_and_other_kernels() -> None:
     assert read_notebook(notebook(cell("code", "a"), kernelspec={"name": "python3"})).language == "python"
 
 
+@pytest.mark.parametrize(
+    ("kind", "source"), [("code", "a = '\ud800'"), ("code", "a = '\0'"), ("markdown", "half of \udfff"), ("raw", "\0")]
+)
+def test_a_cell_that_no_table_can_hold_costs_its_notebook_alone(kind: str, source: str, tmp_path: Path) -> None:
+    text = notebook(cell("markdown", WORDS), cell("code", CODE), cell(kind, source))
+    rows, _ = rows_of(tmp_path, "a.ipynb", text)
+    assert [(row[5], "in cell 3" in row[6]) for row in rows.quarantine] == [("broken_notebook", True)]
+    assert rows.pairs == [] and rows.documents == []
+
+
+def test_lines_that_end_as_windows_has_them_are_lines(tmp_path: Path) -> None:
+    parts = (cell("markdown", f"# Sums\n\n{WORDS}\n\n{WORDS}"), cell("code", CODE))
+    blocks = read_notebook(notebook(*parts)).blocks
+    assert len(blocks[0].prose) == 3
+    assert read_notebook(notebook(*parts).replace("\\n", "\\r\\n")).blocks == blocks
+    assert read_notebook(notebook(*parts).replace("\\n", "\\r")).blocks == blocks
+
+
+@pytest.mark.parametrize(
+    ("source", "language", "code"),
+    [
+        ("ok = (\n    a\n    != b\n)", "python", "ok = (\n    a\n    != b\n)"),
+        ("q = '''\n%s of\n! it\n? no\n'''", "python", "q = '''\n%s of\n! it\n? no\n'''"),
+        ('q = """it\'s\n!a"""  # """\n!pip install a\nb', "python", 'q = """it\'s\n!a"""  # """\nb'),
+        ("!echo it's\na = ''\n!ls\nb", "python", "a = ''\nb"),
+        ("a.b?\n?c\nd.e??\nf", "python", "f"),
+        ("%sql\nSELECT a\nFROM b", "sql", "SELECT a\nFROM b"),
+        ("\n%scala \nval a = 1", "scala", "val a = 1"),
+        ("%sql SELECT a\nb = _", "python", "b = _"),
+        ("%%Time\na", "python", "a"),
+        ("#!csharp\nvar a = 1;", "csharp", "var a = 1;"),
+        ("#!pip install a\nb", "python", "#!pip install a\nb"),
+    ],
+)
+def test_magics_are_left_out_and_what_looks_like_them_is_not(source: str, language: str, code: str) -> None:
+    [block] = read_notebook(notebook(cell("code", source))).blocks
+    assert (block.language, block.code) == (language, code)
+
+
+def test_no_cell_takes_the_square_of_its_length() -> None:
+    start = time.process_time()
+    for unit in ("'''", '"', "' ", "\\", "#\n", "!", "?", "%a\n", "a?", " ", '"""\''):
+        read_notebook(notebook(cell("code", unit * (200_000 // len(unit)))))
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("metadata", "own", "language"),
+    [
+        ({"kernelspec": {"language": "C++17", "name": "xcpp17"}}, {}, "cpp"),
+        ({"kernelspec": {"language": "C#"}, "language_info": {"name": "polyglot-notebook"}}, {}, "csharp"),
+        ({"language": "Julia"}, {"language": "python"}, "julia"),  # of format 3, whose cells all said so
+        ({"name": ""}, {"language": "Rust"}, "rust"),
+        ({"language_info": {"name": "python"}}, {"metadata": {"vscode": {"languageId": "rust"}}}, "rust"),
+        ({}, {"metadata": {"dotnet_interactive": {"language": "csharp"}}}, "csharp"),
+        ({"language_info": {"name": "\ud800"}}, {}, "python"),
+        ({"kernelspec": {"name": "x" * 10_000}}, {"language": ["a"], "metadata": [1]}, "python"),
+    ],
+)
+def test_a_cell_is_in_the_language_that_it_or_its_notebook_names(metadata: Any, own: Any, language: str) -> None:
+    [block] = read_notebook(notebook(cell("code", "a = 1") | own, **metadata)).blocks
+    assert block.language == language
+
+
+def test_a_notebook_of_magics_alone_is_no_document(tmp_path: Path) -> None:
+    rows, _ = rows_of(tmp_path, "a.ipynb", notebook(cell("code", "%matplotlib inline\n!ls")))
+    assert rows.documents == [] and rows.dropped["block_short"] == 1
+
+
 def test_blocks_of_markdown_stand_beside_its_prose(tmp_path: Path) -> None:
     text = f"# Sums\n\n{WORDS}\n\n```python\n{CODE}\n```\n"
     rows, _ = rows_of(tmp_path, "a.md", text)

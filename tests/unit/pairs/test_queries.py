@@ -122,6 +122,35 @@ def test_each_bad_row_is_set_aside_with_what_where_and_what_to_do(tmp_path: Path
     assert (counts.n_in, counts.n_out, counts.quarantined) == (12, 2, 10)
 
 
+def test_a_query_is_what_its_own_column_says(tmp_path: Path, extracted: Artifact) -> None:
+    """A column `title` heads the text of other tables; here it is about something else."""
+    y = str(function(3)["y_hash"])
+    rows = [{"title": "Of the page", "query": "how do I add three", "document": y, "text": "t", "url": "u"}]
+    (tmp_path / "q.csv").write_text(f"title,query,document\nOf the page,how do I add three,{y}\n")
+    for config in (written(tmp_path / "q.jsonl", rows), QueriesConfig(file=str(tmp_path / "q.csv"))):
+        pairs, bad = tables(add_queries(Store(tmp_path / "store"), extracted, config))
+        assert [pair["x"] for pair in pairs] == ["how do I add three"] and bad == []
+
+
+def test_a_query_that_holds_its_answer_or_no_text_teaches_nothing(tmp_path: Path, extracted: Artifact) -> None:
+    function_3 = function(3)
+    rows = [
+        {"query": f"what is done by {function_3['y'].upper()} here", "document": str(function_3["y_hash"])},
+        {"query": "add \x1b[31m three", "document": str(function_3["y_hash"])},
+        {"query": "what does a + 3 do", "document": str(function_3["y_hash"])},
+    ]
+    pairs, bad = tables(add_queries(Store(tmp_path / "store"), extracted, written(tmp_path / "q.jsonl", rows)))
+    assert [pair["x"] for pair in pairs] == ["what does a + 3 do"]
+    assert {row["offset"]: row["reason"] for row in bad} == {1: "query_holds_document", 2: "query_not_text"}
+    assert all("; " in row["detail"] and "\x1b" not in row["detail"] for row in bad)
+
+
+def test_columns_of_other_names_are_asked_for_by_the_options_of_queries(tmp_path: Path, extracted: Artifact) -> None:
+    rows = [{"question": "how do I add", "about": str(function(n)["y_hash"])} for n in range(2)]
+    with pytest.raises(UserError, match=r"columns are \['question', 'about'\]; say which one holds the query by queries.query"):
+        add_queries(Store(tmp_path / "store"), extracted, written(tmp_path / "q.jsonl", rows))
+
+
 def test_csv_and_parquet_give_the_same_pairs(tmp_path: Path, extracted: Artifact) -> None:
     rows = [{"q": f"how, {n}", "about": str(function(n)["y_hash"])} for n in range(5)]
     (tmp_path / "q.csv").write_text("q,about\n" + "".join(f'"{row["q"]}",{row["about"]}\n' for row in rows))

@@ -18,7 +18,8 @@ from flows.cli import store
 from flows.cli.terminal import check_source
 from pipeline_lib.config.data import SourceConfig
 from pipeline_lib.config.read_limits import ReadLimits
-from pipeline_lib.errors import TransientError, UserError
+from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
+from pipeline_lib.runtime.package_clients import _watched
 from pipeline_lib.sources import packages
 from pipeline_lib.sources.dump_files import list_files, list_source
 from pipeline_lib.sources.dump_spec import read_spec
@@ -247,6 +248,29 @@ def test_an_interrupted_fetch_goes_on_with_what_came(wheel: str, home: Path, mon
     (half / "half.whl").write_text("half")
     assert fetch([package(wheel)]) == 1
     assert [path.name for path in package(wheel).folder.iterdir()] == ["tiny_tools-1.0-py3-none-any.whl"]
+
+
+def test_a_package_that_is_named_twice_is_fetched_once(wheel: str, tmp_path: Path) -> None:
+    again = wheel.replace("==1.0#", "==1.0.0#")  # the same version to pip
+    assert fetch([package(wheel), package(wheel), package(again)]) == 2
+    assert len(list_files(SourceConfig(dump=spec_of(tmp_path, wheel)))) == 1
+
+
+def test_a_package_that_was_changed_since_is_not_read(wheel: str, tmp_path: Path) -> None:
+    fetch([package(wheel)])
+    file = package(wheel).file()
+    assert file is not None
+    file.write_bytes(file.read_bytes() + b"more")
+    told = r"source tiny-tools: .*whl: sha256 is [0-9a-f]{64}, its url says [0-9a-f]{64}; remove .*/tiny-tools-[0-9a-f]{12} "
+    with pytest.raises(CorruptArtifact, match=told):
+        list_files(SourceConfig(dump=spec_of(tmp_path, wheel)))
+
+
+def test_a_client_that_prints_no_text_is_told_of_all_the_same(tmp_path: Path) -> None:
+    client = tmp_path / "client"
+    client.write_text("#!/bin/sh\nprintf 'caf\\351 is closed\\n' >&2\nexit 1\n")
+    client.chmod(0o755)
+    assert _watched([str(client)], tmp_path, lambda: None, {}) == (1, "caf\ufffd is closed")
 
 
 def test_at_a_terminal_a_spec_is_fetched(wheel: str, tmp_path: Path, home: Path) -> None:
