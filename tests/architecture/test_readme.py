@@ -15,6 +15,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
 PICTURE_BYTES = 200_000
+OWN_VARIABLES = {"CPT_MEETING_FOLDER", "CPT_NOTIFY_WEBHOOK"}  # set by one process of a run for another
 CHECKS = [
     docs_checks.dead_links,
     docs_checks.dead_paths,
@@ -67,6 +68,19 @@ def test_every_page_is_in_the_navigation_and_linked_from_the_index() -> None:
     assert set(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])) == pages
     linked = {path for _, path, _ in linked_files(read_page(DOCS / "index.md"))}
     assert {DOCS / page for page in pages} - linked == {DOCS / "index.md"}
+
+
+def test_every_command_variable_and_target_is_on_a_page() -> None:
+    page = read_page(DOCS / "reference" / "commands.md")
+    named = {span.split()[1] for span in page.spans if span.startswith("cpt ") and len(span.split()) > 1}
+    assert set(docs_checks.terminal().list_commands(None)) - named == set()
+    paths = [path for folder in ("flows", "pipeline_lib") for path in (ROOT / folder).rglob("*.py")]
+    variables = {name for path in paths for name in re.findall(r'"(CPT_[A-Z_]+[A-Z])"', path.read_text(encoding="utf-8"))}
+    assert {name for name in variables - OWN_VARIABLES if f"`{name}`" not in page.text} == set()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets, told = set(re.findall(r"^([a-z-]+):", makefile, re.M)), set(re.findall(r"\bmake ([a-z-]+)", makefile))
+    assert targets - told == {"help", "setup-dev"}
+    assert set(makefile.split(".PHONY:")[1].splitlines()[0].split()) == targets
 
 
 def test_sources_name_pages_that_there_are() -> None:
