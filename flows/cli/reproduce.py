@@ -76,7 +76,7 @@ def lacking(command: str) -> list[str]:
     found = []
     for file in (entry.rpartition("=")[2] for entry in given.get("--training-data", [])):
         if not Path(file).exists():
-            places = [place for name, place in read_paper().places.items() if name.rstrip("/") in file]
+            places = [place for name, place in read_paper().places.items() if Path(name).name in Path(file).parts]
             found.append(f"{file} is not there; get it: {' '.join(places)}")
     if suites := given.get("--suite", []):
         found += _missing_suites(suites, Path(given["--suite-data"][0]), *given.get("--split", ["test"]))
