@@ -11,6 +11,9 @@ import pytest
 import yaml
 from docs_checks import ROOT, Check, Page, linked_files, read_page
 
+from pipeline_lib.config.built_in import PRESETS
+from pipeline_lib.model.starts import STARTS
+
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
@@ -81,6 +84,13 @@ def test_every_command_variable_and_target_is_on_a_page() -> None:
     targets, told = set(re.findall(r"^([a-z-]+):", makefile, re.M)), set(re.findall(r"\bmake ([a-z-]+)", makefile))
     assert targets - told == {"help", "setup-dev"}
     assert set(makefile.split(".PHONY:")[1].splitlines()[0].split()) == targets
+
+
+def test_every_preset_and_every_start_is_on_its_page() -> None:
+    tuning, starts = (read_page(DOCS / "how-to" / name).text for name in ("tuning.md", "starting-points.md"))
+    which = tuning.split("## Which preset")[1].split("\n## ")[0] + starts.split("## Presets of the paper's sizes")[1]
+    assert [name for name in PRESETS if f"`{name}`" not in which] == []
+    assert [name for name in STARTS if f"| `{name}`" not in starts] == []
 
 
 def test_sources_name_pages_that_there_are() -> None:
