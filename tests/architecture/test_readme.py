@@ -13,6 +13,7 @@ from docs_checks import ROOT, Check, Page, linked_files, read_page
 
 from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.model.starts import STARTS
+from pipeline_lib.sources.readers import reader_names
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -84,6 +85,13 @@ def test_every_command_variable_and_target_is_on_a_page() -> None:
     targets, told = set(re.findall(r"^([a-z-]+):", makefile, re.M)), set(re.findall(r"\bmake ([a-z-]+)", makefile))
     assert targets - told == {"help", "setup-dev"}
     assert set(makefile.split(".PHONY:")[1].splitlines()[0].split()) == targets
+
+
+def test_every_reader_is_in_the_tables_of_readers() -> None:
+    pages = [read_page(DOCS / place).text for place in ("tutorial/your-own-data.md", "reference/formats.md")]
+    for text in pages:
+        cells = {word for row in re.findall(r"^\| (`[^|]*) \|", text, re.M) for word in re.findall(r"`(\w+)`", row)}
+        assert set(reader_names()) - cells == set()
 
 
 def test_every_preset_and_every_start_is_on_its_page() -> None:
