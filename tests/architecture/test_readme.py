@@ -67,6 +67,11 @@ def test_pages_say_what_there_is(check: Check) -> None:
     assert not found, "\n".join(found)
 
 
+def test_links_of_the_changelog_lead_somewhere() -> None:
+    """Its commands may be those of an earlier release."""
+    assert list(docs_checks.dead_links(read_page(ROOT / "CHANGELOG.md"))) == []
+
+
 def test_every_page_is_in_the_navigation_and_linked_from_the_index() -> None:
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert set(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])) == pages
