@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.evaluation import SuiteConfig
@@ -74,11 +75,11 @@ class MsMarco(SearchSuite):
 
 
 class AnswersConfig(StageConfig):
-    """The suites' configuration, and up to which rank an answer counts: figures that an earlier version lacks are computed."""
+    """All choices that the figures of questions depend on; figures that lack one of the metrics have another key."""
 
     suites: SuiteConfig
-    recall: tuple[int, ...] = CUTS
-    reciprocal_rank: int = RECIPROCAL_CUT
+    recall: tuple[int, ...] = Field(CUTS, description="Ranks up to which an answer counts in Recall.")
+    reciprocal_rank: int = Field(RECIPROCAL_CUT, description="Rank up to which an answer counts in MRR.")
 
 
 class OpenQuestions(Suite):
