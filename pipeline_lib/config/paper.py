@@ -162,7 +162,7 @@ def _section(paper: Paper, item: Item, docs: Path) -> Iterator[str]:
         yield f"[Data](#data): {', '.join(f'`{name}`' for name in data)}.\n"
     yield f"**In small** (`cpt reproduce {item.name} --run`):\n\n```sh\n{_script(item.small)}\n```\n"
     yield from _recorded(item, docs)
-    yield f"**What shows.** {item.shows}\n"
+    yield f"**What this shows.** {item.shows}\n"
 
 
 def _recorded(item: Item, docs: Path) -> Iterator[str]:
