@@ -364,8 +364,8 @@ class FinetuneParams(Params):
     suite_data: str | None = place(
         "Suites' data", "Folder of the suites' downloads on the machine that runs the flow.", operational=True
     )
-    suite_split: Literal["validation", "test"] = operational("test", title="Suites' split", description="Part to measure on.")
-    quick: bool = operational(False, title="Quick", description="Suites cut to samples.")
+    suite_split: Literal["validation", "test"] = operational("test", title="Suites' split", description="Split to measure on.")
+    quick: bool = operational(False, title="Quick", description="Measure on samples of the suites, for a first look.")
 
     set: tuple[str, ...] = Field(
         (), title="Settings", description="Single settings, as `training.epochs=2`; they come last and win."

@@ -154,7 +154,7 @@ class Bench:
     """The tasks that every model is put to.
 
     Attributes:
-        suites: by name, those at home first.
+        suites: by name, those in-domain first.
         texts: queries and candidates that a query's time is measured on.
     """
 

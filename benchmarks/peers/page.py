@@ -18,11 +18,11 @@ BEGIN, END = "<!-- begin: python -m benchmarks.peers --table -->", "<!-- end -->
 CODE = "code_search"
 PROSE = ("text_search", "classification", "similarity")
 METRICS = {"mrr": "MRR", "ndcg@10": "nDCG@10", "ndcg": "nDCG", "accuracy": "accuracy", "spearman": "Spearman"}
-SECTIONS = {  # whether at home and of code, to what a reader is told
-    (True, True): "at home, code: functions of held-out packages, by their docstrings",
-    (True, False): "at home, prose of held-out packages",
-    (False, True): "abroad, code: public sets",
-    (False, False): "abroad, prose: public sets",
+SECTIONS = {  # whether in-domain and of code, to what a reader is told
+    (True, True): "in-domain, code: functions of held-out packages, by their docstrings",
+    (True, False): "in-domain, prose of held-out packages",
+    (False, True): "out-of-domain, code: public sets",
+    (False, False): "out-of-domain, prose: public sets",
 }
 TITLES = {
     "code_search_held_out": "code search among {n}",
@@ -115,7 +115,7 @@ def _differences(found: Record, models: Mapping[str, Record], baseline: str) -> 
     sets = [name for at in SECTIONS for name in _sets(models, *at) if any(name in tasks for tasks in compared.values())]
     if not sets:
         return []
-    lines = [f"Less {baseline}, on the same queries; bold where the paired interval leaves out 0:", ""]
+    lines = [f"Difference to {baseline}, on the same queries; bold where the paired interval leaves out 0:", ""]
     lines += [_row(["", *compared]), _row(["---"] * (1 + len(compared)))]
     for name in sets:
         rows = [record["tasks"].get(name) for record in models.values()]

@@ -22,7 +22,7 @@ FORMATS, PRECISIONS = ("parquet",), ("float32", "float16")  # of exported vector
 
 def index(
     plan: Annotated[
-        int | None, typer.Option("--plan", metavar="N", help="Vectors: functions and passages to be searched.", min=1)
+        int | None, typer.Option("--plan", metavar="N", help="Number of vectors (functions and passages) to plan for.", min=1)
     ] = None,
     dim: Annotated[
         int | None, typer.Option(help="Dimensions; unset: those of the index in use, else 256.", min=1, max=65_536)

@@ -41,10 +41,10 @@ def push(
     model: Annotated[
         str, typer.Argument(metavar="RUN|NAME", help="A name that is searched, a run, or RUN/step-000240 (see `cpt runs`).")
     ],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="NAMESPACE/NAME on the hub; made where it is not there.")],
-    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch; made where it is not there.")] = "main",
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="NAMESPACE/NAME on the hub; created if missing.")],
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch to push to; created if missing.")] = "main",
     public: Annotated[
-        bool, typer.Option("--public", help="A new repository that everybody can see; or one that everybody sees already.")
+        bool, typer.Option("--public", help="Create a repository that everybody can see, or push to one that is public.")
     ] = False,
     not_promoted: Annotated[
         bool, typer.Option("--not-promoted", help="Push a model too that was held back, or that is a trial.")

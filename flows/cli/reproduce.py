@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,8 @@ from pipeline_lib.errors import UserError
 if TYPE_CHECKING:
     from pipeline_lib.config.paper import Item
 
-PAGE = "docs/results/paper.md"
+PAGE, SUITES_PAGE = "docs/results/paper.md", "docs/how-to/evaluation.md"
+LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
 
 
 def reproduce(
@@ -37,11 +40,13 @@ def reproduce(
     small = [command.format_map(_filled(preset, source, suite_data)) for command in item.small]
     if not run:
         full = [command.format_map(ON_PAGE) for command in item.full]
-        places = [f"  {file}: {place}" for file, place in paper.data_of(item.full)]
+        places = [f"  {file}: {_plain(place)}" for file, place in paper.data_of(item.full)]
+        if any("--suite-data" in command for command in full):
+            places.append(f"  eval: the suites' files, as {SUITES_PAGE} lists them")
         typer.echo("\n".join([*_reported(item), "", "in full:", *_indented(full), *places, "", "in small:"]))
         for command in small:
             typer.echo("\n".join([*_indented([command]), *(f"    {line}" for line in lacking(command))]))
-        typer.echo(f"\n{item.shows}\nSources, and what it gave here: {PAGE}")
+        typer.echo("\n".join([*_measured(item), "", _plain(item.shows), f"Sources: {PAGE}"]))
         return
     if missing := [line for command in small for line in lacking(command)]:  # steps build on one another: none is begun
         raise UserError("\n  ".join([f"{name}: nothing was run, for its data is not there", *missing]))
@@ -59,8 +64,27 @@ def _filled(preset: str, source: str, suite_data: Path) -> dict[str, str]:
 
 
 def _reported(item: Item) -> list[str]:
-    rows = [f"  {' | '.join(cell or '-' for cell in row)}" for row in (item.header, *item.rows)]
-    return [f"{item.name}: {item.title}", *rows, f"  {item.unknown}"]
+    return [f"{item.name}: {item.title}", *_rows(item.header, item.rows), f"  {item.unknown}"]
+
+
+def _measured(item: Item) -> Iterator[str]:
+    """What the small commands gave here, where the documentation is: a wheel comes without it."""
+    from pipeline_lib.config.paper import DOCS, recorded_cells
+
+    if item.recorded and DOCS.is_dir():
+        yield "\nmeasured here:"
+        for recorded in item.recorded:
+            yield from [f"  {recorded.title}:"] if recorded.title else []
+            yield from _rows(*recorded_cells(DOCS, recorded))
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {' | '.join(_plain(cell) or '-' for cell in row)}" for row in (header, *rows)]
+
+
+def _plain(text: str) -> str:
+    """Markdown for a terminal: the words of a link with its address, nothing in bold."""
+    return LINK.sub(lambda link: f"{link[1]} ({link[2]})" if "://" in link[2] else link[1], text).replace("**", "")
 
 
 def _indented(commands: list[str]) -> list[str]:
@@ -76,8 +100,8 @@ def lacking(command: str) -> list[str]:
     found = []
     for file in (entry.rpartition("=")[2] for entry in given.get("--training-data", [])):
         if not Path(file).exists():
-            places = [place for name, place in read_paper().places.items() if name.rstrip("/") in file]
-            found.append(f"{file} is not there; get it: {' '.join(places)}")
+            places = [place for name, place in read_paper().places.items() if Path(name).name in Path(file).parts]
+            found.append(f"{file} is not there; get it: {_plain(' '.join(places))}")
     if suites := given.get("--suite", []):
         found += _missing_suites(suites, Path(given["--suite-data"][0]), *given.get("--split", ["test"]))
     return found

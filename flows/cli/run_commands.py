@@ -246,14 +246,14 @@ def queries(
     given: dict[str, Any],
     endpoint: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, up to /v1.")],
     model: Annotated[str, typer.Option(help="Model, by the endpoint's name for it.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines that queries are appended to; goes on where it ends.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines file to append to; an interrupted command resumes.")],
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="Further options: queries_per_text=3, limit=1000 ..."),
+        typer.Option("--option", metavar="NAME=VALUE", help="Setting of the requests, limit=1000: docs/how-to/queries.md."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Begin without a question about the estimate.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin without asking about the estimate.")] = False,
 ) -> None:
-    """Queries for the texts of a dump, written by a model behind an endpoint; train on them with --set queries.file=FILE."""
+    """Have a language model behind an endpoint write queries for a dump's texts; train on them by --set queries.file=FILE."""
     from pipeline_lib.pairs.extract import extract
     from pipeline_lib.pairs.query_writer import BAD_SUFFIX, check_out, estimate, key_of, write_queries
 

@@ -103,7 +103,7 @@ def paper_run(kind: str, size: str) -> RunConfig:
 
 
 def demo() -> RunConfig:
-    """The machine's own Python to a searchable index in about 8 minutes on 2 cores, in float32 on any machine.
+    """The machine's own Python to a searchable index in 5 to 9 minutes on 2 cores, in float32 on any machine.
 
     One block, wide, over word-like tokens: in this budget what counts is which words two texts share, how rare those are,
     and which others mean the same. The lexical start brings the first two, training the rest.
@@ -144,7 +144,7 @@ def demo() -> RunConfig:
 
 
 def lm() -> RunConfig:
-    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, 3 hours on 2 cores.
+    """The paper's method from a language model, the first blocks of SmolLM2: `make demo-lm`, about 3 hours on 2 cores.
 
     Muon in place of AdamW for the hidden matrices: after 10,240 pairs it has an MRR of 0.509 where AdamW has 0.419.
     Texts up to 128 tokens and fewer neighbours in a batch for prose: docs/results/lm.md has what they are worth.
@@ -200,7 +200,7 @@ def adapt() -> RunConfig:
 
 
 def smoke() -> RunConfig:
-    """The same code in the smallest sizes that exercise every stage: minutes, no claim to quality."""
+    """The same code in the smallest sizes that exercise every stage: a minute, no claim to quality."""
     run = RunConfig(
         name="smoke",
         tests_plumbing=True,

@@ -353,7 +353,7 @@ class PretrainConfig(OptimizerConfig):
     """Pre-training: causal language modelling on the training split, before the contrastive stage."""
 
     steps: int = Field(
-        0, description="Optimizer steps; at 0 there is no pre-training, and the contrastive stage starts as `model` says.", ge=0
+        0, description="Optimizer steps of language modelling; at 0 there is none, and training starts as `model` says.", ge=0
     )
     batch_tokens: int = Field(16_384, description="Mean tokens of one step (tokens).", ge=64)
     sequence_tokens: int = Field(128, description="Length of a packed sequence (tokens).", ge=8)

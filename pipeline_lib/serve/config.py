@@ -36,7 +36,7 @@ class ServeConfig(StageConfig):
         description="Names that a request's Host header may have beside the address itself, against DNS rebinding. With none,"
         " loopback's names alone where it listens on loopback, and any where a token guards it.",
     )
-    int8: bool = Field(False, description="Embed by the models' 8-bit weights, which an export has of `export.quantize=int8`.")
+    int8: bool = Field(False, description="Embed with the models' 8-bit weights, if exported with `export.quantize=int8`.")
     max_k: int = Field(100, ge=1, le=10_000, description="Hits of one search, at most.")
     max_explained: int = Field(
         20, ge=1, le=1000, description="Hits of one search that are explained, and neighbours of one text, at most."

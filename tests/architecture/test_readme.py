@@ -11,10 +11,15 @@ import pytest
 import yaml
 from docs_checks import ROOT, Check, Page, linked_files, read_page
 
+from pipeline_lib.config.built_in import PRESETS
+from pipeline_lib.model.starts import STARTS
+from pipeline_lib.sources.readers import reader_names
+
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
 PICTURE_BYTES = 200_000
+OWN_VARIABLES = {"CPT_MEETING_FOLDER", "CPT_NOTIFY_WEBHOOK"}  # set by one process of a run for another
 CHECKS = [
     docs_checks.dead_links,
     docs_checks.dead_paths,
@@ -62,11 +67,43 @@ def test_pages_say_what_there_is(check: Check) -> None:
     assert not found, "\n".join(found)
 
 
+def test_links_of_the_changelog_lead_somewhere() -> None:
+    """Its commands may be those of an earlier release."""
+    assert list(docs_checks.dead_links(read_page(ROOT / "CHANGELOG.md"))) == []
+
+
 def test_every_page_is_in_the_navigation_and_linked_from_the_index() -> None:
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert set(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])) == pages
     linked = {path for _, path, _ in linked_files(read_page(DOCS / "index.md"))}
     assert {DOCS / page for page in pages} - linked == {DOCS / "index.md"}
+
+
+def test_every_command_variable_and_target_is_on_a_page() -> None:
+    page = read_page(DOCS / "reference" / "commands.md")
+    named = {span.split()[1] for span in page.spans if span.startswith("cpt ") and len(span.split()) > 1}
+    assert set(docs_checks.terminal().list_commands(None)) - named == set()
+    paths = [path for folder in ("flows", "pipeline_lib") for path in (ROOT / folder).rglob("*.py")]
+    variables = {name for path in paths for name in re.findall(r'"(CPT_[A-Z_]+[A-Z])"', path.read_text(encoding="utf-8"))}
+    assert {name for name in variables - OWN_VARIABLES if f"`{name}`" not in page.text} == set()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets, told = set(re.findall(r"^([a-z-]+):", makefile, re.M)), set(re.findall(r"\bmake ([a-z-]+)", makefile))
+    assert targets - told == {"help", "setup-dev"}
+    assert set(makefile.split(".PHONY:")[1].splitlines()[0].split()) == targets
+
+
+def test_every_reader_is_in_the_tables_of_readers() -> None:
+    pages = [read_page(DOCS / place).text for place in ("tutorial/your-own-data.md", "reference/formats.md")]
+    for text in pages:
+        cells = {word for row in re.findall(r"^\| (`[^|]*) \|", text, re.M) for word in re.findall(r"`(\w+)`", row)}
+        assert set(reader_names()) - cells == set()
+
+
+def test_every_preset_and_every_start_is_on_its_page() -> None:
+    tuning, starts = (read_page(DOCS / "how-to" / name).text for name in ("tuning.md", "starting-points.md"))
+    which = tuning.split("## Which preset")[1].split("\n## ")[0] + starts.split("## Presets of the paper's sizes")[1]
+    assert [name for name in PRESETS if f"`{name}`" not in which] == []
+    assert [name for name in STARTS if f"| `{name}`" not in starts] == []
 
 
 def test_sources_name_pages_that_there_are() -> None:

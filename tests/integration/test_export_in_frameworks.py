@@ -1,4 +1,4 @@
-"""The exported folder in LangChain, LlamaIndex and Haystack: queries as x and documents as y, by the recipes of docs/how-to."""
+"""The exported folder in other frameworks: queries as x and documents as y, by the recipes of docs/how-to/frameworks.md."""
 
 from __future__ import annotations
 
@@ -58,6 +58,26 @@ def test_sentence_transformers(folder: Path, expected: tuple[np.ndarray, np.ndar
 def test_langchain(folder: Path, expected: tuple[np.ndarray, np.ndarray]) -> None:
     pytest.importorskip("langchain_huggingface", reason="pip install langchain-huggingface")
     assert gap(recipe("LangChain", folder), expected) < 1e-5
+
+
+def test_mteb(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    mteb = pytest.importorskip("mteb")
+    from benchmarks.mteb_agreement import local_task
+
+    sts_b = tmp_path / "senteval" / "STS" / "STSBenchmark" / "sts-test.csv"
+    sts_b.parent.mkdir(parents=True)
+    rows = [
+        (5, "red cats", "cats that are red"),
+        (3, "parse a date", "a date"),
+        (0, "open the file", "red cats"),
+        (1, "a", "dates"),
+    ]
+    sts_b.write_text("".join(f"g\tf\ty\t{n}\t{grade}\t{x}\t{y}\n" for n, (grade, x, y) in enumerate(rows)))
+    monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [local_task("STSBenchmark", tmp_path)])
+    names = recipe("MTEB", folder)
+    ((name, score),) = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert name == "STSBenchmark" and -1 <= float(score) <= 1
+    assert [task.metadata.name for task in names["tasks"]] == [name]
 
 
 def test_llama_index(folder: Path, expected: tuple[np.ndarray, np.ndarray]) -> None:

@@ -1,10 +1,14 @@
-"""Exported vectors in PostgreSQL with pgvector, by the recipe of docs/how-to/vectors.md: the answers are those of the index."""
+"""Exported vectors in other stores, by the recipes of docs/how-to/vectors.md: the answers are those of the index."""
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -126,3 +130,103 @@ def select_of(sql: str) -> str:
 
 def text_of(vector_D: np.ndarray) -> str:
     return "[" + ",".join(map(repr, vector_D.tolist())) + "]"
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """What an OpenSearch answers to the requests of the recipe: inner products by numpy, with OpenSearch's score of them."""
+
+    documents: ClassVar[dict[str, dict[str, Any]]] = {}
+    mapping: ClassVar[dict[str, Any]] = {}
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        if self.path.startswith("/_bulk"):
+            lines = [json.loads(line) for line in body.splitlines()]
+            for action, document in zip(lines[::2], lines[1::2], strict=True):
+                self.documents[action["index"]["_id"]] = document
+            told: dict[str, Any] = {"errors": False, "items": [{"index": {"status": 201}} for _ in lines[::2]]}
+        elif self.path.startswith("/texts/_search"):
+            told = {"hits": {"hits": self.nearest(json.loads(body))}}
+        else:
+            self.mapping.update(json.loads(body)["mappings"]["properties"] if self.command == "PUT" else {})
+            told = {"acknowledged": True}
+        content = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def nearest(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        asked = body["query"]["knn"]["vector"]
+        ((field, value),) = asked["filter"]["term"].items()
+        kept = [(id_, document) for id_, document in self.documents.items() if document[field] == value]
+        products = np.array([document["vector"] for _, document in kept], np.float32) @ np.array(asked["vector"], np.float32)
+        best = np.argsort(-products, kind="stable")[: asked["k"]]
+        scores = [1 + float(products[at]) if products[at] >= 0 else 1 / (1 - float(products[at])) for at in best]
+        return [
+            {"_id": kept[at][0], "_score": score, "_source": {name: kept[at][1][name] for name in body["_source"]}}
+            for at, score in zip(best, scores, strict=True)
+        ]
+
+    do_PUT = do_POST = answer
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.fixture
+def opensearch() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def recipe(heading: str) -> str:
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+
+
+def exported(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, recipes: list[str]) -> dict[str, Any]:
+    """The names that a recipe stands on, with the vectors in the current folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CPT_HOME", str(home))
+    result = CliRunner().invoke(app, ["export-vectors", "--out", "vectors"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    names: dict[str, Any] = {"model": in_use(home).model}
+    exec(recipes[0], names)
+    return names
+
+
+def test_opensearch_gets_what_it_needs(
+    home: Path, opensearch: str, recipes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opensearchpy", reason="pip install opensearch-py")
+    names = exported(home, tmp_path, monkeypatch, recipes)
+    exec(recipe("OpenSearch").replace("http://127.0.0.1:9200", opensearch), names)
+    rows = pq.read_table("vectors/vectors.parquet")
+    assert sorted(StandIn.documents) == sorted(rows["id"].to_pylist())
+    assert StandIn.mapping["vector"]["dimension"] == rows.schema.field("vector").type.list_size
+    assert "vector" not in names["found"]["hits"]["hits"][0]["_source"]
+    mine = [(hit["_id"], hit["_score"] - 1) for hit in names["found"]["hits"]["hits"]]
+    agree_with_faiss(home, names, mine, rows)
+
+
+def test_faiss_gets_what_it_needs(
+    home: Path, recipes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = exported(home, tmp_path, monkeypatch, recipes)
+    exec(recipe("FAISS"), names)
+    published = faiss.read_index(str(in_use(home).index / "index.faiss"))
+    scores, _ = published.search(names["query"], K)
+    assert names["index"].ntotal == published.ntotal
+    assert names["scores"] == pytest.approx(scores, abs=1e-6)
+    assert len(capsys.readouterr().out.splitlines()) >= K
+
+
+def agree_with_faiss(home: Path, names: dict[str, Any], mine: list[tuple[str, float]], rows: Any) -> None:
+    """The functions that the index finds for the recipe's query."""
+    index = faiss.read_index(str(in_use(home).index / "index.faiss"))
+    code = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, rows["kind"].to_pylist().count("code")))
+    vector_1D = np.array([names["nearest"]["vector"]], np.float32)
+    agree(mine, *(found[0] for found in index.search(vector_1D, K, params=code)), np.array(rows["id"].to_pylist()))

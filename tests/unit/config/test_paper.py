@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,33 @@ def test_every_table_is_there() -> None:
 def test_presets_have_the_sizes_of_table_1() -> None:
     reported = {row[0].lower(): [int(cell.replace(",", "")) for cell in row[2:]] for row in read_paper().item("table-1").rows}
     assert reported == {name: [size.width, size.batch_size] for name, size in SIZES.items()}
+
+
+def given(line: str) -> dict[str, str]:
+    """Flags of a command with their values."""
+    words = shlex.split(line)
+    return {flag: value for flag, value in pairwise(words) if flag.startswith("--")}
+
+
+def test_each_size_is_trained_once() -> None:
+    """A run with other options is another training, of days: all tables train a preset by one command, but for its name."""
+    lines = {line for item in read_paper().items for line in item.full if line.startswith("cpt run")}
+    options: dict[str, set[str]] = {preset: set() for preset in sorted(given(line)["--preset"] for line in lines)}
+    for line in lines:
+        if "--set" not in line:  # the smaller batch of table 9 is another training
+            options[given(line)["--preset"]].add(re.sub(r" --name \S+", "", line))
+    assert {preset: found for preset, found in options.items() if len(found) != 1} == {}
+
+
+def test_what_is_trained_is_measured() -> None:
+    """Each run of a table is measured before the next; a measurement that describes its run says the same of it."""
+    for item in read_paper().items:
+        for line, then in pairwise([*item.full, "cpt run"]):
+            if line.startswith("cpt run"):
+                assert "--suite " in then, f"{item.name}: {line}"
+            if line.startswith("cpt evaluate --preset"):
+                (run,) = [given(other) for other in item.full if other.startswith("cpt run")]
+                assert {flag: given(line).get(flag) for flag in run} == run, f"{item.name}: {line}"
 
 
 def test_specs_of_the_page_are_dump_specs() -> None:

@@ -85,6 +85,8 @@ def test_steps_are_printed_and_run(tmp_path: Path) -> None:
     shown = cpt(tmp_path, "table-9", "--preset", "smoke", "--source", "src")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "12,288 | 84.7" in shown.stdout and "cpt ablate --preset smoke --source src --lever batch" in shown.stdout
+    assert "\n  batch: 64 | 0.331 (-0.011) | " in shown.stdout.split("measured here:")[1], "figures of the page, without marks"
+    assert "See ablations." in shown.stdout and "](" not in shown.stdout
     ran = cpt(tmp_path, "table-1", "--run")
     assert ran.returncode == 0 and ran.stderr.startswith("$ cpt plan demo --gpu here\n"), ran.stderr
     assert "memory of one process at its peak" in ran.stdout
@@ -94,7 +96,7 @@ def test_nothing_is_begun_where_data_is_missing(tmp_path: Path) -> None:
     """Table 3 trains before it tunes: what it is tuned on is looked for first."""
     ran = cpt(tmp_path, "table-3", "--run", "--suite-data", "mine")
     assert ran.returncode == 2 and "cpt run" not in ran.stderr
-    assert "mine/snli_1.0/snli_1.0_dev.jsonl is not there; get it: [SNLI](https://nlp.stanford.edu" in ran.stderr
+    assert "mine/snli_1.0/snli_1.0_dev.jsonl is not there; get it: SNLI (https://nlp.stanford.edu" in ran.stderr
     assert "sst2: mine/senteval/SST/binary/sentiment-" in ran.stderr
 
 

@@ -104,7 +104,7 @@ def test_nq_open_over_any_file_of_passages(put, data, config, name, content):
     assert suite.splits == ("validation",)
     result = suite.run(open_model("bm25"), "validation")
     assert {metric: list(figure.values) for metric, figure in by_metric(result).items()} == {
-        "recall@20": [1.0, 0.0], "recall@100": [1.0, 0.0],
+        "recall@20": [1.0, 0.0], "recall@100": [1.0, 0.0], "mrr@10": [1.0, 0.0],
     }  # fmt: skip
     assert result.facts["documents"] == 2 and suite.left_out["questions_without_answer"] == 2
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.official_files import MissingData
 from pipeline_lib.evaluation.suites.passages import contains_answer, dpr_tokens
-from pipeline_lib.evaluation.suites.registry import open_suite
+from pipeline_lib.evaluation.suites.registry import open_model, open_suite
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -47,8 +47,23 @@ def test_recall_by_answer_containment(put, data, config, encoder):
     assert {figure.metric: list(figure.values) for figure in result.figures} == {
         "recall@20": [1.0, 0.0, 1.0],
         "recall@100": [1.0, 0.0, 1.0],
+        "mrr@10": [1.0, 0.0, 1.0],
     }
     assert ("y", 'Cats The "red" cat, Félix sat') in encoder.asked
+
+
+def test_reciprocal_rank_is_of_the_first_passage_with_an_answer(put, data, config):
+    fillers = [(f"filler {n}", "F") for n in range(12)]
+    passages = [("red cats", "A"), ("red birds", "B"), *fillers, ("filler that ends, many words later, in a zebra", "Z")]
+    put_dpr(put, passages, [("red cats", "['birds']"), ("filler", "['zebra']")])
+    suite = open_suite("nq", data, config)
+    result = suite.run(open_model("bm25"), "test")
+    assert {figure.metric: list(figure.values) for figure in result.figures} == {
+        "recall@20": [1.0, 1.0],
+        "recall@100": [1.0, 1.0],
+        "mrr@10": [0.5, 0.0],
+    }
+    assert suite.settings("test").reciprocal_rank == 10  # part of the key: what was measured without it is measured again
 
 
 @pytest.mark.parametrize("name", ["trivia-test.qa.csv", "trivia-test.qa.csv.gz", "trivia-test.csv", "trivia-test.csv.gz"])
