@@ -9,12 +9,11 @@ from data_contracts.schemas import row_id
 from pipeline_lib.config.data import ExtractConfig, TextPairsConfig
 from pipeline_lib.languages import rules_of, scripts
 from pipeline_lib.languages.rules import Doc, ParseLimit
-from pipeline_lib.pairs.code_blocks import block_pairs, markdown_blocks
+from pipeline_lib.pairs.code_blocks import BrokenNotebook, block_pairs, markdown_blocks, read_notebook
 from pipeline_lib.pairs.code_pairs import code_pairs, note_broken_parse
 from pipeline_lib.pairs.definitions import find_definitions
 from pipeline_lib.pairs.document_filters import DocumentText, document_drop, identify_language
 from pipeline_lib.pairs.filters import has_control_bytes, is_test_path
-from pipeline_lib.pairs.notebooks import BrokenNotebook, read_notebook
 from pipeline_lib.pairs.prose import book_of, docstring_paragraphs, paragraphs
 from pipeline_lib.pairs.tables import Kind, Rows, document_id
 from pipeline_lib.pairs.text_pairs import Section, least_size_of_a_pair, text_pairs

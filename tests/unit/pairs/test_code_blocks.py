@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline_lib.config.data import CodePairsConfig, ExtractConfig, SourceConfig
-from pipeline_lib.pairs.code_blocks import BLOCK_RULES, block_pairs, markdown_blocks
+from pipeline_lib.pairs.code_blocks import BLOCK_RULES, BrokenNotebook, block_pairs, markdown_blocks, read_notebook
 from pipeline_lib.pairs.extract import ExtractWork, extract_file
-from pipeline_lib.pairs.notebooks import BrokenNotebook, read_notebook
 from pipeline_lib.pairs.tables import Rows
 from pipeline_lib.sources.folder import Skips, list_tree
 
