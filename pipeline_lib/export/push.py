@@ -151,7 +151,7 @@ def _looked_at(api: HfApi, repo: str, to: Destination) -> tuple[str, list[str]]:
     if not found.private and not to.public:  # nor to one of which nobody says who can see it
         if found.private is False:
             raise UserError(f"{repo} is there already and everybody can see it; --public says that this is meant")
-        raise UserError(f"{repo} is there already and the hub does not say that it is private; --public says that this is meant")
+        raise UserError(f"{repo}: the hub does not say that it is private; --public says that this is meant")
     if to.revision != MAIN:
         try:
             found = api.model_info(repo, revision=to.revision)
