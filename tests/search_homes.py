@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -108,14 +109,13 @@ def ask(
 
 
 def raw(service: Service, data: bytes, seconds: float = 10.0) -> bytes:
-    """What comes back for bytes as they stand, until the server closes or is silent."""
-    address = urlsplit(service.url)
-    with socket.create_connection((address.hostname, address.port), timeout=seconds) as connection:
+    """What comes back for bytes as they stand, until the server closes or is silent; it may close while it is still sent."""
+    address, found = urlsplit(service.url), b""
+    with (
+        socket.create_connection((address.hostname, address.port), timeout=seconds) as connection,
+        contextlib.suppress(TimeoutError, ConnectionError),
+    ):
         connection.sendall(data)
-        found = b""
-        try:
-            while chunk := connection.recv(65536):
-                found += chunk
-        except TimeoutError:
-            pass
+        while chunk := connection.recv(65536):
+            found += chunk
     return found

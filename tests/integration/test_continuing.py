@@ -55,6 +55,7 @@ def test_a_run_of_stable_rates_is_lengthened_to_the_bit(tmp_path: Path) -> None:
     assert "begins anew: it has no checkpoint step-000003" in said and misfit.manifest.facts["step"] == 11
 
 
+@pytest.mark.slow
 def test_two_processes_stop_early_where_one_does_and_say_so(tmp_path: Path) -> None:
     store, inputs = write_inputs(tmp_path, held_out=40)
     rule = EarlyStoppingConfig(patience=1, metric="mrr", min_delta=0.9)  # nothing is better than the first by so much

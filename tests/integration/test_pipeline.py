@@ -103,6 +103,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(home, corpus, answer.stdout + answer.stderr)
 
 
+@pytest.mark.slow
 def test_one_project_is_told_as_one(project: Run) -> None:
     """Terminal, report and both cards: the split, the whole test set, the plumbing; no packages, nobody else's figures."""
     report = json.loads((project.home / "reports" / "mine" / "report.json").read_text())

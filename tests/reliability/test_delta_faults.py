@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from builders import pair_row, write_pairs
-from unit.search.test_index_delta import Life
+from unit.index.test_delta import Life
 
 from data_contracts.schemas import row_id
 from pipeline_lib.config.run import IndexConfig
@@ -32,7 +32,7 @@ BOUNDARIES = (
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from unit.search.test_index_delta import Life
+from unit.index.test_delta import Life
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.index.index import build_index
 from pipeline_lib.store.files import arm

@@ -74,7 +74,8 @@ def times(home: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in (home / "store").glob("*/*/manifest.json")}
 
 
-@pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [16, 1])
 def test_r15_killed_at_boundaries_the_run_goes_on_and_ends_at_the_same_bytes(
     tmp_path: Path, tree: Path, server_url: str, every: int
 ) -> None:

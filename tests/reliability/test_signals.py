@@ -193,7 +193,7 @@ def check_store(home: Path) -> None:
         ("5 steps", signal.SIGINT),  # the server starts
         (r"extract .*\[", signal.SIGINT),  # Dask's processes start, work, or end
         ("starting the trainer", signal.SIGINT),
-        ("starting the trainer", signal.SIGTERM),
+        pytest.param("starting the trainer", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_is_interrupted(home: Path, tree: Path, moment: str, number: int) -> None:

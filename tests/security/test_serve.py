@@ -170,11 +170,8 @@ def test_content_types_and_methods_and_paths_that_there_are_not(service: Service
 def test_a_chunked_body_over_the_bound_is_cut_off(service: Service) -> None:
     head = b"POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
-    try:
-        said = raw(service, head + chunk * 6)
-    except ConnectionError:  # closed while it is still sent
-        said = b"HTTP/1.1 413"
-    assert said.startswith(b"HTTP/1.1 413")
+    said = raw(service, head + chunk * 6)
+    assert said.startswith(b"HTTP/1.1 413") or not said, "or closed while it is still sent"
     assert ask(service, "/healthz")[0] == 200
 
 

@@ -100,7 +100,7 @@ def test_a_start_whose_sizes_are_not_known_is_said(tmp_path: Path) -> None:
     [
         ({}, 4096, True),
         pytest.param({}, 4096, False, marks=pytest.mark.slow),
-        pytest.param({"layers": 8, "checkpointed": 1}, 4096, True),
+        pytest.param({"layers": 8, "checkpointed": 1}, 4096, True, marks=pytest.mark.slow),
         pytest.param(
             {"layers": 2, "width": 384, "heads": 6, "inner": 1536, "vocabulary": 20_000, "pairs": 256, "x": 16, "y": 32},
             2048,
