@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.params import RunParams
-from flows.runs import asked_digest, name_in_registry
+from flows.runs import asked_digest, find_content, name_in_registry
 from flows.workspace import Workspace, recorded_params
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Lineage, lineage_of
@@ -169,15 +169,15 @@ def look(work: Workspace, params: RunParams) -> Look:
 def reigning(store: Store, home: Home, name: str) -> Reigning | None:
     """The champion of a name; None where there is none, or where this store has not what it was made from."""
     pair = pair_of(home, name)
-    exported = pair and _of_digest(store, "export", pair.model_digest, pair.keys.get("export", ""))
-    trained = pair and exported and _of_digest(store, "train", exported.manifest.inputs["trained"], pair.trained)
+    exported = pair and find_content(store, "export", pair.model_digest, pair.keys.get("export", ""))
+    trained = pair and exported and find_content(store, "train", exported.manifest.inputs["trained"], pair.trained)
     if not pair or not exported or not trained:
         return None
     try:
         lineage = lineage_of(store, trained)
     except UserError:
         return None
-    index = _of_digest(store, "index", pair.index_digest, pair.keys.get("index", ""))
+    index = find_content(store, "index", pair.index_digest, pair.keys.get("index", ""))
     return Reigning(
         model_digest=pair.model_digest,
         index_digest=pair.index_digest,
@@ -220,15 +220,7 @@ def _listing_of(store: Store, curated: Artifact) -> Artifact | None:
 
 def input_of(store: Store, made: Artifact, stage: str, name: str) -> Artifact | None:
     """An artifact that another was made from, under that name; None where it is gone."""
-    return _of_digest(store, stage, made.manifest.inputs.get(name, ""))
-
-
-def _of_digest(store: Store, stage: str, digest: str, key: str = "") -> Artifact | None:
-    """The artifact of that content, looked for under a key first: to read all manifests of a bucket takes minutes."""
-    likely = store.find(stage, key) if key else None
-    if likely is not None and likely.digest == digest:
-        return likely
-    return next((found for found in store.artifacts(stage) if found.digest == digest), None)
+    return find_content(store, stage, made.manifest.inputs.get(name, ""))
 
 
 def _files(store: Store, key: str) -> Files:

@@ -55,10 +55,8 @@ def checkpoint_behind(store: Store, found: Champion) -> str:
     """
     if found.trained:
         return f"{found.trained}/{found.checkpoint}"
-    digest = found.model_digest  # of an earlier version, which did not write down the run
-    exported = next((found for found in store.artifacts("export") if found.digest == digest), None)
-    trained = exported.manifest.inputs["trained"] if exported else ""
-    run = next((found for found in store.artifacts("train") if found.digest == trained), None)
+    exported = find_content(store, "export", found.model_digest)  # of an earlier version, which did not write down the run
+    run = find_content(store, "train", exported.manifest.inputs["trained"]) if exported else None
     if exported is None or run is None:
         raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
     return f"{run.manifest.key}/{exported.manifest.config['label']}"
@@ -71,7 +69,7 @@ def champions_checkpoint(store: Store, found: Champion) -> Checkpoint:
         UserError: what it was made from is not in this store.
     """
     checkpoint = checkpoint_of(store, checkpoint_behind(store, found))
-    exported = next((made for made in store.artifacts("export") if made.digest == found.model_digest), None)
+    exported = find_content(store, "export", found.model_digest, found.keys.get("export", ""))
     return as_exported(checkpoint, exported) if exported else checkpoint
 
 
@@ -79,6 +77,14 @@ def as_exported(checkpoint: Checkpoint, exported: Artifact) -> Checkpoint:
     """The checkpoint with the lengths that an export of it reads."""
     config = exported.manifest.config
     return checkpoint.reading(config["max_x_tokens"], config["max_y_tokens"])
+
+
+def find_content(store: Store, stage: str, digest: str, key: str = "") -> Artifact | None:
+    """The artifact of that content, looked for under a key first: to read all manifests of a bucket takes minutes."""
+    likely = store.find(stage, key) if key else None
+    if likely is not None and likely.digest == digest:
+        return likely
+    return next((found for found in store.artifacts(stage) if found.digest == digest), None)
 
 
 def given_source(config: RunConfig) -> str:
@@ -180,7 +186,7 @@ def check_start(start: Checkpoint, config: RunConfig) -> None:
         _check_prompts(start, config.prompts)
     if config.pretrain.steps and not config.train.continue_from:
         raise UserError(f"{start.name} is no language model that could be pre-trained: set pretrain.steps to 0")
-    check_positions(str(start.folder), config)
+    check_positions(str(start.folder), config, start.name)
 
 
 def _check_prompts(start: Checkpoint, prompts: PromptsConfig) -> None:

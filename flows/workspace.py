@@ -163,7 +163,7 @@ def open_workspace(params: SourceParams) -> Workspace:
     start = find_given_start(store, given, lengthened)
     folder = find_start(given, params.machine.download) if start is None else str(weights_folder(start))
     config = params.resolve()  # once a start is here: rates go by its size
-    if start is None and not config.pretrain.steps:  # a model that is pre-trained here may be cut too
+    if start is None:
         check_fits(folder, config)
     check_lora(config, folder)
     check_guide_model(store, config.train, config.guide)

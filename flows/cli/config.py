@@ -144,6 +144,6 @@ def _with_start(config: RunConfig) -> RunConfig:
         return config
     checkpoint = find_checkpoint(open_store(), init)
     start = str(checkpoint.folder) if checkpoint else find_start(init)
-    if not (checkpoint or config.pretrain.steps):
+    if checkpoint is None:
         check_fits(start, config)
     return config.model_copy(update={"model": config.model.model_copy(update={"init": start})})

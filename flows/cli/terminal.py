@@ -156,7 +156,7 @@ def check_start(params: SourceParams) -> None:
     config, store = params.resolve(), open_store(params.machine.artifacts)
     start = find_given_start(store, params.start, params.lengthened)
     folder = str(start.folder) if start else find_start(params.start, params.machine.download, Told())
-    if start is None and not config.pretrain.steps:
+    if start is None:
         check_fits(folder, config)
     check_lora(config, folder)
     check_guide_model(store, config.train, config.guide)

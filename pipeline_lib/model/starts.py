@@ -305,7 +305,8 @@ def check_fits(folder: str, config: RunConfig) -> None:
     Raises:
         UserError: it has fewer, or none is given to be cut.
     """
-    check_kept_layers(folder, config.model.keep_layers)
+    if not config.pretrain.steps:  # a model that is pre-trained here may be cut too
+        check_kept_layers(folder, config.model.keep_layers)
     check_positions(folder, config)
 
 
@@ -326,11 +327,12 @@ def check_kept_layers(folder: str, keep_layers: int | None) -> None:
         raise UserError(f"model.keep_layers is {keep_layers}, {folder} has {n_layers} blocks; lower it")
 
 
-def check_positions(folder: str, config: RunConfig) -> None:
+def check_positions(folder: str, config: RunConfig, name: str = "") -> None:
     """Look whether a model has a position for every token of the longest text, before anything is made for it.
 
     Args:
         folder: of the model that is given as the start; empty: the model is made here.
+        name: what the message calls it; empty: its folder.
 
     Raises:
         UserError: it has fewer.
@@ -342,7 +344,7 @@ def check_positions(folder: str, config: RunConfig) -> None:
     most = fields.get("n_positions") or fields.get("max_position_embeddings") or math.inf
     if config.longest_text > most:
         raise UserError(
-            f"{folder or 'the model'} has {most:,} positions, and texts are up to {config.longest_text:,} tokens long: set "
-            f"shards.max_x_tokens and shards.max_y_tokens, and those of `read` where they are set, to at most {most:,}"
-            f"{'' if folder else ', or raise model.positions'}"
+            f"{name or folder or 'the model'} has {most:,} positions, and texts are up to {config.longest_text:,} tokens long:"
+            " set shards.max_x_tokens and shards.max_y_tokens, and those of `read` where they are set, to at most"
+            f" {most:,}{'' if folder else ', or raise model.positions'}"
         )

@@ -14,9 +14,11 @@ import pytest
 from corpus import write_corpus
 from exported_models import TEXTS, tiny_checkpoint
 
+from flows.runs import as_exported
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.run import ExportConfig, RunConfig
+from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.export.export import export
@@ -39,6 +41,7 @@ def test_a_checkpoint_and_its_export_read_the_lengths_that_are_asked_for(tmp_pat
     far = np.abs(whole.encode(TEXTS, "y") - cut.encode(TEXTS, "y")).max(axis=1)
     assert far[TEXTS.index("word " * 400)] > 1e-3 and far[TEXTS.index("")] < 1e-6, "only long texts are cut elsewhere"
     exported = export(store, shorter, ExportConfig(onnx=False))
+    assert as_exported(checkpoint, exported) == shorter, "what a champion is compared and added to as"
     assert exported.manifest.key != export(store, checkpoint, ExportConfig(onnx=False)).manifest.key
     assert ExportedModel(exported.part_folder()).embed(TEXTS, "y") == pytest.approx(cut.encode(TEXTS, "y"), abs=1e-5)
 
@@ -49,6 +52,8 @@ def test_texts_longer_than_a_models_positions_are_refused_before_anything_is_mad
         return RunConfig.model_validate(given)
 
     check_fits("", config(max_x_tokens=64))
+    with pytest.raises(UserError, match="up to 65"):  # also of a model that is pre-trained here
+        check_fits("", config(max_y_tokens=65).model_copy(update={"pretrain": PretrainConfig(steps=1)}))
     with pytest.raises(UserError, match=r"the model has 64 positions, and texts are up to 65 .*raise model.positions"):
         check_fits("", config(max_y_tokens=65))
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 50}))
