@@ -37,13 +37,14 @@ from pipeline_lib.model.pooling import (
     set_pooling,
 )
 from pipeline_lib.model.prefixes import prefix, truncated_to
-from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16
+from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16, keep_few_primitives
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
 if TYPE_CHECKING:
     from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 transformers_logging.disable_progress_bar()  # a file of some megabytes; the stages have progress of their own
+keep_few_primitives()
 
 
 MAX_APPENDED_IDS = 5  # four delimiters and padding

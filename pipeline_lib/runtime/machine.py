@@ -27,6 +27,10 @@ PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 FAST_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # Arm names its own "bf16"
 # on a CPU casts cost what products save in smaller models: two blocks of 128 took 1.2 times float32's time, of 256 0.75 times
 FEWEST_BFLOAT16_LAYERS, LEAST_BFLOAT16_WIDTH = 2, 256
+# oneDNN keeps a compiled primitive, its code and scratch space, for each shape of a bfloat16 product, and torch a second list
+# of the same: 1,024 each unless told. Nearly every micro-batch has a shape of its own, so that both fill up and hold gigabytes;
+# a micro-batch has about 30 shapes, its layers the same ones, and a longer list is no faster
+PRIMITIVES_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 FIRST_BFLOAT16_GPU = 8.0  # compute capability: Ampere
 PROC_CPUINFO = Path("/proc/cpuinfo")
 DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
@@ -40,6 +44,12 @@ gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_cou
 told = [{"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": gpu.major + gpu.minor / 10} for gpu in gpus]
 print(json.dumps(told))
 """
+
+
+def keep_few_primitives() -> None:
+    """Bound the memory of products of ever new shapes in this process, if it has made none yet; what the user set stays."""
+    for name, number in PRIMITIVES_KEPT.items():
+        os.environ.setdefault(name, number)
 
 
 def cores() -> int:

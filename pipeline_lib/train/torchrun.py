@@ -8,12 +8,8 @@ from pathlib import Path
 
 from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.machine import cores
+from pipeline_lib.runtime.machine import PRIMITIVES_KEPT, cores
 
-# oneDNN keeps a compiled primitive, its code and scratch space, for each shape of a bfloat16 product, and torch a second list
-# of the same: 1,024 each unless told. Nearly every micro-batch has a shape of its own, so that both fill up and hold gigabytes;
-# a micro-batch has about 30 shapes, its layers the same ones, and a larger list is no faster
-PRIMITIVES_KEPT = 64
 WAIT_POLICY = "PASSIVE"  # threads that spin at a barrier took four times the CPU of the work on a shared machine
 
 
@@ -71,8 +67,7 @@ def environment(config: OptimizerConfig, meeting: str) -> dict[str, str]:
 def steady_memory() -> dict[str, str]:
     """Settings that keep a process that computes for days at the memory of its first steps; read when torch is loaded."""
     return {
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(PRIMITIVES_KEPT),
-        "LRU_CACHE_CAPACITY": str(PRIMITIVES_KEPT),  # torch's own list, of the same
+        **PRIMITIVES_KEPT,
         # keep freed blocks: each step's tensors would else be mapped and faulted in anew, and training is bound by memory
         "MALLOC_MMAP_THRESHOLD_": str(8 * 1024**3),
         "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import embed_ids
+from pipeline_lib.runtime.machine import PRIMITIVES_KEPT, keep_few_primitives
 
 
 class ByteTokenizer:
@@ -98,3 +100,13 @@ def test_progress_reaches_the_total(encoder: Encoder) -> None:
 
 def test_nothing_to_embed_is_an_empty_table(encoder: Encoder) -> None:
     assert embed(encoder, ByteTokenizer(), [], "x", 64).shape == (0, 32)
+
+
+def test_embedding_keeps_few_compiled_primitives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every micro-batch has a shape of its own: 1,024 primitives, which is what oneDNN keeps, hold gigabytes."""
+    assert PRIMITIVES_KEPT.keys() <= os.environ.keys(), "importing the encoder bounds them"
+    monkeypatch.delenv("LRU_CACHE_CAPACITY")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    keep_few_primitives()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "64"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7", "the user's own stays"
