@@ -1,8 +1,9 @@
-"""Quality against processor time: `python -m benchmarks.curves --runs NAME=TRAIN[+STAGE/KEY]`, then `--table`.
+"""Quality against processor time: `python -m benchmarks.curves --runs NAME=TRAIN[@X,Y][+STAGE/KEY]`, then `--table`.
 
 Each checkpoint of each training run on the held-out validation tasks of a report (`--home`, `--run`), by the project's own
-suites; TRAIN is the key of a training run below the home, STAGE/KEY what came before it and counts (a lexical start, a
-language model). Figures are added to `--results`; `--table` writes table and picture from that file alone.
+suites; TRAIN is the key of a training run below the home, X,Y the longest query and document that its checkpoints read where
+those are not its training's, STAGE/KEY what came before it and counts (a lexical start, a language model). Figures are added
+to `--results`; `--table` writes table and picture from that file alone.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     store = Store(options.home / "store")
     for given in options.runs:
         name, _, what = given.partition("=")
-        key, *before = what.split("+")
-        found[name] = list(measure(store, options.home, options.run, key, before))
+        run, *before = what.split("+")
+        key, _, lengths = run.partition("@")
+        reading = [int(n_tokens) for n_tokens in lengths.split(",")] if lengths else [None, None]
+        found[name] = list(measure(store, options.home, options.run, key, reading, before))
         replace_file(options.results, (json.dumps(found, indent=1) + "\n").encode())
     print(json.dumps({f"{name}_{kind}": rows[-1][kind]["value"] for name, rows in found.items() for kind in PANELS}))
 
@@ -54,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.curves", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=TRAIN[+STAGE/KEY]", help="one curve each")
+    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=TRAIN[@X,Y][+STAGE/KEY]", help="one curve each")
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("CPT_HOME", "artifacts")))
     parser.add_argument("--run", default="demo", help="report whose held-out pairs are measured on")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -64,15 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(store: Store, home: Path, run: str, key: str, before: Sequence[str]) -> Iterator[Row]:
-    """The figures of a run's checkpoints on validation, and the processor seconds until each."""
+def measure(
+    store: Store, home: Path, run: str, key: str, lengths: Sequence[int | None], before: Sequence[str]
+) -> Iterator[Row]:
+    """The figures of a run's checkpoints on validation, reading these lengths, and the processor seconds until each."""
     curated, config = held_out_of(home, store, run)
     trained = store.open("train", key)
     cpu_per_step = _cpu_per_step(trained.folder)
     spent = sum(_run_record(store.root / stage)["cpu_seconds"] for stage in before)
     pairs = trained.manifest.facts["pairs_seen"] / trained.manifest.facts["step"]
     for label in (part.label for part in trained.manifest.parts):
-        checkpoint = open_checkpoint(store, f"{key}/{label}")
+        checkpoint = open_checkpoint(store, f"{key}/{label}").reading(*lengths)
         row: Row = {"step": checkpoint.step, "pairs": round(pairs * checkpoint.step)}
         row["cpu_seconds"] = round(spent + cpu_per_step * checkpoint.step, 1)
         model = CheckpointEncoder(checkpoint)
