@@ -76,7 +76,7 @@ def measure(
     cpu_per_step = _cpu_per_step(trained.folder)
     spent = sum(_run_record(store.root / stage)["cpu_seconds"] for stage in before)
     pairs = trained.manifest.facts["pairs_seen"] / trained.manifest.facts["step"]
-    for label in (part.label for part in trained.manifest.parts):
+    for label in (part.label for part in trained.manifest.parts if part.label.startswith("step-")):
         checkpoint = open_checkpoint(store, f"{key}/{label}").reading(*lengths)
         row: Row = {"step": checkpoint.step, "pairs": round(pairs * checkpoint.step)}
         row["cpu_seconds"] = round(spent + cpu_per_step * checkpoint.step, 1)
