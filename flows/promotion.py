@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.approval import NOBODY, AskedAlready, Question, ask
+from flows.approval import NOBODY, AskedAlready, Question, ask, starter_of
 from flows.evaluate import HeldOutEvaluations, measured_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
@@ -107,8 +107,7 @@ class _Promotion(Generic[P]):
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
         self.told: Row = {"by": self.by, "candidate": f"{run.key}/{label}"}
-        if self.store.remote:
-            registry.stand_in(run.work.home, self.name, self.store.remote)
+        self._stand_in()
 
     @property
     def candidate(self) -> Candidate:
@@ -178,6 +177,7 @@ class _Promotion(Generic[P]):
         self._measure("test")
         against = found.event if found else 0
         now = promote_task(self.place, self.name, self.candidate, why, self.told, against if self.when != "always" else None)
+        self._stand_in()
         self._choose()
         if found and (now.event, now.index_digest) == (found.event, found.index_digest):
             return self._row("in use", why)
@@ -196,6 +196,10 @@ class _Promotion(Generic[P]):
             self.published = self.published.figured(split)
         if self.published.test is not None:
             self.told["tested_on"] = self.run.lineage.curated.manifest.key
+
+    def _stand_in(self) -> None:
+        if self.store.remote:
+            registry.stand_in(self.run.work.home, self.name, self.store.remote)
 
     def _choose(self) -> None:
         """Searches without a name use the last that a person published; schedules and gates never change that."""
@@ -239,9 +243,7 @@ def started_by() -> str:
     from prefect.runtime import flow_run
 
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(flow_run.root_flow_run_id)
-    by = run.created_by.type if run.created_by else ""
-    return "schedule" if run.auto_scheduled or by in ("SCHEDULE", "AUTOMATION") else "person"
+        return starter_of(client.read_flow_run(flow_run.root_flow_run_id))
 
 
 class RollbackParams(Group):

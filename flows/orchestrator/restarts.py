@@ -1,7 +1,8 @@
 """Runs that a restart of the platform cut off, started again where that is asked for: as they were, once a loss, so many times.
 
 The platform notes a run before it ends or closes it, and decides at its next start: a note outlives a power cut in between, and
-the new run's idempotency key sees to it that one loss is made good once. Import this after the server's environment is set.
+the new run's idempotency key sees to it that one loss is made good once. A label says who started the lost one: a night that is
+started again goes through the gate, as it would have. Import this after the server's environment is set.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
+from flows.approval import BY, starter_of
 from pipeline_lib.store.files import replace_file
 
 TAG = "restart-lost"  # on a deployment or a run: it is started again, whatever the platform was started with
@@ -70,7 +72,7 @@ class Restarts:
             tags=run.tags,
             idempotency_key=f"restart-{run.id}",
             job_variables=run.job_variables,
-            labels={COUNT: before + 1, ORIGIN: str(run.id)},
+            labels={COUNT: before + 1, ORIGIN: str(run.id), BY: starter_of(run)},
         )
         return True
 

@@ -168,9 +168,15 @@ def set_default(home: Home, name: str) -> None:
 
 
 def stand_in(home: Path, name: str, bucket: str) -> None:
-    """Let a name of this home stand in a bucket's registry, which every machine that works on the bucket shares."""
-    if Files(home).read(f"{checked(name)}/at.json") is None:
-        Files(home).replace(f"{name}/at.json", as_bytes({"artifacts": bucket}))
+    """Let a name of this home stand in a bucket's registry, which every machine that works on the bucket shares.
+
+    A name that stands elsewhere, or has a champion here, stays there as long as the bucket has no champion of that name.
+    """
+    files, place, now = Files(home), f"{checked(name)}/at.json", as_bytes({"artifacts": bucket})
+    before = files.read(place)
+    is_elsewhere = before is not None or read_held(files, name).has_champion
+    if before != now and not (is_elsewhere and champion(bucket, name) is None):
+        files.replace(place, now)
 
 
 def history(home: Home, name: str) -> list[dict[str, Any]]:
@@ -314,6 +320,8 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
             raise UserError(f"{name}: {which}; `cpt rollback --name {name} --list` shows its history")
         pair = earlier["pair"]
         back = champion_of(files, name, Held(0, pair))
+        if back.is_trial:
+            raise UserError(f"{name}: event {number} was a trial, and no champion that could be brought back")
         for folder in (back.model, back.index):
             if files.is_local and not folder.is_dir():
                 raise CorruptArtifact(f"{folder}: gone, event {number} of {name} cannot be brought back; run `cpt run` again")

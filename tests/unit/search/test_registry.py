@@ -281,3 +281,28 @@ def test_a_bucket_holds_the_registry_for_every_machine(home: Path, store: Store)
     promote(place, "mine", candidate(shared, 3))
     assert has_moved(found)
     assert not (home / "registry" / "mine" / "history").exists()
+
+
+def test_a_champion_of_this_home_is_found_until_the_bucket_has_one_of_its_name(home: Path, store: Store) -> None:
+    bucket, other = "memory://stand-in/one", "memory://stand-in/two"
+    promote(home, "mine", candidate(store, 1))
+    registry.stand_in(home, "mine", bucket)
+    try_out(bucket, "mine", candidate(Store.at(bucket), 2), "of the sizes of a test")
+    registry.stand_in(home, "mine", bucket)
+    assert in_use(home, "mine").trained == f"{1:024d}", "neither a run that was killed nor a trial takes its place"
+    promote(bucket, "mine", candidate(Store.at(bucket), 3))
+    registry.stand_in(home, "mine", bucket)
+    assert in_use(home, "mine").trained == f"{3:024d}"
+    registry.stand_in(home, "mine", other)
+    assert in_use(home, "mine").trained == f"{3:024d}"
+    promote(other, "mine", candidate(Store.at(other), 4))
+    registry.stand_in(home, "mine", other)
+    assert in_use(home, "mine").trained == f"{4:024d}", "who moves to another bucket finds what was promoted there"
+
+
+def test_a_rollback_brings_no_trial_back(home: Path, store: Store) -> None:
+    try_out(home, "mine", candidate(store, 1), "of the sizes of a test")
+    promote(home, "mine", candidate(store, 2))
+    with pytest.raises(UserError, match="event 1 was a trial"):
+        rollback(home, "mine", to=1)
+    assert in_use(home, "mine").trained == f"{2:024d}" and len(history(home, "mine")) == 2
