@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.orchestrator import server
+from flows.orchestrator import server, up
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 
@@ -116,3 +116,14 @@ def test_stopping_ends_what_a_child_started_in_a_session_of_its_own() -> None:
     stop_child(child, 5)
     below.wait(10)
     assert not below.is_running()
+
+
+def test_the_platform_outlives_a_look_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    platform = up._Platform(tmp_path, None, None, "")  # type: ignore[arg-type]  # a look is given what it asks
+
+    def full() -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    assert [platform._look("told", look) for look in (full, full, lambda: ["a-night"])] == [[], [], ["a-night"]]
+    said = capsys.readouterr().out
+    assert said.count("No space left on device") == 1 and "told: a-night" in said
