@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.index.verified import parse_json, read_json
+
+if TYPE_CHECKING:
+    from pipeline_lib.store.artifact import Artifact
 
 FOLDER = "registry"
 EARLIER = "current.json"  # of a version with one pair for all runs
@@ -104,7 +107,8 @@ class Files:
         if self.is_local:
             yield from (path.name for path in Path(self.home, FOLDER).glob("*/") if NAME.fullmatch(path.name))
         else:
-            yield from {name.split("/")[1] for name in self._bucket.sizes(FOLDER) if name.count("/") > 1}
+            below = {name.split("/")[1] for name in self._bucket.sizes(FOLDER) if name.count("/") > 1}
+            yield from filter(NAME.fullmatch, below)
 
     def numbers(self, name: str) -> list[int]:
         """The events of a name."""
@@ -285,6 +289,35 @@ def checked(name: str) -> str:
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name of a model: lower-case letters, digits, and _ . - after the first")
     return name
+
+
+def check_maker(indexed: Artifact, model_digest: str, model: str) -> None:
+    """Look whether an index was made by a model.
+
+    Raises:
+        UserError: by another one.
+    """
+    made_by = read_json(indexed.part_folder() / "index.json")["model_digest"]
+    if made_by != model_digest:
+        raise UserError(
+            f"{indexed.part_folder()}: made by model {made_by[:12]}, not by {model_digest[:12]} in {model}; index with the"
+            " model that is to be searched with"
+        )
+
+
+def place_of(home: Home, made: Artifact) -> str:
+    """Relative to the artifact root, which may be moved, or to a bucket's store, where the folder is below it.
+
+    A store outside of the artifact root notes who publishes from it.
+    """
+    from pipeline_lib.store.prune import note_home
+
+    folder = made.part_folder()
+    if "://" in str(home):
+        return "/".join(folder.parts[-3:])  # STAGE/parts/KEY-CONTENT
+    home = Path(home).absolute()
+    note_home(made.root, home)
+    return folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
 
 
 def as_bytes(value: Mapping[str, Any]) -> bytes:
