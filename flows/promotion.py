@@ -103,7 +103,7 @@ class _Promotion(Generic[P]):
         self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
         self.place: registry.Home = self.store.remote or run.work.home
-        self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
+        self.name, self.renamed = self._name()
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
         self.told: Row = {"by": self.by, "candidate": f"{run.key}/{label}"}
@@ -127,6 +127,7 @@ class _Promotion(Generic[P]):
     def decide(self) -> Row:
         """One event of the registry, or none where the pair is in use already."""
         self.told.pop("comparison", None)  # with a champion that is none any more
+        self.name, self.renamed = self._name()  # another source may have taken the first one meanwhile
         if self.when == "never":
             return self._kept_back(["--no-promote (promote: never) was asked for"], "kept back")
         if self.config.tests_plumbing:
@@ -142,12 +143,19 @@ class _Promotion(Generic[P]):
             return self._promote("the first of its name", found)
         if self.when == "always":
             return self._promote(f"started by a {self.by}" if self.by == "person" else "promote: always", found)
+        number = registry.taken_back(self.place, self.name, self.candidate.exported.digest)
+        if number and self.when == "gate":
+            return self._kept_back([f"event {number} took it out of use, and no gate brings back what a person took back"])
         checks = self._compared(found)
         reasons = [check.reason for check in checks if check.reason]
         self.told["comparison"] = self._comparison(found, checks)
         if self.when == "ask":
             return self._asked(found, checks, reasons)
         return self._kept_back(reasons) if reasons else self._promote("better than the champion", found)
+
+    def _name(self) -> tuple[str, str]:
+        params = self.run.params
+        return name_in_registry(self.config, params.settings() if params else None, self.place)
 
     def _asked(self, found: Champion, checks: Sequence[Check], reasons: Sequence[str]) -> Row:
         """The answer of a person, for whom the run pauses with the comparison on show."""
@@ -176,7 +184,7 @@ class _Promotion(Generic[P]):
     def _promote(self, why: str, found: Champion | None) -> Row:
         self._measure("test")
         against = found.event if found else 0
-        now = promote_task(self.place, self.name, self.candidate, why, self.told, against if self.when != "always" else None)
+        now = promote_task(self.place, self.name, self.candidate, why, self.told, against)
         self._stand_in()
         self._choose()
         if found and (now.event, now.index_digest) == (found.event, found.index_digest):

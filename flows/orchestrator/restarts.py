@@ -24,6 +24,7 @@ from pipeline_lib.store.files import replace_file
 TAG = "restart-lost"  # on a deployment or a run: it is started again, whatever the platform was started with
 TAGGED_TIMES = 3
 COUNT, ORIGIN = "cpt.restarts", "cpt.restart-of"  # labels of a run that was started again
+ONCE = ":rollback"  # a flow that, where it was cut off after its deed, would go further back
 CUT = (StateType.CRASHED, StateType.FAILED)
 AT_WORK = (StateType.PENDING, StateType.RUNNING)  # a run that was being cancelled is not missed
 
@@ -57,7 +58,7 @@ class Restarts:
 
     def _start(self, run: FlowRun) -> bool:
         deployment = self._deployment(run)
-        if deployment is None or run.state_type not in CUT:
+        if deployment is None or run.state_type not in CUT or (deployment.entrypoint or "").endswith(ONCE):
             return False
         asked = TAG in {*run.tags, *deployment.tags}
         most, before = self.times or (TAGGED_TIMES if asked else 0), int(str(run.labels.get(COUNT, 0)))

@@ -290,6 +290,11 @@ def test_a_run_is_started_again_only_where_that_is_asked_for_and_nobody_ended_it
     served.client.set_flow_run_state(finished, states.Completed())
     assert restarts(1).start() == [], "it came to its end before it was stopped"
 
+    flow = served.client.create_flow_from_name(f"flow-{uuid4()}")
+    rollback = served.client.create_deployment(flow_id=flow, name="one", entrypoint="flows/promotion.py:rollback")
+    lose(served, lost_runs, restarts(1), served.client.create_flow_run_from_deployment(rollback).id)
+    assert restarts(1).start() == [], "a second one would go further back"
+
     served.client.update_deployment(deployment, DeploymentUpdate(tags=["restart-lost"]))
     lose(served, lost_runs, restarts(0), served.client.create_flow_run_from_deployment(deployment, name="asked").id)
     assert restarts(0).start() == ["asked"]
