@@ -37,6 +37,7 @@ STATES = {StateType.COMPLETED: "completed", StateType.CANCELLED: "cancelled", St
 HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", event_log.EVENTS.name)
 # of a server that is gone or answers nonsense, of a record that another process wrote; what else comes, Prefect logs
 TROUBLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, httpx.HTTPError, PrefectException)
+NO = ("false", "no", "off", "0", "n", "f")  # what a parameter takes for it
 PREFIX = "Flow run encountered an exception: "  # of Prefect's
 
 
@@ -129,7 +130,8 @@ def note_suspended(home: Path, subject: Subject, run_id: UUID) -> None:
 def is_told(flow_run: FlowRun) -> bool:
     """True if no other flow called it, which tells of it; and if it is more than a look at what it would do."""
     params = flow_run.parameters.get("params")
-    is_dry = isinstance(params, dict) and bool(params.get("dry_run"))
+    given = params.get("dry_run") if isinstance(params, dict) else None
+    is_dry = bool(given) and str(given).lower() not in NO  # a program may have sent text
     return (flow_run.parent_task_run_id is None or flow_run.deployment_id is not None) and not is_dry
 
 

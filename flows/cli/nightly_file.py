@@ -60,9 +60,7 @@ class Nightly(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(
-        description="Name of the deployment, the report and the published model.", pattern=NAME_PATTERN
-    )
+    name: str = Field(description="Name of the deployment, the report and the published model.", pattern=NAME_PATTERN)
     preset: str = Field(description="Preset that each night begins with.", min_length=1)
     source: str | None = Field(
         None,

@@ -33,6 +33,7 @@ WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
 TOLD = "`cpt status` says why"
+AGAIN = "started again after they were cut off"
 CLOSED = "closed as Crashed, for nobody works at them any more"
 
 
@@ -78,7 +79,7 @@ class _Platform:
         untold, upkeep = UntoldEnds(self.home), Upkeep(self.home, [self.log, self.server.log])
         while not stopped.is_set():
             closed = self._close_lost(restarts)
-            self._look("started again after they were cut off", restarts.start)
+            self._look(AGAIN, restarts.start)
             self._look("", lambda: skip_missed(self.client))
             with self._worker(restarts) as worker:
                 typer.echo(self._welcome())
@@ -86,6 +87,7 @@ class _Platform:
                     if self.server.process.poll() is not None:
                         raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
                     self._look("", upkeep.look)
+                    self._look(AGAIN, restarts.start)  # of a server that was busy at first
                     silent = self._look(CLOSED, lambda: watch.look(self.client))
                     self._look("held back, for nobody answered", lambda: expire(self.client))
                     self._look("answered, and free to go on", lambda: let_in_again(self.client))
@@ -97,7 +99,7 @@ class _Platform:
     def _look(self, what: str, look: Callable[[], object]) -> list[str]:
         """The names that a look found, which it says; nothing where it failed.
 
-        The nights go on without it: the server may be busy, the disk full or a record damaged, and the next look finds the rest.
+        The nights go on without it: the server may be busy, the disk full or a record damaged; the next look finds the rest.
         """
         try:
             found = look()
@@ -123,7 +125,9 @@ class _Platform:
         try:
             yield worker
         finally:
-            with contextlib.suppress(httpx.HTTPError, psutil.Error, OSError):  # of a full disk too: the worker ends all the same
+            with contextlib.suppress(
+                httpx.HTTPError, psutil.Error, OSError
+            ):  # of a full disk too: the worker ends all the same
                 restarts.note_ids(id_ for id_, process in run_processes().items() if process.ppid() == worker.pid)
             _stop_worker(worker)
             record.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from builders import write_artifact
 from webhooks import Webhook, listening
 
 from flows.cli.terminal import WEBHOOK, _without_webhook
-from flows.hooks import Ended, ended, record_end
+from flows.hooks import Ended, ended, is_told, record_end
 from flows.notices import mark_registry, subject_of, tell_registry
 from flows.orchestrator.upkeep import RESULT_DAYS, UntoldEnds, remove_old_results, remove_old_server_logs
 from pipeline_lib.config.base import StageConfig
@@ -136,6 +136,16 @@ def test_who_is_told_does_not_depend_on_what_the_run_fails_of(tmp_path: Path) ->
         assert subject_of("retrain", {"params": nothing}).notify == NotifyConfig()
 
 
+def test_only_a_look_at_what_a_run_would_do_is_not_told() -> None:
+    from prefect.client.schemas.objects import FlowRun
+
+    def told(**params: object) -> bool:
+        return is_told(FlowRun(flow_id=uuid4(), parameters={"params": params}))
+
+    assert told() and told(dry_run=False) and told(dry_run="false") and told(dry_run=None) and told(dry_run="")
+    assert not told(dry_run=True) and not told(dry_run="true")
+
+
 def test_a_failure_is_told_though_its_record_cannot_be_written(tmp_path: Path, hook: Webhook) -> None:
     (tmp_path / "outcomes").write_text("in the way, as a full disk is")
     subject = subject_of("retrain", {"params": {"preset": "smoke", "name": "docs"}})
@@ -158,7 +168,7 @@ def test_a_failure_is_told_though_the_registry_is_damaged(
     error = UserError("no room")
     error.stage_name = "extract"  # type: ignore[attr-defined]  # as a stage notes it; else the server would be asked
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
-        ended(flow(name="retrain")(lambda params: None), run, Failed(data=error))
+        ended(flow(lambda params: None, name="retrain"), run, Failed(data=error))
     assert [(got["subject"], got["reason"]) for got in hook.got] == [("retrain docs failed in extract", "UserError: no room")]
 
 
