@@ -33,6 +33,8 @@ WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
 TOLD = "`cpt status` says why"
+# of a server, a disk, a record that another process wrote, a process that has ended
+TROUBLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, httpx.HTTPError, psutil.Error)
 AGAIN = "started again after they were cut off"
 CLOSED = "closed as Crashed, for nobody works at them any more"
 
@@ -101,9 +103,11 @@ class _Platform:
 
         The nights go on without it: the server may be busy, the disk full or a record damaged; the next look finds the rest.
         """
+        from prefect.exceptions import PrefectException
+
         try:
             found = look()
-        except Exception as error:  # noqa: BLE001 - see above
+        except (*TROUBLE, PrefectException) as error:
             told = f"{type(error).__name__}: {redacted(str(error))}"
             if not isinstance(error, httpx.HTTPError) and told != self._trouble:
                 self._trouble = told
