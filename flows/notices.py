@@ -250,7 +250,7 @@ def _news(home: Path, besides: Collection[str] = (), only_mark: bool = False) ->
                 if only_mark:
                     now.setdefault(name, last)
                 elif name not in besides and last > told.get(name, 0):
-                    found[name] = registry.history(home, name)[told.get(name, 0) :]
+                    found[name] = registry.history(home, name, told.get(name, 0))
                     now[name] = last
             except (UserError, CorruptArtifact, TransientError, OSError):  # whoever searches for the name is told why
                 continue

@@ -143,9 +143,8 @@ class _Promotion(Generic[P]):
             return self._promote("the first of its name", found)
         if self.when == "always":
             return self._promote(f"started by a {self.by}" if self.by == "person" else "promote: always", found)
-        number = registry.taken_back(self.place, self.name, self.candidate.exported.digest)
-        if number and self.when == "gate":
-            return self._kept_back([f"event {number} took it out of use, and no gate brings back what a person took back"])
+        if self.when == "gate" and self.candidate.exported.digest in found.taken_back:
+            return self._kept_back(["it was rolled back, and no gate brings back what a person took out of use"])
         checks = self._compared(found)
         reasons = [check.reason for check in checks if check.reason]
         self.told["comparison"] = self._comparison(found, checks)

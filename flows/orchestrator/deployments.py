@@ -50,7 +50,7 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     """
     with _alone(home):
         whole, nights = declaration(), saved_nights(home)
-        template = next((entry for entry in whole["deployments"] if entry["name"] == TEMPLATE), {})
+        template: dict[str, Any] = next((entry for entry in whole["deployments"] if entry["name"] == TEMPLATE), {})
         of_users = [Declared({**entry, **template, **{key: entry[key] for key in OWN_KEYS}}) for entry in nights]
         own = {one.name for one in of_users}  # a user's file says what these are
         declared = [one for entry in whole["deployments"] if (one := Declared(entry)).name not in own]

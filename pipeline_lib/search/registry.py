@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FOLDER", "Candidate", "Champion", "ChampionChanged", "Home", "as_pair", "champion", "choose", "default_name",
     "default_stamp", "has_moved", "history", "in_use", "kept_pairs", "names", "opened", "pair_of", "promote",
-    "record", "reindex", "reject", "rollback", "set_default", "stand_in", "taken_back", "to_json", "try_out",
+    "record", "reindex", "reject", "rollback", "set_default", "stand_in", "to_json", "try_out",
 ]  # fmt: skip
 
 
@@ -180,14 +180,17 @@ def stand_in(home: Path, name: str, bucket: str) -> None:
         files.replace(place, now)
 
 
-def history(home: Home, name: str) -> list[dict[str, Any]]:
+def history(home: Home, name: str, after: int = 0) -> list[dict[str, Any]]:
     """The events of a name, the oldest first, each with its number, event, time and reasons.
+
+    Args:
+        after: number of the event that they begin behind.
 
     Raises:
         UserError: it is no name.
     """
     files = Files.of(home, name)
-    return [event for number in files.numbers(name) if (event := files.event(name, number))]
+    return [event for number in files.numbers(name) if number > after and (event := files.event(name, number))]
 
 
 def latest(home: Home, name: str, event: str) -> dict[str, Any] | None:
@@ -195,16 +198,6 @@ def latest(home: Home, name: str, event: str) -> dict[str, Any] | None:
     files = Files.of(home, name)
     found = (files.event(name, number) for number in reversed(files.numbers(name)))
     return next((entry for entry in found if entry and entry.get("event") == event), None)
-
-
-def taken_back(home: Home, name: str, model_digest: str) -> int:
-    """Number of the event in which a person rolled back from a model that was not promoted since; 0: there is none."""
-    number, used = 0, ""
-    for event in history(home, name):
-        before, used = used, str((event.get("pair") or {}).get("model_digest", used))
-        if before != used and model_digest in (before, used):
-            number = int(event["number"]) if before == model_digest and event.get("event") == "rolled back" else 0
-    return number
 
 
 def record(home: Home, name: str, event: Mapping[str, Any]) -> int:
@@ -257,7 +250,8 @@ def promote(
         now = held.before or 0  # a trial is no champion
         if against is not None and now != against:
             raise ChampionChanged(f"{name}: event {now} changed the champion meanwhile; compare with it")
-        return {"event": "promoted", "why": why, **(told or {}), "pair": {**pair, "before": held.before}}
+        now_in_use = {**pair, "before": held.before, "taken_back": held.taken_back(pair["model_digest"])}
+        return {"event": "promoted", "why": why, **(told or {}), "pair": now_in_use}
 
     return _changed(home, name, event)
 
@@ -330,7 +324,8 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
         if not earlier or not earlier.get("pair"):
             which = "no pair before the present one" if to is None else f"no pair in event {to}"
             raise UserError(f"{name}: {which}; `cpt rollback --name {name} --list` shows its history")
-        pair = earlier["pair"]
+        now = (held.pair or {}).get("model_digest", "")
+        pair = {**earlier["pair"], "taken_back": held.taken_back(earlier["pair"]["model_digest"], now)}
         back = champion_of(files, name, Held(0, pair))
         if back.is_trial:
             raise UserError(f"{name}: event {number} was a trial, and no champion that could be brought back")

@@ -41,6 +41,7 @@ class Champion:
         event: number of the event that put it in use; 0: of an earlier version.
         before: number of the event whose pair was in use before it, which a rollback brings back; None: there was none.
         since: time of the event.
+        taken_back: digests of the models that were rolled back from and not promoted since.
         is_trial: it only shows that everything works: searchable by its name, and no champion.
     """
 
@@ -58,6 +59,7 @@ class Champion:
     event: int = 0
     before: int | None = None
     since: str = ""
+    taken_back: tuple[str, ...] = ()
     is_trial: bool = False
     read_to: int = field(default=0, compare=False)  # the last event when it was read
 
@@ -78,6 +80,11 @@ class Held:
     def before(self) -> int | None:
         """The event that a rollback of the next promotion brings back."""
         return event_of(self.pair) if self.has_champion else None
+
+    def taken_back(self, used: str, left: str = "") -> list[str]:
+        """Models that were rolled back from, once one comes into use again and another one is left so."""
+        before = (self.pair or {}).get("taken_back", ())
+        return sorted({*before, left} - {used, ""})
 
 
 class Files:
@@ -191,7 +198,7 @@ def champion_of(files: Files, name: str, held: Held) -> Champion:
         raise CorruptArtifact(f"{where}: got {sorted(pair)}, expected texts under {sorted(TEXTS)}; run `cpt run` again")
     fields = {
         **{entry: value for entry, value in pair.items() if entry in known},
-        "validation": tuple(pair.get("validation", ())),
+        **{entry: tuple(pair.get(entry, ())) for entry in ("validation", "taken_back")},
     }
     if files.is_local:
         base = Path(files.home)

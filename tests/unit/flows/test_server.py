@@ -51,6 +51,20 @@ def test_what_a_killed_owner_left_is_stopped_by_the_next_start(tmp_path: Path) -
     assert not list(folder.iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where psutil asks for the time of the start is the system's own")
+def test_a_server_is_found_whatever_the_clock_was_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start_child([sys.executable, "-c", "import time; time.sleep(60)"], {}, None)
+    record = server.record_child(tmp_path, child.pid, "http://127.0.0.1:1/api", "run")
+    before = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: before - 7200)  # as after a step of the clock
+    monkeypatch.setattr("psutil.boot_time", lambda: before - 7200)
+    try:
+        assert server._reap(tmp_path) is None
+        assert record.exists() and child.poll() is None, "else a second server would start on the same database"
+    finally:
+        stop_child(child, 10)
+
+
 def test_a_process_with_a_recycled_pid_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "prefect" / "servers"
     folder.mkdir(parents=True)

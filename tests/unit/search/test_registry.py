@@ -333,18 +333,19 @@ def test_what_a_person_took_back_is_known_until_it_is_promoted_again(home: Path,
     one, two = candidate(store, 1), candidate(store, 2)
     promote(home, "mine", one)
     promote(home, "mine", two)
-    digests = [made.exported.digest for made in (one, two)]
-    assert [registry.taken_back(home, "mine", digest) for digest in digests] == [0, 0]
+    assert in_use(home, "mine").taken_back == ()
     reindex(home, "mine", indexed(store, two.exported, 7))
     rollback(home, "mine")
-    record(home, "mine", {"event": "night"})
-    assert [registry.taken_back(home, "mine", digest) for digest in digests] == [0, 4]
+    taken = (two.exported.digest,)
+    assert in_use(home, "mine").taken_back == taken
+    reindex(home, "mine", indexed(store, one.exported, 7))
     promote(home, "mine", candidate(store, 3))
-    assert registry.taken_back(home, "mine", digests[1]) == 4
+    assert in_use(home, "mine").taken_back == taken
+    rollback(home, "mine", to=1)
+    assert len(in_use(home, "mine").taken_back) == 2
     promote(home, "mine", two)
-    assert registry.taken_back(home, "mine", digests[1]) == 0
-    with pytest.raises(UserError):
-        registry.taken_back(home, "../mine", digests[1])
+    assert in_use(home, "mine").taken_back == (candidate(store, 3).exported.digest,)
+    assert [event["number"] for event in history(home, "mine", 6)] == [7, 8]
 
 
 def pruned(home: Path, store: Path) -> str:
