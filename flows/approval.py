@@ -33,6 +33,7 @@ QUESTION = re.compile(r"promotion-[0-9a-f]{16}-(\d+)s")
 CANDIDATE = "candidate"  # key in Prefect of what a run asks about
 NOBODY = "nobody answered"
 NO_SLOT = "Deployment concurrency limit reached"  # Prefect's message of a run that found its deployment's slot taken
+BY = "cpt.started-by"  # label of a run that took the place of a lost one: who started that
 SLOT_DAYS = 7.0  # how long ago a run with an answer may have been turned away
 
 
@@ -136,6 +137,14 @@ def let_in_again(client: SyncPrefectClient) -> list[str]:
             client.set_flow_run_state(run.id, Scheduled(name="Resuming", scheduled_time=datetime.now(UTC)), force=True)
             let_in.append(run.name)
     return let_in
+
+
+def starter_of(run: FlowRun) -> str:
+    """Who started a run, "schedule" or "person"; of one that took the place of a lost one, who started that."""
+    if noted := run.labels.get(BY):
+        return str(noted)
+    by = run.created_by.type if run.created_by else ""
+    return "schedule" if run.auto_scheduled or by in ("SCHEDULE", "AUTOMATION") else "person"
 
 
 def _asked(run: FlowRun) -> set[str]:

@@ -14,9 +14,9 @@ from flows.names import run_name
 from flows.params import EvaluateParams
 from flows.pools import artifact_of, measured_on_pool
 from flows.roots import admit
-from flows.runs import champions_checkpoint, name_in_registry
+from flows.runs import champions_checkpoint, name_in_registry, working_store
 from flows.train import find_run
-from flows.workspace import TrainedRun, Workspace, open_store
+from flows.workspace import TrainedRun, Workspace
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
@@ -209,7 +209,7 @@ def runs_of(params: EvaluateParams) -> tuple[TrainedRun, list[str]]:
 def workspace_without_run(params: EvaluateParams) -> Workspace:
     """Workspace of models that no run of ours made."""
     config = params.resolve() if params.preset else apply(RunConfig(name="models"), *params.layers())
-    return Workspace(writable_home(), open_store(params.machine.artifacts), config)
+    return Workspace(writable_home(), working_store(params.machine.artifacts), config)
 
 
 def at_dimensions(models: Sequence[Model], config: RunConfig) -> list[Model]:

@@ -13,8 +13,8 @@ from flows.hooks import HOOKS
 from flows.names import run_name
 from flows.params import PUBLISHED, FinetuneParams
 from flows.roots import admit
-from flows.runs import check_guide_model
-from flows.workspace import open_store, origin_of_tuning, published_checkpoint
+from flows.runs import check_guide_model, working_store
+from flows.workspace import origin_of_tuning, published_checkpoint
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
@@ -51,7 +51,7 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     """
     admit(params)
     config = params.resolve()
-    store = open_store(params.machine.artifacts)
+    store = working_store(params.machine.artifacts)
     name = published_checkpoint(store) if params.checkpoint == PUBLISHED else params.checkpoint
     before = open_checkpoint(store, name)
     checkpoint = before

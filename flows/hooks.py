@@ -37,6 +37,7 @@ STATES = {StateType.COMPLETED: "completed", StateType.CANCELLED: "cancelled", St
 HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", event_log.EVENTS.name)
 # of a server that is gone or answers nonsense, of a record that another process wrote; what else comes, Prefect logs
 TROUBLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, httpx.HTTPError, PrefectException)
+NO = ("false", "no", "off", "0", "n", "f")  # what a parameter takes for it
 PREFIX = "Flow run encountered an exception: "  # of Prefect's
 
 
@@ -64,9 +65,10 @@ def ended(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Record the end of a run, and tell of it."""
     if not is_told(flow_run):
         return
+    home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
     with _logged(flow_run):
-        home, subject = artifact_home(), subject_of(flow.name, flow_run.parameters, flow)
         tell_registry(home, subject.notify, {"flow": flow.name, "run": flow_run.name, "run_id": str(flow_run.id)})
+    with _logged(flow_run):
         found = Ended.of(flow_run, state)
         record_end(home, subject, found)
         event_log.tell("run", found.reason, state=found.state)
@@ -128,7 +130,8 @@ def note_suspended(home: Path, subject: Subject, run_id: UUID) -> None:
 def is_told(flow_run: FlowRun) -> bool:
     """True if no other flow called it, which tells of it; and if it is more than a look at what it would do."""
     params = flow_run.parameters.get("params")
-    is_dry = isinstance(params, dict) and bool(params.get("dry_run"))
+    given = params.get("dry_run") if isinstance(params, dict) else None
+    is_dry = bool(given) and str(given).lower() not in NO  # a program may have sent text
     return (flow_run.parent_task_run_id is None or flow_run.deployment_id is not None) and not is_dry
 
 
@@ -143,16 +146,20 @@ def was_interrupted() -> bool:
 
 def record_end(home: Path, subject: Subject, end: Ended) -> Message | None:
     """Record the end of a run once, whoever finds it first, and tell of what is told; the message, if one was due."""
-    with outcome_of(home, subject.flow, subject.name) as held:
-        before: Outcome = held[0]
-        if before.has_ended(end.run_id):
-            return None
-        if before.run_id == end.run_id and before.run:  # a worker knows the name that it had before it began
-            end = replace(end, run=before.run)
-        message = _message(subject, before, end)
-        told = {"run": end.run, "run_id": end.run_id, "at": message.at, "stage": end.stage} if message else {}
-        failure = {**told, "reason": message.reason, "next": message.next} if message and end.state == "failed" else None
-        held[0] = before.ended(end.run, end.run_id, end.state, failure)
+    message = _message(subject, Outcome(subject.flow, subject.name), end)
+    try:
+        with outcome_of(home, subject.flow, subject.name) as held:
+            before: Outcome = held[0]
+            if before.has_ended(end.run_id):
+                return None
+            if before.run_id == end.run_id and before.run:  # a worker knows the name that it had before it began
+                end = replace(end, run=before.run)
+            message = _message(subject, before, end)
+            told = {"run": end.run, "run_id": end.run_id, "at": message.at, "stage": end.stage} if message else {}
+            failure = {**told, "reason": message.reason, "next": message.next} if message and end.state == "failed" else None
+            held[0] = before.ended(end.run, end.run_id, end.state, failure)
+    except OSError as error:  # of a full disk, which somebody has to be told of all the more
+        logging.getLogger(__name__).warning("the run's outcome was not recorded: %s", error)
     if message is not None:
         notify(home, subject.notify, message)
     return message

@@ -15,12 +15,14 @@ from flows.runs import asked_digest, find_content, name_in_registry
 from flows.workspace import Workspace, recorded_params
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Lineage, lineage_of
+from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.search.registry import Home, latest, pair_of
 from pipeline_lib.sources.changes import Changes, Files, changes_between, files_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of, sha256_file
 from pipeline_lib.store.store import Store
 from tasks.dataset import listing_task
+from tasks.ui import say
 
 EVENT = "night"
 
@@ -45,6 +47,12 @@ class State:
     trained_on: str = ""
     asked: str = ""
     contamination: str = ""
+
+    @property
+    def artifacts(self) -> list[tuple[str, str]]:
+        """Stage and key of what the next night begins with."""
+        keys = {"source": (self.source, self.trained_source), "curate": (self.curate, self.trained_on)}
+        return [(stage, key) for stage, of in {**keys, "known_splits": (self.known,)}.items() for key in of if key]
 
 
 @dataclass(frozen=True)
@@ -138,13 +146,18 @@ def look(work: Workspace, params: RunParams) -> Look:
     """List the dump, file by file and by content, and compare it with what the last night saw. Writes nothing.
 
     Raises:
-        UserError: a source is missing or cannot be read.
+        UserError: a source is missing or cannot be read; or the sizes are of a test, and the name has a champion.
         TransientError: a server did not answer.
     """
     config, store = work.config, work.store
     home: Home = store.remote or work.home
     name, _ = name_in_registry(config, params.settings(), home)
+    pair = pair_of(home, name)
+    if pair and not pair.is_trial and config.tests_plumbing and config.nightly.policy != "whole":
+        raise UserError(f"{name} has a champion, and its nights cannot go on with sizes that only test that everything runs")
     champion = reigning(store, home, name)
+    if pair and champion is None:
+        say(f"{WARNING}the run of {name}'s champion is not in {store.place}: its index cannot take in what is new")
     last = _last(work, (home, name), champion)
     listing, now = listing_task(store, config)
     curated = store.find("curate", last.curate) if last.curate else None
@@ -201,6 +214,12 @@ def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -
     asked, key = asked_digest(recorded.resolve()) if recorded else "", curated.manifest.key
     source = listing.manifest.key if listing else ""
     return State(source, key, "", source, key, asked, _content_of(work.config.contamination.folder))
+
+
+def state_of_name(home: Home, name: str) -> State:
+    """What the last night of a name left; empty: there was none."""
+    event = latest(home, name, EVENT)
+    return state_in(event) if event else State()
 
 
 def state_in(event: Mapping[str, Any]) -> State:

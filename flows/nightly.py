@@ -20,7 +20,7 @@ from flows.workspace import Workspace, in_subflow
 from pipeline_lib.curation.known_splits import new_share
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.registry import Home, latest, pair_of, record
+from pipeline_lib.search.registry import ChampionChanged, Home, latest, pair_of, record
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.dataset import known_splits_task
@@ -91,7 +91,7 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     trained_on = work.store.find("curate", found.last.trained_on) if found.last.trained_on else None
     share = new_share(pairs.curate, trained_on)
     trains, why = found.verdict(share)
-    _index(work, found, pairs)
+    _index(work, found.name, pairs.curate)
     told = {**found.told(), "new_share": round(share, 6)}
     if not trains:
         return _noted(work, state, Night("indexed", why, told, tuple(found.changes.lines())))
@@ -121,7 +121,7 @@ class Seen:
 def decided(work: Workspace, seen: Seen, published: Published, report: Callable[[Published], dict[str, Any]]) -> Night:
     """The end of a night that trained: its candidate is promoted or held back, and the history says what the night saw.
 
-    Where other nights came while a person was asked, the dump is as the last of them saw it.
+    Where other nights came while a person was asked, the dump is as the last of them saw it, and so is the champion's index.
     """
     home, name = _home(work), str(seen.told["name"])
     published = published.promoted(asdict(seen))
@@ -129,6 +129,8 @@ def decided(work: Workspace, seen: Seen, published: Published, report: Callable[
     newest = latest(home, name, EVENT)
     own = State(**seen.state)
     state = state_in(newest) if newest and newest["number"] > seen.after else own
+    if state.curate != own.curate and (curated := work.store.find("curate", state.curate)):
+        _index(work, name, curated)  # which the candidate's index does not hold
     state = replace(state, trained_source=own.source, trained_on=own.curate)
     pair, sentence = pair_of(home, name), f"{seen.why}; {published.promotion['sentence']}"
     is_champion = pair is not None and pair.model_digest == published.stages["export"].digest
@@ -160,16 +162,23 @@ def _start(store: Store, found: Look, pairs: Pairs) -> Checkpoint | None:
     return open_checkpoint(store, champion.checkpoint)
 
 
-def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
-    """Let the champion's index hold the night's pairs: texts that are new are embedded, and those that went are no row."""
-    store, champion = work.store, reigning(work.store, found.home, found.name)
-    if champion is None:
-        return
-    checkpoint = as_exported(open_checkpoint(store, champion.checkpoint), champion.exported)
-    inputs = {"exported": champion.exported, "curated": pairs.curate}
-    index = in_subflow("index", found.name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
-    if index.digest != champion.index_digest:
-        reindex_task(found.home, found.name, index)
+def _index(work: Workspace, name: str, curated: Artifact) -> None:
+    """Let the champion's index hold a dataset's pairs: texts that are new are embedded, and those that went are no row.
+
+    Of a champion that changes meanwhile, the new one's.
+    """
+    store, home = work.store, _home(work)
+    while (champion := reigning(store, home, name)) is not None:
+        inputs = {"exported": champion.exported, "curated": curated}
+        checkpoint = as_exported(open_checkpoint(store, champion.checkpoint), champion.exported)
+        index = in_subflow("index", name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
+        if index.digest == champion.index_digest:
+            return
+        try:
+            reindex_task(home, name, index)
+            return
+        except ChampionChanged as error:
+            say(f"  {error}")
 
 
 def _noted(work: Workspace, state: State, done: Night) -> Night:

@@ -34,7 +34,7 @@ from flows.params import (
 )
 from flows.settings import name_of as source_name
 from pipeline_lib.config.notify import Event, NotifyConfig, NotifySettings
-from pipeline_lib.config.overrides import apply, read_config
+from pipeline_lib.config.overrides import apply, parse_set, read_config, read_yaml
 from pipeline_lib.config.presets import preset
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.runtime import event_log
@@ -133,19 +133,19 @@ def subject_of(flow: str, parameters: Mapping[str, Any], of: Flow[..., Any] | No
         of: the flow, where it is at hand.
     """
     given = parameters.get("params", {})
-    fields = given.model_dump(exclude_none=True) if isinstance(given, Params) else dict(given)
+    fields = dict(given) if isinstance(given, Mapping) else {}
+    fields = given.model_dump(exclude_none=True) if isinstance(given, Params) else fields
     params = given if isinstance(given, Params) else None
     with contextlib.suppress(Exception):  # parameters that the flow refuses are why it failed
         model = MODELS[flow] if of is None else typing.get_type_hints(of.fn)["params"]
         params = params or (model.model_validate(fields) if issubclass(model, Params) else None)
-    name, notified = str(fields.get("name") or fields.get("preset") or flow), NotifyConfig()
-    command = UNKNOWN
+    name, command = str(fields.get("name") or fields.get("preset") or flow), UNKNOWN
     if params is not None:
         with contextlib.suppress(UserError, OSError):
-            name, notified = name_of(params), notify_of(params)
+            name = name_of(params)
         with contextlib.suppress(UserError, OSError):
             command = command_of(params)
-    return Subject(flow, name, command, notified)
+    return Subject(flow, name, command, notify_of(fields))
 
 
 def name_of(params: Params) -> str:
@@ -158,13 +158,29 @@ def name_of(params: Params) -> str:
     return str(getattr(params, "checkpoint", None) or (preset(named).name if named else asked_of(params)))
 
 
-def notify_of(params: Params) -> NotifyConfig:
-    """The section of a run's own configuration: of its preset, its file and its settings."""
-    if not isinstance(params, SourceParams):
-        return NotifyConfig()
-    own = {name: value for name, value in params.settings().items() if name.startswith("notify.")}
-    base = preset(params.preset).notify if params.preset else NotifyConfig()
-    return apply(NotifySettings(notify=base), own).notify
+def notify_of(fields: Mapping[str, Any]) -> NotifyConfig:
+    """The section of a run's own configuration: of its preset, its file and its settings, as far as they can be read.
+
+    Whatever else is wrong with them, and is why the run failed, must not keep that from being told.
+    """
+    words = fields.get("set")
+    own = [word for word in words if isinstance(word, str) and _is_of_section(word)] if isinstance(words, list | tuple) else []
+    found = NotifyConfig()
+    with contextlib.suppress(UserError, OSError):
+        found = preset(str(fields["preset"])).notify if fields.get("preset") else found
+    for read in (lambda: _section_of(fields.get("config")), lambda: parse_set(own, NotifySettings)):
+        with contextlib.suppress(UserError, OSError):
+            found = apply(NotifySettings(notify=found), read()).notify
+    return found
+
+
+def _section_of(file: Any) -> dict[str, Any]:
+    content = read_yaml(file) if isinstance(file, str) else None
+    return {name: value for name, value in content.items() if _is_of_section(str(name))} if isinstance(content, dict) else {}
+
+
+def _is_of_section(word: str) -> bool:
+    return word.partition("=")[0].strip().partition(".")[0] == "notify"
 
 
 def command_of(params: Params) -> str:
@@ -230,14 +246,14 @@ def _news(home: Path, besides: Collection[str] = (), only_mark: bool = False) ->
         for name in registry.names(home):
             try:
                 pair = registry.pair_of(home, name)
+                last = pair.read_to if pair else len(registry.history(home, name))
+                if only_mark:
+                    now.setdefault(name, last)
+                elif name not in besides and last > told.get(name, 0):
+                    found[name] = registry.history(home, name, told.get(name, 0))
+                    now[name] = last
             except (UserError, CorruptArtifact, TransientError, OSError):  # whoever searches for the name is told why
                 continue
-            last = pair.read_to if pair else len(registry.history(home, name))
-            if only_mark:
-                now.setdefault(name, last)
-            elif name not in besides and last > told.get(name, 0):
-                found[name] = registry.history(home, name)[told.get(name, 0) :]
-                now[name] = last
         if now != told:
             replace_file(path, json.dumps(now, sort_keys=True).encode())
     return found

@@ -27,8 +27,17 @@ def place(title: str, description: str, kind: str = PLACE, default: Any = None, 
     return Field(default, title=title, description=description, json_schema_extra={"place": kind, **options})
 
 
-# a text without the login or token of a URL: Prefect refuses another before there is a run, and so before its database has it
-PUBLIC = r"^(?!.*://[^/?#\s]*:[^/?#\s]*@)(?!.*[?&](?:token|access_token|sig|signature|secret|password|api_key|key)=)"
+# a text without what `errors.redacted` takes out of a URL: Prefect refuses another before there is a run, and so before its
+# database has it; in the words that both Python and a browser take as a pattern
+_SECRETS = (
+    r"[\w.-]*(?:[Tt]oken|[Ss]ecret|[Pp]assw(?:or)?d|[Pp]wd|[Ss]ignature|[Cc]redential|[Aa]pi[_-]*[Kk]ey|[Aa]ccess[_-]*[Kk]ey|[Aa]uth)"
+    r"[\w.-]*|pass|key|sig|jwt|sas"
+)
+PUBLIC = (
+    r"^(?!.*\b(?!(?:abfss?|wasbs?)://)[A-Za-z][\w+.-]*://(?!git@)[^\s/?#'\"<>]+@)"
+    rf"(?!.*[?&;](?:{_SECRETS})=)"
+    r"(?!.*https?://(?:[^\s/'\"<>]*hook[^\s/'\"<>]*/|[^\s'\"<>]*/(?:web)?hooks?/)[^\s'\"<>])"
+)
 
 
 PromoteWhen = Literal["always", "gate", "ask", "never"]

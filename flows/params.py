@@ -26,7 +26,7 @@ from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.finetuning import TrainingSetConfig, TuningConfig, check_tuning_guide
 from pipeline_lib.config.overrides import apply, overrides_of, parse_set
 from pipeline_lib.config.presets import RANDOM, preset, preset_names, start_of
-from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.run import NAME_PATTERN, RunConfig
 from pipeline_lib.config.training import check_divides
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import check_processes
@@ -137,7 +137,7 @@ class NamedParams(SourceParams):
         title="Name",
         description="Name that searches and evaluations know the model by, and of the report's folder; unset: that of the"
         " source, or of the preset.",
-        pattern=r"^[a-z0-9][a-z0-9_.-]*$",
+        pattern=NAME_PATTERN,
     )
 
 

@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.runs import with_settings
+from flows.runs import with_settings, working_store
 from flows.workspace import Dataset, DatasetRef, TrainedRun, Workspace
 from pipeline_lib.config.run import PoolsConfig, RunConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, TransientError, UserError
@@ -115,7 +115,7 @@ class Handover(BaseModel):
 
     def open(self) -> tuple[Workspace, Dataset]:
         """The workspace and dataset on the machine that is handed the stages."""
-        store = Store.at(self.store)
+        store = working_store(self.store)
         config = RunConfig.model_validate({name: value for name, value in self.config.items() if name not in OF_THE_FLOW})
         start = checkpoint_of(store, self.start) if self.start else None
         if start is not None and config.model.init == start.name:

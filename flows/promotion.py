@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.approval import NOBODY, AskedAlready, Question, ask
+from flows.approval import NOBODY, AskedAlready, Question, ask, starter_of
 from flows.evaluate import HeldOutEvaluations, measured_on_validation
 from flows.hooks import HOOKS
 from flows.names import run_name
@@ -103,12 +103,11 @@ class _Promotion(Generic[P]):
         self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
         self.place: registry.Home = self.store.remote or run.work.home
-        self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
+        self.name, self.renamed = self._name()
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
         self.told: Row = {"by": self.by, "candidate": f"{run.key}/{label}"}
-        if self.store.remote:
-            registry.stand_in(run.work.home, self.name, self.store.remote)
+        self._stand_in()
 
     @property
     def candidate(self) -> Candidate:
@@ -128,6 +127,7 @@ class _Promotion(Generic[P]):
     def decide(self) -> Row:
         """One event of the registry, or none where the pair is in use already."""
         self.told.pop("comparison", None)  # with a champion that is none any more
+        self.name, self.renamed = self._name()  # another source may have taken the first one meanwhile
         if self.when == "never":
             return self._kept_back(["--no-promote (promote: never) was asked for"], "kept back")
         if self.config.tests_plumbing:
@@ -143,12 +143,18 @@ class _Promotion(Generic[P]):
             return self._promote("the first of its name", found)
         if self.when == "always":
             return self._promote(f"started by a {self.by}" if self.by == "person" else "promote: always", found)
+        if self.when == "gate" and self.candidate.exported.digest in found.taken_back:
+            return self._kept_back(["it was rolled back, and no gate brings back what a person took out of use"])
         checks = self._compared(found)
         reasons = [check.reason for check in checks if check.reason]
         self.told["comparison"] = self._comparison(found, checks)
         if self.when == "ask":
             return self._asked(found, checks, reasons)
         return self._kept_back(reasons) if reasons else self._promote("better than the champion", found)
+
+    def _name(self) -> tuple[str, str]:
+        params = self.run.params
+        return name_in_registry(self.config, params.settings() if params else None, self.place)
 
     def _asked(self, found: Champion, checks: Sequence[Check], reasons: Sequence[str]) -> Row:
         """The answer of a person, for whom the run pauses with the comparison on show."""
@@ -177,7 +183,8 @@ class _Promotion(Generic[P]):
     def _promote(self, why: str, found: Champion | None) -> Row:
         self._measure("test")
         against = found.event if found else 0
-        now = promote_task(self.place, self.name, self.candidate, why, self.told, against if self.when != "always" else None)
+        now = promote_task(self.place, self.name, self.candidate, why, self.told, against)
+        self._stand_in()
         self._choose()
         if found and (now.event, now.index_digest) == (found.event, found.index_digest):
             return self._row("in use", why)
@@ -196,6 +203,10 @@ class _Promotion(Generic[P]):
             self.published = self.published.figured(split)
         if self.published.test is not None:
             self.told["tested_on"] = self.run.lineage.curated.manifest.key
+
+    def _stand_in(self) -> None:
+        if self.store.remote:
+            registry.stand_in(self.run.work.home, self.name, self.store.remote)
 
     def _choose(self) -> None:
         """Searches without a name use the last that a person published; schedules and gates never change that."""
@@ -239,9 +250,7 @@ def started_by() -> str:
     from prefect.runtime import flow_run
 
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(flow_run.root_flow_run_id)
-    by = run.created_by.type if run.created_by else ""
-    return "schedule" if run.auto_scheduled or by in ("SCHEDULE", "AUTOMATION") else "person"
+        return starter_of(client.read_flow_run(flow_run.root_flow_run_id))
 
 
 class RollbackParams(Group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from pipeline_lib.model.starts import check_positions
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.files import digest_of
+from pipeline_lib.store.files import digest_of, sign_in
 from pipeline_lib.store.store import LEAST_DIGITS, Store
 from pipeline_lib.train.start import checkpoint_of
 
@@ -35,6 +36,14 @@ KEY = re.compile(rf"[0-9a-f]{{{LEAST_DIGITS},64}}")
 def open_store(artifacts: str | None = None) -> Store:
     """The store at a URL or path; below the artifact root where none is given."""
     return Store.at(artifacts or str(artifact_home() / "store"))
+
+
+def working_store(artifacts: str | None = None) -> Store:
+    """The same for a run, which signs in before it finds anything there that `cpt prune` could remove."""
+    store = open_store(artifacts)
+    with contextlib.suppress(OSError):  # of a store that can only be read
+        sign_in(store.root)
+    return store
 
 
 def published_checkpoint(store: Store) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -36,6 +37,7 @@ PLACE_SETTINGS = {
     "queries.file": PLACE,
 }
 TOLD = {*PLACE_SETTINGS, "name"}
+NAME_CHARACTERS = 100  # of a source's name: what is put behind it to tell two apart has to fit as well
 # options of commands to the settings that they give
 DATASET_SHORTCUTS = {
     "dump": "source.dump",
@@ -167,9 +169,12 @@ def absolute_place(path: str, kind: str) -> str:
 
 
 def name_of(place: str) -> str:
-    """What a source's last part gives as a name."""
+    """What a source's last part gives as a name: its letters without accents; of another script their code in ASCII."""
     last = place.rstrip("/").rsplit("/", 1)[-1].lower()
-    return "".join(c if c.isalnum() or c in "_.-" else "-" for c in last).lstrip("_.-")
+    plain = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
+    if not any(map(str.isalnum, plain)):
+        plain = last.encode("punycode", "replace").decode()
+    return "".join(c if c.isalnum() or c in "_.-" else "-" for c in plain).lstrip("_.-")[:NAME_CHARACTERS]
 
 
 def data_sentence(config: RunConfig) -> str:

@@ -16,7 +16,7 @@ from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pools import trained_on_pool
 from flows.pretrain import pretrain_on, text_of
 from flows.roots import admit
-from flows.runs import ON_GROWTH, with_settings
+from flows.runs import ON_GROWTH, with_settings, working_store
 from flows.workspace import (
     Dataset,
     DatasetRef,
@@ -26,7 +26,6 @@ from flows.workspace import (
     in_subflow,
     named_checkpoint,
     named_run,
-    open_store,
     open_workspace,
     origin_of,
     recorded_params,
@@ -141,7 +140,7 @@ def find_run(params: CheckpointParams, checkpoint: str | None) -> tuple[TrainedR
         UserError: there is no such run or checkpoint (the message lists those that there are), or what belongs to it is gone
             or does not fit.
     """
-    store = open_store(params.machine.artifacts)
+    store = working_store(params.machine.artifacts)
     key, label = named_checkpoint(store, checkpoint) if checkpoint else ("", "")
     if key:
         run = named_run(params, key)

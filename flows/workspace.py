@@ -18,9 +18,9 @@ from flows.runs import (
     check_start,
     find_checkpoint,
     find_given_start,
-    open_store,
     published_checkpoint,
     with_settings,
+    working_store,
 )
 from flows.settings import Values, data_sentence, find_setting, flat, without_section, words_of
 from pipeline_lib.config.overrides import parse_set
@@ -158,7 +158,7 @@ def open_workspace(params: SourceParams) -> Workspace:
     Raises:
         UserError: the artifact root cannot be written to, this machine is too small, or there is no such start or guide.
     """
-    home, store = writable_home(), open_store(params.machine.artifacts)
+    home, store = writable_home(), working_store(params.machine.artifacts)
     lengthened, given = params.lengthened, params.start
     start = find_given_start(store, given, lengthened)
     folder = find_start(given, params.machine.download) if start is None else str(weights_folder(start))
@@ -208,7 +208,7 @@ def named_run(params: CheckpointParams, key: str) -> TrainedRun:
     Raises:
         UserError: there is no such run (the message lists those that there are), or what belongs to it is gone or does not fit.
     """
-    home, store = writable_home(), open_store(params.machine.artifacts)
+    home, store = writable_home(), working_store(params.machine.artifacts)
     lineage = lineage_of(store, store.open("train", key))
     recorded = recorded_params(lineage)
     own, note = _own_params(params, recorded, lineage.trained.manifest.key)

@@ -76,7 +76,8 @@ def update_params(name: str = "", artifacts: str = "") -> RunParams:
     """
     from flows.night_look import reigning
     from flows.params import RunParams
-    from flows.workspace import open_store, recorded_params
+    from flows.runs import open_store
+    from flows.workspace import recorded_params
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search.registry import default_name
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_contracts.losses import by_count
-from flows.workspace import open_store
+from flows.runs import open_store
 from pipeline_lib.errors import redacted
 from pipeline_lib.pairs.filters import FilterReport, SampledDrops
 from pipeline_lib.pairs.inspect import Reason, Row, Sample, sample_source

@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flows.params import PromoteWhen, RunParams
 from flows.settings import absolute_place, flat, words_of
 from pipeline_lib.config.overrides import read_yaml
-from pipeline_lib.config.run import RunConfig
+from pipeline_lib.config.run import NAME_PATTERN, RunConfig
 from pipeline_lib.errors import UserError
 
-MIN_INTERVAL_SECONDS = 1.0
+MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 1.0, 366 * 86_400.0
+CRON_FIELDS = 5  # a sixth would be seconds, which come last: who means them to come first gets a run each second
+OWN_SETTINGS = {"name": "name", "source.folder": "source", "source.dump": "source"}  # which have keys of their own
 PLACES = ("source", "config")  # relative ones count from the file
 
 
@@ -25,18 +27,26 @@ class Schedule(BaseModel):
 
     cron: str | None = Field(None, description="Cron line of five fields, as `0 2 * * *`, or @daily and the like.")
     interval: float | None = Field(
-        None, description="Time from one night's start to the next one's (seconds).", ge=MIN_INTERVAL_SECONDS
+        None,
+        description="Time from one night's start to the next one's (seconds).",
+        ge=MIN_INTERVAL_SECONDS,
+        le=MAX_INTERVAL_SECONDS,
     )
-    timezone: str = Field("UTC", description="Time zone of the cron line, as Europe/Berlin.")
+    timezone: str = Field("UTC", description="Time zone of the cron line, as Europe/Berlin.", min_length=1)
     active: bool = Field(True, description="Switched on; else it is deployed paused.")
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if (self.cron is None) == (self.interval is None):
             raise ValueError("give `cron` or `interval`")
+        from prefect._vendor.croniter import croniter
         from prefect.client.schemas.schedules import construct_schedule
 
         construct_schedule(**self.words())  # which raises ValueError where it is none
+        if self.cron is not None:
+            if not self.cron.startswith("@") and (n := len(self.cron.split())) != CRON_FIELDS:
+                raise ValueError(f"cron: expected five fields (minute, hour, day, month, weekday), got {n} in {self.cron!r}")
+            croniter(self.cron).get_next()  # ValueError: no such day ever comes
         return self
 
     def words(self) -> dict[str, Any]:
@@ -50,13 +60,12 @@ class Nightly(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(
-        description="Name of the deployment, the report and the published model.", pattern=r"^[a-z0-9][a-z0-9_.-]*$"
-    )
-    preset: str = Field(description="Preset that each night begins with.")
+    name: str = Field(description="Name of the deployment, the report and the published model.", pattern=NAME_PATTERN)
+    preset: str = Field(description="Preset that each night begins with.", min_length=1)
     source: str | None = Field(
         None,
         description="Folder of code and prose, or dump spec (.yaml); unset: the machine's own Python. Relative: to the file.",
+        min_length=1,
     )
     schedule: Schedule | None = Field(None, description="When; unset: by hand alone.")
     policy: Literal["continue", "restart", "whole", "index"] = Field(
@@ -89,7 +98,11 @@ class Nightly(BaseModel):
         from flows.cli.terminal import check_params, read_params
 
         given = {**self.settings, **({"notify": self.notify} if self.notify else {})}
-        words = words_of(RunConfig, flat(RunConfig, given))
+        values = flat(RunConfig, given)
+        for setting, key in OWN_SETTINGS.items():
+            if setting in values:
+                raise UserError(f"settings: {setting} has a key of its own; give `{key}`")
+        words = words_of(RunConfig, values)
         own = [f"nightly.policy={self.policy}"]
         own += [] if self.min_new_share is None else [f"nightly.min_new_share={self.min_new_share}"]
         places = {name: _absolute(folder, value) for name in PLACES if (value := getattr(self, name))}

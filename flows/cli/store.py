@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline_lib.store.store import Store
 
 EVERY_SECONDS = 5.0  # between two lines of progress
 
@@ -117,28 +121,51 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it nothing is removed.")] = False,
 ) -> None:
     """List what killed workers left in the artifact store and, with --keep-runs, old runs; --yes removes it."""
-    from flows.workspace import open_store
+    from flows.runs import open_store
+    from pipeline_lib.store.files import alone_in
     from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
 
     store = open_store(artifacts)
-    found = find_leftovers(store, idle_hours)
-    if keep_runs > 0:
-        found += find_unneeded(store, keep_runs, _published(), idle_hours)
-    for leftover in found:
-        typer.echo(f"{leftover.bytes:>15,}  {leftover.path.relative_to(store.root)}  ({leftover.why})")
-    total = sum(leftover.bytes for leftover in found)
-    if yes:
-        typer.echo(f"{remove(store, found):,} bytes removed from {store.root}, {len(found)} files and folders")
-    else:
-        typer.echo(f"{total:,} bytes in {len(found)} files and folders of {store.root}; --yes removes them")
+    with contextlib.ExitStack() as stack:
+        found = find_leftovers(store, idle_hours)
+        if keep_runs > 0:
+            if store.bucket is None and not stack.enter_context(alone_in(store.root)):
+                raise UserError(f"{store.root}: a process is at work in this store; old runs can be removed when it is done")
+            found += find_unneeded(store, keep_runs, _needed(store), idle_hours)
+        for leftover in found:
+            typer.echo(f"{leftover.bytes:>15,}  {leftover.path.relative_to(store.root)}  ({leftover.why})")
+        total = sum(leftover.bytes for leftover in found)
+        if yes:
+            typer.echo(f"{remove(store, found):,} bytes removed from {store.root}, {len(found)} files and folders")
+        else:
+            typer.echo(f"{total:,} bytes in {len(found)} files and folders of {store.root}; --yes removes them")
 
 
-def _published() -> list[str]:
-    """The digests of the indexes and exports that searches read, by any name, and of those that a rollback brings back."""
+def _needed(store: Store) -> list[str]:
+    """The digests of what searches read, by any name, of what a rollback brings back, and of what the next nights begin with.
+
+    Raises:
+        UserError: a run waits for an answer about its candidate, or another home that uses this store cannot be asked.
+    """
+    from flows.night_look import state_of_name
     from pipeline_lib.runtime.machine import artifact_home
-    from pipeline_lib.search.registry import kept_pairs
+    from pipeline_lib.runtime.outcomes import read_outcomes
+    from pipeline_lib.search.registry import kept_pairs, names
+    from pipeline_lib.store.prune import homes_of
 
-    return [digest for pair in kept_pairs(artifact_home()) for digest in (pair.index_digest, pair.model_digest)]
+    needed = []
+    for home in homes_of(store.root, artifact_home()):
+        for waiting in read_outcomes(home):
+            if waiting.state == "suspended":
+                raise UserError(
+                    f"{waiting.run} waits for a person's answer about its candidate: answer it first; where it is gone, remove"
+                    f" the record of {waiting.flow} and {waiting.name} in {home}/outcomes"
+                )
+        needed += [digest for pair in kept_pairs(home) for digest in (pair.index_digest, pair.model_digest)]
+        for name in names(home):
+            begins = state_of_name(home, name).artifacts
+            needed += [made.digest for stage, key in begins if (made := store.find(stage, key))]
+    return needed
 
 
 class Told:

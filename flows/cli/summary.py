@@ -88,7 +88,7 @@ def evaluations_table(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
 
 def print_evaluations(found: EvaluatedRef, artifacts: str = "") -> None:
     """Print the figures of these evaluations, baselines last."""
-    from flows.workspace import open_store
+    from flows.runs import open_store
     from pipeline_lib.evaluation.metrics import read_evaluations
 
     store = open_store(artifacts)

@@ -23,9 +23,9 @@ from flows.params import (
     is_checkpoint,
     split_checkpoint,
 )
-from flows.runs import check_guide_model, find_given_start
+from flows.runs import check_guide_model, find_given_start, open_store
 from flows.settings import absolute_place
-from flows.workspace import check_planned, named_checkpoint, open_store
+from flows.workspace import check_planned, named_checkpoint
 from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError

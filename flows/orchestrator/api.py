@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.orchestrator.server import is_alive, is_healthy
+from flows.orchestrator.server import is_healthy
+from pipeline_lib.runtime.processes import is_stamped
 
 BUSY = 503  # Prefect's answer while its database is locked; nothing was changed
 ASK_AGAIN_SECONDS = 0.2
@@ -134,7 +135,7 @@ def find_api(home: Path) -> Api | None:
     for entry in sorted(entries, key=lambda one: one.get("role") != "up"):
         if (
             entry.get("role") in ("up", "run")
-            and is_alive(entry["pid"], entry["created"])
+            and is_stamped(entry["pid"], entry["created"])
             and is_healthy(entry["url"], SECONDS)
         ):
             return Api(entry["url"])

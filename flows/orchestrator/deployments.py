@@ -31,26 +31,101 @@ from flows.orchestrator.automations import ABSENT, deploy_automations, keep_chan
 from flows.orchestrator.declared import PROJECT, Declared, declaration, save_nights, saved_nights
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.machine import artifact_home
-from pipeline_lib.store.files import replace_file
+from pipeline_lib.store.files import exclusive, replace_file
 
 WORK_POOL = "local-process"
 EARLIER_NAME = "manual"  # of each deployment that is called after its flow now
 CONFLICT, UNPROCESSABLE = 409, 422
+TEMPLATE = "nightly"  # entry of prefect.yaml whose pool, limits and entrypoint the nights of users' files have
+OWN_KEYS = ("name", "description", "parameters", "schedules")  # which such a night has of its own
 
 
 def deploy_all(client: SyncPrefectClient, home: Path) -> None:
     """Bring prefect.yaml to the server, and keep what a person set there.
 
+    A night of a user's file that is refused, such as one whose preset is gone, is said and passed over: the others go on.
+
     Raises:
-        UserError: a deployment is refused.
+        UserError: a deployment of prefect.yaml is refused.
     """
-    whole = declaration()
-    nights = saved_nights(home)
-    own = {f"retrain/{entry['name']}" for entry in nights}  # a user's file says what these are
-    declared = [one for entry in whole["deployments"] if (one := Declared(entry)).name not in own]
-    declared += [Declared(entry) for entry in nights]
-    record_file = home / "prefect" / "deployed.json"
-    last = json.loads(record_file.read_text()) if record_file.exists() else {}
+    with _alone(home):
+        whole, nights = declaration(), saved_nights(home)
+        template: dict[str, Any] = next((entry for entry in whole["deployments"] if entry["name"] == TEMPLATE), {})
+        of_users = [Declared({**entry, **template, **{key: entry[key] for key in OWN_KEYS}}) for entry in nights]
+        own = {one.name for one in of_users}  # a user's file says what these are
+        declared = [one for entry in whole["deployments"] if (one := Declared(entry)).name not in own]
+        record_file = home / "prefect" / "deployed.json"
+        last = json.loads(record_file.read_text()) if record_file.exists() else {}
+        _bring(client, whole, declared, last)
+        record = {one.name: one.record() for one in declared}
+        for one in of_users:
+            try:
+                _bring(client, whole, [one], last)
+                record[one.name] = one.record()
+            except (UserError, PrefectHTTPStatusError) as error:
+                typer.echo(f"warning: {one.name} is not deployed: {error}; mend its file and deploy it again, or remove it")
+                record |= {one.name: last[one.name]} if one.name in last else {}
+        for one in declared:
+            if earlier := _rename(client, one, last):
+                record[earlier] = last[earlier]
+        for one in declared:
+            if triggers := one.entry.get("triggers"):
+                found, before = client.read_deployment_by_name(one.name), last.get(one.name, {}).get("automations", {})
+                record[one.name]["automations"] = deploy_automations(client, triggers, found.id, before)
+        replace_file(record_file, json.dumps(record, indent=1).encode())
+
+
+def deploy_nights(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Bring nights of a user's file to the server, and keep them for its next start.
+
+    Returns:
+        By name, what stays as a person set it there although the file says otherwise.
+
+    Raises:
+        UserError: a deployment is refused, and is as it was before.
+    """
+    kept: dict[str, list[str]] = {}
+    with _alone(home):
+        whole, record_file = declaration(), home / "prefect" / "deployed.json"
+        record = json.loads(record_file.read_text()) if record_file.exists() else {}
+        for entry in entries:
+            one, before = Declared(entry), saved_nights(home)
+            save_nights(home, [*(saved for saved in before if saved["name"] != entry["name"]), entry])  # the next start does
+            try:  # what a kill keeps from being done here
+                _bring(client, whole, [one], record)
+            except BaseException:
+                save_nights(home, before)
+                raise
+            kept[entry["name"]] = _kept(one, client.read_deployment_by_name(one.name))
+            record[one.name] = one.record()
+            replace_file(record_file, json.dumps(record, indent=1).encode())
+    return kept
+
+
+def remove_nights(client: SyncPrefectClient, home: Path, names: list[str]) -> None:
+    """Remove deployments of a user's file; one that prefect.yaml has too is as it says at the next start.
+
+    Raises:
+        UserError: there is none of that name; nothing is removed then.
+    """
+    with _alone(home):
+        known = [entry["name"] for entry in saved_nights(home)]
+        for name in names:
+            if name not in known:
+                raise UserError(f"{name}: no night that `cpt deploy` deployed; there are: {', '.join(known) or 'none'}")
+        for name in names:
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_deployment(client.read_deployment_by_name(f"retrain/{name}").id)
+            save_nights(home, [entry for entry in saved_nights(home) if entry["name"] != name])
+
+
+def _alone(home: Path) -> contextlib.AbstractContextManager[None]:
+    """The records of what is deployed, which a start of the platform and `cpt deploy` both write."""
+    return exclusive(home / "prefect" / "deployed.lock")
+
+
+def _bring(client: SyncPrefectClient, whole: dict[str, Any], declared: list[Declared], last: dict[str, Any]) -> None:
+    """Update what the server has of these, and create the others."""
     missing: list[dict[str, Any]] = []
     for one in declared:
         try:
@@ -61,60 +136,6 @@ def deploy_all(client: SyncPrefectClient, home: Path) -> None:
         _update(client, one, found, apply_values(whole["pull"], {}), last.get(one.name))
     if missing:
         _create({**whole, "deployments": missing})
-    record = {one.name: one.record() for one in declared}
-    for one in declared:
-        if earlier := _rename(client, one, last):
-            record[earlier] = last[earlier]
-    for one in declared:
-        if triggers := one.entry.get("triggers"):
-            found, before = client.read_deployment_by_name(one.name), last.get(one.name, {}).get("automations", {})
-            record[one.name]["automations"] = deploy_automations(client, triggers, found.id, before)
-    replace_file(record_file, json.dumps(record, indent=1).encode())
-
-
-def deploy_nights(client: SyncPrefectClient, home: Path, entries: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Bring nights of a user's file to the server, and keep them for its next start.
-
-    Returns:
-        By name, what stays as a person set it there although the file says otherwise.
-
-    Raises:
-        UserError: a deployment is refused.
-    """
-    whole = declaration()
-    record_file = home / "prefect" / "deployed.json"
-    record = json.loads(record_file.read_text()) if record_file.exists() else {}
-    names = {entry["name"] for entry in entries}
-    save_nights(home, [*(entry for entry in saved_nights(home) if entry["name"] not in names), *entries])
-    kept: dict[str, list[str]] = {}
-    for entry in entries:
-        one = Declared(entry)
-        try:
-            found = client.read_deployment_by_name(one.name)
-        except ObjectNotFound:
-            _create({**whole, "deployments": [entry]})
-        else:
-            _update(client, one, found, apply_values(whole["pull"], {}), record.get(one.name))
-        kept[entry["name"]] = _kept(one, client.read_deployment_by_name(one.name))
-        record[one.name] = one.record()
-        replace_file(record_file, json.dumps(record, indent=1).encode())
-    return kept
-
-
-def remove_nights(client: SyncPrefectClient, home: Path, names: list[str]) -> None:
-    """Remove deployments of a user's file; one that prefect.yaml has too is as it says at the next start.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    saved = saved_nights(home)
-    known = [entry["name"] for entry in saved]
-    for name in names:
-        if name not in known:
-            raise UserError(f"{name}: no night that `cpt deploy` deployed; there are: {', '.join(known) or 'none'}")
-        with contextlib.suppress(ObjectNotFound):
-            client.delete_deployment(client.read_deployment_by_name(f"retrain/{name}").id)
-    save_nights(home, [entry for entry in saved if entry["name"] not in names])
 
 
 def _kept(code: Declared, now: DeploymentResponse) -> list[str]:
@@ -223,7 +244,7 @@ def _put(client: SyncPrefectClient, code: Declared, found: DeploymentResponse, f
     try:
         client.update_deployment(found.id, DeploymentUpdate(**fields))
     except PrefectHTTPStatusError as error:
-        raise UserError(f"deployment {code.name} of prefect.yaml is refused: {error.response.text}") from error
+        raise UserError(f"deployment {code.name} is refused: {error.response.text}") from error
 
 
 def _own_now(found: DeploymentResponse) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Runs that a restart of the platform cut off, started again where that is asked for: as they were, once a loss, so many times.
 
 The platform notes a run before it ends or closes it, and decides at its next start: a note outlives a power cut in between, and
-the new run's idempotency key sees to it that one loss is made good once. Import this after the server's environment is set.
+the new run's idempotency key sees to it that one loss is made good once. A label says who started the lost one: a night that is
+started again goes through the gate, as it would have. Import this after the server's environment is set.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
+from flows.approval import BY, starter_of
 from pipeline_lib.store.files import replace_file
 
 TAG = "restart-lost"  # on a deployment or a run: it is started again, whatever the platform was started with
 TAGGED_TIMES = 3
 COUNT, ORIGIN = "cpt.restarts", "cpt.restart-of"  # labels of a run that was started again
+ONCE = ":rollback"  # a flow that, where it was cut off after its deed, would go further back
 CUT = (StateType.CRASHED, StateType.FAILED)
 AT_WORK = (StateType.PENDING, StateType.RUNNING)  # a run that was being cancelled is not missed
 
@@ -55,7 +58,7 @@ class Restarts:
 
     def _start(self, run: FlowRun) -> bool:
         deployment = self._deployment(run)
-        if deployment is None or run.state_type not in CUT:
+        if deployment is None or run.state_type not in CUT or (deployment.entrypoint or "").endswith(ONCE):
             return False
         asked = TAG in {*run.tags, *deployment.tags}
         most, before = self.times or (TAGGED_TIMES if asked else 0), int(str(run.labels.get(COUNT, 0)))
@@ -70,7 +73,7 @@ class Restarts:
             tags=run.tags,
             idempotency_key=f"restart-{run.id}",
             job_variables=run.job_variables,
-            labels={COUNT: before + 1, ORIGIN: str(run.id)},
+            labels={COUNT: before + 1, ORIGIN: str(run.id), BY: starter_of(run)},
         )
         return True
 

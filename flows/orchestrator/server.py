@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
+from pipeline_lib.runtime.processes import is_stamped, stamp_of, start_child, stop_child, stop_processes
 from pipeline_lib.store.files import exclusive, replace_file
 
 HOST = "127.0.0.1"
@@ -114,12 +114,11 @@ class OwnedServer:
 def record_child(home: Path, pid: int, url: str, role: str) -> Path:
     """A file by which the next start finds a child of this process, and stops it if its owner was killed."""
     record = home / "prefect" / "servers" / f"{pid}.json"
-    owner = psutil.Process()
     entry = {
         "pid": pid,
-        "created": psutil.Process(pid).create_time(),
-        "owner": owner.pid,
-        "owner_created": owner.create_time(),
+        "created": stamp_of(pid),
+        "owner": os.getpid(),
+        "owner_created": stamp_of(os.getpid()),
         "url": url,
         "role": role,
     }
@@ -191,24 +190,15 @@ def _reap(home: Path) -> str | None:
     """Stop servers and workers whose owner is gone, forget dead ones; the address of a living `cpt up` server, or None."""
     for record in sorted((home / "prefect" / "servers").glob("*.json")):
         entry = json.loads(record.read_text())
-        if not is_alive(entry["pid"], entry["created"]):
+        if not is_stamped(entry["pid"], entry["created"]):
             record.unlink(missing_ok=True)
-        elif not is_alive(entry["owner"], entry["owner_created"]):
+        elif not is_stamped(entry["owner"], entry["owner_created"]):
             with contextlib.suppress(psutil.NoSuchProcess):
                 stop_processes([psutil.Process(entry["pid"])], STOP_SECONDS)
             record.unlink(missing_ok=True)
         elif entry["role"] == "up" and is_healthy(entry["url"]):
             return str(entry["url"])
     return None
-
-
-def is_alive(pid: int, created: float) -> bool:
-    """True if the process that had this id when it began then still runs."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _forget_stale_lock(home: Path) -> None:

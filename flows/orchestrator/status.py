@@ -105,8 +105,13 @@ def champions(home: Path, problems: list[str]) -> list[Row]:
     """The model and index of each name, with the figures of its run's report."""
     from pipeline_lib.search import registry
 
-    rows = []
-    for name in registry.names(home):
+    rows: list[Row] = []
+    try:
+        names = registry.names(home)
+    except (CorruptArtifact, OSError) as error:
+        problems.append(f"{home}: {error}")
+        return rows
+    for name in names:
         try:
             pair = registry.pair_of(home, name)
         except (UserError, CorruptArtifact, TransientError, OSError) as error:

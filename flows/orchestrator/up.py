@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ import typer
 from flows.orchestrator.declared import PROJECT
 from flows.orchestrator.pages import pages_server
 from flows.orchestrator.server import prefect_environment, record_child, shared_server
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import UserError, redacted
 from pipeline_lib.runtime.processes import start_child, stop_child, stop_processes
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ WORKER_STOP_SECONDS = 30.0
 LOOK_SECONDS = 15.0
 PARALLEL_RUNS = 2
 TOLD = "`cpt status` says why"
+# of a server, a disk, a record that another process wrote, a process that has ended
+TROUBLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, httpx.HTTPError, psutil.Error)
+AGAIN = "started again after they were cut off"
 CLOSED = "closed as Crashed, for nobody works at them any more"
 
 
@@ -64,6 +68,7 @@ class _Platform:
     def __init__(self, home: Path, server: OwnedServer, client: SyncPrefectClient, pages: str) -> None:
         self.home, self.server, self.client, self.pages = home, server, client, pages
         self.log = home / "prefect" / "worker.log"
+        self._trouble = ""  # that was said last
 
     def serve(self, restart_lost: int) -> None:
         """Work until a signal comes."""
@@ -76,22 +81,41 @@ class _Platform:
         untold, upkeep = UntoldEnds(self.home), Upkeep(self.home, [self.log, self.server.log])
         while not stopped.is_set():
             closed = self._close_lost(restarts)
-            _say("started again after they were cut off", restarts.start())
-            skip_missed(self.client)
+            self._look(AGAIN, restarts.start)
+            self._look("", lambda: skip_missed(self.client))
             with self._worker(restarts) as worker:
                 typer.echo(self._welcome())
                 while not stopped.wait(LOOK_SECONDS) and worker.poll() is None:
                     if self.server.process.poll() is not None:
                         raise UserError(f"Prefect's server ended by itself; its logs: {self.home / 'prefect' / 'servers'}")
-                    upkeep.look()
-                    with contextlib.suppress(httpx.HTTPError):  # it is busy: the next look tells
-                        _say(CLOSED, silent := watch.look(self.client))
-                        _say("held back, for nobody answered", expire(self.client))
-                        _say("answered, and free to go on", let_in_again(self.client))
-                        _say(TOLD, untold.look(self.client, at_once=bool(closed or silent)))
-                        closed = []
+                    self._look("", upkeep.look)
+                    self._look(AGAIN, restarts.start)  # of a server that was busy at first
+                    silent = self._look(CLOSED, lambda: watch.look(self.client))
+                    self._look("held back, for nobody answered", lambda: expire(self.client))
+                    self._look("answered, and free to go on", lambda: let_in_again(self.client))
+                    self._look(TOLD, partial(untold.look, self.client, at_once=bool(closed or silent)))
+                    closed = []
                 died = f"the worker ended by itself (exit {worker.poll()}), and is started again; its log: {self.log}"
                 typer.echo("stopping the runs, the worker and the server" if stopped.is_set() else died)
+
+    def _look(self, what: str, look: Callable[[], object]) -> list[str]:
+        """The names that a look found, which it says; nothing where it failed.
+
+        The nights go on without it: the server may be busy, the disk full or a record damaged; the next look finds the rest.
+        """
+        from prefect.exceptions import PrefectException
+
+        try:
+            found = look()
+        except (*TROUBLE, PrefectException) as error:
+            told = f"{type(error).__name__}: {redacted(str(error))}"
+            if not isinstance(error, httpx.HTTPError) and told != self._trouble:
+                self._trouble = told
+                typer.echo(f"warning: {told}")
+            return []
+        names = [str(name) for name in found] if isinstance(found, list) else []
+        _say(what, names)
+        return names
 
     @contextlib.contextmanager
     def _worker(self, restarts: Restarts) -> Iterator[subprocess.Popen[bytes]]:
@@ -105,11 +129,13 @@ class _Platform:
         try:
             yield worker
         finally:
-            with contextlib.suppress(httpx.HTTPError, psutil.Error):
+            with contextlib.suppress(
+                httpx.HTTPError, psutil.Error, OSError
+            ):  # of a full disk too: the worker ends all the same
                 restarts.note_ids(id_ for id_, process in run_processes().items() if process.ppid() == worker.pid)
             _stop_worker(worker)
             record.unlink(missing_ok=True)
-            with contextlib.suppress(httpx.HTTPError):  # the server is gone: the next start closes them
+            with contextlib.suppress(httpx.HTTPError, OSError):  # the server is gone: the next start closes them
                 self._close_lost(restarts)
 
     def _close_lost(self, restarts: Restarts) -> list[str]:
@@ -120,9 +146,14 @@ class _Platform:
         return closed
 
     def _welcome(self) -> str:
-        found = self.client.read_deployment_by_name("retrain/nightly")
-        is_on = not found.paused and any(schedule.active for schedule in found.schedules)
-        nightly = "switched on" if is_on else "paused: switch it on in the UI, or start with --schedules"
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            found = self.client.read_deployment_by_name("retrain/nightly")
+            is_on = not found.paused and any(schedule.active for schedule in found.schedules)
+            nightly = "switched on" if is_on else "paused: switch it on in the UI, or start with --schedules"
+        except ObjectNotFound:  # a person removed it since the start
+            nightly = "removed, until the next start"
         url = self.server.url
         return "\n".join(
             [

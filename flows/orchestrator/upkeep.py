@@ -16,6 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
 
 from flows.orchestrator.lost_runs import MISSED
 from pipeline_lib.runtime.event_log import RotatedOutput
@@ -51,8 +52,12 @@ class UntoldEnds:
         """
         until = datetime.now(UTC) - timedelta(seconds=0.0 if at_once else self.hook_seconds)
         found = [run for run in self._ended(client, until) if run.id not in self._seen]
-        self._seen |= {run.id for run in found}
-        return [*(told for run in found if (told := self._tell(client, run))), *self._tell_registry()]
+        told = []
+        for run in found:
+            with contextlib.suppress(ObjectNotFound):  # somebody removed it meanwhile
+                told.append(self._tell(client, run))
+            self._seen.add(run.id)
+        return [*filter(None, told), *self._tell_registry()]
 
     def _ended(self, client: SyncPrefectClient, until: datetime) -> list[FlowRun]:
         failed = filters.FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED, StateType.CANCELLED])

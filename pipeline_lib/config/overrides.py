@@ -88,6 +88,8 @@ for tag, pattern, first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+for tag in ("binary", "timestamp", "omap", "pairs", "set"):  # which make what no option takes, and JSON does not know
+    _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", yaml.SafeLoader.construct_undefined)
 
 
 def read_config(path: str | Path, model: type[BaseModel] = RunConfig, besides: Sequence[str] = ()) -> Layer:

@@ -24,6 +24,8 @@ from pipeline_lib.config.queries import QueriesConfig
 from pipeline_lib.config.training import GuideConfig, PretrainConfig, TrainConfig
 from pipeline_lib.runtime.machine import PrecisionChoice
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"  # as the registry has it: a longer one would fail once all is done
+
 
 class ExportConfig(StageConfig):
     """Export: the folder that the ecosystem loads."""
@@ -223,7 +225,7 @@ class RunConfig(StageConfig):
     """Run: all options from raw dump to searchable index."""
 
     name: str = operational(
-        "run", description="Name of the report's folder and of the model in the registry.", pattern=r"^[a-z0-9][a-z0-9_.-]*$"
+        "run", description="Name of the report's folder and of the model in the registry.", pattern=NAME_PATTERN
     )
     preset: str = operational("", description="Preset that the run is based on.")
     tests_plumbing: bool = operational(

@@ -6,6 +6,7 @@ seconds; the largest sample counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -74,7 +75,8 @@ class Meter:
         """Write the attempts, this one included."""
         attempts = [*self._earlier, self._attempt()]
         record = {"of": self.of, "began_at": self.began_at, "attempts": attempts, "finished": self._finished}
-        replace_file(self.path, json.dumps(record, indent=1).encode())
+        with contextlib.suppress(OSError):  # of a full disk, which is told by what has to be written
+            replace_file(self.path, json.dumps(record, indent=1).encode())
 
     def _attempt(self) -> dict[str, float]:
         return {

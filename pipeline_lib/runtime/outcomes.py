@@ -8,6 +8,7 @@ A process that was killed leaves its record at `running`: whoever looks next fin
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -17,8 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
-
+from pipeline_lib.runtime.processes import is_stamped, stamp_of
 from pipeline_lib.store.files import exclusive, replace_file
 
 FOLDER = "outcomes"
@@ -33,7 +33,7 @@ class Outcome:
     Attributes:
         state: of the last run: running, suspended, completed, failed, cancelled or interrupted.
         since: when that began (seconds since 1970).
-        process: id, start (seconds since 1970) and host of the process that works at it; empty without one.
+        process: id, stamp of its start and host of the process that works at it; empty without one.
         success_at: when a run last completed; 0: never.
         failure: the last one, with run, at, stage, reason and next; empty: none.
         failing: True from a failure to the next success.
@@ -54,8 +54,7 @@ class Outcome:
 
     def begun(self, run: str, run_id: str) -> Self:
         """The record once a run is at work, in this process."""
-        own = psutil.Process()
-        process = {"pid": own.pid, "created": own.create_time(), "host": socket.gethostname()}
+        process = {"pid": os.getpid(), "created": stamp_of(os.getpid()), "host": socket.gethostname()}
         ends = tuple(end for end in self.ends if not end.startswith(f"{run_id} "))  # the same run, started again
         return replace(self, run=run, run_id=run_id, state="running", since=time.time(), process=process, ends=ends)
 
@@ -84,9 +83,8 @@ class Outcome:
         if self.state != "running" or self.process.get("host") != socket.gethostname():
             return False
         try:
-            found = psutil.Process(int(self.process["pid"]))
-            return abs(found.create_time() - self.process["created"]) > 1 or found.status() == psutil.STATUS_ZOMBIE
-        except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+            return not is_stamped(int(self.process["pid"]), self.process["created"])
+        except (KeyError, TypeError, ValueError):
             return True
 
 

@@ -17,7 +17,28 @@ from typing import IO
 import psutil
 
 PR_SET_PDEATHSIG = 1
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CODE = Path(__file__).resolve().parents[2]  # the folder that this very code is imported from
+
+
+def stamp_of(pid: int) -> str:
+    """What tells a process from all that had its number or will have it, whatever becomes of the clock.
+
+    It is the machine's start, and the seconds from there to the process's: a time of day would change with the clock, which a
+    machine may set long after it has started.
+    """
+    boot = BOOT_ID.read_text().strip() if BOOT_ID.is_file() else ""
+    return f"{boot} {psutil.Process(pid).create_time() - psutil.boot_time():.2f}"
+
+
+def is_stamped(pid: int, stamp: object) -> bool:
+    """True if the process of that number and stamp runs; of an earlier version's records the stamp is its time of day."""
+    try:
+        process = psutil.Process(pid)
+        is_it = abs(process.create_time() - stamp) < 1 if isinstance(stamp, int | float) else stamp_of(pid) == stamp
+        return is_it and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _before_exec() -> None:

@@ -322,7 +322,7 @@ class FollowingSearcher:
 
     def _follow(self) -> None:
         default = default_stamp(self.home)
-        if not has_moved(self._seen) and (self.name or default == self._default):
+        if not has_moved(self._seen, self.home) and (self.name or default == self._default):
             return
         found = in_use(self.home, self.name)
         if (found.model_digest, found.index_digest) != (self._seen.model_digest, self._seen.index_digest):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.index.verified import parse_json, read_json
+from pipeline_lib.index.verified import parse_json
 from pipeline_lib.search.registry_log import (
     FOLDER,
     Champion,
@@ -28,11 +28,12 @@ from pipeline_lib.search.registry_log import (
     append_event,
     as_bytes,
     champion_of,
+    check_maker,
     checked,
     earlier_pair,
-    event_of,
     event_place,
     opened,
+    place_of,
     read_held,
 )
 
@@ -69,7 +70,7 @@ class Candidate:
 
 
 class ChampionChanged(UserError):
-    """Another candidate was promoted between the comparison and the promotion."""
+    """Another pair came into use since a candidate was compared with the champion, or an index was made for it."""
 
 
 def names(home: Home) -> list[str]:
@@ -168,19 +169,28 @@ def set_default(home: Home, name: str) -> None:
 
 
 def stand_in(home: Path, name: str, bucket: str) -> None:
-    """Let a name of this home stand in a bucket's registry, which every machine that works on the bucket shares."""
-    if Files(home).read(f"{checked(name)}/at.json") is None:
-        Files(home).replace(f"{name}/at.json", as_bytes({"artifacts": bucket}))
+    """Let a name of this home stand in a bucket's registry, which every machine that works on the bucket shares.
+
+    A name that stands elsewhere, or has a champion here, stays there as long as the bucket has no champion of that name.
+    """
+    files, place, now = Files(home), f"{checked(name)}/at.json", as_bytes({"artifacts": bucket})
+    before = files.read(place)
+    is_elsewhere = before is not None or read_held(files, name).has_champion
+    if before != now and not (is_elsewhere and champion(bucket, name) is None):
+        files.replace(place, now)
 
 
-def history(home: Home, name: str) -> list[dict[str, Any]]:
+def history(home: Home, name: str, after: int = 0) -> list[dict[str, Any]]:
     """The events of a name, the oldest first, each with its number, event, time and reasons.
+
+    Args:
+        after: number of the event that they begin behind.
 
     Raises:
         UserError: it is no name.
     """
     files = Files.of(home, name)
-    return [event for number in files.numbers(name) if (event := files.event(name, number))]
+    return [event for number in files.numbers(name) if number > after and (event := files.event(name, number))]
 
 
 def latest(home: Home, name: str, event: str) -> dict[str, Any] | None:
@@ -234,16 +244,14 @@ def promote(
     held = pair_of(home, name)
     if held and not held.is_trial and held.model_digest == candidate.exported.digest:
         is_same = held.index_digest == candidate.indexed.digest
-        try:
-            return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
-        except UserError as error:  # the index is that of this model: the champion is another one by now
-            raise ChampionChanged(str(error)) from error
+        return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
 
     def event(held: Held) -> dict[str, Any]:
-        now = event_of(held.pair)
+        now = held.before or 0  # a trial is no champion
         if against is not None and now != against:
             raise ChampionChanged(f"{name}: event {now} changed the champion meanwhile; compare with it")
-        return {"event": "promoted", "why": why, **(told or {}), "pair": {**pair, "before": held.before}}
+        now_in_use = {**pair, "before": held.before, "taken_back": held.taken_back(pair["model_digest"])}
+        return {"event": "promoted", "why": why, **(told or {}), "pair": now_in_use}
 
     return _changed(home, name, event)
 
@@ -277,16 +285,20 @@ def reindex(
         keys: of artifacts that belong to the pair from now on, by stage, such as the pairs that were indexed.
 
     Raises:
-        UserError: there is no champion, or the index was made by another model than it.
+        UserError: there is no champion.
+        ChampionChanged: the index was made by another model than it.
         CorruptArtifact: a file's bytes are not those of its manifest.
     """
     indexed.verify()
-    place = _place(Files.of(home, name).home, indexed.part_folder())
+    place = place_of(Files.of(home, name).home, indexed)
 
     def event(held: Held) -> dict[str, Any]:
         if held.pair is None:
             raise UserError(f"{name}: nothing is published that could get another index")
-        _check_maker(indexed, held.pair["model_digest"], held.pair["model"])
+        try:
+            check_maker(indexed, held.pair["model_digest"], held.pair["model"])
+        except UserError as error:
+            raise ChampionChanged(str(error)) from error
         now = {**held.pair.get("keys", {}), **(keys or {}), "index": indexed.manifest.key}
         pair = {**held.pair, "index": place, "index_digest": indexed.digest, "keys": now}
         return {"event": "reindexed", "why": why, **(told or {}), "pair": pair}
@@ -312,8 +324,11 @@ def rollback(home: Home, name: str, to: int | None = None, why: str = "") -> Cha
         if not earlier or not earlier.get("pair"):
             which = "no pair before the present one" if to is None else f"no pair in event {to}"
             raise UserError(f"{name}: {which}; `cpt rollback --name {name} --list` shows its history")
-        pair = earlier["pair"]
+        now = (held.pair or {}).get("model_digest", "")
+        pair = {**earlier["pair"], "taken_back": held.taken_back(earlier["pair"]["model_digest"], now)}
         back = champion_of(files, name, Held(0, pair))
+        if back.is_trial:
+            raise UserError(f"{name}: event {number} was a trial, and no champion that could be brought back")
         for folder in (back.model, back.index):
             if files.is_local and not folder.is_dir():
                 raise CorruptArtifact(f"{folder}: gone, event {number} of {name} cannot be brought back; run `cpt run` again")
@@ -342,9 +357,10 @@ def choose(home: Home, name: str) -> None:
         set_default(home, name)
 
 
-def has_moved(found: Champion) -> bool:
-    """True if another pair may be in use under the name by now; a look at one file's presence."""
-    return Files(found.home).exists(event_place(found.name, found.read_to + 1))
+def has_moved(found: Champion, home: Home | None = None) -> bool:
+    """True if another pair may be in use under the name by now, for readers of a home also in a bucket; a look at two files."""
+    stands_elsewhere = home is not None and Files.of(home, found.name).home != found.home
+    return stands_elsewhere or Files(found.home).exists(event_place(found.name, found.read_to + 1))
 
 
 def to_json(found: Champion) -> dict[str, Any]:
@@ -363,11 +379,11 @@ def _pair(home: Home, candidate: Candidate) -> dict[str, Any]:
     exported, indexed = candidate.exported, candidate.indexed
     exported.verify()
     indexed.verify()
-    _check_maker(indexed, exported.digest, str(exported.part_folder()))
+    check_maker(indexed, exported.digest, str(exported.part_folder()))
     return {
-        "model": _place(home, exported.part_folder()),
+        "model": place_of(home, exported),
         "model_digest": exported.digest,
-        "index": _place(home, indexed.part_folder()),
+        "index": place_of(home, indexed),
         "index_digest": indexed.digest,
         "trained": candidate.trained,
         "checkpoint": candidate.checkpoint,
@@ -375,20 +391,3 @@ def _pair(home: Home, candidate: Candidate) -> dict[str, Any]:
         "validation": list(candidate.validation),
         "source": candidate.source,
     }
-
-
-def _check_maker(indexed: Artifact, model_digest: str, model: str) -> None:
-    made_by = read_json(indexed.part_folder() / "index.json")["model_digest"]
-    if made_by != model_digest:
-        raise UserError(
-            f"{indexed.part_folder()}: made by model {made_by[:12]}, not by {model_digest[:12]} in {model}; index with the"
-            " model that is to be searched with"
-        )
-
-
-def _place(home: Home, folder: Path) -> str:
-    """Relative to the artifact root, which may be moved, or to a bucket's store, where the folder is below it."""
-    if "://" in str(home):
-        return "/".join(folder.parts[-3:])  # STAGE/parts/KEY-CONTENT
-    home = Path(home).absolute()
-    return folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)

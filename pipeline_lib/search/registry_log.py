@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.index.verified import parse_json, read_json
+
+if TYPE_CHECKING:
+    from pipeline_lib.store.artifact import Artifact
 
 FOLDER = "registry"
 EARLIER = "current.json"  # of a version with one pair for all runs
@@ -38,6 +41,7 @@ class Champion:
         event: number of the event that put it in use; 0: of an earlier version.
         before: number of the event whose pair was in use before it, which a rollback brings back; None: there was none.
         since: time of the event.
+        taken_back: digests of the models that were rolled back from and not promoted since.
         is_trial: it only shows that everything works: searchable by its name, and no champion.
     """
 
@@ -55,6 +59,7 @@ class Champion:
     event: int = 0
     before: int | None = None
     since: str = ""
+    taken_back: tuple[str, ...] = ()
     is_trial: bool = False
     read_to: int = field(default=0, compare=False)  # the last event when it was read
 
@@ -75,6 +80,11 @@ class Held:
     def before(self) -> int | None:
         """The event that a rollback of the next promotion brings back."""
         return event_of(self.pair) if self.has_champion else None
+
+    def taken_back(self, used: str, left: str = "") -> list[str]:
+        """Models that were rolled back from, once one comes into use again and another one is left so."""
+        before = (self.pair or {}).get("taken_back", ())
+        return sorted({*before, left} - {used, ""})
 
 
 class Files:
@@ -104,7 +114,8 @@ class Files:
         if self.is_local:
             yield from (path.name for path in Path(self.home, FOLDER).glob("*/") if NAME.fullmatch(path.name))
         else:
-            yield from {name.split("/")[1] for name in self._bucket.sizes(FOLDER) if name.count("/") > 1}
+            below = {name.split("/")[1] for name in self._bucket.sizes(FOLDER) if name.count("/") > 1}
+            yield from filter(NAME.fullmatch, below)
 
     def numbers(self, name: str) -> list[int]:
         """The events of a name."""
@@ -187,7 +198,7 @@ def champion_of(files: Files, name: str, held: Held) -> Champion:
         raise CorruptArtifact(f"{where}: got {sorted(pair)}, expected texts under {sorted(TEXTS)}; run `cpt run` again")
     fields = {
         **{entry: value for entry, value in pair.items() if entry in known},
-        "validation": tuple(pair.get("validation", ())),
+        **{entry: tuple(pair.get(entry, ())) for entry in ("validation", "taken_back")},
     }
     if files.is_local:
         base = Path(files.home)
@@ -285,6 +296,35 @@ def checked(name: str) -> str:
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name of a model: lower-case letters, digits, and _ . - after the first")
     return name
+
+
+def check_maker(indexed: Artifact, model_digest: str, model: str) -> None:
+    """Look whether an index was made by a model.
+
+    Raises:
+        UserError: by another one.
+    """
+    made_by = read_json(indexed.part_folder() / "index.json")["model_digest"]
+    if made_by != model_digest:
+        raise UserError(
+            f"{indexed.part_folder()}: made by model {made_by[:12]}, not by {model_digest[:12]} in {model}; index with the"
+            " model that is to be searched with"
+        )
+
+
+def place_of(home: Home, made: Artifact) -> str:
+    """Relative to the artifact root, which may be moved, or to a bucket's store, where the folder is below it.
+
+    A store outside of the artifact root notes who publishes from it.
+    """
+    from pipeline_lib.store.prune import note_home
+
+    folder = made.part_folder()
+    if "://" in str(home):
+        return "/".join(folder.parts[-3:])  # STAGE/parts/KEY-CONTENT
+    home = Path(home).absolute()
+    note_home(made.root, home)
+    return folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
 
 
 def as_bytes(value: Mapping[str, Any]) -> bytes:

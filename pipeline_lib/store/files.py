@@ -111,6 +111,7 @@ def sync_folder(folder: Path) -> None:
 
 
 LOCKS = "locks"
+USED = "used.lock"  # held together by all that have signed in, and by one that must be alone
 
 _HELD: dict[Path, TextIOWrapper] = {}  # open for as long as this process lives
 
@@ -124,11 +125,37 @@ def sign_in(root: Path) -> str:
         stream = path.open("w")
         _HELD[path] = stream
         atexit.register(path.unlink, missing_ok=True)
+        _HELD[root / USED] = used = (root / USED).open("a")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
+            fcntl.flock(used, fcntl.LOCK_SH)  # waits for who is alone in the store
         except OSError:  # a file system without locks: then only what nobody touches for long is taken for left behind
-            path.unlink()
+            path.unlink(missing_ok=True)
     return name
+
+
+@contextlib.contextmanager
+def alone_in(root: Path) -> Iterator[bool]:
+    """Keep every other process from signing in while inside; False where one is signed in already."""
+    with contextlib.ExitStack() as stack:
+        if not root.is_dir():
+            yield True
+            return
+        own = _HELD.get(root / USED) if (root / LOCKS / _process_name(os.getpid())) in _HELD else None
+        stream = own or stack.enter_context((root / USED).open("a"))
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = True
+        except BlockingIOError:
+            is_alone = False
+        except OSError:  # a file system without locks
+            is_alone = True
+        try:
+            yield is_alone
+        finally:
+            if own is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(own, fcntl.LOCK_SH)
 
 
 @contextlib.contextmanager
@@ -159,11 +186,13 @@ def at_work(root: Path) -> list[Path]:
 
 def is_held(path: Path) -> bool:
     """True where a living process holds this lock file."""
-    with path.open("r") as stream:
-        try:
+    try:
+        with path.open("r") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # its process has just ended
+        return False
     return False
 
 

@@ -13,7 +13,9 @@ A trainer's states are kept: a killed run goes on from them.
 
 from __future__ import annotations
 
+import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +23,14 @@ from pathlib import Path
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.files import LOCKS, at_work, is_alive
+from pipeline_lib.store.files import LOCKS, at_work, digest_of, is_alive, replace_file
 from pipeline_lib.store.store import Store
 
 ENDS = ("index", "export")  # stages whose artifacts people use
 WHOLE = ("known_splits",)  # stages whose artifacts hold all that is needed of what they were made from
 BASE = "base"  # input of an index that is the delta of another: what stays of that one was copied
 CARD = "card"  # stays with its export
+USERS, REGISTRY = "users", "registry"  # folders of a store and of an artifact root
 VECTORS = "vectors"  # the cache of embeddings: parts that no manifest names, touched when they are read
 
 
@@ -97,6 +100,31 @@ def remove(store: Store, leftovers: Sequence[Leftover]) -> int:
         else:
             leftover.path.unlink(missing_ok=True)
     return sum(leftover.bytes for leftover in leftovers)
+
+
+def note_home(root: Path, home: Path) -> None:
+    """Write down that an artifact root publishes from a store outside of it, so that no other one prunes that away."""
+    if not root.is_relative_to(home):
+        user = {"host": socket.gethostname(), "home": str(home)}
+        path = root / USERS / f"{digest_of(user)[:16]}.json"
+        if not path.exists():
+            replace_file(path, json.dumps(user).encode())
+
+
+def homes_of(root: Path, own: Path) -> list[Path]:
+    """The artifact roots that publish from a store: that of this process, the one that it lies in, and those that noted it.
+
+    Raises:
+        UserError: one of them is not to be seen from this machine.
+    """
+    found = {own.absolute(): "", root.parent: ""}
+    for path in sorted((root / USERS).glob("*.json")):
+        user = json.loads(path.read_bytes())
+        found.setdefault(Path(user["home"]), f"{user['home']} of the machine {user['host']} publishes from {root}")
+    for home, why in found.items():
+        if why and not (home / REGISTRY).is_dir():
+            raise UserError(f"{why}, and is not to be seen here: prune there; where it is gone for good, remove {root}/{USERS}")
+    return list(found)
 
 
 def _ends(everything: Sequence[Artifact], keep_runs: int) -> set[str]:

@@ -101,6 +101,32 @@ def test_parameters_that_the_code_no_longer_takes_do_not_stop_a_start(
     assert "retrain/kept: what was set in the UI does not fit the code" in capsys.readouterr().out
 
 
+def test_a_night_that_is_refused_stops_neither_a_start_nor_another_night(
+    served: Served, redeploy: Callable[[dict[str, Any]], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.orchestrator.declared import save_nights, saved_nights
+    from flows.orchestrator.deployments import deploy_nights, remove_nights
+    from pipeline_lib.errors import UserError
+
+    def night(name: str, **params: Any) -> dict[str, Any]:
+        return ENTRY | {"name": name, "parameters": {"params": {"name": name, "preset": "smoke", **params}}, "schedules": []}
+
+    template = ENTRY | {"name": "nightly", "enforce_parameter_schema": True, "tags": ["of the code now"]}
+    gone, good = night("gone", preset="removed"), night("good")
+    save_nights(tmp_path, [gone, good])
+    redeploy(template)
+    assert "retrain/gone is not deployed" in capsys.readouterr().out
+    assert served.client.read_deployment_by_name("retrain/good").tags == ["of the code now"]
+    with pytest.raises(UserError):
+        deploy_nights(served.client, tmp_path, [night("good", preset="removed")])
+    assert saved_nights(tmp_path) == [gone, good], "it stays as it was"
+    with pytest.raises(UserError, match="none-such: no night"):
+        remove_nights(served.client, tmp_path, ["good", "none-such"])
+    assert served.client.read_deployment_by_name("retrain/good") and saved_nights(tmp_path) == [gone, good]
+    remove_nights(served.client, tmp_path, ["gone", "good"])
+    assert saved_nights(tmp_path) == []
+
+
 def test_a_deployment_with_another_name_takes_over_what_a_person_set_and_the_old_one_goes(
     served: Served, redeploy: Callable[[dict[str, Any]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,6 +290,30 @@ def test_a_run_is_started_again_only_where_that_is_asked_for_and_nobody_ended_it
     served.client.set_flow_run_state(finished, states.Completed())
     assert restarts(1).start() == [], "it came to its end before it was stopped"
 
+    flow = served.client.create_flow_from_name(f"flow-{uuid4()}")
+    rollback = served.client.create_deployment(flow_id=flow, name="one", entrypoint="flows/promotion.py:rollback")
+    lose(served, lost_runs, restarts(1), served.client.create_flow_run_from_deployment(rollback).id)
+    assert restarts(1).start() == [], "a second one would go further back"
+
     served.client.update_deployment(deployment, DeploymentUpdate(tags=["restart-lost"]))
     lose(served, lost_runs, restarts(0), served.client.create_flow_run_from_deployment(deployment, name="asked").id)
     assert restarts(0).start() == ["asked"]
+
+
+def test_a_night_that_is_started_again_goes_through_the_gate_as_the_schedule_s(
+    served: Served, deployment: UUID, lost_runs: Any, restarts: Any
+) -> None:
+    from flows.approval import starter_of
+
+    daily = [{"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}, "slug": "daily"}]
+    served.client.request("POST", f"/deployments/{deployment}/schedules", json=daily)
+    served.client.request("POST", f"/deployments/{deployment}/schedule", json={"min_runs": 1, "max_runs": 1})
+    run = UUID(runs_of(served, deployment)[0]["id"])
+    for _ in range(3):
+        assert starter_of(served.client.read_flow_run(run)) == "schedule"
+        lose(served, lost_runs, restarts(9), run)
+        assert len(restarts(9).start()) == 1
+        origins = {found["labels"].get("cpt.restart-of"): found["id"] for found in runs_of(served, deployment)}
+        run = UUID(origins[str(run)])
+    by_hand = served.client.create_flow_run_from_deployment(deployment).id
+    assert starter_of(served.client.read_flow_run(by_hand)) == "person"

@@ -185,6 +185,15 @@ def test_prefect_refuses_a_secret_before_there_is_a_run() -> None:
     assert faults(source=f"https://me:{LOGIN}@host.org/a.yaml")
     assert faults(set=[f"contamination.folder=https://host.org/a?part=1&token={QUERY}"])
     assert faults(machine={"artifacts": f"s3://{KEY}:{LOGIN}@bucket/run"})
+    plain = ("git+https://git@github.com/a/b", "https://host.org/hook", "https://host.org/a?monkey=1", "me@host.org", "$HOOK")
+    assert [faults(set=[f"notify.webhook={text}"]) for text in plain] == [[]] * len(plain)
+    for secret in (
+        f"https://{HUB}@github.com/a/b",
+        f"https://host.org/a?X-Amz-Signature={QUERY}",
+        f"https://hooks.host.org/{QUERY}",
+        f"https://host.org/webhooks/1/{QUERY}",
+    ):
+        assert faults(set=[f"notify.webhook={secret}"]), secret
 
 
 @pytest.mark.slow

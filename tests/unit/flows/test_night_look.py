@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.search.candidates import candidate, indexed
 
-from flows.night_look import Look, State
+from flows import nightly
+from flows.night_look import Look, Reigning, State, look
+from flows.params import RunParams
+from flows.workspace import Workspace
 from pipeline_lib.errors import UserError
+from pipeline_lib.search import registry
 from pipeline_lib.sources.changes import Changes
+from pipeline_lib.store.store import Store
 
 LOOK = Look(
     home="home", name="corpus", policy="continue", min_new_share=0.02, champion=None, last=State(source="a"), listing="a",
@@ -62,3 +69,41 @@ def test_an_index_of_nothing_cannot_be_updated() -> None:
 )
 def test_a_night_is_empty_only_if_all_is_as_it_was(changes: dict[str, Any], is_empty: bool) -> None:
     assert replace(LOOK, **changes).is_empty is is_empty
+
+
+def test_a_trial_s_sizes_do_not_go_on_with_a_champion(tmp_path: Path) -> None:
+    store, params = Store(tmp_path / "store"), RunParams(preset="smoke", name="mine", set=["nightly.policy=index"])
+    work = Workspace(tmp_path, store, params.resolve())
+    registry.promote(tmp_path, "mine", candidate(store, 1))
+    with pytest.raises(UserError, match="mine has a champion"):
+        look(work, params)
+
+
+def test_the_index_is_made_for_the_champion_that_there_is_once_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, place = Store(tmp_path / "store"), (tmp_path, "mine")
+    one, two = candidate(store, 1), candidate(store, 2)
+    registry.promote(*place, one)
+    built = []
+
+    def build(_name: str, _subject: str, *_: Any) -> Any:
+        """An index of the night's documents for the champion of now; the first time another is promoted while it is made."""
+        now = registry.in_use(*place)
+        built.append(now.trained)
+        if len(built) == 1:
+            registry.promote(*place, two)
+        return indexed(store, one.exported if now.trained == one.trained else two.exported, 7)
+
+    def found(_store: Store, home: Any, name: str) -> Any:
+        now = registry.in_use(home, name)
+        return Reigning(now.model_digest, now.index_digest, one.exported, now.checkpoint, None, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nightly, "in_subflow", build)
+    monkeypatch.setattr(nightly, "reigning", found)
+    for name in ("open_checkpoint", "as_exported"):
+        monkeypatch.setattr(nightly, name, lambda *_: None)
+    monkeypatch.setattr(nightly, "reindex_task", registry.reindex)
+    nightly._index(Workspace(tmp_path, store, RunParams(preset="smoke").resolve()), "mine", one.exported)
+    assert built == [one.trained, two.trained]
+    assert registry.in_use(*place).index == indexed(store, two.exported, 7).part_folder()

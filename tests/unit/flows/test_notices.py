@@ -7,16 +7,19 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from builders import write_artifact
 from webhooks import Webhook, listening
 
 from flows.cli.terminal import WEBHOOK, _without_webhook
+from flows.hooks import Ended, ended, is_told, record_end
 from flows.notices import mark_registry, subject_of, tell_registry
 from flows.orchestrator.upkeep import RESULT_DAYS, UntoldEnds, remove_old_results, remove_old_server_logs
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.notify import NotifyConfig
+from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.outcomes import outcome_of
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import Candidate
@@ -112,6 +115,61 @@ def test_a_run_s_own_section_is_that_of_its_file_and_settings(tmp_path: Path) ->
     found = subject_of("retrain", {"params": {"preset": "demo", "config": str(file), "set": ["notify.attempts=1"]}})
     assert (found.notify.webhook, found.notify.on, found.notify.attempts) == ("$FROM_FILE", ("failure",), 1)
     assert "--config" in found.command and "notify" not in found.command
+
+
+def test_who_is_told_does_not_depend_on_what_the_run_fails_of(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {steps: none, gone: 3}\nnotify: {on: [failure]}")
+    told = "notify.webhook=$HOOK"
+    for wrong in (
+        {"preset": "renamed"},
+        {"config": str(tmp_path / "gone.yaml")},
+        {"config": str(file)},
+        {"set": [told, "train.gone=3"]},
+        {"set": [told, "no word of a setting"]},
+        {"source": 5},
+    ):
+        found = subject_of("retrain", {"params": {"preset": "smoke", "set": [told], **wrong}})
+        assert found.notify.webhook == "$HOOK", wrong
+        assert (found.notify.on == ("failure",)) == (wrong.get("config") == str(file))
+    for nothing in (None, "smoke", 3, {"set": "notify.webhook=$HOOK"}):
+        assert subject_of("retrain", {"params": nothing}).notify == NotifyConfig()
+
+
+def test_only_a_look_at_what_a_run_would_do_is_not_told() -> None:
+    from prefect.client.schemas.objects import FlowRun
+
+    def told(**params: object) -> bool:
+        return is_told(FlowRun(flow_id=uuid4(), parameters={"params": params}))
+
+    assert told() and told(dry_run=False) and told(dry_run="false") and told(dry_run=None) and told(dry_run="")
+    assert not told(dry_run=True) and not told(dry_run="true")
+
+
+def test_a_failure_is_told_though_its_record_cannot_be_written(tmp_path: Path, hook: Webhook) -> None:
+    (tmp_path / "outcomes").write_text("in the way, as a full disk is")
+    subject = subject_of("retrain", {"params": {"preset": "smoke", "name": "docs"}})
+    end = Ended("a-night", "1", "failed", "the disk is full", "extract")
+    assert record_end(tmp_path, subject, end) is not None
+    assert [got["subject"] for got in hook.got] == ["retrain docs failed in extract"]
+
+
+def test_a_failure_is_told_though_the_registry_is_damaged(
+    tmp_path: Path, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    from prefect.states import Failed
+
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    (tmp_path / "current.json").write_text("[]")
+    run = FlowRun(flow_id=uuid4(), name="a-night", parameters={"params": {"preset": "smoke", "name": "docs"}})
+    error = UserError("no room")
+    error.stage_name = "extract"  # type: ignore[attr-defined]  # as a stage notes it; else the server would be asked
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
+        ended(flow(lambda params: None, name="retrain"), run, Failed(data=error))
+    assert [(got["subject"], got["reason"]) for got in hook.got] == [("retrain docs failed in extract", "UserError: no room")]
 
 
 def test_a_url_that_is_typed_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.orchestrator import server
+from flows.orchestrator import server, up
 from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.processes import start_child, stop_child
 
@@ -49,6 +49,20 @@ def test_what_a_killed_owner_left_is_stopped_by_the_next_start(tmp_path: Path) -
     orphan.wait(10)
     assert not psutil.pid_exists(orphan.pid)
     assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where psutil asks for the time of the start is the system's own")
+def test_a_server_is_found_whatever_the_clock_was_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start_child([sys.executable, "-c", "import time; time.sleep(60)"], {}, None)
+    record = server.record_child(tmp_path, child.pid, "http://127.0.0.1:1/api", "run")
+    before = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: before - 7200)  # as after a step of the clock
+    monkeypatch.setattr("psutil.boot_time", lambda: before - 7200)
+    try:
+        assert server._reap(tmp_path) is None
+        assert record.exists() and child.poll() is None, "else a second server would start on the same database"
+    finally:
+        stop_child(child, 10)
 
 
 def test_a_process_with_a_recycled_pid_is_left_alone(tmp_path: Path) -> None:
@@ -116,3 +130,14 @@ def test_stopping_ends_what_a_child_started_in_a_session_of_its_own() -> None:
     stop_child(child, 5)
     below.wait(10)
     assert not below.is_running()
+
+
+def test_the_platform_outlives_a_look_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    platform = up._Platform(tmp_path, None, None, "")  # type: ignore[arg-type]  # a look is given what it asks
+
+    def full() -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    assert [platform._look("told", look) for look in (full, full, lambda: ["a-night"])] == [[], [], ["a-night"]]
+    said = capsys.readouterr().out
+    assert said.count("No space left on device") == 1 and "told: a-night" in said

@@ -91,6 +91,9 @@ def test_a_broken_name_hides_no_other_and_a_bucket_is_not_walked(tmp_path: Path)
     found = read_status(tmp_path, "s3://bucket/prefix")
     assert found["champions"] == [] and "docs" in found["problems"][0]
     assert (found["disk"]["bucket"], found["prune"]) == ("s3://bucket/prefix", None)
+    (tmp_path / "current.json").write_text("[]")
+    found = read_status(tmp_path)
+    assert found["champions"] == [] and "current.json" in found["problems"][0]
 
 
 def test_leftovers_are_what_prune_removes(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
+from pipeline_lib.errors import UserError
 from pipeline_lib.runtime.cost import Meter, tree_pss_bytes
 
 
@@ -52,3 +54,11 @@ def test_the_memory_of_children_counts() -> None:
         grown = tree_pss_bytes(psutil.Process()) - alone
         child.kill()
     assert 90e6 < grown < 200e6
+
+
+def test_what_a_run_fails_of_is_not_its_cost_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way, as a full disk is")
+    with pytest.raises(UserError, match="the disk is full"), Meter(tmp_path / "runs" / "docs.json"):
+        raise UserError("the disk is full")
+    with Meter(tmp_path / "runs" / "docs.json") as meter:
+        assert meter.close()["attempts"] == 1

@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+import pytest
+
 from pipeline_lib.runtime.outcomes import ENDS_KEPT, outcome_of, read_outcomes
 
 FAILURE = {"at": "2026-11-30T02:00:00+00:00", "reason": "full", "next": "cpt run"}
@@ -27,7 +30,9 @@ def test_a_success_ends_a_failure_which_stays_known(tmp_path: Path) -> None:
     assert (found.failing, found.failure, found.has_ended("1"), found.has_ended("2")) == (False, FAILURE, True, True)
 
 
-def test_a_killed_process_is_seen_and_one_that_has_its_number_now_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_a_killed_process_is_seen_and_one_that_has_its_number_now_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline_lib.runtime.outcomes import outcome_of\n"
         "with outcome_of(Path(sys.argv[1]), 'retrain', 'docs') as held: held[0] = held[0].begun('night', '1')\n"
@@ -40,6 +45,11 @@ def test_a_killed_process_is_seen_and_one_that_has_its_number_now_is_not_taken_f
     alive = next(one for one in read_outcomes(tmp_path) if one.name == "other")
     assert not alive.is_dead
     assert replace(alive, process={**alive.process, "created": 1.0}).is_dead
+    assert not alive.is_dead
+    before = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: before + 3600)  # as after a step of the clock
+    monkeypatch.setattr("psutil.boot_time", lambda: before + 3600)
+    assert not alive.is_dead, "the clock was set, and nothing ended"
     assert not replace(alive, process={**alive.process, "host": "elsewhere", "pid": 2**22}).is_dead, "nobody here knows"
 
 

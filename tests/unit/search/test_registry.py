@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+from builders import write_artifact
 from typer.testing import CliRunner
-from unit.search.candidates import candidate, exported, indexed
+from unit.search.candidates import Numbered, candidate, exported, indexed
 
 from flows.cli.commands import app
 from pipeline_lib.errors import CorruptArtifact, UserError
+from pipeline_lib.runtime.outcomes import outcome_of
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import (
     Candidate,
@@ -281,3 +284,111 @@ def test_a_bucket_holds_the_registry_for_every_machine(home: Path, store: Store)
     promote(place, "mine", candidate(shared, 3))
     assert has_moved(found)
     assert not (home / "registry" / "mine" / "history").exists()
+
+
+def test_a_champion_of_this_home_is_found_until_the_bucket_has_one_of_its_name(home: Path, store: Store) -> None:
+    bucket, other = "memory://stand-in/one", "memory://stand-in/two"
+    promote(home, "mine", candidate(store, 1))
+    registry.stand_in(home, "mine", bucket)
+    try_out(bucket, "mine", candidate(Store.at(bucket), 2), "of the sizes of a test")
+    registry.stand_in(home, "mine", bucket)
+    assert in_use(home, "mine").trained == f"{1:024d}", "neither a run that was killed nor a trial takes its place"
+    promote(bucket, "mine", candidate(Store.at(bucket), 3))
+    here = in_use(home, "mine")
+    assert not has_moved(here, home)
+    registry.stand_in(home, "mine", bucket)
+    assert has_moved(here, home), "a process that searches goes to the bucket too"
+    assert in_use(home, "mine").trained == f"{3:024d}"
+    registry.stand_in(home, "mine", other)
+    assert in_use(home, "mine").trained == f"{3:024d}"
+    promote(other, "mine", candidate(Store.at(other), 4))
+    registry.stand_in(home, "mine", other)
+    assert in_use(home, "mine").trained == f"{4:024d}", "who moves to another bucket finds what was promoted there"
+
+
+def test_a_rollback_brings_no_trial_back(home: Path, store: Store) -> None:
+    try_out(home, "mine", candidate(store, 1), "of the sizes of a test")
+    promote(home, "mine", candidate(store, 2))
+    with pytest.raises(UserError, match="event 1 was a trial"):
+        rollback(home, "mine", to=1)
+    assert in_use(home, "mine").trained == f"{2:024d}" and len(history(home, "mine")) == 2
+
+
+def test_a_trial_is_no_champion_that_a_candidate_would_have_to_be_compared_with(home: Path, store: Store) -> None:
+    try_out(home, "mine", candidate(store, 1), "of the sizes of a test")
+    assert promote(home, "mine", candidate(store, 2), "the first of its name", against=0).trained == f"{2:024d}"
+    with pytest.raises(ChampionChanged):
+        promote(home, "mine", candidate(store, 3), against=0)
+
+
+def test_an_index_for_a_champion_that_is_none_any_more_says_that_it_changed(home: Path, store: Store) -> None:
+    old, new = candidate(store, 1), candidate(store, 2)
+    promote(home, "mine", old)
+    promote(home, "mine", new)
+    with pytest.raises(ChampionChanged):
+        reindex(home, "mine", indexed(store, old.exported, 7))
+
+
+def test_what_a_person_took_back_is_known_until_it_is_promoted_again(home: Path, store: Store) -> None:
+    one, two = candidate(store, 1), candidate(store, 2)
+    promote(home, "mine", one)
+    promote(home, "mine", two)
+    assert in_use(home, "mine").taken_back == ()
+    reindex(home, "mine", indexed(store, two.exported, 7))
+    rollback(home, "mine")
+    taken = (two.exported.digest,)
+    assert in_use(home, "mine").taken_back == taken
+    reindex(home, "mine", indexed(store, one.exported, 7))
+    promote(home, "mine", candidate(store, 3))
+    assert in_use(home, "mine").taken_back == taken
+    rollback(home, "mine", to=1)
+    assert len(in_use(home, "mine").taken_back) == 2
+    promote(home, "mine", two)
+    assert in_use(home, "mine").taken_back == (candidate(store, 3).exported.digest,)
+    assert [event["number"] for event in history(home, "mine", 6)] == [7, 8]
+
+
+def pruned(home: Path, store: Path) -> str:
+    env = {**os.environ, "CPT_HOME": str(home)}
+    answer = CliRunner(env=env).invoke(
+        app, ["prune", "--artifacts", str(store), "--keep-runs", "1", "--idle-hours", "0", "--yes"]
+    )
+    return answer.output + str(answer.exception or "")
+
+
+def test_prune_keeps_the_champions_of_every_home_that_publishes_from_the_store(tmp_path: Path) -> None:
+    store, one, other = Store(tmp_path / "shared"), tmp_path / "one", tmp_path / "other"
+    made = {number: candidate(store, number) for number in (1, 2, 3)}
+    promote(one, "mine", made[1])
+    promote(other, "mine", made[2])
+    for stage in ("exported", "indexed"):
+        os.utime(getattr(made[3], stage).folder / "manifest.json", (2e9, 2e9))  # the newest
+    assert "bytes removed" in pruned(one, store.root)
+    assert in_use(one, "mine").index.is_dir() and in_use(other, "mine").index.is_dir()
+    other.rename(tmp_path / "away")
+    assert "not to be seen here" in pruned(one, store.root)
+    inside = Store(one / "store")
+    promote(one, "inside", first := candidate(inside, 4))
+    candidate(inside, 5)
+    assert "bytes removed" in pruned(tmp_path / "third", inside.root), "the home that the store lies in"
+    assert first.indexed.part_folder().is_dir()
+
+
+def write_text(text: str, folder: Path, _: object) -> None:
+    (folder / "w").write_text(text)
+
+
+def test_prune_keeps_what_the_next_night_begins_with_and_waits_for_an_answer(home: Path, store: Store) -> None:
+    stages = ("source", "curate", "known_splits", "shards")
+    made = {stage: write_artifact(store, stage, ["part"], partial(write_text, stage), Numbered(number=9)) for stage in stages}
+    keys = {stage: artifact.manifest.key for stage, artifact in made.items()}
+    promote(home, "mine", candidate(store, 1))
+    state = {"source": keys["source"], "trained_on": keys["curate"], "known": keys["known_splits"], "asked": "x"}
+    record(home, "mine", {"event": "night", "state": state})
+    with outcome_of(home, "retrain", "mine") as held:
+        held[0] = held[0].begun("a-night", "1").suspended()
+    assert "a-night waits for a person's answer" in pruned(home, store.root)
+    with outcome_of(home, "retrain", "mine") as held:
+        held[0] = held[0].ended("a-night", "1", "completed")
+    assert "bytes removed" in pruned(home, store.root)
+    assert {stage for stage, key in keys.items() if store.find(stage, key)} == {"source", "curate", "known_splits"}

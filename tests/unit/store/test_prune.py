@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.store.files import alone_in
 from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
@@ -148,6 +150,39 @@ def test_no_run_is_removed_while_a_process_is_at_work(tmp_path: Path) -> None:
     finally:
         end(child)
     assert find_unneeded(Store(tmp_path), 1, []) == []
+
+
+SIGNED_IN = """
+import sys
+from pathlib import Path
+from pipeline_lib.store.files import sign_in
+sign_in(Path(sys.argv[1]))
+print("in", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_prunes_is_alone_in_the_store(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made(store, "source", "dump", {})  # this process has signed in, which does not keep it from being alone
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SIGNED_IN, str(tmp_path)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with alone_in(tmp_path) as is_alone:
+        assert is_alone
+        comes = start()
+        assert comes.stdout is not None
+        assert select.select([comes.stdout], [], [], 2)[0] == [], "it waits until the old runs are gone"
+    try:
+        assert comes.stdout.readline() == "in\n"
+        with alone_in(tmp_path) as is_alone:
+            assert not is_alone
+    finally:
+        end(comes)
+    with alone_in(tmp_path) as is_alone:
+        assert is_alone, "the lock of one that was killed is free"
 
 
 def test_the_command_lists_and_removes_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
