@@ -169,7 +169,7 @@ def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
     inputs = {"exported": champion.exported, "curated": pairs.curate}
     index = in_subflow("index", found.name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
     if index.digest != champion.index_digest:
-        reindex_task(found.home, found.name, index)
+        reindex_task(found.home, found.name, index, champion.index_digest)
 
 
 def _noted(work: Workspace, state: State, done: Night) -> Night:
