@@ -175,7 +175,7 @@ def _index(work: Workspace, name: str, curated: Artifact) -> None:
         if index.digest == champion.index_digest:
             return
         try:
-            reindex_task(home, name, index)
+            reindex_task(home, name, index, champion.index_digest)
             return
         except ChampionChanged as error:
             say(f"  {error}")

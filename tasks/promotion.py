@@ -69,9 +69,9 @@ def promote_task(home: Home, name: str, candidate: Candidate, why: str, told: Ro
 
 
 @stage_task("reindex")
-def reindex_task(home: Home, name: str, index: Artifact) -> Champion:
-    """From now on searches for the name use its champion with this index."""
-    return registry.reindex(home, name, index, why="the dump has changed")
+def reindex_task(home: Home, name: str, index: Artifact, against: str) -> Champion:
+    """From now on searches for the name use its champion with this index, in place of the one of that digest."""
+    return registry.reindex(home, name, index, {"why": "the dump has changed"}, against=against)
 
 
 def sample_queries(curated: Artifact, config: RunConfig) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flows.params import RunParams
 
 USUAL_WIDTH = 256
+MOST_DIGITS = 9  # of a number of dimensions, spaces around it included
 FORMATS, PRECISIONS = ("parquet",), ("float32", "float16")  # of exported vectors
 
 
@@ -101,7 +102,7 @@ def _plan(plan: int, dim: int | None, budget: str, as_json: bool, dims: str) -> 
     from dataclasses import asdict
 
     from flows.cli.store import Told
-    from pipeline_lib.index.plan import calibrated, describe, plan_rows
+    from pipeline_lib.index.plan import calibrated, chosen_kind, describe, plan_rows
     from pipeline_lib.index.recipes import parse_bytes
     from pipeline_lib.runtime.machine import artifact_home
 
@@ -111,6 +112,7 @@ def _plan(plan: int, dim: int | None, budget: str, as_json: bool, dims: str) -> 
         return
     width = dim or _width_in_use(home) or USUAL_WIDTH
     budget_bytes = parse_bytes(budget) if budget else None
+    chosen_kind(plan, width, budget_bytes)  # before half a minute of measuring, which no plan may come of
     rows = plan_rows(plan, width, budget_bytes, calibrated(home, width, Told()))
     if as_json:
         typer.echo(
@@ -130,16 +132,16 @@ def by_dims(n: int, dims: str, budget_bytes: int | None, measured: dict[int, dic
         UserError: a dimension cannot be, or no kind of index fits the budget.
     """
     from pipeline_lib.config.model import check_dims
-    from pipeline_lib.index.plan import said_bytes
-    from pipeline_lib.index.recipes import choose, weight
+    from pipeline_lib.index.plan import chosen_kind, said_bytes
+    from pipeline_lib.index.recipes import weight
 
-    if not all(dim.strip().isdecimal() for dim in dims.split(",")):
+    if not all(dim.strip().isdecimal() and len(dim) <= MOST_DIGITS for dim in dims.split(",")):
         raise UserError(f"--dims {dims!r}: expected numbers of dimensions with commas between, as 64,128,256")
     asked = [int(dim) for dim in dims.split(",")]
     check_dims(asked, max(measured, default=None), "--dims")
     rows = []
     for dim in sorted(asked):
-        kind = choose(n, dim, budget_bytes)
+        kind = chosen_kind(n, dim, budget_bytes)
         quality = {name: figure["value"] for name, figure in measured.get(dim, {}).items()}
         rows.append({"dim": dim, "kind": kind, **vars(weight(kind, n, dim)), "quality": quality})
     if as_json:

@@ -25,7 +25,6 @@ import numpy as np
 
 from pipeline_lib.config.data import WorkersConfig
 from pipeline_lib.config.run import IndexConfig
-from pipeline_lib.errors import UserError
 from pipeline_lib.index.factories import (
     BLOCKS_FILE,
     EXACT_FILE,
@@ -37,6 +36,7 @@ from pipeline_lib.index.factories import (
     lists_of,
     rows_per_block,
 )
+from pipeline_lib.index.filled import Read, filled_index, one_thread
 from pipeline_lib.index.recipes import RESCORED, Recipe, choose, family, recipe_for
 from pipeline_lib.runtime.workers import where_it_pays
 from pipeline_lib.store.store import Store
@@ -44,12 +44,10 @@ from pipeline_lib.store.store import Store
 if TYPE_CHECKING:
     import faiss
 
-Read = Callable[[int], np.ndarray]
 ADDED_ROWS = 8_192  # added at a time, the same whatever the shards are: the last bits of a matrix product depend on it
 SHARD_BYTES = 256 * 1024**2  # of vectors
 SAMPLE_BYTES = 1024**3  # of vectors to train by, at most
 SAMPLE_ROWS = 65_536  # at least, where there are as many: 256 a centroid of a product quantizer
-OTHER_SAMPLE_ROWS = 100_000  # for a given factory string
 ROTATION_ROUNDS, ROTATION_POINTS = 8, 10_240  # of OPQ; its codebooks only guide it, and FAISS's 50 of 65,536 take minutes
 CODE_ROUNDS, CODE_POINTS = 10, 64  # of each codebook's k-means, points a centroid; refining makes up for what is lost
 ROW_BYTES = 8  # of a row's number in an inverted list
@@ -106,46 +104,6 @@ def write_files(vectors: Vectors, config: IndexConfig, folder: Path, store: Stor
         finally:
             shutil.rmtree(room)
     return facts | {"dim": d}
-
-
-def filled_index(read: Read, starts: range, factory: str, ef_construction: int = 0) -> faiss.Index:
-    """A FAISS index by inner product in memory, filled in one thread from vectors that are read slice by slice.
-
-    Args:
-        read, starts: see `Vectors`.
-        factory: FAISS factory string.
-        ef_construction: candidates that a graph's node is linked from; 0: FAISS's own.
-
-    Raises:
-        UserError: FAISS does not know the factory.
-    """
-    faiss = faiss_module()
-    with one_thread():  # of several, HNSW would link in the order in which they happen to come
-        try:
-            index = faiss.index_factory(read(0).shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-            if ef_construction:
-                index.hnsw.efConstruction = ef_construction
-            if not index.is_trained:
-                index.train(_spread(read, starts))
-            for start in starts:
-                index.add(np.ascontiguousarray(read(start)))
-        except RuntimeError as error:
-            raise UserError(
-                f"index.factory {factory!r}: FAISS does not take it ({str(error).rpartition('Error: ')[2]}); try Flat"
-            ) from error
-        return index
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """FAISS's threads are OpenMP's, and torch's too: what comes after in this process gets them back."""
-    faiss = faiss_module()
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def on_gpus(index: faiss.Index, work: Callable[[faiss.Index], None]) -> faiss.Index:
@@ -380,8 +338,3 @@ def _silent_stdout() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _spread(read: Read, starts: range) -> np.ndarray:
-    step = -(-starts.stop // OTHER_SAMPLE_ROWS)
-    return np.concatenate([read(start)[(-start) % step :: step] for start in starts])

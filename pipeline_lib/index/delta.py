@@ -33,7 +33,6 @@ from pipeline_lib.index.build import (
     SHARD_BYTES,
     Vectors,
     merge_lists,
-    one_thread,
     planned,
     write_digests,
     write_exact,
@@ -48,6 +47,7 @@ from pipeline_lib.index.factories import (
     inverted_lists,
     open_index,
 )
+from pipeline_lib.index.filled import one_thread
 from pipeline_lib.index.recall_gate import Asked, settle
 from pipeline_lib.index.recipes import FLOORS, RESCORED
 from pipeline_lib.index.rows import ROWS

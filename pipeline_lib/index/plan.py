@@ -79,15 +79,25 @@ class Row:
     chosen: bool
 
 
-def plan_rows(n: int, d: int, budget_bytes: int | None, rates: Rates) -> list[Row]:
-    """All kinds for N rows of D dimensions; the chosen one is that of `kind: auto`.
+def chosen_kind(n: int, d: int, budget_bytes: int | None = None) -> Kind:
+    """The kind that `kind: auto` takes for N rows of D dimensions.
 
     Raises:
         UserError: there is no row or no dimension, or no kind fits the budget.
     """
     if not 1 <= n <= MOST_ROWS or not 1 <= d <= MOST_WIDTH:
-        raise UserError(f"{n:,} vectors of {d:,} dimensions: expected 1 to {MOST_ROWS:,} of 1 to {MOST_WIDTH:,}")
-    chosen = choose(n, d, budget_bytes)
+        said = f"{n:,}" if abs(n) <= 10**18 else f"a number of {len(str(n))} digits of"
+        raise UserError(f"{said} vectors of {d:,} dimensions: expected 1 to {MOST_ROWS:,} of 1 to {MOST_WIDTH:,}")
+    return choose(n, d, budget_bytes)
+
+
+def plan_rows(n: int, d: int, budget_bytes: int | None, rates: Rates) -> list[Row]:
+    """All kinds for N rows of D dimensions; the chosen one is that of `kind: auto`.
+
+    Raises:
+        UserError: see `chosen_kind`.
+    """
+    chosen = chosen_kind(n, d, budget_bytes)
     return [_row(kind, n, d, budget_bytes, rates, kind == chosen) for kind in KINDS]
 
 
@@ -103,7 +113,7 @@ def calibrated(home: Path, d: int, progress: Progress = silent) -> Rates:
     known = _read(path)
     if name not in known:
         known[name] = measure_rates(d, progress)
-        with contextlib.suppress(PermissionError):  # a home that others write: measured again the next time
+        with contextlib.suppress(OSError):  # a home that others write, a full disk: measured again the next time
             replace_file(path, json.dumps({name: vars(rates) for name, rates in known.items()}, indent=1).encode())
     return known[name]
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import PAIRS_WITH_NEGATIVES, text_hash
 from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.config.finetuning import MiningConfig
-from pipeline_lib.index.build import filled_index
+from pipeline_lib.index.filled import filled_index
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact

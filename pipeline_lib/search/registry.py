@@ -243,8 +243,7 @@ def promote(
     pair = _pair(Files.of(home, name).home, candidate)
     held = pair_of(home, name)
     if held and not held.is_trial and held.model_digest == candidate.exported.digest:
-        is_same = held.index_digest == candidate.indexed.digest
-        return held if is_same else reindex(home, name, candidate.indexed, why, told, candidate.keys)
+        return reindex(home, name, candidate.indexed, {"why": why, **(told or {})}, candidate.keys)
 
     def event(held: Held) -> dict[str, Any]:
         now = held.before or 0  # a trial is no champion
@@ -275,22 +274,27 @@ def reindex(
     home: Home,
     name: str,
     indexed: Artifact,
-    why: str = "",
     told: Mapping[str, Any] | None = None,
     keys: Mapping[str, str] | None = None,
+    against: str | None = None,
 ) -> Champion:
-    """The same model with another index of its own; a rollback still brings back the model before it.
+    """The same model with another index of its own, unless it has that; a rollback still brings back the model before it.
 
     Args:
+        told: "why", in words, and whatever a reader shall know.
         keys: of artifacts that belong to the pair from now on, by stage, such as the pairs that were indexed.
+        against: digest of the index that this one follows; None: whichever is in use.
 
     Raises:
+        ChampionChanged: the index was made by another model than the champion's, or another index is in use by now, which may
+            be of a newer corpus; nothing was written.
         UserError: there is no champion.
-        ChampionChanged: the index was made by another model than it.
         CorruptArtifact: a file's bytes are not those of its manifest.
     """
     indexed.verify()
     place = place_of(Files.of(home, name).home, indexed)
+    if (found := pair_of(home, name)) and found.index_digest == indexed.digest:
+        return found
 
     def event(held: Held) -> dict[str, Any]:
         if held.pair is None:
@@ -299,9 +303,11 @@ def reindex(
             check_maker(indexed, held.pair["model_digest"], held.pair["model"])
         except UserError as error:
             raise ChampionChanged(str(error)) from error
+        if against is not None and held.pair["index_digest"] != against:
+            raise ChampionChanged(f"{name}: event {held.before or 0} brought another index meanwhile; update once more")
         now = {**held.pair.get("keys", {}), **(keys or {}), "index": indexed.manifest.key}
         pair = {**held.pair, "index": place, "index_digest": indexed.digest, "keys": now}
-        return {"event": "reindexed", "why": why, **(told or {}), "pair": pair}
+        return {"event": "reindexed", "why": "", **(told or {}), "pair": pair}
 
     return _changed(home, name, event)
 

@@ -251,7 +251,7 @@ def _table(source: _Source, first: int, pieces: Sequence[Piece], schema: pa.Sche
         "id": [text_id(piece.kind, piece.text) for piece in pieces],
         "pair_id": [piece.id for piece in pieces],
         "side": [SIDE] * len(pieces),
-        "signature": [signature(piece.text) if piece.kind == "code" else "" for piece in pieces],
+        "signature": [signature(piece.text, piece.name.rpartition(".")[2]) if piece.kind == "code" else "" for piece in pieces],
         "text": [piece.text.encode("utf-8", "replace").decode("utf-8") for piece in pieces],
         "vector": pa.FixedSizeListArray.from_arrays(values, type=kept),
     }
@@ -277,14 +277,23 @@ def _make_folder(out: Path) -> None:
 
 def _put(beside: Path, target: Path, overwrite: bool) -> None:
     """Give the finished file its name; of two writers that may not overwrite, one wins and the other says so."""
-    if overwrite:
-        os.replace(beside, target)
-    else:
-        try:
-            os.link(beside, target)
-        except FileExistsError as error:
-            raise UserError(f"{target}: came to be meanwhile; give another --out, or --overwrite") from error
+    try:
+        if not overwrite:
+            _claim(beside, target)
+    except FileExistsError as error:
+        raise UserError(f"{target}: came to be meanwhile; give another --out, or --overwrite") from error
+    os.replace(beside, target)
     sync_folder(target.parent)
+
+
+def _claim(beside: Path, target: Path) -> None:
+    """Take a name that nobody has, at once with the file, or empty where a disk knows no second names, as FAT."""
+    try:
+        os.link(beside, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        target.open("xb").close()
 
 
 def read_told(path: Path) -> dict[str, Any]:

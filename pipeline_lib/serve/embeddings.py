@@ -72,13 +72,19 @@ def embeddings_model(config: ServeConfig) -> type[BaseModel]:
             Field(description="A text, or several. Token ids are not taken."),
         ),
         "model": (
-            Annotated[str, Field(min_length=1, max_length=MOST_NAME)],
-            Field(DEFAULT, description=f"A name that /v1/models lists; {DEFAULT}: the pair that is searched."),
+            Annotated[str, Field(min_length=1, max_length=MOST_NAME)] | None,
+            Field(DEFAULT, description=f"A name that /v1/models lists; {DEFAULT}, or null: the pair that is searched."),
         ),
-        "encoding_format": (Literal["float", "base64"], Field("float", description="How vectors are written.")),
+        "encoding_format": (
+            Literal["float", "base64"] | None,
+            Field("float", description="How vectors are written; null: as float."),
+        ),
         "input_type": (
-            Literal["document", "query"],
-            Field("document", description="What the texts are: a query is embedded on its own side of the model."),
+            Literal["document", "query"] | None,
+            Field(
+                "document",
+                description="What the texts are: a query is embedded on its own side of the model; null: document.",
+            ),
         ),
         "dimensions": (
             Annotated[int | None, BeforeValidator(whole)],
@@ -113,10 +119,12 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
                 raise Refused(BAD, f"input {place}: {error}", "invalid_text", "input") from error
         cancelled = threading.Event()
 
+        model = asked.model or DEFAULT  # what is null, as some clients write what nobody set, is its default
+
         def answer() -> bytes:
-            found = engine.embed(asked.model, asked.input, asked.input_type, cancelled)
+            found = engine.embed(model, asked.input, asked.input_type or "document", cancelled)
             _check_width(asked.dimensions, found.vectors_ND.shape[1])
-            return _rendered(asked.model, found, asked.encoding_format)
+            return _rendered(model, found, asked.encoding_format or "float")
 
         try:
             body = await asyncio.get_running_loop().run_in_executor(engine.embedding_pool, answer)
@@ -148,10 +156,15 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
 
 def _rendered(model: str, embedded: Embedded, encoding: str) -> bytes:
     vectors = list(as_base64(embedded.vectors_ND)) if encoding == "base64" else embedded.vectors_ND.tolist()
-    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    # one by one: the whole at once would hold the interpreter, and with it every search, for a second
+    data = (_json({"object": "embedding", "index": index, "embedding": vector}) for index, vector in enumerate(vectors))
     usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
-    answer = {"object": "list", "data": data, "model": model, "usage": usage}
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    rest = _json({"object": "list", "model": model, "usage": usage})
+    return b"".join([rest[:-1], b',"data":[', b",".join(data), b"]}"])
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _check_width(asked: int | None, width: int) -> None:

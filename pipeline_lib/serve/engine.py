@@ -107,7 +107,7 @@ class Engine:
         self.rivals = Rivals(home, load_weights, config.text_cache_bytes, config.against_idle_seconds)
         self.maps = Maps(config, home)
         self._encoders = Encoders(config, home, load_weights)
-        self._facets: tuple[Searcher | None, dict[str, Any]] = (None, {})
+        self._facets: tuple[str, dict[str, Any]] = ("", {})  # of the index of a digest
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="follow")
         self._show()
@@ -161,9 +161,11 @@ class Engine:
     def facets(self) -> dict[str, Any]:
         """The values that filters take, each with the texts that have it, the commonest first; and how many there are."""
         searcher = self.searcher
-        if self._facets[0] is not searcher:
-            self._facets = (searcher, _facets(searcher, self.config.max_facets))
-        return self._facets[1]
+        digest, facets = self._facets
+        if digest != searcher.current.index_digest:
+            facets = _facets(searcher, self.config.max_facets)
+            self._facets = (searcher.current.index_digest, facets)
+        return facets
 
     def neighbours(self, asked: Asked, index: str) -> bytes:
         """The JSON of a text's neighbours.
@@ -311,11 +313,14 @@ class _NoModel(Exception):
 
 
 class Encoders:
-    """The models that embedded last, opened; each is looked up anew, so that a promotion holds for the next request."""
+    """The models of the names that embedded last, opened.
+
+    Each name is looked up anew, so that a promotion holds for the next request, and the model before it is closed.
+    """
 
     def __init__(self, config: ServeConfig, home: Home, load_weights: LoadWeights | None) -> None:
         self._config, self._home, self._load_weights = config, home, load_weights
-        self._opened: OrderedDict[str, Any] = OrderedDict()  # by the model's digest
+        self._opened: OrderedDict[str, tuple[str, Any]] = OrderedDict()  # by name, with the model's digest
         self._lock = threading.Lock()
 
     def open(self, name: str, searcher: Searcher) -> DocumentEncoder:
@@ -332,10 +337,13 @@ class Encoders:
                 current = registry.opened(registry.in_use(self._home, name))
             except UserError as error:
                 raise _NoModel from error
-        shared = searcher.encoder if current.model_digest == searcher.current.model_digest else None
+        digest = current.model_digest
+        shared = searcher.encoder if digest == searcher.current.model_digest else None
         with self._lock:
-            found = self._opened.pop(current.model_digest, None) or self._open(current, shared)
-            self._opened[current.model_digest] = found
+            known: Any = shared or dict(self._opened.values()).get(digest)  # of whichever name
+            before = self._opened.pop(current.name, None)
+            found = known if known and before == (digest, known) else self._open(current, known)
+            self._opened[current.name] = (digest, found)
             if len(self._opened) > self._config.max_models:
                 self._opened.popitem(last=False)
             return found

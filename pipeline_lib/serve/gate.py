@@ -39,6 +39,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HEALTH = ("/healthz", "/healthz/ready")  # answered however busy it is, and to whoever asks
 OPEN = (*HEALTH, "/", "/map", "/neighbours", "/compare")  # without a token: the pages ask for it
 SLOW = ("/v1/embeddings", "/compare.json")  # which may open a model first
+SLOW_SHARE = 0.5  # of the requests that may be under way at once
 CLIENT_BITS = 64  # of an address of IPv6: its network
 MOST_CLIENTS = 10_000  # whose rates are remembered
 BODIES = 16  # the largest ones that may be held at once
@@ -90,24 +91,24 @@ class Gate:
             raise Refused(BUSY, "the service stops; ask again in a moment", "stopping", headers=_later(1, close=True))
         body = await self._body(scope, receive)
         try:
-            await self._let_in(scope, _replayed(body, receive), answer)
+            await self._let_in(scope, body, receive, answer)
         finally:
             self._held_bytes -= len(body)
 
-    async def _let_in(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _let_in(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
         path = scope["path"]
-        if self.in_flight.total() >= self.config.max_in_flight:
-            raise Refused(BUSY, f"{self.config.max_in_flight} requests are under way already", "busy", headers=_later(1))
+        under_way, most = self.in_flight.total(), self.config.max_in_flight
+        if path in SLOW:  # they leave room: searches, which take milliseconds, do not wait behind them
+            under_way, most = sum(self.in_flight[slow] for slow in SLOW), max(1, int(most * SLOW_SHARE))
+        if under_way >= most or self.in_flight.total() >= self.config.max_in_flight:
+            raise Refused(BUSY, f"{most} such requests are under way already", "busy", headers=_later(1))
         seconds = self.config.embedding_seconds if path in SLOW else self.config.timeout_seconds
         self.in_flight[path] += 1
         self.figures.in_flight.inc()
         try:
             async with asyncio.timeout(seconds):
-                await (
-                    _while_heard(self.app(scope, receive, answer), receive)
-                    if path in SLOW
-                    else self.app(scope, receive, answer)
-                )
+                work = self.app(scope, _replayed(body, receive), answer)
+                await (_while_heard(work, receive) if path in SLOW else work)
         except TimeoutError:
             raise Refused(TIMEOUT, f"no answer within {seconds:g} seconds; ask for less, or later", "timeout") from None
         finally:

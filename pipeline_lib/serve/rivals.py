@@ -6,6 +6,7 @@ was last used, so that a comparison takes the memory of one pair more.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -212,7 +213,12 @@ def _with_change(hit: Hit, before: int | None, now: int | None, alone: str) -> d
 def _events(home: Home, name: str) -> Iterator[dict[str, Any]]:
     files = Files.of(home, name)
     for number in sorted(files.numbers(name), reverse=True)[:MOST_EVENTS]:
-        if event := files.event(name, number):
+        try:
+            event = files.event(name, number)
+        except CorruptArtifact as error:  # which is no reason to show none of the others
+            logging.getLogger(__name__).warning("event %d of %s: %s", number, name, error)
+            continue
+        if event:
             yield event
 
 

@@ -120,7 +120,7 @@ class VectorCache:
         assert segment is not None
         if segment.vectors_ND is None:
             segment.vectors_ND = self._load(segment.part, VECTORS)
-            with contextlib.suppress(FileNotFoundError):  # of a bucket's part there is no record here
+            with contextlib.suppress(OSError):  # of a bucket's part there is no record here; another's store is only read
                 os.utime(self.store.root / record_name(STAGE.name, segment.part.key))  # `prune` takes what nobody reads
         return segment.vectors_ND is not None
 

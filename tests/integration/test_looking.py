@@ -171,6 +171,15 @@ def test_a_candidate_that_was_held_back_and_another_name(home: SearchHome) -> No
         assert told(service, f"/compare.json?q=date&against={trained.manifest.key}/step-999999")[:2] == (404, "against")
 
 
+def test_a_damaged_event_hides_no_other(home: SearchHome) -> None:
+    for extra in (0, 1, 2):
+        home.publish("damaged", extra)
+    (home.root / "registry" / "damaged" / "history" / "000002.json").write_text("{")
+    with serving(home, name="damaged") as service:
+        assert [one["against"] for one in got(service, "/candidates.json")["candidates"]] == ["1"]
+        assert got(service, "/compare.json?q=date")["candidate"]["model"]["event"] == 1
+
+
 def test_without_another_pair_there_is_nothing_to_compare_with(home: SearchHome) -> None:
     home.publish("alone")
     with serving(home, name="alone") as service:

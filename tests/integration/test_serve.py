@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,6 +146,12 @@ def test_openais_own_client_embeds(home: SearchHome, service: Service) -> None:
         assert refused.value.param in ("input", "dimensions")
 
 
+def test_what_a_client_leaves_null_is_its_default(service: Service) -> None:
+    names = ("model", "encoding_format", "input_type", "dimensions", "user")
+    found = [json.loads(ask(service, "/v1/embeddings", {"input": "x"} | nulls)[2]) for nulls in ({}, dict.fromkeys(names))]
+    assert found[0] == found[1] and found[0]["model"] == "default" and isinstance(found[0]["data"][0]["embedding"], list)
+
+
 @pytest.mark.parametrize("name", ["../planted", "planted/..", "PLANTED", "\x00", "a" * 200, "_default", ""])
 def test_no_name_leads_out_of_the_registry(service: Service, name: str) -> None:
     assert ask(service, "/v1/embeddings", {"input": "x", "model": name})[0] in (400, 404)
@@ -235,6 +243,20 @@ def test_pairs_are_swapped_without_a_lost_request(home: SearchHome) -> None:
         assert {status for status, _ in statuses} == {200}
         assert {hits for _, hits in statuses} == {9, 14, 20}, "an answer of no pair"
         assert b"cpt_serve_swaps_total 2.0" in ask(service, "/metrics")[2]
+
+
+def test_nothing_of_the_pair_before_stays_in_memory(home: SearchHome) -> None:
+    home.publish("kept")
+    with serving(home, name="kept", follow_seconds=0.05) as service:
+        for extra in (3, 4):
+            before = weakref.ref(service.engine.searcher), weakref.ref(service.engine.searcher.encoder)
+            assert ask(service, "/v1/embeddings", {"input": "x"})[0] == ask(service, "/facets")[0] == 200
+            home.publish("kept", extra)
+            until = time.monotonic() + 60
+            while ask(service, "/v1/embeddings", {"input": "x"})[0] == 200 and any(one() is not None for one in before):
+                assert time.monotonic() < until, "a searcher or a model that nobody asks any more"
+                gc.collect()
+                time.sleep(0.05)
 
 
 class Process:

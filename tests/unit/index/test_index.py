@@ -14,7 +14,7 @@ import pytest
 from data_contracts.schemas import INDEX_ROWS, text_hash
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, UserError
-from pipeline_lib.index.build import filled_index
+from pipeline_lib.index.filled import filled_index
 from pipeline_lib.index.index import build_index
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact

@@ -13,8 +13,9 @@ import pytest
 from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, UserError
 from pipeline_lib.index import build, recall_gate
-from pipeline_lib.index.build import Vectors, filled_index, write_files
+from pipeline_lib.index.build import Vectors, write_files
 from pipeline_lib.index.factories import exact_nearest, nearest, open_index, recall_by_scores, recall_of
+from pipeline_lib.index.filled import filled_index, one_thread
 from pipeline_lib.index.recall_gate import perturbed, settle
 from pipeline_lib.index.recipes import KINDS, RESCORED, Effort
 from pipeline_lib.store.store import Store
@@ -176,6 +177,26 @@ def test_rows_of_equal_vectors_are_equal_answers(kind: str, tmp_path: Path) -> N
     assert built(tmp_path / "index", config, vectors_ND, Store(tmp_path / "home"))["recall"]["at_10"] >= 0.9
     assert recall_by_scores((np.array([[0.9, 0.8]]), np.array([[7, 8]])), (np.array([[0.9, 0.7]]), np.array([[1, 2]]))) == 0.5
     assert recall_by_scores((np.array([[0.9, 0.9]]), np.array([[7, 2]])), (np.array([[0.9, 0.9]]), np.array([[1, 2]]))) == 1.0
+
+
+def test_copies_of_a_vector_do_not_trap_the_walks_through_a_graph(tmp_path: Path) -> None:
+    vectors_ND = clustered()
+    for first in range(10):  # more copies of each than a node has links
+        vectors_ND[100 + 100 * first : 200 + 100 * first] = vectors_ND[first]
+    facts = built(tmp_path / "index", IndexConfig(kind="hnsw", workers=1), vectors_ND, Store(tmp_path / "home"))
+    assert facts["recall"]["at_10"] >= facts["recall"]["floor"] == 0.98
+    stored_ND = open_index(tmp_path / "index", facts).vectors(np.arange(N))
+    assert stored_ND.tobytes() == vectors_ND.tobytes(), "they are stored as they are"
+
+
+def test_a_graph_without_many_copies_is_that_of_faiss(tmp_path: Path) -> None:
+    vectors_ND = clustered(400)
+    vectors_ND[:16] = vectors_ND[0]  # as many as a node has links
+    index = faiss.index_factory(D, "HNSW16,Flat", faiss.METRIC_INNER_PRODUCT)
+    with one_thread():
+        index.add(vectors_ND)
+    made = filled_index(source(vectors_ND).read, source(vectors_ND).starts, "HNSW16,Flat")
+    assert faiss.serialize_index(made).tobytes() == faiss.serialize_index(index).tobytes()
 
 
 def test_what_is_given_wins_over_the_rules(tmp_path: Path) -> None:

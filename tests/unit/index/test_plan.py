@@ -107,6 +107,30 @@ def test_the_command_shows_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "float32 20.5 GB" in describe(plan_rows(20 * MILLION, 256, None, RATES), 20 * MILLION, 256)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--plan", "10" + "0" * 12], "expected 1 to 1,000,000,000,000 of 1 to"),
+        (["--plan", "1" + "0" * 400], "a number of 401 digits of vectors"),
+        (["--plan", "1" + "0" * 400, "--dims", "64"], "a number of 401 digits of vectors"),
+        (["--plan", "1000", "--dims", "9" * 5000], "expected numbers of dimensions"),
+        (["--plan", "1000000", "--budget", "1kB"], "no kind of index fits 1,000 bytes"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_before_anything_is_measured(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    monkeypatch.setattr(plan, "measure_rates", lambda d, progress: pytest.fail("half a minute for nothing"))
+    done = CliRunner().invoke(app, ["index", *words])
+    assert isinstance(done.exception, UserError) and said in str(done.exception)
+
+
+def test_a_plan_is_told_where_its_rates_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "measure_rates", lambda d, progress: RATES)
+    assert calibrated(Path("/proc/home"), 8) == RATES, "no folder can be made there, whoever asks"
+
+
 def test_rates_of_wide_vectors_are_scaled_and_damaged_ones_measured_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

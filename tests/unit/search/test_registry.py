@@ -122,7 +122,7 @@ def test_another_index_of_the_same_model_keeps_the_way_back(home: Path, store: S
     second = candidate(store, 2)
     promote(home, "mine", second)
     grown = indexed(store, second.exported, 7)
-    made = reindex(home, "mine", grown, "3 documents added")
+    made = reindex(home, "mine", grown, {"why": "3 documents added"})
     assert (made.model_digest, made.index_digest, made.trained) == (second.exported.digest, grown.digest, f"{2:024d}")
     assert made.keys["index"] == grown.manifest.key and history(home, "mine")[-1]["event"] == "reindexed"
     with pytest.raises(UserError, match="made by model"):
@@ -166,6 +166,17 @@ def test_a_comparison_with_a_champion_that_is_not_any_more_promotes_nothing(home
     reject(home, "mine", ["x"])
     assert promote(home, "mine", candidate(store, 2), against=1).trained == f"{2:024d}"
     assert len(history(home, "mine")) == 3
+
+
+def test_an_index_that_followed_another_than_the_one_in_use_replaces_none(home: Path, store: Store) -> None:
+    first = candidate(store, 1)
+    promote(home, "mine", first)
+    older, newer = (indexed(store, first.exported, number) for number in (1, 2))
+    assert reindex(home, "mine", newer, against=first.indexed.digest).index_digest == newer.digest
+    with pytest.raises(ChampionChanged, match="event 2 brought another index meanwhile; update once more"):
+        reindex(home, "mine", older, against=first.indexed.digest)  # begun with the same one, and slower
+    assert reindex(home, "mine", newer, against=first.indexed.digest).index_digest == newer.digest, "of two alike both are done"
+    assert in_use(home).index_digest == newer.digest and len(history(home, "mine")) == 2
 
 
 def test_two_at_once_come_one_after_the_other(home: Path, store: Store) -> None:

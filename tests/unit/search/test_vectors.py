@@ -129,6 +129,23 @@ def test_a_file_that_came_to_be_meanwhile_is_not_replaced(home: Path, tmp_path: 
     assert (tmp_path / FILE).read_text() == "another's" and len(list(tmp_path.glob(f".{FILE}*"))) == 0
 
 
+def test_a_disk_without_second_names_takes_an_export_too(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as of FAT
+
+    monkeypatch.setattr("os.link", refuse)
+    written = export_vectors(in_use(home), tmp_path / "out", VectorExport())
+    assert pq.read_table(written.path).num_rows == 6 and list((tmp_path / "out").iterdir()) == [written.path]
+    test_a_file_that_came_to_be_meanwhile_is_not_replaced(home, tmp_path)
+
+
+def test_signatures_are_those_of_the_index(store: Store, curate: Make, export_model: Make, tmp_path: Path) -> None:
+    without = ("code", "name", "read lines", "def _(path):\n    return open(path).readlines()")  # as pairs of names have it
+    root = publish(store, export_model(), curate([without]))
+    [row] = pq.read_table(export_vectors(in_use(root), tmp_path, VectorExport()).path).to_pylist()
+    assert row["signature"] == Searcher(in_use(root)).texts.of([0])[0][0] == "def code_0(path)"
+
+
 def test_vectors_that_the_store_lost_come_from_an_exact_index(home: Path, tmp_path: Path) -> None:
     whole = pq.read_table(export_vectors(in_use(home), tmp_path / "whole", VectorExport()).path)
     shutil.rmtree(home / "vectors")

@@ -172,6 +172,26 @@ def test_more_at_once_than_is_worked_on_is_told_to_come_again() -> None:
     assert [one[0] for one in answered] == [200, 200, 200]
 
 
+def test_long_work_leaves_room_for_searches() -> None:
+    go = asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/search":
+            await go.wait()
+        await echo(scope, receive, send)
+
+    asking = Asking(waits, max_in_flight=4)
+
+    async def ask() -> list[int]:
+        held = [asyncio.create_task(asking.ask(path)) for path in ("/v1/embeddings", "/compare.json")]
+        await asyncio.sleep(0.01)
+        over = [await asking.ask(path) for path in ("/v1/embeddings", "/search", "/compare.json")]
+        go.set()
+        return [status for status, *_ in (*over, *await asyncio.gather(*held))]
+
+    assert asyncio.run(ask()) == [503, 200, 503, 200, 200]
+
+
 def test_who_asks_for_the_head_alone_is_answered_as_by_get() -> None:
     async def method(scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = type("Route", (), {"path": "/here"})

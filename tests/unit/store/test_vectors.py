@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,3 +59,15 @@ def test_the_second_writer_of_the_same_texts_takes_the_firsts_vectors(tmp_path: 
     first.add(["a", "b"], hashes_N2)
     second.add(["a", "b"], hashes_N2)
     assert second.read(hashes_N2).ravel().tolist() == [1, 1] and len(store.parts("vectors", "")) == 1
+
+
+def test_vectors_are_read_in_a_store_that_is_another_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes_N2 = text_hashes(["a", "b"])
+    VectorCache(Store(tmp_path), "0" * 24, "x", lambda texts, _: np.eye(2, dtype=np.float32)).add(["a", "b"], hashes_N2)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.utime", refuse)  # as of a snapshot that is mounted to be read
+    read = VectorCache(Store(tmp_path), "0" * 24, "x", lambda *_: pytest.fail("embedded again"))
+    assert read.read(hashes_N2).tolist() == [[1, 0], [0, 1]]
