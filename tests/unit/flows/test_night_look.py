@@ -103,7 +103,7 @@ def test_the_index_is_made_for_the_champion_that_there_is_once_it_is_made(
     monkeypatch.setattr(nightly, "reigning", found)
     for name in ("open_checkpoint", "as_exported"):
         monkeypatch.setattr(nightly, name, lambda *_: None)
-    monkeypatch.setattr(nightly, "reindex_task", registry.reindex)
+    monkeypatch.setattr(nightly, "reindex_task", nightly.reindex_task.fn)
     nightly._index(Workspace(tmp_path, store, RunParams(preset="smoke").resolve()), "mine", one.exported)
     assert built == [one.trained, two.trained]
     assert registry.in_use(*place).index == indexed(store, two.exported, 7).part_folder()
