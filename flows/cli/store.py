@@ -145,7 +145,8 @@ def _needed(store: Store) -> list[str]:
     """The digests of what searches read, by any name, of what a rollback brings back, and of what the next nights begin with.
 
     Raises:
-        UserError: a run waits for an answer about its candidate, or another home that uses this store cannot be asked.
+        UserError: a run is suspended, such as to wait for an answer about its candidate; or another home that uses this store
+            cannot be asked.
     """
     from flows.night_look import state_of_name
     from pipeline_lib.runtime.machine import artifact_home
@@ -158,8 +159,8 @@ def _needed(store: Store) -> list[str]:
         for waiting in read_outcomes(home):
             if waiting.state == "suspended":
                 raise UserError(
-                    f"{waiting.run} waits for a person's answer about its candidate: answer it first; where it is gone, remove"
-                    f" the record of {waiting.flow} and {waiting.name} in {home}/outcomes"
+                    f"{waiting.run} is suspended, and goes on with what it has made: answer or resume it first; where it is"
+                    f" gone, remove the record of {waiting.flow} and {waiting.name} in {home}/outcomes"
                 )
         needed += [digest for pair in kept_pairs(home) for digest in (pair.index_digest, pair.model_digest)]
         for name in names(home):

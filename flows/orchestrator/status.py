@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.runtime.outcomes import Outcome, read_outcomes
@@ -20,8 +23,10 @@ from pipeline_lib.runtime.outcomes import Outcome, read_outcomes
 if TYPE_CHECKING:
     from flows.orchestrator.api import Api, Row
 
+T = TypeVar("T")
 SCHEMA = 1  # of the JSON: raised when a field goes or changes its meaning
 DISK_SECONDS = 0.6  # for counting bytes; a store that has too many files is told as far as that goes
+BUCKET_SECONDS, LEAST_SECONDS = 10.0, 1.0  # for the registries of all names that stand in buckets, and for each at least
 SCHEDULES_SHOWN = 5
 HEADLINES = {"code_search": "mrr", "text_search": "mrr", "classification": "accuracy", "similarity": "spearman"}
 HEADS = {"code_search": "code", "text_search": "text", "classification": "class", "similarity": "simil"}  # of their columns
@@ -111,9 +116,10 @@ def champions(home: Path, problems: list[str]) -> list[Row]:
     except (CorruptArtifact, OSError) as error:
         problems.append(f"{home}: {error}")
         return rows
+    until = time.monotonic() + BUCKET_SECONDS
     for name in names:
         try:
-            pair = registry.pair_of(home, name)
+            pair = _soon(partial(registry.pair_of, home, name), until)
         except (UserError, CorruptArtifact, TransientError, OSError) as error:
             problems.append(f"{name}: {error}")
             continue
@@ -134,6 +140,27 @@ def champions(home: Path, problems: list[str]) -> list[Row]:
             }
         )
     return rows
+
+
+def _soon(ask: Callable[[], T], until: float) -> T:
+    """The answer to a question about what may stand in a bucket; a client waits minutes for one that does not answer.
+
+    Raises:
+        TransientError: none came in time.
+    """
+    asked: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            asked.set_result(ask())
+        except (UserError, CorruptArtifact, TransientError, OSError) as error:
+            asked.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="status").start()
+    try:
+        return asked.result(max(LEAST_SECONDS, until - time.monotonic()))
+    except TimeoutError as error:
+        raise TransientError("its registry, which stands in a bucket, does not answer") from error
 
 
 def _delta(index: Path) -> Row | None:

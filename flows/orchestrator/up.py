@@ -129,9 +129,7 @@ class _Platform:
         try:
             yield worker
         finally:
-            with contextlib.suppress(
-                httpx.HTTPError, psutil.Error, OSError
-            ):  # of a full disk too: the worker ends all the same
+            with contextlib.suppress(httpx.HTTPError, psutil.Error, OSError):  # of a full disk: the worker ends anyway
                 restarts.note_ids(id_ for id_, process in run_processes().items() if process.ppid() == worker.pid)
             _stop_worker(worker)
             record.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,20 @@ def test_a_broken_name_hides_no_other_and_a_bucket_is_not_walked(tmp_path: Path)
     (tmp_path / "current.json").write_text("[]")
     found = read_status(tmp_path)
     assert found["champions"] == [] and "current.json" in found["problems"][0]
+
+
+def test_a_bucket_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registry" / "docs").mkdir(parents=True)
+    (tmp_path / "registry" / "docs" / "at.json").write_text('{"artifacts": "s3://bucket/run"}')
+    monkeypatch.setattr(page, "BUCKET_SECONDS", 2.0)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody-s")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # who connects is never answered
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        found = read_status(tmp_path)
+    assert found["champions"] == [] and "does not answer" in found["problems"][0]
 
 
 def test_leftovers_are_what_prune_removes(tmp_path: Path) -> None:

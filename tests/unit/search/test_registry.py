@@ -398,7 +398,7 @@ def test_prune_keeps_what_the_next_night_begins_with_and_waits_for_an_answer(hom
     record(home, "mine", {"event": "night", "state": state})
     with outcome_of(home, "retrain", "mine") as held:
         held[0] = held[0].begun("a-night", "1").suspended()
-    assert "a-night waits for a person's answer" in pruned(home, store.root)
+    assert "a-night is suspended" in pruned(home, store.root)
     with outcome_of(home, "retrain", "mine") as held:
         held[0] = held[0].ended("a-night", "1", "completed")
     assert "bytes removed" in pruned(home, store.root)
