@@ -51,17 +51,11 @@ def index(
 def _update(name: str, dry_run: bool, artifacts: str, as_json: bool) -> None:
     """Start the flow of nights under the policy `index`, as the champion's run was asked for."""
     from flows.cli.summary import print_night
-    from flows.cli.terminal import check_params, with_server
+    from flows.cli.terminal import check_params, run_flow
 
     params = update_params(name, artifacts).model_copy(update={"dry_run": dry_run})
     check_params(params)
-
-    def flow() -> dict[str, Any]:
-        from flows.retrain import retrain
-
-        return retrain(params)
-
-    done = with_server(flow)["night"]
+    done = run_flow("flows.retrain:retrain", params)["night"]
     if as_json:
         typer.echo(json.dumps(done))
     else:

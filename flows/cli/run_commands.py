@@ -18,13 +18,14 @@ from pydantic import BaseModel, ValidationError
 
 from flows.cli.options import parameter, takes
 from flows.cli.store import Told
-from flows.cli.terminal import params_of, with_server
+from flows.cli.terminal import params_of, run_flow
 from flows.options import Option
 from flows.params import (
     AblateParams,
     DatasetParams,
     EvaluateParams,
     FinetuneParams,
+    NamedParams,
     PretrainParams,
     PublishParams,
     RunParams,
@@ -62,17 +63,10 @@ def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
 def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """Run the whole pipeline, from raw dump to searchable index. Finished work is not repeated; an interrupted run resumes."""
     from flows.cli.summary import print_night, print_summary
-    from pipeline_lib.config.presets import describe
 
     params = params_of(RunParams, kept_back(given, no_promote))
-    typer.echo(describe(params.resolve(), params.preset), err=True)
-
-    def flow() -> dict[str, Any]:
-        from flows.retrain import retrain
-
-        return retrain(params)
-
-    done = with_server(flow)
+    _describe(params)
+    done = run_flow("flows.retrain:retrain", params)
     if "lineage" in done:
         print_summary(done)
     if "night" in done:
@@ -83,59 +77,30 @@ def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
 @takes(DatasetParams)
 def build_dataset(given: dict[str, Any]) -> None:
     """Make token shards from a raw dump."""
-    params = params_of(DatasetParams, given)
-
-    def flow() -> BaseModel:
-        from flows.build_dataset import build_dataset as build
-
-        return build(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.build_dataset:build_dataset", params_of(DatasetParams, given)))
 
 
 @runs.command()
 @takes(PretrainParams)
 def pretrain(given: dict[str, Any]) -> None:
     """Train a causal language model on the training split, to start from."""
-    params = params_of(PretrainParams, given)
-
-    def flow() -> str:
-        from flows.pretrain import pretrain as train_language_model
-
-        return train_language_model(params)
-
-    typer.echo(with_server(flow))
+    typer.echo(run_flow("flows.pretrain:pretrain", params_of(PretrainParams, given)))
 
 
 @runs.command()
 @takes(TrainParams)
 def train(given: dict[str, Any]) -> None:
     """Train the embedding model: from token shards to checkpoints."""
-    from pipeline_lib.config.presets import describe
-
     params = params_of(TrainParams, given)
-    typer.echo(describe(params.resolve(), params.preset), err=True)
-
-    def flow() -> BaseModel:
-        from flows.train import train as train_encoder
-
-        return train_encoder(params)
-
-    _print_record(flow)
+    _describe(params)
+    _print_record(run_flow("flows.train:train", params))
 
 
 @runs.command()
 @takes(FinetuneParams)
 def finetune(given: dict[str, Any]) -> None:
     """Tune a checkpoint on labelled pairs with hard negatives; with --suite, measure it before and after."""
-    params = params_of(FinetuneParams, given)
-
-    def flow() -> BaseModel:
-        from flows.finetune import finetune as tune
-
-        return tune(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.finetune:finetune", params_of(FinetuneParams, given)))
 
 
 @runs.command()
@@ -143,46 +108,35 @@ def finetune(given: dict[str, Any]) -> None:
 def evaluate(given: dict[str, Any]) -> None:
     """Measure checkpoints and baselines on held-out pairs, or with --suite on public evaluation sets."""
     params = params_of(EvaluateParams, given)
+    found = run_flow("flows.evaluate:evaluate", params)
+    from flows.cli.summary import print_evaluations
 
-    def flow() -> None:
-        from flows.cli.summary import print_evaluations
-        from flows.evaluate import evaluate as evaluate_flow
-
-        print_evaluations(evaluate_flow(params), params.machine.artifacts or "")
-
-    with_server(flow)
+    print_evaluations(found, params.machine.artifacts or "")
 
 
 @runs.command()
 @takes(PublishParams)
 def publish(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """Select, test, export and index a checkpoint, and promote it so that searches use it."""
-    params = params_of(PublishParams, kept_back(given, no_promote))
-
-    def flow() -> BaseModel:
-        from flows.publish import publish as publish_flow
-
-        return publish_flow(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.publish:publish", params_of(PublishParams, kept_back(given, no_promote))))
 
 
 @runs.command()
 @takes(AblateParams)
 def ablate(given: dict[str, Any]) -> None:
     """Vary the paper's main options at small scale, with several seeds each: a table and a plot."""
-    params = params_of(AblateParams, given)
-
-    def flow() -> BaseModel:
-        from flows.ablate import ablate as ablate_flow
-
-        return ablate_flow(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.ablate:ablate", params_of(AblateParams, given)))
 
 
-def _print_record(flow: Callable[[], BaseModel]) -> None:
-    typer.echo(with_server(flow).model_dump_json(indent=1, exclude_none=True))
+def _describe(params: NamedParams) -> None:
+    """Say on standard error what will be run."""
+    from pipeline_lib.config.presets import describe
+
+    typer.echo(describe(params.resolve(), params.preset), err=True)
+
+
+def _print_record(record: BaseModel) -> None:
+    typer.echo(record.model_dump_json(indent=1, exclude_none=True))
 
 
 def _takes_config(function: Callable[[dict[str, Any], str | None], None]) -> Callable[..., None]:

@@ -61,6 +61,16 @@ def with_server(flow: Callable[[], Any]) -> Any:
             APILogWorker.drain_all()
 
 
+def run_flow(entrypoint: str, params: Params) -> Any:
+    """What a flow, MODULE:NAME, returns for these parameters, as `with_server` runs it; it is imported behind the server."""
+
+    def flow() -> Any:
+        module, _, name = entrypoint.partition(":")
+        return getattr(importlib.import_module(module), name)(params)
+
+    return with_server(flow)
+
+
 def _import_libraries() -> None:
     """What takes seconds to import and does not ask where Prefect's server is, while that starts."""
     for name in ("pipeline_lib.evaluation.metrics", "pipeline_lib.export.export"):
