@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS
 from flows.params import EvaluateParams
 from flows.pools import artifact_of, measured_on_pool
 from flows.roots import admit
-from flows.runs import champions_checkpoint, name_in_registry
+from flows.runs import champions_checkpoint, name_in_registry, open_store
 from flows.train import find_run
-from flows.workspace import TrainedRun, Workspace, open_store
+from flows.workspace import TrainedRun, Workspace
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES, parted_suites
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
@@ -37,6 +36,7 @@ from pipeline_lib.index.hybrid import fusion_in
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry
+from pipeline_lib.search.registry_log import opened
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import (
     BASELINES,
@@ -71,7 +71,7 @@ class EvaluatedRef(BaseModel):
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
-@flow(name="evaluate", flow_run_name=run_name, **HOOKS)
+@flow(name="evaluate", **FLOW_OPTIONS)
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
     """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
 
@@ -184,7 +184,7 @@ def fusion_of(work: Workspace) -> Fusion | None:
         return None
     try:
         found = registry.champion(home, work.config.name)
-        return fusion_in(registry.opened(found).index) if found else None
+        return fusion_in(opened(found).index) if found else None
     except (UserError, CorruptArtifact) as error:
         say(f"  no index says how to fuse vectors and BM25: {error}")
         return None

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.params import RunParams
-from flows.runs import asked_digest, find_content, name_in_registry
+from flows.runs import asked_digest, find_content, input_of, name_in_registry
 from flows.workspace import Workspace, recorded_params
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Lineage, lineage_of
-from pipeline_lib.search.registry import Home, latest, pair_of
+from pipeline_lib.search.registry import latest, pair_of
+from pipeline_lib.search.registry_log import Home
 from pipeline_lib.sources.changes import Changes, Files, changes_between, files_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of, sha256_file
@@ -48,7 +49,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Reigning:
+class ChampionRun:
     """The champion of a name, and what it was made from.
 
     Attributes:
@@ -87,7 +88,7 @@ class Look:
     name: str
     policy: str
     min_new_share: float
-    champion: Reigning | None
+    champion: ChampionRun | None
     last: State
     listing: str
     contamination: str
@@ -144,7 +145,7 @@ def look(work: Workspace, params: RunParams) -> Look:
     config, store = work.config, work.store
     home: Home = store.remote or work.home
     name, _ = name_in_registry(config, params.settings(), home)
-    champion = reigning(store, home, name)
+    champion = champion_run(store, home, name)
     last = _last(work, (home, name), champion)
     listing, now = listing_task(store, config)
     curated = store.find("curate", last.curate) if last.curate else None
@@ -166,7 +167,7 @@ def look(work: Workspace, params: RunParams) -> Look:
     )
 
 
-def reigning(store: Store, home: Home, name: str) -> Reigning | None:
+def champion_run(store: Store, home: Home, name: str) -> ChampionRun | None:
     """The champion of a name; None where there is none, or where this store has not what it was made from."""
     pair = pair_of(home, name)
     exported = pair and find_content(store, "export", pair.model_digest, pair.keys.get("export", ""))
@@ -178,7 +179,7 @@ def reigning(store: Store, home: Home, name: str) -> Reigning | None:
     except UserError:
         return None
     index = find_content(store, "index", pair.index_digest, pair.keys.get("index", ""))
-    return Reigning(
+    return ChampionRun(
         model_digest=pair.model_digest,
         index_digest=pair.index_digest,
         exported=exported,
@@ -188,7 +189,7 @@ def reigning(store: Store, home: Home, name: str) -> Reigning | None:
     )
 
 
-def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -> State:
+def _last(work: Workspace, place: tuple[Home, str], champion: ChampionRun | None) -> State:
     """What the last night left; where there was none, what the champion was made from."""
     event = latest(*place, EVENT)
     if event is not None:
@@ -216,11 +217,6 @@ def _listing_of(store: Store, curated: Artifact) -> Artifact | None:
             found = input_of(store, found, "queries", name) or found
         found = found and input_of(store, found, stage, name)
     return found
-
-
-def input_of(store: Store, made: Artifact, stage: str, name: str) -> Artifact | None:
-    """An artifact that another was made from, under that name; None where it is gone."""
-    return find_content(store, stage, made.manifest.inputs.get(name, ""))
 
 
 def _files(store: Store, key: str) -> Files:

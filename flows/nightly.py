@@ -11,16 +11,18 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flows.build_dataset import Pairs, dataset_of, pairs_of
-from flows.night_look import EVENT, Look, State, input_of, look, reigning, state_in
+from flows.candidate import Published, publish_run
+from flows.night_look import EVENT, Look, State, champion_run, look, state_in
 from flows.params import RunParams
-from flows.publish import Published, publish_run
-from flows.runs import as_exported, with_settings
+from flows.promotion import promoted
+from flows.runs import as_exported, input_of, with_settings
 from flows.train import train_on
 from flows.workspace import Workspace, in_subflow
 from pipeline_lib.curation.known_splits import new_share
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.registry import Home, latest, pair_of, record
+from pipeline_lib.search.registry import latest, pair_of, record
+from pipeline_lib.search.registry_log import Home
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.dataset import known_splits_task
@@ -124,7 +126,7 @@ def decided(work: Workspace, seen: Seen, published: Published, report: Callable[
     Where other nights came while a person was asked, the dump is as the last of them saw it.
     """
     home, name = _home(work), str(seen.told["name"])
-    published = published.promoted(asdict(seen))
+    published = promoted(published, asdict(seen))
     told = report(published)
     newest = latest(home, name, EVENT)
     own = State(**seen.state)
@@ -162,7 +164,7 @@ def _start(store: Store, found: Look, pairs: Pairs) -> Checkpoint | None:
 
 def _index(work: Workspace, found: Look, pairs: Pairs) -> None:
     """Let the champion's index hold the night's pairs: texts that are new are embedded, and those that went are no row."""
-    store, champion = work.store, reigning(work.store, found.home, found.name)
+    store, champion = work.store, champion_run(work.store, found.home, found.name)
     if champion is None:
         return
     checkpoint = as_exported(open_checkpoint(store, champion.checkpoint), champion.exported)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.build_dataset import dataset_of
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS
 from flows.params import PretrainParams
 from flows.roots import admit
 from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
@@ -16,7 +15,7 @@ from tasks.dataset import contamination_task
 from tasks.training import document_splits_task, pretrain_task, text_shards_task
 
 
-@flow(name="pretrain", flow_run_name=run_name, **HOOKS)
+@flow(name="pretrain", **FLOW_OPTIONS)
 def pretrain(params: PretrainParams) -> str:
     """Train a causal language model on the training split; the answer is the folder that `init` takes.
 

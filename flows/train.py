@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.guide import guided
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pools import trained_on_pool
 from flows.pretrain import pretrain_on, text_of
 from flows.roots import admit
-from flows.runs import ON_GROWTH, with_settings
+from flows.runs import ON_GROWTH, open_store, with_settings
 from flows.workspace import (
     Dataset,
     DatasetRef,
@@ -26,7 +25,6 @@ from flows.workspace import (
     in_subflow,
     named_checkpoint,
     named_run,
-    open_store,
     open_workspace,
     origin_of,
     recorded_params,
@@ -35,7 +33,7 @@ from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import recipe_of
-from tasks.training import is_new, lexical_start_task, register_checkpoints, train_task
+from tasks.training import lexical_start_task, register_checkpoints, train_task
 from tasks.ui import say
 
 
@@ -49,7 +47,7 @@ class TrainedRef(BaseModel):
     trained: str = Field(description="Key of the `train` artifact.")
 
 
-@flow(name="train", flow_run_name=run_name, **HOOKS)
+@flow(name="train", **FLOW_OPTIONS)
 def train(params: TrainParams) -> TrainedRef:
     """Train the encoder contrastively, after causal language modelling where the preset asks for it.
 
@@ -77,7 +75,7 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
     check_fit(lineage)
-    if is_new(trained, began):
+    if trained.started_at >= began:
         register_checkpoints(trained, work.config.name, params.machine.model_dump(exclude_none=True))
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
 

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.params import CheckpointParams, FinetuneParams, SourceParams, TrainParams, split_checkpoint
+from flows.params import CheckpointParams, FinetuneParams, SourceParams, TrainParams
 from flows.runs import (
     PUBLISHED,
     as_tuned,
@@ -18,8 +18,10 @@ from flows.runs import (
     check_start,
     find_checkpoint,
     find_given_start,
+    input_of,
     open_store,
     published_checkpoint,
+    split_checkpoint,
     with_settings,
 )
 from flows.settings import Values, data_sentence, find_setting, flat, without_section, words_of
@@ -383,15 +385,10 @@ def _of_earlier_versions(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dataset_of(store: Store, lineage: Lineage) -> Dataset:
     """What a run was made from, as far back as it is there."""
-    validated = _found(store, "validate", lineage.curated, "validated")
-    with_queries = _found(store, "queries", validated, "extracted") if validated else None
-    extracted = _found(store, "extract", with_queries or validated, "extracted") if validated else None
+    validated = input_of(store, lineage.curated, "validate", "validated")
+    with_queries = input_of(store, validated, "queries", "extracted") if validated else None
+    extracted = input_of(store, with_queries or validated, "extract", "extracted") if validated else None
     return Dataset(extracted, validated, lineage.curated, lineage.tokenizer, lineage.shards)
-
-
-def _found(store: Store, stage: str, made: Artifact, name: str) -> Artifact | None:
-    digest = made.manifest.inputs.get(name)
-    return next((found for found in store.artifacts(stage) if found.digest == digest), None)
 
 
 def _start_in_words(lineage: Lineage) -> str:

@@ -68,16 +68,17 @@ def update_params(name: str = "", artifacts: str = "") -> RunParams:
     Raises:
         UserError: nothing is published under it, or its run left no parameters.
     """
-    from flows.night_look import reigning
+    from flows.night_look import champion_run
     from flows.params import RunParams
-    from flows.workspace import open_store, recorded_params
+    from flows.runs import open_store
+    from flows.workspace import recorded_params
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search.registry import default_name
 
     store = open_store(artifacts or None)
     home = store.remote or artifact_home()
     name = name or default_name(home)
-    champion = reigning(store, home, name)
+    champion = champion_run(store, home, name)
     if champion is None:
         raise UserError(f"{name}: nothing of this name is published, or what its model was made from is gone; see `cpt status`")
     recorded = recorded_params(champion.lineage)

@@ -14,7 +14,7 @@ from pipeline_lib.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline_lib.search.registry import Home
+    from pipeline_lib.search.registry_log import Home
     from pipeline_lib.store.artifact import Artifact
     from pipeline_lib.store.store import Store
 
@@ -172,9 +172,7 @@ def _exports(store: Store, is_meant: Callable[[Artifact], bool]) -> list[Artifac
 
 
 def _newest_last(artifacts: list[Artifact]) -> list[Artifact]:
-    from flows.runs import started_at
-
-    return sorted(artifacts, key=lambda made: (started_at(made), made.manifest.key))
+    return sorted(artifacts, key=lambda made: (made.started_at, made.manifest.key))
 
 
 def _checkpoint_of(store: Store, exported: Artifact) -> str:

@@ -117,7 +117,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it nothing is removed.")] = False,
 ) -> None:
     """List what killed workers left in the artifact store and, with --keep-runs, old runs; --yes removes it."""
-    from flows.workspace import open_store
+    from flows.runs import open_store
     from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
 
     store = open_store(artifacts)

@@ -14,18 +14,10 @@ from pydantic import ValidationError
 
 from flows.cli.store import Told
 from flows.options import Params, fields_of, options_of, with_places
-from flows.params import (
-    CheckpointParams,
-    EvaluateParams,
-    FinetuneParams,
-    PublishParams,
-    SourceParams,
-    is_checkpoint,
-    split_checkpoint,
-)
-from flows.runs import check_guide_model, find_given_start
+from flows.params import CheckpointParams, EvaluateParams, FinetuneParams, PublishParams, SourceParams
+from flows.runs import check_guide_model, find_given_start, is_checkpoint, open_store, split_checkpoint
 from flows.settings import absolute_place
-from flows.workspace import check_planned, named_checkpoint, open_store
+from flows.workspace import check_planned, named_checkpoint
 from pipeline_lib.config.evaluation import parted_suites
 from pipeline_lib.config.overrides import read_config
 from pipeline_lib.errors import UserError
