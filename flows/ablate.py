@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.guide import guided
-from flows.hooks import FLOW_OPTIONS
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.params import AblateParams
 from flows.roots import admit
 from flows.train import start_of_training, trained_of
-from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
+from flows.workspace import Dataset, Workspace, open_workspace
 from pipeline_lib.config.ablations import AblateConfig, arms, rankings, with_seed
 from pipeline_lib.evaluation.ablation import Measured
 from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run

@@ -19,16 +19,9 @@ from flows.evaluate import (
     hybrids,
     suites_on_validation,
 )
+from flows.hooks import in_subflow
 from flows.pools import FiguredSplit, Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
-from flows.workspace import (
-    DatasetRef,
-    TrainedRun,
-    Workspace,
-    in_subflow,
-    publishing_commands,
-    recorded_params,
-    whole_story,
-)
+from flows.workspace import DatasetRef, TrainedRun, Workspace, publishing_commands, recorded_params, whole_story
 from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.index.hybrid import fusion_in
 from pipeline_lib.model.checkpoint import lineage_of

@@ -160,7 +160,7 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
     Raises:
         UserError: there is no champion of the name that was given.
     """
-    home = work.store.remote or work.home
+    home = work.registry
     known = registry.names(home)
     if against == NO_CHAMPION or not known:
         return None
@@ -179,7 +179,7 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
 
 def fusion_of(work: Workspace) -> Fusion | None:
     """How the index in use under the run's name fuses vectors and BM25; None where there is none, or it has no BM25."""
-    home = work.store.remote or work.home
+    home = work.registry
     if work.config.name not in registry.names(home):
         return None
     try:

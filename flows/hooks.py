@@ -1,7 +1,8 @@
-"""Names and hooks of every flow: the record of what became of a run, its structured log, and who is told of it.
+"""What flows share of Prefect: names of runs, subflows, and hooks: the record of a run, its structured log, who is told of it.
 
-Prefect calls them in the process of the run; those of a crash or a cancellation also in one that its worker starts. What none
-of them could tell of, `cpt up` finds (flows/orchestrator/upkeep.py). A notification that fails fails nothing: the log has it.
+Prefect calls the hooks in the process of the run; those of a crash or a cancellation also in one that its worker starts.
+What none of them could tell of, `cpt up` finds (flows/orchestrator/upkeep.py). A notification that fails fails nothing: the
+log has it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import atexit
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect import Flow
+from prefect import Flow, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -34,7 +35,10 @@ from pipeline_lib.runtime import event_log, interruption
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.runtime.messages import Message, without_secrets
 from pipeline_lib.runtime.outcomes import Outcome, outcome_of
-from tasks.ui import stage_of
+from tasks.ui import paused_with_caller, stage_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STATES = {StateType.COMPLETED: "completed", StateType.CANCELLED: "cancelled", StateType.CANCELLING: "cancelled"}
 HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", event_log.EVENTS.name)
@@ -70,6 +74,18 @@ def is_generated(name: str) -> bool:
     if (first in _words() and second in _words()) or _STAR.fullmatch(name):
         return True
     return bool(re.fullmatch(_GREEK, first)) and second in _stars()
+
+
+def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
+    made: list[R] = []
+
+    def body() -> None:
+        with paused_with_caller():
+            made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
+
+    flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
+    return made[0]
 
 
 def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:

@@ -143,7 +143,7 @@ def look(work: Workspace, params: RunParams) -> Look:
         TransientError: a server did not answer.
     """
     config, store = work.config, work.store
-    home: Home = store.remote or work.home
+    home = work.registry
     name, _ = name_in_registry(config, params.settings(), home)
     champion = champion_run(store, home, name)
     last = _last(work, (home, name), champion)

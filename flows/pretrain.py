@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.build_dataset import dataset_of
-from flows.hooks import FLOW_OPTIONS
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.params import PretrainParams
 from flows.roots import admit
-from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
+from flows.workspace import Dataset, Workspace, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from tasks.dataset import contamination_task

@@ -13,18 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.approval import NOBODY, AskedAlready, Question, ask
 from flows.candidate import Published
 from flows.evaluate import measured_on_validation
-from flows.hooks import FLOW_OPTIONS
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.notices import tell_waiting
 from flows.options import Group, place
 from flows.pools import FiguredSplit
 from flows.roots import admit
 from flows.runs import champions_checkpoint, given_source, name_in_registry
-from flows.workspace import in_subflow
 from pipeline_lib.evaluation.gate import Check
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import Candidate, ChampionChanged
-from pipeline_lib.search.registry_log import Champion, Home
+from pipeline_lib.search.registry_log import Champion
 from tasks.promotion import Rivals, compare_task, comparison_markdown, contracts_check, promote_task
 from tasks.ui import say
 
@@ -62,7 +61,7 @@ class _Promotion:
         run, label = published.run, published.checkpoint
         self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
-        self.place: Home = self.store.remote or run.work.home
+        self.place = run.work.registry
         self.name, self.renamed = name_in_registry(self.config, run.params.settings() if run.params else None, self.place)
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")

@@ -10,13 +10,13 @@ from prefect.states import Completed
 from flows.approval import recalled
 from flows.build_dataset import dataset_of
 from flows.candidate import Published, publish_run
-from flows.hooks import FLOW_OPTIONS
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.nightly import Night, Seen, decided, dry_run, night
 from flows.params import RunParams
 from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import train_on
-from flows.workspace import Workspace, in_subflow, open_workspace
+from flows.workspace import Workspace, open_workspace
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of

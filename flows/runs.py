@@ -45,8 +45,12 @@ def published_checkpoint(store: Store) -> str:
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.
     """
-    home: Home = store.remote if store.remote and names(store.remote) else artifact_home()
-    return checkpoint_behind(store, in_use(home))
+    return checkpoint_behind(store, in_use(registry_of(store)))
+
+
+def registry_of(store: Store) -> Home:
+    """Where a store's models are registered: its bucket, if it has names, else this artifact root."""
+    return store.remote if store.remote and names(store.remote) else artifact_home()
 
 
 def checkpoint_behind(store: Store, found: Champion) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.guide import guided
-from flows.hooks import FLOW_OPTIONS
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pools import trained_on_pool
 from flows.pretrain import pretrain_on, text_of
@@ -22,7 +22,6 @@ from flows.workspace import (
     TrainedRun,
     Workspace,
     check_planned,
-    in_subflow,
     named_checkpoint,
     named_run,
     open_workspace,

@@ -94,13 +94,12 @@ def find_model(model: str, artifacts: str = "") -> Model:
     Raises:
         UserError: there is none, it is not exported, it has no card, or several are meant.
     """
-    from flows.runs import open_store
-    from pipeline_lib.runtime.machine import artifact_home
+    from flows.runs import open_store, registry_of
     from pipeline_lib.search import registry
     from pipeline_lib.search.registry_log import NAME
 
     store = open_store(artifacts)
-    home: Home = store.remote if store.remote and registry.names(store.remote) else artifact_home()
+    home = registry_of(store)
     if NAME.fullmatch(model) and (pair := registry.pair_of(home, model)):
         if "://" in str(pair.home):
             home, store = pair.home, open_store(str(pair.home))

@@ -36,10 +36,9 @@ with prefect_server(home):
     from prefect import flow
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from data_contracts.verdicts import RowsRejected
-    from flows.hooks import FLOW_OPTIONS
+    from flows.hooks import FLOW_OPTIONS, in_subflow
     from flows.params import RunParams
-    from flows.workspace import in_subflow
-    from pipeline_lib.search import registry
+        from pipeline_lib.search import registry
     from tasks.ui import stage_task
 
     faults = []
