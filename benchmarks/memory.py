@@ -69,7 +69,7 @@ def measure(n_pairs: int) -> dict[str, float]:
     from pipeline_lib.config.presets import preset
     from pipeline_lib.config.training import CPU_TOKENS
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.grad_cache import batch_gradients, should_cache
+    from pipeline_lib.model.grad_cache import activation_bytes, batch_gradients
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer
@@ -89,7 +89,7 @@ def measure(n_pairs: int) -> dict[str, float]:
     config, budget = encoder.backbone.config, demo.train.kept_bytes
     before, started = _high_water_bytes(), time.monotonic()
     batches = cut_micro_batches(texts, CPU_TOKENS)
-    cached = should_cache(config, sum(batch.padded_tokens for batch in batches), budget, encoder.fused)
+    cached = activation_bytes(config, sum(batch.padded_tokens for batch in batches), encoder.fused) > budget
 
     def loss_of(emb_ND: torch.Tensor) -> torch.Tensor:
         x_BD, y_BD = emb_ND.chunk(2)
@@ -131,7 +131,7 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
 
     from pipeline_lib.config.training import CPU_TOKENS, TrainConfig
     from pipeline_lib.model.encoder import Encoder
-    from pipeline_lib.model.grad_cache import batch_gradients, should_cache
+    from pipeline_lib.model.grad_cache import activation_bytes, batch_gradients
     from pipeline_lib.model.loss import PairHashes, contrastive_loss
     from pipeline_lib.model.micro_batches import cut_micro_batches
     from pipeline_lib.train.optim import build_optimizer, clip_gradients
@@ -159,7 +159,8 @@ def held_by_step(n_steps: int, n_pairs: int, layers: int, vocabulary: int) -> li
         batches = cut_micro_batches(texts, CPU_TOKENS)
         tokens = sum(batch.padded_tokens for batch in batches)
         optimizer.zero_grad(set_to_none=True)
-        batch_gradients(encoder, batches, loss_of, should_cache(llama, tokens, config.kept_bytes, encoder.fused))
+        cached = activation_bytes(llama, tokens, encoder.fused) > config.kept_bytes
+        batch_gradients(encoder, batches, loss_of, cached)
         clip_gradients(encoder, config.clip_norm)
         optimizer.step()
         held.append(_status_bytes("VmRSS:"))

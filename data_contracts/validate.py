@@ -8,19 +8,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_contracts.check_evaluations import check_evaluations
-from data_contracts.check_shards import check_shards
-from data_contracts.losses import Losses, no_pair_fault
+from data_contracts.data_loss import DataLosses, no_pair_fault
 from data_contracts.validate_parts import PARTS, STAGE, validate_parts
-from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report, verdict_rows
+from data_contracts.verdicts import REPORT_EXAMPLES, judge, reject_if, verdict_report
 from pipeline_lib.config.data import ContractConfig, WorkersConfig
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.runtime.workers import HERE, where_it_pays
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Outcome, Part, sum_counts
 from pipeline_lib.store.store import Store
-
-__all__ = ["STAGE", "check_evaluations", "check_shards", "validate", "verdict_rows"]
 
 GROUP_BYTES = 32 * 1024**2  # Parquet of small parts that one task takes
 GROUP_PARTS = 12  # a run of the contracts costs 0.3 s however few its rows; more parts at a time make progress coarse
@@ -51,7 +47,7 @@ def validate(
 
     def make(key: str) -> Outcome:
         parts = _validate_parts(store, extracted, config, progress, processes)
-        losses = Losses.of(extracted)
+        losses = DataLosses.of(extracted)
         faults = losses.faults(config) + no_pair_fault(extracted) + judge(parts, config)
         report = store.root / STAGE.name / key / "verdict.md"
         verdict_report(report, parts, faults, _examples(store, parts), losses)
@@ -111,7 +107,7 @@ def _totals(parts: Sequence[Part]) -> dict[str, Any]:
     return {**totals, "reasons": dict(sorted(reasons.items()))}
 
 
-def _lost(losses: Losses) -> dict[str, Any]:
+def _lost(losses: DataLosses) -> dict[str, Any]:
     return {"files_not_whole": losses.files, "lost_bytes": losses.lost_bytes, "lost_share": losses.share}
 
 

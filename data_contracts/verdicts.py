@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_contracts.data_loss import DataLosses, commonest_of, loss_line
 from data_contracts.facts import repair_unicode
-from data_contracts.losses import Losses, commonest_of, loss_line
 from data_contracts.runner import Verdict
 from data_contracts.schemas import QUARANTINE
 from pipeline_lib.config.data import ContractConfig
@@ -24,7 +24,7 @@ from pipeline_lib.store.records import Part
 REPORT_EXAMPLES = 20  # quarantined rows that a report quotes
 LOSSES_SHOWN = 200  # files not read whole that a report lists
 REPORT_PARTS = 200  # worst parts that a report lists
-NO_LOSSES = Losses((), 0)
+NO_LOSSES = DataLosses((), 0)
 
 
 class RowsRejected(ContractViolation):
@@ -60,7 +60,7 @@ def loss_verdicts(extracted: Artifact) -> list[dict[str, Any]]:
         {"contract": "files read whole", "part": row["path"], "rows": row["texts"], "quarantined": 0,
          "share": row["lost_bytes"] / row["file_bytes"] if row["file_bytes"] else 1.0, "unreadable": 1,
          "reasons": loss_line(row)}
-        for row in Losses.of(extracted).rows[:LOSSES_SHOWN]
+        for row in DataLosses.of(extracted).rows[:LOSSES_SHOWN]
     ]  # fmt: skip
 
 
@@ -101,17 +101,21 @@ def _judge_files(parts: Sequence[Part], config: ContractConfig) -> list[str]:
     ]
 
 
-def commonest(reasons: Iterable[Mapping[str, int]], n: int = 3) -> str:
-    """The n commonest reasons with their counts, e.g. "x_blank 12, line_below_one 3"."""
+def commonest(reasons: Iterable[Mapping[str, int]]) -> str:
+    """The three commonest reasons with their counts, e.g. "x_blank 12, line_below_one 3"."""
     total: Counter[str] = Counter()
     for counts in reasons:
         total.update(counts)
     ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{reason} {count:,}" for reason, count in ranked[:n]) or "none"
+    return ", ".join(f"{reason} {count:,}" for reason, count in ranked[:3]) or "none"
 
 
 def verdict_report(
-    path: Path, parts: Sequence[Part], faults: Sequence[str], examples: Sequence[Mapping[str, Any]], losses: Losses = NO_LOSSES
+    path: Path,
+    parts: Sequence[Part],
+    faults: Sequence[str],
+    examples: Sequence[Mapping[str, Any]],
+    losses: DataLosses = NO_LOSSES,
 ) -> Path:
     """Write the verdict of a stage, as markdown and beside it as JSON: the faults, a table of parts, and quoted rows.
 
@@ -155,7 +159,7 @@ def verdict_report(
     return path
 
 
-def _losses_table(losses: Losses) -> list[str]:
+def _losses_table(losses: DataLosses) -> list[str]:
     if not losses.rows:
         return []
     lines = ["", "## Files that were not read whole", "", f"{losses.sentence}. What came before each break is kept.", ""]

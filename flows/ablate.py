@@ -9,18 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.guide import guided
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.params import AblateParams
 from flows.roots import admit
 from flows.train import start_of_training, trained_of
-from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
+from flows.workspace import Dataset, Workspace, open_workspace
 from pipeline_lib.config.ablations import AblateConfig, arms, rankings, with_seed
 from pipeline_lib.evaluation.ablation import Measured
-from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run
 from pipeline_lib.store.artifact import Artifact
-from tasks.ablation import ablation_task
-from tasks.evaluation import HeldOutPart, checkpoint_task
+from tasks.evaluation import HeldOutPart, ablation_task, checkpoint_task
 from tasks.training import train_task
 
 
@@ -34,7 +32,7 @@ class AblatedRef(BaseModel):
     runs: int = Field(description="Arms times seeds.")
 
 
-@flow(name="ablate", flow_run_name=run_name, **HOOKS)
+@flow(name="ablate", **FLOW_OPTIONS)
 def ablate(params: AblateParams) -> AblatedRef:
     """Train and measure each arm on the validation split; finished arms are not repeated.
 
@@ -64,8 +62,7 @@ def measure(work: Workspace, dataset: Dataset, ablation: AblateConfig) -> tuple[
     dataset = guided(work, dataset, trained_of)
     start = start_of_training(work, dataset)
     trained = train_task(store, dataset.shards, dataset.tokenizer, config, start, {"guide": dataset.guide})
-    label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
-    checkpoint = Checkpoint(trained, label, dataset.tokenizer, config.shards)
+    checkpoint = Checkpoint(trained, labels_of_run(trained)[-1], dataset.tokenizer, config.shards)
     return tuple(
         evaluation
         for ranking in rankings(config, ablation)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from prefect import flow
 
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS
 from flows.params import DatasetParams
 from flows.roots import admit
-from flows.runs import asked_digest, find_checkpoint, started_at
+from flows.runs import asked_digest, find_checkpoint
 from flows.workspace import Dataset, DatasetRef, Workspace, open_workspace, recorded_params
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Checkpoint, Lineage, lineage_of
@@ -28,7 +28,7 @@ from tasks.dataset import (
 )
 
 
-@flow(name="build-dataset", flow_run_name=run_name, **HOOKS)
+@flow(name="build-dataset", **FLOW_OPTIONS)
 def build_dataset(params: DatasetParams) -> DatasetRef:
     """Extract documents and pairs, check them, curate and split them, and write them as token shards.
 
@@ -88,7 +88,7 @@ def grown_from(work: Workspace, curated: Artifact) -> Checkpoint | None:
 
     A run that is done on this very dataset started as it did: it is found again.
     """
-    runs = sorted(work.store.artifacts("train"), key=started_at, reverse=True)
+    runs = sorted(work.store.artifacts("train"), key=attrgetter("started_at"), reverse=True)
     same = [lineage for trained in runs if (lineage := _asked_alike(work, trained)) is not None]
     done = next((lineage for lineage in same if lineage.curated.digest == curated.digest), None)
     if done is not None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS
 from flows.params import EvaluateParams
 from flows.pools import artifact_of, measured_on_pool
 from flows.roots import admit
@@ -37,6 +36,7 @@ from pipeline_lib.index.hybrid import fusion_in
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.runtime.machine import writable_home
 from pipeline_lib.search import registry
+from pipeline_lib.search.registry_log import opened
 from pipeline_lib.store.artifact import Artifact
 from tasks.evaluation import (
     BASELINES,
@@ -71,7 +71,7 @@ class EvaluatedRef(BaseModel):
     skipped: dict[str, str] = Field(default_factory=dict, description="Suite to the reason why it was passed over.")
 
 
-@flow(name="evaluate", flow_run_name=run_name, **HOOKS)
+@flow(name="evaluate", **FLOW_OPTIONS)
 def evaluate(params: EvaluateParams) -> EvaluatedRef:
     """Measure models on the same queries and candidates, held out of a run's corpus or of public suites.
 
@@ -160,7 +160,7 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
     Raises:
         UserError: there is no champion of the name that was given.
     """
-    home = work.store.remote or work.home
+    home = work.registry
     known = registry.names(home)
     if against == NO_CHAMPION or not known:
         return None
@@ -179,12 +179,12 @@ def find_champion(work: Workspace, run: TrainedRun | None, against: str | None) 
 
 def fusion_of(work: Workspace) -> Fusion | None:
     """How the index in use under the run's name fuses vectors and BM25; None where there is none, or it has no BM25."""
-    home = work.store.remote or work.home
+    home = work.registry
     if work.config.name not in registry.names(home):
         return None
     try:
         found = registry.champion(home, work.config.name)
-        return fusion_in(registry.opened(found).index) if found else None
+        return fusion_in(opened(found).index) if found else None
     except (UserError, CorruptArtifact) as error:
         say(f"  no index says how to fuse vectors and BM25: {error}")
         return None

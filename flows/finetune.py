@@ -9,15 +9,14 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.guide import guide_of_sets
-from flows.hooks import HOOKS
-from flows.names import run_name
-from flows.params import PUBLISHED, FinetuneParams
+from flows.hooks import FLOW_OPTIONS
+from flows.params import FinetuneParams
 from flows.roots import admit
-from flows.runs import check_guide_model, working_store
-from flows.workspace import origin_of_tuning, published_checkpoint
+from flows.runs import PUBLISHED, check_guide_model, published_checkpoint, working_store
+from flows.workspace import origin_of_tuning
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
-from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, record_origin
+from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run, open_checkpoint, record_origin
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.stages import check_negatives
@@ -25,7 +24,7 @@ from pipeline_lib.train.start import check_tuned
 from tasks.dataset import check_shards_task, prompts_task, shards_task
 from tasks.finetuning import Figures, compare_task, finetune_task, join_task, mine_task, training_set_task
 from tasks.suites import open_suites_task, suite_task
-from tasks.training import is_new, register_checkpoints
+from tasks.training import register_checkpoints
 
 
 class FinetunedRef(BaseModel):
@@ -40,7 +39,7 @@ class FinetunedRef(BaseModel):
     figures: dict[str, tuple[float, float]] = Field(description="SUITE TASK METRIC to its value before and after.")
 
 
-@flow(name="finetune", flow_run_name=run_name, **HOOKS)
+@flow(name="finetune", **FLOW_OPTIONS)
 def finetune(params: FinetuneParams) -> FinetunedRef:
     """Read training sets, mine hard negatives, tune the checkpoint on them, and compare before with after.
 
@@ -69,9 +68,9 @@ def finetune(params: FinetuneParams) -> FinetunedRef:
     guide = guide_of_sets(store, config, joined)
     trained = finetune_task(store, checkpoint, shards, config.training, guide)
     record_origin(trained, origin_of_tuning(params.model_copy(update={"checkpoint": checkpoint.name}), shards.manifest.key))
-    if is_new(trained, began):
+    if trained.started_at >= began:
         register_checkpoints(trained, params.checkpoint, params.machine.model_dump(exclude_none=True))
-    tuned = Checkpoint(trained, _last(trained), checkpoint.tokenizer, checkpoint.shards)
+    tuned = Checkpoint(trained, labels_of_run(trained)[-1], checkpoint.tokenizer, checkpoint.shards)
     return FinetunedRef(
         before=checkpoint.name,
         checkpoint=tuned.name,
@@ -98,7 +97,3 @@ def _shards(store: Store, pairs: Artifact, checkpoint: Checkpoint) -> Artifact:
     shards = shards_task(store, pairs, checkpoint.tokenizer, config)
     check_shards_task(store, shards, checkpoint.tokenizer, config)
     return shards
-
-
-def _last(trained: Artifact) -> str:
-    return max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))

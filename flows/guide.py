@@ -10,7 +10,7 @@ from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.finetuning import TuningConfig, check_tuning_guide
 from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, check_guide, reads_guide, wants_guide
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder, open_outside
-from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.guide import Cleaned
@@ -84,5 +84,4 @@ def _first_round(work: Workspace, dataset: Dataset, train: Train) -> Checkpoint:
     shorter = work.config.train.unguided().lasting(steps)
     config = work.config.model_copy(update={"train": shorter.model_copy(update={"checkpoints": 1})})
     trained, _ = train(replace(work, config=config), dataset)
-    label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
-    return Checkpoint(trained, label, dataset.tokenizer, config.shards)
+    return Checkpoint(trained, labels_of_run(trained)[-1], dataset.tokenizer, config.shards)

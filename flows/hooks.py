@@ -1,7 +1,8 @@
-"""Hooks of the flows: the record of what became of a run, its structured log, and who is told of it.
+"""What flows share of Prefect: names of runs, subflows, and hooks: the record of a run, its structured log, who is told of it.
 
-Prefect calls them in the process of the run; those of a crash or a cancellation also in one that its worker starts. What none
-of them could tell of, `cpt up` finds (flows/orchestrator/upkeep.py). A notification that fails fails nothing: the log has it.
+Prefect calls the hooks in the process of the run; those of a crash or a cancellation also in one that its worker starts.
+What none of them could tell of, `cpt up` finds (flows/orchestrator/upkeep.py). A notification that fails fails nothing: the
+log has it.
 """
 
 from __future__ import annotations
@@ -9,29 +10,35 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect import Flow
+from prefect import Flow, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import TaskRunSort
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.logging.loggers import flow_run_logger
 
 from data_contracts.verdicts import RowsRejected
-from flows.notices import UNKNOWN, Subject, mark_registry, notify, subject_of, tell_registry
+from flows.notices import UNKNOWN, Subject, mark_registry, notify, subject_of, tell_registry, title_of
 from pipeline_lib.config.notify import Event
 from pipeline_lib.runtime import event_log, interruption
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.runtime.messages import Message, without_secrets
 from pipeline_lib.runtime.outcomes import Outcome, outcome_of
-from tasks.ui import stage_of
+from tasks.ui import paused_with_caller, stage_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STATES = {StateType.COMPLETED: "completed", StateType.CANCELLED: "cancelled", StateType.CANCELLING: "cancelled"}
 HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", event_log.EVENTS.name)
@@ -39,6 +46,47 @@ HOOKED_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "pipeline_lib", even
 TROUBLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, httpx.HTTPError, PrefectException)
 NO = ("false", "no", "off", "0", "n", "f")  # what a parameter takes for it
 PREFIX = "Flow run encountered an exception: "  # of Prefect's
+# What Prefect's UI fills in: a star of a constellation, with a number or a kind of region
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu"
+    "|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+)
+_REGIONS = (
+    "[a-z]|adjunct|anomaly|band|boundary|cloud|cluster|collapse|conflux|expanse|field|fringe|instability|manifold|mass|nebula|point"
+    "|quadrant|reach|ring|sector|shift|tensor|terminus|vector|void|warp"
+)
+_STAR = re.compile(rf"(?:{_GREEK})(?:\d+-[a-z]+(?:-[a-z]+){{0,2}}|-[a-z]+(?:-[a-z]+)?-(?:{_REGIONS}))")
+
+
+def run_name() -> str:
+    """The name of the flow run that begins: the one that it has, where that was typed; else what is run, on what."""
+    context = FlowRunContext.get()
+    assert context is not None and context.flow is not None, "asked for outside a flow run"
+    assert context.flow_run is not None, "asked for before the run is known"
+    given = context.flow_run.name
+    if not is_generated(given):
+        return given
+    return f"{context.flow.name}-{title_of((context.parameters or {})['params'])}"
+
+
+def is_generated(name: str) -> bool:
+    """True of a name that Prefect makes up: two words of its generator, or a star of its UI."""
+    first, _, second = name.partition("-")
+    if (first in _words() and second in _words()) or _STAR.fullmatch(name):
+        return True
+    return bool(re.fullmatch(_GREEK, first)) and second in _stars()
+
+
+def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
+    made: list[R] = []
+
+    def body() -> None:
+        with paused_with_caller():
+            made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
+
+    flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
+    return made[0]
 
 
 def begun(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
@@ -74,7 +122,8 @@ def ended(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         event_log.tell("run", found.reason, state=found.state)
 
 
-HOOKS: dict[str, Any] = {
+FLOW_OPTIONS: dict[str, Any] = {
+    "flow_run_name": run_name,
     "on_running": [begun],
     "on_completion": [ended],
     "on_failure": [ended],
@@ -227,3 +276,30 @@ def _logged(flow_run: FlowRun) -> Iterator[None]:
         yield
     except TROUBLE as error:  # the run itself is not to fail of it
         flow_run_logger(flow_run).warning("the run's outcome was not recorded or told: %s", without_secrets(repr(error)))
+
+
+@cache
+def _words() -> frozenset[str]:
+    """The words that Prefect's names are made of."""
+    from coolname import data
+
+    lists: Any = data.config  # a literal that its package gives no type
+
+    def of(name: str) -> set[str]:
+        entry = lists[name]
+        if entry["type"] == "words":
+            return set(entry["words"])
+        return set().union(*(of(below) for below in entry.get("lists", ())))
+
+    return frozenset(of("an"))
+
+
+@cache
+def _stars() -> frozenset[str]:
+    """The stars, people and places that Prefect's UI names runs after; none where its pages do not hold the list."""
+    import prefect
+
+    for page in (prefect.__ui_static_path__ / "assets").glob("index-*.js"):
+        if found := re.search(r"`andromedae\.[a-z.-]+`", page.read_text(errors="replace")):
+            return frozenset(found[0].strip("`").split(".")) - {""}
+    return frozenset()

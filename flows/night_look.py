@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.params import RunParams
-from flows.runs import asked_digest, find_content, name_in_registry
+from flows.runs import asked_digest, find_content, input_of, name_in_registry
 from flows.workspace import Workspace, recorded_params
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import Lineage, lineage_of
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.registry import Home, latest, pair_of
+from pipeline_lib.search.registry import latest, pair_of
+from pipeline_lib.search.registry_log import Home
 from pipeline_lib.sources.changes import Changes, Files, changes_between, files_of
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of, sha256_file
@@ -56,7 +57,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Reigning:
+class ChampionRun:
     """The champion of a name, and what it was made from.
 
     Attributes:
@@ -95,7 +96,7 @@ class Look:
     name: str
     policy: str
     min_new_share: float
-    champion: Reigning | None
+    champion: ChampionRun | None
     last: State
     listing: str
     contamination: str
@@ -150,12 +151,12 @@ def look(work: Workspace, params: RunParams) -> Look:
         TransientError: a server did not answer.
     """
     config, store = work.config, work.store
-    home: Home = store.remote or work.home
+    home = work.registry
     name, _ = name_in_registry(config, params.settings(), home)
     pair = pair_of(home, name)
     if pair and not pair.is_trial and config.tests_plumbing and config.nightly.policy != "whole":
         raise UserError(f"{name} has a champion, and its nights cannot go on with sizes that only test that everything runs")
-    champion = reigning(store, home, name)
+    champion = champion_run(store, home, name)
     if pair and champion is None:
         say(f"{WARNING}the run of {name}'s champion is not in {store.place}: its index cannot take in what is new")
     last = _last(work, (home, name), champion)
@@ -179,7 +180,7 @@ def look(work: Workspace, params: RunParams) -> Look:
     )
 
 
-def reigning(store: Store, home: Home, name: str) -> Reigning | None:
+def champion_run(store: Store, home: Home, name: str) -> ChampionRun | None:
     """The champion of a name; None where there is none, or where this store has not what it was made from."""
     pair = pair_of(home, name)
     exported = pair and find_content(store, "export", pair.model_digest, pair.keys.get("export", ""))
@@ -191,7 +192,7 @@ def reigning(store: Store, home: Home, name: str) -> Reigning | None:
     except UserError:
         return None
     index = find_content(store, "index", pair.index_digest, pair.keys.get("index", ""))
-    return Reigning(
+    return ChampionRun(
         model_digest=pair.model_digest,
         index_digest=pair.index_digest,
         exported=exported,
@@ -201,7 +202,7 @@ def reigning(store: Store, home: Home, name: str) -> Reigning | None:
     )
 
 
-def _last(work: Workspace, place: tuple[Home, str], champion: Reigning | None) -> State:
+def _last(work: Workspace, place: tuple[Home, str], champion: ChampionRun | None) -> State:
     """What the last night left; where there was none, what the champion was made from."""
     event = latest(*place, EVENT)
     if event is not None:
@@ -235,11 +236,6 @@ def _listing_of(store: Store, curated: Artifact) -> Artifact | None:
             found = input_of(store, found, "queries", name) or found
         found = found and input_of(store, found, stage, name)
     return found
-
-
-def input_of(store: Store, made: Artifact, stage: str, name: str) -> Artifact | None:
-    """An artifact that another was made from, under that name; None where it is gone."""
-    return find_content(store, stage, made.manifest.inputs.get(name, ""))
 
 
 def _files(store: Store, key: str) -> Files:

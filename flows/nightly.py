@@ -11,16 +11,18 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flows.build_dataset import Pairs, dataset_of, pairs_of
-from flows.night_look import EVENT, Look, State, input_of, look, reigning, state_in
+from flows.candidate import Published, publish_run
+from flows.hooks import in_subflow
+from flows.night_look import EVENT, Look, State, champion_run, look, state_in
 from flows.params import RunParams
-from flows.publish import Published, publish_run
-from flows.runs import as_exported, with_settings
+from flows.promotion import promoted
+from flows.runs import as_exported, input_of, with_settings
 from flows.train import train_on
-from flows.workspace import Workspace, in_subflow
+from flows.workspace import Workspace
 from pipeline_lib.curation.known_splits import new_share
 from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint
 from pipeline_lib.runtime.progress import WARNING
-from pipeline_lib.search.registry import ChampionChanged, Home, latest, pair_of, record
+from pipeline_lib.search.registry import ChampionChanged, latest, pair_of, record
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.dataset import known_splits_task
@@ -123,8 +125,8 @@ def decided(work: Workspace, seen: Seen, published: Published, report: Callable[
 
     Where other nights came while a person was asked, the dump is as the last of them saw it, and so is the champion's index.
     """
-    home, name = _home(work), str(seen.told["name"])
-    published = published.promoted(asdict(seen))
+    home, name = work.registry, str(seen.told["name"])
+    published = promoted(published, asdict(seen))
     told = report(published)
     newest = latest(home, name, EVENT)
     own = State(**seen.state)
@@ -167,8 +169,8 @@ def _index(work: Workspace, name: str, curated: Artifact) -> None:
 
     Of a champion that changes meanwhile, the new one's.
     """
-    store, home = work.store, _home(work)
-    while (champion := reigning(store, home, name)) is not None:
+    store, home = work.store, work.registry
+    while (champion := champion_run(store, home, name)) is not None:
         inputs = {"exported": champion.exported, "curated": curated}
         checkpoint = as_exported(open_checkpoint(store, champion.checkpoint), champion.exported)
         index = in_subflow("index", name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
@@ -185,14 +187,9 @@ def _noted(work: Workspace, state: State, done: Night) -> Night:
     """The night's end in the history, which the next one begins with."""
     name = str(done.told["name"])
     event = {"event": EVENT, "outcome": done.outcome, "why": done.sentence, **done.told, "state": asdict(state)}
-    record(_home(work), name, event)
+    record(work.registry, name, event)
     say(f"  {done.sentence}")
     return replace(done, sentence=f"{name}: {done.sentence}")
-
-
-def _home(work: Workspace) -> Home:
-    """Where the registry is."""
-    return work.store.remote or work.home
 
 
 def _known(store: Store, last: State) -> Artifact | None:

@@ -19,8 +19,7 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 
-from flows.names import subject_of as asked_of
-from flows.options import Params, command_words, join_words
+from flows.options import Group, Params, command_words, join_words
 from flows.params import (
     AblateParams,
     DatasetParams,
@@ -32,6 +31,7 @@ from flows.params import (
     SourceParams,
     TrainParams,
 )
+from flows.runs import PUBLISHED, is_checkpoint
 from flows.settings import name_of as source_name
 from pipeline_lib.config.notify import Event, NotifyConfig, NotifySettings
 from pipeline_lib.config.overrides import apply, parse_set, read_config, read_yaml
@@ -155,7 +155,31 @@ def name_of(params: Params) -> str:
     if name := asked.get("name") or source_name(source):
         return str(name)
     named = getattr(params, "preset", None)
-    return str(getattr(params, "checkpoint", None) or (preset(named).name if named else asked_of(params)))
+    return str(getattr(params, "checkpoint", None) or (preset(named).name if named else title_of(params)))
+
+
+def title_of(params: Group) -> str:
+    """What a run is called after: its models or checkpoint, else the preset with the run's name or that of its source.
+
+    Of a flow that trains and measures nothing: the name in the registry that it is about.
+    """
+    if not isinstance(params, Params):
+        return str(getattr(params, "name", None) or "default")
+    if isinstance(params, EvaluateParams):
+        models = [model if is_checkpoint(model) else PurePath(model.partition("=")[0]).name for model in params.models]
+        return "-".join([", ".join(models) or _preset_and_source(params) or PUBLISHED, *params.suites, params.split])
+    return str(getattr(params, "checkpoint", None) or _preset_and_source(params))
+
+
+def _preset_and_source(params: Params) -> str:
+    preset = getattr(params, "preset", None)
+    try:
+        values = params.settings()
+    except UserError:  # a file of settings is not there: the flow itself says so
+        return str(preset or "")
+    place = str(values.get("source.dump") or values.get("source.folder") or "")
+    name = values.get("name") or source_name(PurePath(place).stem if values.get("source.dump") else place)
+    return "-".join(dict.fromkeys(str(word) for word in (preset, name) if word))
 
 
 def notify_of(fields: Mapping[str, Any]) -> NotifyConfig:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.build_dataset import dataset_of
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.params import PretrainParams
 from flows.roots import admit
-from flows.workspace import Dataset, Workspace, in_subflow, open_workspace
+from flows.workspace import Dataset, Workspace, open_workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from tasks.dataset import contamination_task
 from tasks.training import document_splits_task, pretrain_task, text_shards_task
 
 
-@flow(name="pretrain", flow_run_name=run_name, **HOOKS)
+@flow(name="pretrain", **FLOW_OPTIONS)
 def pretrain(params: PretrainParams) -> str:
     """Train a causal language model on the training split; the answer is the folder that `init` takes.
 

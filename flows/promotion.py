@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from prefect import flow
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.approval import NOBODY, AskedAlready, Question, ask, starter_of
-from flows.evaluate import HeldOutEvaluations, measured_on_validation
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.candidate import Published
+from flows.evaluate import measured_on_validation
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.notices import tell_waiting
 from flows.options import Group, place
 from flows.pools import FiguredSplit
 from flows.roots import admit
 from flows.runs import champions_checkpoint, given_source, name_in_registry
-from flows.workspace import TrainedRun, in_subflow
 from pipeline_lib.evaluation.gate import Check
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search import registry
-from pipeline_lib.search.registry import Candidate, Champion, ChampionChanged
-from pipeline_lib.store.artifact import Artifact
+from pipeline_lib.search.registry import Candidate, ChampionChanged
+from pipeline_lib.search.registry_log import Champion
 from tasks.promotion import Rivals, compare_task, comparison_markdown, contracts_check, promote_task
 from tasks.ui import say
 
@@ -31,52 +31,11 @@ Row = dict[str, Any]
 TRIAL = "its sizes only show that everything works: it is searched by its name, and is no champion"
 
 
-class Candidacy(Protocol):
-    """What publication has made of a run, before anything became of it in the registry."""
-
-    @property
-    def run(self) -> TrainedRun:
-        """The run."""
-        ...
-
-    @property
-    def checkpoint(self) -> str:
-        """The chosen checkpoint's label."""
-        ...
-
-    @property
-    def validation(self) -> HeldOutEvaluations | None:
-        """What selection measured; None: the checkpoint was named."""
-        ...
-
-    @property
-    def test(self) -> HeldOutEvaluations | None:
-        """Its figures on test; None: not opened."""
-        ...
-
-    @property
-    def stages(self) -> dict[str, Artifact]:
-        """Artifacts by the name of their stage."""
-        ...
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """Names of all of it, as JSON."""
-        ...
-
-    def figured(self, split: FiguredSplit) -> Self:
-        """The same with its figures on a split, and the card that shows them."""
-        ...
-
-
-P = TypeVar("P", bound=Candidacy)
-
-
-def promoted(published: P, more: Row | None = None) -> tuple[P, Row]:
-    """Promote a run whose export and index are done, or hold it back; it with its figures, and a row that says why.
+def promoted(published: Published, more: Row | None = None) -> Published:
+    """Promote a run whose export and index are done, or hold it back; the same with its figures, and what became of it and why.
 
     The decision is made on validation. Only then are the figures measured that the card shows: on test, or of a candidate that
-    is held back on validation. The registry's event comes last.
+    is held back on validation. The registry's event comes last. Call it from a flow's own body: the run itself may pause.
 
     A champion that changes while it is compared with is compared with again; a candidate that loses to the new one has been
     measured on test, and its event says so.
@@ -92,17 +51,17 @@ def promoted(published: P, more: Row | None = None) -> tuple[P, Row]:
             say(f"  {error}")
             continue
         say(f"  {'promotion':<18} {row['name']}: {row['sentence']}")
-        return step.published, row
+        return replace(step.published, promotion=row)
 
 
-class _Promotion(Generic[P]):
+class _Promotion:
     """One candidate on its way into the registry; see `promoted`."""
 
-    def __init__(self, published: P, more: Row) -> None:
+    def __init__(self, published: Published, more: Row) -> None:
         run, label = published.run, published.checkpoint
         self.published, self.more = published, more
         self.run, self.label, self.config, self.store = run, label, run.work.config, run.work.store
-        self.place: registry.Home = self.store.remote or run.work.home
+        self.place = run.work.registry
         self.name, self.renamed = self._name()
         self.by = started_by()
         self.when = self.config.promote.when or ("gate" if self.by == "schedule" else "always")
@@ -278,7 +237,7 @@ class RolledBackRef(BaseModel):
     event: int
 
 
-@flow(name="rollback", flow_run_name=run_name, **HOOKS)
+@flow(name="rollback", **FLOW_OPTIONS)
 def rollback(params: RollbackParams) -> RolledBackRef:
     """Bring the pair back that a name had before its last promotion, or that of an earlier event.
 

@@ -1,52 +1,20 @@
-"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened.
-
-A candidate that the gate or a person holds back is shown by its figures on validation: its test split stays closed.
-"""
+"""Publication: the selected checkpoint exported, indexed and promoted; only here is the test split opened."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.approval import recalled
-from flows.evaluate import (
-    EvaluatedRef,
-    HeldOutEvaluations,
-    at_dimensions,
-    checkpoint_encoder,
-    checkpoint_encoders,
-    held_out,
-    hybrids,
-    suites_on_validation,
-)
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.candidate import Published, publish_run
+from flows.evaluate import EvaluatedRef
+from flows.hooks import FLOW_OPTIONS
 from flows.params import PublishParams
-from flows.pools import FiguredSplit, Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
 from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import find_run
-from flows.workspace import (
-    DatasetRef,
-    TrainedRun,
-    Workspace,
-    in_subflow,
-    named_run,
-    publishing_commands,
-    recorded_params,
-    whole_story,
-)
-from pipeline_lib.evaluation.suites.variants import truncated
+from flows.workspace import DatasetRef, named_run
 from pipeline_lib.export.card import model_folder
-from pipeline_lib.index.hybrid import fusion_in
-from pipeline_lib.model.checkpoint import lineage_of
-from pipeline_lib.store.artifact import Artifact
-from tasks.evaluation import BASELINES
-from tasks.publishing import Tested, card_task, export_task, index_task, negatives_task, select_task
 
 
 class PublishedRef(BaseModel):
@@ -68,119 +36,7 @@ class PublishedRef(BaseModel):
     promotion: dict[str, str] = Field(default_factory=dict, description="Name in the registry, event, and the reason.")
 
 
-@dataclass(frozen=True)
-class Published:
-    """What publication made of a run.
-
-    Attributes:
-        stages: artifacts by the name of their stage; the model card is among them once figures are.
-        test: its figures on test; None: not opened.
-        promotion: what became of it in the registry; empty: not decided yet.
-    """
-
-    run: TrainedRun
-    checkpoint: str
-    validation: HeldOutEvaluations | None
-    stages: dict[str, Artifact]
-    test: HeldOutEvaluations | None = None
-    promotion: dict[str, Any] = field(default_factory=dict)
-
-    def promoted(self, more: dict[str, Any] | None = None) -> Published:
-        """The same with what became of it in the registry. A flow calls it from its own body: the run itself may pause.
-
-        Args:
-            more: see `promotion.promoted`.
-        """
-        made, row = promoted(self, more)
-        return replace(made, promotion=row)
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """Names of it and of its run, which `recalled` reads."""
-        run = self.run
-        began = ref_of(run.start) if run.start else None
-        return {"trained": run.key, "began": began, "dataset": run.dataset.ref.model_dump(mode="json"), "made": self.made}
-
-    @classmethod
-    def recalled(cls, work: Workspace, kept: Mapping[str, Any]) -> Published:
-        """What a run had published before it was suspended."""
-        lineage = lineage_of(work.store, work.store.open("train", kept["trained"]))
-        dataset = opened_dataset(work.store, DatasetRef(**kept["dataset"]))
-        start = artifact_of(work.store, kept["began"]) if kept["began"] else None
-        return cls.of(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), kept["made"])
-
-    def figured(self, split: FiguredSplit) -> Published:
-        """The same with its figures on a split, and the card that shows them."""
-        if not self.run.work.config.pools.gpu:
-            return self.figured_here(split)
-        made = Published.of(self.run, self.made | figured_on_pool(self.run, self.checkpoint, self.made, split))
-        return replace(made, promotion=self.promotion)
-
-    def figured_here(self, split: FiguredSplit) -> Published:
-        """The same, made by this process."""
-        run, label = self.run, self.checkpoint
-        store, config, curated = run.work.store, run.work.config, run.lineage.curated
-        found = self.validation if split == "validation" else None
-        whole = checkpoint_encoder(run, label)
-        others = at_dimensions([whole], config)
-        if not found:
-            published = truncated(whole, config.export.truncate_dim)
-            others += hybrids([published], fusion_in(self.stages["index"].part_folder()))
-        if not found or others:
-            labels = [name for name in found.checkpoints if name != BASELINES] if found else [label]
-            found = in_subflow("evaluate", f"{config.name}-{split}", held_out, run, labels, split, others)
-        shown = truncated(whole, config.export.truncate_dim).id.name  # what is published
-        tested = Tested(curated, found.checkpoints[shown], found.checkpoints[BASELINES], split)
-        said = _said(run, label, "select" in self.stages)
-        card = card_task(store, self.stages["export"], run.checkpoint(label), config, said, tested)
-        made = replace(self, stages={**self.stages, "card": card})
-        return replace(made, test=found) if split == "test" else replace(made, validation=found)
-
-    @property
-    def made(self) -> Made:
-        """Names of all that was made, which `of` reads."""
-        found: Made = {stage: [ref_of(artifact)] for stage, artifact in self.stages.items()}
-        found["checkpoint"] = [self.checkpoint]
-        for split, measured in (("validation", self.validation), ("test", self.test)):
-            if measured is not None:
-                found[f"{split}/"] = [ref_of(measured.checked)]
-                found |= {f"{split}/{label}": [*map(ref_of, made)] for label, made in measured.checkpoints.items()}
-        return found
-
-    @classmethod
-    def of(cls, run: TrainedRun, made: Made) -> Published:
-        """What another process made of a run."""
-        found = {
-            name: tuple(artifact_of(run.work.store, ref) for ref in refs) for name, refs in made.items() if name != "checkpoint"
-        }
-        stages = {name: artifacts[0] for name, artifacts in found.items() if "/" not in name}
-        validation, test = (_measured(found, split) for split in ("validation", "test"))
-        return cls(run, made["checkpoint"][0], validation, stages, test)
-
-    @property
-    def ref(self) -> PublishedRef:
-        """Its keys."""
-        keys = {stage: artifact.manifest.key for stage, artifact in self.stages.items()}
-        return PublishedRef(
-            dataset=self.run.dataset.ref,
-            trained=self.run.key,
-            checkpoint=self.checkpoint,
-            selection=keys.get("select"),
-            validation=self.validation and self.validation.ref("validation"),
-            test=self.test and self.test.ref("test"),
-            promotion={name: self.promotion[name] for name in ("name", "event", "sentence") if name in self.promotion},
-            folder=str(model_folder(self.stages["export"], self.stages["card"])),
-            **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
-        )
-
-
-def _measured(found: Mapping[str, tuple[Artifact, ...]], split: str) -> HeldOutEvaluations | None:
-    checked = found.get(f"{split}/")
-    of_split = {name.removeprefix(f"{split}/"): made for name, made in found.items() if name.startswith(f"{split}/")}
-    return HeldOutEvaluations({label: made for label, made in of_split.items() if label}, checked[0]) if checked else None
-
-
-@flow(name="publish", flow_run_name=run_name, **HOOKS)
+@flow(name="publish", **FLOW_OPTIONS)
 def publish(params: PublishParams) -> PublishedRef:
     """Choose a checkpoint on validation, export and index it, measure it once on test, and let search use it.
 
@@ -191,51 +47,22 @@ def publish(params: PublishParams) -> PublishedRef:
     """
     admit(params)
     if (kept := recalled()) is not None:
-        return Published.recalled(named_run(params, kept["trained"]).work, kept).promoted().ref
+        return _ref(promoted(Published.recalled(named_run(params, kept["trained"]).work, kept)))
     run, label = find_run(params, params.checkpoint)
-    return publish_run(run, label).promoted().ref
+    return _ref(promoted(publish_run(run, label)))
 
 
-def publish_run(run: TrainedRun, label: str = "") -> Published:
-    """Export and index a checkpoint of a run; `Published.promoted` is what lets searches use it.
-
-    Args:
-        label: of the checkpoint; empty: the one that selection chooses.
-    """
-    return Published.of(run, published_on_pool(run, label)) if run.work.config.pools.gpu else published_here(run, label)
-
-
-def published_here(run: TrainedRun, label: str = "") -> Published:
-    """The same, made by this process.
-
-    Args:
-        label: of the checkpoint; empty: the one that selection chooses.
-    """
-    store, config, curated = run.work.store, run.work.config, run.lineage.curated
-    validation = selection = None
-    if not label:
-        validation, selection = select_checkpoint(run)
-        label = str(selection.manifest.facts["chosen"])
-    checkpoint = run.checkpoint(label)
-    exported = export_task(store, checkpoint, config)
-    index = index_task(store, exported, curated, checkpoint, config)
-    negatives = negatives_task(store, curated, checkpoint)
-    made = {"select": selection, "export": exported, "index": index, "negatives": negatives}
-    return Published(run, label, validation, {stage: artifact for stage, artifact in made.items() if artifact})
-
-
-def select_checkpoint(run: TrainedRun) -> tuple[HeldOutEvaluations, Artifact]:
-    """Evaluate every checkpoint on validation and choose one by the declared weights."""
-    config, labels = run.work.config, run.lineage.labels
-    validation = in_subflow("evaluate", f"{config.name}-validation", held_out, run, labels, "validation")
-    evaluations = [artifact for label in labels for artifact in validation.checkpoints[label]]
-    return validation, select_task(
-        run.work.store, [*evaluations, *suites_on_validation(run, checkpoint_encoders(run, labels))], config
+def _ref(published: Published) -> PublishedRef:
+    """Its keys."""
+    keys = {stage: artifact.manifest.key for stage, artifact in published.stages.items()}
+    return PublishedRef(
+        dataset=published.run.dataset.ref,
+        trained=published.run.key,
+        checkpoint=published.checkpoint,
+        selection=keys.get("select"),
+        validation=published.validation and published.validation.ref("validation"),
+        test=published.test and published.test.ref("test"),
+        promotion={name: published.promotion[name] for name in ("name", "event", "sentence") if name in published.promotion},
+        folder=str(model_folder(published.stages["export"], published.stages["card"])),
+        **{stage: keys[stage] for stage in ("export", "card", "index", "negatives")},
     )
-
-
-def _said(run: TrainedRun, label: str, selected: bool) -> dict[str, str]:
-    """What the card says of the run in words."""
-    base, data = whole_story(run.lineage)
-    command = publishing_commands(run, label, selected)
-    return {"name": run.work.config.name, "base": base, "data": data, "command": command}

@@ -9,14 +9,14 @@ from prefect.states import Completed
 
 from flows.approval import recalled
 from flows.build_dataset import dataset_of
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.candidate import Published, publish_run
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.nightly import Night, Seen, decided, dry_run, night
 from flows.params import RunParams
-from flows.publish import Published, publish_run
+from flows.promotion import promoted
 from flows.roots import admit
 from flows.train import train_on
-from flows.workspace import Workspace, in_subflow, open_workspace
+from flows.workspace import Workspace, open_workspace
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of
@@ -24,7 +24,7 @@ from tasks.reporting import RunArtifacts, report_task
 from tasks.training import batch_advice_task
 
 
-@flow(name="retrain", flow_run_name=run_name, **HOOKS)
+@flow(name="retrain", **FLOW_OPTIONS)
 def retrain(params: RunParams) -> dict[str, Any]:
     """Build the dataset, train, evaluate, select, export, index, promote and report. Finished work is not repeated.
 
@@ -47,12 +47,12 @@ def retrain(params: RunParams) -> dict[str, Any]:
         is_night = work.config.nightly.policy != "whole"
         if (kept := recalled()) is not None:  # somebody has answered
             published = Published.recalled(work, kept)
-            return _ended(decided(work, Seen(**kept["more"]), published, report)) if is_night else report(published.promoted())
+            return _ended(decided(work, Seen(**kept["more"]), published, report)) if is_night else report(promoted(published))
         if is_night:
             return _ended(night(work, params, report))
         dataset = in_subflow("build-dataset", name, dataset_of, work)
         run = in_subflow("train", name, train_on, work, params, dataset)
-        return report(in_subflow("publish", name, publish_run, run).promoted())
+        return report(promoted(in_subflow("publish", name, publish_run, run)))
 
 
 def _ended(done: Night) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,7 +20,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, Lineage
 from pipeline_lib.model.starts import check_positions
 from pipeline_lib.runtime.machine import artifact_home
-from pipeline_lib.search.registry import Champion, Home, in_use, names, pair_of
+from pipeline_lib.search.registry import in_use, names, pair_of
+from pipeline_lib.search.registry_log import Champion, Home
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of, sign_in
 from pipeline_lib.store.store import LEAST_DIGITS, Store
@@ -52,8 +54,12 @@ def published_checkpoint(store: Store) -> str:
     Raises:
         UserError: nothing is published, or what it was made from is not in this store.
     """
-    home: Home = store.remote if store.remote and names(store.remote) else artifact_home()
-    return checkpoint_behind(store, in_use(home))
+    return checkpoint_behind(store, in_use(registry_of(store)))
+
+
+def registry_of(store: Store) -> Home:
+    """Where a store's models are registered: its bucket, if it has names, else this artifact root."""
+    return store.remote if store.remote and names(store.remote) else artifact_home()
 
 
 def checkpoint_behind(store: Store, found: Champion) -> str:
@@ -94,6 +100,11 @@ def find_content(store: Store, stage: str, digest: str, key: str = "") -> Artifa
     if likely is not None and likely.digest == digest:
         return likely
     return next((found for found in store.artifacts(stage) if found.digest == digest), None)
+
+
+def input_of(store: Store, made: Artifact, stage: str, name: str) -> Artifact | None:
+    """An artifact that another was made from, under that name; None where it is gone."""
+    return find_content(store, stage, made.manifest.inputs.get(name, ""))
 
 
 def given_source(config: RunConfig) -> str:
@@ -233,11 +244,6 @@ def asked_digest(config: RunConfig, start: Checkpoint | None = None) -> str:
     return digest_of([config.name, with_settings(config, "extract", generation=0).key_fields()])
 
 
-def started_at(trained: Artifact) -> float:
-    """When a run's training began, in seconds since 1970; 0 where that was not recorded."""
-    return float(json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0))
-
-
 def key_of(store: Store, run: str) -> str:
     """The key of the run of that key or name; empty where there is none."""
     if KEY.fullmatch(run) and any(key.startswith(run) for key in store.keys("train")):
@@ -247,7 +253,7 @@ def key_of(store: Store, run: str) -> str:
     if reported and store.find("train", reported):
         return str(reported)
     named = [found for found in store.artifacts("train") if _given_name(found) == run]
-    return max(named, key=started_at).manifest.key if named else ""
+    return max(named, key=attrgetter("started_at")).manifest.key if named else ""
 
 
 def _given_name(trained: Artifact) -> str:

@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL
 
+from flows.candidate import Published, published_here
 from flows.evaluate import measured_on_validation
 from flows.pools import OF_THE_FLOW, Handover, Made, artifact_of, cancel_run, ref_of, tell_made
-from flows.publish import Published, published_here
 from flows.roots import admit_place
 from flows.runs import with_settings
 from flows.settings import PLACE_SETTINGS

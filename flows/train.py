@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.build_dataset import dataset_of
 from flows.guide import guided
-from flows.hooks import HOOKS
-from flows.names import run_name
+from flows.hooks import FLOW_OPTIONS, in_subflow
 from flows.params import CheckpointParams, SourceParams, TrainParams
 from flows.pools import trained_on_pool
 from flows.pretrain import pretrain_on, text_of
@@ -23,7 +22,6 @@ from flows.workspace import (
     TrainedRun,
     Workspace,
     check_planned,
-    in_subflow,
     named_checkpoint,
     named_run,
     open_workspace,
@@ -34,7 +32,7 @@ from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import recipe_of
-from tasks.training import is_new, lexical_start_task, register_checkpoints, train_task
+from tasks.training import lexical_start_task, register_checkpoints, train_task
 from tasks.ui import say
 
 
@@ -48,7 +46,7 @@ class TrainedRef(BaseModel):
     trained: str = Field(description="Key of the `train` artifact.")
 
 
-@flow(name="train", flow_run_name=run_name, **HOOKS)
+@flow(name="train", **FLOW_OPTIONS)
 def train(params: TrainParams) -> TrainedRef:
     """Train the encoder contrastively, after causal language modelling where the preset asks for it.
 
@@ -76,7 +74,7 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     record_origin(trained, origin)
     lineage = Lineage(trained, dataset.shards, dataset.tokenizer, dataset.curate, origin)
     check_fit(lineage)
-    if is_new(trained, began):
+    if trained.started_at >= began:
         register_checkpoints(trained, work.config.name, params.machine.model_dump(exclude_none=True))
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
 

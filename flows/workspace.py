@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.params import CheckpointParams, FinetuneParams, SourceParams, TrainParams, split_checkpoint
+from flows.params import CheckpointParams, FinetuneParams, SourceParams, TrainParams
 from flows.runs import (
     PUBLISHED,
     as_tuned,
@@ -18,7 +18,9 @@ from flows.runs import (
     check_start,
     find_checkpoint,
     find_given_start,
+    input_of,
     published_checkpoint,
+    split_checkpoint,
     with_settings,
     working_store,
 )
@@ -30,13 +32,11 @@ from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, find_star
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.model.starts import check_fits
 from pipeline_lib.runtime.machine import writable_home
+from pipeline_lib.search.registry_log import Home
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from pipeline_lib.train.job import checkpoint_label, checkpoint_steps
 from pipeline_lib.train.memory import check_lora
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 NEW_TRANSFORMER = "a new causal transformer, trained on this corpus alone"
 # sections that training does not depend on
@@ -57,6 +57,11 @@ class Workspace:
     config: RunConfig
     start: Checkpoint | None = None
     asked: str = ""
+
+    @property
+    def registry(self) -> Home:
+        """Where the registry of models is: the store's bucket, else this artifact root."""
+        return self.store.remote or self.home
 
     @property
     def report_folder(self) -> Path:
@@ -175,22 +180,6 @@ def open_workspace(params: SourceParams) -> Workspace:
     if start is not None:
         check_start(start, config)
     return Workspace(home, store, config, start, asked)
-
-
-def in_subflow(name: str, subject: str, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """A part of a flow as a flow run of its own in Prefect's UI; what it takes are artifacts, and no parameters."""
-    from prefect import flow
-
-    from tasks.ui import paused_with_caller
-
-    made: list[R] = []
-
-    def body() -> None:
-        with paused_with_caller():
-            made.append(step(*args, **kwargs))  # not its result: Prefect would walk through every artifact
-
-    flow(name=name, flow_run_name=f"{name}-{subject}")(body)()
-    return made[0]
 
 
 def named_checkpoint(store: Store, name: str) -> tuple[str, str]:
@@ -383,15 +372,10 @@ def _of_earlier_versions(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dataset_of(store: Store, lineage: Lineage) -> Dataset:
     """What a run was made from, as far back as it is there."""
-    validated = _found(store, "validate", lineage.curated, "validated")
-    with_queries = _found(store, "queries", validated, "extracted") if validated else None
-    extracted = _found(store, "extract", with_queries or validated, "extracted") if validated else None
+    validated = input_of(store, lineage.curated, "validate", "validated")
+    with_queries = input_of(store, validated, "queries", "extracted") if validated else None
+    extracted = input_of(store, with_queries or validated, "extract", "extracted") if validated else None
     return Dataset(extracted, validated, lineage.curated, lineage.tokenizer, lineage.shards)
-
-
-def _found(store: Store, stage: str, made: Artifact, name: str) -> Artifact | None:
-    digest = made.manifest.inputs.get(name)
-    return next((found for found in store.artifacts(stage) if found.digest == digest), None)
 
 
 def _start_in_words(lineage: Lineage) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_contracts.check_shards import check_shards
-from data_contracts.losses import Losses, by_count
+from data_contracts.data_loss import DataLosses, by_count
 from data_contracts.validate import validate
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.data import ShardConfig
@@ -58,7 +58,7 @@ def extract_task(store: Store, config: RunConfig) -> Artifact:
         progress.tell(f"{WARNING}the demo's figures will not be comparable with others': {'; '.join(why)}")
     for line in left_out_lines(artifact):
         progress.note(line)
-    losses = Losses.of(artifact)
+    losses = DataLosses.of(artifact)
     if losses.rows:
         progress.tell(f"{WARNING}{losses.sentence}")
         for line in losses.lines():
@@ -91,7 +91,7 @@ def validate_task(store: Store, extracted: Artifact, config: RunConfig) -> Artif
     progress = StageProgress("validate")
     artifact = validate(store, extracted, config.contract, progress, config.extract)
     counts = sum_counts(artifact.manifest.parts)
-    lost = Losses.of(extracted)
+    lost = DataLosses.of(extracted)
     tail = f"; {lost.sentence}" if lost.rows else ""
     progress.finish(f"{counts.n_out:,} good rows, {counts.quarantined:,} in quarantine{tail}")
     show_table("validate", verdict_rows(artifact), "The contract's verdict on each part")

@@ -1,7 +1,8 @@
-"""Evaluation tasks: held-out suites on checkpoints and baselines of one split, with the table in the UI."""
+"""Evaluation tasks: held-out suites on checkpoints and baselines of one split, and ablations, with their tables in the UI."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from data_contracts.check_evaluations import check_evaluations
 from data_contracts.verdicts import verdict_rows
 from pipeline_lib.config.evaluation import HELD_OUT_SUITES
 from pipeline_lib.config.run import RunConfig
+from pipeline_lib.evaluation.ablation import Measured, write_ablation
 from pipeline_lib.evaluation.metrics import PRIMARY_METRIC, read_evaluations
 from pipeline_lib.evaluation.report_data import by_dimension
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
@@ -23,7 +25,7 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.suites import fits
-from tasks.ui import StageProgress, show_table, stage_task
+from tasks.ui import StageProgress, show_markdown, show_table, stage_task
 
 Evaluations = tuple[Artifact, ...]  # of one model, suite by suite
 BASELINES = "baselines"  # among the checkpoints of an evaluation
@@ -81,6 +83,20 @@ def show_evaluations_task(found: Mapping[str, Evaluations], split: str, name: st
     """
     rows = read_evaluations(artifact for evaluations in found.values() for artifact in evaluations)
     show_table(f"evaluate-{split}-{name}", rows, f"Figures on {split}, 95 % intervals")
+
+
+@stage_task("ablation-table")
+def ablation_task(store: Store, measured: Sequence[Measured]) -> Artifact:
+    """All runs as one table and one plot, shown in the UI."""
+    progress = StageProgress("ablation")
+    artifact = write_ablation(store, measured)
+    folder = artifact.part_folder("ablation")
+    picture = base64.b64encode((folder / "ablation.svg").read_bytes()).decode()
+    table = (folder / "ablation.md").read_text()
+    page = f"{table}\n![values of every seed](data:image/svg+xml;base64,{picture})\n\nFiles: `{folder}`\n"
+    show_markdown("ablation", page, "The levers: mean and deviation over seeds, difference to each lever's base")
+    progress.finish(str(folder))
+    return artifact
 
 
 def headline(evaluations: Evaluations) -> str:

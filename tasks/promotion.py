@@ -18,7 +18,8 @@ from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.search import registry
 from pipeline_lib.search.answers import TOP, indexed_vectors, overlap, recall
 from pipeline_lib.search.query import Searcher
-from pipeline_lib.search.registry import Candidate, Champion, Home
+from pipeline_lib.search.registry import Candidate
+from pipeline_lib.search.registry_log import Champion, Home
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
 from tasks.ui import StageProgress, show_table, stage_task

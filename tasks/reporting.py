@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.losses import Losses
+from data_contracts.data_loss import DataLosses
 from data_contracts.verdicts import loss_verdicts, verdict_rows
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.curation.near_twins import near_twins_in
@@ -37,6 +37,7 @@ from pipeline_lib.evaluation.suites.held_out_tasks import draw_tasks
 from pipeline_lib.export.card import FILE, Cost, model_folder, with_measured_cost
 from pipeline_lib.export.exported import TorchQueries
 from pipeline_lib.export.method import method_of_run
+from pipeline_lib.model.checkpoint import labels_of_run
 from pipeline_lib.runtime.cost import Meter
 from pipeline_lib.runtime.machine import cores, has_fast_bfloat16, has_gpu
 from pipeline_lib.runtime.progress import WARNING
@@ -195,8 +196,7 @@ def _model_card(run: RunArtifacts, data: ReportData) -> bytes:
 
 def _trainers(trained: Artifact) -> int:
     """Trainer processes of a run, as its last checkpoint records them."""
-    label = max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
-    return int(_read(trained.part_folder(label) / "state.json")["world_size"])
+    return int(_read(trained.part_folder(labels_of_run(trained)[-1]) / "state.json")["world_size"])
 
 
 def searches_markdown(searches: Sequence[Mapping[str, Any]]) -> str:
@@ -322,7 +322,7 @@ def _counts(extracted: Artifact) -> dict[str, int]:
     names = ("documents", "code_pairs", "text_pairs", "texts", "files", "bytes", "lost_bytes")
     sums = {f"{name}_{what}": facts.get(name, {}) for name, what in (("refused", "texts"), ("left_out", "texts"))}
     counts = {name: int(facts[name]) for name in names if name in facts} | {name: sum(by.values()) for name, by in sums.items()}
-    return counts | {"files_not_whole": Losses.of(extracted).files}
+    return counts | {"files_not_whole": DataLosses.of(extracted).files}
 
 
 def _funnel(stages: Mapping[str, Artifact]) -> tuple[tuple[str, int], ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
 from prefect.events import emit_event
 
-from data_contracts.losses import by_count
+from data_contracts.data_loss import by_count
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import GuideConfig
 from pipeline_lib.curation.document_splits import split_whole_documents
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder, embedding_processes
 from pipeline_lib.evaluation.suites.models import TextEncoder
+from pipeline_lib.model.checkpoint import labels_of_run
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store
@@ -137,14 +137,9 @@ def register_checkpoints(trained: Artifact, name: str, machine: Mapping[str, Any
         name: of the run.
         machine: of its parameters: where the artifacts are.
     """
-    for label in (part.label for part in trained.manifest.parts if part.label.startswith("step-")):
+    for label in labels_of_run(trained):
         checkpoint = f"{trained.manifest.key}/{label}"
         resource = {"prefect.resource.id": f"cpt.checkpoint.{checkpoint}", "prefect.resource.name": checkpoint}
         labels = {"cpt.train": trained.manifest.key, "cpt.label": label, "cpt.run": name}
         params = {"models": [checkpoint], "split": "validation", "machine": dict(machine)}
         emit_event(REGISTERED, resource={**resource, **labels}, payload={"checkpoint": checkpoint, "params": params})
-
-
-def is_new(made: Artifact, since: float) -> bool:
-    """True if an artifact was made after a time in seconds since 1970, and not found done."""
-    return float(json.loads(made.note("run.json") or b"{}").get("started_at", 0.0)) >= since

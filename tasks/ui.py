@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import logging
 import math
 import sys
@@ -197,7 +196,7 @@ def _tell_done(name: str, began: float, made: object) -> None:
     event_log.tell("stage", "done", stage=name, state="done", seconds=round(time.time() - began, 2), artifacts=len(artifacts))
     for artifact in artifacts:
         manifest = artifact.manifest
-        is_new = float(json.loads(artifact.note("run.json") or b"{}").get("started_at", 0.0)) >= began
+        is_new = artifact.started_at >= began
         told: dict[str, Any] = {
             "artifact": f"{manifest.stage}/{manifest.key}",
             "reused": not is_new,

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from corpus import write_corpus
 
+from pipeline_lib.store.files import disarm
+
 EVAL_DATA = Path(os.environ.get("CPT_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def no_faults_left() -> Iterator[None]:
+    """A fault that a test armed is none of the next one's."""
+    yield
+    disarm()
 
 
 @pytest.fixture(scope="session")

@@ -52,17 +52,11 @@ def index(
 def _update(name: str, dry_run: bool, artifacts: str, as_json: bool) -> None:
     """Start the flow of nights under the policy `index`, as the champion's run was asked for."""
     from flows.cli.summary import print_night
-    from flows.cli.terminal import check_params, with_server
+    from flows.cli.terminal import check_params, run_flow
 
     params = update_params(name, artifacts).model_copy(update={"dry_run": dry_run})
     check_params(params)
-
-    def flow() -> dict[str, Any]:
-        from flows.retrain import retrain
-
-        return retrain(params)
-
-    done = with_server(flow)["night"]
+    done = run_flow("flows.retrain:retrain", params)["night"]
     if as_json:
         typer.echo(json.dumps(done))
     else:
@@ -75,7 +69,7 @@ def update_params(name: str = "", artifacts: str = "") -> RunParams:
     Raises:
         UserError: nothing is published under it, or its run left no parameters.
     """
-    from flows.night_look import reigning
+    from flows.night_look import champion_run
     from flows.params import RunParams
     from flows.runs import open_store
     from flows.workspace import recorded_params
@@ -85,7 +79,7 @@ def update_params(name: str = "", artifacts: str = "") -> RunParams:
     store = open_store(artifacts or None)
     home = store.remote or artifact_home()
     name = name or default_name(home)
-    champion = reigning(store, home, name)
+    champion = champion_run(store, home, name)
     if champion is None:
         raise UserError(f"{name}: nothing of this name is published, or what its model was made from is gone; see `cpt status`")
     recorded = recorded_params(champion.lineage)

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_contracts.losses import by_count
+from data_contracts.data_loss import by_count
 from flows.runs import open_store
 from pipeline_lib.errors import redacted
 from pipeline_lib.pairs.filters import FilterReport, SampledDrops
 from pipeline_lib.pairs.inspect import Reason, Row, Sample, sample_source
 from pipeline_lib.pairs.trace import trace_pair
 from pipeline_lib.sources.dump_spec import sources_of
-from pipeline_lib.sources.records import Loss
+from pipeline_lib.sources.records import DataLoss
 from pipeline_lib.sources.safe_open import Refusal, printable
 
 CHARACTERS, LINES = 400, 8  # shown of a text
@@ -121,7 +121,7 @@ def _as_json(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _refusal(loss: Loss) -> Refusal:
+def _refusal(loss: DataLoss) -> Refusal:
     assert isinstance(loss.content, Refusal), f"{loss.file.path}: a loss without a reason"
     return loss.content
 

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flows.params import PromoteWhen, RunParams
+from flows.options import PromoteWhen
+from flows.params import RunParams
 from flows.settings import absolute_place, flat, words_of
 from pipeline_lib.config.overrides import read_yaml
 from pipeline_lib.config.run import NAME_PATTERN, RunConfig

@@ -14,7 +14,7 @@ from pipeline_lib.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline_lib.search.registry import Home
+    from pipeline_lib.search.registry_log import Home
     from pipeline_lib.store.artifact import Artifact
     from pipeline_lib.store.store import Store
 
@@ -94,13 +94,12 @@ def find_model(model: str, artifacts: str = "") -> Model:
     Raises:
         UserError: there is none, it is not exported, it has no card, or several are meant.
     """
-    from flows.runs import open_store
-    from pipeline_lib.runtime.machine import artifact_home
+    from flows.runs import open_store, registry_of
     from pipeline_lib.search import registry
     from pipeline_lib.search.registry_log import NAME
 
     store = open_store(artifacts)
-    home: Home = store.remote if store.remote and registry.names(store.remote) else artifact_home()
+    home = registry_of(store)
     if NAME.fullmatch(model) and (pair := registry.pair_of(home, model)):
         if "://" in str(pair.home):
             home, store = pair.home, open_store(str(pair.home))
@@ -172,9 +171,7 @@ def _exports(store: Store, is_meant: Callable[[Artifact], bool]) -> list[Artifac
 
 
 def _newest_last(artifacts: list[Artifact]) -> list[Artifact]:
-    from flows.runs import started_at
-
-    return sorted(artifacts, key=lambda made: (started_at(made), made.manifest.key))
+    return sorted(artifacts, key=lambda made: (made.started_at, made.manifest.key))
 
 
 def _checkpoint_of(store: Store, exported: Artifact) -> str:

@@ -11,20 +11,20 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from flows.cli.options import parameter, takes
 from flows.cli.store import Told
-from flows.cli.terminal import params_of, with_server
-from flows.options import Option
+from flows.cli.terminal import params_of, run_flow
+from flows.options import Option, Params, options_of
 from flows.params import (
     AblateParams,
     DatasetParams,
     EvaluateParams,
     FinetuneParams,
+    NamedParams,
     PretrainParams,
     PublishParams,
     RunParams,
@@ -38,12 +38,72 @@ from pipeline_lib.serve.config import TOKEN, ServeConfig
 
 runs = typer.Typer()
 
+PLAIN = (bool, int, float, str)
+METAVARS = {"set": "NAME=VALUE", "config": "FILE"}
 VARIABLES = "CPT_SERVE_"
 ServeFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file of these options, as max_k: 50.")]
 
 NoPromote = Annotated[
     bool, typer.Option("--no-promote", help="Export and index only: searches keep their current model (--promote never).")
 ]
+
+
+def takes(model: type[Params]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a flow's parameters; its function gets those that were given, by name, in one dictionary.
+
+    What else the function takes are options of its own.
+    """
+    options = options_of(model)
+    gone = [name for name in model.GONE if name not in {option.name for option in options}]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        def command(**given: Any) -> None:
+            rest = {parameter.name: given.pop(parameter.name) for parameter in own}
+            function({name: value for name, value in given.items() if value is not None}, **rest)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        made = [*(parameter(option) for option in options), *(_hidden(name) for name in gone)]
+        command.__signature__ = inspect.Signature([*made, *keyword])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def parameter(option: Option, variable: str | None = None) -> inspect.Parameter:
+    """The argument that typer makes an option of; one that is not given is None, and the field's default holds.
+
+    Args:
+        variable: of the environment, which gives it too.
+    """
+    default = None if option.is_shortcut else option.field.get_default()
+    shown = str(default) if isinstance(default, str | int | float) and not isinstance(default, bool) else False
+    about = f"{option.field.description}{f' (--set {option.target})' if option.is_shortcut else ''}"
+    made = typer.Option(option.flag, help=about, show_default=shown, metavar=METAVARS.get(option.name), envvar=variable)
+    return _keyword(option.name, _kind(option.field.annotation), made)
+
+
+def _hidden(name: str) -> inspect.Parameter:
+    """An option that there was: whoever gives it is told what took its place."""
+    return _keyword(name, list[str], typer.Option(f"--{name.replace('_', '-')}", hidden=True))
+
+
+def _keyword(name: str, kind: Any, made: Any) -> inspect.Parameter:
+    annotation = Annotated[kind | None, made]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _kind(annotation: Any) -> Any:
+    """What typer shall read: a word, a number, or a list of words; the model says which words."""
+    if annotation in PLAIN:
+        return annotation
+    if get_origin(annotation) is tuple:
+        return list[str]
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    kinds = {_kind(part) if get_args(part) or isinstance(part, type) else type(part) for part in parts}
+    return kinds.pop() if len(kinds) == 1 else str
 
 
 def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
@@ -62,17 +122,10 @@ def kept_back(given: dict[str, Any], no_promote: bool) -> dict[str, Any]:
 def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """Run the whole pipeline, from raw dump to searchable index. Finished work is not repeated; an interrupted run resumes."""
     from flows.cli.summary import print_night, print_summary
-    from pipeline_lib.config.presets import describe
 
     params = params_of(RunParams, kept_back(given, no_promote))
-    typer.echo(describe(params.resolve(), params.preset), err=True)
-
-    def flow() -> dict[str, Any]:
-        from flows.retrain import retrain
-
-        return retrain(params)
-
-    done = with_server(flow)
+    _describe(params)
+    done = run_flow("flows.retrain:retrain", params)
     if "lineage" in done:
         print_summary(done)
     if "night" in done:
@@ -83,59 +136,30 @@ def run(given: dict[str, Any], no_promote: NoPromote = False) -> None:
 @takes(DatasetParams)
 def build_dataset(given: dict[str, Any]) -> None:
     """Make token shards from a raw dump."""
-    params = params_of(DatasetParams, given)
-
-    def flow() -> BaseModel:
-        from flows.build_dataset import build_dataset as build
-
-        return build(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.build_dataset:build_dataset", params_of(DatasetParams, given)))
 
 
 @runs.command()
 @takes(PretrainParams)
 def pretrain(given: dict[str, Any]) -> None:
     """Train a causal language model on the training split, to start from."""
-    params = params_of(PretrainParams, given)
-
-    def flow() -> str:
-        from flows.pretrain import pretrain as train_language_model
-
-        return train_language_model(params)
-
-    typer.echo(with_server(flow))
+    typer.echo(run_flow("flows.pretrain:pretrain", params_of(PretrainParams, given)))
 
 
 @runs.command()
 @takes(TrainParams)
 def train(given: dict[str, Any]) -> None:
     """Train the embedding model: from token shards to checkpoints."""
-    from pipeline_lib.config.presets import describe
-
     params = params_of(TrainParams, given)
-    typer.echo(describe(params.resolve(), params.preset), err=True)
-
-    def flow() -> BaseModel:
-        from flows.train import train as train_encoder
-
-        return train_encoder(params)
-
-    _print_record(flow)
+    _describe(params)
+    _print_record(run_flow("flows.train:train", params))
 
 
 @runs.command()
 @takes(FinetuneParams)
 def finetune(given: dict[str, Any]) -> None:
     """Tune a checkpoint on labelled pairs with hard negatives; with --suite, measure it before and after."""
-    params = params_of(FinetuneParams, given)
-
-    def flow() -> BaseModel:
-        from flows.finetune import finetune as tune
-
-        return tune(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.finetune:finetune", params_of(FinetuneParams, given)))
 
 
 @runs.command()
@@ -143,46 +167,35 @@ def finetune(given: dict[str, Any]) -> None:
 def evaluate(given: dict[str, Any]) -> None:
     """Measure checkpoints and baselines on held-out pairs, or with --suite on public evaluation sets."""
     params = params_of(EvaluateParams, given)
+    found = run_flow("flows.evaluate:evaluate", params)
+    from flows.cli.summary import print_evaluations
 
-    def flow() -> None:
-        from flows.cli.summary import print_evaluations
-        from flows.evaluate import evaluate as evaluate_flow
-
-        print_evaluations(evaluate_flow(params), params.machine.artifacts or "")
-
-    with_server(flow)
+    print_evaluations(found, params.machine.artifacts or "")
 
 
 @runs.command()
 @takes(PublishParams)
 def publish(given: dict[str, Any], no_promote: NoPromote = False) -> None:
     """Select, test, export and index a checkpoint, and promote it so that searches use it."""
-    params = params_of(PublishParams, kept_back(given, no_promote))
-
-    def flow() -> BaseModel:
-        from flows.publish import publish as publish_flow
-
-        return publish_flow(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.publish:publish", params_of(PublishParams, kept_back(given, no_promote))))
 
 
 @runs.command()
 @takes(AblateParams)
 def ablate(given: dict[str, Any]) -> None:
     """Vary the paper's main options at small scale, with several seeds each: a table and a plot."""
-    params = params_of(AblateParams, given)
-
-    def flow() -> BaseModel:
-        from flows.ablate import ablate as ablate_flow
-
-        return ablate_flow(params)
-
-    _print_record(flow)
+    _print_record(run_flow("flows.ablate:ablate", params_of(AblateParams, given)))
 
 
-def _print_record(flow: Callable[[], BaseModel]) -> None:
-    typer.echo(with_server(flow).model_dump_json(indent=1, exclude_none=True))
+def _describe(params: NamedParams) -> None:
+    """Say on standard error what will be run."""
+    from pipeline_lib.config.presets import describe
+
+    typer.echo(describe(params.resolve(), params.preset), err=True)
+
+
+def _print_record(record: BaseModel) -> None:
+    typer.echo(record.model_dump_json(indent=1, exclude_none=True))
 
 
 def _takes_config(function: Callable[[dict[str, Any], str | None], None]) -> Callable[..., None]:

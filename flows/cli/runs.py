@@ -101,19 +101,18 @@ def find_runs(home: Path, store: Store) -> list[Run]:
 
 def _run(trained: Artifact, report: tuple[Path, dict[str, Any]] | None, champions: Mapping[str, dict[str, str]]) -> Run:
     from flows.orchestrator.status import headline_figures
+    from pipeline_lib.model.checkpoint import labels_of_run
 
-    began = json.loads(trained.note("run.json") or b"{}").get("started_at", 0.0)
     origin = json.loads(trained.note("origin.json") or b"{}")
     params, tuning = origin.get("params") or {}, origin.get("tuning") or {}
     told: dict[str, Any] = report[1] if report else {}
     published = champions.get(trained.digest, {})
-    labels = sorted(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
     return Run(
         key=trained.manifest.key,
         name=told.get("name") or params.get("name") or params.get("preset") or ("tuned" if tuning else ""),
-        made=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+        made=datetime.fromtimestamp(trained.started_at, UTC).isoformat(timespec="seconds"),
         source=_source(params, tuning),
-        checkpoints=tuple(labels),
+        checkpoints=tuple(labels_of_run(trained)),
         chosen=str(told.get("selection", {}).get("chosen", "")),
         champion=next(iter(published.values()), ""),
         published=published,

@@ -20,9 +20,10 @@ from pipeline_lib.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline_lib.index.rows import Ranked
     from pipeline_lib.search.filters import Filters
     from pipeline_lib.search.hits import Hit
-    from pipeline_lib.search.query import Mode, Ranked, Searcher
+    from pipeline_lib.search.query import Mode, Searcher
 
 KINDS = ("code", "text")
 BROKEN_PIPE = 141  # exit code, as the shell gives it

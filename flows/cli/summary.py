@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.report_data import PLUMBING
 from pipeline_lib.runtime.machine import artifact_home
-from pipeline_lib.search.query import ID_DIGITS
+from pipeline_lib.search.hits import ID_DIGITS
 from pipeline_lib.search.registry import default_name
 from pipeline_lib.store.store import SHOWN_DIGITS
 

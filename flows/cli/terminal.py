@@ -14,16 +14,8 @@ from pydantic import ValidationError
 
 from flows.cli.store import Told
 from flows.options import Params, fields_of, options_of, with_places
-from flows.params import (
-    CheckpointParams,
-    EvaluateParams,
-    FinetuneParams,
-    PublishParams,
-    SourceParams,
-    is_checkpoint,
-    split_checkpoint,
-)
-from flows.runs import check_guide_model, find_given_start, open_store
+from flows.params import CheckpointParams, EvaluateParams, FinetuneParams, PublishParams, SourceParams
+from flows.runs import check_guide_model, find_given_start, is_checkpoint, open_store, split_checkpoint
 from flows.settings import absolute_place
 from flows.workspace import check_planned, named_checkpoint
 from pipeline_lib.config.evaluation import parted_suites
@@ -59,6 +51,16 @@ def with_server(flow: Callable[[], Any]) -> Any:
             from prefect.logging.handlers import APILogWorker
 
             APILogWorker.drain_all()
+
+
+def run_flow(entrypoint: str, params: Params) -> Any:
+    """What a flow, MODULE:NAME, returns for these parameters, as `with_server` runs it; it is imported behind the server."""
+
+    def flow() -> Any:
+        module, _, name = entrypoint.partition(":")
+        return getattr(importlib.import_module(module), name)(params)
+
+    return with_server(flow)
 
 
 def _import_libraries() -> None:

@@ -84,9 +84,9 @@ class Api:
         found = self.flow_runs({"state": {"type": {"any_": list(RUNNING)}}}, "START_TIME_DESC")
         return [{**run, **self._stage(run)} for run in found if is_outermost(run)]
 
-    def scheduled(self, limit: int = PAGE) -> list[Row]:
+    def scheduled(self) -> list[Row]:
         """The runs to come, the next first."""
-        found = self.flow_runs({"state": {"type": {"any_": ["SCHEDULED"]}}}, "EXPECTED_START_TIME_ASC", limit)
+        found = self.flow_runs({"state": {"type": {"any_": ["SCHEDULED"]}}}, "EXPECTED_START_TIME_ASC")
         return [run for run in found if run.get("expected_start_time") and run.get("state_name") != "AwaitingRetry"]
 
     def last_failure(self) -> Row | None:

@@ -115,9 +115,9 @@ class Upkeep:
             remove_old_server_logs(self.home, self.outputs)
 
 
-def remove_old_results(home: Path, days: float = RESULT_DAYS) -> int:
+def remove_old_results(home: Path) -> int:
     """Remove what Prefect keeps of each failed run's exception, which nothing reads and nobody else removes; how many."""
-    return _remove([path for path in (home / "prefect" / "storage").glob("*") if _age_seconds(path) > days * 86_400])
+    return _remove([path for path in (home / "prefect" / "storage").glob("*") if _age_seconds(path) > RESULT_DAYS * 86_400])
 
 
 def remove_old_server_logs(home: Path, kept: list[Path] | None = None) -> int:

@@ -20,6 +20,7 @@ from pipeline_lib.errors import UserError
 DESCRIPTION = Path(__file__).with_suffix(".yaml")
 DOCS = Path(__file__).parents[2] / "docs"  # of a checkout: a wheel has the description alone
 PAGE = "results/paper.md"
+SCRIPT_WIDTH = 110
 ON_PAGE = {"preset": "demo", "last": "step-000240", "source": "", "data": "eval"}
 INTRODUCTION = """# The paper, table by table
 
@@ -180,10 +181,10 @@ def _script(commands: tuple[str, ...]) -> str:
     return "\n".join(_wrapped(command.format_map(ON_PAGE)) for command in commands)
 
 
-def _wrapped(command: str, width: int = 110) -> str:
+def _wrapped(command: str) -> str:
     lines = [""]
     for word in command.split():
-        if len(lines[-1]) + len(word) > width and word.startswith("--"):
+        if len(lines[-1]) + len(word) > SCRIPT_WIDTH and word.startswith("--"):
             lines.append("   ")
         lines[-1] += f" {word}" if lines[-1] else word
     return " \\\n".join(lines)

@@ -158,7 +158,7 @@ def _grown(curation: Curation, config: CurateConfig, known: Artifact) -> tuple[s
     """The unit and split of a set that has grown: as they were, new units by the hash of their name."""
     unit = str(known.manifest.facts["unit"])
     column = "document_id" if unit == "document" else unit
-    pinned = _pinned(curation, "group", config)
+    pinned = _pinned(curation, config)
     if column == "document_id":
         pinned = _in_groups(curation, pinned)
     units = split_groups(curation.survivors_by(column), config)
@@ -168,7 +168,7 @@ def _grown(curation: Curation, config: CurateConfig, known: Artifact) -> tuple[s
 def _first(curation: Curation, config: CurateConfig) -> tuple[str, str, dict[str, Split]]:
     """The unit that suits a set, why, and each unit's split."""
     groups = curation.survivors_by("group")
-    pinned = _pinned(curation, "group", config)
+    pinned = _pinned(curation, config)
     free = {group: kinds for group, kinds in groups.items() if group not in pinned}
     by_group = split_groups(groups, config) | pinned
     if free and len(groups) < config.min_groups:
@@ -180,14 +180,15 @@ def _first(curation: Curation, config: CurateConfig) -> tuple[str, str, dict[str
     return unit, reason, by_group if unit == "group" else _by_document(curation, config)
 
 
-def _pinned(curation: Curation, unit: str, config: CurateConfig) -> dict[str, Split]:
-    return pinned_units(curation.sources_by(unit), config.hold_out) if config.hold_out else {}
+def _pinned(curation: Curation, config: CurateConfig) -> dict[str, Split]:
+    """The split of each group that a source with a `hold_out` has a share in."""
+    return pinned_units(curation.sources_by("group"), config.hold_out) if config.hold_out else {}
 
 
 def _by_document(curation: Curation, config: CurateConfig) -> dict[str, Split]:
     """The split of each document; a group that a source with a `hold_out` has a share in stays whole here too."""
     documents = curation.survivors_by("document_id")
-    pinned = _in_groups(curation, _pinned(curation, "group", config))
+    pinned = _in_groups(curation, _pinned(curation, config))
     return split_documents({name: kinds for name, kinds in documents.items() if name not in pinned}, config) | pinned
 
 

@@ -84,18 +84,18 @@ def near_twin_share(train: Sequence[str], test: Sequence[str], threshold: float 
     return NearTwins(n=len(test), count=len(best), threshold=threshold, examples=shown)
 
 
-def near_twins_in(curated: Artifact, kind: str = "code", threshold: float = 0.7) -> NearTwins:
-    """`near_twin_share` of the test split's y against the training split's y, of one kind; opens the test split.
+def near_twins_in(curated: Artifact) -> NearTwins:
+    """`near_twin_share` of the test split's functions against the training split's; opens the test split.
 
     Args:
-        curated: of the stage "curate"; rows of equal y (several views of one function) count once.
+        curated: of the stage "curate"; rows of equal y, several views of one function, count once.
     """
-    train, test = (_texts(curated.part_folder(split) / "pairs.parquet", kind) for split in ("train", "test"))
-    return near_twin_share(train, test, threshold)
+    train, test = (_functions(curated.part_folder(split) / "pairs.parquet") for split in ("train", "test"))
+    return near_twin_share(train, test)
 
 
-def _texts(path: Path, kind: str) -> list[str]:
-    table = pq.read_table(path, columns=["y"], filters=[("kind", "=", kind)])
+def _functions(path: Path) -> list[str]:
+    table = pq.read_table(path, columns=["y"], filters=[("kind", "=", "code")])
     return list(dict.fromkeys(table["y"].to_pylist()))
 
 

@@ -128,9 +128,9 @@ def _add_figure(entry: Row, row: Mapping[str, Any]) -> None:
 
 
 def results_table(
-    evaluations: Iterable[Row], differences: Iterable[Row], model: str, split: str = "test", primary_only: bool = True
+    evaluations: Iterable[Row], differences: Iterable[Row], model: str, split: str = "test"
 ) -> list[dict[str, str]]:
-    """Rows of strings for a terminal or a table artifact: the model beside the baselines.
+    """Rows of strings for a table artifact, of the primary metrics: the model beside the baselines.
 
     Returns:
         Rows with task, metric, n, model ("0.612 [0.588, 0.637]"), "vectors + BM25" where both were fused, BM25, TF-IDF, and
@@ -138,7 +138,7 @@ def results_table(
     """
     by_metric: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in evaluations:
-        if row["split"] == split and (not primary_only or row["metric"] == PRIMARY_METRIC[row["kind"]]):
+        if row["split"] == split and row["metric"] == PRIMARY_METRIC[row["kind"]]:
             by_metric[row["task"], row["metric"]][row["model"]] = row
     fuses = any(HYBRID in found for found in by_metric.values())
     paired: dict[tuple[str, str], list[Row]] = defaultdict(list)

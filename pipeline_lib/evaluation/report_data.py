@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +174,7 @@ class StageRow(BaseModel):
         Args:
             began_at: when the run began (seconds since 1970); what was made earlier was reused.
         """
-        manifest, run = artifact.manifest, _run_record(artifact)
+        manifest, run = artifact.manifest, artifact.run_record
         return cls(
             stage=name or manifest.stage,
             key=manifest.key,
@@ -301,8 +300,3 @@ class ReportData(BaseModel):
             return str(self.selection["chosen"])
         labels = [(row["step"], row["model"]) for row in self.evaluations if row["step"] >= 0]
         return max(labels)[1] if labels else ""
-
-
-def _run_record(artifact: Artifact) -> Row:
-    content = artifact.note("run.json")
-    return json.loads(content) if content else {}

@@ -55,9 +55,9 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.delimiters import Side
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, side_tokenizer_json
 from pipeline_lib.tokens.sentence_transformer import DOCUMENT_PROMPTS, SETTINGS_FILE, prompt_name
-from pipeline_lib.tokens.tokenizer import Side
 
 STAGE = Stage(name="export", version=5)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}

@@ -21,7 +21,8 @@ from pipeline_lib.model.micro_batches import embed_ids
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import sha256_file
-from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side
+from pipeline_lib.tokens.delimiters import Delimiters, Side
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE, task_prompts
 from pipeline_lib.tokens.tokenizer_files import bare_tokenizer, read_tokenizer_json
 

@@ -35,6 +35,7 @@ FLOORS: dict[str, float] = {
     "binary": 0.90,
     "other": 0.90,
 }
+EXACT_BYTES = 2  # a coordinate of the exact vectors, which hits are scored anew by
 CENTRES = 4  # times the root of N: lists of an index of inverted lists
 LEAST_POINTS = 39  # training vectors a list: FAISS warns below
 ROTATION_ROWS = 39 * 256  # fewer teach no rotation
@@ -144,12 +145,8 @@ class Weight:
     memory_bytes: int
 
 
-def weight(kind: Kind, n: int, d: int, recipe: Recipe | None = None, exact_bytes: int = 2) -> Weight:
-    """Bytes of a kind, without the rows and texts beside it (the guide's figures, and the lists' centroids).
-
-    Args:
-        exact_bytes: a coordinate of the exact vectors.
-    """
+def weight(kind: Kind, n: int, d: int, recipe: Recipe | None = None) -> Weight:
+    """Bytes of a kind, without the rows and texts beside it (the guide's figures, and the lists' centroids)."""
     recipe = recipe or recipe_for(kind, n, d)
     memory = {
         "flat": n * 4 * d,
@@ -159,7 +156,7 @@ def weight(kind: Kind, n: int, d: int, recipe: Recipe | None = None, exact_bytes
         "sq8": n * d,
         "binary": n * -(-d // 8),
     }[kind]
-    return Weight(memory + (n * d * exact_bytes if kind in RESCORED else 0), memory)
+    return Weight(memory + (n * d * EXACT_BYTES if kind in RESCORED else 0), memory)
 
 
 def choose(n: int, d: int, budget_bytes: int | None = None) -> Kind:

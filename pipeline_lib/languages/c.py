@@ -8,7 +8,7 @@ from itertools import pairwise
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import doc_text, run_of_lines, without_markup
-from pipeline_lib.languages.rules import BRACES_CODE_LINE, SLASHES_COMMENT_LINE, TEST_CLASS, TEST_FUNCTION, CommentedRules
+from pipeline_lib.languages.rules import CommentedRules, called
 
 # ---- which comment it is
 
@@ -176,10 +176,8 @@ def name_in_c(node: Node, data: bytes) -> tuple[str, Node] | None:
             parent = node.parent
             if name is None and parent is not None and parent.type == "type_definition":
                 name = declared(parent) or parent.child_by_field_name("declarator")
-    if name is None or name.start_byte == name.end_byte:
-        return None
-    text = data[name.start_byte : name.end_byte].decode()
-    return None if text in _NO_NAMES else (text, name)
+    found = called(name, data)
+    return None if found is None or found[0] in _NO_NAMES else found
 
 
 def macro_body(node: Node) -> Node | None:
@@ -309,11 +307,7 @@ RULES = CommentedRules(
     clean=doxygen_prose,
     mend=mended,
     misread=HIDDEN_TYPE,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.[ch]$"),
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     standard_methods=frozenset({"main"}),
     told_by_text=header_language,
 )  # fmt: skip

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import html
 import re
+from functools import partial
 
 from tree_sitter import Node
 
 from pipeline_lib.languages.c import without_cutting_branches
 from pipeline_lib.languages.doc_comments import doc_text, last_doc_block, without_markup
-from pipeline_lib.languages.rules import BRACES_CODE_LINE, SLASHES_COMMENT_LINE, TEST_CLASS, TEST_FUNCTION, CommentedRules
-
-
-def xml_block_or_lines(data: bytes, comments: list[Node]) -> list[Node]:
-    """The last run of `///` lines, or `/** */`."""
-    return last_doc_block(data, comments, b"///")
-
+from pipeline_lib.languages.rules import CommentedRules, named
 
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.S)
 # up to its end or, where that is missing, to the next element that no summary holds
@@ -41,7 +36,6 @@ def xml_prose(comments: list[str]) -> str:
     summary = _SUMMARY.search(text)
     if summary is None:  # other elements alone say nothing of it: <inheritdoc/>, <returns>
         first = _ELEMENT.search(text)
-        assert first is None or first.start() <= len(text)
         said = [text[: first.start()] if first else text]
     else:
         said = [summary.group(1)]
@@ -55,9 +49,6 @@ def _words(xml: str) -> str:
     return without_markup(_ELEMENT.sub("", _PARAGRAPH.sub("\n\n", _LABELLED.sub("", text)))).strip()
 
 
-_OPERATOR_SIGN = re.compile(rb"operator\s+(?:checked\s+)?([^\s(]+)")
-
-
 def name_in_csharp(node: Node, data: bytes) -> tuple[str, Node] | None:
     """A member's name; that of an operator with its sign, of an indexer `this`; a property is one where it holds code."""
     kind = node.type
@@ -65,11 +56,8 @@ def name_in_csharp(node: Node, data: bytes) -> tuple[str, Node] | None:
         return None
     if kind in ("operator_declaration", "conversion_operator_declaration", "indexer_declaration"):
         return _unnamed(node, data)
-    name = node.child_by_field_name("name")
-    if name is None or name.start_byte == name.end_byte:
-        return None
-    text = data[name.start_byte : name.end_byte].decode()
-    return (f"~{text}" if kind == "destructor_declaration" else text), name
+    found = named(node, data)
+    return (f"~{found[0]}", found[1]) if found and kind == "destructor_declaration" else found
 
 
 def _unnamed(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -135,14 +123,10 @@ RULES = CommentedRules(
     left_out=frozenset({"attribute_list", "comment"}),
     left_out_signs=b"[/",
     between=re.compile(rb"\s*(?:#[ \t]*(?:pragma|region|endregion|nullable|if)\b[^\n]*\n\s*)*+"),
-    doc_above=xml_block_or_lines,
+    doc_above=partial(last_doc_block, line_mark=b"///"),
     clean=xml_prose,
     mend=without_cutting_branches,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:\.g|\.designer)?\.cs$", re.I),
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     constructor_is_class=True,
     standard_methods=frozenset({"ToString", "GetHashCode", "Equals", "Finalize", "Dispose", "Clone", "MemberwiseClone"}),
 )  # fmt: skip

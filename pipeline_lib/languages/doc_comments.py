@@ -231,7 +231,7 @@ def first_that_is_not(text: str, is_one: Callable[[str], bool]) -> str:
 _UNDERLINED = re.compile(r"(?<=\n)(\n {0,3})([^\s#>*+-][^\n]*)\n {0,3}(={3,}|-{3,})[ \t]*(?=\n|\Z)")
 _RULE = re.compile(r"\n {0,3}(?:={3,}|-{3,}|\*{3,}|_{3,})[ \t]*(?=\n|\Z)")
 _HEADING = re.compile(r"\n {0,3}#{1,6}[ \t]+([^\n]*?)[ \t#]*(?=\n|\Z)")
-_FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
+FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
 # a span of code is looked over; a link has a text and a target, or one of the two: [the list][java.util.List], [List#of]
 _SPAN_OR_LINK = re.compile(r"(?<!`)(`++).*?\1|(?<![\w\]\\])!?\[([^\[\]\n]+)\](?:\[([^\]\n]*(?:\[\])*)\])?(?![\[(:])", re.S)
 _EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,3}|(?<!_)_{1,3})(?=[^\s*_])([^*\n]{0,200}?[^\s*_\\])\1(?![\w*])")
@@ -243,7 +243,7 @@ def markdown_words(text: str) -> str:
     Args:
         text: each line after a newline.
     """
-    text = _FENCE.sub("\n", text)
+    text = FENCE.sub("\n", text)
     if "---" in text or "===" in text or "***" in text or "___" in text:
         text = _RULE.sub("\n", _UNDERLINED.sub(_as_heading, "\n" + text))
     text = headings_apart(text, _HEADING)

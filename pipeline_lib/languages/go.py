@@ -7,7 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import first_that_is_not, headings_apart, run_of_lines, without_stars
-from pipeline_lib.languages.rules import SLASHES_COMMENT_LINE, CommentedRules, named
+from pipeline_lib.languages.rules import CommentedRules, named
 
 _RECEIVER = re.compile(rb"\(\s*(?:[^\W\d]\w*\s+)?\**\(?\**\s*((?:[^\W\d]|[\x80-\xff])(?:\w|[\x80-\xff])*)")
 _DIRECTIVE = re.compile(r"[a-z0-9]+:[a-z0-9]|nolint|\+build|line |export |extern ")  # a remark to a tool: //go:noinline
@@ -70,7 +70,6 @@ RULES = CommentedRules(
     doc_above=run_of_lines,
     clean=go_prose,
     code_line=re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*)[^\s;{}()\[\],]"),  # *p = 1 is code
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:(?<=.)/[^/]*|)\.go$"),  # the package is the folder
     test_function=re.compile(r"(?:Test|Benchmark|Example|Fuzz)(?![a-z])"),
     test_class=re.compile(r"(?!)"),

@@ -7,16 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import before_tags, last_doc_block, markdown_words, tagged_prose
-from pipeline_lib.languages.rules import (
-    BRACES_CODE_LINE,
-    SLASHES_COMMENT_LINE,
-    STARRED_TAG,
-    TEST_CLASS,
-    TEST_FUNCTION,
-    TEXT_TAG,
-    CommentedRules,
-    named,
-)
+from pipeline_lib.languages.rules import STARRED_TAG, TEXT_TAG, CommentedRules, named
 
 # what follows `new`: a body may be that of a class where no semicolon comes first and no bracket right before the brace
 _CLASS_AFTER_NEW = re.compile(
@@ -64,11 +55,7 @@ RULES = CommentedRules(
     clean=java_prose,
     tag=STARRED_TAG,
     text_tag=TEXT_TAG,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:(?<=.)/[^/]*|)\.java$"),  # the package is the folder
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     constructor_is_class=True,
     standard_methods=frozenset({"toString", "hashCode", "equals", "finalize", "notify", "notifyAll", "clone"}),
 )  # fmt: skip

@@ -7,15 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
-from pipeline_lib.languages.rules import (
-    BRACES_CODE_LINE,
-    SLASHES_COMMENT_LINE,
-    STARRED_TAG,
-    TEST_CLASS,
-    TEST_FUNCTION,
-    TEXT_TAG,
-    CommentedRules,
-)
+from pipeline_lib.languages.rules import STARRED_TAG, TEXT_TAG, CommentedRules
 
 _HOLDER = re.compile(r"^(?:(?:module\.)?exports|this|self|window|globalThis)\.|(?<=\.)prototype\.")
 _PLAIN = re.compile(r"#?[^\W\d][\w$]*(?:\.[\w$]+)*|\$[\w$]*(?:\.[\w$]+)*")
@@ -76,11 +68,7 @@ RULES = CommentedRules(
     clean=tagged_prose,
     tag=STARRED_TAG,
     text_tag=TEXT_TAG,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.[cm]?jsx?$"),
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     constructors=frozenset({"constructor"}),
     standard_methods=frozenset({"toString", "toLocaleString", "valueOf"}),
 )  # fmt: skip

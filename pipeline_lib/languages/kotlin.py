@@ -7,14 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import before_tags, doc_text, last_doc_block, markdown_words
-from pipeline_lib.languages.rules import (
-    BRACES_CODE_LINE,
-    SLASHES_COMMENT_LINE,
-    STARRED_TAG,
-    TEST_CLASS,
-    TEST_FUNCTION,
-    CommentedRules,
-)
+from pipeline_lib.languages.rules import STARRED_TAG, CommentedRules, called, marked_by
 
 _BODIES = frozenset({"function_body", "class_body", "enum_class_body", "getter", "setter", "block"})
 
@@ -37,9 +30,9 @@ def name_in_kotlin(node: Node, data: bytes) -> tuple[str, Node] | None:
         name = variable.named_children[0] if variable is not None and variable.named_children else None
     else:
         name = node.child_by_field_name("name")
-    if name is None or name.start_byte == name.end_byte:
+    if (found := called(name, data)) is None:
         return None
-    text = data[name.start_byte : name.end_byte].decode().strip("`")
+    text, name = found[0].strip("`"), found[1]
     return ("Companion" if text == "companion" else text), name
 
 
@@ -57,15 +50,6 @@ def without_contexts(data: bytes) -> bytes:
     return _BEFORE_DECLARATION.sub(lambda found: found.group(1) + b" " * len(found.group(2)), data)
 
 
-_TEST = re.compile(rb"@(?:\w+:)?(?:[\w.]+\.)?(?:Test|ParameterizedTest|RepeatedTest|TestFactory)\b")
-
-
-def is_marked_test(node: Node, data: bytes) -> bool:
-    """True behind @Test and the like, which begin a declaration."""
-    first = node.child(0)
-    return first is not None and first.type == "modifiers" and _TEST.search(data, first.start_byte, first.end_byte) is not None
-
-
 RULES = CommentedRules(
     suffixes=(".kt", ".kts"),
     grammar="tree_sitter_kotlin:language",
@@ -81,7 +65,7 @@ RULES = CommentedRules(
     body_of=body_in_kotlin,
     trailing=True,
     most_open_comments=400,
-    marked_test=is_marked_test,
+    marked_test=marked_by(re.compile(rb"@(?:\w+:)?(?:[\w.]+\.)?(?:Test|ParameterizedTest|RepeatedTest|TestFactory)\b")),
     left_out=frozenset({"annotation", "line_comment", "block_comment"}),
     left_out_signs=b"@/",
     between=re.compile(rb"\s*(?:" + _CONTEXT + rb"\s*)?"),
@@ -89,11 +73,7 @@ RULES = CommentedRules(
     clean=kdoc_prose,
     mend=without_contexts,
     tag=STARRED_TAG,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.kts?$"),
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     constructors=frozenset({"constructor"}),
     standard_methods=frozenset({"toString", "hashCode", "equals", "finalize", "clone"}),
 )  # fmt: skip

@@ -7,7 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import last_doc_block, tagged_prose
-from pipeline_lib.languages.rules import STARRED_TAG, TEST_CLASS, TEST_FUNCTION, TEXT_TAG, CommentedRules, named
+from pipeline_lib.languages.rules import STARRED_TAG, TEXT_TAG, CommentedRules, named
 
 
 def doc_block(data: bytes, comments: list[Node]) -> list[Node]:
@@ -39,8 +39,6 @@ RULES = CommentedRules(
     code_line=re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*|#(?!\[))[^\s;{}()\[\],]"),
     comment_line=re.compile(r"\n[ \t]*(?://|#(?!\[))[/#]*[ \t!]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:php\d?|phtml|inc)$"),
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     constructors=frozenset({"__construct"}),
     standard_methods=frozenset(
         {

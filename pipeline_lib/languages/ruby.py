@@ -9,7 +9,7 @@ from operator import methodcaller
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import headings_apart, run_of_lines, without_markup
-from pipeline_lib.languages.rules import TEST_CLASS, CommentedRules, named
+from pipeline_lib.languages.rules import CommentedRules, named
 
 
 def scoped_name(node: Node, data: bytes) -> tuple[str, Node] | None:
@@ -138,7 +138,6 @@ RULES = CommentedRules(
     comment_line=re.compile(r"\n[ \t]*#+[ \t!:]*([^\n]*)"),
     module_suffix=re.compile(r"\.(?:rb|rake)$"),
     test_function=re.compile(r"test_"),
-    test_class=TEST_CLASS,
     constructors=frozenset({"initialize"}),
     standard_methods=frozenset(
         {

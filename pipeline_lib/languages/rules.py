@@ -19,6 +19,14 @@ from pipeline_lib.errors import UserError
 
 DefinitionKind = Literal["module", "class", "function"]
 
+# The words of most languages, unless one states others: testParse, TestParse, test_parse; ParserTest, TestParser, ParserSpec.
+TEST_FUNCTION = re.compile(r"[Tt]est(?![a-z])")
+TEST_CLASS = re.compile(r"Tests?(?![a-z])|\w*(?:[a-z\d]Tests?|TestCase|[a-z\d]Spec|_[Tt]est)$")
+
+# A line of a language with braces and slashes: neither comment nor brackets alone.
+BRACES_CODE_LINE = re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*)[^\s;{}()\[\],]")
+SLASHES_COMMENT_LINE = re.compile(r"\n[ \t]*//+[ \t!/]*([^\n]*)")
+
 
 class Doc:
     """A documentation string or comment: what it says, and the bytes of the statement or the comments that hold it.
@@ -77,12 +85,13 @@ class LanguageRules:
     suffixes: tuple[str, ...]  # of its files, in lower case, with the dot
     shared_suffixes: tuple[str, ...] = ()  # another language's, read as this one's where only this one is asked for
     grammar: str  # module and function of the tree-sitter grammar: imported when the first text is parsed
-    code_line: re.Pattern[bytes]  # once in each line, after its newline, that holds code: no comment, no closing bracket
-    comment_line: re.Pattern[str]  # after its newline, a line that is a comment alone; its group is what it says
+    # once in each line that holds code, after its newline; a line that is a comment alone, whose group is what it says
+    code_line: re.Pattern[bytes] = BRACES_CODE_LINE
+    comment_line: re.Pattern[str] = SLASHES_COMMENT_LINE
     blank_name: str = "_"  # stands for a function's own name in the view `name`
     module_suffix: re.Pattern[str]  # what of a path is no part of the module's name
-    test_function: re.Pattern[str]  # the name of a function that is a test
-    test_class: re.Pattern[str]
+    test_function: re.Pattern[str] = TEST_FUNCTION  # the name of a function that is a test
+    test_class: re.Pattern[str] = TEST_CLASS
     constructors: frozenset[str] = frozenset()
     constructor_is_class: bool = False  # a constructor has the name of its class
     standard_methods: frozenset[str] = frozenset()  # every class may have them: CodeSearchNet's list
@@ -238,19 +247,25 @@ class CommentedRules(LanguageRules):
 
 def named(node: Node, data: bytes) -> tuple[str, Node] | None:
     """The name in the field `name`."""
-    name = node.child_by_field_name("name")
+    return called(node.child_by_field_name("name"), data)
+
+
+def called(name: Node | None, data: bytes) -> tuple[str, Node] | None:
+    """A name and where it stands; None where there is none, or the stump of a syntax error."""
     if name is None or name.start_byte == name.end_byte:
-        return None  # the stump of a syntax error
+        return None
     return data[name.start_byte : name.end_byte].decode(), name
 
 
-# The same words in most languages: testParse, TestParse, test_parse; ParserTest, TestParser, ParserSpec.
-TEST_FUNCTION = re.compile(r"[Tt]est(?![a-z])")
-TEST_CLASS = re.compile(r"Tests?(?![a-z])|\w*(?:[a-z\d]Tests?|TestCase|[a-z\d]Spec|_[Tt]est)$")
+def marked_by(mark: re.Pattern[bytes]) -> Callable[[Node, bytes], bool]:
+    """Whether the modifiers that a declaration begins with hold a mark, such as @Test."""
 
-# A line of a language with braces: neither comment nor brackets alone.
-BRACES_CODE_LINE = re.compile(rb"\n[ \t;{}()\[\],]*(?!//|/\*|\*)[^\s;{}()\[\],]")
-SLASHES_COMMENT_LINE = re.compile(r"\n[ \t]*//+[ \t!/]*([^\n]*)")
+    def is_marked(node: Node, data: bytes) -> bool:
+        first = node.child(0)
+        return first is not None and first.type == "modifiers" and bool(mark.search(data, first.start_byte, first.end_byte))
+
+    return is_marked
+
 
 # A line of documentation that begins with a tag
 STARRED_TAG = re.compile(rb"\n[ \t]*(?:\*+|///)?[ \t]*@[A-Za-z]")

@@ -7,7 +7,7 @@ import re
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import markdown_words
-from pipeline_lib.languages.rules import BRACES_CODE_LINE, SLASHES_COMMENT_LINE, CommentedRules, named
+from pipeline_lib.languages.rules import CommentedRules, named
 
 _GENERICS = re.compile(r"<[^<>]*>")
 _GAP = re.compile(rb"\s*")
@@ -115,8 +115,6 @@ RULES = CommentedRules(
     between=re.compile(rb"\s*"),
     doc_above=doc_parts,
     clean=rust_prose,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"(?:(?:^|/)(?:mod|lib|main))?\.rs$"),
     test_function=re.compile(r"tests?(?![a-z])"),
     test_class=re.compile(r"Tests?(?![a-z])|\w*[a-z\d]Tests?$"),

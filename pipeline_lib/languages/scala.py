@@ -6,18 +6,17 @@ import re
 
 from tree_sitter import Node
 
-from pipeline_lib.languages.doc_comments import before_tags, doc_text, headings_apart, last_doc_block, without_inline_tags
-from pipeline_lib.languages.rules import (
-    BRACES_CODE_LINE,
-    SLASHES_COMMENT_LINE,
-    STARRED_TAG,
-    TEST_FUNCTION,
-    CommentedRules,
-    named,
+from pipeline_lib.languages.doc_comments import (
+    FENCE,
+    before_tags,
+    doc_text,
+    headings_apart,
+    last_doc_block,
+    without_inline_tags,
 )
+from pipeline_lib.languages.rules import STARRED_TAG, CommentedRules, named
 
 _CODE = re.compile(r"\{\{\{.*?(?:\}\}\}|\Z)", re.S)
-_FENCE = re.compile(r"\n[ \t]*(```|~~~)[^\n]*\n.*?(?:\n[ \t]*\1[^\n]*|\Z)", re.S)
 _LINK = re.compile(r"\[\[([^\[\]\s]+)(?:[ \t]+([^\[\]]+))?\]\]")
 _HEADING = re.compile(r"\n[ \t]*={1,6}[ \t]*([^=\n]+?)[ \t]*={1,6}[ \t]*(?=\n|\Z)")
 _QUOTES = re.compile(r"'{2,5}")  # of what is bold or italic
@@ -26,7 +25,7 @@ _RAISED = re.compile(r"(?<!\w)(\^|,,|__)(?=[^\s_^,])([^\n_^,]{1,100})\1(?!\w)")
 
 def scaladoc_prose(comments: list[str]) -> str:
     """What a Scaladoc comment says before its first tag, without the markup of wikis."""
-    text = before_tags(_FENCE.sub("\n", _CODE.sub("\n", doc_text(comments))))
+    text = before_tags(FENCE.sub("\n", _CODE.sub("\n", doc_text(comments))))
     text = headings_apart(text, _HEADING)
     if "[[" in text:
         text = _LINK.sub(lambda found: found.group(2) or found.group(1), text)
@@ -60,10 +59,7 @@ RULES = CommentedRules(
     doc_above=last_doc_block,
     clean=scaladoc_prose,
     tag=STARRED_TAG,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.(?:scala|sc)$"),
-    test_function=TEST_FUNCTION,
     test_class=re.compile(r"Tests?(?![a-z])|\w*(?:[a-z\d]Tests?|TestCase|[a-z\d]Spec|[a-z\d]Suite|_[Tt]est)$"),
     constructors=frozenset({"this"}),
     standard_methods=frozenset({"toString", "hashCode", "equals", "canEqual", "finalize", "clone", "main"}),

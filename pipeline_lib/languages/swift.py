@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from tree_sitter import Node
 
 from pipeline_lib.languages.doc_comments import doc_text, last_doc_block, markdown_words
-from pipeline_lib.languages.rules import BRACES_CODE_LINE, SLASHES_COMMENT_LINE, TEST_CLASS, TEST_FUNCTION, CommentedRules
-
-
-def swift_doc(data: bytes, comments: list[Node]) -> list[Node]:
-    """The last run of `///` lines, or `/** */`."""
-    return last_doc_block(data, comments, b"///")
-
+from pipeline_lib.languages.rules import CommentedRules, called, marked_by
 
 # a callout of Swift's markup, with what is indented below it
 _CALLOUT = re.compile(
@@ -48,9 +43,9 @@ def name_in_swift(node: Node, data: bytes) -> tuple[str, Node] | None:
         if kind == "property_declaration" and node.child_by_field_name("computed_value") is None:
             return None
         name = node.child_by_field_name("name")
-    if name is None or name.start_byte == name.end_byte:
+    if (found := called(name, data)) is None:
         return None
-    text = data[name.start_byte : name.end_byte].decode()
+    text, name = found
     return text.partition("<")[0].strip("` ") if kind == "class_declaration" else text.strip("`"), name
 
 
@@ -58,15 +53,6 @@ def body_in_swift(node: Node) -> Node | None:
     """The code of a property or a subscript."""
     found = node.child_by_field_name("computed_value")
     return found or next((child for child in node.named_children if child.type == "computed_property"), None)
-
-
-_TEST = re.compile(rb"@(?:Test|Suite)\b")
-
-
-def is_marked_test(node: Node, data: bytes) -> bool:
-    """True behind @Test and @Suite, which begin a declaration."""
-    first = node.child(0)
-    return first is not None and first.type == "modifiers" and _TEST.search(data, first.start_byte, first.end_byte) is not None
 
 
 RULES = CommentedRules(
@@ -82,17 +68,13 @@ RULES = CommentedRules(
     entered=("class_body", "enum_class_body", "protocol_body", "ERROR"),
     name_of=name_in_swift,
     body_of=body_in_swift,
-    marked_test=is_marked_test,
+    marked_test=marked_by(re.compile(rb"@(?:Test|Suite)\b")),
     left_out=frozenset({"attribute", "comment", "multiline_comment"}),
     left_out_signs=b"@/",
     between=re.compile(rb"\s*(?:#(?:if|else|elseif|endif)\b[^\n]*\n\s*)*+"),
-    doc_above=swift_doc,
+    doc_above=partial(last_doc_block, line_mark=b"///"),
     clean=swift_prose,
-    code_line=BRACES_CODE_LINE,
-    comment_line=SLASHES_COMMENT_LINE,
     module_suffix=re.compile(r"\.swift$"),
-    test_function=TEST_FUNCTION,
-    test_class=TEST_CLASS,
     constructors=frozenset({"init", "deinit"}),
     standard_methods=frozenset({"hash", "encode", "description", "debugDescription", "=="}),
 )  # fmt: skip

@@ -292,13 +292,13 @@ def kernel_obstacle(device: torch.device, head_width: int) -> str:
     return "" if cosine >= PROBE_COSINE else f"the kernel's gradients are wrong here (cosine {cosine:.4f})"
 
 
-def kernel_agreement(device: torch.device, head_width: int, n_heads: int = 4, n_groups: int = 2) -> float:
+def kernel_agreement(device: torch.device, head_width: int) -> float:
     """Lowest cosine of the kernel's output and gradients in bfloat16 with those computed in float32 by buckets."""
     generator = torch.Generator().manual_seed(1)
     n_tokens = sum(PROBE_LENGTHS)
     cosines = []
     for n_queries in (n_tokens, len(PROBE_LENGTHS)):
-        shapes = [(n_queries, n_heads, head_width), *[(n_tokens, n_groups, head_width)] * 2]
+        shapes = [(n_queries, 4, head_width), *[(n_tokens, 2, head_width)] * 2]  # four heads in two groups
         parts = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
         grad = torch.randn(shapes[0], generator=generator).to(device)
         found = []

@@ -23,8 +23,8 @@ from pipeline_lib.model.gguf_file import read_header
 from pipeline_lib.model.starts import gguf_of, local_start
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.records import Record
-from pipeline_lib.store.store import Store, to_json
+from pipeline_lib.store.records import Record, to_json
+from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
 ORIGIN = "origin.json"
@@ -96,7 +96,7 @@ class Lineage:
     @property
     def labels(self) -> list[str]:
         """The checkpoints, earliest first."""
-        return sorted(part.label for part in self.trained.manifest.parts if part.label.startswith("step-"))
+        return labels_of_run(self.trained)
 
     def checkpoint(self, label: str) -> Checkpoint:
         """One checkpoint.
@@ -105,6 +105,11 @@ class Lineage:
             UserError: there is none of that label; the message lists those that there are.
         """
         return _checkpoint(self.trained, label, self.tokenizer, self.shards)
+
+
+def labels_of_run(trained: Artifact) -> list[str]:
+    """The labels of a run's checkpoints, earliest first."""
+    return sorted(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
 
 
 def record_origin(trained: Artifact, origin: Origin) -> None:

@@ -136,15 +136,3 @@ def _shape_of(config: PretrainedConfig) -> Shape:
         width, layers = config.hidden_size, config.num_hidden_layers
         inner = getattr(config, "intermediate_size", None) or 4 * width
         return Shape(layers, width, inner, queries=width, keys=width, vocabulary=config.vocab_size, vectors=0, final=0)
-
-
-def should_cache(
-    config: PretrainedConfig,
-    n_tokens: int,
-    budget_bytes: int,
-    fused: bool = True,
-    checkpointed: bool = False,
-    low: bool = False,
-) -> bool:
-    """True if the graphs of a batch of that many padded tokens pass the budget for activations."""
-    return activation_bytes(config, n_tokens, fused, checkpointed, low) > budget_bytes

@@ -24,7 +24,7 @@ from pipeline_lib.runtime.workers import Workers, gathered
 from pipeline_lib.sources.dump_files import Bundle, list_bundles, write_listing
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import is_container, texts_of
-from pipeline_lib.sources.records import ContentChangedError, Loss
+from pipeline_lib.sources.records import ContentChangedError, DataLoss
 from pipeline_lib.sources.remote import is_remote
 from pipeline_lib.sources.safe_open import Refusal
 from pipeline_lib.sources.source_file import SourceFile
@@ -242,7 +242,7 @@ def extract_file(file: SourceFile, work: ExtractWork, rows: Rows) -> None:
         return
     before = rows.facts["texts"]
     for found in texts_of(file, work.source):
-        if isinstance(found, Loss):
+        if isinstance(found, DataLoss):
             assert isinstance(found.content, Refusal), "a loss has a reason"
             if found.content.reason == "content_changed" and rows.facts["texts"] > before:
                 raise ContentChangedError(file, replace(found.content, lost_bytes=file.bytes))

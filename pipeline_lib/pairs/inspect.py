@@ -17,7 +17,7 @@ from pipeline_lib.sources.dump_files import list_source
 from pipeline_lib.sources.dump_spec import DumpSource
 from pipeline_lib.sources.folder import Skips
 from pipeline_lib.sources.readers import texts_of
-from pipeline_lib.sources.records import Loss, SourceRecord
+from pipeline_lib.sources.records import DataLoss, SourceRecord
 from pipeline_lib.sources.safe_open import SourceText
 from pipeline_lib.sources.source_file import SourceFile
 
@@ -47,7 +47,7 @@ class Sample:
     refused: dict[str, Reason] = field(default_factory=dict)  # texts that could not be read
     left_out: dict[str, Reason] = field(default_factory=dict)  # texts and candidates for pairs, as extraction drops them
     omitted: Counter[str] = field(default_factory=Counter)  # parts of texts that readers leave out on purpose, by kind
-    losses: list[Loss] = field(default_factory=list)  # parts of files that were not read
+    losses: list[DataLoss] = field(default_factory=list)  # parts of files that were not read
     skips: Skips = field(default_factory=Skips)  # files that are not read, by reason and suffix
     documents_shown: list[Row] = field(default_factory=list)
     pairs_shown: list[Row] = field(default_factory=list)
@@ -102,7 +102,7 @@ def sample_source(source: DumpSource, max_texts: int, shown: int, n_dropped: int
             if isinstance(found.content, Skips):
                 sample.skips.update(found.content)
                 continue
-            if isinstance(found, Loss):
+            if isinstance(found, DataLoss):
                 sample.losses.append(found)
                 continue
             if sample.texts == max_texts:

@@ -58,11 +58,11 @@ def cores() -> int:
 
 
 @cache
-def cpu_flags(cpuinfo: Path = PROC_CPUINFO) -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """The processor's feature flags; empty where the system does not tell."""
-    if not cpuinfo.is_file():
+    if not PROC_CPUINFO.is_file():
         return frozenset()
-    for line in cpuinfo.read_text().splitlines():
+    for line in PROC_CPUINFO.read_text().splitlines():
         if line.lower().startswith(("flags", "features")):
             return frozenset(line.split(":", 1)[1].split())
     return frozenset()

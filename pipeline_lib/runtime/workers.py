@@ -61,7 +61,6 @@ class Workers:
         function: Callable[..., str],
         tasks: Iterable[Task],
         on_result: Callable[[int, str], None],
-        tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Run all tasks as `run` does, none of which may be left out.
 
@@ -78,7 +77,7 @@ class Workers:
                 )
             on_result(index, result)
 
-        self.run(function, tasks, take, tick)
+        self.run(function, tasks, take)
 
 
 @contextmanager

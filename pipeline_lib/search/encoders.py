@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.index.verified import check_files
-from pipeline_lib.search.registry import Champion
+from pipeline_lib.search.registry_log import Champion
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from pipeline_lib.search.query import Mode, Ranked, Searcher
+    from pipeline_lib.index.rows import Ranked
+    from pipeline_lib.search.query import Mode, Searcher
 
 NEIGHBOURS = 3
 MOST_FOLDERS = 16  # of a path that are looked for, each way a look at every row

@@ -71,13 +71,6 @@ class Filters:
         return found
 
 
-def values_of(rows: pa.Table, column: str) -> list[str]:
-    """The different values of a dictionary-encoded column, in alphabetical order; nothing where the index lacks it."""
-    if column not in rows.column_names:
-        return []
-    return sorted({value for chunk in rows.column(column).chunks[-1:] for value in chunk.dictionary.to_pylist()})
-
-
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in rows.column_names:
         raise UserError(

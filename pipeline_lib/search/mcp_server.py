@@ -21,7 +21,8 @@ from pipeline_lib.search.encoders import LoadWeights
 from pipeline_lib.search.explain import row_of_file, vector_of
 from pipeline_lib.search.hits import Hit, visible
 from pipeline_lib.search.query import KINDS, FollowingSearcher, Searcher
-from pipeline_lib.search.registry import Home, names
+from pipeline_lib.search.registry import names
+from pipeline_lib.search.registry_log import Home
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -30,7 +31,6 @@ MOST_HITS = 50
 MOST_QUERY, MOST_TEXT = 4_000, 20_000  # characters of a query, and of a text that is given whole or in part
 MOST_FIELD = 2_000  # characters of any field of a hit
 MOST_FILTERS = 20
-LEAST_ID = 8  # digits that name a pair
 HTTP_PATH = "/mcp"
 
 UNTRUSTED = (

@@ -18,19 +18,15 @@ from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.index.rows import CACHE_BYTES, ROWS, TEXT_DIGESTS, Ranked, Texts
 from pipeline_lib.index.verified import check_files, read_json
 from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
-from pipeline_lib.search.hits import ID_DIGITS, Hit, hits_of, render_json, render_text
-from pipeline_lib.search.registry import Champion, Home, default_stamp, has_moved, in_use, opened
+from pipeline_lib.search.hits import Hit, hits_of
+from pipeline_lib.search.registry import default_stamp, has_moved, in_use
+from pipeline_lib.search.registry_log import Champion, Home, opened
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
     from pipeline_lib.search.filters import Filters
-
-__all__ = [
-    "ID_DIGITS", "FollowingSearcher", "Hit", "LoadWeights", "Mode", "Ranked", "Searcher", "render_json", "render_text",
-    "search",
-]  # fmt: skip
 
 Mode = Literal["auto", "vectors", "bm25", "hybrid"]
 KINDS = ("code", "text")

@@ -13,7 +13,7 @@ has a history, which then begins with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +32,12 @@ from pipeline_lib.search.registry_log import (
     checked,
     earlier_pair,
     event_place,
-    opened,
     place_of,
     read_held,
 )
 
 if TYPE_CHECKING:
     from pipeline_lib.store.artifact import Artifact
-
-__all__ = [
-    "FOLDER", "Candidate", "Champion", "ChampionChanged", "Home", "as_pair", "champion", "choose", "default_name",
-    "default_stamp", "has_moved", "history", "in_use", "kept_pairs", "names", "opened", "pair_of", "promote",
-    "record", "reindex", "reject", "rollback", "set_default", "stand_in", "to_json", "try_out",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -209,15 +202,6 @@ def record(home: Home, name: str, event: Mapping[str, Any]) -> int:
     return append_event(home, name, lambda held: dict(event)).number
 
 
-def reject(home: Home, name: str, reasons: Sequence[str], told: Mapping[str, Any] | None = None) -> int:
-    """Write down that a candidate was held back, and why.
-
-    Args:
-        told: the candidate and its comparison with the champion.
-    """
-    return record(home, name, {"event": "rejected", "why": "; ".join(reasons), **(told or {})})
-
-
 def promote(
     home: Home,
     name: str,
@@ -367,12 +351,6 @@ def has_moved(found: Champion, home: Home | None = None) -> bool:
     """True if another pair may be in use under the name by now, for readers of a home also in a bucket; a look at two files."""
     stands_elsewhere = home is not None and Files.of(home, found.name).home != found.home
     return stands_elsewhere or Files(found.home).exists(event_place(found.name, found.read_to + 1))
-
-
-def to_json(found: Champion) -> dict[str, Any]:
-    """The record with its folders as text, for reports."""
-    told = {**asdict(found), "home": str(found.home), "model": str(found.model), "index": str(found.index)}
-    return {name: value for name, value in told.items() if name != "read_to"}
 
 
 def _changed(home: Home, name: str, make: Callable[[Held], dict[str, Any]]) -> Champion:

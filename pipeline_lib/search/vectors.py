@@ -31,7 +31,7 @@ from pipeline_lib.index.pieces import Piece, choose_pieces, read_pieces
 from pipeline_lib.index.rows import signature
 from pipeline_lib.index.verified import check_files, read_json
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.search.registry import Champion, opened
+from pipeline_lib.search.registry_log import Champion, opened
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import fault_point, sync_folder
 from pipeline_lib.store.store import Store
@@ -294,15 +294,3 @@ def _claim(beside: Path, target: Path) -> None:
         raise
     except OSError:
         target.open("xb").close()
-
-
-def read_told(path: Path) -> dict[str, Any]:
-    """What an export says of its vectors: the JSON in its metadata.
-
-    Raises:
-        UserError: it is no export.
-    """
-    found = (pq.read_schema(path).metadata or {}).get(METADATA)
-    if found is None:
-        raise UserError(f"{path}: no vectors of `cpt export-vectors`")
-    return json.loads(found)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.engine import DEFAULT, Embedded, Engine, as_base64
 from pipeline_lib.serve.replies import BAD, NOT_FOUND, Refused, json_response, refusals
-from pipeline_lib.serve.searching import as_list, as_text, whole
+from pipeline_lib.serve.searching import as_list, check_text, whole
 
 MOST_NAME = 128  # characters of a model's name
 OWNER = "cpt"
@@ -113,10 +113,7 @@ def router(config: ServeConfig, engine: Engine) -> APIRouter:
 
     async def embedded(asked: Any) -> Response:
         for place, text in enumerate(asked.input):
-            try:
-                as_text(text)
-            except ValueError as error:
-                raise Refused(BAD, f"input {place}: {error}", "invalid_text", "input") from error
+            check_text(text, "input", f"input {place}: ")
         cancelled = threading.Event()
 
         model = asked.model or DEFAULT  # what is null, as some clients write what nobody set, is its default

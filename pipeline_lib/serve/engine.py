@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError, redacted
 from pipeline_lib.search import registry
-from pipeline_lib.search.encoders import check_model, load_encoder, open_documents
-from pipeline_lib.search.hits import safe_json
-from pipeline_lib.search.query import FollowingSearcher, LoadWeights, Mode, Searcher, render_json
+from pipeline_lib.search.encoders import LoadWeights, check_model, load_encoder, open_documents
+from pipeline_lib.search.hits import render_json, safe_json
+from pipeline_lib.search.query import FollowingSearcher, Mode, Searcher
+from pipeline_lib.search.registry_log import opened
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.figures import Figures
 from pipeline_lib.serve.maps import Maps
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline_lib.search.filters import Filters
     from pipeline_lib.search.hits import Hit
-    from pipeline_lib.search.registry import Champion, Home
+    from pipeline_lib.search.registry_log import Champion, Home
 
 DEFAULT = "default"  # the pair that is searched, as a model's name
 SLICE = 256  # texts that are embedded between two looks whether anybody still waits
@@ -334,7 +335,7 @@ class Encoders:
         current = searcher.current
         if name not in (self._config.name, current.name):
             try:
-                current = registry.opened(registry.in_use(self._home, name))
+                current = opened(registry.in_use(self._home, name))
             except UserError as error:
                 raise _NoModel from error
         digest = current.model_digest

@@ -17,7 +17,7 @@ from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.engine import Engine
 from pipeline_lib.serve.nearby import Asked, Side
 from pipeline_lib.serve.replies import BAD, CONFLICT, NOT_FOUND, Refused, json_response, refusals
-from pipeline_lib.serve.searching import FacetValue, HitAnswer, Number, as_text, question, search_model
+from pipeline_lib.serve.searching import FacetValue, HitAnswer, Number, check_text, question, search_model
 
 MOST_ROWS = 50  # whose texts one request reads
 PLACE = r"^[^\n\r]+:[1-9][0-9]{0,8}$"
@@ -222,7 +222,7 @@ def _add_compare(found: APIRouter, config: ServeConfig, engine: Engine) -> None:
 
     async def answer(query: str, asked: Any) -> Response:
         put = question(getattr(asked, query), asked)
-        _check_text(asked.against, "against")
+        check_text(asked.against, "against")
         return await _answered(engine.comparing_pool, partial(engine.compare, put, asked.against))
 
     @found.get("/compare.json", summary="Two models by a link", **options)
@@ -250,17 +250,10 @@ def wanted(asked: Any) -> Asked:
     if sum(one is not None for one in (asked.row, asked.at, asked.text)) != 1:
         raise Refused(BAD, "give one of row, at and text", "invalid_request")
     for name in ("at", "text"):
-        _check_text(getattr(asked, name) or "", name)
+        check_text(getattr(asked, name) or "", name)
     if asked.text is not None and not asked.text.strip():
         raise Refused(BAD, "the text is empty", "empty_query", "text")
     return Asked(asked.row, asked.at or "", asked.text or "", asked.side, asked.k, asked.kind)
-
-
-def _check_text(value: str, name: str) -> None:
-    try:
-        as_text(value)
-    except ValueError as error:
-        raise Refused(BAD, str(error), "invalid_text", name) from error
 
 
 async def _answered(pool: Any, work: Callable[[], bytes]) -> Response:

@@ -39,7 +39,7 @@ from pipeline_lib.store.files import digest_of, replace_file
 
 if TYPE_CHECKING:
     from pipeline_lib.search.query import Searcher
-    from pipeline_lib.search.registry import Home
+    from pipeline_lib.search.registry_log import Home
 
 VERSION = 1  # of what is kept: another one is made anew
 KEPT = 8  # maps in the cache folder, the newest ones

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.search import registry
+from pipeline_lib.search.encoders import LoadWeights
 from pipeline_lib.search.hits import Hit, hit_facts
-from pipeline_lib.search.query import LoadWeights, Searcher
+from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry_log import NAME, Files, Held, champion_of
 
 if TYPE_CHECKING:
-    from pipeline_lib.search.registry import Champion, Home
+    from pipeline_lib.search.registry_log import Champion, Home
     from pipeline_lib.store.artifact import Artifact
     from pipeline_lib.store.store import Store
 

@@ -63,17 +63,17 @@ class SearchAnswer(BaseModel):
     hits: list[HitAnswer] = Field(description="The best first.")
 
 
-def as_text(value: str) -> str:
-    """A text that can be written in UTF-8; JSON can hold half of a surrogate pair, which is no character.
+def check_text(value: str, param: str | None = None, where: str = "") -> None:
+    """Look whether a text can be written in UTF-8: JSON can hold half of a surrogate pair, which is no character.
 
     Raises:
-        ValueError: it cannot.
+        Refused: it cannot; `where` begins the message.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"no character at {error.start}: half of a surrogate pair") from error
-    return value
+        said = f"{where}no character at {error.start}: half of a surrogate pair"
+        raise Refused(BAD, said, "invalid_text", param) from error
 
 
 def whole(value: Any) -> Any:
@@ -176,10 +176,7 @@ def question(query: str, asked: Any) -> Question:
         Refused: the query is empty or no text.
     """
     for text in (query, asked.path, *asked.language, *asked.package, *asked.licence):
-        try:
-            as_text(text)
-        except ValueError as error:
-            raise Refused(BAD, str(error), "invalid_text") from error
+        check_text(text)
     if not query.strip():
         raise Refused(BAD, "the query is empty; say what you look for", "empty_query", "query")
     filters = Filters(tuple(asked.language), tuple(asked.package), tuple(asked.licence), asked.path)

@@ -24,8 +24,8 @@ from pipeline_lib.serve.figures import Figures
 from pipeline_lib.serve.gate import Gate
 
 if TYPE_CHECKING:
-    from pipeline_lib.search.query import LoadWeights
-    from pipeline_lib.search.registry import Home
+    from pipeline_lib.search.encoders import LoadWeights
+    from pipeline_lib.search.registry_log import Home
 
 BACKLOG = 2048
 START_SECONDS = 30.0

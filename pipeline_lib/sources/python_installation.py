@@ -16,7 +16,6 @@ import hashlib
 import importlib.metadata
 import platform
 import re
-import sys
 import sysconfig
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -154,13 +153,9 @@ def list_origins() -> list[Origin]:
     return [_standard_library_origin(), *(distribution.origin for distribution in installed())]
 
 
-def installed(search_path: list[str] | None = None) -> list[InstalledDistribution]:
-    """The listed distributions that are installed, in whatever version, by name.
-
-    Args:
-        search_path: folders to look in instead of sys.path.
-    """
-    found = (_find(line.name, search_path) for line in pinned() if line.name != STDLIB)
+def installed() -> list[InstalledDistribution]:
+    """The listed distributions that are installed, in whatever version, by name."""
+    found = (_find(line.name) for line in pinned() if line.name != STDLIB)
     return [distribution for distribution in found if distribution is not None]
 
 
@@ -203,11 +198,9 @@ def _differences(found: dict[str, tuple[str, str]]) -> Iterator[str]:
             yield f"{name} {version} has other files"
 
 
-def _find(name: str, search_path: list[str] | None) -> InstalledDistribution | None:
-    places = sys.path if search_path is None else search_path
-    for distribution in importlib.metadata.Distribution.discover(name=name, path=places):
-        return InstalledDistribution(distribution)
-    return None
+def _find(name: str) -> InstalledDistribution | None:
+    distribution = next(iter(importlib.metadata.Distribution.discover(name=name)), None)
+    return InstalledDistribution(distribution) if distribution is not None else None
 
 
 def _standard_library_origin() -> Origin:

@@ -38,7 +38,7 @@ class SourceRecord(NamedTuple):
         return self._replace(file=self.file.model_copy(update=own))
 
 
-class Loss(SourceRecord):
+class DataLoss(SourceRecord):
     """A part of a container that was not read, up to its end or to where reading went on: no text, and none is refused.
 
     `content` is a Refusal that says why, where, and how many of the container's bytes on disk it cost.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.store.bucket import Bucket
@@ -93,6 +94,16 @@ class Artifact:
         if path.is_file():
             return path.read_bytes()
         return self.bucket.read(path.relative_to(self.root).as_posix()) if self.bucket else None
+
+    @property
+    def run_record(self) -> dict[str, Any]:
+        """What its making took, as `records.RunRecord` writes it; empty where that was not recorded."""
+        return json.loads(self.note("run.json") or b"{}")
+
+    @property
+    def started_at(self) -> float:
+        """When its making began, in seconds since 1970; 0 where that was not recorded."""
+        return float(self.run_record.get("started_at", 0.0))
 
     def add_note(self, name: str, content: bytes) -> None:
         """Write a file beside the manifest, in place of what is there."""

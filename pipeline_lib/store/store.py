@@ -26,40 +26,18 @@ from pathlib import Path
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import TransientError, UserError
 from pipeline_lib.runtime.machine import cache_folder
-from pipeline_lib.store.artifact import Artifact, fetch_part, part_is_there, record_name, unstored, verify_part
+from pipeline_lib.store.artifact import Artifact, fetch_part, part_is_there, record_name, unstored
 from pipeline_lib.store.bucket import Bucket
 from pipeline_lib.store.files import digest_of, fault_point, put_if_absent, replace_file, sha256_file, sign_in, sync_folder
 from pipeline_lib.store.records import (
-    Counts,
     File,
     Manifest,
     Outcome,
     Part,
-    Record,
     RunRecord,
     Stage,
-    draft_part,
-    sum_counts,
     to_json,
 )
-
-__all__ = [
-    "Artifact",
-    "Counts",
-    "File",
-    "Manifest",
-    "Outcome",
-    "Part",
-    "Record",
-    "Stage",
-    "Store",
-    "digest_of",
-    "draft_part",
-    "put_if_absent",
-    "replace_file",
-    "sum_counts",
-    "verify_part",
-]
 
 KEY_DIGITS = 24
 LEAST_DIGITS = 4  # of a key that is cut short, as of git's commits

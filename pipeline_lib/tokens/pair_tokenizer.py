@@ -38,8 +38,6 @@ from pipeline_lib.tokens.words import WordReader, without_repeat_step, word_patt
 if TYPE_CHECKING:  # search loads a tokenizer without the configuration
     from pipeline_lib.config.data import Bos, Delimiting
 
-__all__ = ["RESERVED", "SIDES", "Delimiters", "PairTokenizer", "Side", "side_tokenizer_json"]
-
 RESERVED = ("<x open>", "<x close>", "<y open>", "<y close>", "<batch pad>")  # ids 0 to 4
 BRACKETS = ("[", "]", "{", "}")
 

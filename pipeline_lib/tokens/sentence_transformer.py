@@ -15,7 +15,8 @@ from typing import Any, Literal, cast
 from tokenizers import Tokenizer
 
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.tokens.pair_tokenizer import Delimiters, PairTokenizer, Side
+from pipeline_lib.tokens.delimiters import Delimiters, Side
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.tokenizer_files import bare_tokenizer, own_padding, read_tokenizer_json
 
 MODULES_FILE = "modules.json"

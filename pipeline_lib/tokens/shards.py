@@ -41,8 +41,9 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part, sum_counts
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import SHARD_SUFFIX, part_label
+from pipeline_lib.tokens.delimiters import Side
 from pipeline_lib.tokens.guide import Cleaned
-from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 NEGATIVES = "negatives"
 FACTS = ("rows", "x_tokens", "y_tokens", "x_truncated", "y_truncated")

@@ -19,27 +19,11 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.pair_tokenizer import (
-    RESERVED,
-    Delimiters,
-    PairTokenizer,
-    Side,
-    side_tokenizer_json,
-)
+from pipeline_lib.tokens.delimiters import Delimiters, Side
+from pipeline_lib.tokens.pair_tokenizer import RESERVED, PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, sentence_transformer_tokenizer
 from pipeline_lib.tokens.tokenizer_files import bare_tokenizer
 from pipeline_lib.tokens.words import repeated_word, without_repeat_step
-
-__all__ = [
-    "STAGE",
-    "PairTokenizer",
-    "Side",
-    "adopt_tokenizer",
-    "prompted_tokenizer",
-    "side_tokenizer_json",
-    "train_bpe",
-    "train_tokenizer",
-]
 
 STAGE = Stage(name="tokenizer", version=1)
 SIDE_OF: dict[str, Side] = {"query": "x", "document": "y"}

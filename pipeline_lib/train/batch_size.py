@@ -22,7 +22,7 @@ from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.training import TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run
 from pipeline_lib.model.encoder import Encoder, set_temperature
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
@@ -93,7 +93,7 @@ def simple_noise_scale(big_squared: float, small_squared: float, big: int, small
     return noise / signal if signal > 0 else math.inf
 
 
-def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES, progress: Progress = silent) -> float:
+def gradient_noise(encoder: Encoder, batch: Batch, progress: Progress = silent) -> float:
     """The noise scale (pairs) of one batch: gradients of its slices against all of its candidates, and of the whole.
 
     The formula takes the slices for independent. They share their candidates, so that their gradients are alike beyond the
@@ -104,17 +104,17 @@ def gradient_noise(encoder: Encoder, batch: Batch, slices: int = SLICES, progres
     emb_ND = in_input_order([encoder(piece.ids_BL, piece.lengths_B) for piece in pieces], pieces)
     x_BD, y_BD = (side.contiguous() for side in emb_ND.chunk(2))
     weights = [weight for weight in encoder.parameters() if weight.requires_grad]
-    n_pairs, share = len(x_BD), len(x_BD) // slices
+    n_pairs, share = len(x_BD), len(x_BD) // SLICES
     hashes = _part(batch.hashes, 0, n_pairs)
     total, squares = [torch.zeros_like(weight) for weight in weights], []
-    for first in range(0, share * slices, share):
+    for first in range(0, share * SLICES, share):
         part = contrastive_loss(x_BD, y_BD, encoder.log_scale, hashes, slice(first, first + share))
         found = torch.autograd.grad(part * (n_pairs / share), weights, retain_graph=True, allow_unused=True)
         gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
         squares.append(_squared(gradients))
-        torch._foreach_add_(total, gradients, alpha=1 / slices)
-        progress(len(squares), slices + 1)  # the curve is one more
-    return simple_noise_scale(_squared(total), sum(squares) / slices, share * slices, share)
+        torch._foreach_add_(total, gradients, alpha=1 / SLICES)
+        progress(len(squares), SLICES + 1)  # the curve is one more
+    return simple_noise_scale(_squared(total), sum(squares) / SLICES, share * SLICES, share)
 
 
 def loss_by_batch_size(encoder: Encoder, batch: Batch) -> dict[int, float]:
@@ -143,8 +143,7 @@ def advise(store: Store, run: str, curve_pairs: int = CURVE_PAIRS, progress: Pro
     """
     key, _, label = run.partition("/")
     trained = store.open("train", key)
-    if label not in {part.label for part in trained.manifest.parts} or not label.startswith("step-"):
-        labels = [part.label for part in trained.manifest.parts if part.label.startswith("step-")]
+    if label not in (labels := labels_of_run(trained)):
         raise UserError(f"--run {run!r}: expected {trained.manifest.key}/LABEL with one of {', '.join(labels)}")
     job = Job.model_validate_json((Path(store.root) / "train" / trained.manifest.key / "job.json").read_text())
     place = weights_folder(Checkpoint(trained, label, job.tokenizer.open(store), ShardConfig()))

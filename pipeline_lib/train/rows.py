@@ -16,7 +16,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import BatchPlan
 from pipeline_lib.tokens.dataset import TokenDataset, TokenRows, labels_of
-from pipeline_lib.tokens.pair_tokenizer import Side
+from pipeline_lib.tokens.delimiters import Side
 
 PIPELINE_VIEWS = frozenset((*get_args(View), *get_args(TextView), QUERIES_VIEW))
 
@@ -26,8 +26,8 @@ ONE_EACH: Around = MappingProxyType({"x": (1, 1), "y": (1, 1)})  # of our own to
 Read = dict[str, tuple[np.ndarray, TokenRows]]
 
 
-def check_views(shards: Artifact, config: TrainConfig | PretrainConfig, split: str = "train") -> list[str]:
-    """The views of a configuration's mixture that have weight, and no rows in a split.
+def check_views(shards: Artifact, config: TrainConfig | PretrainConfig) -> list[str]:
+    """The views of a configuration's mixture that have weight, and no rows in the training split.
 
     Raises:
         UserError: a name that no view has, neither the pipeline's nor a training set's of these shards.
@@ -42,8 +42,8 @@ def check_views(shards: Artifact, config: TrainConfig | PretrainConfig, split: s
                     f"{field}: no view is called {view!r}; did you mean {' or '.join(near)}? "
                     f"This dataset has rows of {', '.join(sorted(present))}"
                 )
-    labels = labels_of(shards, split)
-    return [view for view, weight in config.mixture.items() if weight > 0 and f"{split}-{view}" not in labels]
+    labels = labels_of(shards, "train")
+    return [view for view, weight in config.mixture.items() if weight > 0 and f"train-{view}" not in labels]
 
 
 class PairRows:

@@ -19,7 +19,7 @@ from pipeline_lib.config.model import ModelConfig, check_dims, embedding_width
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.config.training import PretrainConfig, TrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model.checkpoint import Checkpoint, open_checkpoint, start_width
+from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run, open_checkpoint, start_width
 from pipeline_lib.model.lora import ADAPTERS_FILE, HASHES, content_digest, weights_folder
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact, verify_part
@@ -83,7 +83,7 @@ def checkpoint_of(store: Store, name: str) -> Checkpoint:
     """
     run, _, label = name.partition("/")
     trained = store.open("train", run)
-    label = label or max(part.label for part in trained.manifest.parts if part.label.startswith("step-"))
+    label = label or labels_of_run(trained)[-1]
     return open_checkpoint(store, f"{trained.manifest.key}/{label}")
 
 

@@ -156,8 +156,10 @@ def test_a_candidate_that_was_held_back_and_another_name(home: SearchHome) -> No
     trained = home.store.artifacts("train")[0]
     label = home.exported.manifest.config["label"]
     indexed = home.publish("held")
-    registry.reject(home.root, "held", ["not better"], {"candidate": f"{trained.manifest.key}/{label}"})
-    registry.reject(home.root, "held", ["lost"], {"candidate": "0" * 24 + "/step-000001"})
+    registry.record(
+        home.root, "held", {"event": "rejected", "why": "not better", "candidate": f"{trained.manifest.key}/{label}"}
+    )
+    registry.record(home.root, "held", {"event": "rejected", "why": "lost", "candidate": "0" * 24 + "/step-000001"})
     home.index(extra=2)  # of the same export: the newest index of the candidate
     with serving(home, name="held", against="planted") as service:
         shown = got(service, "/candidates.json")

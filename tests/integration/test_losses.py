@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from data_contracts.losses import Losses, loss_line
+from data_contracts.data_loss import DataLosses, loss_line
 from data_contracts.validate import validate
 from data_contracts.verdicts import RowsRejected
 from flows.cli.commands import app
@@ -74,7 +74,7 @@ def test_a_cut_file_stops_the_run_past_the_bound_and_is_told_by_its_name(dump: P
     store = Store(tmp_path / "store")
     artifact = extracted(store, dump)
     size = (tmp_path / "good-cut.jsonl.gz").stat().st_size
-    losses = Losses.of(artifact)
+    losses = DataLosses.of(artifact)
     (row,) = losses.rows
     assert (row["path"], row["reason"], row["lost_bytes"], row["offset"]) == ("good-cut.jsonl.gz", "truncated", size, size)
     assert 30 < row["texts"] < 45 and artifact.manifest.facts["documents"] == 200 + row["texts"]
@@ -97,7 +97,7 @@ def test_a_cut_file_stops_the_run_past_the_bound_and_is_told_by_its_name(dump: P
 def test_the_first_losses_are_told_and_the_others_counted() -> None:
     row = {"source": "s", "path": "a", "reason": "damaged", "count": 3, "offset": 5, "texts": 7, "lost_bytes": 10}
     row |= {"file_bytes": 100, "detail": "no gz data"}
-    losses = Losses([row] * 12 + [row | {"reason": "truncated"}], 1_000_000)
+    losses = DataLosses([row] * 12 + [row | {"reason": "truncated"}], 1_000_000)
     assert losses.lines()[-1] == "and 3 more: damaged 2, truncated 1" and len(losses.lines()) == 11
     assert (
         loss_line(row)
@@ -112,7 +112,7 @@ def test_a_dump_without_a_loss_has_no_file_of_losses(dump: Path, tmp_path: Path)
     assert {file.name for part in artifact.manifest.parts for file in part.files} == {
         "documents.parquet", "pairs.parquet", "quarantine.parquet",
     }  # fmt: skip
-    assert Losses.of(artifact).sentence == "" and artifact.manifest.facts["lost_bytes"] == 0
+    assert DataLosses.of(artifact).sentence == "" and artifact.manifest.facts["lost_bytes"] == 0
 
 
 def test_a_file_that_changed_after_it_was_listed_gives_nothing_and_its_neighbours_all(
@@ -128,7 +128,7 @@ def test_a_file_that_changed_after_it_was_listed_gives_nothing_and_its_neighbour
     (tmp_path / "good-cut.jsonl.gz").unlink()
     monkeypatch.setitem(globals(), "list_bundles", listed)
     artifact = extracted(Store(tmp_path / "store"), dump)
-    (row,) = Losses.of(artifact).rows
+    (row,) = DataLosses.of(artifact).rows
     assert (row["path"], row["reason"], row["texts"]) == ("good-2.jsonl.gz", "content_changed", 0)
     assert artifact.manifest.facts["documents"] == 160 and row["lost_bytes"] == row["file_bytes"]
 

@@ -28,7 +28,8 @@ from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import embed_ids
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.pair_tokenizer import PairTokenizer, Side
+from pipeline_lib.tokens.delimiters import Side
+from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import sentence_transformer_tokenizer
 from pipeline_lib.tokens.shards import write_shards
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer

@@ -25,8 +25,9 @@ from typer.testing import CliRunner
 from flows.cli.commands import app as cli
 from flows.orchestrator.server import free_port
 from pipeline_lib.errors import UserError
+from pipeline_lib.search.hits import render_json
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
-from pipeline_lib.search.query import Searcher, render_json
+from pipeline_lib.search.query import Searcher
 from pipeline_lib.search.registry import in_use
 from pipeline_lib.serve.config import ServeConfig
 from pipeline_lib.serve.server import Service

@@ -36,10 +36,9 @@ with prefect_server(home):
     from prefect import flow
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from data_contracts.verdicts import RowsRejected
-    from flows.hooks import HOOKS
+    from flows.hooks import FLOW_OPTIONS, in_subflow
     from flows.params import RunParams
-    from flows.workspace import in_subflow
-    from pipeline_lib.search import registry
+        from pipeline_lib.search import registry
     from tasks.ui import stage_task
 
     faults = []
@@ -51,7 +50,7 @@ with prefect_server(home):
         if faults[0]:
             faults[0]()
 
-    @flow(name="retrain", flow_run_name="a-night", **HOOKS)
+    @flow(name="retrain", **(FLOW_OPTIONS | {"flow_run_name": "a-night"}))
     def retrain(params: RunParams):
         in_subflow("train", "docs", weigh)
 
@@ -78,7 +77,7 @@ with prefect_server(home):
     night("block", ValueError("by block"), "notify.block=custom-webhook/ops", name="block")
     night("block by name", ValueError("by name"), "notify.block=ops", f"notify.webhook={hook}/unused", name="named")
     night("no block", ValueError("no block"), "notify.block=slack-webhook/none", f"notify.webhook={hook}/else", name="none")
-    night("held back", lambda: registry.reject(home, "docs", ["code is worse by 0.05"]))
+    night("held back", lambda: registry.record(home, "docs", {"event": "rejected", "why": "code is worse by 0.05"}))
     print(json.dumps(took))
     from prefect.logging.handlers import APILogWorker
     APILogWorker.drain_all()

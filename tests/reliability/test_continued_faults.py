@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -39,12 +38,6 @@ HARMFUL = {
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     torch.set_num_threads(1)
     return write_inputs(tmp_path_factory.mktemp("continued"), held_out=40)
-
-
-@pytest.fixture(autouse=True)
-def no_faults() -> Iterator[None]:
-    yield
-    faults.disarm()
 
 
 def contents(store: Store, key: str) -> dict[str, str]:

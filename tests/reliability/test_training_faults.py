@@ -39,12 +39,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return write_inputs(tmp_path_factory.mktemp("training"))
 
 
-@pytest.fixture(autouse=True)
-def no_faults():
-    yield
-    faults.disarm()
-
-
 def contents(store: Store, job: Job) -> dict[str, str]:
     """The digest of every part of a finished run; the label of one that is missing has none."""
     labels = [*checkpoint_labels(job).values(), *([] if job.stage == PRETRAIN else ["metrics"])]

@@ -15,7 +15,9 @@ import pytest
 from search_homes import SearchHome, ask, raw, serving
 
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.search.query import Hit, Ranked, Searcher
+from pipeline_lib.index.rows import Ranked
+from pipeline_lib.search.hits import Hit
+from pipeline_lib.search.query import Searcher
 from pipeline_lib.serve.engine import Question
 from pipeline_lib.serve.replies import Refused
 from pipeline_lib.serve.server import Service

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import require_finite
-from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder
+from pipeline_lib.evaluation.suites.models import ModelId, Side, TextEncoder, precision_of
 from pipeline_lib.runtime.machine import Precision, cores, visible_gpus
 from pipeline_lib.runtime.processes import deaf_children
 from pipeline_lib.runtime.progress import Progress, embedding, silent
@@ -23,7 +23,23 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import VectorCache, text_hashes
 
 
-class CachedEncoder:
+class _SameVectors:
+    """What has the vectors of an encoder, and so its id and precision."""
+
+    encoder: TextEncoder
+
+    @property
+    def id(self) -> ModelId:
+        """The id of the encoder."""
+        return self.encoder.id
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the encoder's matrix products."""
+        return precision_of(self.encoder)
+
+
+class CachedEncoder(_SameVectors):
     """An encoder whose vectors are looked up before they are computed, each distinct text once.
 
     Args:
@@ -35,16 +51,6 @@ class CachedEncoder:
     def __init__(self, encoder: TextEncoder, store: Store, block_texts: int = 8192) -> None:
         self.encoder, self.store, self.block_texts = encoder, store, block_texts
         self._caches: dict[Side, VectorCache] = {}
-
-    @property
-    def id(self) -> ModelId:
-        """The id of the encoder behind it."""
-        return self.encoder.id
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of the encoder's matrix products."""
-        return getattr(self.encoder, "precision", "float32")
 
     @property
     def computed(self) -> int:
@@ -98,7 +104,7 @@ TEXTS_A_TASK = 512  # handed over at a time, so that the caller hears how far al
 _encoder: TextEncoder | None = None  # of a worker process
 
 
-class ParallelEncoder:
+class ParallelEncoder(_SameVectors):
     """The same vectors from several processes, which start at the first call that is worth it.
 
     Args:
@@ -110,16 +116,6 @@ class ParallelEncoder:
         self.encoder = encoder
         self.processes = processes
         self._pools: list[ProcessPoolExecutor] = []  # of one process each, so that every one gets its share
-
-    @property
-    def id(self) -> ModelId:
-        """The id of the encoder."""
-        return self.encoder.id
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of the encoder's matrix products."""
-        return getattr(self.encoder, "precision", "float32")
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D), in the order of the texts."""

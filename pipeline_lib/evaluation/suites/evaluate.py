@@ -23,7 +23,7 @@ from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.metrics import NotFiniteError, require_finite
 from pipeline_lib.evaluation.suites.cached import CachedEncoder, ParallelEncoder
-from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, WordModel
+from pipeline_lib.evaluation.suites.models import HybridModel, Model, TextEncoder, WordModel, precision_of
 from pipeline_lib.evaluation.suites.suite import Figure, Suite, SuiteResult
 from pipeline_lib.evaluation.suites.variants import TruncatedModel, for_task
 from pipeline_lib.runtime.progress import Progress, silent
@@ -150,7 +150,7 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) 
 
 def _precision_of(model: Model) -> dict[str, str]:
     """The precision of its matrix products, where it is none that is taken for granted."""
-    precision = getattr(model, "precision", "float32")
+    precision = precision_of(model)
     return {} if precision == "float32" else {"precision": precision}
 
 

@@ -112,7 +112,7 @@ class HybridModel:
     @property
     def precision(self) -> Precision:
         """The precision of the encoder's matrix products."""
-        return getattr(self.encoder, "precision", "float32")
+        return precision_of(self.encoder)
 
     @property
     def side(self) -> str:
@@ -126,6 +126,12 @@ class HybridModel:
 
 
 Model = TextEncoder | WordModel | HybridModel
+
+
+def precision_of(model: Model) -> Precision:
+    """The precision of a model's matrix products; float32 where it names none."""
+    return getattr(model, "precision", "float32")
+
 
 COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and must tie
 FUSED_VERSION = 1  # raise where the same encoder and fusion begin to rank otherwise, or BM25 does

@@ -18,7 +18,6 @@ from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 
 Kind = Literal["text_search", "code_search", "classification", "similarity", "bias"]
-Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)

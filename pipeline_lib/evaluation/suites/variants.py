@@ -21,6 +21,7 @@ from pipeline_lib.evaluation.suites.models import (
     ModelId,
     Side,
     TextEncoder,
+    precision_of,
 )
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
@@ -49,7 +50,7 @@ class TruncatedModel:
     @property
     def precision(self) -> Precision:
         """The precision of the encoder's matrix products."""
-        return getattr(self.encoder, "precision", "float32")
+        return precision_of(self.encoder)
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress = silent) -> np.ndarray:
         """Vectors of length 1, float32 (N, D)."""

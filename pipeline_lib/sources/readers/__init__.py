@@ -3,9 +3,9 @@
 A file NAME.py with `READER` is all that another source takes: a dump spec names it, and paths that it recognises need no spec.
 
 A reader yields the texts of a file in a fixed order, one at a time. A text that cannot be read comes out as a `Refusal` with
-the place where the trouble lies, and the rest is read. Where the file itself ends early, the reader raises `Unreadable`, or it
-yields a refusal under the file's own path and goes on behind the gap: `texts_of` makes either a `Loss`, with what it cost, and
-all that came before is kept. Optional packages are imported where they are used, never at the head of its file.
+the place where the trouble lies, and the rest is read. Where the file itself ends early, the reader raises `Unreadable`, or
+it yields a refusal under the file's own path and goes on behind the gap: `texts_of` makes either a `DataLoss` that says its
+cost, and all that came before is kept. Optional packages are imported where they are used, never at the head of its file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.sources.decompress import Unreadable, read_whole, reading, without_suffix
 from pipeline_lib.sources.first_bytes import heads_of, kind_of, prose_or_refusal, read_head
 from pipeline_lib.sources.licences import HEAD_BYTES, spdx_header
-from pipeline_lib.sources.records import Loss, SourceRecord
+from pipeline_lib.sources.records import DataLoss, SourceRecord
 from pipeline_lib.sources.remote import is_remote, local_copy
 from pipeline_lib.sources.safe_open import Refusal, decode, read_source
 from pipeline_lib.sources.source_file import CODE_FORMS, COPY_MARK, SourceFile, form_of
@@ -156,7 +156,7 @@ def is_container(file: SourceFile) -> bool:
 
 
 def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
-    """Every text of a file: what its reader finds in it, else the file itself; and a `Loss` for each part that is not read.
+    """Every text of a file: what its reader finds in it, else the file itself; and a `DataLoss` for each part that is not read.
 
     A file that is another than was listed ends in the loss `content_changed`: nothing that came of it may be used.
 
@@ -167,11 +167,11 @@ def texts_of(file: SourceFile, config: SourceConfig) -> Iterator[SourceRecord]:
         reader = reader_of(file.form)
         one_text = reader is None or reader.one_text
         if isinstance(here, Refusal):
-            yield SourceRecord(file, here) if one_text else Loss(file, replace(here, lost_bytes=file.bytes))
+            yield SourceRecord(file, here) if one_text else DataLoss(file, replace(here, lost_bytes=file.bytes))
         elif reader is None or reader.one_text:
             yield from _one_text(_with_its_licence(here, config) if is_remote(file.place) else here, reader, config)
         elif not file.bytes and file.sha256:
-            yield Loss(file, Refusal("file_empty", "0 bytes: get the file again", 0, 0))
+            yield DataLoss(file, Refusal("file_empty", "0 bytes: get the file again", 0, 0))
         else:
             yield from _Container(here, reader, config.limits).records()
 
@@ -235,9 +235,9 @@ class _Container:
         except Unreadable as error:
             yield error.refusal
 
-    def _loss(self, refusal: Refusal, read_past: int) -> Loss:
+    def _loss(self, refusal: Refusal, read_past: int) -> DataLoss:
         lost = read_past if refusal.lost_bytes is None else refusal.lost_bytes
-        return Loss(self.file, replace(refusal, lost_bytes=max(0, min(lost, self.file.bytes))))
+        return DataLoss(self.file, replace(refusal, lost_bytes=max(0, min(lost, self.file.bytes))))
 
 
 _FRESH_NAMES = 1 << 18  # 25 MB as a set; the others take 8 bytes each: 160 MB for 20 million

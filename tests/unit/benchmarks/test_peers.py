@@ -15,10 +15,10 @@ import pytest
 from builders import pair_row, write_pairs
 from exported_models import tiny_checkpoint
 
+from benchmarks.evaluate import MINILM
 from benchmarks.peers import page
 from benchmarks.peers.__main__ import QUICK, main
 from benchmarks.peers.models import (
-    MINILM,
     FastCodeEmbed,
     bm25_ranking,
     open_folder,
@@ -34,8 +34,9 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.metrics import read_evaluations
 from pipeline_lib.evaluation.suites.evaluate import evaluate_suite
 from pipeline_lib.evaluation.suites.held_out_pairs import held_out_suites
-from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel, words
+from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
 from pipeline_lib.export.export import export
+from pipeline_lib.index.lexical import words
 from pipeline_lib.store.store import Store
 
 VERBS = ("read", "write", "merge", "split", "rotate", "encode", "decode", "cache", "flush", "trace")

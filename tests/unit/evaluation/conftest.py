@@ -92,7 +92,7 @@ def curated(curated_of: Callable[..., Artifact]) -> Artifact:
 
 def word_vectors(texts: Sequence[str], side: str = "x", progress: Any = None) -> np.ndarray:
     """Unit vectors of hashed words: a stand-in for a model that knows words and nothing else."""
-    from pipeline_lib.evaluation.suites.lexical import words
+    from pipeline_lib.index.lexical import words
 
     vectors = np.zeros((len(texts), 256), np.float32)
     for row, text in zip(vectors, texts, strict=True):

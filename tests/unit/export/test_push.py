@@ -169,8 +169,8 @@ def test_a_dry_run_lists_files_and_bytes_and_asks_nobody(
 def test_what_is_not_promoted_goes_only_where_that_is_asked_for(home: Home, hub: Hub, cpt: Callable[..., str]) -> None:
     registry.promote(home.root, "demo", home.run(1))
     held, unknown, trial = home.run(2), home.run(3), home.run(4)
-    told = {"candidate": f"{held.trained}/{held.checkpoint}"}
-    registry.reject(home.root, "demo", ["code search fell by 0.030"], told)
+    told = {"event": "rejected", "why": "code search fell by 0.030", "candidate": f"{held.trained}/{held.checkpoint}"}
+    registry.record(home.root, "demo", told)
     registry.try_out(home.root, "smoke", trial, "its sizes only show that everything works")
     for name, why in {
         held.trained: "held back: code search fell by 0.030",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from prefect.utilities.names import generate_slug
 
-from flows.names import is_generated, subject_of
-from flows.params import AblateParams, EvaluateParams, FinetuneParams, Params, PublishParams, RunParams
+from flows.hooks import is_generated
+from flows.notices import title_of
+from flows.options import Params
+from flows.params import AblateParams, EvaluateParams, FinetuneParams, PublishParams, RunParams
 from flows.promotion import RollbackParams
 
 
@@ -47,4 +49,4 @@ def test_names_that_prefect_makes_up_are_told_from_typed_ones() -> None:
     ],
 )  # fmt: skip
 def test_a_run_says_preset_and_source(params: Params, subject: str) -> None:
-    assert subject_of(params) == subject
+    assert title_of(params) == subject

@@ -10,7 +10,7 @@ import pytest
 from unit.search.candidates import candidate, indexed
 
 from flows import nightly
-from flows.night_look import Look, Reigning, State, look
+from flows.night_look import Look, ChampionRun, State, look
 from flows.params import RunParams
 from flows.workspace import Workspace
 from pipeline_lib.errors import UserError
@@ -97,10 +97,10 @@ def test_the_index_is_made_for_the_champion_that_there_is_once_it_is_made(
 
     def found(_store: Store, home: Any, name: str) -> Any:
         now = registry.in_use(home, name)
-        return Reigning(now.model_digest, now.index_digest, one.exported, now.checkpoint, None, None)  # type: ignore[arg-type]
+        return ChampionRun(now.model_digest, now.index_digest, one.exported, now.checkpoint, None, None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(nightly, "in_subflow", build)
-    monkeypatch.setattr(nightly, "reigning", found)
+    monkeypatch.setattr(nightly, "champion_run", found)
     for name in ("open_checkpoint", "as_exported"):
         monkeypatch.setattr(nightly, name, lambda *_: None)
     monkeypatch.setattr(nightly, "reindex_task", nightly.reindex_task.fn)

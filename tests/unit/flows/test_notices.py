@@ -56,7 +56,7 @@ def test_what_becomes_of_models_is_told_once_and_in_order(tmp_path: Path, hook: 
     mark_registry(tmp_path)
     assert tell_registry(tmp_path) == []
     registry.promote(tmp_path, "docs", candidate(store, 2), "better by 0.03")
-    registry.reject(tmp_path, "docs", ["code is worse by 0.05", "recall is low"])
+    registry.record(tmp_path, "docs", {"event": "rejected", "why": "code is worse by 0.05; recall is low"})
     registry.rollback(tmp_path, "docs", why="users complained")
     registry.promote(tmp_path, "new", candidate(store, 3), "the first of its name")
     assert tell_registry(tmp_path, besides=["docs"]) == ["new was promoted in promote"]

@@ -19,8 +19,8 @@ from flows.params import (
     PublishParams,
     RunParams,
     TrainParams,
-    split_checkpoint,
 )
+from flows.runs import split_checkpoint
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.model import HUB_MODELS

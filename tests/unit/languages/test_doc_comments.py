@@ -5,43 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+from unit.languages.documented import WANTED, block, slashes, x_of
 
-from pipeline_lib.languages import rules_of
 from pipeline_lib.languages.go import go_prose
 from pipeline_lib.languages.java import java_prose
 from pipeline_lib.languages.python import without_epytext
 from pipeline_lib.languages.ruby import ruby_prose
-from pipeline_lib.pairs.code_pairs import Candidate
-from pipeline_lib.pairs.definitions import find_definitions
-
-FUNCTIONS = {
-    "java": "class A {{\n{doc}\n  int parse(int a) {{\n    int b = a;\n    b++;\n    return b;\n  }}\n}}\n",
-    "javascript": "{doc}\nexport function parse(a) {{\n  let b = a;\n  b++;\n  return b;\n}}\n",
-    "php": "<?php\n{doc}\nfunction parse($a) {{\n  $b = $a;\n  $b++;\n  return $b;\n}}\n",
-    "go": "package a\n\n{doc}\nfunc parse(a int) int {{\n\tb := a\n\tb++\n\treturn b\n}}\n",
-    "ruby": "{doc}\ndef parse(a)\n  b = a\n  b += 1\n  b\nend\n",
-    "python": 'def parse(a):\n    """{doc}"""\n    b = a\n    b += 1\n    return b\n',
-}
-WANTED = "Reads a date from text."
-
-
-def x_of(language: str, doc: str) -> str:
-    """What the pair of a function with this documentation has for x."""
-    data = FUNCTIONS[language].format(doc=doc).encode()
-    rules = rules_of(language)
-    [function] = [found for found in find_definitions(data, rules, "module") if found.name == "parse"]
-    return Candidate(function, "docstring", data, rules).x
-
-
-def block(*lines: str) -> str:
-    """The lines in a `/** */`."""
-    return "/**\n" + "".join(f" * {line}".rstrip() + "\n" for line in lines) + " */"
-
-
-def slashes(*lines: str, mark: str = "///") -> str:
-    """The lines behind slashes."""
-    return "\n".join(f"{mark} {line}".rstrip() for line in lines)
-
 
 JAVA = {
     slashes(WANTED): WANTED,

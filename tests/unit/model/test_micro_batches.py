@@ -14,7 +14,7 @@ from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order, 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.lists(st.integers(5, 99), min_size=1, max_size=20), max_size=30), st.integers(1, 60))
 def test_every_sequence_comes_back_whole(sequences: list[list[int]], max_tokens: int) -> None:
-    batches = cut_micro_batches(sequences, max_tokens, pad=0)
+    batches = cut_micro_batches(sequences, max_tokens)
     seen = {}
     for batch in batches:
         assert len(batch.rows_B) == 1 or batch.padded_tokens <= max_tokens
@@ -49,7 +49,7 @@ def test_an_empty_sequence_is_refused() -> None:
 
 
 def test_ids_and_lengths_are_what_an_embedding_table_takes() -> None:
-    batch = cut_micro_batches([np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)], 1000, pad=4)[0]
+    batch = cut_micro_batches([np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)], 1000)[0]
     assert batch.ids_BL.dtype == batch.lengths_B.dtype == torch.int64
-    assert batch.ids_BL.tolist() == [[8, 4, 4], [5, 6, 7]]
+    assert batch.ids_BL.tolist() == [[8, 0, 0], [5, 6, 7]]
     assert batch.rows_B.tolist() == [1, 0]

@@ -23,7 +23,8 @@ from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.index import verified
 from pipeline_lib.index.index import build_index
-from pipeline_lib.search.query import FollowingSearcher, Searcher, render_json, render_text, search
+from pipeline_lib.search.hits import render_json, render_text
+from pipeline_lib.search.query import FollowingSearcher, Searcher, search
 from pipeline_lib.search.registry import Candidate, in_use, promote, rollback, set_default
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import digest_of

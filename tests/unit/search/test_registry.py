@@ -33,7 +33,6 @@ from pipeline_lib.search.registry import (
     promote,
     record,
     reindex,
-    reject,
     rollback,
     set_default,
     try_out,
@@ -91,7 +90,7 @@ def test_names_do_not_touch_each_other(home: Path, store: Store) -> None:
 def test_back_and_further_back_and_forward_again(home: Path, store: Store) -> None:
     for number in (1, 2, 3):
         promote(home, "mine", candidate(store, number))
-    reject(home, "mine", ["score -0.1", "recall 0.5"])
+    registry.record(home, "mine", {"event": "rejected", "why": "score -0.1; recall 0.5"})
     assert rollback(home, "mine").trained == f"{2:024d}" == in_use(home).trained
     assert rollback(home, "mine", why="still bad").trained == f"{1:024d}"
     with pytest.raises(UserError, match="no pair before"):
@@ -163,7 +162,7 @@ def test_a_comparison_with_a_champion_that_is_not_any_more_promotes_nothing(home
     promote(home, "mine", candidate(store, 1), against=0)
     with pytest.raises(ChampionChanged):
         promote(home, "mine", candidate(store, 2), against=0)
-    reject(home, "mine", ["x"])
+    registry.record(home, "mine", {"event": "rejected", "why": "x"})
     assert promote(home, "mine", candidate(store, 2), against=1).trained == f"{2:024d}"
     assert len(history(home, "mine")) == 3
 

@@ -23,7 +23,7 @@ from pipeline_lib.config.run import IndexConfig
 from pipeline_lib.errors import CorruptArtifact, TransientError, UserError
 from pipeline_lib.index.hybrid import FILES as WORD_FILES
 from pipeline_lib.index.index import build_index
-from pipeline_lib.search import registry
+from pipeline_lib.search import registry, registry_log
 from pipeline_lib.search.encoders import MODEL_FILES
 from pipeline_lib.search.query import FollowingSearcher, Searcher
 from pipeline_lib.search.registry import Candidate, ChampionChanged, has_moved, history, in_use, promote, rollback
@@ -215,11 +215,11 @@ READER = """
 import sys
 from pathlib import Path
 from pipeline_lib.errors import UserError
-from pipeline_lib.search import registry
+from pipeline_lib.search import registry, registry_log
 place, step = sys.argv[1:]
 try:
     if step == "read":
-        found = registry.opened(registry.in_use(place, "mine"))
+        found = registry_log.opened(registry.in_use(place, "mine"))
         assert (found.model / "w").is_file() and (found.index / "index.json").is_file()
         print(found.trained, registry.names(place), len(registry.history(place, "mine")), registry.has_moved(found))
     else:
@@ -297,7 +297,7 @@ def see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_s10_of_a_thousand_changes_on_a_disk_none_is_missed(
     searchable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair, chance = registry.opened(in_use(searchable)), random.Random(10)
+    pair, chance = registry_log.opened(in_use(searchable)), random.Random(10)
     files = [pair.model / name for name in MODEL_FILES] + [pair.index / name for name in INDEX_FILES]
     good = {path: path.read_bytes() for path in files}
     monkeypatch.setattr("pipeline_lib.search.query.opened", lambda found: found)  # they lie here

@@ -26,7 +26,7 @@ from pipeline_lib.sources.codecs import codec_of
 from pipeline_lib.sources.decompress import Expanded, Unreadable, open_expanded
 from pipeline_lib.sources.folder import describe
 from pipeline_lib.sources.readers import texts_of
-from pipeline_lib.sources.records import Loss, SourceRecord
+from pipeline_lib.sources.records import DataLoss, SourceRecord
 from pipeline_lib.sources.safe_open import Refusal, SourceText
 from pipeline_lib.sources.source_file import Form
 
@@ -90,7 +90,7 @@ LAYOUTS = [(name, suffix) for name in MAKERS for suffix in CODECS if name != "a.
 
 
 def losses(found: list[SourceRecord]) -> list[Refusal]:
-    return [item.content for item in found if isinstance(item, Loss) and isinstance(item.content, Refusal)]
+    return [item.content for item in found if isinstance(item, DataLoss) and isinstance(item.content, Refusal)]
 
 
 @pytest.mark.parametrize(("name", "suffix"), LAYOUTS)
@@ -195,7 +195,7 @@ def test_a_format_that_is_not_read_has_a_reason_of_its_own(tmp_path: Path, head:
         (found,) = read_dump(path, form)
         assert isinstance(found.content, Refusal) and found.content.reason == "unsupported_compression", form
         assert advice in found.content.detail
-        assert isinstance(found, Loss) == (form != "plain")
+        assert isinstance(found, DataLoss) == (form != "plain")
     assert codec_of(b"LZIP is a format, and this is a text of it.", "a.txt") is None
 
 

@@ -27,12 +27,6 @@ STAGE = Stage(name="stage", version=1)
 CONFIG = CurateConfig()
 
 
-@pytest.fixture(autouse=True)
-def no_faults_left():
-    yield
-    faults.disarm()
-
-
 @pytest.fixture
 def url(s3: Any, request: pytest.FixtureRequest) -> str:
     """A folder of its own in a bucket, for each test."""

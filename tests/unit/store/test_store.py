@@ -25,12 +25,6 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def no_faults_left():
-    yield
-    faults.disarm()
-
-
 def write_part(store: Store, key: str, label: str, text: str) -> Part:
     scratch = store.scratch(STAGE.name)
     (scratch / "rows.txt").write_text(text)

@@ -16,7 +16,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts
 from pipeline_lib.store.store import Store
-from pipeline_lib.tokens.pair_tokenizer import RESERVED, Delimiters, PairTokenizer, side_tokenizer_json
+from pipeline_lib.tokens.delimiters import Delimiters
+from pipeline_lib.tokens.pair_tokenizer import RESERVED, PairTokenizer, side_tokenizer_json
 from pipeline_lib.tokens.tokenizer import adopt_tokenizer, train_bpe, train_tokenizer
 from pipeline_lib.tokens.words import REACH
 

@@ -17,14 +17,14 @@ from pipeline_lib.config.built_in import PRESETS
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.config.presets import preset
-from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, PretrainConfig, TrainConfig
+from pipeline_lib.config.training import CPU_ACTIVATION_BYTES, CPU_TOKENS, PretrainConfig, TrainConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.grad_cache import should_cache
+from pipeline_lib.model.grad_cache import activation_bytes
 from pipeline_lib.runtime.machine import Devices
 from pipeline_lib.runtime.progress import silent
 from pipeline_lib.train.job import TRAIN
 from pipeline_lib.train.launch import Choices, Report, build_trained
-from pipeline_lib.train.layout import CPU_TOKENS, applied, at_precision, resolve_layout, settle, workload_of
+from pipeline_lib.train.layout import applied, at_precision, resolve_layout, settle, workload_of
 from pipeline_lib.train.memory import Layout, Workload, memory_of
 from pipeline_lib.train.plan import GPUS, Terms, plan
 
@@ -117,8 +117,7 @@ def test_the_trainers_estimate_of_activations_is_the_planners(tmp_path: Path, fa
     work = Workload.planned(config.model_copy(update={"train": config.train.model_copy(update=update)}))
     kept = work.kept_bytes(5000, Layout(1))
     model = AutoConfig.from_pretrained(folder)
-    assert not should_cache(model, 5000, kept, low=low)
-    assert should_cache(model, 5001, kept, low=low)
+    assert activation_bytes(model, 5000, low=low) == kept < activation_bytes(model, 5001, low=low)
 
 
 def test_all_gpus_of_a_machine_train_unless_a_setting_says_otherwise() -> None:

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.equivalence import measure
 from benchmarks.equivalence_rows import MODEL, PAIRS, ROWS, Row, build, gradients
 from benchmarks.gloo import run_ranks
+from pipeline_lib.model.outline import blocks_of
 from pipeline_lib.train.distributed import Ranks
 from pipeline_lib.train.optim import clip_gradients
-from pipeline_lib.train.sharding import blocks_of, first_row, own, shard, whole
+from pipeline_lib.train.sharding import first_row, own, shard, whole
 
 GROUPS = MODEL.layers + 1  # the blocks, and what is around them
 PASSES = 4  # micro-batches of a rank

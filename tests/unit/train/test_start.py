@@ -14,10 +14,11 @@ from pipeline_lib.config.presets import preset
 from pipeline_lib.config.training import EarlyStoppingConfig, PretrainConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.model import lora
+from pipeline_lib.model.lora import content_digest
 from pipeline_lib.store.files import sha256_file
 from pipeline_lib.train import start as starts
 from pipeline_lib.train.launch import train
-from pipeline_lib.train.start import Start, but_for_length, content_digest, start_of, verify
+from pipeline_lib.train.start import Start, but_for_length, start_of, verify
 
 
 def write_start(folder: Path) -> Path:

@@ -45,12 +45,6 @@ def newest(states: StateFolder, lines: list[str]) -> SavedState | None:
     return states.newest(lambda state: True, lines.append)
 
 
-@pytest.fixture(autouse=True)
-def no_faults() -> Any:
-    yield
-    faults.disarm()
-
-
 def test_the_newest_state_comes_back_whole(tmp_path: Path) -> None:
     states = StateFolder(make_job(tmp_path))
     for step in (5, 10, 15):

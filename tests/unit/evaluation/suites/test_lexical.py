@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel, words
+from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
+from pipeline_lib.index.lexical import words
 
 VERBS, NOUNS = ("read", "write", "merge"), ("matrix", "socket", "cookie")
 CORPUS = [f"def {verb}_{noun}(n): return {noun}" for verb in VERBS for noun in NOUNS]

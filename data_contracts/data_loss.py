@@ -1,4 +1,4 @@
-"""Losses of a dump: files that ended early, or have gaps, weighed by their bytes; and what is said of them."""
+"""Data lost of a dump: files that ended early, or have gaps, weighed by their bytes; and what is said of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Losses of one extraction.
+class DataLosses:
+    """What one extraction lost.
 
     Args:
         rows: of schemas.LOSSES, the largest first.
@@ -32,7 +32,7 @@ class Losses:
     dump_bytes: int
 
     @classmethod
-    def of(cls, extracted: Artifact) -> Losses:
+    def of(cls, extracted: Artifact) -> DataLosses:
         """What an extract artifact lost."""
         rows = [row for path in extracted.paths(LOSSES_FILE) for row in pq.read_table(path).to_pylist()]
         rows.sort(key=lambda row: (-row["lost_bytes"], row["source"], row["path"], row["reason"]))
@@ -94,11 +94,11 @@ def commonest_of(rows: Sequence[Row]) -> str:
     return by_count(Counter(row["reason"] for row in rows))
 
 
-def by_count(reasons: Mapping[str, int], shown: int = REASONS_SHOWN) -> str:
+def by_count(reasons: Mapping[str, int]) -> str:
     """Reasons with their counts, the commonest first, e.g. "not_json 12, redirect 3"."""
     ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    more = f" and {len(ranked) - shown} more reasons" if len(ranked) > shown else ""
-    return (", ".join(f"{reason} {count:,}" for reason, count in ranked[:shown]) or "none") + more
+    more = f" and {len(ranked) - REASONS_SHOWN} more reasons" if len(ranked) > REASONS_SHOWN else ""
+    return (", ".join(f"{reason} {count:,}" for reason, count in ranked[:REASONS_SHOWN]) or "none") + more
 
 
 def no_pair_fault(extracted: Artifact) -> list[str]:
