@@ -10,7 +10,7 @@ import pytest
 from unit.search.candidates import candidate, indexed
 
 from flows import nightly
-from flows.night_look import Look, ChampionRun, State, look
+from flows.night_look import ChampionRun, Look, State, look
 from flows.params import RunParams
 from flows.workspace import Workspace
 from pipeline_lib.errors import UserError
