@@ -196,7 +196,7 @@ def _reap(home: Path) -> str | None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stop_processes([psutil.Process(entry["pid"])], STOP_SECONDS)
             record.unlink(missing_ok=True)
-        elif entry["role"] == "up" and is_healthy(entry["url"]):
+        elif entry["role"] == "up" and is_healthy(entry["url"], ANSWER_SECONDS):  # it lives, and may only be busy
             return str(entry["url"])
     return None
 
