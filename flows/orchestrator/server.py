@@ -26,7 +26,7 @@ from pipeline_lib.runtime.processes import is_stamped, stamp_of, start_child, st
 from pipeline_lib.store.files import exclusive, replace_file
 
 HOST = "127.0.0.1"
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # two minutes are not enough on a machine on which much begins at once; one that died is not waited for
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 10.0
 STALE_LOCK_SECONDS = 10.0  # held for milliseconds
@@ -196,7 +196,7 @@ def _reap(home: Path) -> str | None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stop_processes([psutil.Process(entry["pid"])], STOP_SECONDS)
             record.unlink(missing_ok=True)
-        elif entry["role"] == "up" and is_healthy(entry["url"]):
+        elif entry["role"] == "up" and is_healthy(entry["url"], ANSWER_SECONDS):  # it lives, and may only be busy
             return str(entry["url"])
     return None
 

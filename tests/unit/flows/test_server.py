@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -49,6 +51,23 @@ def test_what_a_killed_owner_left_is_stopped_by_the_next_start(tmp_path: Path) -
     orphan.wait(10)
     assert not psutil.pid_exists(orphan.pid)
     assert not list(folder.iterdir())
+
+
+def test_a_server_that_is_busy_is_used_and_no_second_one_is_started(tmp_path: Path) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(3)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer((server.HOST, 0), Busy) as busy:
+        threading.Thread(target=busy.serve_forever, daemon=True).start()
+        url = f"http://{server.HOST}:{busy.server_port}/api"
+        server.record_child(tmp_path, os.getpid(), url, "up")
+        assert server._reap(tmp_path) == url
+        busy.shutdown()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where psutil asks for the time of the start is the system's own")
