@@ -30,6 +30,7 @@ BROKEN_PIPE = 141  # exit code, as the shell gives it
 MOST_DIGITS = 9  # of a line's number
 LOOPBACK = "127.0.0.1"
 STANDARD = "-"  # a file's name that stands for the standard input or output
+TAG = "cpt"  # of a run file
 
 
 def search(
@@ -63,7 +64,7 @@ def search(
     out: Annotated[
         str, typer.Option(metavar="FILE", help="TREC run file for the answers of --batch; -: standard output.")
     ] = STANDARD,
-    tag: Annotated[str, typer.Option(help="Run tag of --batch, the last word of each line.")] = "cpt",
+    tag: Annotated[str, typer.Option(help="Run tag of --batch, the last word of each line.")] = TAG,
     k: Annotated[int, typer.Option("-k", help="Number of hits.", min=1)] = 10,
     name: Annotated[
         str,
@@ -79,6 +80,7 @@ def search(
     from pipeline_lib.search.filters import Filters
 
     _check_words(query, like, batch)
+    _check_batch(batch, {"--json": as_json, "--explain": explain}, {"--out": out != STANDARD, "--tag": tag != TAG})
     _check_choices(kind, mode, like)
     filters = Filters(tuple(language or ()), tuple(package or ()), tuple(licence or ()), path)
     asked = Asked(query or like, kind, k, filters, mode, name, artifacts, int8)  # type: ignore[arg-type]
@@ -187,6 +189,19 @@ def _check_words(query: str, like: str, batch: str) -> None:
         raise UserError(f"{' and '.join(given)}: give one of them")
     if not given:
         raise UserError('give a query, as in: cpt search "parse an ISO 8601 date"; or --like FILE:LINE, or --batch FILE')
+
+
+def _check_batch(batch: str, of_hits: Mapping[str, bool], of_runs: Mapping[str, bool]) -> None:
+    """Refuse what would be passed over in silence.
+
+    Args:
+        of_hits, of_runs: options that hits at a terminal have alone, and run files, and whether they are given.
+    """
+    wrong = [flag for flag, is_given in (of_hits if batch else of_runs).items() if is_given]
+    if wrong and batch:
+        raise UserError(f"{' and '.join(wrong)} with --batch: a run file has no place for it; leave it out")
+    if wrong:
+        raise UserError(f"{' and '.join(wrong)} without --batch: hits of one query are printed; redirect them, with > FILE")
 
 
 def _check_choices(kind: str, mode: str, like: str) -> None:

@@ -28,6 +28,9 @@ TERMS, STARTS, ROWS, SCORES = FILES = ("bm25_terms.npy", "bm25_starts.npy", "bm2
 CHUNK_POSTINGS = 4_000_000  # sorted at a time, of as many words as fit and one at least: 200 MB
 PENDING_TERMS = 4_000_000  # of runs, until they are merged: 64 MB
 TEXTS_PER_RUN = 4096
+# all words of a row, each there that many times more, would change a score by 0.375 of its inverse: 60 times float32's rounding
+MOST_TOLD = 1e5
+UNTOLD = "scores of BM25 from which times cannot be told"
 _RUN = {"terms": np.uint64, "counts": np.int32, "rows": np.int32, "times": np.int32}
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -91,6 +94,8 @@ class Bm25Writer:
 
     def _reset(self) -> None:
         self._runs_folder.mkdir()
+        for name in _RUN:
+            (self._runs_folder / name).touch()  # texts without a word write nothing
         self._runs = [(0, 0)]  # (terms, postings) before each run, and after the last
         self._lengths: list[tuple[np.ndarray, np.ndarray]] = []  # of rows
         self._vocabulary = _Vocabulary()
@@ -238,11 +243,14 @@ class _Counts:
             ratio_N += np.bincount(rows, ratio, n)
             np.minimum.at(least_N, rows, ratio)
         if not np.isfinite(ratio_N).all():
-            raise ValueError("scores of BM25 from which times cannot be told")
+            raise ValueError(UNTOLD)
         mean = _mean_length(ratio_N)
         norms_N = BM25_K1 * (1 - BM25_B + BM25_B * _lengths(ratio_N, mean) / max(mean, 1e-9))
         least_N[ratio_N == 0] = 1
-        norms_N = np.maximum(1, np.rint(norms_N * least_N)) / least_N  # a row's rarest word, there once or twice, tells best
+        times_N = np.maximum(1, np.rint(norms_N * least_N))  # of a row's rarest word: there once or twice, it tells best
+        norms_N = times_N / least_N
+        if (times_N * (norms_N + times_N) > MOST_TOLD).any():
+            raise ValueError(UNTOLD)
         lengths_N = (np.bincount(rows, np.rint(norms_N[rows] * ratio), n) for _, _, rows, ratio in self._ratios())
         self.lengths_N = sum(lengths_N, np.zeros(n)).astype(np.int32)
 
@@ -250,14 +258,16 @@ class _Counts:
         """See `Bm25Writer._chunks`.
 
         Raises:
-            ValueError: these times do not give the scores to the bit.
+            ValueError: these times do not give the scores to the bit, or others near them do too.
         """
         norms_N = _norms(self.lengths_N)
         for first, ids, rows, ratio in self._ratios():
             times = np.rint(norms_N[rows] * ratio).astype(np.int32)
             start = int(self._starts[first])
-            if (_scores(self._idf_V[first + ids], times, norms_N[rows]) != self._found[start : start + len(rows)]).any():
-                raise ValueError("scores of BM25 from which times cannot be told")
+            found, idf, norms = self._found[start : start + len(rows)], self._idf_V[first + ids], norms_N[rows]
+            near = [_scores(idf, times + by, norms) == found for by in (-1, 0, 1)]
+            if near[0].any() or not near[1].all() or near[2].any():  # of a word there tens of thousands of times many fit
+                raise ValueError(UNTOLD)
             yield first, ids, rows, times
 
     def _ratios(self) -> Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:

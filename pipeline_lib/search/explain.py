@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import UserError
-from pipeline_lib.search.filters import path_mask
+from pipeline_lib.search.filters import file_mask, whole_numbers
 from pipeline_lib.search.hits import Hit, printable
 
 if TYPE_CHECKING:
@@ -85,15 +85,20 @@ def vector_of(searcher: Searcher, row: int) -> np.ndarray | None:
 
 
 def row_at(rows: pa.Table, path: str, line: int) -> int | None:
-    """The row of a path whose text begins last at or before a line, else the first one of the path; None where it has none."""
+    """The row of a file whose text begins last at or before a line, else its first one; None where it has none.
+
+    Args:
+        path: of a file, or of a container ("!") or a record ("#") whose texts have longer ones; not of a folder.
+    """
     import numpy as np
 
-    mask_N = path_mask(rows.column("path"), path.translate(_LITERAL))
-    lines = {int(row): rows.column("line")[int(row)].as_py() for row in np.flatnonzero(mask_N)}
-    if not lines:
+    rows_N = np.flatnonzero(file_mask(rows.column("path"), path))
+    if not len(rows_N):
         return None
-    before = [row for row in lines if lines[row] <= line]
-    return max(before, key=lambda row: (lines[row], -row)) if before else min(lines, key=lambda row: (lines[row], row))
+    lines_N = whole_numbers(rows.column("line"))[rows_N]
+    is_before_N = lines_N <= min(line, np.iinfo(lines_N.dtype).max)
+    nearest = lines_N[is_before_N].max() if is_before_N.any() else lines_N.min()
+    return int(rows_N[lines_N == nearest][0])
 
 
 def row_of_file(searcher: Searcher, file: str, line: int) -> int:
@@ -112,9 +117,6 @@ def row_of_file(searcher: Searcher, file: str, line: int) -> int:
             return row
     shown = printable(file[-SHOWN_CHARACTERS:])
     raise UserError(f"{shown}: no such file in the index of {searcher.current.name}; give a path as a hit says it, or the text")
-
-
-_LITERAL = {ord(sign): f"[{sign}]" for sign in "*?["}
 
 
 def delta_sentence(facts: Mapping[str, Any]) -> str:

@@ -40,7 +40,8 @@ class Filters:
         languages: "python" and the like of code, "en" and the like of prose; case aside, `*` stands for anything.
         packages: what a split never cuts through: the package, repository or document.
         licences: as the dump states them; "none": not stated.
-        path: glob over the whole path: `*` and `?` match "/" too, `**/` also nothing; a folder's name is all below it.
+        path: glob over the whole path: `*` and `?` match "/" too, `**/` also nothing; a folder's name is all below it. Where
+            a path has the brackets of the glob, they mean themselves.
     """
 
     languages: tuple[str, ...] = ()
@@ -137,11 +138,11 @@ def _is_same(one: pa.Array, other: pa.Array) -> bool:
 
 
 def _codes(chunk: pa.DictionaryArray, null: int) -> np.ndarray:
-    """Place of each row's value in the dictionary, `null` where it has none. Arrow's own ways to numpy import pandas."""
+    """Place of each row's value in the dictionary, `null` where it has none."""
     import numpy as np
 
     codes = chunk.indices
-    codes_N = np.frombuffer(codes.buffers()[1], np.int32)[codes.offset : codes.offset + len(codes)]
+    codes_N = _int32(codes)
     return np.where(_bits(codes.is_valid()), codes_N, null) if codes.null_count else codes_N
 
 
@@ -158,7 +159,8 @@ def _places(value: str, known: Sequence[str]) -> list[int]:
     exact = [place for place, one in enumerate(known) if one.casefold() == folded]
     if exact or not set("*?") & set(folded):
         return exact
-    return [place for place, one in enumerate(known) if fnmatchcase(one.casefold(), folded)]
+    pattern = folded.replace("[", "[[]")  # which is no sign here
+    return [place for place, one in enumerate(known) if fnmatchcase(one.casefold(), pattern)]
 
 
 def _unknown(name: str, value: str, values: Sequence[str]) -> str:
@@ -219,17 +221,43 @@ def path_mask(column: pa.ChunkedArray, glob: str) -> np.ndarray:
     Raises:
         UserError: it is no glob.
     """
+    try:
+        return _matched(column, path_pattern(glob))
+    except ValueError as error:  # pyarrow's errors are kinds of it
+        raise UserError(f"path {glob!r}: not a glob: {error}") from error
+
+
+def file_mask(column: pa.ChunkedArray, path: str) -> np.ndarray:
+    """True (N) for each path that is this file, or a member ("!") or a record ("#") of it."""
+    named = path.removeprefix("./").encode(errors="replace").decode()
+    return _matched(column, rf"(?s)^{re.escape(named)}(?:[!#].*)?$")
+
+
+def _matched(column: pa.ChunkedArray, pattern: str) -> np.ndarray:
     import numpy as np
     import pyarrow.compute as pc
 
-    try:
-        masks = [pc.match_substring_regex(chunk, path_pattern(glob)) for chunk in column.chunks]
-    except ValueError as error:  # pyarrow's errors are kinds of it
-        raise UserError(f"path {glob!r}: not a glob: {error}") from error
+    masks = [pc.match_substring_regex(chunk, pattern) for chunk in column.chunks]
     return np.concatenate([np.empty(0, bool), *map(_bits, masks)])
 
 
+def whole_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of int32 without nulls (N)."""
+    import numpy as np
+
+    return np.concatenate([np.empty(0, np.int32), *map(_int32, column.chunks)])
+
+
+def _int32(values: pa.Array) -> np.ndarray:
+    """Arrow's own ways to numpy import pandas."""
+    import numpy as np
+
+    return np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values)]
+
+
 def _with_path(column: pa.ChunkedArray, glob: str) -> np.ndarray:
+    if "[" in glob and (mask_N := path_mask(column, glob.replace("[", "[[]"))).any():
+        return mask_N  # as app/[id]/page.tsx
     mask_N = path_mask(column, glob)
     if not mask_N.any():
         raise UserError(printable(_no_path(glob, column)))

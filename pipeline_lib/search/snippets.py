@@ -6,7 +6,8 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -74,7 +75,8 @@ def marks_of(text: str, query: str) -> Marks:
     return tuple(found)
 
 
-def stems(query: str) -> dict[str, float]:
+@lru_cache(8)  # every hit of a query asks
+def stems(query: str) -> Mapping[str, float]:
     """The query's words without endings, and what each weighs."""
     found: dict[str, float] = {}
     for stem, start, end in _words(query[:QUERY_CHARACTERS]):

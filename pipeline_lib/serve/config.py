@@ -77,7 +77,10 @@ class ServeConfig(StageConfig):
     )
     threads: int | None = Field(None, ge=1, le=1024, description="Threads that search; unset: the machine's cores.")
     max_in_flight: int = Field(
-        256, ge=1, description="Requests that are worked on or wait at once; more are answered 503 with Retry-After."
+        256,
+        ge=1,
+        description="Requests that are worked on or wait at once, at most half of them for embeddings and comparisons; more are"
+        " answered 503 with Retry-After.",
     )
     max_connections: int = Field(1_000, ge=1, description="Open connections at once; more are answered 503.")
     rate_per_second: float | None = Field(

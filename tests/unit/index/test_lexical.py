@@ -112,6 +112,35 @@ def test_rows_of_another_index_give_the_bytes_that_their_texts_give(
         assert (added / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("before", "is_told"),
+    [
+        (["ka " * 50_000], False),  # as a table of zeros: float32 gives 49,999 times the same score
+        (["ka " * 50_000, "ka re mi"], False),
+        ([*texts_of(60), "ka " * 6_000 + "re " * 5_000, "mi " * 7_000], False),
+        ([*texts_of(60), "ka " * 5_000 + "once"], True),
+        (["!!!", "..."], True),
+    ],
+)
+def test_times_that_scores_do_not_tell_are_counted_again(tmp_path: Path, before: list[str], is_told: bool) -> None:
+    written(tmp_path / "before", before)
+    now, kept = [*before, "ka mi so"], np.arange(len(before))
+    written(tmp_path / "fresh", now)
+    writer = Bm25Writer(folder_of(tmp_path / "added"))
+    assert writer.add_base(tmp_path / "before", np.append(kept, -1), len(before)) == is_told
+    new = [len(before)] if is_told else range(len(now))
+    writer.add([now[row] for row in new], np.array(new))
+    writer.close()
+    for name in FILES:
+        assert (tmp_path / "added" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
+
+
+def test_a_delta_of_texts_without_a_word_is_an_index_without_words(tmp_path: Path) -> None:
+    written(tmp_path / "before", ["!!!", "..."])
+    writer = Bm25Writer(folder_of(tmp_path / "added"))
+    assert writer.add_base(tmp_path / "before", np.array([0]), 2) and writer.close() == {"words": 0, "postings": 0}
+
+
 @pytest.mark.parametrize("factor", [0.999, 1e6])
 def test_scores_that_no_counts_give_are_refused_and_texts_can_be_added(tmp_path: Path, factor: float) -> None:
     texts = texts_of(60)

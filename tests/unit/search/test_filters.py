@@ -107,6 +107,25 @@ def test_an_index_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
     assert mask_N is not None and mask_N.tolist() == [False, True, False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("glob", "passing"),
+    [
+        ("app/[id]/page.tsx", [0]),  # as a hit says it
+        ("app/[id]/*", [0]),
+        ("app/[[...all]]/page.tsx", [2]),
+        ("*/[2024-01]/*", [3]),  # else a range that ends before it begins
+        ("app/[ip]/page.tsx", [1]),  # one character, where no path has the brackets
+        ("app/[ip]*", [1]),
+    ],
+)
+def test_brackets_that_stand_in_a_path_mean_themselves(tmp_path: Path, glob: str, passing: list[int]) -> None:
+    paths = ("app/[id]/page.tsx", "app/i/page.tsx", "app/[[...all]]/page.tsx", "log/[2024-01]/a.md")
+    mask_N = Filters(path=glob).mask(table(tmp_path, [Row(path=path) for path in paths]))
+    assert mask_N is not None and np.flatnonzero(mask_N).tolist() == passing
+    packages = table(tmp_path, [Row(package="requests[socks]"), Row(package="requestss")])
+    assert Filters(packages=("requests[s*",)).mask(packages).tolist() == [True, False]  # type: ignore[union-attr]
+
+
 def test_nothing_but_the_glob_signs_means_anything() -> None:
     for path in ("a.b+c(d)/e f#x.py", "größe/日本.py", "a\\b", "a$b^c|{1}"):
         assert re.search(path_pattern(path), path)

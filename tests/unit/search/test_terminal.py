@@ -97,7 +97,7 @@ def test_a_place_of_a_file_is_the_query(home: Path, tmp_path: Path) -> None:
     for wrong in ("file.py", "file.py:", ":3", "file.py:0", "file.py:x", "file.py:-1", "file.py:" + "9" * 5000):
         with pytest.raises(UserError, match="expected FILE:LINE"):
             asked("--like", wrong)
-    for nowhere in ("x" * 5000, f"{file}/under.py"):
+    for nowhere in ("x" * 5000, f"{file}/under.py", "planted", "./planted/", "\udcff"):  # of folders any text would be one
         with pytest.raises(UserError, match="no such file on this machine, and the index has no such path"):
             asked("--like", f"{nowhere}:1")
     (in_use(home).model / "document" / "tokenizer.json").write_text("{}")
@@ -163,6 +163,20 @@ def test_a_batch_is_a_run_file(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch", "q.tsv", "--json"], "--json with --batch"),
+        (["--batch", "q.tsv", "--explain", "--json"], "--json and --explain with --batch"),
+        (["a date", "--out", "run.txt"], "--out without --batch"),
+        (["a date", "--tag", "mine"], "--tag without --batch"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        asked(*words)
+
+
 def test_one_query_is_given_in_one_way() -> None:
     for words, told in (
         ([], "give a query"),
