@@ -1,238 +1,38 @@
-"""Experiment tracking: a run's figures as TensorBoard event files, to MLflow or to Weights & Biases. Imports no torch.
+"""Experiment tracking: a run's figures to what shows them (`trackers`). Imports no torch.
 
 The records of a run (metrics.jsonl, evaluation.jsonl, timing.jsonl) stay what counts; a tracker shows them. Each is told by a
-thread of its own, beside the steps, of each step once: when a run goes on, a tracker is asked, or remembers, which step it has
-last, and gets those that came after it, from the records. Steps that a killed run repeats are the same to the bit, and not told
-again.
+thread of its own, beside the steps, of each step once: when a run goes on, a tracker is asked which step it has last, and gets
+those that came after it, from the records. Steps that a killed run repeats are the same to the bit, and not told again.
 
-A tracker that fails stops nothing: one warning, its rows wait and are tried again, and what is left at the end is counted. What
-identifies people to a server comes from the environment alone, as the trackers' own libraries read it:
-
-    tensorboard    root/train/KEY/tensorboard/                          tensorboardX
-    mlflow         MLFLOW_TRACKING_URI, or root/mlflow.db               MLFLOW_EXPERIMENT_NAME, or "cpt"
-    wandb          WANDB_PROJECT, or "cpt"; offline without WANDB_API_KEY and WANDB_MODE
+A tracker that fails, or does not answer, stops nothing: one warning, its rows wait and are tried again, and what is left at the
+end is counted.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import queue
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
 from pipeline_lib.config.optimizer import RATES
 from pipeline_lib.runtime.messages import without_secrets
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.files import replace_file
-from pipeline_lib.train.job import Job
+from pipeline_lib.train.job import EVALUATION_FILE, METRICS_FILE, Job
+from pipeline_lib.train.trackers import ADVICE, HELD_OUT, KINDS, STEPS, Row, Tracker, end_services
 
-STEPS, HELD_OUT = "train", "held_out"  # groups of figures; of each a tracker has the steps up to some one
 PAUSE_SECONDS = 1.0  # between two looks at what waits
 AGAIN_SECONDS = 60.0  # after a failure
 MOST_WAITING = 100_000  # rows for a tracker that does not take them: some 100 MB
-CLOSE_SECONDS = 10.0  # that a run waits at its end for its trackers
-MLFLOW_ROWS = 100  # figures and parameters that its server takes at once: 1,000 and 100
-NAME = "cpt"  # of the project or the experiment
+CLOSE_SECONDS = 30.0  # that a run waits at its end for its trackers
 
 
 class NotTold(Exception):
     """A tracker's library or server failed, in whatever way."""
-
-
-class Row(NamedTuple):
-    """Figures of one step."""
-
-    step: int
-    group: str
-    values: Mapping[str, float]
-
-
-class Tracker(Protocol):
-    """A place that shows runs."""
-
-    last: dict[str, int]  # the newest step that it has, by group
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """Take rows, in their order; they are kept when this returns."""
-        ...
-
-    def link(self, links: Mapping[str, str]) -> None:
-        """Note where things of the run lie."""
-        ...
-
-    def close(self, finished: bool) -> None:
-        """Note the end of this process's part."""
-        ...
-
-
-class TensorBoard:
-    """Event files; one event holds all figures of a step, so that a kill leaves all of them or none."""
-
-    def __init__(self, job: Job) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.summary import text
-
-        folder = job.folder / "tensorboard"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._summary, self._text = event_pb2.Event, summary_pb2.Summary, text
-        self.last: dict[str, int] = {}
-        for event in events_of(folder):
-            for value in event.summary.value:
-                group = value.tag.partition("/")[0]
-                self.last[group] = max(self.last.get(group, 0), event.step)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
-        if not self.last:
-            self.link({name: f"```json\n{json.dumps(value, indent=1)}\n```" for name, value in description(job).items()})
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """See `Tracker`."""
-        for row in rows:
-            values = [self._summary.Value(tag=f"{row.group}/{name}", simple_value=value) for name, value in row.values.items()]
-            self._write(row.step, self._summary(value=values))
-            self.last[row.group] = row.step
-        self._writer.flush()
-
-    def link(self, links: Mapping[str, str]) -> None:
-        """See `Tracker`."""
-        for name, place in links.items():
-            self._write(0, self._text(f"run/{name}", place))
-        self._writer.flush()
-
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
-        self._writer.close()
-
-    def _write(self, step: int, summary: Any) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-
-
-def events_of(folder: Path) -> Iterator[Any]:
-    """The events of a folder's event files, the oldest first; what a killed writer left half is passed over."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for path in sorted(folder.glob("*tfevents*")):
-        with path.open("rb") as file:
-            # length, its checksum, the event, its checksum
-            while len(head := file.read(12)) == 12:
-                (length,) = struct.unpack("<Q", head[:8])
-                data, end = file.read(length), file.read(4)
-                if len(data) < length or len(end) < 4:
-                    break
-                yield Event.FromString(data)
-
-
-class MlFlow:
-    """A run of MLflow, found again by the key of ours."""
-
-    def __init__(self, job: Job) -> None:
-        import mlflow
-        from mlflow.entities import Metric, Param
-
-        self._metric, self._param = Metric, Param
-        self._client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(job.root) / 'mlflow.db'}")
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or NAME
-        experiment = self._client.get_experiment_by_name(name)
-        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        found = self._client.search_runs([place], f"tags.`cpt.run` = '{job.key}'")
-        if found:
-            self._id = found[0].info.run_id
-            self._client.update_run(self._id, status="RUNNING")
-        else:
-            tags = {"cpt.run": job.key, "mlflow.runName": f"{job.stage.name} {job.key}"}
-            self._id = self._client.create_run(place, tags=tags).info.run_id
-        seen = found[0].data.metrics if found else {}
-        self.last = {}
-        for group in (STEPS, HELD_OUT):
-            if f"{group}/loss" in seen:
-                self.last[group] = max(one.step for one in self._client.get_metric_history(self._id, f"{group}/loss"))
-        if not found:
-            said = flat(description(job))
-            params = [Param(name, value) for name, value in said.items() if value]
-            for at in range(0, len(params), MLFLOW_ROWS):
-                self._client.log_batch(self._id, params=params[at : at + MLFLOW_ROWS])
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """See `Tracker`. The loss of a row comes last: it is what tells that the row is there."""
-        now = int(time.time() * 1000)
-        for at in range(0, len(rows), 50):
-            some = rows[at : at + 50]
-            figures = [(f"{row.group}/{name}", float(value), row.step) for row in some for name, value in row.values.items()]
-            self._client.log_batch(self._id, metrics=[self._metric(name, value, now, step) for name, value, step in figures])
-            self.last |= {row.group: row.step for row in some}
-
-    def link(self, links: Mapping[str, str]) -> None:
-        """See `Tracker`."""
-        for name, place in links.items():
-            self._client.set_tag(self._id, f"cpt.{name}", place)
-
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
-        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
-
-
-class WandB:
-    """A run of Weights & Biases by the key of ours; an offline one cannot tell which steps it has, and a file beside does."""
-
-    def __init__(self, job: Job) -> None:
-        import wandb
-
-        self._marks = job.folder / "wandb.json"
-        self.last = json.loads(self._marks.read_text()) if self._marks.is_file() else {}
-        is_offline = not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"))
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or NAME,
-            id=job.key,
-            name=f"{job.stage.name} {job.key}",
-            resume="allow",
-            dir=str(job.folder),
-            config=description(job),
-            mode="offline" if is_offline else None,
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
-        )
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """See `Tracker`."""
-        for row in rows:
-            self._run.log({f"{row.group}/{name}": value for name, value in row.values.items()}, step=row.step)
-            self.last[row.group] = row.step
-        replace_file(self._marks, json.dumps(self.last).encode())
-
-    def link(self, links: Mapping[str, str]) -> None:
-        """See `Tracker`."""
-        self._run.summary.update({f"run/{name}": place for name, place in links.items()})
-
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
-        self._run.finish(exit_code=0 if finished else 1)
-
-
-KINDS: Mapping[str, Any] = {"tensorboard": TensorBoard, "mlflow": MlFlow, "wandb": WandB}
-ADVICE = {"tensorboard": "pip install 'cpt-factory[tensorboard]'", "mlflow": "pip install mlflow", "wandb": "pip install wandb"}
-
-
-def description(job: Job) -> dict[str, Any]:
-    """What a tracker is told of a run before its first step: its configuration as resolved, and its inputs by their keys."""
-    config = {job.stage.name: job.config.model_dump(mode="json"), "model": job.model.model_dump(mode="json")}
-    inputs = {"shards": job.shards.key, "tokenizer": job.tokenizer.key, "start": job.start_digest}
-    parent = job.continued.run if job.continued else ""
-    made = {"run": job.key, **inputs, "parent": parent}
-    return {"configuration": config, "artifacts": {name: key for name, key in made.items() if key}}
-
-
-def flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Dotted names and texts of nested values."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": str(value)[:500]}
-    return found
 
 
 @dataclass
@@ -311,12 +111,12 @@ class Tracking:
         if self._told:
             self._put(HELD_OUT, figures)
 
-    def link(self, links: Mapping[str, str]) -> None:
-        """Where a finished run's report and its other artifacts lie, told at once."""
-        self._finished = True
+    def link(self, links: Mapping[str, str], metrics: str, evaluation: str) -> None:
+        """Where a finished run's report and its other artifacts lie, and those of its rows that were not told."""
         for told in self._told:
             told.links = dict(links)
-            self._try(told, is_last=True)
+        self.start(metrics, evaluation)
+        self.close(finished=True)
 
     def close(self, finished: bool) -> None:
         """Wait a while for what is not told yet; what stays untold is counted."""
@@ -329,6 +129,10 @@ class Tracking:
             untold = len(told.waiting) + sum(row is not None for row in list(told.rows.queue))  # behind what it is being told
             if lost := told.forgotten + untold:
                 self._log(f"{WARNING}tracking: {told.kind} has not been told of {lost:,} rows; the run's records have them")
+            if told.links:
+                self._log(f"{WARNING}tracking: {told.kind} has not been told where the run's report lies")
+        if any(thread.is_alive() for thread in self._threads):
+            end_services()
 
     def _put(self, group: str, values: Mapping[str, float]) -> None:
         figures = {name: float(value) for name, value in values.items() if name != "step"}
@@ -386,4 +190,6 @@ def link_report(stages: Mapping[str, Artifact], chosen: str, report: Path, log: 
     """Tell a run's trackers where its report lies, which checkpoint was chosen, and the keys of all that was made of it."""
     if tracking := tracking_of(stages["train"].folder, log):
         keys = {name: artifact.manifest.key for name, artifact in stages.items()}
-        tracking.link({"report": str(report), "checkpoint": chosen, **keys})
+        records = stages["train"].part_folder("metrics")
+        texts = [path.read_text() if (path := records / name).is_file() else "" for name in (METRICS_FILE, EVALUATION_FILE)]
+        tracking.link({"report": str(report), "checkpoint": chosen, **keys}, *texts)
