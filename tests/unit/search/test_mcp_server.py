@@ -104,7 +104,7 @@ def test_wrong_calls_are_tool_errors_that_say_what_to_do(home: Path) -> None:
         ("search", {"query": "x", "filters": {"languages": ["pythn"]}}, "python"),
         ("similar", {}, "either file and line, or a text"),
         ("similar", {"file": "/etc/passwd", "line": 1}, "no such file in the index"),
-        ("similar", {"file": "/home/me/planted", "line": 10**30}, "no such file in the index"),
+        ("similar", {"file": "/srv/planted", "line": 10**30}, "no such file in the index"),
         ("read", {"id": "../../../etc/passwd"}, "pattern"),
         ("read", {"id": "0" * 32}, "search again"),
     ]
