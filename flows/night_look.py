@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.params import RunParams
-from flows.runs import asked_digest, find_content, input_of, name_in_registry
+from flows.runs import ChampionRun, asked_digest, champion_run, input_of, name_in_registry
 from flows.workspace import Workspace, recorded_params
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Lineage, lineage_of
 from pipeline_lib.runtime.progress import WARNING
 from pipeline_lib.search.registry import latest, pair_of
 from pipeline_lib.search.registry_log import Home
@@ -54,29 +53,6 @@ class State:
         """Stage and key of what the next night begins with."""
         keys = {"source": (self.source, self.trained_source), "curate": (self.curate, self.trained_on)}
         return [(stage, key) for stage, of in {**keys, "known_splits": (self.known,)}.items() for key in of if key]
-
-
-@dataclass(frozen=True)
-class ChampionRun:
-    """The champion of a name, and what it was made from.
-
-    Attributes:
-        checkpoint: as RUN/step-000240.
-        lineage: of its run, with the pairs that it was trained on.
-        index: None where this store does not have it.
-    """
-
-    model_digest: str
-    index_digest: str
-    exported: Artifact
-    checkpoint: str
-    lineage: Lineage
-    index: Artifact | None
-
-    @property
-    def indexed(self) -> str:
-        """Digest of the pairs that its index holds; empty: not known."""
-        return self.index.manifest.inputs["curated"] if self.index else ""
 
 
 @dataclass(frozen=True)
@@ -177,28 +153,6 @@ def look(work: Workspace, params: RunParams) -> Look:
         since_training=since_training,
         is_asked_alike=last.asked == work.asked,
         is_indexed=bool(champion and curated and champion.indexed == curated.digest),
-    )
-
-
-def champion_run(store: Store, home: Home, name: str) -> ChampionRun | None:
-    """The champion of a name; None where there is none, or where this store has not what it was made from."""
-    pair = pair_of(home, name)
-    exported = pair and find_content(store, "export", pair.model_digest, pair.keys.get("export", ""))
-    trained = pair and exported and find_content(store, "train", exported.manifest.inputs["trained"], pair.trained)
-    if not pair or not exported or not trained:
-        return None
-    try:
-        lineage = lineage_of(store, trained)
-    except UserError:
-        return None
-    index = find_content(store, "index", pair.index_digest, pair.keys.get("index", ""))
-    return ChampionRun(
-        model_digest=pair.model_digest,
-        index_digest=pair.index_digest,
-        exported=exported,
-        checkpoint=f"{trained.manifest.key}/{exported.manifest.config['label']}",
-        lineage=lineage,
-        index=index,
     )
 
 

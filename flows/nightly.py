@@ -13,10 +13,10 @@ from typing import Any
 from flows.build_dataset import Pairs, dataset_of, pairs_of
 from flows.candidate import Published, publish_run
 from flows.hooks import in_subflow
-from flows.night_look import EVENT, Look, State, champion_run, look, state_in
+from flows.night_look import EVENT, Look, State, look, state_in
 from flows.params import RunParams
 from flows.promotion import promoted
-from flows.runs import as_exported, input_of, with_settings
+from flows.runs import as_exported, champion_run, input_of, with_settings
 from flows.train import train_on
 from flows.workspace import Workspace
 from pipeline_lib.curation.known_splits import new_share

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, TrainConfig, reads_guide
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, Lineage
+from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, Lineage, lineage_of
 from pipeline_lib.model.starts import check_positions
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.registry import in_use, names, pair_of
@@ -75,6 +76,51 @@ def checkpoint_behind(store: Store, found: Champion) -> str:
     if exported is None or run is None:
         raise UserError(f"{store.place}: the training run of the published model is not here; name a checkpoint")
     return f"{run.manifest.key}/{exported.manifest.config['label']}"
+
+
+@dataclass(frozen=True)
+class ChampionRun:
+    """The champion of a name, and what it was made from.
+
+    Attributes:
+        checkpoint: as RUN/step-000240.
+        lineage: of its run, with the pairs that it was trained on.
+        index: None where this store does not have it.
+    """
+
+    model_digest: str
+    index_digest: str
+    exported: Artifact
+    checkpoint: str
+    lineage: Lineage
+    index: Artifact | None
+
+    @property
+    def indexed(self) -> str:
+        """Digest of the pairs that its index holds; empty: not known."""
+        return self.index.manifest.inputs["curated"] if self.index else ""
+
+
+def champion_run(store: Store, home: Home, name: str) -> ChampionRun | None:
+    """The champion of a name; None where there is none, or where this store has not what it was made from."""
+    pair = pair_of(home, name)
+    exported = pair and find_content(store, "export", pair.model_digest, pair.keys.get("export", ""))
+    trained = pair and exported and find_content(store, "train", exported.manifest.inputs["trained"], pair.trained)
+    if not pair or not exported or not trained:
+        return None
+    try:
+        lineage = lineage_of(store, trained)
+    except UserError:
+        return None
+    index = find_content(store, "index", pair.index_digest, pair.keys.get("index", ""))
+    return ChampionRun(
+        model_digest=pair.model_digest,
+        index_digest=pair.index_digest,
+        exported=exported,
+        checkpoint=f"{trained.manifest.key}/{exported.manifest.config['label']}",
+        lineage=lineage,
+        index=index,
+    )
 
 
 def champions_checkpoint(store: Store, found: Champion) -> Checkpoint:

@@ -69,9 +69,8 @@ def update_params(name: str = "", artifacts: str = "") -> RunParams:
     Raises:
         UserError: nothing is published under it, or its run left no parameters.
     """
-    from flows.night_look import champion_run
     from flows.params import RunParams
-    from flows.runs import open_store
+    from flows.runs import champion_run, open_store
     from flows.workspace import recorded_params
     from pipeline_lib.runtime.machine import artifact_home
     from pipeline_lib.search.registry import default_name

@@ -1,8 +1,12 @@
-"""Dimensions: `cpt index --dims`, bytes and the measured quality of each; and which models are measured at which."""
+"""`cpt index`: bytes and measured quality by dimensions, which models are measured at which, and the start of an update."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +23,7 @@ from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ModelId
 from pipeline_lib.evaluation.suites.variants import TruncatedModel
 from pipeline_lib.model.checkpoint import Checkpoint, Lineage
 
+PROJECT = Path(__file__).parents[3]
 MEASURED = {64: {"code_search": {"value": 0.5}}, 256: {"code_search": {"value": 0.625}}}
 
 
@@ -75,3 +80,19 @@ def test_a_tuned_run_is_measured_at_the_prefixes_of_its_own_loss() -> None:
     tuned = cast(Lineage, SimpleNamespace(trained=SimpleNamespace(manifest=manifest), base="a run"))
     assert as_tuned(base, tuned).measured_dims == (8, 16)
     assert as_tuned(base, cast(Lineage, SimpleNamespace(base=None))) is base
+
+
+def test_an_update_does_not_import_prefect_before_its_server_is_there(tmp_path: Path) -> None:
+    """Prefect reads at its import where its server is, and would start another one."""
+    program = (
+        "import sys\n"
+        "import flows.cli.terminal\n"
+        "from flows.cli.index import update_params\n"
+        "from pipeline_lib.errors import UserError\n"
+        "try:\n"
+        "    update_params()\n"
+        "except UserError:\n"
+        "    print('prefect' in sys.modules)\n"
+    )
+    command, env = [sys.executable, "-c", program], os.environ | {"CPT_HOME": str(tmp_path)}
+    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=PROJECT).stdout == "False\n"

@@ -10,8 +10,9 @@ import pytest
 from unit.search.candidates import candidate, indexed
 
 from flows import nightly
-from flows.night_look import ChampionRun, Look, State, look
+from flows.night_look import Look, State, look
 from flows.params import RunParams
+from flows.runs import ChampionRun
 from flows.workspace import Workspace
 from pipeline_lib.errors import UserError
 from pipeline_lib.search import registry
