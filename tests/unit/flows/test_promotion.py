@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,30 +12,35 @@ import pytest
 from unit.search.candidates import candidate
 
 from flows import promotion
+from flows.candidate import Published
 from flows.params import RunParams
 from flows.runs import given_source
+from flows.workspace import Workspace
 from pipeline_lib.search import registry
 from pipeline_lib.search.registry import Candidate
 from pipeline_lib.store.store import Store
 
 
-class Finished:
+@dataclass(frozen=True)
+class Finished(Published):
     """A run whose export and index are done, with what happens while its figures are measured."""
 
-    def __init__(self, home: Path, made: Candidate, meanwhile: Callable[[], object] = lambda: None, **params: Any) -> None:
-        given = RunParams(preset="demo", **params)
-        work = SimpleNamespace(config=given.resolve(), store=Store(home / "store"), home=home)
-        lineage = SimpleNamespace(curated=SimpleNamespace(manifest=SimpleNamespace(key="c")))
-        self.run = SimpleNamespace(work=work, params=given, key=made.trained, stages={}, lineage=lineage)
-        self.checkpoint, self.validation, self.test = made.checkpoint, None, None
-        self.stages, self.kept = {"export": made.exported, "index": made.indexed}, dict[str, Any]()
-        self.meanwhile = [meanwhile]
+    meanwhile: list[Callable[[], object]] = field(default_factory=list)
 
     def figured(self, _: str) -> Finished:
         """The same: figures are measured, which takes minutes."""
         if self.meanwhile:
             self.meanwhile.pop()()
         return self
+
+
+def finished(home: Path, made: Candidate, meanwhile: Callable[[], object] = lambda: None, **params: Any) -> Finished:
+    given = RunParams(preset="demo", **params)
+    work = Workspace(home, Store(home / "store"), given.resolve())
+    lineage = SimpleNamespace(curated=SimpleNamespace(manifest=SimpleNamespace(key="c")))
+    run: Any = SimpleNamespace(work=work, params=given, key=made.trained, stages={}, lineage=lineage)
+    stages = {"export": made.exported, "index": made.indexed}
+    return Finished(run, made.checkpoint, None, stages, meanwhile=[meanwhile])
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +54,9 @@ def test_of_two_sources_of_one_name_that_end_at_once_each_has_its_own(tmp_path: 
     for folder in ("a/docs", "b/docs"):
         (tmp_path / folder).mkdir(parents=True)
     store = Store(tmp_path / "store")
-    first = Finished(tmp_path, candidate(store, 1), source=str(tmp_path / "a/docs"))
-    second = Finished(tmp_path, candidate(store, 2), lambda: promotion.promoted(first), source=str(tmp_path / "b/docs"))
-    _, row = promotion.promoted(second)
+    first = finished(tmp_path, candidate(store, 1), source=str(tmp_path / "a/docs"))
+    second = finished(tmp_path, candidate(store, 2), lambda: promotion.promoted(first), source=str(tmp_path / "b/docs"))
+    row = promotion.promoted(second).promotion
     assert row["name"].startswith("docs-") and "another source's model" in row["sentence"]
     used = registry.in_use(tmp_path, "docs")
     assert (used.trained, used.source) == (first.run.key, given_source(first.run.work.config))
@@ -63,15 +69,15 @@ def test_no_gate_brings_back_what_a_person_took_back(tmp_path: Path) -> None:
     for made in (one, two):
         registry.promote(tmp_path, "mine", made)
     registry.rollback(tmp_path, "mine")
-    _, row = promotion.promoted(Finished(tmp_path, two, name="mine", promote="gate"))
+    row = promotion.promoted(finished(tmp_path, two, name="mine", promote="gate")).promotion
     assert row["event"] == "rejected" and "rolled back" in row["sentence"]
     assert registry.in_use(tmp_path, "mine").trained == one.trained
-    _, row = promotion.promoted(Finished(tmp_path, two, name="mine", promote="always"))
+    row = promotion.promoted(finished(tmp_path, two, name="mine", promote="always")).promotion
     assert row["event"] == "promoted" and registry.in_use(tmp_path, "mine").trained == two.trained
 
 
 def test_a_gate_promotes_the_first_of_a_name_that_had_a_trial(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     registry.try_out(tmp_path, "mine", candidate(store, 1), "of the sizes of a test")
-    _, row = promotion.promoted(Finished(tmp_path, candidate(store, 2), name="mine", promote="gate"))
+    row = promotion.promoted(finished(tmp_path, candidate(store, 2), name="mine", promote="gate")).promotion
     assert row["event"] == "promoted" and not registry.in_use(tmp_path, "mine").is_trial
