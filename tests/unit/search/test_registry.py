@@ -66,13 +66,9 @@ def test_the_first_of_a_name_is_its_champion_and_says_what_it_is_made_of(home: P
 
 def test_no_name_leaves_the_folder(home: Path, store: Store) -> None:
     for name in ("..", "../x", "a/b", "", ".hidden", "_default.json", "A", "a" * 200, "a\n", "a\0"):
-        for ask in (
-            lambda name: champion(home, name),
-            lambda name: record(home, name, {"event": "x"}),
-            lambda n: history(home, n),
-        ):
+        for ask in (champion, history, partial(record, event={"event": "x"})):
             with pytest.raises(UserError, match="no name of a model"):
-                ask(name)
+                ask(home, name)
     assert not list(home.rglob("*.json"))
 
 
@@ -81,8 +77,7 @@ def test_names_do_not_touch_each_other(home: Path, store: Store) -> None:
     promote(home, "b", candidate(store, 2))
     assert names(home) == ["a", "b"]
     assert [champion(home, name).trained for name in names(home)] == [f"{1:024d}", f"{2:024d}"]  # type: ignore[union-attr]
-    rollback_of_the_only_one = pytest.raises(UserError, match="no pair before")
-    with rollback_of_the_only_one:
+    with pytest.raises(UserError, match="no pair before"):
         rollback(home, "a")
     assert len(history(home, "a")) == 1
 
