@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import tomllib
 from datetime import date
+from importlib.metadata import PackageNotFoundError, requires
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
@@ -19,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION: str = PROJECT["project"]["version"]
 WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+PYTHONS: list[str] = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))
 
 
 def headings(changelog: str) -> list[tuple[str, str]]:
@@ -75,13 +80,12 @@ def test_the_terminal_says_which_release_it_is() -> None:
 
 
 def test_each_python_that_is_promised_is_tested() -> None:
-    promised = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))
-    assert promised == sorted(promised, key=lambda one: int(one[2:])) and len(promised) >= 3
-    assert PROJECT["project"]["requires-python"] == f">={promised[0]}"
-    assert PROJECT["tool"]["ruff"]["target-version"] == f"py{promised[0].replace('.', '')}"
-    assert PROJECT["tool"]["mypy"]["python_version"] == promised[0]
+    assert sorted(PYTHONS, key=lambda one: int(one[2:])) == PYTHONS and len(PYTHONS) >= 3
+    assert PROJECT["project"]["requires-python"] == f">={PYTHONS[0]}"
+    assert PROJECT["tool"]["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
+    assert PROJECT["tool"]["mypy"]["python_version"] == PYTHONS[0]
     for job in ("test", "wheel"):
-        assert WORKFLOW["jobs"][job]["strategy"]["matrix"]["python"] == promised
+        assert WORKFLOW["jobs"][job]["strategy"]["matrix"]["python"] == PYTHONS
 
 
 def test_continuous_integration_runs_what_a_developer_runs_and_may_only_read() -> None:
@@ -97,3 +101,19 @@ def test_continuous_integration_runs_what_a_developer_runs_and_may_only_read() -
     assert all(job["timeout-minutes"] and re.fullmatch(r"ubuntu-\d\d\.\d\d", job["runs-on"]) for job in jobs.values())
     cached = [step["with"] for step in steps if step.get("uses", "").startswith("actions/setup-python@")]
     assert len(cached) == len(jobs) and all(given["cache"] == "pip" for given in cached)
+
+
+def test_what_a_package_needs_on_one_python_alone_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
+    missing = set()
+    for name in pinned:
+        try:
+            needed = [Requirement(line) for line in requires(name) or ()]
+        except PackageNotFoundError:  # of another Python than this one
+            continue
+        for version in PYTHONS:
+            machine = default_environment() | {"python_version": version, "python_full_version": f"{version}.99", "extra": ""}
+            found = {canonicalize_name(one.name) for one in needed if one.marker is not None and one.marker.evaluate(machine)}
+            missing |= {(one, version) for one in found - pinned - {"torch"}}
+    assert missing == set()
