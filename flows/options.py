@@ -30,8 +30,8 @@ def place(title: str, description: str, kind: str = PLACE, default: Any = None, 
 # a text without what `errors.redacted` takes out of a URL: Prefect refuses another before there is a run, and so before its
 # database has it; in the words that both Python and a browser take as a pattern
 _SECRETS = (
-    r"[\w.-]*(?:[Tt]oken|[Ss]ecret|[Pp]assw(?:or)?d|[Pp]wd|[Ss]ignature|[Cc]redential|[Aa]pi[_-]*[Kk]ey|[Aa]ccess[_-]*[Kk]ey|[Aa]uth)"
-    r"[\w.-]*|pass|key|sig|jwt|sas"
+    r"[\w.-]*(?:[Tt]oken|secret|Secret|[Pp]assw(?:or)?d|[Pp]wd|[Ss]ignature|[Cc]redential|[Aa]pi[_-]*[Kk]ey|[Aa]uth"
+    r"|[Aa]ccess[_-]*[Kk]ey)[\w.-]*|pass|key|sig|jwt|sas"
 )
 PUBLIC = (
     r"^(?!.*\b(?!(?:abfss?|wasbs?)://)[A-Za-z][\w+.-]*://(?!git@)[^\s/?#'\"<>]+@)"

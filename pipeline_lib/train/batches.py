@@ -27,7 +27,7 @@ from pipeline_lib.model.loss import Guidance, PairHashes
 from pipeline_lib.tokens.batches import mix
 from pipeline_lib.tokens.dataset import TokenRows
 from pipeline_lib.tokens.guide import GuideTable
-from pipeline_lib.train.rows import PairRows
+from pipeline_lib.tokens.rows import PairRows
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -38,13 +38,13 @@ from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
 from pipeline_lib.tokens.guide import GuideTable
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
+from pipeline_lib.tokens.rows import Around, PairRows, check_views
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_over_ranks
 from pipeline_lib.train.job import Job
 from pipeline_lib.train.metrics import Stopwatch, effective_rank, rows_not_finite
 from pipeline_lib.train.objective import StepFigures
-from pipeline_lib.train.rows import Around, PairRows, check_views
 from pipeline_lib.train.sharding import cut_again, deviation, fill, shard
 
 AUTO_STEPS = 1_000  # of which the minute of compiling is a small part

@@ -23,8 +23,8 @@ from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import BatchPlan, by_largest_remainder
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of, parts_of
+from pipeline_lib.tokens.rows import PairRows, check_views
 from pipeline_lib.tokens.text_shards import STAGE, Sequences, TextStream
-from pipeline_lib.train.rows import PairRows, check_views
 
 Ids = NDArray[np.int64]
 Counts = NDArray[np.floating | np.integer]

@@ -30,6 +30,7 @@ from pipeline_lib.store.artifact import Artifact, verify_part
 from pipeline_lib.store.files import exclusive, replace_file
 from pipeline_lib.store.records import Outcome, Part, Stage
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.rows import check_views
 from pipeline_lib.train.failure import Death, Witness, kernel_kills, memory_advice
 from pipeline_lib.train.job import (
     EVALUATION_FILE,
@@ -47,7 +48,6 @@ from pipeline_lib.train.job import (
     wanted_guide,
 )
 from pipeline_lib.train.layout import settle, workload_of
-from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.start import longest_stable, named, start_of, verify
 from pipeline_lib.train.torchrun import command, environment
 

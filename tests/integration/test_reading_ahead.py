@@ -24,8 +24,8 @@ from pipeline_lib.config.data import CurateConfig, ReadingConfig
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.batches import BatchPlan
+from pipeline_lib.tokens.rows import PairRows
 from pipeline_lib.train.batches import ReadAhead
-from pipeline_lib.train.rows import PairRows
 
 STAGE = Stage(name="shards", version=1)
 STEP_SECONDS, X_TOKENS, Y_TOKENS = 0.06, 48, 256

@@ -14,10 +14,10 @@ from pipeline_lib.config.training import FalseNegativesConfig, PretrainConfig, T
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.rows import check_views
 from pipeline_lib.train.distributed import Ranks, check_gpus
 from pipeline_lib.train.job import PRETRAIN
 from pipeline_lib.train.launch import TrainInputs, _warnings, train
-from pipeline_lib.train.rows import check_views
 from pipeline_lib.train.stages import pretrain, tuned_config
 from pipeline_lib.train.trainer import build_objective
 
