@@ -38,7 +38,7 @@ with prefect_server(home):
     from data_contracts.verdicts import RowsRejected
     from flows.hooks import FLOW_OPTIONS, in_subflow
     from flows.params import RunParams
-        from pipeline_lib.search import registry
+    from pipeline_lib.search import registry
     from tasks.ui import stage_task
 
     faults = []

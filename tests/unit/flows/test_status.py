@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 
 from flows.cli.status_page import duration, print_status, size
 from flows.orchestrator import status as page
@@ -107,7 +108,9 @@ def test_a_bucket_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeyp
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # who connects is never answered
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        s3fs.S3FileSystem.clear_instance_cache()  # of other endpoints; nor shall the next test know this one
         found = read_status(tmp_path)
+        s3fs.S3FileSystem.clear_instance_cache()
     assert found["champions"] == [] and "does not answer" in found["problems"][0]
 
 
