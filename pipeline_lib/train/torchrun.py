@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline_lib.config.optimizer import OptimizerConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.runtime.machine import PRIMITIVES_KEPT, cores
+from pipeline_lib.runtime.machine import cores
 
 WAIT_POLICY = "PASSIVE"  # threads that spin at a barrier took four times the CPU of the work on a shared machine
 
@@ -60,14 +60,6 @@ def environment(config: OptimizerConfig, meeting: str) -> dict[str, str]:
         "OMP_NUM_THREADS": str(trainer_threads(config)),
         "OMP_WAIT_POLICY": WAIT_POLICY,
         "HF_HUB_OFFLINE": "1",
-        **steady_memory(),
-    }
-
-
-def steady_memory() -> dict[str, str]:
-    """Settings that keep a process that computes for days at the memory of its first steps; read when torch is loaded."""
-    return {
-        **PRIMITIVES_KEPT,
         # keep freed blocks: each step's tensors would else be mapped and faulted in anew, and training is bound by memory
         "MALLOC_MMAP_THRESHOLD_": str(8 * 1024**3),
         "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),
